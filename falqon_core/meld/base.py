@@ -31,6 +31,7 @@ class Base(NamedTuple):
         """Return [O, I] in `dtype`; not to be written to."""
         if self.scale is None:
             return self.values
+        # int8 [O, I] times fp32 [O, 1] is fp32; only the result is rounded to `dtype`.
         return (self.values * self.scale).to(dtype)
 
 

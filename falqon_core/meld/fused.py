@@ -1,5 +1,5 @@
-"""The decoder layer of an FP8 GPU: RMSNorm and SwiGLU quantize what they make, so that nobody reads
-it only to quantize it.
+"""The decoder layer of an FP8 GPU: RMSNorm and SwiGLU quantize their own outputs, so that no kernel
+reads a tensor only to quantize it.
 
     q, k, v, h = normed_qkv(h)         RMSNorm writes the codes that the GEMM with
                                        [W_q; W_k; W_v; ..] reads, q and k are rotated in its
@@ -56,16 +56,18 @@ DECODER_LAYERS = {
 class FusedDecoderLayer(nn.Module):
     """hidden_states [B, T, H] -> [B, T, H]; takes what transformers' decoder layers take.
 
-    `fuse_decoder_layers` makes one of a layer in place, by its class: its children, their names and
-    whoever holds it stay.
+    `fuse_decoder_layers` turns a layer into one in place, by its class: its children, their names
+    and references to it stay.
     """
 
     def forward(
         self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs: Any
     ) -> Tensor:
+        """Compute the layer; `position_embeddings` are cosines and sines [B or 1, T, D]."""
         attention = self.self_attn
         group = [attention.q_proj, attention.k_proj, attention.v_proj]
         if hasattr(attention, "q_norm"):
+            # The norms of q and k precede their rotation, so they leave the function unrotated.
             *projected, residual = normed_linears(hidden_states, self.input_layernorm, group)
             rotated = attention.rotate(projected, position_embeddings)
         else:
@@ -79,7 +81,9 @@ class FusedDecoderLayer(nn.Module):
 
 
 def fuse_decoder_layers(model: nn.Module) -> None:
-    """Fuse them in place; a layer that cannot be fused is left alone."""
+    """Fuse the decoder layers of known architectures in place; a layer that cannot be fused is left
+    alone.
+    """
     for layer in model.modules():
         if type(layer).__name__ in DECODER_LAYERS and _fits(layer):
             layer.__class__ = FusedDecoderLayer
@@ -124,6 +128,7 @@ def normed_qkv(
 
 
 def _joined_bias(group: Sequence[MeldedLinear]) -> Tensor | None:
+    # All of q, k and v have a bias, or none has.
     biases = [linear.bias for linear in group if linear.bias is not None]
     return torch.cat(biases) if biases else None
 
@@ -174,7 +179,7 @@ def _fits(layer: nn.Module) -> bool:
 
 
 def _on_codes(group: Sequence[nn.Module]) -> bool:
-    """Return whether these are the linears of one group, melded for FP8 GEMMs."""
+    """Check that these are the linears of one group, melded for FP8 GEMMs."""
     if not all(isinstance(linear, MeldedLinear) for linear in group):
         return False
     packed = group[0].packed

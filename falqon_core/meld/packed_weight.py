@@ -1,5 +1,5 @@
-"""Where the quantized rows of linears that read the same input lie, and the two GEMMs that read
-them.
+"""Packed weights: the quantized rows of linears that read the same input, and the two GEMMs that
+read them.
 
 q, k and v (or gate and up, or one linear by itself) with O_1..O_n outputs, I inputs and rank r own
 one matrix
@@ -15,7 +15,7 @@ Two storages, chosen by device once, when a model is converted:
                   ops/quantize.py); qdata is derived when a file is written. 2 bytes a weight,
                   because GEMMs on e4m3 are three times slower there. `simulate_fp8` rounds
                   activations and gradients as an FP8 GPU does.
-  Fp8Weight       GPU. e4m3, 1 byte a weight. With FP8 GEMMs the W part is transposed anew for each
+  Fp8Weight       GPU. e4m3, 1 byte a weight. With FP8 GEMMs the W part is transposed again for each
                   grad_input, which contracts over the outputs (ops/transpose.py); without them
                   (`fp8=False`) qdata is dequantized to bf16 layer by layer and multiplied with
                   unrounded activations: the same memory, the same checkpoint, no speed.
@@ -51,7 +51,7 @@ from falqon_core.ops.transpose import transpose_codes
 
 
 class RandomKey(NamedTuple):
-    """What decides the random bits of a fold, each in [0, 2^31)."""
+    """Keys of the random bits of a fold, each in [0, 2^31)."""
 
     seed: int
     step: int
@@ -105,10 +105,12 @@ class RowsView(ABC):
 
 
 class PackedWeight(nn.Module, ABC):
-    """Buffers stay out of the state dict: base, A and delta say everything."""
+    """The rows [sum O + n r, I] of one group of linears and their scales. Buffers stay out of the
+    state dict, because base, A and delta determine them.
+    """
 
     scale: Tensor
-    rounds_activations: bool  # to e4m3, as an engine that serves the model does
+    rounds_activations: bool  # An engine that serves the model rounds activations to e4m3 as well.
 
     def __init__(
         self, sizes: Sequence[int], in_features: int, rank: int, num_rows: int, device: torch.device
@@ -118,10 +120,13 @@ class PackedWeight(nn.Module, ABC):
         self.in_features = in_features
         self.rank = rank
         self.num_outputs = sum(sizes)
+        # One scale a row, of W and of A alike.
         self.register_buffer("scale", torch.ones(num_rows, 1, device=device), persistent=False)
 
     def w_rows(self, index: int) -> RowsView:
         """Return the W of linear `index`."""
+        # Linear `index` starts behind the outputs of those before it: rows of W come first, all of
+        # them.
         start = sum(self.sizes[:index])
         return self._view(slice(start, start + self.sizes[index]))
 
@@ -141,11 +146,11 @@ class PackedWeight(nn.Module, ABC):
 
     @abstractmethod
     def output_and_input(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return `output` of x, and what is to be kept of x for `input_of`."""
+        """Return `output` of x, and the tensors to keep of x for `input_of`."""
 
     @abstractmethod
     def input_of(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-        """Return the x [T, I] of which `output_and_input` kept this, in `dtype`."""
+        """Return the x [T, I], in `dtype`, of which `output_and_input` returned `kept`."""
 
     @abstractmethod
     def grad_input(self, grad_output: Tensor) -> Tensor:
@@ -153,33 +158,46 @@ class PackedWeight(nn.Module, ABC):
 
 
 class EmulatedRows(RowsView):
+    """Rows of a CPU: dequantized values [rows, I] in the working dtype; codes are derived on
+    demand.
+    """
+
     def __init__(self, values: Tensor, scale: Tensor) -> None:
         self._values = values
         self.scale = scale
 
     @property
     def values(self) -> Tensor:
+        """Return the stored rows [rows, I] themselves."""
         return self._values
 
     @property
     def qdata(self) -> Tensor:
+        """Return codes, float8_e4m3fn [rows, I]: values / scale, an exact division by a power of
+        two.
+        """
         return codes_of(self._values, self.scale)
 
     def write(self, values: Tensor, scale: Tensor) -> None:
+        """Copy values [rows, I] and scales; values on the grid of their scale fit bf16 exactly."""
         self._values.copy_(values)
         self.scale.copy_(scale)
 
     def round(self, values: Tensor) -> None:
+        """Round fp32 values [rows, I] by row and store them."""
         self.write(*quantize_rows(values))
 
     def refresh(self, base: Base, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
+        """Rebuild in blocks of rows that stay in the cache; an int8 base is dequantized first."""
         values = base.dequantized(self._values.dtype)
         return refresh_rows(self._values, self.scale, values, delta, a, scaling)
 
     def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
-        scale = self.scale[rows]
+        """Add delta . a to k rows in fp32, clamp to the scales' range and round to nearest."""
+        scale = self.scale[rows]  # fp32 [k, 1]
         limit = E4M3_MAX * scale
         old = self._values[rows]
+        # [k, I] += [k, r] . [r, I], all in fp32 so that only the last rounding is e4m3's.
         values = old.float().addmm_(delta[rows], a.float()).clamp_(-limit, limit)
         new = round_to_grid_(values, scale).to(old.dtype)
         self._values[rows] = new
@@ -190,12 +208,15 @@ class EmulatedRows(RowsView):
         GPU's memory.
         """
         qdata = self.qdata
+        # `qdata` is a copy here, derived from the values, and is changed in place.
         changed = fold_stochastic(qdata, self.scale, delta, a, scaling, *key)
         self._values.copy_(dequantize(qdata, self.scale, self._values.dtype))
         return changed
 
 
 class EmulatedWeight(PackedWeight):
+    """The packed weight of a CPU: the dequantized values, 2 bytes a weight in bf16."""
+
     values: Tensor
 
     def __init__(
@@ -212,79 +233,106 @@ class EmulatedWeight(PackedWeight):
         return EmulatedRows(self.values[at], self.scale[at])
 
     def output(self, x: Tensor) -> Tensor:
+        """Multiply x [T, I] with the values in the working dtype."""
         output, _ = self.output_and_input(x)
         return output
 
     def output_and_input(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Keep what the GEMM reads: torch's casts to e4m3 and back take longer here than the GEMM
-        of A's gradient.
+        """Keep x [T, I] as the GEMM reads it: torch's casts to e4m3 and back take longer here than
+        the GEMM of A's gradient.
         """
         if self.rounds_activations:
+            # The values stay in x's dtype, [T, I], on the e4m3 grid of each token's scale.
             x, _ = quantize_rows(x)
         return matmul(x, self.values.t()), (x,)
 
     def input_of(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """Return the kept x [T, I] itself, cast."""
         (x,) = kept
         return x.to(dtype)
 
     def grad_input(self, grad_output: Tensor) -> Tensor:
+        """Multiply the gradient [T, sum O] with W; with `simulate_fp8` rounded as on a GPU."""
         weight = self.values[: self.num_outputs]
         if self.rounds_activations:
             scale = self.scale[: self.num_outputs]
+            # As a GPU does it: fold the scale of each row of W into the gradient, round that by
+            # token, and multiply with bare codes.
             grad_output, _ = quantize_rows((grad_output * scale.t()).to(grad_output.dtype))
+            # Codes as values: exact, since scales are powers of two.
             weight = (weight / scale).to(weight.dtype)
         return matmul(grad_output, weight)
 
 
 class Fp8Rows(RowsView):
+    """Rows of a GPU: codes [rows, I] and, for an A, their dequantized values beside them."""
+
     def __init__(self, qdata: Tensor, scale: Tensor, values: Tensor | None) -> None:
-        """`values`: what the rows are dequantized, where that is kept."""
+        """`values`: the dequantized rows [rows, I], where a copy of them is kept."""
         self._qdata = qdata
         self._values = values
         self.scale = scale
 
     @property
     def values(self) -> Tensor:
+        """Return the dequantized rows, bf16 [rows, I]: the kept copy, or a new tensor."""
         return dequantize(self._qdata, self.scale) if self._values is None else self._values
 
     @property
     def qdata(self) -> Tensor:
+        """Return the stored codes themselves, float8_e4m3fn [rows, I]."""
         return self._qdata
 
     def write(self, values: Tensor, scale: Tensor) -> None:
+        """Store values [rows, I] as codes; exact, since they lie on the grid."""
         self.scale.copy_(scale)
         self._qdata.copy_(codes_of(values, scale))
         if self._values is not None:
             self._values.copy_(values)
 
     def round(self, values: Tensor) -> None:
+        """Quantize fp32 values [rows, I] by row; a kept copy is renewed from the codes."""
         qdata, scale = quantize_codes(values)
         self._qdata.copy_(qdata)
         self.scale.copy_(scale)
         if self._values is not None:
+            # The product of code and scale is exact in bf16: four significant bits.
             torch.mul(qdata.to(self._values.dtype), scale, out=self._values)
 
     def refresh(self, base: Base, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
         """Refresh the rows; a base in host memory passes through the device in blocks of them."""
+        # The base is bf16 [O, I], or int8 with base_scale fp32 [O, 1]; with a host it lies there.
         values, base_scale, host = base
         if host is None:
             return refresh_codes(self._qdata, self.scale, values, base_scale, delta, a, scaling)
         changed = torch.zeros((), dtype=torch.int64, device=self._qdata.device)
         for at, block in host.blocks(values):
             changed += refresh_codes(
-                self._qdata[at], self.scale[at], block, None, delta[at], a, scaling
+                # `at` is a slice of rows; only int8 bases have scales, and those never lie in host
+                # memory.
+                self._qdata[at],
+                self.scale[at],
+                block,
+                None,
+                delta[at],
+                a,
+                scaling,
             )
         return changed
 
     def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
+        """Add delta . a to k rows in units of codes, in one kernel."""
         return fold_rows(self._qdata, self.scale, delta, a, rows)
 
     def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
+        """Add scaling * delta . a to all rows, in one kernel."""
         return fold_stochastic(self._qdata, self.scale, delta, a, scaling, *key)
 
 
 class Fp8Weight(PackedWeight):
-    """Each A is kept dequantized, too, because every refresh reads it."""
+    """The packed weight of a GPU: e4m3, 1 byte a weight. Each A is kept dequantized in bf16 as
+    well, because every refresh reads it.
+    """
 
     qdata: Tensor
     unit: Tensor
@@ -300,20 +348,26 @@ class Fp8Weight(PackedWeight):
         super().__init__(sizes, in_features, rank, -(-num_rows // ALIGNMENT) * ALIGNMENT, device)
         self.fp8 = fp8
         self.rounds_activations = fp8
+        # [sum O + n r, I], its number of rows rounded up to a multiple of 16 for the GEMM.
         qdata = torch.zeros(len(self.scale), in_features, dtype=torch.float8_e4m3fn, device=device)
         self.register_buffer("qdata", qdata, persistent=False)
+        # Scale 1 for the columns of grad_input: the weight's own scales are in the gradient by
+        # then.
         self.register_buffer("unit", torch.ones(in_features, 1, device=device), persistent=False)
         a_values = qdata.new_zeros(len(sizes) * rank, in_features, dtype=torch.bfloat16)
         self.register_buffer("a_values", a_values, persistent=False)
 
     def _view(self, at: slice) -> Fp8Rows:
         values = None
+        # Rows behind those of W belong to an A.
         if at.start >= self.num_outputs:
             values = self.a_values[at.start - self.num_outputs : at.stop - self.num_outputs]
         return Fp8Rows(self.qdata[at], self.scale[at], values)
 
     def output(self, x: Tensor) -> Tensor:
+        """Multiply x [T, I] with the rows: quantized by token in FP8, or with dequantized rows."""
         if not self.fp8:
+            # Without FP8 hardware a bf16 copy of this group's rows lives for one product.
             return x @ dequantize(self.qdata, self.scale, x.dtype).t()
         return self.output_of_quantized(*quantize_codes(x))
 
@@ -323,6 +377,7 @@ class Fp8Weight(PackedWeight):
         return self.output_of_quantized(*codes) if self.fp8 else self.output(x), codes
 
     def input_of(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """Return x [T, I] from its codes; with a relative error of at most 1/16 (normal values)."""
         codes, scale = kept
         return dequantize(codes, scale, dtype)
 
@@ -330,19 +385,24 @@ class Fp8Weight(PackedWeight):
         """Return `output` of x that is quantized per token already: e4m3 [T, I], scale fp32 [T, 1].
         Only with `fp8`.
         """
+        # Hopper's fast accumulation keeps about 14 bits: enough for outputs, not used for
+        # gradients.
         return scaled_mm(x, scale, self.qdata, self.scale, fast_accumulation=True)
 
     def grad_input(self, grad_output: Tensor) -> Tensor:
+        """Multiply grad_output [T, sum O] with W [sum O, I], as codes where there is FP8."""
         scale = self.scale[: self.num_outputs]
         if not self.fp8:
             weight = dequantize(self.qdata[: self.num_outputs], scale, grad_output.dtype)
             return grad_output @ weight
+        # grad_output * scale [sum O], by token: e4m3 [T, sum O] and fp32 [T, 1].
         return self.grad_input_of_quantized(*quantize_codes(grad_output, scale.squeeze(1)))
 
     def grad_input_of_quantized(self, grad_output: Tensor, scale: Tensor) -> Tensor:
         """Return `grad_input` of a gradient whose product with the weight's scales is quantized per
         token already. Only with `fp8`.
         """
+        # e4m3 [I, sum O]: FP8 GEMMs want the contraction axis contiguous in both operands.
         weight = transpose_codes(self.qdata[: self.num_outputs])
         return scaled_mm(grad_output, scale, weight, self.unit)
 
