@@ -14,9 +14,10 @@ from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Microbatch
 from falqon_core.meld.convert import swap_blocks, target_linears
 from falqon_core.meld.init import orthonormal
+from falqon_core.methods.frozen_base import FrozenBaseMethod
 
 
-class PeftLora:
+class PeftLora(FrozenBaseMethod):
     def __init__(self, recipe: Recipe, train_a: bool = True) -> None:
         """`recipe` is resolved; `update_rule` and `a_init` play no part."""
         self.recipe = recipe
@@ -63,18 +64,6 @@ class PeftLora:
             for name, value in self._adapters.items()
             if self.train_a or name.endswith("lora_B")
         }
-
-    def relative_rates(self) -> dict[str, float]:
-        """Return nothing: one rate is that of A and B."""
-        return {}
-
-    def maxima(self) -> Tensor | None:
-        """Return None: there are none."""
-        return None
-
-    def after_step(self) -> float:
-        """Do nothing: the branch reads its parameters as they are, and nothing is quantized."""
-        return 0.0
 
     def state(self) -> dict[str, Tensor]:
         return {name: parameter.detach() for name, parameter in self._adapters.items()}
