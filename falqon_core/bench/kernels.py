@@ -23,7 +23,8 @@ from falqon_core.ops.quantize import quantize_codes, quantize_int8, quantize_row
 from falqon_core.ops.refresh import refresh_codes
 from falqon_core.ops.rms_norm import rms_norm_codes, rms_norm_forward
 from falqon_core.ops.rms_norm_backward import rms_norm_backward, rms_norm_backward_codes
-from falqon_core.ops.rope_qkv import rotate_qkv_, unrotate_qkv_codes
+from falqon_core.ops.rope_qkv import rotate_qkv_
+from falqon_core.ops.rope_qkv_backward import unrotate_qkv_codes
 from falqon_core.ops.samples import (
     Sample,
     Values,
@@ -37,12 +38,8 @@ from falqon_core.ops.samples import (
 from falqon_core.ops.scaled_mm import scaled_mm
 from falqon_core.ops.softmax_losses import losses_and_gradients, softmax_losses
 from falqon_core.ops.stochastic import fold_stochastic
-from falqon_core.ops.swiglu import (
-    swiglu_backward,
-    swiglu_codes_backward,
-    swiglu_codes_forward,
-    swiglu_forward,
-)
+from falqon_core.ops.swiglu import swiglu_backward, swiglu_forward
+from falqon_core.ops.swiglu_codes import swiglu_codes_backward, swiglu_codes_forward
 from falqon_core.ops.topk import fold_rows
 from falqon_core.ops.transpose import transpose_codes
 

@@ -27,8 +27,9 @@ from falqon_core.meld.matmul import (
 from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.ops.rms_norm import rms_norm_codes
 from falqon_core.ops.rms_norm_backward import rms_norm_backward, rms_norm_backward_codes
-from falqon_core.ops.rope_qkv import rotate_qkv_, unrotate_qkv_codes
-from falqon_core.ops.swiglu import swiglu_codes_backward, swiglu_codes_forward
+from falqon_core.ops.rope_qkv import rotate_qkv_
+from falqon_core.ops.rope_qkv_backward import unrotate_qkv_codes
+from falqon_core.ops.swiglu_codes import swiglu_codes_backward, swiglu_codes_forward
 
 
 class NormedMatmul(torch.autograd.Function):

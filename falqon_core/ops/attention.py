@@ -243,10 +243,8 @@ def varlen_attention(
     GPU only. `cu_seqlens` int32 [n + 1] on the GPU, `max_seqlen` the longest segment.
     """
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-    window_size = (
-        -1 if window is None else window - 1,
-        0,
-    )  # tokens to the left and to the right of oneself
+    # Tokens seen to the left and to the right of a token; -1 is all of them.
+    window_size = (-1 if window is None else window - 1, 0)
     attend = partial(
         varlen_attn,
         q,

@@ -29,13 +29,13 @@ from falqon_core.ops.kernels import Build, jit, round_to, tl
 from falqon_core.ops.samples import Draw, Sample, result_alone
 
 HEADROOM = 256.0
-BLOCK_M, BLOCK_N, BLOCK_K, NUM_WARPS, NUM_STAGES = (
-    128,
-    128,
-    64,
-    8,
-    4,
-)  # one tile for all: no register spills anywhere, 64 KiB at most
+# One tile serves all shapes: no register spills on any architecture, 64 KiB of shared memory at
+# most.
+BLOCK_M = 128
+BLOCK_N = 128
+BLOCK_K = 64
+NUM_WARPS = 8
+NUM_STAGES = 4
 
 
 def lower(qdata: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

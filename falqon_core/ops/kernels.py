@@ -102,6 +102,12 @@ class Build:
 
 
 @jit
+def load_row(x, row, stride, columns, NUM_COLUMNS: tl.constexpr):
+    """Load `columns` of one row of x in x's dtype; zero beyond the row."""
+    return tl.load(x + row * stride + columns, mask=columns < NUM_COLUMNS, other=0.0)
+
+
+@jit
 def power_of_two_exponent(amax):
     """Return the exponent of `quantize.power_of_two_scale`, int32; amax fp32, non-negative."""
     bits = amax.to(tl.int32, bitcast=True)

@@ -44,7 +44,7 @@ _EXPONENT_BITS = 0x7F800000
 _MAGIC = 1.5 * 2.0**20  # 23 mantissa bits of fp32, of which 3 are to be left
 
 
-# of the fp32 values that an oracle holds at a time: 32 MiB, where a whole weight may be a gigabyte
+# Oracles hold this many fp32 values at a time: 32 MiB, where a whole weight may be a gigabyte.
 BLOCK_ELEMENTS = 2**23
 
 
@@ -189,6 +189,18 @@ def quantize_kernel(
         tl.store(
             qdata + start + columns, to_e4m3(value * inverse), mask=start + columns < NUM_COLUMNS
         )
+
+
+@jit
+def store_codes(values, qdata, scale, row, columns, NUM_COLUMNS: tl.constexpr):
+    """Quantize one row that is held whole, fp32 [BLOCK] and zero beyond the row, and store its
+    codes and scale.
+    """
+    exponent = power_of_two_exponent(tl.max(tl.abs(values)))
+    tl.store(scale + row, power_of_two(exponent))
+    # 2^-exponent is exact, so the product is rounded once, in the cast.
+    codes = to_e4m3(values * power_of_two(-exponent))
+    tl.store(qdata + row * NUM_COLUMNS + columns, codes, mask=columns < NUM_COLUMNS)
 
 
 def quantize_codes_triton(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -26,15 +26,13 @@ from falqon_core.ops.kernels import (
     Build,
     block_of,
     jit,
-    power_of_two,
-    power_of_two_exponent,
+    load_row,
     round_to,
     rows_of,
     tl,
-    to_e4m3,
     warps_of,
 )
-from falqon_core.ops.quantize import quantize_codes
+from falqon_core.ops.quantize import quantize_codes, store_codes
 from falqon_core.ops.rms_norm_backward import rms_norm_backward
 from falqon_core.ops.samples import Draw, Sample, all_results, codes_first
 
@@ -104,29 +102,25 @@ def rms_norm_forward_kernel(
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < NUM_COLUMNS
-    value = tl.load(x + row * x_stride + columns, mask=inside, other=0.0)
+    value = load_row(x, row, x_stride, columns, NUM_COLUMNS)
     dtype: tl.constexpr = value.dtype
     value = value.to(tl.float32)
     if HAS_RESIDUAL:
-        value += tl.load(residual + row * residual_stride + columns, mask=inside, other=0.0).to(
-            tl.float32
-        )
+        value += load_row(residual, row, residual_stride, columns, NUM_COLUMNS).to(tl.float32)
+        # The sum is stored in bf16, and that rounded sum is normed, as two modules would do.
         rounded = round_to(value, dtype)
         tl.store(total + row * NUM_COLUMNS + columns, rounded, mask=inside)
         value = rounded.to(tl.float32)
+    # Columns beyond the row are zero and add nothing; the mean is over the real ones.
     inverse = tl.rsqrt(tl.sum(value * value) / NUM_COLUMNS + eps)
     tl.store(inverse_rms + row, inverse)
+    # Rounded before the weight is applied, as in transformers' modules.
     normed = round_to(value * inverse, dtype).to(tl.float32)
     result = round_to(
         normed * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32), dtype
     )
     if TO_CODES:
-        values = result.to(tl.float32)
-        exponent = power_of_two_exponent(tl.max(tl.abs(values)))
-        tl.store(scale + row, power_of_two(exponent))
-        tl.store(
-            y + row * NUM_COLUMNS + columns, to_e4m3(values * power_of_two(-exponent)), mask=inside
-        )
+        store_codes(result.to(tl.float32), y, scale, row, columns, NUM_COLUMNS)
     else:
         tl.store(y + row * NUM_COLUMNS + columns, result, mask=inside)
 

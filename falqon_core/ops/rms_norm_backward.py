@@ -20,15 +20,13 @@ from falqon_core.ops.kernels import (
     Build,
     block_of,
     jit,
-    power_of_two,
-    power_of_two_exponent,
+    load_row,
     round_to,
     rows_of,
     tl,
-    to_e4m3,
     warps_of,
 )
-from falqon_core.ops.quantize import quantize_codes
+from falqon_core.ops.quantize import quantize_codes, store_codes
 from falqon_core.ops.samples import Draw, Sample, codes_last, result_alone
 
 
@@ -110,30 +108,32 @@ def rms_norm_backward_kernel(
     NUM_COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Compute one row a program; `qdata` and `scale` are written with `TO_CODES` only."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < NUM_COLUMNS
-    value = tl.load(x + row * x_stride + columns, mask=inside, other=0.0)
+    value = load_row(x, row, x_stride, columns, NUM_COLUMNS)
     dtype: tl.constexpr = value.dtype
     inverse = tl.load(inverse_rms + row)
+    # n = x / rms stays in fp32: it is not the rounded value of forward.
     normed = value.to(tl.float32) * inverse
-    grad = tl.load(grad_output + row * grad_stride + columns, mask=inside, other=0.0).to(tl.float32)
+    grad = load_row(grad_output, row, grad_stride, columns, NUM_COLUMNS).to(tl.float32)
+    # g = grad_output * weight, rounded to bf16 as torch's product of two bf16 tensors is.
     grad = round_to(
         grad * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32), dtype
     ).to(tl.float32)
     mean = tl.sum(grad * normed) / NUM_COLUMNS
     result = round_to((grad - normed * mean) * inverse, dtype)
     if HAS_RESIDUAL:
-        beside = tl.load(residual + row * residual_stride + columns, mask=inside, other=0.0)
+        beside = load_row(residual, row, residual_stride, columns, NUM_COLUMNS)
+        # Rounded twice, as where autograd adds two bf16 gradients.
         result = round_to(result.to(tl.float32) + beside.to(tl.float32), dtype)
     tl.store(grad_input + row * NUM_COLUMNS + columns, result, mask=inside)
     if TO_CODES:
+        # fp32 [H]: scales of the rows of the weight that these codes are multiplied with.
         of_columns = tl.load(column_scale + columns, mask=inside, other=0.0)
         scaled = round_to(result.to(tl.float32) * of_columns, dtype).to(tl.float32)
-        exponent = power_of_two_exponent(tl.max(tl.abs(scaled)))
-        tl.store(scale + row, power_of_two(exponent))
-        codes = to_e4m3(scaled * power_of_two(-exponent))
-        tl.store(qdata + row * NUM_COLUMNS + columns, codes, mask=inside)
+        store_codes(scaled, qdata, scale, row, columns, NUM_COLUMNS)
 
 
 def _launch_backward(

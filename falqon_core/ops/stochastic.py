@@ -46,10 +46,9 @@ def philox(counter: tuple[Tensor | int, ...], key: tuple[int, int]) -> tuple[Ten
     c0, c1, c2, c3 = (torch.as_tensor(word, dtype=torch.int64) for word in counter)
     k0, k1 = key
     for _ in range(10):
-        low, high = (
-            c0 * _MULTIPLIERS[0],
-            c2 * _MULTIPLIERS[1],
-        )  # 64-bit products; int64 wraps, and the mask drops the sign
+        # 64-bit products; int64 wraps, and the mask drops the sign.
+        low = c0 * _MULTIPLIERS[0]
+        high = c2 * _MULTIPLIERS[1]
         c0 = (high >> 32 & _WORD) ^ c1 ^ k0
         c1 = high & _WORD
         c2 = (low >> 32 & _WORD) ^ c3 ^ k1
@@ -166,6 +165,31 @@ def stochastic_tile(value, bits):
     return tl.where(value < 0.0, 0.0 - magnitude, magnitude)
 
 
+@jit
+def summed_tile(
+    qdata,
+    old_scale,
+    delta,
+    a,
+    scaling,
+    row,
+    column,
+    num_rows,
+    num_columns,
+    rank,
+    BLOCK_RANK: tl.constexpr,
+):
+    """Return qdata * old_scale + scaling * delta . a of the rows [BR] and columns [BC], fp32 [BR,
+    BC].
+    """
+    inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
+    at = qdata + row[:, None] * num_columns + column[None, :]
+    value = tl.load(at, mask=inside, other=0.0).to(tl.float32) * old_scale
+    return value + low_rank_tile(
+        delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
+    )
+
+
 @jit(do_not_specialize=["seed", "step", "layer_index"])
 def stochastic_kernel(
     qdata,
@@ -191,35 +215,43 @@ def stochastic_kernel(
     columns = tl.arange(0, BLOCK_COLUMNS)
     old_scale = tl.load(scale + row, mask=row < num_rows, other=0.0)[:, None]
     largest = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.float32)
+    # First pass: the largest magnitude of each row decides its new scale.
     for start in range(0, num_columns, BLOCK_COLUMNS):
-        column = start + columns
-        inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
-        value = (
-            tl.load(
-                qdata + row[:, None] * num_columns + column[None, :], mask=inside, other=0.0
-            ).to(tl.float32)
-            * old_scale
-        )
-        value += low_rank_tile(
-            delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
+        value = summed_tile(
+            qdata,
+            old_scale,
+            delta,
+            a,
+            scaling,
+            row,
+            start + columns,
+            num_rows,
+            num_columns,
+            rank,
+            BLOCK_RANK,
         )
         largest = tl.maximum(largest, tl.abs(value))
     exponent = power_of_two_exponent(tl.max(largest, 1))
     inverse = power_of_two(-exponent)[:, None]
     count = tl.zeros((BLOCK_ROWS, BLOCK_COLUMNS), tl.int32)
+    # All threads have read the old scales before one of them is overwritten.
     tl.debug_barrier()
     tl.store(scale + row, power_of_two(exponent), mask=row < num_rows)
+    # Second pass: the same sums, in the same order, are rounded and written.
     for start in range(0, num_columns, BLOCK_COLUMNS):
         column = start + columns
-        inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
-        value = (
-            tl.load(
-                qdata + row[:, None] * num_columns + column[None, :], mask=inside, other=0.0
-            ).to(tl.float32)
-            * old_scale
-        )
-        value += low_rank_tile(
-            delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
+        value = summed_tile(
+            qdata,
+            old_scale,
+            delta,
+            a,
+            scaling,
+            row,
+            column,
+            num_rows,
+            num_columns,
+            rank,
+            BLOCK_RANK,
         )
         bits = random_tile(
             row, start // 4 + tl.arange(0, BLOCK_COLUMNS // 4), seed, step, layer_index

@@ -11,7 +11,7 @@ from falqon_core.ops.quantize import quantize_codes
 from falqon_core.ops.refresh import refresh_codes
 from falqon_core.ops.rms_norm import rms_norm_codes
 from falqon_core.ops.scaled_mm import MAX_PROBED_ROWS, gemm_for, has_fp8_gemm, rowwise, scaled_mm
-from falqon_core.ops.swiglu import swiglu_codes_backward, swiglu_codes_forward
+from falqon_core.ops.swiglu_codes import swiglu_codes_backward, swiglu_codes_forward
 from tests.falqon_core.ops.devices import codes_apart, signal_to_noise
 
 DEVICE = torch.device("cuda")
