@@ -26,7 +26,7 @@ from falqon_core.ops.rms_norm_backward import rms_norm_backward, rms_norm_backwa
 from falqon_core.ops.rope_qkv import rotate_qkv_
 from falqon_core.ops.rope_qkv_backward import unrotate_qkv_codes
 from falqon_core.ops.samples import (
-    Sample,
+    SampleInput,
     Values,
     all_results,
     codes_first,
@@ -122,7 +122,7 @@ def measure_kernel(
 ) -> KernelResult:
     kernel = line.operator.kernels["cuda"]
     call = line.call(shapes, Draw(device))
-    sample = Sample(call.arguments, line.values)
+    sample = SampleInput(call.arguments, line.values)
     noise = sqnr_db(sample.values_of(kernel), sample.values_of(line.operator.oracle))
     moved = (
         call.moved

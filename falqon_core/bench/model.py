@@ -33,7 +33,7 @@ def random_model(config: LlamaConfig, device: torch.device) -> PreTrainedModel:
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16, attn_implementation=attention.NAME
+            config, dtype=torch.bfloat16, attn_implementation=attention.ATTENTION_NAME
         )
     model.to_empty(device=device)
     decoder = model.base_model

@@ -71,6 +71,7 @@ READING ORDER
   linear.py         one melded linear: its rows, base, delta; making and calling a group
   packed_weight.py  the rows of a group, as e4m3 (GPU) or as dequantized values (CPU), and the two
                     GEMMs with them
+  rows_view.py      the rows of one W or A in it, to read, rebuild and fold
   matmul.py         the autograd function: forward keeps x A^T [T, r], and x where A trains;
                     backward gives grad_input and the gradients of all that trains
   update.py         the update rules, which carry the delta to the rows: rebuilt from an immutable

@@ -170,13 +170,13 @@ class ActivatedMlp(GatedMlp):
 
     def gated(self, gate: Tensor, up: Tensor) -> Tensor:
         """Return activation(gate) * up [.., I] under checkpointing."""
-        return recomputed(self._product, gate, up)
+        return recompute_in_backward(self._product, gate, up)
 
     def _product(self, gate: Tensor, up: Tensor) -> Tensor:
         return cast(Tensor, self.activation(gate)) * up
 
 
-def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def recompute_in_backward(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Return function(*inputs), of which only the inputs are kept for backward."""
     return cast(
         Tensor, checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)

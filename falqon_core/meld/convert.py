@@ -27,7 +27,7 @@ from falqon_core.meld.blocks import (
     Attention,
     GatedMlp,
     SwiGLU,
-    recomputed,
+    recompute_in_backward,
 )
 from falqon_core.meld.fused import fuse_decoder_layers
 from falqon_core.meld.host_arena import arena_bytes
@@ -37,7 +37,7 @@ from falqon_core.meld.update import UpdateRule
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.ops.rms_norm import RMSNorm
 
-SILU = (nn.SiLU, SiLUActivation)
+SILU_MODULES = (nn.SiLU, SiLUActivation)
 # Gemma adds one to the weight, and OLMo 2 multiplies by it in fp32: they keep their own.
 RMS_NORMS = {
     "GraniteRMSNorm",
@@ -148,7 +148,7 @@ def swap_blocks(model: nn.Module) -> None:
             if kind in RMS_NORMS:
                 setattr(parent, name, RMSNorm(child.weight, child.variance_epsilon))
             elif kind.endswith("RMSNorm"):
-                child.forward = partial(recomputed, child.forward)
+                child.forward = partial(recompute_in_backward, child.forward)
             elif kind in GATED_MLPS:
                 setattr(parent, name, _gated_mlp(child))
             elif kind in ATTENTIONS:
@@ -157,7 +157,7 @@ def swap_blocks(model: nn.Module) -> None:
 
 def _gated_mlp(mlp: nn.Module) -> GatedMlp:
     linears = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-    if isinstance(mlp.act_fn, SILU):
+    if isinstance(mlp.act_fn, SILU_MODULES):
         return SwiGLU(*linears)
     return ActivatedMlp(*linears, mlp.act_fn)
 

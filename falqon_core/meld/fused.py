@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from falqon_core.meld.blocks import Attention, SwiGLU
-from falqon_core.meld.linear import MeldedLinear, add_biases, trained_of
+from falqon_core.meld.linear import MeldedLinear, add_biases, trained_tensors
 from falqon_core.meld.normed import NormedMatmul, NormedQkv, NormedSwiGLU
 from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.ops.rms_norm import RMSNorm, rms_norm_codes
@@ -38,7 +38,7 @@ from falqon_core.ops.rope_qkv import rotate_qkv_
 from falqon_core.ops.rope_qkv_backward import unrotate_qkv_codes
 from falqon_core.ops.swiglu_codes import swiglu_codes_backward, swiglu_codes_forward
 
-FUSING = (
+FUSING_OPERATORS = (
     rms_norm_codes,
     rms_norm_backward_codes,
     rotate_qkv_,
@@ -100,7 +100,7 @@ def normed_linears(x: Tensor, norm: RMSNorm, group: Sequence[MeldedLinear]) -> l
         norm.eps,
         group[0].packed,
         group[0].scaling,
-        *trained_of(group),
+        *trained_tensors(group),
     )
     return [*add_biases(outputs, group), x]
 
@@ -122,7 +122,7 @@ def normed_qkv(
         group[0].scaling,
         _joined_bias(group),
         *rotation,
-        *trained_of(group),
+        *trained_tensors(group),
     )
     head_dim = rotation[0].shape[-1]
     return [*(y.unflatten(-1, (-1, head_dim)).transpose(1, 2) for y in projected), x]
@@ -151,7 +151,7 @@ def normed_swiglu(
         mlp.gate_proj.packed,
         mlp.down_proj.packed,
         output.scaling,
-        *(tensor for group in groups for tensor in trained_of(group)),
+        *(tensor for group in groups for tensor in trained_tensors(group)),
     )
 
 
@@ -175,7 +175,7 @@ def _fits(layer: nn.Module) -> bool:
         return False
     device = mlp.down_proj.delta.device
     return all(linear.bias is None for group in groups[1:3] for linear in group) and all(
-        operator.fault(device) is None for operator in FUSING
+        operator.fault(device) is None for operator in FUSING_OPERATORS
     )
 
 

@@ -43,7 +43,7 @@ class HostArena:
         start = self._num_placed
         end = start + tensor.nbytes
         assert end <= len(self._memory), "the arena is full"
-        self._num_placed = _aligned(end)
+        self._num_placed = _round_up(end)
         # uint8 bytes read as the tensor's dtype; `start` is aligned for every dtype.
         copy = self._memory[start:end].view(tensor.dtype).view(tensor.shape)
         return copy.copy_(tensor, non_blocking=self._is_locked)
@@ -70,12 +70,12 @@ class HostArena:
 
 def arena_bytes(tensors: Iterable[Tensor]) -> int:
     """Return the bytes of an arena for `tensors`, placed in their order."""
-    return sum(_aligned(tensor.nbytes) for tensor in tensors)
+    return sum(_round_up(tensor.nbytes) for tensor in tensors)
 
 
 def _unlock(memory: Tensor) -> None:
     torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
 
 
-def _aligned(num_bytes: int) -> int:
+def _round_up(num_bytes: int) -> int:
     return -(-num_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

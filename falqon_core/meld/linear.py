@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from falqon_core.contract.recipe_options import BaseCopy
-from falqon_core.meld.base import Base, keep_base
+from falqon_core.meld.base import BaseWeight, keep_base
 from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.matmul import MeldedMatmul
-from falqon_core.meld.packed_weight import PackedWeight, RowsView, new_packed_weight
+from falqon_core.meld.packed_weight import PackedWeight, new_packed_weight
+from falqon_core.meld.rows_view import RowsView
 
 
 class MeldedLinear(nn.Module):
@@ -33,7 +34,7 @@ class MeldedLinear(nn.Module):
         index: int,
         bias: nn.Parameter | None,
         scaling: float,
-        base: Base | None,
+        base: BaseWeight | None,
         trains_a: bool = False,
     ) -> None:
         """Take the place of linear `index` of those in `packed`; `scaling` is alpha / rank."""
@@ -104,7 +105,7 @@ class MeldedLinear(nn.Module):
         """Return qdata, float8_e4m3fn [O, I], and scale, fp32 [O, 1]; weight = qdata * scale
         exactly.
         """
-        return self.w_rows.quantized()
+        return self.w_rows.copy_quantized()
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`, as `nn.Linear` does."""
@@ -155,10 +156,12 @@ def _forward(x: Tensor, group: Sequence[MeldedLinear]) -> list[Tensor]:
         "a group is called whole and in its order"
     )
     # One autograd function for the group: all deltas get their gradients in one backward.
-    return add_biases(MeldedMatmul.apply(x, packed, group[0].scaling, *trained_of(group)), group)
+    return add_biases(
+        MeldedMatmul.apply(x, packed, group[0].scaling, *trained_tensors(group)), group
+    )
 
 
-def trained_of(group: Sequence[MeldedLinear]) -> list[Tensor | None]:
+def trained_tensors(group: Sequence[MeldedLinear]) -> list[Tensor | None]:
     """Return the trained tensors of a group for its autograd function: the deltas fp32 [O_j, r],
     then the masters of A fp32 [r, I] or None.
     """

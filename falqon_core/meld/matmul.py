@@ -74,10 +74,10 @@ def output_and_kept(
     if trained[-1] is None:
         return packed.output(x), ()
     both, of_x = packed.output_and_input(x)
-    return both, kept_of(of_x, trained)
+    return both, tensors_to_keep(of_x, trained)
 
 
-def kept_of(of_x: Sequence[Tensor], trained: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+def tensors_to_keep(of_x: Sequence[Tensor], trained: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     """Return the tensors that a gradient of A needs: the deltas fp32 [O_j, r] and those kept of x;
     none where no A trains.
     """
@@ -108,8 +108,8 @@ def grad_trained(
     scaling: float,
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """Return, from dy_j [T, O_j] of each linear, o_a [T, n r] and the tensors of `kept_of`, the
-    gradients of the group's `trained`, None where one is not `needed`.
+    """Return, from dy_j [T, O_j] of each linear, o_a [T, n r] and the tensors of `tensors_to_keep`,
+    the gradients of the group's `trained`, None where one is not `needed`.
     """
     deltas = grad_deltas(grads, o_a, scaling, needed[: len(grads)])
     return deltas + grad_masters(grads, kept, packed, scaling)
@@ -124,7 +124,7 @@ def grad_deltas(
     parts = zip(grads, o_a.chunk(len(grads), 1), needed, strict=True)
     return [
         # [O_j, T] . [T, r] in bf16, then fp32: gradients of microbatches are summed in fp32.
-        scaled(matmul(grad.t(), o).float(), scaling) if is_needed else None
+        scale_in_place(matmul(grad.t(), o).float(), scaling) if is_needed else None
         for grad, o, is_needed in parts
     ]
 
@@ -132,8 +132,8 @@ def grad_deltas(
 def grad_masters(
     grads: Sequence[Tensor], kept: Sequence[Tensor], packed: PackedWeight, scaling: float
 ) -> list[Tensor | None]:
-    """Return, from dy_j [T, O_j] of each linear and the tensors of `kept_of`, the gradient of each
-    master of A, fp32 [r, I], None where no A trains.
+    """Return, from dy_j [T, O_j] of each linear and the tensors of `tensors_to_keep`, the gradient
+    of each master of A, fp32 [r, I], None where no A trains.
     """
     if not kept:
         return [None] * len(grads)
@@ -144,10 +144,10 @@ def grad_masters(
     )
     x = packed.input_of(of_x, through_b.dtype)
     # [n r, T] . [T, I] -> fp32 [n r, I], cut into one [r, I] for each linear.
-    return list(scaled(matmul(through_b.t(), x).float(), scaling).chunk(len(grads), 0))
+    return list(scale_in_place(matmul(through_b.t(), x).float(), scaling).chunk(len(grads), 0))
 
 
-def scaled(grad: Tensor, scaling: float) -> Tensor:
+def scale_in_place(grad: Tensor, scaling: float) -> Tensor:
     """Multiply in place, where that changes anything: a launch for each linear."""
     return grad if scaling == 1.0 else grad.mul_(scaling)
 

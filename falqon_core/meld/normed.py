@@ -19,10 +19,10 @@ from torch import Tensor
 from falqon_core.meld.matmul import (
     cat_or_view,
     grad_trained,
-    kept_of,
     o_a_of,
     output_and_kept,
     outputs_of,
+    tensors_to_keep,
 )
 from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.ops.rms_norm import rms_norm_codes
@@ -137,7 +137,7 @@ def _normed_product(
     """
     # e4m3 [T, H], fp32 [T, 1]; 1 / rms fp32 [T, 1].
     qdata, scale, _, inverse_rms = rms_norm_codes(x.reshape(-1, x.shape[-1]), None, weight, eps)
-    kept = kept_of((qdata, scale), trained)
+    kept = tensors_to_keep((qdata, scale), trained)
     # The first layer reads embeddings, which are frozen: its norm has no backward.
     of_norm = (x, weight, inverse_rms) if ctx.needs_input_grad[0] else ()
     ctx.num_kept = len(kept)
@@ -196,7 +196,11 @@ class NormedSwiGLU(torch.autograd.Function):
         of_down = down.output_of_quantized(*activated)
         # Gate and up are most of `both`, so it is kept whole; the other two o_a [T, r] are copied.
         o_as = (o_a_of(of_output, output).clone(), o_a_of(of_down, down).clone())
-        kept = (kept_output, kept_of((qdata, scale), trained[2:6]), kept_of(activated, trained[6:]))
+        kept = (
+            kept_output,
+            tensors_to_keep((qdata, scale), trained[2:6]),
+            tensors_to_keep(activated, trained[6:]),
+        )
         ctx.save_for_backward(total, weight, inverse_rms, both, *o_as, *chain(*kept))
         ctx.num_kept = [len(part) for part in kept]
         ctx.output = output

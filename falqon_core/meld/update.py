@@ -27,7 +27,7 @@ from torch import Tensor
 
 from falqon_core.contract.config import Recipe
 from falqon_core.meld.linear import MeldedLinear
-from falqon_core.meld.packed_weight import RandomKey
+from falqon_core.meld.rows_view import RandomKey
 from falqon_core.ops.quantize import dequantize, power_of_two_scale, quantize_rows, round_to_grid_
 
 
@@ -75,7 +75,7 @@ class Anchored:
         """Return B fp32 [O, r]; A as e4m3 [r, I] and scale fp32 [r, 1]; its master fp32 [r, I]
         where it trains. The rows of W follow from these and the base.
         """
-        a, a_scale = layer.a_rows.quantized()
+        a, a_scale = layer.a_rows.copy_quantized()
         state = {"delta": layer.delta.detach(), "a": a, "a_scale": a_scale}
         if layer.a_master is not None:
             state["a_master"] = layer.a_master.detach()
@@ -169,7 +169,7 @@ class Stochastic:
         int64 []. B is zero between steps.
         """
         weight, scale = layer.quantized_weight()
-        a, a_scale = layer.a_rows.quantized()
+        a, a_scale = layer.a_rows.copy_quantized()
         return {
             "weight": weight,
             "scale": scale,

@@ -258,9 +258,9 @@ class DelayedLinear(DenseLinear):
         super().__init__(weight)
         self.product = product
 
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """Return the weight as forward multiplies it: rounded to e4m3, [O, I]."""
-        return self.product.quantize_weight(self.weight, E4M3).dequantized(self.dtype)
+        return self.product.quantize_weight(self.weight, E4M3).dequantize(self.dtype)
 
     def master(self) -> Tensor:
         """Return the unrounded weight, which the adapter is merged into."""

@@ -31,7 +31,7 @@ class Fp6Linear(FrozenLinear):
         # fp32 [64], on the device of the codes so that unpacking is one gather.
         self._table = format.values.to(weight.device)
 
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """Return the weight [O, I] in the working dtype, unpacked through the table of 64
         values.
         """

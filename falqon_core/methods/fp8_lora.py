@@ -39,9 +39,9 @@ class Fp8Lora(Lora):
 class Fp8Linear(DenseLinear):
     """A frozen weight that is cast for every product; none is kept in FP8."""
 
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """Return the weight as forward multiplies it: [O, I], rounded to e4m3 under one scale."""
-        return quantize_tensor(self.weight, E4M3).dequantized(self.dtype)
+        return quantize_tensor(self.weight, E4M3).dequantize(self.dtype)
 
     def master(self) -> Tensor:
         """Return the unrounded weight, which the adapter is merged into."""

@@ -24,7 +24,7 @@ class FrozenLinear(nn.Module, ABC):
         self.dtype = weight.dtype
 
     @abstractmethod
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """Return the weight as it is computed with, [O, I] in the working dtype; not to be written
         to.
         """
@@ -33,13 +33,13 @@ class FrozenLinear(nn.Module, ABC):
         """Return the weight that an adapter is merged into, as `dequantized` does: the same, unless
         it is kept finer than it is computed with.
         """
-        return self.dequantized()
+        return self.dequantize()
 
     def codes(self) -> tuple[Tensor, ...]:
         """Return the tensors of the quantized weight; none where it is not quantized."""
         return ()
 
-    def searched(self) -> dict[str, Tensor]:
+    def search_results(self) -> dict[str, Tensor]:
         """Return the choices behind the codes that a search of the base model would repeat, for
         checkpoints.
         """
@@ -60,7 +60,7 @@ class DenseLinear(FrozenLinear):
         super().__init__(weight)
         self.register_buffer("weight", weight, persistent=False)
 
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """Return the weight itself."""
         return self.weight
 
@@ -72,13 +72,13 @@ class _FrozenMatmul(torch.autograd.Function):
         ctx.linear = linear
         rows = x.reshape(-1, x.shape[-1])
         # [T, I] . [O, I]^T -> [T, O]
-        return matmul(rows, linear.dequantized().t()).view(*x.shape[:-1], -1)
+        return matmul(rows, linear.dequantize().t()).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         rows = grad_output.reshape(-1, grad_output.shape[-1])
         # [T, O] . [O, I] -> [T, I]
-        grad_x = matmul(rows, ctx.linear.dequantized())
+        grad_x = matmul(rows, ctx.linear.dequantize())
         return grad_x.view(*grad_output.shape[:-1], -1), None
 
 

@@ -23,7 +23,7 @@ from falqon_core.ops.formats.icq import choose_ranges, choose_shifts, quantize_r
 from falqon_core.ops.formats.int4 import dequantize_int4
 from falqon_core.ops.formats.nf4 import dequantize_nf4, quantize_nf4
 
-CHOICE = "choice"
+CHOICE_KEY = "choice"
 
 
 class IrLora(Lora):
@@ -33,7 +33,7 @@ class IrLora(Lora):
 
     def create_base(self, name: str, weight: Tensor, stored: dict[str, Tensor]) -> FrozenLinear:
         """Return the weight [O, I] in 4 bits; a checkpoint's choice spares the search."""
-        choice = stored.get(CHOICE)
+        choice = stored.get(CHOICE_KEY)
         if choice is not None:
             choice = choice.to(weight.device)
         if self.recipe.group_size is None:
@@ -87,7 +87,7 @@ class IcqNf4Linear(FrozenLinear):
         self._weight = quantize_nf4(weight, shifts_of(weight, self._choice))
         self._shape = weight.shape
 
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """Return the weight [O, I] in the working dtype."""
         return dequantize_nf4(self._weight, self._shape, self.dtype)
 
@@ -96,9 +96,9 @@ class IcqNf4Linear(FrozenLinear):
         weight = self._weight
         return weight.codes, *weight.scales, weight.mean_scale, *weight.shifts
 
-    def searched(self) -> dict[str, Tensor]:
+    def search_results(self) -> dict[str, Tensor]:
         """Return the chosen shift of each block."""
-        return {CHOICE: self._choice}
+        return {CHOICE_KEY: self._choice}
 
 
 class IcqInt4Linear(FrozenLinear):
@@ -110,7 +110,7 @@ class IcqInt4Linear(FrozenLinear):
         self._choice = choose_ranges(weight, group_size) if choice is None else choice
         self._weight = quantize_ranges(weight, group_size, self._choice)
 
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """Return the weight [O, I] in the working dtype."""
         return dequantize_int4(self._weight, self.dtype)
 
@@ -118,6 +118,6 @@ class IcqInt4Linear(FrozenLinear):
         """Return codes, steps and minima."""
         return tuple(self._weight)
 
-    def searched(self) -> dict[str, Tensor]:
+    def search_results(self) -> dict[str, Tensor]:
         """Return the chosen range of each group."""
-        return {CHOICE: self._choice}
+        return {CHOICE_KEY: self._choice}

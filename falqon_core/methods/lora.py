@@ -39,8 +39,8 @@ class Lora(FrozenBaseMethod):
 
     def create_base(self, name: str, weight: Tensor, stored: dict[str, Tensor]) -> FrozenLinear:
         """Return the frozen linear that holds `weight` [O, I]. `stored` is the result of its
-        `searched` before a checkpoint, empty at a fresh start. Raises `ConfigError` where a size
-        does not fit.
+        `search_results` before a checkpoint, empty at a fresh start. Raises `ConfigError` where a
+        size does not fit.
         """
         return DenseLinear(weight)
 
@@ -101,7 +101,7 @@ class Lora(FrozenBaseMethod):
         searched = {
             f"{name}.{key}": value
             for name, layer in self.layers.items()
-            for key, value in layer.base.searched().items()
+            for key, value in layer.base.search_results().items()
         }
         adapters = {name: value.detach() for name, value in self._adapter_parameters().items()}
         return adapters | searched | self._base_hashes

@@ -28,4 +28,4 @@ class MergedLinear(nn.Module):
 
     def quantized_weight(self) -> tuple[Tensor, Tensor]:
         """Return qdata, float8_e4m3fn [O, I], and scale, fp32 [O, 1]."""
-        return self.packed.w_rows(0).quantized()
+        return self.packed.w_rows(0).copy_quantized()

@@ -101,7 +101,7 @@ class Int4Weight(FrozenLinear):
         self.weight = quantize_int4(weight, group_size)
         self._first_minima = self.weight.minima
 
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """Return codes * d + m, [O, I] in the working dtype."""
         return dequantize_int4(self.weight, self.dtype)
 
@@ -137,7 +137,7 @@ class Int4Linear(AdaptedLinear):
 
     def merged_weight(self) -> Tensor:
         """Return the weight, whose minima hold the adapter already: fp32 [O, I]."""
-        return self.base.dequantized().float()
+        return self.base.dequantize().float()
 
 
 class _Int4Matmul(torch.autograd.Function):
@@ -151,13 +151,13 @@ class _Int4Matmul(torch.autograd.Function):
         ctx.linear = linear
         # [T, I] -> [T, G, g] -> sums [T, G]
         ctx.save_for_backward(rows.unflatten(1, (-1, linear.base.group_size)).sum(-1), a, b)
-        return matmul(rows, linear.base.dequantized().t()).view(*x.shape[:-1], -1)
+        return matmul(rows, linear.base.dequantize().t()).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         sums, a, b = ctx.saved_tensors
         rows = grad_output.reshape(-1, grad_output.shape[-1])
-        grad_x = matmul(rows, ctx.linear.base.dequantized()).view(*grad_output.shape[:-1], -1)
+        grad_x = matmul(rows, ctx.linear.base.dequantize()).view(*grad_output.shape[:-1], -1)
         # dm = scaling * dy^T X: [O, T] . [T, G] -> fp32 [O, G]
         grad_minima = matmul(rows.t(), sums).float().mul_(ctx.linear.adapter.scaling)
         # dA = B^T dm [r, G], dB = dm A^T [O, r]

@@ -37,7 +37,7 @@ class Nf4Linear(FrozenLinear):
             weight, blocksize=BLOCK_SIZE, quant_type="nf4", compress_statistics=True
         )
 
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """Return the weight [O, I] in the dtype that it came in."""
         from bitsandbytes.functional import dequantize_4bit
 

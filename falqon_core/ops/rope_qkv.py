@@ -23,33 +23,34 @@ from falqon_core.ops.kernels import (
     rows_of,
     tl,
 )
-from falqon_core.ops.samples import Draw, Sample, result_alone
+from falqon_core.ops.samples import Draw, SampleInput, result_alone
 
-TILE = 1024  # pairs that one program of 4 warps holds: 8 of each half in a thread
+PAIRS_PER_TILE = 1024  # Pairs that one program of 4 warps holds: 8 of each half in a thread.
 
 
 @operator
 def rotate_qkv_(
     qkv: Tensor, bias: Tensor | None, cos: Tensor, sin: Tensor, sizes: Sequence[int]
 ) -> Tensor:
-    """Add the bias to the first sum(sizes) columns of qkv [T, C], and rotate the heads of q and k;
-    in place. -> qkv.
+    """Add the bias to the first sum(sizes) columns of qkv [T, C], and rotate the heads of q and k,
+    in place. Return qkv.
 
     `sizes`: the columns of q, k and v, multiples of D. bias [sum(sizes)] or None; cos, sin [P, D]
     of the P positions, where P divides T and row t is at position t mod P; all of qkv's dtype.
     """
     if bias is not None:
         qkv[:, : sum(sizes)] += bias
+    # q and k lie side by side, so both are rotated as heads of one tensor.
     rotated = qkv[:, : sizes[0] + sizes[1]]
     rotated.copy_(turn_heads(rotated, cos, sin, _rotate_half))
     return qkv
 
 
 @rotate_qkv_.tried_on
-def _forward_samples(draw: Draw) -> Iterator[Sample]:
+def _forward_samples(draw: Draw) -> Iterator[SampleInput]:
     tables = draw.normal(3, 16), draw.normal(3, 16)
     for bias in (None, draw.normal(96)):
-        yield Sample((draw.normal(9, 112), bias, *tables, (64, 16, 16)), result_alone)
+        yield SampleInput((draw.normal(9, 112), bias, *tables, (64, 16, 16)), result_alone)
 
 
 def _rotate_half(x: Tensor, sin: Tensor) -> Tensor:
@@ -61,8 +62,10 @@ def turn_heads(
     x: Tensor, cos: Tensor, sin: Tensor, turn_half: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
     """Turn all heads of x [T, H * D]."""
+    # One position serves row t of every sequence of the batch.
     num_repeats = len(x) // len(cos)
     cos, sin = (table.repeat(num_repeats, 1).unsqueeze(1) for table in (cos, sin))
+    # [T, heads, D]
     heads = x.unflatten(1, (-1, cos.shape[-1]))
     return (heads * cos + turn_half(heads, sin)).flatten(1)
 
@@ -79,6 +82,7 @@ def turn_pairs(first, second, cos, sin, half, HEAD_DIM: tl.constexpr, BACKWARD: 
     sin_second = tl.load(sin + HALF + half, mask=inside, other=0.0).to(tl.float32)[None, :]
     x = first.to(tl.float32)
     y = second.to(tl.float32)
+    # [x', y'] = [x cos - y sin, y cos + x sin]; backward turns by the negative angle.
     if BACKWARD:
         from_y = round_to(y * sin_second, dtype).to(tl.float32)
         from_x = -round_to(x * sin_first, dtype).to(tl.float32)
@@ -105,11 +109,12 @@ def rotate_qkv_kernel(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
-    """One tile of heads a program; beyond `NUM_ROTATED` they get their bias only."""
+    """Rotate one tile of heads a program; beyond `NUM_ROTATED` they get their bias only."""
     HALF: tl.constexpr = HEAD_DIM // 2
     row = tl.program_id(0).to(tl.int64)
     position = (row % num_positions) * HEAD_DIM
     head = tl.program_id(1) * BLOCK_HEADS + tl.arange(0, BLOCK_HEADS)
+    # Column i of a head is paired with column i + D / 2.
     half = tl.arange(0, BLOCK_HALF)
     inside = (head < NUM_HEADS)[:, None] & (half < HALF)[None, :]
     column = head[:, None] * HEAD_DIM + half[None, :]
@@ -133,10 +138,12 @@ def rotate_qkv_kernel(
 def rotate_qkv_triton(
     qkv: Tensor, bias: Tensor | None, cos: Tensor, sin: Tensor, sizes: Sequence[int]
 ) -> Tensor:
+    """Launch the kernel over rows and tiles of heads, in place."""
     cos = rows_of(cos).contiguous()
     sin = rows_of(sin).contiguous()
     num_positions, head_dim = cos.shape
     num_rotated = (sizes[0] + sizes[1]) // head_dim
+    # Without a bias v is not touched.
     num_heads = num_rotated if bias is None else sum(sizes) // head_dim
     tile = tile_of(head_dim)
     touched = qkv[:, : num_heads * head_dim]
@@ -157,15 +164,18 @@ def rotate_qkv_triton(
 
 
 def tile_of(head_dim: int) -> dict[str, int]:
+    """Return the heads and half columns of one tile, powers of two."""
     block_half = 1 << (head_dim // 2 - 1).bit_length()
-    return {"BLOCK_HEADS": max(1, TILE // block_half), "BLOCK_HALF": block_half}
+    return {"BLOCK_HEADS": max(1, PAIRS_PER_TILE // block_half), "BLOCK_HALF": block_half}
 
 
 rotate_qkv_.kernels["cuda"] = rotate_qkv_triton
 
-TABLES = {"cos": "*bf16", "sin": "*bf16"}
+TABLE_TYPES = {"cos": "*bf16", "sin": "*bf16"}
 TILE_CONSTANTS = dict.fromkeys(("HEAD_DIM", "BLOCK_HEADS", "BLOCK_HALF"), "constexpr")
-_ROTATE = {"qkv": "*bf16", "bias": "*bf16"} | TABLES | {"stride": "i32", "num_positions": "i32"}
+_ROTATE = (
+    {"qkv": "*bf16", "bias": "*bf16"} | TABLE_TYPES | {"stride": "i32", "num_positions": "i32"}
+)
 _ROTATE |= (
     dict.fromkeys(("NUM_ROTATED", "NUM_HEADS", "HEAD_DIM", "HAS_BIAS"), "constexpr")
     | TILE_CONSTANTS

@@ -25,8 +25,8 @@ from falqon_core.ops.kernels import (
     to_e4m3,
 )
 from falqon_core.ops.quantize import load_scaled, quantize_codes
-from falqon_core.ops.rope_qkv import TABLES, TILE_CONSTANTS, tile_of, turn_heads, turn_pairs
-from falqon_core.ops.samples import Draw, Sample, codes_last
+from falqon_core.ops.rope_qkv import TABLE_TYPES, TILE_CONSTANTS, tile_of, turn_heads, turn_pairs
+from falqon_core.ops.samples import Draw, SampleInput, codes_last
 
 
 @operator
@@ -38,8 +38,8 @@ def unrotate_qkv_codes(
     sin: Tensor,
     weight_scale: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> (gradients [T, O_q + O_k] of the q and k that `rotate_qkv_` was given, qdata float8_e4m3fn
-    [T, sum O], scale fp32 [T, 1]).
+    """Return (gradients [T, O_q + O_k] of the q and k that `rotate_qkv_` was given, qdata
+    float8_e4m3fn [T, sum O], scale fp32 [T, 1]).
 
     grad_query, grad_key, grad_value [T, O_j] of one dtype, cos and sin as in `rotate_qkv_`. The
     codes are of the three gradients, joined, times weight_scale (fp32 [sum O]), per token, as
@@ -52,10 +52,10 @@ def unrotate_qkv_codes(
 
 
 @unrotate_qkv_codes.tried_on
-def _backward_samples(draw: Draw) -> Iterator[Sample]:
+def _backward_samples(draw: Draw) -> Iterator[SampleInput]:
     grads = draw.normal(9, 64), *draw.halves(9, 16)
     tables = draw.normal(3, 16), draw.normal(3, 16)
-    yield Sample((*grads, *tables, draw.scales(96)), codes_last)
+    yield SampleInput((*grads, *tables, draw.scales(96)), codes_last)
 
 
 def _unrotate_half(x: Tensor, sin: Tensor) -> Tensor:
@@ -84,7 +84,9 @@ def _unrotate_part(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
-    """Turn one row of q or k into `grads`, read one of v; -> the largest scaled magnitudes."""
+    """Turn one row of q or k into `grads`, or read one of v. Return the largest scaled
+    magnitudes.
+    """
     HALF: tl.constexpr = HEAD_DIM // 2
     half = tl.arange(0, BLOCK_HALF)
     for start in range(0, NUM_HEADS, BLOCK_HEADS):
@@ -131,7 +133,8 @@ def unrotate_qkv_codes_kernel(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
-    """One row a program."""
+    """Turn and quantize one row a program: q, then k, then v."""
+    # Columns of q start at 0, those of k and v here, in the order of the weight's rows.
     KEYS_AT: tl.constexpr = NUM_HEADS * HEAD_DIM
     VALUES_AT: tl.constexpr = KEYS_AT + NUM_KV_HEADS * HEAD_DIM
     NUM_COLUMNS: tl.constexpr = VALUES_AT + NUM_KV_HEADS * HEAD_DIM
@@ -183,13 +186,15 @@ def unrotate_qkv_codes_kernel(
         BLOCK_HEADS,
         BLOCK_HALF,
     )
+    # One scale a token for all three, since grad_input contracts over them together.
     exponent = power_of_two_exponent(tl.max(tl.max(largest, 1), 0))
     tl.store(scale + row, power_of_two(exponent))
     inverse = power_of_two(-exponent)
-    tl.debug_barrier()  # the row is written before any thread reads it again
+    tl.debug_barrier()  # The row is written before any thread reads it again.
     _write_codes(grads, weight_scale, qdata, inverse, VALUES_AT, BLOCK)
     weight_scale += VALUES_AT
     qdata += VALUES_AT
+    # v is not in `grads`: its gradient is read from where it came.
     _write_codes(grad_value, weight_scale, qdata, inverse, NUM_COLUMNS - VALUES_AT, BLOCK)
 
 
@@ -201,6 +206,7 @@ def unrotate_qkv_codes_triton(
     sin: Tensor,
     weight_scale: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Launch the kernel, one program a token."""
     parts = [rows_of(grad) for grad in (grad_query, grad_key, grad_value)]
     cos = rows_of(cos).contiguous()
     sin = rows_of(sin).contiguous()
@@ -230,7 +236,7 @@ def unrotate_qkv_codes_triton(
 
 unrotate_qkv_codes.kernels["cuda"] = unrotate_qkv_codes_triton
 
-_UNROTATE = dict.fromkeys(("grad_query", "grad_key", "grad_value"), "*bf16") | TABLES
+_UNROTATE = dict.fromkeys(("grad_query", "grad_key", "grad_value"), "*bf16") | TABLE_TYPES
 _UNROTATE |= {"weight_scale": "*fp32", "grads": "*bf16", "qdata": "*fp8e4nv", "scale": "*fp32"}
 _UNROTATE |= dict.fromkeys(("query_stride", "key_stride", "value_stride", "num_positions"), "i32")
 _UNROTATE |= dict.fromkeys(("NUM_HEADS", "NUM_KV_HEADS"), "constexpr") | TILE_CONSTANTS

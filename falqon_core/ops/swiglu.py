@@ -20,28 +20,29 @@ from falqon_core.ops.kernels import (
     rows_of,
     tl,
 )
-from falqon_core.ops.samples import Sample, all_results, result_alone
+from falqon_core.ops.samples import SampleInput, all_results, result_alone
 
-ELEMENTWISE_BLOCK = 1024  # columns of one program where nothing is reduced over the row
+ELEMENTWISE_BLOCK = 1024  # Columns of one program where nothing is reduced over the row.
 
 
 @operator
 def swiglu_forward(gate: Tensor, up: Tensor) -> Tensor:
-    """gate, up [..., I] of one dtype -> [..., I]."""
+    """Return silu(gate) * up [..., I]; gate, up [..., I] of one dtype."""
     return F.silu(gate).mul_(up)
 
 
-swiglu_forward.tried_on(lambda draw: [Sample(draw.halves(9, 208), result_alone)])
+swiglu_forward.tried_on(lambda draw: [SampleInput(draw.halves(9, 208), result_alone)])
 
 
 @operator
 def swiglu_backward(grad_output: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """-> (grad of gate, grad of up), both [..., I]: the two halves of one buffer [..., 2 * I].
+    """Return (grad of gate, grad of up), both [..., I]: the two halves of one buffer [..., 2 * I].
 
-    Side by side they are what grad_input of a melded gate and up multiplies, so nobody has to copy
-    them together.
+    Side by side they are the operand of grad_input of a melded gate and up, so they need not be
+    copied together.
     """
     grad_gate, grad_up = grad_output.new_empty(*gate.shape[:-1], 2 * gate.shape[-1]).chunk(2, -1)
+    # Three passes over bf16 buffers, no temporary: grad * up, then silu's derivative, then silu.
     torch.mul(grad_output, up, out=grad_gate)
     torch.ops.aten.silu_backward.grad_input(grad_gate, gate, grad_input=grad_gate)
     torch.ops.aten.silu.out(gate, out=grad_up).mul_(grad_output)
@@ -49,17 +50,18 @@ def swiglu_backward(grad_output: Tensor, gate: Tensor, up: Tensor) -> tuple[Tens
 
 
 swiglu_backward.tried_on(
-    lambda draw: [Sample((draw.normal(9, 208), *draw.halves(9, 208)), all_results)]
+    lambda draw: [SampleInput((draw.normal(9, 208), *draw.halves(9, 208)), all_results)]
 )
 
 
 @jit
 def forward_block(gate, up, columns, num_columns):
-    """One block of silu(gate) * up in gate's dtype, rounded as the oracle does; zero beyond the
-    row.
+    """Compute one block of silu(gate) * up in gate's dtype, rounded as the oracle does; zero beyond
+    the row.
     """
     inside = columns < num_columns
     gate = tl.load(gate + columns, mask=inside, other=0.0)
+    # The activation is rounded to bf16 before the product, as torch's two operations do.
     silu = round_to(gate.to(tl.float32) * tl.sigmoid(gate.to(tl.float32)), gate.dtype)
     return round_to(
         silu.to(tl.float32) * tl.load(up + columns, mask=inside, other=0.0).to(tl.float32),
@@ -69,8 +71,8 @@ def forward_block(gate, up, columns, num_columns):
 
 @jit
 def backward_block(grad_output, gate, up, columns, num_columns):
-    """One block of the gradients of gate and up in gate's dtype, rounded as the oracle does; zero
-    beyond the row.
+    """Compute one block of the gradients of gate and up in gate's dtype, rounded as the oracle
+    does; zero beyond the row.
     """
     inside = columns < num_columns
     gate = tl.load(gate + columns, mask=inside, other=0.0)
@@ -81,6 +83,7 @@ def backward_block(grad_output, gate, up, columns, num_columns):
     grad_silu = round_to(
         grad * tl.load(up + columns, mask=inside, other=0.0).to(tl.float32), dtype
     ).to(tl.float32)
+    # The derivative of silu is sigmoid(g) * (1 + g * (1 - sigmoid(g))), in fp32.
     grad_gate = round_to(grad_silu * sigmoid * (1.0 + gate * (1.0 - sigmoid)), dtype)
     return grad_gate, round_to(round_to(gate * sigmoid, dtype).to(tl.float32) * grad, dtype)
 
@@ -89,6 +92,7 @@ def backward_block(grad_output, gate, up, columns, num_columns):
 def swiglu_forward_kernel(
     gate, up, y, gate_stride, up_stride, NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr
 ):
+    """Compute one block of a row a program."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     result = forward_block(gate + row * gate_stride, up + row * up_stride, columns, NUM_COLUMNS)
@@ -108,6 +112,9 @@ def swiglu_backward_kernel(
     NUM_COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Compute one block of a row a program; both gradients are halves of rows of 2 *
+    NUM_COLUMNS.
+    """
     row = tl.program_id(0).to(tl.int64)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     of_gate, of_up = backward_block(
@@ -122,6 +129,7 @@ def swiglu_backward_kernel(
 
 
 def swiglu_forward_triton(gate: Tensor, up: Tensor) -> Tensor:
+    """Launch the kernel; rows of gate and up may have any stride."""
     y = torch.empty(gate.shape, dtype=gate.dtype, device=gate.device)
     gate = rows_of(gate)
     up = rows_of(up)
@@ -134,6 +142,7 @@ def swiglu_forward_triton(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def swiglu_backward_triton(grad_output: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Launch the kernel; rows may have any stride."""
     grad_gate, grad_up = gate.new_empty(*gate.shape[:-1], 2 * gate.shape[-1]).chunk(2, -1)
     grad = rows_of(grad_output)
     gate = rows_of(gate)
@@ -159,24 +168,25 @@ swiglu_backward.kernels["cuda"] = swiglu_backward_triton
 
 
 def signature_of(tensors: dict[str, str], *strides: str) -> dict[str, str]:
+    """Return Triton's types of a kernel's arguments: tensors, strides, then the constexprs."""
     return (
         tensors | dict.fromkeys(strides, "i32") | {"NUM_COLUMNS": "constexpr", "BLOCK": "constexpr"}
     )
 
 
-INPUTS = {"gate": "*bf16", "up": "*bf16"}
+INPUT_TYPES = {"gate": "*bf16", "up": "*bf16"}
 FORWARD_STRIDES = ("gate_stride", "up_stride")
 BACKWARD_STRIDES = ("grad_stride", "gate_stride", "up_stride")
 BUILDS = [
     Build(
         swiglu_forward_kernel,
-        signature_of(INPUTS | {"y": "*bf16"}, *FORWARD_STRIDES),
+        signature_of(INPUT_TYPES | {"y": "*bf16"}, *FORWARD_STRIDES),
         {"NUM_COLUMNS": 11008, "BLOCK": ELEMENTWISE_BLOCK},
     ),
     Build(
         swiglu_backward_kernel,
         signature_of(
-            {"grad_output": "*bf16"} | INPUTS | {"grad_gate": "*bf16", "grad_up": "*bf16"},
+            {"grad_output": "*bf16"} | INPUT_TYPES | {"grad_gate": "*bf16", "grad_up": "*bf16"},
             *BACKWARD_STRIDES,
         ),
         {"NUM_COLUMNS": 11008, "BLOCK": ELEMENTWISE_BLOCK},
@@ -196,5 +206,5 @@ class _SwiGLU(torch.autograd.Function):
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """gate, up [..., I] of one dtype -> [..., I], differentiable."""
+    """Return silu(gate) * up [..., I], differentiable; gate, up [..., I] of one dtype."""
     return _SwiGLU.apply(gate, up)

@@ -27,11 +27,11 @@ from falqon_core.ops.kernels import (
     warps_of,
 )
 from falqon_core.ops.quantize import quantize_codes
-from falqon_core.ops.samples import Draw, Sample, codes_first, codes_last
+from falqon_core.ops.samples import Draw, SampleInput, codes_first, codes_last
 from falqon_core.ops.swiglu import (
     BACKWARD_STRIDES,
     FORWARD_STRIDES,
-    INPUTS,
+    INPUT_TYPES,
     backward_block,
     forward_block,
     signature_of,
@@ -42,23 +42,23 @@ from falqon_core.ops.swiglu import (
 
 @operator
 def swiglu_codes_forward(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-    """gate, up [T, I] of one dtype, rows at any stride -> (qdata float8_e4m3fn [T, I], scale fp32
-    [T, 1]) of swiglu, per token.
+    """Return (qdata float8_e4m3fn [T, I], scale fp32 [T, 1]) of swiglu, per token; gate, up [T, I]
+    of one dtype, rows at any stride.
     """
     return quantize_codes.oracle(swiglu_forward.oracle(gate, up))
 
 
-swiglu_codes_forward.tried_on(lambda draw: [Sample(draw.halves(9, 208), codes_first)])
+swiglu_codes_forward.tried_on(lambda draw: [SampleInput(draw.halves(9, 208), codes_first)])
 
 
 @operator
 def swiglu_codes_backward(
     grad_output: Tensor, gate: Tensor, up: Tensor, gate_scale: Tensor, up_scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """-> (grad of gate, grad of up, qdata float8_e4m3fn [T, 2I], scale fp32 [T, 1]).
+    """Return (grad of gate, grad of up, qdata float8_e4m3fn [T, 2I], scale fp32 [T, 1]).
 
     The gradients [T, I] are the two halves of one tensor [T, 2I]. The codes are of [grad of gate *
-    gate_scale | grad of up * up_scale], per token: what the GEMM of grad_input reads where gate and
+    gate_scale | grad of up * up_scale], per token: the operand of grad_input's GEMM where gate and
     up are melded in one weight, whose row scales (fp32 [I] each) lie on its contraction axis.
     """
     grads = torch.cat(swiglu_backward.oracle(grad_output, gate, up), -1)
@@ -68,17 +68,17 @@ def swiglu_codes_backward(
 
 
 @swiglu_codes_backward.tried_on
-def _codes_backward_samples(draw: Draw) -> Iterator[Sample]:
+def _codes_backward_samples(draw: Draw) -> Iterator[SampleInput]:
     scales = draw.scales(208), draw.scales(208)
-    yield Sample((draw.normal(9, 208), *draw.halves(9, 208), *scales), codes_last)
+    yield SampleInput((draw.normal(9, 208), *draw.halves(9, 208), *scales), codes_last)
 
 
 @jit
 def _backward_scaled(
     grad_output, gate, up, gate_scale, up_scale, grads, columns, num_columns, STORE: tl.constexpr
 ):
-    """One block of both gradients times the scales of the weight's rows, as fp32; with STORE the
-    gradients themselves go to `grads`.
+    """Compute one block of both gradients times the scales of the weight's rows, as fp32; with
+    STORE the gradients themselves go to `grads`.
     """
     inside = columns < num_columns
     grad_gate, grad_up = backward_block(grad_output, gate, up, columns, num_columns)
@@ -96,6 +96,9 @@ def _backward_scaled(
 def swiglu_codes_forward_kernel(
     gate, up, qdata, scale, gate_stride, up_stride, NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr
 ):
+    """Compute and quantize one row a program; `qdata` [T, I] and `scale` fp32 [T, 1] are
+    written.
+    """
     row = tl.program_id(0).to(tl.int64)
     gate += row * gate_stride
     up += row * up_stride
@@ -107,11 +110,14 @@ def swiglu_codes_forward_kernel(
         largest = tl.maximum(
             largest, tl.abs(forward_block(gate, up, start + columns, NUM_COLUMNS).to(tl.float32))
         )
+    # The scale is known once the whole row is: 2^exponent, and codes are value * 2^-exponent,
+    # exact.
     exponent = power_of_two_exponent(tl.max(largest))
     tl.store(scale + row, power_of_two(exponent))
     inverse = power_of_two(-exponent)
     tl.store(qdata + columns, to_e4m3(first * inverse), mask=columns < NUM_COLUMNS)
     for start in range(BLOCK, NUM_COLUMNS, BLOCK):
+        # Columns beyond the first block are computed again; keeping them would spill registers.
         value = forward_block(gate, up, start + columns, NUM_COLUMNS).to(tl.float32)
         tl.store(
             qdata + start + columns, to_e4m3(value * inverse), mask=start + columns < NUM_COLUMNS
@@ -134,6 +140,7 @@ def swiglu_codes_backward_kernel(
     NUM_COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    """Compute and quantize both gradients of one row a program: 2 I columns under one scale."""
     row = tl.program_id(0).to(tl.int64)
     grad_output += row * grad_stride
     gate += row * gate_stride
@@ -141,6 +148,7 @@ def swiglu_codes_backward_kernel(
     grads += row * 2 * NUM_COLUMNS
     qdata += row * 2 * NUM_COLUMNS
     columns = tl.arange(0, BLOCK)
+    # The first block of both gradients stays in registers; the others are computed twice.
     first_gate, first_up = _backward_scaled(
         grad_output, gate, up, gate_scale, up_scale, grads, columns, NUM_COLUMNS, True
     )
@@ -150,6 +158,7 @@ def swiglu_codes_backward_kernel(
             grad_output, gate, up, gate_scale, up_scale, grads, start + columns, NUM_COLUMNS, True
         )
         largest = tl.maximum(largest, tl.maximum(tl.abs(of_gate), tl.abs(of_up)))
+    # One scale for gate and up: their gradients are one row of the joined operand.
     exponent = power_of_two_exponent(tl.max(largest))
     tl.store(scale + row, power_of_two(exponent))
     inverse = power_of_two(-exponent)
@@ -165,6 +174,7 @@ def swiglu_codes_backward_kernel(
 
 
 def swiglu_codes_forward_triton(gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
+    """Launch the kernel, one program a token."""
     gate = rows_of(gate)
     up = rows_of(up)
     num_rows, num_columns = gate.shape
@@ -188,6 +198,7 @@ def swiglu_codes_forward_triton(gate: Tensor, up: Tensor) -> tuple[Tensor, Tenso
 def swiglu_codes_backward_triton(
     grad_output: Tensor, gate: Tensor, up: Tensor, gate_scale: Tensor, up_scale: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Launch the kernel, one program a token."""
     grad = rows_of(grad_output)
     gate = rows_of(gate)
     up = rows_of(up)
@@ -213,7 +224,7 @@ _CODES = {"qdata": "*fp8e4nv", "scale": "*fp32"}
 BUILDS = [
     Build(
         swiglu_codes_forward_kernel,
-        signature_of(INPUTS | _CODES, *FORWARD_STRIDES),
+        signature_of(INPUT_TYPES | _CODES, *FORWARD_STRIDES),
         {"NUM_COLUMNS": 11008, "BLOCK": block_of(11008)},
         ptx=(CVT_E4M3,),
         num_warps=warps_of(block_of(11008)),
@@ -221,7 +232,7 @@ BUILDS = [
     Build(
         swiglu_codes_backward_kernel,
         signature_of(
-            {"grad_output": "*bf16"} | INPUTS | _SCALES | {"grads": "*bf16"} | _CODES,
+            {"grad_output": "*bf16"} | INPUT_TYPES | _SCALES | {"grads": "*bf16"} | _CODES,
             *BACKWARD_STRIDES,
         ),
         {"NUM_COLUMNS": 28672, "BLOCK": block_of(28672)},

@@ -36,7 +36,7 @@ def check_agreement(model: PreTrainedModel) -> None:
     try:
         expected = torch.cat([_own_logits(model, sequence) for sequence in sequences])
     finally:
-        model.set_attn_implementation(attention.NAME)
+        model.set_attn_implementation(attention.ATTENTION_NAME)
     difference = (actual - expected).square().mean().sqrt()
     variation = (expected - expected.mean()).square().mean().sqrt()
     if difference > BOUND * variation:

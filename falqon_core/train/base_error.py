@@ -33,4 +33,4 @@ def _trained_on(layer: torch.nn.Module) -> Tensor:
     if isinstance(layer, MeldedLinear):
         return layer.weight.float()
     assert isinstance(layer, AdaptedLinear)
-    return layer.base.dequantized().float()
+    return layer.base.dequantize().float()

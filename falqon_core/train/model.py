@@ -75,7 +75,7 @@ def load_base_model(
             state_dict=source[1],
             config=config,
             dtype=torch.bfloat16,
-            attn_implementation=attention.NAME,
+            attn_implementation=attention.ATTENTION_NAME,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

@@ -54,7 +54,7 @@ class Storages(TorchDispatchMode):
 def kept_bytes(config: PreTrainedConfig) -> int:
     """Return what is alive between forward and backward of one microbatch."""
     model = random_model(config)
-    model.set_attn_implementation(attention.NAME)
+    model.set_attn_implementation(attention.ATTENTION_NAME)
     create_method(RECIPE).prepare(model, [])
     weights = [*model.parameters(), *model.buffers()]
     own = {tensor.untyped_storage()._cdata for tensor in weights}

@@ -209,7 +209,7 @@ def test_a_model_on_codes_trains_as_its_simulation_on_the_cpu(
             monkeypatch.setattr(linear, "new_packed_weight", fp8_weight)
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16, attn_implementation=attention.NAME
+            config, dtype=torch.bfloat16, attn_implementation=attention.ATTENTION_NAME
         ).eval()
         method = Falqon(recipe)
         method.prepare(model, [])
