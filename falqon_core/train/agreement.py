@@ -1,8 +1,8 @@
-"""Whether training computes of a model what transformers computes of it.
+"""A check that training computes the same logits of a model as transformers does.
 
 Training packs sequences, has an attention of its own that knows no masks, and computes logits by
 itself (`objectives.loss`). A family that does anything else there, a mask of its own or another
-scale of its logits, would train on the wrong function and nobody would see it. So before the first
+scale of its logits, would train on the wrong function without a sign of it. So before the first
 step two short sequences go through both: packed as in training, and each alone through the model's
 own forward pass with transformers' "eager" attention. What a window or a rotary scale does to
 longer ones is not seen here; the suite has a model of every family for that.

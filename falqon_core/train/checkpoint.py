@@ -28,7 +28,7 @@ from falqon_core.data.summary import DataSummary
 from falqon_core.fault_points import fault
 from falqon_core.files import whole_folder
 
-# of all that the system may say about a file, what a damaged folder makes it say
+# Errors of the system that only a damaged folder causes.
 _DAMAGES = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
@@ -44,7 +44,7 @@ class CurvePoint(BaseModel):
 
 
 class Progress(BaseModel):
-    """Where training stands, beside the tensors."""
+    """The point that a training has reached, beside the tensors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,7 +53,7 @@ class Progress(BaseModel):
     num_tokens: int
     num_threads: int
     num_processes: int = 1
-    data: DataSummary | None = None  # unknown to trainings that began before it was kept
+    data: DataSummary | None = None  # Trainings that began before it was kept have none.
     step: int = 0
     trained_tokens: int = 0
     loader: dict[str, int] = {}
@@ -65,12 +65,16 @@ class Progress(BaseModel):
 
 
 class Checkpoint(NamedTuple):
+    """The full trainable state: progress, and the tensors of method and optimizer by name."""
+
     progress: Progress
     method: dict[str, Tensor]
     optimizer: dict[str, Tensor]
 
 
 class Saved(NamedTuple):
+    """A checkpoint on disk."""
+
     path: Path
     num_bytes: int
     manifest_sha256: str
@@ -103,8 +107,8 @@ def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Saved:
 
 
 def newest_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole, for the training that goes on from it; corrupt ones are
-    reported through `warn` and removed, leftovers of a crash are swept.
+    """Load the newest checkpoint that is whole, for the training that continues from it; corrupt
+    ones are reported through `warn` and removed, leftovers of a crash are swept.
     """
     for leftover in (output / "checkpoints").glob(".*"):
         if leftover.is_dir():
@@ -119,8 +123,8 @@ def newest_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint |
 
 
 def find_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole, for who only reads: nothing is removed, since the
-    training may be going on.
+    """Load the newest checkpoint that is whole, for a reader: nothing is removed, since the
+    training may be running.
     """
     for path in checkpoint_folders(output):
         try:
@@ -131,8 +135,9 @@ def find_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | N
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Raises `CheckpointCorrupt` when anything is missing or changed, `CheckpointOfOtherVersion`,
-    and `OSError` when the machine does not read it now, which says nothing of the checkpoint.
+    """Load a checkpoint. Raises `CheckpointCorrupt` where anything is missing or changed,
+    `CheckpointOfOtherVersion` where its fields are other ones, and `OSError` where the machine
+    cannot read it now, which says nothing about the checkpoint.
     """
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]

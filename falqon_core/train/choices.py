@@ -37,6 +37,7 @@ class Accuracy(NamedTuple):
 
     @property
     def standard_error(self) -> float:
+        """Return the standard error of the share."""
         return math.sqrt(self.share * (1 - self.share) / self.num_questions)
 
 
@@ -74,6 +75,7 @@ def read_questions(path: Path, limit: int) -> list[Question]:
 def measure_accuracy(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Items[Question]
 ) -> Accuracy:
+    """Return the share of questions whose right letter is the most probable next token."""
     letters = [
         tokenizer(f" {letter}", add_special_tokens=False)["input_ids"][-1] for letter in LETTERS
     ]

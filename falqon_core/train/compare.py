@@ -1,6 +1,6 @@
 """The same training by several methods, one process after another, and one table of them.
 
-Each training has a folder of its own under the output, with what the trainer said in
+Each training has a folder of its own under the output, with the trainer's messages in
 `messages.jsonl`; one that has ended is not run again, and one that was interrupted continues from
 its checkpoint. A method is judged at the best of its learning rates on the first seed, and trained
 at that rate with every seed. Trainings that are hours apart say little of speed, so a few steps of
@@ -38,7 +38,7 @@ from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.speed import measure_speed
 
 MESSAGES = "messages.jsonl"
-SPEED = "speed.txt"  # real tokens per second, in turn
+SPEED = "speed.txt"  # Real tokens per second, measured in turn.
 
 
 class Run(NamedTuple):
@@ -50,12 +50,13 @@ class Run(NamedTuple):
 
     @property
     def folder_name(self) -> str:
+        """Return the name of the training's folder, unique in the comparison."""
         return f"{self.method}-rate-{self.learning_rate:g}-seed-{self.seed}"
 
 
 class Plan(NamedTuple):
-    """What to train: `base` is the configuration that all share; options that a method does not
-    have are left out for it. `rate_factors` are tried on the first of `seeds`.
+    """The trainings of a comparison: `base` is the configuration that all share; options that a
+    method does not have are left out for it. `rate_factors` are tried on the first of `seeds`.
     """
 
     base: TrainConfig
@@ -91,8 +92,8 @@ def parse_factors(text: str) -> list[float]:
 
 
 def compare(plan: Plan, output: Path, tell: Callable[[str], None]) -> list[ComparisonRow]:
-    """Train what is not trained yet, and measure the rest. Raises `ConfigError` for a training that
-    fails, with what it said.
+    """Train what is not trained yet, and measure the rest. Raises `ConfigError` where a training
+    fails, with its message.
     """
     questions = None
     if plan.questions is not None:
@@ -196,7 +197,7 @@ def _accuracy(folder: Path, questions: Sequence[Question]) -> Accuracy:
 
 
 def _speed(base: TrainConfig, run: Run, output: Path, tell: Callable[[str], None]) -> float:
-    """Measure it unless that was done before."""
+    """Measure the speed, unless that was done before."""
     path = output / run.folder_name / SPEED
     if not path.is_file():
         tell(f"{run.folder_name}: speed")
@@ -219,7 +220,7 @@ def _train(config: TrainConfig, folder: Path) -> None:
 
 
 def _read(path: Path) -> list[Message]:
-    """Return what a trainer said; a line that was cut off is not among it, nor an older failure."""
+    """Return a trainer's messages, without a line that was cut off and without an older failure."""
     if not path.is_file():
         return []
     messages: list[Message] = []

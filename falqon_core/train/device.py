@@ -45,7 +45,7 @@ def why_no_gpu() -> str:
         )
     try:
         torch.cuda.init()
-    except Exception as error:  # whatever kind torch raises, its text is the reason
+    except Exception as error:  # Any kind of error may come from torch; its text is the reason.
         reason = " ".join(str(error).split())[:300]
         return (
             f"torch {torch.__version__} of CUDA {torch.version.cuda} says: {reason}; see whether "

@@ -1,4 +1,4 @@
-"""What a GPU needs besides itself, asked before anything is loaded on it."""
+"""Requirements of training on a GPU besides the card, checked before anything is loaded on it."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,5 +1,5 @@
-"""What a data set is to a model: exact token counts, lengths, what is cut, copies and leaks, and
-the first records token by token.
+"""Dataset statistics under a model's tokenizer: exact token counts, lengths, what is cut, copies
+and leaks, and the first records token by token.
 
 It reads as training does, through `data.dataset.encode_file`, one record at a time; what is kept of
 a record are its lengths and its fingerprint. The validation file is only compared, not counted;
@@ -29,8 +29,8 @@ from falqon_core.records.jsonl import BadRecord, lines_of_file
 MAX_BINS = 20
 PREVIEWS = 5
 PREVIEW_TOKENS = 512
-PREVIEW_SEQUENCES = 8  # of one record
-UNFINISHED = "\ufffd"  # how a tokenizer shows bytes that are no whole character yet
+PREVIEW_SEQUENCES = 8  # Sequences of one record that are shown.
+UNFINISHED = "\ufffd"  # Tokenizers decode bytes that are no whole character yet as this.
 
 
 def inspect_dataset(

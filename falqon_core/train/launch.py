@@ -25,7 +25,8 @@ STDOUT = 1
 STDERR = 2
 POLL_SECONDS = 0.1
 STOPS = (signal.SIGTERM, signal.SIGINT)
-# What all ranks end with when they end together; before the code of a rank that lost another one.
+# Exit codes with which all ranks end together; they come before the code of a rank that lost
+# another.
 AGREED = frozenset(ExitCode) - {ExitCode.DONE, ExitCode.INTERNAL}
 
 
@@ -33,7 +34,7 @@ def run_ranks(arguments: Sequence[str], num_processes: int, message_fd: int | No
     """Run `python -m falqon_core ARGUMENTS` once a device, and return the exit code of the ranks:
     negative where a signal ended one. Messages of the first rank go to `message_fd`.
     """
-    relay = _SignalRelay()  # stands before torch is loaded
+    relay = _SignalRelay()  # Signals are relayed from before torch is loaded.
     command = ["-m", "falqon_core", *arguments]
     if message_fd is not None:
         # A rank inherits its standard streams only.
@@ -48,7 +49,7 @@ def run_ranks(arguments: Sequence[str], num_processes: int, message_fd: int | No
 def end_like(code: int) -> None:
     """End this process as `code` says: by the same signal where it is negative."""
     if code < 0:
-        with suppress(OSError):  # nobody can handle SIGKILL
+        with suppress(OSError):  # SIGKILL cannot be handled.
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
@@ -89,7 +90,7 @@ def _create_agent(command: Sequence[str], num_processes: int) -> "SimpleElasticA
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
-    # The agent would answer the others, too, and may have one.
+    # The agent would handle the other signals as well.
     os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = "SIGQUIT"
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     rendezvous = RendezvousParameters(

@@ -44,7 +44,7 @@ def export_q4_1(
 
 
 def _tensors(method: QaLora, checkpoint: Checkpoint, base_folder: Path) -> dict[str, torch.Tensor]:
-    """Return what `write_gguf_file` takes."""
+    """Return the tensors that `write_gguf_file` takes."""
     model = load_base_model(base_folder)
     method.restore(model, checkpoint.method)
     tensors = {}

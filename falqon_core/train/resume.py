@@ -1,4 +1,6 @@
-"""What a continued training takes over from its checkpoint, and when it refuses to."""
+"""The settings that a continued training takes over from its checkpoint, and the changes that it
+refuses.
+"""
 
 from collections.abc import Callable
 

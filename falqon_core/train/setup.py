@@ -35,6 +35,8 @@ from falqon_core.train.streaming import streamed_layers
 
 
 class Setup(NamedTuple):
+    """The parts of a training that is ready for its first step."""
+
     device: torch.device
     dimensions: ModelDimensions
     tokenizer: PreTrainedTokenizerBase
@@ -53,8 +55,8 @@ def set_up(
 ) -> Setup:
     """Load data and model, and the newest checkpoint in `output` if there is one.
 
-    What takes long says to `report` how far it is. Raises the errors of `contract.errors`, and
-    `StopRequested` when `stop` says so there.
+    Long parts send their progress to `report`. Raises the errors of `contract.errors`, and
+    `StopRequested` where `stop` returns True there.
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)

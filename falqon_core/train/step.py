@@ -1,8 +1,8 @@
 """One optimizer step: forward and backward of its microbatches, clipping, update, and the method's
 own work after it.
 
-The loss is the mean over all that the objective counts in the step (labels, pairs), however it is
-cut into microbatches.
+The loss is the mean over all that the objective counts in the step (labels, pairs), for every cut
+into microbatches.
 """
 
 import math
@@ -20,8 +20,8 @@ from falqon_core.train.optimizer import Optimizer
 
 
 class StepBatch(NamedTuple):
-    """Step `step`, counted from 1, as one rank does it: its own `microbatches`, and what all ranks
-    together count and read.
+    """Step `step`, counted from 1, as one rank computes it: its own `microbatches`, and the counts
+    of all ranks together.
     """
 
     step: int
@@ -33,7 +33,7 @@ class StepBatch(NamedTuple):
 class StepResult(NamedTuple):
     """`metrics`: the objective's means, "loss" among them.
 
-    `keys_per_token`: how many keys a token attended to on average; `codes_changed`: share of the
+    `keys_per_token`: keys that a token attended to on average; `codes_changed`: share of the
     quantized values, 0 to 1.
     """
 
@@ -55,18 +55,21 @@ def train_step(
 ) -> StepResult:
     """Run one optimizer step; `metrics` are the same on every rank.
 
-    Raises `LossNotFinite`, which leaves the parameters as they were.
+    Raises `LossNotFinite` where loss or gradient norm is not a number, with the parameters as they
+    were.
     """
     sums = []
     for microbatch in batch.microbatches:
         if objective.count(microbatch):
             loss, figures = objective.loss(model, microbatch)
+            # Divided by the count of all ranks, so that summed gradients are those of the mean.
             (loss / batch.total_count).backward()
             sums.append(figures)
     means = mean_figures(objective, sums, batch.total_count)
     metrics = dict(zip(means, group.all_reduce_sum(*means.values()), strict=True))
     group.all_reduce_gradients(method.parameters().values())
     group.all_reduce_max_tensor(method.maxima())
+    # The norm is over all trained parameters, the same on every rank.
     grad_norm = optimizer.clip()
     if not (math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)):
         raise LossNotFinite(
@@ -81,7 +84,7 @@ def train_step(
 
 
 def _keys_per_token(microbatches: Sequence[Microbatch]) -> float:
-    """Count what a token attends to: itself and all before it."""
+    """Count the keys that a token attends to: itself and all before it."""
     num_tokens = sum(microbatch.num_tokens for microbatch in microbatches)
     keys = num_tokens + sum(int(microbatch.position_ids.sum()) for microbatch in microbatches)
     return keys / max(1, num_tokens)
