@@ -75,7 +75,7 @@ def train(
     if num_processes > 1:
         arguments = ["train", "--config", str(config), "--output", str(output)]
         end_like(run_ranks(arguments, num_processes, message_fd))
-    # Whoever takes this process for hung learns where.
+    # A supervisor that takes this process for hung learns where it is.
     faulthandler.register(signal.SIGUSR1, file=2)
     is_rank = "TORCHELASTIC_RUN_ID" in os.environ
     stopping = Stopping(watch_parent=message_fd is not None or is_rank)
@@ -84,7 +84,7 @@ def train(
     if message_fd == STDOUT:
         message_fd = take_stdout()
     ports = []
-    if os.environ.get("RANK", "0") == "0":  # of several processes one tells
+    if os.environ.get("RANK", "0") == "0":  # The first of several processes reports alone.
         ports = create_ports(message_fd)
     try:
         with errors_become_exit_codes(to_all(ports)):
@@ -368,7 +368,8 @@ def doctor(
     from falqon_core.doctor import diagnose
 
     os.environ["HF_HUB_OFFLINE"] = "1"
-    with errors_become_exit_codes(to_stderr):  # of the folder; what is broken is a row
+    # Errors of the folder itself; a broken part is a row.
+    with errors_become_exit_codes(to_stderr):
         diagnosis = diagnose(model, (lambda _: None) if as_json else _show_check)
     if as_json:
         sys.stdout.write(diagnosis.model_dump_json(indent=2) + "\n")

@@ -1,10 +1,9 @@
-"""Whether this machine can train, asked of everything that a training needs: `python -m falqon_core
-doctor`.
+"""Checks of everything that a training needs of this machine: `python -m falqon_core doctor`.
 
-Each check is a function that returns what it found, raises `Skipped` with why it was not tried, or
-raises anything else, which makes it a failed row and not the end. Software comes first, then what
-`bench.checks` tries on the device. Checks begin until the time is up; one that hangs is not
-interrupted, so whoever waits for the answer sets a limit of his own.
+Each check is a function that returns its finding, raises `Skipped` with the reason not to run, or
+raises anything else, which makes it a failed row and not the end. Software comes first, then the
+checks of `bench.checks` on the device. Checks begin until the time is up; one that hangs is not
+interrupted, so a caller sets a limit of its own.
 """
 
 import importlib.util
@@ -19,15 +18,15 @@ from pathlib import Path
 
 from falqon_core.contract.diagnosis import Check, CheckRow, Diagnosis, Skipped
 
-LIMIT_SECONDS = 52.0  # a check that begins last still ends within a minute
+LIMIT_SECONDS = 52.0  # A check that begins last still ends within a minute.
 DRIVER_SECONDS = 20.0
 DRIVER_QUERY = "--query-gpu=index,name,driver_version,memory.total,compute_cap"
-MAX_DETAIL = 400  # characters
+MAX_DETAIL = 400  # The limit is in characters.
 
 
 def diagnose(model: Path | None, tell: Callable[[CheckRow], None]) -> Diagnosis:
     """Try everything, in order. `model`: the folder whose config.json says which sizes are
-    measured, None for those of Llama-7B. `tell` is given each row when it is known.
+    measured, None for those of Llama-7B. `tell` gets each row when it is complete.
     """
     start = time.monotonic()
     rows: list[CheckRow] = []
@@ -46,12 +45,14 @@ def diagnose(model: Path | None, tell: Callable[[CheckRow], None]) -> Diagnosis:
 
 
 def run_check(name: str, check: Check) -> CheckRow:
+    """Run one check and time it; any exception becomes a row."""
     start = time.monotonic()
     try:
         status, detail = "ok", check()
     except Skipped as reason:
         status, detail = "skipped", str(reason)
-    except Exception as error:  # whatever is broken, the others are still worth trying
+    # Any error is a result of its check; the others are still worth a try.
+    except Exception as error:
         status, detail = "failed", " ".join(f"{type(error).__name__}: {error}".split())
     seconds = round(time.monotonic() - start, 2)
     return CheckRow.model_validate(
@@ -60,7 +61,7 @@ def run_check(name: str, check: Check) -> CheckRow:
 
 
 def _checks(model: Path | None) -> Iterator[tuple[str, Check]]:
-    """Yield what is to be tried; what the later ones need is imported when their turn comes."""
+    """Yield the checks; imports of the later ones wait for their turn."""
     yield "driver", check_driver
     yield "torch", check_torch
     has_card = _sees_card()

@@ -1,9 +1,9 @@
-"""Named places at which a test makes this process fail, to see what is left behind. Not armed, one
-costs a look into an empty dict.
+"""Named places at which a test makes this process fail, to see the state that it leaves. Not armed,
+one costs a look-up in an empty dict.
 
 `FAULT_POINTS` arms them: `after_claim_commit=exit checkpoint_write=enospc*3`. A fault fires at the
-first passage, `*3` at the third, `*` at every one. What it does: `exit` (137, as a SIGKILL leaves
-it), `stop` (SIGSTOP; somebody has to send SIGCONT), `enospc` (the disk is full), `raise` (a fault
+first passage, `*3` at the third, `*` at every one. Its actions: `exit` (137, as a SIGKILL leaves
+it), `stop` (SIGSTOP; the test has to send SIGCONT), `enospc` (the disk is full), `raise` (a fault
 of ours). `FAULT_MARKS` names a folder, in which each firing leaves a line in a file of the point's
 name: a test whose fault never fired has tested nothing. A mark that is there also keeps a fault
 that fires once from firing again in the process that takes over. What is given up: points in the
@@ -22,7 +22,7 @@ PATTERN = re.compile(r"(?P<point>\w+)=(?P<action>\w+)(?P<when>\*(?P<passage>[1-9
 
 
 class InjectedFault(Exception):
-    """Not an error that any code expects."""
+    """An error that no code expects."""
 
 
 class _Armed:
@@ -34,6 +34,8 @@ class _Armed:
 
 
 class Arming(NamedTuple):
+    """The armed points, and the folder of marks."""
+
     points: dict[str, _Armed]
     marks: Path | None
 
@@ -83,12 +85,13 @@ _arming = read(os.environ.get("FAULT_POINTS", ""), os.environ.get("FAULT_MARKS",
 
 
 def arm(text: str, marks: str = "") -> None:
-    """Arm the points of this process, in place of what the environment says."""
+    """Arm the points of this process, in place of those in the environment."""
     global _arming
     _arming = read(text, marks)
 
 
 def fault(point: str) -> None:
+    """Fail here, where this point is armed and its passage has come."""
     if _arming.points and (armed := _arming.points.get(point)) is not None:
         _pass(point, armed, _arming.marks)
 

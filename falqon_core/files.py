@@ -35,7 +35,9 @@ def whole_folder(output: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(output: Path) -> None:
-    """Remove what a process that was killed while it wrote the folder `output` left beside it."""
+    """Remove the leftovers beside the folder `output` of a process that was killed while it wrote
+    that folder.
+    """
     if output.parent.is_dir():
         for path in output.parent.iterdir():
             if path.name.startswith(f".{output.name}.") and path.name.endswith(STAGING_SUFFIX):

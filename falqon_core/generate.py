@@ -51,8 +51,8 @@ def _without_own_config(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _eos_token_ids(model: PreTrainedModel, tokenizer_id: int | None) -> list[int]:
-    """Return what ends an answer: the tokenizer's id and the model's own, of which it may have
-    none, one or a list.
+    """Return the tokens that end an answer: the tokenizer's id and the model's own, of which it may
+    have none, one or a list.
     """
     own = model.generation_config.eos_token_id
     candidates = own if isinstance(own, list) else [own]

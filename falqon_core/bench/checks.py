@@ -1,5 +1,5 @@
-"""What `doctor` tries on the device: kernels against their oracles, products at a model's own
-sizes, attention and a step against what is known to be right, and a plan of the memory.
+"""Checks of `doctor` on the device: kernels against their oracles, products at a model's own sizes,
+attention and a step against known results, and a plan of the memory.
 
 On a CPU the same attention and step are tried, and what needs a card is named. A check takes a
 fraction of a second on a card, plus what Triton compiles the first time; figures are rough (a few
@@ -41,7 +41,7 @@ from falqon_core.train.step import StepBatch, train_step
 
 SMALL = Shapes(tokens=96, hidden=256, intermediate=512, rank=16, update_rows=4)
 LIKE_7B = Shapes(tokens=2048)
-MEASURED_SECONDS = 0.02  # of calls, for each figure
+MEASURED_SECONDS = 0.02  # Seconds of calls for each figure.
 FP8_CAPABILITY = (8, 9)
 MIN_ATTENTION_DB = 34.0  # 2 %; bf16 probabilities give more than 40
 # Two steps with the same roundings and other orders of addition: the losses are closer than this,
@@ -65,7 +65,7 @@ LEARNING_RATE = 0.02
 
 
 def device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
-    """Yield what can be tried on the device of this machine, what tells most first."""
+    """Yield the checks of this machine's device, the most telling first."""
     name, dimensions = named_dimensions(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     yield f"memory for {name}", partial(check_memory, dimensions, device, must_fit=bool(model))
@@ -85,14 +85,16 @@ def device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
 
 
 def named_dimensions(model: Path | None) -> tuple[str, ModelDimensions]:
-    """Return a name for the sizes that are tried, and them. Raises `ModelError`."""
+    """Return the dimensions that are tried, with a name. Raises `ModelError` where the folder's
+    config.json has none.
+    """
     if model is None:
         return "Llama-7B", dimensions_of(llama_7b())
     return model.name, ModelDimensions.from_config(read_config(model))
 
 
 def distinct_shapes(dimensions: ModelDimensions) -> dict[tuple[int, int], str]:
-    """Return [O, I] of the linears, rounded up to what FP8 products take, with their names."""
+    """Return [O, I] of the linears, rounded up to sizes of FP8 products, with their names."""
     names: dict[tuple[int, int], list[str]] = {}
     for name, (outputs, inputs) in dimensions.linear_shapes.items():
         shape = (_aligned(outputs), _aligned(inputs))
@@ -153,7 +155,7 @@ def attention_noise(device: torch.device) -> tuple[float, float]:
 
 
 def check_operators(device: torch.device) -> str:
-    """Tell which kernels trainings do without here, by the verdicts that trainings go by."""
+    """List the kernels that trainings do not use here, by the verdicts that trainings use."""
     faults = faults_on(device)
     if faults:
         _raise_unless_old(device, describe_faults(torch.cuda.get_device_name(device), faults))
@@ -161,6 +163,7 @@ def check_operators(device: torch.device) -> str:
 
 
 def check_step_on_cpu() -> str:
+    """Run two steps of a small model. Raises `ArithmeticError` where the loss does not fall."""
     first, second = step_losses(torch.device("cpu"))
     if not second < first:
         raise ArithmeticError(f"the loss did not fall: {first:.4f}, then {second:.4f}")
@@ -208,6 +211,7 @@ def step_losses(device: torch.device) -> tuple[float, float]:
 
 
 def skip_card() -> str:
+    """Raise `Skipped`: there is no card."""
     raise Skipped("FP8 products, kernels and a step on the card were not tried: there is no card")
 
 

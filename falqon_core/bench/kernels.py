@@ -44,13 +44,13 @@ from falqon_core.ops.topk import fold_rows
 from falqon_core.ops.transpose import transpose_codes
 
 EPS = 1e-5
-FASTER_WITH_HALF_SUMS = (
-    "sm_89",
-    "sm_120",
-)  # elsewhere the tensor cores add in FP32 at the same rate (ops/half_gemm.py)
+# Elsewhere the tensor cores add in FP32 at the same rate (ops/half_gemm.py).
+FASTER_WITH_HALF_SUMS = ("sm_89", "sm_120")
 
 
 class Shapes(NamedTuple):
+    """Sizes of a 7B model's operators, by default those of the published training."""
+
     tokens: int = 16 * 528
     hidden: int = 4096
     intermediate: int = 11008
@@ -61,14 +61,16 @@ class Shapes(NamedTuple):
 
 
 class Draw(samples.Draw):
+    """Random operands of kernels."""
+
     def qdata(self, *shape: int) -> tuple[Tensor, Tensor]:
-        """e4m3 codes and fp32 scales [R, 1] of normal numbers."""
+        """Return e4m3 codes and fp32 scales [R, 1] of normal numbers."""
         return quantize_codes.oracle(self.normal(*shape))
 
 
 class Call(NamedTuple):
-    """`moved`: bytes that must move, None for all tensors of arguments and results; `flops` for
-    products, else 0.
+    """A call of an operator. `moved`: bytes that must move, None for all tensors of arguments and
+    results; `flops` for products, else 0.
     """
 
     arguments: tuple[Any, ...]
@@ -77,6 +79,8 @@ class Call(NamedTuple):
 
 
 class Line(NamedTuple):
+    """One line of the table: an operator with the call that is timed."""
+
     name: str
     shape: str
     operator: "operator[..., Any]"
@@ -103,7 +107,9 @@ class KernelResult:
 def measure_kernels(
     shapes: Shapes, device: torch.device, capability: str | None, budget_seconds: float
 ) -> Iterator[KernelResult]:
-    """`budget_seconds` for each; one that fails is named and the others go on."""
+    """Yield the result of every line, timed for `budget_seconds` each; a failure is a result as
+    well.
+    """
     for line in LINES:
         if line.architectures is not None and capability not in line.architectures:
             yield KernelResult(
@@ -112,7 +118,7 @@ def measure_kernels(
             continue
         try:
             yield measure_kernel(line, shapes, device, budget_seconds)
-        # a kernel that cannot be compiled or launched here is a result, not the end of the table
+        # A kernel that cannot be compiled or launched here is a result, not the end of the table.
         except Exception as error:
             yield KernelResult(line.name, line.shape, what_went_wrong(error))
 
@@ -120,6 +126,7 @@ def measure_kernels(
 def measure_kernel(
     line: Line, shapes: Shapes, device: torch.device, budget_seconds: float
 ) -> KernelResult:
+    """Compare a kernel with its oracle and time both it and the bytes and operations it needs."""
     kernel = line.operator.kernels["cuda"]
     call = line.call(shapes, Draw(device))
     sample = SampleInput(call.arguments, line.values)

@@ -37,7 +37,7 @@ def random_model(config: LlamaConfig, device: torch.device) -> PreTrainedModel:
         )
     model.to_empty(device=device)
     decoder = model.base_model
-    # its frequencies are computed, not loaded
+    # Rotary frequencies are computed, not loaded.
     decoder.rotary_emb = type(decoder.rotary_emb)(config).to(device)
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
@@ -50,4 +50,5 @@ def random_model(config: LlamaConfig, device: torch.device) -> PreTrainedModel:
 
 
 def dimensions_of(config: LlamaConfig) -> ModelDimensions:
+    """Return the sizes of a Llama's config."""
     return ModelDimensions.from_config(config.to_dict())

@@ -41,7 +41,7 @@ QUICK = Limits(total=150, ceiling=0.3, kernel=0.1, step=2.0, rounds=1)
 
 
 class Scale(NamedTuple):
-    """How large everything is."""
+    """Sizes of all measurements."""
 
     ceilings: Sizes
     kernels: Shapes
@@ -54,7 +54,7 @@ SEVEN_B = Scale(Sizes(), Shapes(), Setup())
 def measure(
     device: torch.device, scale: Scale, limits: Limits, tell: Callable[[str], None]
 ) -> Report:
-    """`tell` is given a line of progress now and then."""
+    """Measure everything within the limits; `tell` gets lines of progress."""
     start = time.monotonic()
     deadline = Deadline(limits.total)
     tell("ceilings")
@@ -83,6 +83,7 @@ def measure(
 
 
 def in_words(setup: Setup) -> str:
+    """Return a sentence on the model and the step."""
     size = dimensions_of(setup.config).num_parameters / 1e9
     return (
         f"A Llama of {size:.2f}B random parameters, all {setup.config.num_hidden_layers} layers; "

@@ -59,6 +59,8 @@ MEASURED = "measured"
 
 
 class System(NamedTuple):
+    """A system of the table, with the packages that it needs."""
+
     name: str
     packages: tuple[str, ...]
     method: Callable[[Recipe], Trainable]
@@ -74,7 +76,7 @@ SYSTEMS = (
 
 
 class Setup(NamedTuple):
-    """The published one by default."""
+    """The model and the step that are measured, the published ones by default."""
 
     config: LlamaConfig = llama_7b()
     rank: int = 64
@@ -83,7 +85,7 @@ class Setup(NamedTuple):
 
     def recipe(self, device: torch.device) -> Recipe:
         """Return the recipe with the base copy that training would choose, or without one where
-        none fits; which A it is changes nothing about speed.
+        none fits; the choice of A changes nothing about speed.
         """
         options = {
             "rank": self.rank,
@@ -103,25 +105,32 @@ class Setup(NamedTuple):
 
 
 class Workload(NamedTuple):
+    """The records of one step, and their form."""
+
     name: str
     records: tuple[Sequence, ...]
     packing: bool
 
     @property
     def num_tokens(self) -> int:
+        """Return the tokens of all records."""
         return sum(len(record) for record in self.records)
 
     @property
     def keys_per_token(self) -> float:
+        """Return the keys that a token attends to on average."""
         return sum(len(record) * (len(record) + 1) / 2 for record in self.records) / self.num_tokens
 
     def microbatches(self, tokens: int) -> list[Microbatch]:
+        """Return the forward passes of at most `tokens` positions."""
         return microbatches(
             self.records, tokens, self.packing, GPU_ROW_MULTIPLE if self.packing else 1
         )
 
 
 class Placement(NamedTuple):
+    """The size of a forward pass, and activation checkpointing on or off."""
+
     microbatch_tokens: int
     checkpointing: bool
 
@@ -149,10 +158,14 @@ class StepResult:
 
     @property
     def median_seconds(self) -> float:
+        """Return the median of all timed steps."""
         return statistics.median(self.seconds)
 
 
 def workloads(setup: Setup) -> tuple[Workload, Workload]:
+    """Return the workloads: all records of one length, padded; and of log-normal lengths,
+    packed.
+    """
     generator = np.random.Generator(np.random.PCG64(0))
 
     def record(length: int) -> Sequence:
@@ -168,7 +181,7 @@ def workloads(setup: Setup) -> tuple[Workload, Workload]:
 
 
 def lengths(count: int, longest: int) -> list[int]:
-    """`count` quantiles of the log-normal distribution, shortest first."""
+    """Return `count` quantiles of the log-normal distribution, shortest first."""
     normal = statistics.NormalDist()
     quantiles = (
         MEDIAN_LENGTH * np.exp(SIGMA * normal.inv_cdf((i + 0.5) / count)) for i in range(count)
@@ -177,7 +190,9 @@ def lengths(count: int, longest: int) -> list[int]:
 
 
 def placements(setup: Setup) -> list[Placement]:
-    """Return them from the one expected to be fastest to the one that needs least."""
+    """Return the placements, from the one expected to be fastest to the one that needs the least
+    memory.
+    """
     sizes = [setup.num_records * setup.record_tokens]
     while sizes[-1] > setup.record_tokens:
         sizes.append(max(setup.record_tokens, sizes[-1] // 2))
@@ -247,7 +262,7 @@ def _measure_system(
     """Measure one round of one system, into its results; a failure is written there."""
     try:
         training = Training(system, setup, recipe, device)
-    # a peer that does not work on this card is a line of the table, not the end of it
+    # A peer that does not work on this card is a line of the table, not the end of it.
     except Exception as error:
         for _, result in mine:
             result.status = what_went_wrong(error)
@@ -260,7 +275,7 @@ def _measure_system(
 
 
 class Training:
-    """One model made ready by one method."""
+    """One model prepared by one method."""
 
     def __init__(self, system: System, setup: Setup, recipe: Recipe, device: torch.device) -> None:
         self.device = device
@@ -285,7 +300,7 @@ class Training:
             torch.cuda.reset_peak_memory_stats(self.device)
         seconds = list(self._timed_steps(load, batches, Deadline(budget_seconds)))
         if chosen != (result.microbatch_tokens, result.checkpointing):
-            result.seconds = []  # those of another placement
+            result.seconds = []  # The earlier seconds were of another placement.
         result.seconds += seconds
         result.rounds += 1
         result.microbatch_tokens, result.checkpointing = chosen
@@ -297,7 +312,9 @@ class Training:
     def _place(
         self, load: Workload, choices: Items[Placement]
     ) -> tuple[Placement, list[Microbatch]]:
-        """Warm up in the first of `choices` that memory allows. Raises what the last one raises."""
+        """Warm up in the first of `choices` that memory allows. Raises the error of the last
+        one.
+        """
         for choice in choices:
             self._set_checkpointing(choice.checkpointing)
             batches = load.microbatches(choice.microbatch_tokens)
@@ -309,7 +326,7 @@ class Training:
                     raise
             else:
                 return choice, batches
-            # outside of the handler, whose traceback holds the activations
+            # Outside of the handler, whose traceback holds the activations.
             self.optimizer.zero_grad()
             _free(self.device)
         raise AssertionError("there is at least one placement")
@@ -329,13 +346,14 @@ class Training:
     def step(
         self, load: Workload, batches: Items[Microbatch], learning_rate: float = LEARNING_RATE
     ) -> StepOutcome:
+        """Run one optimizer step on the workload."""
         objective = Supervised()
         count = sum(objective.count(microbatch) for microbatch in batches)
         batch = StepBatch(1, batches, count, load.num_tokens)
         return train_step(self.model, self.method, objective, self.optimizer, batch, learning_rate)
 
     def _set_checkpointing(self, on: bool) -> None:
-        """Wrap whatever the method made of a layer's forward, a compiled one included."""
+        """Wrap each layer's forward as the method left it, a compiled one included."""
         for layer, forward in zip(self.model.base_model.layers, self._forwards, strict=True):
             layer.forward = (
                 partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)

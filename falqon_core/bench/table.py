@@ -1,5 +1,5 @@
-"""What was measured, as Markdown: rates, shares of the ceilings and of the bound, and the peers
-that are not there.
+"""The measurements as Markdown: rates, shares of the ceilings and of the bound, and the peers that
+are missing.
 
 All arithmetic from seconds to figures is here. No figure is without its unit
 in the head of the column.
@@ -31,6 +31,7 @@ class Report:
 
 
 def markdown(report: Report) -> str:
+    """Return the whole report as Markdown."""
     return "\n".join([*_head(report), "", *_kernels(report), "", *_steps(report)]) + "\n"
 
 

@@ -42,11 +42,11 @@ BATCH_SIZE = 512
 
 @dataclass(frozen=True)
 class Dataset:
-    """One kind of record. `record_numbers` int64 [N] tells, ascending, of which record a sequence
-    is; `truncated` bool [N] tells which were cut; records whose targets were all cut away are only
-    counted.
+    """One kind of record. `record_numbers` int64 [N], ascending: the record of each sequence;
+    `truncated` bool [N]: True for those that were cut; records whose targets were all cut off are
+    only counted.
 
-    So are bad records that were tolerated; `first_bad` says what is wrong with the first.
+    So are bad records that were tolerated; `first_bad` is the error of the first.
     """
 
     sequences: Items[Item]
@@ -59,23 +59,27 @@ class Dataset:
 
     @property
     def num_records(self) -> int:
+        """Return the number of records that the sequences are of."""
         return len(np.unique(self.record_numbers))
 
     @property
     def num_truncated(self) -> int:
+        """Return the number of sequences that were cut."""
         return int(self.truncated.sum())
 
     @property
     def num_tokens(self) -> int:
+        """Return the number of tokens of all sequences."""
         return sum(len(sequence) for sequence in self.sequences)
 
     @property
     def largest_token_id(self) -> int:
+        """Return the largest token id, 0 for an empty data set."""
         return max((sequence.largest_token_id for sequence in self.sequences), default=0)
 
     def split(self, fraction: float, seed: int) -> tuple["Dataset", "Dataset"]:
-        """(train, held out): `round(fraction * N)` records held out, at least one when `fraction` >
-        0; both keep the file's order.
+        """Return (train, held out): `round(fraction * N)` records held out, at least one when
+        `fraction` > 0; both keep the file's order.
         """
         numbers = np.unique(self.record_numbers)
         held_out = np.isin(
@@ -98,9 +102,9 @@ class Dataset:
 
 
 def held_out_places(count: int, fraction: float, seed: int) -> np.ndarray:
-    """Return which of the records that have something to learn are held out, in no order.
+    """Return the indices, in no order, of the held-out records among those that have targets.
 
-    Raises `DatasetError`.
+    Raises `DatasetError` where there are too few records.
     """
     num_held_out = max(1, round(fraction * count)) if fraction > 0 else 0
     if num_held_out >= count:
@@ -274,7 +278,7 @@ def _encoded(
 
 
 def _item(encoded: list[Sequence | SequenceGroup]) -> Item:
-    """Return what becomes of a record; of two encoded answers a pair."""
+    """Return the item of a record; of two encoded answers a pair."""
     match encoded:
         case [Sequence() as chosen, Sequence() as rejected]:
             return Pair(chosen, rejected)

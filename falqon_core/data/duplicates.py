@@ -43,7 +43,7 @@ _BOUNDS = np.arange(SIGNATURE_SIZE, dtype=np.uint64) << np.uint64(64 - BUCKET_BI
 
 
 class Fingerprints:
-    """What is kept of the records of one file."""
+    """Fingerprints of the records of one file."""
 
     def __init__(self) -> None:
         self._lines = array("Q")
@@ -51,6 +51,7 @@ class Fingerprints:
         self._signatures = bytearray()
 
     def add(self, line: int, record: Record) -> None:
+        """Add a record of the given line."""
         self._lines.append(line)
         digest = hashlib.blake2b(
             record.model_dump_json(exclude_none=True).encode(), digest_size=8
@@ -61,18 +62,24 @@ class Fingerprints:
 
     @property
     def lines(self) -> np.ndarray:
+        """Return the line of each record, uint64 [N]."""
         return np.array(self._lines, dtype=np.uint64)
 
     @property
     def hashes(self) -> np.ndarray:
+        """Return a hash of each record, uint64 [N]."""
         return np.array(self._hashes, dtype=np.uint64)
 
     @property
     def signatures(self) -> np.ndarray:
+        """Return the MinHash signatures of the first `MAX_COMPARED` records, uint16 [M,
+        SIGNATURE_SIZE].
+        """
         return np.frombuffer(bytes(self._signatures), dtype=np.uint16).reshape(-1, SIGNATURE_SIZE)
 
 
 def duplicates(prints: Fingerprints) -> Duplicates:
+    """Return the exact copies and the near copies within one file."""
     first = _first_with_hash(prints.hashes)
     copied = np.where(first < np.arange(len(first)), first, -1)
     near, similarity = most_similar(prints.signatures)
@@ -86,6 +93,7 @@ def duplicates(prints: Fingerprints) -> Duplicates:
 
 
 def leakage(training: Fingerprints, validation: Fingerprints) -> Leakage:
+    """Return the validation records that are copies, or near copies, of training records."""
     num_training = len(training.lines)
     num_compared = len(training.signatures)
     first = _first_with_hash(np.concatenate([training.hashes, validation.hashes]))[num_training:]

@@ -58,6 +58,7 @@ class Loader:
 
     @property
     def epoch(self) -> float:
+        """Return the epochs done so far, with fractions."""
         return self._epoch + self._step / self.steps_per_epoch
 
     def next_step(self) -> list[Microbatch]:
@@ -79,6 +80,7 @@ class Loader:
         return chosen
 
     def state_dict(self) -> dict[str, int]:
+        """Return the position: epoch, and step within it."""
         return {"epoch": self._epoch, "step": self._step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

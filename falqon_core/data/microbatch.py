@@ -1,14 +1,13 @@
-"""Sequences become the tensors of forward passes: packed end to end in one row, or padded to one
+"""Tensors of forward passes, made of sequences: packed end to end in one row, or padded to one
 length.
 
 Labels are shifted here, once: `labels[b, t]` is the token that position t must predict, -100 where
 there is no loss, so the model never predicts across records. Packed rows carry `cu_seqlens` and
-positions that restart per record, which is what keeps attention inside a record. Packed rows can be
-filled up to a multiple of some length, so that kernels on GPUs see sizes they like; what
-fills is a segment of its own without labels. The halves of a pair stand one after the other in one
-microbatch, chosen first, so that their loss can be computed there; other sequences of one record
-may be in several. Padded batches (`packing=False`)
-are not filled up, and a pair's prompt is read twice.
+positions that restart per record, which keep attention inside a record. Packed rows can be filled
+up to a multiple of some length, so that kernels on GPUs get aligned sizes; the filling is a segment
+of its own without labels. The halves of a pair stand one after the other in one microbatch, chosen
+first, so that their loss can be computed there; other sequences of one record may be in several.
+Padded batches (`packing=False`) are not filled up, and a pair's prompt is read twice.
 """
 
 from collections.abc import Iterator
@@ -32,8 +31,8 @@ class Microbatch:
 
     Packed: B = 1, `cu_seqlens` holds the n+1 boundaries of n segments, `attention_mask` is None. A
     last segment may be filling, with all its positions 0. Padded: `attention_mask` is True on real
-    tokens (padding on the right), `cu_seqlens` is None. Where the labels are is known here, on the
-    CPU; a GPU that is asked for it would have to be waited for.
+    tokens (padding on the right), `cu_seqlens` is None. The positions of labels are computed here,
+    on the CPU: reading them from a GPU would wait for it.
     """
 
     input_ids: torch.Tensor  # int64 [B, T]
@@ -49,6 +48,7 @@ class Microbatch:
 
     @property
     def num_labels(self) -> int:
+        """Return the number of positions with loss."""
         return sum(self.label_counts)
 
     @property
@@ -58,7 +58,7 @@ class Microbatch:
 
     def to(self, device: torch.device) -> "Microbatch":
         """Return the same with every tensor on `device`; copies to a GPU are from pinned memory, so
-        that nobody waits for them.
+        that the program does not wait for them.
         """
         tensors = {
             field.name: value
@@ -80,8 +80,8 @@ class Microbatch:
 
 
 class MicrobatchPlan(NamedTuple):
-    """What shares each forward pass. The tensors of one, 24 bytes a token, are made when it is
-    asked for.
+    """The sequences that share each forward pass. Its tensors, 24 bytes a token, are made on
+    demand.
     """
 
     groups: list[list[Item]]
@@ -89,6 +89,7 @@ class MicrobatchPlan(NamedTuple):
     multiple_of: int
 
     def microbatch(self, index: int) -> Microbatch:
+        """Return forward pass `index` as tensors on the CPU."""
         return collate(self.groups[index], self.packing, self.multiple_of)
 
 
@@ -122,7 +123,7 @@ def microbatches(
 
 
 def _parts(item: Item) -> tuple[Item, ...]:
-    """Return what may stand in different forward passes: the halves of a pair may not."""
+    """Return the parts that may stand in different forward passes: the halves of a pair may not."""
     return item.sequences if isinstance(item, SequenceGroup) else (item,)
 
 
@@ -149,6 +150,7 @@ def collate(items: Items[Item], packing: bool, multiple_of: int = 1) -> Microbat
 
 def _shifted_labels(sequence: Sequence) -> np.ndarray:
     labels = np.full(len(sequence), IGNORED, dtype=np.int64)
+    # Position t predicts token t + 1; the last position predicts nothing.
     labels[:-1] = np.where(sequence.loss_mask[1:], sequence.input_ids[1:], IGNORED)
     return labels
 
@@ -162,6 +164,7 @@ def _packed(
 ) -> Microbatch:
     lengths = [len(sequence) for sequence in sequences]
     filling = -sum(lengths) % multiple_of
+    # Filling tokens restart positions at 0 and are a segment of their own in `cu_seqlens`.
     nothing = np.zeros(filling, dtype=np.int64)
     labels = [_shifted_labels(sequence) for sequence in sequences]
     row = np.concatenate([*labels, np.full(filling, IGNORED)])

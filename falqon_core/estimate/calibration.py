@@ -1,5 +1,5 @@
-"""What a training costs on one machine beside its arithmetic, as a very short one measures it
-before any job has.
+"""The time that a training takes on one machine beside its arithmetic, measured by a very short one
+before any job has run.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,9 @@ class Calibration(BaseModel):
 
     @classmethod
     def of(cls, timeline: Timeline) -> Self | None:
-        """Read a training; None where it tells too little. A step takes the median of the second
-        half; what the earlier ones take longer, while the process starts, counts as start.
+        """Return the calibration from a training; None where it has too few steps. A step takes the
+        median of the second half; the longer times of earlier ones, while the process starts, count
+        as start.
         """
         if len(timeline.steps) < 2:
             return None

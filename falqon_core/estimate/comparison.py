@@ -33,7 +33,9 @@ NOTES = (
 
 
 class PaperFigures(NamedTuple):
-    """Of LLaMA-7B on Alpaca: seconds per optimizer step, and 5-shot MMLU as a share of 1."""
+    """Figures of LLaMA-7B on Alpaca: seconds per optimizer step, and 5-shot MMLU as a share of
+    1.
+    """
 
     seconds_per_step: float
     mmlu: float
@@ -53,7 +55,7 @@ PAPER_E2M3 = PaperFigures(2.72, 0.2295)
 
 
 class Figures(BaseModel):
-    """What one training measured; None where it has not yet, or never did."""
+    """Measurements of one training; None where there is none yet, or never will be."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -78,6 +80,8 @@ class Figures(BaseModel):
 
 
 class ComparisonRow(Figures):
+    """One row of the comparison: a method, or one training."""
+
     name: str
     method: MethodName
     num_jobs: int = Field(description="trainings whose figures these are")
@@ -121,7 +125,7 @@ def combine(name: str, recipe: Recipe, trainings: Sequence[Figures]) -> Comparis
 
 
 def paper_figures(recipe: Recipe) -> PaperFigures | None:
-    """Return what the paper prints of the recipe's method; None for preferences, which it has not
+    """Return the paper's figures of the recipe's method; None for preferences, which it has not
     trained.
     """
     if recipe.objective != "supervised":

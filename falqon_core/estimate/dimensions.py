@@ -20,8 +20,8 @@ MAX_HIDDEN_SIZE = 2**17
 MAX_INTERMEDIATE_SIZE = 2**20
 MAX_VOCABULARY = 2**20
 MAX_POSITIONS = 2**27
-MAX_NUMBER = 2**40  # of every other number, above and below zero
-# What transformers takes where a config.json does not say.
+MAX_NUMBER = 2**40  # The limit of every other number, above and below zero.
+# Defaults of transformers where a config.json has no value.
 DEFAULTS: dict[Any, dict[str, Any]] = {
     "gemma2": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "gemma3_text": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
@@ -31,7 +31,7 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     "smollm3": {"num_key_value_heads": 4, "tie_word_embeddings": True},
 }
 ROTATED_IN_PLACE = {"llama", "mistral", "qwen2"}  # Qwen 3 has norms in between
-# a factor of 1 counts as one that changes them
+# A factor of 1 counts as one that changes them.
 LOGIT_FACTORS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 SAME_INPUT = (
     ("q_proj", "k_proj", "v_proj", "qkv_proj"),
@@ -39,7 +39,7 @@ SAME_INPUT = (
     ("gate_proj", "up_proj", "gate_up_proj"),
     ("down_proj",),
 )
-FUSED = {"phi3"}  # q, k, v are one linear, and gate, up another
+FUSED = {"phi3"}  # Here q, k, v are one linear, and gate, up another.
 
 
 class LinearGroup(NamedTuple):
@@ -65,14 +65,14 @@ class ModelDimensions(BaseModel):
     max_position_embeddings: int
     tied_embeddings: bool
     fused_projections: bool = False
-    # of one layer, beside two norms of the hidden size: further norms and biases
+    # Parameters of one layer's further norms and biases, beside two norms of the hidden size.
     num_layer_vector_parameters: int = 0
-    # numbers of a token that a layer keeps for backward beside those that a Llama's keeps
+    # Numbers of a token that a layer keeps for backward beside those that a Llama's keeps.
     num_extra_activations: int = 0
-    # whether an FP8 GPU rotates q and k in the product that they come from (meld/fused.py)
+    # True where an FP8 GPU rotates q and k in the product that they come from (meld/fused.py).
     rotates_in_place: bool = False
-    # whether logits are neither scaled nor capped, so that a GPU holds them in bf16 only
-    # (ops/softmax_losses.py)
+    # True where logits are neither scaled nor capped, so that a GPU holds them in bf16 only
+    # (ops/softmax_losses.py).
     has_plain_logits: bool = False
 
     @classmethod
@@ -149,10 +149,12 @@ class ModelDimensions(BaseModel):
 
     @property
     def num_embedding_parameters(self) -> int:
+        """Return the parameters of embeddings and output head."""
         return self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
 
     @property
     def num_parameters(self) -> int:
+        """Return all parameters: linears, embeddings, norms and biases."""
         vectors = (
             self.num_layers * (2 * self.hidden_size + self.num_layer_vector_parameters)
             + self.hidden_size
@@ -193,9 +195,9 @@ def _count_vectors(
 def _count_extra_activations(config: dict[str, Any], hidden: int, intermediate: int) -> int:
     match config.get("model_type"):
         case "gemma2" | "gemma3_text":
-            return 2 * hidden  # the inputs of two more norms
+            return 2 * hidden  # The inputs of two more norms.
         case "phi3":
-            return intermediate  # what the activation made of gate
+            return intermediate  # The activation of gate.
     return 0
 
 
@@ -209,7 +211,8 @@ def _count(config: dict[str, Any], key: str, most: int, default: int | None = No
 
 def _check_numbers(config: dict[str, Any]) -> None:
     for key, value in _numbers(config):
-        if not abs(value) <= MAX_NUMBER:  # so written NaN is refused, too
+        # NaN is refused as well, since no comparison with it holds.
+        if not abs(value) <= MAX_NUMBER:
             raise ValueError(f"{key} is {_shorten(value)}, beyond any that a model has")
     for key in ("rms_norm_eps", "rope_theta"):
         value = config.get(key, 1)

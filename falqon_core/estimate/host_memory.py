@@ -1,5 +1,5 @@
-"""How much memory this process may still take: the least of what the machine has, what its control
-groups (version 2) leave and what is left of its address space.
+"""The memory that this process may still take: the least of the machine's free memory, the rest
+that its control groups (version 2) leave and the rest of its address space.
 """
 
 import resource
@@ -10,6 +10,7 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available_host_bytes() -> int:
+    """Return the bytes that this process may still take."""
     return max(0, min(_free_memory()))
 
 

@@ -1,5 +1,4 @@
-"""How fast trainings of one kind really went: from the attempts that an installation has seen, a
-rate with a band.
+"""The measured rate of trainings of one kind, with a band, from the attempts of an installation.
 
 Robust: medians, and the median distance from them; attempts are not weighted, neither by age nor by
 length.
@@ -11,10 +10,11 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-DEVIATIONS = 2.0  # of the band, in robust standard deviations
-UNCERTAINTY = 0.5  # of a single attempt; of n attempts it is this share divided by n
-LEAST_FACTOR = 1.1  # recipes of one method differ among themselves
-NORMAL_MAD = 1.4826  # from the median distance to the standard deviation of a normal distribution
+DEVIATIONS = 2.0  # The width of the band, in robust standard deviations.
+UNCERTAINTY = 0.5  # The uncertainty of a single attempt; n attempts have this share divided by n.
+LEAST_FACTOR = 1.1  # Recipes of one method differ among themselves.
+# The factor from the median distance to the standard deviation of a normal distribution.
+NORMAL_MAD = 1.4826
 
 
 class Sample(NamedTuple):
@@ -30,7 +30,7 @@ class Sample(NamedTuple):
 
 
 class Measured(BaseModel):
-    """A median; `factor`: what lies in the band is at most this many times more or less."""
+    """A median; `factor`: values in the band are at most this many times larger or smaller."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,6 +39,8 @@ class Measured(BaseModel):
 
 
 class Throughput(BaseModel):
+    """The rate of `n` attempts."""
+
     model_config = ConfigDict(frozen=True)
 
     n: int

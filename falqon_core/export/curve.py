@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
-Point = tuple[int, float]  # step, loss
+Point = tuple[int, float]  # A step and its loss.
 
 CURVE = "training_curve.svg"
 MAX_POINTS = 300
 WIDTH, HEIGHT = 720, 360
-# of the plot
+# The edges of the plot within the picture.
 LEFT = 64
 RIGHT = 680
 TOP = 40
@@ -93,7 +93,7 @@ def _axis(values: Sequence[float], smallest: float = 0) -> list[float]:
     """
     low = min(values)
     high = max(values)
-    # closer ones would bear the same label, or be one after rounding
+    # Closer numbers would have the same label, or be equal after rounding.
     closest = max(smallest, 1e-5 * max(abs(low), abs(high)), 1e-9)
     apart = max((high - low or abs(high) or 1) / 5, closest)
     unit = 10 ** math.floor(math.log10(apart))

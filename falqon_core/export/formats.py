@@ -37,7 +37,7 @@ def write_format(
     with whole_folder(output) as staging:
         match format:
             case "lora":
-                # what was trained from a fine-tuned model does not fit on that one's base
+                # An adapter trained from a fine-tuned model does not fit on that one's base.
                 on_the_hub = HUB_ID.fullmatch(base_model)
                 recipe = write_adapter(
                     source, staging, str(fields["base_model"]) if on_the_hub else base_model
@@ -51,7 +51,7 @@ def write_format(
                 write_merged(source, staging)
             case "gguf":
                 write_gguf(source, staging, name)
-        # of the weights that these are; it names the files it was made for
+        # The certificate is about the weights of the source; it lists the files it was made for.
         if (source / CERTIFICATE).is_file():
             shutil.copyfile(source / CERTIFICATE, staging / f"fp8-{CERTIFICATE}")
         document_format(format, source, staging, name, fields, use)

@@ -1,8 +1,8 @@
-"""What a model takes over from the folder that it was made from: the base model's name on the Hub,
-and its licence.
+"""The origin of a model, taken over from the folder that it was made from: the base model's name on
+the Hub, and its licence.
 
-A folder that came from the Hub says so in its config.json (`importers.importer`); one that we made
-says in its card what its base was.
+A folder from the Hub names itself in its config.json (`importers.importer`); one of our exports
+names its base in its card.
 """
 
 import re
@@ -16,7 +16,7 @@ from falqon_core.contract.model_folder import read_config
 from falqon_core.importers.folder import ORIGIN
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
-TAG = "falqon"  # of cards that are ours
+TAG = "falqon"  # The tag of our cards.
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 LICENCE_FILE = re.compile(r"(LICENSE|NOTICE)[A-Za-z0-9_-]*(\.(txt|md))?")
 FRONT_MATTER = re.compile(r"---\r?\n(.*?)\r?\n---(\s|$)", re.DOTALL)

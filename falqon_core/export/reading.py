@@ -24,7 +24,7 @@ SCALE = "_scale"
 
 
 def is_ours(config: dict[str, Any]) -> bool:
-    """Return whether a parsed config.json describes the format of `export_fp8`."""
+    """Check that a parsed config.json describes the format of `export_fp8`."""
     described = config.get("quantization_config")
     return isinstance(described, dict) and described == quantization_config(
         described.get("ignore", [])
@@ -52,6 +52,7 @@ def _dequantized(paths: Iterable[Path]) -> dict[str, Tensor]:
         weight = name.removesuffix(SCALE)
         if weight not in tensors:
             raise ModelError(f"{name} is there without {weight}", "model")
+        # e4m3 [O, I] times scale [O, 1]; exact in bf16, where a scale is a power of two.
         tensors[weight] = (tensors[weight].float() * tensors.pop(name)).to(torch.bfloat16)
     for name, value in tensors.items():
         if value.dtype == torch.float8_e4m3fn:
@@ -63,7 +64,8 @@ def decoder_weights(folder: Path) -> dict[str, Tensor]:
     """Return the tensors that the decoder of a folder has, in bf16, by transformers' own names; a
     tied one once.
 
-    What else stands in its files is left out, as transformers does. Raises `ModelError`.
+    Other tensors in its files are left out, as transformers does. Raises `ModelError` where files
+    are missing or damaged, or shapes do not fit.
     """
     check_weights(folder)
     skeleton = build_decoder(folder, ModelDimensions.from_config(read_config(folder)))
@@ -73,7 +75,7 @@ def decoder_weights(folder: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for name in skeleton.state_dict():
         if name not in skeleton.all_tied_weights_keys:
-            # the bare decoder is saved without its prefix
+            # The bare decoder is saved without its prefix.
             stored = name if name in tensors else name.removeprefix(prefix)
             weights[name] = tensors.pop(stored).to(torch.bfloat16)
     return weights

@@ -39,7 +39,7 @@ DIMENSIONS = (
     "max_position_embeddings",
     "tie_word_embeddings",
 )
-# where the tensors of a text decoder stand in the layouts that transformers has written over time
+# Names of a text decoder's tensors in the layouts that transformers has written over time.
 TEXT_TENSORS = {
     r"^language_model\.lm_head\.": "lm_head.",
     r"^(?:model\.)?language_model\.(?!lm_head)(?:model\.)?": "model.",
@@ -120,7 +120,7 @@ def _load(
                 model.dequantize(torch.bfloat16)
     except ModelError:
         raise
-    # libraries that undo a stranger's quantization go wrong in any way
+    # Libraries that dequantize external weights may raise any error.
     except Exception as error:
         raise blamed_on_model("the weights cannot be converted to bf16", error) from error
     if missing := sorted(loading["missing_keys"]):
@@ -165,8 +165,8 @@ def _num_blocks(num_values: int, block_size: object) -> int:
 
 
 def _loading_options(quantization: dict[str, Any]) -> dict[str, QuantizationConfigMixin]:
-    """Return how transformers loads such weights so that they are dequantized, or can be. Raises
-    `ModelError` where it does not.
+    """Return the options with which transformers loads such weights dequantized, or so that they
+    can be. Raises `ModelError` where it cannot.
     """
     method = quantization.get("quant_method")
     if method == "compressed-tensors":

@@ -47,7 +47,7 @@ MODEL_FILES = (
     "README.md",
 )  # fmt: skip
 WEIGHTS = ".safetensors"
-# in config.json, where transformers too writes what a model was loaded from
+# A field of config.json, where transformers as well writes the origin of a model.
 ORIGIN = "_name_or_path"
 
 Transfer = Callable[[Path, Path], object]
@@ -96,7 +96,7 @@ def _take(source: Path, output: Path, transfer: Transfer, origin: str | None = N
     check_tensors(build_decoder(output, dimensions), shapes)
     check_tokenizer(output, dimensions.vocab_size)
     check_generation(output)
-    for path in files:  # last, because they are large
+    for path in files:  # Weights come last, because they are large.
         if path.suffix == WEIGHTS:
             transfer(path, output / path.name)
     return []

@@ -217,7 +217,7 @@ def _rotary_halves(values: np.ndarray, heads: int) -> np.ndarray:
 def _save_tokenizer(source: Path, config: dict[str, Any], output: Path) -> None:
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(source.parent, gguf_file=source.name)
-    except Exception as error:  # the tokens of a stranger can go wrong in any way
+    except Exception as error:  # External tokens may raise any error.
         raise blamed_on_model("the tokenizer of the GGUF file cannot be read", error) from error
     tokenizer.model_max_length = config["max_position_embeddings"]
     tokenizer.save_pretrained(output)

@@ -33,7 +33,7 @@ from falqon_core.verification.reference import (
 
 NUM_ROWS = 4
 ROW_TOKENS = 256
-NUM_POSITIONS = 8  # of a row, whose logits are kept
+NUM_POSITIONS = 8  # Positions of a row whose logits are kept.
 
 
 @torch.no_grad()
@@ -43,8 +43,8 @@ def capture_reference(
     validation: Dataset | None,
     training: Dataset,
 ) -> ReferenceOutputs:
-    """Return what `model`, as it is exported, answers to rows of the validation data; without any,
-    to rows of the training data, and the summary says so.
+    """Return the outputs of `model`, as it is exported, on rows of the validation data; without
+    any, on rows of the training data, and the summary says so.
     """
     held_out = training if validation is None else validation
     sequences = [_first_tokens(item) for item in held_out.sequences[:NUM_ROWS]]

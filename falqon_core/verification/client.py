@@ -23,12 +23,12 @@ from falqon_core.verification.reference import ReferenceOutputs, save_reference
 
 
 class VerifierProcess:
-    """`close` ends the process, whatever it does."""
+    """The process that certifies; `close` ends it, also one that is busy."""
 
     def __init__(self, config: TrainConfig) -> None:
         command = [sys.executable, "-m", "falqon_core", "certify"]
-        # A signal to stop reaches the whole process group; the trainer alone decides what becomes
-        # of it.
+        # A signal to stop reaches the whole process group; the trainer alone decides when this
+        # process ends.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         try:
             self._process = subprocess.Popen(
@@ -47,8 +47,8 @@ class VerifierProcess:
     ) -> Certificate:
         """Return the certificate of the files in `folder`.
 
-        Raises `CertificateMismatch` when they are not what was trained, `FalqonError` or
-        `OutOfMemory` when that cannot be told.
+        Raises `CertificateMismatch` where they are not the trained model, and `FalqonError` or
+        `OutOfMemory` where the comparison could not be made.
         """
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as temporary:
             path = Path(temporary) / "reference_outputs.safetensors"
@@ -81,6 +81,7 @@ class VerifierProcess:
         return certificate
 
     def close(self) -> None:
+        """Kill the process and wait for its end."""
         self._process.kill()
         self._process.communicate()
 
@@ -89,5 +90,5 @@ class VerifierProcess:
         try:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:  # it has ended already; its exit code says why
+        except BrokenPipeError:  # The process has ended already; its exit code gives the reason.
             pass

@@ -59,7 +59,7 @@ FP8 = Bounds(loss=0.2, noise=0.6, canary=2.0)
 
 
 def has_known_bounds(device: torch.device) -> bool:
-    """Return whether it was measured by how much a right model may differ on such a device."""
+    """Check that the possible difference of a right model was measured on such a device."""
     return device.type == "cpu"
 
 
@@ -194,7 +194,7 @@ def _compare_answer(model: PreTrainedModel, reference: ReferenceOutputs, bound: 
 
 def _load_model(folder: Path, device: torch.device) -> PreTrainedModel:
     with warnings.catch_warnings():
-        # transformers says so for every loader option that meets a quantized checkpoint
+        # transformers warns so for every loader option that meets a quantized checkpoint.
         warnings.filterwarnings("ignore", "You passed `quantization_config`", UserWarning)
         model = AutoModelForCausalLM.from_pretrained(
             folder,

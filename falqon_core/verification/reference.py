@@ -1,5 +1,5 @@
-"""What a trainer hands to the process that certifies its model: one safetensors file, tensors by
-name and the rest as JSON in its header.
+"""Reference outputs, from a trainer to the process that certifies its model: one safetensors file,
+tensors by name and the rest as JSON in its header.
 
 Hashes stand for the weights, so neither side holds a second copy of them. Everything else can be
 computed from the exported files alone.
@@ -47,8 +47,8 @@ class Row(NamedTuple):
 
 
 class ReferenceOutputs(NamedTuple):
-    """`prompt` and `answer` int64 [n]: the tokens of the canary prompt, and those that the trained
-    model most probably continues it with.
+    """`prompt` and `answer` int64 [n]: the tokens of the canary prompt, and the trained model's
+    most probable continuation.
     """
 
     summary: ReferenceSummary
@@ -94,7 +94,7 @@ def canary_prompt(tokenizer: PreTrainedTokenizerBase) -> Tensor:
     text = CANARY
     if tokenizer.chat_template is not None:
         turns = [{"role": "user", "content": CANARY}]
-        # the template's own, which may be any: data without chats have not tried it
+        # A template may raise any error: data without chats have not tried it.
         with suppress(Exception):
             text = bounded(
                 lambda: tokenizer.apply_chat_template(

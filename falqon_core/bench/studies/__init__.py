@@ -5,8 +5,8 @@
   costs.py      days and dollars of the paper's training, from seconds a step and the price table
   plot.py       each as a picture
 
-On a GPU the sizes are those of Llama-7B, on a CPU small ones: the shapes of the answers are what a
-CPU can show, its seconds say nothing of a GPU.
+On a GPU the sizes are those of Llama-7B, on a CPU small ones: a CPU can show the shapes of the
+answers; its seconds say nothing about a GPU.
 """
 
 from collections.abc import Callable, Sequence

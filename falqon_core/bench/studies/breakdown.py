@@ -1,9 +1,9 @@
-"""Where the time of a training step goes, for each method.
+"""The time of a training step by part, for each method.
 
-Forward and backward are profiled operator by operator, by their own time without what they call;
-clipping and the update, and what a method does after it, are timed apart. The output head and the
-loss are among the products and the elementwise operators. On a GPU an operator's time is that of
-the kernels it launches.
+Forward and backward are profiled operator by operator, by their own time without that of their
+calls; clipping and the update, and what a method does after it, are timed apart. The output head
+and the loss are among the products and the elementwise operators. On a GPU an operator's time is
+that of the kernels it launches.
 """
 
 import time
@@ -26,7 +26,7 @@ from falqon_core.objectives.supervised import Supervised
 from falqon_core.train.optimizer import Optimizer
 
 NUM_STEPS = 3
-# by what is in an operator's name, the first that fits
+# Parts by a piece of an operator's name; the first that fits counts.
 PARTS = {
     "attention": ("attention", "attn", "softmax"),
     "quantizing": ("quantize", "_4bit", "float8", "round", "amax", "amin", "bucketize"),
@@ -45,10 +45,12 @@ class Breakdown(NamedTuple):
 
     @property
     def seconds(self) -> float:
+        """Return the seconds of the step."""
         return sum(self.parts.values())
 
 
 def study_breakdown(device: torch.device, setup: Setup, tell: Tell) -> Study:
+    """Measure every method. Return the table and the picture."""
     breakdowns = []
     for method in METHODS:
         tell(SPECS[method].title)

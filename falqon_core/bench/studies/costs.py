@@ -15,11 +15,12 @@ NUM_STEPS = 1_407_000  # 5.45 s are 89.3 days and 9.44 s are 153.7: both give th
 NUM_CARDS = 8
 DAY_SECONDS = 86_400
 OURS = "FALQON"
-TOLERANCE = 0.03  # how far printed days may be from what dollars imply: rounding, and no more
+# The share by which printed days may differ from those that dollars imply: rounding, and no more.
+TOLERANCE = 0.03
 
 
 class Cell(NamedTuple):
-    """What the paper prints of one system on one card."""
+    """The paper's figures of one system on one card."""
 
     days: float
     dollars: int
@@ -42,11 +43,12 @@ PAPER: dict[str, dict[str, Cell]] = {
         OURS: Cell(13.3, 13_419),
     },
 }
-# s/step that the paper measured, on an RTX 4090
+# Seconds a step that the paper measured, on an RTX 4090.
 MEASURED = {"QLoRA": 5.45, "QA-LoRA": 9.44, OURS: 1.80}
 
 
 def study_costs() -> Study:
+    """Check the paper's cells against each other. Return the table and the picture."""
     rows = []
     dollars: dict[str, list[float]] = {system: [] for system in MEASURED}
     for card, cells in PAPER.items():

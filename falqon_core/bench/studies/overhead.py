@@ -1,9 +1,9 @@
-"""When FP8 pays: the products of a linear and of its adapter in bf16, in FP8, and in FP8 with what
-quantizing their operands costs.
+"""The gain of FP8: the products of a linear and of its adapter in bf16, in FP8, and in FP8 with the
+cost of quantizing their operands.
 
 Quantizing reads and writes an operand once, whatever it is multiplied with, so it weighs most on
-products of few operations: those of an adapter of low rank. The last table is what FALQON pays for
-its adapter instead: the rows of A in the product of the weight.
+products of few operations: those of an adapter of low rank. The last table is the cost of FALQON's
+adapter instead: the rows of A in the product of the weight.
 """
 
 from typing import NamedTuple
@@ -24,7 +24,7 @@ class Sizes(NamedTuple):
     tokens: int
     linears: tuple[tuple[int, int], ...]
     ranks: tuple[int, ...]
-    seconds: float  # for each product
+    seconds: float  # Seconds of timing for each product.
 
 
 LLAMA_7B = Sizes(
@@ -48,14 +48,17 @@ class Product(NamedTuple):
 
     @property
     def gain(self) -> float:
+        """Return the speed of FP8 as a multiple of bf16's."""
         return self.bf16 / self.fp8
 
     @property
     def gain_with_quantizing(self) -> float:
+        """Return the same with both operands quantized at every product."""
         return self.bf16 / (self.fp8 + self.quantize_x + self.quantize_w)
 
 
 def study_overhead(device: torch.device, sizes: Sizes, tell: Tell) -> Study:
+    """Measure all products. Return the tables and the picture."""
     products = {}
     for inputs, outputs in sizes.linears:
         shapes = [("linear", inputs, outputs)]
@@ -95,6 +98,7 @@ def study_overhead(device: torch.device, sizes: Sizes, tell: Tell) -> Study:
 
 
 def measure_product(device: torch.device, tokens: int, k: int, n: int, seconds: float) -> Product:
+    """Time one product x [T, k] . w [n, k]^T and the quantizing of its operands."""
     draw = Draw(device)
     x, w = draw.normal(tokens, k), draw.normal(n, k)
     x_codes, w_codes = quantize_codes(x), quantize_codes(w)
@@ -124,7 +128,7 @@ def _marginal(device: torch.device, sizes: Sizes) -> str:
 
 
 def _product_seconds(x: Tensor, weight: Tensor, seconds: float) -> float:
-    """Return those of x . weight^T, in FP8 where the device has it."""
+    """Return the seconds of x . weight^T, in FP8 where the device has it."""
     if x.device.type == "cpu" or not has_fp8_gemm(x.device):
         return median_seconds(lambda: x @ weight.t(), x.device, seconds)
     codes = *quantize_codes(x), *quantize_codes(weight)

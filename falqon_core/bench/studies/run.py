@@ -12,7 +12,7 @@ from falqon_core.bench.studies.overhead import LLAMA_7B, SMALL, study_overhead
 from falqon_core.bench.studies.plot import draw_bars, require_matplotlib
 from falqon_core.train.device import select_device
 
-# four layers of SmolLM2-135M
+# Four layers of SmolLM2-135M.
 SMALL_MODEL = Setup(
     LlamaConfig(
         vocab_size=4096,
