@@ -32,7 +32,7 @@ from falqon_core.process_edge import (
 )
 from falqon_core.train.launch import STDOUT, end_like, run_ranks, take_stdout
 from falqon_core.train.report import MessagePort, to_all
-from falqon_core.train.signals import Stopping, StopRequested, die_with_parent
+from falqon_core.train.signals import StoppedBeforeFirstStep, StopSignal, die_with_parent
 
 FailureFd = Annotated[
     int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")
@@ -78,7 +78,7 @@ def train(
     # A supervisor that takes this process for hung learns where it is.
     faulthandler.register(signal.SIGUSR1, file=2)
     is_rank = "TORCHELASTIC_RUN_ID" in os.environ
-    stopping = Stopping(watch_parent=message_fd is not None or is_rank)
+    stopping = StopSignal(watch_parent=message_fd is not None or is_rank)
     if is_rank:
         die_with_parent()
     if message_fd == STDOUT:
@@ -97,7 +97,7 @@ def train(
             with join_process_group() as group, group.barrier_or_raise():
                 try:
                     code = Trainer(train_config, output, to_all(ports), stopping, group).run()
-                except StopRequested:
+                except StoppedBeforeFirstStep:
                     code = ExitCode.STOPPED
     finally:
         for port in ports:
@@ -340,9 +340,9 @@ def compare(
         train_config = read_config(config)
         check_folder(output)
         prepare_process(offline=True)
-        from falqon_core.train.compare import Plan, compare, parse_factors, parse_methods
+        from falqon_core.train.compare import ComparisonPlan, compare, parse_factors, parse_methods
 
-        plan = Plan(
+        plan = ComparisonPlan(
             base=train_config,
             methods=parse_methods(methods),
             rate_factors=parse_factors(rate_factors),

@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 
 from app.models import Attempt, Job, JobStatus
 from falqon_core.estimate.estimate import Actual
-from falqon_core.estimate.throughput import Sample
+from falqon_core.estimate.throughput import ThroughputSample
 
 NEWEST_ATTEMPTS = 50  # enough for a median; machines and versions change
 NEWEST_JOBS = 1000
@@ -20,7 +20,7 @@ class Ended(NamedTuple):
 
 def samples(
     session: Session, base_model_id: str, method: str, device: str, num_devices: int
-) -> list[Sample]:
+) -> list[ThroughputSample]:
     """Return those of every project: a rate tells nothing of what was trained."""
     kind = (
         Attempt.base_model_id == base_model_id,
@@ -41,7 +41,7 @@ def samples(
         .limit(NEWEST_ATTEMPTS)
     )
     return [
-        Sample(tokens / seconds, overhead)
+        ThroughputSample(tokens / seconds, overhead)
         for tokens, seconds, overhead in session.execute(statement)
         if tokens and seconds
     ]

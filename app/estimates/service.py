@@ -16,7 +16,7 @@ from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.methods import group_size_refusal
-from falqon_core.estimate.devices import DEVICES, Device
+from falqon_core.estimate.devices import DEVICES, DeviceSpec
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.estimate import (
     Estimate,
@@ -24,7 +24,7 @@ from falqon_core.estimate.estimate import (
     estimate,
     tokens_from_characters,
 )
-from falqon_core.estimate.long_text import Amount, amount_from_lengths
+from falqon_core.estimate.long_text import EpochAmount, amount_from_lengths
 from falqon_core.estimate.throughput import throughput
 from falqon_core.records.file_check import FileReport
 
@@ -32,7 +32,7 @@ from falqon_core.records.file_check import FileReport
 class Target(NamedTuple):
     """What a job would train on; on a CPU, `num_devices` counts the cores of a slot."""
 
-    device: Device
+    device: DeviceSpec
     num_devices: int
 
 
@@ -124,7 +124,7 @@ def estimate_job(
     report: FileReport,
     settings: Settings,
     *,
-    amount: Amount | None = None,
+    amount: EpochAmount | None = None,
     tokens_basis: TokensBasis = "counted",
     target: Target | None = None,
     gpu: str = ANY_DEVICE,
@@ -167,11 +167,11 @@ def estimate_job(
     return result
 
 
-def amount_of_file(report: FileReport, recipe: Recipe, counted: Amount | None) -> Amount:
+def amount_of_file(report: FileReport, recipe: Recipe, counted: EpochAmount | None) -> EpochAmount:
     """Return what an epoch of the whole file is; from its characters where nobody has counted."""
     num_tokens = tokens_from_characters(report.num_characters, report.num_sequences)
     if report.shape != "text":
-        return Amount(report.num_records, counted.num_tokens if counted else num_tokens)
+        return EpochAmount(report.num_records, counted.num_tokens if counted else num_tokens)
     if counted is not None:
         return counted
     amount = amount_from_lengths(report.text_lengths, num_tokens, recipe)

@@ -23,7 +23,7 @@ from app.models.job_request import JobRequest, TrainingData
 from app.settings import Settings
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Estimate
-from falqon_core.estimate.long_text import Amount
+from falqon_core.estimate.long_text import EpochAmount
 from falqon_core.records.file_check import FileReport
 
 
@@ -107,7 +107,7 @@ def estimate_data(
         recipe,
         FileReport(num_records=data.num_records),
         settings,
-        amount=Amount(data.num_records, data.num_tokens),
+        amount=EpochAmount(data.num_records, data.num_tokens),
         tokens_basis="stated",
         target=target,
         gpu=request.falqon.gpu,

@@ -21,7 +21,7 @@ from app.settings import Settings
 from app.studies import repository
 from app.studies.requests import job_requests
 from falqon_core.contract.methods import METHODS, MethodName
-from falqon_core.estimate.comparison import ComparisonRow, Figures, combine
+from falqon_core.estimate.comparison import ComparisonRow, TrainingFigures, combine
 
 ID = "study-"
 
@@ -98,7 +98,7 @@ def compare(session: Session, project_id: str, of_study: Sequence[Job]) -> list[
     return compared
 
 
-def _mean_loss(trainings: Sequence[Figures]) -> float:
+def _mean_loss(trainings: Sequence[TrainingFigures]) -> float:
     """Return the mean as served; infinity while there is none."""
     losses = [
         figures.valid_loss_as_served

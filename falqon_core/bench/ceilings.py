@@ -19,7 +19,7 @@ from falqon_core.ops.scaled_mm import rowwise
 from falqon_core.train.device import why_no_gpu
 
 
-class Sizes(NamedTuple):
+class CeilingSizes(NamedTuple):
     """Bytes of the copy, and rows and columns of the products."""
 
     copy_bytes: int = 2**30
@@ -60,7 +60,7 @@ def require_gpu() -> torch.device:
     )
 
 
-def measure_ceilings(device: torch.device, budget_seconds: float, sizes: Sizes) -> Ceilings:
+def measure_ceilings(device: torch.device, budget_seconds: float, sizes: CeilingSizes) -> Ceilings:
     """Measure each of the figures for `budget_seconds`."""
     left, right = (
         torch.randn(sizes.gemm, sizes.gemm, device=device, dtype=torch.bfloat16) for _ in range(2)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig
 
-from falqon_core.bench.kernels import LINES, Draw, Line, Shapes, measure_kernel
+from falqon_core.bench.kernels import LINES, KernelDraw, KernelLine, Shapes, measure_kernel
 from falqon_core.bench.model import dimensions_of, llama_7b, random_model
-from falqon_core.bench.steps import Setup, workloads
+from falqon_core.bench.steps import StepSetup, workloads
 from falqon_core.bench.timing import median_seconds, what_went_wrong
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.diagnosis import Check, Skipped
@@ -47,7 +47,7 @@ MIN_ATTENTION_DB = 34.0  # 2 %; bf16 probabilities give more than 40
 # Two steps with the same roundings and other orders of addition: the losses are closer than this,
 # and what the first step changes is more.
 MAX_LOSS_RATIO = 0.02
-TWO_LAYERS = Setup(
+TWO_LAYERS = StepSetup(
     LlamaConfig(
         vocab_size=512,
         hidden_size=256,
@@ -134,7 +134,7 @@ def attention_noise(device: torch.device) -> tuple[float, float]:
     one token, some, more than a block of keys.
     """
     bounds = [0, 100, 101, 300, 640]
-    draw = Draw(device)
+    draw = KernelDraw(device)
     q, k, v = packed = [
         draw.normal(1, heads, bounds[-1], 64).requires_grad_() for heads in (8, 2, 2)
     ]
@@ -217,7 +217,7 @@ def skip_card() -> str:
 
 def check_products(outputs: int, inputs: int, device: torch.device) -> str:
     """Time each way to multiply FP8 codes at one linear's size, and compare it with the oracle."""
-    draw = Draw(device)
+    draw = KernelDraw(device)
     operands = (*draw.qdata(LIKE_7B.tokens, inputs), *draw.qdata(outputs, inputs), True)
     expected = scaled_mm.oracle(*operands)
     flops = 2.0 * LIKE_7B.tokens * outputs * inputs
@@ -236,7 +236,7 @@ def check_products(outputs: int, inputs: int, device: torch.device) -> str:
     return "; ".join([*figures, *faults, f"trainings take {chosen.__name__}"])
 
 
-def check_kernel(line: Line, shapes: Shapes, device: torch.device) -> str:
+def check_kernel(line: KernelLine, shapes: Shapes, device: torch.device) -> str:
     """Compare a kernel with its oracle, and time it."""
     architecture = _architecture(device)
     if line.architectures is not None and architecture not in line.architectures:

@@ -20,8 +20,7 @@ import gc
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -37,7 +36,7 @@ from falqon_core.bench.timing import Deadline, what_went_wrong
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import is_allocation_failure
 from falqon_core.data.loader import GPU_ROW_MULTIPLE, Microbatch, microbatches
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 from falqon_core.estimate.estimate import training_flops
 from falqon_core.estimate.memory import fit_recipe
 from falqon_core.methods import Trainable
@@ -45,8 +44,7 @@ from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives.supervised import Supervised
 from falqon_core.train.memory import available_bytes, usable_bytes
 from falqon_core.train.optimizer import Optimizer
-from falqon_core.train.step import StepBatch, train_step
-from falqon_core.train.step import StepResult as StepOutcome
+from falqon_core.train.step import StepBatch, StepResult, train_step
 
 LEARNING_RATE = 1e-5
 MEDIAN_LENGTH = 180
@@ -58,7 +56,7 @@ MAX_ROUNDS = 5
 MEASURED = "measured"
 
 
-class System(NamedTuple):
+class StepSystem(NamedTuple):
     """A system of the table, with the packages that it needs."""
 
     name: str
@@ -66,16 +64,16 @@ class System(NamedTuple):
     method: Callable[[Recipe], Trainable]
 
 
-OURS = System("FALQON, anchored (ours)", (), Falqon)
+OURS = StepSystem("FALQON, anchored (ours)", (), Falqon)
 SYSTEMS = (
     OURS,
-    System("LoRA, bf16 (PEFT)", ("peft",), PeftLora),
-    System("QLoRA, nf4 (bitsandbytes)", ("peft", "bitsandbytes"), PeftQLora),
-    System("LoRA, FP8 (torchao, compiled)", ("peft", "torchao"), TorchAO),
+    StepSystem("LoRA, bf16 (PEFT)", ("peft",), PeftLora),
+    StepSystem("QLoRA, nf4 (bitsandbytes)", ("peft", "bitsandbytes"), PeftQLora),
+    StepSystem("LoRA, FP8 (torchao, compiled)", ("peft", "torchao"), TorchAO),
 )
 
 
-class Setup(NamedTuple):
+class StepSetup(NamedTuple):
     """The model and the step that are measured, the published ones by default."""
 
     config: LlamaConfig = llama_7b()
@@ -108,7 +106,7 @@ class Workload(NamedTuple):
     """The records of one step, and their form."""
 
     name: str
-    records: tuple[Sequence, ...]
+    records: tuple[TokenSequence, ...]
     packing: bool
 
     @property
@@ -136,7 +134,7 @@ class Placement(NamedTuple):
 
 
 @dataclass
-class StepResult:
+class StepTimings:
     """One system on one workload. `status` is "measured", or why there are no figures; `seconds` of
     each timed step of all rounds.
 
@@ -162,15 +160,15 @@ class StepResult:
         return statistics.median(self.seconds)
 
 
-def workloads(setup: Setup) -> tuple[Workload, Workload]:
+def workloads(setup: StepSetup) -> tuple[Workload, Workload]:
     """Return the workloads: all records of one length, padded; and of log-normal lengths,
     packed.
     """
     generator = np.random.Generator(np.random.PCG64(0))
 
-    def record(length: int) -> Sequence:
+    def record(length: int) -> TokenSequence:
         ids = generator.integers(3, setup.config.vocab_size, length, dtype=np.int32)
-        return Sequence(ids, np.ones(length, dtype=bool))
+        return TokenSequence(ids, np.ones(length, dtype=bool))
 
     same = [setup.record_tokens] * setup.num_records
     real = lengths(setup.num_records, setup.record_tokens)
@@ -189,7 +187,7 @@ def lengths(count: int, longest: int) -> list[int]:
     return [min(longest, max(SHORTEST, round(float(length)))) for length in quantiles]
 
 
-def placements(setup: Setup) -> list[Placement]:
+def placements(setup: StepSetup) -> list[Placement]:
     """Return the placements, from the one expected to be fastest to the one that needs the least
     memory.
     """
@@ -200,14 +198,14 @@ def placements(setup: Setup) -> list[Placement]:
 
 
 def measure_steps(
-    setup: Setup,
+    setup: StepSetup,
     device: torch.device,
     deadline: Deadline,
     budget_seconds: float,
     tell: Callable[[str], None],
     max_rounds: int = MAX_ROUNDS,
-    systems: Items[System] = SYSTEMS,
-) -> list[StepResult]:
+    systems: Sequence[StepSystem] = SYSTEMS,
+) -> list[StepTimings]:
     """Measure all systems on both workloads, `budget_seconds` each a round; at least one round,
     more while another fits before `deadline`.
     """
@@ -238,12 +236,12 @@ def measure_steps(
     return list(results.values())
 
 
-def _empty(system: System, load: Workload, setup: Setup, recipe: Recipe) -> StepResult:
+def _empty(system: StepSystem, load: Workload, setup: StepSetup, recipe: Recipe) -> StepTimings:
     missing = [name for name in system.packages if importlib.util.find_spec(name) is None]
     flops = training_flops(
         dimensions_of(setup.config), recipe, load.num_tokens, load.keys_per_token
     )
-    result = StepResult(system.name, load.name, load.num_tokens, flops)
+    result = StepTimings(system.name, load.name, load.num_tokens, flops)
     if missing:
         result.status = f"not installed: {', '.join(missing)}"
     if system is OURS:
@@ -252,16 +250,16 @@ def _empty(system: System, load: Workload, setup: Setup, recipe: Recipe) -> Step
 
 
 def _measure_system(
-    system: System,
-    mine: Items[tuple[Workload, StepResult]],
-    setup: Setup,
+    system: StepSystem,
+    mine: Sequence[tuple[Workload, StepTimings]],
+    setup: StepSetup,
     recipe: Recipe,
     device: torch.device,
     budget_seconds: float,
 ) -> None:
     """Measure one round of one system, into its results; a failure is written there."""
     try:
-        training = Training(system, setup, recipe, device)
+        training = MeasuredTraining(system, setup, recipe, device)
     # A peer that does not work on this card is a line of the table, not the end of it.
     except Exception as error:
         for _, result in mine:
@@ -274,10 +272,12 @@ def _measure_system(
             result.status = what_went_wrong(error)
 
 
-class Training:
+class MeasuredTraining:
     """One model prepared by one method."""
 
-    def __init__(self, system: System, setup: Setup, recipe: Recipe, device: torch.device) -> None:
+    def __init__(
+        self, system: StepSystem, setup: StepSetup, recipe: Recipe, device: torch.device
+    ) -> None:
         self.device = device
         self.model = random_model(setup.config, device)
         self.method = system.method(recipe)
@@ -286,7 +286,11 @@ class Training:
         self._forwards = [layer.forward for layer in self.model.base_model.layers]
 
     def measure(
-        self, load: Workload, result: StepResult, choices: Items[Placement], budget_seconds: float
+        self,
+        load: Workload,
+        result: StepTimings,
+        choices: Sequence[Placement],
+        budget_seconds: float,
     ) -> None:
         """Add timed steps to `result`, after some that warm up in the first placement that fits
         (that of the round before, if any).
@@ -310,7 +314,7 @@ class Training:
             )
 
     def _place(
-        self, load: Workload, choices: Items[Placement]
+        self, load: Workload, choices: Sequence[Placement]
     ) -> tuple[Placement, list[Microbatch]]:
         """Warm up in the first of `choices` that memory allows. Raises the error of the last
         one.
@@ -332,7 +336,7 @@ class Training:
         raise AssertionError("there is at least one placement")
 
     def _timed_steps(
-        self, load: Workload, batches: Items[Microbatch], deadline: Deadline
+        self, load: Workload, batches: Sequence[Microbatch], deadline: Deadline
     ) -> Iterator[float]:
         number = 0
         while number < MIN_STEPS or deadline.left > 0:
@@ -344,8 +348,8 @@ class Training:
             number += 1
 
     def step(
-        self, load: Workload, batches: Items[Microbatch], learning_rate: float = LEARNING_RATE
-    ) -> StepOutcome:
+        self, load: Workload, batches: Sequence[Microbatch], learning_rate: float = LEARNING_RATE
+    ) -> StepResult:
         """Run one optimizer step on the workload."""
         objective = Supervised()
         count = sum(objective.count(microbatch) for microbatch in batches)

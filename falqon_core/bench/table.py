@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from falqon_core.bench.ceilings import Ceilings
 from falqon_core.bench.kernels import KernelResult, Shapes
-from falqon_core.bench.steps import MEASURED, OURS, StepResult
+from falqon_core.bench.steps import MEASURED, OURS, StepTimings
 
 GIB = 2**30
 
@@ -26,7 +26,7 @@ class Report:
     shapes: Shapes
     kernels: list[KernelResult]
     model: str
-    steps: list[StepResult]
+    steps: list[StepTimings]
     seconds: float
 
 
@@ -35,7 +35,7 @@ def markdown(report: Report) -> str:
     return "\n".join([*_head(report), "", *_kernels(report), "", *_steps(report)]) + "\n"
 
 
-def bound_seconds(result: StepResult, ceilings: Ceilings) -> float:
+def bound_seconds(result: StepTimings, ceilings: Ceilings) -> float:
     """Return the seconds of a step whose operations all ran at the measured FP8 ceiling (bf16 where
     there is no FP8); method.md section 4.
     """
@@ -151,7 +151,7 @@ def _steps(report: Report) -> Iterable[str]:
         yield from _table(head, [_step_row(result, bound, ours) for result in results])
 
 
-def _step_row(result: StepResult, bound: float, ours: float | None) -> Sequence[str]:
+def _step_row(result: StepTimings, bound: float, ours: float | None) -> Sequence[str]:
     name = result.system + (f", base copy {result.base_copy}" if result.base_copy else "")
     if result.status != MEASURED:
         return name, result.status

@@ -9,8 +9,7 @@ pair of which either answer is cut away whole, or whose halves no longer differ,
 text becomes several sequences. A file must fit in memory.
 """
 
-from collections.abc import Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,7 +23,7 @@ from falqon_core.contract.errors import DatasetError
 from falqon_core.contract.inspection import DataWarning
 from falqon_core.data.chat_template import Rendered, render
 from falqon_core.data.pieces import split_text
-from falqon_core.data.sequences import Encoder, Item, Pair, Sequence, SequenceGroup, Tokens
+from falqon_core.data.sequences import Encoder, Item, Pair, SequenceGroup, Tokens, TokenSequence
 from falqon_core.data.warnings import WarningCounts
 from falqon_core.records.file_check import MixedShapes, read_records, too_many_bad
 from falqon_core.records.jsonl import BadRecord, lines_of_file
@@ -49,7 +48,7 @@ class Dataset:
     So are bad records that were tolerated; `first_bad` is the error of the first.
     """
 
-    sequences: Items[Item]
+    sequences: Sequence[Item]
     record_numbers: np.ndarray
     truncated: np.ndarray
     num_without_targets: int = 0
@@ -136,7 +135,7 @@ class Encoded(NamedTuple):
 
     line: int
     record: Record
-    items: Items[Item]
+    items: Sequence[Item]
     lengths: list[int]
     num_cut: int
     rendered: list[Rendered]
@@ -277,10 +276,10 @@ def _encoded(
     return Encoded(line, record, [item], lengths, sum(lengths) - len(item), texts)
 
 
-def _item(encoded: list[Sequence | SequenceGroup]) -> Item:
+def _item(encoded: list[TokenSequence | SequenceGroup]) -> Item:
     """Return the item of a record; of two encoded answers a pair."""
     match encoded:
-        case [Sequence() as chosen, Sequence() as rejected]:
+        case [TokenSequence() as chosen, TokenSequence() as rejected]:
             return Pair(chosen, rejected)
         case [item]:
             return item

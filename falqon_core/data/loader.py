@@ -7,7 +7,7 @@ be fuller, but packing would decide what a step is.
 """
 
 import math
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class Loader:
 
     def __init__(
         self,
-        sequences: Items[Item],
+        sequences: Sequence[Item],
         batch_size: int,
         microbatch_tokens: int,
         packing: bool,
@@ -65,7 +65,7 @@ class Loader:
         """Return the microbatches of the next optimizer step."""
         return self.microbatches(self.next_records())
 
-    def microbatches(self, records: Items[Item]) -> list[Microbatch]:
+    def microbatches(self, records: Sequence[Item]) -> list[Microbatch]:
         """`records` of one step as this loader's settings cut them."""
         return microbatches(records, self._microbatch_tokens, self._packing, self._multiple_of)
 

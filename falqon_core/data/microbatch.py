@@ -10,8 +10,7 @@ first, so that their loss can be computed there; other sequences of one record m
 Padded batches (`packing=False`) are not filled up, and a pair's prompt is read twice.
 """
 
-from collections.abc import Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from falqon_core.data.packing import pack
-from falqon_core.data.sequences import Item, Pair, Sequence, SequenceGroup, sequences_of
+from falqon_core.data.sequences import Item, Pair, SequenceGroup, TokenSequence, sequences_of
 
 IGNORED = -100
 
@@ -94,7 +93,7 @@ class MicrobatchPlan(NamedTuple):
 
 
 def plan_microbatches(
-    items: Items[Item],
+    items: Sequence[Item],
     microbatch_tokens: int,
     packing: bool,
     multiple_of: int = 1,
@@ -112,7 +111,7 @@ def plan_microbatches(
 
 
 def microbatches(
-    items: Items[Item],
+    items: Sequence[Item],
     microbatch_tokens: int,
     packing: bool,
     multiple_of: int = 1,
@@ -127,7 +126,7 @@ def _parts(item: Item) -> tuple[Item, ...]:
     return item.sequences if isinstance(item, SequenceGroup) else (item,)
 
 
-def groups(items: Items[Item], microbatch_tokens: int, packing: bool) -> list[list[int]]:
+def groups(items: Sequence[Item], microbatch_tokens: int, packing: bool) -> list[list[int]]:
     """Decide which `items` (by index) share a forward pass."""
     if packing:
         return pack([len(item) for item in items], microbatch_tokens)
@@ -136,7 +135,7 @@ def groups(items: Items[Item], microbatch_tokens: int, packing: bool) -> list[li
     return list(_rectangles(lengths, microbatch_tokens // rows))
 
 
-def collate(items: Items[Item], packing: bool, multiple_of: int = 1) -> Microbatch:
+def collate(items: Sequence[Item], packing: bool, multiple_of: int = 1) -> Microbatch:
     """Make one forward pass of `items`; `multiple_of` as in `microbatches`."""
     sequences = [sequence for item in items for sequence in sequences_of(item)]
     references = [
@@ -148,7 +147,7 @@ def collate(items: Items[Item], packing: bool, multiple_of: int = 1) -> Microbat
     return _padded(sequences, reference)
 
 
-def _shifted_labels(sequence: Sequence) -> np.ndarray:
+def _shifted_labels(sequence: TokenSequence) -> np.ndarray:
     labels = np.full(len(sequence), IGNORED, dtype=np.int64)
     # Position t predicts token t + 1; the last position predicts nothing.
     labels[:-1] = np.where(sequence.loss_mask[1:], sequence.input_ids[1:], IGNORED)
@@ -160,7 +159,7 @@ def _label_positions(labels: np.ndarray) -> torch.Tensor:
 
 
 def _packed(
-    sequences: list[Sequence], reference: torch.Tensor | None, multiple_of: int
+    sequences: list[TokenSequence], reference: torch.Tensor | None, multiple_of: int
 ) -> Microbatch:
     lengths = [len(sequence) for sequence in sequences]
     filling = -sum(lengths) % multiple_of
@@ -183,7 +182,7 @@ def _packed(
     )
 
 
-def _padded(sequences: list[Sequence], reference: torch.Tensor | None) -> Microbatch:
+def _padded(sequences: list[TokenSequence], reference: torch.Tensor | None) -> Microbatch:
     shape = len(sequences), max(len(sequence) for sequence in sequences)
     input_ids = np.zeros(shape, dtype=np.int64)
     position_ids = np.zeros(shape, dtype=np.int64)

@@ -10,15 +10,15 @@ import numpy as np
 
 from falqon_core.contract.errors import DatasetError
 from falqon_core.contract.inspection import OverlapCount
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 
 MAX_PIECES = 10_000  # Sequences that one record may become.
 NUM_OVERLAPS = 17
 
 
 def split_text(
-    text: Sequence, num_begin_tokens: int, max_length: int, num_overlap_tokens: int
-) -> list[Sequence]:
+    text: TokenSequence, num_begin_tokens: int, max_length: int, num_overlap_tokens: int
+) -> list[TokenSequence]:
     """Return the pieces of at most `max_length` tokens. Raises `DatasetError` where they would be
     more than `MAX_PIECES`.
     """
@@ -43,7 +43,7 @@ def split_text(
         if start:
             mask[: num_begin_tokens + num_read] = False
         ids = np.concatenate([text.input_ids[begin], text.input_ids[part]])
-        pieces.append(Sequence(ids, mask))
+        pieces.append(TokenSequence(ids, mask))
     return pieces
 
 

@@ -28,7 +28,7 @@ MAX_TAILS = 1000
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TokenSequence:
     """`input_ids` int32 [n]; `loss_mask` bool [n]: token t is a training target (token 0 never is:
     nothing predicts it).
     """
@@ -59,7 +59,7 @@ class Sequence:
 class SequenceGroup:
     """The sequences of one record, which share an optimizer step; each has targets."""
 
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[TokenSequence, ...]
 
     def __len__(self) -> int:
         return sum(map(len, self.sequences))
@@ -86,8 +86,8 @@ class Pair:
     under the model before the first step, None until they are computed.
     """
 
-    chosen: Sequence
-    rejected: Sequence
+    chosen: TokenSequence
+    rejected: TokenSequence
     reference: tuple[float, float] | None = None
 
     def __len__(self) -> int:
@@ -115,13 +115,13 @@ class Pair:
         return differ and self.chosen.has_targets and self.rejected.has_targets
 
 
-Item = Sequence | SequenceGroup | Pair  # The sequences of one record.
+Item = TokenSequence | SequenceGroup | Pair  # The sequences of one record.
 
 
-def sequences_of(item: Item) -> tuple[Sequence, ...]:
+def sequences_of(item: Item) -> tuple[TokenSequence, ...]:
     """Return the sequences that the model reads; of a pair the chosen answer comes first."""
     match item:
-        case Sequence():
+        case TokenSequence():
             return (item,)
         case SequenceGroup():
             return item.sequences
@@ -145,7 +145,7 @@ class Encoding(NamedTuple):
     that are left out because all their targets were cut off.
     """
 
-    item: Sequence | SequenceGroup
+    item: TokenSequence | SequenceGroup
     lengths: list[int]
 
     @property
@@ -207,12 +207,14 @@ class Encoder:
         """Mask and cut a record, whose text is tokenized; see `encode`."""
         sequences = self.whole_sequences(rendered, tokens)
         limit = self.max_seq_length
-        cut = [Sequence(whole.input_ids[:limit], whole.loss_mask[:limit]) for whole in sequences]
+        cut = [
+            TokenSequence(whole.input_ids[:limit], whole.loss_mask[:limit]) for whole in sequences
+        ]
         kept = [sequence for sequence in cut if sequence.has_targets] or cut[:1]
         item = kept[0] if len(kept) == 1 else SequenceGroup(tuple(kept))
         return Encoding(item, [len(sequence) for sequence in sequences])
 
-    def whole_sequences(self, rendered: Rendered, tokens: Tokens) -> list[Sequence]:
+    def whole_sequences(self, rendered: Rendered, tokens: Tokens) -> list[TokenSequence]:
         """Mask a record, whose text is tokenized, as far as something of it is kept."""
         parts = rendered.find_learned(self._last_start(rendered, tokens))
         others = [part.text for part in parts if part.text != rendered.text]
@@ -223,7 +225,7 @@ class Encoder:
             sequences.append(self._sequence(part, own, rendered.plain))
         return sequences
 
-    def _sequence(self, part: LearnedText, tokens: Tokens, plain: bool) -> Sequence:
+    def _sequence(self, part: LearnedText, tokens: Tokens, plain: bool) -> TokenSequence:
         """Place the loss on a tokenized text. `tokens`: of the text."""
         specials = np.flatnonzero(np.isin(tokens.ids, self._special_ids))
         for start, _ in part.spans:
@@ -239,7 +241,7 @@ class Encoder:
             ids = np.array([*self.begin_ids, *ids, self._end_id()], dtype=np.int32)
             mask = np.array([*[False] * len(self.begin_ids), *mask, True])
         mask[:1] = False
-        return Sequence(ids, mask)
+        return TokenSequence(ids, mask)
 
     def _last_start(self, rendered: Rendered, tokens: Tokens) -> int:
         """Return the last character at which a target may start so that a part of it is kept."""

@@ -54,7 +54,7 @@ PAPER: dict[MethodName, PaperFigures] = {
 PAPER_E2M3 = PaperFigures(2.72, 0.2295)
 
 
-class Figures(BaseModel):
+class TrainingFigures(BaseModel):
     """Measurements of one training; None where there is none yet, or never will be."""
 
     model_config = ConfigDict(frozen=True)
@@ -79,7 +79,7 @@ class Figures(BaseModel):
     cost: Decimal | None = Field(None, description="dollars")
 
 
-class ComparisonRow(Figures):
+class ComparisonRow(TrainingFigures):
     """One row of the comparison: a method, or one training."""
 
     name: str
@@ -97,7 +97,7 @@ class ComparisonRow(Figures):
     paper_mmlu: float | None = None
 
 
-class Column(NamedTuple):
+class ComparisonColumn(NamedTuple):
     """`field`: of a `ComparisonRow`. `write`: its value as text, given the row."""
 
     field: str
@@ -105,10 +105,10 @@ class Column(NamedTuple):
     write: Callable[[ComparisonRow], str]
 
 
-def combine(name: str, recipe: Recipe, trainings: Sequence[Figures]) -> ComparisonRow:
+def combine(name: str, recipe: Recipe, trainings: Sequence[TrainingFigures]) -> ComparisonRow:
     """Make one row of trainings of like recipes; there may be none yet."""
     fields: dict[str, Any] = {}
-    for field in Figures.model_fields:
+    for field in TrainingFigures.model_fields:
         values = [value for each in trainings if (value := getattr(each, field)) is not None]
         if not values:
             continue
@@ -150,7 +150,7 @@ def sort_rows(
     return sorted(filled, key=key, reverse=descending) + empty
 
 
-def filled_columns(rows: Sequence[ComparisonRow]) -> list[Column]:
+def filled_columns(rows: Sequence[ComparisonRow]) -> list[ComparisonColumn]:
     """Return the columns that some row has a value for."""
     return [
         column for column in COLUMNS if any(getattr(row, column.field) is not None for row in rows)
@@ -184,7 +184,7 @@ def _escape(cell: str) -> str:
     return cell.replace("|", "\\|").replace("\n", " ")
 
 
-def _column(field: str, title: str, form: str, unit: float = 1) -> Column:
+def _column(field: str, title: str, form: str, unit: float = 1) -> ComparisonColumn:
     def write(row: ComparisonRow) -> str:
         value = getattr(row, field)
         if value is None:
@@ -193,7 +193,7 @@ def _column(field: str, title: str, form: str, unit: float = 1) -> Column:
         deviation = getattr(row, f"{field}_deviation", None)
         return text if deviation is None else f"{text} ± {deviation:{form}}"
 
-    return Column(field, title, write)
+    return ComparisonColumn(field, title, write)
 
 
 COLUMNS = (

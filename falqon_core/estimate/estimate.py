@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.calibration import Calibration
-from falqon_core.estimate.devices import Device
+from falqon_core.estimate.devices import DeviceSpec
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import fit_recipe, training_memory_bytes
 from falqon_core.estimate.prices import Price, default_price, dollars
@@ -192,7 +192,7 @@ def estimate(
     num_records: int,
     num_examples: int | None = None,
     tokens_per_epoch: int,
-    device: Device,
+    device: DeviceSpec,
     num_devices: int = 1,
     price: Price | None = None,
     throughput: Throughput | None = None,
@@ -287,7 +287,7 @@ def _roofline_speed(
     flops: float,
     steps: int,
     dimensions: ModelDimensions,
-    device: Device,
+    device: DeviceSpec,
     num_devices: int,
     calibration: Calibration | None,
 ) -> _Speed:

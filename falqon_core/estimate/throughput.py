@@ -17,7 +17,7 @@ LEAST_FACTOR = 1.1  # Recipes of one method differ among themselves.
 NORMAL_MAD = 1.4826
 
 
-class Sample(NamedTuple):
+class ThroughputSample(NamedTuple):
     """One attempt. The rate counts all seconds from its first step to its last, evaluations and
     checkpoints among them.
 
@@ -29,7 +29,7 @@ class Sample(NamedTuple):
     overhead_seconds: float | None
 
 
-class Measured(BaseModel):
+class MeasuredMedian(BaseModel):
     """A median; `factor`: values in the band are at most this many times larger or smaller."""
 
     model_config = ConfigDict(frozen=True)
@@ -44,11 +44,11 @@ class Throughput(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     n: int
-    tokens_per_second: Measured
-    overhead_seconds: Measured | None
+    tokens_per_second: MeasuredMedian
+    overhead_seconds: MeasuredMedian | None
 
 
-def throughput(samples: Sequence[Sample]) -> Throughput | None:
+def throughput(samples: Sequence[ThroughputSample]) -> Throughput | None:
     """Return the rate with its band; None without samples. Every rate must be above zero."""
     if not samples:
         return None
@@ -62,9 +62,9 @@ def throughput(samples: Sequence[Sample]) -> Throughput | None:
     )
 
 
-def _measured(values: Sequence[float]) -> Measured:
+def _measured(values: Sequence[float]) -> MeasuredMedian:
     median = statistics.median(values)
     distance = statistics.median(abs(value - median) for value in values)
     spread = NORMAL_MAD * distance / median if median else 0.0
     factor = 1 + DEVIATIONS * spread + UNCERTAINTY / len(values)
-    return Measured(median=median, factor=max(LEAST_FACTOR, factor))
+    return MeasuredMedian(median=median, factor=max(LEAST_FACTOR, factor))

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from falqon_core.contract.errors import ModelError
 from falqon_core.data.loader import row_multiple
 from falqon_core.data.microbatch import collate
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 from falqon_core.objectives.loss import states_and_labels
 from falqon_core.ops import attention
 
@@ -48,18 +48,18 @@ def check_agreement(model: PreTrainedModel) -> None:
         )
 
 
-def _sequence(length: int, vocab_size: int) -> Sequence:
+def _sequence(length: int, vocab_size: int) -> TokenSequence:
     """Return tokens that differ from one place to the next and from sequence to sequence."""
     input_ids = torch.arange(length).mul(7919).add(length).remainder(vocab_size)
-    return Sequence(input_ids.int().numpy(), torch.ones(length, dtype=torch.bool).numpy())
+    return TokenSequence(input_ids.int().numpy(), torch.ones(length, dtype=torch.bool).numpy())
 
 
-def _packed_logits(model: PreTrainedModel, sequences: list[Sequence]) -> Tensor:
+def _packed_logits(model: PreTrainedModel, sequences: list[TokenSequence]) -> Tensor:
     hidden, head, _ = states_and_labels(model, collate(sequences, True, row_multiple(model.device)))
     return head.logits(hidden).float()
 
 
-def _own_logits(model: PreTrainedModel, sequence: Sequence) -> Tensor:
+def _own_logits(model: PreTrainedModel, sequence: TokenSequence) -> Tensor:
     """Return the logits [T - 1, V] of all tokens that have a next one."""
     input_ids = torch.from_numpy(sequence.input_ids).long()[None].to(model.device)
     return model(input_ids=input_ids, use_cache=False).logits[0, :-1].float()

@@ -31,9 +31,14 @@ from falqon_core.contract.messages import (
     decode,
 )
 from falqon_core.contract.methods import METHODS, MethodName
-from falqon_core.estimate.comparison import ComparisonRow, Figures, combine
+from falqon_core.estimate.comparison import ComparisonRow, TrainingFigures, combine
 from falqon_core.train.base_error import measure_base_error
-from falqon_core.train.choices import Accuracy, Question, measure_accuracy, read_questions
+from falqon_core.train.choices import (
+    ChoiceAccuracy,
+    ChoiceQuestion,
+    measure_accuracy,
+    read_questions,
+)
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.speed import measure_speed
 
@@ -41,7 +46,7 @@ MESSAGES = "messages.jsonl"
 SPEED = "speed.txt"  # Real tokens per second, measured in turn.
 
 
-class Run(NamedTuple):
+class ComparisonRun(NamedTuple):
     """One training of the comparison."""
 
     method: MethodName
@@ -54,7 +59,7 @@ class Run(NamedTuple):
         return f"{self.method}-rate-{self.learning_rate:g}-seed-{self.seed}"
 
 
-class Plan(NamedTuple):
+class ComparisonPlan(NamedTuple):
     """The trainings of a comparison: `base` is the configuration that all share; options that a
     method does not have are left out for it. `rate_factors` are tried on the first of `seeds`.
     """
@@ -91,7 +96,7 @@ def parse_factors(text: str) -> list[float]:
     return factors
 
 
-def compare(plan: Plan, output: Path, tell: Callable[[str], None]) -> list[ComparisonRow]:
+def compare(plan: ComparisonPlan, output: Path, tell: Callable[[str], None]) -> list[ComparisonRow]:
     """Train what is not trained yet, and measure the rest. Raises `ConfigError` where a training
     fails, with its message.
     """
@@ -102,7 +107,7 @@ def compare(plan: Plan, output: Path, tell: Callable[[str], None]) -> list[Compa
     best_runs = []
     for method in plan.methods:
         rates = [factor * _automatic_rate(plan.base.recipe, method) for factor in plan.rate_factors]
-        tried = [Run(method, rate, plan.seeds[0]) for rate in rates]
+        tried = [ComparisonRun(method, rate, plan.seeds[0]) for rate in rates]
         figures = {run: _train_once(plan.base, run, output, tell) for run in tried}
         best = min(tried, key=lambda run: _loss(figures[run]))
         others = [
@@ -127,7 +132,7 @@ def compare(plan: Plan, output: Path, tell: Callable[[str], None]) -> list[Compa
     ]
 
 
-def recipe_of(base: Recipe, run: Run) -> Recipe:
+def recipe_of(base: Recipe, run: ComparisonRun) -> Recipe:
     """Return `base` for one method, rate and seed, without the options that the method lacks.
 
     Raises `ConfigError` for a rate or a seed that no recipe may have.
@@ -144,7 +149,7 @@ def recipe_of(base: Recipe, run: Run) -> Recipe:
         raise ConfigError(f"{run.folder_name}: {param}: {first['msg']}", param) from None
 
 
-def figures_of(messages: Sequence[Message], model: Path) -> Figures:
+def figures_of(messages: Sequence[Message], model: Path) -> TrainingFigures:
     """Make the figures of one training that has ended."""
     started = next(message for message in messages if isinstance(message, Started))
     steps = [message for message in messages if isinstance(message, StepMetrics)]
@@ -155,7 +160,7 @@ def figures_of(messages: Sequence[Message], model: Path) -> Figures:
         if after.step == before.step + 1
     ]
     files = model.glob("*.safetensors")
-    return Figures(
+    return TrainingFigures(
         trained_parameters=started.num_trainable_parameters,
         learning_rate=max(step.learning_rate for step in steps),
         steps=steps[-1].step,
@@ -168,7 +173,9 @@ def figures_of(messages: Sequence[Message], model: Path) -> Figures:
     )
 
 
-def _train_once(base: TrainConfig, run: Run, output: Path, tell: Callable[[str], None]) -> Figures:
+def _train_once(
+    base: TrainConfig, run: ComparisonRun, output: Path, tell: Callable[[str], None]
+) -> TrainingFigures:
     folder = output / run.folder_name
     messages = _read(folder / MESSAGES)
     if not any(isinstance(message, Finished) for message in messages):
@@ -185,18 +192,20 @@ def _train_once(base: TrainConfig, run: Run, output: Path, tell: Callable[[str],
 
 
 def _automatic_rate(base: Recipe, method: MethodName) -> float:
-    return recipe_of(base, Run(method, 1.0, 0)).default_learning_rate
+    return recipe_of(base, ComparisonRun(method, 1.0, 0)).default_learning_rate
 
 
 def _base_error(base: TrainConfig, recipe: Recipe) -> float:
     return measure_base_error(load_base_model(base.model), recipe.resolved(num_records=1))
 
 
-def _accuracy(folder: Path, questions: Sequence[Question]) -> Accuracy:
+def _accuracy(folder: Path, questions: Sequence[ChoiceQuestion]) -> ChoiceAccuracy:
     return measure_accuracy(load_base_model(folder), load_tokenizer(folder), questions)
 
 
-def _speed(base: TrainConfig, run: Run, output: Path, tell: Callable[[str], None]) -> float:
+def _speed(
+    base: TrainConfig, run: ComparisonRun, output: Path, tell: Callable[[str], None]
+) -> float:
     """Measure the speed, unless that was done before."""
     path = output / run.folder_name / SPEED
     if not path.is_file():
@@ -235,6 +244,6 @@ def _read(path: Path) -> list[Message]:
     return messages
 
 
-def _loss(figures: Figures) -> float:
+def _loss(figures: TrainingFigures) -> float:
     loss = figures.valid_loss_as_served
     return float("inf") if loss is None else loss

@@ -19,7 +19,7 @@ from falqon_core.contract.template_kwargs import TemplateValue
 from falqon_core.data.dataset import Encoded, encode_file
 from falqon_core.data.duplicates import Fingerprints, duplicates, leakage
 from falqon_core.data.pieces import count_overlaps
-from falqon_core.data.sequences import Encoder, Pair, Sequence, sequences_of
+from falqon_core.data.sequences import Encoder, Pair, TokenSequence, sequences_of
 from falqon_core.data.template_defaults import set_template_defaults
 from falqon_core.data.warnings import WarningCounts
 from falqon_core.importers.tokenizer import load_tokenizer
@@ -146,7 +146,9 @@ def _previews(
         )
 
 
-def _token_texts(sequence: Sequence, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:
+def _token_texts(
+    sequence: TokenSequence, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[str, bool]]:
     ids = sequence.input_ids[:PREVIEW_TOKENS].tolist()
     before = ""
     texts = []

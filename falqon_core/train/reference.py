@@ -25,7 +25,7 @@ from falqon_core.data.sequences import Item
 from falqon_core.objectives.loss import sequence_log_probabilities
 from falqon_core.train.data import Datasets
 from falqon_core.train.distributed import ProcessGroup
-from falqon_core.train.signals import StopRequested
+from falqon_core.train.signals import StoppedBeforeFirstStep
 
 # Names under which a checkpoint keeps them begin so, beside the method's own tensors.
 PREFIX = "reference."
@@ -44,7 +44,7 @@ def compute_reference(
     gives, which a method has prepared; nothing unless the objective is "dpo".
 
     The ranks share the forward passes. Progress goes to `report` twice a minute. Raises
-    `StopRequested` where `stop` returns True on any rank.
+    `StoppedBeforeFirstStep` where `stop` returns True on any rank.
     """
     if recipe.objective != "dpo":
         return {}
@@ -76,7 +76,7 @@ def _compute_together(
     values = torch.zeros(len(pairs), 2)
     for start in range(0, len(batches), group.size):
         if group.any_rank(stop()):
-            raise StopRequested
+            raise StoppedBeforeFirstStep
         together = batches[start : start + group.size]
         if group.rank < len(together):
             mine = together[group.rank]

@@ -5,13 +5,13 @@ tokens that follow. Generation goes through transformers with its key-value cach
 random numbers and changes nothing of the training. Later turns of a chat are not sampled.
 """
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from falqon_core.contract.messages import Sample
-from falqon_core.data.sequences import Item, Sequence, sequences_of
+from falqon_core.data.sequences import Item, TokenSequence, sequences_of
 from falqon_core.generate import generate
 
 MAX_CHARACTERS = 2000  # The limit of each text; a prompt keeps its end.
@@ -20,7 +20,7 @@ MAX_CHARACTERS = 2000  # The limit of each text; a prompt keeps its end.
 def complete(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    items: Items[Item],
+    items: Sequence[Item],
     num_samples: int,
     sample_tokens: int,
 ) -> list[Sample]:
@@ -52,7 +52,7 @@ def complete(
     return samples
 
 
-def _first_answer(sequence: Sequence) -> tuple[int, int]:
+def _first_answer(sequence: TokenSequence) -> tuple[int, int]:
     """Return [start, end) of the first run of learned tokens; every sequence of a data set has
     one.
     """

@@ -21,11 +21,11 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
-class StopRequested(Exception):
+class StoppedBeforeFirstStep(Exception):
     """The training is to stop before its first step; there is no checkpoint yet."""
 
 
-class Stopping:
+class StopSignal:
     """The stop request of this process, called before every step."""
 
     def __init__(self, watch_parent: bool) -> None:

@@ -16,7 +16,7 @@ from falqon_core.contract.certificate import HeldOut
 from falqon_core.data.dataset import Dataset
 from falqon_core.data.loader import row_multiple
 from falqon_core.data.microbatch import collate
-from falqon_core.data.sequences import Item, Sequence, sequences_of
+from falqon_core.data.sequences import Item, TokenSequence, sequences_of
 from falqon_core.export.fp8 import QuantizedLinear
 from falqon_core.generate import generate
 from falqon_core.meld.packed_weight import PackedWeight
@@ -25,8 +25,8 @@ from falqon_core.ops.cross_entropy import token_cross_entropy
 from falqon_core.verification.reference import (
     CANARY_TOKENS,
     ReferenceOutputs,
+    ReferenceRow,
     ReferenceSummary,
-    Row,
     canary_prompt,
     tensor_sha256,
 )
@@ -69,14 +69,14 @@ def capture_reference(
     return ReferenceOutputs(summary, list(rows), prompt, torch.from_numpy(answer))
 
 
-def _first_tokens(item: Item) -> Sequence:
+def _first_tokens(item: Item) -> TokenSequence:
     """Cut the sequence. All tokens count, not only the learned ones, to see more of the model."""
     sequence = sequences_of(item)[0]
     input_ids = sequence.input_ids[:ROW_TOKENS]
-    return Sequence(input_ids, np.ones(len(input_ids), dtype=bool))
+    return TokenSequence(input_ids, np.ones(len(input_ids), dtype=bool))
 
 
-def _read_row(model: PreTrainedModel, sequence: Sequence) -> tuple[float, Row]:
+def _read_row(model: PreTrainedModel, sequence: TokenSequence) -> tuple[float, ReferenceRow]:
     """Return the summed cross entropy and the row."""
     microbatch = collate([sequence], True, row_multiple(model.device))
     hidden, head, labels = states_and_labels(model, microbatch)
@@ -85,7 +85,7 @@ def _read_row(model: PreTrainedModel, sequence: Sequence) -> tuple[float, Row]:
     positions = torch.stack([part[-1] for part in parts if len(part)])
     logits = head.logits(hidden[positions.to(hidden.device)])
     input_ids = torch.from_numpy(sequence.input_ids.astype(np.int64))
-    return losses.double().sum().item(), Row(input_ids, positions, logits)
+    return losses.double().sum().item(), ReferenceRow(input_ids, positions, logits)
 
 
 def _tensor_hashes(model: PreTrainedModel) -> Iterator[tuple[str, str]]:

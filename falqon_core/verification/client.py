@@ -18,7 +18,7 @@ from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.errors import CertificateMismatch, FalqonError, OutOfMemory
 from falqon_core.contract.messages import ExitCode
 from falqon_core.ops.dispatch import faults_on
-from falqon_core.verification.process import Request
+from falqon_core.verification.process import CertifyRequest
 from falqon_core.verification.reference import ReferenceOutputs, save_reference
 
 
@@ -53,7 +53,7 @@ class VerifierProcess:
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as temporary:
             path = Path(temporary) / "reference_outputs.safetensors"
             save_reference(reference, path)
-            request = Request(
+            request = CertifyRequest(
                 folder=folder,
                 reference_outputs=path,
                 device=str(device),

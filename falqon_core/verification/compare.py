@@ -37,7 +37,7 @@ from falqon_core.ops.matmul import widen_linears
 from falqon_core.verification.reference import (
     CANARY_TOKENS,
     ReferenceOutputs,
-    Row,
+    ReferenceRow,
     canary_prompt,
     tensor_sha256,
 )
@@ -161,7 +161,7 @@ def _compare_rows(
     ]
 
 
-def _compare_row(model: PreTrainedModel, row: Row) -> tuple[float, float, float]:
+def _compare_row(model: PreTrainedModel, row: ReferenceRow) -> tuple[float, float, float]:
     """Return the summed cross entropy of the row and, at the captured positions, the squared
     difference of the logits and the squared distance of the trainer's from their mean.
     """

@@ -35,7 +35,7 @@ LIBRARIES = (
 )
 
 
-class Request(BaseModel):
+class CertifyRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: Path
@@ -56,11 +56,11 @@ def main(requests: TextIO, answers: TextIO) -> None:
         validation=None if config.validation_file is None else file_sha256(config.validation_file),
     )
     if line := requests.readline():
-        certificate = certify(base, data, Request.model_validate_json(line))
+        certificate = certify(base, data, CertifyRequest.model_validate_json(line))
         answers.write(certificate.model_dump_json() + "\n")
 
 
-def certify(base: Base, data: Data, request: Request) -> Certificate:
+def certify(base: Base, data: Data, request: CertifyRequest) -> Certificate:
     torch.set_num_threads(request.training.num_threads)
     device = torch.device(request.device)
     reference = load_reference(request.reference_outputs)

@@ -38,7 +38,7 @@ class ReferenceSummary(BaseModel):
     rounds_activations: bool
 
 
-class Row(NamedTuple):
+class ReferenceRow(NamedTuple):
     """`logits` [P, V] at `positions` int64 [P] of the row `input_ids` int64 [T]."""
 
     input_ids: Tensor
@@ -52,7 +52,7 @@ class ReferenceOutputs(NamedTuple):
     """
 
     summary: ReferenceSummary
-    rows: list[Row]
+    rows: list[ReferenceRow]
     prompt: Tensor
     answer: Tensor
 
@@ -75,7 +75,7 @@ def load_reference(path: Path) -> ReferenceOutputs:
     with safe_open(path, "pt") as file:
         summary = ReferenceSummary.model_validate_json(file.metadata()[_SUMMARY])
         rows = [
-            Row(*(file.get_tensor(f"{index}.{name}") for name in Row._fields))
+            ReferenceRow(*(file.get_tensor(f"{index}.{name}") for name in ReferenceRow._fields))
             for index in range(summary.held_out.num_rows)
         ]
         return ReferenceOutputs(summary, rows, file.get_tensor("prompt"), file.get_tensor("answer"))

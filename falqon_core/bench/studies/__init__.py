@@ -24,7 +24,7 @@ class Bars(NamedTuple):
     series: dict[str, Sequence[float]]
 
 
-class Study(NamedTuple):
+class StudyReport(NamedTuple):
     """`markdown`: the whole text, its table included."""
 
     markdown: str

@@ -15,8 +15,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from falqon_core.bench.model import random_model
-from falqon_core.bench.steps import LEARNING_RATE, Setup, workloads
-from falqon_core.bench.studies import Bars, Study, Tell, table
+from falqon_core.bench.steps import LEARNING_RATE, StepSetup, workloads
+from falqon_core.bench.studies import Bars, StudyReport, Tell, table
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS as SPECS
 from falqon_core.contract.methods import MethodName
@@ -49,7 +49,7 @@ class Breakdown(NamedTuple):
         return sum(self.parts.values())
 
 
-def study_breakdown(device: torch.device, setup: Setup, tell: Tell) -> Study:
+def study_breakdown(device: torch.device, setup: StepSetup, tell: Tell) -> StudyReport:
     """Measure every method. Return the table and the picture."""
     breakdowns = []
     for method in METHODS:
@@ -73,10 +73,10 @@ def study_breakdown(device: torch.device, setup: Setup, tell: Tell) -> Study:
         [SPECS[breakdown.method].title for breakdown in breakdowns],
         {name: [1e3 * breakdown.parts[name] for breakdown in breakdowns] for name in COLUMNS},
     )
-    return Study(text, bars)
+    return StudyReport(text, bars)
 
 
-def measure_breakdown(name: MethodName, device: torch.device, setup: Setup) -> Breakdown:
+def measure_breakdown(name: MethodName, device: torch.device, setup: StepSetup) -> Breakdown:
     """Return the mean of `NUM_STEPS` steps, after one that warms up."""
     check_packages(name)
     recipe = setup.recipe(device)

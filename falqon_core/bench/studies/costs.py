@@ -8,7 +8,7 @@ other, the table says so instead of repeating them.
 from decimal import Decimal
 from typing import NamedTuple
 
-from falqon_core.bench.studies import Bars, Study, table
+from falqon_core.bench.studies import Bars, StudyReport, table
 from falqon_core.estimate.prices import default_price
 
 NUM_STEPS = 1_407_000  # 5.45 s are 89.3 days and 9.44 s are 153.7: both give this number
@@ -47,7 +47,7 @@ PAPER: dict[str, dict[str, Cell]] = {
 MEASURED = {"QLoRA": 5.45, "QA-LoRA": 9.44, OURS: 1.80}
 
 
-def study_costs() -> Study:
+def study_costs() -> StudyReport:
     """Check the paper's cells against each other. Return the table and the picture."""
     rows = []
     dollars: dict[str, list[float]] = {system: [] for system in MEASURED}
@@ -95,7 +95,7 @@ def study_costs() -> Study:
         "table of this software (`GET /v1/prices`).\n"
     )
     bars = Bars("Cost of the paper's training", "US dollars", list(PAPER), dict(dollars))
-    return Study(text, bars)
+    return StudyReport(text, bars)
 
 
 def _hourly(cell: Cell) -> float:

@@ -11,14 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from falqon_core.bench.studies import Bars, Study, Tell, table
+from falqon_core.bench.studies import Bars, StudyReport, Tell, table
 from falqon_core.bench.timing import median_seconds
 from falqon_core.ops.quantize import quantize_codes
 from falqon_core.ops.samples import Draw
 from falqon_core.ops.scaled_mm import has_fp8_gemm, scaled_mm
 
 
-class Sizes(NamedTuple):
+class ProductSizes(NamedTuple):
     """`linears`: inputs and outputs."""
 
     tokens: int
@@ -27,13 +27,13 @@ class Sizes(NamedTuple):
     seconds: float  # Seconds of timing for each product.
 
 
-LLAMA_7B = Sizes(
+LLAMA_7B = ProductSizes(
     tokens=16 * 528,
     linears=((4096, 4096), (4096, 11008), (11008, 4096)),
     ranks=(16, 32, 64, 128, 256, 512),
     seconds=0.2,
 )
-SMALL = Sizes(
+SMALL = ProductSizes(
     tokens=1024, linears=((576, 576), (576, 1536), (1536, 576)), ranks=(16, 64, 256), seconds=0.1
 )
 
@@ -57,7 +57,7 @@ class Product(NamedTuple):
         return self.bf16 / (self.fp8 + self.quantize_x + self.quantize_w)
 
 
-def study_overhead(device: torch.device, sizes: Sizes, tell: Tell) -> Study:
+def study_overhead(device: torch.device, sizes: ProductSizes, tell: Tell) -> StudyReport:
     """Measure all products. Return the tables and the picture."""
     products = {}
     for inputs, outputs in sizes.linears:
@@ -94,7 +94,7 @@ def study_overhead(device: torch.device, sizes: Sizes, tell: Tell) -> Study:
             "with quantizing": [product.gain_with_quantizing for product in products.values()],
         },
     )
-    return Study(text, bars)
+    return StudyReport(text, bars)
 
 
 def measure_product(device: torch.device, tokens: int, k: int, n: int, seconds: float) -> Product:
@@ -110,7 +110,7 @@ def measure_product(device: torch.device, tokens: int, k: int, n: int, seconds: 
     )
 
 
-def _marginal(device: torch.device, sizes: Sizes) -> str:
+def _marginal(device: torch.device, sizes: ProductSizes) -> str:
     """Return a table: the product of a weight without and with the rows of A under it."""
     draw = Draw(device)
     rows = []
@@ -135,7 +135,7 @@ def _product_seconds(x: Tensor, weight: Tensor, seconds: float) -> float:
     return median_seconds(lambda: scaled_mm(*codes), x.device, seconds)
 
 
-def _crossovers(sizes: Sizes, products: dict[str, Product]) -> str:
+def _crossovers(sizes: ProductSizes, products: dict[str, Product]) -> str:
     lines = []
     for inputs, outputs in sizes.linears:
         for part in "AB":

@@ -14,7 +14,7 @@ from falqon_core.bench.checks import (
     distinct_shapes,
     named_dimensions,
 )
-from falqon_core.bench.kernels import LINES, Call, Draw, Line, Shapes
+from falqon_core.bench.kernels import LINES, KernelCall, KernelDraw, KernelLine, Shapes
 from falqon_core.bench.model import dimensions_of, llama_7b
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.scaled_mm import unit_scale
@@ -29,8 +29,8 @@ def double(x: torch.Tensor) -> torch.Tensor:
     return 2 * x
 
 
-def draw_ones(shapes: Shapes, draw: Draw) -> Call:
-    return Call((torch.ones(shapes.tokens, shapes.hidden),))
+def draw_ones(shapes: Shapes, draw: KernelDraw) -> KernelCall:
+    return KernelCall((torch.ones(shapes.tokens, shapes.hidden),))
 
 
 def test_a_kernel_is_compared_and_timed() -> None:
@@ -44,7 +44,7 @@ def test_a_kernel_is_compared_and_timed() -> None:
     [(lambda x: 2.1 * x, "its result is wrong: 26 dB"), (lambda x: x.missing, "AttributeError")],
 )
 def test_a_kernel_that_is_wrong_or_fails_is_told(kernel: Any, fault: str) -> None:
-    line = Line("double", "", double, draw_ones, lambda _, result: [result])
+    line = KernelLine("double", "", double, draw_ones, lambda _, result: [result])
     double.kernels["cuda"] = kernel
     with pytest.raises((ArithmeticError, RuntimeError), match=fault):
         check_kernel(line, TINY, torch.device("cpu"))

@@ -2,7 +2,7 @@ import pytest
 
 from falqon_core.bench.ceilings import Ceilings
 from falqon_core.bench.kernels import KernelResult, Shapes
-from falqon_core.bench.steps import OURS, StepResult
+from falqon_core.bench.steps import OURS, StepTimings
 from falqon_core.bench.table import Report, bound_seconds, markdown
 
 CEILINGS = Ceilings(
@@ -20,12 +20,12 @@ KERNELS = [
     KernelResult("broken", "[T]", "failed: RuntimeError: a|b"),
 ]
 STEPS = [
-    StepResult(OURS.name, "published", 8448, 216e12, seconds=[1.0, 1.2, 5.0], rounds=3,
+    StepTimings(OURS.name, "published", 8448, 216e12, seconds=[1.0, 1.2, 5.0], rounds=3,
                microbatch_tokens=4224, checkpointing=False, base_copy="none",
                peak_bytes=12 * 2**30),
-    StepResult("peer", "published", 8448, 216e12, seconds=[3.0, 3.0], rounds=1,
+    StepTimings("peer", "published", 8448, 216e12, seconds=[3.0, 3.0], rounds=1,
                microbatch_tokens=528, checkpointing=True),
-    StepResult("absent", "published", 8448, 216e12, status="not installed: absent"),
+    StepTimings("absent", "published", 8448, 216e12, status="not installed: absent"),
 ]  # fmt: skip
 REPORT = Report(
     CEILINGS, {"output": "rowwise", "grad_input": "own"}, Shapes(), KERNELS, "A model", STEPS, 431.6

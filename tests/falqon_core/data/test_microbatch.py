@@ -5,12 +5,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from falqon_core.data.microbatch import IGNORED, Microbatch, groups, microbatches
-from falqon_core.data.sequences import Pair, Sequence, SequenceGroup
+from falqon_core.data.sequences import Pair, SequenceGroup, TokenSequence
 
 
-def sequence(length: int, first: int = 0) -> Sequence:
+def sequence(length: int, first: int = 0) -> TokenSequence:
     mask = np.arange(length) % 3 != 0
-    return Sequence(np.arange(first, first + length, dtype=np.int32), mask)
+    return TokenSequence(np.arange(first, first + length, dtype=np.int32), mask)
 
 
 def test_packed_rows_restart_positions_and_never_predict_across_records() -> None:

@@ -10,7 +10,7 @@ from falqon_core.estimate.comparison import (
     NOTHING,
     PAPER,
     ComparisonRow,
-    Figures,
+    TrainingFigures,
     combine,
     filled_columns,
     paper_figures,
@@ -20,8 +20,8 @@ from falqon_core.estimate.comparison import (
 )
 
 
-def seed(loss: float, memory: int = 2**30, cost: str = "0.5") -> Figures:
-    return Figures(
+def seed(loss: float, memory: int = 2**30, cost: str = "0.5") -> TrainingFigures:
+    return TrainingFigures(
         trained_parameters=1_234_567,
         learning_rate=2e-3,
         steps=60,
