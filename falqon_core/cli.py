@@ -298,13 +298,19 @@ def bench(
             sys.stdout.write(run_study(study, plot, lambda line: typer.echo(line, err=True)))
             return
         from falqon_core.bench.ceilings import require_gpu
-        from falqon_core.bench.report import FULL, QUICK, SEVEN_B, measure, write_json
+        from falqon_core.bench.report import (
+            FULL_LIMITS,
+            QUICK_LIMITS,
+            SIZES_7B,
+            measure,
+            write_json,
+        )
         from falqon_core.bench.table import markdown
 
         report = measure(
             require_gpu(),
-            SEVEN_B,
-            QUICK if quick else FULL,
+            SIZES_7B,
+            QUICK_LIMITS if quick else FULL_LIMITS,
             lambda line: typer.echo(line, err=True),
         )
         if json_file is not None:

@@ -21,7 +21,7 @@ from falqon_core.contract.diagnosis import Check, CheckRow, Diagnosis, Skipped
 LIMIT_SECONDS = 52.0  # A check that begins last still ends within a minute.
 DRIVER_SECONDS = 20.0
 DRIVER_QUERY = "--query-gpu=index,name,driver_version,memory.total,compute_cap"
-MAX_DETAIL = 400  # The limit is in characters.
+MAX_DETAIL_CHARACTERS = 400  # The limit is in characters.
 
 
 def diagnose(model: Path | None, tell: Callable[[CheckRow], None]) -> Diagnosis:
@@ -39,7 +39,7 @@ def diagnose(model: Path | None, tell: Callable[[CheckRow], None]) -> Diagnosis:
         tell(rows[-1])
     if untried:
         detail = f"{LIMIT_SECONDS:.0f} s were up before {len(untried)} checks: {'; '.join(untried)}"
-        rows.append(CheckRow(name="time", status="skipped", detail=_cut(detail), seconds=0))
+        rows.append(CheckRow(name="time", status="skipped", detail=_shorten(detail), seconds=0))
         tell(rows[-1])
     return Diagnosis(rows=tuple(rows), seconds=round(time.monotonic() - start, 2))
 
@@ -56,7 +56,7 @@ def run_check(name: str, check: Check) -> CheckRow:
         status, detail = "failed", " ".join(f"{type(error).__name__}: {error}".split())
     seconds = round(time.monotonic() - start, 2)
     return CheckRow.model_validate(
-        {"name": name, "status": status, "detail": _cut(detail), "seconds": seconds}
+        {"name": name, "status": status, "detail": _shorten(detail), "seconds": seconds}
     )
 
 
@@ -152,5 +152,5 @@ def _without_need(check: Check) -> str:
         raise Skipped(f"only needed with a GPU: {error}") from error
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_DETAIL else f"{text[: MAX_DETAIL - 1]}…"
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_DETAIL_CHARACTERS else f"{text[: MAX_DETAIL_CHARACTERS - 1]}…"

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-PATTERN = re.compile(r"(?P<point>\w+)=(?P<action>\w+)(?P<when>\*(?P<passage>[1-9][0-9]*)?)?")
+ARMING_PATTERN = re.compile(r"(?P<point>\w+)=(?P<action>\w+)(?P<when>\*(?P<passage>[1-9][0-9]*)?)?")
 
 
 class InjectedFault(Exception):
@@ -64,13 +64,13 @@ ACTIONS: dict[str, Callable[[], None]] = {
 }
 
 
-def read(text: str, marks: str) -> Arming:
+def parse_arming(text: str, marks: str) -> Arming:
     """Read the arming. Raises `ValueError` for what cannot be understood: a fault that is misspelt
     must not pass for one that is survived.
     """
     points = {}
     for word in text.split():
-        match = PATTERN.fullmatch(word)
+        match = ARMING_PATTERN.fullmatch(word)
         if match is None or match["action"] not in ACTIONS:
             raise ValueError(
                 f"FAULT_POINTS: '{word}' is not point=action, with one of {', '.join(ACTIONS)}"
@@ -81,13 +81,13 @@ def read(text: str, marks: str) -> Arming:
     return Arming(points, Path(marks) if marks else None)
 
 
-_arming = read(os.environ.get("FAULT_POINTS", ""), os.environ.get("FAULT_MARKS", ""))
+_arming = parse_arming(os.environ.get("FAULT_POINTS", ""), os.environ.get("FAULT_MARKS", ""))
 
 
 def arm(text: str, marks: str = "") -> None:
     """Arm the points of this process, in place of those in the environment."""
     global _arming
-    _arming = read(text, marks)
+    _arming = parse_arming(text, marks)
 
 
 def fault(point: str) -> None:

@@ -13,7 +13,7 @@ STAGING_SUFFIX = ".partial"
 
 
 @contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
+def staged_folder(output: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `output` to write into; on success it takes `output`'s place, on
     any error it is removed.
     """

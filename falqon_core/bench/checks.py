@@ -39,15 +39,15 @@ from falqon_core.train.memory import available_bytes, usable_bytes
 from falqon_core.train.optimizer import Optimizer
 from falqon_core.train.step import StepBatch, train_step
 
-SMALL = Shapes(tokens=96, hidden=256, intermediate=512, rank=16, update_rows=4)
-LIKE_7B = Shapes(tokens=2048)
+SMALL_SHAPES = Shapes(tokens=96, hidden=256, intermediate=512, rank=16, update_rows=4)
+SHAPES_7B = Shapes(tokens=2048)
 MEASURED_SECONDS = 0.02  # Seconds of calls for each figure.
 FP8_CAPABILITY = (8, 9)
 MIN_ATTENTION_DB = 34.0  # 2 %; bf16 probabilities give more than 40
 # Two steps with the same roundings and other orders of addition: the losses are closer than this,
 # and what the first step changes is more.
 MAX_LOSS_RATIO = 0.02
-TWO_LAYERS = StepSetup(
+TWO_LAYER_SETUP = StepSetup(
     LlamaConfig(
         vocab_size=512,
         hidden_size=256,
@@ -66,7 +66,7 @@ LEARNING_RATE = 0.02
 
 def device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
     """Yield the checks of this machine's device, the most telling first."""
-    name, dimensions = named_dimensions(model)
+    name, dimensions = choose_dimensions(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     yield f"memory for {name}", partial(check_memory, dimensions, device, must_fit=bool(model))
     yield "attention", partial(check_attention, device)
@@ -79,12 +79,12 @@ def device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
     for (outputs, inputs), linears in distinct_shapes(dimensions).items():
         title = f"FP8 products {outputs} x {inputs} ({linears})"
         yield title, partial(check_products, outputs, inputs, device)
-    for size, shapes in (("small", SMALL), ("7B", LIKE_7B)):
+    for size, shapes in (("small", SMALL_SHAPES), ("7B", SHAPES_7B)):
         for line in LINES:
             yield f"{line.name}, {size}", partial(check_kernel, line, shapes, device)
 
 
-def named_dimensions(model: Path | None) -> tuple[str, ModelDimensions]:
+def choose_dimensions(model: Path | None) -> tuple[str, ModelDimensions]:
     """Return the dimensions that are tried, with a name. Raises `ModelError` where the folder's
     config.json has none.
     """
@@ -97,7 +97,7 @@ def distinct_shapes(dimensions: ModelDimensions) -> dict[tuple[int, int], str]:
     """Return [O, I] of the linears, rounded up to sizes of FP8 products, with their names."""
     names: dict[tuple[int, int], list[str]] = {}
     for name, (outputs, inputs) in dimensions.linear_shapes.items():
-        shape = (_aligned(outputs), _aligned(inputs))
+        shape = (_round_up(outputs), _round_up(inputs))
         names.setdefault(shape, []).append(name.removesuffix("_proj"))
     return {shape: ", ".join(members) for shape, members in names.items()}
 
@@ -110,7 +110,7 @@ def check_memory(dimensions: ModelDimensions, device: torch.device, must_fit: bo
     usable = usable_bytes(available_bytes(device))
     if chosen := fit_recipe(dimensions, recipe, usable, is_cpu):
         needed = training_memory_bytes(dimensions, chosen, is_cpu)
-        return f"fits: {_gib(needed)} of {_gib(usable)} usable GiB, {_decided(chosen)}"
+        return f"fits: {_gib(needed)} of {_gib(usable)} usable GiB, {_describe_choice(chosen)}"
     smaller = largest_fitting(dimensions, recipe, usable, is_cpu)
     advice = "nothing smaller does"
     if smaller is not None:
@@ -186,7 +186,7 @@ def check_step_on_card(device: torch.device) -> str:
 
 def step_losses(device: torch.device) -> tuple[float, float]:
     """Return the loss of a first step of two layers, and of a second on the same records."""
-    setup = TWO_LAYERS
+    setup = TWO_LAYER_SETUP
     recipe = setup.recipe(device).model_copy(update={"simulate_fp8": True})
     model = random_model(setup.config, torch.device("cpu")).to(device)
     method = Falqon(recipe)
@@ -218,9 +218,9 @@ def skip_card() -> str:
 def check_products(outputs: int, inputs: int, device: torch.device) -> str:
     """Time each way to multiply FP8 codes at one linear's size, and compare it with the oracle."""
     draw = KernelDraw(device)
-    operands = (*draw.qdata(LIKE_7B.tokens, inputs), *draw.qdata(outputs, inputs), True)
+    operands = (*draw.qdata(SHAPES_7B.tokens, inputs), *draw.qdata(outputs, inputs), True)
     expected = scaled_mm.oracle(*operands)
-    flops = 2.0 * LIKE_7B.tokens * outputs * inputs
+    flops = 2.0 * SHAPES_7B.tokens * outputs * inputs
     figures: list[str] = []
     faults: list[str] = []
     for gemm in GEMMS:
@@ -232,7 +232,7 @@ def check_products(outputs: int, inputs: int, device: torch.device) -> str:
             faults.append(f"{gemm.__name__} {what_went_wrong(error)}")
     if not figures:
         _raise_unless_old(device, "; ".join(faults))
-    chosen = gemm_for(device, GemmShape(LIKE_7B.tokens, outputs, inputs, fast_accumulation=True))
+    chosen = gemm_for(device, GemmShape(SHAPES_7B.tokens, outputs, inputs, fast_accumulation=True))
     return "; ".join([*figures, *faults, f"trainings take {chosen.__name__}"])
 
 
@@ -278,7 +278,7 @@ def _architecture(device: torch.device) -> str:
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
-def _aligned(size: int) -> int:
+def _round_up(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
@@ -286,6 +286,6 @@ def _gib(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:.1f}"
 
 
-def _decided(recipe: Recipe) -> str:
+def _describe_choice(recipe: Recipe) -> str:
     again = "recomputed" if recipe.activation_checkpointing else "kept"
     return f"{recipe.microbatch_tokens} tokens at a time, activations {again}"

@@ -36,8 +36,8 @@ class TimeLimits(NamedTuple):
 
 
 # 30 s of the 8 minutes are for loading and writing
-FULL = TimeLimits(total=450, ceiling=1.0, kernel=0.5, step=8.0, rounds=MAX_ROUNDS)
-QUICK = TimeLimits(total=150, ceiling=0.3, kernel=0.1, step=2.0, rounds=1)
+FULL_LIMITS = TimeLimits(total=450, ceiling=1.0, kernel=0.5, step=8.0, rounds=MAX_ROUNDS)
+QUICK_LIMITS = TimeLimits(total=150, ceiling=0.3, kernel=0.1, step=2.0, rounds=1)
 
 
 class BenchSizes(NamedTuple):
@@ -48,7 +48,7 @@ class BenchSizes(NamedTuple):
     steps: StepSetup
 
 
-SEVEN_B = BenchSizes(CeilingSizes(), Shapes(), StepSetup())
+SIZES_7B = BenchSizes(CeilingSizes(), Shapes(), StepSetup())
 
 
 def measure(

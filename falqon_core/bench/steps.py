@@ -47,9 +47,9 @@ from falqon_core.train.optimizer import Optimizer
 from falqon_core.train.step import StepBatch, StepResult, train_step
 
 LEARNING_RATE = 1e-5
-MEDIAN_LENGTH = 180
-SIGMA = 0.6
-SHORTEST = 8
+MEDIAN_RECORD_TOKENS = 180
+LOG_LENGTH_DEVIATION = 0.6
+SHORTEST_RECORD_TOKENS = 8
 WARM_UP_STEPS = 2
 MIN_STEPS = 2
 MAX_ROUNDS = 5
@@ -64,9 +64,9 @@ class StepSystem(NamedTuple):
     method: Callable[[Recipe], Trainable]
 
 
-OURS = StepSystem("FALQON, anchored (ours)", (), Falqon)
+OUR_SYSTEM = StepSystem("FALQON, anchored (ours)", (), Falqon)
 SYSTEMS = (
-    OURS,
+    OUR_SYSTEM,
     StepSystem("LoRA, bf16 (PEFT)", ("peft",), PeftLora),
     StepSystem("QLoRA, nf4 (bitsandbytes)", ("peft", "bitsandbytes"), PeftQLora),
     StepSystem("LoRA, FP8 (torchao, compiled)", ("peft", "torchao"), TorchAO),
@@ -182,9 +182,10 @@ def lengths(count: int, longest: int) -> list[int]:
     """Return `count` quantiles of the log-normal distribution, shortest first."""
     normal = statistics.NormalDist()
     quantiles = (
-        MEDIAN_LENGTH * np.exp(SIGMA * normal.inv_cdf((i + 0.5) / count)) for i in range(count)
+        MEDIAN_RECORD_TOKENS * np.exp(LOG_LENGTH_DEVIATION * normal.inv_cdf((i + 0.5) / count))
+        for i in range(count)
     )
-    return [min(longest, max(SHORTEST, round(float(length)))) for length in quantiles]
+    return [min(longest, max(SHORTEST_RECORD_TOKENS, round(float(length)))) for length in quantiles]
 
 
 def placements(setup: StepSetup) -> list[Placement]:
@@ -227,7 +228,7 @@ def measure_steps(
             if mine and deadline.left > 0:
                 tell(f"round {round_ + 1}: {system.name}")
                 _measure_system(system, mine, setup, recipe, device, budget_seconds)
-                _free(device)
+                _free_memory(device)
         if deadline.left < before - deadline.left:
             break
     for result in results.values():
@@ -244,7 +245,7 @@ def _empty(system: StepSystem, load: Workload, setup: StepSetup, recipe: Recipe)
     result = StepTimings(system.name, load.name, load.num_tokens, flops)
     if missing:
         result.status = f"not installed: {', '.join(missing)}"
-    if system is OURS:
+    if system is OUR_SYSTEM:
         result.base_copy = recipe.base_copy
     return result
 
@@ -332,7 +333,7 @@ class MeasuredTraining:
                 return choice, batches
             # Outside of the handler, whose traceback holds the activations.
             self.optimizer.zero_grad()
-            _free(self.device)
+            _free_memory(self.device)
         raise AssertionError("there is at least one placement")
 
     def _timed_steps(
@@ -370,7 +371,7 @@ class MeasuredTraining:
             torch.cuda.synchronize(self.device)
 
 
-def _free(device: torch.device) -> None:
+def _free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from falqon_core.bench.ceilings import Ceilings
 from falqon_core.bench.kernels import KernelResult, Shapes
-from falqon_core.bench.steps import MEASURED, OURS, StepTimings
+from falqon_core.bench.steps import MEASURED, OUR_SYSTEM, StepTimings
 
 GIB = 2**30
 
@@ -129,7 +129,7 @@ def _steps(report: Report) -> Iterable[str]:
             (
                 result.median_seconds
                 for result in results
-                if result.system == OURS.name and result.status == MEASURED
+                if result.system == OUR_SYSTEM.name and result.status == MEASURED
             ),
             None,
         )

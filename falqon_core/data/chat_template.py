@@ -22,7 +22,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from falqon_core.contract.errors import DatasetError, ModelError
 from falqon_core.data.content_parts import content_for
-from falqon_core.data.resource_limits import OutOfBounds, bounded
+from falqon_core.data.resource_limits import OutOfBounds, run_bounded
 from falqon_core.data.template_message import reasoning_field, template_message
 from falqon_core.data.turn_end import control_tokens, end_before_prompt, end_token
 from falqon_core.records.shapes import (
@@ -88,7 +88,7 @@ def check_template(template: str) -> None:
     nothing is rendered.
     """
     try:
-        bounded(lambda: render_jinja_template([], chat_template=template))
+        run_bounded(lambda: render_jinja_template([], chat_template=template))
     except TemplateSyntaxError as error:
         raise ModelError(
             f"the model's chat template is no Jinja, line {error.lineno}: {_reason(error)}", "model"
@@ -207,7 +207,7 @@ class RenderedChat:
         **variables: bool,
     ) -> str:
         try:
-            (text,), _ = bounded(
+            (text,), _ = run_bounded(
                 lambda: render_jinja_template(
                     [messages],
                     tools=tools,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from falqon_core.data.resource_limits import bounded
+from falqon_core.data.resource_limits import run_bounded
 
 Role = Literal["system", "user", "assistant", "tool"]
 _FIRST, _SECOND = "first-probe", "second-probe"
@@ -37,7 +37,7 @@ def _writes(template: str, role: Role, *probes: str) -> bool:
     if role == "system":
         messages.append(_question(question))
     try:
-        (text,), _ = bounded(lambda: render_jinja_template([messages], chat_template=template))
+        (text,), _ = run_bounded(lambda: render_jinja_template([messages], chat_template=template))
     except Exception:  # A template refuses so in its own way.
         return False
     is_spelled_out = "'type'" in text or '"type"' in text

@@ -82,7 +82,7 @@ class Dataset:
         """
         numbers = np.unique(self.record_numbers)
         held_out = np.isin(
-            self.record_numbers, numbers[held_out_places(len(numbers), fraction, seed)]
+            self.record_numbers, numbers[choose_held_out(len(numbers), fraction, seed)]
         )
         train = replace(
             self._subset(~held_out),
@@ -100,7 +100,7 @@ class Dataset:
         )
 
 
-def held_out_places(count: int, fraction: float, seed: int) -> np.ndarray:
+def choose_held_out(count: int, fraction: float, seed: int) -> np.ndarray:
     """Return the indices, in no order, of the held-out records among those that have targets.
 
     Raises `DatasetError` where there are too few records.
@@ -209,12 +209,12 @@ def encode_file(
     of another kind than the first or than `objective` takes, `ModelError` when the tokenizer lacks
     what the records need.
     """
-    records = _numbered_records(path, param, objective)
+    records = _number_records(path, param, objective)
     while batch := list(islice(records, BATCH_SIZE)):
         yield from _encode_batch(batch, encoder, param)
 
 
-def _numbered_records(
+def _number_records(
     path: Path, param: str, objective: ObjectiveName | None
 ) -> Iterator[tuple[int, Record | DatasetError]]:
     try:
@@ -237,7 +237,7 @@ def _encode_batch(
     batch: list[tuple[int, Record | DatasetError]], encoder: Encoder, param: str
 ) -> Iterator[Encoded | DatasetError]:
     rendered = [
-        (number, record, _rendered(number, record, encoder, param)) for number, record in batch
+        (number, record, _render_record(number, record, encoder, param)) for number, record in batch
     ]
     tokenized = encoder.tokenize(
         [
@@ -256,12 +256,12 @@ def _encode_batch(
             continue
         tokens = [next(tokenized) for _ in texts]
         try:
-            yield _encoded(number, record, texts, tokens, encoder)
+            yield _encode_record(number, record, texts, tokens, encoder)
         except DatasetError as error:
-            yield _blamed(number, error, param)
+            yield _name_line(number, error, param)
 
 
-def _encoded(
+def _encode_record(
     line: int, record: Record, texts: list[Rendered], tokens: list[Tokens], encoder: Encoder
 ) -> Encoded:
     if isinstance(record, TextRecord) and encoder.text_overlap_tokens is not None:
@@ -286,7 +286,7 @@ def _item(encoded: list[TokenSequence | SequenceGroup]) -> Item:
     raise AssertionError("one turn of an answer is learned, and it is the last")
 
 
-def _rendered(
+def _render_record(
     line: int, record: Record | DatasetError, encoder: Encoder, param: str
 ) -> list[Rendered] | DatasetError:
     if isinstance(record, DatasetError):
@@ -295,8 +295,8 @@ def _rendered(
     try:
         return [render(chat, encoder.tokenizer) for chat in chats]
     except DatasetError as error:
-        return _blamed(line, error, param)
+        return _name_line(line, error, param)
 
 
-def _blamed(line: int, error: DatasetError, param: str) -> DatasetError:
+def _name_line(line: int, error: DatasetError, param: str) -> DatasetError:
     return DatasetError(f"line {line}: {error}", param)

@@ -20,7 +20,7 @@ import torch
 from falqon_core.data.packing import pack
 from falqon_core.data.sequences import Item, Pair, SequenceGroup, TokenSequence, sequences_of
 
-IGNORED = -100
+IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -143,30 +143,30 @@ def collate(items: Sequence[Item], packing: bool, multiple_of: int = 1) -> Micro
     ]
     reference = torch.tensor(references, dtype=torch.float32) if references else None
     if packing:
-        return _packed(sequences, reference, multiple_of)
-    return _padded(sequences, reference)
+        return _pack(sequences, reference, multiple_of)
+    return _pad(sequences, reference)
 
 
-def _shifted_labels(sequence: TokenSequence) -> np.ndarray:
-    labels = np.full(len(sequence), IGNORED, dtype=np.int64)
+def _shift_labels(sequence: TokenSequence) -> np.ndarray:
+    labels = np.full(len(sequence), IGNORED_LABEL, dtype=np.int64)
     # Position t predicts token t + 1; the last position predicts nothing.
-    labels[:-1] = np.where(sequence.loss_mask[1:], sequence.input_ids[1:], IGNORED)
+    labels[:-1] = np.where(sequence.loss_mask[1:], sequence.input_ids[1:], IGNORED_LABEL)
     return labels
 
 
 def _label_positions(labels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.flatnonzero(labels != IGNORED))
+    return torch.from_numpy(np.flatnonzero(labels != IGNORED_LABEL))
 
 
-def _packed(
+def _pack(
     sequences: list[TokenSequence], reference: torch.Tensor | None, multiple_of: int
 ) -> Microbatch:
     lengths = [len(sequence) for sequence in sequences]
     filling = -sum(lengths) % multiple_of
     # Filling tokens restart positions at 0 and are a segment of their own in `cu_seqlens`.
     nothing = np.zeros(filling, dtype=np.int64)
-    labels = [_shifted_labels(sequence) for sequence in sequences]
-    row = np.concatenate([*labels, np.full(filling, IGNORED)])
+    labels = [_shift_labels(sequence) for sequence in sequences]
+    row = np.concatenate([*labels, np.full(filling, IGNORED_LABEL)])
     return Microbatch(
         input_ids=_row(np.concatenate([*(sequence.input_ids for sequence in sequences), nothing])),
         position_ids=_row(np.concatenate([*(np.arange(length) for length in lengths), nothing])),
@@ -177,22 +177,22 @@ def _packed(
         ),
         attention_mask=None,
         num_tokens=sum(lengths),
-        label_counts=tuple(int((row != IGNORED).sum()) for row in labels),
+        label_counts=tuple(int((row != IGNORED_LABEL).sum()) for row in labels),
         reference=reference,
     )
 
 
-def _padded(sequences: list[TokenSequence], reference: torch.Tensor | None) -> Microbatch:
+def _pad(sequences: list[TokenSequence], reference: torch.Tensor | None) -> Microbatch:
     shape = len(sequences), max(len(sequence) for sequence in sequences)
     input_ids = np.zeros(shape, dtype=np.int64)
     position_ids = np.zeros(shape, dtype=np.int64)
-    labels = np.full(shape, IGNORED, dtype=np.int64)
+    labels = np.full(shape, IGNORED_LABEL, dtype=np.int64)
     real = np.zeros(shape, dtype=bool)
     for row, sequence in enumerate(sequences):
         length = len(sequence)
         input_ids[row, :length] = sequence.input_ids
         position_ids[row, :length] = np.arange(length)
-        labels[row, :length] = _shifted_labels(sequence)
+        labels[row, :length] = _shift_labels(sequence)
         real[row, :length] = True
     return Microbatch(
         input_ids=torch.from_numpy(input_ids),
@@ -202,7 +202,7 @@ def _padded(sequences: list[TokenSequence], reference: torch.Tensor | None) -> M
         cu_seqlens=None,
         attention_mask=torch.from_numpy(real),
         num_tokens=int(real.sum()),
-        label_counts=tuple((labels != IGNORED).sum(1).tolist()),
+        label_counts=tuple((labels != IGNORED_LABEL).sum(1).tolist()),
         reference=reference,
     )
 

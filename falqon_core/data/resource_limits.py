@@ -26,7 +26,7 @@ class OutOfBounds(Exception):
     pass
 
 
-def bounded(function: Callable[[], Result]) -> Result:
+def run_bounded(function: Callable[[], Result]) -> Result:
     """Call `function` and return its result. Raises `OutOfBounds` where it exceeds time or memory,
     and its own errors.
     """

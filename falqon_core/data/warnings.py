@@ -24,7 +24,7 @@ from falqon_core.records.shapes import (
     TextRecord,
 )
 
-NOTHING = r"(?!)"  # A pattern that matches nowhere.
+MATCHES_NOWHERE = r"(?!)"  # A pattern that matches nowhere.
 # Characters shown of a control token, whose text the model's author chose.
 MAX_TOKEN_CHARACTERS = 40
 
@@ -69,7 +69,7 @@ class WarningCounts:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         # One pass over a text serves all tokens.
         tokens = "|".join(map(re.escape, sorted(control_tokens(tokenizer).texts)))
-        self._tokens = re.compile(tokens or NOTHING)
+        self._tokens = re.compile(tokens or MATCHES_NOWHERE)
         self._expects_reasoning = expects_reasoning(tokenizer)
         self._num_sequences = 0
         self._counts = dict.fromkeys(_SENTENCES, 0)

@@ -20,7 +20,7 @@ from falqon_core.contract.methods import METHODS, MethodName
 
 MIB = 2**20
 GIB = 2**30
-NOTHING = "\N{EN DASH}"
+EMPTY_CELL = "\N{EN DASH}"
 NOTES = (
     "Validation loss as served: after merging and rounding to FP8. ±: the standard deviation of "
     "several seeds.",
@@ -188,7 +188,7 @@ def _column(field: str, title: str, form: str, unit: float = 1) -> ComparisonCol
     def write(row: ComparisonRow) -> str:
         value = getattr(row, field)
         if value is None:
-            return NOTHING
+            return EMPTY_CELL
         text = format(value if unit == 1 else value / unit, form)
         deviation = getattr(row, f"{field}_deviation", None)
         return text if deviation is None else f"{text} ± {deviation:{form}}"

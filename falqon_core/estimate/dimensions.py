@@ -22,7 +22,7 @@ MAX_VOCABULARY = 2**20
 MAX_POSITIONS = 2**27
 MAX_NUMBER = 2**40  # The limit of every other number, above and below zero.
 # Defaults of transformers where a config.json has no value.
-DEFAULTS: dict[Any, dict[str, Any]] = {
+CONFIG_DEFAULTS: dict[Any, dict[str, Any]] = {
     "gemma2": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "gemma3_text": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "mistral": {"num_key_value_heads": 8},
@@ -33,13 +33,13 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
 ROTATED_IN_PLACE = {"llama", "mistral", "qwen2"}  # Qwen 3 has norms in between
 # A factor of 1 counts as one that changes them.
 LOGIT_FACTORS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
-SAME_INPUT = (
+LINEARS_BY_INPUT = (
     ("q_proj", "k_proj", "v_proj", "qkv_proj"),
     ("o_proj",),
     ("gate_proj", "up_proj", "gate_up_proj"),
     ("down_proj",),
 )
-FUSED = {"phi3"}  # Here q, k, v are one linear, and gate, up another.
+FUSED_MODEL_TYPES = {"phi3"}  # Here q, k, v are one linear, and gate, up another.
 
 
 class LinearGroup(NamedTuple):
@@ -82,7 +82,7 @@ class ModelDimensions(BaseModel):
         """
         try:
             _check_numbers(config)
-            filled = DEFAULTS.get(config.get("model_type"), {}) | config
+            filled = CONFIG_DEFAULTS.get(config.get("model_type"), {}) | config
             heads = _count(filled, "num_attention_heads", MAX_HEADS)
             hidden = _count(filled, "hidden_size", MAX_HIDDEN_SIZE)
             kv_heads = _count(filled, "num_key_value_heads", MAX_HEADS, heads)
@@ -110,7 +110,7 @@ class ModelDimensions(BaseModel):
                 vocab_size=vocabulary,
                 max_position_embeddings=_count(filled, "max_position_embeddings", MAX_POSITIONS),
                 tied_embeddings=bool(filled.get("tie_word_embeddings", False)),
-                fused_projections=config.get("model_type") in FUSED,
+                fused_projections=config.get("model_type") in FUSED_MODEL_TYPES,
                 num_layer_vector_parameters=_count_vectors(
                     config, hidden, intermediate, heads * head_dim, kv_heads * head_dim, head_dim
                 ),
@@ -165,7 +165,7 @@ class ModelDimensions(BaseModel):
     def linear_groups(self) -> tuple[LinearGroup, ...]:
         """Return the linears of one layer, those that read the same input together."""
         shapes = self.linear_shapes
-        groups = [[shapes[name] for name in names if name in shapes] for names in SAME_INPUT]
+        groups = [[shapes[name] for name in names if name in shapes] for names in LINEARS_BY_INPUT]
         return tuple(
             LinearGroup(len(group), sum(outputs for outputs, _ in group), group[0][1])
             for group in groups

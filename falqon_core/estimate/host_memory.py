@@ -11,10 +11,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 def available_host_bytes() -> int:
     """Return the bytes that this process may still take."""
-    return max(0, min(_free_memory()))
+    return max(0, min(_free_bytes()))
 
 
-def _free_memory() -> Iterator[int]:
+def _free_bytes() -> Iterator[int]:
     yield _kib_of(Path("/proc/meminfo"), "MemAvailable")
     group = next(
         (

@@ -23,9 +23,14 @@ from falqon_core.contract.recipe_options import BaseCopy
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import ModelDimensions
 
-MICROBATCH_STEP = 1024
-MAX_AUTOMATIC_MICROBATCH = {"cpu": 4096, "gpu": 32768}  # Beyond these a forward pass gains nothing.
-SHORT_ATTENTION = 512  # Up to here a segment keeps its attention probabilities (ops/attention.py).
+MICROBATCH_STEP_TOKENS = 1024
+MAX_AUTOMATIC_MICROBATCH_TOKENS = {
+    "cpu": 4096,
+    "gpu": 32768,
+}  # Beyond these a forward pass gains nothing.
+SHORT_ATTENTION_TOKENS = (
+    512  # Up to here a segment keeps its attention probabilities (ops/attention.py).
+)
 # A chunk of the loss: logits, softmax and gradient (ops/cross_entropy.py).
 LOGITS_BYTES = {"cpu": 3 * 24 * 2**20, "gpu": 3 * 256 * 2**20}
 PLAIN_LOGITS_BYTES = 128 * 2**20  # On a GPU: bf16 logits, and the gradient in their place.
@@ -37,7 +42,7 @@ HOST_BLOCK_BYTES = 32 * 2**20
 # Choices for an open base copy; the first that fits is taken.
 GPU_BASE_COPIES: tuple[BaseCopy, ...] = ("int8", "host")
 # The smallest configuration that `largest_fitting` names.
-SHORTEST = 64
+SHORTEST_SEQUENCE_TOKENS = 64
 LOWEST_RANK = 8
 
 
@@ -117,14 +122,14 @@ def host_base_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
 def largest_microbatch_tokens(
     dimensions: ModelDimensions, recipe: Recipe, num_bytes: float, device_is_cpu: bool
 ) -> int | None:
-    """Return the largest `microbatch_tokens`, in steps of `MICROBATCH_STEP`, with which `recipe`
-    needs at most `num_bytes`.
+    """Return the largest `microbatch_tokens`, in steps of `MICROBATCH_STEP_TOKENS`, with which
+    `recipe` needs at most `num_bytes`.
 
     Return None when not even one record of the longest kind fits.
     """
     shortest = recipe.longest_record
-    ceiling = max(shortest, MAX_AUTOMATIC_MICROBATCH["cpu" if device_is_cpu else "gpu"])
-    sizes: list[int] = [*range(ceiling, shortest, -MICROBATCH_STEP), shortest]
+    ceiling = max(shortest, MAX_AUTOMATIC_MICROBATCH_TOKENS["cpu" if device_is_cpu else "gpu"])
+    sizes: list[int] = [*range(ceiling, shortest, -MICROBATCH_STEP_TOKENS), shortest]
     for tokens in sizes:
         if (
             training_memory_bytes(
@@ -179,7 +184,7 @@ def largest_fitting(
     is not changed: without one it is another rule.
     """
     for rank in _halves(recipe.rank, LOWEST_RANK):
-        for length in _halves(recipe.max_seq_length, SHORTEST):
+        for length in _halves(recipe.max_seq_length, SHORTEST_SEQUENCE_TOKENS):
             smaller = {
                 "rank": rank,
                 "max_seq_length": length,
@@ -213,7 +218,7 @@ def _activation_bytes(
     keys = dimensions.num_kv_heads * dimensions.head_dim
     # bf16 elements per token. Saved: the inputs of both norms; q, k, v, and q and k rotated; what
     # attention keeps; gate and up; the products with A, beside the outputs and apart.
-    probabilities = dimensions.num_heads * min(recipe.max_seq_length, SHORT_ATTENTION)
+    probabilities = dimensions.num_heads * min(recipe.max_seq_length, SHORT_ATTENTION_TOKENS)
     of_attention = probabilities
     if not device_is_cpu:
         probabilities = 0

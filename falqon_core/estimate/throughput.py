@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-DEVIATIONS = 2.0  # The width of the band, in robust standard deviations.
-UNCERTAINTY = 0.5  # The uncertainty of a single attempt; n attempts have this share divided by n.
+BAND_DEVIATIONS = 2.0  # The width of the band, in robust standard deviations.
+SINGLE_ATTEMPT_UNCERTAINTY = (
+    0.5  # The uncertainty of a single attempt; n attempts have this share divided by n.
+)
 LEAST_FACTOR = 1.1  # Recipes of one method differ among themselves.
 # The factor from the median distance to the standard deviation of a normal distribution.
 NORMAL_MAD = 1.4826
@@ -57,14 +59,14 @@ def throughput(samples: Sequence[ThroughputSample]) -> Throughput | None:
     ]
     return Throughput(
         n=len(samples),
-        tokens_per_second=_measured([sample.tokens_per_second for sample in samples]),
-        overhead_seconds=_measured(overheads) if overheads else None,
+        tokens_per_second=_median_with_band([sample.tokens_per_second for sample in samples]),
+        overhead_seconds=_median_with_band(overheads) if overheads else None,
     )
 
 
-def _measured(values: Sequence[float]) -> MeasuredMedian:
+def _median_with_band(values: Sequence[float]) -> MeasuredMedian:
     median = statistics.median(values)
     distance = statistics.median(abs(value - median) for value in values)
     spread = NORMAL_MAD * distance / median if median else 0.0
-    factor = 1 + DEVIATIONS * spread + UNCERTAINTY / len(values)
+    factor = 1 + BAND_DEVIATIONS * spread + SINGLE_ATTEMPT_UNCERTAINTY / len(values)
     return MeasuredMedian(median=median, factor=max(LEAST_FACTOR, factor))

@@ -18,8 +18,8 @@ from falqon_core.export.adapter import write_adapter
 from falqon_core.export.checksums import write_sha256sums
 from falqon_core.export.gguf import write_gguf
 from falqon_core.export.merged import write_merged
-from falqon_core.export.provenance import HUB_ID, TAG, Fields, card_fields, copy_licence
-from falqon_core.files import whole_folder, write_whole
+from falqon_core.export.provenance import CARD_TAG, HUB_ID, Fields, card_fields, copy_licence
+from falqon_core.files import staged_folder, write_whole
 
 
 def write_format(
@@ -34,7 +34,7 @@ def write_format(
     """
     fields = card_fields(source, base_model)
     use = ""
-    with whole_folder(output) as staging:
+    with staged_folder(output) as staging:
         match format:
             case "lora":
                 # An adapter trained from a fine-tuned model does not fit on that one's base.
@@ -71,7 +71,7 @@ def document_format(
 def _card(format: FormatName, name: str, fields: Fields, use: str) -> str:
     library = {"lora": "peft", "gguf": "gguf", "q4_1": "gguf"}.get(format, "transformers")
     front_matter = ModelCardData(
-        library_name=library, pipeline_tag="text-generation", tags=[TAG, format], **fields
+        library_name=library, pipeline_tag="text-generation", tags=[CARD_TAG, format], **fields
     )
     return f"""---
 {front_matter.to_yaml()}

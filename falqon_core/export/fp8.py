@@ -22,7 +22,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from falqon_core.files import whole_folder
+from falqon_core.files import staged_folder
 
 
 @runtime_checkable
@@ -56,7 +56,7 @@ def export_fp8(
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name not in quantized
     ]
-    with whole_folder(folder) as staging:
+    with staged_folder(folder) as staging:
         save_torch_state_dict(_tensors(model, quantized), staging, max_shard_size=max_shard_size)
         (staging / "config.json").write_text(
             json.dumps(_config(model, unquantized), indent=2) + "\n", encoding="utf-8"

@@ -20,7 +20,7 @@ from falqon_core.export.fp8 import quantization_config
 from falqon_core.importers.decoder import build_decoder
 from falqon_core.importers.soundness import check_tensors
 
-SCALE = "_scale"
+SCALE_SUFFIX = "_scale"
 
 
 def is_ours(config: dict[str, Any]) -> bool:
@@ -31,7 +31,7 @@ def is_ours(config: dict[str, Any]) -> bool:
     )
 
 
-def dequantized(folder: Path) -> dict[str, Tensor]:
+def load_dequantized(folder: Path) -> dict[str, Tensor]:
     """Return every tensor of the folder by the name a plain model has, on the CPU.
 
     Raises `ModelError` for files that are missing or damaged, and for codes without their scale, or
@@ -41,22 +41,22 @@ def dequantized(folder: Path) -> dict[str, Tensor]:
     if not paths:
         raise ModelError(f"{folder.name} holds no safetensors file", "model")
     check_weights(folder)
-    return _dequantized(paths)
+    return _load_dequantized(paths)
 
 
-def _dequantized(paths: Iterable[Path]) -> dict[str, Tensor]:
+def _load_dequantized(paths: Iterable[Path]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in paths:
         tensors |= load_file(path)
-    for name in [name for name in tensors if name.endswith(SCALE)]:
-        weight = name.removesuffix(SCALE)
+    for name in [name for name in tensors if name.endswith(SCALE_SUFFIX)]:
+        weight = name.removesuffix(SCALE_SUFFIX)
         if weight not in tensors:
             raise ModelError(f"{name} is there without {weight}", "model")
         # e4m3 [O, I] times scale [O, 1]; exact in bf16, where a scale is a power of two.
         tensors[weight] = (tensors[weight].float() * tensors.pop(name)).to(torch.bfloat16)
     for name, value in tensors.items():
         if value.dtype == torch.float8_e4m3fn:
-            raise ModelError(f"{name} is there without {name}{SCALE}", "model")
+            raise ModelError(f"{name} is there without {name}{SCALE_SUFFIX}", "model")
     return tensors
 
 
@@ -69,7 +69,7 @@ def decoder_weights(folder: Path) -> dict[str, Tensor]:
     """
     check_weights(folder)
     skeleton = build_decoder(folder, ModelDimensions.from_config(read_config(folder)))
-    tensors = _dequantized(weight_files(folder))
+    tensors = _load_dequantized(weight_files(folder))
     check_tensors(skeleton, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     prefix = f"{skeleton.base_model_prefix}."
     weights: dict[str, Tensor] = {}

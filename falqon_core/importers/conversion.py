@@ -25,8 +25,8 @@ from falqon_core.contract.errors import ModelError, blamed_on_model
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.importers.decoder import build_decoder
 
-TEXT = "text_config"
-QUANTIZED = "quantization_config"
+TEXT_CONFIG_KEY = "text_config"
+QUANTIZATION_KEY = "quantization_config"
 BNB_KIND = "bnb_4bit_quant_type"
 DIMENSIONS = (
     "hidden_size",
@@ -48,11 +48,11 @@ TEXT_TENSORS = {
 
 def decoder_config(config: dict[str, Any]) -> dict[str, Any]:
     """Return the parsed config.json of the text decoder within, as if its weights were plain."""
-    inner = config.get(TEXT, config)
+    inner = config.get(TEXT_CONFIG_KEY, config)
     if not isinstance(inner, dict):
-        raise ModelError(f"{TEXT} of config.json is not a JSON object", "model")
-    plain = {key: value for key, value in inner.items() if key != QUANTIZED}
-    return plain if TEXT not in config else _defaults(plain.get("model_type")) | plain
+        raise ModelError(f"{TEXT_CONFIG_KEY} of config.json is not a JSON object", "model")
+    plain = {key: value for key, value in inner.items() if key != QUANTIZATION_KEY}
+    return plain if TEXT_CONFIG_KEY not in config else _defaults(plain.get("model_type")) | plain
 
 
 def check_quantization(config: dict[str, Any]) -> None:
@@ -70,12 +70,12 @@ def convert_decoder(source: Path, config: dict[str, Any], output: Path) -> list[
     (output / "config.json").write_text(json.dumps(plain) + "\n", encoding="utf-8")
     skeleton = build_decoder(output, dimensions)
     quantization = _quantization(config)
-    model = _load(source, skeleton, quantization, TEXT in config)
+    model = _load(source, skeleton, quantization, TEXT_CONFIG_KEY in config)
     model.save_pretrained(output, save_original_format=False)
     notes = []
     if quantization is not None:
         notes.append(f"The weights were {_describe(quantization)} and are dequantized to bf16.")
-    if TEXT in config:
+    if TEXT_CONFIG_KEY in config:
         notes.append(
             f"Of the {config.get('model_type')} model only the text decoder is taken; it sees no "
             "images here."
@@ -131,11 +131,11 @@ def _load(
 
 
 def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
-    inner = config.get(TEXT)
-    nested = inner.get(QUANTIZED) if isinstance(inner, dict) else None
-    described = config.get(QUANTIZED, nested)
+    inner = config.get(TEXT_CONFIG_KEY)
+    nested = inner.get(QUANTIZATION_KEY) if isinstance(inner, dict) else None
+    described = config.get(QUANTIZATION_KEY, nested)
     if described is not None and not isinstance(described, dict):
-        raise ModelError(f"{QUANTIZED} of config.json is not a JSON object", "model")
+        raise ModelError(f"{QUANTIZATION_KEY} of config.json is not a JSON object", "model")
     return described
 
 

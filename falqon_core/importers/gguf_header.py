@@ -20,7 +20,7 @@ MAX_KEYS = 10_000
 MAX_ELEMENTS = 2**22
 MAX_STRING_BYTES = 16 * 2**20
 MAX_AXES = 4
-VERSIONS = (2, 3)
+SUPPORTED_VERSIONS = (2, 3)
 SMALLEST_KEY_BYTES = 13  # An empty name, a type and a byte.
 SMALLEST_TENSOR_BYTES = 32  # An empty name, a shape, a type and an offset.
 SCALAR_BYTES = {
@@ -56,8 +56,8 @@ class _Walk:
             raise ValueError("it does not begin as one")
         version = self._take(4)
         self._order = "<" if version[:2] != b"\0\0" else ">"
-        if self._unpack("I", version) not in VERSIONS:
-            raise ValueError(f"its version is none of {', '.join(map(str, VERSIONS))}")
+        if self._unpack("I", version) not in SUPPORTED_VERSIONS:
+            raise ValueError(f"its version is none of {', '.join(map(str, SUPPORTED_VERSIONS))}")
         num_tensors = self._number("Q")
         num_keys = self._number("Q")
         self._check_count("keys", num_keys, MAX_KEYS, SMALLEST_KEY_BYTES)

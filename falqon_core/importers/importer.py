@@ -11,11 +11,11 @@ import tempfile
 from pathlib import Path
 
 from falqon_core.contract.errors import ModelError
-from falqon_core.files import whole_folder
-from falqon_core.importers.limits import limited, size_of
+from falqon_core.files import staged_folder
+from falqon_core.importers.limits import limit_resources, size_of
 from falqon_core.importers.tiny import build_tiny
 
-BUILTIN = "builtin:falqon-tiny"
+BUILTIN_MODEL = "builtin:falqon-tiny"
 
 
 def import_model(source: str, output: Path) -> list[str]:
@@ -26,7 +26,7 @@ def import_model(source: str, output: Path) -> list[str]:
     """
     if output.exists():
         raise ModelError(f"{output.name} exists already", "model")
-    if source == BUILTIN:
+    if source == BUILTIN_MODEL:
         build_tiny(output)
         return []
     if not source.startswith("hf:") and not Path(source).exists():
@@ -36,14 +36,14 @@ def import_model(source: str, output: Path) -> list[str]:
     from falqon_core.importers.gguf import convert_gguf
     from falqon_core.importers.hub import download
 
-    with whole_folder(output) as staging:
+    with staged_folder(output) as staging:
         if source.startswith("hf:"):
             with tempfile.TemporaryDirectory(prefix=".download.", dir=output.parent) as folder:
                 repository = source.removeprefix("hf:")
                 download(repository, Path(folder))
-                with limited(size_of(Path(folder))):
+                with limit_resources(size_of(Path(folder))):
                     return move_model(Path(folder), staging, repository.partition("@")[0])
-        with limited(size_of(Path(source))):
+        with limit_resources(size_of(Path(source))):
             if source.lower().endswith(".gguf"):
                 return convert_gguf(Path(source), staging)
             return copy_model(Path(source), staging)

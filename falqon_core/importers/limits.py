@@ -18,10 +18,10 @@ from pathlib import Path
 
 from falqon_core.contract.errors import ModelError
 
-SECONDS = 300.0  # Seconds of the clock, for a model of any size.
+BASE_SECONDS = 300.0  # Seconds of the clock, for a model of any size.
 SECONDS_PER_GIB = 60.0
 # The kernel counts a process' time in ticks, which need not agree with the clock that is read here.
-CPU_SECONDS_MORE = 10
+EXTRA_CPU_SECONDS = 10
 MEMORY_BYTES = 4 * 2**30  # The limit is on top of the memory that the process has taken before.
 # A tensor of two bits a weight takes 50 times its bytes while it is converted, and 16 of them are
 # at a time.
@@ -40,11 +40,11 @@ def size_of(source: Path) -> int:
 
 
 @contextmanager
-def limited(num_bytes: int) -> Iterator[None]:
+def limit_resources(num_bytes: int) -> Iterator[None]:
     """Raise `ModelError` when reading a model of `num_bytes` takes longer, or more memory, than any
     sound one does.
     """
-    seconds = SECONDS + SECONDS_PER_GIB * num_bytes / GIB
+    seconds = BASE_SECONDS + SECONDS_PER_GIB * num_bytes / GIB
     memory = MEMORY_BYTES + MEMORY_PER_BYTE * num_bytes
     before = signal.signal(signal.SIGALRM, _end)
     limits = {
@@ -53,7 +53,7 @@ def limited(num_bytes: int) -> Iterator[None]:
     try:
         if sys.platform == "linux":
             _lower(resource.RLIMIT_DATA, _data_bytes() + memory)
-        on_all_cores = seconds * (os.cpu_count() or 1) + CPU_SECONDS_MORE
+        on_all_cores = seconds * (os.cpu_count() or 1) + EXTRA_CPU_SECONDS
         _lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + on_all_cores))
         signal.setitimer(signal.ITIMER_REAL, seconds)
         yield

@@ -20,7 +20,7 @@ from falqon_core.contract.errors import ModelError, blamed_on_model
 from falqon_core.data.chat_template import check_template
 from falqon_core.importers.tokenizer import load_tokenizer
 
-PROBE = "a"  # Any tokenizer that can read a data set has a token for it.
+PROBE_TEXT = "a"  # Any tokenizer that can read a data set has a token for it.
 
 
 def check_tensors(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -63,8 +63,8 @@ def check_tokenizer(folder: Path, num_rows: int) -> None:
     """
     tokenizer = load_tokenizer(folder)
     try:
-        tokens = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-        whole = tokenizer(PROBE)["input_ids"]
+        tokens = tokenizer(PROBE_TEXT, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(PROBE_TEXT)["input_ids"]
         # Tokens that the class of another tokenizer adds on its own are not counted: no text has
         # them, and data that contain them are refused.
         plain = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
@@ -72,7 +72,7 @@ def check_tokenizer(folder: Path, num_rows: int) -> None:
     except Exception as error:  # An external tokenizer may raise any error.
         raise blamed_on_model("the tokenizer cannot be used", error) from error
     if not tokens:
-        raise ModelError(f"the tokenizer is empty: it finds no token in {PROBE!r}", "model")
+        raise ModelError(f"the tokenizer is empty: it finds no token in {PROBE_TEXT!r}", "model")
     check_token_id(largest, num_rows, plain)
     templates = tokenizer.chat_template or {}
     for template in templates.values() if isinstance(templates, dict) else [templates]:

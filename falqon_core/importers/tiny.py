@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from falqon_core.files import whole_folder
+from falqon_core.files import staged_folder
 from falqon_core.importers.bfloat16 import save_bfloat16, to_bfloat16
 
 SEED = 20251024
@@ -95,7 +95,7 @@ def add(first, second): return first + second
 def build_tiny(output: Path) -> None:
     """Write the model folder `output`, whole or not at all; an existing one is replaced."""
     tokenizer = _tokenizer()
-    with whole_folder(output) as folder:
+    with staged_folder(output) as folder:
         (folder / "tokenizer.json").write_text(
             tokenizer.to_str(pretty=True) + "\n", encoding="utf-8"
         )

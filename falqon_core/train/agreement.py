@@ -19,10 +19,10 @@ from falqon_core.data.sequences import TokenSequence
 from falqon_core.objectives.loss import states_and_labels
 from falqon_core.ops import attention
 
-LENGTHS = (9, 14)
+PROBE_LENGTHS = (9, 14)
 # The root mean square of the difference over that of the logits about their mean: at most 0.011 on
 # the suite's families in bf16 on a CPU, and below 0.001 on SmolLM2-135M.
-BOUND = 0.15
+MAX_DIFFERENCE = 0.15
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def check_agreement(model: PreTrainedModel) -> None:
     """Raise `ModelError` unless both give the same logits, up to rounding. Not-a-number agrees with
     everything: the loss will say so.
     """
-    sequences = [_sequence(length, model.config.vocab_size) for length in LENGTHS]
+    sequences = [_sequence(length, model.config.vocab_size) for length in PROBE_LENGTHS]
     actual = _packed_logits(model, sequences)
     model.set_attn_implementation("eager")
     try:
@@ -39,7 +39,7 @@ def check_agreement(model: PreTrainedModel) -> None:
         model.set_attn_implementation(attention.ATTENTION_NAME)
     difference = (actual - expected).square().mean().sqrt()
     variation = (expected - expected.mean()).square().mean().sqrt()
-    if difference > BOUND * variation:
+    if difference > MAX_DIFFERENCE * variation:
         relative = difference / variation
         raise ModelError(
             f"model type {model.config.model_type!r} is not supported: training computes other "

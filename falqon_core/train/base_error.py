@@ -22,13 +22,13 @@ def measure_base_error(model: PreTrainedModel, recipe: Recipe) -> float:
     weights = {name: linear.weight.detach().clone() for name, linear in linears.items()}
     create_method(recipe).prepare(model, [])
     errors = [
-        float((weight.float() - _trained_on(model.get_submodule(name))).norm() / weight.norm())
+        float((weight.float() - _trained_weight(model.get_submodule(name))).norm() / weight.norm())
         for name, weight in weights.items()
     ]
     return sum(errors) / len(errors)
 
 
-def _trained_on(layer: torch.nn.Module) -> Tensor:
+def _trained_weight(layer: torch.nn.Module) -> Tensor:
     """Return the weight [O, I] that a converted linear computes with, fp32."""
     if isinstance(layer, MeldedLinear):
         return layer.weight.float()

@@ -26,7 +26,7 @@ from falqon_core.contract.layout import MANIFEST, checkpoint_folder, checkpoint_
 from falqon_core.contract.weights import check_safetensors
 from falqon_core.data.summary import DataSummary
 from falqon_core.fault_points import fault
-from falqon_core.files import whole_folder
+from falqon_core.files import staged_folder
 
 # Errors of the system that only a damaged folder causes.
 _DAMAGES = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
@@ -85,7 +85,7 @@ def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Saved:
     lowest validation loss.
     """
     path = checkpoint_folder(output, checkpoint.progress.step)
-    with whole_folder(path) as staging:
+    with staged_folder(path) as staging:
         save_file(_contiguous(checkpoint.method), staging / "method.safetensors")
         fault("checkpoint_write")
         save_file(_contiguous(checkpoint.optimizer), staging / "optimizer.safetensors")

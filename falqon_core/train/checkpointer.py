@@ -89,7 +89,7 @@ class Checkpointer:
             self._send(self._write(state.checkpoint()))
             return
         self._wait()
-        checkpoint = self._copied(state.checkpoint())
+        checkpoint = self._copy(state.checkpoint())
         arrival = None
         if self._device.type == "cuda":
             arrival = torch.cuda.Event()
@@ -118,7 +118,7 @@ class Checkpointer:
             metrics=progress.metrics,
         )
 
-    def _copied(self, checkpoint: Checkpoint) -> Checkpoint:
+    def _copy(self, checkpoint: Checkpoint) -> Checkpoint:
         """Return a copy of the state as it is now, unchanged by the next steps; the program does
         not wait for the copies.
         """

@@ -42,8 +42,8 @@ from falqon_core.train.choices import (
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.speed import measure_speed
 
-MESSAGES = "messages.jsonl"
-SPEED = "speed.txt"  # Real tokens per second, measured in turn.
+MESSAGES_FILE = "messages.jsonl"
+SPEED_FILE = "speed.txt"  # Real tokens per second, measured in turn.
 
 
 class ComparisonRun(NamedTuple):
@@ -127,7 +127,7 @@ def compare(plan: ComparisonPlan, output: Path, tell: Callable[[str], None]) -> 
         rows.append(row.model_copy(update=measured))
         best_runs.append(best)
     return [
-        row.model_copy(update={"speed_in_turn": _speed(plan.base, run, output, tell)})
+        row.model_copy(update={"speed_in_turn": _measure_speed_once(plan.base, run, output, tell)})
         for row, run in zip(rows, best_runs, strict=True)
     ]
 
@@ -177,11 +177,11 @@ def _train_once(
     base: TrainConfig, run: ComparisonRun, output: Path, tell: Callable[[str], None]
 ) -> TrainingFigures:
     folder = output / run.folder_name
-    messages = _read(folder / MESSAGES)
+    messages = _read(folder / MESSAGES_FILE)
     if not any(isinstance(message, Finished) for message in messages):
         tell(run.folder_name)
         _train(base.model_copy(update={"recipe": recipe_of(base.recipe, run)}), folder)
-        messages = _read(folder / MESSAGES)
+        messages = _read(folder / MESSAGES_FILE)
     if failed := [message for message in messages if isinstance(message, Failed)]:
         raise ConfigError(f"{run.folder_name}: {failed[-1].message}", failed[-1].param)
     if not any(isinstance(message, Finished) for message in messages):
@@ -203,11 +203,11 @@ def _accuracy(folder: Path, questions: Sequence[ChoiceQuestion]) -> ChoiceAccura
     return measure_accuracy(load_base_model(folder), load_tokenizer(folder), questions)
 
 
-def _speed(
+def _measure_speed_once(
     base: TrainConfig, run: ComparisonRun, output: Path, tell: Callable[[str], None]
 ) -> float:
     """Measure the speed, unless that was done before."""
-    path = output / run.folder_name / SPEED
+    path = output / run.folder_name / SPEED_FILE
     if not path.is_file():
         tell(f"{run.folder_name}: speed")
         config = base.model_copy(update={"recipe": recipe_of(base.recipe, run)})
@@ -221,7 +221,7 @@ def _train(config: TrainConfig, folder: Path) -> None:
     path = folder / "config.json"
     path.write_text(config.model_dump_json(exclude_unset=True), encoding="utf-8")
     command = [sys.executable, "-m", "falqon_core", "train", "--config", str(path)]
-    with (folder / MESSAGES).open("ab") as messages:
+    with (folder / MESSAGES_FILE).open("ab") as messages:
         command += ["--output", str(folder), "--message-fd", str(messages.fileno())]
         subprocess.run(
             command, pass_fds=[messages.fileno()], stdout=subprocess.DEVNULL, check=False

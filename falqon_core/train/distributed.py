@@ -28,7 +28,7 @@ from torch import distributed as dist
 from falqon_core.contract.errors import ConfigError, FalqonError, as_falqon_error
 
 # Longer than rank 0 takes to write its files while the others wait.
-TIME_LIMIT = timedelta(minutes=10)
+EXCHANGE_TIME_LIMIT = timedelta(minutes=10)
 NUM_VALUES = 8  # The numbers of one small exchange.
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -181,7 +181,7 @@ class ProcessGroup:
             ) from error
 
 
-ALONE = ProcessGroup()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextmanager
@@ -194,7 +194,7 @@ def join_process_group() -> Iterator[ProcessGroup]:
     arrive in time.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if missing := [name for name in _VARIABLES if not os.environ.get(name)]:
         raise ConfigError(
@@ -209,7 +209,7 @@ def join_process_group() -> Iterator[ProcessGroup]:
         torch.cuda.set_device(device)
     try:
         dist.init_process_group(
-            "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl", timeout=TIME_LIMIT
+            "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl", timeout=EXCHANGE_TIME_LIMIT
         )
     except RuntimeError as error:
         raise FalqonError(f"process {rank} of {size} has not found the others") from error

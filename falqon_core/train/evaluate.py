@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.microbatch import MicrobatchPlan
 from falqon_core.objectives import Objective
-from falqon_core.train.distributed import ALONE, ProcessGroup, shares
+from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup, shares
 
 
 @torch.no_grad()
@@ -20,7 +20,7 @@ def evaluate(
     model: PreTrainedModel,
     plan: MicrobatchPlan,
     objective: Objective,
-    group: ProcessGroup = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, float]:
     """Return the mean of each of the objective's figures, the same on every rank.
 

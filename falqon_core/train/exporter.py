@@ -21,7 +21,7 @@ from falqon_core.export.fp8 import export_fp8
 from falqon_core.export.model_card import TrainingRow, write_model_card
 from falqon_core.export.provenance import card_fields, copy_licence
 from falqon_core.fault_points import fault
-from falqon_core.files import remove_leftovers, whole_folder, write_whole
+from falqon_core.files import remove_leftovers, staged_folder, write_whole
 from falqon_core.methods import create_method
 from falqon_core.train.checkpoint import Checkpoint, Progress, find_checkpoint, load_checkpoint
 from falqon_core.train.data import Datasets, load_data
@@ -77,7 +77,7 @@ class Exporter:
         verifier. Raises `CertificateMismatch` where the files are not the model.
         """
         remove_leftovers(output)
-        with whole_folder(output) as staging:
+        with staged_folder(output) as staging:
             model = take_model()
             export_fp8(model, tokenizer, staging)
             certificate = None
@@ -168,7 +168,7 @@ def export_training(
     with closing(Exporter(base_folder, base_name, device, verification, warn)) as exporter:
         exporter.prestart_verifier()
         exporter.export(
-            lambda: restored_model(base_folder, chosen, device), tokenizer, progress, output
+            lambda: restore_model(base_folder, chosen, device), tokenizer, progress, output
         )
 
 
@@ -227,7 +227,7 @@ def best_checkpoint(training: Path, progress: Progress) -> Checkpoint | None:
     return load_checkpoint(checkpoint_folder(training, best_step))
 
 
-def restored_model(
+def restore_model(
     base_folder: Path, checkpoint: Checkpoint, device: torch.device
 ) -> PreTrainedModel:
     """Load the base model, restore the checkpoint's state, and merge it."""

@@ -27,10 +27,10 @@ from falqon_core.records.file_check import MAX_ERRORS, read_records
 from falqon_core.records.jsonl import BadRecord, lines_of_file
 
 MAX_BINS = 20
-PREVIEWS = 5
+NUM_PREVIEWS = 5
 PREVIEW_TOKENS = 512
 PREVIEW_SEQUENCES = 8  # Sequences of one record that are shown.
-UNFINISHED = "\ufffd"  # Tokenizers decode bytes that are no whole character yet as this.
+REPLACEMENT_CHARACTER = "\ufffd"  # Tokenizers decode bytes that are no whole character yet as this.
 
 
 def inspect_dataset(
@@ -71,7 +71,7 @@ def inspect_dataset(
         without_targets += not items
         split += len(encoded.items) > 1
         sequences += max(len(encoded.items), len(encoded.lengths))
-        preview += _previews(encoded, tokenizer, PREVIEWS - len(preview))
+        preview += _previews(encoded, tokenizer, NUM_PREVIEWS - len(preview))
     if records == 0:
         raise DatasetError(errors[0] if errors else "the file is empty", "training_file")
     overlaps = []
@@ -154,7 +154,7 @@ def _token_texts(
     texts = []
     for end, learned in enumerate(sequence.loss_mask[:PREVIEW_TOKENS].tolist(), 1):
         text = tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
-        if text.endswith(UNFINISHED) and end < len(ids):
+        if text.endswith(REPLACEMENT_CHARACTER) and end < len(ids):
             texts.append(("", learned))
         else:
             texts.append((text[len(before) :], learned))

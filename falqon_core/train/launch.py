@@ -20,14 +20,14 @@ from falqon_core.contract.messages import ExitCode
 if TYPE_CHECKING:
     from torch.distributed.elastic.agent.server import SimpleElasticAgent
 
-ADDRESS = "127.0.0.1"
+LOCAL_ADDRESS = "127.0.0.1"
 STDOUT = 1
 STDERR = 2
 POLL_SECONDS = 0.1
-STOPS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 # Exit codes with which all ranks end together; they come before the code of a rank that lost
 # another.
-AGREED = frozenset(ExitCode) - {ExitCode.DONE, ExitCode.INTERNAL}
+COMMON_EXIT_CODES = frozenset(ExitCode) - {ExitCode.DONE, ExitCode.INTERNAL}
 
 
 def run_ranks(arguments: Sequence[str], num_processes: int, message_fd: int | None) -> int:
@@ -71,13 +71,13 @@ class _SignalRelay:
 
     def __init__(self) -> None:
         self.agent: SimpleElasticAgent | None = None
-        for number in (*STOPS, signal.SIGUSR1):
+        for number in (*STOP_SIGNALS, signal.SIGUSR1):
             signal.signal(number, self._pass_on)
 
     def _pass_on(self, number: int, _: FrameType | None) -> None:
         workers = self.agent.get_worker_group().workers if self.agent else []
         process_ids = [worker.id for worker in workers if worker.id is not None]
-        if not process_ids and number in STOPS:
+        if not process_ids and number in STOP_SIGNALS:
             os._exit(ExitCode.STOPPED)
         for process_id in process_ids:
             with suppress(ProcessLookupError):
@@ -95,11 +95,11 @@ def _create_agent(command: Sequence[str], num_processes: int) -> "SimpleElasticA
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     rendezvous = RendezvousParameters(
         backend="c10d",
-        endpoint=f"{ADDRESS}:0",
+        endpoint=f"{LOCAL_ADDRESS}:0",
         run_id=str(os.getpid()),
         min_nodes=1,
         max_nodes=1,
-        local_addr=ADDRESS,
+        local_addr=LOCAL_ADDRESS,
         is_host=True,
     )
     spec = WorkerSpec(
@@ -110,13 +110,13 @@ def _create_agent(command: Sequence[str], num_processes: int) -> "SimpleElasticA
         args=tuple(command),
         max_restarts=0,
         monitor_interval=POLL_SECONDS,
-        local_addr=ADDRESS,
+        local_addr=LOCAL_ADDRESS,
     )
     return LocalElasticAgent(spec, logs_specs=DefaultLogsSpecs(log_dir=os.devnull))
 
 
 def _common_code(codes: Collection[int]) -> int:
     """Return the code that says most: what all agreed on, then the signal that ended one."""
-    agreed = [code for code in codes if code in AGREED]
+    agreed = [code for code in codes if code in COMMON_EXIT_CODES]
     killed = [code for code in codes if code < 0]
     return next(iter([*agreed, *killed, *codes]), ExitCode.DONE)

@@ -30,7 +30,7 @@ MIB = 2**20
 # The share of free memory that the estimate may fill; the rest is for uncounted parts: libraries'
 # own buffers, and blocks that allocators round up and cannot join again (60 MiB on a CPU even for
 # the smallest model).
-USABLE = 0.9
+USABLE_SHARE = 0.9
 RESERVED_BYTES = 64 * MIB
 
 
@@ -43,7 +43,7 @@ def available_bytes(device: torch.device) -> int:
 
 def usable_bytes(available: int) -> float:
     """Return the part of `available` bytes that a training may be planned to need."""
-    return max(0.0, USABLE * available - RESERVED_BYTES)
+    return max(0.0, USABLE_SHARE * available - RESERVED_BYTES)
 
 
 def fit_to_memory(

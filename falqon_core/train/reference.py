@@ -28,7 +28,7 @@ from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.signals import StoppedBeforeFirstStep
 
 # Names under which a checkpoint keeps them begin so, beside the method's own tensors.
-PREFIX = "reference."
+REFERENCE_PREFIX = "reference."
 REPORT_SECONDS = 30.0
 
 
@@ -58,7 +58,7 @@ def compute_reference(
         # fp32 [N, 2]; NaN stands for a pair that no step reads.
         values = torch.full((len(dataset.sequences), 2), math.nan)
         values[read[name]] = _compute_together(model, pairs, recipe, group, counter, stop)
-        reference[PREFIX + name] = values
+        reference[REFERENCE_PREFIX + name] = values
     return reference
 
 
@@ -114,9 +114,9 @@ class _PairCounter:
             self._report(f"reference: {self._num_done:,} of {self._total:,} pairs are read")
 
 
-def stored_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the result of `compute_reference` from a checkpoint's tensors."""
-    return {name: value for name, value in state.items() if name.startswith(PREFIX)}
+    return {name: value for name, value in state.items() if name.startswith(REFERENCE_PREFIX)}
 
 
 def apply_reference(data: Datasets, reference: Mapping[str, Tensor]) -> Datasets:
@@ -129,7 +129,7 @@ def apply_reference(data: Datasets, reference: Mapping[str, Tensor]) -> Datasets
     try:
         return data._replace(
             **{
-                name: with_reference(dataset, reference[PREFIX + name].numpy())
+                name: with_reference(dataset, reference[REFERENCE_PREFIX + name].numpy())
                 for name, dataset in data.by_name().items()
             }
         )

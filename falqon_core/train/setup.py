@@ -28,10 +28,10 @@ from falqon_core.train.model import (
     load_dimensions,
     load_tokenizer,
 )
-from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
+from falqon_core.train.reference import apply_reference, compute_reference, read_reference
 from falqon_core.train.resume import check_same_training, recipe_fit_to_memory, recipe_for_data
 from falqon_core.train.state import TrainState, build_state, prepare_method
-from falqon_core.train.streaming import streamed_layers
+from falqon_core.train.streaming import stream_layers
 
 
 class Setup(NamedTuple):
@@ -93,7 +93,7 @@ def set_up(
     if checkpoint is None:
         reference = guard(lambda: compute_reference(model, data, recipe, group, report, stop))
     else:
-        reference = stored_reference(checkpoint.method)
+        reference = read_reference(checkpoint.method)
     data = apply_reference(data, reference)
     state = build_state(model, method, data.train, reference, progress, checkpoint)
     return Setup(device, dimensions, tokenizer, data, guard, state)
@@ -111,7 +111,7 @@ def _prepare(
     """
     if recipe.activation_checkpointing and whole:
         checkpoint_activations(model)
-    with nullcontext() if whole else streamed_layers(model):
+    with nullcontext() if whole else stream_layers(model):
         check_agreement(model)
         method = prepare_method(model, train, recipe, checkpoint)
     if recipe.activation_checkpointing and not whole:

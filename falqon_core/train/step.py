@@ -15,7 +15,7 @@ from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods import Trainable
 from falqon_core.objectives import Objective, mean_figures
-from falqon_core.train.distributed import ALONE, ProcessGroup
+from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup
 from falqon_core.train.optimizer import Optimizer
 
 
@@ -51,7 +51,7 @@ def train_step(
     optimizer: Optimizer,
     batch: StepBatch,
     learning_rate: float,
-    group: ProcessGroup = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> StepResult:
     """Run one optimizer step; `metrics` are the same on every rank.
 

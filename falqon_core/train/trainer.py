@@ -31,11 +31,11 @@ from falqon_core.objectives import create_objective
 from falqon_core.train.checkpoint import CurvePoint
 from falqon_core.train.checkpointer import Checkpointer
 from falqon_core.train.data import plan_validation
-from falqon_core.train.distributed import ALONE, ProcessGroup
+from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup
 from falqon_core.train.early_stopping import early_stop_reason
 from falqon_core.train.evaluate import evaluate
 from falqon_core.train.evaluator import Evaluator
-from falqon_core.train.exporter import Exporter, Verification, best_checkpoint, restored_model
+from falqon_core.train.exporter import Exporter, Verification, best_checkpoint, restore_model
 from falqon_core.train.metrics import Meter
 from falqon_core.train.optimizer import learning_rate
 from falqon_core.train.setup import set_up
@@ -54,7 +54,7 @@ class Trainer:
         output: Path,
         send: Callable[[Message], None],
         stop: Callable[[], bool],
-        group: ProcessGroup = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         """Load data, model and checkpoint. Raises the errors of `contract.errors`, and
         `StopRequested` where `stop` returns True.
@@ -189,7 +189,7 @@ class Trainer:
         else:
             state.release_model()
             free_memory(self._device)
-            model = restored_model(self._config.model, best, self._device)
+            model = restore_model(self._config.model, best, self._device)
         self._evaluate_as_served(model)
         return model
 

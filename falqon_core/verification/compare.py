@@ -31,7 +31,7 @@ from transformers import (
 )  # fmt: skip
 
 from falqon_core.contract.certificate import Canary, Check, CheckName
-from falqon_core.export.reading import SCALE
+from falqon_core.export.reading import SCALE_SUFFIX
 from falqon_core.generate import generate
 from falqon_core.ops.matmul import widen_linears
 from falqon_core.verification.reference import (
@@ -54,8 +54,8 @@ class Bounds(NamedTuple):
     canary: float
 
 
-BF16 = Bounds(loss=0.05, noise=0.15, canary=1.0)
-FP8 = Bounds(loss=0.2, noise=0.6, canary=2.0)
+BF16_BOUNDS = Bounds(loss=0.05, noise=0.15, canary=1.0)
+FP8_BOUNDS = Bounds(loss=0.2, noise=0.6, canary=2.0)
 
 
 def has_known_bounds(device: torch.device) -> bool:
@@ -72,7 +72,7 @@ def compare(
     Without `strict` a difference beyond the bounds fails nothing. Raises the errors of reading the
     folder.
     """
-    bounds = FP8 if reference.summary.rounds_activations else BF16
+    bounds = FP8_BOUNDS if reference.summary.rounds_activations else BF16_BOUNDS
     tokenizer = AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
     )
@@ -94,7 +94,9 @@ def compare_bits(folder: Path, reference: ReferenceOutputs) -> list[Check]:
     """Compare every tensor in the folder without loading a model."""
     expected = reference.summary.sha256
     actual = dict(_tensor_hashes(folder))
-    quantized = {name for name in expected if name.endswith(SCALE) or name + SCALE in expected}
+    quantized = {
+        name for name in expected if name.endswith(SCALE_SUFFIX) or name + SCALE_SUFFIX in expected
+    }
     different = {
         name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)
     }
@@ -146,13 +148,13 @@ def _compare_rows(
     loss = cross_entropy / (summary.held_out.num_tokens - summary.held_out.num_rows)
     num_positions = sum(len(row.positions) for row in reference.rows)
     return [
-        _bounded(
+        _check_bound(
             "loss",
             abs(loss - summary.loss),
             bounds.loss,
             f"{loss:.4f} nats a token, the trainer's {summary.loss:.4f}",
         ),
-        _bounded(
+        _check_bound(
             "logits",
             math.sqrt(difference / variation),
             bounds.noise,
@@ -184,7 +186,7 @@ def _compare_answer(model: PreTrainedModel, reference: ReferenceOutputs, bound: 
         logits = logits[len(reference.prompt) - 1 : -1]
         chosen = logits.gather(1, reference.answer[:, None]).squeeze(1)
         difference = (logits.amax(1) - chosen).amax().item()
-    return _bounded(
+    return _check_bound(
         "canary",
         difference,
         bound,
@@ -215,7 +217,7 @@ def _equality(name: CheckName, count: int, different: list[str]) -> Check:
     return Check(name=name, passed=not different, detail=detail)
 
 
-def _bounded(name: CheckName, difference: float, bound: float, detail: str) -> Check:
+def _check_bound(name: CheckName, difference: float, bound: float, detail: str) -> Check:
     return Check(
         name=name,
         passed=difference <= bound,

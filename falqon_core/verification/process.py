@@ -24,7 +24,7 @@ from falqon_core.ops.matmul import LACKS_BF16
 from falqon_core.verification.compare import compare, has_known_bounds, load_libraries
 from falqon_core.verification.reference import load_reference
 
-LIBRARIES = (
+REPORTED_LIBRARIES = (
     "torch",
     "triton",
     "transformers",
@@ -88,7 +88,9 @@ def _describe_software() -> Software:
         source_sha256=_source_sha256(),
         python=platform.python_version(),
         libraries={
-            name: version for name in LIBRARIES if (version := _installed_version(name)) is not None
+            name: version
+            for name in REPORTED_LIBRARIES
+            if (version := _installed_version(name)) is not None
         },
     )
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.certificate import HeldOut
-from falqon_core.data.resource_limits import bounded
+from falqon_core.data.resource_limits import run_bounded
 
-CANARY = "Hello! What can you do for me?"
+CANARY_TEXT = "Hello! What can you do for me?"
 CANARY_TOKENS = 16
 _SUMMARY = "reference_outputs"
 
@@ -88,17 +88,17 @@ def tensor_sha256(tensor: Tensor) -> str:
 
 
 def canary_prompt(tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Return int64 [n]: `CANARY` as the user's turn of a chat, or as plain text where there is no
-    template, or one that refuses it.
+    """Return int64 [n]: `CANARY_TEXT` as the user's turn of a chat, or as plain text where there is
+    no template, or one that refuses it.
     """
-    text = CANARY
+    text = CANARY_TEXT
     if tokenizer.chat_template is not None:
-        turns = [{"role": "user", "content": CANARY}]
+        turns = [{"role": "user", "content": CANARY_TEXT}]
         # A template may raise any error: data without chats have not tried it.
         with suppress(Exception):
-            text = bounded(
+            text = run_bounded(
                 lambda: tokenizer.apply_chat_template(
                     turns, add_generation_prompt=True, tokenize=False
                 )
             )
-    return torch.tensor(tokenizer(text, add_special_tokens=text is CANARY)["input_ids"])
+    return torch.tensor(tokenizer(text, add_special_tokens=text is CANARY_TEXT)["input_ids"])

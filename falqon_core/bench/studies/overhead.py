@@ -27,13 +27,13 @@ class ProductSizes(NamedTuple):
     seconds: float  # Seconds of timing for each product.
 
 
-LLAMA_7B = ProductSizes(
+LLAMA_7B_SIZES = ProductSizes(
     tokens=16 * 528,
     linears=((4096, 4096), (4096, 11008), (11008, 4096)),
     ranks=(16, 32, 64, 128, 256, 512),
     seconds=0.2,
 )
-SMALL = ProductSizes(
+SMALL_SIZES = ProductSizes(
     tokens=1024, linears=((576, 576), (576, 1536), (1536, 576)), ranks=(16, 64, 256), seconds=0.1
 )
 

@@ -8,7 +8,7 @@ from falqon_core.bench.steps import StepSetup
 from falqon_core.bench.studies import StudyName, StudyReport, Tell
 from falqon_core.bench.studies.breakdown import study_breakdown
 from falqon_core.bench.studies.costs import study_costs
-from falqon_core.bench.studies.overhead import LLAMA_7B, SMALL, study_overhead
+from falqon_core.bench.studies.overhead import LLAMA_7B_SIZES, SMALL_SIZES, study_overhead
 from falqon_core.bench.studies.plot import draw_bars, require_matplotlib
 from falqon_core.train.device import select_device
 
@@ -46,5 +46,5 @@ def _run(name: StudyName, tell: Tell) -> StudyReport:
     device = select_device("auto")
     is_gpu = device.type == "cuda"
     if name == "overhead":
-        return study_overhead(device, LLAMA_7B if is_gpu else SMALL, tell)
+        return study_overhead(device, LLAMA_7B_SIZES if is_gpu else SMALL_SIZES, tell)
     return study_breakdown(device, StepSetup() if is_gpu else SMALL_MODEL, tell)

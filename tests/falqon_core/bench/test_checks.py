@@ -11,8 +11,8 @@ from falqon_core.bench.checks import (
     check_kernel,
     check_memory,
     check_products,
+    choose_dimensions,
     distinct_shapes,
-    named_dimensions,
 )
 from falqon_core.bench.kernels import LINES, KernelCall, KernelDraw, KernelLine, Shapes
 from falqon_core.bench.model import dimensions_of, llama_7b
@@ -55,7 +55,7 @@ def test_products_are_compared_at_the_models_sizes(monkeypatch: pytest.MonkeyPat
         raise RuntimeError("no such product")
 
     monkeypatch.setattr(checks, "GEMMS", (unit_scale, broken))
-    monkeypatch.setattr(checks, "LIKE_7B", TINY)
+    monkeypatch.setattr(checks, "SHAPES_7B", TINY)
     answer = check_products(48, 32, DEVICE)
     assert answer.startswith("unit_scale 0 TFLOP/s")
     assert "broken failed: RuntimeError: no such product" in answer
@@ -73,7 +73,7 @@ def test_the_sizes_are_those_of_the_model(tmp_path: Path) -> None:
     }
     config = llama_7b().to_dict() | {"hidden_size": 100, "head_dim": 10, "num_attention_heads": 10}
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_key_value_heads": 10}))
-    name, dimensions = named_dimensions(tmp_path)
+    name, dimensions = choose_dimensions(tmp_path)
     assert name == tmp_path.name
     assert (112, 112) in distinct_shapes(dimensions), "rounded up to multiples of 16"
 

@@ -288,9 +288,9 @@ def test_a_learned_turn_costs_two_renderings(
     counts = []
     for num_turns in (4, 8, 12):
         calls: list[object] = []
-        bounded = chat_template.bounded
+        bounded = chat_template.run_bounded
         monkeypatch.setattr(
-            chat_template, "bounded", lambda f, b=bounded, c=calls: (c.append(f), b(f))[1]
+            chat_template, "run_bounded", lambda f, b=bounded, c=calls: (c.append(f), b(f))[1]
         )
         trained(tokenizer, {"messages": [user("a"), assistant("b")] * num_turns})
         monkeypatch.undo()

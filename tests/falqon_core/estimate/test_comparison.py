@@ -7,7 +7,7 @@ from decimal import Decimal
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS
 from falqon_core.estimate.comparison import (
-    NOTHING,
+    EMPTY_CELL,
     PAPER,
     ComparisonRow,
     TrainingFigures,
@@ -77,7 +77,7 @@ def test_markdown_is_one_table_with_its_notes() -> None:
     assert widths == {len(filled_columns(rows))}
     assert "1.5000 ± 0.7071" in lines[2]
     assert "1,234,567" in lines[2]
-    assert lines[3].startswith(f"| qlora | 0 | {NOTHING} |")
+    assert lines[3].startswith(f"| qlora | 0 | {EMPTY_CELL} |")
     assert lines[4] == ""
     assert all(line.startswith("- ") for line in lines[5:])
 

@@ -25,7 +25,7 @@ from falqon_core.data.dataset import load_dataset
 from falqon_core.train import reference
 from falqon_core.train.checkpoint import load_checkpoint, save_checkpoint
 from falqon_core.train.data import Datasets
-from falqon_core.train.distributed import ALONE
+from falqon_core.train.distributed import SINGLE_PROCESS
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.reference import compute_reference, log_probabilities
 from falqon_core.train.report import describe
@@ -164,7 +164,7 @@ def test_the_reference_is_what_the_model_says_of_each_record_alone(
     model = load_base_model(tiny_folder)
     data = Datasets(load_dataset(preference_file, load_tokenizer(tiny_folder), 64), None)
 
-    values = compute_reference(model, data, recipe, ALONE, lambda _: None, lambda: False)
+    values = compute_reference(model, data, recipe, SINGLE_PROCESS, lambda _: None, lambda: False)
 
     references = values["reference.train"]
     assert references.shape == (30, 2)
