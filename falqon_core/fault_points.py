@@ -15,8 +15,8 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 ARMING_PATTERN = re.compile(r"(?P<point>\w+)=(?P<action>\w+)(?P<when>\*(?P<passage>[1-9][0-9]*)?)?")
 
@@ -33,7 +33,8 @@ class _Armed:
         self.passages = 0
 
 
-class Arming(NamedTuple):
+@dataclass(frozen=True)
+class Arming:
     """The armed points, and the folder of marks."""
 
     points: dict[str, _Armed]

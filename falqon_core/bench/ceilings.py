@@ -8,7 +8,6 @@ square product stands for all shapes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +18,8 @@ from falqon_core.ops.scaled_mm import rowwise
 from falqon_core.train.device import why_no_gpu
 
 
-class CeilingSizes(NamedTuple):
+@dataclass(frozen=True)
+class CeilingSizes:
     """Bytes of the copy, and rows and columns of the products."""
 
     copy_bytes: int = 2**30

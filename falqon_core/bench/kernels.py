@@ -68,7 +68,8 @@ class KernelDraw(samples.Draw):
         return quantize_codes.oracle(self.normal(*shape))
 
 
-class KernelCall(NamedTuple):
+@dataclass(frozen=True)
+class KernelCall:
     """A call of an operator. `moved`: bytes that must move, None for all tensors of arguments and
     results; `flops` for products, else 0.
     """
@@ -78,7 +79,8 @@ class KernelCall(NamedTuple):
     flops: float = 0.0
 
 
-class KernelLine(NamedTuple):
+@dataclass(frozen=True)
+class KernelLine:
     """One line of the table: an operator with the call that is timed."""
 
     name: str

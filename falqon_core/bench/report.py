@@ -7,9 +7,8 @@ is begun.
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -23,7 +22,8 @@ from falqon_core.ops.gemm_choice import GemmShape
 from falqon_core.ops.scaled_mm import gemm_for
 
 
-class TimeLimits(NamedTuple):
+@dataclass(frozen=True)
+class TimeLimits:
     """Seconds: of everything, for each ceiling, for each kernel, for each system and workload in a
     round.
     """
@@ -40,7 +40,8 @@ FULL_LIMITS = TimeLimits(total=450, ceiling=1.0, kernel=0.5, step=8.0, rounds=MA
 QUICK_LIMITS = TimeLimits(total=150, ceiling=0.3, kernel=0.1, step=2.0, rounds=1)
 
 
-class BenchSizes(NamedTuple):
+@dataclass(frozen=True)
+class BenchSizes:
     """Sizes of all measurements."""
 
     ceilings: CeilingSizes

@@ -56,7 +56,8 @@ MAX_ROUNDS = 5
 MEASURED = "measured"
 
 
-class StepSystem(NamedTuple):
+@dataclass(frozen=True)
+class StepSystem:
     """A system of the table, with the packages that it needs."""
 
     name: str
@@ -102,7 +103,8 @@ class StepSetup(NamedTuple):
         return recipe.model_copy(update={"base_copy": base_copy})
 
 
-class Workload(NamedTuple):
+@dataclass(frozen=True)
+class Workload:
     """The records of one step, and their form."""
 
     name: str

@@ -12,7 +12,6 @@ Padded batches (`packing=False`) are not filled up, and a pair's prompt is read 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -78,7 +77,8 @@ class Microbatch:
         return int(self.cu_seqlens.diff().max())
 
 
-class MicrobatchPlan(NamedTuple):
+@dataclass(frozen=True)
+class MicrobatchPlan:
     """The sequences that share each forward pass. Its tensors, 24 bytes a token, are made on
     demand.
     """

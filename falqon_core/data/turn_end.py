@@ -1,12 +1,13 @@
 """The end of a turn in the text that a chat template renders."""
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 
-class ControlTokens(NamedTuple):
+@dataclass(frozen=True)
+class ControlTokens:
     """The texts that a tokenizer makes control tokens of, wherever they stand. There may be
     thousands, of few `lengths`.
     """

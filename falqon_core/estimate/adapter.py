@@ -2,14 +2,15 @@
 backward.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS
 from falqon_core.estimate.dimensions import ModelDimensions
 
 
-class AdapterSize(NamedTuple):
+@dataclass(frozen=True)
+class AdapterSize:
     """Numbers of elements: of A that stay as they are and the B beside them, of A that train and
     the B beside them, all layers together; and `kept_inputs`, the inputs of a token that one layer
     keeps for backward.

@@ -3,14 +3,16 @@ before any job has run.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import NamedTuple, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
 
-class Timeline(NamedTuple):
+@dataclass(frozen=True)
+class Timeline:
     """Seconds: when the first step was done since the trainer was started, each step as the trainer
     counts, and when it ended.
     """

@@ -10,8 +10,9 @@ import csv
 import io
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,7 +33,8 @@ NOTES = (
 )
 
 
-class PaperFigures(NamedTuple):
+@dataclass(frozen=True)
+class PaperFigures:
     """Figures of LLaMA-7B on Alpaca: seconds per optimizer step, and 5-shot MMLU as a share of
     1.
     """
@@ -97,7 +99,8 @@ class ComparisonRow(TrainingFigures):
     paper_mmlu: float | None = None
 
 
-class ComparisonColumn(NamedTuple):
+@dataclass(frozen=True)
+class ComparisonColumn:
     """`field`: of a `ComparisonRow`. `write`: its value as text, given the row."""
 
     field: str

@@ -7,7 +7,8 @@ who compute with it; models larger than any that exists (the maxima below) are r
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -42,7 +43,8 @@ LINEARS_BY_INPUT = (
 FUSED_MODEL_TYPES = {"phi3"}  # Here q, k, v are one linear, and gate, up another.
 
 
-class LinearGroup(NamedTuple):
+@dataclass(frozen=True)
+class LinearGroup:
     """`num_outputs` are those of all its linears."""
 
     num_linears: int

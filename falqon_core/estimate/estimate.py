@@ -10,8 +10,9 @@ has seen the file; the explanation says so.
 """
 
 import math
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -130,7 +131,8 @@ class Actual(BaseModel):
     inside_band: bool | None
 
 
-class _Speed(NamedTuple):
+@dataclass(frozen=True)
+class _Speed:
     seconds: Range
     overhead_seconds: float | None
     basis: Basis

@@ -4,6 +4,7 @@ becomes slower counts as its slower steps arrive.
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 CLOSING_UNCERTAINTY = 0.5  # The share of the closing seconds that the band adds on both sides.
@@ -17,7 +18,8 @@ class Eta(NamedTuple):
     high: float
 
 
-class Interruptions(NamedTuple):
+@dataclass(frozen=True)
+class Interruptions:
     """Interruptions of one kind between steps: evaluations, or checkpoints.
 
     `assumed`: the seconds of one as long as none has been measured; the band then reaches from none
@@ -58,7 +60,8 @@ def num_left(every: int, step: int, total_steps: int) -> int:
     return multiples + ends_between
 
 
-class _Sum(NamedTuple):
+@dataclass(frozen=True)
+class _Sum:
     expected: float
     spread: float
 

@@ -6,7 +6,7 @@ length.
 
 import statistics
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,7 +19,8 @@ LEAST_FACTOR = 1.1  # Recipes of one method differ among themselves.
 NORMAL_MAD = 1.4826
 
 
-class ThroughputSample(NamedTuple):
+@dataclass(frozen=True)
+class ThroughputSample:
     """One attempt. The rate counts all seconds from its first step to its last, evaluations and
     checkpoints among them.
 

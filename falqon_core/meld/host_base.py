@@ -8,7 +8,7 @@ the program waits for neither.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from falqon_core.ops.quantize import row_blocks
 NUM_BUFFERS = 2
 
 
-class _Buffer(NamedTuple):
+@dataclass(frozen=True)
+class _Buffer:
     """`memory` uint8 on the device. Both events are recorded again with each block."""
 
     memory: Tensor

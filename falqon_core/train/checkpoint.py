@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +73,8 @@ class Checkpoint(NamedTuple):
     optimizer: dict[str, Tensor]
 
 
-class Saved(NamedTuple):
+@dataclass(frozen=True)
+class Saved:
     """A checkpoint on disk."""
 
     path: Path

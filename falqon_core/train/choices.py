@@ -5,6 +5,7 @@ D it holds for the likeliest next token.
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,8 @@ class ChoiceQuestion(NamedTuple):
     letter: str
 
 
-class ChoiceAccuracy(NamedTuple):
+@dataclass(frozen=True)
+class ChoiceAccuracy:
     """`share` of the questions that were answered rightly, 0 to 1."""
 
     share: float

@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -59,7 +60,8 @@ class ComparisonRun(NamedTuple):
         return f"{self.method}-rate-{self.learning_rate:g}-seed-{self.seed}"
 
 
-class ComparisonPlan(NamedTuple):
+@dataclass(frozen=True)
+class ComparisonPlan:
     """The trainings of a comparison: `base` is the configuration that all share; options that a
     method does not have are left out for it. `rate_factors` are tried on the first of `seeds`.
     """

@@ -5,8 +5,8 @@ checksums, whole or absent.
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -31,7 +31,8 @@ from falqon_core.verification.capture import capture_reference
 from falqon_core.verification.client import VerifierProcess
 
 
-class Verification(NamedTuple):
+@dataclass(frozen=True)
+class Verification:
     """The training that a certificate is about."""
 
     config: TrainConfig
@@ -123,7 +124,8 @@ class Exporter:
         write_sha256sums(staging)
 
 
-class DataFiles(NamedTuple):
+@dataclass(frozen=True)
+class DataFiles:
     """The files that a training read."""
 
     train: Path

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,7 +34,8 @@ from falqon_core.train.state import TrainState, build_state, prepare_method
 from falqon_core.train.streaming import stream_layers
 
 
-class Setup(NamedTuple):
+@dataclass(frozen=True)
+class Setup:
     """The parts of a training that is ready for its first step."""
 
     device: torch.device

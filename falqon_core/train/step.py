@@ -7,7 +7,7 @@ into microbatches.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
@@ -19,7 +19,8 @@ from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup
 from falqon_core.train.optimizer import Optimizer
 
 
-class StepBatch(NamedTuple):
+@dataclass(frozen=True)
+class StepBatch:
     """Step `step`, counted from 1, as one rank computes it: its own `microbatches`, and the counts
     of all ranks together.
     """
@@ -30,7 +31,8 @@ class StepBatch(NamedTuple):
     num_tokens: int
 
 
-class StepResult(NamedTuple):
+@dataclass(frozen=True)
+class StepResult:
     """`metrics`: the objective's means, "loss" among them.
 
     `keys_per_token`: keys that a token attended to on average; `codes_changed`: share of the

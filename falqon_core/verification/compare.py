@@ -14,8 +14,8 @@ other device a difference beyond them is told and fails nothing; bits and tokens
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -43,7 +43,8 @@ from falqon_core.verification.reference import (
 )
 
 
-class Bounds(NamedTuple):
+@dataclass(frozen=True)
+class Bounds:
     """`loss` in nats a token. `noise`: the root mean square of the difference of the logits over
     that of the logits about their mean. `canary`: how much less probable (nats) any token of the
     trainer's answer is than the reloaded model's own choice at its place.

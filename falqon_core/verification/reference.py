@@ -7,6 +7,7 @@ computed from the exported files alone.
 
 import hashlib
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +47,8 @@ class ReferenceRow(NamedTuple):
     logits: Tensor
 
 
-class ReferenceOutputs(NamedTuple):
+@dataclass(frozen=True)
+class ReferenceOutputs:
     """`prompt` and `answer` int64 [n]: the tokens of the canary prompt, and the trained model's
     most probable continuation.
     """

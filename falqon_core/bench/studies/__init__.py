@@ -10,12 +10,14 @@ answers; its seconds say nothing about a GPU.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 StudyName = Literal["overhead", "breakdown", "costs"]
 
 
-class Bars(NamedTuple):
+@dataclass(frozen=True)
+class Bars:
     """A picture: for each group of `labels` one bar a series."""
 
     title: str
@@ -24,7 +26,8 @@ class Bars(NamedTuple):
     series: dict[str, Sequence[float]]
 
 
-class StudyReport(NamedTuple):
+@dataclass(frozen=True)
+class StudyReport:
     """`markdown`: the whole text, its table included."""
 
     markdown: str

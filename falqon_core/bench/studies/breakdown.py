@@ -9,7 +9,8 @@ that of the kernels it launches.
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -37,7 +38,8 @@ OPTIMIZER, AFTER_STEP = "optimizer", "after the step"
 COLUMNS = (*PARTS, ELEMENTWISE, OPTIMIZER, AFTER_STEP)
 
 
-class Breakdown(NamedTuple):
+@dataclass(frozen=True)
+class Breakdown:
     """Seconds of one step by part."""
 
     method: MethodName

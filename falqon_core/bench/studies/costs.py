@@ -5,8 +5,8 @@ from seconds a step, so the cells can be checked against each other; where they 
 other, the table says so instead of repeating them.
 """
 
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import NamedTuple
 
 from falqon_core.bench.studies import Bars, StudyReport, table
 from falqon_core.estimate.prices import default_price
@@ -19,7 +19,8 @@ OUR_SYSTEM = "FALQON"
 DAYS_TOLERANCE = 0.03
 
 
-class Cell(NamedTuple):
+@dataclass(frozen=True)
+class Cell:
     """The paper's figures of one system on one card."""
 
     days: float

@@ -6,6 +6,7 @@ products of few operations: those of an adapter of low rank. The last table is t
 adapter instead: the rows of A in the product of the weight.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,8 @@ from falqon_core.ops.samples import Draw
 from falqon_core.ops.scaled_mm import has_fp8_gemm, scaled_mm
 
 
-class ProductSizes(NamedTuple):
+@dataclass(frozen=True)
+class ProductSizes:
     """`linears`: inputs and outputs."""
 
     tokens: int
