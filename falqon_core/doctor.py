@@ -81,7 +81,7 @@ def check_driver() -> str:
     """Ask the driver for its cards."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        raise Skipped("there is no nvidia-smi on PATH, so no NVIDIA driver that could be asked")
+        raise Skipped("there is no nvidia-smi on PATH, so no NVIDIA driver to query")
     answer = subprocess.run(
         [tool, DRIVER_QUERY, "--format=csv,noheader"],
         capture_output=True,
@@ -116,7 +116,7 @@ def check_torch() -> str:
 
 
 def check_compiler() -> str:
-    """Compile what Triton compiles at its first launch."""
+    """Compile the module that Triton compiles at its first launch."""
     from falqon_core.ops import toolchain
 
     toolchain.check_compiler()
@@ -124,7 +124,7 @@ def check_compiler() -> str:
 
 
 def check_triton() -> str:
-    """Write to the folder where Triton keeps what it has compiled."""
+    """Write to the folder of Triton's compiled kernels."""
     import triton
 
     home = Path(os.environ.get("TRITON_HOME") or Path.home())

@@ -1,7 +1,7 @@
 """Greedy generation through transformers and its key-value cache: no random number is drawn.
 
-What a model's own generation config says besides where an answer ends (a penalty for repetition,
-beams, a static cache) is for who serves it. transformers fills in from there whatever a caller
+A model's own generation config is for servers in all but the end of an answer (it may hold a
+penalty for repetition, beams, a static cache). transformers fills in from there all that a caller
 leaves open, and the tokens would not be those that the model finds most probable.
 """
 

@@ -7,8 +7,8 @@ distribution (median 180 tokens, sigma 0.6, cut at the published length), so eve
 system sees the same ones.
 
 Models of 7B do not fit beside each other, so a round makes, measures and frees one system after the
-other, and rounds follow each other while time remains: whatever drifts (heat, clocks) hits all of
-them. Each system gets the fastest of a fixed list of placements that its memory allows: the largest
+other, and rounds follow each other while time remains: drift (heat, clocks) affects all of them.
+Each system gets the fastest of a fixed list of placements that its memory allows: the largest
 microbatch, first without activation checkpointing. Steps are the trainer's own (train/step.py):
 forward, backward, clipping, AdamW, refresh. Peers get our attention and loss, and ours of norms and
 SwiGLU where they are not compiled.

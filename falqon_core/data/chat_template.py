@@ -4,7 +4,7 @@ A turn is trained as it would be served: its prompt is what the tokenizer's own 
 the messages before it with `add_generation_prompt`, and its target is what the template adds when
 the turn ends the chat, up to and with its end-of-turn token. Where a turn stays as it is once later
 turns follow, one text holds them all; where the template rewrites it (Qwen3 drops its thinking),
-each such turn has a text of its own. A template is a stranger's program: transformers runs it in
+each such turn has a text of its own. A template is an external program: transformers runs it in
 Jinja's immutable sandbox, and here its time, memory and output are bounded. Two renderings a
 learned turn go by the square of their number: turns past the tokens that are kept are not looked
 for, and the others have a limit. `{% generation %}` marks are not read: they may begin or end

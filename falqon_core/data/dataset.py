@@ -1,4 +1,5 @@
-"""A JSONL file becomes a `Dataset`: every record tokenized once, what was cut or left out counted.
+"""Data sets from JSONL files: every record is tokenized once, and cut or omitted records are
+counted.
 
 Records are tokenized in batches because the tokenizer works them off in parallel. `encode_file`
 streams them, `load_dataset` keeps everything in memory, five bytes a token. A record that cannot be
@@ -128,9 +129,9 @@ def with_reference(dataset: Dataset, reference: np.ndarray) -> Dataset:
 
 
 class Encoded(NamedTuple):
-    """A record and what is trained of it: several items of a long text. `lengths`: the tokens of
-    each sequence before cutting and splitting; `num_cut` counts the tokens that are cut away, or
-    left out because nothing is learned of them.
+    """A record and its items: several of a long text. `lengths`: the tokens of each sequence before
+    cutting and splitting; `num_cut` counts the tokens that are cut away, or left out because
+    nothing is learned of them.
     """
 
     line: int
@@ -152,10 +153,10 @@ def load_dataset(
 ) -> Dataset:
     """Read, check and tokenize a file of records. `text_overlap_tokens`: None cuts long texts.
 
-    Raises `DatasetError` naming the line for a bad record (when more than `max_bad_fraction` of
-    them are) and when no record has anything to learn; `ModelError` when the tokenizer lacks what
-    the records need. `param` names the input to blame, `objective` what they are to train with
-    (None: whatever suits the first).
+    Raises `DatasetError` where a record is bad (with its line, when more than `max_bad_fraction` of
+    them are) or none has anything to learn; `ModelError` where the tokenizer lacks a token that the
+    records need. `param` names the input in errors, `objective` the one that they train (None: the
+    one that suits the first).
     """
     sequences: list[Item] = []
     record_numbers: list[int] = []

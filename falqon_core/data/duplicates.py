@@ -131,7 +131,7 @@ def signature(text: str) -> np.ndarray:
 def most_similar(
     signatures: np.ndarray, num_references: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return per record the index of an earlier one that is alike (-1: none), and how much.
+    """Return, per record, the index of an earlier similar one (-1: none), and the similarity.
 
     With `num_references`, only the first so many count as earlier, and only for those after them.
     """

@@ -1,4 +1,4 @@
-"""Methods beside each other in one table: what trainings measured, and what the paper printed.
+"""Methods beside each other in one table: measurements of trainings, and figures of the paper.
 
 A row is a method, or one training. Of several trainings of a method the losses are means, with
 their standard deviation; every other figure is the median, and memory the most that any of them
@@ -25,7 +25,7 @@ EMPTY_CELL = "\N{EN DASH}"
 NOTES = (
     "Validation loss as served: after merging and rounding to FP8. ±: the standard deviation of "
     "several seeds.",
-    "As it ran: the median of the training's steps, beside whatever else the machine did. In turn, "
+    "As it ran: the median of the training's steps, beside all else that the machine ran. In turn, "
     "as `python -m falqon_core compare` measures it: a few steps of each method, straight after "
     "those of the one before. Padding is not counted.",
     "Paper: LLaMA-7B on Alpaca, seconds per step and 5-shot MMLU as FALQON's paper prints them. "
@@ -161,7 +161,7 @@ def filled_columns(rows: Sequence[ComparisonRow]) -> list[ComparisonColumn]:
 
 
 def to_markdown(rows: Sequence[ComparisonRow]) -> str:
-    """Write a GitHub table of the filled columns, and below it what they mean."""
+    """Write a GitHub table of the filled columns, and below it their meaning."""
     columns = filled_columns(rows)
     lines = [["Method", *(column.title for column in columns)]]
     lines.append(["---", *("---:" for _ in columns)])

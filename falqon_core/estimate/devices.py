@@ -1,4 +1,4 @@
-"""The kinds of device that trainings run on: how fast at best, how large, and what their driver
+"""The kinds of device that trainings run on: peak speed, memory, and the name that their driver
 calls them.
 """
 

@@ -2,8 +2,8 @@
 
 Covers decoders whose layers are q, k, v, o and gate, up, down projections, or q, k, v in one and
 gate, up in one (Phi-3). Whether a model's modules are what is counted here, only its import can
-tell (`importers.decoder`). Every number of a config is a stranger's and is bounded here, for all
-who compute with it; models larger than any that exists (the maxima below) are refused.
+tell (`importers.decoder`). Every number of a config is external and is bounded here, for all who
+compute with it; models larger than any that exists (the maxima below) are refused.
 """
 
 from collections.abc import Iterator
@@ -237,7 +237,7 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
 
 
 def _check_token_ids(config: dict[str, Any], vocabulary: int) -> None:
-    """-1 is how some say that there is none."""
+    """Some configs have -1 where there is none."""
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         token_ids = config.get(key)
         if token_ids is None:

@@ -85,8 +85,8 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
 
 
 def _weight_bytes(recipe: Recipe, device_is_cpu: bool) -> float:
-    """Return the bytes of a frozen weight: what its method holds it in, or melded the quantized row
-    and its base.
+    """Return the bytes of a frozen weight: in its method's format, or melded the quantized row and
+    its base.
     """
     if recipe.method != "falqon":
         return METHODS[recipe.method].base_bytes
@@ -144,8 +144,8 @@ def largest_microbatch_tokens(
 def fit_recipe(
     dimensions: ModelDimensions, recipe: Recipe, num_bytes: float, device_is_cpu: bool
 ) -> Recipe | None:
-    """`recipe` with what depends on memory decided, keeping what was asked for; None when it cannot
-    fit.
+    """Return `recipe` with all that depends on memory decided, and its explicit choices kept; None
+    when it cannot fit.
 
     The base leaves the device only when it does not fit there, and activations are checkpointed
     only when not even the smallest microbatch fits without.

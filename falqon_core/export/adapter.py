@@ -28,8 +28,9 @@ TRAINED_B = (".delta", ".lora_b")
 
 
 def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
-    """Into an existing folder; return what it was trained with. Raises `FormatUnavailable`, and
-    `ModelError` for any other folder than a checkpoint's, or a damaged one.
+    """Write the adapter into an existing folder. Return the recipe of its training. Raises
+    `FormatUnavailable`, and `ModelError` for any other folder than a checkpoint's, or a damaged
+    one.
     """
     progress = checkpoint / "progress.json"
     if not progress.is_file():

@@ -24,7 +24,7 @@ TRAIN_COLOUR, VALID_COLOUR, TEXT_COLOUR, GRID_COLOUR = "#2563eb", "#c2410c", "#3
 
 
 def draw_curve(train: Sequence[Point], valid: Sequence[Point]) -> str:
-    """`train` has a finite loss at least; what is not finite is left out."""
+    """`train` has a finite loss at least; values that are not finite are left out."""
     lines = [
         evenly([point for point in points if math.isfinite(point[1])], MAX_POINTS)
         for points in (train, valid)

@@ -1,4 +1,4 @@
-"""Other forms of a trained model than the FP8 folder, each made from what is kept of it anyway.
+"""Other forms of a trained model than the FP8 folder, each made from files that are kept anyway.
 
 `lora` comes from a checkpoint, `bf16` and `gguf` from an FP8 folder, whose weights are exact in
 bf16: those two compute what the FP8 model computes, and no rounding is added. They need memory for

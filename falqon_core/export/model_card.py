@@ -126,7 +126,7 @@ It was put to no benchmark, and to no test of whether its answers are safe.
 
 
 def _method(recipe: Recipe, certificate: Certificate | None) -> str:
-    """Say how it was trained, and what merging cost."""
+    """Return a paragraph on the method, and on the cost of merging."""
     spec = METHODS[recipe.method]
     text = f"Method: {spec.title} ({spec.paper}): {spec.summary}."
     if recipe.method == "falqon":
@@ -154,8 +154,9 @@ def _template(recipe: Recipe) -> str:
         return ""
     names = ", ".join(f"`{name}`" for name in recipe.chat_template_kwargs)
     return (
-        f"\nIts chat template has {names} as in training by default (see below), so it is asked as "
-        "it was trained.\nA request that sets them otherwise asks for what was not trained.\n"
+        f"\nIts chat template has {names} as in training by default (see below), so it is prompted "
+        "as it was trained.\nA request that sets them otherwise uses prompts that were not "
+        "trained.\n"
     )
 
 
@@ -210,7 +211,7 @@ def _proof(certificate: Certificate | None) -> str:
     )
     held_out = certificate.held_out
     return f"""## Certificate
-Before this model was handed out, another process loaded these files and compared them with what the
+Before this model was published, another process loaded these files and compared them with what the
 trainer held: on {held_out.num_rows} rows of the {held_out.source} data
 ({held_out.num_tokens:,} tokens) and on a prompt of its own.
 `{CERTIFICATE}` says so in full, with the hashes of data, base model and files.

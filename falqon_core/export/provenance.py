@@ -53,7 +53,7 @@ def copy_licence(source: Path, folder: Path) -> None:
 
 
 def _front_matter(readme: Path) -> dict[str, Any]:
-    """Read what anybody may have written."""
+    """Read the front matter of a card, which may hold anything."""
     if not readme.is_file():
         return {}
     match = FRONT_MATTER.match(readme.read_text(encoding="utf-8-sig", errors="replace"))

@@ -62,7 +62,7 @@ def check_quantization(config: dict[str, Any]) -> None:
 
 
 def convert_decoder(source: Path, config: dict[str, Any], output: Path) -> list[str]:
-    """Write config.json and weights into the existing, empty folder `output`; return what was done,
+    """Write config.json and weights into the existing, empty folder `output`; return the changes,
     in sentences. `config` is the parsed config.json of `source`. Raises `ModelError`.
     """
     plain = decoder_config(config)

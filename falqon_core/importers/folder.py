@@ -54,8 +54,8 @@ Transfer = Callable[[Path, Path], object]
 
 
 def copy_model(source: Path, output: Path) -> list[str]:
-    """Copy `source` into the existing, empty folder `output`; return, in sentences, what was
-    changed. Raises `ModelError`.
+    """Copy `source` into the existing, empty folder `output`; return, in sentences, the changed.
+    Raises `ModelError`.
     """
     return _take(source, output, shutil.copyfile)
 

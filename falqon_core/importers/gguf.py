@@ -44,7 +44,7 @@ LICENCE_NAME = re.compile(r"[A-Za-z0-9.+-]+")
 
 
 def convert_gguf(source: Path, output: Path) -> list[str]:
-    """Convert into the existing, empty folder `output`; return what was done, in sentences. Raises
+    """Convert into the existing, empty folder `output`; return the changes, in sentences. Raises
     `ModelError` for an unreadable or unsupported file.
     """
     try:
@@ -231,7 +231,7 @@ def _save_tokenizer(source: Path, config: dict[str, Any], output: Path) -> None:
 
 
 def _drop_foreign_tokens(path: Path, num_tokens: int) -> None:
-    """Drop those that transformers adds to what the file holds (`<|endoftext|>`): no embedding is
+    """Drop tokens that transformers adds to those of the file (`<|endoftext|>`): no embedding is
     theirs.
     """
     content = json.loads(path.read_bytes())

@@ -19,7 +19,7 @@ BUILTIN_MODEL = "builtin:falqon-tiny"
 
 
 def import_model(source: str, output: Path) -> list[str]:
-    """Import a model; return, in sentences, what was converted of it.
+    """Import a model; return the conversions, in sentences.
 
     Raises `ModelError` when `output` exists, or when the source is missing, unsupported, or refused
     as unsafe.

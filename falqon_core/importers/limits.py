@@ -34,7 +34,7 @@ class _Overdue(BaseException):
 
 
 def size_of(source: Path) -> int:
-    """Return the bytes of a file, or of the files in a folder; 0 for what is not there."""
+    """Return the bytes of a file, or of the files in a folder; 0 where there is none."""
     paths = source.rglob("*") if source.is_dir() else [source]
     return sum(path.stat().st_size for path in paths if path.is_file())
 

@@ -4,7 +4,7 @@ the whole service in seconds.
 Everything is drawn or trained from what stands in this file, with no torch and no network, and
 every build gives the same bytes. It knows nothing; it is wide enough for a step to take
 milliseconds and for its loss to fall visibly. Its sizes are those that every method divides and
-that vLLM serves on a CPU, too, whose heads have at least 32 dimensions.
+that vLLM serves on a CPU as well, whose heads have at least 32 dimensions.
 """
 
 import json

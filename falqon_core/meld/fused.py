@@ -55,7 +55,8 @@ DECODER_LAYERS = {
 
 
 class FusedDecoderLayer(nn.Module):
-    """hidden_states [B, T, H] -> [B, T, H]; takes what transformers' decoder layers take.
+    """hidden_states [B, T, H] -> [B, T, H]; its arguments are those of transformers' decoder
+    layers.
 
     `fuse_decoder_layers` turns a layer into one in place, by its class: its children, their names
     and references to it stay.
@@ -92,7 +93,7 @@ def fuse_decoder_layers(model: nn.Module) -> None:
 
 def normed_linears(x: Tensor, norm: RMSNorm, group: Sequence[MeldedLinear]) -> list[Tensor]:
     """Return the outputs [.., O_j] of a whole group, melded together in FP8, that reads norm(x),
-    and x [.., H] itself for what goes past the norm.
+    and x [.., H] itself, which goes past the norm.
     """
     *outputs, x = NormedMatmul.apply(
         x,
@@ -108,7 +109,7 @@ def normed_linears(x: Tensor, norm: RMSNorm, group: Sequence[MeldedLinear]) -> l
 def normed_qkv(
     x: Tensor, norm: RMSNorm, group: Sequence[MeldedLinear], rotation: tuple[Tensor, Tensor]
 ) -> list[Tensor]:
-    """Return query and key, rotated, and value: [B, heads, T, D]; and x [B, T, H] itself for what
+    """Return query and key, rotated, and value: [B, heads, T, D]; and x [B, T, H] itself, which
     goes past the norm.
 
     `group` is that of q, k and v, melded together in FP8; `rotation` the cosines and sines [B or 1,

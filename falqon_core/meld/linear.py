@@ -89,7 +89,7 @@ class MeldedLinear(nn.Module):
         return _forward(x, [self])[0]
 
     def refresh(self) -> Tensor:
-        """Rebuild the weight from base and delta. Return how many values changed, int64 []."""
+        """Rebuild the weight from base and delta. Return the number of changed values, int64 []."""
         assert self.base is not None, "there is no base to rebuild from"
         # W = quantize(base + scaling * B . A), with base [O, I], B fp32 [O, r], A [r, I]
         # dequantized.

@@ -59,19 +59,19 @@ class RowsView(ABC):
     @abstractmethod
     def refresh(self, base: BaseWeight, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
         """Rebuild the rows of a W as quantize(base + scaling * delta . a), see ops/refresh.py.
-        Return how many values changed, int64 [].
+        Return the number of changed values, int64 [].
         """
 
     @abstractmethod
     def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
-        """Add delta . a to `rows` (int64 [k]) of a W, scales unchanged, see ops/topk.py. Return how
-        many values changed, int64 [].
+        """Add delta . a to `rows` (int64 [k]) of a W, scales unchanged, see ops/topk.py. Return the
+        number of changed values, int64 [].
         """
 
     @abstractmethod
     def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
-        """Add scaling * delta . a to a W, rounded stochastically, see ops/stochastic.py. Return how
-        many values changed, int64 [].
+        """Add scaling * delta . a to a W, rounded stochastically, see ops/stochastic.py. Return the
+        number of changed values, int64 [].
         """
 
     def copy_quantized(self) -> tuple[Tensor, Tensor]:

@@ -40,8 +40,8 @@ class UpdateRule(Protocol):
         """Fill the rows from the weight [O, I] and a chosen A [r, I] (fp32)."""
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
-        """Carry the delta, as the optimizer left it, into the rows. Return how many quantized
-        values of the weight changed, int64 [].
+        """Carry the delta, as the optimizer left it, into the rows. Return the number of changed
+        quantized values of the weight, int64 [].
         """
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:

@@ -166,7 +166,7 @@ def _read_progress(path: Path) -> Progress:
         name = ".".join(map(str, first["loc"]))
         raise CheckpointOfOtherVersion(
             f"checkpoint {path.name} was written by another version of this program ({name}: "
-            f"{first['msg']}); continue with that version, or start anew in another folder"
+            f"{first['msg']}); continue with that version, or start again in another folder"
         ) from error
 
 

@@ -99,8 +99,8 @@ def parse_factors(text: str) -> list[float]:
 
 
 def compare(plan: ComparisonPlan, output: Path, tell: Callable[[str], None]) -> list[ComparisonRow]:
-    """Train what is not trained yet, and measure the rest. Raises `ConfigError` where a training
-    fails, with its message.
+    """Run the trainings that have not ended yet, and measure all of them. Raises `ConfigError`
+    where a training fails, with its message.
     """
     questions = None
     if plan.questions is not None:

@@ -198,7 +198,7 @@ def describe_doubt(check: Check) -> str:
     return (
         f"the exported files hold the trained model bit for bit, but their {check.name} differs "
         f"by {check.difference} where {check.bound} was expected: {check.detail}. What is normal "
-        "for this device has not been measured yet, so the model is handed out"
+        "for this device has not been measured yet, so the model is published"
     )
 
 

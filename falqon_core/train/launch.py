@@ -1,8 +1,8 @@
 """Several trainer processes on this machine, one a device, under the elastic agent of torch, which
 is what torchrun starts.
 
-torchrun as a command makes exit code 1 of whatever a rank ends with, gives ranks 30 seconds after
-a SIGTERM, and starts each in a session of its own, where no signal to our process group arrives.
+torchrun as a command turns every failing exit code of a rank into 1, gives ranks 30 seconds after a
+SIGTERM, and starts each in a session of its own, where no signal to our process group arrives.
 Hence the agent is called from here: signals are passed on to all ranks, which have the time that
 our parent gives us, and the exit code is theirs.
 """
@@ -56,8 +56,8 @@ def end_like(code: int) -> None:
 
 
 def take_stdout() -> int:
-    """Return a new descriptor of what stdout is; stdout itself becomes stderr, so that nothing
-    else can come between the messages.
+    """Return a new descriptor of stdout's file; stdout itself becomes stderr, so that nothing else
+    can come between the messages.
     """
     descriptor = os.dup(STDOUT)
     os.dup2(STDERR, STDOUT)
@@ -65,8 +65,8 @@ def take_stdout() -> int:
 
 
 class _SignalRelay:
-    """Passes on to all ranks what asks this process to stop, or where it is. Before there are ranks
-    a stop ends it.
+    """A handler that passes stop signals, and the request for a stack trace, on to all ranks.
+    Before there are ranks a stop ends it.
     """
 
     def __init__(self) -> None:
@@ -116,7 +116,7 @@ def _create_agent(command: Sequence[str], num_processes: int) -> "SimpleElasticA
 
 
 def _common_code(codes: Collection[int]) -> int:
-    """Return the code that says most: what all agreed on, then the signal that ended one."""
+    """Return the most telling code: the common one of all, then the signal that ended one."""
     agreed = [code for code in codes if code in COMMON_EXIT_CODES]
     killed = [code for code in codes if code < 0]
     return next(iter([*agreed, *killed, *codes]), ExitCode.DONE)

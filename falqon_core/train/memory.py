@@ -85,7 +85,9 @@ def fits_untouched(recipe: Recipe, dimensions: ModelDimensions, device: torch.de
 
 
 def check_host_memory(needed: int, available: int) -> None:
-    """Raise `OutOfMemory` unless a base of `needed` bytes fits into what the host has."""
+    """Raise `OutOfMemory` unless a base of `needed` bytes fits into `available` bytes of the
+    host.
+    """
     usable = usable_bytes(available)
     if needed > usable:
         raise OutOfMemory(

@@ -95,8 +95,8 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def gpu_utilization(device: torch.device) -> float | None:
-    """Return in what percent of the driver's last sampling period a kernel ran; None on a CPU and
-    where NVML's binding is not installed.
+    """Return the percentage of the driver's last sampling period in which a kernel ran; None on a
+    CPU and where NVML's binding is not installed.
     """
     return _ask_driver(torch.cuda.utilization, device)
 

@@ -1,4 +1,5 @@
-"""Ask the trained model, by the trainer's own modules, what the reloaded one must answer as well.
+"""Reference outputs of the trained model, by the trainer's own modules; the reloaded one must give
+the same.
 
 Captured are the loss and a few logits of held-out rows, a greedy answer to the canary prompt, and a
 hash of every tensor that has to arrive. Rows are cut to `ROW_TOKENS` tokens, and of a pair only the

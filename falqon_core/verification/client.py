@@ -1,4 +1,4 @@
-"""Start the process that certifies what a training exports, and ask it.
+"""The client of the process that certifies exported models.
 
 It is started early, so that it has loaded its libraries by the time it is needed. It is a fresh
 interpreter and learns of the training only what it is told, so a fault of this process's state

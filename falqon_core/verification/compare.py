@@ -1,4 +1,4 @@
-"""Compare the files of an exported model with what the trainer captured of it.
+"""A comparison of an exported model's files with the trainer's reference outputs.
 
 The folder is read as its users read it: tensors by safetensors, the tokenizer and the model by
 transformers with the codes dequantized to bf16, which is exact. Nothing that trained takes part.

@@ -1,9 +1,9 @@
 """The gain of FP8: the products of a linear and of its adapter in bf16, in FP8, and in FP8 with the
 cost of quantizing their operands.
 
-Quantizing reads and writes an operand once, whatever it is multiplied with, so it weighs most on
-products of few operations: those of an adapter of low rank. The last table is the cost of FALQON's
-adapter instead: the rows of A in the product of the weight.
+Quantizing reads and writes an operand once for any other operand, so it weighs most on products of
+few operations: those of an adapter of low rank. The last table is the cost of FALQON's adapter
+instead: the rows of A in the product of the weight.
 """
 
 from dataclasses import dataclass

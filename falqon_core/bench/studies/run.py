@@ -29,8 +29,8 @@ SMALL_MODEL = StepSetup(
 
 
 def run_study(name: StudyName, plot: Path | None, tell: Tell) -> str:
-    """Return the study as Markdown; draw it to `plot`, too. Raises `ConfigError` before it measures
-    where it could not draw.
+    """Return the study as Markdown; draw it to `plot` as well. Raises `ConfigError`, before
+    measuring, where it could not draw.
     """
     if plot is not None:
         require_matplotlib()
