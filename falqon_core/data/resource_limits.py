@@ -23,6 +23,8 @@ Result = TypeVar("Result")
 
 
 class OutOfBounds(Exception):
+    """The code exceeded its time or its memory."""
+
     pass
 
 

@@ -27,6 +27,7 @@ class Adapter(nn.Module):
         self.rank = rank
         self.scaling = scaling
         self.lora_a = nn.Parameter(self.initial_a(name, num_inputs, seed).to(weight.device))
+        # B [O, r] at zero: the product starts at zero, and with it the model as its base.
         self.lora_b = nn.Parameter(torch.zeros(num_outputs, rank, device=weight.device))
 
     def initial_a(self, name: str, num_inputs: int, seed: int) -> Tensor:
@@ -44,6 +45,7 @@ class Adapter(nn.Module):
         z = trained_matmul(x.reshape(-1, x.shape[-1]), a.to(x.dtype).t())
         # Scaling is applied in fp32, to O r numbers instead of the T O of the product.
         b = (self.scaling * b).to(x.dtype)
+        # [T, O] + [T, r] . [r, O], in the dtype of x.
         return add_product(y.reshape(-1, y.shape[-1]), z, b.t()).view_as(y)
 
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -54,6 +56,7 @@ class Adapter(nn.Module):
     def product(self) -> Tensor:
         """Return the adapter's addition to the weight, scaling * B A: fp32 [O, I]."""
         a, b = self.factors()
+        # [O, r] . [r, I], in fp32: the merged weight is rounded only once, afterwards.
         return self.scaling * (b @ a)
 
 

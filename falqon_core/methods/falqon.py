@@ -53,6 +53,7 @@ class Falqon:
         """Swap in empty melded linears and fill each from its tensors in `state`."""
         self.a_relative_rate = a_relative_rate(model, self.recipe.a_init)
         swap_blocks(model)
+        # No A is chosen here: the checkpoint has the one that was trained.
         self.layers = convert_to_melded(model, self.recipe, self.rule, fresh=False)
         with torch.no_grad():
             for name, layer in self.layers.items():
@@ -68,6 +69,7 @@ class Falqon:
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the deltas, fp32 [O, r], and the masters of those A that train, fp32 [r, I]."""
+        # Names are stable, since checkpoints store moments by them.
         deltas = {f"{name}.delta": layer.delta for name, layer in self.layers.items()}
         masters = {
             f"{name}.a_master": layer.a_master

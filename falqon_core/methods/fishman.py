@@ -132,6 +132,7 @@ class AmaxHistory:
 
     def start(self, weights: Sequence[Tensor]) -> None:
         """Begin with the magnitude of every product's weight."""
+        # fp32 [N, 3, HISTORY_STEPS]: only weights are known before the first step.
         steps = weights[0].new_zeros(len(self.num_rows), 3, HISTORY_STEPS, dtype=torch.float32)
         steps[:, WEIGHT, 0] = amax_of(weights)
         self.load(steps, 0)
@@ -220,6 +221,7 @@ class _DelayedMatmul(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, product: DelayedProduct, is_recorded: bool
     ) -> Tensor:
+        # [T, I]; every token counts for the one scale of the tensor.
         rows = x.reshape(-1, x.shape[-1])
         factors = product.factors(rows, INPUT, is_recorded)
         # Codes and factor of x in e5m2, where W trains: one byte an element instead of two.
@@ -279,6 +281,7 @@ class DelayedAdapter(Adapter):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y [.., O] with the adapter's product added, in FP8."""
         with_a, with_b = self.products
+        # (x A^T) B^T: [T, r], then [T, O], both in FP8.
         return y.add(with_b(with_a(x, self.lora_a), self.lora_b), alpha=self.scaling)
 
 
@@ -291,6 +294,7 @@ class SmoothSwiGLU(SwiGLU):
         # [.., 1]: down then reads values of similar size in all tokens.
         scale = up.detach().abs().amax(-1, keepdim=True).clamp_(min=1e-12)
         down = self.down_proj
+        # silu(gate) * up / s, [.., I], which down quantizes with one scale for all tokens.
         hidden = self.gated(gate, up / scale)
         y = down.adapter(hidden, down.base(hidden)) * scale
         return y if down.bias is None else y + down.bias

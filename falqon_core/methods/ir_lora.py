@@ -83,6 +83,7 @@ class IcqNf4Linear(FrozenLinear):
     def __init__(self, weight: Tensor, choice: Tensor | None) -> None:
         """`choice` is that of a checkpoint; None searches for it."""
         super().__init__(weight)
+        # uint8 [N], one number a block of 64; the search takes most of the time of a start.
         self._choice = choose_shifts(weight) if choice is None else choice
         self._weight = quantize_nf4(weight, shifts_of(weight, self._choice))
         self._shape = weight.shape
@@ -107,6 +108,7 @@ class IcqInt4Linear(FrozenLinear):
     def __init__(self, weight: Tensor, group_size: int, choice: Tensor | None) -> None:
         """`choice` is that of a checkpoint; None searches for it."""
         super().__init__(weight)
+        # uint8 [O, I / group_size].
         self._choice = choose_ranges(weight, group_size) if choice is None else choice
         self._weight = quantize_ranges(weight, group_size, self._choice)
 

@@ -78,6 +78,7 @@ class Lora(FrozenBaseMethod):
         self._convert(model, state)
         with torch.no_grad():
             for name, parameter in self._adapter_parameters().items():
+                # fp32 masters, on the device of the linear.
                 parameter.copy_(state[name])
         for name, sha256 in self._base_hashes.items():
             if not torch.equal(sha256, state[name].cpu()):
@@ -110,6 +111,7 @@ class Lora(FrozenBaseMethod):
     def merge(self, model: PreTrainedModel) -> None:
         """Replace every adapted linear by its sum in FP8, one at a time."""
         for name, layer in self.layers.items():
+            # The adapted linear is dropped at once, so one fp32 weight exists at a time.
             merged = MergedLinear(layer.merged_weight(), layer.bias, layer.base.dtype)
             model.set_submodule(name, merged)
         self.layers = {}

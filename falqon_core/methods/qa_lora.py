@@ -99,6 +99,7 @@ class Int4Weight(FrozenLinear):
         super().__init__(weight)
         self.group_size = group_size
         self.weight = quantize_int4(weight, group_size)
+        # fp16 [O, G]; a refresh replaces the minima, these stay.
         self._first_minima = self.weight.minima
 
     def dequantize(self) -> Tensor:

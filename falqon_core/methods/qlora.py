@@ -33,6 +33,7 @@ class Nf4Linear(FrozenLinear):
         from bitsandbytes.functional import quantize_4bit
 
         super().__init__(weight)
+        # uint8 [O I / 2, 1]; the state holds scales and their own quantization.
         self._packed, self._quant_state = quantize_4bit(
             weight, blocksize=BLOCK_SIZE, quant_type="nf4", compress_statistics=True
         )

@@ -36,6 +36,8 @@ REPORTED_LIBRARIES = (
 
 
 class CertifyRequest(BaseModel):
+    """The second line of the input: the exported files and the trainer's outputs."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: Path
@@ -46,6 +48,7 @@ class CertifyRequest(BaseModel):
 
 
 def main(requests: TextIO, answers: TextIO) -> None:
+    """Answer one request with a certificate; without one end silently."""
     config = TrainConfig.model_validate_json(requests.readline())
     load_libraries(config.model)
     base = Base(
@@ -61,6 +64,7 @@ def main(requests: TextIO, answers: TextIO) -> None:
 
 
 def certify(base: Base, data: Data, request: CertifyRequest) -> Certificate:
+    """Return the certificate of one exported model, passed or not."""
     torch.set_num_threads(request.training.num_threads)
     device = torch.device(request.device)
     reference = load_reference(request.reference_outputs)

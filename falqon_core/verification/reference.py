@@ -60,6 +60,7 @@ class ReferenceOutputs:
 
 
 def save_reference(reference: ReferenceOutputs, path: Path) -> None:
+    """Write the outputs to one safetensors file, the summary in its header."""
     tensors = {
         f"{index}.{name}": value
         for index, row in enumerate(reference.rows)
@@ -74,6 +75,7 @@ def save_reference(reference: ReferenceOutputs, path: Path) -> None:
 
 
 def load_reference(path: Path) -> ReferenceOutputs:
+    """Read the outputs of one safetensors file."""
     with safe_open(path, "pt") as file:
         summary = ReferenceSummary.model_validate_json(file.metadata()[_SUMMARY])
         rows = [
