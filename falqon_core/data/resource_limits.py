@@ -25,8 +25,6 @@ Result = TypeVar("Result")
 class OutOfBounds(Exception):
     """The code exceeded its time or its memory."""
 
-    pass
-
 
 def run_bounded(function: Callable[[], Result]) -> Result:
     """Call `function` and return its result. Raises `OutOfBounds` where it exceeds time or memory,
