@@ -72,8 +72,8 @@ def test_what_cannot_be_interrupted_is_ended_by_the_kernel() -> None:
     program = (
         "import os; os.cpu_count = lambda: 1\n"
         "from falqon_core.importers import limits\n"
-        "limits.SECONDS = 0.1; limits.CPU_SECONDS_MORE = 1\n"
-        "with limits.limited(0): sum(range(10**12))"
+        "limits.BASE_SECONDS = 0.1; limits.EXTRA_CPU_SECONDS = 1\n"
+        "with limits.limit_resources(0): sum(range(10**12))"
     )
 
     done = subprocess.run(
