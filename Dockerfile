@@ -5,13 +5,6 @@ WORKDIR /srv
 COPY package.json package-lock.json ./
 RUN npm ci --omit=dev --ignore-scripts --no-audit --no-fund
 
-# What is installed from these lists stays in its layer until a list differs, whatever else pyproject.toml says.
-FROM python:3.13-slim AS requirements
-WORKDIR /requirements
-COPY pyproject.toml ./
-RUN python -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb')); print(*it['build-system']['requires'], *it['project']['dependencies'], *it['project']['optional-dependencies']['otel'], sep='\n')" > api.txt \
- && python -c "import tomllib; it = tomllib.load(open('pyproject.toml', 'rb')); print(*it['project']['optional-dependencies']['worker'], sep='\n')" > worker.txt
-
 FROM scratch AS code
 COPY pyproject.toml README.md LICENSE ./
 COPY app app
@@ -26,8 +19,8 @@ RUN useradd --create-home --uid 10001 falqon \
  && mkdir -p -m 700 /var/lib/falqon && chown falqon /var/lib/falqon
 ENV FALQON_DATA_DIR=/var/lib/falqon
 VOLUME /var/lib/falqon
-COPY --from=requirements /requirements/api.txt /requirements/
-RUN pip install -r /requirements/api.txt
+COPY requirements /requirements
+RUN pip install --no-deps --require-hashes -r /requirements/api.txt
 
 FROM base AS api
 COPY --from=assets /srv/node_modules node_modules
@@ -44,12 +37,12 @@ FROM base AS worker
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
 # A package index whose torch is built for CPUs. Empty: pip's own, whose torch for x86-64 Linux brings CUDA's libraries (3 GB).
 ARG TORCH_INDEX=
-COPY --from=requirements /requirements/worker.txt /requirements/
 RUN if [ -n "$TORCH_INDEX" ]; then \
-      pip install --index-url "$TORCH_INDEX" "$(grep '^torch' /requirements/worker.txt)" \
-       && sed -i '/^triton/d' /requirements/worker.txt; \
+      pip install --index-url "$TORCH_INDEX" "$(grep '^torch' /requirements/torch.txt)"; \
+    else \
+      pip install -r /requirements/torch.txt; \
     fi \
- && pip install -r /requirements/worker.txt
+ && pip install --no-deps --require-hashes -r /requirements/worker.txt
 COPY --from=code / ./
 RUN pip install --no-deps --no-build-isolation --editable .
 USER falqon

@@ -9,12 +9,13 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Where nothing compiled may be kept, every process of the tests compiles what it imports of ours: 6 s each for those of pytest.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup assets demo check test serve lint types unit format benchmark load serving fuzz chaos e2e fleet downloads tokenizers trace gpu image-check clean
+.PHONY: help setup lock assets demo check test serve lint types unit format benchmark load serving fuzz chaos e2e fleet downloads tokenizers trace gpu image-check clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
 	@echo "make check      formatting, types and the quick tests, for every commit"
 	@echo "make test       set up and run every check"
+	@echo "make lock       pin every dependency anew, within the ranges of pyproject.toml"
 	@echo "make serve      run the service in the foreground"
 	@echo "make benchmark  training speed against PEFT LoRA on this machine"
 	@echo "make fuzz       50,000 made-up requests over both databases and every role, against what /openapi.json says"
@@ -31,11 +32,26 @@ help:
 
 setup: $(VENV)/.installed assets
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/torch.txt
 	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info < (3, 14) else "Python 3.11 to 3.13 is needed, this is " + sys.version.split()[0] + "; choose one with: make PYTHON=python3.13")'
 	$(PYTHON) -m venv $(VENV) || { echo "If venv is missing: apt-get install python3-venv" >&2; exit 1; }
-	pip install --quiet --disable-pip-version-check --editable '.[worker,dev]'
+	pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/dev.txt
+	pip install --quiet --disable-pip-version-check -r requirements/torch.txt
+	pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
+
+# Pins every dependency and what builds the package, with hashes, within the ranges of pyproject.toml. Each list holds the one before it. torch and what comes with it are
+# named by version alone: the builds for CPUs and for CUDA are different files, and the machine decides which one it takes.
+LOCK := echo 'setuptools>=77' | uv pip compile - pyproject.toml --universal --python-version 3.11 --quiet --no-header --no-annotate --upgrade
+NOT_TORCH := awk '/^[a-z]/ {keep = !/^(torch==|triton==|nvidia-|cuda-)/} keep'
+lock: $(VENV)/.installed
+	pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	mkdir -p .cache && set -o pipefail; \
+	$(LOCK) --extra otel --extra worker --extra dev --generate-hashes > .cache/dev.lock && \
+	$(NOT_TORCH) .cache/dev.lock > requirements/dev.txt && \
+	$(LOCK) --extra otel --extra worker --constraint requirements/dev.txt --generate-hashes | $(NOT_TORCH) > requirements/worker.txt && \
+	$(LOCK) --extra otel --constraint requirements/dev.txt --generate-hashes > requirements/api.txt && \
+	sed -nE 's/^(torch==[0-9.]+).*/\1/p; s/^(triton==[^\]*[^ \]).*/\1/p' .cache/dev.lock | awk -F== '!seen[$$1]++' > requirements/torch.txt
 
 # Browser assets come from the npm registry; where no npm is at hand, from the wheel that carries node.
 assets: node_modules/.installed

@@ -4,6 +4,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from importlib.metadata import version
 
 import structlog
 from fastapi import FastAPI
@@ -111,7 +112,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="FALQON",
         description="Fine-tuning through the API that the `openai` client speaks. "
         "Fields beyond it travel in `falqon`.",
-        version="0.1.0",
+        version=version("falqon"),
         lifespan=lambda app: _lifespan(app, settings),
         docs_url=None,
         redoc_url=None,

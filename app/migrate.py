@@ -14,7 +14,7 @@ from sqlalchemy import inspect, text
 import migrations
 from app.database import Database
 
-Schema = Literal["current", "newer", "older"]
+Schema = Literal["current", "newer", "older", "too old"]
 
 # Any number that nothing else in the database takes a lock by: the letters "falq" in ASCII.
 ADVISORY_LOCK = 0x66616C71
@@ -35,7 +35,13 @@ def upgrade(database: Database) -> None:
 
     One that is newer stays: this code works on it.
     """
-    if compare_schema(database) != "older":
+    schema = compare_schema(database)
+    if schema == "too old":
+        raise CannotMigrate(
+            "This database has a schema from before version 0.2.0, which this version cannot "
+            "upgrade: start the newest commit of version 0.1.0 on it once, then this version."
+        )
+    if schema != "older":
         return
     with one_at_a_time(database), database.engine.connect() as connection:
         command.upgrade(_config(connection), "head")
@@ -45,18 +51,21 @@ def upgrade(database: Database) -> None:
 def compare_schema(database: Database) -> Schema:
     """Compare the database's schema with the one that this code was written for.
 
-    A revision that this code does not know belongs to a newer version: migrations only add, so
-    this code works on it, and a rolling upgrade needs it to.
+    A revision that this code does not know belongs to a newer version, unless its number comes
+    before that of the first one here: migrations only add, so this code works on a newer schema,
+    and a rolling upgrade needs it to.
     """
     with database.read() as session:
         connection = session.connection()
         if not inspect(connection).has_table("alembic_version"):
             return "older"
-        current = set(connection.scalars(text("SELECT version_num FROM alembic_version")))
-    heads, known_revisions = _revisions()
-    if not current <= known_revisions:
-        return "newer"
-    return "current" if current == heads else "older"
+        current = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    revisions = _revisions()
+    if current is None or current in revisions[:-1]:
+        return "older"
+    if current == revisions[-1]:
+        return "current"
+    return "too old" if current < revisions[0] else "newer"
 
 
 @contextmanager
@@ -122,11 +131,10 @@ def _wait_a_tick(deadline: float) -> None:
 
 
 @cache
-def _revisions() -> tuple[frozenset[str], frozenset[str]]:
-    """Return the newest revisions of this code, and all of them."""
+def _revisions() -> list[str]:
+    """Return the revisions of this code, oldest first."""
     scripts = ScriptDirectory.from_config(_config(None))
-    known_revisions = frozenset(script.revision for script in scripts.walk_revisions())
-    return frozenset(scripts.get_heads()), known_revisions
+    return [script.revision for script in scripts.walk_revisions()][::-1]
 
 
 def _config(connection: object) -> Config:

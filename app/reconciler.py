@@ -18,7 +18,6 @@ from app.files import service as files
 from app.garbage import collector, events, orphans
 from app.installation import Guard, Refused
 from app.jobs import claims, next_job
-from app.jobs import events as job_events
 from app.models import Job
 from app.models.operation import Operation
 from app.notifier import repository as notifications
@@ -86,9 +85,8 @@ class Reconciler:
         counters.RECONCILED_AT.set_to_current_time()
 
     def sweep(self) -> None:
-        """Collect garbage, fold old events. Raises `SQLAlchemyError` when the database is away."""
+        """Collect garbage. Raises `SQLAlchemyError` when the database is away."""
         events.remove_old(self._database, self._settings.events_kept)
-        job_events.fold_older(self._database)
         try:
             if self._guard.allows():
                 orphans.sweep(self._database, self._storage)

@@ -1,3 +1,4 @@
+from importlib.metadata import version
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
@@ -5,16 +6,19 @@ from pydantic import BaseModel
 
 from app.http.probes import HealthMonitor, Readiness
 
+VERSION = version("falqon")
+
 router = APIRouter(tags=["health"])
 
 
 class Health(BaseModel):
     status: Literal["ok"] = "ok"
+    version: str
 
 
 @router.get("/healthz")
 async def healthz() -> Health:
-    return Health()
+    return Health(version=VERSION)
 
 
 # From memory and without a thread: however many ask, they take nothing from other requests.

@@ -132,7 +132,7 @@ def probe_database(database: Database) -> str:
     from app import migrate  # alembic costs a quarter of a second that a start need not wait for
 
     try:
-        if migrate.compare_schema(database) == "older":
+        if migrate.compare_schema(database) in ("older", "too old"):
             return "not migrated"
         return OK
     except SQLAlchemyError:

@@ -11,17 +11,15 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from app import counters
-from app.database import UNSYNCED, Database, after_commit, now_plus
+from app.database import UNSYNCED, after_commit, now_plus
 from app.jobs.metrics_chunks import pack, unpack, window_of
 from app.models import Event, Job, JobStatus
 from app.models.base import JsonObject
-from app.models.event import CHUNK, HAS_OWN_ROW, WINDOW
+from app.models.event import CHUNK, WINDOW
 from app.webhooks import events as webhooks
 
 Level = Literal["info", "warn", "error"]
 COLUMNS = tuple(Event.__table__.columns.keys())
-WINDOWS_AT_ONCE = 10  # in a transaction
-TRANSACTIONS_AT_ONCE = 4  # of one call, which comes again some seconds later
 
 
 class NewEvent(NamedTuple):
@@ -86,22 +84,6 @@ def fold(session: Session, job_id: str, window: int) -> None:
         events = [event for row in rows for event in unpack(row)]
         session.execute(delete(Event).where(*metrics))
         _insert(session, events)
-
-
-def fold_older(database: Database) -> None:
-    """Fold some of what an earlier version wrote, a row for each event, until nothing is left."""
-    older = select(Event.job_id, Event.seq).join(Job, Job.id == Event.job_id)
-    older = older.where(HAS_OWN_ROW, Job.status != JobStatus.RUNNING)
-    older = older.order_by(Event.job_id, Event.seq).limit(1)
-    for _ in range(TRANSACTIONS_AT_ONCE):
-        with database.read() as session:
-            if session.execute(older).one_or_none() is None:
-                return
-        with database.transaction() as session:
-            free = older.with_for_update(of=Job, skip_locked=True)
-            for job_id, seq in session.execute(free):
-                for window in range(window_of(seq), window_of(seq) + WINDOWS_AT_ONCE):
-                    fold(session, job_id, window)
 
 
 def _insert(session: Session, events: Sequence[Event]) -> None:

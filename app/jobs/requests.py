@@ -80,8 +80,6 @@ def _merge_fields(request: JobRequest) -> tuple[dict[str, Any], float]:
     """Return the fields of the recipe and the multiplier of its learning rate."""
     official = official_hyperparameters(request)
     extras = request.falqon.recipe_fields
-    if extras.get("method") == "dpo":  # the older name of both
-        extras |= {"objective": "dpo", "method": "falqon"}
     pairs = {
         "objective": ("method", request.method.type if request.method else None),
         "beta": ("beta", official.beta if isinstance(official, DpoHyperparameters) else None),
@@ -93,9 +91,8 @@ def _merge_fields(request: JobRequest) -> tuple[dict[str, Any], float]:
         if value is None:
             continue
         if extras.get(ours, value) != value:
-            place = "method" if ours == "objective" else ours
             raise InvalidRequest(
-                f"{theirs}: falqon.{place} says {extras[ours]}, not {value}; send it once.",
+                f"{theirs}: falqon.{ours} says {extras[ours]}, not {value}; send it once.",
                 param=theirs,
                 code="conflict",
             )

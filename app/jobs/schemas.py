@@ -181,7 +181,7 @@ class JobObject(Object):
             execution_seconds=round(job.execution_seconds or 0.0, 1),
             budget=job.budget and job.budget.model_dump(mode="json"),
             queue=queue,
-            config=job.recipe and job.recipe.api_fields(),
+            config=job.recipe and job.recipe.model_dump(mode="json"),
             paused_reason=paused_reason,
             dry_run=dry_run,
         )

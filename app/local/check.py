@@ -84,13 +84,14 @@ def _compare_clocks(clock: datetime) -> Result:
 
 def _check_schema(database: Database) -> Result:
     schema = migrate.compare_schema(database)
-    advice = "Run `falqon migrate`."
+    advice = "Run `falqon migrate`, which says how where that needs more."
     finding = {
         "current": "as this version made it",
         "newer": "made by a newer version, which this one can work with",
         "older": "of an older version, or empty",
+        "too old": "from before version 0.2.0",
     }
-    return Result("schema", schema != "older", finding[schema], advice)
+    return Result("schema", schema in ("current", "newer"), finding[schema], advice)
 
 
 def _check_redis(settings: Settings) -> Result:

@@ -1,11 +1,10 @@
-from sqlalchemy import ForeignKey, Index, literal_column, text
+from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, JsonObject
 
 CHUNK = "chunk"
 WINDOW = 200  # numbers: 1 to 200, 201 to 400 and so on. A chunk lies in one
-OWN_ROW = "type = 'metrics'"
 
 
 class Event(Base):
@@ -17,16 +16,6 @@ class Event(Base):
     """
 
     __tablename__ = "events"
-    # Metrics that an earlier version wrote, until they are folded.
-    __table_args__ = (
-        Index(
-            "ix_events_own_rows",
-            "job_id",
-            "seq",
-            sqlite_where=text(OWN_ROW),
-            postgresql_where=text(OWN_ROW),
-        ),
-    )
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)
@@ -39,7 +28,3 @@ class Event(Base):
     # of a chunk: the number of its first event, and its curve in few points
     first_seq: Mapped[int | None]
     outline: Mapped[JsonObject | None]
-
-
-# Literally: a database that is sent a parameter may not see that the index fits.
-HAS_OWN_ROW = Event.type == literal_column("'metrics'")

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
-from falqon_core.contract.config import ApiMethod, Recipe
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.methods import METHODS, MethodName
 from falqon_core.contract.recipe_options import RecipeOptions
 from falqon_core.estimate.prices import Dollars
 
@@ -63,11 +63,10 @@ class EarlyStopping(BaseModel):
 
 
 class FalqonOptions(RecipeOptions):
-    method: ApiMethod = Field(
+    method: MethodName = Field(
         "falqon",
         description="the system that trains: "
-        + "; ".join(f"{name}: {spec.summary}" for name, spec in METHODS.items())
-        + ". dpo: the older name of falqon with method.type dpo",
+        + "; ".join(f"{name}: {spec.summary}" for name, spec in METHODS.items()),
     )
     budget: Budget | None = None
     early_stopping: EarlyStopping | None = None

@@ -9,7 +9,7 @@ combinations that the method cannot honour instead of ignoring them.
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,8 +17,6 @@ from falqon_core.contract.methods import METHODS, MethodName, foreign_options
 from falqon_core.contract.recipe_options import AInit, RecipeOptions, UpdateRule
 
 ObjectiveName = Literal["supervised", "dpo"]
-# "dpo": the older name of objective dpo with method falqon
-ApiMethod = Literal[MethodName, "dpo"]
 DeviceChoice = Literal["auto", "cpu", "cuda"]
 
 # Measured (benchmarks/results/learning.md): A along the gradient learns most, and at half the rate
@@ -46,15 +44,6 @@ class Recipe(RecipeOptions):
     method: MethodName = Field(
         "falqon", description="the system that trains: FALQON, or one that it is compared with"
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_one_name_for_both(cls, value: Any) -> Any:
-        """Read the API's form, in which older recipes are stored: `method` says both."""
-        match value:
-            case {"method": "dpo", **rest} if rest.get("objective", "dpo") == "dpo":
-                return rest | {"objective": "dpo", "method": "falqon"}
-        return value
 
     @model_validator(mode="after")
     def _refuse_options_of_other_methods(self) -> Self:
@@ -122,12 +111,6 @@ class Recipe(RecipeOptions):
         if self.objective == "supervised":
             return self.method
         return "dpo" if self.method == "falqon" else f"{self.method}+dpo"
-
-    def api_fields(self) -> dict[str, Any]:
-        """Return the recipe as the API shows it, under the older name where there is one."""
-        options = self.model_dump(mode="json", exclude={"objective", "method"})
-        method = "dpo" if self.kind == "dpo" else self.method
-        return {"objective": self.objective, "method": method} | options
 
     def trains_a_of(self, num_outputs: int, num_inputs: int) -> bool:
         """Return whether A trains in linears that read the same `num_inputs` and have `num_outputs`

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 import httpx
@@ -47,7 +48,10 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 
 def test_health(api: Api) -> None:
-    assert httpx.get(f"{api.url}/healthz", verify=False).json() == {"status": "ok"}
+    assert httpx.get(f"{api.url}/healthz", verify=False).json() == {
+        "status": "ok",
+        "version": version("falqon"),
+    }
     answer = httpx.get(f"{api.url}/readyz", verify=False)
     assert (answer.status_code, answer.json()["status"]) == (200, "degraded")
     assert answer.json()["checks"] == {"database": "ok", "redis": "unreachable", "storage": "ok"}

@@ -58,6 +58,42 @@ def test_nothing_with_a_known_hole_is_asked_for_or_installed(name: str, floor: s
     assert Version(version(name)) >= Version(floor)
 
 
+def pins(name: str) -> dict[str, set[Version]]:
+    """Return the versions that a list of `requirements/` pins, each of which has a hash."""
+    versions: dict[str, set[Version]] = {}
+    for block in re.split(r"\n(?=[a-z])", (ROOT / "requirements" / f"{name}.txt").read_text()):
+        package, _, pin = block.split()[0].partition("==")
+        assert name == "torch" or "--hash=sha256:" in block, package
+        versions.setdefault(package, set()).add(Version(pin))
+    return versions
+
+
+LISTS = [("api", ()), ("worker", ("otel", "worker")), ("dev", ("otel", "worker", "dev"))]
+
+
+@pytest.mark.parametrize(("name", "extras"), LISTS)
+def test_each_dependency_is_pinned_within_its_range(name: str, extras: tuple[str, ...]) -> None:
+    pinned = pins(name) | pins("torch")
+    lines = [
+        *PROJECT["dependencies"],
+        *(line for extra in extras for line in PROJECT["optional-dependencies"][extra]),
+    ]
+    for requirement in map(Requirement, lines):
+        versions = pinned[requirement.name.lower().replace("_", "-")]
+        assert all(requirement.specifier.contains(version) for version in versions), requirement
+
+
+def test_the_images_install_what_the_tests_run_with() -> None:
+    api, worker, dev = (pins(name) for name, _ in LISTS)
+    assert api.items() <= worker.items() <= dev.items()
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert first is not None
+    assert first[1] == PROJECT["version"] == version("falqon")
+
+
 @pytest.mark.parametrize("name", FORBIDDEN)
 def test_what_must_not_be_there_is_not(name: str) -> None:
     assert name not in asked_for(), FORBIDDEN[name]

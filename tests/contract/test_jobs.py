@@ -178,11 +178,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "training_file",
         "invalid_training_file",
     ),
-    "two methods": (
-        {"method": {"type": "supervised"}, "extra_body": {"falqon": {"method": "dpo"}}},
-        "method",
-        "conflict",
-    ),
     "an option of another method": (
         {"extra_body": {"falqon": {"method": "qlora", "update_rule": "topk"}}},
         "falqon.update_rule",

@@ -193,7 +193,7 @@ class TrackerProcess:
 
 def _run(job: Job, integration: Integration) -> Run:
     options = getattr(integration, integration.type)
-    fields = job.recipe.api_fields() if job.recipe else {}
+    fields = job.recipe.model_dump(mode="json") if job.recipe else {}
     scalars = {
         name: value for name, value in fields.items() if isinstance(value, str | int | float)
     }

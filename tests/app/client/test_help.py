@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -45,5 +46,5 @@ def test_the_help_shows_it_and_the_version_is_told() -> None:
         "Example: falqon jobs watch JOB"
         in CliRunner().invoke(app, ["jobs", "watch", "--help"]).stdout
     )
-    version = CliRunner().invoke(app, ["--version"])
-    assert (version.exit_code, version.stdout) == (0, "falqon 0.1.0\n")
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"falqon {version('falqon')}\n")

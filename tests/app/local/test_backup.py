@@ -90,7 +90,7 @@ def test_a_backup_is_of_the_schema_that_is_there(
         connection.execute(text("UPDATE alembic_version SET version_num = '0050'"))
     written = admin("backup", str(tmp_path / "backup"))
     assert written.exit_code == 0, written.output
-    assert migrate.compare_schema(backend.database) == "older"
+    assert migrate.compare_schema(backend.database) == "too old"
     empty = admin("backup", str(tmp_path / "other"), into=tmp_path / "empty")
     assert (empty.exit_code, "holds no installation" in empty.output) == (1, True)
 

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 from typing import Any
 
@@ -141,25 +140,6 @@ def test_preferences_have_defaults_of_their_own() -> None:
     assert dpo.learning_rate is not None
     assert 5e-5 <= dpo.learning_rate < supervised.learning_rate
     assert (supervised.longest_record, dpo.longest_record) == (4096, 8192)
-
-
-def test_a_recipe_stored_before_objective_and_method_were_two_is_read() -> None:
-    stored = """{"method":"dpo","beta":0.1,"rank":8,"alpha":8.0,"target_modules":null,
-        "update_rule":"anchored","a_init":"gradient","num_update_rows":null,"base_copy":"device",
-        "simulate_fp8":false,"num_epochs":3,"max_steps":null,"batch_size":4,"learning_rate":0.00005,
-        "lr_schedule":"cosine","warmup_ratio":0.03,"weight_decay":0.0,"max_grad_norm":1.0,"seed":0,
-        "max_seq_length":2048,"microbatch_tokens":null,"activation_checkpointing":null,
-        "packing":true,"max_bad_record_fraction":0.0,"validation_fraction":0.0,"eval_every":null,
-        "early_stopping_patience":null,"num_samples":2,"sample_tokens":48,"checkpoint_every":50,
-        "keep_checkpoints":2}"""
-    recipe = Recipe(objective="dpo", rank=8, base_copy="device").resolved(100)
-
-    assert Recipe.model_validate_json(stored) == recipe
-    fields = recipe.api_fields()
-    assert fields["objective"] == "dpo"
-    assert fields | json.loads(stored) == fields, "under the names that it had"
-    supervised = json.loads(stored) | {"method": "falqon", "beta": None, "learning_rate": 5e-4}
-    assert Recipe.model_validate(supervised) == Recipe(rank=8, base_copy="device").resolved(100)
 
 
 def test_the_multiplier_scales_the_automatic_rate_only() -> None:
