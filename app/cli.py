@@ -104,10 +104,10 @@ def api(
 @app.command(rich_help_panel=PANEL, epilog="Example: falqon migrate")
 def migrate() -> None:
     """Bring the database up to date, with the default project and the model falqon-tiny in it."""
-    from app.installation import Mismatch
+    from app.base.settings import load_settings
+    from app.garbage.installation import Mismatch
     from app.keys.service import WeakAdminKey
     from app.local.bootstrap import NotPrepared, prepare
-    from app.settings import load_settings
 
     try:
         secret = prepare(load_settings())
@@ -121,10 +121,10 @@ def migrate() -> None:
 @app.command(rich_help_panel=PANEL, epilog="Example: falqon check")
 def check() -> None:
     """Prove that settings, database, Redis and storage are what the service needs."""
+    from app.base.settings import load_settings
     from app.client.columns import Column
     from app.client.output import Output
     from app.local import check
-    from app.settings import load_settings
 
     results = list(check.check(load_settings()))
     rows = [
@@ -148,8 +148,8 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print all rows as JSON.")] = False,
 ) -> None:
     """Try whether this machine can train: driver, compiler, kernels, attention, memory, a step."""
-    from app.processes.subprocess_env import offline_environment
-    from app.settings import load_settings
+    from app.base.processes.subprocess_env import offline_environment
+    from app.base.settings import load_settings
 
     command = [*load_settings().trainer_command, "doctor"]
     command += ["--model", str(model)] if model else []
@@ -192,9 +192,9 @@ def worker(
     ] = None,
 ) -> None:
     """Run one worker in the foreground; SIGTERM lets it hand back its job first."""
+    from app.base.processes.device import training_cards
+    from app.base.settings import load_settings
     from app.notifier.queues import joined_command, once_command, worker_command
-    from app.processes.device import training_cards
-    from app.settings import load_settings
 
     settings = load_settings()  # what is wrong with them is better said here than below Celery
     if devices is not None:

@@ -12,20 +12,24 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 from starlette.concurrency import run_in_threadpool
 
-from app import installation, logging, tracing
 from app.artifacts import endpoints as artifacts
 from app.attempts import endpoints as attempts
 from app.audit_logs import endpoints as audit_logs
 from app.auth.failures import Failures
 from app.auth.rate_limit import RateLimiter
+from app.base import logging, tracing
+from app.base.database import Database
+from app.base.settings import Settings, load_settings
+from app.base.storage import Storage
+from app.base.storage.reach import FOR_PROBES
 from app.catalogue import endpoints as catalogue
 from app.catalogue.listing import ModelLists
-from app.database import Database
 from app.dataset_statistics import endpoints as dataset_statistics
 from app.estimates.service import device_of
 from app.evaluations import endpoints as evaluations
 from app.exports import endpoints as exports
 from app.files import endpoints as files
+from app.garbage import installation
 from app.http import error_handlers, graders, health, openapi
 from app.http.middleware import KnownHosts, RequestContext
 from app.http.probes import HealthMonitor
@@ -48,10 +52,7 @@ from app.prices.service import file_prices
 from app.projects import endpoints as projects
 from app.reconciler import Reconciler
 from app.services import Services
-from app.settings import Settings, load_settings
 from app.source_tokens import endpoints as source_tokens
-from app.storage import Storage
-from app.storage.reach import FOR_PROBES
 from app.stream import endpoints as stream
 from app.stream.actions import read_changes
 from app.studies import endpoints as studies

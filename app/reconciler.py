@@ -11,20 +11,20 @@ from obstore.exceptions import BaseError as StorageError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.elements import ColumnElement
 
-from app import counters
 from app.auth import audit
-from app.database import Database, now_plus
+from app.base import counters
+from app.base.database import Database, now_plus
+from app.base.settings import Settings
+from app.base.storage import Storage
 from app.files import service as files
 from app.garbage import collector, events, orphans
-from app.installation import Guard, Refused
+from app.garbage.installation import Guard, Refused
 from app.jobs import claims, next_job
 from app.models import Job
 from app.models.operation import Operation
 from app.notifier import repository as notifications
 from app.notifier.broker import Notifier
 from app.operations import claims as operations
-from app.settings import Settings
-from app.storage import Storage
 from app.uploads import service as uploads
 from falqon_core.fault_points import fault
 

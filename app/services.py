@@ -4,11 +4,11 @@ from redis import Redis
 
 from app.auth.failures import Failures
 from app.auth.rate_limit import RateLimiter
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
+from app.base.storage import Storage
 from app.notifier.broker import Notifier
 from app.notifier.wakeups import Wakeups
-from app.settings import Settings
-from app.storage import Storage
 
 
 @dataclass(frozen=True)

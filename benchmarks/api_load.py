@@ -23,12 +23,12 @@ from typing import NamedTuple
 import httpx
 from redis import Redis
 
-from app.database import Database
+from app.base.database import Database
+from app.base.processes.supervised_process import say
+from app.base.storage import Storage
 from app.jobs.events import NewEvent, append
 from app.models import Job
 from app.notifier.wakeups import publish
-from app.processes.supervised_process import say
-from app.storage import Storage
 from benchmarks.api import load, readers, report, rows
 from benchmarks.api.connection import Connection, Request
 from benchmarks.api.load import Make

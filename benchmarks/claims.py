@@ -18,8 +18,8 @@ from pathlib import Path
 
 from sqlalchemy import insert, select
 
-from app import migrate
-from app.database import Database
+from app.base import migrate
+from app.base.database import Database
 from app.jobs import claims
 from app.models import Desired, File, FileStatus, Job, JobStatus, Model, Project
 from app.models.job_request import JobRequest

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from sqlalchemy import event, text, update
 
-from app import migrate
-from app.database import Database
+from app.base import migrate
+from app.base.database import Database
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent

@@ -26,9 +26,10 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
+from app.base.database import Database
+from app.base.processes.supervised_process import say
 from app.catalogue import repository as models
 from app.catalogue import service as catalogue
-from app.database import Database
 from app.files import repository as files
 from app.jobs import listing
 from app.jobs import repository as jobs
@@ -37,7 +38,6 @@ from app.jobs.listing import JobQuery
 from app.models import DEFAULT_PROJECT_ID, File, Job, JobStatus, Scope
 from app.models.job_progress import JobProgress
 from app.notifier.wakeups import publish
-from app.processes.supervised_process import say
 from app.projects import repository as projects
 from app.web.job_table import TableQuery
 from app.web.pages.jobs import table_context

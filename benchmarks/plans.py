@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.base.database import Database
 
 Ask = Callable[[Session], object]
 Statement = tuple[str, Any]

@@ -21,13 +21,13 @@ import psycopg
 from sqlalchemy import Connection, func, select
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from app import migrate
-from app.database import Database
+from app.base import migrate
+from app.base.database import Database
+from app.base.settings import Settings
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Attempt, Job, JobStatus
-from app.settings import Settings
 from app.workers import service as workers
 from benchmarks.api.report import machine
 from tests.support.backend import Backend

@@ -20,11 +20,12 @@ from pathlib import Path
 import structlog
 from sqlalchemy import text
 
-from app import installation, migrate
-from app.database import Database
-from app.processes.supervised_process import say
-from app.settings import Settings
-from app.storage import Storage
+from app.base import migrate
+from app.base.database import Database
+from app.base.processes.supervised_process import say
+from app.base.settings import Settings
+from app.base.storage import Storage
+from app.garbage import installation
 from benchmarks import plans, scale_rows
 from benchmarks.api.report import machine
 from benchmarks.plans import Cost

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.auth import keys
 from app.auth.caller import Caller
-from app.database import Database
+from app.base.database import Database
 from app.garbage import collector, events, orphans
 from app.jobs import (
     claims,

@@ -15,15 +15,15 @@ from sqlalchemy.orm import Session
 
 from app.auth.failures import Failures
 from app.auth.rate_limit import RateLimiter
-from app.database import Database, unit_of_work
+from app.base.database import Database, unit_of_work
+from app.base.settings import Settings
+from app.base.storage import Storage
 from app.http.probes import HealthMonitor
 from app.main import create_app
 from app.metrics.collector import InstallationCollector
 from app.notifier.broker import Notifier
 from app.notifier.wakeups import Wakeups
 from app.services import Services
-from app.settings import Settings
-from app.storage import Storage
 from app.stream.actions import read_changes
 from benchmarks.scale_columns import BASE_MODEL
 from benchmarks.scale_rows import READER_SECRET, SECRET, Filled

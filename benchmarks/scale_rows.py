@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
 
 from app.auth import secrets
-from app.database import Database
+from app.base.database import Database
 from app.models import (
     DEFAULT_PROJECT_ID,
     ApiKey,

@@ -23,10 +23,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from app.base.database import Database
+from app.base.processes.supervised_process import say
+from app.base.storage import Storage
 from app.catalogue.importer import TINY_MODEL_ID, add_base_model
-from app.database import Database
-from app.processes.supervised_process import say
-from app.storage import Storage
 from benchmarks.api.load import Latency
 from benchmarks.api.report import machine
 from benchmarks.api.servers import KEY, Server, Services, served, services

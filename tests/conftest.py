@@ -12,7 +12,7 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-from app.database import Database
+from app.base.database import Database
 from tests.chaos.summary import pytest_terminal_summary as pytest_terminal_summary
 from tests.support.databases import create_database
 from tests.support.postgres import PostgresServer

@@ -3,9 +3,9 @@
 import threading
 from dataclasses import dataclass
 
-from app.database import Database
-from app.settings import Settings
-from app.storage import Storage
+from app.base.database import Database
+from app.base.settings import Settings
+from app.base.storage import Storage
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from app import database
 from app.attempts.values import (
     Batch,
     Claimed,
@@ -15,12 +14,13 @@ from app.attempts.values import (
     Result,
     SavedCheckpoint,
 )
+from app.base import database
+from app.base.storage import Stored
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.jobs.next_job import NextJob
 from app.models import Job
 from app.models.trainer_log import TrainerLog
-from app.storage import Stored
 from falqon_core.estimate.prices import Price
 
 
@@ -32,7 +32,7 @@ AWAY = (*database.AWAY, ServiceAway)
 
 
 class ObjectStore(Protocol):
-    """`app.storage.Storage`, as much of it as an attempt needs."""
+    """`app.base.storage.Storage`, as much of it as an attempt needs."""
 
     @property
     def local_root(self) -> Path | None: ...

@@ -5,8 +5,8 @@ byte, and nothing is kept.
 import tarfile
 from collections.abc import Iterator, Sequence
 
+from app.base.storage import Storage
 from app.models import Artifact
-from app.storage import Storage
 
 END = bytes(tarfile.RECORDSIZE)
 

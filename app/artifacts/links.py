@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from itsdangerous import BadData, URLSafeSerializer
 
-from app.errors import NotFound
+from app.base.errors import NotFound
 
 
 class Link(NamedTuple):

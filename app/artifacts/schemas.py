@@ -3,9 +3,9 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.base.storage import BLOCK_BYTES
 from app.http.pagination import Object
 from app.models import Artifact
-from app.storage import BLOCK_BYTES
 
 MAX_LINK_SECONDS = 7 * 24 * 3600
 

@@ -4,9 +4,9 @@ from app.artifacts import internal_repository, links, repository
 from app.artifacts.links import Link
 from app.auth import keys
 from app.auth.caller import Caller
+from app.base.database import now
+from app.base.errors import NotFound
 from app.catalogue import service as catalogue
-from app.database import now
-from app.errors import NotFound
 from app.models import Artifact
 
 

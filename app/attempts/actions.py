@@ -10,12 +10,12 @@ from pydantic import BaseModel, ValidationError
 from app.attempts.gateway import DirectGateway
 from app.attempts.route import WorkerCaller
 from app.attempts.values import Batch, Claimed, Inputs, Offer, Result, SavedCheckpoint
-from app.errors import BytesMissing, FencedOut, InvalidRequest, NotFound
+from app.base.errors import BytesMissing, FencedOut, InvalidRequest, NotFound
+from app.base.storage import Stored, keys
 from app.http.downloads import REDIRECT_LIFETIME
 from app.jobs.claims import Claim
 from app.models import Attempt, Job
 from app.services import Services
-from app.storage import Stored, keys
 from falqon_core.contract.layout import MANIFEST
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import Price

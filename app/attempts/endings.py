@@ -3,11 +3,11 @@
 from sqlalchemy.orm import Session
 
 from app.attempts.values import Ending, Verdict
+from app.base.settings import Settings
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import NewEvent
 from app.models import Desired, JobStatus
-from app.settings import Settings
 from falqon_core.contract.errors import DiskFull
 
 # Failures of one attempt after the other at the same step: another attempt will not help. A kill

@@ -24,13 +24,13 @@ from app.attempts.values import (
     SavedCheckpoint,
 )
 from app.attempts.wire import ClaimedJson, InputsJson
-from app.errors import FencedOut
+from app.base.errors import FencedOut
+from app.base.storage import Stored
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.http.storage_limit import read_in_threads, write_in_thread
 from app.jobs.next_job import NextJob
 from app.models.falqon_options import ANY_DEVICE
 from app.models.trainer_log import TrainerLog
-from app.storage import Stored
 from falqon_core.estimate.prices import Price
 
 ATTEMPT = "/jobs/{job_id}/attempts/{attempt}"

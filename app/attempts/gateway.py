@@ -22,8 +22,10 @@ from app.attempts.values import (
     Result,
     SavedCheckpoint,
 )
+from app.base.database import Database, now
+from app.base.settings import Settings
+from app.base.storage import Storage, keys
 from app.catalogue import internal_repository as catalogue
-from app.database import Database, now
 from app.garbage import orphans
 from app.jobs import claims, internal_repository, next_job
 from app.jobs.claims import Claim
@@ -34,8 +36,6 @@ from app.models.trainer_log import TrainerLog
 from app.models.worker import machine_of
 from app.notifier import wakeups
 from app.prices.service import price_of
-from app.settings import Settings
-from app.storage import Storage, keys
 from app.usage import service as usage
 from app.workers import service as workers
 from falqon_core.estimate.prices import Price

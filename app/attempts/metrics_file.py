@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.base.database import Database
+from app.base.storage import Storage, Stored
 from app.files import service as files
 from app.garbage import orphans
 from app.jobs import internal_repository
 from app.jobs.effective_steps import effective_steps
 from app.models import File, Job, Purpose
 from app.models.base import JsonObject
-from app.storage import Storage, Stored
 
 # By column, the metrics it may come from; the second ones are those of preference training.
 COLUMNS = {

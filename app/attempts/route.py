@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.auth import secrets, worker_tokens
 from app.auth.authentication import refuse_guessing
-from app.errors import InvalidApiKey, InvalidRequest
+from app.base.errors import InvalidApiKey, InvalidRequest
 from app.http.body_limit import limited
 from app.http.dependencies import get_services
 from app.http.middleware import LOGGED

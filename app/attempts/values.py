@@ -6,12 +6,12 @@ from typing import Annotated, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from app.base.storage import Stored
 from app.jobs.claims import Failure
 from app.jobs.events import NewEvent
 from app.models import Artifact, Checkpoint, Desired, File, Job
 from app.models.base import JsonObject
 from app.models.job_progress import JobProgress
-from app.storage import Stored
 from falqon_core.contract.messages import CheckpointSaved
 from falqon_core.estimate.estimate import Actual
 from falqon_core.estimate.prices import Price

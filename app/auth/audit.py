@@ -12,8 +12,8 @@ from sqlalchemy import delete, event, select
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
 
 from app.auth.caller import Caller
-from app.database import UNSYNCED, Database, now_plus_once, unit_of_work
-from app.ids import new_id
+from app.base.database import UNSYNCED, Database, now_plus_once, unit_of_work
+from app.base.ids import new_id
 from app.models import AuditLog, Orphan
 
 PREFIX = "audit_log-"

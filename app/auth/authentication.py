@@ -3,8 +3,8 @@ import math
 from app.auth import keys, secrets
 from app.auth.caller import Caller
 from app.auth.failures import Failures
-from app.database import Database
-from app.errors import InvalidApiKey, RateLimited
+from app.base.database import Database
+from app.base.errors import InvalidApiKey, RateLimited
 
 
 def authenticate(database: Database, failures: Failures, address: str, secret: str) -> Caller:

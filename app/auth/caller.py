@@ -1,6 +1,6 @@
 from typing import NamedTuple
 
-from app.errors import Forbidden, InvalidApiKey
+from app.base.errors import Forbidden, InvalidApiKey
 from app.models import DEFAULT_PROJECT_ID, Scope
 
 RIGHTS = [Scope.INFER, Scope.READ, Scope.WRITE, Scope.ADMIN]  # each includes those before it

@@ -10,8 +10,8 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from app.auth import secrets
 from app.auth.caller import Caller
-from app.database import now_plus
-from app.errors import InvalidApiKey
+from app.base.database import now_plus
+from app.base.errors import InvalidApiKey
 from app.models import ApiKey, Project, Scope
 
 USE_IS_NOTED_EVERY_SECONDS = 60.0

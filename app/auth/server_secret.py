@@ -6,8 +6,8 @@ import os
 import secrets
 from pathlib import Path
 
-from app.private_dir import private_folder
-from app.settings import Settings
+from app.base.private_dir import private_folder
+from app.base.settings import Settings
 
 
 def server_secret(settings: Settings) -> str:

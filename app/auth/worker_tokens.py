@@ -7,8 +7,8 @@ from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
 from app.auth import secrets
-from app.database import now_plus
-from app.errors import InvalidApiKey, NotFound
+from app.base.database import now_plus
+from app.base.errors import InvalidApiKey, NotFound
 from app.models import Project, WorkerToken
 
 

@@ -15,17 +15,17 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
+from app.base.database import Database
+from app.base.ids import new_id
+from app.base.private_dir import private_folder
+from app.base.processes.child_process import ChildProcess
+from app.base.processes.subprocess_env import hub_environment, offline_environment
+from app.base.settings import Settings
+from app.base.storage import Storage, keys
+from app.base.storage.storage import chunks_of
+from app.base.terminal import one_line
 from app.catalogue import repository
-from app.database import Database
-from app.ids import new_id
 from app.models import Artifact, Model
-from app.private_dir import private_folder
-from app.processes.child_process import ChildProcess
-from app.processes.subprocess_env import hub_environment, offline_environment
-from app.settings import Settings
-from app.storage import Storage, keys
-from app.storage.storage import chunks_of
-from app.terminal import one_line
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 ID_RULE = "letters, digits, '.', '_' and '-', with at most one '/' between two parts."

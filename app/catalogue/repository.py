@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, delete, extract, func, or_, select, tuple_, update
 from sqlalchemy.orm import Session
 
+from app.base.database import MAX_COUNTED, NUM_SEARCHED, UNSYNCED, now_plus
 from app.catalogue.internal_repository import add
-from app.database import MAX_COUNTED, NUM_SEARCHED, UNSYNCED, now_plus
 from app.models import Artifact, DatasetStatistics, Job, Model
 from app.models.job_lifecycle import LIVE
 

@@ -3,9 +3,9 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
+from app.base.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.catalogue import internal_repository, naming, repository
 from app.catalogue.schemas import ModelObject
-from app.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.garbage import orphans
 from app.models import Model
 
@@ -15,7 +15,7 @@ MAX_OFFERED = 200  # of base models, and of the project's own
 
 class Newest(NamedTuple):
     models: list[ModelObject]
-    # With those that are not shown; above `app.database.MAX_COUNTED` there are more.
+    # With those that are not shown; above `app.base.database.MAX_COUNTED` there are more.
     num_models: int
 
 

@@ -14,12 +14,12 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from app.base.terminal import one_line
 from app.client import text
 from app.client.api import Json, segment
 from app.client.command import Client
 from app.client.errors import Refused
 from app.client.fetching import Block, Moved, Source, fetch
-from app.terminal import one_line
 
 UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 

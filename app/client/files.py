@@ -3,6 +3,7 @@ from typing import Annotated
 
 import typer
 
+from app.base.terminal import plain
 from app.client import text
 from app.client.api import Json, segment
 from app.client.columns import Column
@@ -10,7 +11,6 @@ from app.client.command import Client, command
 from app.client.download import file_content
 from app.client.report import asked_for, readings, show_report
 from app.client.uploading import PURPOSE, checked, upload
-from app.terminal import plain
 
 app = typer.Typer(no_args_is_help=True, help="Training data on the service.")
 

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from app.base.terminal import CONTROL, one_line, plain
 from app.client import columns
 from app.client.errors import ClientError
-from app.terminal import CONTROL, one_line, plain
 
 UNLIMITED = 2**31  # what is not a terminal has no width
 

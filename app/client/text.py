@@ -6,7 +6,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
-from app.terminal import one_line
+from app.base.terminal import one_line
 
 BARS = "▁▂▃▄▅▆▇█"
 

@@ -3,10 +3,10 @@
 from pydantic import ValidationError
 
 from app.auth.caller import Caller
+from app.base.errors import InvalidRequest
 from app.dataset_statistics import service
 from app.dataset_statistics.repository import StatisticsKey
 from app.dataset_statistics.schemas import FileReportObject
-from app.errors import InvalidRequest
 from app.models import DatasetStatistics
 from app.services import Services
 from falqon_core.contract.config import Recipe

@@ -8,7 +8,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.models import DatasetStatistics, File, OperationStatus
 from app.models.base import JsonObject
 from falqon_core.contract.config import Recipe

@@ -2,11 +2,11 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
+from app.base.errors import InvalidRequest
 from app.catalogue import service as catalogue
 from app.dataset_statistics import repository
 from app.dataset_statistics.repository import StatisticsKey
 from app.dataset_statistics.schemas import InspectionObject
-from app.errors import InvalidRequest
 from app.files import service as files
 from app.models import DatasetStatistics, File, FileStatus, Purpose
 from app.operations import service as operations

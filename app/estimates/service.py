@@ -4,14 +4,14 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
+from app.base.processes.device import CPU, cores_of_slot, device_name
+from app.base.settings import Settings
 from app.estimates import repository
 from app.models import Model
 from app.models.base import JsonObject
 from app.models.falqon_options import ANY_DEVICE
 from app.prices import service as prices
-from app.processes.device import CPU, cores_of_slot, device_name
-from app.settings import Settings
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError

@@ -4,13 +4,13 @@ from. A cpu worker asks them.
 
 from sqlalchemy.orm import Session
 
+from app.base.errors import IllegalState, InvalidRequest, NotFound
+from app.base.ids import new_id
 from app.catalogue import service as catalogue
-from app.errors import IllegalState, InvalidRequest, NotFound
 from app.evaluations import repository
 from app.evaluations.schemas import EvaluationRequest
 from app.files import service as files
 from app.http.pagination import check_cursor
-from app.ids import new_id
 from app.jobs import service as jobs
 from app.jobs.base_model import own_checkpoint
 from app.jobs.checkpoints import checkpoint_name

@@ -9,7 +9,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.database import UNSYNCED
+from app.base.database import UNSYNCED
 from app.garbage import orphans
 from app.models import Artifact, Export, Model
 from app.operations import claims

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
+from app.base.errors import IllegalState, InvalidRequest, NotFound
+from app.base.ids import new_id
 from app.catalogue import service as catalogue
-from app.errors import IllegalState, InvalidRequest, NotFound
 from app.exports import repository
-from app.ids import new_id
 from app.jobs import service as jobs
 from app.jobs.base_model import own_checkpoint
 from app.jobs.checkpoints import Name

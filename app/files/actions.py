@@ -5,7 +5,8 @@ from pathlib import PurePath
 from typing import BinaryIO
 
 from app.auth.caller import Caller
-from app.errors import TooLarge
+from app.base.errors import TooLarge
+from app.base.storage.storage import CHUNK_BYTES, chunks_of
 from app.files import repository, service
 from app.files.addresses import parse_address
 from app.files.schemas import MAX_PAGE, FileDeleted, FileObject, Order, SourceRequest
@@ -16,7 +17,6 @@ from app.http.pagination import Page, check_cursor
 from app.models import File, FileCheck, FileImport, Purpose
 from app.projects import quotas
 from app.services import Services
-from app.storage.storage import CHUNK_BYTES, chunks_of
 from falqon_core.contract.sources import HEAD_BYTES
 from falqon_core.records.file_check import good_lines, read_records
 from falqon_core.records.jsonl import lines_of

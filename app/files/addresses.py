@@ -5,8 +5,8 @@ from pathlib import PurePosixPath
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from app.errors import InvalidRequest
-from app.outbound.addresses import Networks, Refused, parse_target
+from app.base.errors import InvalidRequest
+from app.base.outbound.addresses import Networks, Refused, parse_target
 
 MAX_ADDRESS = 2048
 FORMS = "hf://owner/name@revision/split, s3://bucket/key or https://host/path"

@@ -3,9 +3,10 @@ from collections.abc import Sequence
 from sqlalchemy import Select, delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.database import NUM_SEARCHED, UNSYNCED, now_plus, now_plus_once
+from app.base.database import NUM_SEARCHED, UNSYNCED, now_plus, now_plus_once
+from app.base.ids import new_id
+from app.base.storage import Stored
 from app.files.schemas import Order
-from app.ids import new_id
 from app.models import (
     DatasetStatistics,
     File,
@@ -17,7 +18,6 @@ from app.models import (
     Purpose,
 )
 from app.models.job_lifecycle import LIVE
-from app.storage import Stored
 from falqon_core.contract.sources import SourceFormat
 from falqon_core.records.file_check import FileReport
 

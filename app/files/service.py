@@ -6,17 +6,17 @@ from typing import TypeVar
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.database import Database, now
-from app.errors import IdempotencyMismatch, IllegalState, InvalidRequest, NotFound
+from app.base.database import Database, now
+from app.base.errors import IdempotencyMismatch, IllegalState, InvalidRequest, NotFound
+from app.base.ids import new_id
+from app.base.storage import Stored, keys
 from app.files import repository
 from app.files.addresses import name_of
 from app.files.tables import Table
 from app.garbage import orphans
-from app.ids import new_id
 from app.models import File, FileCheck, FileImport, FileStatus, OperationStatus, Purpose
 from app.notifier.broker import Notifier
 from app.operations import service as operations
-from app.storage import Stored, keys
 
 T = TypeVar("T")
 MAX_NAME_LENGTH = 255

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.models import Purpose
 from falqon_core.contract.sources import Mapping, SourceFormat, format_of
 

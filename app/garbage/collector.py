@@ -17,13 +17,12 @@ import structlog
 from sqlalchemy import ColumnElement, delete, or_, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import installation
-from app.database import UNSYNCED, Database, now, now_plus
-from app.garbage import orphans
-from app.ids import new_id
-from app.installation import Refused
+from app.base.database import UNSYNCED, Database, now, now_plus
+from app.base.ids import new_id
+from app.base.storage import Listed, Storage, keys
+from app.garbage import installation, orphans
+from app.garbage.installation import Refused
 from app.models import Attempt, DeliveryStatus, Installation, Job, Orphan, WebhookDelivery
-from app.storage import Listed, Storage, keys
 
 # with the hour until the next look, and the one that an orphan waits, a day
 AGE = timedelta(hours=22)

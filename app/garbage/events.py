@@ -8,7 +8,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from app.database import UNSYNCED, Database, now_plus, now_plus_once
+from app.base.database import UNSYNCED, Database, now_plus, now_plus_once
 from app.models import Event, Job
 from app.models.event import WINDOW
 

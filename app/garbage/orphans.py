@@ -11,11 +11,11 @@ from pathlib import PurePosixPath
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session
 
-from app.database import UNSYNCED, Database, insert_or, now, now_plus, now_plus_once
-from app.errors import Unavailable
+from app.base.database import UNSYNCED, Database, insert_or, now, now_plus, now_plus_once
+from app.base.errors import Unavailable
+from app.base.storage import Storage, Stored
+from app.base.storage.keys import job_of_log, trainer_log
 from app.models import Artifact, Attempt, Checkpoint, File, Job, Model, Orphan, UploadPart
-from app.storage import Storage, Stored
-from app.storage.keys import job_of_log, trainer_log
 
 # Longer than any write of one object takes, and than a download that has begun.
 PATIENCE = timedelta(hours=1)

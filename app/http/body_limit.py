@@ -2,8 +2,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from app.errors import TooLarge, UnsupportedEncoding
-from app.settings import Settings
+from app.base.errors import TooLarge, UnsupportedEncoding
+from app.base.settings import Settings
 
 MAX_JSON_BYTES = 2**20
 MULTIPART_OVERHEAD_BYTES = 2**16

@@ -12,10 +12,10 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response, StreamingResponse
 
-from app.errors import BytesMissing, RangeNotSatisfiable
+from app.base.errors import BytesMissing, RangeNotSatisfiable
+from app.base.storage import Storage
+from app.base.storage.storage import CHUNK_BYTES
 from app.http.storage_limit import read_in_threads
-from app.storage import Storage
-from app.storage.storage import CHUNK_BYTES
 
 _BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 _VALIDATORS = {

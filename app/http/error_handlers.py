@@ -9,11 +9,11 @@ from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from app.database import AWAY
-from app.errors import ApiError, IllegalState, InvalidRequest, Unavailable, refusal_of
+from app.base.database import AWAY
+from app.base.errors import ApiError, IllegalState, InvalidRequest, Unavailable, refusal_of
+from app.base.logging import redact_keys
+from app.base.storage.reach import KeyTaken
 from app.http import form_errors
-from app.logging import redact_keys
-from app.storage.reach import KeyTaken
 from falqon_core.contract.errors import is_disk_full
 
 HTTP_CODES = {

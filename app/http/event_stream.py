@@ -7,7 +7,7 @@ from typing import TypeVar
 from anyio.to_thread import run_sync
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from app.database import AWAY
+from app.base.database import AWAY
 
 CURSOR = r"^[0-9]{1,9}$"
 PING_SECONDS = 15

@@ -9,7 +9,7 @@ from python_multipart.multipart import (
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 
 CODE = "invalid_body"
 MAX_PARTS = 1_000  # of Starlette, as is the size; no call here takes more

@@ -4,7 +4,7 @@ from typing import NoReturn
 
 from fastapi import APIRouter
 
-from app.errors import NotFound
+from app.base.errors import NotFound
 from app.http.dependencies import Reader
 from app.http.routes import ApiRoute
 

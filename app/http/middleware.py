@@ -6,10 +6,10 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app import counters
-from app.errors import InvalidRequest
+from app.base import counters
+from app.base.errors import InvalidRequest
+from app.base.ids import new_id
 from app.http import error_handlers
-from app.ids import new_id
 
 RESPONSE_HEADERS = "response_headers"
 LOGGED = "logged"

@@ -6,8 +6,8 @@ from typing import Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel
 
-from app.errors import InvalidRequest
-from app.ids import is_id
+from app.base.errors import InvalidRequest
+from app.base.ids import is_id
 
 
 class Object(BaseModel):

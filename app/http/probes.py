@@ -12,9 +12,9 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app import installation
-from app.database import Database
-from app.storage import Storage
+from app.base.database import Database
+from app.base.storage import Storage
+from app.garbage import installation
 
 PROBE_SECONDS = 5.0  # between two probes of a part
 MAX_AGE_SECONDS = 15.0  # an older verdict says nothing about now
@@ -129,7 +129,9 @@ class HealthMonitor:
 
 
 def probe_database(database: Database) -> str:
-    from app import migrate  # alembic costs a quarter of a second that a start need not wait for
+    from app.base import (
+        migrate,  # alembic costs a quarter of a second that a start need not wait for
+    )
 
     try:
         if migrate.compare_schema(database) in ("older", "too old"):

@@ -3,7 +3,7 @@
 from fastapi import Request
 
 from app.auth.rate_limit import Answer, Rates
-from app.errors import RateLimited
+from app.base.errors import RateLimited
 from app.http.middleware import RESPONSE_HEADERS
 
 

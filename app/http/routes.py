@@ -9,6 +9,7 @@ from starlette.requests import HTTPConnection
 from app.auth import audit
 from app.auth.authentication import authenticate
 from app.auth.caller import Caller
+from app.base.settings import Settings
 from app.http.audited import auditor
 from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
 from app.http.dependencies import get_services, scopes_of
@@ -16,7 +17,6 @@ from app.http.middleware import LOGGED
 from app.http.rates import enforce_requests
 from app.http.strict_json import StrictRequest, refuse_nul
 from app.services import Services
-from app.settings import Settings
 
 
 class ApiRoute(APIRoute):

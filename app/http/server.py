@@ -7,9 +7,9 @@ from typing import Any
 
 import uvicorn
 
+from app.base.processes.open_files import raise_open_files
+from app.base.settings import Settings, load_settings
 from app.http.connections import Guard, GuardedProtocol, Limits
-from app.processes.open_files import raise_open_files
-from app.settings import Settings, load_settings
 
 APP = "app.main:app"
 FILES_PER_CONNECTION = 2  # its own, and one that it is sent from or written to

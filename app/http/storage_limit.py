@@ -8,7 +8,7 @@ from anyio import CapacityLimiter, Semaphore, from_thread, move_on_after
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
 
-from app.errors import Unavailable
+from app.base.errors import Unavailable
 
 REQUESTS_AT_ONCE = 20  # half of the threads that answer requests, so the other half is always left
 STREAMS_AT_ONCE = 20  # threads beside those, for answers whose bytes come through this process

@@ -9,7 +9,7 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from falqon_core.records.jsonl import BadRecord, decode_line, parse_line
 
 MAX_BODY_VALUES = 20_000  # the largest list of a request is that of an upload's 10,000 parts

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request, Response
 
 from app.auth.caller import Caller
-from app.errors import ApiError, InvalidApiKey
+from app.base.errors import ApiError, InvalidApiKey
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, Reader, ServicesDep
 from app.http.downloads import Content

@@ -5,9 +5,9 @@ from typing import Literal, TypeVar
 from sqlalchemy.orm import Session
 
 from app.artifacts import service as artifacts
+from app.base.errors import NotFound
 from app.catalogue import service as catalogue
 from app.catalogue.naming import hub_id
-from app.errors import NotFound
 from app.files import service as files
 from app.hub.tree import Entry, Repository, commit_of
 from app.models import File, Model, Purpose

@@ -6,7 +6,7 @@ import time
 from anyio.to_thread import run_sync
 
 from app.auth.caller import Caller
-from app.errors import Unavailable
+from app.base.errors import Unavailable
 from app.inference import service
 from app.inference.service import Target
 from app.services import Services

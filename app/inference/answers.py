@@ -10,7 +10,7 @@ from fastapi import Depends, Request, Response
 from starlette.requests import HTTPConnection
 
 from app.auth.caller import Caller
-from app.errors import Unavailable
+from app.base.errors import Unavailable
 from app.http.rates import enforce_tokens, state_rate
 from app.inference import actions, proxy
 from app.inference.known_targets import KnownTargets

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sqlalchemy import ColumnElement, UpdateBase, delete, select, update
 from sqlalchemy.orm import Session
 
-from app.database import UNSYNCED, now_plus
+from app.base.database import UNSYNCED, now_plus
 from app.inference.repository import ON_A_WORKER
 from app.models import Engine, EngineState, Model
 

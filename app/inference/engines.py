@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from app.errors import NotFound
+from app.base.errors import NotFound
 from app.inference import repository
 from app.models import Engine
 

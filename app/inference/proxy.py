@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.errors import ApiError, Unavailable
+from app.base.errors import ApiError, Unavailable
 from app.http.error_handlers import body as error_body
 from app.inference.refusals import GONE, refusal_of
 from app.inference.schemas import InferenceRequest

@@ -2,7 +2,7 @@
 
 import httpx
 
-from app.errors import ApiError, InvalidRequest, Unavailable
+from app.base.errors import ApiError, InvalidRequest, Unavailable
 
 MAX_ERROR_BYTES = 65_536
 # What is raised when the engine does not answer, or no longer.

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from app.database import UNSYNCED, insert_or, now_plus
+from app.base.database import UNSYNCED, insert_or, now_plus
 from app.models import Engine, EngineState, Model
 
 USE_IS_NOTED_EVERY_SECONDS = 5.0

@@ -13,7 +13,7 @@ from pydantic import (
     model_validator,
 )
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 
 # Of OpenAI's parameters, those that no engine here does; and what to do instead.
 UNSUPPORTED = {

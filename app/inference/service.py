@@ -5,14 +5,14 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
+from app.base.database import Database
+from app.base.errors import ApiError, InvalidRequest, NotFound
+from app.base.settings import Settings
 from app.catalogue import service as catalogue
-from app.database import Database
-from app.errors import ApiError, InvalidRequest, NotFound
 from app.inference import repository
 from app.jobs.base_model import own_checkpoint
 from app.models import Engine, EngineState, Model
 from app.notifier.broker import Notifier
-from app.settings import Settings
 
 NOT_SERVABLE = "lora"  # an adapter is no model by itself
 # What asking again cannot change.

@@ -8,7 +8,8 @@ from obstore.exceptions import BaseError as StorageError
 from pydantic import ValidationError
 
 from app.auth.caller import Caller
-from app.errors import BytesMissing, refusal_of
+from app.base.errors import BytesMissing, refusal_of
+from app.base.storage import keys
 from app.estimates import service as estimates
 from app.http.pagination import Page
 from app.jobs import idempotency, metrics, metrics_csv, queue_forecast, repository, service
@@ -31,7 +32,6 @@ from app.models.falqon_options import Budget
 from app.models.job_request import JobRequest
 from app.models.trainer_log import TrainerLog
 from app.services import Services
-from app.storage import keys
 from falqon_core.fault_points import fault
 
 log = structlog.get_logger()

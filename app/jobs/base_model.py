@@ -4,9 +4,9 @@ ended.
 
 from sqlalchemy.orm import Session
 
+from app.base.errors import InvalidRequest, NotFound
 from app.catalogue import service as catalogue
 from app.catalogue.naming import fine_tuned_model_id
-from app.errors import InvalidRequest, NotFound
 from app.jobs import repository
 from app.jobs.checkpoints import Name
 from app.jobs.repository import NamedCheckpoint

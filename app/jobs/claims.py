@@ -13,8 +13,8 @@ from sqlalchemy import case, exists, literal, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from app import counters
-from app.database import UNSYNCED, after_commit, now, now_plus
+from app.base import counters
+from app.base.database import UNSYNCED, after_commit, now, now_plus
 from app.jobs import next_job
 from app.jobs.events import NewEvent, append
 from app.models import Attempt, Desired, Job, JobStatus

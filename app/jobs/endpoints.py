@@ -3,7 +3,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.http.dependencies import (
     TOUCHES_STORAGE,
     After,

@@ -10,8 +10,8 @@ from sqlalchemy import delete, insert, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from app import counters
-from app.database import UNSYNCED, after_commit, now_plus
+from app.base import counters
+from app.base.database import UNSYNCED, after_commit, now_plus
 from app.jobs.metrics_chunks import pack, unpack, window_of
 from app.models import Event, Job, JobStatus
 from app.models.base import JsonObject

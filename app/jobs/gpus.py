@@ -5,12 +5,12 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
+from app.base.processes.device import CPU
+from app.base.settings import Settings
 from app.estimates import service as estimates
 from app.models.falqon_options import ANY_DEVICE
 from app.models.job_request import JobRequest
-from app.processes.device import CPU
-from app.settings import Settings
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 

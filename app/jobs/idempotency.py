@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, false, select, true
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
-from app.database import insert_or, now_plus
-from app.errors import IdempotencyMismatch
+from app.base.database import insert_or, now_plus
+from app.base.errors import IdempotencyMismatch
 from app.models import Job, Submission
 from app.models.base import JsonObject
 

@@ -21,8 +21,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from app.database import MAX_COUNTED, NUM_SEARCHED
-from app.ids import first_id
+from app.base.database import MAX_COUNTED, NUM_SEARCHED
+from app.base.ids import first_id
 from app.jobs.effective_steps import EffectiveSteps, effective_steps
 from app.jobs.metrics_chunks import CURVE
 from app.models import Event, Job, JobMetadata, JobStatus, Project

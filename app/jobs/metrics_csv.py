@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Iterator
 
-from app.database import Database
+from app.base.database import Database
 from app.jobs import repository
 from app.jobs.effective_steps import effective_steps
 from app.jobs.metrics import KEYS, number

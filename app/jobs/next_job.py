@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Select
 
-from app.database import UNSYNCED, now_plus
+from app.base.database import UNSYNCED, now_plus
 from app.models import Job, JobStatus, Project
 from app.models.falqon_options import ANY_DEVICE
 

@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
+from app.base.errors import InvalidRequest
+from app.base.settings import Settings
 from app.dataset_statistics.service import exact_amount
-from app.errors import InvalidRequest
 from app.estimates import service as estimates
 from app.files import service as files
 from app.jobs import space
@@ -20,7 +21,6 @@ from app.models import (
     Model,
 )
 from app.models.job_request import JobRequest, TrainingData
-from app.settings import Settings
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Estimate
 from falqon_core.estimate.long_text import EpochAmount

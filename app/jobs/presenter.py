@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
+from app.base.settings import Settings
 from app.catalogue.naming import fine_tuned_model_id
 from app.jobs import queue_forecast, repository
 from app.jobs.checkpoints import best_of
 from app.jobs.schemas import AttemptObject, CheckpointObject, JobObject
 from app.models import Checkpoint, Job
-from app.settings import Settings
 
 
 def to_objects(session: Session, settings: Settings, jobs: Sequence[Job]) -> list[JobObject]:

@@ -31,13 +31,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from app.database import now_plus
+from app.base.database import now_plus
+from app.base.settings import Settings
 from app.jobs.gpus import most_of
 from app.jobs.next_job import is_due
 from app.models import Attempt, Job, JobStatus, Project
 from app.models.falqon_options import ANY_DEVICE
 from app.models.job_request import JobRequest
-from app.settings import Settings
 from app.workers import service as workers
 
 FORESEEN = 200  # jobs; nobody plans by what comes after so many, and looking must stay cheap

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.models.falqon_options import Budget
 from app.models.job_request import DpoHyperparameters, Hyperparameters, JobRequest, StrictModel
 from app.models.stored_json import build_validator

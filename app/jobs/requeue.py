@@ -3,12 +3,12 @@
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
-from app.database import UNSYNCED
-from app.errors import IllegalState, NotFound
+from app.base.database import UNSYNCED
+from app.base.errors import IllegalState, NotFound
+from app.base.settings import Settings
 from app.jobs import claims
 from app.models import Job, JobStatus
 from app.models.job_lifecycle import TERMINAL
-from app.settings import Settings
 
 
 def requeue(session: Session, job_id: str, settings: Settings) -> str:

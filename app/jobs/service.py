@@ -4,13 +4,16 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
+from app.base.database import now_plus
+from app.base.errors import IllegalState, InvalidRequest, NotFound
+from app.base.ids import new_id
+from app.base.settings import Settings
+from app.base.storage import keys
+from app.base.tracing import current_traceparent
 from app.catalogue.naming import fine_tuned_model_id
-from app.database import now_plus
-from app.errors import IllegalState, InvalidRequest, NotFound
 from app.estimates import service as estimates
 from app.garbage import orphans
 from app.http.pagination import check_cursor
-from app.ids import new_id
 from app.jobs import idempotency, repository
 from app.jobs.events import NewEvent, append
 from app.jobs.gpus import limit_auto
@@ -30,9 +33,6 @@ from app.models.falqon_options import Budget
 from app.models.job_lifecycle import TERMINAL, sources
 from app.models.job_request import EstimateRequest, JobRequest
 from app.projects import quotas
-from app.settings import Settings
-from app.storage import keys
-from app.tracing import current_traceparent
 from falqon_core.estimate.estimate import Estimate
 
 PAUSED_BY_USER = "requested"

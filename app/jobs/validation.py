@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from app.database import now_plus
+from app.base.database import now_plus
+from app.base.errors import BytesMissing, InvalidRequest
+from app.base.settings import Settings
 from app.dataset_statistics.service import exact_amount
-from app.errors import BytesMissing, InvalidRequest
 from app.estimates import service as estimates
 from app.jobs import repository
 from app.jobs.events import NewEvent, append
@@ -16,7 +17,6 @@ from app.jobs.gpus import limit_auto
 from app.jobs.requests import resolve_recipe
 from app.models import File, FileStatus, Job, JobStatus, Model
 from app.models.falqon_options import Budget
-from app.settings import Settings
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Estimate
 from falqon_core.records.shapes import wrong_kind

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
-from app.database import now
-from app.errors import IllegalState, InvalidRequest, NotFound
+from app.base.database import now
+from app.base.errors import IllegalState, InvalidRequest, NotFound
 from app.http.pagination import Page, invalid_cursor
 from app.keys import repository, service
 from app.keys.schemas import KeyCreated, KeyDeleted, KeyObject, KeyRequest

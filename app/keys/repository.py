@@ -1,7 +1,7 @@
 from sqlalchemy import Select, select, tuple_, update
 from sqlalchemy.orm import Session
 
-from app.database import now_plus
+from app.base.database import now_plus
 from app.models import ApiKey
 
 

@@ -4,11 +4,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.auth import secrets
-from app.database import Database
-from app.ids import new_id
+from app.base.database import Database
+from app.base.ids import new_id
+from app.base.settings import Settings
 from app.keys import repository
 from app.models import DEFAULT_PROJECT_ID, ApiKey, Project, Scope
-from app.settings import Settings
 
 MIN_ADMIN_KEY_LENGTH = 20
 MIN_ADMIN_KEY_VARIETY = 10  # "changeme" repeated has 7

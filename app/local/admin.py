@@ -37,11 +37,11 @@ def add_model(
     ],
 ) -> None:
     """Add a base model to the catalogue."""
-    from app import installation
+    from app.base.settings import load_settings
+    from app.base.storage import Storage
     from app.catalogue.importer import ModelNotAdded, add_base_model
-    from app.installation import Mismatch
-    from app.settings import load_settings
-    from app.storage import Storage
+    from app.garbage import installation
+    from app.garbage.installation import Mismatch
 
     settings = load_settings()
     try:
@@ -62,10 +62,10 @@ def add_model(
 @models.command("list", epilog="Example: falqon admin models list")
 def list_models() -> None:
     """List the base models, oldest first."""
+    from app.base.settings import load_settings
+    from app.base.terminal import one_line
     from app.catalogue import service as catalogue
     from app.client.text import moment, size
-    from app.settings import load_settings
-    from app.terminal import one_line
 
     with open_database(load_settings()) as database, database.read() as session:
         bases = catalogue.newest(session, None, limit=MAX_LISTED)
@@ -80,10 +80,10 @@ def remove_model(
     model_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` names it.")],
 ) -> None:
     """Remove a base model that no unfinished job needs; models that came of it stay."""
+    from app.base.errors import ApiError
+    from app.base.settings import load_settings
     from app.catalogue import service as catalogue
-    from app.errors import ApiError
     from app.models import DEFAULT_PROJECT_ID
-    from app.settings import load_settings
 
     try:
         with open_database(load_settings()) as database, database.transaction() as session:
@@ -102,9 +102,9 @@ def create_key(
     ] = "write",
 ) -> None:
     """Make an API key of the default project and show it once."""
+    from app.base.settings import load_settings
     from app.keys import service
     from app.models import DEFAULT_PROJECT_ID, Scope
-    from app.settings import load_settings
 
     with open_database(load_settings()) as database, database.transaction() as session:
         _, secret = service.create_key(session, DEFAULT_PROJECT_ID, name, Scope(scope))
@@ -114,10 +114,10 @@ def create_key(
 @engines.command("list", epilog="Example: falqon admin engines list")
 def list_engines() -> None:
     """List the models that are loaded or about to be, those asked last first."""
+    from app.base.settings import load_settings
+    from app.base.terminal import one_line
     from app.client.text import moment, size
     from app.inference import engines as loaded
-    from app.settings import load_settings
-    from app.terminal import one_line
 
     with open_database(load_settings()) as database, database.read() as session:
         rows = loaded.list_loaded(session, None)
@@ -134,9 +134,9 @@ def keep_engine(
     keep: Annotated[bool, typer.Option("--on/--off", help="Keep it loaded, or no longer.")] = True,
 ) -> None:
     """Keep a model loaded: it makes no room for others, and idle time does not end it."""
-    from app.errors import NotFound
+    from app.base.errors import NotFound
+    from app.base.settings import load_settings
     from app.inference import engines as loaded
-    from app.settings import load_settings
 
     try:
         with open_database(load_settings()) as database, database.transaction() as session:
@@ -149,9 +149,9 @@ def keep_engine(
 @engines.command("unload", epilog="Example: falqon admin engines unload MODEL")
 def unload_engine(model_id: LoadedModel) -> None:
     """Unload a model; the next question loads it again."""
-    from app.errors import NotFound
+    from app.base.errors import NotFound
+    from app.base.settings import load_settings
     from app.inference import engines as loaded
-    from app.settings import load_settings
 
     try:
         with open_database(load_settings()) as database, database.transaction() as session:
@@ -171,10 +171,10 @@ def collect_garbage(
     ] = False,
 ) -> None:
     """Look through the storage for objects that no row of the database names."""
+    from app.base.settings import load_settings
+    from app.base.storage import Storage
     from app.garbage import collector
-    from app.installation import Refused
-    from app.settings import load_settings
-    from app.storage import Storage
+    from app.garbage.installation import Refused
 
     if dry_run == confirm:
         raise typer.BadParameter("give one of --dry-run and --confirm")
@@ -196,10 +196,10 @@ def adopt_storage() -> None:
     """Make the storage this database's own, after a restore or a copy; nothing of it is removed
     before `garbage --confirm`.
     """
-    from app import installation
-    from app.installation import Refused
-    from app.settings import load_settings
-    from app.storage import Storage
+    from app.base.settings import load_settings
+    from app.base.storage import Storage
+    from app.garbage import installation
+    from app.garbage.installation import Refused
 
     settings = load_settings()
     try:

@@ -18,11 +18,11 @@ from typing import Literal, NamedTuple
 from pydantic import BaseModel
 from sqlalchemy import URL, inspect
 
-from app import installation
-from app.database import Database
+from app.base.database import Database
+from app.base.private_dir import private_folder
+from app.base.storage import Storage, keys
+from app.garbage import installation
 from app.models import Installation
-from app.private_dir import private_folder
-from app.storage import Storage, keys
 
 MANIFEST, INVENTORY, OBJECTS = "backup.json", "inventory.csv", "objects"
 DUMPS = {"sqlite": "database.sqlite", "postgresql": "database.dump"}

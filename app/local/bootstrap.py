@@ -12,17 +12,18 @@ from obstore.exceptions import BaseError as StorageError
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from app import installation, migrate
 from app.auth.keys import check_secret
+from app.base import migrate
+from app.base.database import AWAY, Database
+from app.base.errors import InvalidApiKey
+from app.base.settings import Settings, load_settings
+from app.base.storage import Storage
 from app.catalogue.importer import ModelNotAdded, ensure_tiny_model
 from app.client import local
 from app.client.errors import NoConnection
-from app.database import AWAY, Database
-from app.errors import InvalidApiKey
+from app.garbage import installation
 from app.keys.service import WeakAdminKey, create_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, Scope
-from app.settings import Settings, load_settings
-from app.storage import Storage
 from app.web import link
 
 UNUSABLE = (*AWAY, ArgumentError, StorageError)

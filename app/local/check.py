@@ -10,13 +10,13 @@ from redis import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
-from app import migrate
-from app.database import Database, now
-from app.ids import new_id
+from app.base import migrate
+from app.base.database import Database, now
+from app.base.ids import new_id
+from app.base.settings import Settings
+from app.base.storage import Storage
+from app.base.storage.reach import FOR_PROBES, KeyTaken
 from app.prices.service import file_prices
-from app.settings import Settings
-from app.storage import Storage
-from app.storage.reach import FOR_PROBES, KeyTaken
 
 REDIS_TIMEOUT_SECONDS = 2
 # signed addresses and certificates of TLS stand no more than minutes

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from app.database import Database
-    from app.settings import Settings
+    from app.base.database import Database
+    from app.base.settings import Settings
 
 
 def refuse(error: Exception | str) -> NoReturn:
     """End with the sentence of an error that somebody can act on."""
-    from app.terminal import plain
+    from app.base.terminal import plain
 
     typer.echo(plain(error), err=True)
     raise typer.Exit(1)
@@ -33,8 +33,8 @@ def refusing_what_is_unusable(settings: "Settings") -> Iterator[None]:
 @contextmanager
 def open_database(settings: "Settings") -> Iterator["Database"]:
     """Up to date, so that these commands also work before the service has ever run."""
-    from app import migrate
-    from app.database import Database
+    from app.base import migrate
+    from app.base.database import Database
 
     with refusing_what_is_unusable(settings):
         database = Database(settings.resolved_database_url)

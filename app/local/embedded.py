@@ -23,15 +23,15 @@ from urllib.request import urlopen
 from rich.console import Console
 from rich.panel import Panel
 
-from app import env_file
+from app.base import env_file
+from app.base.processes.child_process import ChildProcess
+from app.base.processes.device import training_cards
+from app.base.processes.open_files import raise_open_files
+from app.base.processes.supervised_process import SupervisedProcess, say
+from app.base.settings import Settings, load_settings
 from app.client import local
 from app.local import valkey
 from app.notifier.queues import CPU_QUEUE, GPU_QUEUE, worker_command
-from app.processes.child_process import ChildProcess
-from app.processes.device import training_cards
-from app.processes.open_files import raise_open_files
-from app.processes.supervised_process import SupervisedProcess, say
-from app.settings import Settings, load_settings
 
 EXIT_REFUSED = 2
 EXIT_ALREADY_UP = 3

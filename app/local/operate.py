@@ -18,9 +18,9 @@ def drain(
     off: Annotated[bool, typer.Option("--off", help="Let it take jobs again.")] = False,
 ) -> None:
     """Let a worker take no more jobs."""
-    from app.errors import NotFound
+    from app.base.errors import NotFound
+    from app.base.settings import load_settings
     from app.models import Drain
-    from app.settings import load_settings
     from app.workers import service as workers
 
     if now and off:
@@ -50,9 +50,9 @@ def requeue(
     job_id: Annotated[str, typer.Argument(metavar="JOB", help="As `falqon jobs list` names it.")],
 ) -> None:
     """Take a job from its worker, or let one that waits after a loss start at once."""
-    from app.errors import ApiError
+    from app.base.errors import ApiError
+    from app.base.settings import load_settings
     from app.jobs.requeue import requeue as requeue_job
-    from app.settings import load_settings
 
     settings = load_settings()
     try:
@@ -74,11 +74,11 @@ def backup(
     ] = None,
 ) -> None:
     """Copy the database as it is, then the objects; nothing has to be stopped for it."""
-    from app.database import Database
-    from app.installation import Refused
+    from app.base.database import Database
+    from app.base.settings import load_settings
+    from app.base.storage import Storage
+    from app.garbage.installation import Refused
     from app.local.backup import BackupFailed, back_up
-    from app.settings import load_settings
-    from app.storage import Storage
 
     settings = load_settings()
     with refusing_what_is_unusable(settings):
@@ -109,10 +109,10 @@ def restore(
     ],
 ) -> None:
     """Restore a backup into an installation that is empty, while API and workers are stopped."""
-    from app.installation import Refused
+    from app.base.settings import load_settings
+    from app.garbage.installation import Refused
     from app.local.backup import BackupFailed
     from app.local.restore import restore as restore_backup
-    from app.settings import load_settings
 
     settings = load_settings()
     try:

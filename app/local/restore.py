@@ -12,8 +12,13 @@ from typing import NamedTuple
 from pydantic import ValidationError
 from sqlalchemy import inspect
 
-from app import installation, migrate
-from app.database import Database
+from app.base import migrate
+from app.base.database import Database
+from app.base.settings import Settings
+from app.base.storage import Storage, keys
+from app.base.storage.hashing import Hashes
+from app.base.storage.storage import chunks_of
+from app.garbage import installation
 from app.local.backup import (
     DUMPS,
     INVENTORY,
@@ -25,10 +30,6 @@ from app.local.backup import (
     refuse_pooled,
     run_tool,
 )
-from app.settings import Settings
-from app.storage import Storage, keys
-from app.storage.hashing import Hashes
-from app.storage.storage import chunks_of
 
 
 class Restored(NamedTuple):

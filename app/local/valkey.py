@@ -9,8 +9,8 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from app.processes.supervised_process import SupervisedProcess
-from app.settings import MAX_SOCKET_PATH_BYTES, Settings
+from app.base.processes.supervised_process import SupervisedProcess
+from app.base.settings import MAX_SOCKET_PATH_BYTES, Settings
 
 MAX_MEMORY = "256mb"
 START_SECONDS = 10.0

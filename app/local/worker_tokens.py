@@ -21,8 +21,8 @@ def create(
 ) -> None:
     """Make a token and show it once."""
     from app.auth import worker_tokens
-    from app.errors import NotFound
-    from app.settings import load_settings
+    from app.base.errors import NotFound
+    from app.base.settings import load_settings
 
     try:
         with open_database(load_settings()) as database, database.transaction() as session:
@@ -36,9 +36,9 @@ def create(
 def list_tokens() -> None:
     """List the tokens that are not revoked, oldest first."""
     from app.auth import worker_tokens
+    from app.base.settings import load_settings
+    from app.base.terminal import one_line
     from app.client.text import moment
-    from app.settings import load_settings
-    from app.terminal import one_line
 
     with open_database(load_settings()) as database, database.read() as session:
         tokens = worker_tokens.list_all(session)
@@ -54,8 +54,8 @@ def revoke(
 ) -> None:
     """Revoke a token; a job that its workers have is lost to them with their next call."""
     from app.auth import worker_tokens
-    from app.errors import NotFound
-    from app.settings import load_settings
+    from app.base.errors import NotFound
+    from app.base.settings import load_settings
 
     try:
         with open_database(load_settings()) as database, database.transaction() as session:

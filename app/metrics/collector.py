@@ -10,13 +10,13 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
 from app.http.probes import OK, HealthMonitor
 from app.metrics import repository
 from app.metrics.repository import JobCount
 from app.models import EngineState
 from app.models.falqon_options import ANY_DEVICE
-from app.settings import Settings
 from app.workers import service as workers
 
 CACHED_SECONDS = 3.0  # however many ask, the database is asked no more often

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from app.database import now, now_plus
+from app.base.database import now, now_plus
 from app.models import Attempt, Desired, Engine, EngineState, Event, Job, JobStatus
 from app.models.operation import Operation
 from app.operations import claims as operations

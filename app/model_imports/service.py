@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.base.errors import IllegalState, InvalidRequest, NotFound
+from app.base.ids import new_id
+from app.base.outbound.addresses import Networks
 from app.catalogue import service as catalogue
 from app.catalogue.importer import ID, ID_RULE, TINY_SOURCE
-from app.errors import IllegalState, InvalidRequest, NotFound
 from app.files.addresses import WebAddress, parse_address
-from app.ids import new_id
 from app.models import ModelImport, OperationStatus
 from app.operations import service as operations
-from app.outbound.addresses import Networks
 
 MAX_IN_PROGRESS = 10
 MAX_LISTED = 50

@@ -8,7 +8,7 @@ from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.sql.operators import OperatorType
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from app.database import UtcDateTime, now_plus
+from app.base.database import UtcDateTime, now_plus
 from app.models.stored_json import build_validator
 
 JsonObject = dict[str, Any]

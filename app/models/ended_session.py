@@ -2,7 +2,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.database import now_plus
+from app.base.database import now_plus
 from app.models.base import Base
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.models.base import JsonObject
 
 OUTPUT = "sample.output_text"

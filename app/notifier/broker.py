@@ -10,9 +10,9 @@ from celery import Celery
 from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
+from app.base.settings import Settings
 from app.models import Base, Job
 from app.notifier.queues import CPU_QUEUE, GPU_QUEUE
-from app.settings import Settings
 
 POLL = "worker.tasks.poll"
 KEY_PREFIX = "falqon:"

@@ -2,7 +2,7 @@
 
 import sys
 
-from app.ids import new_id
+from app.base.ids import new_id
 
 GPU_QUEUE = "gpu"
 CPU_QUEUE = "cpu"
@@ -21,15 +21,15 @@ def worker_command(queue: str) -> list[str]:
         "-n",
         f"{new_id(f'{queue}-')}@%h",
     ]
-    return [sys.executable, "-m", "celery", "-A", "worker.celery_app", "worker", *options]
+    return [sys.executable, "-m", "celery", "-A", "worker.entry.celery_app", "worker", *options]
 
 
 def joined_command(url: str) -> list[str]:
     """Return the command of a worker that sees only the API; its token is in the environment."""
-    return [sys.executable, "-m", "worker.joined", url]
+    return [sys.executable, "-m", "worker.entry.joined", url]
 
 
 def once_command(wait_seconds: float, exit_zero: bool) -> list[str]:
     """Return the command of a worker without Celery, which polls by itself."""
-    command = [sys.executable, "-m", "worker.once", "--wait", str(wait_seconds)]
+    command = [sys.executable, "-m", "worker.entry.once", "--wait", str(wait_seconds)]
     return [*command, "--exit-zero"] if exit_zero else command

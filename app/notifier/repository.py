@@ -6,7 +6,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
-from app.database import UNSYNCED, now_plus
+from app.base.database import UNSYNCED, now_plus
 from app.models import Job
 from app.models.operation import Operation
 

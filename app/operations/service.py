@@ -1,7 +1,7 @@
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.errors import IllegalState
+from app.base.errors import IllegalState
 from app.models.operation import Operation, OperationStatus
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from app.auth.caller import Caller
-from app.errors import InvalidRequest, NotFound
+from app.base.errors import InvalidRequest, NotFound
 from app.http.pagination import Page, check_cursor
 from app.jobs.base_model import own_checkpoint
 from app.models import CheckpointPermission

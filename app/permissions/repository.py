@@ -4,8 +4,8 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.database import insert_or
-from app.ids import new_id
+from app.base.database import insert_or
+from app.base.ids import new_id
 from app.models import CheckpointPermission, Project
 from app.permissions.schemas import Order
 

@@ -12,9 +12,9 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
+from app.base.settings import Settings
 from app.models import PriceOverride
 from app.prices import repository
-from app.settings import Settings
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import PRICES, Dollars, Price, default_price
 

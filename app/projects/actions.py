@@ -3,9 +3,9 @@
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
-from app.errors import Forbidden, IllegalState
+from app.base.errors import Forbidden, IllegalState
+from app.base.ids import new_id
 from app.http.pagination import Page, invalid_cursor
-from app.ids import new_id
 from app.models import DEFAULT_PROJECT_ID, Project
 from app.projects import repository, service
 from app.projects.schemas import ProjectChange, ProjectObject, ProjectRequest

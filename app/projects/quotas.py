@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from sqlalchemy.orm import Session
 
-from app.errors import QuotaExceeded
+from app.base.errors import QuotaExceeded
 from app.models import Project
 from app.projects import repository
 

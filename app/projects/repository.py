@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.database import UNSYNCED, now, now_plus
+from app.base.database import UNSYNCED, now, now_plus
 from app.models import Attempt, Checkpoint, File, Job, JobStatus, Model, Project, Upload, UploadPart
 from app.models.job_lifecycle import LIVE
 

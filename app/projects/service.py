@@ -1,7 +1,7 @@
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
-from app.errors import IllegalState, InvalidRequest, NotFound
+from app.base.errors import IllegalState, InvalidRequest, NotFound
 from app.models import Project
 from app.projects import repository
 

@@ -1,7 +1,7 @@
 """What callers do with the tokens of their project for private sources."""
 
 from app.auth.caller import Caller
-from app.errors import NotFound
+from app.base.errors import NotFound
 from app.http.pagination import Page
 from app.services import Services
 from app.source_tokens import repository

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.models import SourceToken
 from app.models.base import JsonObject
 

@@ -6,7 +6,7 @@ from sse_starlette import ServerSentEvent
 
 from app.auth import keys
 from app.auth.caller import Caller
-from app.database import Database
+from app.base.database import Database
 from app.http.event_stream import read_patiently
 from app.jobs import listing
 from app.jobs import service as jobs

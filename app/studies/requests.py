@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.errors import InvalidRequest, refusal_of
+from app.base.errors import InvalidRequest, refusal_of
 from app.jobs.requests import read_recipe
 from app.models.base import JsonObject
 from app.models.job_request import JobRequest

@@ -7,9 +7,10 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
-from app.errors import IllegalState, NotFound
+from app.base.errors import IllegalState, NotFound
+from app.base.ids import new_id
+from app.base.settings import Settings
 from app.http.pagination import check_cursor
-from app.ids import new_id
 from app.jobs import idempotency
 from app.jobs import service as jobs
 from app.jobs.comparison import figures_of, recipe_of
@@ -17,7 +18,6 @@ from app.jobs.requests import read_recipe
 from app.models import Job, Study
 from app.models.job_lifecycle import TERMINAL
 from app.models.study_request import StudyRequest
-from app.settings import Settings
 from app.studies import repository
 from app.studies.requests import job_requests
 from falqon_core.contract.methods import METHODS, MethodName

@@ -5,14 +5,14 @@ finished file, stand in the storage before their row does.
 from typing import BinaryIO
 
 from app.auth.caller import Caller
+from app.base.ids import new_id
+from app.base.storage import keys
+from app.base.storage.storage import chunks_of
 from app.files import service as files
 from app.garbage import orphans
-from app.ids import new_id
 from app.models import File, Upload
 from app.projects import quotas
 from app.services import Services
-from app.storage import keys
-from app.storage.storage import chunks_of
 from app.uploads import service
 from app.uploads.schemas import PartObject, UploadObject, UploadRequest
 

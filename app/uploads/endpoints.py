@@ -3,10 +3,10 @@ from typing import Annotated
 from fastapi import APIRouter, Form, UploadFile
 from pydantic import BaseModel, ConfigDict
 
+from app.base.settings import Settings
 from app.http.body_limit import MULTIPART_OVERHEAD_BYTES
 from app.http.dependencies import TOUCHES_STORAGE, IdempotencyKey, ServicesDep, Writer
 from app.http.routes import ApiRoute
-from app.settings import Settings
 from app.uploads import actions
 from app.uploads.schemas import CompleteRequest, PartObject, UploadObject, UploadRequest
 from app.uploads.service import MAX_PART_BYTES

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from app.database import UNSYNCED, now_plus
+from app.base.database import UNSYNCED, now_plus
 from app.models import Upload, UploadPart, UploadStatus
 
 EXPIRED_AT_ONCE = 100

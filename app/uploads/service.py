@@ -6,17 +6,17 @@ from datetime import timedelta
 
 from sqlalchemy.orm import Session
 
-from app.database import Database, now
-from app.errors import IllegalState, InvalidRequest, NotFound, TooLarge
+from app.base.database import Database, now
+from app.base.errors import IllegalState, InvalidRequest, NotFound, TooLarge
+from app.base.ids import new_id
+from app.base.settings import Settings
+from app.base.storage import Storage, Stored
 from app.files import service as files
 from app.files import tables
 from app.files.tables import Table
 from app.garbage import orphans
-from app.ids import new_id
 from app.models import File, Purpose, Upload, UploadPart, UploadStatus
 from app.projects import quotas
-from app.settings import Settings
-from app.storage import Storage, Stored
 from app.uploads import repository
 from falqon_core.contract.sources import HEAD_BYTES
 

@@ -6,8 +6,8 @@ from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
 from app.auth.caller import Caller
-from app.database import now
-from app.errors import InvalidRequest
+from app.base.database import now
+from app.base.errors import InvalidRequest
 from app.services import Services
 from app.usage import service
 from app.usage.amounts import Usage

@@ -3,7 +3,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.http.dependencies import Reader, ServicesDep
 from app.http.routes import ApiRoute
 from app.usage import actions

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
-from app.database import insert_or
+from app.base.database import insert_or
 from app.models import Attempt, Job, UsageDay
 from app.usage.amounts import Usage
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.usage import repository
 from app.usage.amounts import Usage
 

@@ -3,9 +3,9 @@
 from typing import NamedTuple
 
 from app.auth.caller import Caller
+from app.base.errors import ApiError
 from app.dataset_statistics import actions as dataset_statistics
 from app.dataset_statistics.schemas import InspectionObject
-from app.errors import ApiError
 from app.files import actions as files
 from app.files.schemas import FileObject
 from app.models import FileStatus

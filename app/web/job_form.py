@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
 
-from app.errors import ApiError, refusal_of
+from app.base.errors import ApiError, refusal_of
 from app.jobs.requests import read_recipe
 from app.models import Job
 from app.models.falqon_options import FalqonOptions

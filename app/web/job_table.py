@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 
 from fastapi import Depends, Query, Request
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.jobs.listing import SORTS, JobQuery
 from app.models import JobStatus
 

@@ -10,9 +10,9 @@ from sqlalchemy.orm import Session
 from app.artifacts import service as artifacts
 from app.artifacts.schemas import ArtifactObject
 from app.auth.caller import Caller
+from app.base.errors import NotFound
 from app.catalogue import service as catalogue
 from app.catalogue.schemas import ModelObject
-from app.errors import NotFound
 from app.evaluations import service as evaluations
 from app.evaluations.schemas import EvaluationObject
 from app.exports import service as exports

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from sse_starlette import ServerSentEvent
 
-from app.errors import NotFound
+from app.base.errors import NotFound
 from app.http.event_stream import read_patiently
 from app.services import Services
 

@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 from app.artifacts import service as artifacts
 from app.artifacts.schemas import ArtifactObject
 from app.auth.caller import Caller
+from app.base.errors import NotFound
 from app.catalogue import service as catalogue
 from app.catalogue.naming import UNSAFE
 from app.catalogue.schemas import ModelObject
-from app.errors import NotFound
 from app.files import service as files
 from app.jobs import service as jobs
 from app.models import Job

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 
 MAX_SHOWN_CHARACTERS = 60  # of what was typed
 

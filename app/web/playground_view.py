@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from app.auth.caller import Caller
+from app.base.errors import BytesMissing, NotFound
 from app.catalogue.schemas import ModelObject
-from app.errors import BytesMissing, NotFound
 from app.files import actions as files
 from app.jobs import service as jobs
 from app.services import Services

@@ -16,11 +16,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.auth.caller import Caller
 from app.auth.server_secret import server_secret
-from app.database import insert_or, now_plus
-from app.errors import Forbidden, InvalidApiKey
-from app.ids import new_id
+from app.base.database import insert_or, now_plus
+from app.base.errors import Forbidden, InvalidApiKey
+from app.base.ids import new_id
+from app.base.settings import Settings
 from app.models import EndedSession
-from app.settings import Settings
 
 SESSION_ID = "session_id"
 KEY_ID = "key_id"

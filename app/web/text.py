@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
-from app.database import MAX_COUNTED
+from app.base.database import MAX_COUNTED
 from app.models import Desired, Job, JobStatus
 from app.web import svg
 from app.web.sizes import write_size

@@ -3,7 +3,7 @@
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException
 
-from app.errors import ApiError
+from app.base.errors import ApiError
 from app.http import error_handlers
 from app.web.visitor import error_page, is_of_script
 

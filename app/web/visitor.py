@@ -13,15 +13,15 @@ from starlette.responses import RedirectResponse
 
 from app.auth import audit, keys
 from app.auth.caller import Caller
-from app.database import AWAY
-from app.errors import ApiError, InvalidApiKey, Unavailable
+from app.base.database import AWAY
+from app.base.errors import ApiError, InvalidApiKey, Unavailable
+from app.base.storage import StorageAway
 from app.http import error_handlers
 from app.http.audited import auditor
 from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
 from app.http.dependencies import ServicesDep, get_services
 from app.http.strict_json import StrictRequest, refuse_nul
 from app.models import Scope
-from app.storage import StorageAway
 from app.web.plain_words import refusal_in_plain_words
 from app.web.rendering import page
 from app.web.session import (

@@ -8,14 +8,14 @@ from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
 from app.auth.server_secret import server_secret
-from app.database import now_plus
-from app.errors import IllegalState, InvalidRequest, NotFound
+from app.base.database import now_plus
+from app.base.errors import IllegalState, InvalidRequest, NotFound
+from app.base.ids import new_id
+from app.base.outbound import addresses
+from app.base.settings import Settings
 from app.http.pagination import Page, check_cursor
-from app.ids import new_id
 from app.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
-from app.outbound import addresses
 from app.services import Services
-from app.settings import Settings
 from app.webhooks import repository, service, signing
 from app.webhooks.events import PREFIX
 from app.webhooks.posting import Undelivered

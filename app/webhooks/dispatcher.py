@@ -10,9 +10,9 @@ from typing import NamedTuple
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.database import Database, now_plus
+from app.base.database import Database, now_plus
+from app.base.settings import Settings
 from app.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
-from app.settings import Settings
 from app.webhooks import repository, service
 from app.webhooks.posting import Undelivered
 

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 from sqlalchemy.orm import Session
 
-from app.database import now_plus
-from app.ids import new_id
+from app.base.database import now_plus
+from app.base.ids import new_id
 from app.models import DeliveryStatus, WebhookDelivery
 from app.webhooks import repository
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
-from app.outbound.addresses import Networks, Refused, Target, parse_target
-from app.outbound.connection import connect, reason_of, seconds_left
+from app.base.outbound.addresses import Networks, Refused, Target, parse_target
+from app.base.outbound.connection import connect, reason_of, seconds_left
 
 TIMEOUT_SECONDS = 10.0
 

@@ -4,7 +4,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from app.database import UNSYNCED, now_plus
+from app.base.database import UNSYNCED, now_plus
 from app.models import DeliveryStatus, Project, WebhookDelivery, WebhookEndpoint
 
 

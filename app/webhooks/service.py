@@ -3,8 +3,8 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from app.auth.server_secret import server_secret
+from app.base.settings import Settings
 from app.models import WebhookEndpoint
-from app.settings import Settings
 from app.webhooks import events, repository, signing
 from app.webhooks.posting import Undelivered, post
 

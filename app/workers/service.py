@@ -8,11 +8,11 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, case, delete, exists, func, select, update
 from sqlalchemy.orm import Session
 
-from app.database import UNSYNCED, now_plus
-from app.errors import NotFound
+from app.base.database import UNSYNCED, now_plus
+from app.base.errors import NotFound
+from app.base.settings import Settings
 from app.models import Attempt, Drain, Job, JobStatus, Worker
 from app.models.worker import machine_of
-from app.settings import Settings
 from falqon_core.contract.diagnosis import Diagnosis
 from falqon_core.estimate.calibration import Calibration
 

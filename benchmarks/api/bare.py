@@ -18,7 +18,7 @@ from sqlalchemy import JSON, BigInteger, Identity, MetaData, create_engine, inse
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from app.ids import new_id
+from app.base.ids import new_id
 
 engine = create_engine(
     "postgresql+psycopg://" + os.environ["DATABASE_URL"].split("://", 1)[1],

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from app.database import Database
+from app.base.database import Database
 from app.models import Attempt, Base, Checkpoint, Event, Job, JobMetadata, JobStatus, Submission
 
 NUM_EVENTS = 5

@@ -14,10 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from app.base.processes.parent_death import command_dying_with_parent
+from app.base.processes.supervised_process import say
+from app.base.settings import Settings
 from app.local.bootstrap import prepare
-from app.processes.parent_death import command_dying_with_parent
-from app.processes.supervised_process import say
-from app.settings import Settings
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import Valkey
 

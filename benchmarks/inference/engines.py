@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import httpx
 
-from app.database import Database
+from app.base.database import Database
+from app.base.processes.parent_death import command_dying_with_parent
 from app.models import Engine
 from app.notifier.queues import CPU_QUEUE, worker_command
-from app.processes.parent_death import command_dying_with_parent
 from benchmarks.api.servers import KEY, ROOT, STOP_SECONDS, Server, Services
 from benchmarks.inference.client import PATH, Door
 

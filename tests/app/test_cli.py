@@ -10,10 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from app.auth.keys import check_secret
+from app.base.database import Database
+from app.base.settings import Settings
 from app.cli import app
-from app.database import Database
 from app.models import Model, Scope
-from app.settings import Settings
 from tests.support.backend import FAKE_TRAINER, ROOT
 from tests.support.forks import Fork, run_falqon
 from tests.support.nvidia import H100, install_driver

@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
-from app.database import Database
+from app.base.database import Database
 from app.models import DEFAULT_PROJECT_ID, Desired, File, FileStatus, Job, JobStatus, Model
 from app.models.job_request import JobRequest
 from tests.support.api import NOTHING_LISTENS, Api, Tenant

@@ -4,15 +4,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from app import migrate
-from app.database import Database, now
+from app.base import migrate
+from app.base.database import Database, now
+from app.base.settings import Settings
+from app.base.storage import Storage
 from app.garbage import orphans
 from app.jobs import queue_forecast, service
 from app.models import DEFAULT_PROJECT_ID, Base, FileCheck, Job, JobStatus, Orphan
 from app.notifier.broker import Notifier
 from app.reconciler import Reconciler
-from app.settings import Settings
-from app.storage import Storage
 from tests.support.backend import Backend
 from tests.support.checks import uncheck_files
 from tests.support.waiting import wait_for

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from app.settings import Settings
+from app.base.settings import Settings
 from tests.deployment.dockerfile import our_stages
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ WORKER = Path(__file__).parents[2] / "worker"
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("worker.celery_app, worker.tasks", {"torch", "numpy", "fastapi", "starlette"}),
+        ("worker.entry.celery_app, worker.entry.tasks", {"torch", "numpy", "fastapi", "starlette"}),
         (
             "app.cli",
             {

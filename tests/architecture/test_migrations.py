@@ -11,8 +11,8 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event
 
-from app import migrate
-from app.database import Database
+from app.base import migrate
+from app.base.database import Database
 from tests.support.postgres import PostgresServer
 
 ROOT = Path(__file__).parents[2]

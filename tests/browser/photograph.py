@@ -22,8 +22,8 @@ from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import insert, select
 
-from app.database import Database
-from app.ids import first_id
+from app.base.database import Database
+from app.base.ids import first_id
 from app.models import DEFAULT_PROJECT_ID
 from app.models.base import Base
 from app.web.text import model_page, playground

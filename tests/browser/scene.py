@@ -4,8 +4,8 @@ import math
 import random
 from typing import Any, NamedTuple
 
-from app.database import now_plus
-from app.ids import new_id
+from app.base.database import now_plus
+from app.base.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import NewEvent

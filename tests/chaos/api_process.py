@@ -60,9 +60,9 @@ def _serve(port: int) -> None:
     import uvicorn
 
     from app import reconciler
+    from app.base.settings import Settings
     from app.http.server import options
     from app.main import create_app
-    from app.settings import Settings
 
     reconciler.TICK_SECONDS = TICK_SECONDS
     settings = Settings(_env_file=None)

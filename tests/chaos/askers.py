@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import httpx
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.keys.service import create_key
 from app.models import Project, Scope
 from tests.support.backend import Backend

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 
 from sqlalchemy import select, update
 
-from app.database import AWAY
-from app.errors import IllegalState
+from app.base.database import AWAY
+from app.base.errors import IllegalState
 from app.jobs import service
 from app.models import DEFAULT_PROJECT_ID, Job, JobStatus
 from app.models.job_lifecycle import TERMINAL

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from sqlalchemy import select, update
 
-from app.database import now_plus
+from app.base.database import now_plus
+from app.base.storage import keys
 from app.garbage import collector, orphans
 from app.models import (
     Artifact,
@@ -24,7 +25,6 @@ from app.models import (
     UsageDay,
 )
 from app.models.job_lifecycle import TERMINAL
-from app.storage import keys
 from falqon_core.contract.layout import MANIFEST
 from tests.support.fake_trainer import FakeTrainer, sha256, weights_of
 from tests.support.records import Records

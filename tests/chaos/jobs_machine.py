@@ -16,10 +16,11 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
-from app.database import now_plus
-from app.errors import IllegalState, NotFound
+from app.base.database import now_plus
+from app.base.errors import IllegalState, NotFound
+from app.base.ids import new_id
+from app.base.storage import keys
 from app.files import repository as files
-from app.ids import new_id
 from app.jobs import claims, idempotency, service
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
@@ -38,7 +39,6 @@ from app.models.falqon_options import ANY_DEVICE, FalqonOptions
 from app.models.job_lifecycle import TERMINAL, TRANSITIONS
 from app.models.job_progress import JobProgress
 from app.models.job_request import JobRequest
-from app.storage import keys
 from app.workers import service as workers
 from tests.chaos.model import MAX_INFRA_FAILURES, Check, ModelJob
 from tests.support.backend import BASE_MODEL, Backend

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from app.attempts.endings import POISON
-from app.database import AWAY, now_plus
+from app.base.database import AWAY, now_plus
 from app.models import JobStatus
 from falqon_core import fault_points
 from tests.chaos.api_process import ApiProcess

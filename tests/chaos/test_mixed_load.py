@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from app.database import Database
+from app.base.database import Database
+from app.base.storage import Storage
 from app.models import JobStatus, Project
-from app.storage import Storage
 from tests.chaos.conftest import Count
 from tests.chaos.invariants import check_all
 from tests.chaos.scale import every_run_on, of_a_release

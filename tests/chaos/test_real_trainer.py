@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from app.database import Database
+from app.base.database import Database
+from app.base.storage import Storage
 from app.models import JobStatus
-from app.storage import Storage
 from tests.chaos.conftest import Count
 from tests.chaos.scale import every_run_on, of_a_release
 from tests.support.records import Records

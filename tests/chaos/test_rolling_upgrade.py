@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from app.database import Database
+from app.base.database import Database
+from app.base.storage import Storage
 from app.http.probes import PROBE_SECONDS
 from app.models import Attempt, JobStatus, Project
-from app.storage import Storage
 from tests.chaos.conftest import Count
 from tests.chaos.invariants import check_all
 from tests.chaos.users import FAKE, Reader, User, has_ended, submit

@@ -17,9 +17,9 @@ import httpx
 import pytest
 from sqlalchemy import func, select
 
+from app.base.settings import Settings
 from app.catalogue.importer import TINY_MODEL_ID, ensure_tiny_model
 from app.models import Artifact, Engine, EngineState
-from app.settings import Settings
 from tests.chaos.api_process import ApiProcess
 from tests.chaos.askers import Asker, Voice, add_projects, asking
 from tests.chaos.conftest import Count

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from app.database import Database
+from app.base.database import Database
+from app.base.storage import Storage
 from app.models import Job, JobStatus
-from app.storage import Storage
 from tests.chaos.scale import RELEASE, SCALE, every_run_on
 from tests.support.records import Records
 from tests.support.service import KEY, Service

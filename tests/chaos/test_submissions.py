@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pytest
 
-from app.database import Database
+from app.base.database import Database
 from app.models import JobStatus
 from tests.chaos.api_process import ApiProcess
 from tests.chaos.conftest import Count

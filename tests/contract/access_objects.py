@@ -5,9 +5,9 @@ from decimal import Decimal
 from sqlalchemy import select, update
 
 from app.auth import worker_tokens
+from app.base.database import now_plus
+from app.base.ids import new_id
 from app.catalogue.naming import hub_id
-from app.database import now_plus
-from app.ids import new_id
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import (

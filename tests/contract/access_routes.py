@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.models import DEFAULT_PROJECT_ID, Scope
 from tests.contract.access_objects import (
     EVENT,

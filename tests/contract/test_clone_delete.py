@@ -4,7 +4,7 @@ import openai
 import pytest
 from sqlalchemy import func, select
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import Attempt, Checkpoint, Event, Job, JobMetadata, JobStatus, Submission

@@ -6,7 +6,7 @@ import openai
 import pytest
 from sqlalchemy import select
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import Checkpoint, CheckpointPermission, Job, JobStatus

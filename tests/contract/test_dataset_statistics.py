@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from app.base.ids import new_id
 from app.dataset_statistics.service import MAX_IN_PROGRESS
-from app.ids import new_id
 from app.models import DatasetStatistics, File
 from falqon_core.importers.tiny import build_tiny
 from tests.contract.reports import lines, report

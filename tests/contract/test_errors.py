@@ -3,7 +3,7 @@ import openai
 import pytest
 from sqlalchemy import update
 
-from app.database import now_plus
+from app.base.database import now_plus
 from app.models import ApiKey, Scope
 from tests.support.api import Api, Tenant
 

@@ -8,7 +8,7 @@ import openai
 import pytest
 from sqlalchemy import update
 
-from app.database import now_plus
+from app.base.database import now_plus
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.jobs.queue_forecast import read_queue

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from app.base.ids import new_id
 from app.evaluations.service import MAX_IN_PROGRESS
-from app.ids import new_id
 from app.models import Checkpoint, Evaluation, Job, JobStatus
 from app.models.evaluation import EvaluationResult
 from falqon_core.contract.config import Recipe

@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from app.base.ids import new_id
+from app.base.storage import keys
 from app.exports import repository
-from app.ids import new_id
 from app.models import Artifact, Checkpoint, Export, Job, JobStatus, Model
 from app.operations import claims
-from app.storage import keys
 from falqon_core.contract.config import Recipe
 from tests.support.api import Tenant
 

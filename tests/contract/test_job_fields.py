@@ -6,7 +6,7 @@ from typing import Any
 import openai
 import pytest
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.jobs import claims
 from app.models import Checkpoint, Event, Job, Submission
 from app.models.job_progress import JobProgress

@@ -1,8 +1,8 @@
 import openai
 import pytest
 
+from app.base.ids import new_id
 from app.catalogue.naming import fine_tuned_model_id
-from app.ids import new_id
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import Checkpoint, Job

@@ -12,8 +12,8 @@ import pytest
 
 from app.attempts.actions import MAX_SIGNED_BYTES
 from app.attempts.values import SavedCheckpoint
-from app.storage import keys
-from app.storage.reach import KeyTaken
+from app.base.storage import keys
+from app.base.storage.reach import KeyTaken
 from falqon_core.contract.layout import MANIFEST
 from falqon_core.contract.messages import CheckpointSaved
 from tests.contract.test_joined_workers import OFFER, claim_of, token_for

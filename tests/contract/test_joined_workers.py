@@ -14,13 +14,13 @@ import pytest
 
 from app.attempts.values import Batch, Claimed, Columns, Ending, Measured, Offer, Verdict
 from app.auth import worker_tokens
+from app.base.storage import StorageAway
 from app.jobs import claims, repository
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Attempt, Desired, Job, JobStatus
 from app.models.job_progress import JobProgress
 from app.models.trainer_log import HEAD_BYTES, TrainerLog
-from app.storage import StorageAway
 from tests.contract.worker_requests import check_nothing_comes
 from tests.support.api import Api, Tenant, jsonl
 from worker.attempt.lease import LeaseLost

@@ -6,8 +6,8 @@ import openai
 import pytest
 from sqlalchemy import select, update
 
-from app.database import now_plus
-from app.ids import new_id
+from app.base.database import now_plus
+from app.base.ids import new_id
 from app.models import ApiKey, Scope
 from app.notifier.wakeups import POLL_SECONDS
 from tests.support.api import Api, Tenant, installation_admin

@@ -17,9 +17,9 @@ LINE_BYTES = 100 * 2**20
 MAY_GROW_BYTES = 48 * 2**20
 CHECK = """
 import json, resource, sys
-from app.database import Database
-from app.settings import Settings
-from app.storage import Storage
+from app.base.database import Database
+from app.base.settings import Settings
+from app.base.storage import Storage
 from tests.support.checks import check_file
 settings = Settings(_env_file=None)
 database, storage = Database(settings.resolved_database_url), Storage(settings.resolved_storage_url)

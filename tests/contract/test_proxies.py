@@ -14,7 +14,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings
+from app.base.settings import Settings
 from tests.contract.access_objects import a_model
 from tests.support.api import Api, Tenant
 from tests.support.backend import ROOT

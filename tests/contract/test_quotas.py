@@ -6,12 +6,12 @@ import openai
 import pytest
 from sqlalchemy import delete, update
 
-from app.database import now_plus
+from app.base.database import now_plus
+from app.base.storage import keys
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Attempt, Event, File, Job, JobStatus, UploadPart
-from app.storage import keys
 from tests.support.api import Tenant, jsonl
 
 pytestmark = pytest.mark.both_databases

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.base.ids import new_id
+from app.base.storage.reach import FOR_REQUESTS
 from app.http import storage_limit
-from app.ids import new_id
-from app.storage.reach import FOR_REQUESTS
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.object_store import ObjectStore
 from tests.support.waiting import wait_for
@@ -28,7 +28,7 @@ def tenant(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv(name, value)
     # As in production, only sooner.
     impatient = FOR_REQUESTS._replace(silence=SILENCE, retries=timedelta(seconds=1))
-    monkeypatch.setattr("app.storage.reach.FOR_REQUESTS", impatient)
+    monkeypatch.setattr("app.base.storage.reach.FOR_REQUESTS", impatient)
     monkeypatch.setattr("app.http.probes.PROBE_SECONDS", 0.2)
     monkeypatch.setattr(storage_limit, "WAIT_SECONDS", 2.0)
     api = Api(

@@ -1,6 +1,6 @@
 import pytest
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.jobs import claims
 from app.models import Drain
 from app.workers import service as workers

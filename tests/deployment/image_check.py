@@ -37,7 +37,7 @@ SMOKE = {
         "test -d /srv/migrations -a -w /var/lib/falqon -a ! -w /srv",
     ],
     "worker": [
-        "python -c 'import torch, transformers, worker.tasks; print(torch.__version__)'",
+        "python -c 'import torch, transformers, worker.entry.tasks; print(torch.__version__)'",
         "python -m falqon_core --help >/dev/null",
         "cd /tmp && FALQON_ADMIN_KEY=0123456789abcdefghij FALQON_DATA_DIR=/tmp/data falqon migrate",
         "test -s /tmp/data/falqon.db -a -w /var/lib/falqon -a ! -w /srv",

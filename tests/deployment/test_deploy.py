@@ -13,18 +13,18 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from redis import Redis
 
+from app.base.database import Database
+from app.base.settings import Settings, variable_of
+from app.base.storage import Storage
 from app.cli import app
-from app.database import Database
 from app.http.probes import HealthMonitor
 from app.jobs import claims
 from app.metrics.collector import InstallationCollector
-from app.settings import Settings, variable_of
-from app.storage import Storage
 from falqon_core.estimate.devices import DEVICES
 from tests.support.backend import Backend
 from tests.support.metrics import samples
 from tests.support.schema import migrate_database
-from worker.once import OnceExit
+from worker.entry.once import OnceExit
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 FILES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))

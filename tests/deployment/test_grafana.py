@@ -9,12 +9,12 @@ import pytest
 from prometheus_client import REGISTRY, generate_latest
 from redis import Redis
 
-from app import counters
-from app.database import Database
+from app.base import counters
+from app.base.database import Database
+from app.base.settings import Settings
+from app.base.storage import Storage
 from app.http.probes import HealthMonitor
 from app.metrics.collector import InstallationCollector
-from app.settings import Settings
-from app.storage import Storage
 from tests.support.schema import migrate_database
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from psycopg import sql
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
-from app.database import Database
+from app.base.database import Database
 from tests.support.postgres import PostgresServer
 
 ENVIRONMENT = yaml.safe_load((Path(__file__).parents[2] / "docker-compose.yml").read_text())[

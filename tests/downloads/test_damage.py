@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from app.artifacts import schemas
+from app.base.storage import hashing
 from app.cli import app
 from app.models import Artifact
-from app.storage import hashing
 from tests.downloads.scale import SCALE
 from tests.support.api import Api, Tenant
 from tests.support.proxy import Proxy

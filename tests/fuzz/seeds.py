@@ -4,7 +4,7 @@ look-up.
 
 from typing import Any, NamedTuple
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.jobs import metrics
 from app.jobs.events import NewEvent, append
 from app.models import Checkpoint, DeliveryStatus, Project, Scope, WebhookDelivery

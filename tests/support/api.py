@@ -17,19 +17,19 @@ from openai import DefaultHttpxClient, OpenAI
 from sqlalchemy import update
 from starlette.routing import BaseRoute
 
-from app import installation
 from app.attempts.gateway import DirectGateway
-from app.database import Database
+from app.base.database import Database
+from app.base.ids import new_id
+from app.base.settings import Settings
+from app.base.storage import Storage
+from app.garbage import installation
 from app.http import server
-from app.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.keys.service import create_key
 from app.main import create_app
 from app.models import DEFAULT_PROJECT_ID, Artifact, Job, Model, Project, Scope
 from app.models.trainer_log import TrainerLog
-from app.settings import Settings
-from app.storage import Storage
 from tests.support.checks import check_file
 from tests.support.schema import migrate_database
 from tests.support.waiting import wait_for

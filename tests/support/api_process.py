@@ -12,10 +12,10 @@ from pathlib import Path
 
 import httpx
 
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
+from app.base.storage import Storage
 from app.models import Artifact, Model
-from app.settings import Settings
-from app.storage import Storage
 from tests.support.api import NOTHING_LISTENS, TINY_CONFIG
 from tests.support.backend import ROOT
 from tests.support.forks import Fork, run_falqon

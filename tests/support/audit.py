@@ -1,6 +1,6 @@
 from sqlalchemy import select
 
-from app.database import Database
+from app.base.database import Database
 from app.models import AuditLog
 
 

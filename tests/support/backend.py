@@ -12,10 +12,12 @@ from pathlib import Path
 from redis import Redis
 from sqlalchemy import update
 
-from app import installation
 from app.attempts.gateway import DirectGateway
-from app.database import Database
-from app.ids import new_id
+from app.base.database import Database
+from app.base.ids import new_id
+from app.base.settings import Settings
+from app.base.storage import Storage, keys
+from app.garbage import installation
 from app.models import (
     DEFAULT_PROJECT_ID,
     Artifact,
@@ -28,8 +30,6 @@ from app.models import (
     Project,
 )
 from app.models.job_request import JobRequest
-from app.settings import Settings
-from app.storage import Storage, keys
 from falqon_core.contract.config import Recipe
 from tests.support.api import TINY_CONFIG
 from tests.support.fake_trainer import FakeTrainer
@@ -38,7 +38,7 @@ from tests.support.records import Records
 from tests.support.waiting import wait_for
 from worker.attempt.supervisor import Supervisor
 from worker.context import WorkerContext
-from worker.gpu import Machine
+from worker.machine.gpu import Machine
 
 FAKE_TRAINER = [sys.executable, str(ROOT / "tests" / "support" / "fake_trainer.py")]
 BASE_MODEL = "fake/base"
@@ -238,7 +238,7 @@ def _work(queue: str) -> None:
         "-l",
         "info",
     ]
-    celery.main(["-A", "worker.celery_app", "worker", *options], prog_name="celery")
+    celery.main(["-A", "worker.entry.celery_app", "worker", *options], prog_name="celery")
 
 
 def processes(*words: str) -> list[int]:

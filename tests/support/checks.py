@@ -5,11 +5,11 @@ from contextlib import suppress
 
 from sqlalchemy import select, update
 
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
+from app.base.storage import Storage
 from app.files import repository
 from app.models import File, FileCheck, FileStatus, OperationStatus
-from app.settings import Settings
-from app.storage import Storage
 from worker.context import WorkerContext
 from worker.operations.file_check import FileCheckHandler
 from worker.operations.handler import OperationAbandoned

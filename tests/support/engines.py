@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
-from app.ids import new_id
+from app.base.ids import new_id
 from tests.support.api import Api
 from worker.context import WorkerContext
+from worker.entry.workers import Poller
 from worker.inference.engine_host import EngineHost
-from worker.workers import Poller
 
 LEASE = timedelta(seconds=2)
 HEARTBEAT = timedelta(seconds=0.3)

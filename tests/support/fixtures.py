@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import Database
+from app.base.database import Database
 from tests.support.api import Api, Tenant
 from tests.support.backend import Backend
 from tests.support.object_store import ObjectStore

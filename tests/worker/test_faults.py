@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import now_plus
+from app.base.database import now_plus
 from app.garbage import orphans
 from app.jobs import claims
 from app.models import JobStatus

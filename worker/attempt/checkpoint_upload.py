@@ -11,12 +11,12 @@ from pathlib import Path
 import structlog
 from obstore.exceptions import BaseError
 
-from app import counters
 from app.attempts.values import SavedCheckpoint
-from app.ids import new_id
+from app.base import counters
+from app.base.ids import new_id
+from app.base.storage import StorageAway, keys
 from app.jobs.events import NewEvent
 from app.models import Job
-from app.storage import StorageAway, keys
 from falqon_core.contract.errors import is_disk_full
 from falqon_core.contract.layout import MANIFEST, checkpoint_folder
 from falqon_core.contract.messages import CheckpointSaved
@@ -24,7 +24,7 @@ from falqon_core.fault_points import fault
 from worker.attempt.lease import LeaseLost
 from worker.attempt.writer import AttemptWriter
 from worker.gateway import ObjectStore
-from worker.outputs import files_of
+from worker.models.outputs import files_of
 
 log = structlog.get_logger()
 

@@ -8,7 +8,7 @@ from worker.attempt.progress import Progress
 from worker.attempt.stop_policy import StopPolicy
 from worker.attempt.writer import AttemptWriter
 from worker.gateway import Gateway, ObjectStore
-from worker.outage import StorageOutage
+from worker.machine.outage import StorageOutage
 
 
 @dataclass(frozen=True)

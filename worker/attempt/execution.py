@@ -7,10 +7,10 @@ from pathlib import Path
 import structlog
 
 from app.attempts.values import Claimed, Ending, Inputs, Outcome, Verdict
+from app.base.settings import Settings
+from app.base.storage import StorageAway, keys
 from app.jobs.claims import Claim, Failure
 from app.jobs.space import TOO_LARGE
-from app.settings import Settings
-from app.storage import StorageAway, keys
 from falqon_core.contract.errors import is_disk_full
 from falqon_core.contract.layout import model_folder
 from falqon_core.contract.messages import Finished
@@ -30,13 +30,13 @@ from worker.attempt.trackers import Trackers
 from worker.attempt.trainer import TrainerProcess
 from worker.attempt.trainer_log import LogUploads
 from worker.attempt.writer import AttemptWriter
-from worker.disk_space import NeverFits
-from worker.fetching import BytesMissing
 from worker.gateway import Gateway
-from worker.gpu import Machine
-from worker.model_cache import BaseMissing, ModelCache, RowsOfInputs
-from worker.outage import StorageOutage
-from worker.scratch import scratch
+from worker.machine.gpu import Machine
+from worker.machine.outage import StorageOutage
+from worker.machine.scratch import scratch
+from worker.models.disk_space import NeverFits
+from worker.models.fetching import BytesMissing
+from worker.models.model_cache import BaseMissing, ModelCache, RowsOfInputs
 
 TICK_SECONDS = 0.1
 PIPE_END_SECONDS = 10.0

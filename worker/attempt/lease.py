@@ -11,8 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.jobs.claims import Claim
 from app.models import Desired
 from falqon_core.fault_points import fault
-from worker import pulse
 from worker.gateway import Gateway, ServiceAway
+from worker.machine import pulse
 
 # Of the lease, without a confirmed renewal: before the database may give the job to another.
 FENCE = 3 / 4

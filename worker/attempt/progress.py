@@ -16,7 +16,7 @@ from falqon_core.estimate.eta import Eta
 from falqon_core.estimate.prices import Price
 from worker.attempt.cost_meter import CostMeter
 from worker.attempt.step_timing import StepTiming
-from worker.gpu import Machine
+from worker.machine.gpu import Machine
 
 # what an attempt that goes on after the last evaluation does not hear again
 RESULTS = {"num_trainable_parameters", "valid_loss", "valid_loss_as_served"}

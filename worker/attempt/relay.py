@@ -8,8 +8,8 @@ from typing import Any, BinaryIO
 import structlog
 from pydantic import ValidationError
 
-from app import counters
 from app.attempts.values import Batch, Measured
+from app.base import counters
 from app.jobs.events import NewEvent
 from app.models.base import JsonObject
 from falqon_core.contract.messages import (

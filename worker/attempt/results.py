@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 from app.attempts.values import Measured, Result, UploadedFile
+from app.base.storage import StorageAway, keys
 from app.jobs.events import NewEvent
 from app.models import Job
-from app.storage import StorageAway, keys
 from falqon_core.contract.layout import SHA256SUMS
 from falqon_core.contract.messages import Finished
 from falqon_core.fault_points import fault
@@ -15,7 +15,7 @@ from worker.attempt.context import AttemptContext
 from worker.attempt.lease import Lease
 from worker.attempt.stop_policy import StopRequested
 from worker.gateway import ObjectStore
-from worker.outputs import files_of
+from worker.models.outputs import files_of
 
 
 def publish_with_retry(

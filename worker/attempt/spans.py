@@ -9,8 +9,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import Span, Status, StatusCode
 
 from app.attempts.values import Verdict
+from app.base.tracing import context_of
 from app.models import Job
-from app.tracing import context_of
 from falqon_core.contract.messages import (
     AnyMessage,
     CheckpointSaved,

@@ -11,17 +11,17 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.attempts.values import Inputs
+from app.base.settings import Settings
 from app.jobs import repository
 from app.jobs.checkpoints import best_of
 from app.models import Checkpoint, File, Job
-from app.settings import Settings
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.layout import checkpoint_folder
-from worker.disk_space import check_space
-from worker.fetching import BytesDiffer, fetch, fetch_checkpoint
 from worker.gateway import ObjectStore
-from worker.gpu import Machine, num_threads_of
-from worker.model_cache import ModelCache
+from worker.machine.gpu import Machine, num_threads_of
+from worker.models.disk_space import check_space
+from worker.models.fetching import BytesDiffer, fetch, fetch_checkpoint
+from worker.models.model_cache import ModelCache
 
 log = structlog.get_logger()
 

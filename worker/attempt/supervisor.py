@@ -4,13 +4,13 @@ import threading
 import time
 
 from app.attempts.values import Offer
-from app.settings import Settings
+from app.base.settings import Settings
 from falqon_core.fault_points import fault
 from worker.attempt.execution import Execution
-from worker.card_locks import lock_cards
 from worker.gateway import Gateway
-from worker.gpu import Machine
-from worker.outage import StorageOutage
+from worker.machine.card_locks import lock_cards
+from worker.machine.gpu import Machine
+from worker.machine.outage import StorageOutage
 
 
 class Supervisor:

@@ -17,12 +17,12 @@ from typing import Self
 import structlog
 
 from app.attempts.values import Verdict
+from app.base.private_dir import private_folder
+from app.base.processes.child_process import ChildProcess
 from app.jobs.events import NewEvent
 from app.models import Job
 from app.models.base import JsonObject
 from app.models.integrations import Integration
-from app.private_dir import private_folder
-from app.processes.child_process import ChildProcess
 from worker.attempt.lease import LeaseLost
 from worker.attempt.writer import AttemptWriter
 from worker.trackers.protocol import Line, Metrics, Outcome, OutcomeName, Run

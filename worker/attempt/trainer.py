@@ -5,12 +5,12 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from app.logging import redact_text
-from app.processes.nvidia import card_environment
-from app.processes.subprocess_env import offline_environment
-from app.terminal import plain
-from worker.gpu import Machine
-from worker.subprocesses import KEPT_LOG_LINES, CoreProcess, last_lines
+from app.base.logging import redact_text
+from app.base.processes.nvidia import card_environment
+from app.base.processes.subprocess_env import offline_environment
+from app.base.terminal import plain
+from worker.machine.gpu import Machine
+from worker.machine.subprocesses import KEPT_LOG_LINES, CoreProcess, last_lines
 
 WRITE_STACKS = signal.SIGUSR1  # of the trainer's threads, to its log
 WRITE_STACKS_SECONDS = 1.0

@@ -11,10 +11,10 @@ from typing import BinaryIO, Self
 
 import structlog
 
-from app.logging import redact_text
+from app.base.logging import redact_text
+from app.base.terminal import plain
 from app.models import Job
 from app.models.trainer_log import HEAD_BYTES, TAIL_BYTES, TrainerLog
-from app.terminal import plain
 from worker.attempt.lease import LeaseLost
 from worker.attempt.writer import AttemptWriter
 

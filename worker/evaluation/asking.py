@@ -9,8 +9,8 @@ from typing import NamedTuple
 import httpx
 import structlog
 
-from app.database import AWAY
-from app.errors import ApiError, InvalidRequest, NotFound
+from app.base.database import AWAY
+from app.base.errors import ApiError, InvalidRequest, NotFound
 from app.inference import service
 from app.inference.refusals import GONE, refusal_of
 from app.inference.service import Target

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from app.base.settings import Settings
 from app.models import Model
-from app.settings import Settings
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import FormatUnavailable, check_format
 from falqon_core.estimate.host_memory import available_host_bytes
@@ -17,8 +17,8 @@ from worker.inference.memory import (
     context_of,
     needed_bytes,
 )
-from worker.model_cache import ModelCache
-from worker.subprocesses import ToolFailed
+from worker.machine.subprocesses import ToolFailed
+from worker.models.model_cache import ModelCache
 
 VLLM_PROCESSES_BYTES = 2 * 2**30  # what they and the device's libraries take before any weight
 VLLM_CONTEXTS = 4  # whose keys and values it keeps

@@ -9,7 +9,7 @@ from worker.context import WorkerContext
 from worker.inference.engine_choice import Loading
 from worker.inference.engine_run import EngineRun
 from worker.operations.handler import PermanentError
-from worker.poll_loop import PollLoop
+from worker.operations.poll_loop import PollLoop
 
 IDLE_SECONDS = 10.0  # an engine that somebody uses does not make room for another
 

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import IO
 
-from app.processes.child_process import ChildProcess
-from app.processes.subprocess_env import offline_environment
-from app.settings import Settings
+from app.base.processes.child_process import ChildProcess
+from app.base.processes.subprocess_env import offline_environment
+from app.base.settings import Settings
 from worker.inference.llama_cpp import TOKEN
 from worker.inference.own_address import own_address
+from worker.machine.subprocesses import last_lines
 from worker.operations.handler import PermanentError
-from worker.subprocesses import last_lines
 
 TICK_SECONDS = 0.1
 LOAD_SECONDS = 600.0

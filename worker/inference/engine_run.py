@@ -8,8 +8,8 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.base.database import AWAY
 from app.catalogue import internal_repository as catalogue
-from app.database import AWAY
 from app.inference import claims
 from app.models import Engine, EngineState, Model
 from falqon_core.contract.errors import UserError
@@ -17,9 +17,9 @@ from worker.context import WorkerContext
 from worker.inference.engine_choice import Loading, prepare
 from worker.inference.engine_process import EngineProcess
 from worker.inference.metrics import EngineMetrics, Figures
-from worker.model_cache import ModelCache
+from worker.machine.subprocesses import ToolFailed
+from worker.models.model_cache import ModelCache
 from worker.operations.handler import PermanentError
-from worker.subprocesses import ToolFailed
 
 TICK_SECONDS = 0.2
 TRY_AGAIN_SECONDS = 1.0  # the database may be back before the lease ends

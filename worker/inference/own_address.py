@@ -4,7 +4,7 @@ import socket
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from app.settings import Settings
+from app.base.settings import Settings
 
 ANY_PORT = 9  # of a datagram that is not sent
 

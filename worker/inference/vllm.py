@@ -16,7 +16,7 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from app.processes.parent_death import signal_at_death_of_parent
+from app.base.processes.parent_death import signal_at_death_of_parent
 from worker.inference.llama_cpp import TOKEN
 
 TICK_SECONDS = 0.2

@@ -26,16 +26,16 @@ from app.attempts.values import (
     SavedCheckpoint,
 )
 from app.attempts.wire import ClaimedJson, InputsJson
-from app.ids import new_id
+from app.base.ids import new_id
+from app.base.storage import StorageAway, Stored
+from app.base.storage.hashing import Hashes
+from app.base.storage.reach import KeyTaken
+from app.base.storage.storage import chunks_of
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.jobs.next_job import NextJob
 from app.models import Job
 from app.models.trainer_log import TrainerLog
-from app.storage import StorageAway, Stored
-from app.storage.hashing import Hashes
-from app.storage.reach import KeyTaken
-from app.storage.storage import chunks_of
 from falqon_core.estimate.prices import Price
 from worker.attempt.lease import LeaseLost
 from worker.gateway import ServiceAway
@@ -257,7 +257,7 @@ class JoinedStorage:
 
     @contextmanager
     def _reaching(self) -> Iterator[None]:
-        """Raise what `app.storage.Storage` raises in such a case, and `LinkBroken`."""
+        """Raise what `app.base.storage.Storage` raises in such a case, and `LinkBroken`."""
         try:
             yield
         except httpx.TransportError as error:

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from typing import IO, BinaryIO
 
-from app.processes.child_process import ChildProcess
-from app.processes.subprocess_env import offline_environment
+from app.base.processes.child_process import ChildProcess
+from app.base.processes.subprocess_env import offline_environment
 from falqon_core.records import checker
 from falqon_core.records.file_check import FileReport, check_file
 from falqon_core.records.jsonl import RecordError, lines_of

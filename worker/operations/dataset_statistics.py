@@ -10,9 +10,9 @@ from app.models import DatasetStatistics
 from app.operations import claims
 from falqon_core.contract.inspection import Inspection as Result
 from worker.attempt.staging import fetch_data
-from worker.fetching import fetch_artifacts
+from worker.machine.subprocesses import run_tool
+from worker.models.fetching import fetch_artifacts
 from worker.operations.handler import Heartbeat, OperationAbandoned, OperationHandler
-from worker.subprocesses import run_tool
 
 WEIGHTS = ".safetensors"  # of a model only what its tokenizer needs is fetched
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from app.artifacts import repository as artifact_rows
 from app.artifacts.internal_repository import of_model as artifacts_of
+from app.base.storage import keys
 from app.catalogue import repository as catalogue
 from app.files import repository as files
 from app.garbage import orphans
@@ -16,7 +17,6 @@ from app.jobs import internal_repository as jobs
 from app.models import Artifact, Evaluation, File, Job
 from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationResult
 from app.operations import claims
-from app.storage import keys
 from falqon_core.contract.config import TrainConfig
 from falqon_core.records.file_check import read_records
 from falqon_core.records.jsonl import lines_of_file
@@ -28,7 +28,8 @@ from worker.evaluation.card import write_card
 from worker.evaluation.comparison import compare
 from worker.evaluation.grading import MissingField, fill, grade
 from worker.evaluation.rows import Row, choose, row_of
-from worker.fetching import fetch_artifacts
+from worker.machine.subprocesses import run_tool
+from worker.models.fetching import fetch_artifacts
 from worker.operations.dataset_statistics import WEIGHTS
 from worker.operations.handler import (
     Heartbeat,
@@ -37,7 +38,6 @@ from worker.operations.handler import (
     PermanentError,
     write_progress,
 )
-from worker.subprocesses import run_tool
 
 WRITTEN_EVERY_SECONDS = 1.0
 

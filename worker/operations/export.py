@@ -8,28 +8,28 @@ import structlog
 from obstore.exceptions import BaseError
 
 from app.artifacts import internal_repository as artifact_rows
+from app.base.storage import StorageAway, keys
 from app.catalogue import internal_repository as catalogue
 from app.exports import repository
 from app.jobs import internal_repository
 from app.jobs.checkpoints import best_of
 from app.models import Artifact, Checkpoint, Export, Job, Model
 from app.models.base import JsonObject
-from app.storage import StorageAway, keys
 from falqon_core.contract.formats import FROM_CHECKPOINT
 from falqon_core.fault_points import fault
 from worker.attempt import certificate
 from worker.attempt.checkpoint_upload import discard
 from worker.attempt.staging import data_files, fetch_data
-from worker.fetching import fetch_artifacts, fetch_checkpoint
-from worker.model_cache import ModelCache
+from worker.machine.subprocesses import run_tool
+from worker.models.fetching import fetch_artifacts, fetch_checkpoint
+from worker.models.model_cache import ModelCache
+from worker.models.outputs import files_of
 from worker.operations.handler import (
     Heartbeat,
     OperationAbandoned,
     OperationHandler,
     PermanentError,
 )
-from worker.outputs import files_of
-from worker.subprocesses import run_tool
 
 PROVENANCE = (
     "README.md",

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from sqlalchemy.orm import Session
 
-from app.errors import BytesMissing
+from app.base.errors import BytesMissing
 from app.files import repository as files
 from app.models import File, FileCheck, FileStatus, Job
 from app.notifier.broker import Notifier

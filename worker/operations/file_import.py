@@ -13,8 +13,10 @@ from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
-from app.database import Database
-from app.errors import QuotaExceeded
+from app.base.database import Database
+from app.base.errors import QuotaExceeded
+from app.base.storage import Stored, keys
+from app.base.storage.storage import chunks_of
 from app.files import repository as files
 from app.garbage import orphans
 from app.models import File, FileCheck, FileImport, FileStatus
@@ -22,13 +24,12 @@ from app.notifier.broker import Notifier
 from app.operations import claims
 from app.projects import quotas
 from app.source_tokens import repository as source_tokens
-from app.storage import Stored, keys
-from app.storage.storage import chunks_of
 from falqon_core.contract.messages import Message, RecordsWritten
 from falqon_core.records.file_check import FileReport
 from falqon_core.records.jsonl import RecordError
 from worker.context import WorkerContext
-from worker.fetching import BytesMissing, fetch
+from worker.machine.subprocesses import ToolFailed, run_tool
+from worker.models.fetching import BytesMissing, fetch
 from worker.operations.file_verdict import record_verdict
 from worker.operations.handler import (
     MAX_ATTEMPTS,
@@ -40,7 +41,6 @@ from worker.operations.handler import (
 )
 from worker.sources.download import SourceAway, SourceRefused
 from worker.sources.tables import SourceReader, Table, kind_of_secret
-from worker.subprocesses import ToolFailed, run_tool
 
 READER = [sys.executable, "-m", "falqon_core.tables"]
 OF_THE_USER = ("unknown_columns", "source_unreadable", "source_too_large")

@@ -2,11 +2,11 @@
 
 from sqlalchemy.orm import Session
 
+from app.base.settings import Settings
 from app.files import repository as files
 from app.jobs import repository as jobs
 from app.jobs.validation import finish_validation
 from app.models import FileStatus, JobStatus
-from app.settings import Settings
 from falqon_core.records.file_check import FileReport
 
 

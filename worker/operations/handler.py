@@ -10,20 +10,20 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.database import AWAY, Database
+from app.base.database import AWAY, Database
+from app.base.storage import StorageAway
 from app.models.operation import Operation
 from app.operations import claims
-from app.storage import StorageAway
 from falqon_core.contract.errors import is_disk_full
-from worker import pulse
 from worker.context import WorkerContext
-from worker.disk_space import NeverFits, require_space
-from worker.fetching import BytesDiffer
-from worker.model_cache import BaseMissing
-from worker.outage import StorageOutage
-from worker.poll_loop import PollLoop
-from worker.scratch import scratch
-from worker.subprocesses import ToolFailed
+from worker.machine import pulse
+from worker.machine.outage import StorageOutage
+from worker.machine.scratch import scratch
+from worker.machine.subprocesses import ToolFailed
+from worker.models.disk_space import NeverFits, require_space
+from worker.models.fetching import BytesDiffer
+from worker.models.model_cache import BaseMissing
+from worker.operations.poll_loop import PollLoop
 
 MAX_ATTEMPTS = 3  # of workers that were killed, or whose disk or storage failed
 TRY_AGAIN_SECONDS = 1.0  # the database may be back before the lease ends

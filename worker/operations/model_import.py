@@ -6,11 +6,12 @@ import os
 import time
 from pathlib import Path
 
+from app.base.processes.subprocess_env import hub_environment, offline_environment
 from app.catalogue.importer import ModelNotAdded, add_folder, read_conversions
 from app.models import ModelImport
 from app.operations import claims
-from app.processes.subprocess_env import hub_environment, offline_environment
 from app.source_tokens import repository as source_tokens
+from worker.machine.subprocesses import run_tool
 from worker.operations.handler import (
     MAX_ATTEMPTS,
     Heartbeat,
@@ -20,7 +21,6 @@ from worker.operations.handler import (
     write_progress,
 )
 from worker.sources.download import Downloader, SourceAway, SourceRefused
-from worker.subprocesses import run_tool
 
 MAX_GGUF_BYTES = 2**40
 WRITTEN_EVERY_SECONDS = 1.0

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urljoin
 
-from app.outbound.addresses import Networks, Refused, Target, parse_target
-from app.outbound.connection import connect, reason_of
+from app.base.outbound.addresses import Networks, Refused, Target, parse_target
+from app.base.outbound.connection import connect, reason_of
 
 CONNECT_SECONDS = 10.0
 SILENT_SECONDS = 30.0

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from app.base.settings import Settings
 from app.files.addresses import HubAddress, S3Address, parse_address
-from app.settings import Settings
 from falqon_core.contract.sources import HEAD_BYTES, SourceFormat, format_of
 from worker.sources.download import Downloader
 from worker.sources.hub import find_files

@@ -4,10 +4,10 @@ import time
 
 from rich.text import Text
 
+from app.base.terminal import one_line
 from app.client import text
 from app.client.api import Json
 from app.client.command import Client
-from app.terminal import one_line
 
 
 def show_estimate(client: Client, estimate: Json) -> None:

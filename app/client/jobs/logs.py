@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
+from app.base.terminal import plain
 from app.client.api import Json, segment
 from app.client.command import Client, command
 from app.client.jobs.actions import JobId
 from app.client.polling import poll
-from app.terminal import plain
 
 POLL_SECONDS = 2.0
 GO_ON = "The job itself goes on; the same command prints its log again."

@@ -7,9 +7,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from app.base.terminal import one_line
 from app.client import text
 from app.client.api import Json
-from app.terminal import one_line
 
 SPARKLINE_WIDTH = 40
 ENDED = {"succeeded", "failed", "cancelled"}

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import PurePosixPath
 from tempfile import TemporaryFile
 
+from app.base.terminal import one_line
 from app.client.api import segment
 from app.client.command import Client
 from app.client.errors import NotFound, Refused
@@ -14,7 +15,6 @@ from app.client.move.account import Account
 from app.client.move.plan import FileMove, JobMove, Plan, file_problem, obstacle
 from app.client.move.request import job_body, key_of
 from app.client.uploading import upload_content
-from app.terminal import one_line
 
 MAX_NAME_LENGTH = 255
 

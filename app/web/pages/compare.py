@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse
 
 from app.auth.caller import Caller
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.http.dependencies import ServicesDep
 from app.http.event_stream import event_stream
 from app.jobs import listing, service

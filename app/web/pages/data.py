@@ -7,9 +7,9 @@ from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from starlette.responses import RedirectResponse
 
 from app.auth.caller import Caller
+from app.base.errors import ApiError, BytesMissing
 from app.catalogue import service as catalogue
 from app.dataset_statistics import service as dataset_statistics
-from app.errors import ApiError, BytesMissing
 from app.files import actions
 from app.files import service as files
 from app.files.schemas import FileObject, SourceRequest

@@ -10,7 +10,7 @@ from starlette.responses import HTMLResponse, StreamingResponse
 
 from app.artifacts import actions as artifacts
 from app.auth.caller import Caller
-from app.errors import NotFound
+from app.base.errors import NotFound
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.http.event_stream import CURSOR, event_stream, read_patiently

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Form, Request, Response
 from pydantic import ValidationError
 from starlette.responses import RedirectResponse
 
-from app.errors import ApiError, InvalidRequest
+from app.base.errors import ApiError, InvalidRequest
 from app.exports import actions as exports
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import actions, service

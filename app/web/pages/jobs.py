@@ -8,8 +8,8 @@ from sse_starlette import EventSourceResponse
 
 from app.auth import audit
 from app.auth.caller import Caller
+from app.base.errors import ApiError, InvalidRequest
 from app.catalogue import service as catalogue
-from app.errors import ApiError, InvalidRequest
 from app.files import service as files
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.http.event_stream import event_stream

@@ -7,10 +7,10 @@ from sse_starlette import EventSourceResponse
 from app.artifacts import actions as artifacts
 from app.artifacts.schemas import LinkRequest
 from app.auth.caller import Caller
+from app.base.errors import ApiError
 from app.catalogue import actions as catalogue
 from app.catalogue import service as models
 from app.catalogue.schemas import ModelObject
-from app.errors import ApiError
 from app.exports import actions as exports
 from app.exports import service as export_service
 from app.exports.schemas import ExportRequest

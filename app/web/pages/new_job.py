@@ -4,8 +4,8 @@ from fastapi import APIRouter, Depends, Form, Request, Response
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from app.auth.caller import Caller
+from app.base.errors import ApiError, NotFound
 from app.catalogue import service as catalogue
-from app.errors import ApiError, NotFound
 from app.files import actions as file_actions
 from app.files import service as files
 from app.files.schemas import FileObject

@@ -2,8 +2,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from app.base.database import NUM_SEARCHED
 from app.catalogue import service as catalogue
-from app.database import NUM_SEARCHED
 from app.files import service as files
 from app.http.dependencies import ServicesDep
 from app.jobs import listing

@@ -6,7 +6,7 @@ from starlette.responses import RedirectResponse
 from app.auth import audit, keys
 from app.auth.authentication import authenticate
 from app.auth.caller import RIGHTS, Caller
-from app.errors import Forbidden, InvalidApiKey, RateLimited
+from app.base.errors import Forbidden, InvalidApiKey, RateLimited
 from app.http.dependencies import ServicesDep
 from app.http.routes import address_of
 from app.models import Scope

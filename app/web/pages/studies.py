@@ -7,7 +7,7 @@ from sse_starlette import EventSourceResponse
 from starlette.responses import RedirectResponse
 
 from app.auth.caller import Caller
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.files import service as files
 from app.http.dependencies import After, ServicesDep
 from app.http.event_stream import event_stream

@@ -5,8 +5,8 @@ from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
+from app.base.database import now
 from app.catalogue import service as catalogue
-from app.database import now
 from app.http.dependencies import ServicesDep
 from app.jobs import listing
 from app.keys import actions as keys

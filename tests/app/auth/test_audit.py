@@ -4,7 +4,7 @@ from sqlalchemy import func, select
 
 from app.auth import audit
 from app.auth.caller import Caller
-from app.database import Database
+from app.base.database import Database
 from app.models import DEFAULT_PROJECT_ID, AuditLog, Project, Scope
 
 CALLER = Caller("key_1", DEFAULT_PROJECT_ID, Scope.ADMIN, None, use_is_due=False)

@@ -1,11 +1,11 @@
 import pytest
 
 from app.auth.keys import check_secret
-from app.database import Database
-from app.errors import InvalidApiKey
+from app.base.database import Database
+from app.base.errors import InvalidApiKey
+from app.base.settings import Settings
 from app.keys.service import create_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, Scope
-from app.settings import Settings
 
 
 def test_only_the_exact_secret_opens(database: Database) -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from app.base.database import Database
+from app.base.settings import Settings
+from app.base.storage import Storage, Stored
 from app.catalogue.importer import ModelNotAdded, add_base_model, ensure_tiny_model
-from app.database import Database
 from app.models import Artifact, Model
-from app.settings import Settings
-from app.storage import Storage, Stored
 from falqon_core.importers.tiny import build_tiny
 from tests.support.backend import FAKE_TRAINER
 from tests.support.traversal import NAMES

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from app.base.database import Database
 from app.catalogue import listing
 from app.catalogue.listing import ModelLists
 from app.catalogue.schemas import ModelObject
-from app.database import Database
 from app.http.pagination import Page
 from app.models import Model, Project
 from tests.support.plans import statements

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import event
 
+from app.base.database import Database
+from app.base.errors import NotFound
 from app.catalogue import service
-from app.database import Database
-from app.errors import NotFound
 from app.models import Model, Project
 
 TUNED = "ft:tiny:acme::01234567"

@@ -2,7 +2,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.base.database import Database
 from app.dataset_statistics import repository
 from app.dataset_statistics.repository import StatisticsKey
 from app.files import repository as files

@@ -1,9 +1,9 @@
 import pytest
 
-from app.database import Database
-from app.errors import InvalidRequest
+from app.base.database import Database
+from app.base.errors import InvalidRequest
+from app.base.settings import Settings
 from app.estimates.service import check_device, most_gpus, target_of
-from app.settings import Settings
 from app.workers import service as workers
 
 

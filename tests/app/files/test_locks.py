@@ -2,7 +2,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from app.database import Database
+from app.base.database import Database
 from app.files import repository
 from app.models import DEFAULT_PROJECT_ID, File, FileStatus, Project
 from tests.support.postgres import PostgresServer

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from app.database import Database, now
-from app.errors import InvalidRequest
+from app.base.database import Database, now
+from app.base.errors import InvalidRequest
 from app.files import service
 from app.garbage import orphans
 from app.models import DEFAULT_PROJECT_ID, File, JobStatus, Orphan

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete, select, update
 
-from app import installation
+from app.base.database import Database, now, now_plus
+from app.base.storage import Storage
 from app.catalogue import service as catalogue
-from app.database import Database, now, now_plus
 from app.files import service as files
-from app.garbage import collector, orphans
+from app.garbage import collector, installation, orphans
 from app.jobs import service as jobs
 from app.models import (
     DEFAULT_PROJECT_ID,
@@ -31,7 +31,6 @@ from app.models import (
 )
 from app.notifier.broker import Notifier
 from app.reconciler import Reconciler
-from app.storage import Storage
 from tests.support.backend import Backend
 from tests.support.schema import migrate_database
 

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from app.database import Database, now
-from app.errors import Unavailable
+from app.base.database import Database, now
+from app.base.errors import Unavailable
+from app.base.storage import Storage
 from app.garbage import orphans
 from app.models import Orphan
-from app.storage import Storage
 
 
 @pytest.fixture

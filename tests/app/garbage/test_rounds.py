@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import delete, update
 
-from app.database import now
+from app.base.database import now
 from app.garbage import collector
 from app.models import DEFAULT_PROJECT_ID, Attempt, Installation, Orphan
 from tests.app.garbage.test_collector import age, announced

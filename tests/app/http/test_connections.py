@@ -15,8 +15,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.database import Database
-from app.processes.open_files import OPEN_FILES
+from app.base.database import Database
+from app.base.processes.open_files import OPEN_FILES
 from tests.support.api import NOTHING_LISTENS, Api, Tenant
 from tests.support.schema import migrate_database
 from tests.support.service import free_port

@@ -6,10 +6,10 @@ import hashlib
 import pytest
 from starlette.requests import Request
 
-from app.errors import RangeNotSatisfiable
+from app.base.errors import RangeNotSatisfiable
+from app.base.storage import Storage
 from app.http import downloads
 from app.http.downloads import Content
-from app.storage import Storage
 
 CONTENT = bytes(range(256)) * 10_000  # more than two chunks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

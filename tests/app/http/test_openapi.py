@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import pytest
 from starlette.testclient import TestClient
 
+from app.base.settings import Settings
 from app.main import create_app
-from app.settings import Settings
 
 ENVELOPE = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
 MEDIA_TYPES = {

@@ -12,11 +12,11 @@ import pytest
 from huggingface_hub import HfApi
 from sqlalchemy import select
 
+from app.base.settings import Settings
 from app.catalogue.importer import TINY_MODEL_ID, ensure_tiny_model
 from app.catalogue.naming import hub_id
 from app.keys.service import create_key
 from app.models import DEFAULT_PROJECT_ID, Artifact, Model, Project, Scope
-from app.settings import Settings
 from tests.support.api_process import KEY, ApiProcess
 
 RECORDS = b"".join(

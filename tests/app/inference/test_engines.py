@@ -11,8 +11,8 @@ import pytest
 from openai import APIError, BadRequestError, InternalServerError, NotFoundError
 from sqlalchemy import delete, update
 
-from app.database import now_plus
-from app.ids import new_id
+from app.base.database import now_plus
+from app.base.ids import new_id
 from app.inference import claims
 from app.models import Checkpoint, Engine, EngineState, Model
 from falqon_core.estimate import host_memory

@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import select, update
 from typer.testing import CliRunner, Result
 
+from app.base.database import now_plus
 from app.cli import app
-from app.database import now_plus
 from app.models import Artifact, Engine, Evaluation, Job, JobStatus, Model
 from app.operations import claims
 from falqon_core.contract.config import Recipe
@@ -23,9 +23,9 @@ from tests.support.api import Api, Tenant
 from tests.support.backend import processes
 from tests.support.waiting import wait_for
 from worker.context import WorkerContext
+from worker.entry.workers import Poller
 from worker.evaluation import asking
 from worker.operations.evaluation import EvaluationHandler
-from worker.workers import Poller
 
 BASE = "falqon-tiny"
 SAME = {"type": "string_check", "name": "same", "operation": "eq"}

@@ -1,6 +1,6 @@
 """Models that are unloaded before a worker has them."""
 
-from app.database import now
+from app.base.database import now
 from app.inference import claims, repository
 from app.models import Engine, EngineState
 from tests.support.backend import BASE_MODEL, Backend

@@ -3,8 +3,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import delete, select, update
 
-from app.database import Database, now_plus
-from app.ids import new_id
+from app.base.database import Database, now_plus
+from app.base.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import NewEvent

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from app.attempts.metrics_file import read_steps
+from app.base.database import Database
 from app.client.jobs.watched import Watched
-from app.database import Database
 from app.jobs import claims, history, listing, metrics, repository
 from app.jobs.claims import Claim
 from app.jobs.effective_steps import effective_steps

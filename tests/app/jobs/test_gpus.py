@@ -1,10 +1,10 @@
 import pytest
 
-from app.database import Database
-from app.errors import InvalidRequest
+from app.base.database import Database
+from app.base.errors import InvalidRequest
+from app.base.settings import Settings
 from app.jobs.gpus import choose_num_gpus, limit_auto
 from app.models.job_request import JobRequest
-from app.settings import Settings
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import Database
+from app.base.database import Database
 from app.jobs import claims, history, repository
 from app.jobs.claims import Claim
 from app.jobs.effective_steps import EffectiveSteps

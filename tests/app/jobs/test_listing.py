@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import update
 
-from app.database import Database
+from app.base.database import Database
 from app.jobs import claims, listing
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
-from app.database import Database
+from app.base.database import Database
 from app.jobs import claims, listing, metrics, metrics_csv, repository
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent, fold

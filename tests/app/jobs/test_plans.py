@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from app.base.database import Database
+from app.base.settings import Settings
 from app.catalogue import repository as catalogue
-from app.database import Database
 from app.files import repository as files
 from app.jobs import listing
 from app.jobs import repository as jobs
@@ -18,7 +19,6 @@ from app.jobs.listing import ROWS, JobQuery
 from app.metrics import collector as metrics
 from app.models import DEFAULT_PROJECT_ID, Base, File, Job, JobStatus, Model
 from app.projects import repository as projects
-from app.settings import Settings
 from tests.support.backend import Backend
 from tests.support.plans import plans
 from tests.support.postgres import PostgresServer

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event, insert, text
 
-from app.database import Database, now_plus
-from app.ids import new_id
+from app.base.database import Database, now_plus
+from app.base.ids import new_id
+from app.base.settings import Settings
 from app.jobs import claims, next_job
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
@@ -19,7 +20,6 @@ from app.jobs.queue_forecast import MANY_WORKERS, read_queue
 from app.models import Job, JobStatus, Model, Project, Worker
 from app.models.job_request import JobRequest
 from app.notifier import repository as notifications
-from app.settings import Settings
 from tests.support.rows import checked_file
 
 QUEUED, ENDED = 10_000, 10_000

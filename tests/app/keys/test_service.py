@@ -2,10 +2,10 @@ import pytest
 from sqlalchemy import select
 
 from app.auth.keys import check_secret
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
 from app.keys.service import WeakAdminKey, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, ApiKey, Scope
-from app.settings import Settings
 
 
 def settings(**options: str) -> Settings:

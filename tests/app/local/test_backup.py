@@ -11,13 +11,14 @@ import pytest
 from click.testing import Result
 from sqlalchemy import make_url, text
 
-from app import installation, migrate
-from app.database import Database
+from app.base import migrate
+from app.base.database import Database
+from app.base.settings import Settings
+from app.base.storage import Storage
+from app.garbage import installation
 from app.local.backup import INVENTORY, MANIFEST, OBJECTS, back_up
 from app.local.restore import restore
 from app.models import Job, JobStatus
-from app.settings import Settings
-from app.storage import Storage
 from tests.support.admin import falqon_admin
 from tests.support.backend import Backend
 from tests.support.postgres import PostgresServer

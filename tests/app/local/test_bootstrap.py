@@ -3,13 +3,13 @@ from pathlib import Path
 from sqlalchemy import update
 
 from app.auth.keys import check_secret
+from app.base.database import Database, now_plus
+from app.base.settings import Settings
 from app.client import local
 from app.client.local import LocalService
-from app.database import Database, now_plus
 from app.keys.service import ensure_admin_key
 from app.local.bootstrap import key_for_this_machine
 from app.models import ApiKey, Scope
-from app.settings import Settings
 from tests.support.schema import migrate_database
 
 

@@ -8,9 +8,9 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from app import migrate
+from app.base import migrate
+from app.base.database import Database
 from app.cli import app
-from app.database import Database
 from app.local import check
 from tests.support.object_store import ObjectStore
 from tests.support.proxy import Proxy

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from redis import Redis
 
-from app.database import Database, now
+from app.base.database import Database, now
 from app.http.probes import HealthMonitor
 from app.inference import repository as engines
 from app.jobs import claims

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from app.database import Database
+from app.base.database import Database
 from app.models.job_request import JobRequest
 from tests.support.backend import Backend
 

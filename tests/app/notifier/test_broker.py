@@ -4,10 +4,10 @@ from pathlib import Path
 
 import redis
 
+from app.base.settings import Settings
 from app.models import FileCheck, Job
 from app.notifier.broker import KEY_PREFIX, Notifier
 from app.notifier.queues import GPU_QUEUE
-from app.settings import Settings
 from tests.support.valkey import Valkey
 
 BOUND_SECONDS = 2.5

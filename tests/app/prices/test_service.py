@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from app.database import Database
+from app.base.database import Database
+from app.base.settings import Settings
 from app.prices import service
 from app.prices.service import NewPrice
-from app.settings import Settings
 from falqon_core.estimate.prices import default_price
 from tests.support.api import Api
 

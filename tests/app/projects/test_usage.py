@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.database import Database
+from app.base.database import Database
 from app.models import Job, Model, Project
 from app.models.job_request import JobRequest
 from app.projects import quotas, repository

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
-from app.database import Database, now
-from app.errors import IllegalState
+from app.base.database import Database, now
+from app.base.errors import IllegalState
+from app.base.settings import Settings
+from app.base.storage import Storage
 from app.garbage import orphans
 from app.models import (
     DEFAULT_PROJECT_ID,
@@ -17,8 +19,6 @@ from app.models import (
     UploadPart,
     UploadStatus,
 )
-from app.settings import Settings
-from app.storage import Storage
 from app.uploads import actions, service
 from app.uploads.schemas import UploadRequest
 from tests.support.services import ADMIN, make_services

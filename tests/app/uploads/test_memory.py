@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import pytest
 
-from app.storage import storage
+from app.base.storage import storage
 from tests.support.api_process import ApiProcess
 
 FILE_BYTES = 256 * 2**20

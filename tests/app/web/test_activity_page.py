@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
+from app.base.ids import new_id
 from app.http.audited import SAFE, UNAUDITED, event_type_of
-from app.ids import new_id
 from app.models import DEFAULT_PROJECT_ID, Scope
 from app.web import pages
 from tests.contract.access_objects import (

@@ -7,7 +7,7 @@ from html import unescape
 import httpx
 import pytest
 
-from app.storage import StorageAway
+from app.base.storage import StorageAway
 from tests.support.api import Api, Tenant
 from tests.support.pages import SAME_SITE, sign_in, token
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import httpx
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.models import Evaluation, OperationStatus
 from app.models.evaluation import EvaluatedModel, EvaluationPlan, EvaluationResult
 from app.models.graders import StringCheck

@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.jobs import claims
 from app.workers import service as workers
 from tests.support.api import Api, Tenant

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy import insert, update
 
 from app.auth.caller import Caller
-from app.database import now_plus
-from app.ids import new_id
+from app.base.database import now_plus
+from app.base.ids import new_id
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import ApiKey, Attempt, Event, Job, JobStatus, Scope

@@ -1,7 +1,7 @@
 import httpx
 import pytest
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.web.live import MAX_PAUSE_SECONDS, PAUSE_SECONDS, pause
 from tests.support.api import Api, Tenant
 from tests.support.plans import statements

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import httpx
 from sqlalchemy import update
 
+from app.base.database import MAX_COUNTED
+from app.base.ids import new_id
 from app.catalogue.service import MAX_OFFERED
-from app.database import MAX_COUNTED
-from app.ids import new_id
 from app.models import Artifact, Export, Model, OperationStatus, Scope
 from app.web.text import counted, model_page
 from falqon_core.contract.certificate import CERTIFICATE

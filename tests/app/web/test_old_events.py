@@ -5,7 +5,7 @@ from datetime import timedelta
 import httpx
 from sqlalchemy import update
 
-from app.database import now
+from app.base.database import now
 from app.garbage.events import REMOVED_AT_ONCE, remove_old
 from app.jobs.events import NewEvent, append
 from app.models import Job

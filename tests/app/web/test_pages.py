@@ -14,7 +14,7 @@ from sqlalchemy import delete, select, update
 
 from app.auth.keys import check_secret
 from app.auth.server_secret import server_secret
-from app.database import now_plus
+from app.base.database import now_plus
 from app.jobs import claims
 from app.models import ApiKey, EndedSession, Scope
 from app.models.job_progress import JobProgress

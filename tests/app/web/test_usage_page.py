@@ -6,7 +6,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from app.database import now, now_plus
+from app.base.database import now, now_plus
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import JobStatus, Model, Scope

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.models import Engine, Worker
 from app.web.text import model_page
 from app.workers import service as workers

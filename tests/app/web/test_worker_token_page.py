@@ -2,7 +2,7 @@ import re
 
 import httpx
 
-from app.ids import new_id
+from app.base.ids import new_id
 from app.models import DEFAULT_PROJECT_ID, Project, Scope
 from app.web.pages.settings import worker_tokens
 from tests.app.web.test_settings_pages import Browser, field_errors

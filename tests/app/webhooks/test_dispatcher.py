@@ -8,7 +8,8 @@ import pytest
 from pydantic import HttpUrl, SecretStr
 from sqlalchemy import select, update
 
-from app.database import Database, now_plus
+from app.base.database import Database, now_plus
+from app.base.settings import Settings
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import NewEvent
@@ -18,7 +19,6 @@ from app.models import (
     WebhookDelivery,
     WebhookEndpoint,
 )
-from app.settings import Settings
 from app.webhooks import actions, repository
 from app.webhooks.dispatcher import MAX_ATTEMPTS, Dispatcher, retry_seconds
 from app.webhooks.schemas import EndpointObject, NewEndpoint

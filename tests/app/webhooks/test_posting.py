@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.outbound import connection
+from app.base.outbound import connection
 from app.webhooks import posting
 from app.webhooks.posting import Undelivered, post
 from tests.support.receiver import receiving

@@ -2,10 +2,10 @@ from datetime import timedelta
 
 from sqlalchemy import select, update
 
-from app.database import Database, now_plus
+from app.base.database import Database, now_plus
+from app.base.settings import Settings
 from app.models import DEFAULT_PROJECT_ID, Desired, Drain, Job, JobStatus, Model, Project, Worker
 from app.models.job_request import JobRequest
-from app.settings import Settings
 from app.workers import service
 from tests.support.rows import checked_file
 

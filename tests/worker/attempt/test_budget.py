@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from app.errors import IllegalState
+from app.base.errors import IllegalState
 from app.jobs import service as jobs
 from app.models import DEFAULT_PROJECT_ID, Desired, JobStatus, UsageDay
 from app.models.base import JsonObject

@@ -10,8 +10,8 @@ from app.models import JobStatus
 from tests.support.backend import Backend, supervise
 from worker.attempt.supervisor import Supervisor
 from worker.attempt.trainer import TrainerProcess
-from worker.card_locks import lock_cards
-from worker.gpu import Machine
+from worker.machine.card_locks import lock_cards
+from worker.machine.gpu import Machine
 
 SHOW_CARDS = "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
 

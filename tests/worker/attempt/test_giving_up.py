@@ -4,9 +4,9 @@ import sys
 
 from sqlalchemy import select
 
+from app.base.storage import keys
 from app.models import Event, JobStatus
 from app.models.trainer_log import TrainerLog
-from app.storage import keys
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer
 

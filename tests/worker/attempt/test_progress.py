@@ -14,7 +14,7 @@ from falqon_core.estimate.prices import default_price
 from tests.support.api import TINY_CONFIG
 from tests.support.job_columns import cost, estimated
 from worker.attempt.progress import Progress
-from worker.gpu import Machine
+from worker.machine.gpu import Machine
 
 HOUR = 3600.0
 H100 = default_price("h100")

@@ -15,8 +15,8 @@ from app.models.worker import Drain
 from app.workers import service as workers
 from tests.support.backend import Backend, supervise
 from worker.attempt.supervisor import Supervisor
-from worker.card_locks import lock_cards
-from worker.gpu import Machine
+from worker.machine.card_locks import lock_cards
+from worker.machine.gpu import Machine
 
 
 @pytest.fixture(autouse=True)

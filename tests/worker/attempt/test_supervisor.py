@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from app.database import Database
+from app.base.database import Database
+from app.base.storage import keys
 from app.jobs import claims
 from app.models import Desired, JobStatus
-from app.storage import keys
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.postgres import PostgresServer

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.evaluations.schemas import EvaluationRequest
 from app.models.graders import AnyGrader
 from worker.evaluation.grading import MissingField, fill, grade

@@ -6,7 +6,7 @@ import tempfile
 
 import pytest
 
-from app.settings import Settings
+from app.base.settings import Settings
 from tests.support.waiting import wait_for
 from worker.inference import engine_process
 from worker.inference.engine_process import EngineEnded, EngineProcess

@@ -2,7 +2,7 @@ import socket
 
 import pytest
 
-from app.settings import Settings
+from app.base.settings import Settings
 from worker.inference.own_address import own_address
 
 ELSEWHERE = "192.0.2.1"  # kept for documentation: nobody answers there, and nothing is sent

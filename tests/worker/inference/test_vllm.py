@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.settings import Settings
+from app.base.settings import Settings
 from tests.support import vllm_stand_in
 from tests.support.backend import processes
 from tests.support.waiting import wait_for
@@ -22,7 +22,7 @@ QUESTION = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
 SIZES = ["--context", "512", "--cache-bytes", "4096", "--on-cpu"]
 START = """
 import sys, tempfile, time
-from app.settings import Settings
+from app.base.settings import Settings
 from worker.inference.engine_process import EngineProcess
 with tempfile.TemporaryFile() as log:
     process = EngineProcess(sys.argv[1:], "tiny", Settings(_env_file=None), log)

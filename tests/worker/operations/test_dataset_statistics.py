@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select, update
 
-from app.database import Database, now_plus
+from app.base.database import Database, now_plus
+from app.base.ids import new_id
+from app.base.storage import keys
 from app.dataset_statistics import repository
 from app.dataset_statistics.repository import StatisticsKey
-from app.ids import new_id
 from app.models import DEFAULT_PROJECT_ID, DatasetStatistics, File, FileStatus, OperationStatus
 from app.operations import claims
-from app.storage import keys
 from tests.support.backend import BASE_MODEL, ROOT, Backend, processes
 from tests.support.waiting import wait_for
 from worker.operations.dataset_statistics import DatasetStatisticsHandler

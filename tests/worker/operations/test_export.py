@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select, update
 
+from app.base.ids import new_id
 from app.exports import repository
 from app.garbage import orphans
-from app.ids import new_id
 from app.models import (
     DEFAULT_PROJECT_ID,
     Artifact,

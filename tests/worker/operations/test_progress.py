@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from app.database import Database
+from app.base.database import Database
 from app.inference import service
 from app.inference.service import Target
 from app.models import Evaluation, FileImport, ModelImport

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.outbound.addresses import Networks
+from app.base.outbound.addresses import Networks
 from tests.support.source_server import SourceServer, serving_sources
 from worker.sources import download
 from worker.sources.download import Downloader, SourceAway, SourceRefused

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request, Response
 
 from app.auth.caller import Caller
-from app.errors import ApiError
+from app.base.errors import ApiError
 from app.http.dependencies import After, ServicesDep
 from app.keys import actions
 from app.keys.schemas import KeyRequest

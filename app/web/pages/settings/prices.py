@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request, Response
 
 from app.auth.caller import Caller
-from app.errors import InvalidRequest
+from app.base.errors import InvalidRequest
 from app.http.dependencies import ServicesDep
 from app.prices import actions
 from app.prices.schemas import Override, PriceObject, PricesRequest

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Request, Response
 
 from app.auth.caller import Caller
-from app.errors import ApiError
+from app.base.errors import ApiError
 from app.http.dependencies import After, ServicesDep
 from app.models import Scope
 from app.projects import actions

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Form, Request, Response
 from sse_starlette import EventSourceResponse
 
 from app.auth.caller import Caller
-from app.errors import ApiError
+from app.base.errors import ApiError
 from app.http.dependencies import After, ServicesDep
 from app.http.event_stream import event_stream
 from app.jobs import service as jobs

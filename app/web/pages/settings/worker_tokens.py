@@ -4,7 +4,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request, Response
 
 from app.auth.caller import Caller
-from app.errors import ApiError
+from app.base.errors import ApiError
 from app.http.dependencies import ServicesDep
 from app.projects import actions as projects
 from app.services import Services

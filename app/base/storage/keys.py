@@ -1,0 +1,100 @@
+"""Every storage key is built here, from our own ids and checked names, never from a user's text."""
+
+import re
+
+UNSAFE = re.compile(r"[\\:%]")  # other separators, and what some layer may decode to one
+LOG = re.compile(r"projects/[^/]+/jobs/([^/]+)/\d+/log/[^/]+")
+MAX_NAME = 255
+
+ROOTS = ("projects/", "models/")  # all that rows name is below these
+
+
+def file_content(project_id: str, file_id: str) -> str:
+    return f"projects/{project_id}/files/{file_id}"
+
+
+def imported_content(project_id: str, file_id: str, attempt: int) -> str:
+    # The attempt is part of the key, so that a worker that was taken for dead cannot overwrite what
+    # another has stored.
+    return f"{file_content(project_id, file_id)}.{attempt}"
+
+
+def upload_part(project_id: str, upload_id: str, part_id: str) -> str:
+    return f"projects/{project_id}/uploads/{upload_id}/{part_id}"
+
+
+def base_model_file(model_id: str, name: str) -> str:
+    return f"models/{relative(model_id)}/{relative(name)}"
+
+
+def attempt_prefix(project_id: str, job_id: str, attempt: int) -> str:
+    # The attempt is part of the key, so that a worker that lost its job cannot overwrite the
+    # winner's bytes.
+    return f"projects/{project_id}/jobs/{job_id}/{attempt}"
+
+
+def checkpoint_prefix(project_id: str, job_id: str, attempt: int, step: int) -> str:
+    return f"{attempt_prefix(project_id, job_id, attempt)}/checkpoints/{step}"
+
+
+def log_prefix(project_id: str, job_id: str, attempt: int) -> str:
+    return f"{attempt_prefix(project_id, job_id, attempt)}/log"
+
+
+def trainer_log(project_id: str, job_id: str, attempt: int) -> str:
+    return f"{log_prefix(project_id, job_id, attempt)}/trainer.json"
+
+
+def job_of_log(key: str) -> str | None:
+    """Return the job whose log may have this key."""
+    match = LOG.fullmatch(key)
+    return match[1] if match else None
+
+
+def result_file(project_id: str, job_id: str, attempt: int, name: str) -> str:
+    return f"{result_prefix(project_id, job_id, attempt)}/{relative(name)}"
+
+
+def result_prefix(project_id: str, job_id: str, attempt: int) -> str:
+    return f"{attempt_prefix(project_id, job_id, attempt)}/model"
+
+
+def export_file(project_id: str, export_id: str, number: int, name: str) -> str:
+    # The try is part of the key, so that a worker that was taken for dead cannot overwrite what
+    # another has stored.
+    return f"{export_prefix(project_id, export_id, number)}/{relative(name)}"
+
+
+def export_prefix(project_id: str, export_id: str, number: int) -> str:
+    return f"projects/{project_id}/exports/{export_id}/{number}"
+
+
+def evaluation_card(project_id: str, evaluation_id: str, number: int) -> str:
+    return f"projects/{project_id}/evaluations/{evaluation_id}/{number}.md"
+
+
+def probe() -> str:
+    """Return the key that is written to learn whether the storage takes writes."""
+    return "probe"
+
+
+def installation() -> str:
+    """Holds the id by which the storage knows its database."""
+    return "installation"
+
+
+def generation() -> str:
+    """Counts up with the database; see `app.garbage.installation`."""
+    return "installation-generation"
+
+
+def relative(name: str) -> str:
+    """Return `name` if as a path it only leads downwards, on any system. Raises `ValueError`."""
+    parts = name.split("/")
+    if (
+        not all(part.isprintable() and part not in ("", ".", "..") for part in parts)
+        or UNSAFE.search(name)
+        or len(name) > MAX_NAME
+    ):
+        raise ValueError(f"not a plain relative name: {name[:100]!r}")
+    return name

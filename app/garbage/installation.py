@@ -1,0 +1,292 @@
+"""Which database and which storage belong together. Whoever cleans one by the other has to know.
+
+The database holds an id in its one row of `installation`, the storage in an object of that name.
+A copy of the database that was restored has the right id and yet does not know what was stored
+since. So both count generations too: once a minute the row's is raised, and then written into
+the storage. A row that is behind its storage is of a copy that was restored.
+"""
+
+import math
+import threading
+import time
+from typing import NoReturn
+
+import structlog
+from obstore.exceptions import BaseError as StorageError
+from sqlalchemy import func, select, update
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.base.database import UNSYNCED, Database, insert_or, now
+from app.base.ids import new_id
+from app.base.storage import Storage, keys
+from app.base.storage.reach import KeyTaken
+from app.models import File, Installation, Job, Model, Project
+from app.models.installation import ONLY
+
+START_SECONDS = 5.0  # a start waits no longer for a storage that is silent
+RETRY_SECONDS = 5.0
+ADVANCE_SECONDS = 60.0
+Id = str | None
+UNKNOWN = "not known whether storage and database belong together"
+log = structlog.get_logger()
+
+
+class Refused(Exception):
+    """A sentence that says why nothing of the storage may be removed, and what to do."""
+
+
+class Mismatch(Refused):
+    """Database and storage do not belong together."""
+
+
+class NotMarked(Refused):
+    """Neither has an id yet."""
+
+
+class Restored(Refused):
+    """The database is an older copy of the one that the storage was filled by."""
+
+
+def mark(database: Database, storage: Storage) -> None:
+    """Give both the id that they know each other by, once. Raises `Mismatch`."""
+    row = _row(database)
+    try:
+        stored_id = _stored_id(storage)
+    except (StorageError, OSError) as error:
+        if row is None or not row.stored:
+            raise
+        log.warning(UNKNOWN, error=str(error))
+        return
+    if row is None:
+        _refuse_new_pair(database, storage, stored_id)
+        row = _add_row(database)
+    elif row.stored and stored_id is None and _is_used(storage):
+        _mismatch(database, storage, row.id, None)
+    if stored_id is None:
+        _store_id(database, storage, row.id)
+    elif stored_id != row.id:
+        _mismatch(database, storage, row.id, stored_id)
+    elif not row.stored:
+        _note_stored(database)
+
+
+def check(database: Database, storage: Storage) -> Installation:
+    """Read whether the two belong together. Raises `Mismatch` and `NotMarked`."""
+    stored_id = _stored_id(storage)
+    row = _row(database)
+    if stored_id is None and (row is None or not row.stored):
+        raise NotMarked("Database and storage have no installation id yet: run `falqon migrate`.")
+    if row is None or row.id != stored_id:
+        _mismatch(database, storage, None if row is None else row.id, stored_id)
+    return row
+
+
+def advance(database: Database, storage: Storage) -> Installation:
+    """Raise the generation of two that belong together. Raises `Refused`."""
+    row, generation_before = _compare(database, storage)
+    if row.generation < generation_before:
+        raise Restored(_restored(database, storage, row, generation_before))
+    try:
+        _raise_generation(database, storage, 0)
+    except (StorageError, OSError) as error:  # a full one must still be cleaned
+        log.warning("the storage did not take the generation", error=str(error))
+    return row
+
+
+def restored(database: Database, storage: Storage) -> str | None:
+    """Say why the database is an older copy, if it is. Raises `Mismatch` and `NotMarked`."""
+    row, generation_before = _compare(database, storage)
+    if row.generation < generation_before:
+        return _restored(database, storage, row, generation_before)
+    return None
+
+
+def accept(database: Database, storage: Storage) -> None:
+    """Take the database for the newest there is, although it was restored."""
+    _raise_generation(database, storage, _generation(storage))
+
+
+def adopt(database: Database, storage: Storage) -> bool:
+    """Make the storage this database's own; False where it was. Cleaning it waits for `accept`."""
+    row = _row(database) or _add_row(database)
+    stored_id = _stored_id(storage)
+    if stored_id == row.id:
+        _note_stored(database)
+        return False
+    if stored_id is None:
+        _store_id(database, storage, row.id)
+    else:
+        with database.transaction() as session:
+            session.execute(update(Installation).values(id=stored_id, stored=True))
+    storage.replace(keys.generation(), b"%d" % (max(row.generation, _generation(storage)) + 1))
+    return True
+
+
+def refuse_mismatch(database: Database, storage: Storage) -> None:
+    """Raise `Mismatch` if it is one. What cannot be learnt within seconds is none."""
+    mismatches: list[Mismatch] = []
+
+    def look() -> None:
+        try:
+            check(database, storage)
+        except Mismatch as error:
+            mismatches.append(error)
+        except NotMarked:
+            pass
+        except (SQLAlchemyError, StorageError, OSError) as error:
+            log.warning(UNKNOWN, error=str(error))
+
+    thread = threading.Thread(target=look, name="installation", daemon=True)
+    thread.start()
+    thread.join(START_SECONDS)
+    if mismatches:
+        raise mismatches[0]
+
+
+def wait_until_known(
+    database: Database,
+    storage: Storage,
+    shutting_down: threading.Event,
+    limit_seconds: float = math.inf,
+) -> bool:
+    """Return once it is known that the two belong together; False where the limit or the end of
+    this process comes before. Raises `Mismatch`.
+    """
+    deadline = time.monotonic() + limit_seconds
+    while not shutting_down.is_set():
+        try:
+            check(database, storage)
+        except NotMarked:
+            return True
+        except (SQLAlchemyError, StorageError, OSError) as error:
+            log.warning(UNKNOWN, error=str(error))
+        else:
+            return True
+        seconds_left = deadline - time.monotonic()
+        if seconds_left <= 0:
+            return False
+        shutting_down.wait(min(seconds_left, RETRY_SECONDS))
+    return False
+
+
+class Guard:
+    """Says whether the storage may be cleaned. It looks once a minute."""
+
+    def __init__(self, database: Database, storage: Storage) -> None:
+        self._database = database
+        self._storage = storage
+        self._look_at = 0.0
+        self._allowed = False
+
+    def allows(self) -> bool:
+        """Raises what database and storage raise."""
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + ADVANCE_SECONDS
+            self._allowed = False
+            try:
+                advance(self._database, self._storage)
+                self._allowed = True
+            except Refused as error:
+                log.error("nothing is removed from the storage", reason=str(error))
+        return self._allowed
+
+
+def _compare(database: Database, storage: Storage) -> tuple[Installation, int]:
+    generation_before = _generation(storage)  # before the row, which is never behind it
+    return check(database, storage), generation_before
+
+
+def _restored(
+    database: Database, storage: Storage, row: Installation, generation_before: int
+) -> str:
+    return (
+        f"The database {_name(database)} is an older copy: its generation is {row.generation}, "
+        f"that of the storage {storage.address} is {generation_before}. Objects made since then "
+        "have no row. "
+        "None is removed until you have looked: `falqon admin garbage --dry-run`, then "
+        "`falqon admin garbage --confirm`."
+    )
+
+
+def _row(database: Database) -> Installation | None:
+    with database.read() as session:
+        return session.get(Installation, ONLY)
+
+
+def _add_row(database: Database) -> Installation:
+    with database.transaction() as session:
+        created_at = session.scalar(select(func.min(Project.created_at))) or now(session)
+        row = {"number": ONLY, "id": new_id("inst_"), "created_at": created_at}
+        row |= {"stored": False, "generation": 0}
+        session.execute(insert_or(session, Installation).on_conflict_do_nothing(), row)
+        return session.get_one(Installation, ONLY)
+
+
+def _stored_id(storage: Storage) -> str | None:
+    content = storage.read(keys.installation())
+    if content is None:
+        return None
+    return content.decode(errors="replace").strip()
+
+
+def _store_id(database: Database, storage: Storage, id_: str) -> None:
+    try:
+        storage.put(keys.installation(), [id_.encode()])
+    except KeyTaken:  # another database was faster
+        _mismatch(database, storage, id_, _stored_id(storage))
+    _note_stored(database)
+
+
+def _note_stored(database: Database) -> None:
+    with database.transaction() as session:
+        session.execute(update(Installation).values(stored=True))
+
+
+def _generation(storage: Storage) -> int:
+    content = storage.read(keys.generation()) or b"0"
+    return int(content) if content.isdigit() else 0
+
+
+def _raise_generation(database: Database, storage: Storage, least: int) -> None:
+    # The row first: whatever ends this in between, the storage is not ahead.
+    with database.transaction() as session:
+        generation = session.get_one(Installation, ONLY, with_for_update=True).generation
+        generation = max(generation, least) + 1
+        raised = update(Installation).values(generation=generation)
+        session.execute(raised, execution_options=UNSYNCED)
+    storage.replace(keys.generation(), b"%d" % generation)
+
+
+def _refuse_new_pair(database: Database, storage: Storage, stored_id: str | None) -> None:
+    if stored_id is not None or (_is_empty(database) and _is_used(storage)):
+        _mismatch(database, storage, None, stored_id)
+
+
+def _is_empty(database: Database) -> bool:
+    with database.read() as session:
+        ids = [session.scalar(select(table.id).limit(1)) for table in (File, Job, Model)]
+    return not any(ids)
+
+
+def _is_used(storage: Storage) -> bool:
+    return any(storage.holds_any(root) for root in keys.ROOTS)
+
+
+def _mismatch(database: Database, storage: Storage, row_id: Id, stored_id: Id) -> NoReturn:
+    raise Mismatch(
+        f"The storage {storage.address} ({_identity(stored_id)}) and the database "
+        f"{_name(database)} ({_identity(row_id)}) do not belong together. Set DATABASE_URL and "
+        "STORAGE_URL (or FALQON_DATA_DIR) to two that do; if these are meant to from now on, "
+        "after a restore or a copy, run `falqon admin adopt-storage`."
+    )
+
+
+def _identity(id_: str | None) -> str:
+    if id_ is None:
+        return "which has no installation id"
+    return f"of installation {id_[:100]}"
+
+
+def _name(database: Database) -> str:
+    url = database.engine.url._replace(username=None, password=None)
+    return url.set(query={}).render_as_string()

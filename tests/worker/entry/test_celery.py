@@ -1,0 +1,139 @@
+"""Real worker processes under Celery."""
+
+import itertools
+import signal
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from app.base.storage import keys
+from app.garbage import installation
+from app.jobs import claims
+from app.models import Job, JobStatus
+from app.notifier.broker import Notifier
+from app.notifier.queues import GPU_QUEUE
+from tests.support.backend import Backend
+from tests.support.fake_trainer import FakeTrainer, weights_of
+from tests.support.valkey import Valkey
+from tests.support.waiting import wait_for
+
+LONG = FakeTrainer(steps=5000, step_seconds=0.02, checkpoint_every=10)
+DRAIN_SECONDS = 10
+
+
+@pytest.fixture
+def notified_backend(embedded_backend: Backend, valkey: Valkey) -> Backend:
+    """Its workers are notified and hardly ever poll by themselves."""
+    redis_url = valkey.settings.resolved_redis_url
+    embedded_backend.settings = embedded_backend.settings.model_copy(
+        update={"redis_url": redis_url, "poll": timedelta(minutes=10)}
+    )
+    return embedded_backend
+
+
+@pytest.fixture
+def silent_backend(embedded_backend: Backend) -> Backend:
+    """Its Redis is dead."""
+    embedded_backend.settings = embedded_backend.settings.model_copy(
+        update={"redis_url": "redis://127.0.0.1:1/0"}
+    )
+    return embedded_backend
+
+
+def rescue(backend: Backend) -> list[str]:
+    with backend.database.transaction() as session:
+        return claims.rescue(session, max_infra_failures=3)
+
+
+def test_one_ring_empties_the_queue_one_job_at_a_time(notified_backend: Backend) -> None:
+    backend = notified_backend
+    jobs = [backend.add_job(FakeTrainer(steps=30, step_seconds=0.02)) for _ in range(3)]
+    notifier = Notifier(backend.settings)
+    # What an API of an earlier version sends is dropped.
+    notifier._producer.send_task("worker.tasks.look_for_job", args=["whichever"], queue=GPU_QUEUE)
+    notifier.notify(Job, "whichever")
+    backend.start_worker()
+    for job_id in jobs:
+        backend.wait_for_status(job_id, JobStatus.SUCCEEDED)
+    attempts = [backend.attempts(job_id)[0] for job_id in jobs]
+    for earlier, later in itertools.pairwise(attempts):
+        assert earlier.ended_at <= later.created_at, "one device, one job"
+
+
+def test_sigterm_drains_within_seconds(notified_backend: Backend) -> None:
+    backend = notified_backend
+    job_id = backend.add_job(LONG)
+    Notifier(backend.settings).notify(Job, job_id)
+    worker = backend.start_worker()
+    backend.wait_for_step(job_id, 5)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(DRAIN_SECONDS) == 0
+    job = backend.job(job_id)
+    assert (job.status, job.infra_failures) == (JobStatus.QUEUED, 0)
+    assert backend.trainers() == []
+    assert backend.checkpoints(job_id)[-1].step == job.progress.step
+
+
+def test_without_redis_a_job_starts_a_little_later_and_sigterm_drains_it(
+    silent_backend: Backend,
+) -> None:
+    backend = silent_backend
+    job_id = backend.add_job(LONG)
+    worker = backend.start_worker()
+    backend.wait_for_step(job_id, 5)
+    worker.send_signal(signal.SIGTERM)
+    worker.wait(DRAIN_SECONDS)
+    assert backend.job(job_id).status == JobStatus.QUEUED
+    assert backend.trainers() == []
+
+
+def test_a_killed_worker_takes_its_trainer_along_and_another_continues(
+    silent_backend: Backend,
+) -> None:
+    backend = silent_backend
+    job_id = backend.add_job(FakeTrainer(steps=400, step_seconds=0.01))
+    worker = backend.start_worker(FALQON_LEASE="PT5S")
+    backend.wait_for_checkpoint(job_id)
+    worker.kill()
+    assert rescue(backend) == [], "the lease is still running"
+    wait_for(lambda: not backend.trainers(), 5, "the trainer dies with its worker")
+    wait_for(lambda: rescue(backend) == [job_id], 15, "the lease ends")
+    assert backend.job(job_id).infra_failures == 1
+    assert backend.supervisor().execute_next()
+    assert backend.attempts(job_id)[1].start_step > 0
+    assert backend.weights(job_id) == weights_of(400)
+    assert list((backend.settings.work_dir / "attempts").glob("[!.]*")) == [], (
+        "the dead worker's folder is swept"
+    )
+
+
+def test_a_worker_with_the_storage_of_another_claims_nothing(silent_backend: Backend) -> None:
+    backend = silent_backend
+    job_id = backend.add_job()
+    backend.storage.replace(keys.installation(), b"inst_of_another")
+    worker = backend.start_worker()
+    assert worker.wait(30) == 1
+    log = (backend.settings.data_dir / "worker.log").read_text()
+    assert "inst_of_another" in log
+    assert "run `falqon admin adopt-storage`" in log
+    assert (backend.job(job_id).status, backend.attempts(job_id)) == (JobStatus.QUEUED, [])
+
+
+def test_a_worker_with_an_empty_folder_of_its_own_says_so(
+    silent_backend: Backend, tmp_path: Path
+) -> None:
+    """As on a machine that does not share the storage with the API."""
+    url = (tmp_path / "own").as_uri()
+    worker = silent_backend.start_worker("cpu", STORAGE_URL=url)
+    assert worker.wait(30) == 1
+    assert url in (silent_backend.settings.data_dir / "worker.log").read_text()
+
+
+def test_a_worker_that_waits_for_its_database_ends_when_told_to(silent_backend: Backend) -> None:
+    backend = silent_backend
+    worker = backend.start_worker("cpu", DATABASE_URL="sqlite:////nowhere/falqon.db")
+    log = backend.settings.data_dir / "worker.log"
+    wait_for(lambda: log.exists() and installation.UNKNOWN in log.read_text(), what="it waits")
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(DRAIN_SECONDS) == 0

@@ -1,0 +1,121 @@
+"""A job that continues from another one's model or checkpoint, on the fake trainer."""
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import delete
+
+from app.models import Checkpoint, JobStatus
+from tests.support.backend import BASE_MODEL, Backend
+from tests.support.fake_trainer import FakeTrainer
+from worker.models.model_cache import ModelCache
+
+
+def staged_weights(backend: Backend) -> set[bytes]:
+    """Of every base model that is on this machine."""
+    return {
+        path.read_bytes()
+        for path in (backend.settings.work_dir / "models").glob("*/model.safetensors")
+    }
+
+
+@pytest.fixture
+def trained(embedded_backend: Backend) -> str:
+    job_id = embedded_backend.add_job(FakeTrainer(steps=10))
+    assert embedded_backend.supervisor().execute_next()
+    return job_id
+
+
+def continue_from(backend: Backend, checkpoint: Checkpoint) -> str:
+    job_id = backend.add_job(FakeTrainer(steps=5))
+    backend.set(job_id, base_checkpoint_id=checkpoint.id)
+    backend.supervisor().execute_next()
+    return job_id
+
+
+def test_a_fine_tuned_model_is_a_base(embedded_backend: Backend, trained: str) -> None:
+    backend = embedded_backend
+    weights = backend.weights(trained)
+    assert weights not in staged_weights(backend)
+    job_id = backend.add_job()
+    backend.set(job_id, base_model_id=backend.job(trained).fine_tuned_model_id)
+    backend.supervisor().execute_next()
+    job = backend.job(job_id)
+    assert job.status == JobStatus.SUCCEEDED
+    assert weights in staged_weights(backend)
+    assert job.fine_tuned_model_id == f"ft:{BASE_MODEL}:default::{job_id[-8:]}", (
+        "named by the base at the beginning"
+    )
+
+
+def test_a_model_is_made_plain_once(embedded_backend: Backend, trained: str) -> None:
+    model_id = str(embedded_backend.job(trained).fine_tuned_model_id)
+    with ModelCache.of(embedded_backend.context(), lambda: None) as cache:
+        folder = cache.bf16(model_id)
+        weights = embedded_backend.weights(trained).decode()
+        assert (folder / "bf16.txt").read_text() == f"{model_id} {weights}"
+        made_at = folder.stat().st_mtime_ns
+        assert cache.bf16(model_id).stat().st_mtime_ns == made_at
+
+
+def test_a_checkpoint_is_merged_into_a_base_once(embedded_backend: Backend, trained: str) -> None:
+    backend = embedded_backend
+    middle = backend.checkpoints(trained)[0]
+    assert middle.step == 5
+    state = b"".join(backend.storage.chunks(f"{middle.storage_prefix}/state.bin"))
+    assert backend.job(continue_from(backend, middle)).status == JobStatus.SUCCEEDED
+    assert state in staged_weights(backend)
+    folders = list((backend.settings.work_dir / "models").iterdir())
+    whole = ["SHA256SUMS", "config.json", "model.safetensors", "tokenizer.json"]
+    assert sorted(path.name for path in _with(folders, state).iterdir()) == whole
+    second = continue_from(backend, middle)
+    assert backend.job(second).status == JobStatus.SUCCEEDED
+    assert sorted((backend.settings.work_dir / "models").iterdir()) == sorted(folders)
+
+
+def test_a_checkpoint_of_a_job_that_continued_from_one(
+    embedded_backend: Backend, trained: str
+) -> None:
+    backend = embedded_backend
+    second = continue_from(backend, backend.checkpoints(trained)[0])
+    third = continue_from(backend, backend.checkpoints(second)[0])
+    assert backend.job(third).status == JobStatus.SUCCEEDED
+    assert len(staged_weights(backend)) == 3
+
+
+def test_a_checkpoint_that_is_gone_fails_the_job_at_once(
+    embedded_backend: Backend, trained: str
+) -> None:
+    backend = embedded_backend
+    gone = backend.checkpoints(trained)[0]
+    with backend.database.transaction() as session:
+        session.execute(delete(Checkpoint).where(Checkpoint.id == gone.id))
+    job = backend.job(continue_from(backend, gone))
+    assert (job.status, job.error_code, job.error_param, job.infra_failures) == (
+        JobStatus.FAILED,
+        "base_model_missing",
+        "model",
+        0,
+    )
+    assert "has been deleted" in (job.error_message or "")
+
+
+def test_a_checkpoint_that_cannot_be_exported_leaves_no_base_behind(
+    embedded_backend: Backend, trained: str
+) -> None:
+    backend = embedded_backend
+    broken = backend.checkpoints(trained)[0]
+    backend.damage(f"{broken.storage_prefix}/state.bin")
+    before = staged_weights(backend)
+    job_id = backend.add_job()
+    backend.set(job_id, base_checkpoint_id=broken.id)
+    backend.supervisor(max_infra_failures=0).execute_next()
+    assert backend.job(job_id).error_code == "internal_error"
+    assert staged_weights(backend) == before
+    assert list((backend.settings.work_dir / "staging").glob("id-*")) == []
+
+
+def _with(folders: list[Path], weights: bytes) -> Path:
+    return next(
+        folder for folder in folders if (folder / "model.safetensors").read_bytes() == weights
+    )

@@ -1,0 +1,70 @@
+"""The trainer's `doctor`, run once when a worker that was promised a GPU starts: what its card can
+do stands beside it on the Workers page.
+"""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+
+import structlog
+from pydantic import ValidationError
+
+from app.base.processes.child_process import ChildProcess
+from app.base.processes.nvidia import card_environment
+from app.base.processes.subprocess_env import offline_environment
+from app.workers import service as workers
+from falqon_core.contract.diagnosis import Diagnosis
+from worker.context import WorkerContext
+from worker.machine.card_locks import lock_cards
+from worker.machine.gpu import Machine, mark_seen
+
+LIMIT_SECONDS = 120.0  # it ends by itself within a minute, unless something in it hangs
+TICK_SECONDS = 0.1
+
+log = structlog.get_logger()
+
+
+def diagnose_worker(context: WorkerContext, machine: Machine) -> None:
+    """Store what `doctor` says of a card that nobody trains on; nothing for a CPU."""
+    if not machine.is_gpu:
+        return
+    with lock_cards(machine.cards, 1) as cards:
+        if machine.cards and not cards:
+            return
+        diagnosis = _run_doctor(context, cards)
+    if diagnosis is None:
+        return
+    for row in diagnosis.rows:
+        if row.status == "failed":
+            log.warning("doctor found a fault", check=row.name, detail=row.detail)
+    log.info("doctor ended", found=diagnosis.summary)
+    with context.database.transaction() as session:
+        mark_seen(session, context, machine)
+        workers.store_diagnosis(session, context.owner, diagnosis)
+
+
+def _run_doctor(context: WorkerContext, cards: Sequence[int]) -> Diagnosis | None:
+    """Return what it says; None when it says nothing, or this worker should end."""
+    environment = offline_environment(os.environ)
+    if cards:
+        environment |= card_environment(cards)
+    command = [*context.settings.trainer_command, "doctor", "--json"]
+    deadline = time.monotonic() + LIMIT_SECONDS
+    with (
+        tempfile.TemporaryFile() as output,
+        ChildProcess(command, environment, stdout=output, stderr=subprocess.DEVNULL) as process,
+    ):
+        while process.wait_up_to(TICK_SECONDS) is None:
+            if context.shutting_down.is_set():
+                return None
+            if time.monotonic() > deadline:
+                log.warning("doctor hangs", seconds=LIMIT_SECONDS)
+                return None
+        output.seek(0)
+        try:
+            return Diagnosis.model_validate_json(output.read())
+        except ValidationError:
+            log.warning("doctor says nothing", exit_code=process.returncode)
+            return None

@@ -1,0 +1,71 @@
+"""`falqon worker --join URL`: execute jobs until told to stop."""
+
+import argparse
+import os
+import signal
+import socket
+from datetime import timedelta
+
+import structlog
+
+from app.base import logging, tracing
+from app.base.settings import Settings, load_settings
+from app.base.storage import StorageAway
+from worker.attempt.supervisor import Supervisor
+from worker.entry import process
+from worker.gateway import ServiceAway
+from worker.joined.gateway import JoinedGateway, Refused
+from worker.machine import metrics, pulse, scratch
+from worker.machine.gpu import detect
+
+log = structlog.get_logger()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="falqon worker --join")
+    parser.add_argument("url")
+    url: str = parser.parse_args().url
+    settings = load_settings()
+    logging.configure(logging.secrets_of(settings, os.environ))
+    tracing.configure(settings, "worker")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: process.shutting_down.set())
+    gateway = JoinedGateway(url, os.environ["FALQON_WORKER_TOKEN"], socket.gethostname())
+    scratch.sweep_all(settings.work_dir)
+    pulse.show_in(settings.alive_file)
+    metrics.serve(settings)
+    try:
+        _work(gateway, settings)
+    except Refused as error:
+        log.error("the service refuses this worker", status=error.status, reason=str(error))
+        return 1
+    return 0
+
+
+def _work(gateway: JoinedGateway, settings: Settings) -> None:
+    """Execute one job after the other, with the durations of the service. Raises `Refused`."""
+    shutting_down = process.shutting_down
+    supervisor = None
+    while not shutting_down.is_set():
+        try:
+            if supervisor is None:
+                settings = _with_terms(gateway, settings)
+                supervisor = Supervisor(settings, gateway, detect(settings), shutting_down)
+                log.info("worker joined", owner=gateway.owner)
+            has_worked = supervisor.execute_next()
+        except (ServiceAway, StorageAway) as error:
+            log.warning("the service is away", error=str(error))
+            has_worked = False
+        pulse.beat()
+        if not has_worked:
+            shutting_down.wait(settings.poll.total_seconds())
+
+
+def _with_terms(gateway: JoinedGateway, settings: Settings) -> Settings:
+    terms = gateway.read_terms()
+    seconds = {name: timedelta(seconds=value) for name, value in terms._asdict().items()}
+    return settings.model_copy(update=seconds)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

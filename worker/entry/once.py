@@ -1,0 +1,108 @@
+"""`falqon worker --once`: one job, then the end, for engines that start a process for each job. The
+exit code tells what became of the job from a worker that could not work.
+"""
+
+import argparse
+import os
+import signal
+import time
+from enum import IntEnum
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.base import logging, tracing
+from app.garbage import installation
+from app.models import Job, JobStatus
+from worker.attempt.supervisor import Supervisor
+from worker.entry import process
+from worker.entry.doctor import diagnose_worker
+from worker.machine import metrics, pulse, scratch
+
+log = structlog.get_logger()
+
+
+class OnceExit(IntEnum):
+    """2 is left out: a command that was not understood ends with it."""
+
+    SUCCEEDED = 0
+    WORKER_FAILED = 1  # it could not ask for a job; Python ends with it, too
+    NOTHING_QUEUED = 3
+    REQUEUED = 4  # the worker was stopped, or the attempt was lost; another one continues
+    STOPPED = 5  # paused or cancelled
+    JOB_FAILED = 6  # for good
+
+
+CODES = {
+    JobStatus.SUCCEEDED: OnceExit.SUCCEEDED,
+    JobStatus.FAILED: OnceExit.JOB_FAILED,
+    JobStatus.PAUSED: OnceExit.STOPPED,
+    JobStatus.CANCELLED: OnceExit.STOPPED,
+}
+
+
+def execute_once(wait_seconds: float) -> OnceExit:
+    """Execute the first job that comes within so many seconds."""
+    supervisor = process.supervisor()
+    context = process.context()
+    diagnose_worker(context, supervisor.machine)
+    ended = OnceExit.NOTHING_QUEUED
+    deadline = time.monotonic() + wait_seconds
+    while not context.shutting_down.is_set():
+        try:
+            if supervisor.execute_next():
+                return _outcome_of(supervisor)
+            ended = OnceExit.NOTHING_QUEUED
+        except SQLAlchemyError as error:
+            log.warning("poll for jobs failed", error=str(error))
+            ended = OnceExit.WORKER_FAILED
+        pulse.beat()
+        seconds_left = deadline - time.monotonic()
+        if seconds_left <= 0:
+            break
+        context.shutting_down.wait(min(seconds_left, context.settings.poll.total_seconds()))
+    return ended
+
+
+def _outcome_of(supervisor: Supervisor) -> OnceExit:
+    """Read what became of the job; what another worker has by now was requeued."""
+    assert supervisor.last_job_id is not None
+    with process.database().read() as session:
+        job = session.get(Job, supervisor.last_job_id)
+    status = JobStatus.CANCELLED if job is None else JobStatus(job.status)
+    return CODES.get(status, OnceExit.REQUEUED)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="falqon worker --once")
+    parser.add_argument("--wait", type=float, required=True)
+    parser.add_argument("--exit-zero", action="store_true")
+    arguments = parser.parse_args()
+    settings = process.settings()
+    logging.configure(logging.secrets_of(settings, os.environ))
+    tracing.configure(settings, "worker")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: process.shutting_down.set())
+    _wait_for_installation(arguments.wait)
+    scratch.sweep_all(settings.work_dir)
+    pulse.show_in(settings.alive_file)
+    metrics.serve(settings)
+    ended = execute_once(arguments.wait)
+    log.info("worker ends", outcome=ended.name.lower(), exit_code=int(ended))
+    is_zero = arguments.exit_zero and ended is not OnceExit.WORKER_FAILED
+    return 0 if is_zero else ended
+
+
+def _wait_for_installation(limit_seconds: float) -> None:
+    """Raise `SystemExit` where database and storage do not answer, or do not belong together."""
+    parts = process.database(), process.storage()
+    try:
+        is_known = installation.wait_until_known(*parts, process.shutting_down, limit_seconds)
+    except installation.Mismatch as error:
+        raise SystemExit(str(error)) from None
+    if not is_known and not process.shutting_down.is_set():
+        raise SystemExit("Database or storage do not answer: `falqon check` says more.")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,201 @@
+"""The model that training starts from, as a folder on this machine, used again by every later job
+that starts from the same bytes.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Protocol, Self
+
+from app.artifacts import internal_repository as artifact_rows
+from app.attempts.values import Inputs
+from app.base.database import Database
+from app.base.ids import new_id
+from app.base.private_dir import private_folder
+from app.base.settings import Settings
+from app.jobs import internal_repository
+from app.models import Artifact, Checkpoint, Job
+from falqon_core.contract.formats import ConvertedFormat, MergedFormat
+from falqon_core.contract.layout import checkpoint_folder
+from worker.context import WorkerContext
+from worker.gateway import ObjectStore
+from worker.machine.gpu import num_threads_of
+from worker.machine.scratch import scratch
+from worker.machine.subprocesses import run_tool
+from worker.models.disk_space import require_space
+from worker.models.fetching import fetch_artifacts, fetch_checkpoint
+from worker.models.model_folders import hold, models_root, staging_root
+
+GGUF = "model.gguf"
+
+
+class BaseMissing(Exception):
+    """What the job starts from has been deleted; with a sentence for the user."""
+
+
+class ModelRows(Protocol):
+    """What the database says of models."""
+
+    def find_checkpoint(self, checkpoint_id: str) -> tuple[Job, Checkpoint] | None: ...
+    def artifacts_of(self, model_id: str) -> Sequence[Artifact]: ...
+
+
+class RowsOfDatabase:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def find_checkpoint(self, checkpoint_id: str) -> tuple[Job, Checkpoint] | None:
+        with self._database.read() as session:
+            return internal_repository.find_checkpoint(session, checkpoint_id)
+
+    def artifacts_of(self, model_id: str) -> Sequence[Artifact]:
+        with self._database.read() as session:
+            return artifact_rows.of_model(session, model_id)
+
+
+class RowsOfInputs:
+    """Those that one attempt was given."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        self._inputs = inputs
+
+    def find_checkpoint(self, checkpoint_id: str) -> tuple[Job, Checkpoint] | None:
+        return self._inputs.bases.get(checkpoint_id)
+
+    def artifacts_of(self, model_id: str) -> Sequence[Artifact]:
+        return self._inputs.artifacts[model_id]
+
+
+class ModelCache:
+    """Folders of models, by content. They stay until this is closed, and longer where the disk has
+    room. `check` is called between files and may raise to give up.
+    """
+
+    def __init__(
+        self, settings: Settings, rows: ModelRows, storage: ObjectStore, check: Callable[[], None]
+    ) -> None:
+        self._settings = settings
+        self._rows = rows
+        self.storage = storage
+        self.check = check
+        self._held = ExitStack()
+
+    @classmethod
+    def of(cls, context: WorkerContext, check: Callable[[], None]) -> Self:
+        return cls(context.settings, RowsOfDatabase(context.database), context.storage, check)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
+
+    def stage(self, job: Job) -> Path:
+        """Return the folder of the job's base model, or of the checkpoint that it continues from,
+        merged into that. Raises `BaseMissing`.
+        """
+        if job.base_checkpoint_id is None:
+            return self.model(job.base_model_id)
+        row = self._rows.find_checkpoint(job.base_checkpoint_id)
+        if row is None:
+            raise BaseMissing(f"The checkpoint that {job.id} continues from has been deleted.")
+        return self.merged(*row)
+
+    def merged(self, trained: Job, checkpoint: Checkpoint) -> Path:
+        """Return the folder of a checkpoint of `trained` as an FP8 model. Raises `BaseMissing`."""
+        base = self.stage(trained)
+        folder = self._folder(f"{base.name}\0{checkpoint.manifest_sha256}\n")
+        while not self._is_held(folder):
+            with self._whole(folder) as staging:
+                model = self.merge(base, trained, checkpoint, staging)
+                shutil.rmtree(staging / "training")
+                for path in model.iterdir():
+                    path.rename(staging / path.name)
+                model.rmdir()
+        return folder
+
+    def merge(
+        self,
+        base: Path,
+        trained: Job,
+        checkpoint: Checkpoint,
+        folder: Path,
+        data: Sequence[Path] = (),
+        format: MergedFormat = "fp8",
+        name: str = "model",
+    ) -> Path:
+        """Write `folder`/model, the checkpoint merged into its base; certify it on `data`, if there
+        is any. `name` is for formats that show one. `folder`/training can go then.
+        """
+        training = folder / "training"
+        model = folder / "model"
+        fetch_checkpoint(
+            self.storage, checkpoint, checkpoint_folder(training, checkpoint.step), self.check
+        )
+        arguments = ["export", str(training), "--step", str(checkpoint.step), "--model", str(base)]
+        arguments += ["--base-model", trained.requested.model, "--output", str(model)]
+        arguments += ["--to", format, "--name", name]
+        if num_threads := num_threads_of(self._settings):
+            arguments += ["--num-threads", str(num_threads)]
+        for option, path in zip(("--train-file", "--validation-file"), data, strict=False):
+            arguments += [option, str(path)]
+        run_tool(self._settings.trainer_command, arguments, self.check)
+        return model
+
+    def model(self, model_id: str) -> Path:
+        """Return the folder of a model of the catalogue."""
+        artifacts = self._rows.artifacts_of(model_id)
+        content = "".join(f"{artifact.name}\0{artifact.sha256}\n" for artifact in artifacts)
+        folder = self._folder(content)
+        while not self._is_held(folder):
+            self._require_space(sum(artifact.bytes for artifact in artifacts))
+            with self._whole(folder) as staging:
+                fetch_artifacts(self.storage, artifacts, staging, self.check)
+        return folder
+
+    def gguf(self, model_id: str) -> Path:
+        """Return a model of the catalogue as one GGUF file."""
+        source = self.model(model_id)
+        if (source / GGUF).is_file():
+            return source / GGUF
+        return self._converted(source, "gguf", model_id) / GGUF
+
+    def bf16(self, model_id: str) -> Path:
+        """Return the folder of a quantized model of the catalogue as plain bf16."""
+        return self._converted(self.model(model_id), "bf16", model_id)
+
+    def _converted(self, source: Path, format: ConvertedFormat, model_id: str) -> Path:
+        folder = self._folder(f"{source.name}\0{format}\n")
+        while not self._is_held(folder):
+            self._require_space(2 * sum(path.stat().st_size for path in source.iterdir()))
+            with self._whole(folder) as staging:
+                arguments = ["convert", str(source), "--to", format]
+                arguments += ["--output", str(staging / format), "--name", model_id]
+                run_tool(self._settings.trainer_command, arguments, self.check)
+        return folder / format
+
+    def _folder(self, content: str) -> Path:
+        name = hashlib.sha256(content.encode()).hexdigest()[:32]
+        return models_root(self._settings.work_dir) / name
+
+    def _is_held(self, folder: Path) -> bool:
+        """Return whether the folder is there, and stays."""
+        descriptor = hold(folder)
+        if descriptor is not None:
+            self._held.callback(os.close, descriptor)
+        return descriptor is not None
+
+    def _require_space(self, num_bytes: int) -> None:
+        require_space(self._settings.work_dir, self._settings.work_dir, num_bytes)
+
+    @contextmanager
+    def _whole(self, folder: Path) -> Iterator[Path]:
+        """Fill it under another name, so that the folder is there whole or not at all."""
+        private_folder(folder.parent)
+        with scratch(staging_root(self._settings.work_dir), new_id("")) as staging:
+            yield staging
+            if not folder.is_dir():  # another worker of this machine may have been faster
+                os.rename(staging, folder)
