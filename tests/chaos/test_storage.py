@@ -1,7 +1,8 @@
 """A storage that is away, refusing or silent, for minutes: jobs wait for it, and none of them fails
 or counts it.
 
-`tests/worker/machine/test_outage.py` does it in seconds, with less patience than the processes here have.
+`tests/worker/machine/test_outage.py` does it in seconds, with shorter
+timeouts than the processes here have.
 """
 
 import time

@@ -14,8 +14,8 @@ from pathlib import Path
 from app.base.processes import parent_death
 
 ROOT = Path(__file__).resolve().parents[2]
-# What the programs import, and the modules that start them; but not `worker.entry.celery_app`, which
-# reads the environment as it is imported.
+# The modules that the programs import and start with; not `worker.entry.celery_app`, which reads
+# the environment as it is imported.
 PRELOADED = [
     "app.client.root",
     "app.local.bootstrap",

@@ -51,7 +51,7 @@ def create_token(backend: Backend) -> str:
 
 
 def join(url: str) -> None:
-    from worker.joined import __main__ as joined
+    from worker.entry import joined
 
     sys.argv = ["joined", url]
     raise SystemExit(joined.main())
