@@ -16,16 +16,16 @@ from torch import Tensor
 from benchmarks.learning import FROZEN_A, STEPS, SYSTEMS, Files, System, Training, train
 from falqon_core.contract.recipe_options import BaseCopy
 from falqon_core.meld import linear
-from falqon_core.meld.base import Base, keep_base
+from falqon_core.meld.base import BaseWeight, keep_base
 from falqon_core.meld.host_base import HostBase
 from falqon_core.ops.quantize import quantize_rows
 
 RATE = 5e-4
 
 
-def keep_e4m3(weight: Tensor, base_copy: BaseCopy, host: HostBase | None = None) -> Base:
+def keep_e4m3(weight: Tensor, base_copy: BaseCopy, host: HostBase | None = None) -> BaseWeight:
     """Round the base to the grid of the rows."""
-    return Base(quantize_rows(weight)[0])
+    return BaseWeight(quantize_rows(weight)[0])
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.rows import chat_dataset
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Loader, Microbatch
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.train.model import load_base_model, load_tokenizer
@@ -128,14 +128,14 @@ def timed(step: Step, batches: list[list[Microbatch]]) -> tuple[float, float]:
 
 
 def batches_of(
-    sequences: list[Sequence], batch_size: int, packing: bool
+    sequences: list[TokenSequence], batch_size: int, packing: bool
 ) -> Iterator[list[Microbatch]]:
     loader = Loader(sequences, batch_size, max(MAX_SEQ_LENGTH, 4096), packing, seed=0)
     while True:
         yield loader.next_step()
 
 
-def make(system: str, args: argparse.Namespace, sequences: list[Sequence]) -> Step:
+def make(system: str, args: argparse.Namespace, sequences: list[TokenSequence]) -> Step:
     if system in TRAIN_A:
         recipe = Recipe(
             rank=args.rank,

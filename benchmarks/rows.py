@@ -7,12 +7,12 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from falqon_core.data.dataset import load_dataset
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 
 
 def chat_dataset(
     data: Path, tokenizer: PreTrainedTokenizerBase, max_seq_length: int
-) -> list[Sequence]:
+) -> list[TokenSequence]:
     rows = [json.loads(line) for line in data.read_text().splitlines() if line.strip()]
     if "question" in rows[0]:
         rows = [
@@ -28,4 +28,4 @@ def chat_dataset(
         path = Path(folder, "rows.jsonl")
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         dataset = load_dataset(path, tokenizer, max_seq_length)
-    return [sequence for sequence in dataset.sequences if isinstance(sequence, Sequence)]
+    return [sequence for sequence in dataset.sequences if isinstance(sequence, TokenSequence)]

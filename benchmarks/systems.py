@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.layout import checkpoint_folder
 from falqon_core.estimate.comparison import to_markdown
-from falqon_core.train.compare import Plan, compare, parse_factors, parse_methods
+from falqon_core.train.compare import ComparisonPlan, compare, parse_factors, parse_methods
 from falqon_core.train.model import load_base_model, load_tokenizer
 
 COMMAND = "python -m benchmarks.systems --model .cache/smollm2 --data DATA --output .cache/systems"
@@ -104,7 +104,7 @@ def main() -> None:
     tables = []
     bases = {"no-grid": off_grid_base(config, arguments.output), "as-published": config.model}
     for name, base in bases.items():
-        plan = Plan(
+        plan = ComparisonPlan(
             base=config.model_copy(update={"model": base}),
             methods=parse_methods(arguments.methods),
             rate_factors=parse_factors(arguments.rate_factors),

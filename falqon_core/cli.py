@@ -32,7 +32,7 @@ from falqon_core.process_edge import (
 )
 from falqon_core.train.launch import STDOUT, end_like, run_ranks, take_stdout
 from falqon_core.train.report import MessagePort, to_all
-from falqon_core.train.signals import Stopping, StopRequested, die_with_parent
+from falqon_core.train.signals import StoppedBeforeFirstStep, StopSignal, die_with_parent
 
 FailureFd = Annotated[
     int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")
@@ -75,16 +75,16 @@ def train(
     if num_processes > 1:
         arguments = ["train", "--config", str(config), "--output", str(output)]
         end_like(run_ranks(arguments, num_processes, message_fd))
-    # Whoever takes this process for hung learns where.
+    # A supervisor that takes this process for hung learns where it is.
     faulthandler.register(signal.SIGUSR1, file=2)
     is_rank = "TORCHELASTIC_RUN_ID" in os.environ
-    stopping = Stopping(watch_parent=message_fd is not None or is_rank)
+    stopping = StopSignal(watch_parent=message_fd is not None or is_rank)
     if is_rank:
         die_with_parent()
     if message_fd == STDOUT:
         message_fd = take_stdout()
     ports = []
-    if os.environ.get("RANK", "0") == "0":  # of several processes one tells
+    if os.environ.get("RANK", "0") == "0":  # The first of several processes reports alone.
         ports = create_ports(message_fd)
     try:
         with errors_become_exit_codes(to_all(ports)):
@@ -97,7 +97,7 @@ def train(
             with join_process_group() as group, group.barrier_or_raise():
                 try:
                     code = Trainer(train_config, output, to_all(ports), stopping, group).run()
-                except StopRequested:
+                except StoppedBeforeFirstStep:
                     code = ExitCode.STOPPED
     finally:
         for port in ports:
@@ -298,13 +298,19 @@ def bench(
             sys.stdout.write(run_study(study, plot, lambda line: typer.echo(line, err=True)))
             return
         from falqon_core.bench.ceilings import require_gpu
-        from falqon_core.bench.report import FULL, QUICK, SEVEN_B, measure, write_json
+        from falqon_core.bench.report import (
+            FULL_LIMITS,
+            QUICK_LIMITS,
+            SIZES_7B,
+            measure,
+            write_json,
+        )
         from falqon_core.bench.table import markdown
 
         report = measure(
             require_gpu(),
-            SEVEN_B,
-            QUICK if quick else FULL,
+            SIZES_7B,
+            QUICK_LIMITS if quick else FULL_LIMITS,
             lambda line: typer.echo(line, err=True),
         )
         if json_file is not None:
@@ -340,9 +346,9 @@ def compare(
         train_config = read_config(config)
         check_folder(output)
         prepare_process(offline=True)
-        from falqon_core.train.compare import Plan, compare, parse_factors, parse_methods
+        from falqon_core.train.compare import ComparisonPlan, compare, parse_factors, parse_methods
 
-        plan = Plan(
+        plan = ComparisonPlan(
             base=train_config,
             methods=parse_methods(methods),
             rate_factors=parse_factors(rate_factors),
@@ -368,7 +374,8 @@ def doctor(
     from falqon_core.doctor import diagnose
 
     os.environ["HF_HUB_OFFLINE"] = "1"
-    with errors_become_exit_codes(to_stderr):  # of the folder; what is broken is a row
+    # Errors of the folder itself; a broken part is a row.
+    with errors_become_exit_codes(to_stderr):
         diagnosis = diagnose(model, (lambda _: None) if as_json else _show_check)
     if as_json:
         sys.stdout.write(diagnosis.model_dump_json(indent=2) + "\n")

@@ -1,10 +1,9 @@
-"""Whether this machine can train, asked of everything that a training needs: `python -m falqon_core
-doctor`.
+"""Checks of everything that a training needs of this machine: `python -m falqon_core doctor`.
 
-Each check is a function that returns what it found, raises `Skipped` with why it was not tried, or
-raises anything else, which makes it a failed row and not the end. Software comes first, then what
-`bench.checks` tries on the device. Checks begin until the time is up; one that hangs is not
-interrupted, so whoever waits for the answer sets a limit of his own.
+Each check is a function that returns its finding, raises `Skipped` with the reason not to run, or
+raises anything else, which makes it a failed row and not the end. Software comes first, then the
+checks of `bench.checks` on the device. Checks begin until the time is up; one that hangs is not
+interrupted, so a caller sets a limit of its own.
 """
 
 import importlib.util
@@ -19,15 +18,15 @@ from pathlib import Path
 
 from falqon_core.contract.diagnosis import Check, CheckRow, Diagnosis, Skipped
 
-LIMIT_SECONDS = 52.0  # a check that begins last still ends within a minute
+LIMIT_SECONDS = 52.0  # A check that begins last still ends within a minute.
 DRIVER_SECONDS = 20.0
 DRIVER_QUERY = "--query-gpu=index,name,driver_version,memory.total,compute_cap"
-MAX_DETAIL = 400  # characters
+MAX_DETAIL_CHARACTERS = 400  # The limit is in characters.
 
 
 def diagnose(model: Path | None, tell: Callable[[CheckRow], None]) -> Diagnosis:
     """Try everything, in order. `model`: the folder whose config.json says which sizes are
-    measured, None for those of Llama-7B. `tell` is given each row when it is known.
+    measured, None for those of Llama-7B. `tell` gets each row when it is complete.
     """
     start = time.monotonic()
     rows: list[CheckRow] = []
@@ -40,27 +39,29 @@ def diagnose(model: Path | None, tell: Callable[[CheckRow], None]) -> Diagnosis:
         tell(rows[-1])
     if untried:
         detail = f"{LIMIT_SECONDS:.0f} s were up before {len(untried)} checks: {'; '.join(untried)}"
-        rows.append(CheckRow(name="time", status="skipped", detail=_cut(detail), seconds=0))
+        rows.append(CheckRow(name="time", status="skipped", detail=_shorten(detail), seconds=0))
         tell(rows[-1])
     return Diagnosis(rows=tuple(rows), seconds=round(time.monotonic() - start, 2))
 
 
 def run_check(name: str, check: Check) -> CheckRow:
+    """Run one check and time it; any exception becomes a row."""
     start = time.monotonic()
     try:
         status, detail = "ok", check()
     except Skipped as reason:
         status, detail = "skipped", str(reason)
-    except Exception as error:  # whatever is broken, the others are still worth trying
+    # Any error is a result of its check; the others are still worth a try.
+    except Exception as error:
         status, detail = "failed", " ".join(f"{type(error).__name__}: {error}".split())
     seconds = round(time.monotonic() - start, 2)
     return CheckRow.model_validate(
-        {"name": name, "status": status, "detail": _cut(detail), "seconds": seconds}
+        {"name": name, "status": status, "detail": _shorten(detail), "seconds": seconds}
     )
 
 
 def _checks(model: Path | None) -> Iterator[tuple[str, Check]]:
-    """Yield what is to be tried; what the later ones need is imported when their turn comes."""
+    """Yield the checks; imports of the later ones wait for their turn."""
     yield "driver", check_driver
     yield "torch", check_torch
     has_card = _sees_card()
@@ -80,7 +81,7 @@ def check_driver() -> str:
     """Ask the driver for its cards."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
-        raise Skipped("there is no nvidia-smi on PATH, so no NVIDIA driver that could be asked")
+        raise Skipped("there is no nvidia-smi on PATH, so no NVIDIA driver to query")
     answer = subprocess.run(
         [tool, DRIVER_QUERY, "--format=csv,noheader"],
         capture_output=True,
@@ -115,7 +116,7 @@ def check_torch() -> str:
 
 
 def check_compiler() -> str:
-    """Compile what Triton compiles at its first launch."""
+    """Compile the module that Triton compiles at its first launch."""
     from falqon_core.ops import toolchain
 
     toolchain.check_compiler()
@@ -123,7 +124,7 @@ def check_compiler() -> str:
 
 
 def check_triton() -> str:
-    """Write to the folder where Triton keeps what it has compiled."""
+    """Write to the folder of Triton's compiled kernels."""
     import triton
 
     home = Path(os.environ.get("TRITON_HOME") or Path.home())
@@ -151,5 +152,5 @@ def _without_need(check: Check) -> str:
         raise Skipped(f"only needed with a GPU: {error}") from error
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MAX_DETAIL else f"{text[: MAX_DETAIL - 1]}…"
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_DETAIL_CHARACTERS else f"{text[: MAX_DETAIL_CHARACTERS - 1]}…"

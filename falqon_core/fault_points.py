@@ -1,9 +1,9 @@
-"""Named places at which a test makes this process fail, to see what is left behind. Not armed, one
-costs a look into an empty dict.
+"""Named places at which a test makes this process fail, to see the state that it leaves. Not armed,
+one costs a look-up in an empty dict.
 
 `FAULT_POINTS` arms them: `after_claim_commit=exit checkpoint_write=enospc*3`. A fault fires at the
-first passage, `*3` at the third, `*` at every one. What it does: `exit` (137, as a SIGKILL leaves
-it), `stop` (SIGSTOP; somebody has to send SIGCONT), `enospc` (the disk is full), `raise` (a fault
+first passage, `*3` at the third, `*` at every one. Its actions: `exit` (137, as a SIGKILL leaves
+it), `stop` (SIGSTOP; the test has to send SIGCONT), `enospc` (the disk is full), `raise` (a fault
 of ours). `FAULT_MARKS` names a folder, in which each firing leaves a line in a file of the point's
 name: a test whose fault never fired has tested nothing. A mark that is there also keeps a fault
 that fires once from firing again in the process that takes over. What is given up: points in the
@@ -15,14 +15,14 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-PATTERN = re.compile(r"(?P<point>\w+)=(?P<action>\w+)(?P<when>\*(?P<passage>[1-9][0-9]*)?)?")
+ARMING_PATTERN = re.compile(r"(?P<point>\w+)=(?P<action>\w+)(?P<when>\*(?P<passage>[1-9][0-9]*)?)?")
 
 
 class InjectedFault(Exception):
-    """Not an error that any code expects."""
+    """An error that no code expects."""
 
 
 class _Armed:
@@ -33,7 +33,10 @@ class _Armed:
         self.passages = 0
 
 
-class Arming(NamedTuple):
+@dataclass(frozen=True)
+class Arming:
+    """The armed points, and the folder of marks."""
+
     points: dict[str, _Armed]
     marks: Path | None
 
@@ -62,13 +65,13 @@ ACTIONS: dict[str, Callable[[], None]] = {
 }
 
 
-def read(text: str, marks: str) -> Arming:
+def parse_arming(text: str, marks: str) -> Arming:
     """Read the arming. Raises `ValueError` for what cannot be understood: a fault that is misspelt
     must not pass for one that is survived.
     """
     points = {}
     for word in text.split():
-        match = PATTERN.fullmatch(word)
+        match = ARMING_PATTERN.fullmatch(word)
         if match is None or match["action"] not in ACTIONS:
             raise ValueError(
                 f"FAULT_POINTS: '{word}' is not point=action, with one of {', '.join(ACTIONS)}"
@@ -79,16 +82,17 @@ def read(text: str, marks: str) -> Arming:
     return Arming(points, Path(marks) if marks else None)
 
 
-_arming = read(os.environ.get("FAULT_POINTS", ""), os.environ.get("FAULT_MARKS", ""))
+_arming = parse_arming(os.environ.get("FAULT_POINTS", ""), os.environ.get("FAULT_MARKS", ""))
 
 
 def arm(text: str, marks: str = "") -> None:
-    """Arm the points of this process, in place of what the environment says."""
+    """Arm the points of this process, in place of those in the environment."""
     global _arming
-    _arming = read(text, marks)
+    _arming = parse_arming(text, marks)
 
 
 def fault(point: str) -> None:
+    """Fail here, where this point is armed and its passage has come."""
     if _arming.points and (armed := _arming.points.get(point)) is not None:
         _pass(point, armed, _arming.marks)
 

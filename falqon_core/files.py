@@ -13,7 +13,7 @@ STAGING_SUFFIX = ".partial"
 
 
 @contextmanager
-def whole_folder(output: Path) -> Iterator[Path]:
+def staged_folder(output: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `output` to write into; on success it takes `output`'s place, on
     any error it is removed.
     """
@@ -35,7 +35,9 @@ def whole_folder(output: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(output: Path) -> None:
-    """Remove what a process that was killed while it wrote the folder `output` left beside it."""
+    """Remove the leftovers beside the folder `output` of a process that was killed while it wrote
+    that folder.
+    """
     if output.parent.is_dir():
         for path in output.parent.iterdir():
             if path.name.startswith(f".{output.name}.") and path.name.endswith(STAGING_SUFFIX):

@@ -1,7 +1,7 @@
 """Greedy generation through transformers and its key-value cache: no random number is drawn.
 
-What a model's own generation config says besides where an answer ends (a penalty for repetition,
-beams, a static cache) is for who serves it. transformers fills in from there whatever a caller
+A model's own generation config is for servers in all but the end of an answer (it may hold a
+penalty for repetition, beams, a static cache). transformers fills in from there all that a caller
 leaves open, and the tokens would not be those that the model finds most probable.
 """
 
@@ -51,8 +51,8 @@ def _without_own_config(model: PreTrainedModel) -> Iterator[None]:
 
 
 def _eos_token_ids(model: PreTrainedModel, tokenizer_id: int | None) -> list[int]:
-    """Return what ends an answer: the tokenizer's id and the model's own, of which it may have
-    none, one or a list.
+    """Return the tokens that end an answer: the tokenizer's id and the model's own, of which it may
+    have none, one or a list.
     """
     own = model.generation_config.eos_token_id
     candidates = own if isinstance(own, list) else [own]

@@ -28,12 +28,16 @@ from falqon_core.train.report import MessagePort, Port, describe, person_port
 
 
 def create_ports(message_fd: int | None) -> list[Port]:
+    """Return the ports of this process: messages to a supervisor, or lines for people."""
     if message_fd is None:
         return [person_port(discreet=False)]
     return [person_port(discreet=True), MessagePort(message_fd)]
 
 
 def read_config(path: Path) -> TrainConfig:
+    """Read a training's configuration. Raises `ConfigError` where the file is missing or a field is
+    wrong.
+    """
     try:
         return TrainConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -91,7 +95,7 @@ def prepare_process(offline: bool) -> None:
     # and 22 s, spinning this long 15 and 13 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     # Microbatches differ in length, and segments of fixed sizes would leave holes on a GPU.
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # the name before torch 2.9
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # Torch before 2.9 reads this name.
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
@@ -102,9 +106,10 @@ def prepare_process(offline: bool) -> None:
 
 @contextmanager
 def errors_become_exit_codes(send: Callable[[Message], None]) -> Iterator[None]:
+    """Report an error as a message, and end the process with the code of its kind."""
     try:
         yield
-    except Exception as error:  # the edge of the process
+    except Exception as error:  # The top-level handler of the process.
         failure = as_falqon_error(error)
         if not isinstance(failure, UserError):
             traceback.print_exc()
@@ -113,6 +118,7 @@ def errors_become_exit_codes(send: Callable[[Message], None]) -> Iterator[None]:
 
 
 def exit_code_of(error: FalqonError) -> ExitCode:
+    """Return the exit code of an error's kind."""
     if isinstance(error, UserError):
         return ExitCode.USER_ERROR
     if isinstance(error, CertificateMismatch):
@@ -123,4 +129,5 @@ def exit_code_of(error: FalqonError) -> ExitCode:
 
 
 def to_stderr(message: Message) -> None:
+    """Write a message as a line on stderr."""
     sys.stderr.write(describe(message) + "\n")

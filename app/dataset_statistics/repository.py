@@ -14,7 +14,7 @@ from app.models.base import JsonObject
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.inspection import OverlapCount
 from falqon_core.contract.template_kwargs import write_template_kwargs
-from falqon_core.estimate.long_text import Amount, amount_with_overlap
+from falqon_core.estimate.long_text import EpochAmount, amount_with_overlap
 
 
 class StatisticsKey(NamedTuple):
@@ -78,7 +78,9 @@ def add(session: Session, project_id: str, key: StatisticsKey) -> None:
         session.add(statistics)
 
 
-def exact_amount(session: Session, file_id: str, model_id: str, recipe: Recipe) -> Amount | None:
+def exact_amount(
+    session: Session, file_id: str, model_id: str, recipe: Recipe
+) -> EpochAmount | None:
     """Return what one epoch is as the model's tokenizer counts it, when statistics know it for the
     length, the overlap and the chat template of this recipe.
     """
@@ -95,11 +97,11 @@ def exact_amount(session: Session, file_id: str, model_id: str, recipe: Recipe) 
     return None
 
 
-def _amount_of(result: JsonObject, counted_length: int, recipe: Recipe) -> Amount | None:
+def _amount_of(result: JsonObject, counted_length: int, recipe: Recipe) -> EpochAmount | None:
     """Return what statistics know. Those from before long texts were split, or overlaps counted,
     know nothing of these.
     """
-    without_overlap = Amount(int(result["sequences"]), int(result["tokens_per_epoch"]))
+    without_overlap = EpochAmount(int(result["sequences"]), int(result["tokens_per_epoch"]))
     if result["longest"] <= min(counted_length, recipe.max_seq_length):
         return without_overlap
     if counted_length != recipe.max_seq_length or "split" not in result:

@@ -17,7 +17,7 @@ from app.operations import service as operations
 from app.services import Services
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.template_kwargs import read_template_kwargs, write_template_kwargs
-from falqon_core.estimate.long_text import Amount
+from falqon_core.estimate.long_text import EpochAmount
 
 MAX_IN_PROGRESS = 20  # of one project; each takes a worker minutes
 
@@ -98,7 +98,9 @@ def tokens_of(session: Session, project_id: str, file_ids: Sequence[str]) -> dic
     return repository.tokens_of(session, project_id, file_ids)
 
 
-def exact_amount(session: Session, file_id: str, model_id: str, recipe: Recipe) -> Amount | None:
+def exact_amount(
+    session: Session, file_id: str, model_id: str, recipe: Recipe
+) -> EpochAmount | None:
     """Return what a file is to a model, where that was counted."""
     return repository.exact_amount(session, file_id, model_id, recipe)
 

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.models import Attempt, Job, JobStatus
 from falqon_core.estimate.estimate import Actual
-from falqon_core.estimate.throughput import Sample
+from falqon_core.estimate.throughput import ThroughputSample
 
 NEWEST_ATTEMPTS = 200  # of all projects
 SLACK_SECONDS = 60.0  # a worker counts from before its attempt has a row
@@ -24,7 +24,7 @@ class Measured(NamedTuple):
     """What an attempt measured, for the project of its job."""
 
     project_id: str
-    sample: Sample
+    sample: ThroughputSample
 
 
 def samples(
@@ -54,7 +54,7 @@ def samples(
         .limit(NEWEST_ATTEMPTS)
     )
     return [
-        Measured(project_id, Sample(tokens / seconds, overhead))
+        Measured(project_id, ThroughputSample(tokens / seconds, overhead))
         for project_id, tokens, seconds, overhead, begin, end in session.execute(statement)
         if tokens and seconds and end and _is_within(begin, end, max(seconds, overhead or 0.0))
     ]

@@ -23,7 +23,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.formats import engine_note
 from falqon_core.contract.methods import group_size_refusal
-from falqon_core.estimate.devices import DEVICES, Device
+from falqon_core.estimate.devices import DEVICES, DeviceSpec
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.estimate import (
     Estimate,
@@ -32,8 +32,8 @@ from falqon_core.estimate.estimate import (
     tokens_from_characters,
     training_flops,
 )
-from falqon_core.estimate.long_text import Amount, amount_from_lengths
-from falqon_core.estimate.throughput import Sample, median_sample, throughput
+from falqon_core.estimate.long_text import EpochAmount, amount_from_lengths
+from falqon_core.estimate.throughput import ThroughputSample, median_sample, throughput
 from falqon_core.records.file_check import FileReport
 
 PEAKS = 10.0  # of a device's arithmetic; what is faster was not measured
@@ -44,7 +44,7 @@ NEWEST_SAMPLES = 50  # of a project; machines and versions change
 class Target(NamedTuple):
     """What a job would train on; on a CPU, `num_devices` counts the cores of a slot."""
 
-    device: Device
+    device: DeviceSpec
     num_devices: int
 
 
@@ -149,7 +149,7 @@ def estimate_job(
     settings: Settings,
     *,
     project_id: str | None = None,
-    amount: Amount | None = None,
+    amount: EpochAmount | None = None,
     tokens_basis: TokensBasis = "counted",
     target: Target | None = None,
     gpu: str = ANY_DEVICE,
@@ -193,7 +193,7 @@ def estimate_job(
 
 def _samples(
     session: Session, model: Model, recipe: Recipe, target: Target, project_id: str | None
-) -> list[Sample]:
+) -> list[ThroughputSample]:
     """Return what is believed of what attempts measured. A worker may belong to a single project
     and report what it likes: nothing is as fast as no device is, a project that has measured enough
     is estimated by itself, and each other one counts once.
@@ -203,7 +203,7 @@ def _samples(
     rows = repository.samples(
         session, model.id, recipe.kind, target.device.name, target.num_devices
     )
-    by_project: dict[str, list[Sample]] = {}
+    by_project: dict[str, list[ThroughputSample]] = {}
     for row in rows:
         samples = by_project.setdefault(row.project_id, [])
         if row.sample.tokens_per_second <= peak and len(samples) < NEWEST_SAMPLES:
@@ -214,11 +214,11 @@ def _samples(
     return own + [median_sample(samples) for samples in by_project.values() if samples]
 
 
-def amount_of_file(report: FileReport, recipe: Recipe, counted: Amount | None) -> Amount:
+def amount_of_file(report: FileReport, recipe: Recipe, counted: EpochAmount | None) -> EpochAmount:
     """Return what an epoch of the whole file is; from its characters where nobody has counted."""
     num_tokens = tokens_from_characters(report.num_characters, report.num_sequences)
     if report.shape != "text":
-        return Amount(report.num_records, counted.num_tokens if counted else num_tokens)
+        return EpochAmount(report.num_records, counted.num_tokens if counted else num_tokens)
     if counted is not None:
         return counted
     amount = amount_from_lengths(report.text_lengths, num_tokens, recipe)

@@ -24,7 +24,7 @@ from app.models import (
 from app.models.job_request import JobRequest, TrainingData
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Estimate
-from falqon_core.estimate.long_text import Amount
+from falqon_core.estimate.long_text import EpochAmount
 from falqon_core.records.file_check import FileReport
 
 
@@ -109,7 +109,7 @@ def estimate_data(
         FileReport(num_records=data.num_records),
         settings,
         project_id=project_id,
-        amount=Amount(data.num_records, data.num_tokens),
+        amount=EpochAmount(data.num_records, data.num_tokens),
         tokens_basis="stated",
         target=target,
         gpu=request.falqon.gpu,

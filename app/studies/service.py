@@ -28,7 +28,7 @@ from app.studies import repository
 from app.studies.requests import job_requests
 from app.studies.schemas import ListedStudyObject, StudyObject
 from falqon_core.contract.methods import METHODS, MethodName
-from falqon_core.estimate.comparison import ComparisonRow, Figures, combine
+from falqon_core.estimate.comparison import ComparisonRow, TrainingFigures, combine
 
 ID = "study-"
 
@@ -158,7 +158,7 @@ def compare(session: Session, project_id: str, of_study: Sequence[Job]) -> list[
     return compared
 
 
-def _mean_loss(trainings: Sequence[Figures]) -> float:
+def _mean_loss(trainings: Sequence[TrainingFigures]) -> float:
     """Return the mean as served; infinity while there is none."""
     losses = [
         figures.valid_loss_as_served

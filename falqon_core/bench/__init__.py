@@ -1,5 +1,5 @@
-"""What is run the day a GPU is at hand: `python -m falqon_core bench` prints one table of
-everything that only a GPU can tell.
+"""Measurements for a machine with a GPU: `python -m falqon_core bench` prints one table of the
+figures that only a GPU can give.
 
   timing.py    the median time of a call, and how long the whole may take
   ceilings.py  what the card can do at most: copies, bf16 and FP8 products, through torch

@@ -1,5 +1,4 @@
-"""What a card can do at most, measured through torch: a copy in memory, a bf16 product, an FP8
-product.
+"""The ceilings of a card, measured through torch: a copy in memory, a bf16 product, an FP8 product.
 
 Everything else in the table is a share of these, so that a card that runs slower than its data
 sheet (power limit, heat, a smaller bus) does not make our kernels look worse than they are. The FP8
@@ -9,7 +8,6 @@ square product stands for all shapes.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,7 +18,10 @@ from falqon_core.ops.scaled_mm import rowwise
 from falqon_core.train.device import why_no_gpu
 
 
-class Sizes(NamedTuple):
+@dataclass(frozen=True)
+class CeilingSizes:
+    """Bytes of the copy, and rows and columns of the products."""
+
     copy_bytes: int = 2**30
     gemm: int = 8192
 
@@ -42,11 +43,14 @@ class Ceilings:
 
     @property
     def best_flops(self) -> float:
+        """Return the rate of FP8, or of bf16 where there is no FP8."""
         return self.fp8_flops or self.bf16_flops
 
 
 def require_gpu() -> torch.device:
-    """Return the GPU. Raises `DeviceMissing` (param `device`) with what is missing."""
+    """Return the GPU. Raises `DeviceMissing` (param `device`) where there is none, with the
+    reason.
+    """
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     raise DeviceMissing(
@@ -56,7 +60,7 @@ def require_gpu() -> torch.device:
     )
 
 
-def measure_ceilings(device: torch.device, budget_seconds: float, sizes: Sizes) -> Ceilings:
+def measure_ceilings(device: torch.device, budget_seconds: float, sizes: CeilingSizes) -> Ceilings:
     """Measure each of the figures for `budget_seconds`."""
     left, right = (
         torch.randn(sizes.gemm, sizes.gemm, device=device, dtype=torch.bfloat16) for _ in range(2)
@@ -120,6 +124,6 @@ def _fp8_flops(
         try:
             rates.append(flops / median_seconds(gemm, left.device, budget_seconds))
         except Exception as error:
-            # a card without FP8, or without one of the two, says so in its own way
+            # A card without FP8, or without one of the two, raises its own kind of error.
             missing = what_went_wrong(error)
     return (max(rates), None) if rates else (None, missing)

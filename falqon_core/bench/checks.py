@@ -1,5 +1,5 @@
-"""What `doctor` tries on the device: kernels against their oracles, products at a model's own
-sizes, attention and a step against what is known to be right, and a plan of the memory.
+"""Checks of `doctor` on the device: kernels against their oracles, products at a model's own sizes,
+attention and a step against known results, and a plan of the memory.
 
 On a CPU the same attention and step are tried, and what needs a card is named. A check takes a
 fraction of a second on a card, plus what Triton compiles the first time; figures are rough (a few
@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig
 
-from falqon_core.bench.kernels import LINES, Draw, Line, Shapes, measure_kernel
+from falqon_core.bench.kernels import LINES, KernelDraw, KernelLine, Shapes, measure_kernel
 from falqon_core.bench.model import dimensions_of, llama_7b, random_model
-from falqon_core.bench.steps import Setup, workloads
+from falqon_core.bench.steps import StepSetup, workloads
 from falqon_core.bench.timing import median_seconds, what_went_wrong
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.diagnosis import Check, Skipped
@@ -39,15 +39,15 @@ from falqon_core.train.memory import available_bytes, usable_bytes
 from falqon_core.train.optimizer import Optimizer
 from falqon_core.train.step import StepBatch, train_step
 
-SMALL = Shapes(tokens=96, hidden=256, intermediate=512, rank=16, update_rows=4)
-LIKE_7B = Shapes(tokens=2048)
-MEASURED_SECONDS = 0.02  # of calls, for each figure
+SMALL_SHAPES = Shapes(tokens=96, hidden=256, intermediate=512, rank=16, update_rows=4)
+SHAPES_7B = Shapes(tokens=2048)
+MEASURED_SECONDS = 0.02  # Seconds of calls for each figure.
 FP8_CAPABILITY = (8, 9)
 MIN_ATTENTION_DB = 34.0  # 2 %; bf16 probabilities give more than 40
 # Two steps with the same roundings and other orders of addition: the losses are closer than this,
 # and what the first step changes is more.
 MAX_LOSS_RATIO = 0.02
-TWO_LAYERS = Setup(
+TWO_LAYER_SETUP = StepSetup(
     LlamaConfig(
         vocab_size=512,
         hidden_size=256,
@@ -65,8 +65,8 @@ LEARNING_RATE = 0.02
 
 
 def device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
-    """Yield what can be tried on the device of this machine, what tells most first."""
-    name, dimensions = named_dimensions(model)
+    """Yield the checks of this machine's device, the most telling first."""
+    name, dimensions = choose_dimensions(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     yield f"memory for {name}", partial(check_memory, dimensions, device, must_fit=bool(model))
     yield "attention", partial(check_attention, device)
@@ -79,23 +79,25 @@ def device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
     for (outputs, inputs), linears in distinct_shapes(dimensions).items():
         title = f"FP8 products {outputs} x {inputs} ({linears})"
         yield title, partial(check_products, outputs, inputs, device)
-    for size, shapes in (("small", SMALL), ("7B", LIKE_7B)):
+    for size, shapes in (("small", SMALL_SHAPES), ("7B", SHAPES_7B)):
         for line in LINES:
             yield f"{line.name}, {size}", partial(check_kernel, line, shapes, device)
 
 
-def named_dimensions(model: Path | None) -> tuple[str, ModelDimensions]:
-    """Return a name for the sizes that are tried, and them. Raises `ModelError`."""
+def choose_dimensions(model: Path | None) -> tuple[str, ModelDimensions]:
+    """Return the dimensions that are tried, with a name. Raises `ModelError` where the folder's
+    config.json has none.
+    """
     if model is None:
         return "Llama-7B", dimensions_of(llama_7b())
     return model.name, ModelDimensions.from_config(read_config(model))
 
 
 def distinct_shapes(dimensions: ModelDimensions) -> dict[tuple[int, int], str]:
-    """Return [O, I] of the linears, rounded up to what FP8 products take, with their names."""
+    """Return [O, I] of the linears, rounded up to sizes of FP8 products, with their names."""
     names: dict[tuple[int, int], list[str]] = {}
     for name, (outputs, inputs) in dimensions.linear_shapes.items():
-        shape = (_aligned(outputs), _aligned(inputs))
+        shape = (_round_up(outputs), _round_up(inputs))
         names.setdefault(shape, []).append(name.removesuffix("_proj"))
     return {shape: ", ".join(members) for shape, members in names.items()}
 
@@ -108,7 +110,7 @@ def check_memory(dimensions: ModelDimensions, device: torch.device, must_fit: bo
     usable = usable_bytes(available_bytes(device))
     if chosen := fit_recipe(dimensions, recipe, usable, is_cpu):
         needed = training_memory_bytes(dimensions, chosen, is_cpu)
-        return f"fits: {_gib(needed)} of {_gib(usable)} usable GiB, {_decided(chosen)}"
+        return f"fits: {_gib(needed)} of {_gib(usable)} usable GiB, {_describe_choice(chosen)}"
     smaller = largest_fitting(dimensions, recipe, usable, is_cpu)
     advice = "nothing smaller does"
     if smaller is not None:
@@ -132,7 +134,7 @@ def attention_noise(device: torch.device) -> tuple[float, float]:
     one token, some, more than a block of keys.
     """
     bounds = [0, 100, 101, 300, 640]
-    draw = Draw(device)
+    draw = KernelDraw(device)
     q, k, v = packed = [
         draw.normal(1, heads, bounds[-1], 64).requires_grad_() for heads in (8, 2, 2)
     ]
@@ -153,7 +155,7 @@ def attention_noise(device: torch.device) -> tuple[float, float]:
 
 
 def check_operators(device: torch.device) -> str:
-    """Tell which kernels trainings do without here, by the verdicts that trainings go by."""
+    """List the kernels that trainings do not use here, by the verdicts that trainings use."""
     faults = faults_on(device)
     if faults:
         _raise_unless_old(device, describe_faults(torch.cuda.get_device_name(device), faults))
@@ -161,6 +163,7 @@ def check_operators(device: torch.device) -> str:
 
 
 def check_step_on_cpu() -> str:
+    """Run two steps of a small model. Raises `ArithmeticError` where the loss does not fall."""
     first, second = step_losses(torch.device("cpu"))
     if not second < first:
         raise ArithmeticError(f"the loss did not fall: {first:.4f}, then {second:.4f}")
@@ -183,7 +186,7 @@ def check_step_on_card(device: torch.device) -> str:
 
 def step_losses(device: torch.device) -> tuple[float, float]:
     """Return the loss of a first step of two layers, and of a second on the same records."""
-    setup = TWO_LAYERS
+    setup = TWO_LAYER_SETUP
     recipe = setup.recipe(device).model_copy(update={"simulate_fp8": True})
     model = random_model(setup.config, torch.device("cpu")).to(device)
     method = Falqon(recipe)
@@ -208,15 +211,16 @@ def step_losses(device: torch.device) -> tuple[float, float]:
 
 
 def skip_card() -> str:
+    """Raise `Skipped`: there is no card."""
     raise Skipped("FP8 products, kernels and a step on the card were not tried: there is no card")
 
 
 def check_products(outputs: int, inputs: int, device: torch.device) -> str:
     """Time each way to multiply FP8 codes at one linear's size, and compare it with the oracle."""
-    draw = Draw(device)
-    operands = (*draw.qdata(LIKE_7B.tokens, inputs), *draw.qdata(outputs, inputs), True)
+    draw = KernelDraw(device)
+    operands = (*draw.qdata(SHAPES_7B.tokens, inputs), *draw.qdata(outputs, inputs), True)
     expected = scaled_mm.oracle(*operands)
-    flops = 2.0 * LIKE_7B.tokens * outputs * inputs
+    flops = 2.0 * SHAPES_7B.tokens * outputs * inputs
     figures: list[str] = []
     faults: list[str] = []
     for gemm in GEMMS:
@@ -228,11 +232,11 @@ def check_products(outputs: int, inputs: int, device: torch.device) -> str:
             faults.append(f"{gemm.__name__} {what_went_wrong(error)}")
     if not figures:
         _raise_unless_old(device, "; ".join(faults))
-    chosen = gemm_for(device, GemmShape(LIKE_7B.tokens, outputs, inputs, fast_accumulation=True))
+    chosen = gemm_for(device, GemmShape(SHAPES_7B.tokens, outputs, inputs, fast_accumulation=True))
     return "; ".join([*figures, *faults, f"trainings take {chosen.__name__}"])
 
 
-def check_kernel(line: Line, shapes: Shapes, device: torch.device) -> str:
+def check_kernel(line: KernelLine, shapes: Shapes, device: torch.device) -> str:
     """Compare a kernel with its oracle, and time it."""
     architecture = _architecture(device)
     if line.architectures is not None and architecture not in line.architectures:
@@ -274,7 +278,7 @@ def _architecture(device: torch.device) -> str:
     return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
-def _aligned(size: int) -> int:
+def _round_up(size: int) -> int:
     return -(-size // ALIGNMENT) * ALIGNMENT
 
 
@@ -282,6 +286,6 @@ def _gib(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:.1f}"
 
 
-def _decided(recipe: Recipe) -> str:
+def _describe_choice(recipe: Recipe) -> str:
     again = "recomputed" if recipe.activation_checkpointing else "kept"
     return f"{recipe.microbatch_tokens} tokens at a time, activations {again}"

@@ -23,9 +23,10 @@ from falqon_core.ops.quantize import quantize_codes, quantize_int8, quantize_row
 from falqon_core.ops.refresh import refresh_codes
 from falqon_core.ops.rms_norm import rms_norm_codes, rms_norm_forward
 from falqon_core.ops.rms_norm_backward import rms_norm_backward, rms_norm_backward_codes
-from falqon_core.ops.rope_qkv import rotate_qkv_, unrotate_qkv_codes
+from falqon_core.ops.rope_qkv import rotate_qkv_
+from falqon_core.ops.rope_qkv_backward import unrotate_qkv_codes
 from falqon_core.ops.samples import (
-    Sample,
+    SampleInput,
     Values,
     all_results,
     codes_first,
@@ -37,23 +38,19 @@ from falqon_core.ops.samples import (
 from falqon_core.ops.scaled_mm import scaled_mm
 from falqon_core.ops.softmax_losses import losses_and_gradients, softmax_losses
 from falqon_core.ops.stochastic import fold_stochastic
-from falqon_core.ops.swiglu import (
-    swiglu_backward,
-    swiglu_codes_backward,
-    swiglu_codes_forward,
-    swiglu_forward,
-)
+from falqon_core.ops.swiglu import swiglu_backward, swiglu_forward
+from falqon_core.ops.swiglu_codes import swiglu_codes_backward, swiglu_codes_forward
 from falqon_core.ops.topk import fold_rows
 from falqon_core.ops.transpose import transpose_codes
 
 EPS = 1e-5
-FASTER_WITH_HALF_SUMS = (
-    "sm_89",
-    "sm_120",
-)  # elsewhere the tensor cores add in FP32 at the same rate (ops/half_gemm.py)
+# Elsewhere the tensor cores add in FP32 at the same rate (ops/half_gemm.py).
+FASTER_WITH_HALF_SUMS = ("sm_89", "sm_120")
 
 
 class Shapes(NamedTuple):
+    """Sizes of a 7B model's operators, by default those of the published training."""
+
     tokens: int = 16 * 528
     hidden: int = 4096
     intermediate: int = 11008
@@ -63,15 +60,18 @@ class Shapes(NamedTuple):
     vocabulary: int = 32000
 
 
-class Draw(samples.Draw):
+class KernelDraw(samples.Draw):
+    """Random operands of kernels."""
+
     def qdata(self, *shape: int) -> tuple[Tensor, Tensor]:
-        """e4m3 codes and fp32 scales [R, 1] of normal numbers."""
+        """Return e4m3 codes and fp32 scales [R, 1] of normal numbers."""
         return quantize_codes.oracle(self.normal(*shape))
 
 
-class Call(NamedTuple):
-    """`moved`: bytes that must move, None for all tensors of arguments and results; `flops` for
-    products, else 0.
+@dataclass(frozen=True)
+class KernelCall:
+    """A call of an operator. `moved`: bytes that must move, None for all tensors of arguments and
+    results; `flops` for products, else 0.
     """
 
     arguments: tuple[Any, ...]
@@ -79,11 +79,14 @@ class Call(NamedTuple):
     flops: float = 0.0
 
 
-class Line(NamedTuple):
+@dataclass(frozen=True)
+class KernelLine:
+    """One line of the table: an operator with the call that is timed."""
+
     name: str
     shape: str
     operator: "operator[..., Any]"
-    call: Callable[[Shapes, Draw], Call]
+    call: Callable[[Shapes, KernelDraw], KernelCall]
     values: Values
     architectures: tuple[str, ...] | None = None  # None: all
 
@@ -106,7 +109,9 @@ class KernelResult:
 def measure_kernels(
     shapes: Shapes, device: torch.device, capability: str | None, budget_seconds: float
 ) -> Iterator[KernelResult]:
-    """`budget_seconds` for each; one that fails is named and the others go on."""
+    """Yield the result of every line, timed for `budget_seconds` each; a failure is a result as
+    well.
+    """
     for line in LINES:
         if line.architectures is not None and capability not in line.architectures:
             yield KernelResult(
@@ -115,17 +120,18 @@ def measure_kernels(
             continue
         try:
             yield measure_kernel(line, shapes, device, budget_seconds)
-        # a kernel that cannot be compiled or launched here is a result, not the end of the table
+        # A kernel that cannot be compiled or launched here is a result, not the end of the table.
         except Exception as error:
             yield KernelResult(line.name, line.shape, what_went_wrong(error))
 
 
 def measure_kernel(
-    line: Line, shapes: Shapes, device: torch.device, budget_seconds: float
+    line: KernelLine, shapes: Shapes, device: torch.device, budget_seconds: float
 ) -> KernelResult:
+    """Compare a kernel with its oracle and time both it and the bytes and operations it needs."""
     kernel = line.operator.kernels["cuda"]
-    call = line.call(shapes, Draw(device))
-    sample = Sample(call.arguments, line.values)
+    call = line.call(shapes, KernelDraw(device))
+    sample = SampleInput(call.arguments, line.values)
     noise = sqnr_db(sample.values_of(kernel), sample.values_of(line.operator.oracle))
     moved = (
         call.moved
@@ -144,35 +150,35 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
             yield from _tensors(inner)
 
 
-def _quantize(s: Shapes, draw: Draw) -> Call:
-    return Call((draw.normal(s.tokens, s.hidden),))
+def _quantize(s: Shapes, draw: KernelDraw) -> KernelCall:
+    return KernelCall((draw.normal(s.tokens, s.hidden),))
 
 
-def _quantize_gradient(s: Shapes, draw: Draw) -> Call:
+def _quantize_gradient(s: Shapes, draw: KernelDraw) -> KernelCall:
     _, scale = draw.qdata(3 * s.hidden, 16)
-    return Call((draw.normal(s.tokens, 3 * s.hidden), scale.squeeze(1)))
+    return KernelCall((draw.normal(s.tokens, 3 * s.hidden), scale.squeeze(1)))
 
 
-def _norm(s: Shapes, draw: Draw) -> Call:
-    return Call((draw.normal(s.tokens, s.hidden), draw.normal(s.hidden), EPS))
+def _norm(s: Shapes, draw: KernelDraw) -> KernelCall:
+    return KernelCall((draw.normal(s.tokens, s.hidden), draw.normal(s.hidden), EPS))
 
 
-def _norm_backward(s: Shapes, draw: Draw) -> Call:
+def _norm_backward(s: Shapes, draw: KernelDraw) -> KernelCall:
     x = draw.normal(s.tokens, s.hidden)
     weight = draw.normal(s.hidden)
-    return Call(
+    return KernelCall(
         (draw.normal(s.tokens, s.hidden), x, weight, rms_norm_forward.oracle(x, weight, EPS)[1])
     )
 
 
-def _norm_backward_codes(s: Shapes, draw: Draw) -> Call:
+def _norm_backward_codes(s: Shapes, draw: KernelDraw) -> KernelCall:
     arguments = _norm_backward(s, draw).arguments
     scale = draw.qdata(s.hidden, 16)[1].squeeze(1)
-    return Call((*arguments, draw.normal(s.tokens, s.hidden), scale))
+    return KernelCall((*arguments, draw.normal(s.tokens, s.hidden), scale))
 
 
-def _norm_codes(s: Shapes, draw: Draw) -> Call:
-    return Call(
+def _norm_codes(s: Shapes, draw: KernelDraw) -> KernelCall:
+    return KernelCall(
         (
             draw.normal(s.tokens, s.hidden),
             draw.normal(s.tokens, s.hidden),
@@ -182,45 +188,47 @@ def _norm_codes(s: Shapes, draw: Draw) -> Call:
     )
 
 
-def _rotate(s: Shapes, draw: Draw) -> Call:
+def _rotate(s: Shapes, draw: KernelDraw) -> KernelCall:
     """Count q and k, read and written; v and x A^T lie beside them."""
     product = draw.normal(s.tokens, 3 * s.hidden + 3 * s.rank)
     tables = (draw.normal(s.tokens, s.head_dim) for _ in range(2))
     moved = 8 * s.tokens * s.hidden + 4 * s.tokens * s.head_dim
-    return Call((product, None, *tables, (s.hidden,) * 3), moved)
+    return KernelCall((product, None, *tables, (s.hidden,) * 3), moved)
 
 
-def _unrotate(s: Shapes, draw: Draw) -> Call:
+def _unrotate(s: Shapes, draw: KernelDraw) -> KernelCall:
     """Count all of it: the gradients and their codes are results."""
     grads = (draw.normal(s.tokens, s.hidden) for _ in range(3))
     tables = (draw.normal(s.tokens, s.head_dim) for _ in range(2))
-    return Call((*grads, *tables, draw.qdata(3 * s.hidden, 16)[1].squeeze(1)))
+    return KernelCall((*grads, *tables, draw.qdata(3 * s.hidden, 16)[1].squeeze(1)))
 
 
-def _swiglu(s: Shapes, draw: Draw) -> Call:
-    return Call(draw.halves(s.tokens, s.intermediate))
+def _swiglu(s: Shapes, draw: KernelDraw) -> KernelCall:
+    return KernelCall(draw.halves(s.tokens, s.intermediate))
 
 
-def _swiglu_backward(s: Shapes, draw: Draw) -> Call:
-    return Call((draw.normal(s.tokens, s.intermediate), *draw.halves(s.tokens, s.intermediate)))
+def _swiglu_backward(s: Shapes, draw: KernelDraw) -> KernelCall:
+    return KernelCall(
+        (draw.normal(s.tokens, s.intermediate), *draw.halves(s.tokens, s.intermediate))
+    )
 
 
-def _swiglu_codes_backward(s: Shapes, draw: Draw) -> Call:
+def _swiglu_codes_backward(s: Shapes, draw: KernelDraw) -> KernelCall:
     """Count all of it: both gradients and their codes are results."""
     scales = (draw.qdata(s.intermediate, 16)[1].squeeze(1) for _ in range(2))
-    return Call(
+    return KernelCall(
         (draw.normal(s.tokens, s.intermediate), *draw.halves(s.tokens, s.intermediate), *scales)
     )
 
 
-def _losses(s: Shapes, draw: Draw) -> Call:
+def _losses(s: Shapes, draw: KernelDraw) -> KernelCall:
     """Count logits that a chunk may have, read and written over."""
     logits = draw.normal(max(1, s.tokens // 4), s.vocabulary, deviation=2.0)
     labels = torch.arange(len(logits), device=draw.device) % s.vocabulary
-    return Call((logits, labels, True), 2 * logits.nbytes)
+    return KernelCall((logits, labels, True), 2 * logits.nbytes)
 
 
-def _weight(s: Shapes, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _weight(s: Shapes, draw: KernelDraw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """(base, qdata, scale, delta, a) of one linear [I, H]; the delta is of a training's
     size.
     """
@@ -236,98 +244,104 @@ def _weight(s: Shapes, draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tens
     )
 
 
-def _refresh(s: Shapes, draw: Draw) -> Call:
+def _refresh(s: Shapes, draw: KernelDraw) -> KernelCall:
     """Count the base, in eight bits, and the old codes as read, the codes as written."""
     base, qdata, scale, delta, a = _weight(s, draw)
     values, base_scale = quantize_int8(base)
     moved = values.nbytes + 2 * qdata.nbytes + 2 * scale.nbytes + delta.nbytes + a.nbytes
-    return Call((qdata, scale, values, base_scale, delta, a, 1.0), moved)
+    return KernelCall((qdata, scale, values, base_scale, delta, a, 1.0), moved)
 
 
-def _stochastic(s: Shapes, draw: Draw) -> Call:
+def _stochastic(s: Shapes, draw: KernelDraw) -> KernelCall:
     """Codes and scales are read and written."""
     _, qdata, scale, delta, a = _weight(s, draw)
     moved = 2 * qdata.nbytes + 2 * scale.nbytes + delta.nbytes + a.nbytes
-    return Call((qdata, scale, delta, a, 1.0, 0, 0, 0), moved)
+    return KernelCall((qdata, scale, delta, a, 1.0, 0, 0, 0), moved)
 
 
-def _topk(s: Shapes, draw: Draw) -> Call:
+def _topk(s: Shapes, draw: KernelDraw) -> KernelCall:
     """Count the codes of the chosen rows, read and written, and all of A, read."""
     _, qdata, scale, delta, a = _weight(s, draw)
     chosen = torch.arange(s.update_rows, device=draw.device) * (s.intermediate // s.update_rows)
-    return Call(
+    return KernelCall(
         (qdata, scale, delta, a, chosen),
         s.update_rows * (2 * s.hidden + 4 * s.rank + 4) + a.nbytes,
     )
 
 
-def _transpose(s: Shapes, draw: Draw) -> Call:
-    return Call((draw.qdata(s.intermediate, s.hidden)[0],))
+def _transpose(s: Shapes, draw: KernelDraw) -> KernelCall:
+    return KernelCall((draw.qdata(s.intermediate, s.hidden)[0],))
 
 
 def _flops(s: Shapes) -> float:
     return 2.0 * s.tokens * s.hidden * s.intermediate
 
 
-def _output(s: Shapes, draw: Draw) -> Call:
-    return Call(
+def _output(s: Shapes, draw: KernelDraw) -> KernelCall:
+    return KernelCall(
         (*draw.qdata(s.tokens, s.hidden), *draw.qdata(s.intermediate, s.hidden), True),
         flops=_flops(s),
     )
 
 
-def _grad_input(s: Shapes, draw: Draw) -> Call:
-    return Call(
+def _grad_input(s: Shapes, draw: KernelDraw) -> KernelCall:
+    return KernelCall(
         (*draw.qdata(s.tokens, s.intermediate), *draw.qdata(s.hidden, s.intermediate), False),
         flops=_flops(s),
     )
 
 
-def _gemm(half: bool) -> Callable[[Shapes, Draw], Call]:
-    def call(s: Shapes, draw: Draw) -> Call:
+def _gemm(half: bool) -> Callable[[Shapes, KernelDraw], KernelCall]:
+    def call(s: Shapes, draw: KernelDraw) -> KernelCall:
         (x, x_scale) = draw.qdata(s.tokens, s.hidden)
         (w, w_scale) = draw.qdata(s.intermediate, s.hidden)
         if half:
             x, x_scale = lower(x, x_scale)
-        return Call((x, w, x_scale, w_scale.t().contiguous(), half), flops=_flops(s))
+        return KernelCall((x, w, x_scale, w_scale.t().contiguous(), half), flops=_flops(s))
 
     return call
 
 
 LINES = (
-    Line("quantize", "[T, H]", quantize_codes, _quantize, codes_first),
-    Line("quantize, scaled gradient", "[T, 3H]", quantize_codes, _quantize_gradient, codes_first),
-    Line("rms_norm forward", "[T, H]", rms_norm_forward, _norm, all_results),
-    Line("rms_norm backward", "[T, H]", rms_norm_backward, _norm_backward, result_alone),
-    Line(
+    KernelLine("quantize", "[T, H]", quantize_codes, _quantize, codes_first),
+    KernelLine(
+        "quantize, scaled gradient", "[T, 3H]", quantize_codes, _quantize_gradient, codes_first
+    ),
+    KernelLine("rms_norm forward", "[T, H]", rms_norm_forward, _norm, all_results),
+    KernelLine("rms_norm backward", "[T, H]", rms_norm_backward, _norm_backward, result_alone),
+    KernelLine(
         "rms_norm backward + residual to codes",
         "[T, H]",
         rms_norm_backward_codes,
         _norm_backward_codes,
         codes_last,
     ),
-    Line("rms_norm + residual to codes", "[T, H]", rms_norm_codes, _norm_codes, codes_first),
-    Line("rotate q and k", "[T, 2H] of [T, 3H]", rotate_qkv_, _rotate, result_alone),
-    Line("rotate back to codes", "[T, 3H]", unrotate_qkv_codes, _unrotate, codes_last),
-    Line("swiglu forward", "[T, I]", swiglu_forward, _swiglu, result_alone),
-    Line("swiglu backward", "[T, I]", swiglu_backward, _swiglu_backward, all_results),
-    Line("swiglu to codes", "[T, I]", swiglu_codes_forward, _swiglu, codes_first),
-    Line(
+    KernelLine("rms_norm + residual to codes", "[T, H]", rms_norm_codes, _norm_codes, codes_first),
+    KernelLine("rotate q and k", "[T, 2H] of [T, 3H]", rotate_qkv_, _rotate, result_alone),
+    KernelLine("rotate back to codes", "[T, 3H]", unrotate_qkv_codes, _unrotate, codes_last),
+    KernelLine("swiglu forward", "[T, I]", swiglu_forward, _swiglu, result_alone),
+    KernelLine("swiglu backward", "[T, I]", swiglu_backward, _swiglu_backward, all_results),
+    KernelLine("swiglu to codes", "[T, I]", swiglu_codes_forward, _swiglu, codes_first),
+    KernelLine(
         "swiglu backward to codes",
         "[T, 2I]",
         swiglu_codes_backward,
         _swiglu_codes_backward,
         codes_last,
     ),
-    Line("loss and its gradient", "[T / 4, V]", softmax_losses, _losses, losses_and_gradients),
-    Line("refresh (anchored)", "[I, H], rank r", refresh_codes, _refresh, codes_in_place),
-    Line("fold (stochastic)", "[I, H], rank r", fold_stochastic, _stochastic, codes_in_place),
-    Line("transpose codes", "[I, H]", transpose_codes, _transpose, result_alone),
-    Line("fold (top-k rows)", "k of [I, H], rank r", fold_rows, _topk, codes_in_place),
-    Line("scaled_mm, output", "[T, H] x [I, H]", scaled_mm, _output, result_alone),
-    Line("scaled_mm, grad_input", "[T, I] x [H, I]", scaled_mm, _grad_input, result_alone),
-    Line("own GEMM, FP32 sums", "[T, H] x [I, H]", gemm_codes, _gemm(half=False), result_alone),
-    Line(
+    KernelLine(
+        "loss and its gradient", "[T / 4, V]", softmax_losses, _losses, losses_and_gradients
+    ),
+    KernelLine("refresh (anchored)", "[I, H], rank r", refresh_codes, _refresh, codes_in_place),
+    KernelLine("fold (stochastic)", "[I, H], rank r", fold_stochastic, _stochastic, codes_in_place),
+    KernelLine("transpose codes", "[I, H]", transpose_codes, _transpose, result_alone),
+    KernelLine("fold (top-k rows)", "k of [I, H], rank r", fold_rows, _topk, codes_in_place),
+    KernelLine("scaled_mm, output", "[T, H] x [I, H]", scaled_mm, _output, result_alone),
+    KernelLine("scaled_mm, grad_input", "[T, I] x [H, I]", scaled_mm, _grad_input, result_alone),
+    KernelLine(
+        "own GEMM, FP32 sums", "[T, H] x [I, H]", gemm_codes, _gemm(half=False), result_alone
+    ),
+    KernelLine(
         "own GEMM, FP16 sums",
         "[T, H] x [I, H]",
         gemm_codes,

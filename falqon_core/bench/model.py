@@ -33,11 +33,11 @@ def random_model(config: LlamaConfig, device: torch.device) -> PreTrainedModel:
     """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16, attn_implementation=attention.NAME
+            config, dtype=torch.bfloat16, attn_implementation=attention.ATTENTION_NAME
         )
     model.to_empty(device=device)
     decoder = model.base_model
-    # its frequencies are computed, not loaded
+    # Rotary frequencies are computed, not loaded.
     decoder.rotary_emb = type(decoder.rotary_emb)(config).to(device)
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
@@ -50,4 +50,5 @@ def random_model(config: LlamaConfig, device: torch.device) -> PreTrainedModel:
 
 
 def dimensions_of(config: LlamaConfig) -> ModelDimensions:
+    """Return the sizes of a Llama's config."""
     return ModelDimensions.from_config(config.to_dict())

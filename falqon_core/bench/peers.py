@@ -14,9 +14,12 @@ from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Microbatch
 from falqon_core.meld.convert import swap_blocks, target_linears
 from falqon_core.meld.init import orthonormal
+from falqon_core.methods.frozen_base import FrozenBaseMethod
 
 
-class PeftLora:
+class PeftLora(FrozenBaseMethod):
+    """LoRA as PEFT computes it."""
+
     def __init__(self, recipe: Recipe, train_a: bool = True) -> None:
         """`recipe` is resolved; `update_rule` and `a_init` play no part."""
         self.recipe = recipe
@@ -24,6 +27,7 @@ class PeftLora:
         self._adapters: dict[str, nn.Parameter] = {}
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
+        """Let PEFT add its branches, and train them alone."""
         from peft import LoraConfig, inject_adapter_in_model
 
         linears = list(target_linears(model, self.recipe.target_modules))
@@ -58,25 +62,15 @@ class PeftLora:
         swap_blocks(model)
 
     def parameters(self) -> dict[str, nn.Parameter]:
+        """Return A and B of every branch, fp32, or B alone with frozen A."""
         return {
             name: value
             for name, value in self._adapters.items()
             if self.train_a or name.endswith("lora_B")
         }
 
-    def relative_rates(self) -> dict[str, float]:
-        """Return nothing: one rate is that of A and B."""
-        return {}
-
-    def maxima(self) -> Tensor | None:
-        """Return None: there are none."""
-        return None
-
-    def after_step(self) -> float:
-        """Do nothing: the branch reads its parameters as they are, and nothing is quantized."""
-        return 0.0
-
     def state(self) -> dict[str, Tensor]:
+        """Return A and B of every branch."""
         return {name: parameter.detach() for name, parameter in self._adapters.items()}
 
 
@@ -120,6 +114,7 @@ class TorchAO(PeftLora):
     """
 
     def change_base(self, model: PreTrainedModel, names: Sequence[str]) -> None:
+        """Convert the linears `names` to torchao's FP8, in place."""
         from torchao.float8 import convert_to_float8_training
 
         chosen = set(names)
@@ -130,5 +125,6 @@ class TorchAO(PeftLora):
         convert_to_float8_training(model, module_filter_fn=is_chosen)
 
     def fuse(self, model: PreTrainedModel) -> None:
+        """Compile every decoder layer."""
         for layer in model.base_model.layers:
             layer.forward = torch.compile(layer.forward)

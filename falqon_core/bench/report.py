@@ -7,23 +7,23 @@ is begun.
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
-from falqon_core.bench.ceilings import Sizes, measure_ceilings
+from falqon_core.bench.ceilings import CeilingSizes, measure_ceilings
 from falqon_core.bench.kernels import Shapes, measure_kernels
 from falqon_core.bench.model import dimensions_of
-from falqon_core.bench.steps import MAX_ROUNDS, Setup, measure_steps
+from falqon_core.bench.steps import MAX_ROUNDS, StepSetup, measure_steps
 from falqon_core.bench.table import Report, bound_seconds
 from falqon_core.bench.timing import Deadline
 from falqon_core.ops.gemm_choice import GemmShape
 from falqon_core.ops.scaled_mm import gemm_for
 
 
-class Limits(NamedTuple):
+@dataclass(frozen=True)
+class TimeLimits:
     """Seconds: of everything, for each ceiling, for each kernel, for each system and workload in a
     round.
     """
@@ -36,25 +36,26 @@ class Limits(NamedTuple):
 
 
 # 30 s of the 8 minutes are for loading and writing
-FULL = Limits(total=450, ceiling=1.0, kernel=0.5, step=8.0, rounds=MAX_ROUNDS)
-QUICK = Limits(total=150, ceiling=0.3, kernel=0.1, step=2.0, rounds=1)
+FULL_LIMITS = TimeLimits(total=450, ceiling=1.0, kernel=0.5, step=8.0, rounds=MAX_ROUNDS)
+QUICK_LIMITS = TimeLimits(total=150, ceiling=0.3, kernel=0.1, step=2.0, rounds=1)
 
 
-class Scale(NamedTuple):
-    """How large everything is."""
+@dataclass(frozen=True)
+class BenchSizes:
+    """Sizes of all measurements."""
 
-    ceilings: Sizes
+    ceilings: CeilingSizes
     kernels: Shapes
-    steps: Setup
+    steps: StepSetup
 
 
-SEVEN_B = Scale(Sizes(), Shapes(), Setup())
+SIZES_7B = BenchSizes(CeilingSizes(), Shapes(), StepSetup())
 
 
 def measure(
-    device: torch.device, scale: Scale, limits: Limits, tell: Callable[[str], None]
+    device: torch.device, scale: BenchSizes, limits: TimeLimits, tell: Callable[[str], None]
 ) -> Report:
-    """`tell` is given a line of progress now and then."""
+    """Measure everything within the limits; `tell` gets lines of progress."""
     start = time.monotonic()
     deadline = Deadline(limits.total)
     tell("ceilings")
@@ -82,7 +83,8 @@ def measure(
     )
 
 
-def in_words(setup: Setup) -> str:
+def in_words(setup: StepSetup) -> str:
+    """Return a sentence on the model and the step."""
     size = dimensions_of(setup.config).num_parameters / 1e9
     return (
         f"A Llama of {size:.2f}B random parameters, all {setup.config.num_hidden_layers} layers; "

@@ -7,8 +7,8 @@ distribution (median 180 tokens, sigma 0.6, cut at the published length), so eve
 system sees the same ones.
 
 Models of 7B do not fit beside each other, so a round makes, measures and frees one system after the
-other, and rounds follow each other while time remains: whatever drifts (heat, clocks) hits all of
-them. Each system gets the fastest of a fixed list of placements that its memory allows: the largest
+other, and rounds follow each other while time remains: drift (heat, clocks) affects all of them.
+Each system gets the fastest of a fixed list of placements that its memory allows: the largest
 microbatch, first without activation checkpointing. Steps are the trainer's own (train/step.py):
 forward, backward, clipping, AdamW, refresh. Peers get our attention and loss, and ours of norms and
 SwiGLU where they are not compiled.
@@ -20,8 +20,7 @@ import gc
 import importlib.util
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
@@ -37,7 +36,7 @@ from falqon_core.bench.timing import Deadline, what_went_wrong
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import is_allocation_failure
 from falqon_core.data.loader import GPU_ROW_MULTIPLE, Microbatch, microbatches
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 from falqon_core.estimate.estimate import training_flops
 from falqon_core.estimate.memory import fit_recipe
 from falqon_core.methods import Trainable
@@ -45,36 +44,38 @@ from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives.supervised import Supervised
 from falqon_core.train.memory import available_bytes, usable_bytes
 from falqon_core.train.optimizer import Optimizer
-from falqon_core.train.step import StepBatch, train_step
-from falqon_core.train.step import StepResult as StepOutcome
+from falqon_core.train.step import StepBatch, StepResult, train_step
 
 LEARNING_RATE = 1e-5
-MEDIAN_LENGTH = 180
-SIGMA = 0.6
-SHORTEST = 8
+MEDIAN_RECORD_TOKENS = 180
+LOG_LENGTH_DEVIATION = 0.6
+SHORTEST_RECORD_TOKENS = 8
 WARM_UP_STEPS = 2
 MIN_STEPS = 2
 MAX_ROUNDS = 5
 MEASURED = "measured"
 
 
-class System(NamedTuple):
+@dataclass(frozen=True)
+class StepSystem:
+    """A system of the table, with the packages that it needs."""
+
     name: str
     packages: tuple[str, ...]
     method: Callable[[Recipe], Trainable]
 
 
-OURS = System("FALQON, anchored (ours)", (), Falqon)
+OUR_SYSTEM = StepSystem("FALQON, anchored (ours)", (), Falqon)
 SYSTEMS = (
-    OURS,
-    System("LoRA, bf16 (PEFT)", ("peft",), PeftLora),
-    System("QLoRA, nf4 (bitsandbytes)", ("peft", "bitsandbytes"), PeftQLora),
-    System("LoRA, FP8 (torchao, compiled)", ("peft", "torchao"), TorchAO),
+    OUR_SYSTEM,
+    StepSystem("LoRA, bf16 (PEFT)", ("peft",), PeftLora),
+    StepSystem("QLoRA, nf4 (bitsandbytes)", ("peft", "bitsandbytes"), PeftQLora),
+    StepSystem("LoRA, FP8 (torchao, compiled)", ("peft", "torchao"), TorchAO),
 )
 
 
-class Setup(NamedTuple):
-    """The published one by default."""
+class StepSetup(NamedTuple):
+    """The model and the step that are measured, the published ones by default."""
 
     config: LlamaConfig = llama_7b()
     rank: int = 64
@@ -83,7 +84,7 @@ class Setup(NamedTuple):
 
     def recipe(self, device: torch.device) -> Recipe:
         """Return the recipe with the base copy that training would choose, or without one where
-        none fits; which A it is changes nothing about speed.
+        none fits; the choice of A changes nothing about speed.
         """
         options = {
             "rank": self.rank,
@@ -102,32 +103,40 @@ class Setup(NamedTuple):
         return recipe.model_copy(update={"base_copy": base_copy})
 
 
-class Workload(NamedTuple):
+@dataclass(frozen=True)
+class Workload:
+    """The records of one step, and their form."""
+
     name: str
-    records: tuple[Sequence, ...]
+    records: tuple[TokenSequence, ...]
     packing: bool
 
     @property
     def num_tokens(self) -> int:
+        """Return the tokens of all records."""
         return sum(len(record) for record in self.records)
 
     @property
     def keys_per_token(self) -> float:
+        """Return the keys that a token attends to on average."""
         return sum(len(record) * (len(record) + 1) / 2 for record in self.records) / self.num_tokens
 
     def microbatches(self, tokens: int) -> list[Microbatch]:
+        """Return the forward passes of at most `tokens` positions."""
         return microbatches(
             self.records, tokens, self.packing, GPU_ROW_MULTIPLE if self.packing else 1
         )
 
 
 class Placement(NamedTuple):
+    """The size of a forward pass, and activation checkpointing on or off."""
+
     microbatch_tokens: int
     checkpointing: bool
 
 
 @dataclass
-class StepResult:
+class StepTimings:
     """One system on one workload. `status` is "measured", or why there are no figures; `seconds` of
     each timed step of all rounds.
 
@@ -149,15 +158,19 @@ class StepResult:
 
     @property
     def median_seconds(self) -> float:
+        """Return the median of all timed steps."""
         return statistics.median(self.seconds)
 
 
-def workloads(setup: Setup) -> tuple[Workload, Workload]:
+def workloads(setup: StepSetup) -> tuple[Workload, Workload]:
+    """Return the workloads: all records of one length, padded; and of log-normal lengths,
+    packed.
+    """
     generator = np.random.Generator(np.random.PCG64(0))
 
-    def record(length: int) -> Sequence:
+    def record(length: int) -> TokenSequence:
         ids = generator.integers(3, setup.config.vocab_size, length, dtype=np.int32)
-        return Sequence(ids, np.ones(length, dtype=bool))
+        return TokenSequence(ids, np.ones(length, dtype=bool))
 
     same = [setup.record_tokens] * setup.num_records
     real = lengths(setup.num_records, setup.record_tokens)
@@ -168,16 +181,19 @@ def workloads(setup: Setup) -> tuple[Workload, Workload]:
 
 
 def lengths(count: int, longest: int) -> list[int]:
-    """`count` quantiles of the log-normal distribution, shortest first."""
+    """Return `count` quantiles of the log-normal distribution, shortest first."""
     normal = statistics.NormalDist()
     quantiles = (
-        MEDIAN_LENGTH * np.exp(SIGMA * normal.inv_cdf((i + 0.5) / count)) for i in range(count)
+        MEDIAN_RECORD_TOKENS * np.exp(LOG_LENGTH_DEVIATION * normal.inv_cdf((i + 0.5) / count))
+        for i in range(count)
     )
-    return [min(longest, max(SHORTEST, round(float(length)))) for length in quantiles]
+    return [min(longest, max(SHORTEST_RECORD_TOKENS, round(float(length)))) for length in quantiles]
 
 
-def placements(setup: Setup) -> list[Placement]:
-    """Return them from the one expected to be fastest to the one that needs least."""
+def placements(setup: StepSetup) -> list[Placement]:
+    """Return the placements, from the one expected to be fastest to the one that needs the least
+    memory.
+    """
     sizes = [setup.num_records * setup.record_tokens]
     while sizes[-1] > setup.record_tokens:
         sizes.append(max(setup.record_tokens, sizes[-1] // 2))
@@ -185,14 +201,14 @@ def placements(setup: Setup) -> list[Placement]:
 
 
 def measure_steps(
-    setup: Setup,
+    setup: StepSetup,
     device: torch.device,
     deadline: Deadline,
     budget_seconds: float,
     tell: Callable[[str], None],
     max_rounds: int = MAX_ROUNDS,
-    systems: Items[System] = SYSTEMS,
-) -> list[StepResult]:
+    systems: Sequence[StepSystem] = SYSTEMS,
+) -> list[StepTimings]:
     """Measure all systems on both workloads, `budget_seconds` each a round; at least one round,
     more while another fits before `deadline`.
     """
@@ -214,7 +230,7 @@ def measure_steps(
             if mine and deadline.left > 0:
                 tell(f"round {round_ + 1}: {system.name}")
                 _measure_system(system, mine, setup, recipe, device, budget_seconds)
-                _free(device)
+                _free_memory(device)
         if deadline.left < before - deadline.left:
             break
     for result in results.values():
@@ -223,31 +239,31 @@ def measure_steps(
     return list(results.values())
 
 
-def _empty(system: System, load: Workload, setup: Setup, recipe: Recipe) -> StepResult:
+def _empty(system: StepSystem, load: Workload, setup: StepSetup, recipe: Recipe) -> StepTimings:
     missing = [name for name in system.packages if importlib.util.find_spec(name) is None]
     flops = training_flops(
         dimensions_of(setup.config), recipe, load.num_tokens, load.keys_per_token
     )
-    result = StepResult(system.name, load.name, load.num_tokens, flops)
+    result = StepTimings(system.name, load.name, load.num_tokens, flops)
     if missing:
         result.status = f"not installed: {', '.join(missing)}"
-    if system is OURS:
+    if system is OUR_SYSTEM:
         result.base_copy = recipe.base_copy
     return result
 
 
 def _measure_system(
-    system: System,
-    mine: Items[tuple[Workload, StepResult]],
-    setup: Setup,
+    system: StepSystem,
+    mine: Sequence[tuple[Workload, StepTimings]],
+    setup: StepSetup,
     recipe: Recipe,
     device: torch.device,
     budget_seconds: float,
 ) -> None:
     """Measure one round of one system, into its results; a failure is written there."""
     try:
-        training = Training(system, setup, recipe, device)
-    # a peer that does not work on this card is a line of the table, not the end of it
+        training = MeasuredTraining(system, setup, recipe, device)
+    # A peer that does not work on this card is a line of the table, not the end of it.
     except Exception as error:
         for _, result in mine:
             result.status = what_went_wrong(error)
@@ -259,10 +275,12 @@ def _measure_system(
             result.status = what_went_wrong(error)
 
 
-class Training:
-    """One model made ready by one method."""
+class MeasuredTraining:
+    """One model prepared by one method."""
 
-    def __init__(self, system: System, setup: Setup, recipe: Recipe, device: torch.device) -> None:
+    def __init__(
+        self, system: StepSystem, setup: StepSetup, recipe: Recipe, device: torch.device
+    ) -> None:
         self.device = device
         self.model = random_model(setup.config, device)
         self.method = system.method(recipe)
@@ -271,7 +289,11 @@ class Training:
         self._forwards = [layer.forward for layer in self.model.base_model.layers]
 
     def measure(
-        self, load: Workload, result: StepResult, choices: Items[Placement], budget_seconds: float
+        self,
+        load: Workload,
+        result: StepTimings,
+        choices: Sequence[Placement],
+        budget_seconds: float,
     ) -> None:
         """Add timed steps to `result`, after some that warm up in the first placement that fits
         (that of the round before, if any).
@@ -285,7 +307,7 @@ class Training:
             torch.cuda.reset_peak_memory_stats(self.device)
         seconds = list(self._timed_steps(load, batches, Deadline(budget_seconds)))
         if chosen != (result.microbatch_tokens, result.checkpointing):
-            result.seconds = []  # those of another placement
+            result.seconds = []  # The earlier seconds were of another placement.
         result.seconds += seconds
         result.rounds += 1
         result.microbatch_tokens, result.checkpointing = chosen
@@ -295,9 +317,11 @@ class Training:
             )
 
     def _place(
-        self, load: Workload, choices: Items[Placement]
+        self, load: Workload, choices: Sequence[Placement]
     ) -> tuple[Placement, list[Microbatch]]:
-        """Warm up in the first of `choices` that memory allows. Raises what the last one raises."""
+        """Warm up in the first of `choices` that memory allows. Raises the error of the last
+        one.
+        """
         for choice in choices:
             self._set_checkpointing(choice.checkpointing)
             batches = load.microbatches(choice.microbatch_tokens)
@@ -309,13 +333,13 @@ class Training:
                     raise
             else:
                 return choice, batches
-            # outside of the handler, whose traceback holds the activations
+            # Outside of the handler, whose traceback holds the activations.
             self.optimizer.zero_grad()
-            _free(self.device)
+            _free_memory(self.device)
         raise AssertionError("there is at least one placement")
 
     def _timed_steps(
-        self, load: Workload, batches: Items[Microbatch], deadline: Deadline
+        self, load: Workload, batches: Sequence[Microbatch], deadline: Deadline
     ) -> Iterator[float]:
         number = 0
         while number < MIN_STEPS or deadline.left > 0:
@@ -327,15 +351,16 @@ class Training:
             number += 1
 
     def step(
-        self, load: Workload, batches: Items[Microbatch], learning_rate: float = LEARNING_RATE
-    ) -> StepOutcome:
+        self, load: Workload, batches: Sequence[Microbatch], learning_rate: float = LEARNING_RATE
+    ) -> StepResult:
+        """Run one optimizer step on the workload."""
         objective = Supervised()
         count = sum(objective.count(microbatch) for microbatch in batches)
         batch = StepBatch(1, batches, count, load.num_tokens)
         return train_step(self.model, self.method, objective, self.optimizer, batch, learning_rate)
 
     def _set_checkpointing(self, on: bool) -> None:
-        """Wrap whatever the method made of a layer's forward, a compiled one included."""
+        """Wrap each layer's forward as the method left it, a compiled one included."""
         for layer, forward in zip(self.model.base_model.layers, self._forwards, strict=True):
             layer.forward = (
                 partial(checkpoint, forward, use_reentrant=False, preserve_rng_state=False)
@@ -348,7 +373,7 @@ class Training:
             torch.cuda.synchronize(self.device)
 
 
-def _free(device: torch.device) -> None:
+def _free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

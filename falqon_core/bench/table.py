@@ -1,5 +1,5 @@
-"""What was measured, as Markdown: rates, shares of the ceilings and of the bound, and the peers
-that are not there.
+"""The measurements as Markdown: rates, shares of the ceilings and of the bound, and the peers that
+are missing.
 
 All arithmetic from seconds to figures is here. No figure is without its unit
 in the head of the column.
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from falqon_core.bench.ceilings import Ceilings
 from falqon_core.bench.kernels import KernelResult, Shapes
-from falqon_core.bench.steps import MEASURED, OURS, StepResult
+from falqon_core.bench.steps import MEASURED, OUR_SYSTEM, StepTimings
 
 GIB = 2**30
 
@@ -26,15 +26,16 @@ class Report:
     shapes: Shapes
     kernels: list[KernelResult]
     model: str
-    steps: list[StepResult]
+    steps: list[StepTimings]
     seconds: float
 
 
 def markdown(report: Report) -> str:
+    """Return the whole report as Markdown."""
     return "\n".join([*_head(report), "", *_kernels(report), "", *_steps(report)]) + "\n"
 
 
-def bound_seconds(result: StepResult, ceilings: Ceilings) -> float:
+def bound_seconds(result: StepTimings, ceilings: Ceilings) -> float:
     """Return the seconds of a step whose operations all ran at the measured FP8 ceiling (bf16 where
     there is no FP8); method.md section 4.
     """
@@ -128,7 +129,7 @@ def _steps(report: Report) -> Iterable[str]:
             (
                 result.median_seconds
                 for result in results
-                if result.system == OURS.name and result.status == MEASURED
+                if result.system == OUR_SYSTEM.name and result.status == MEASURED
             ),
             None,
         )
@@ -150,7 +151,7 @@ def _steps(report: Report) -> Iterable[str]:
         yield from _table(head, [_step_row(result, bound, ours) for result in results])
 
 
-def _step_row(result: StepResult, bound: float, ours: float | None) -> Sequence[str]:
+def _step_row(result: StepTimings, bound: float, ours: float | None) -> Sequence[str]:
     name = result.system + (f", base copy {result.base_copy}" if result.base_copy else "")
     if result.status != MEASURED:
         return name, result.status

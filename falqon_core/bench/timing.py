@@ -1,4 +1,4 @@
-"""How long a call takes on a device, and what is left of a time limit.
+"""The time of a call on a device, and the rest of a time limit.
 
 On a GPU by CUDA events around each call, with the L2 cache emptied in between (Triton's own
 benchmark function), so that a kernel reads from memory as it does within a training step. What is
@@ -39,6 +39,8 @@ def median_seconds(
 
 
 class Deadline:
+    """A time limit that has begun."""
+
     def __init__(self, seconds: float) -> None:
         """Set the deadline this many seconds from now."""
         self._end = time.monotonic() + seconds

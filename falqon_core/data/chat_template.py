@@ -4,7 +4,7 @@ A turn is trained as it would be served: its prompt is what the tokenizer's own 
 the messages before it with `add_generation_prompt`, and its target is what the template adds when
 the turn ends the chat, up to and with its end-of-turn token. Where a turn stays as it is once later
 turns follow, one text holds them all; where the template rewrites it (Qwen3 drops its thinking),
-each such turn has a text of its own. A template is a stranger's program: transformers runs it in
+each such turn has a text of its own. A template is an external program: transformers runs it in
 Jinja's immutable sandbox, and here its time, memory and output are bounded. Two renderings a
 learned turn go by the square of their number: turns past the tokens that are kept are not looked
 for, and the others have a limit. `{% generation %}` marks are not read: they may begin or end
@@ -22,7 +22,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from falqon_core.contract.errors import DatasetError, ModelError
 from falqon_core.data.content_parts import content_for
-from falqon_core.data.resource_limits import OutOfBounds, bounded
+from falqon_core.data.resource_limits import OutOfBounds, run_bounded
 from falqon_core.data.template_message import reasoning_field, template_message
 from falqon_core.data.turn_end import control_tokens, end_before_prompt, end_token
 from falqon_core.records.shapes import (
@@ -32,13 +32,13 @@ from falqon_core.records.shapes import (
     SupervisedRecord,
 )
 
-# of one record, all its texts together; its line in the file has at most a quarter of that
+# All texts of one record together; its line in the file has at most a quarter of that.
 MAX_RENDERED_CHARACTERS = 32 * 2**20
 MAX_REASON_CHARACTERS = 300
 MAX_EXCERPT_CHARACTERS = 40
-# of one chat, to find its turns: up to message 2,000, about two seconds
+# Messages rendered for one chat, to find its turns: up to message 2,000, about two seconds.
 MAX_RENDERED_MESSAGES = 2_000_000
-# of one chat, whose template rewrites turns; they share an optimizer step
+# Sequences of one chat whose template rewrites turns; they share an optimizer step.
 MAX_SEQUENCES = 256
 Span = tuple[int, int]
 DroppedField = Literal["tool_calls", "tools", "reasoning"]
@@ -84,16 +84,16 @@ def _plain(text: str, spans: list[Span]) -> Rendered:
 
 
 def check_template(template: str) -> None:
-    """Raise `ModelError` for a chat template that is no Jinja; it is read once and remembered, and
+    """Raise `ModelError` for a chat template that is no Jinja; it is parsed once and cached, and
     nothing is rendered.
     """
     try:
-        bounded(lambda: render_jinja_template([], chat_template=template))
+        run_bounded(lambda: render_jinja_template([], chat_template=template))
     except TemplateSyntaxError as error:
         raise ModelError(
             f"the model's chat template is no Jinja, line {error.lineno}: {_reason(error)}", "model"
         ) from None
-    except Exception as error:  # anything may go wrong in reading a stranger's program
+    except Exception as error:  # Any error may come from reading an external program.
         raise ModelError(
             f"the model's chat template cannot be read: {_reason(error)}", "model"
         ) from None
@@ -147,7 +147,9 @@ class RenderedChat:
 
     @cached_property
     def always_prompts(self) -> bool:
-        """Whether the template writes a generation prompt behind every chat, asked for or not."""
+        """True where the template writes a generation prompt behind every chat, requested or
+        not.
+        """
         question = [self._question()]
         try:
             return self._render(question, None) == self._render(question, None, True)
@@ -168,8 +170,8 @@ class RenderedChat:
         return tuple(fields)
 
     def _drops_reasoning(self, text: str, learned: list[int]) -> bool:
-        """Return whether reasoning is written nowhere: templates leave out that of earlier turns,
-        and write it where the turn ends the chat.
+        """Check that no reasoning is written: templates leave out that of earlier turns, and write
+        it where the turn ends the chat.
         """
         field = self.reasoning_field
         if not self._writes_without(field, text):
@@ -183,7 +185,7 @@ class RenderedChat:
         )
 
     def _writes_without(self, field: str, text: str) -> bool:
-        """Return whether messages have the field and the template writes the same without it."""
+        """Check that messages have the field and the template writes the same without it."""
         if not any(field in message for message in self.messages):
             return False
         return self._writes(text, _without(self.messages, field), self.tools)
@@ -191,7 +193,7 @@ class RenderedChat:
     def _writes(
         self, text: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None
     ) -> bool:
-        """Return whether the template takes them and makes just this text of them."""
+        """Check that the template accepts the messages and renders exactly this text."""
         try:
             return self._render(messages, tools) == text
         except (DatasetError, ModelError):
@@ -205,7 +207,7 @@ class RenderedChat:
         **variables: bool,
     ) -> str:
         try:
-            (text,), _ = bounded(
+            (text,), _ = run_bounded(
                 lambda: render_jinja_template(
                     [messages],
                     tools=tools,
@@ -218,7 +220,7 @@ class RenderedChat:
             raise ModelError(
                 f"the model's chat template {error} for one record, so it is not used", "model"
             ) from None
-        except Exception as error:  # the template's own, which may be any
+        except Exception as error:  # A template may raise any error.
             what = "refuses the messages" if messages else "cannot begin with an assistant message"
             raise DatasetError(
                 f"the model's chat template {what}: {_reason(error)}", "training_file"
@@ -232,8 +234,8 @@ class RenderedChat:
         return str(text)
 
     def find_learned(self, indices: Iterable[int], text: str, last_start: int) -> list[LearnedText]:
-        """Return what is read and learned of these assistant messages, in their order, as far as
-        they start in `text`, that of the whole chat, at `last_start` or before.
+        """Return the texts and learned ranges of these assistant messages, in their order, as far
+        as they start in `text`, that of the whole chat, at `last_start` or before.
         """
         parts: list[LearnedText] = []
         num_rendered = 0
@@ -246,7 +248,7 @@ class RenderedChat:
             _extend(parts, self._turn(index, prompt, text))
             num_rendered += 2 * index + 1
             self._check_limits(index, parts, num_rendered)
-        if is_cut or text.startswith(_up_to_end(parts[-1])):  # what follows is cut, or not learned
+        if is_cut or text.startswith(_up_to_end(parts[-1])):  # The rest is cut, or not learned.
             _extend(parts, LearnedText(text, []))
         return parts
 
@@ -261,9 +263,9 @@ class RenderedChat:
         return LearnedText(text, [(len(prompt), self._turn_end(index, len(prompt), text))])
 
     def _answer(self, index: int, prompt: str, text: str) -> str:
-        """Return what `text` writes of the turn behind its header, where the template rewrites the
-        history because of the turn (Qwen3, when an assistant speaks twice; Mistral, which writes
-        the system message into a question that ends the chat).
+        """Return the turn in `text` behind its header, where the template rewrites the history
+        because of the turn (Qwen3, when an assistant speaks twice; Mistral, which writes the system
+        message into a question that ends the chat).
         """
         header, role = self._header(index, prompt)
         roles = [message["role"] for message in self.messages[: index + 1]]
@@ -272,8 +274,8 @@ class RenderedChat:
         return text[text.rindex(header) + len(header) :]
 
     def _header(self, index: int, prompt: str) -> tuple[str, str]:
-        """Return what stands before the answer, and the role of the messages that it comes with:
-        the generation prompt, or where a template has none, what closes the question.
+        """Return the text before the answer, and the role of the messages that it comes with: the
+        generation prompt, or where a template has none, the end of the question.
         """
         header = prompt.removeprefix(self.render(index)) if index else prompt
         if header:
@@ -285,7 +287,7 @@ class RenderedChat:
         return prompt.rpartition(content)[2], question["role"]
 
     def _turn_end(self, index: int, start: int, text: str) -> int:
-        """Return where the turn ends: trailing white space is no target, since serving stops at the
+        """Return the end of the turn: trailing white space is no target, since serving stops at the
         token before it, nor is a token that the template writes only at the end of a chat.
         """
         if self.always_prompts:
@@ -299,7 +301,7 @@ class RenderedChat:
             try:
                 more = [*self.messages[: index + 1], self._question()]
                 longer = self._render(more, self.tools)
-            except DatasetError:  # no user may follow here
+            except DatasetError:  # No user message may follow here.
                 longer = text
             if longer.startswith(text[:start] + shorter) and not longer.startswith(
                 text[:start] + turn

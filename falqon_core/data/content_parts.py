@@ -1,4 +1,4 @@
-"""How a chat template takes the content of a message: as servers give it.
+"""The form of a message's content that a chat template accepts, as servers pass it.
 
 vLLM gives text parts to a template that loops over them, and else their texts joined by line
 breaks. Whether a template does is found by trying, once for each role: one that takes a string
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from falqon_core.data.resource_limits import bounded
+from falqon_core.data.resource_limits import run_bounded
 
 Role = Literal["system", "user", "assistant", "tool"]
 _FIRST, _SECOND = "first-probe", "second-probe"
@@ -29,7 +29,7 @@ def content_for(template: str, role: Role, texts: Sequence[str]) -> str | list[d
 
 @lru_cache(maxsize=256)
 def _writes(template: str, role: Role, *probes: str) -> bool:
-    """Return whether the template writes one text as a string, or several as parts."""
+    """Check that the template writes one text as a string, or several as parts."""
     content: Any = [_part(probe) for probe in probes] if len(probes) > 1 else probes[0]
     question: Any = [_part("?")] if len(probes) > 1 else "?"
     message = {"role": role, "content": content}
@@ -37,8 +37,8 @@ def _writes(template: str, role: Role, *probes: str) -> bool:
     if role == "system":
         messages.append(_question(question))
     try:
-        (text,), _ = bounded(lambda: render_jinja_template([messages], chat_template=template))
-    except Exception:  # the template's own way to say that it does not take this
+        (text,), _ = run_bounded(lambda: render_jinja_template([messages], chat_template=template))
+    except Exception:  # A template refuses so in its own way.
         return False
     is_spelled_out = "'type'" in text or '"type"' in text
     return all(probe in text for probe in probes) and not is_spelled_out

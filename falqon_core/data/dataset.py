@@ -1,4 +1,5 @@
-"""A JSONL file becomes a `Dataset`: every record tokenized once, what was cut or left out counted.
+"""Data sets from JSONL files: every record is tokenized once, and cut or omitted records are
+counted.
 
 Records are tokenized in batches because the tokenizer works them off in parallel. `encode_file`
 streams them, `load_dataset` keeps everything in memory, five bytes a token. A record that cannot be
@@ -9,8 +10,7 @@ pair of which either answer is cut away whole, or whose halves no longer differ,
 text becomes several sequences. A file must fit in memory.
 """
 
-from collections.abc import Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -24,7 +24,7 @@ from falqon_core.contract.errors import DatasetError
 from falqon_core.contract.inspection import DataWarning
 from falqon_core.data.chat_template import Rendered, render
 from falqon_core.data.pieces import split_text
-from falqon_core.data.sequences import Encoder, Item, Pair, Sequence, SequenceGroup, Tokens
+from falqon_core.data.sequences import Encoder, Item, Pair, SequenceGroup, Tokens, TokenSequence
 from falqon_core.data.warnings import WarningCounts
 from falqon_core.records.file_check import MixedShapes, read_records, too_many_bad
 from falqon_core.records.jsonl import BadRecord, lines_of_file
@@ -42,14 +42,14 @@ BATCH_SIZE = 512
 
 @dataclass(frozen=True)
 class Dataset:
-    """One kind of record. `record_numbers` int64 [N] tells, ascending, of which record a sequence
-    is; `truncated` bool [N] tells which were cut; records whose targets were all cut away are only
-    counted.
+    """One kind of record. `record_numbers` int64 [N], ascending: the record of each sequence;
+    `truncated` bool [N]: True for those that were cut; records whose targets were all cut off are
+    only counted.
 
-    So are bad records that were tolerated; `first_bad` says what is wrong with the first.
+    So are bad records that were tolerated; `first_bad` is the error of the first.
     """
 
-    sequences: Items[Item]
+    sequences: Sequence[Item]
     record_numbers: np.ndarray
     truncated: np.ndarray
     num_without_targets: int = 0
@@ -59,27 +59,31 @@ class Dataset:
 
     @property
     def num_records(self) -> int:
+        """Return the number of records that the sequences are of."""
         return len(np.unique(self.record_numbers))
 
     @property
     def num_truncated(self) -> int:
+        """Return the number of sequences that were cut."""
         return int(self.truncated.sum())
 
     @property
     def num_tokens(self) -> int:
+        """Return the number of tokens of all sequences."""
         return sum(len(sequence) for sequence in self.sequences)
 
     @property
     def largest_token_id(self) -> int:
+        """Return the largest token id, 0 for an empty data set."""
         return max((sequence.largest_token_id for sequence in self.sequences), default=0)
 
     def split(self, fraction: float, seed: int) -> tuple["Dataset", "Dataset"]:
-        """(train, held out): `round(fraction * N)` records held out, at least one when `fraction` >
-        0; both keep the file's order.
+        """Return (train, held out): `round(fraction * N)` records held out, at least one when
+        `fraction` > 0; both keep the file's order.
         """
         numbers = np.unique(self.record_numbers)
         held_out = np.isin(
-            self.record_numbers, numbers[held_out_places(len(numbers), fraction, seed)]
+            self.record_numbers, numbers[choose_held_out(len(numbers), fraction, seed)]
         )
         train = replace(
             self._subset(~held_out),
@@ -97,10 +101,10 @@ class Dataset:
         )
 
 
-def held_out_places(count: int, fraction: float, seed: int) -> np.ndarray:
-    """Return which of the records that have something to learn are held out, in no order.
+def choose_held_out(count: int, fraction: float, seed: int) -> np.ndarray:
+    """Return the indices, in no order, of the held-out records among those that have targets.
 
-    Raises `DatasetError`.
+    Raises `DatasetError` where there are too few records.
     """
     num_held_out = max(1, round(fraction * count)) if fraction > 0 else 0
     if num_held_out >= count:
@@ -125,14 +129,14 @@ def with_reference(dataset: Dataset, reference: np.ndarray) -> Dataset:
 
 
 class Encoded(NamedTuple):
-    """A record and what is trained of it: several items of a long text. `lengths`: the tokens of
-    each sequence before cutting and splitting; `num_cut` counts the tokens that are cut away, or
-    left out because nothing is learned of them.
+    """A record and its items: several of a long text. `lengths`: the tokens of each sequence before
+    cutting and splitting; `num_cut` counts the tokens that are cut away, or left out because
+    nothing is learned of them.
     """
 
     line: int
     record: Record
-    items: Items[Item]
+    items: Sequence[Item]
     lengths: list[int]
     num_cut: int
     rendered: list[Rendered]
@@ -149,10 +153,10 @@ def load_dataset(
 ) -> Dataset:
     """Read, check and tokenize a file of records. `text_overlap_tokens`: None cuts long texts.
 
-    Raises `DatasetError` naming the line for a bad record (when more than `max_bad_fraction` of
-    them are) and when no record has anything to learn; `ModelError` when the tokenizer lacks what
-    the records need. `param` names the input to blame, `objective` what they are to train with
-    (None: whatever suits the first).
+    Raises `DatasetError` where a record is bad (with its line, when more than `max_bad_fraction` of
+    them are) or none has anything to learn; `ModelError` where the tokenizer lacks a token that the
+    records need. `param` names the input in errors, `objective` the one that they train (None: the
+    one that suits the first).
     """
     sequences: list[Item] = []
     record_numbers: list[int] = []
@@ -206,12 +210,12 @@ def encode_file(
     of another kind than the first or than `objective` takes, `ModelError` when the tokenizer lacks
     what the records need.
     """
-    records = _numbered_records(path, param, objective)
+    records = _number_records(path, param, objective)
     while batch := list(islice(records, BATCH_SIZE)):
         yield from _encode_batch(batch, encoder, param)
 
 
-def _numbered_records(
+def _number_records(
     path: Path, param: str, objective: ObjectiveName | None
 ) -> Iterator[tuple[int, Record | DatasetError]]:
     try:
@@ -234,7 +238,7 @@ def _encode_batch(
     batch: list[tuple[int, Record | DatasetError]], encoder: Encoder, param: str
 ) -> Iterator[Encoded | DatasetError]:
     rendered = [
-        (number, record, _rendered(number, record, encoder, param)) for number, record in batch
+        (number, record, _render_record(number, record, encoder, param)) for number, record in batch
     ]
     tokenized = encoder.tokenize(
         [
@@ -253,12 +257,12 @@ def _encode_batch(
             continue
         tokens = [next(tokenized) for _ in texts]
         try:
-            yield _encoded(number, record, texts, tokens, encoder)
+            yield _encode_record(number, record, texts, tokens, encoder)
         except DatasetError as error:
-            yield _blamed(number, error, param)
+            yield _name_line(number, error, param)
 
 
-def _encoded(
+def _encode_record(
     line: int, record: Record, texts: list[Rendered], tokens: list[Tokens], encoder: Encoder
 ) -> Encoded:
     if isinstance(record, TextRecord) and encoder.text_overlap_tokens is not None:
@@ -273,17 +277,17 @@ def _encoded(
     return Encoded(line, record, [item], lengths, sum(lengths) - len(item), texts)
 
 
-def _item(encoded: list[Sequence | SequenceGroup]) -> Item:
-    """Return what becomes of a record; of two encoded answers a pair."""
+def _item(encoded: list[TokenSequence | SequenceGroup]) -> Item:
+    """Return the item of a record; of two encoded answers a pair."""
     match encoded:
-        case [Sequence() as chosen, Sequence() as rejected]:
+        case [TokenSequence() as chosen, TokenSequence() as rejected]:
             return Pair(chosen, rejected)
         case [item]:
             return item
     raise AssertionError("one turn of an answer is learned, and it is the last")
 
 
-def _rendered(
+def _render_record(
     line: int, record: Record | DatasetError, encoder: Encoder, param: str
 ) -> list[Rendered] | DatasetError:
     if isinstance(record, DatasetError):
@@ -292,8 +296,8 @@ def _rendered(
     try:
         return [render(chat, encoder.tokenizer) for chat in chats]
     except DatasetError as error:
-        return _blamed(line, error, param)
+        return _name_line(line, error, param)
 
 
-def _blamed(line: int, error: DatasetError, param: str) -> DatasetError:
+def _name_line(line: int, error: DatasetError, param: str) -> DatasetError:
     return DatasetError(f"line {line}: {error}", param)

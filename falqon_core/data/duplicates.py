@@ -7,8 +7,8 @@ of which each keeps its smallest (an empty one borrows from the next). Two recor
 with the probability of their Jaccard similarity, so the share of buckets in which they agree
 estimates it. Candidates are records that agree in all buckets of one of the bands; each is compared
 with the first of its band's group only, which keeps the work linear. Memory: 144 bytes a record.
-Similarity beyond the first `MAX_CHARACTERS` of a record and among records past `MAX_COMPARED` is
-not seen.
+Similarity beyond the first `MAX_CHARACTERS` of a record and among records past
+`MAX_COMPARED_RECORDS` is not seen.
 """
 
 import hashlib
@@ -29,12 +29,12 @@ from falqon_core.records.shapes import (
 NEAR_THRESHOLD = 0.8
 PIECE_CHARACTERS = 8
 MAX_CHARACTERS = 100_000
-MAX_COMPARED = 500_000
+MAX_COMPARED_RECORDS = 500_000
 MAX_EXAMPLES = 20
 BUCKET_BITS = 6
 SIGNATURE_SIZE = 2**BUCKET_BITS
 BAND_SIZE = 4  # 16 bands of 4: a pair of similarity 0.8 meets in one with probability 0.9998
-COMPARED_AT_ONCE = 65_536
+PAIRS_PER_BLOCK = 65_536
 
 _POWERS = np.array(
     [pow(0x9E3779B97F4A7C15, power, 2**64) for power in range(PIECE_CHARACTERS)], dtype=np.uint64
@@ -43,7 +43,7 @@ _BOUNDS = np.arange(SIGNATURE_SIZE, dtype=np.uint64) << np.uint64(64 - BUCKET_BI
 
 
 class Fingerprints:
-    """What is kept of the records of one file."""
+    """Fingerprints of the records of one file."""
 
     def __init__(self) -> None:
         self._lines = array("Q")
@@ -51,28 +51,35 @@ class Fingerprints:
         self._signatures = bytearray()
 
     def add(self, line: int, record: Record) -> None:
+        """Add a record of the given line."""
         self._lines.append(line)
         digest = hashlib.blake2b(
             record.model_dump_json(exclude_none=True).encode(), digest_size=8
         ).digest()
         self._hashes.append(int.from_bytes(digest, "little"))
-        if len(self._lines) <= MAX_COMPARED:
+        if len(self._lines) <= MAX_COMPARED_RECORDS:
             self._signatures += signature(_content_of(record)).tobytes()
 
     @property
     def lines(self) -> np.ndarray:
+        """Return the line of each record, uint64 [N]."""
         return np.array(self._lines, dtype=np.uint64)
 
     @property
     def hashes(self) -> np.ndarray:
+        """Return a hash of each record, uint64 [N]."""
         return np.array(self._hashes, dtype=np.uint64)
 
     @property
     def signatures(self) -> np.ndarray:
+        """Return the MinHash signatures of the first `MAX_COMPARED_RECORDS` records, uint16 [M,
+        SIGNATURE_SIZE].
+        """
         return np.frombuffer(bytes(self._signatures), dtype=np.uint16).reshape(-1, SIGNATURE_SIZE)
 
 
 def duplicates(prints: Fingerprints) -> Duplicates:
+    """Return the exact copies and the near copies within one file."""
     first = _first_with_hash(prints.hashes)
     copied = np.where(first < np.arange(len(first)), first, -1)
     near, similarity = most_similar(prints.signatures)
@@ -86,6 +93,7 @@ def duplicates(prints: Fingerprints) -> Duplicates:
 
 
 def leakage(training: Fingerprints, validation: Fingerprints) -> Leakage:
+    """Return the validation records that are copies, or near copies, of training records."""
     num_training = len(training.lines)
     num_compared = len(training.signatures)
     first = _first_with_hash(np.concatenate([training.hashes, validation.hashes]))[num_training:]
@@ -108,7 +116,7 @@ def signature(text: str) -> np.ndarray:
     text = " ".join(text[:MAX_CHARACTERS].lower().split()).ljust(PIECE_CHARACTERS)
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
     count = len(codes) - PIECE_CHARACTERS + 1
-    pieces = _mixed(
+    pieces = _mix(
         np.lib.stride_tricks.sliding_window_view(codes, PIECE_CHARACTERS)[:count] @ _POWERS
     )
     pieces.sort()
@@ -117,13 +125,13 @@ def signature(text: str) -> np.ndarray:
     where = np.flatnonzero(filled)
     nearest = where[np.searchsorted(where, np.arange(SIGNATURE_SIZE)) % len(where)]
     distance = (nearest - np.arange(SIGNATURE_SIZE)) % SIGNATURE_SIZE
-    return _mixed(pieces[starts[nearest]] + distance.astype(np.uint64)).astype(np.uint16)
+    return _mix(pieces[starts[nearest]] + distance.astype(np.uint64)).astype(np.uint16)
 
 
 def most_similar(
     signatures: np.ndarray, num_references: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return per record the index of an earlier one that is alike (-1: none), and how much.
+    """Return, per record, the index of an earlier similar one (-1: none), and the similarity.
 
     With `num_references`, only the first so many count as earlier, and only for those after them.
     """
@@ -159,7 +167,7 @@ def _candidates(signatures: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray
         begins = np.append(True, keys[order[1:]] != keys[order[:-1]])[: len(order)]
         firsts = order[np.maximum.accumulate(np.where(begins, np.arange(len(order)), 0))]
         members = np.flatnonzero(~begins)
-        for chunk in np.array_split(members, len(members) // COMPARED_AT_ONCE + 1):
+        for chunk in np.array_split(members, len(members) // PAIRS_PER_BLOCK + 1):
             yield order[chunk], firsts[chunk]
 
 
@@ -197,7 +205,7 @@ def _content_of(record: Record) -> str:
             )
 
 
-def _mixed(hashes: np.ndarray) -> np.ndarray:
+def _mix(hashes: np.ndarray) -> np.ndarray:
     """splitmix64's finalizer: every bit of the result depends on every bit."""
     hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -7,7 +7,7 @@ be fuller, but packing would decide what a step is.
 """
 
 import math
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -38,7 +38,7 @@ class Loader:
 
     def __init__(
         self,
-        sequences: Items[Item],
+        sequences: Sequence[Item],
         batch_size: int,
         microbatch_tokens: int,
         packing: bool,
@@ -58,13 +58,14 @@ class Loader:
 
     @property
     def epoch(self) -> float:
+        """Return the epochs done so far, with fractions."""
         return self._epoch + self._step / self.steps_per_epoch
 
     def next_step(self) -> list[Microbatch]:
         """Return the microbatches of the next optimizer step."""
         return self.microbatches(self.next_records())
 
-    def microbatches(self, records: Items[Item]) -> list[Microbatch]:
+    def microbatches(self, records: Sequence[Item]) -> list[Microbatch]:
         """`records` of one step as this loader's settings cut them."""
         return microbatches(records, self._microbatch_tokens, self._packing, self._multiple_of)
 
@@ -79,6 +80,7 @@ class Loader:
         return chosen
 
     def state_dict(self) -> dict[str, int]:
+        """Return the position: epoch, and step within it."""
         return {"epoch": self._epoch, "step": self._step}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

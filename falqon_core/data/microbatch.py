@@ -1,28 +1,25 @@
-"""Sequences become the tensors of forward passes: packed end to end in one row, or padded to one
+"""Tensors of forward passes, made of sequences: packed end to end in one row, or padded to one
 length.
 
 Labels are shifted here, once: `labels[b, t]` is the token that position t must predict, -100 where
 there is no loss, so the model never predicts across records. Packed rows carry `cu_seqlens` and
-positions that restart per record, which is what keeps attention inside a record. Packed rows can be
-filled up to a multiple of some length, so that kernels on GPUs see sizes they like; what
-fills is a segment of its own without labels. The halves of a pair stand one after the other in one
-microbatch, chosen first, so that their loss can be computed there; other sequences of one record
-may be in several. Padded batches (`packing=False`)
-are not filled up, and a pair's prompt is read twice.
+positions that restart per record, which keep attention inside a record. Packed rows can be filled
+up to a multiple of some length, so that kernels on GPUs get aligned sizes; the filling is a segment
+of its own without labels. The halves of a pair stand one after the other in one microbatch, chosen
+first, so that their loss can be computed there; other sequences of one record may be in several.
+Padded batches (`packing=False`) are not filled up, and a pair's prompt is read twice.
 """
 
-from collections.abc import Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from falqon_core.data.packing import pack
-from falqon_core.data.sequences import Item, Pair, Sequence, SequenceGroup, sequences_of
+from falqon_core.data.sequences import Item, Pair, SequenceGroup, TokenSequence, sequences_of
 
-IGNORED = -100
+IGNORED_LABEL = -100
 
 
 @dataclass(frozen=True)
@@ -32,8 +29,8 @@ class Microbatch:
 
     Packed: B = 1, `cu_seqlens` holds the n+1 boundaries of n segments, `attention_mask` is None. A
     last segment may be filling, with all its positions 0. Padded: `attention_mask` is True on real
-    tokens (padding on the right), `cu_seqlens` is None. Where the labels are is known here, on the
-    CPU; a GPU that is asked for it would have to be waited for.
+    tokens (padding on the right), `cu_seqlens` is None. The positions of labels are computed here,
+    on the CPU: reading them from a GPU would wait for it.
     """
 
     input_ids: torch.Tensor  # int64 [B, T]
@@ -49,6 +46,7 @@ class Microbatch:
 
     @property
     def num_labels(self) -> int:
+        """Return the number of positions with loss."""
         return sum(self.label_counts)
 
     @property
@@ -58,7 +56,7 @@ class Microbatch:
 
     def to(self, device: torch.device) -> "Microbatch":
         """Return the same with every tensor on `device`; copies to a GPU are from pinned memory, so
-        that nobody waits for them.
+        that the program does not wait for them.
         """
         tensors = {
             field.name: value
@@ -79,9 +77,10 @@ class Microbatch:
         return int(self.cu_seqlens.diff().max())
 
 
-class MicrobatchPlan(NamedTuple):
-    """What shares each forward pass. The tensors of one, 24 bytes a token, are made when it is
-    asked for.
+@dataclass(frozen=True)
+class MicrobatchPlan:
+    """The sequences that share each forward pass. Its tensors, 24 bytes a token, are made on
+    demand.
     """
 
     groups: list[list[Item]]
@@ -89,11 +88,12 @@ class MicrobatchPlan(NamedTuple):
     multiple_of: int
 
     def microbatch(self, index: int) -> Microbatch:
+        """Return forward pass `index` as tensors on the CPU."""
         return collate(self.groups[index], self.packing, self.multiple_of)
 
 
 def plan_microbatches(
-    items: Items[Item],
+    items: Sequence[Item],
     microbatch_tokens: int,
     packing: bool,
     multiple_of: int = 1,
@@ -111,7 +111,7 @@ def plan_microbatches(
 
 
 def microbatches(
-    items: Items[Item],
+    items: Sequence[Item],
     microbatch_tokens: int,
     packing: bool,
     multiple_of: int = 1,
@@ -122,11 +122,11 @@ def microbatches(
 
 
 def _parts(item: Item) -> tuple[Item, ...]:
-    """Return what may stand in different forward passes: the halves of a pair may not."""
+    """Return the parts that may stand in different forward passes: the halves of a pair may not."""
     return item.sequences if isinstance(item, SequenceGroup) else (item,)
 
 
-def groups(items: Items[Item], microbatch_tokens: int, packing: bool) -> list[list[int]]:
+def groups(items: Sequence[Item], microbatch_tokens: int, packing: bool) -> list[list[int]]:
     """Decide which `items` (by index) share a forward pass."""
     if packing:
         return pack([len(item) for item in items], microbatch_tokens)
@@ -135,7 +135,7 @@ def groups(items: Items[Item], microbatch_tokens: int, packing: bool) -> list[li
     return list(_rectangles(lengths, microbatch_tokens // rows))
 
 
-def collate(items: Items[Item], packing: bool, multiple_of: int = 1) -> Microbatch:
+def collate(items: Sequence[Item], packing: bool, multiple_of: int = 1) -> Microbatch:
     """Make one forward pass of `items`; `multiple_of` as in `microbatches`."""
     sequences = [sequence for item in items for sequence in sequences_of(item)]
     references = [
@@ -143,28 +143,30 @@ def collate(items: Items[Item], packing: bool, multiple_of: int = 1) -> Microbat
     ]
     reference = torch.tensor(references, dtype=torch.float32) if references else None
     if packing:
-        return _packed(sequences, reference, multiple_of)
-    return _padded(sequences, reference)
+        return _pack(sequences, reference, multiple_of)
+    return _pad(sequences, reference)
 
 
-def _shifted_labels(sequence: Sequence) -> np.ndarray:
-    labels = np.full(len(sequence), IGNORED, dtype=np.int64)
-    labels[:-1] = np.where(sequence.loss_mask[1:], sequence.input_ids[1:], IGNORED)
+def _shift_labels(sequence: TokenSequence) -> np.ndarray:
+    labels = np.full(len(sequence), IGNORED_LABEL, dtype=np.int64)
+    # Position t predicts token t + 1; the last position predicts nothing.
+    labels[:-1] = np.where(sequence.loss_mask[1:], sequence.input_ids[1:], IGNORED_LABEL)
     return labels
 
 
 def _label_positions(labels: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.flatnonzero(labels != IGNORED))
+    return torch.from_numpy(np.flatnonzero(labels != IGNORED_LABEL))
 
 
-def _packed(
-    sequences: list[Sequence], reference: torch.Tensor | None, multiple_of: int
+def _pack(
+    sequences: list[TokenSequence], reference: torch.Tensor | None, multiple_of: int
 ) -> Microbatch:
     lengths = [len(sequence) for sequence in sequences]
     filling = -sum(lengths) % multiple_of
+    # Filling tokens restart positions at 0 and are a segment of their own in `cu_seqlens`.
     nothing = np.zeros(filling, dtype=np.int64)
-    labels = [_shifted_labels(sequence) for sequence in sequences]
-    row = np.concatenate([*labels, np.full(filling, IGNORED)])
+    labels = [_shift_labels(sequence) for sequence in sequences]
+    row = np.concatenate([*labels, np.full(filling, IGNORED_LABEL)])
     return Microbatch(
         input_ids=_row(np.concatenate([*(sequence.input_ids for sequence in sequences), nothing])),
         position_ids=_row(np.concatenate([*(np.arange(length) for length in lengths), nothing])),
@@ -175,22 +177,22 @@ def _packed(
         ),
         attention_mask=None,
         num_tokens=sum(lengths),
-        label_counts=tuple(int((row != IGNORED).sum()) for row in labels),
+        label_counts=tuple(int((row != IGNORED_LABEL).sum()) for row in labels),
         reference=reference,
     )
 
 
-def _padded(sequences: list[Sequence], reference: torch.Tensor | None) -> Microbatch:
+def _pad(sequences: list[TokenSequence], reference: torch.Tensor | None) -> Microbatch:
     shape = len(sequences), max(len(sequence) for sequence in sequences)
     input_ids = np.zeros(shape, dtype=np.int64)
     position_ids = np.zeros(shape, dtype=np.int64)
-    labels = np.full(shape, IGNORED, dtype=np.int64)
+    labels = np.full(shape, IGNORED_LABEL, dtype=np.int64)
     real = np.zeros(shape, dtype=bool)
     for row, sequence in enumerate(sequences):
         length = len(sequence)
         input_ids[row, :length] = sequence.input_ids
         position_ids[row, :length] = np.arange(length)
-        labels[row, :length] = _shifted_labels(sequence)
+        labels[row, :length] = _shift_labels(sequence)
         real[row, :length] = True
     return Microbatch(
         input_ids=torch.from_numpy(input_ids),
@@ -200,7 +202,7 @@ def _padded(sequences: list[Sequence], reference: torch.Tensor | None) -> Microb
         cu_seqlens=None,
         attention_mask=torch.from_numpy(real),
         num_tokens=int(real.sum()),
-        label_counts=tuple((labels != IGNORED).sum(1).tolist()),
+        label_counts=tuple((labels != IGNORED_LABEL).sum(1).tolist()),
         reference=reference,
     )
 

@@ -10,23 +10,24 @@ import numpy as np
 
 from falqon_core.contract.errors import DatasetError
 from falqon_core.contract.inspection import OverlapCount
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 
-MAX_PIECES = 10_000  # of one record
+MAX_PIECES = 10_000  # Sequences that one record may become.
 NUM_OVERLAPS = 17
 
 
 def split_text(
-    text: Sequence, num_begin_tokens: int, max_length: int, num_overlap_tokens: int
-) -> list[Sequence]:
-    """Return the pieces of at most `max_length` tokens. Raises `DatasetError` for more than
-    `MAX_PIECES`.
+    text: TokenSequence, num_begin_tokens: int, max_length: int, num_overlap_tokens: int
+) -> list[TokenSequence]:
+    """Return the pieces of at most `max_length` tokens. Raises `DatasetError` where they would be
+    more than `MAX_PIECES`.
     """
     if len(text) <= max_length:
         return [text]
     begin = slice(0, num_begin_tokens)
     room = max_length - num_begin_tokens
     num_read = _num_read(num_begin_tokens, num_overlap_tokens)
+    # Tokens that each piece but the last learns first.
     stride = room - num_read
     num_left = len(text) - num_begin_tokens - num_read
     if stride < 1 or num_left > MAX_PIECES * stride:
@@ -42,15 +43,15 @@ def split_text(
         if start:
             mask[: num_begin_tokens + num_read] = False
         ids = np.concatenate([text.input_ids[begin], text.input_ids[part]])
-        pieces.append(Sequence(ids, mask))
+        pieces.append(TokenSequence(ids, mask))
     return pieces
 
 
 def count_overlaps(
     lengths: np.ndarray, num_begin_tokens: int, max_length: int, whole: OverlapCount
 ) -> list[OverlapCount]:
-    """Return what texts come to with each of `NUM_OVERLAPS` overlaps, from 0 to half of
-    `max_length`. `lengths`: of the whole texts; `whole`: what was counted without an overlap.
+    """Return the sequences and tokens of texts with each of `NUM_OVERLAPS` overlaps, from 0 to half
+    of `max_length`. `lengths`: of the whole texts; `whole`: the count without an overlap.
     """
     num_left = lengths[lengths > max_length] - max_length
 

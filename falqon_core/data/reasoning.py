@@ -1,4 +1,4 @@
-"""Whether a model reasons before it answers, and whether a record shows it how.
+"""Reasoning of models before their answers, and of records as examples of it.
 
 A chat template tells: it writes the reasoning of a message after the prompt that serving sends, or
 it has a switch `enable_thinking` that is on. A template without either is not noticed.
@@ -13,12 +13,12 @@ from falqon_core.data.chat_template import RenderedChat
 from falqon_core.records.shapes import Chat, ChatMessage, ChatRecord, PreferenceRecord, Record
 
 _REASONING = "falqon reasons"
-# what marks reasoning inside of an answer, in models of several families
+# Marks of reasoning inside of an answer, in models of several families.
 _MARK = re.compile(r"</?think(ing)?>|<\|channel\|?>")
 
 
 def expects_reasoning(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Return whether serving leaves it to the model to reason."""
+    """Check that serving leaves it to the model to reason."""
     if tokenizer.chat_template is None:
         return False
     messages = [
@@ -32,12 +32,12 @@ def expects_reasoning(tokenizer: PreTrainedTokenizerBase) -> bool:
         if text.startswith(prompt) and _REASONING in text:
             return True
         return prompt != chat.render(1, True, enable_thinking=False)
-    except (DatasetError, ModelError):  # a template that takes no such chat
+    except (DatasetError, ModelError):  # The template accepts no such chat.
         return False
 
 
 def shows_reasoning(record: Record) -> bool:
-    """Return whether an answer that is learned has reasoning; records without chats need none."""
+    """Check that a learned answer has reasoning; records without chats need none."""
     match record:
         case ChatRecord():
             answers = [m for m in record.messages if m.role == "assistant" and m.weight != 0]

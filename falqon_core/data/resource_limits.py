@@ -1,4 +1,4 @@
-"""Run what a stranger wrote, a chat template, for a bounded time and in bounded memory.
+"""Run external code, a chat template, for a bounded time and in bounded memory.
 
 Both limits are the kernel's. Time is CPU time of this process, so a busy machine changes nothing.
 After `CPU_SECONDS` a signal becomes `OutOfBounds`; what cannot be interrupted then, one long
@@ -16,18 +16,20 @@ from typing import TypeVar
 
 CPU_SECONDS = 2.0
 FATAL_CPU_SECONDS = 10.0
-MEMORY_BYTES = 2**30  # beyond what the process has taken before
+MEMORY_BYTES = 2**30  # The limit is on top of the memory that the process has taken before.
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 Result = TypeVar("Result")
 
 
 class OutOfBounds(Exception):
-    pass
+    """The code exceeded its time or its memory."""
 
 
-def bounded(function: Callable[[], Result]) -> Result:
-    """Return what `function` returns. Raises `OutOfBounds` and whatever it raises itself."""
+def run_bounded(function: Callable[[], Result]) -> Result:
+    """Call `function` and return its result. Raises `OutOfBounds` where it exceeds time or memory,
+    and its own errors.
+    """
     before = signal.signal(signal.SIGVTALRM, _too_slow)
     memory = resource.getrlimit(resource.RLIMIT_AS)
     try:

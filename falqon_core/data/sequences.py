@@ -1,12 +1,13 @@
-"""A record becomes a `Sequence`, or several: token ids [n] and, per token, whether it is a target.
+"""Token sequences of a record, one or several: token ids [n] and a mask of the tokens that are
+targets.
 
 The text is tokenized once, whole; character ranges become token ranges by the tokenizer's offsets.
 Before each learned range the prompt must tokenize to the same tokens as it will alone in serving.
 It is tokenized again only from its last special token on, because special tokens cut the text
-before any merging; short tails are few and are remembered. Where a completion melts into its
-prompt's last token ("A: " + "yes"), the two are tokenized apart; a chat whose answer does so is
-refused, since its template is to blame. Tokenizers without offsets (no tokenizer.json) are refused.
-A tokenizer that puts a space before any text puts one before a completion that is tokenized apart.
+before any merging; short tails are few and are cached. Where a completion melts into its prompt's
+last token ("A: " + "yes"), the two are tokenized apart; a chat whose answer does so is refused,
+since its template is to blame. Tokenizers without offsets (no tokenizer.json) are refused. A
+tokenizer that puts a space before any text puts one before a completion that is tokenized apart.
 """
 
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ MAX_TAILS = 1000
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TokenSequence:
     """`input_ids` int32 [n]; `loss_mask` bool [n]: token t is a training target (token 0 never is:
     nothing predicts it).
     """
@@ -40,6 +41,7 @@ class Sequence:
 
     @property
     def largest_token_id(self) -> int:
+        """Return the largest token id, 0 for an empty sequence."""
         return int(self.input_ids.max(initial=0))
 
     @property
@@ -49,6 +51,7 @@ class Sequence:
 
     @property
     def has_targets(self) -> bool:
+        """True where at least one token is learned."""
         return self.num_labels > 0
 
 
@@ -56,32 +59,35 @@ class Sequence:
 class SequenceGroup:
     """The sequences of one record, which share an optimizer step; each has targets."""
 
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[TokenSequence, ...]
 
     def __len__(self) -> int:
         return sum(map(len, self.sequences))
 
     @property
     def largest_token_id(self) -> int:
+        """Return the largest token id of all sequences."""
         return max(sequence.largest_token_id for sequence in self.sequences)
 
     @property
     def num_labels(self) -> int:
+        """Return the number of positions with loss of all sequences."""
         return sum(sequence.num_labels for sequence in self.sequences)
 
     @property
     def has_targets(self) -> bool:
+        """True where at least one token is learned."""
         return self.num_labels > 0
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two answers to one prompt. `reference`: the log-probabilities (nats) that the model gives to
-    the targets of both before the first step, once known.
+    """Two answers to one prompt. `reference`: the log-probabilities (nats) of the targets of both
+    under the model before the first step, None until they are computed.
     """
 
-    chosen: Sequence
-    rejected: Sequence
+    chosen: TokenSequence
+    rejected: TokenSequence
     reference: tuple[float, float] | None = None
 
     def __len__(self) -> int:
@@ -89,30 +95,33 @@ class Pair:
 
     @property
     def largest_token_id(self) -> int:
+        """Return the largest token id of both answers."""
         return max(self.chosen.largest_token_id, self.rejected.largest_token_id)
 
     @property
     def num_pairs(self) -> int:
+        """Return 1."""
         return 1
 
     @property
     def num_labels(self) -> int:
+        """Return the number of positions with loss of both answers."""
         return self.chosen.num_labels + self.rejected.num_labels
 
     @property
     def has_targets(self) -> bool:
-        """Return whether both answers reach into what was not cut away, and differ there."""
+        """Check that both answers have targets in the part that was kept, and differ there."""
         differ = not np.array_equal(self.chosen.input_ids, self.rejected.input_ids)
         return differ and self.chosen.has_targets and self.rejected.has_targets
 
 
-Item = Sequence | SequenceGroup | Pair  # what a record becomes
+Item = TokenSequence | SequenceGroup | Pair  # The sequences of one record.
 
 
-def sequences_of(item: Item) -> tuple[Sequence, ...]:
-    """Return what the model reads of a record: of a pair the chosen answer comes first."""
+def sequences_of(item: Item) -> tuple[TokenSequence, ...]:
+    """Return the sequences that the model reads; of a pair the chosen answer comes first."""
     match item:
-        case Sequence():
+        case TokenSequence():
             return (item,)
         case SequenceGroup():
             return item.sequences
@@ -132,15 +141,16 @@ class Tokens:
 
 
 class Encoding(NamedTuple):
-    """What the model reads of one record. `lengths`: the tokens of each sequence before it was cut,
-    also of those that are left out because all their targets were cut away.
+    """One encoded record. `lengths`: the tokens of each sequence before it was cut, also of those
+    that are left out because all their targets were cut off.
     """
 
-    item: Sequence | SequenceGroup
+    item: TokenSequence | SequenceGroup
     lengths: list[int]
 
     @property
     def num_cut(self) -> int:
+        """Return the number of tokens that were cut off."""
         return sum(self.lengths) - len(self.item)
 
 
@@ -149,8 +159,8 @@ def encode(
 ) -> Encoding:
     """Encode one record, each sequence cut on the right to `max_seq_length` tokens.
 
-    Raises `DatasetError` when template or tokenizer cannot render the record as serving will, and
-    `ModelError` when the tokenizer lacks what the record needs.
+    Raises `DatasetError` where template or tokenizer cannot render the record as serving will, and
+    `ModelError` where the tokenizer lacks a token that the record needs.
     """
     encoder = Encoder(tokenizer, max_seq_length)
     rendered = render(record, tokenizer)
@@ -158,7 +168,7 @@ def encode(
 
 
 class Encoder:
-    """What `encode` needs of the tokenizer, worked out once for many records."""
+    """An encoder of many records; the tokenizer's properties are computed once."""
 
     def __init__(
         self,
@@ -181,6 +191,7 @@ class Encoder:
         self._tails: dict[str, list[int]] = {}
 
     def tokenize(self, texts: list[str]) -> Iterator[Tokens]:
+        """Yield the tokens of each text, with their character ranges."""
         batch = self.tokenizer(
             texts,
             add_special_tokens=False,
@@ -196,12 +207,14 @@ class Encoder:
         """Mask and cut a record, whose text is tokenized; see `encode`."""
         sequences = self.whole_sequences(rendered, tokens)
         limit = self.max_seq_length
-        cut = [Sequence(whole.input_ids[:limit], whole.loss_mask[:limit]) for whole in sequences]
+        cut = [
+            TokenSequence(whole.input_ids[:limit], whole.loss_mask[:limit]) for whole in sequences
+        ]
         kept = [sequence for sequence in cut if sequence.has_targets] or cut[:1]
         item = kept[0] if len(kept) == 1 else SequenceGroup(tuple(kept))
         return Encoding(item, [len(sequence) for sequence in sequences])
 
-    def whole_sequences(self, rendered: Rendered, tokens: Tokens) -> list[Sequence]:
+    def whole_sequences(self, rendered: Rendered, tokens: Tokens) -> list[TokenSequence]:
         """Mask a record, whose text is tokenized, as far as something of it is kept."""
         parts = rendered.find_learned(self._last_start(rendered, tokens))
         others = [part.text for part in parts if part.text != rendered.text]
@@ -212,7 +225,7 @@ class Encoder:
             sequences.append(self._sequence(part, own, rendered.plain))
         return sequences
 
-    def _sequence(self, part: LearnedText, tokens: Tokens, plain: bool) -> Sequence:
+    def _sequence(self, part: LearnedText, tokens: Tokens, plain: bool) -> TokenSequence:
         """Place the loss on a tokenized text. `tokens`: of the text."""
         specials = np.flatnonzero(np.isin(tokens.ids, self._special_ids))
         for start, _ in part.spans:
@@ -228,18 +241,18 @@ class Encoder:
             ids = np.array([*self.begin_ids, *ids, self._end_id()], dtype=np.int32)
             mask = np.array([*[False] * len(self.begin_ids), *mask, True])
         mask[:1] = False
-        return Sequence(ids, mask)
+        return TokenSequence(ids, mask)
 
     def _last_start(self, rendered: Rendered, tokens: Tokens) -> int:
-        """Return where a target may start so that something of it is kept."""
+        """Return the last character at which a target may start so that a part of it is kept."""
         is_cut = not rendered.plain and len(tokens.ids) > self.max_seq_length
         if is_cut:
             return int(tokens.starts[self.max_seq_length - 1])
         return len(rendered.text)
 
     def _is_boundary(self, text: str, tokens: Tokens, specials: np.ndarray, start: int) -> bool:
-        """Return whether the tokens before `start` are those of the text before it alone.
-        `specials`: the indices of special tokens.
+        """Check that the tokens before `start` are those of the text before it alone. `specials`:
+        the indices of special tokens.
         """
         first = int(np.searchsorted(tokens.starts, start))
         num_before = int(np.searchsorted(specials, first))

@@ -1,5 +1,5 @@
-"""What the data of a training came to besides its records and tokens: numbers that checkpoints keep
-and the card shows.
+"""Counts of a training's data besides its records and tokens: checkpoints keep them and the card
+shows them.
 """
 
 from pydantic import BaseModel, ConfigDict
@@ -23,6 +23,7 @@ class DataSummary(BaseModel):
 
 
 def summarize(train: Dataset, validation: Dataset | None) -> DataSummary:
+    """Return the counts of the data of a training."""
     return DataSummary(
         longest=max(len(sequence) for sequence in train.sequences),
         num_examples=len(train.sequences),

@@ -1,12 +1,13 @@
-"""Where a turn ends in the text that a chat template writes of it."""
+"""The end of a turn in the text that a chat template renders."""
 
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 
-class ControlTokens(NamedTuple):
+@dataclass(frozen=True)
+class ControlTokens:
     """The texts that a tokenizer makes control tokens of, wherever they stand. There may be
     thousands, of few `lengths`.
     """
@@ -17,6 +18,7 @@ class ControlTokens(NamedTuple):
 
 @lru_cache(maxsize=4)
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
+    """Return the special tokens of a tokenizer, with the lengths of their texts."""
     added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
     texts = frozenset({*added, *tokenizer.all_special_tokens} - {""})
     return ControlTokens(texts, tuple(sorted(set(map(len, texts)))))
@@ -31,11 +33,11 @@ def end_token(text: str, tokens: ControlTokens) -> str:
 
 
 def end_before_prompt(prompt: str, text: str, tokens: ControlTokens) -> int:
-    """Return where the last turn of `text` ends, for a template that writes a generation prompt
+    """Return the end of the last turn of `text`, for a template that writes a generation prompt
     behind every chat.
 
-    `prompt`, the text before the turn, ends with that generation prompt, too. What both end with
-    alike is the generation prompt alone, or begins with the end-of-turn token of both.
+    `prompt`, the text before the turn, ends with that generation prompt as well. The common end of
+    both is the generation prompt alone, or begins with the end-of-turn token of both.
     """
     longest = min(len(prompt), len(text) - len(prompt))
     alike = next((size for size in range(longest) if prompt[-size - 1] != text[-size - 1]), longest)

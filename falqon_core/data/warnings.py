@@ -1,4 +1,4 @@
-"""What a model makes of records that their author may not expect: fields that leave no trace,
+"""Effects of a model on records that their author may not expect: fields that leave no trace,
 answers without reasoning, chats that become several sequences, and text that becomes control
 tokens.
 
@@ -24,8 +24,9 @@ from falqon_core.records.shapes import (
     TextRecord,
 )
 
-NOTHING = r"(?!)"  # as a pattern
-MAX_TOKEN_CHARACTERS = 40  # shown of a control token, which the model's author has named
+MATCHES_NOWHERE = r"(?!)"  # A pattern that matches nowhere.
+# Characters shown of a control token, whose text the model's author chose.
+MAX_TOKEN_CHARACTERS = 40
 
 _SENTENCES = {
     "tool_calls_dropped": (
@@ -63,12 +64,12 @@ _SENTENCES = {
 
 
 class WarningCounts:
-    """Counts, per kind of warning, the records of a file and remembers the first."""
+    """Counts of a file's records by kind of warning, with the first line of each."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        # one pass over a text, however many there are
+        # One pass over a text serves all tokens.
         tokens = "|".join(map(re.escape, sorted(control_tokens(tokenizer).texts)))
-        self._tokens = re.compile(tokens or NOTHING)
+        self._tokens = re.compile(tokens or MATCHES_NOWHERE)
         self._expects_reasoning = expects_reasoning(tokenizer)
         self._num_sequences = 0
         self._counts = dict.fromkeys(_SENTENCES, 0)
@@ -91,6 +92,7 @@ class WarningCounts:
             self._count("control_tokens", line)
 
     def warnings(self) -> list[DataWarning]:
+        """Return the warnings of the file, in the order of their first lines."""
         return [self._warning(code) for code in self._first_lines]
 
     def _count(self, code: str, line: int) -> None:
@@ -116,7 +118,7 @@ class WarningCounts:
 
 
 def _texts(record: Record) -> Iterator[str]:
-    """Yield what the author of the record wrote and a model may read."""
+    """Yield the texts of the record that its author wrote and a model may read."""
     match record:
         case ChatRecord():
             for message in record.messages:

@@ -1,1 +1,1 @@
-"""What a training takes before it has run, and while it runs: steps, memory, time, cost."""
+"""Requirements of a training before it has run, and while it runs: steps, memory, time, cost."""

@@ -1,16 +1,19 @@
-"""What an adapter holds and keeps: which of its A train, and of which linears inputs are kept."""
+"""The size of an adapter: elements of A and B, trained and frozen, and the inputs kept for
+backward.
+"""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS
 from falqon_core.estimate.dimensions import ModelDimensions
 
 
-class AdapterSize(NamedTuple):
+@dataclass(frozen=True)
+class AdapterSize:
     """Numbers of elements: of A that stay as they are and the B beside them, of A that train and
-    the B beside them, all layers together; and `kept_inputs`, which one layer keeps for backward of
-    what its linears read of a token.
+    the B beside them, all layers together; and `kept_inputs`, the inputs of a token that one layer
+    keeps for backward.
     """
 
     frozen_a: int = 0
@@ -21,11 +24,14 @@ class AdapterSize(NamedTuple):
 
     @property
     def trained(self) -> int:
+        """Return the number of elements that train."""
         return self.trained_a + self.b_of_frozen + self.b_of_trained
 
 
 def adapter_size(dimensions: ModelDimensions, recipe: Recipe) -> AdapterSize:
-    """Return that of `recipe` on a model; which linears it names is not considered."""
+    """Return the size of the recipe's adapter on a model; its choice of linears is not
+    considered.
+    """
     size = AdapterSize()
     pooled = recipe.group_size or 1
     for group in dimensions.linear_groups:

@@ -1,16 +1,18 @@
-"""What a training costs on one machine beside its arithmetic, as a very short one measures it
-before any job has.
+"""The time that a training takes on one machine beside its arithmetic, measured by a very short one
+before any job has run.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
-from typing import NamedTuple, Self
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
 
-class Timeline(NamedTuple):
+@dataclass(frozen=True)
+class Timeline:
     """Seconds: when the first step was done since the trainer was started, each step as the trainer
     counts, and when it ended.
     """
@@ -31,8 +33,9 @@ class Calibration(BaseModel):
 
     @classmethod
     def of(cls, timeline: Timeline) -> Self | None:
-        """Read a training; None where it tells too little. A step takes the median of the second
-        half; what the earlier ones take longer, while the process starts, counts as start.
+        """Return the calibration from a training; None where it has too few steps. A step takes the
+        median of the second half; the longer times of earlier ones, while the process starts, count
+        as start.
         """
         if len(timeline.steps) < 2:
             return None

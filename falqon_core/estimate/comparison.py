@@ -1,4 +1,4 @@
-"""Methods beside each other in one table: what trainings measured, and what the paper printed.
+"""Methods beside each other in one table: measurements of trainings, and figures of the paper.
 
 A row is a method, or one training. Of several trainings of a method the losses are means, with
 their standard deviation; every other figure is the median, and memory the most that any of them
@@ -10,8 +10,9 @@ import csv
 import io
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -20,11 +21,11 @@ from falqon_core.contract.methods import METHODS, MethodName
 
 MIB = 2**20
 GIB = 2**30
-NOTHING = "\N{EN DASH}"
+EMPTY_CELL = "\N{EN DASH}"
 NOTES = (
     "Validation loss as served: after merging and rounding to FP8. ±: the standard deviation of "
     "several seeds.",
-    "As it ran: the median of the training's steps, beside whatever else the machine did. In turn, "
+    "As it ran: the median of the training's steps, beside all else that the machine ran. In turn, "
     "as `python -m falqon_core compare` measures it: a few steps of each method, straight after "
     "those of the one before. Padding is not counted.",
     "Paper: LLaMA-7B on Alpaca, seconds per step and 5-shot MMLU as FALQON's paper prints them. "
@@ -32,8 +33,11 @@ NOTES = (
 )
 
 
-class PaperFigures(NamedTuple):
-    """Of LLaMA-7B on Alpaca: seconds per optimizer step, and 5-shot MMLU as a share of 1."""
+@dataclass(frozen=True)
+class PaperFigures:
+    """Figures of LLaMA-7B on Alpaca: seconds per optimizer step, and 5-shot MMLU as a share of
+    1.
+    """
 
     seconds_per_step: float
     mmlu: float
@@ -52,8 +56,8 @@ PAPER: dict[MethodName, PaperFigures] = {
 PAPER_E2M3 = PaperFigures(2.72, 0.2295)
 
 
-class Figures(BaseModel):
-    """What one training measured; None where it has not yet, or never did."""
+class TrainingFigures(BaseModel):
+    """Measurements of one training; None where there is none yet, or never will be."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -77,7 +81,9 @@ class Figures(BaseModel):
     cost: Decimal | None = Field(None, description="dollars")
 
 
-class ComparisonRow(Figures):
+class ComparisonRow(TrainingFigures):
+    """One row of the comparison: a method, or one training."""
+
     name: str
     method: MethodName
     num_jobs: int = Field(description="trainings whose figures these are")
@@ -93,7 +99,8 @@ class ComparisonRow(Figures):
     paper_mmlu: float | None = None
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True)
+class ComparisonColumn:
     """`field`: of a `ComparisonRow`. `write`: its value as text, given the row."""
 
     field: str
@@ -101,10 +108,10 @@ class Column(NamedTuple):
     write: Callable[[ComparisonRow], str]
 
 
-def combine(name: str, recipe: Recipe, trainings: Sequence[Figures]) -> ComparisonRow:
+def combine(name: str, recipe: Recipe, trainings: Sequence[TrainingFigures]) -> ComparisonRow:
     """Make one row of trainings of like recipes; there may be none yet."""
     fields: dict[str, Any] = {}
-    for field in Figures.model_fields:
+    for field in TrainingFigures.model_fields:
         values = [value for each in trainings if (value := getattr(each, field)) is not None]
         if not values:
             continue
@@ -121,7 +128,7 @@ def combine(name: str, recipe: Recipe, trainings: Sequence[Figures]) -> Comparis
 
 
 def paper_figures(recipe: Recipe) -> PaperFigures | None:
-    """Return what the paper prints of the recipe's method; None for preferences, which it has not
+    """Return the paper's figures of the recipe's method; None for preferences, which it has not
     trained.
     """
     if recipe.objective != "supervised":
@@ -146,7 +153,7 @@ def sort_rows(
     return sorted(filled, key=key, reverse=descending) + empty
 
 
-def filled_columns(rows: Sequence[ComparisonRow]) -> list[Column]:
+def filled_columns(rows: Sequence[ComparisonRow]) -> list[ComparisonColumn]:
     """Return the columns that some row has a value for."""
     return [
         column for column in COLUMNS if any(getattr(row, column.field) is not None for row in rows)
@@ -154,7 +161,7 @@ def filled_columns(rows: Sequence[ComparisonRow]) -> list[Column]:
 
 
 def to_markdown(rows: Sequence[ComparisonRow]) -> str:
-    """Write a GitHub table of the filled columns, and below it what they mean."""
+    """Write a GitHub table of the filled columns, and below it their meaning."""
     columns = filled_columns(rows)
     lines = [["Method", *(column.title for column in columns)]]
     lines.append(["---", *("---:" for _ in columns)])
@@ -180,16 +187,16 @@ def _escape(cell: str) -> str:
     return cell.replace("|", "\\|").replace("\n", " ")
 
 
-def _column(field: str, title: str, form: str, unit: float = 1) -> Column:
+def _column(field: str, title: str, form: str, unit: float = 1) -> ComparisonColumn:
     def write(row: ComparisonRow) -> str:
         value = getattr(row, field)
         if value is None:
-            return NOTHING
+            return EMPTY_CELL
         text = format(value if unit == 1 else value / unit, form)
         deviation = getattr(row, f"{field}_deviation", None)
         return text if deviation is None else f"{text} ± {deviation:{form}}"
 
-    return Column(field, title, write)
+    return ComparisonColumn(field, title, write)
 
 
 COLUMNS = (

@@ -1,11 +1,11 @@
-"""The kinds of device that trainings run on: how fast at best, how large, and what their driver
+"""The kinds of device that trainings run on: peak speed, memory, and the name that their driver
 calls them.
 """
 
 from pydantic import BaseModel, ConfigDict
 
 
-class Device(BaseModel):
+class DeviceSpec(BaseModel):
     """`tflops` is the dense peak of the arithmetic the trainer uses there, per device (CPU: per
     core).
 
@@ -22,15 +22,15 @@ class Device(BaseModel):
 
 # Peaks are the vendors' dense figures; FP8 where the hardware has it, bf16 on A100. CPU: bf16 GEMM
 # per core with AVX512-bf16. Memory: what the driver lets a program have, rounded down.
-DEVICES: dict[str, Device] = {
+DEVICES: dict[str, DeviceSpec] = {
     device.name: device
     for device in (
-        Device(name="cpu", tflops=0.2),
-        Device(
+        DeviceSpec(name="cpu", tflops=0.2),
+        DeviceSpec(
             name="rtx-4090", tflops=330, memory_gib=24, reported_as=("NVIDIA GeForce RTX 4090",)
         ),
-        Device(name="l40s", tflops=733, memory_gib=48, reported_as=("NVIDIA L40S",)),
-        Device(
+        DeviceSpec(name="l40s", tflops=733, memory_gib=48, reported_as=("NVIDIA L40S",)),
+        DeviceSpec(
             name="a100",
             tflops=312,
             memory_gib=80,
@@ -41,13 +41,13 @@ DEVICES: dict[str, Device] = {
                 "NVIDIA A100-PCIE-40GB",
             ),
         ),
-        Device(name="h100", tflops=1979, memory_gib=80, reported_as=("NVIDIA H100 80GB HBM3",)),
-        Device(name="h200", tflops=1979, memory_gib=139, reported_as=("NVIDIA H200",)),
-        Device(name="b200", tflops=4500, memory_gib=178, reported_as=("NVIDIA B200",)),
+        DeviceSpec(name="h100", tflops=1979, memory_gib=80, reported_as=("NVIDIA H100 80GB HBM3",)),
+        DeviceSpec(name="h200", tflops=1979, memory_gib=139, reported_as=("NVIDIA H200",)),
+        DeviceSpec(name="b200", tflops=4500, memory_gib=178, reported_as=("NVIDIA B200",)),
     )
 }
 
 
-def reported_device(name: str) -> Device | None:
+def reported_device(name: str) -> DeviceSpec | None:
     """Return the device that the driver calls `name`; None when its peak is not known here."""
     return next((device for device in DEVICES.values() if name in device.reported_as), None)

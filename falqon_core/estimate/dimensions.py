@@ -2,12 +2,13 @@
 
 Covers decoders whose layers are q, k, v, o and gate, up, down projections, or q, k, v in one and
 gate, up in one (Phi-3). Whether a model's modules are what is counted here, only its import can
-tell (`importers.decoder`). Every number of a config is a stranger's and is bounded here, for all
-who compute with it; models larger than any that exists (the maxima below) are refused.
+tell (`importers.decoder`). Every number of a config is external and is bounded here, for all who
+compute with it; models larger than any that exists (the maxima below) are refused.
 """
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,9 +21,9 @@ MAX_HIDDEN_SIZE = 2**17
 MAX_INTERMEDIATE_SIZE = 2**20
 MAX_VOCABULARY = 2**20
 MAX_POSITIONS = 2**27
-MAX_NUMBER = 2**40  # of every other number, above and below zero
-# What transformers takes where a config.json does not say.
-DEFAULTS: dict[Any, dict[str, Any]] = {
+MAX_NUMBER = 2**40  # The limit of every other number, above and below zero.
+# Defaults of transformers where a config.json has no value.
+CONFIG_DEFAULTS: dict[Any, dict[str, Any]] = {
     "gemma2": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "gemma3_text": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "mistral": {"num_key_value_heads": 8},
@@ -31,18 +32,19 @@ DEFAULTS: dict[Any, dict[str, Any]] = {
     "smollm3": {"num_key_value_heads": 4, "tie_word_embeddings": True},
 }
 ROTATED_IN_PLACE = {"llama", "mistral", "qwen2"}  # Qwen 3 has norms in between
-# a factor of 1 counts as one that changes them
+# A factor of 1 counts as one that changes them.
 LOGIT_FACTORS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
-SAME_INPUT = (
+LINEARS_BY_INPUT = (
     ("q_proj", "k_proj", "v_proj", "qkv_proj"),
     ("o_proj",),
     ("gate_proj", "up_proj", "gate_up_proj"),
     ("down_proj",),
 )
-FUSED = {"phi3"}  # q, k, v are one linear, and gate, up another
+FUSED_MODEL_TYPES = {"phi3"}  # Here q, k, v are one linear, and gate, up another.
 
 
-class LinearGroup(NamedTuple):
+@dataclass(frozen=True)
+class LinearGroup:
     """`num_outputs` are those of all its linears."""
 
     num_linears: int
@@ -65,14 +67,14 @@ class ModelDimensions(BaseModel):
     max_position_embeddings: int
     tied_embeddings: bool
     fused_projections: bool = False
-    # of one layer, beside two norms of the hidden size: further norms and biases
+    # Parameters of one layer's further norms and biases, beside two norms of the hidden size.
     num_layer_vector_parameters: int = 0
-    # numbers of a token that a layer keeps for backward beside those that a Llama's keeps
+    # Numbers of a token that a layer keeps for backward beside those that a Llama's keeps.
     num_extra_activations: int = 0
-    # whether an FP8 GPU rotates q and k in the product that they come from (meld/fused.py)
+    # True where an FP8 GPU rotates q and k in the product that they come from (meld/fused.py).
     rotates_in_place: bool = False
-    # whether logits are neither scaled nor capped, so that a GPU holds them in bf16 only
-    # (ops/softmax_losses.py)
+    # True where logits are neither scaled nor capped, so that a GPU holds them in bf16 only
+    # (ops/softmax_losses.py).
     has_plain_logits: bool = False
 
     @classmethod
@@ -82,7 +84,7 @@ class ModelDimensions(BaseModel):
         """
         try:
             _check_numbers(config)
-            filled = DEFAULTS.get(config.get("model_type"), {}) | config
+            filled = CONFIG_DEFAULTS.get(config.get("model_type"), {}) | config
             heads = _count(filled, "num_attention_heads", MAX_HEADS)
             hidden = _count(filled, "hidden_size", MAX_HIDDEN_SIZE)
             kv_heads = _count(filled, "num_key_value_heads", MAX_HEADS, heads)
@@ -110,7 +112,7 @@ class ModelDimensions(BaseModel):
                 vocab_size=vocabulary,
                 max_position_embeddings=_count(filled, "max_position_embeddings", MAX_POSITIONS),
                 tied_embeddings=bool(filled.get("tie_word_embeddings", False)),
-                fused_projections=config.get("model_type") in FUSED,
+                fused_projections=config.get("model_type") in FUSED_MODEL_TYPES,
                 num_layer_vector_parameters=_count_vectors(
                     config, hidden, intermediate, heads * head_dim, kv_heads * head_dim, head_dim
                 ),
@@ -149,10 +151,12 @@ class ModelDimensions(BaseModel):
 
     @property
     def num_embedding_parameters(self) -> int:
+        """Return the parameters of embeddings and output head."""
         return self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
 
     @property
     def num_parameters(self) -> int:
+        """Return all parameters: linears, embeddings, norms and biases."""
         vectors = (
             self.num_layers * (2 * self.hidden_size + self.num_layer_vector_parameters)
             + self.hidden_size
@@ -163,7 +167,7 @@ class ModelDimensions(BaseModel):
     def linear_groups(self) -> tuple[LinearGroup, ...]:
         """Return the linears of one layer, those that read the same input together."""
         shapes = self.linear_shapes
-        groups = [[shapes[name] for name in names if name in shapes] for names in SAME_INPUT]
+        groups = [[shapes[name] for name in names if name in shapes] for names in LINEARS_BY_INPUT]
         return tuple(
             LinearGroup(len(group), sum(outputs for outputs, _ in group), group[0][1])
             for group in groups
@@ -193,9 +197,9 @@ def _count_vectors(
 def _count_extra_activations(config: dict[str, Any], hidden: int, intermediate: int) -> int:
     match config.get("model_type"):
         case "gemma2" | "gemma3_text":
-            return 2 * hidden  # the inputs of two more norms
+            return 2 * hidden  # The inputs of two more norms.
         case "phi3":
-            return intermediate  # what the activation made of gate
+            return intermediate  # The activation of gate.
     return 0
 
 
@@ -209,7 +213,8 @@ def _count(config: dict[str, Any], key: str, most: int, default: int | None = No
 
 def _check_numbers(config: dict[str, Any]) -> None:
     for key, value in _numbers(config):
-        if not abs(value) <= MAX_NUMBER:  # so written NaN is refused, too
+        # NaN is refused as well, since no comparison with it holds.
+        if not abs(value) <= MAX_NUMBER:
             raise ValueError(f"{key} is {_shorten(value)}, beyond any that a model has")
     for key in ("rms_norm_eps", "rope_theta"):
         value = config.get(key, 1)
@@ -232,7 +237,7 @@ def _numbers(value: Any, key: str = "") -> Iterator[tuple[str, int | float]]:
 
 
 def _check_token_ids(config: dict[str, Any], vocabulary: int) -> None:
-    """-1 is how some say that there is none."""
+    """Some configs have -1 where there is none."""
     for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
         token_ids = config.get(key)
         if token_ids is None:

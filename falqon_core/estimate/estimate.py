@@ -1,5 +1,5 @@
-"""How long a training will take and what it costs, before it starts: arithmetic only. Its memory is
-in `estimate.memory`.
+"""The time and the cost of a training before it starts: arithmetic only. Its memory is in
+`estimate.memory`.
 
 `basis` says where the rate comes from. "measured": what earlier attempts of the same model, method
 and device really reached (`estimate.throughput`). "roofline": floating-point operations of the
@@ -10,8 +10,9 @@ has seen the file; the explanation says so.
 """
 
 import math
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,7 +20,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.figures import Dollars, Measure, Seconds
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.calibration import Calibration
-from falqon_core.estimate.devices import Device
+from falqon_core.estimate.devices import DeviceSpec
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import fit_recipe, training_memory_bytes
 from falqon_core.estimate.prices import Price, default_price, dollars
@@ -29,29 +30,27 @@ from falqon_core.estimate.throughput import Throughput
 # the project and on GSM8K.
 CHARACTERS_PER_TOKEN = 3.6
 TEMPLATE_TOKENS_PER_SEQUENCE = 25
-# how far such a count, or one of another tokenizer, may be off, on both sides; a roofline's band is
-# wide enough as it is
+# The possible error of such a count, or of another tokenizer's, on both sides; a roofline's band is
+# wide enough as it is.
 UNCOUNTED_FACTOR = 1.2
 
 GIB = 2**30
 ROOFLINE_EFFICIENCY = {"cpu": 0.45, "gpu": 0.40}
-ROOFLINE_BAND = (
-    0.6,
-    2.5,
-)  # low and high as multiples of the expected seconds: a roofline knows no more than that
+# Low and high as multiples of the expected seconds: a roofline gives no more than that.
+ROOFLINE_BAND = (0.6, 2.5)
 
-# What no arithmetic tells, until an attempt has been measured here. CPU: a job of falqon-tiny on
-# two shared cores (2026-11-26; 300 steps of 400 records; of two jobs the one with less beside it)
-# took 8.5 s until its first step, 35 s for its steps and 17 s for merge, certificate, export and
-# upload. GPU: not measured.
+# Times that no arithmetic gives, until an attempt has been measured here. CPU: a job of falqon-tiny
+# on two shared cores (2026-11-26; 300 steps of 400 records; of two jobs the one with less beside
+# it) took 8.5 s until its first step, 35 s for its steps and 17 s for merge, certificate, export
+# and upload. GPU: not measured.
 START_SECONDS = {"cpu": 8.0, "gpu": 20.0}
 EXPORT_SECONDS = {"cpu": 15.0, "gpu": 15.0}
 STEP_SECONDS = {"cpu": 0.1, "gpu": 0.05}
-# Of the base model in bf16: fetched, read, written, hashed, verified and uploaded. Not measured:
-# about 300 MB/s, three times over.
+# Seconds a GiB of the base model in bf16: fetched, read, written, hashed, verified and uploaded.
+# Not measured: about 300 MB/s, three times over.
 SECONDS_PER_GIB = {"cpu": 10.0, "gpu": 10.0}
-FIXED_BAND = (0.3, 2.5)  # a machine of one's own is faster
-CALIBRATED_BAND = (0.6, 2.0)  # of the same times once this machine has measured them
+FIXED_BAND = (0.3, 2.5)  # A dedicated machine is faster.
+CALIBRATED_BAND = (0.6, 2.0)  # The band of the same times once this machine has measured them.
 
 Basis = Literal["measured", "roofline"]
 TokensBasis = Literal["counted", "characters", "stated"]
@@ -95,7 +94,7 @@ class Estimate(BaseModel):
     device: str
     num_devices: int
     num_records: int
-    num_examples: int | None = None  # unknown to estimates from before texts were split
+    num_examples: int | None = None  # Estimates from before texts were split have none.
     tokens_per_epoch: int
     trained_tokens: int
     steps: int
@@ -121,12 +120,12 @@ class Estimate(BaseModel):
 
     @property
     def is_mostly_overhead(self) -> bool:
-        """Return whether most of the time goes to start and export, not to training."""
+        """True where most of the time goes to start and export, not to training."""
         return (self.overhead_seconds or 0.0) > self.seconds.expected / 2
 
 
 class Actual(BaseModel):
-    """What a job took in the end, beside its estimate: all its attempts, staging and export
+    """The final time and cost of a job beside its estimate: all its attempts, staging and export
     included.
 
     `ratio`: actual over expected seconds; `inside_band`: whether they lie between low and high.
@@ -141,7 +140,8 @@ class Actual(BaseModel):
     inside_band: bool | None
 
 
-class _Speed(NamedTuple):
+@dataclass(frozen=True)
+class _Speed:
     seconds: Range
     overhead_seconds: float | None
     basis: Basis
@@ -203,7 +203,7 @@ def estimate(
     num_records: int,
     num_examples: int | None = None,
     tokens_per_epoch: int,
-    device: Device,
+    device: DeviceSpec,
     num_devices: int = 1,
     price: Price | None = None,
     throughput: Throughput | None = None,
@@ -261,6 +261,7 @@ def estimate(
 
 
 def compare(expected: Range, seconds: float, cost: Decimal | None) -> Actual:
+    """Return the final figures of a job beside its estimate."""
     return Actual(
         seconds=round(seconds, 1),
         cost=cost,
@@ -297,7 +298,7 @@ def _roofline_speed(
     flops: float,
     steps: int,
     dimensions: ModelDimensions,
-    device: Device,
+    device: DeviceSpec,
     num_devices: int,
     calibration: Calibration | None,
 ) -> _Speed:

@@ -1,22 +1,26 @@
-"""How long a running training still takes, from what this attempt has measured and from nothing
-else: a machine that becomes slower is believed as its slower steps come in.
+"""The time left of a running training, from the measurements of this attempt alone: a machine that
+becomes slower counts as its slower steps arrive.
 """
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
-CLOSING_UNCERTAINTY = 0.5  # share of the closing seconds that the band adds on both sides
+CLOSING_UNCERTAINTY = 0.5  # The share of the closing seconds that the band adds on both sides.
 
 
 class Eta(NamedTuple):
+    """Seconds left, with a band."""
+
     low: float
     expected: float
     high: float
 
 
-class Interruptions(NamedTuple):
-    """What of one kind comes between steps: evaluations, or checkpoints.
+@dataclass(frozen=True)
+class Interruptions:
+    """Interruptions of one kind between steps: evaluations, or checkpoints.
 
     `assumed`: the seconds of one as long as none has been measured; the band then reaches from none
     at all to twice as much.
@@ -36,10 +40,10 @@ def estimate_eta(
     """Return the time left, from the measured seconds of this attempt's latest steps; None before
     two steps are known.
 
-    Expected: the mean of each part times how often it is still to come. The band: two standard
-    errors of the sum of so many such parts, plus the uncertainty of their mean itself; it narrows
-    as they come in and never promises more than they support. `closing_seconds`: what follows the
-    last step, as earlier attempts took for it.
+    Expected: the mean of each part times its remaining number. The band: two standard errors of the
+    sum of so many such parts, plus the uncertainty of their mean itself; it narrows as they come in
+    and never promises more than they support. `closing_seconds`: the time after the last step, from
+    earlier attempts.
     """
     if len(step_seconds) < 2:
         return None
@@ -50,13 +54,14 @@ def estimate_eta(
 
 
 def num_left(every: int, step: int, total_steps: int) -> int:
-    """Return how many of the steps after `step` are a multiple of `every` or the last one."""
+    """Return the number of steps after `step` that are a multiple of `every` or the last one."""
     multiples = total_steps // every - step // every
     ends_between = step < total_steps and total_steps % every != 0
     return multiples + ends_between
 
 
-class _Sum(NamedTuple):
+@dataclass(frozen=True)
+class _Sum:
     expected: float
     spread: float
 
@@ -71,8 +76,8 @@ def _interruptions(kind: Interruptions) -> _Sum:
 
 
 def _sum_of(measured: Sequence[float], left: int) -> _Sum:
-    """Sum up `left` more of them. A single measurement says nothing of its deviation; half of it is
-    taken.
+    """Return the expected sum of `left` more of them. A single measurement has no deviation; half
+    of it is taken.
     """
     mean = statistics.fmean(measured)
     deviation = statistics.stdev(measured) if len(measured) > 1 else mean / 2

@@ -1,5 +1,5 @@
-"""How much memory this process may still take: the least of what the machine has, what its control
-groups (version 2) leave and what is left of its address space.
+"""The memory that this process may still take: the least of the machine's free memory, the rest
+that its control groups (version 2) leave and the rest of its address space.
 """
 
 import resource
@@ -10,10 +10,11 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available_host_bytes() -> int:
-    return max(0, min(_free_memory()))
+    """Return the bytes that this process may still take."""
+    return max(0, min(_free_bytes()))
 
 
-def _free_memory() -> Iterator[int]:
+def _free_bytes() -> Iterator[int]:
     yield _kib_of(Path("/proc/meminfo"), "MemAvailable")
     group = next(
         (

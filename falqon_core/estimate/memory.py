@@ -1,4 +1,5 @@
-"""How much memory a training needs and what fits into a given number of bytes: arithmetic only.
+"""The memory that a training needs, and the recipe that fits into a given number of bytes:
+arithmetic only.
 
 Counted: the backbone with its base copy, embeddings, the adapter with its optimizer, and the
 activations of one microbatch: what each layer keeps for backward, what one layer works with at its
@@ -22,21 +23,26 @@ from falqon_core.contract.recipe_options import BaseCopy
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import ModelDimensions
 
-MICROBATCH_STEP = 1024
-MAX_AUTOMATIC_MICROBATCH = {"cpu": 4096, "gpu": 32768}  # beyond these a forward pass gains nothing
-SHORT_ATTENTION = 512  # up to here a segment keeps its attention probabilities (ops/attention.py)
-# a chunk of the loss: logits, softmax and gradient (ops/cross_entropy.py)
+MICROBATCH_STEP_TOKENS = 1024
+MAX_AUTOMATIC_MICROBATCH_TOKENS = {
+    "cpu": 4096,
+    "gpu": 32768,
+}  # Beyond these a forward pass gains nothing.
+SHORT_ATTENTION_TOKENS = (
+    512  # Up to here a segment keeps its attention probabilities (ops/attention.py).
+)
+# A chunk of the loss: logits, softmax and gradient (ops/cross_entropy.py).
 LOGITS_BYTES = {"cpu": 3 * 24 * 2**20, "gpu": 3 * 256 * 2**20}
-PLAIN_LOGITS_BYTES = 128 * 2**20  # on a GPU: bf16 logits, and the gradient in their place
-# bytes of a weight's base on the device; one that is open counts as the least that it may become
+PLAIN_LOGITS_BYTES = 128 * 2**20  # On a GPU: bf16 logits, and the gradient in their place.
+# Bytes of a weight's base on the device; an open base copy counts as the least that it may become.
 CPU_BASE_BYTES: dict[BaseCopy | None, int] = {"device": 2, "int8": 1, "host": 2, "none": 0, None: 2}
 GPU_BASE_BYTES: dict[BaseCopy | None, int] = {"device": 2, "int8": 1, "host": 0, "none": 0, None: 0}
-# a base in host memory passes through two buffers of this size on the device
+# A base in host memory passes through two buffers of this size on the device.
 HOST_BLOCK_BYTES = 32 * 2**20
-# what an open base becomes, the first that fits
+# Choices for an open base copy; the first that fits is taken.
 GPU_BASE_COPIES: tuple[BaseCopy, ...] = ("int8", "host")
-# the smallest configuration that `largest_fitting` names
-SHORTEST = 64
+# The smallest configuration that `largest_fitting` names.
+SHORTEST_SEQUENCE_TOKENS = 64
 LOWEST_RANK = 8
 
 
@@ -50,7 +56,8 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
     weight = _weight_bytes(recipe, device_is_cpu)
     backbone = round(weight * dimensions.num_linear_parameters)
     backbone += 2 * dimensions.num_embedding_parameters
-    adapter = spec.state_bytes * size.trained  # with its gradient and two moments in fp32
+    # The state of a trained element: itself, its gradient and two moments in fp32.
+    adapter = spec.state_bytes * size.trained
     if is_melded:  # A in bf16, on a GPU codes as well
         adapter += (2 if device_is_cpu else 3) * (size.frozen_a + size.trained_a)
     tokens = recipe.longest_record if recipe.microbatch_tokens is None else recipe.microbatch_tokens
@@ -60,7 +67,7 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
         dimensions, recipe, tokens, device_is_cpu, kept_input_bytes=input_bytes * size.kept_inputs
     )
     if not (is_melded and device_is_cpu):
-        # gate and up transposed, or the largest weight dequantized
+        # Gate and up transposed, or the largest weight dequantized.
         one_weight = 2 * dimensions.intermediate_size * dimensions.hidden_size
         passing = 2 * HOST_BLOCK_BYTES if recipe.base_copy == "host" else 0
         return backbone + adapter + activations + one_weight + passing
@@ -78,8 +85,8 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
 
 
 def _weight_bytes(recipe: Recipe, device_is_cpu: bool) -> float:
-    """Return the bytes of a frozen weight: what its method holds it in, or melded the quantized row
-    and its base.
+    """Return the bytes of a frozen weight: in its method's format, or melded the quantized row and
+    its base.
     """
     if recipe.method != "falqon":
         return METHODS[recipe.method].base_bytes
@@ -115,14 +122,14 @@ def host_base_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
 def largest_microbatch_tokens(
     dimensions: ModelDimensions, recipe: Recipe, num_bytes: float, device_is_cpu: bool
 ) -> int | None:
-    """Return the largest `microbatch_tokens`, in steps of `MICROBATCH_STEP`, with which `recipe`
-    needs at most `num_bytes`.
+    """Return the largest `microbatch_tokens`, in steps of `MICROBATCH_STEP_TOKENS`, with which
+    `recipe` needs at most `num_bytes`.
 
     Return None when not even one record of the longest kind fits.
     """
     shortest = recipe.longest_record
-    ceiling = max(shortest, MAX_AUTOMATIC_MICROBATCH["cpu" if device_is_cpu else "gpu"])
-    sizes: list[int] = [*range(ceiling, shortest, -MICROBATCH_STEP), shortest]
+    ceiling = max(shortest, MAX_AUTOMATIC_MICROBATCH_TOKENS["cpu" if device_is_cpu else "gpu"])
+    sizes: list[int] = [*range(ceiling, shortest, -MICROBATCH_STEP_TOKENS), shortest]
     for tokens in sizes:
         if (
             training_memory_bytes(
@@ -137,8 +144,8 @@ def largest_microbatch_tokens(
 def fit_recipe(
     dimensions: ModelDimensions, recipe: Recipe, num_bytes: float, device_is_cpu: bool
 ) -> Recipe | None:
-    """`recipe` with what depends on memory decided, keeping what was asked for; None when it cannot
-    fit.
+    """Return `recipe` with all that depends on memory decided, and its explicit choices kept; None
+    when it cannot fit.
 
     The base leaves the device only when it does not fit there, and activations are checkpointed
     only when not even the smallest microbatch fits without.
@@ -177,7 +184,7 @@ def largest_fitting(
     is not changed: without one it is another rule.
     """
     for rank in _halves(recipe.rank, LOWEST_RANK):
-        for length in _halves(recipe.max_seq_length, SHORTEST):
+        for length in _halves(recipe.max_seq_length, SHORTEST_SEQUENCE_TOKENS):
             smaller = {
                 "rank": rank,
                 "max_seq_length": length,
@@ -201,8 +208,9 @@ def _activation_bytes(
     kept_input_bytes: int = 0,
     watched_input_bytes: int = 0,
 ) -> int:
-    """Of what the linears of one layer read of a token: `kept_input_bytes` are saved for backward,
-    and `watched_input_bytes` stay in all layers, even where activations are checkpointed.
+    """Return the bytes of all activations. Of the inputs that one layer's linears read of a token
+    `kept_input_bytes` are saved for backward, and `watched_input_bytes` stay in all layers, even
+    where activations are checkpointed.
     """
     hidden = dimensions.hidden_size
     intermediate = dimensions.intermediate_size
@@ -210,11 +218,11 @@ def _activation_bytes(
     keys = dimensions.num_kv_heads * dimensions.head_dim
     # bf16 elements per token. Saved: the inputs of both norms; q, k, v, and q and k rotated; what
     # attention keeps; gate and up; the products with A, beside the outputs and apart.
-    probabilities = dimensions.num_heads * min(recipe.max_seq_length, SHORT_ATTENTION)
+    probabilities = dimensions.num_heads * min(recipe.max_seq_length, SHORT_ATTENTION_TOKENS)
     of_attention = probabilities
     if not device_is_cpu:
         probabilities = 0
-        of_attention = queries + 2 * dimensions.num_heads  # its output, and fp32 sums
+        of_attention = queries + 2 * dimensions.num_heads  # The output of attention, and fp32 sums.
         if dimensions.rotates_in_place:
             of_attention -= queries + keys
     products = 2 * len(dimensions.linear_shapes) * recipe.rank
@@ -231,7 +239,7 @@ def _activation_bytes(
         logits_ceiling = LOGITS_BYTES["cpu" if device_is_cpu else "gpu"]
         logits = min(tokens * 12 * dimensions.vocab_size, logits_ceiling)
     working_bytes = 2 * tokens * working
-    # the loss is computed before any layer's backward begins; a CPU's allocator keeps its chunks
+    # The loss is computed before any layer's backward begins; a CPU's allocator keeps its chunks.
     largest = working_bytes + logits if device_is_cpu else max(working_bytes, logits)
     return 2 * tokens * (kept + 2 * hidden) + largest
 

@@ -1,4 +1,4 @@
-"""What an hour of a device costs: a dated table, and the arithmetic of dollars.
+"""Prices of an hour of a device: a dated table, and the arithmetic of dollars.
 
 Rates differ by a factor of four and more between providers of one and the same device, so every
 figure says whose it is, of what kind and when it was read. Nothing is fetched; who pays another
@@ -38,8 +38,8 @@ Dollars = Annotated[
 
 
 class Price(BaseModel):
-    """`kind` "typical": what such a device usually costs, nobody's quote. Every other kind was read
-    at `source` on `as_of`.
+    """`kind` "typical": the usual price of such a device, not a quote. Every other kind was read at
+    `source` on `as_of`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -189,6 +189,7 @@ PRICES: tuple[Price, ...] = tuple(_rows())
 
 
 def default_price(device: str) -> Price:
+    """Return the first price of a device."""
     return next(price for price in PRICES if price.device == device)
 
 
@@ -203,4 +204,5 @@ def cents(amount: Decimal) -> Decimal:
 
 
 def dollars(usd_per_hour: Decimal, seconds: float) -> Decimal:
+    """Return the cost in whole cents."""
     return cents(usd(usd_per_hour, seconds))

@@ -1,5 +1,4 @@
-"""How fast trainings of one kind really went: from the attempts that an installation has seen, a
-rate with a band.
+"""The measured rate of trainings of one kind, with a band, from the attempts of an installation.
 
 Robust: medians, and the median distance from them; attempts are not weighted, neither by age nor by
 length.
@@ -7,17 +6,21 @@ length.
 
 import statistics
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict
 
-DEVIATIONS = 2.0  # of the band, in robust standard deviations
-UNCERTAINTY = 0.5  # of a single attempt; of n attempts it is this share divided by n
-LEAST_FACTOR = 1.1  # recipes of one method differ among themselves
-NORMAL_MAD = 1.4826  # from the median distance to the standard deviation of a normal distribution
+BAND_DEVIATIONS = 2.0  # The width of the band, in robust standard deviations.
+SINGLE_ATTEMPT_UNCERTAINTY = (
+    0.5  # The uncertainty of a single attempt; n attempts have this share divided by n.
+)
+LEAST_FACTOR = 1.1  # Recipes of one method differ among themselves.
+# The factor from the median distance to the standard deviation of a normal distribution.
+NORMAL_MAD = 1.4826
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True)
+class ThroughputSample:
     """One attempt. The rate counts all seconds from its first step to its last, evaluations and
     checkpoints among them.
 
@@ -29,8 +32,8 @@ class Sample(NamedTuple):
     overhead_seconds: float | None
 
 
-class Measured(BaseModel):
-    """A median; `factor`: what lies in the band is at most this many times more or less."""
+class MeasuredMedian(BaseModel):
+    """A median; `factor`: values in the band are at most this many times larger or smaller."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -39,23 +42,25 @@ class Measured(BaseModel):
 
 
 class Throughput(BaseModel):
+    """The rate of `n` attempts."""
+
     model_config = ConfigDict(frozen=True)
 
     n: int
-    tokens_per_second: Measured
-    overhead_seconds: Measured | None
+    tokens_per_second: MeasuredMedian
+    overhead_seconds: MeasuredMedian | None
 
 
-def median_sample(samples: Sequence[Sample]) -> Sample:
+def median_sample(samples: Sequence[ThroughputSample]) -> ThroughputSample:
     """Return one sample for several."""
     overheads = [each.overhead_seconds for each in samples if each.overhead_seconds is not None]
-    return Sample(
+    return ThroughputSample(
         statistics.median(each.tokens_per_second for each in samples),
         statistics.median(overheads) if overheads else None,
     )
 
 
-def throughput(samples: Sequence[Sample]) -> Throughput | None:
+def throughput(samples: Sequence[ThroughputSample]) -> Throughput | None:
     """Return the rate with its band; None without samples. Every rate must be above zero."""
     if not samples:
         return None
@@ -64,14 +69,14 @@ def throughput(samples: Sequence[Sample]) -> Throughput | None:
     ]
     return Throughput(
         n=len(samples),
-        tokens_per_second=_measured([sample.tokens_per_second for sample in samples]),
-        overhead_seconds=_measured(overheads) if overheads else None,
+        tokens_per_second=_median_with_band([sample.tokens_per_second for sample in samples]),
+        overhead_seconds=_median_with_band(overheads) if overheads else None,
     )
 
 
-def _measured(values: Sequence[float]) -> Measured:
+def _median_with_band(values: Sequence[float]) -> MeasuredMedian:
     median = statistics.median(values)
     distance = statistics.median(abs(value - median) for value in values)
     spread = NORMAL_MAD * distance / median if median else 0.0
-    factor = 1 + DEVIATIONS * spread + UNCERTAINTY / len(values)
-    return Measured(median=median, factor=max(LEAST_FACTOR, factor))
+    factor = 1 + BAND_DEVIATIONS * spread + SINGLE_ATTEMPT_UNCERTAINTY / len(values)
+    return MeasuredMedian(median=median, factor=max(LEAST_FACTOR, factor))

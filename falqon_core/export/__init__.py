@@ -1,1 +1,1 @@
-"""What a user downloads: the merged FP8 checkpoint, its model card and its checksums."""
+"""The files that a user downloads: the merged FP8 checkpoint, its model card and its checksums."""

@@ -1,12 +1,12 @@
-"""What was trained as a PEFT LoRA adapter: A [r, I] and B [O, r] in fp32, exactly as the trainer
-holds them.
+"""A training as a PEFT LoRA adapter: A [r, I] and B [O, r] in fp32, exactly as the trainer holds
+them.
 
-What was trained is `W + alpha / r * B A`, which is PEFT's own formula; melded, A is its dequantized
-FP8 value and B the fp32 master. The trainer then rounds the sum to FP8; an adapter on the unrounded
-base does not. Where the method had rounded W before training, the adapter belongs on W as rounded.
-An A over groups of g inputs [r, I / g] becomes one over inputs, each column g times, by sqrt(g);
-connections past A and B (IEC of IR-LoRA) become part of them.
-Rules that keep no B have no adapter (`contract.formats`).
+The trained weight is `W + alpha / r * B A`, which is PEFT's own formula; melded, A is its
+dequantized FP8 value and B the fp32 master. The trainer then rounds the sum to FP8; an adapter on
+the unrounded base does not. Where the method had rounded W before training, the adapter belongs on
+W as rounded. An A over groups of g inputs [r, I / g] becomes one over inputs, each column g times,
+by sqrt(g); connections past A and B (IEC of IR-LoRA) become part of them. Rules that keep no B have
+no adapter (`contract.formats`).
 """
 
 import json
@@ -28,8 +28,9 @@ TRAINED_B = (".delta", ".lora_b")
 
 
 def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
-    """Into an existing folder; return what it was trained with. Raises `FormatUnavailable`, and
-    `ModelError` for any other folder than a checkpoint's, or a damaged one.
+    """Write the adapter into an existing folder. Return the recipe of its training. Raises
+    `FormatUnavailable`, and `ModelError` for any other folder than a checkpoint's, or a damaged
+    one.
     """
     progress = checkpoint / "progress.json"
     if not progress.is_file():

@@ -16,7 +16,7 @@ def write_sha256sums(folder: Path) -> None:
 
 
 def sha256_lines(folder: Path) -> str:
-    """Return what `write_sha256sums` writes."""
+    """Return the text of SHA256SUMS: a line for each file."""
     return "".join(f"{file_sha256(folder / name)}  {name}\n" for name in file_names(folder))
 
 
@@ -40,5 +40,6 @@ def file_names(folder: Path) -> list[str]:
 
 
 def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,21 +10,21 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
-Point = tuple[int, float]  # step, loss
+Point = tuple[int, float]  # A step and its loss.
 
-CURVE = "training_curve.svg"
+CURVE_FILE = "training_curve.svg"
 MAX_POINTS = 300
 WIDTH, HEIGHT = 720, 360
-# of the plot
+# The edges of the plot within the picture.
 LEFT = 64
 RIGHT = 680
 TOP = 40
 BOTTOM = 308
-TRAIN, VALID, INK, GRID = "#2563eb", "#c2410c", "#374151", "#e5e7eb"
+TRAIN_COLOUR, VALID_COLOUR, TEXT_COLOUR, GRID_COLOUR = "#2563eb", "#c2410c", "#374151", "#e5e7eb"
 
 
 def draw_curve(train: Sequence[Point], valid: Sequence[Point]) -> str:
-    """`train` has a finite loss at least; what is not finite is left out."""
+    """`train` has a finite loss at least; values that are not finite are left out."""
     lines = [
         evenly([point for point in points if math.isfinite(point[1])], MAX_POINTS)
         for points in (train, valid)
@@ -41,22 +41,22 @@ def draw_curve(train: Sequence[Point], valid: Sequence[Point]) -> str:
 
     parts = [
         *(
-            _line(f"M{LEFT} {y(tick):.1f}H{RIGHT}", GRID, 1)
+            _line(f"M{LEFT} {y(tick):.1f}H{RIGHT}", GRID_COLOUR, 1)
             + _text(LEFT - 8, y(tick) + 4, f"{tick:g}", "end")
             for tick in losses
         ),
         *(
-            _line(f"M{x(tick):.1f} {BOTTOM}v5", INK, 1)
+            _line(f"M{x(tick):.1f} {BOTTOM}v5", TEXT_COLOUR, 1)
             + _text(x(tick), BOTTOM + 20, f"{tick:,.0f}", "middle")
             for tick in steps
         ),
-        _line(f"M{LEFT} {BOTTOM}H{RIGHT}", INK, 1),
+        _line(f"M{LEFT} {BOTTOM}H{RIGHT}", TEXT_COLOUR, 1),
         _text((LEFT + RIGHT) / 2, HEIGHT - 10, "step", "middle"),
         f'<g transform="rotate(-90 16 {(TOP + BOTTOM) / 2:g})">'
         f"{_text(16, (TOP + BOTTOM) / 2, 'loss', 'middle')}</g>",
     ]
     for index, (name, colour, line) in enumerate(
-        (("training", TRAIN, lines[0]), ("validation", VALID, lines[1]))
+        (("training", TRAIN_COLOUR, lines[0]), ("validation", VALID_COLOUR, lines[1]))
     ):
         if line:
             vertices = [(x(step), y(loss)) for step, loss in line]
@@ -93,7 +93,7 @@ def _axis(values: Sequence[float], smallest: float = 0) -> list[float]:
     """
     low = min(values)
     high = max(values)
-    # closer ones would bear the same label, or be one after rounding
+    # Closer numbers would have the same label, or be equal after rounding.
     closest = max(smallest, 1e-5 * max(abs(low), abs(high)), 1e-9)
     apart = max((high - low or abs(high) or 1) / 5, closest)
     unit = 10 ** math.floor(math.log10(apart))
@@ -113,5 +113,5 @@ def _line(path: str, colour: str, width: int) -> str:
 def _text(x: float, y: float, text: str, anchor: str) -> str:
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-family="sans-serif" '
-        f'font-size="13" fill="{INK}">{text}</text>'
+        f'font-size="13" fill="{TEXT_COLOUR}">{text}</text>'
     )

@@ -1,4 +1,4 @@
-"""Other forms of a trained model than the FP8 folder, each made from what is kept of it anyway.
+"""Other forms of a trained model than the FP8 folder, each made from files that are kept anyway.
 
 `lora` comes from a checkpoint, `bf16` and `gguf` from an FP8 folder, whose weights are exact in
 bf16: those two compute what the FP8 model computes, and no rounding is added. They need memory for
@@ -18,8 +18,8 @@ from falqon_core.export.adapter import write_adapter
 from falqon_core.export.checksums import write_sha256sums
 from falqon_core.export.gguf import write_gguf
 from falqon_core.export.merged import write_merged
-from falqon_core.export.provenance import HUB_ID, TAG, Fields, card_fields, copy_licence
-from falqon_core.files import whole_folder, write_whole
+from falqon_core.export.provenance import CARD_TAG, HUB_ID, Fields, card_fields, copy_licence
+from falqon_core.files import staged_folder, write_whole
 
 
 def write_format(
@@ -34,10 +34,10 @@ def write_format(
     """
     fields = card_fields(source, base_model)
     use = ""
-    with whole_folder(output) as staging:
+    with staged_folder(output) as staging:
         match format:
             case "lora":
-                # what was trained from a fine-tuned model does not fit on that one's base
+                # An adapter trained from a fine-tuned model does not fit on that one's base.
                 on_the_hub = HUB_ID.fullmatch(base_model)
                 recipe = write_adapter(
                     source, staging, str(fields["base_model"]) if on_the_hub else base_model
@@ -51,7 +51,7 @@ def write_format(
                 write_merged(source, staging)
             case "gguf":
                 write_gguf(source, staging, name)
-        # of the weights that these are; it names the files it was made for
+        # The certificate is about the weights of the source; it lists the files it was made for.
         if (source / CERTIFICATE).is_file():
             shutil.copyfile(source / CERTIFICATE, staging / f"fp8-{CERTIFICATE}")
         document_format(format, source, staging, name, fields, use)
@@ -71,7 +71,7 @@ def document_format(
 def _card(format: FormatName, name: str, fields: Fields, use: str) -> str:
     library = {"lora": "peft", "gguf": "gguf", "q4_1": "gguf"}.get(format, "transformers")
     front_matter = ModelCardData(
-        library_name=library, pipeline_tag="text-generation", tags=[TAG, format], **fields
+        library_name=library, pipeline_tag="text-generation", tags=[CARD_TAG, format], **fields
     )
     return f"""---
 {front_matter.to_yaml()}

@@ -22,7 +22,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from falqon_core.files import whole_folder
+from falqon_core.files import staged_folder
 
 
 @runtime_checkable
@@ -56,7 +56,7 @@ def export_fp8(
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name not in quantized
     ]
-    with whole_folder(folder) as staging:
+    with staged_folder(folder) as staging:
         save_torch_state_dict(_tensors(model, quantized), staging, max_shard_size=max_shard_size)
         (staging / "config.json").write_text(
             json.dumps(_config(model, unquantized), indent=2) + "\n", encoding="utf-8"
@@ -81,20 +81,23 @@ def _tensors(
 
 
 def plain_tensors(model: PreTrainedModel, without: Container[str] = ()) -> dict[str, torch.Tensor]:
-    """Return what a model holds beside the modules `without`, bf16 on the CPU, by name."""
+    """Return the tensors of a model beside those of the modules `without`, bf16 on the CPU, by
+    name.
+    """
     tensors: dict[str, torch.Tensor] = {}
     written: set[tuple[int, torch.Size]] = set()
     for name, value in model.state_dict().items():
         if name.rpartition(".")[0] in without:
             continue
         identity = value.data_ptr(), value.shape
-        if identity not in written:  # a tied tensor stands under its first name
+        if identity not in written:  # A tied tensor is stored under its first name.
             written.add(identity)
             tensors[name] = plain(value)
     return tensors
 
 
 def plain(value: torch.Tensor) -> torch.Tensor:
+    """Return a tensor as it is stored: bf16, contiguous, on the CPU; integers keep their type."""
     value = value.detach().cpu()
     return (value.to(torch.bfloat16) if value.is_floating_point() else value).contiguous()
 

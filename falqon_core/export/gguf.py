@@ -121,7 +121,7 @@ def _add_tokenizer(
 
 
 def _pre_tokenizer(described: dict[str, Any]) -> str:
-    """Return llama.cpp's name for how this tokenizer splits text into words.
+    """Return llama.cpp's name of this tokenizer's splitting of text into words.
 
     Raises `FormatUnavailable`.
     """

@@ -12,13 +12,13 @@ from falqon_core.contract.certificate import CERTIFICATE
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.layout import SHA256SUMS
 from falqon_core.contract.model_folder import read_config
-from falqon_core.export.curve import CURVE
-from falqon_core.export.reading import dequantized, is_ours
+from falqon_core.export.curve import CURVE_FILE
+from falqon_core.export.reading import is_ours, load_dequantized
 
-REPLACED = {
+REPLACED_FILES = {
     "config.json",
     "README.md",
-    CURVE,
+    CURVE_FILE,
     SHA256SUMS,
     CERTIFICATE,
     "model.safetensors.index.json",
@@ -30,9 +30,9 @@ def write_merged(model: Path, folder: Path, max_shard_size: str = "5GB") -> None
     config = read_config(model)
     if not is_ours(config):
         raise ModelError(f"{model.name} is no model in FP8 that was trained here", "source")
-    save_torch_state_dict(dequantized(model), folder, max_shard_size=max_shard_size)
+    save_torch_state_dict(load_dequantized(model), folder, max_shard_size=max_shard_size)
     del config["quantization_config"]
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for path in model.iterdir():
-        if path.is_file() and path.name not in REPLACED and path.suffix != ".safetensors":
+        if path.is_file() and path.name not in REPLACED_FILES and path.suffix != ".safetensors":
             shutil.copyfile(path, folder / path.name)

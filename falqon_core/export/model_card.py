@@ -13,8 +13,8 @@ from falqon_core.contract.certificate import CERTIFICATE, Certificate, Check
 from falqon_core.contract.config import ObjectiveName, Recipe
 from falqon_core.contract.methods import METHODS
 from falqon_core.data.summary import DataSummary
-from falqon_core.export.curve import CURVE, draw_curve, evenly
-from falqon_core.export.provenance import TAG, Fields
+from falqon_core.export.curve import CURVE_FILE, draw_curve, evenly
+from falqon_core.export.provenance import CARD_TAG, Fields
 from falqon_core.files import write_whole
 
 MAX_TABLE_ROWS = 20
@@ -57,15 +57,15 @@ def write_model_card(
     certificate: Certificate | None = None,
 ) -> None:
     """`base_model` is shown, `fields` are for the front matter; `recipe` is the resolved one."""
-    tags = ["fp8", TAG, *(["dpo"] if recipe.objective == "dpo" else [])]
+    tags = ["fp8", CARD_TAG, *(["dpo"] if recipe.objective == "dpo" else [])]
     front_matter = ModelCardData(
         library_name="transformers", pipeline_tag="text-generation", tags=tags, **fields
     )
     valid_losses = [(row.step, row.valid_loss) for row in rows if row.valid_loss is not None]
     write_whole(
-        folder / CURVE, draw_curve([(row.step, row.train_loss) for row in rows], valid_losses)
+        folder / CURVE_FILE, draw_curve([(row.step, row.train_loss) for row in rows], valid_losses)
     )
-    table = "\n".join(_row(row) for row in thinned(rows))
+    table = "\n".join(_row(row) for row in thin_rows(rows))
     settings = "\n".join(
         f"| {name} | {_setting(value)} |"
         for name, value in recipe.model_dump(exclude_none=True).items()
@@ -100,7 +100,7 @@ bf16 weights.
 {OBJECTIVES[recipe.objective]}: {amount}, on {device}.{_best(recipe, certificate)}
 {_method(recipe, certificate)}
 
-![Training and validation loss over the steps]({CURVE})
+![Training and validation loss over the steps]({CURVE_FILE})
 
 | step | training loss | validation loss | learning rate |
 |---:|---:|---:|---:|
@@ -126,7 +126,7 @@ It was put to no benchmark, and to no test of whether its answers are safe.
 
 
 def _method(recipe: Recipe, certificate: Certificate | None) -> str:
-    """Say how it was trained, and what merging cost."""
+    """Return a paragraph on the method, and on the cost of merging."""
     spec = METHODS[recipe.method]
     text = f"Method: {spec.title} ({spec.paper}): {spec.summary}."
     if recipe.method == "falqon":
@@ -154,8 +154,9 @@ def _template(recipe: Recipe) -> str:
         return ""
     names = ", ".join(f"`{name}`" for name in recipe.chat_template_kwargs)
     return (
-        f"\nIts chat template has {names} as in training by default (see below), so it is asked as "
-        "it was trained.\nA request that sets them otherwise asks for what was not trained.\n"
+        f"\nIts chat template has {names} as in training by default (see below), so it is prompted "
+        "as it was trained.\nA request that sets them otherwise uses prompts that were not "
+        "trained.\n"
     )
 
 
@@ -210,7 +211,7 @@ def _proof(certificate: Certificate | None) -> str:
     )
     held_out = certificate.held_out
     return f"""## Certificate
-Before this model was handed out, another process loaded these files and compared them with what the
+Before this model was published, another process loaded these files and compared them with what the
 trainer held: on {held_out.num_rows} rows of the {held_out.source} data
 ({held_out.num_tokens:,} tokens) and on a prompt of its own.
 `{CERTIFICATE}` says so in full, with the hashes of data, base model and files.
@@ -229,7 +230,7 @@ def _outcome(check: Check) -> str:
     return f"{check.difference:.4f} (bound {check.bound:g}{beyond})"
 
 
-def thinned(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
+def thin_rows(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
     """Return at most `MAX_TABLE_ROWS` rows spread evenly, first and last among them, and as many of
     those with a validation loss.
     """

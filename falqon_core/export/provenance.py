@@ -1,8 +1,8 @@
-"""What a model takes over from the folder that it was made from: the base model's name on the Hub,
-and its licence.
+"""The origin of a model, taken over from the folder that it was made from: the base model's name on
+the Hub, and its licence.
 
-A folder that came from the Hub says so in its config.json (`importers.importer`); one that we made
-says in its card what its base was.
+A folder from the Hub names itself in its config.json (`importers.importer`); one of our exports
+names its base in its card.
 """
 
 import re
@@ -13,10 +13,10 @@ from typing import Any
 import yaml
 
 from falqon_core.contract.model_folder import read_config
-from falqon_core.importers.folder import ORIGIN
+from falqon_core.importers.folder import ORIGIN_KEY
 
 HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
-TAG = "falqon"  # of cards that are ours
+CARD_TAG = "falqon"  # The tag of our cards.
 LICENCE_FIELDS = ("license", "license_name", "license_link")
 LICENCE_FILE = re.compile(r"(LICENSE|NOTICE)[A-Za-z0-9_-]*(\.(txt|md))?")
 FRONT_MATTER = re.compile(r"---\r?\n(.*?)\r?\n---(\s|$)", re.DOTALL)
@@ -33,7 +33,7 @@ def card_fields(source: Path, name: str) -> Fields:
     `name`: by which the base goes here. Raises `ModelError` for a broken config.json.
     """
     declared = _front_matter(source / "README.md")
-    ours = TAG in declared["tags"] if isinstance(declared.get("tags"), list) else False
+    ours = CARD_TAG in declared["tags"] if isinstance(declared.get("tags"), list) else False
     base = _origin(source / "config.json") or (declared.get("base_model") if ours else None) or name
     fields = {field: declared[field] for field in LICENCE_FIELDS if _is_plain(declared.get(field))}
     return (
@@ -53,7 +53,7 @@ def copy_licence(source: Path, folder: Path) -> None:
 
 
 def _front_matter(readme: Path) -> dict[str, Any]:
-    """Read what anybody may have written."""
+    """Read the front matter of a card, which may hold anything."""
     if not readme.is_file():
         return {}
     match = FRONT_MATTER.match(readme.read_text(encoding="utf-8-sig", errors="replace"))
@@ -65,7 +65,7 @@ def _front_matter(readme: Path) -> dict[str, Any]:
 
 
 def _origin(config: Path) -> Any:
-    return read_config(config.parent).get(ORIGIN) if config.is_file() else None
+    return read_config(config.parent).get(ORIGIN_KEY) if config.is_file() else None
 
 
 def _is_plain(value: object) -> bool:

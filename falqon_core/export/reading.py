@@ -20,18 +20,18 @@ from falqon_core.export.fp8 import quantization_config
 from falqon_core.importers.decoder import build_decoder
 from falqon_core.importers.soundness import check_tensors
 
-SCALE = "_scale"
+SCALE_SUFFIX = "_scale"
 
 
 def is_ours(config: dict[str, Any]) -> bool:
-    """Return whether a parsed config.json describes the format of `export_fp8`."""
+    """Check that a parsed config.json describes the format of `export_fp8`."""
     described = config.get("quantization_config")
     return isinstance(described, dict) and described == quantization_config(
         described.get("ignore", [])
     )
 
 
-def dequantized(folder: Path) -> dict[str, Tensor]:
+def load_dequantized(folder: Path) -> dict[str, Tensor]:
     """Return every tensor of the folder by the name a plain model has, on the CPU.
 
     Raises `ModelError` for files that are missing or damaged, and for codes without their scale, or
@@ -41,21 +41,22 @@ def dequantized(folder: Path) -> dict[str, Tensor]:
     if not paths:
         raise ModelError(f"{folder.name} holds no safetensors file", "model")
     check_weights(folder)
-    return _dequantized(paths)
+    return _load_dequantized(paths)
 
 
-def _dequantized(paths: Iterable[Path]) -> dict[str, Tensor]:
+def _load_dequantized(paths: Iterable[Path]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     for path in paths:
         tensors |= load_file(path)
-    for name in [name for name in tensors if name.endswith(SCALE)]:
-        weight = name.removesuffix(SCALE)
+    for name in [name for name in tensors if name.endswith(SCALE_SUFFIX)]:
+        weight = name.removesuffix(SCALE_SUFFIX)
         if weight not in tensors:
             raise ModelError(f"{name} is there without {weight}", "model")
+        # e4m3 [O, I] times scale [O, 1]; exact in bf16, where a scale is a power of two.
         tensors[weight] = (tensors[weight].float() * tensors.pop(name)).to(torch.bfloat16)
     for name, value in tensors.items():
         if value.dtype == torch.float8_e4m3fn:
-            raise ModelError(f"{name} is there without {name}{SCALE}", "model")
+            raise ModelError(f"{name} is there without {name}{SCALE_SUFFIX}", "model")
     return tensors
 
 
@@ -63,17 +64,18 @@ def decoder_weights(folder: Path) -> dict[str, Tensor]:
     """Return the tensors that the decoder of a folder has, in bf16, by transformers' own names; a
     tied one once.
 
-    What else stands in its files is left out, as transformers does. Raises `ModelError`.
+    Other tensors in its files are left out, as transformers does. Raises `ModelError` where files
+    are missing or damaged, or shapes do not fit.
     """
     check_weights(folder)
     skeleton = build_decoder(folder, ModelDimensions.from_config(read_config(folder)))
-    tensors = _dequantized(weight_files(folder))
+    tensors = _load_dequantized(weight_files(folder))
     check_tensors(skeleton, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     prefix = f"{skeleton.base_model_prefix}."
     weights: dict[str, Tensor] = {}
     for name in skeleton.state_dict():
         if name not in skeleton.all_tied_weights_keys:
-            # the bare decoder is saved without its prefix
+            # The bare decoder is saved without its prefix.
             stored = name if name in tensors else name.removeprefix(prefix)
             weights[name] = tensors.pop(stored).to(torch.bfloat16)
     return weights

@@ -25,8 +25,8 @@ from falqon_core.contract.errors import ModelError, blamed_on_model
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.importers.decoder import build_decoder
 
-TEXT = "text_config"
-QUANTIZED = "quantization_config"
+TEXT_CONFIG_KEY = "text_config"
+QUANTIZATION_KEY = "quantization_config"
 BNB_KIND = "bnb_4bit_quant_type"
 DIMENSIONS = (
     "hidden_size",
@@ -39,7 +39,7 @@ DIMENSIONS = (
     "max_position_embeddings",
     "tie_word_embeddings",
 )
-# where the tensors of a text decoder stand in the layouts that transformers has written over time
+# Names of a text decoder's tensors in the layouts that transformers has written over time.
 TEXT_TENSORS = {
     r"^language_model\.lm_head\.": "lm_head.",
     r"^(?:model\.)?language_model\.(?!lm_head)(?:model\.)?": "model.",
@@ -48,11 +48,11 @@ TEXT_TENSORS = {
 
 def decoder_config(config: dict[str, Any]) -> dict[str, Any]:
     """Return the parsed config.json of the text decoder within, as if its weights were plain."""
-    inner = config.get(TEXT, config)
+    inner = config.get(TEXT_CONFIG_KEY, config)
     if not isinstance(inner, dict):
-        raise ModelError(f"{TEXT} of config.json is not a JSON object", "model")
-    plain = {key: value for key, value in inner.items() if key != QUANTIZED}
-    return plain if TEXT not in config else _defaults(plain.get("model_type")) | plain
+        raise ModelError(f"{TEXT_CONFIG_KEY} of config.json is not a JSON object", "model")
+    plain = {key: value for key, value in inner.items() if key != QUANTIZATION_KEY}
+    return plain if TEXT_CONFIG_KEY not in config else _defaults(plain.get("model_type")) | plain
 
 
 def check_quantization(config: dict[str, Any]) -> None:
@@ -62,7 +62,7 @@ def check_quantization(config: dict[str, Any]) -> None:
 
 
 def convert_decoder(source: Path, config: dict[str, Any], output: Path) -> list[str]:
-    """Write config.json and weights into the existing, empty folder `output`; return what was done,
+    """Write config.json and weights into the existing, empty folder `output`; return the changes,
     in sentences. `config` is the parsed config.json of `source`. Raises `ModelError`.
     """
     plain = decoder_config(config)
@@ -70,12 +70,12 @@ def convert_decoder(source: Path, config: dict[str, Any], output: Path) -> list[
     (output / "config.json").write_text(json.dumps(plain) + "\n", encoding="utf-8")
     skeleton = build_decoder(output, dimensions)
     quantization = _quantization(config)
-    model = _load(source, skeleton, quantization, TEXT in config)
+    model = _load(source, skeleton, quantization, TEXT_CONFIG_KEY in config)
     model.save_pretrained(output, save_original_format=False)
     notes = []
     if quantization is not None:
         notes.append(f"The weights were {_describe(quantization)} and are dequantized to bf16.")
-    if TEXT in config:
+    if TEXT_CONFIG_KEY in config:
         notes.append(
             f"Of the {config.get('model_type')} model only the text decoder is taken; it sees no "
             "images here."
@@ -120,7 +120,7 @@ def _load(
                 model.dequantize(torch.bfloat16)
     except ModelError:
         raise
-    # libraries that undo a stranger's quantization go wrong in any way
+    # Libraries that dequantize external weights may raise any error.
     except Exception as error:
         raise blamed_on_model("the weights cannot be converted to bf16", error) from error
     if missing := sorted(loading["missing_keys"]):
@@ -131,11 +131,11 @@ def _load(
 
 
 def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
-    inner = config.get(TEXT)
-    nested = inner.get(QUANTIZED) if isinstance(inner, dict) else None
-    described = config.get(QUANTIZED, nested)
+    inner = config.get(TEXT_CONFIG_KEY)
+    nested = inner.get(QUANTIZATION_KEY) if isinstance(inner, dict) else None
+    described = config.get(QUANTIZATION_KEY, nested)
     if described is not None and not isinstance(described, dict):
-        raise ModelError(f"{QUANTIZED} of config.json is not a JSON object", "model")
+        raise ModelError(f"{QUANTIZATION_KEY} of config.json is not a JSON object", "model")
     return described
 
 
@@ -165,8 +165,8 @@ def _num_blocks(num_values: int, block_size: object) -> int:
 
 
 def _loading_options(quantization: dict[str, Any]) -> dict[str, QuantizationConfigMixin]:
-    """Return how transformers loads such weights so that they are dequantized, or can be. Raises
-    `ModelError` where it does not.
+    """Return the options with which transformers loads such weights dequantized, or so that they
+    can be. Raises `ModelError` where it cannot.
     """
     method = quantization.get("quant_method")
     if method == "compressed-tensors":

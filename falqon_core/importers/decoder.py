@@ -1,10 +1,10 @@
-"""Whether a model is a decoder that training knows, found by looking at its modules.
+"""A check by its modules that a model is a decoder that training supports.
 
 transformers builds it without memory for its weights (torch's meta device). Accepted is every
 decoder of transformers whose layers hold the linears that `estimate.dimensions` counts, each an
 `nn.Linear`, and no other matrix: so mixtures of experts, convolutions and state spaces are refused,
-whatever they are called. Soft caps, norms of queries and keys, scales and windows are part of a
-model's own modules; that training computes them as transformers does, `train.agreement` shows.
+under any name. Soft caps, norms of queries and keys, scales and windows are part of a model's own
+modules; that training computes them as transformers does, `train.agreement` shows.
 """
 
 from collections.abc import Iterator, Mapping
@@ -26,14 +26,14 @@ def build_decoder(folder: Path, dimensions: ModelDimensions) -> PreTrainedModel:
     """
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    # a config can go wrong in any way, and nothing else is looked at here
+    # An external config may raise any error, and only the config is read here.
     except Exception as error:
         raise blamed_on_model("config.json describes no model that can be built", error) from error
     model_class = decoder_class(config)
     try:
         with torch.device("meta"):
             model = model_class(config)
-    except Exception as error:  # as above
+    except Exception as error:  # An external config may raise any error here as well.
         raise blamed_on_model("config.json describes no model that can be built", error) from error
     _check_modules(model, dimensions)
     return model

@@ -46,16 +46,16 @@ MODEL_FILES = (
     "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE*", "NOTICE*",
     "README.md",
 )  # fmt: skip
-WEIGHTS = ".safetensors"
-# in config.json, where transformers too writes what a model was loaded from
-ORIGIN = "_name_or_path"
+WEIGHTS_SUFFIX = ".safetensors"
+# A field of config.json, where transformers as well writes the origin of a model.
+ORIGIN_KEY = "_name_or_path"
 
 Transfer = Callable[[Path, Path], object]
 
 
 def copy_model(source: Path, output: Path) -> list[str]:
-    """Copy `source` into the existing, empty folder `output`; return, in sentences, what was
-    changed. Raises `ModelError`.
+    """Copy `source` into the existing, empty folder `output`; return, in sentences, the changed.
+    Raises `ModelError`.
     """
     return _take(source, output, shutil.copyfile)
 
@@ -85,19 +85,23 @@ def _take(source: Path, output: Path, transfer: Transfer, origin: str | None = N
         with TemporaryDirectory(prefix=".plain.", dir=output.parent) as folder:
             changes = convert_decoder(source, config, Path(folder))
             for path in files:
-                if path.name != "config.json" and path.suffix != WEIGHTS and path.name != INDEX:
+                if (
+                    path.name != "config.json"
+                    and path.suffix != WEIGHTS_SUFFIX
+                    and path.name != INDEX
+                ):
                     transfer(path, Path(folder) / path.name)
             return changes + _take(Path(folder), output, _move, origin)
     for path in files:
-        if path.suffix != WEIGHTS:
+        if path.suffix != WEIGHTS_SUFFIX:
             transfer(path, output / path.name)
-    config = _without_private_keys(config) | ({ORIGIN: origin} if origin else {})
+    config = _without_private_keys(config) | ({ORIGIN_KEY: origin} if origin else {})
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     check_tensors(build_decoder(output, dimensions), shapes)
     check_tokenizer(output, dimensions.vocab_size)
     check_generation(output)
-    for path in files:  # last, because they are large
-        if path.suffix == WEIGHTS:
+    for path in files:  # Weights come last, because they are large.
+        if path.suffix == WEIGHTS_SUFFIX:
             transfer(path, output / path.name)
     return []
 
@@ -118,7 +122,8 @@ def _without_other_weights(files: list[Path], loaded: list[Path]) -> list[Path]:
     return [
         path
         for path in files
-        if path.name in names or not (path.suffix == WEIGHTS or path.name.endswith(".index.json"))
+        if path.name in names
+        or not (path.suffix == WEIGHTS_SUFFIX or path.name.endswith(".index.json"))
     ]
 
 

@@ -26,7 +26,11 @@ from falqon_core.importers.decoder import build_decoder
 from falqon_core.importers.gguf_header import check_gguf
 from falqon_core.importers.soundness import check_tensors, check_tokenizer
 
-CLASSES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+MODEL_CLASSES = {
+    "llama": "LlamaForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
 OUTER_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 LAYER_NAMES = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
@@ -35,12 +39,12 @@ LAYER_NAMES = {
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
-WINDOW = 16
+MAX_RESULTS_AHEAD = 16
 LICENCE_NAME = re.compile(r"[A-Za-z0-9.+-]+")
 
 
 def convert_gguf(source: Path, output: Path) -> list[str]:
-    """Convert into the existing, empty folder `output`; return what was done, in sentences. Raises
+    """Convert into the existing, empty folder `output`; return the changes, in sentences. Raises
     `ModelError` for an unreadable or unsupported file.
     """
     try:
@@ -86,9 +90,10 @@ def _field(reader: GGUFReader, key: str, default: Any = None) -> Any:
 def _config(reader: GGUFReader) -> dict[str, Any]:
     architecture = _field(reader, "general.architecture")
     names = {tensor.name for tensor in reader.tensors}
-    if not isinstance(architecture, str) or architecture not in CLASSES:
+    if not isinstance(architecture, str) or architecture not in MODEL_CLASSES:
         raise ModelError(
-            f"GGUF architecture {architecture!r} is not supported; supported: {', '.join(CLASSES)}",
+            f"GGUF architecture {architecture!r} is not supported; supported: "
+            f"{', '.join(MODEL_CLASSES)}",
             "model",
         )
     if _field(reader, f"{architecture}.expert_count", 0):
@@ -123,7 +128,7 @@ def _config(reader: GGUFReader) -> dict[str, Any]:
     if embeddings is None:
         raise ModelError("the GGUF file has no token embeddings", "model")
     config = {
-        "architectures": [CLASSES[architecture]],
+        "architectures": [MODEL_CLASSES[architecture]],
         "model_type": architecture,
         "hidden_act": "silu",
         "hidden_size": hidden,
@@ -171,9 +176,11 @@ def _save_weights(
 def _in_order(
     pool: ThreadPoolExecutor, convert: Callable[[str], np.ndarray], names: list[str]
 ) -> Iterator[np.ndarray]:
-    """Do as `pool.map` does, but never more than `WINDOW` results ahead of the writer."""
-    for start in range(0, len(names), WINDOW):
-        yield from pool.map(convert, names[start : start + WINDOW])
+    """Do as `pool.map` does, but never more than `MAX_RESULTS_AHEAD` results ahead of the
+    writer.
+    """
+    for start in range(0, len(names), MAX_RESULTS_AHEAD):
+        yield from pool.map(convert, names[start : start + MAX_RESULTS_AHEAD])
 
 
 def _name(gguf_name: str) -> str:
@@ -217,14 +224,14 @@ def _rotary_halves(values: np.ndarray, heads: int) -> np.ndarray:
 def _save_tokenizer(source: Path, config: dict[str, Any], output: Path) -> None:
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(source.parent, gguf_file=source.name)
-    except Exception as error:  # the tokens of a stranger can go wrong in any way
+    except Exception as error:  # External tokens may raise any error.
         raise blamed_on_model("the tokenizer of the GGUF file cannot be read", error) from error
     tokenizer.model_max_length = config["max_position_embeddings"]
     tokenizer.save_pretrained(output)
 
 
 def _drop_foreign_tokens(path: Path, num_tokens: int) -> None:
-    """Drop those that transformers adds to what the file holds (`<|endoftext|>`): no embedding is
+    """Drop tokens that transformers adds to those of the file (`<|endoftext|>`): no embedding is
     theirs.
     """
     content = json.loads(path.read_bytes())

@@ -1,4 +1,4 @@
-"""What stands before the tensors of a GGUF file, looked through before any library reads it.
+"""The header of a GGUF file, checked before any library reads it.
 
 Every count is compared with the bytes that are left before anything is read by it, so a file of a
 few bytes cannot ask for memory or time. Refused are: more keys, tensors or elements of arrays than
@@ -16,15 +16,13 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
 from falqon_core.contract.weights import MAX_TENSORS
 
 MAX_KEYS = 10_000
-# of all arrays together; a vocabulary needs two to four for each of its tokens
+# Elements of all arrays together; a vocabulary needs two to four for each of its tokens.
 MAX_ELEMENTS = 2**22
 MAX_STRING_BYTES = 16 * 2**20
 MAX_AXES = 4
-VERSIONS = (2, 3)
-SMALLEST_KEY, SMALLEST_TENSOR = (
-    13,
-    32,
-)  # bytes: an empty name, a type and a byte; an empty name, a shape, a type and a place
+SUPPORTED_VERSIONS = (2, 3)
+SMALLEST_KEY_BYTES = 13  # An empty name, a type and a byte.
+SMALLEST_TENSOR_BYTES = 32  # An empty name, a shape, a type and an offset.
 SCALAR_BYTES = {
     GGUFValueType.UINT8: 1, GGUFValueType.INT8: 1, GGUFValueType.BOOL: 1, GGUFValueType.UINT16: 2,
     GGUFValueType.INT16: 2,
@@ -67,12 +65,12 @@ class _Walk:
             raise ValueError("it does not begin as one")
         version = self._take(4)
         self._order = "<" if version[:2] != b"\0\0" else ">"
-        if self._unpack("I", version) not in VERSIONS:
-            raise ValueError(f"its version is none of {', '.join(map(str, VERSIONS))}")
+        if self._unpack("I", version) not in SUPPORTED_VERSIONS:
+            raise ValueError(f"its version is none of {', '.join(map(str, SUPPORTED_VERSIONS))}")
         num_tensors = self._number("Q")
         num_keys = self._number("Q")
-        self._check_count("keys", num_keys, MAX_KEYS, SMALLEST_KEY)
-        self._check_count("tensors", num_tensors, MAX_TENSORS, SMALLEST_TENSOR)
+        self._check_count("keys", num_keys, MAX_KEYS, SMALLEST_KEY_BYTES)
+        self._check_count("tensors", num_tensors, MAX_TENSORS, SMALLEST_TENSOR_BYTES)
         for _ in range(num_keys):
             key = self._string("the name of a key")
             self._value(key, self._type(key))
@@ -92,7 +90,7 @@ class _Walk:
         name = repr(key[:100])
         if kind == GGUFValueType.ARRAY:
             raise ValueError(f"{name} is an array of arrays, which no supported model has")
-        width = SCALAR_BYTES.get(kind, 8)  # a string has at least its length
+        width = SCALAR_BYTES.get(kind, 8)  # A string has at least its length field.
         self._elements += count
         self._check_count(
             f"elements of {name} and the arrays before it", self._elements, MAX_ELEMENTS, 0
@@ -116,7 +114,7 @@ class _Walk:
             block, width = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
         except (KeyError, ValueError):
             raise ValueError(f"{name} is of type {kind}, which is not known") from None
-        self._take(8)  # its place; the reader finds one that leads out of the file
+        self._take(8)  # The offset of its data; the reader refuses one beyond the end of the file.
         return count * width // block
 
     def _type(self, key: str) -> GGUFValueType:

@@ -26,7 +26,7 @@ def download(repository: str, folder: Path) -> None:
             allow_patterns=list(MODEL_FILES),
             ignore_patterns=list(OTHER_LAYOUTS),
         )
-    except (OSError, ValueError) as error:  # the library's own errors derive from these
+    except (OSError, ValueError) as error:  # The library's own errors derive from these.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"{name} cannot be fetched from the Hugging Face Hub: {reason}", "model"

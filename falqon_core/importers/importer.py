@@ -13,23 +13,23 @@ from pathlib import Path
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.formats import engine_note
 from falqon_core.contract.model_folder import read_config
-from falqon_core.files import whole_folder
-from falqon_core.importers.limits import limited, size_of
+from falqon_core.files import staged_folder
+from falqon_core.importers.limits import limit_resources, size_of
 from falqon_core.importers.tiny import build_tiny
 
-BUILTIN = "builtin:falqon-tiny"
+BUILTIN_MODEL = "builtin:falqon-tiny"
 
 
 def import_model(source: str, output: Path) -> list[str]:
-    """Import a model; return, in sentences, what was converted of it, and what it takes to ask it
-    where the workers' own engine cannot.
+    """Import a model; return, in sentences, the conversions and, where the workers' own engine
+    cannot load it, what it takes to ask it.
 
     Raises `ModelError` when `output` exists, or when the source is missing, unsupported, or refused
     as unsafe.
     """
     if output.exists():
         raise ModelError(f"{output.name} exists already", "model")
-    if source == BUILTIN:
+    if source == BUILTIN_MODEL:
         build_tiny(output)
         return []
     if not source.startswith("hf:") and not Path(source).exists():
@@ -39,16 +39,16 @@ def import_model(source: str, output: Path) -> list[str]:
     from falqon_core.importers.gguf import convert_gguf
     from falqon_core.importers.hub import download
 
-    with whole_folder(output) as staging:
+    with staged_folder(output) as staging:
         if source.startswith("hf:"):
             with tempfile.TemporaryDirectory(prefix=".download.", dir=output.parent) as folder:
                 repository = source.removeprefix("hf:")
                 download(repository, Path(folder))
-                with limited(size_of(Path(folder))):
+                with limit_resources(size_of(Path(folder))):
                     name = repository.partition("@")[0]
                     conversions = move_model(Path(folder), staging, name)
         else:
-            with limited(size_of(Path(source))):
+            with limit_resources(size_of(Path(source))):
                 bring = convert_gguf if source.lower().endswith(".gguf") else copy_model
                 conversions = bring(Path(source), staging)
         note = engine_note(read_config(staging))

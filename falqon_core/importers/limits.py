@@ -1,9 +1,9 @@
-"""Read a stranger's model for a limited time and in limited memory, both by its size.
+"""Limits of time and memory for reading an external model, both by its size.
 
 Beyond the first limit of time an exception ends the import; what cannot be interrupted then, one
 long operation inside a library, is ended by the kernel (SIGXCPU) once it has used as much CPU time
-on every core. Memory is what the process itself takes, files that it looks into do not count. It
-works in the main thread only, and memory is limited on Linux only.
+on every core. Memory is that of the process itself; files that it maps do not count. It works in
+the main thread only, and memory is limited on Linux only.
 """
 
 import math
@@ -18,11 +18,11 @@ from pathlib import Path
 
 from falqon_core.contract.errors import ModelError
 
-SECONDS = 300.0  # on the clock, for a model of any size
+BASE_SECONDS = 300.0  # Seconds of the clock, for a model of any size.
 SECONDS_PER_GIB = 60.0
 # The kernel counts a process' time in ticks, which need not agree with the clock that is read here.
-CPU_SECONDS_MORE = 10
-MEMORY_BYTES = 4 * 2**30  # beyond what the process has taken before
+EXTRA_CPU_SECONDS = 10
+MEMORY_BYTES = 4 * 2**30  # The limit is on top of the memory that the process has taken before.
 # A tensor of two bits a weight takes 50 times its bytes while it is converted, and 16 of them are
 # at a time.
 MEMORY_PER_BYTE = 16
@@ -34,17 +34,17 @@ class _Overdue(BaseException):
 
 
 def size_of(source: Path) -> int:
-    """Return the bytes of a file, or of the files in a folder; 0 for what is not there."""
+    """Return the bytes of a file, or of the files in a folder; 0 where there is none."""
     paths = source.rglob("*") if source.is_dir() else [source]
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
 @contextmanager
-def limited(num_bytes: int) -> Iterator[None]:
+def limit_resources(num_bytes: int) -> Iterator[None]:
     """Raise `ModelError` when reading a model of `num_bytes` takes longer, or more memory, than any
     sound one does.
     """
-    seconds = SECONDS + SECONDS_PER_GIB * num_bytes / GIB
+    seconds = BASE_SECONDS + SECONDS_PER_GIB * num_bytes / GIB
     memory = MEMORY_BYTES + MEMORY_PER_BYTE * num_bytes
     before = signal.signal(signal.SIGALRM, _end)
     limits = {
@@ -53,7 +53,7 @@ def limited(num_bytes: int) -> Iterator[None]:
     try:
         if sys.platform == "linux":
             _lower(resource.RLIMIT_DATA, _data_bytes() + memory)
-        on_all_cores = seconds * (os.cpu_count() or 1) + CPU_SECONDS_MORE
+        on_all_cores = seconds * (os.cpu_count() or 1) + EXTRA_CPU_SECONDS
         _lower(resource.RLIMIT_CPU, math.ceil(time.process_time() + on_all_cores))
         signal.setitimer(signal.ITIMER_REAL, seconds)
         yield
@@ -85,5 +85,5 @@ def _lower(kind: int, soft: int) -> None:
 
 
 def _data_bytes() -> int:
-    """Return what RLIMIT_DATA counts of this process now."""
+    """Return the bytes of this process that RLIMIT_DATA counts now."""
     return int(Path("/proc/self/statm").read_text().split()[5]) * os.sysconf("SC_PAGE_SIZE")

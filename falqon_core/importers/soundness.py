@@ -1,7 +1,7 @@
-"""Whether the parts of a model fit one another: its config, its tensors, its tokenizer and its chat
-template; and whether its generation config can be read.
+"""Checks that the parts of a model fit one another: its config, its tensors, its tokenizer and its
+chat template; and that its generation config can be read.
 
-What a config asks for is not worked out here: transformers' own names and shapes (`decoder`) are
+The tensors of a config are not derived here: transformers' own names and shapes (`decoder`) are
 compared with those in the files. Tensors that it has no place for are ignored, as it does. The
 numbers in the weights are not checked; only training will see them.
 """
@@ -20,7 +20,7 @@ from falqon_core.contract.errors import ModelError, blamed_on_model
 from falqon_core.data.chat_template import check_template
 from falqon_core.importers.tokenizer import load_tokenizer
 
-PROBE = "a"  # which any tokenizer that can read a data set has a token for
+PROBE_TEXT = "a"  # Any tokenizer that can read a data set has a token for it.
 
 
 def check_tensors(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -50,7 +50,7 @@ def check_generation(folder: Path) -> None:
     if (folder / "generation_config.json").is_file():
         try:
             GenerationConfig.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # it may hold anything
+        except Exception as error:  # The file may hold anything.
             raise blamed_on_model("generation_config.json cannot be used", error) from error
 
 
@@ -58,20 +58,21 @@ def check_tokenizer(folder: Path, num_rows: int) -> None:
     """Raise `ModelError` unless every token of the folder's tokenizer has one of `num_rows`
     embeddings.
 
-    So for a tokenizer that finds no token in a text, and for a chat template that is no Jinja.
+    Raise it as well for a tokenizer that finds no token in a text, and for a chat template that is
+    no Jinja.
     """
     tokenizer = load_tokenizer(folder)
     try:
-        tokens = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-        whole = tokenizer(PROBE)["input_ids"]
-        # Without what the class of another tokenizer adds on its own: nobody has written it, and
-        # data that say it are refused.
+        tokens = tokenizer(PROBE_TEXT, add_special_tokens=False)["input_ids"]
+        whole = tokenizer(PROBE_TEXT)["input_ids"]
+        # Tokens that the class of another tokenizer adds on its own are not counted: no text has
+        # them, and data that contain them are refused.
         plain = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
         largest = max([*plain.get_vocab().values(), *whole], default=0)
-    except Exception as error:  # as above
+    except Exception as error:  # An external tokenizer may raise any error.
         raise blamed_on_model("the tokenizer cannot be used", error) from error
     if not tokens:
-        raise ModelError(f"the tokenizer is empty: it finds no token in {PROBE!r}", "model")
+        raise ModelError(f"the tokenizer is empty: it finds no token in {PROBE_TEXT!r}", "model")
     check_token_id(largest, num_rows, plain)
     templates = tokenizer.chat_template or {}
     for template in templates.values() if isinstance(templates, dict) else [templates]:

@@ -18,7 +18,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from falqon_core.data.resource_limits import OutOfBounds, bounded
+from falqon_core.data.resource_limits import OutOfBounds, run_bounded
 from falqon_core.importers.gguf_header import read_texts
 
 MAX_TEMPLATE_BYTES = 2**16
@@ -107,7 +107,7 @@ def _chats() -> Iterator[dict[str, Any]]:
 
 def _try(template: str, chat: dict[str, Any]) -> None:
     try:
-        num_characters = bounded(lambda: _num_rendered(template, chat))
+        num_characters = run_bounded(lambda: _num_rendered(template, chat))
     except TemplateSyntaxError as error:
         raise TemplateRefused(f"it is no Jinja, line {error.lineno}") from None
     except RecursionError:

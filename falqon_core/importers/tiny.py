@@ -4,7 +4,7 @@ the whole service in seconds.
 Everything is drawn or trained from what stands in this file, with no torch and no network, and
 every build gives the same bytes. It knows nothing; it is wide enough for a step to take
 milliseconds and for its loss to fall visibly. Its sizes are those that every method divides and
-that vLLM serves on a CPU, too, whose heads have at least 32 dimensions.
+that vLLM serves on a CPU as well, whose heads have at least 32 dimensions.
 """
 
 import json
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from falqon_core.files import whole_folder
+from falqon_core.files import staged_folder
 from falqon_core.importers.bfloat16 import save_bfloat16, to_bfloat16
 
 SEED = 20251024
@@ -95,7 +95,7 @@ def add(first, second): return first + second
 def build_tiny(output: Path) -> None:
     """Write the model folder `output`, whole or not at all; an existing one is replaced."""
     tokenizer = _tokenizer()
-    with whole_folder(output) as folder:
+    with staged_folder(output) as folder:
         (folder / "tokenizer.json").write_text(
             tokenizer.to_str(pretty=True) + "\n", encoding="utf-8"
         )

@@ -1,5 +1,5 @@
-"""The tokenizer of a model folder, without what builds the model: who only counts tokens should not
-wait for that.
+"""The tokenizer of a model folder, without the imports that build the model: counting tokens should
+not wait for them.
 """
 
 from pathlib import Path
@@ -13,10 +13,10 @@ from falqon_core.contract.model_folder import check_model_files
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer as training and serving do.
 
-    Raises `ModelError` when the folder has no usable one, or holds what is refused.
+    Raises `ModelError` where the folder has no usable one, or holds refused files.
     """
     check_model_files(folder)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the library raises plain ones, too
+    except Exception as error:  # The library raises plain exceptions as well.
         raise blamed_on_model("the tokenizer cannot be loaded", error) from error

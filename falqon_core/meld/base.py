@@ -18,7 +18,7 @@ from falqon_core.meld.host_base import HostBase
 from falqon_core.ops.quantize import quantize_int8
 
 
-class Base(NamedTuple):
+class BaseWeight(NamedTuple):
     """`values` [O, I]: the weight in its own dtype, or int8 with `scale` fp32 [O, 1]. With `host`
     they lie there, and pass through the device in blocks.
     """
@@ -27,20 +27,21 @@ class Base(NamedTuple):
     scale: Tensor | None = None
     host: HostBase | None = None
 
-    def dequantized(self, dtype: torch.dtype) -> Tensor:
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
         """Return [O, I] in `dtype`; not to be written to."""
         if self.scale is None:
             return self.values
+        # int8 [O, I] times fp32 [O, 1] is fp32; only the result is rounded to `dtype`.
         return (self.values * self.scale).to(dtype)
 
 
-def keep_base(weight: Tensor, base_copy: BaseCopy, host: HostBase | None = None) -> Base:
+def keep_base(weight: Tensor, base_copy: BaseCopy, host: HostBase | None = None) -> BaseWeight:
     """Return the base of a weight [O, I] on its device, or in `host`, which "host" needs where the
     device is no CPU.
     """
     if base_copy == "int8":
-        return Base(*quantize_int8(weight))
+        return BaseWeight(*quantize_int8(weight))
     if base_copy == "host" and weight.device.type != "cpu":
         assert host is not None, "there is no host memory to keep the base in"
-        return Base(host.place(weight), host=host)
-    return Base(weight)
+        return BaseWeight(host.place(weight), host=host)
+    return BaseWeight(weight)

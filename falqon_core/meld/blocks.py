@@ -2,7 +2,7 @@
 MLP (gate, up).
 
 They stand in for those of the known architectures so that such linears are called together, one
-GEMM instead of three or two; all else is what transformers' modules do, with their attention
+GEMM instead of three or two; all else is as in transformers' modules, with their attention
 functions, caches and names of parameters. Linears that are not melded, or not all of them, are
 called one by one. What is given up: attention dropout, for training runs without dropout anyway.
 """
@@ -63,6 +63,7 @@ class Attention(nn.Module):
         )
 
     def forward(self, hidden_states: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Return the layer's attention of hidden_states [B, T, H], and the weights or None."""
         return self.attend(
             call_together(hidden_states, self.q_proj, self.k_proj, self.v_proj), **kwargs
         )
@@ -70,7 +71,7 @@ class Attention(nn.Module):
     def attend(
         self, projected: Sequence[Tensor], position_embeddings: tuple[Tensor, Tensor], **kwargs: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """Do all that follows the projections [B, T, ..] to query, key and value."""
+        """Compute all that follows the projections [B, T, ..] to query, key and value."""
         rotated = self.rotate(projected, position_embeddings)
         output, weights = self.mix(*rotated, **kwargs)
         return self.o_proj(output), weights
@@ -81,6 +82,7 @@ class Attention(nn.Module):
         """Return query and key, normed where the architecture does that and rotated, and value, [B,
         heads, T, D], of their projections [B, T, ..].
         """
+        # [B, T, heads, D]; key and value may have fewer heads than query.
         query, key, value = (y.unflatten(-1, (-1, self.head_dim)) for y in projected)
         if hasattr(self, "q_norm"):
             query = self.q_norm(query)
@@ -103,7 +105,7 @@ class Attention(nn.Module):
         """Return the heads' outputs, side by side [B, T, ..], and the attention weights or None;
         query, key, value [B, heads, T, D].
 
-        `past_key_values` is what older versions of transformers call `cache`.
+        `past_key_values` is the name of `cache` in older versions of transformers.
         """
         cache = past_key_values if cache is None else cache
         if cache is not None:
@@ -137,6 +139,7 @@ class GatedMlp(nn.Module, ABC):
         self.down_proj = down_proj
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return down(gated) [.., H] of x [.., H]."""
         return self.down_proj(self.gated(*call_together(x, self.gate_proj, self.up_proj)))
 
     @abstractmethod
@@ -145,14 +148,15 @@ class GatedMlp(nn.Module, ABC):
 
 
 class SwiGLU(GatedMlp):
-    """The one with silu."""
+    """The gated MLP with silu."""
 
     def gated(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Return silu(gate) * up [.., I], by the operator of `ops.swiglu`."""
         return swiglu(gate, up)
 
 
 class ActivatedMlp(GatedMlp):
-    """One with any other activation, computed again in backward."""
+    """A gated MLP with any other activation, computed again in backward."""
 
     def __init__(
         self,
@@ -165,13 +169,14 @@ class ActivatedMlp(GatedMlp):
         self.activation = activation
 
     def gated(self, gate: Tensor, up: Tensor) -> Tensor:
-        return recomputed(self._product, gate, up)
+        """Return activation(gate) * up [.., I] under checkpointing."""
+        return recompute_in_backward(self._product, gate, up)
 
     def _product(self, gate: Tensor, up: Tensor) -> Tensor:
         return cast(Tensor, self.activation(gate)) * up
 
 
-def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def recompute_in_backward(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Return function(*inputs), of which only the inputs are kept for backward."""
     return cast(
         Tensor, checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)

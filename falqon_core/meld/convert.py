@@ -27,7 +27,7 @@ from falqon_core.meld.blocks import (
     Attention,
     GatedMlp,
     SwiGLU,
-    recomputed,
+    recompute_in_backward,
 )
 from falqon_core.meld.fused import fuse_decoder_layers
 from falqon_core.meld.host_arena import arena_bytes
@@ -37,7 +37,7 @@ from falqon_core.meld.update import UpdateRule
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.ops.rms_norm import RMSNorm
 
-SILU = (nn.SiLU, SiLUActivation)
+SILU_MODULES = (nn.SiLU, SiLUActivation)
 # Gemma adds one to the weight, and OLMo 2 multiplies by it in fp32: they keep their own.
 RMS_NORMS = {
     "GraniteRMSNorm",
@@ -94,12 +94,12 @@ def convert_to_melded(
     Linears that a block of `meld.blocks` calls together share their rows, so `swap_blocks` comes
     first; others are melded alone. `recipe` is resolved. `sketches` (see `init.gradient_sketches`)
     are needed for a_init "gradient". With `fresh=False` no A is chosen and the rows stay empty
-    until the rule loads a checkpoint. Raises `ConfigError` for unknown target modules or too large
-    a rank.
+    until the rule loads a checkpoint. Raises `ConfigError` where a target module is unknown or the
+    rank exceeds a linear's inputs.
     """
     model.requires_grad_(False)
     device = model.get_input_embeddings().weight.device
-    # no references to the modules: each weight is freed as it is converted
+    # Names only, no references to the modules: each weight is freed as it is converted.
     names = list(target_linears(model, recipe.target_modules))
     scaling = 1.0 if recipe.alpha is None else recipe.alpha / recipe.rank
     base_copy = (recipe.base_copy or "device") if rule.keeps_base else None
@@ -130,8 +130,9 @@ def convert_to_melded(
     if host is not None:
         host.lock()
     for layer_index, name in enumerate(names):
+        # The index in the model's order keys random bits; groups do not change it.
         melded[name].layer_index = layer_index
-    model.to(device)  # linears that are not melded
+    model.to(device)  # Linears that are not melded move here.
     fuse_decoder_layers(model)
     return {name: melded[name] for name in names}
 
@@ -140,14 +141,14 @@ def swap_blocks(model: nn.Module) -> None:
     """Replace the standard RMSNorm, attention and SwiGLU modules of the known architectures, in
     place; state dict names stay.
     """
-    # innermost first: a block takes its children along
+    # Innermost first, because a block takes its children along.
     for parent in reversed(list(model.modules())):
         for name, child in list(parent.named_children()):
             kind = type(child).__name__
             if kind in RMS_NORMS:
                 setattr(parent, name, RMSNorm(child.weight, child.variance_epsilon))
             elif kind.endswith("RMSNorm"):
-                child.forward = partial(recomputed, child.forward)
+                child.forward = partial(recompute_in_backward, child.forward)
             elif kind in GATED_MLPS:
                 setattr(parent, name, _gated_mlp(child))
             elif kind in ATTENTIONS:
@@ -156,7 +157,7 @@ def swap_blocks(model: nn.Module) -> None:
 
 def _gated_mlp(mlp: nn.Module) -> GatedMlp:
     linears = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-    if isinstance(mlp.act_fn, SILU):
+    if isinstance(mlp.act_fn, SILU_MODULES):
         return SwiGLU(*linears)
     return ActivatedMlp(*linears, mlp.act_fn)
 
@@ -183,6 +184,7 @@ def _choose_a(
     if recipe.a_init == "orthonormal":
         return init.orthonormal(name, weight.shape[1], recipe.rank, recipe.seed)
     if recipe.a_init == "quant_error":
+        # E = W - dequant(W_q), fp32 [O, I]
         error = weight.float() - quantize_rows(weight.float())[0]
         return init.quant_error(error, recipe.rank, scaled=recipe.update_rule == "topk")
     assert sketches is not None, "a_init 'gradient' needs sketches"

@@ -1,5 +1,5 @@
-"""The decoder layer of an FP8 GPU: RMSNorm and SwiGLU quantize what they make, so that nobody reads
-it only to quantize it.
+"""The decoder layer of an FP8 GPU: RMSNorm and SwiGLU quantize their own outputs, so that no kernel
+reads a tensor only to quantize it.
 
     q, k, v, h = normed_qkv(h)         RMSNorm writes the codes that the GEMM with
                                        [W_q; W_k; W_v; ..] reads, q and k are rotated in its
@@ -29,15 +29,16 @@ import torch
 from torch import Tensor, nn
 
 from falqon_core.meld.blocks import Attention, SwiGLU
-from falqon_core.meld.linear import MeldedLinear, add_biases, trained_of
+from falqon_core.meld.linear import MeldedLinear, add_biases, trained_tensors
 from falqon_core.meld.normed import NormedMatmul, NormedQkv, NormedSwiGLU
 from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.ops.rms_norm import RMSNorm, rms_norm_codes
 from falqon_core.ops.rms_norm_backward import rms_norm_backward_codes
-from falqon_core.ops.rope_qkv import rotate_qkv_, unrotate_qkv_codes
-from falqon_core.ops.swiglu import swiglu_codes_backward, swiglu_codes_forward
+from falqon_core.ops.rope_qkv import rotate_qkv_
+from falqon_core.ops.rope_qkv_backward import unrotate_qkv_codes
+from falqon_core.ops.swiglu_codes import swiglu_codes_backward, swiglu_codes_forward
 
-FUSING = (
+FUSING_OPERATORS = (
     rms_norm_codes,
     rms_norm_backward_codes,
     rotate_qkv_,
@@ -54,18 +55,21 @@ DECODER_LAYERS = {
 
 
 class FusedDecoderLayer(nn.Module):
-    """hidden_states [B, T, H] -> [B, T, H]; takes what transformers' decoder layers take.
+    """hidden_states [B, T, H] -> [B, T, H]; its arguments are those of transformers' decoder
+    layers.
 
-    `fuse_decoder_layers` makes one of a layer in place, by its class: its children, their names and
-    whoever holds it stay.
+    `fuse_decoder_layers` turns a layer into one in place, by its class: its children, their names
+    and references to it stay.
     """
 
     def forward(
         self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], **kwargs: Any
     ) -> Tensor:
+        """Compute the layer; `position_embeddings` are cosines and sines [B or 1, T, D]."""
         attention = self.self_attn
         group = [attention.q_proj, attention.k_proj, attention.v_proj]
         if hasattr(attention, "q_norm"):
+            # The norms of q and k precede their rotation, so they leave the function unrotated.
             *projected, residual = normed_linears(hidden_states, self.input_layernorm, group)
             rotated = attention.rotate(projected, position_embeddings)
         else:
@@ -79,7 +83,9 @@ class FusedDecoderLayer(nn.Module):
 
 
 def fuse_decoder_layers(model: nn.Module) -> None:
-    """Fuse them in place; a layer that cannot be fused is left alone."""
+    """Fuse the decoder layers of known architectures in place; a layer that cannot be fused is left
+    alone.
+    """
     for layer in model.modules():
         if type(layer).__name__ in DECODER_LAYERS and _fits(layer):
             layer.__class__ = FusedDecoderLayer
@@ -87,7 +93,7 @@ def fuse_decoder_layers(model: nn.Module) -> None:
 
 def normed_linears(x: Tensor, norm: RMSNorm, group: Sequence[MeldedLinear]) -> list[Tensor]:
     """Return the outputs [.., O_j] of a whole group, melded together in FP8, that reads norm(x),
-    and x [.., H] itself for what goes past the norm.
+    and x [.., H] itself, which goes past the norm.
     """
     *outputs, x = NormedMatmul.apply(
         x,
@@ -95,7 +101,7 @@ def normed_linears(x: Tensor, norm: RMSNorm, group: Sequence[MeldedLinear]) -> l
         norm.eps,
         group[0].packed,
         group[0].scaling,
-        *trained_of(group),
+        *trained_tensors(group),
     )
     return [*add_biases(outputs, group), x]
 
@@ -103,7 +109,7 @@ def normed_linears(x: Tensor, norm: RMSNorm, group: Sequence[MeldedLinear]) -> l
 def normed_qkv(
     x: Tensor, norm: RMSNorm, group: Sequence[MeldedLinear], rotation: tuple[Tensor, Tensor]
 ) -> list[Tensor]:
-    """Return query and key, rotated, and value: [B, heads, T, D]; and x [B, T, H] itself for what
+    """Return query and key, rotated, and value: [B, heads, T, D]; and x [B, T, H] itself, which
     goes past the norm.
 
     `group` is that of q, k and v, melded together in FP8; `rotation` the cosines and sines [B or 1,
@@ -117,13 +123,14 @@ def normed_qkv(
         group[0].scaling,
         _joined_bias(group),
         *rotation,
-        *trained_of(group),
+        *trained_tensors(group),
     )
     head_dim = rotation[0].shape[-1]
     return [*(y.unflatten(-1, (-1, head_dim)).transpose(1, 2) for y in projected), x]
 
 
 def _joined_bias(group: Sequence[MeldedLinear]) -> Tensor | None:
+    # All of q, k and v have a bias, or none has.
     biases = [linear.bias for linear in group if linear.bias is not None]
     return torch.cat(biases) if biases else None
 
@@ -145,7 +152,7 @@ def normed_swiglu(
         mlp.gate_proj.packed,
         mlp.down_proj.packed,
         output.scaling,
-        *(tensor for group in groups for tensor in trained_of(group)),
+        *(tensor for group in groups for tensor in trained_tensors(group)),
     )
 
 
@@ -169,12 +176,12 @@ def _fits(layer: nn.Module) -> bool:
         return False
     device = mlp.down_proj.delta.device
     return all(linear.bias is None for group in groups[1:3] for linear in group) and all(
-        operator.fault(device) is None for operator in FUSING
+        operator.fault(device) is None for operator in FUSING_OPERATORS
     )
 
 
 def _on_codes(group: Sequence[nn.Module]) -> bool:
-    """Return whether these are the linears of one group, melded for FP8 GEMMs."""
+    """Check that these are the linears of one group, melded for FP8 GEMMs."""
     if not all(isinstance(linear, MeldedLinear) for linear in group):
         return False
     packed = group[0].packed

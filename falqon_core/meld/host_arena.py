@@ -3,8 +3,8 @@ for the card.
 
 Copies of locked memory run beside the program and at the full rate of the bus. torch's `pin_memory`
 rounds each tensor up to a power of two, 17 GB for the 13 GB of a 7B base. Here tensors lie one
-behind the other, and the driver is told of them once, after they were written: until then a page is
-taken only when it is written, so what was copied can be freed on the way.
+behind the other, and are registered with the driver once, after they were written: until then a
+page is taken only when it is written, so what was copied can be freed on the way.
 """
 
 import weakref
@@ -15,13 +15,13 @@ from torch import Tensor
 
 from falqon_core.contract.errors import OutOfMemory
 
-ALIGNMENT_BYTES = 8  # no dtype needs more
+ALIGNMENT_BYTES = 8  # No dtype needs more.
 GIB = 2**30
 
 
 class HostArena:
-    """Plain memory where there is no card. It is unlocked when nobody refers to the arena any more;
-    tensors in it stay valid.
+    """One block of host memory for many tensors, plain where there is no card. It is unlocked when
+    the last reference to the arena goes; tensors in it stay valid.
     """
 
     def __init__(self, num_bytes: int, device: torch.device) -> None:
@@ -33,6 +33,7 @@ class HostArena:
 
     @property
     def num_bytes(self) -> int:
+        """Return the size of the block."""
         return len(self._memory)
 
     def place(self, tensor: Tensor) -> Tensor:
@@ -42,7 +43,8 @@ class HostArena:
         start = self._num_placed
         end = start + tensor.nbytes
         assert end <= len(self._memory), "the arena is full"
-        self._num_placed = _aligned(end)
+        self._num_placed = _round_up(end)
+        # uint8 bytes read as the tensor's dtype; `start` is aligned for every dtype.
         copy = self._memory[start:end].view(tensor.dtype).view(tensor.shape)
         return copy.copy_(tensor, non_blocking=self._is_locked)
 
@@ -62,18 +64,18 @@ class HostArena:
                 f"{runtime.cudaGetErrorString(status)}"
             )
         self._is_locked = True
-        # this holds the memory, so that it is not freed before it is unlocked
+        # The finalizer holds the memory, so that it is not freed before it is unlocked.
         weakref.finalize(self, _unlock, self._memory)
 
 
 def arena_bytes(tensors: Iterable[Tensor]) -> int:
     """Return the bytes of an arena for `tensors`, placed in their order."""
-    return sum(_aligned(tensor.nbytes) for tensor in tensors)
+    return sum(_round_up(tensor.nbytes) for tensor in tensors)
 
 
 def _unlock(memory: Tensor) -> None:
     torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
 
 
-def _aligned(num_bytes: int) -> int:
+def _round_up(num_bytes: int) -> int:
     return -(-num_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES

@@ -3,12 +3,12 @@ copied while the one before is used.
 
 Copies have a stream of their own and two buffers on the device, for all weights of the model: the
 first block of a weight is copied while the last one of the weight before it is used. A copy waits
-for what reads its buffer, two blocks back; what reads a block waits for its copy; the program waits
-for neither.
+for the kernels that read its buffer, two blocks back; kernels that read a block wait for its copy;
+the program waits for neither.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,8 +20,9 @@ from falqon_core.ops.quantize import row_blocks
 NUM_BUFFERS = 2
 
 
-class _Buffer(NamedTuple):
-    """`memory` uint8 on the device. Both events are recorded anew with each block."""
+@dataclass(frozen=True)
+class _Buffer:
+    """`memory` uint8 on the device. Both events are recorded again with each block."""
 
     memory: Tensor
     is_filled: torch.cuda.Event
@@ -29,6 +30,8 @@ class _Buffer(NamedTuple):
 
 
 class HostBase(HostArena):
+    """Host memory for the bases of a model, read by the device in blocks of rows."""
+
     def __init__(
         self, num_bytes: int, device: torch.device, block_bytes: int = HOST_BLOCK_BYTES
     ) -> None:
@@ -45,18 +48,19 @@ class HostBase(HostArena):
         ]
         self._num_copied = 0
         self._stream = torch.cuda.Stream(device)
-        # the allocator may have given memory that this stream's work still uses
+        # The allocator may have given memory that the current stream's work still uses.
         self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def blocks(self, values: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield the rows of `values` [O, I], which was placed here, in blocks on the device. What
-        reads a block has to be launched, on the current stream, before the next one is taken.
+        """Yield the rows of `values` [O, I], which was placed here, in blocks on the device. Launch
+        the kernels that read a block on the current stream, before the next block is taken.
         """
         reader = torch.cuda.current_stream(self._device)
         for at in row_blocks(values.shape, self._block_bytes // values.itemsize):
             rows = values[at]
             buffer = self._buffers[self._num_copied % NUM_BUFFERS]
             self._num_copied += 1
+            # [rows, I] in the base's dtype, over the bytes of the buffer.
             block = buffer.memory[: rows.nbytes].view(rows.dtype).view(rows.shape)
             with torch.cuda.stream(self._stream):
                 self._stream.wait_event(buffer.is_free)

@@ -27,6 +27,7 @@ OVERSAMPLING = 2
 
 def orthonormal(name: str, num_inputs: int, rank: int, seed: int) -> Tensor:
     """-> fp32 [rank, num_inputs] with orthonormal rows; rank <= num_inputs."""
+    # [I, r] with orthonormal columns; drawn on the CPU in fp32, so every device gets the same A.
     columns, _ = torch.linalg.qr(torch.randn(num_inputs, rank, generator=generator_of(name, seed)))
     return columns.t().contiguous()
 
@@ -38,13 +39,17 @@ def quant_error(error: Tensor, rank: int, scaled: bool) -> Tensor:
     num_outputs, num_inputs = error.shape
     k = min(rank, num_outputs, num_inputs)
     if num_inputs <= num_outputs:
+        # Eigenvalues are squared singular values, ascending: the last k columns are the leading
+        # ones.
         squares, vectors = torch.linalg.eigh(error.t() @ error)
         right = vectors[:, -k:].flip(1).t()
     else:
         squares, vectors = torch.linalg.eigh(error @ error.t())
+        # U_k^T E = S_k V_k^T, so its rows divided by their norms are V_k^T.
         right = vectors[:, -k:].flip(1).t() @ error
         right = right / right.norm(dim=1, keepdim=True).clamp_min(1e-30)
     if scaled:
+        # The fourth root of an eigenvalue is the square root of its singular value.
         right = right * squares[-k:].flip(0).clamp_min(0).pow(0.25)[:, None]
     return torch.cat([right, right.new_zeros(rank - k, num_inputs)])
 
@@ -63,7 +68,7 @@ def gradient_sketches(
 
     The model may be entirely frozen: the embeddings' output is made to require a gradient.
     """
-    # the weights may lie elsewhere and come as they are needed
+    # The weights may lie elsewhere and come as they are needed, so their device tells nothing.
     device = model.get_input_embeddings().weight.device
     sketches = {
         name: torch.zeros(OVERSAMPLING * rank, linear.in_features, device=device)
@@ -74,9 +79,11 @@ def gradient_sketches(
         sketch: Tensor, omega: Tensor
     ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
         def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            # [T, I]
             x = inputs[0].detach().flatten(0, -2)
 
             def add(grad: Tensor) -> None:
+                # ([T, O] . [O, 2r])^T . [T, I] -> [2r, I]; G itself, [O, I], is never formed.
                 sketch.add_(matmul(matmul(grad.flatten(0, -2), omega).t(), x))
 
             output.register_hook(add)
@@ -89,6 +96,7 @@ def gradient_sketches(
         )
     ]
     for name, linear in linears.items():
+        # Omega^T [O, 2r] in the weight's dtype, as the gradients dy that it multiplies.
         omega = torch.randn(
             linear.out_features, OVERSAMPLING * rank, generator=generator_of(name, seed)
         ).to(device, linear.weight.dtype)

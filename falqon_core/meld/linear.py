@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from falqon_core.contract.recipe_options import BaseCopy
-from falqon_core.meld.base import Base, keep_base
+from falqon_core.meld.base import BaseWeight, keep_base
 from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.matmul import MeldedMatmul
-from falqon_core.meld.packed_weight import PackedWeight, RowsView, new_packed_weight
+from falqon_core.meld.packed_weight import PackedWeight, new_packed_weight
+from falqon_core.meld.rows_view import RowsView
 
 
 class MeldedLinear(nn.Module):
@@ -33,7 +34,7 @@ class MeldedLinear(nn.Module):
         index: int,
         bias: nn.Parameter | None,
         scaling: float,
-        base: Base | None,
+        base: BaseWeight | None,
         trains_a: bool = False,
     ) -> None:
         """Take the place of linear `index` of those in `packed`; `scaling` is alpha / rank."""
@@ -44,14 +45,16 @@ class MeldedLinear(nn.Module):
         self.out_features = packed.sizes[index]
         self.in_features = packed.in_features
         self.rank = packed.rank
-        # the linear's place in the model, and steps so far: keys of its random bits
+        # The linear's place in the model and the steps so far are keys of its random bits.
         self.layer_index = 0
         self.num_folds = 0
         self.base = base
         self.bias = bias
+        # B, fp32 [O, r], begins at zero: the model starts as its base.
         self.delta = nn.Parameter(
             torch.zeros(self.out_features, self.rank, device=packed.scale.device)
         )
+        # fp32 [r, I]; the rule fills it with the values of the rounded A.
         self.a_master = (
             nn.Parameter(torch.zeros(self.rank, self.in_features, device=packed.scale.device))
             if trains_a
@@ -60,10 +63,12 @@ class MeldedLinear(nn.Module):
 
     @property
     def w_rows(self) -> RowsView:
+        """Return the rows of W [O, I] in the packed weight, to read and to write."""
         return self.packed.w_rows(self.index)
 
     @property
     def a_rows(self) -> RowsView:
+        """Return the rows of A [r, I] in the packed weight, to read and to write."""
         return self.packed.a_rows(self.index)
 
     @property
@@ -77,14 +82,17 @@ class MeldedLinear(nn.Module):
         return self.a_rows.values
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return y [.., O] of x [.., I], for a linear that shares its rows with no other."""
         assert len(self.packed.sizes) == 1, (
             "this linear shares its rows with others; call_together runs them"
         )
         return _forward(x, [self])[0]
 
     def refresh(self) -> Tensor:
-        """Rebuild the weight from base and delta. Return how many values changed, int64 []."""
+        """Rebuild the weight from base and delta. Return the number of changed values, int64 []."""
         assert self.base is not None, "there is no base to rebuild from"
+        # W = quantize(base + scaling * B . A), with base [O, I], B fp32 [O, r], A [r, I]
+        # dequantized.
         return self.w_rows.refresh(self.base, self.delta.detach(), self.a, self.scaling)
 
     @torch.no_grad()
@@ -97,9 +105,10 @@ class MeldedLinear(nn.Module):
         """Return qdata, float8_e4m3fn [O, I], and scale, fp32 [O, 1]; weight = qdata * scale
         exactly.
         """
-        return self.w_rows.quantized()
+        return self.w_rows.copy_quantized()
 
     def extra_repr(self) -> str:
+        """Return the sizes for `repr`, as `nn.Linear` does."""
         has_bias = self.bias is not None
         return f"{self.in_features}, {self.out_features}, rank={self.rank}, bias={has_bias}"
 
@@ -119,6 +128,7 @@ def meld(
     biases are taken along.
     """
     weights = [linear.weight.detach() for linear in linears]
+    # One matrix [O_1 + O_2 + .. + n r, I] for the whole group.
     packed = new_packed_weight([len(weight) for weight in weights], rank, weights[0], simulate_fp8)
     bases = [
         None if base_copy is None else keep_base(weight, base_copy, host) for weight in weights
@@ -145,15 +155,21 @@ def _forward(x: Tensor, group: Sequence[MeldedLinear]) -> list[Tensor]:
     assert [layer.index for layer in group] == list(range(len(packed.sizes))), (
         "a group is called whole and in its order"
     )
-    return add_biases(MeldedMatmul.apply(x, packed, group[0].scaling, *trained_of(group)), group)
+    # One autograd function for the group: all deltas get their gradients in one backward.
+    return add_biases(
+        MeldedMatmul.apply(x, packed, group[0].scaling, *trained_tensors(group)), group
+    )
 
 
-def trained_of(group: Sequence[MeldedLinear]) -> list[Tensor | None]:
-    """Return what the autograd functions take of it: the deltas, then the masters of A or None."""
+def trained_tensors(group: Sequence[MeldedLinear]) -> list[Tensor | None]:
+    """Return the trained tensors of a group for its autograd function: the deltas fp32 [O_j, r],
+    then the masters of A fp32 [r, I] or None.
+    """
     return [*(layer.delta for layer in group), *(layer.a_master for layer in group)]
 
 
 def add_biases(outputs: Sequence[Tensor], group: Sequence[MeldedLinear]) -> list[Tensor]:
+    """Return the outputs [.., O_j], each with the bias [O_j] of its linear, where there is one."""
     return [
         y if layer.bias is None else y + layer.bias for y, layer in zip(outputs, group, strict=True)
     ]

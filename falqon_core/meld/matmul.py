@@ -41,7 +41,9 @@ class MeldedMatmul(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, packed: PackedWeight, scaling: float, *trained: Tensor | None
     ) -> tuple[Tensor, ...]:
+        """Multiply x [.., I] with all rows of the group; keep o_a, and x where an A trains."""
         both, kept = output_and_kept(x.reshape(-1, x.shape[-1]), packed, trained)
+        # A copy of o_a [T, n r]: the view would keep all outputs alive until backward.
         ctx.save_for_backward(o_a_of(both, packed).clone(), *kept)
         ctx.packed = packed
         ctx.scaling = scaling
@@ -49,11 +51,15 @@ class MeldedMatmul(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x [.., I] and of the trained tensors, from dy_j [.., O_j]."""
         o_a, *kept = ctx.saved_tensors
+        # dy_j [T, O_j]
         grads = [grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs]
         grad_x = None
         if ctx.needs_input_grad[0]:
+            # One GEMM for the group: [dy_1 | dy_2 | ..] [T, sum O] . [W_1; W_2; ..] -> [T, I].
             grad_x = ctx.packed.grad_input(cat_or_view(grads)).view(*grad_outputs[0].shape[:-1], -1)
+        # The first three inputs are x, packed and scaling.
         needed = ctx.needs_input_grad[3:]
         of_trained = grad_trained(grads, o_a, kept, ctx.packed, ctx.scaling, needed)
         return grad_x, None, None, *of_trained
@@ -62,19 +68,22 @@ class MeldedMatmul(torch.autograd.Function):
 def output_and_kept(
     x: Tensor, packed: PackedWeight, trained: Sequence[Tensor | None]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Return the product of x [T, I] with `packed`, and what a gradient of A needs."""
+    """Return the product of x [T, I] with `packed`, [T, sum O + n r ..], and the tensors that a
+    gradient of A needs.
+    """
     if trained[-1] is None:
         return packed.output(x), ()
     both, of_x = packed.output_and_input(x)
-    return both, kept_of(of_x, trained)
+    return both, tensors_to_keep(of_x, trained)
 
 
-def kept_of(of_x: Sequence[Tensor], trained: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    """Return what a gradient of A needs: the deltas and what was kept of x, or nothing where no A
-    trains.
+def tensors_to_keep(of_x: Sequence[Tensor], trained: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """Return the tensors that a gradient of A needs: the deltas fp32 [O_j, r] and those kept of x;
+    none where no A trains.
     """
     if trained[-1] is None:
         return ()
+    # The first half are the deltas, the second the masters of A.
     deltas = trained[: len(trained) // 2]
     return (*(delta for delta in deltas if delta is not None), *of_x)
 
@@ -87,7 +96,7 @@ def outputs_of(both: Tensor, packed: PackedWeight, leading: Sequence[int]) -> tu
 
 
 def o_a_of(both: Tensor, packed: PackedWeight) -> Tensor:
-    """Return the o_a [T, n r] in it, as a view; what keeps that keeps all of `both` alive."""
+    """Return the o_a [T, n r] in it, as a view; a reference to it keeps all of `both` alive."""
     return both.narrow(1, packed.num_outputs, len(packed.sizes) * packed.rank)
 
 
@@ -99,8 +108,8 @@ def grad_trained(
     scaling: float,
     needed: Sequence[bool],
 ) -> list[Tensor | None]:
-    """dy_j [T, O_j] of each linear, o_a [T, n r] and what `kept_of` returned -> gradients of the
-    group's `trained`, None where one is not `needed`.
+    """Return, from dy_j [T, O_j] of each linear, o_a [T, n r] and the tensors of `tensors_to_keep`,
+    the gradients of the group's `trained`, None where one is not `needed`.
     """
     deltas = grad_deltas(grads, o_a, scaling, needed[: len(grads)])
     return deltas + grad_masters(grads, kept, packed, scaling)
@@ -109,12 +118,13 @@ def grad_trained(
 def grad_deltas(
     grads: Sequence[Tensor], o_a: Tensor, scaling: float, needed: Sequence[bool]
 ) -> list[Tensor | None]:
-    """dy_j [T, O_j] of each linear and o_a [T, n r] -> grad of each delta, fp32 [O_j, r], None
-    where it is not `needed`.
+    """Return, from dy_j [T, O_j] of each linear and o_a [T, n r], the gradient of each delta, fp32
+    [O_j, r], None where it is not `needed`.
     """
     parts = zip(grads, o_a.chunk(len(grads), 1), needed, strict=True)
     return [
-        scaled(matmul(grad.t(), o).float(), scaling) if is_needed else None
+        # [O_j, T] . [T, r] in bf16, then fp32: gradients of microbatches are summed in fp32.
+        scale_in_place(matmul(grad.t(), o).float(), scaling) if is_needed else None
         for grad, o, is_needed in parts
     ]
 
@@ -122,20 +132,22 @@ def grad_deltas(
 def grad_masters(
     grads: Sequence[Tensor], kept: Sequence[Tensor], packed: PackedWeight, scaling: float
 ) -> list[Tensor | None]:
-    """dy_j [T, O_j] of each linear, and what `kept_of` returned -> grad of each master of A, fp32
-    [r, I], None where no A trains.
+    """Return, from dy_j [T, O_j] of each linear and the tensors of `tensors_to_keep`, the gradient
+    of each master of A, fp32 [r, I], None where no A trains.
     """
     if not kept:
         return [None] * len(grads)
     deltas, of_x = kept[: len(grads)], kept[len(grads) :]
+    # dy_j B_j, [T, n r]: the gradient of x A^T, in the working dtype.
     through_b = torch.cat(
         [matmul(grad, delta.to(grad.dtype)) for grad, delta in zip(grads, deltas, strict=True)], 1
     )
     x = packed.input_of(of_x, through_b.dtype)
-    return list(scaled(matmul(through_b.t(), x).float(), scaling).chunk(len(grads), 0))
+    # [n r, T] . [T, I] -> fp32 [n r, I], cut into one [r, I] for each linear.
+    return list(scale_in_place(matmul(through_b.t(), x).float(), scaling).chunk(len(grads), 0))
 
 
-def scaled(grad: Tensor, scaling: float) -> Tensor:
+def scale_in_place(grad: Tensor, scaling: float) -> Tensor:
     """Multiply in place, where that changes anything: a launch for each linear."""
     return grad if scaling == 1.0 else grad.mul_(scaling)
 
@@ -146,6 +158,7 @@ def cat_or_view(parts: Sequence[Tensor]) -> Tensor:
     """
     first = parts[0]
     total = sum(part.shape[1] for part in parts)
+    # Elements from the start of the storage at which the next part has to begin.
     expected = first.storage_offset()
     for part in parts:
         if (
@@ -155,6 +168,7 @@ def cat_or_view(parts: Sequence[Tensor]) -> Tensor:
         ):
             return torch.cat(list(parts), 1)
         expected += part.shape[1]
+    # Rows that overlap are expanded tensors, such as the gradient of a sum.
     if first.stride(0) < total:
         return torch.cat(list(parts), 1)
     return first.as_strided((first.shape[0], total), (first.stride(0), 1))

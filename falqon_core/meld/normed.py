@@ -1,10 +1,10 @@
 """The autograd functions of a fused decoder layer (fused.py): a norm and the linears that read it.
 
-Each spans what it does because codes have no gradient that could pass between two functions. What a
-norm reads passes through the function as well, so that its two gradients meet in a kernel and not
-in autograd. They compute what RMSNorm, SwiGLU and `MeldedMatmul` compute one after another, with
-the same rounding. For backward they keep x A^T, the input of each norm with 1 / rms, gate and up,
-and the codes that the linears read where A trains; nothing else.
+Each spans norm and linears because codes have no gradient that could pass between two functions.
+The input of a norm passes through the function as well, so that its two gradients meet in a kernel
+and not in autograd. They compute what RMSNorm, SwiGLU and `MeldedMatmul` compute one after another,
+with the same rounding. For backward they keep x A^T, the input of each norm with 1 / rms, gate and
+up, and the codes that the linears read where A trains; nothing else.
 
 The `trained` of a group are those of `MeldedMatmul`.
 """
@@ -19,16 +19,17 @@ from torch import Tensor
 from falqon_core.meld.matmul import (
     cat_or_view,
     grad_trained,
-    kept_of,
     o_a_of,
     output_and_kept,
     outputs_of,
+    tensors_to_keep,
 )
 from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.ops.rms_norm import rms_norm_codes
 from falqon_core.ops.rms_norm_backward import rms_norm_backward, rms_norm_backward_codes
-from falqon_core.ops.rope_qkv import rotate_qkv_, unrotate_qkv_codes
-from falqon_core.ops.swiglu import swiglu_codes_backward, swiglu_codes_forward
+from falqon_core.ops.rope_qkv import rotate_qkv_
+from falqon_core.ops.rope_qkv_backward import unrotate_qkv_codes
+from falqon_core.ops.swiglu_codes import swiglu_codes_backward, swiglu_codes_forward
 
 
 class NormedMatmul(torch.autograd.Function):
@@ -46,25 +47,22 @@ class NormedMatmul(torch.autograd.Function):
         scaling: float,
         *trained: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        qdata, scale, _, inverse_rms = rms_norm_codes(x.reshape(-1, x.shape[-1]), None, weight, eps)
-        both = packed.output_of_quantized(qdata, scale)
-        kept = kept_of((qdata, scale), trained)
-        # the first layer reads embeddings, which are frozen
-        of_norm = (x, weight, inverse_rms) if ctx.needs_input_grad[0] else ()
+        """Norm x into codes, e4m3 [T, H], and multiply them with the group's rows."""
+        both, kept, of_norm = _normed_product(ctx, x, weight, eps, packed, scaling, trained)
+        # A copy of o_a [T, n r]: the view would keep all outputs alive until backward.
         ctx.save_for_backward(o_a_of(both, packed).clone(), *kept, *of_norm)
-        ctx.num_kept = len(kept)
-        ctx.packed = packed
-        ctx.scaling = scaling
         return *outputs_of(both, packed, x.shape[:-1]), x
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x and of the trained tensors; x gets that of y and of itself."""
         *of_outputs, grad_residual = grad_outputs
         o_a, *others = ctx.saved_tensors
         kept, of_norm = others[: ctx.num_kept], others[ctx.num_kept :]
         grads = [grad.reshape(-1, grad.shape[-1]) for grad in of_outputs]
         grad_x = None
         if of_norm:
+            # [T, sum O] -> [T, H]
             grad_normed = ctx.packed.grad_input(cat_or_view(grads))
             grad_x = _grad_of_norm(grad_normed, grad_residual, *of_norm)
         of_trained = grad_trained(
@@ -91,38 +89,61 @@ class NormedQkv(torch.autograd.Function):
         sin: Tensor,
         *trained: Tensor | None,
     ) -> tuple[Tensor, ...]:
-        qdata, scale, _, inverse_rms = rms_norm_codes(x.reshape(-1, x.shape[-1]), None, weight, eps)
-        both = packed.output_of_quantized(qdata, scale)
+        """Norm x into codes, multiply, then add biases and rotate q and k in the product."""
+        both, kept, of_norm = _normed_product(ctx, x, weight, eps, packed, scaling, trained)
+        # [B or 1, T, D] -> [B * T or T, D]: one row a token, as `both` has.
         cos, sin = (table.reshape(-1, table.shape[-1]) for table in (cos, sin))
         rotate_qkv_(both, bias, cos, sin, packed.sizes)
-        # the first layer reads embeddings, which are frozen
-        of_norm = (x, weight, inverse_rms) if ctx.needs_input_grad[0] else ()
-        kept = kept_of((qdata, scale), trained)
-        # attention keeps q, k and v, which are most of `both`; o_a is the rest
+        # Attention keeps q, k and v, which are most of `both`; o_a is the rest, so nothing is
+        # copied.
         ctx.save_for_backward(both, cos, sin, *kept, *of_norm)
-        ctx.num_kept = len(kept)
-        ctx.packed = packed
-        ctx.scaling = scaling
         return *outputs_of(both, packed, x.shape[:-1]), x
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        """Rotate the gradients of q and k back while all three become codes, then multiply."""
         both, cos, sin, *others = ctx.saved_tensors
         kept, of_norm = others[: ctx.num_kept], others[ctx.num_kept :]
         packed = ctx.packed
+        # fp32 [sum O], folded into the gradient before it is quantized.
         weight_scale = packed.scale[: packed.num_outputs].squeeze(1)
         *grads, grad_residual = grad_outputs
         query, key, value = (grad.reshape(-1, grad.shape[-1]) for grad in grads)
+        # bf16 [T, O_q + O_k] for the deltas; e4m3 [T, sum O] and fp32 [T, 1] for grad_input.
         unrotated, qdata, scale = unrotate_qkv_codes(query, key, value, cos, sin, weight_scale)
         grad_x = None
         if of_norm:
             grad_normed = packed.grad_input_of_quantized(qdata, scale)
             grad_x = _grad_of_norm(grad_normed, grad_residual, *of_norm)
+        # Values are not rotated; their gradient is used as it came.
         parts = (*unrotated.split(packed.sizes[:2], 1), value)
         of_trained = grad_trained(
             parts, o_a_of(both, packed), kept, packed, ctx.scaling, ctx.needs_input_grad[8:]
         )
         return grad_x, *(None,) * 7, *of_trained
+
+
+def _normed_product(
+    ctx: Any,
+    x: Tensor,
+    weight: Tensor,
+    eps: float,
+    packed: Fp8Weight,
+    scaling: float,
+    trained: Sequence[Tensor | None],
+) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """Return norm(x) times the rows, [T, sum O + n r ..], and the tensors that backward needs for
+    A and for the norm; all else that it needs is noted in `ctx`.
+    """
+    # e4m3 [T, H], fp32 [T, 1]; 1 / rms fp32 [T, 1].
+    qdata, scale, _, inverse_rms = rms_norm_codes(x.reshape(-1, x.shape[-1]), None, weight, eps)
+    kept = tensors_to_keep((qdata, scale), trained)
+    # The first layer reads embeddings, which are frozen: its norm has no backward.
+    of_norm = (x, weight, inverse_rms) if ctx.needs_input_grad[0] else ()
+    ctx.num_kept = len(kept)
+    ctx.packed = packed
+    ctx.scaling = scaling
+    return packed.output_of_quantized(qdata, scale), kept, of_norm
 
 
 def _grad_of_norm(
@@ -155,20 +176,31 @@ class NormedSwiGLU(torch.autograd.Function):
         scaling: float,
         *trained: Tensor | None,
     ) -> Tensor:
+        """Compute o, the sum with the residual, its norm, gate and up, SwiGLU and down: codes from
+        each kernel to the next GEMM.
+        """
         of_output, kept_output = output_and_kept(
             heads.reshape(-1, heads.shape[-1]), output, trained[:2]
         )
+        # Leading shape (T,), of all products below.
         num_tokens = of_output.shape[:1]
+        # o(heads), bf16 [T, H]
         (x,) = outputs_of(of_output, output, num_tokens)
         if bias is not None:
             x += bias
+        # The sum residual + o(heads), bf16 [T, H], comes from the same kernel as its norm's codes.
         qdata, scale, total, inverse_rms = rms_norm_codes(x, residual.reshape(x.shape), weight, eps)
         both = gate_up.output_of_quantized(qdata, scale)
+        # silu(gate) * up as e4m3 [T, I] with fp32 [T, 1].
         activated = swiglu_codes_forward(*outputs_of(both, gate_up, num_tokens))
         of_down = down.output_of_quantized(*activated)
-        # gate and up are most of `both`, o_a the rest
+        # Gate and up are most of `both`, so it is kept whole; the other two o_a [T, r] are copied.
         o_as = (o_a_of(of_output, output).clone(), o_a_of(of_down, down).clone())
-        kept = (kept_output, kept_of((qdata, scale), trained[2:6]), kept_of(activated, trained[6:]))
+        kept = (
+            kept_output,
+            tensors_to_keep((qdata, scale), trained[2:6]),
+            tensors_to_keep(activated, trained[6:]),
+        )
         ctx.save_for_backward(total, weight, inverse_rms, both, *o_as, *chain(*kept))
         ctx.num_kept = [len(part) for part in kept]
         ctx.output = output
@@ -180,19 +212,28 @@ class NormedSwiGLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of heads [.., O], of the residual [.., H] and of the trained
+        tensors.
+        """
         total, weight, inverse_rms, both, o_a_output, o_a_down, *kept = ctx.saved_tensors
         kept_output, kept_gate_up, kept_down = split(kept, ctx.num_kept)
         output = ctx.output
         gate_up = ctx.gate_up
         down = ctx.down
+        # The nine inputs before `trained` are heads to scaling.
         needed = ctx.needs_input_grad[9:]
         grad_y = grad_output.reshape(total.shape)
+        # fp32 [I] each: the scales of W_gate's and W_up's rows, for grad_input.
         scales = (gate_up.w_rows(index).scale.squeeze(1) for index in (0, 1))
+        # Gradients of gate and up, bf16 [T, I] each in one buffer, and both as e4m3 [T, 2 I] with
+        # fp32 [T, 1].
         *grads, qdata, scale = swiglu_codes_backward(
             down.grad_input(grad_y), *outputs_of(both, gate_up, both.shape[:1]), *scales
         )
         grad_normed = gate_up.grad_input_of_quantized(qdata, scale)
         output_scale = output.scale[: output.num_outputs].squeeze(1)
+        # The gradient of the sum is that of the residual, bf16 [T, H]; grad_input of o reads the
+        # codes.
         grad_total, qdata, scale = rms_norm_backward_codes(
             grad_normed, total, weight, inverse_rms, grad_y, output_scale
         )
@@ -214,7 +255,7 @@ class NormedSwiGLU(torch.autograd.Function):
 
 
 def split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> Iterator[Sequence[Tensor]]:
-    """Yield as many of them in turn as `sizes` says."""
+    """Yield consecutive parts of `tensors`, of the given sizes."""
     start = 0
     for size in sizes:
         yield tensors[start : start + size]

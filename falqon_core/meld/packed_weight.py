@@ -1,5 +1,5 @@
-"""Where the quantized rows of linears that read the same input lie, and the two GEMMs that read
-them.
+"""Packed weights: the quantized rows of linears that read the same input, and the two GEMMs that
+read them.
 
 q, k and v (or gate and up, or one linear by itself) with O_1..O_n outputs, I inputs and rank r own
 one matrix
@@ -15,7 +15,7 @@ Two storages, chosen by device once, when a model is converted:
                   ops/quantize.py); qdata is derived when a file is written. 2 bytes a weight,
                   because GEMMs on e4m3 are three times slower there. `simulate_fp8` rounds
                   activations and gradients as an FP8 GPU does.
-  Fp8Weight       GPU. e4m3, 1 byte a weight. With FP8 GEMMs the W part is transposed anew for each
+  Fp8Weight       GPU. e4m3, 1 byte a weight. With FP8 GEMMs the W part is transposed again for each
                   grad_input, which contracts over the outputs (ops/transpose.py); without them
                   (`fp8=False`) qdata is dequantized to bf16 layer by layer and multiplied with
                   unrounded activations: the same memory, the same checkpoint, no speed.
@@ -27,88 +27,28 @@ the gradient first, `grad_input = t * (q . qdata)` with q, t = quantize(grad_out
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from falqon_core.meld.base import Base
+from falqon_core.meld.rows_view import EmulatedRows, Fp8Rows, RowsView
 from falqon_core.ops.matmul import matmul
 from falqon_core.ops.quantize import (
-    E4M3_MAX,
-    codes_of,
-    count_changed,
     dequantize,
     quantize_codes,
     quantize_rows,
-    round_to_grid_,
 )
-from falqon_core.ops.refresh import refresh_codes, refresh_rows
 from falqon_core.ops.scaled_mm import ALIGNMENT, has_fp8_gemm, scaled_mm
-from falqon_core.ops.stochastic import fold_stochastic
-from falqon_core.ops.topk import fold_rows
 from falqon_core.ops.transpose import transpose_codes
 
 
-class RandomKey(NamedTuple):
-    """What decides the random bits of a fold, each in [0, 2^31)."""
-
-    seed: int
-    step: int
-    layer_index: int
-
-
-class RowsView(ABC):
-    """The rows of one W or A in a packed weight, to read and to write."""
-
-    scale: Tensor  # fp32 [rows, 1]
-
-    @property
-    @abstractmethod
-    def values(self) -> Tensor:
-        """Return the dequantized rows, exact; not to be written to."""
-
-    @property
-    @abstractmethod
-    def qdata(self) -> Tensor:
-        """Return float8_e4m3fn [rows, I]; values = qdata * scale exactly."""
-
-    @abstractmethod
-    def write(self, values: Tensor, scale: Tensor) -> None:
-        """Replace the rows by values on the grid of `scale` (fp32, [rows, 1] or one number)."""
-
-    @abstractmethod
-    def round(self, values: Tensor) -> None:
-        """Replace the rows by `values` (fp32) rounded to the grid, with new scales."""
-
-    @abstractmethod
-    def refresh(self, base: Base, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
-        """Rebuild the rows of a W as quantize(base + scaling * delta . a), see ops/refresh.py.
-        Return how many values changed, int64 [].
-        """
-
-    @abstractmethod
-    def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
-        """Add delta . a to `rows` (int64 [k]) of a W, scales unchanged, see ops/topk.py. Return how
-        many values changed, int64 [].
-        """
-
-    @abstractmethod
-    def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
-        """Add scaling * delta . a to a W, rounded stochastically, see ops/stochastic.py. Return how
-        many values changed, int64 [].
-        """
-
-    def quantized(self) -> tuple[Tensor, Tensor]:
-        """Return copies of qdata and scale."""
-        return self.qdata.clone(), self.scale.clone()
-
-
 class PackedWeight(nn.Module, ABC):
-    """Buffers stay out of the state dict: base, A and delta say everything."""
+    """The rows [sum O + n r, I] of one group of linears and their scales. Buffers stay out of the
+    state dict, because base, A and delta determine them.
+    """
 
     scale: Tensor
-    rounds_activations: bool  # to e4m3, as an engine that serves the model does
+    rounds_activations: bool  # An engine that serves the model rounds activations to e4m3 as well.
 
     def __init__(
         self, sizes: Sequence[int], in_features: int, rank: int, num_rows: int, device: torch.device
@@ -118,10 +58,13 @@ class PackedWeight(nn.Module, ABC):
         self.in_features = in_features
         self.rank = rank
         self.num_outputs = sum(sizes)
+        # One scale a row, of W and of A alike.
         self.register_buffer("scale", torch.ones(num_rows, 1, device=device), persistent=False)
 
     def w_rows(self, index: int) -> RowsView:
         """Return the W of linear `index`."""
+        # Linear `index` starts behind the outputs of those before it: rows of W come first, all of
+        # them.
         start = sum(self.sizes[:index])
         return self._view(slice(start, start + self.sizes[index]))
 
@@ -141,61 +84,20 @@ class PackedWeight(nn.Module, ABC):
 
     @abstractmethod
     def output_and_input(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return `output` of x, and what is to be kept of x for `input_of`."""
+        """Return `output` of x, and the tensors to keep of x for `input_of`."""
 
     @abstractmethod
     def input_of(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-        """Return the x [T, I] of which `output_and_input` kept this, in `dtype`."""
+        """Return the x [T, I], in `dtype`, of which `output_and_input` returned `kept`."""
 
     @abstractmethod
     def grad_input(self, grad_output: Tensor) -> Tensor:
         """[T, sum O] -> [T, I]."""
 
 
-class EmulatedRows(RowsView):
-    def __init__(self, values: Tensor, scale: Tensor) -> None:
-        self._values = values
-        self.scale = scale
-
-    @property
-    def values(self) -> Tensor:
-        return self._values
-
-    @property
-    def qdata(self) -> Tensor:
-        return codes_of(self._values, self.scale)
-
-    def write(self, values: Tensor, scale: Tensor) -> None:
-        self._values.copy_(values)
-        self.scale.copy_(scale)
-
-    def round(self, values: Tensor) -> None:
-        self.write(*quantize_rows(values))
-
-    def refresh(self, base: Base, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
-        values = base.dequantized(self._values.dtype)
-        return refresh_rows(self._values, self.scale, values, delta, a, scaling)
-
-    def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
-        scale = self.scale[rows]
-        limit = E4M3_MAX * scale
-        old = self._values[rows]
-        values = old.float().addmm_(delta[rows], a.float()).clamp_(-limit, limit)
-        new = round_to_grid_(values, scale).to(old.dtype)
-        self._values[rows] = new
-        return count_changed(old, new)
-
-    def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
-        """Fold by way of qdata: three passes more than there need be, for a choice that is about a
-        GPU's memory.
-        """
-        qdata = self.qdata
-        changed = fold_stochastic(qdata, self.scale, delta, a, scaling, *key)
-        self._values.copy_(dequantize(qdata, self.scale, self._values.dtype))
-        return changed
-
-
 class EmulatedWeight(PackedWeight):
+    """The packed weight of a CPU: the dequantized values, 2 bytes a weight in bf16."""
+
     values: Tensor
 
     def __init__(
@@ -212,79 +114,41 @@ class EmulatedWeight(PackedWeight):
         return EmulatedRows(self.values[at], self.scale[at])
 
     def output(self, x: Tensor) -> Tensor:
+        """Multiply x [T, I] with the values in the working dtype."""
         output, _ = self.output_and_input(x)
         return output
 
     def output_and_input(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Keep what the GEMM reads: torch's casts to e4m3 and back take longer here than the GEMM
-        of A's gradient.
+        """Keep x [T, I] as the GEMM reads it: torch's casts to e4m3 and back take longer here than
+        the GEMM of A's gradient.
         """
         if self.rounds_activations:
+            # The values stay in x's dtype, [T, I], on the e4m3 grid of each token's scale.
             x, _ = quantize_rows(x)
         return matmul(x, self.values.t()), (x,)
 
     def input_of(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """Return the kept x [T, I] itself, cast."""
         (x,) = kept
         return x.to(dtype)
 
     def grad_input(self, grad_output: Tensor) -> Tensor:
+        """Multiply the gradient [T, sum O] with W; with `simulate_fp8` rounded as on a GPU."""
         weight = self.values[: self.num_outputs]
         if self.rounds_activations:
             scale = self.scale[: self.num_outputs]
+            # As a GPU does it: fold the scale of each row of W into the gradient, round that by
+            # token, and multiply with bare codes.
             grad_output, _ = quantize_rows((grad_output * scale.t()).to(grad_output.dtype))
+            # Codes as values: exact, since scales are powers of two.
             weight = (weight / scale).to(weight.dtype)
         return matmul(grad_output, weight)
 
 
-class Fp8Rows(RowsView):
-    def __init__(self, qdata: Tensor, scale: Tensor, values: Tensor | None) -> None:
-        """`values`: what the rows are dequantized, where that is kept."""
-        self._qdata = qdata
-        self._values = values
-        self.scale = scale
-
-    @property
-    def values(self) -> Tensor:
-        return dequantize(self._qdata, self.scale) if self._values is None else self._values
-
-    @property
-    def qdata(self) -> Tensor:
-        return self._qdata
-
-    def write(self, values: Tensor, scale: Tensor) -> None:
-        self.scale.copy_(scale)
-        self._qdata.copy_(codes_of(values, scale))
-        if self._values is not None:
-            self._values.copy_(values)
-
-    def round(self, values: Tensor) -> None:
-        qdata, scale = quantize_codes(values)
-        self._qdata.copy_(qdata)
-        self.scale.copy_(scale)
-        if self._values is not None:
-            torch.mul(qdata.to(self._values.dtype), scale, out=self._values)
-
-    def refresh(self, base: Base, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
-        """Refresh the rows; a base in host memory passes through the device in blocks of them."""
-        values, base_scale, host = base
-        if host is None:
-            return refresh_codes(self._qdata, self.scale, values, base_scale, delta, a, scaling)
-        changed = torch.zeros((), dtype=torch.int64, device=self._qdata.device)
-        for at, block in host.blocks(values):
-            changed += refresh_codes(
-                self._qdata[at], self.scale[at], block, None, delta[at], a, scaling
-            )
-        return changed
-
-    def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
-        return fold_rows(self._qdata, self.scale, delta, a, rows)
-
-    def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
-        return fold_stochastic(self._qdata, self.scale, delta, a, scaling, *key)
-
-
 class Fp8Weight(PackedWeight):
-    """Each A is kept dequantized, too, because every refresh reads it."""
+    """The packed weight of a GPU: e4m3, 1 byte a weight. Each A is kept dequantized in bf16 as
+    well, because every refresh reads it.
+    """
 
     qdata: Tensor
     unit: Tensor
@@ -300,20 +164,26 @@ class Fp8Weight(PackedWeight):
         super().__init__(sizes, in_features, rank, -(-num_rows // ALIGNMENT) * ALIGNMENT, device)
         self.fp8 = fp8
         self.rounds_activations = fp8
+        # [sum O + n r, I], its number of rows rounded up to a multiple of 16 for the GEMM.
         qdata = torch.zeros(len(self.scale), in_features, dtype=torch.float8_e4m3fn, device=device)
         self.register_buffer("qdata", qdata, persistent=False)
+        # Scale 1 for the columns of grad_input: the weight's own scales are in the gradient by
+        # then.
         self.register_buffer("unit", torch.ones(in_features, 1, device=device), persistent=False)
         a_values = qdata.new_zeros(len(sizes) * rank, in_features, dtype=torch.bfloat16)
         self.register_buffer("a_values", a_values, persistent=False)
 
     def _view(self, at: slice) -> Fp8Rows:
         values = None
+        # Rows behind those of W belong to an A.
         if at.start >= self.num_outputs:
             values = self.a_values[at.start - self.num_outputs : at.stop - self.num_outputs]
         return Fp8Rows(self.qdata[at], self.scale[at], values)
 
     def output(self, x: Tensor) -> Tensor:
+        """Multiply x [T, I] with the rows: quantized by token in FP8, or with dequantized rows."""
         if not self.fp8:
+            # Without FP8 hardware a bf16 copy of this group's rows lives for one product.
             return x @ dequantize(self.qdata, self.scale, x.dtype).t()
         return self.output_of_quantized(*quantize_codes(x))
 
@@ -323,6 +193,7 @@ class Fp8Weight(PackedWeight):
         return self.output_of_quantized(*codes) if self.fp8 else self.output(x), codes
 
     def input_of(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """Return x [T, I] from its codes; with a relative error of at most 1/16 (normal values)."""
         codes, scale = kept
         return dequantize(codes, scale, dtype)
 
@@ -330,19 +201,24 @@ class Fp8Weight(PackedWeight):
         """Return `output` of x that is quantized per token already: e4m3 [T, I], scale fp32 [T, 1].
         Only with `fp8`.
         """
+        # Hopper's fast accumulation keeps about 14 bits: enough for outputs, not used for
+        # gradients.
         return scaled_mm(x, scale, self.qdata, self.scale, fast_accumulation=True)
 
     def grad_input(self, grad_output: Tensor) -> Tensor:
+        """Multiply grad_output [T, sum O] with W [sum O, I], as codes where there is FP8."""
         scale = self.scale[: self.num_outputs]
         if not self.fp8:
             weight = dequantize(self.qdata[: self.num_outputs], scale, grad_output.dtype)
             return grad_output @ weight
+        # grad_output * scale [sum O], by token: e4m3 [T, sum O] and fp32 [T, 1].
         return self.grad_input_of_quantized(*quantize_codes(grad_output, scale.squeeze(1)))
 
     def grad_input_of_quantized(self, grad_output: Tensor, scale: Tensor) -> Tensor:
         """Return `grad_input` of a gradient whose product with the weight's scales is quantized per
         token already. Only with `fp8`.
         """
+        # e4m3 [I, sum O]: FP8 GEMMs want the contraction axis contiguous in both operands.
         weight = transpose_codes(self.qdata[: self.num_outputs])
         return scaled_mm(grad_output, scale, weight, self.unit)
 

@@ -1,9 +1,9 @@
-"""How the delta reaches the quantized rows: the update rules, each an object with `start`,
-`after_step` and its stored tensors.
+"""Update rules: they carry the delta B [O, r] into the quantized rows of W [O, I] after each
+optimizer step. Each is an object with `start`, `after_step` and its stored tensors.
 
 Anchored (ours): after each optimizer step every row is rebuilt from the immutable base, `W_q[i],
 s_i = quantize_row(W0[i] + alpha/r * B_i . A)`. Nothing is ever dropped; B and A say everything.
-Where A trains as well (`train_a`), its rows are first rounded anew from its fp32 master.
+Where A trains as well (`train_a`), its rows are first rounded again from its fp32 master.
 
 Stochastic: the anchored rule without a base (`base_copy="none"`), for models whose base fits
 nowhere. As in TopK the optimizer's step is B; all of it is added to the rows in place and rounded
@@ -27,102 +27,137 @@ from torch import Tensor
 
 from falqon_core.contract.config import Recipe
 from falqon_core.meld.linear import MeldedLinear
-from falqon_core.meld.packed_weight import RandomKey
+from falqon_core.meld.rows_view import RandomKey
 from falqon_core.ops.quantize import dequantize, power_of_two_scale, quantize_rows, round_to_grid_
 
 
 class UpdateRule(Protocol):
-    keeps_base: bool
+    """A rule of one training; it keeps no tensor of a layer itself."""
+
+    keeps_base: bool  # True where layers need their weight [O, I] as it came.
 
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
         """Fill the rows from the weight [O, I] and a chosen A [r, I] (fp32)."""
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
-        """Carry the delta, as the optimizer left it, into the rows. Return how many quantized
-        values of the weight changed, int64 [].
+        """Carry the delta, as the optimizer left it, into the rows. Return the number of changed
+        quantized values of the weight, int64 [].
         """
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold of this layer."""
+        """Return the tensors that a checkpoint must hold of this layer."""
 
-    def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None: ...
+    def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
+        """Fill the layer, whose rows are empty, from the tensors that `state` returned."""
 
 
 class Anchored:
+    """The anchored rule: rows are rebuilt from the base and the whole delta."""
+
     keeps_base = True
 
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
+        # A passes through the weight's dtype (bf16), as all that the model computes with.
+        """Round A to e4m3 rows, then W: with B = 0 the rows are those of the weight alone."""
         layer.a_rows.write(*quantize_rows(a.to(weight)))
         if layer.a_master is not None:
+            # The master starts on the grid, at the very values that forward multiplies.
             layer.a_master.detach().copy_(layer.a)
         layer.refresh()
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
+        # The order matters: the rows of W hold B . A with A as it is rounded now.
+        """Round A from its master, then rebuild all rows of W; int64 [] values of W changed."""
         layer.round_a()
         return layer.refresh()
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
-        a, a_scale = layer.a_rows.quantized()
+        """Return B fp32 [O, r]; A as e4m3 [r, I] and scale fp32 [r, 1]; its master fp32 [r, I]
+        where it trains. The rows of W follow from these and the base.
+        """
+        a, a_scale = layer.a_rows.copy_quantized()
         state = {"delta": layer.delta.detach(), "a": a, "a_scale": a_scale}
         if layer.a_master is not None:
             state["a_master"] = layer.a_master.detach()
         return state
 
     def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
+        """Restore B and A, then rebuild W; the codes are those of the checkpoint, bit for bit."""
         layer.delta.detach().copy_(state["delta"])
         layer.a_rows.write(
             dequantize(state["a"], state["a_scale"], torch.float32), state["a_scale"]
         )
         if layer.a_master is not None:
-            # one that was frozen until now, in a version that trained fewer, trains from its rows
+            # An A that an earlier version kept frozen has no master stored: it trains from its
+            # rows.
             layer.a_master.detach().copy_(state.get("a_master", layer.a))
         layer.refresh()
 
 
 class TopK:
+    """The published rule, for comparison: `num_update_rows` rows of the delta a step, one shared
+    scale.
+    """
+
     keeps_base = False
 
     def __init__(self, num_update_rows: int) -> None:
         self.num_update_rows = num_update_rows
 
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
+        """Round [W; A] under one scale, the smallest power of two at which nothing saturates."""
         weight = weight.to(torch.float32, copy=True)
         a = a.to(weight.device, torch.float32, copy=True)
+        # fp32 []: one number for every row, so that B . A can be added in units of W's codes.
         scale = power_of_two_scale(torch.maximum(weight.abs().amax(), a.abs().amax()))
         layer.w_rows.write(round_to_grid_(weight, scale), scale)
         layer.a_rows.write(round_to_grid_(a, scale), scale)
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
+        """Fold the rows of largest ||B_i||_1, then drop the rest of B with them."""
         delta = layer.delta.detach()
+        # Row indices, int64 [k].
         rows = delta.abs().sum(1).topk(min(self.num_update_rows, layer.out_features)).indices
+        # The addition is rounded to nearest, so a step below half a code's spacing leaves no trace.
         changed = layer.w_rows.fold(rows, delta, layer.a)
         delta.zero_()
         return changed
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
+        """Return the codes of [W; A], e4m3 [O + r, I], and their scale, fp32 [1]."""
         weight, scale = layer.quantized_weight()
         a = layer.a_rows.qdata
+        # torch.cat takes no e4m3, so the bytes are joined.
         rows = torch.cat([weight.view(torch.uint8), a.view(torch.uint8)]).view(weight.dtype)
         return {"rows": rows, "scale": scale[0]}
 
     def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
+        """Fill W and A from the stored codes; exact."""
         values = dequantize(state["rows"], state["scale"], torch.float32)
         layer.w_rows.write(values[: layer.out_features], state["scale"])
         layer.a_rows.write(values[layer.out_features :], state["scale"])
 
 
 class Stochastic:
+    """The rule without a base: each step is added to the codes and rounded up or down by chance,
+    with the probability that makes its mean exact.
+    """
+
     keeps_base = False
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
+        """Round W and A to e4m3 by row; the weight itself may be freed after it."""
         layer.w_rows.write(*quantize_rows(weight))
         layer.a_rows.write(*quantize_rows(a.to(weight)))
 
     def after_step(self, layer: MeldedLinear) -> Tensor:
+        """Fold scaling * B . A into W, then begin the next step with B = 0."""
         delta = layer.delta.detach()
+        # Random bits depend on seed, step, layer, row and column alone: ranks and resumed runs
+        # agree.
         key = RandomKey(self.seed, layer.num_folds, layer.layer_index)
         changed = layer.w_rows.fold_stochastic(delta, layer.a, layer.scaling, key)
         layer.num_folds += 1
@@ -130,8 +165,11 @@ class Stochastic:
         return changed
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
+        """Return W and A, e4m3 [O, I] and [r, I] with scales fp32 [.., 1], and the steps so far,
+        int64 []. B is zero between steps.
+        """
         weight, scale = layer.quantized_weight()
-        a, a_scale = layer.a_rows.quantized()
+        a, a_scale = layer.a_rows.copy_quantized()
         return {
             "weight": weight,
             "scale": scale,
@@ -141,6 +179,7 @@ class Stochastic:
         }
 
     def load(self, layer: MeldedLinear, state: dict[str, Tensor]) -> None:
+        """Fill W and A from the stored codes and take up the count of steps; exact."""
         layer.w_rows.write(
             dequantize(state["weight"], state["scale"], torch.float32), state["scale"]
         )

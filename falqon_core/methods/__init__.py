@@ -1,7 +1,7 @@
-"""How a model is changed to train: FALQON, and the systems that it is measured against.
+"""Methods of training: FALQON, and the systems that it is measured against.
 
-A method is what the trainer needs to know of an algorithm, and nothing more; what users need to
-know of it is in `contract.methods`.
+A method is the part of an algorithm that the trainer needs to know, and nothing more;
+`contract.methods` has the part for users.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,24 +27,25 @@ from falqon_core.methods.qlora import QLora
 
 
 class Trainable(Protocol):
-    """Owns how a model is changed to train; the trainer owns data, optimizer and time."""
+    """The part of a method that changes a model so that it trains; the trainer owns data, optimizer
+    and time.
+    """
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
-        """Change `model` in place for a fresh start. The microbatches are those of the first
-        steps, for methods that look at data.
+        """Change `model` in place for a fresh start. The microbatches are those of the first steps,
+        for methods that choose by data. Raises `ConfigError` where the recipe does not fit the
+        model.
         """
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Return what the optimizer updates, by name."""
+        """Return the parameters that the optimizer updates, fp32, by name."""
 
     def relative_rates(self) -> dict[str, float]:
-        """Return by what the learning rate is multiplied for a parameter, by name, where it is not
-        1.
-        """
+        """Return the factors of the learning rate by the parameter's name, where they are not 1."""
 
     def maxima(self) -> Tensor | None:
-        """Return what the largest of all ranks is written to before `after_step`, of any shape, or
-        None.
+        """Return the tensor, of any shape, that takes the maximum over all ranks before
+        `after_step`; None where there is none.
         """
 
     def after_step(self) -> float:
@@ -53,14 +54,16 @@ class Trainable(Protocol):
         """
 
     def state(self) -> dict[str, Tensor]:
-        """Return everything that is needed, beside the base model, to be where we are."""
+        """Return the tensors that restore this point of the training from the base model."""
 
 
 class Method(Trainable, Protocol):
-    """What a job trains with."""
+    """A method as a job names it."""
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
-        """Change `model` in place to where a checkpoint was; `state` is what `state()` gave."""
+        """Change `model` in place to the point of a checkpoint; `state` is the result of `state()`.
+        Raises `CheckpointCorrupt` where the base model is another one.
+        """
 
     def merge(self, model: PreTrainedModel) -> None:
         """Change `model` in place to the one that is exported, whose linears hold FP8 codes.
@@ -81,7 +84,9 @@ METHODS: dict[MethodName, Callable[[Recipe], Method]] = {
 
 
 def check_packages(method: MethodName) -> None:
-    """Import what a method needs beyond this software. Raises `MethodNotInstalled`."""
+    """Import the packages that a method needs beyond this software. Raises `MethodNotInstalled`
+    where one cannot be imported.
+    """
     for package in SPECS[method].packages:
         try:
             import_module(package)
@@ -94,5 +99,5 @@ def check_packages(method: MethodName) -> None:
 
 
 def create_method(recipe: Recipe) -> Method:
-    """Return the method of a resolved recipe."""
+    """Return the method of a resolved recipe, which has changed no model yet."""
     return METHODS[recipe.method](recipe)

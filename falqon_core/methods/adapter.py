@@ -1,4 +1,4 @@
-"""What trains beside a frozen linear: y += scaling * B (A x).
+"""The adapter that trains beside a frozen linear: y += scaling * B (A x).
 
 A [r, I] starts uniform in +-1/sqrt(I), which is Kaiming's with a = sqrt(5) as published, and B
 [O, r] at zero, so the model starts as its base. Both are fp32 masters; products are in the dtype of
@@ -27,9 +27,13 @@ class Adapter(nn.Module):
         self.rank = rank
         self.scaling = scaling
         self.lora_a = nn.Parameter(self.initial_a(name, num_inputs, seed).to(weight.device))
+        # B [O, r] at zero: the product starts at zero, and with it the model as its base.
         self.lora_b = nn.Parameter(torch.zeros(num_outputs, rank, device=weight.device))
 
     def initial_a(self, name: str, num_inputs: int, seed: int) -> Tensor:
+        """Return A fp32 [r, I], uniform in +-1 / sqrt(I); drawn on the CPU, so that devices
+        agree.
+        """
         bound = 1 / math.sqrt(num_inputs)
         random = torch.rand(self.rank, num_inputs, generator=generator_of(name, seed))
         return (2 * random - 1) * bound
@@ -37,8 +41,11 @@ class Adapter(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Return y [.., O] with the product of x [.., I] added."""
         a, b = self.factors()
+        # x A^T, [T, r] in the dtype of x; the masters are cast for each product.
         z = trained_matmul(x.reshape(-1, x.shape[-1]), a.to(x.dtype).t())
+        # Scaling is applied in fp32, to O r numbers instead of the T O of the product.
         b = (self.scaling * b).to(x.dtype)
+        # [T, O] + [T, r] . [r, O], in the dtype of x.
         return add_product(y.reshape(-1, y.shape[-1]), z, b.t()).view_as(y)
 
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -47,8 +54,9 @@ class Adapter(nn.Module):
 
     @torch.no_grad()
     def product(self) -> Tensor:
-        """Return what the adapter adds to the weight: scaling * B A, fp32 [O, I]."""
+        """Return the adapter's addition to the weight, scaling * B A: fp32 [O, I]."""
         a, b = self.factors()
+        # [O, r] . [r, I], in fp32: the merged weight is rounded only once, afterwards.
         return self.scaling * (b @ a)
 
 
@@ -62,9 +70,11 @@ class AdaptedLinear(nn.Module):
         self.bias = bias
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return y [.., O] of x [.., I]: base, adapter and bias."""
         y = self.adapter(x, self.base(x))
         return y if self.bias is None else y + self.bias
 
     def merged_weight(self) -> Tensor:
         """Return the weight that is exported, adapter included: fp32 [O, I]."""
+        # `float` copies bf16; a master in fp32 would be changed in place.
         return self.base.master().float().add_(self.adapter.product())

@@ -24,10 +24,12 @@ from falqon_core.objectives import create_objective
 # Along the gradient alone: a random A at 8 times its rate of 1e-3 learned less than a frozen one,
 # 1.01 against 0.94 of training loss after 30 steps.
 A_RELATIVE_RATE = 8.0
-MEASURED_WIDTH = 576  # of its hidden states
+MEASURED_WIDTH = 576  # Width of the model of these measurements.
 
 
 class Falqon:
+    """The method of this software: adapters in the rows of FP8 linears (`meld`)."""
+
     def __init__(self, recipe: Recipe) -> None:
         """`recipe` is resolved."""
         self.recipe = recipe
@@ -36,6 +38,10 @@ class Falqon:
         self.a_relative_rate = 1.0
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
+        """Swap in the melded linears; with a_init "gradient" the microbatches give A's directions.
+        Raises `ConfigError` where a target or the rank does not fit, and `LossNotFinite` where the
+        base model's loss is not a number.
+        """
         self.a_relative_rate = a_relative_rate(model, self.recipe.a_init)
         swap_blocks(model)
         sketches = (
@@ -44,8 +50,10 @@ class Falqon:
         self.layers = convert_to_melded(model, self.recipe, self.rule, sketches)
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
+        """Swap in empty melded linears and fill each from its tensors in `state`."""
         self.a_relative_rate = a_relative_rate(model, self.recipe.a_init)
         swap_blocks(model)
+        # No A is chosen here: the checkpoint has the one that was trained.
         self.layers = convert_to_melded(model, self.recipe, self.rule, fresh=False)
         with torch.no_grad():
             for name, layer in self.layers.items():
@@ -60,6 +68,8 @@ class Falqon:
                 )
 
     def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the deltas, fp32 [O, r], and the masters of those A that train, fp32 [r, I]."""
+        # Names are stable, since checkpoints store moments by them.
         deltas = {f"{name}.delta": layer.delta for name, layer in self.layers.items()}
         masters = {
             f"{name}.a_master": layer.a_master
@@ -69,15 +79,18 @@ class Falqon:
         return deltas | masters
 
     def relative_rates(self) -> dict[str, float]:
+        """Return the factor of the masters' rate; the deltas have the rate of the recipe."""
         masters = [name for name in self.parameters() if name.endswith(".a_master")]
         return dict.fromkeys(masters, self.a_relative_rate)
 
     def maxima(self) -> Tensor | None:
-        """Return None: scales are those of tokens and rows."""
+        """Return None: every scale is that of a token or a row, which no other rank shares."""
         return None
 
     @torch.no_grad()
     def after_step(self) -> float:
+        # int64 [], summed over all linears on the device.
+        """Rebuild or fold the rows of all linears; one transfer from the device for the count."""
         changed = torch.stack([self.rule.after_step(layer) for layer in self.layers.values()]).sum()
         return changed.item() / sum(
             layer.out_features * layer.in_features for layer in self.layers.values()
@@ -87,6 +100,7 @@ class Falqon:
         """Do nothing: the codes hold the trained adapter already."""
 
     def state(self) -> dict[str, Tensor]:
+        """Return the tensors of every linear's update rule, named by linear."""
         return {
             f"{name}.{key}": value
             for name, layer in self.layers.items()
@@ -110,13 +124,14 @@ class Falqon:
                             "checkpoint whole?",
                             "model",
                         )
+                    # Nothing trains yet: the pass only feeds the sketches' hooks.
                     loss.backward()
         return sketches
 
 
 def a_relative_rate(model: PreTrainedModel, a_init: AInit | None) -> float:
-    """Return by what the rate of A is multiplied: A's rows have norm 1, so a wider model's elements
-    are smaller by the root of its width, and a step is the same share of them.
+    """Return the factor of A's learning rate: A's rows have norm 1, so a wider model's elements are
+    smaller by the root of its width, and a step is the same share of them.
     """
     if a_init != "gradient":
         return 1.0

@@ -52,19 +52,26 @@ NUM_STEPS = "num_steps"
 
 
 class Fishman(Lora):
+    """The method: adapters beside frozen linears, all products in FP8 with delayed scales."""
+
     def __init__(self, recipe: Recipe) -> None:
         super().__init__(recipe)
         self.history = AmaxHistory(recipe.seed)
 
     def create_base(self, name: str, weight: Tensor, stored: dict[str, Tensor]) -> FrozenLinear:
+        """Return a bf16 linear that is cast to FP8 for each product, with its place in the
+        history.
+        """
         return DelayedLinear(weight, self.history.add_product())
 
     def create_adapter(self, name: str, weight: Tensor) -> Adapter:
+        """Return an adapter whose two products are in FP8, with their places in the history."""
         adapter = DelayedAdapter(name, weight, self.recipe.rank, self.scaling, self.recipe.seed)
         adapter.products = self.history.add_product(), self.history.add_product()
         return adapter
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
+        """Convert the model, take up every weight's magnitude, and smooth its SwiGLUs."""
         super().prepare(model, first_microbatches)
         weights = [
             weight.detach()
@@ -75,23 +82,28 @@ class Fishman(Lora):
         smooth_swiglus(model)
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
+        """Convert the model and load the history fp32 [N, 3, HISTORY_STEPS] of the checkpoint."""
         super().restore(model, state)
         self.history.load(state[AMAX_HISTORY].to(model.device), int(state[NUM_STEPS]))
         smooth_swiglus(model)
 
     def maxima(self) -> Tensor:
+        """Return this step's magnitudes, fp32 [N, 3]: ranks share scales, so the largest counts."""
         return self.history.recent
 
     @torch.no_grad()
     def after_step(self) -> float:
+        """End the step in the history; nothing is requantized in place, so the share is 0."""
         self.history.end_step([value.detach() for value in self._adapter_parameters().values()])
         return 0.0
 
     def state(self) -> dict[str, Tensor]:
+        """Return the adapters' tensors with the history and its count of steps."""
         num_steps = torch.tensor(self.history.num_steps)
         return super().state() | {AMAX_HISTORY: self.history.steps, NUM_STEPS: num_steps}
 
     def merge(self, model: PreTrainedModel) -> None:
+        """Merge the adapters, and give SwiGLU back to the blocks that were smoothed."""
         super().merge(model)
         for mlp in model.modules():
             if isinstance(mlp, SmoothSwiGLU):
@@ -111,28 +123,34 @@ class AmaxHistory:
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.num_steps = 0
-        self.num_rows: list[int] = []  # whose gradients were rounded in this step, by product
+        self.num_rows: list[int] = []  # Rows of gradients rounded in this step, by product.
 
     def add_product(self) -> "DelayedProduct":
+        """Return the next product, whose index is its row in the history."""
         self.num_rows.append(0)
         return DelayedProduct(self, len(self.num_rows) - 1)
 
     def start(self, weights: Sequence[Tensor]) -> None:
-        """Begin with the weight of every product."""
+        """Begin with the magnitude of every product's weight."""
+        # fp32 [N, 3, HISTORY_STEPS]: only weights are known before the first step.
         steps = weights[0].new_zeros(len(self.num_rows), 3, HISTORY_STEPS, dtype=torch.float32)
         steps[:, WEIGHT, 0] = amax_of(weights)
         self.load(steps, 0)
 
     def load(self, steps: Tensor, num_steps: int) -> None:
+        """Take up a history fp32 [N, 3, HISTORY_STEPS] after `num_steps` optimizer steps."""
         self.steps = steps
         self.recent = torch.zeros_like(steps[..., 0])
         self.num_steps = num_steps
         self._set_factors()
 
     def end_step(self, trained: Sequence[Tensor]) -> None:
-        """Take up what the step has seen, and A and B of every linear as the step left them."""
+        """Take up the magnitudes of the step, and A and B of every linear as the step left them."""
+        # The base never changes, so its magnitude is carried on; those of A and B are measured.
         self.recent[:, WEIGHT] = self.steps[:, WEIGHT, 0]
+        # [linears, (base, A, B), (input, weight, gradient)]
         self.recent.view(-1, 3, 3)[:, 1:, WEIGHT] = amax_of(trained).view(-1, 2)
+        # The oldest of the HISTORY_STEPS columns falls out.
         self.steps = torch.cat([self.recent[..., None], self.steps[..., :-1]], -1)
         self.recent.zero_()
         self.num_steps += 1
@@ -140,6 +158,7 @@ class AmaxHistory:
         self._set_factors()
 
     def _set_factors(self) -> None:
+        # fp32 [N, 3]
         amax = self.steps.amax(-1)
         self.factors = {dtype: power_of_two_factor(amax, dtype) for dtype in (E4M3, E5M2)}
 
@@ -161,24 +180,28 @@ class DelayedProduct:
         return output
 
     def factors(self, x: Tensor, operand: int, is_recorded: bool) -> dict[torch.dtype, Tensor]:
-        """Return what x, a gradient or an input, is multiplied by, by format."""
+        """Return the factors of x, a gradient or an input, by format: fp32 [], powers of two."""
         history = self.history
         amax = None
         if is_recorded or history.num_steps == 0:
             amax = x.abs().amax().float()
         if is_recorded:
             recent = history.recent[self.index, operand]
+            # `recent` is a view of one element: the history is written without a wait for the
+            # device.
             torch.maximum(recent, amax, out=recent)
         if history.num_steps == 0:
             return {dtype: power_of_two_factor(amax, dtype) for dtype in history.factors}
         return {dtype: each[self.index, operand] for dtype, each in history.factors.items()}
 
     def quantize_weight(self, weight: Tensor, dtype: torch.dtype) -> Float8:
+        """Return the codes of W [O, I] in `dtype`, by the factor of the last steps."""
         return quantize_by(weight, self.history.factors[dtype][self.index, WEIGHT], dtype)
 
     def quantize_gradient(self, grad: Tensor) -> Float8:
         """Round dy [T, O]; the next call of the same step has other random bytes."""
         history = self.history
+        # Rows of all microbatches of a step are numbered through, so no two share random bytes.
         start = history.num_rows[self.index]
         history.num_rows[self.index] += len(grad)
         random = random_bytes(
@@ -198,14 +221,17 @@ class _DelayedMatmul(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, product: DelayedProduct, is_recorded: bool
     ) -> Tensor:
+        # [T, I]; every token counts for the one scale of the tensor.
         rows = x.reshape(-1, x.shape[-1])
         factors = product.factors(rows, INPUT, is_recorded)
+        # Codes and factor of x in e5m2, where W trains: one byte an element instead of two.
         kept = (None, None)
         if ctx.needs_input_grad[1]:
             kept = quantize_by(rows, factors[E5M2], E5M2)
         ctx.save_for_backward(weight, *kept)
         ctx.product = product
         of_weight = product.quantize_weight(weight, E4M3)
+        # e4m3 [T, I] . e4m3 [O, I]^T -> [T, O]
         output = multiply(quantize_by(rows, factors[E4M3], E4M3), of_weight, x.dtype)
         return output.view(*x.shape[:-1], -1)
 
@@ -213,39 +239,49 @@ class _DelayedMatmul(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         weight, *kept = ctx.saved_tensors
         dtype = grad_output.dtype
+        # e5m2 [T, O], rounded stochastically
         grad = ctx.product.quantize_gradient(grad_output.reshape(-1, grad_output.shape[-1]))
         grad_x = grad_weight = None
         if ctx.needs_input_grad[0]:
             of_weight = ctx.product.quantize_weight(weight, E5M2)
+            # [T, O] . [O, I] -> [T, I]
             grad_rows = multiply(grad, of_weight.t(), dtype)
             grad_x = grad_rows.view(*grad_output.shape[:-1], -1)
         if ctx.needs_input_grad[1]:
+            # [O, T] . [T, I] -> [O, I]
             grad_weight = multiply(grad.t(), Float8(*kept).t(), dtype).to(weight.dtype)
         return grad_x, grad_weight, None, None
 
 
 class DelayedLinear(DenseLinear):
+    """The base of a linear: bf16 [O, I], cast to FP8 for each product."""
+
     def __init__(self, weight: Tensor, product: DelayedProduct) -> None:
         super().__init__(weight)
         self.product = product
 
-    def dequantized(self) -> Tensor:
-        return self.product.quantize_weight(self.weight, E4M3).dequantized(self.dtype)
+    def dequantize(self) -> Tensor:
+        """Return the weight as forward multiplies it: rounded to e4m3, [O, I]."""
+        return self.product.quantize_weight(self.weight, E4M3).dequantize(self.dtype)
 
     def master(self) -> Tensor:
+        """Return the unrounded weight, which the adapter is merged into."""
         return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T [.., O] in FP8."""
         return self.product(x, self.weight)
 
 
 class DelayedAdapter(Adapter):
-    """`products`: those with A and with B."""
+    """An adapter in FP8; `products` are those with A and with B."""
 
     products: tuple[DelayedProduct, DelayedProduct]
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return y [.., O] with the adapter's product added, in FP8."""
         with_a, with_b = self.products
+        # (x A^T) B^T: [T, r], then [T, O], both in FP8.
         return y.add(with_b(with_a(x, self.lora_a), self.lora_b), alpha=self.scaling)
 
 
@@ -253,21 +289,24 @@ class SmoothSwiGLU(SwiGLU):
     """down(silu(gate) * up / s) s, with s the largest |up| of a token, without a gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the MLP's output [.., H] of x [.., H]."""
         gate, up = call_together(x, self.gate_proj, self.up_proj)
+        # [.., 1]: down then reads values of similar size in all tokens.
         scale = up.detach().abs().amax(-1, keepdim=True).clamp_(min=1e-12)
         down = self.down_proj
+        # silu(gate) * up / s, [.., I], which down quantizes with one scale for all tokens.
         hidden = self.gated(gate, up / scale)
         y = down.adapter(hidden, down.base(hidden)) * scale
         return y if down.bias is None else y + down.bias
 
 
 def smooth_swiglus(model: nn.Module) -> None:
-    """Make, in place, those blocks smooth whose down is computed in FP8, by their class."""
+    """Turn the MLPs whose down is computed in FP8 into smooth ones, in place, by their class."""
     for mlp in model.modules():
         if type(mlp) is SwiGLU and isinstance(mlp.down_proj, AdaptedLinear):
             mlp.__class__ = SmoothSwiGLU
 
 
 def amax_of(weights: Sequence[Tensor]) -> Tensor:
-    """Return the largest magnitude of each, fp32 [N]."""
+    """Return the largest magnitude of each weight, fp32 [N]."""
     return torch.stack(torch._foreach_norm(list(weights), float("inf"))).float()

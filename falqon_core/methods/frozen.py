@@ -1,4 +1,4 @@
-"""Linears that are never trained, with their weight in whatever form a method keeps it.
+"""Linears that are never trained, with their weight in the form that a method keeps.
 
 Nothing but that form is held between forward and backward: the weight is dequantized for each of
 the two products, and no gradient of it is computed.
@@ -15,7 +15,7 @@ from falqon_core.ops.matmul import matmul
 
 
 class FrozenLinear(nn.Module, ABC):
-    """y = x W^T; the bias is with whoever calls it."""
+    """A linear y = x W^T without gradients of W; its caller adds the bias."""
 
     def __init__(self, weight: Tensor) -> None:
         """`weight` [O, I] is that of the base model, in the working dtype."""
@@ -24,7 +24,7 @@ class FrozenLinear(nn.Module, ABC):
         self.dtype = weight.dtype
 
     @abstractmethod
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
         """Return the weight as it is computed with, [O, I] in the working dtype; not to be written
         to.
         """
@@ -33,23 +33,26 @@ class FrozenLinear(nn.Module, ABC):
         """Return the weight that an adapter is merged into, as `dequantized` does: the same, unless
         it is kept finer than it is computed with.
         """
-        return self.dequantized()
+        return self.dequantize()
 
     def codes(self) -> tuple[Tensor, ...]:
-        """Return what the weight was quantized to; empty where it is not quantized."""
+        """Return the tensors of the quantized weight; none where it is not quantized."""
         return ()
 
-    def searched(self) -> dict[str, Tensor]:
-        """Return what of the codes takes long to find again in the base model, for checkpoints."""
+    def search_results(self) -> dict[str, Tensor]:
+        """Return the choices behind the codes that a search of the base model would repeat, for
+        checkpoints.
+        """
         return {}
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return x W^T [.., O] of x [.., I], differentiable in x."""
         output: Tensor = _FrozenMatmul.apply(x, self)
         return output
 
 
 class DenseLinear(FrozenLinear):
-    """The weight as it came."""
+    """A frozen linear with the weight as it came, [O, I]."""
 
     weight: Tensor
 
@@ -57,21 +60,25 @@ class DenseLinear(FrozenLinear):
         super().__init__(weight)
         self.register_buffer("weight", weight, persistent=False)
 
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
+        """Return the weight itself."""
         return self.weight
 
 
 class _FrozenMatmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, linear: FrozenLinear) -> Tensor:
+        # The module is kept, not its dequantized weight: backward dequantizes again.
         ctx.linear = linear
         rows = x.reshape(-1, x.shape[-1])
-        return matmul(rows, linear.dequantized().t()).view(*x.shape[:-1], -1)
+        # [T, I] . [O, I]^T -> [T, O]
+        return matmul(rows, linear.dequantize().t()).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
         rows = grad_output.reshape(-1, grad_output.shape[-1])
-        grad_x = matmul(rows, ctx.linear.dequantized())
+        # [T, O] . [O, I] -> [T, I]
+        grad_x = matmul(rows, ctx.linear.dequantize())
         return grad_x.view(*grad_output.shape[:-1], -1), None
 
 

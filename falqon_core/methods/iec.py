@@ -23,11 +23,14 @@ class IecAdapter(Adapter):
     def __init__(
         self, name: str, weight: Tensor, rank: int, scaling: float, seed: int, group_size: int = 1
     ) -> None:
+        # One column a group, [O, I / g]: only sizes and device are read.
         super().__init__(name, weight[:, ::group_size], rank, scaling, seed)
         self.group_size = group_size
+        # The scalars of both connections, fp32 [1], begin at zero: the model starts as its base.
         self.beta1 = nn.Parameter(torch.zeros(1, device=weight.device))
         self.beta2 = nn.Parameter(torch.zeros(1, device=weight.device))
 
     def factors(self) -> tuple[Tensor, Tensor]:
+        """Return A [r, I] and B [O, r] with groups expanded and both connections folded in."""
         a = expand_groups(self.lora_a, self.group_size)
         return fold_connections(a, self.lora_b, self.beta1, self.beta2)

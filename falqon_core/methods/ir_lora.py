@@ -23,12 +23,17 @@ from falqon_core.ops.formats.icq import choose_ranges, choose_shifts, quantize_r
 from falqon_core.ops.formats.int4 import dequantize_int4
 from falqon_core.ops.formats.nf4 import dequantize_nf4, quantize_nf4
 
-CHOICE = "choice"
+CHOICE_KEY = "choice"
 
 
 class IrLora(Lora):
+    """The method: 4-bit bases chosen by entropy, NF4 or with `group_size` INT4, and elastic
+    adapters.
+    """
+
     def create_base(self, name: str, weight: Tensor, stored: dict[str, Tensor]) -> FrozenLinear:
-        choice = stored.get(CHOICE)
+        """Return the weight [O, I] in 4 bits; a checkpoint's choice spares the search."""
+        choice = stored.get(CHOICE_KEY)
         if choice is not None:
             choice = choice.to(weight.device)
         if self.recipe.group_size is None:
@@ -36,13 +41,16 @@ class IrLora(Lora):
         return IcqInt4Linear(weight, self.recipe.group_size, choice)
 
     def create_adapter(self, name: str, weight: Tensor) -> Adapter:
+        """Return an elastic adapter of the recipe's group size."""
         recipe = self.recipe
         return IecAdapter(
             name, weight, recipe.rank, self.scaling, recipe.seed, recipe.group_size or 1
         )
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
-        """Raises `ConfigError` before anything is searched."""
+        """Convert the model. Raises `ConfigError`, before any search, where the rank does not
+        divide all sizes or the group size does not fit.
+        """
         linears = target_linears(model, self.recipe.target_modules)
         shapes = {
             name: (linear.in_features, linear.out_features) for name, linear in linears.items()
@@ -70,36 +78,48 @@ def refuse_rank(rank: int, shapes: dict[str, tuple[int, int]]) -> None:
 
 
 class IcqNf4Linear(FrozenLinear):
+    """A frozen linear in NF4 whose blocks are shifted for the largest entropy."""
+
     def __init__(self, weight: Tensor, choice: Tensor | None) -> None:
         """`choice` is that of a checkpoint; None searches for it."""
         super().__init__(weight)
+        # uint8 [N], one number a block of 64; the search takes most of the time of a start.
         self._choice = choose_shifts(weight) if choice is None else choice
         self._weight = quantize_nf4(weight, shifts_of(weight, self._choice))
         self._shape = weight.shape
 
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
+        """Return the weight [O, I] in the working dtype."""
         return dequantize_nf4(self._weight, self._shape, self.dtype)
 
     def codes(self) -> tuple[Tensor, ...]:
+        """Return codes, quantized scales, their mean and the shifts."""
         weight = self._weight
         return weight.codes, *weight.scales, weight.mean_scale, *weight.shifts
 
-    def searched(self) -> dict[str, Tensor]:
-        return {CHOICE: self._choice}
+    def search_results(self) -> dict[str, Tensor]:
+        """Return the chosen shift of each block."""
+        return {CHOICE_KEY: self._choice}
 
 
 class IcqInt4Linear(FrozenLinear):
+    """A frozen linear in INT4 whose groups have the range of the largest entropy."""
+
     def __init__(self, weight: Tensor, group_size: int, choice: Tensor | None) -> None:
         """`choice` is that of a checkpoint; None searches for it."""
         super().__init__(weight)
+        # uint8 [O, I / group_size].
         self._choice = choose_ranges(weight, group_size) if choice is None else choice
         self._weight = quantize_ranges(weight, group_size, self._choice)
 
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
+        """Return the weight [O, I] in the working dtype."""
         return dequantize_int4(self._weight, self.dtype)
 
     def codes(self) -> tuple[Tensor, ...]:
+        """Return codes, steps and minima."""
         return tuple(self._weight)
 
-    def searched(self) -> dict[str, Tensor]:
-        return {CHOICE: self._choice}
+    def search_results(self) -> dict[str, Tensor]:
+        """Return the chosen range of each group."""
+        return {CHOICE_KEY: self._choice}

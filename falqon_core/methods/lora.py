@@ -1,8 +1,9 @@
-"""LoRA (arXiv 2106.09685), and what all methods share that put adapters beside frozen linears.
+"""LoRA (arXiv 2106.09685), and the shared base of all methods that put adapters beside frozen
+linears.
 
-The base stays in bf16; a method with another base or another adapter is a subclass that says which.
-Merging adds each adapter to the weight that was computed with, never to the base model's own where
-that was rounded before: it is another model. The sum is rounded to FP8 once.
+The base stays in bf16; a method with another base or another adapter is a subclass that creates
+them. Merging adds each adapter to the weight that was computed with, never to the base model's own
+where that was rounded before: it is another model. The sum is rounded to FP8 once.
 """
 
 from collections.abc import Sequence
@@ -18,12 +19,15 @@ from falqon_core.meld.convert import swap_blocks, target_linears
 from falqon_core.meld.init import orthonormal
 from falqon_core.methods.adapter import AdaptedLinear, Adapter
 from falqon_core.methods.frozen import DenseLinear, FrozenLinear, hash_codes
+from falqon_core.methods.frozen_base import FrozenBaseMethod
 from falqon_core.methods.merged import MergedLinear
 
 BASE_SHA256 = "base_sha256"
 
 
-class Lora:
+class Lora(FrozenBaseMethod):
+    """The method, and the base class of those that differ in base, adapter or layer."""
+
     def __init__(self, recipe: Recipe, train_a: bool = True) -> None:
         """`recipe` is resolved. With `train_a=False` A stays on the orthonormal rows that the
         melded method would take: that method without its FP8.
@@ -34,39 +38,47 @@ class Lora:
         self._base_hashes: dict[str, Tensor] = {}
 
     def create_base(self, name: str, weight: Tensor, stored: dict[str, Tensor]) -> FrozenLinear:
-        """Return the frozen linear that holds `weight` [O, I]. `stored` is what its `searched` gave
-        before a checkpoint, empty at a fresh start. Raises `ConfigError` for a size that does not
-        fit.
+        """Return the frozen linear that holds `weight` [O, I]. `stored` is the result of its
+        `search_results` before a checkpoint, empty at a fresh start. Raises `ConfigError` where a
+        size does not fit.
         """
         return DenseLinear(weight)
 
     def create_adapter(self, name: str, weight: Tensor) -> Adapter:
-        """Return what trains beside it, as it starts."""
+        """Return the adapter of a linear with `weight` [O, I] at its start."""
         return Adapter(name, weight, self.recipe.rank, self.scaling, self.recipe.seed)
 
     def create_layer(
         self, base: FrozenLinear, adapter: Adapter, bias: Tensor | None
     ) -> AdaptedLinear:
-        """Return what stands in the place of the `nn.Linear`."""
+        """Return the module that takes the place of the `nn.Linear`."""
         return AdaptedLinear(base, adapter, bias)
 
     @property
     def scaling(self) -> float:
+        """Return alpha / rank, the factor of every adapter."""
         assert self.recipe.alpha is not None, "resolve the recipe first"
         return self.recipe.alpha / self.recipe.rank
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
+        """Convert the model; with frozen A, give every A orthonormal rows. Raises `ConfigError`
+        where a target or the rank does not fit.
+        """
         self._convert(model, {})
         if not self.train_a:
             for name, layer in self.layers.items():
+                # [r, I]; its name keys the rows, as in the melded method.
                 a = layer.adapter.lora_a.requires_grad_(False)
                 a.copy_(orthonormal(name, a.shape[1], self.recipe.rank, self.recipe.seed))
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
-        """Raises `CheckpointCorrupt` when the base is not quantized as it was then."""
+        """Convert the model and fill the adapters. Raises `CheckpointCorrupt` where the base is
+        quantized to other codes than at the start.
+        """
         self._convert(model, state)
         with torch.no_grad():
             for name, parameter in self._adapter_parameters().items():
+                # fp32 masters, on the device of the linear.
                 parameter.copy_(state[name])
         for name, sha256 in self._base_hashes.items():
             if not torch.equal(sha256, state[name].cpu()):
@@ -76,36 +88,30 @@ class Lora:
                 )
 
     def parameters(self) -> dict[str, nn.Parameter]:
+        """Return the adapters' parameters that train, fp32: A [r, I] and B [O, r] by default."""
         return {
             name: parameter
             for name, parameter in self._adapter_parameters().items()
             if parameter.requires_grad
         }
 
-    def relative_rates(self) -> dict[str, float]:
-        """Return nothing: one rate is that of A and B."""
-        return {}
-
-    def maxima(self) -> Tensor | None:
-        """Return None: there are none."""
-        return None
-
-    def after_step(self) -> float:
-        """Do nothing: what is quantized never changes."""
-        return 0.0
-
     def state(self) -> dict[str, Tensor]:
+        """Return adapters, the choices behind the codes, and a sha256 of each base's codes, uint8
+        [32].
+        """
         searched = {
             f"{name}.{key}": value
             for name, layer in self.layers.items()
-            for key, value in layer.base.searched().items()
+            for key, value in layer.base.search_results().items()
         }
         adapters = {name: value.detach() for name, value in self._adapter_parameters().items()}
         return adapters | searched | self._base_hashes
 
     @torch.no_grad()
     def merge(self, model: PreTrainedModel) -> None:
+        """Replace every adapted linear by its sum in FP8, one at a time."""
         for name, layer in self.layers.items():
+            # The adapted linear is dropped at once, so one fp32 weight exists at a time.
             merged = MergedLinear(layer.merged_weight(), layer.bias, layer.base.dtype)
             model.set_submodule(name, merged)
         self.layers = {}
@@ -127,7 +133,7 @@ class Lora:
             self.layers[name] = layer
             if codes := base.codes():
                 self._base_hashes[f"{name}.{BASE_SHA256}"] = hash_codes(codes)
-        model.to(device)  # linears that have no adapter
+        model.to(device)  # Linears that have no adapter move here.
 
     def _check_rank(self, name: str, weight: Tensor) -> None:
         if self.recipe.rank > weight.shape[1]:

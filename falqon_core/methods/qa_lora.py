@@ -39,6 +39,8 @@ from falqon_core.ops.quantize import count_changed
 
 
 class QaLora(Lora):
+    """The method: INT4 groups whose minima hold the adapter."""
+
     layers: dict[str, "Int4Linear"]
 
     def __init__(self, recipe: Recipe) -> None:
@@ -47,10 +49,14 @@ class QaLora(Lora):
         self.group_size = recipe.group_size
 
     def create_base(self, name: str, weight: Tensor, stored: dict[str, Tensor]) -> "Int4Weight":
+        """Return the weight [O, I] in INT4 groups, G = I / g of them a row."""
         return Int4Weight(weight, self.group_size)
 
     def create_adapter(self, name: str, weight: Tensor) -> Adapter:
-        """One group of inputs stands in the place of an input."""
+        """Return an adapter of A [r, G] and B [O, r]: a group of inputs takes the place of an
+        input.
+        """
+        # s / sqrt(g), see above.
         scaling = self.scaling / math.sqrt(self.group_size)
         groups = weight[:, :: self.group_size]
         return Adapter(name, groups, self.recipe.rank, scaling, self.recipe.seed)
@@ -58,10 +64,14 @@ class QaLora(Lora):
     def create_layer(
         self, base: FrozenLinear, adapter: Adapter, bias: Tensor | None
     ) -> AdaptedLinear:
+        """Return a linear that reads the adapter through the minima."""
         assert isinstance(base, Int4Weight)
         return Int4Linear(base, adapter, bias)
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
+        """Convert the model. Raises `ConfigError` where the group size does not divide a linear's
+        inputs.
+        """
         linears = target_linears(model, self.recipe.target_modules)
         sizes = {name: linear.in_features for name, linear in linears.items()}
         if refusal := group_size_refusal(self.group_size, sizes):
@@ -69,6 +79,7 @@ class QaLora(Lora):
         super().prepare(model, first_microbatches)
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
+        """Convert the model, fill the adapters, and rebuild the minima from them."""
         super().restore(model, state)
         self.after_step()
 
@@ -88,16 +99,22 @@ class Int4Weight(FrozenLinear):
         super().__init__(weight)
         self.group_size = group_size
         self.weight = quantize_int4(weight, group_size)
+        # fp16 [O, G]; a refresh replaces the minima, these stay.
         self._first_minima = self.weight.minima
 
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
+        """Return codes * d + m, [O, I] in the working dtype."""
         return dequantize_int4(self.weight, self.dtype)
 
     def codes(self) -> tuple[Tensor, ...]:
+        """Return codes, steps and the minima before training."""
         return self.weight.codes, self.weight.steps, self._first_minima
 
     def shift_minima(self, shift: Tensor) -> Tensor:
-        """Let the minima be the first ones plus `shift`, fp32 [O, G]. Return how many changed."""
+        """Let the minima be the first ones plus `shift`, fp32 [O, G]. Return the number of changed
+        minima, int64 [].
+        """
+        # fp32 sum, rounded to fp16 once: the delta itself is never rounded.
         minima = self._first_minima.float().add_(shift).half()
         changed = count_changed(self.weight.minima, minima)
         self.weight = self.weight._replace(minima=minima)
@@ -110,32 +127,39 @@ class Int4Linear(AdaptedLinear):
     base: Int4Weight
 
     def refresh(self) -> Tensor:
-        """Rebuild the minima from the adapter. Return how many changed, int64 []."""
+        """Rebuild the minima from the adapter. Return the number of changed minima, int64 []."""
         return self.base.shift_minima(self.adapter.product())
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return y [.., O] of x [.., I]; gradients reach A and B through the minima."""
         adapter = self.adapter
         y: Tensor = _Int4Matmul.apply(x, adapter.lora_a, adapter.lora_b, self)
         return y if self.bias is None else y + self.bias
 
     def merged_weight(self) -> Tensor:
-        return self.base.dequantized().float()
+        """Return the weight, whose minima hold the adapter already: fp32 [O, I]."""
+        return self.base.dequantize().float()
 
 
 class _Int4Matmul(torch.autograd.Function):
-    """Of the input its sums by group are kept for backward, 1 / g of it."""
+    """The product with an INT4 weight; its input's sums by group are kept for backward, 1 / g of
+    it.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, linear: Int4Linear) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
         ctx.linear = linear
+        # [T, I] -> [T, G, g] -> sums [T, G]
         ctx.save_for_backward(rows.unflatten(1, (-1, linear.base.group_size)).sum(-1), a, b)
-        return matmul(rows, linear.base.dequantized().t()).view(*x.shape[:-1], -1)
+        return matmul(rows, linear.base.dequantize().t()).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         sums, a, b = ctx.saved_tensors
         rows = grad_output.reshape(-1, grad_output.shape[-1])
-        grad_x = matmul(rows, ctx.linear.base.dequantized()).view(*grad_output.shape[:-1], -1)
+        grad_x = matmul(rows, ctx.linear.base.dequantize()).view(*grad_output.shape[:-1], -1)
+        # dm = scaling * dy^T X: [O, T] . [T, G] -> fp32 [O, G]
         grad_minima = matmul(rows.t(), sums).float().mul_(ctx.linear.adapter.scaling)
+        # dA = B^T dm [r, G], dB = dm A^T [O, r]
         return grad_x, b.t() @ grad_minima, grad_minima @ a.t(), None

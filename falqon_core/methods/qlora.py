@@ -14,28 +14,36 @@ from falqon_core.methods.lora import Lora
 
 BLOCK_SIZE = 64
 
-# It misses a package of kernels that are not called here.
+# bitsandbytes warns of a missing package of kernels that are not called here.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 class QLora(Lora):
+    """The method: LoRA whose frozen linears are bitsandbytes' NF4."""
+
     def create_base(self, name: str, weight: Tensor, stored: dict[str, Tensor]) -> FrozenLinear:
+        """Return the weight [O, I] in NF4 blocks of 64."""
         return Nf4Linear(weight)
 
 
 class Nf4Linear(FrozenLinear):
+    """A frozen linear in NF4, quantized and dequantized by bitsandbytes."""
+
     def __init__(self, weight: Tensor) -> None:
         from bitsandbytes.functional import quantize_4bit
 
         super().__init__(weight)
+        # uint8 [O I / 2, 1]; the state holds scales and their own quantization.
         self._packed, self._quant_state = quantize_4bit(
             weight, blocksize=BLOCK_SIZE, quant_type="nf4", compress_statistics=True
         )
 
-    def dequantized(self) -> Tensor:
+    def dequantize(self) -> Tensor:
+        """Return the weight [O, I] in the dtype that it came in."""
         from bitsandbytes.functional import dequantize_4bit
 
         return dequantize_4bit(self._packed, self._quant_state)
 
     def codes(self) -> tuple[Tensor, ...]:
+        """Return the packed codes, the 8-bit scales and the scales of those."""
         return self._packed, self._quant_state.absmax, self._quant_state.state2.absmax

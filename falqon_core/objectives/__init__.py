@@ -1,7 +1,8 @@
-"""What a training minimises: the loss of one microbatch, and the figures that come with it.
+"""The quantity that a training minimises: the loss of one microbatch, and the figures that come
+with it.
 
 A loss is a sum over labels or over pairs; the trainer divides it by the count of a whole step, so
-that how a step is cut into microbatches changes nothing. What is given up: losses that need more
+that the cut of a step into microbatches changes nothing. What is given up: losses that need more
 than one microbatch at once.
 """
 
@@ -20,18 +21,20 @@ from falqon_core.objectives.supervised import Supervised
 
 
 class Objective(Protocol):
-    figures: tuple[str, ...]  # the names of the sums, "loss" among them
+    """A loss of pairs or labels, and its figures."""
+
+    figures: tuple[str, ...]  # Names of the sums, "loss" among them.
 
     def count(self, item: Microbatch | Item) -> int:
-        """Return what the loss is the mean of: labels, or pairs. A microbatch that counts 0 has no
-        loss.
+        """Return the number that the loss is the mean over: labels, or pairs. A microbatch that
+        counts 0 has no loss.
         """
 
     def loss(
         self, model: PreTrainedModel, microbatch: Microbatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the summed loss, fp32 [] and differentiable, and the sums over the microbatch of
-        everything in `figures`, each [], on the model's device: nobody waits for them here.
+        everything in `figures`, each [], on the model's device, without a wait for them.
         """
 
 
@@ -47,6 +50,7 @@ def mean_figures(
     objective: Objective, sums: Iterable[dict[str, Tensor]], count: int
 ) -> dict[str, float]:
     """Return the figures of many microbatches that count `count` together, read at once."""
+    # One row [figures] a microbatch, and one transfer from the device for all of them.
     rows = [torch.stack([figures[name] for name in objective.figures]) for figures in sums]
     totals = dict.fromkeys(objective.figures, 0.0)
     for row in torch.stack(rows).tolist() if rows else []:

@@ -1,11 +1,11 @@
 """Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290, equation 7).
 
-A model's *reward* for an answer is beta times how much more probable it finds the answer than the
-reference does, in nats; the loss of a pair is -log sigmoid(reward of the chosen answer - reward of
-the rejected one). The reference is the model as training begins, its weights quantized already, so
-that every margin begins at 0: against the base in bf16, rounding alone moved the log-probabilities
-of answers of up to 216 tokens by up to 6 nats, and margins by up to 0.8 (16 pairs, SmolLM2, beta
-0.1). What it says of each answer is computed once before the first step (`train.reference`) and
+A model's *reward* for an answer is beta times its log-probability of the answer less the
+reference's, in nats; the loss of a pair is -log sigmoid(reward of the chosen answer - reward of the
+rejected one). The reference is the model as training begins, its weights quantized already, so that
+every margin begins at 0: against the base in bf16, rounding alone moved the log-probabilities of
+answers of up to 216 tokens by up to 6 nats, and margins by up to 0.8 (16 pairs, SmolLM2, beta 0.1).
+Its log-probability of each answer is computed once before the first step (`train.reference`) and
 comes with the microbatch, so no second model is held. What is given up: label smoothing, length
 normalization and the other losses of that family.
 """
@@ -20,16 +20,16 @@ from falqon_core.objectives.loss import sequence_log_probabilities
 
 
 def reward_margins(log_probabilities: Tensor, reference: Tensor, beta: float) -> Tensor:
-    """fp32 [P]: reward of the chosen answer minus that of the rejected one. Both arguments fp32 [P,
-    2], (chosen, rejected), in nats.
+    """Return the reward of the chosen answer minus that of the rejected one, fp32 [P]. Both
+    arguments are fp32 [P, 2], (chosen, rejected), in nats.
     """
     rewards = beta * (log_probabilities - reference)
     return rewards[:, 0] - rewards[:, 1]
 
 
 class Dpo:
-    """A loss per pair, and how often and by how much the chosen
-    answer's reward is the greater.
+    """The DPO loss a pair, with the share of pairs whose chosen answer has the greater reward, and
+    the mean margin.
     """
 
     figures: tuple[str, ...] = ("loss", "reward_accuracy", "reward_margin")
@@ -38,15 +38,18 @@ class Dpo:
         self.beta = beta
 
     def count(self, item: Microbatch | Item) -> int:
+        """Return the number of pairs. Raises `AssertionError` where items are no pairs."""
         assert isinstance(item, Microbatch | Pair), "pairs only"
         return item.num_pairs
 
     def loss(
         self, model: PreTrainedModel, microbatch: Microbatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        # fp32 [P, 2]: sequences lie as chosen, rejected, chosen, rejected, ..
+        """Return the summed loss, fp32 [], and the sums of loss, of pairs won and of margins."""
         log_probabilities = sequence_log_probabilities(model, microbatch).view(-1, 2)
         reference = microbatch.reference
-        if reference is None:  # the model is its own, as before the first step
+        if reference is None:  # Before the first step the model is its own reference.
             reference = log_probabilities.detach()
         margins = reward_margins(
             log_probabilities, reference.to(log_probabilities.device), self.beta

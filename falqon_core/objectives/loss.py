@@ -1,7 +1,7 @@
-"""What a model says of the labels of one microbatch: summed cross entropy, or a log-probability per
+"""Scores of a model on the labels of one microbatch: summed cross entropy, or a log-probability per
 sequence; logits only at labels.
 
-What a model does to its logits after the head is read from its config, under the names that
+The model's changes to its logits after the head are read from its config, under the names that
 transformers' decoders use; `train.agreement` refuses a model that does anything else.
 """
 
@@ -14,14 +14,14 @@ from falqon_core.ops.cross_entropy import Head, cross_entropy, token_cross_entro
 
 
 def microbatch_loss(model: PreTrainedModel, microbatch: Microbatch) -> tuple[Tensor, Tensor]:
-    """-> (summed loss fp32 [], number of correct predictions int64 []); the model uses the
+    """Return (summed loss fp32 [], number of correct predictions int64 []); the model uses the
     attention of `ops.attention`.
     """
     return cross_entropy(*states_and_labels(model, microbatch))
 
 
 def sequence_log_probabilities(model: PreTrainedModel, microbatch: Microbatch) -> Tensor:
-    """fp32 [S], in nats: the log-probabilities of each sequence's targets, summed.
+    """Return the summed log-probabilities of each sequence's targets, fp32 [S], in nats.
 
     Summed piece by piece, not scattered: the order of additions is the same on every device.
     """
@@ -30,7 +30,7 @@ def sequence_log_probabilities(model: PreTrainedModel, microbatch: Microbatch) -
 
 
 def output_head(model: PreTrainedModel) -> Head:
-    """Return how the model makes logits of hidden states: Granite divides them, Cohere multiplies
+    """Return the head that makes logits of hidden states: Granite divides them, Cohere multiplies
     them, Gemma caps them.
     """
     scale = getattr(model.config, "logit_scale", None) or 1.0
@@ -42,7 +42,7 @@ def output_head(model: PreTrainedModel) -> Head:
 def states_and_labels(
     model: PreTrainedModel, microbatch: Microbatch
 ) -> tuple[Tensor, Head, Tensor]:
-    """-> (hidden states that have a label [N, H], the head, labels int64 [N]).
+    """Return (hidden states that have a label [N, H], the head, labels int64 [N]).
 
     The one place where a microbatch, made on the CPU, moves to the model's device. Padding is on
     the right, so causal attention needs no mask; packed microbatches bring `cu_seqlens`.
@@ -56,6 +56,7 @@ def states_and_labels(
         cu_seqlens=microbatch.cu_seqlens,
         max_seqlen=max_seqlen,
     )
+    # [B, T, H] -> [B * T, H]; only positions with a label reach the head.
     hidden = output.last_hidden_state.flatten(0, 1)
     positions = microbatch.label_positions
     return hidden[positions], output_head(model), microbatch.labels.flatten()[positions]

@@ -12,10 +12,14 @@ class Supervised:
     figures: tuple[str, ...] = ("loss", "mean_token_accuracy")
 
     def count(self, item: Microbatch | Item) -> int:
+        """Return the number of labels."""
         return item.num_labels
 
     def loss(
         self, model: PreTrainedModel, microbatch: Microbatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the summed cross entropy, fp32 [], and the sums of loss and of right
+        predictions.
+        """
         summed, num_correct = microbatch_loss(model, microbatch)
         return summed, {"loss": summed.detach(), "mean_token_accuracy": num_correct}

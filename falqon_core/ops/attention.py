@@ -6,10 +6,11 @@ and `cu_seqlens` [n + 1] marks the segments; each attends within itself, so samp
 other. Padded on the right: no mask is needed, because a causal token never looks right and the
 outputs of padding are never read. Sliding windows are honoured.
 
-Short segments, up to `SHORT`, go through plain batched GEMMs with the scores of all heads kept for
-backward (at most SHORT numbers per token and head); torch's own CPU kernel needs twice the time
-there (11.9 against 5.5 ms forward and backward at 4 x 9 x 205 x 64 on two cores). Longer ones, and
-windows shorter than the segment, go through `scaled_dot_product_attention`.
+Short segments, up to `MAX_SHORT_TOKENS`, go through plain batched GEMMs with the scores of all
+heads kept for backward (at most MAX_SHORT_TOKENS numbers per token and head); torch's own CPU
+kernel needs twice the time there (11.9 against 5.5 ms forward and backward at 4 x 9 x 205 x 64 on
+two cores). Longer ones, and windows shorter than the segment, go through
+`scaled_dot_product_attention`.
 
 On a GPU all packed segments go through one call of torch's variable-length attention
 (FlashAttention), windows included; where this torch lacks it, and for padded batches, each segment
@@ -37,31 +38,36 @@ from falqon_core.ops.matmul import is_widened, matmul
 
 try:
     from torch.nn.attention.varlen import varlen_attn
-except ImportError:  # before torch 2.10
+except ImportError:  # Torch before 2.10 has none.
     varlen_attn = None
 
-NAME = "falqon"
-SHORT = 512
-BLOCK = 128  # queries of one GEMM: they skip the keys that all of them may not see
+ATTENTION_NAME = "falqon"
+MAX_SHORT_TOKENS = 512
+QUERY_BLOCK = 128  # Queries of one GEMM; they skip the keys that none of them may see.
 
 
 @operator
 def short_attention_forward(
     query: Tensor, key: Tensor, value: Tensor, scaling: float
 ) -> tuple[Tensor, list[Tensor]]:
-    """-> (output [G, R, T, D], probabilities of each block of queries [G, R * block, keys seen]) of
-    causal attention.
+    """Return (output [G, R, T, D], probabilities of each block of queries [G, R * block, keys
+    seen]) of causal attention.
 
     query [G, R, T, D]: R heads share one of G = B * K groups; key and value [G, T, D].
     """
+    # 0 on and below the diagonal, -inf above it: [QUERY_BLOCK, QUERY_BLOCK] serves every diagonal
+    # block.
     future = torch.full(
-        (BLOCK, BLOCK), float("-inf"), dtype=query.dtype, device=query.device
+        (QUERY_BLOCK, QUERY_BLOCK), float("-inf"), dtype=query.dtype, device=query.device
     ).triu_(1)
     output = torch.empty_like(query, memory_format=torch.contiguous_format)
     probabilities = []
     for start, end in _blocks(key.shape[1]):
+        # [G, R * block, D]: the R heads of a group share its keys, so they are rows of one GEMM.
         q = query[:, :, start:end].flatten(1, 2).mul(scaling)
+        # [G, R * block, end]: keys behind the block are never multiplied.
         scores = matmul(q, key[:, :end].transpose(1, 2))
+        # Only the last block of columns has keys of the future.
         scores.unflatten(1, (-1, end - start))[..., start:].add_(
             future[: end - start, : end - start]
         )
@@ -81,14 +87,16 @@ def short_attention_backward(
     probabilities: Sequence[Tensor],
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """-> gradients of query, key, value, shaped as in `short_attention_forward`."""
+    """Return the gradients of query, key, value, shaped as in `short_attention_forward`."""
     grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
     grad_key = torch.zeros_like(key)
     grad_value = torch.zeros_like(value)
     for (start, end), p in zip(_blocks(key.shape[1]), probabilities, strict=True):
         grad = grad_output[:, :, start:end].flatten(1, 2)
         q = query[:, :, start:end].flatten(1, 2)
+        # P^T dO, [G, end, D]; the R heads are summed by the contraction.
         grad_value[:, :end] += matmul(p.transpose(1, 2), grad)
+        # P * (dP - sum(dP * P)), [G, R * block, end], in the dtype of the probabilities.
         grad_scores = torch.ops.aten._softmax_backward_data(
             matmul(grad, value[:, :end].transpose(1, 2)), p, -1, p.dtype
         )
@@ -101,7 +109,9 @@ def short_attention_backward(
 
 
 def _blocks(num_tokens: int) -> list[tuple[int, int]]:
-    return [(start, min(start + BLOCK, num_tokens)) for start in range(0, num_tokens, BLOCK)]
+    return [
+        (start, min(start + QUERY_BLOCK, num_tokens)) for start in range(0, num_tokens, QUERY_BLOCK)
+    ]
 
 
 class _ShortAttention(torch.autograd.Function):
@@ -109,6 +119,7 @@ class _ShortAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scaling: float) -> Tensor:
+        # [B, H, T, D] -> [B * K, H / K, T, D], keys and values [B * K, T, D].
         num_groups = key.shape[0] * key.shape[1]
         q, k, v = (
             query.reshape(num_groups, -1, *query.shape[2:]),
@@ -143,7 +154,9 @@ def capped_attention(
     num_keys = key.shape[2]
     blocks = []
     for start, end in _blocks(num_tokens):
+        # Queries are the last tokens; keys before them come from a cache.
         keys_before = num_keys - num_tokens
+        # The first query of the block sees the earliest key that any of them sees.
         first = 0 if window is None else max(0, keys_before + start - window + 1)
         seen = slice(first, keys_before + end)
         blocks.append(
@@ -168,16 +181,18 @@ def _capped_block(
     """Attend with queries that are the last tokens of the keys."""
     num_tokens = query.shape[2]
     hidden = ~_visible(num_tokens, key.shape[2], window, query.device)
+    # [B, K, H / K * T, D] times [B, K, D, N]
     grouped = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
     scores = (grouped @ key.transpose(2, 3)).mul(scaling / softcap).tanh().mul(softcap)
     scores = scores.unflatten(2, (-1, num_tokens)).masked_fill(hidden, float("-inf"))
+    # Softmax is fp32 and rounded once, as in transformers' eager attention.
     probabilities = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
     output = probabilities.flatten(2, 3) @ value
     return output.unflatten(2, (-1, num_tokens)).flatten(1, 2)
 
 
 def _visible(num_tokens: int, num_keys: int, window: int | None, device: torch.device) -> Tensor:
-    """Return bool [T, N]: whether each of the last T of N tokens sees each of the N."""
+    """Return bool [T, N]: True where one of the last T of N tokens sees a token."""
     distance = torch.arange(num_keys - num_tokens, num_keys, device=device)[:, None] - torch.arange(
         num_keys, device=device
     )
@@ -192,8 +207,8 @@ def causal_attention(
     window: int | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Compute causal attention of one segment, or of B of one padded length: -> [B, H, T, D].
-    `window`: tokens seen, oneself included.
+    """Compute causal attention of one segment, or of B of one padded length, [B, H, T, D].
+    `window`: tokens seen, the token itself included.
 
     Fewer queries than keys are the last tokens of the segment: a generation whose earlier keys come
     from a cache.
@@ -205,7 +220,7 @@ def causal_attention(
     if num_tokens < num_keys or (window is not None and window < num_tokens):
         mask = _visible(num_tokens, num_keys, window, query.device)
         return _sdpa(query, key, value, attn_mask=mask, scale=scaling)
-    if num_tokens <= SHORT and query.device.type == "cpu":
+    if num_tokens <= MAX_SHORT_TOKENS and query.device.type == "cpu":
         return _ShortAttention.apply(query, key, value, scaling)
     return _sdpa(query, key, value, is_causal=True, scale=scaling)
 
@@ -242,11 +257,10 @@ def varlen_attention(
 
     GPU only. `cu_seqlens` int32 [n + 1] on the GPU, `max_seqlen` the longest segment.
     """
+    # torch's variable-length attention takes [T, H, D].
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
-    window_size = (
-        -1 if window is None else window - 1,
-        0,
-    )  # tokens to the left and to the right of oneself
+    # Tokens seen to the left and to the right of a token; -1 is all of them.
+    window_size = (-1 if window is None else window - 1, 0)
     attend = partial(
         varlen_attn,
         q,
@@ -277,8 +291,8 @@ def falqon_attention(
     softcap: float | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Attend as transformers calls it. -> ([B, T, H, D], None). `cu_seqlens` (int32 [n + 1]) and
-    `max_seqlen` come from the microbatch.
+    """Attend under transformers' signature. Return ([B, T, H, D], None). `cu_seqlens` (int32 [n +
+    1]) and `max_seqlen` come from the microbatch.
     """
     assert attention_mask is None, "masks are never built for this attention"
     assert dropout == 0.0, "training runs without dropout"
@@ -292,6 +306,7 @@ def falqon_attention(
             query, key, value, scaling, sliding_window, cu_seqlens, max_seqlen
         )
     else:
+        # On a CPU, and with capped scores, segments are attended one by one.
         lengths = [end - start for start, end in pairwise(cu_seqlens.tolist())]
         parts = (x.split(lengths, dim=2) for x in (query, key, value))
         output = torch.cat(
@@ -304,4 +319,4 @@ def falqon_attention(
     return output.transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(NAME, falqon_attention)
+AttentionInterface.register(ATTENTION_NAME, falqon_attention)

@@ -32,6 +32,8 @@ SHARED_MEMORY = {89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
 
 
 class Compiled(NamedTuple):
+    """One row of the compile matrix."""
+
     kernel: str
     architecture: str
     cubin_bytes: int
@@ -42,7 +44,7 @@ class Compiled(NamedTuple):
 
 
 class KernelRefused(Exception):
-    """A kernel compiles to something else than its `Build` claims."""
+    """A kernel whose code breaks a claim of its `Build`."""
 
 
 def builds() -> Iterator[Build]:
@@ -52,7 +54,7 @@ def builds() -> Iterator[Build]:
 
 
 def registers_and_stack(cubin: bytes) -> tuple[int, int]:
-    """Return those of one thread, as the machine code says."""
+    """Return the registers and the bytes of stack of one thread, from the machine code."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -64,12 +66,13 @@ def registers_and_stack(cubin: bytes) -> tuple[int, int]:
 
 
 def name_of(build: Build) -> str:
+    """Return the kernel's name with its constants, which tells builds of one kernel apart."""
     constants = ", ".join(f"{key}={value}" for key, value in build.constants.items())
     return f"{build.kernel.__name__}({constants})"
 
 
 def source_of(build: Build) -> Any:
-    """Return what Triton compiles."""
+    """Return the source that Triton compiles."""
     aligned = {
         (i,): [["tt.divisibility", 16]]
         for i, kind in enumerate(build.signature.values())
@@ -84,7 +87,7 @@ def source_of(build: Build) -> Any:
 
 
 def hash_source(build: Build, capability: int) -> str:
-    """Return a hash of everything that decides what `compile_for` gives."""
+    """Return a hash of everything that the result of `compile_for` depends on."""
     options = (build.num_warps, build.num_stages)
     claims = (build.ptx, build.ptx_of.get(capability), SHARED_MEMORY[capability])
     decisive = (triton.__version__, source_of(build).hash(), capability, options, claims)
@@ -92,8 +95,8 @@ def hash_source(build: Build, capability: int) -> str:
 
 
 def compile_for(build: Build, capability: int) -> Compiled:
-    """Compile a kernel. Raises `KernelRefused`, and whatever Triton raises for one that does not
-    compile.
+    """Compile a kernel. Raises `KernelRefused` where the code breaks a claim of the build, and
+    Triton's error where the kernel does not compile.
     """
     target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
     compiled = triton.compile(
@@ -122,7 +125,8 @@ def compile_for(build: Build, capability: int) -> Compiled:
 
 
 def main(table: Path) -> None:
-    # or the machine code would hold the paths of this checkout
+    """Write the matrix to `table`; rows whose hash is unchanged are kept."""
+    # Otherwise the machine code would hold the paths of this checkout.
     triton.knobs.compilation.disable_line_info = True
     earlier = [tuple(line) for line in csv.reader(table.read_text().splitlines())]
     by_hash = {line[-1]: line for line in earlier}

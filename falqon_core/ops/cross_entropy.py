@@ -1,14 +1,14 @@
 """Cross entropy of a frozen output head, at label positions only, without ever holding all logits.
 
 hidden [N, H] are the states that have a label. Chunks of rows go through logits -> softmax ->
-gradient, so at most `chunk_bytes` of fp32 logits live at once. The head is frozen, so the gradient
+gradient, so at most `chunk_bytes` of fp32 logits exist at once. The head is frozen, so the gradient
 of each position's loss with respect to its hidden state is known in forward and is the only thing
-kept: grad = (softmax - one_hot) . weight, as large as hidden itself; what scales or caps the logits
-has its derivative between the two factors. Backward only scales its rows, by one number for a plain
-mean or by one per position where a loss weighs sequences by what came out of them (DPO); that is
-why logits need no second computation. What is given up: no gradient for the head, and the gradient
-is computed even when nobody asks for it under `torch.enable_grad` (evaluation runs under `no_grad`
-and skips it); logits that are scaled or capped have no kernel of ours.
+kept: grad = (softmax - one_hot) . weight, as large as hidden itself; scaling or capping of the
+logits has its derivative between the two factors. Backward only scales its rows, by one number for
+a plain mean or by one per position where a loss weighs sequences by their results (DPO); that is
+why logits need no second computation. What is given up: no gradient for the head, and under
+`torch.enable_grad` the gradient is computed even where it is not used (evaluation runs under
+`no_grad` and skips it); logits that are scaled or capped have no kernel of ours.
 """
 
 from typing import Any, NamedTuple
@@ -20,8 +20,8 @@ from falqon_core.ops.dispatch import operator
 from falqon_core.ops.matmul import matmul
 from falqon_core.ops.softmax_losses import softmax_losses
 
-# glibc takes blocks of 32 MiB and more from the kernel anew each time: touching those pages costs
-# ten times the arithmetic.
+# Blocks of 32 MiB and more come from the kernel again at each allocation (glibc): touching those
+# pages costs ten times the arithmetic.
 CHUNK_BYTES = 24 * 2**20
 # Every chunk reads the whole head twice and takes seven launches.
 GPU_CHUNK_BYTES = 256 * 2**20
@@ -33,8 +33,8 @@ def chunk_bytes(device: torch.device) -> int:
 
 
 class Head(NamedTuple):
-    """logits = cap * tanh(scale * hidden . weight^T / cap), without a cap scale * hidden .
-    weight^T.
+    """The output head: logits = cap * tanh(scale * hidden . weight^T / cap), without a cap scale *
+    hidden . weight^T.
     """
 
     weight: Tensor  # [V, H]
@@ -43,6 +43,7 @@ class Head(NamedTuple):
 
     @property
     def is_plain(self) -> bool:
+        """True where logits are neither scaled nor capped."""
         return self.scale == 1.0 and self.cap is None
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -70,8 +71,8 @@ class Head(NamedTuple):
 def cross_entropy_forward(
     hidden: Tensor, head: Head, labels: Tensor, with_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """-> (losses fp32 [N], correct predictions int64 [], gradient of each loss to its hidden state
-    [N, H] in hidden's dtype or None).
+    """Return (losses fp32 [N], correct predictions int64 [], gradient of each loss to its hidden
+    state [N, H] in hidden's dtype or None).
 
     hidden [N, H] and the head's weight of one dtype; labels int64 [N] without ignored positions.
     Softmax and loss are fp32.
@@ -79,6 +80,7 @@ def cross_entropy_forward(
     losses = torch.empty(hidden.shape[0], device=hidden.device)
     num_correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
     grad = torch.empty_like(hidden) if with_grad else None
+    # Rows whose fp32 logits, 4 V bytes each, fit into the budget.
     chunk = max(1, chunk_bytes(hidden.device) // (4 * head.weight.shape[0]))
     losses_of = softmax_losses if head.is_plain else softmax_losses.oracle
     for start in range(0, hidden.shape[0], chunk):
@@ -89,6 +91,7 @@ def cross_entropy_forward(
         if grad is not None and of_logits is not None:
             if not head.is_plain:
                 of_logits.mul_(head.derivative_(logits))
+            # [chunk, V] . [V, H] in the working dtype; softmax - one_hot is rounded to it once.
             grad[at] = matmul(of_logits.to(hidden.dtype), head.weight)
     return losses, num_correct, grad
 
@@ -106,19 +109,20 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_losses: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
         (grad,) = ctx.saved_tensors
+        # [N, H] times one number a position: the head is not read again.
         return grad * grad_losses[:, None].to(grad.dtype), None, None
 
 
 def token_cross_entropy(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """-> (losses fp32 [N], differentiable with respect to hidden; number of correct predictions
+    """Return (losses fp32 [N], differentiable with respect to hidden; number of correct predictions
     int64 []).
     """
     return _CrossEntropy.apply(hidden, head, labels)
 
 
 def cross_entropy(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """-> (summed loss fp32 [], differentiable with respect to hidden; number of correct predictions
-    int64 []).
+    """Return (summed loss fp32 [], differentiable with respect to hidden; number of correct
+    predictions int64 []).
     """
     losses, num_correct = token_cross_entropy(hidden, head, labels)
     return losses.sum(), num_correct

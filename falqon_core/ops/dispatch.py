@@ -24,6 +24,8 @@ R = TypeVar("R")
 
 
 class operator(Generic[P, R]):
+    """An oracle with kernels by device type, called as the oracle is."""
+
     def __init__(self, oracle: Callable[Concatenate[Tensor, P], R]) -> None:
         self.oracle = oracle
         self.kernels: dict[str, Callable[Concatenate[Tensor, P], R]] = {}
@@ -38,13 +40,13 @@ class operator(Generic[P, R]):
         return kernel(first, *args, **kwargs)
 
     def tried_on(self, samples: Samples) -> Samples:
-        """Decorate the function that yields the inputs on which kernels prove themselves."""
+        """Decorate the function that yields the samples on which kernels prove themselves."""
         self.samples = samples
         return samples
 
     def fault(self, device: torch.device) -> str | None:
-        """Return why the kernel for `device` is not used there; None where it is, or there is
-        none.
+        """Return the reason not to use the kernel for `device` there; None where it is used, or
+        there is none.
         """
         kernel = self.kernels.get(device.type)
         return None if kernel is None else self_check.fault_of(self, kernel, device)
@@ -61,8 +63,8 @@ def operators() -> "Iterator[operator[..., Any]]":
 
 
 def faults_on(device: torch.device) -> dict[str, str]:
-    """Try every kernel for `device`, unless that is known already. Return why each that is not used
-    there is not, by the operator's name.
+    """Try every kernel for `device`, unless there is a verdict already. Return the reasons of those
+    that are not used there, by the operator's name.
     """
     faults = {each.name: each.fault(device) for each in operators()}
     return {name: fault for name, fault in faults.items() if fault is not None}

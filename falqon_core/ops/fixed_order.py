@@ -2,10 +2,10 @@
 bits whether it was interrupted or not.
 
 Blocks of keys each add their part to the gradient of the queries, in FlashAttention-2 as in
-memory-efficient attention; on a GPU in whatever order they end. torch's kernels keep an order where
-the process asks for deterministic algorithms at the time of the call, and its choice of a kernel
-then leaves out cuDNN's, which has none (ATen, transformers/cuda/attention_backward.cu and
-sdp_utils.cpp). All else that a training launches has an order already, and some of it no
+memory-efficient attention; on a GPU in the order in which they happen to end. torch's kernels keep
+an order where the process asks for deterministic algorithms at the time of the call, and its choice
+of a kernel then leaves out cuDNN's, which has none (ATen, transformers/cuda/attention_backward.cu
+and sdp_utils.cpp). All else that a training launches has an order already, and some of it no
 deterministic form in torch (the loss scatters), so the process asks around attention alone.
 
 Read in torch's source; tests/gpu shows it where there is a card. What is given up: the time and the
@@ -18,13 +18,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-# torch refuses cuBLAS under deterministic algorithms without a workspace fixed before its first use
+# Under deterministic algorithms torch refuses cuBLAS without a workspace fixed before its first
+# use.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def in_fixed_order(attend: Callable[[], Tensor]) -> Tensor:
-    """Return what `attend` computes by one operation of torch; its backward keeps an order."""
-    # activations that are computed again come here within a backward that keeps one
+    """Return the result of `attend`, one operation of torch, whose backward then keeps an order."""
+    # Activations that are computed again come here within a backward that keeps an order.
     was_kept = torch.are_deterministic_algorithms_enabled()
     _keep_order(True)
     try:
@@ -39,5 +40,6 @@ def in_fixed_order(attend: Callable[[], Tensor]) -> Tensor:
 
 
 def _keep_order(kept: bool) -> None:
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it would write NaN first
+    # The setting would write NaN first.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     torch.set_deterministic_debug_mode("error" if kept else "default")

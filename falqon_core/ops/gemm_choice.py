@@ -1,5 +1,5 @@
-"""Which of several FP8 GEMMs is taken at a shape: the fastest of those that are exact there, timed
-once and remembered on disk.
+"""The choice among several FP8 GEMMs at a shape: the fastest of those that are exact there, timed
+once and stored on disk.
 
 A candidate has to reproduce two known products bit for bit: a small one, computed on the CPU, and
 one of the real N and K, computed on the device in bf16. Codes are -1, 0 and 1, and so few of a row
@@ -29,7 +29,7 @@ from falqon_core.ops.self_check import first_line, verdicts_path
 
 Gemm = Callable[[Tensor, Tensor, Tensor, Tensor, bool], Tensor]
 SMALL_N, SMALL_K = 128, 256
-NONZERO = 128  # codes of a row of `a`, about
+NONZERO_PER_ROW = 128  # Codes of a row of `a` that are not zero, about.
 NUM_TIMINGS = 5
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class GemmShape(NamedTuple):
 
 
 class KnownProduct(NamedTuple):
-    """Operands of a GEMM on codes and what it has to give, bf16 [M, N]."""
+    """Operands of a GEMM on codes, and the product that it has to return, bf16 [M, N]."""
 
     a: Tensor
     a_scale: Tensor
@@ -54,7 +54,7 @@ class KnownProduct(NamedTuple):
 
 
 class Choices(BaseModel):
-    """`names`: of the GEMM that was fastest, by shape."""
+    """Stored choices; `names` are those of the fastest GEMMs, by shape."""
 
     names: dict[str, str] = {}
 
@@ -62,7 +62,7 @@ class Choices(BaseModel):
 def fastest_gemm(gemms: Sequence[Gemm], shape: GemmShape, device: torch.device) -> Gemm | None:
     """Return the fastest of `gemms` that are exact at `shape` on `device`; None where none is.
 
-    Raises what torch raises when memory is out, which says nothing about a GEMM.
+    Raises torch's error where memory is out, which says nothing about a GEMM.
     """
     num_rows, num_outputs, num_inputs, fast = shape
     path = verdicts_path(device).with_suffix(".gemms.json")
@@ -86,8 +86,8 @@ def fastest_gemm(gemms: Sequence[Gemm], shape: GemmShape, device: torch.device) 
 def exact_gemms(
     gemms: Sequence[Gemm], num_rows: int, device: torch.device, fast_accumulation: bool
 ) -> list[Gemm]:
-    """Return those of `gemms` that give a small product of `num_rows` rows bit for bit on `device`,
-    in their order.
+    """Return the exact ones of `gemms`, in their order: a small product of `num_rows` rows comes
+    out bit for bit on `device`.
     """
     on_cpu = known_product(num_rows, SMALL_N, SMALL_K, torch.device("cpu"))
     trial = KnownProduct(*(tensor.to(device) for tensor in on_cpu))
@@ -104,23 +104,25 @@ def known_product(
         drawn = torch.randint(low, high, shape, generator=generator, device=device)
         return drawn.to(torch.bfloat16)
 
+    # Elements of a [M, K] are -1 or 1 where chance decides so, else 0: about NONZERO_PER_ROW a row.
     chance = torch.rand(num_rows, num_inputs, generator=generator, device=device)
     a = integers(0, 2, num_rows, num_inputs).mul_(2).sub_(1)
-    a.mul_(chance < NONZERO / num_inputs)
+    a.mul_(chance < NONZERO_PER_ROW / num_inputs)
     b = integers(-1, 2, num_outputs, num_inputs)
     a_scale, b_scale = (integers(-9, 4, rows, 1).float().exp2() for rows in (num_rows, num_outputs))
+    # Exact in bf16: sums are integers of at most eight bits, scales powers of two.
     product = (a @ b.t()).mul_(a_scale).mul_(b_scale.t())
     a, b = (codes.to(torch.float8_e4m3fn) for codes in (a, b))
     return KnownProduct(a, a_scale, b, b_scale, product)
 
 
 def _is_exact(gemm: Gemm, trial: KnownProduct, fast_accumulation: bool) -> bool:
-    """Return whether `gemm` gives the known product bit for bit; where not, say why in the log."""
+    """Check that `gemm` returns the known product bit for bit; log the reason where it does not."""
     try:
         if torch.equal(gemm(*trial[:-1], fast_accumulation), trial.product):
             return True
         fault = "its product is wrong"
-    # torch's and Triton's have no common ancestor, and any of them means that this one is of no use
+    # Errors of torch and of Triton have no common ancestor, and any of them rules this GEMM out.
     except Exception as error:
         if is_allocation_failure(error):
             raise

@@ -26,31 +26,31 @@ from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.kernels import Build, jit, round_to, tl
-from falqon_core.ops.samples import Draw, Sample, result_alone
+from falqon_core.ops.samples import Draw, SampleInput, result_alone
 
-HEADROOM = 256.0
-BLOCK_M, BLOCK_N, BLOCK_K, NUM_WARPS, NUM_STAGES = (
-    128,
-    128,
-    64,
-    8,
-    4,
-)  # one tile for all: no register spills anywhere, 64 KiB at most
+CODE_DIVISOR = 256.0
+# One tile serves all shapes: no register spills on any architecture, 64 KiB of shared memory at
+# most.
+BLOCK_M = 128
+BLOCK_N = 128
+BLOCK_K = 64
+NUM_WARPS = 8
+NUM_STAGES = 4
 
 
 def lower(qdata: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes e4m3 [T, I] and scale fp32 [T, 1] of the same values with |codes| <= 1.75, as `half`
-    needs them; rounds what gets subnormal.
+    """Return codes e4m3 [T, I] and scale fp32 [T, 1] of the same values with |codes| <= 1.75, as
+    `half` needs them; codes that become subnormal are rounded.
     """
-    return (qdata.to(torch.bfloat16) / HEADROOM).to(qdata.dtype), scale * HEADROOM
+    return (qdata.to(torch.bfloat16) / CODE_DIVISOR).to(qdata.dtype), scale * CODE_DIVISOR
 
 
 @operator
 def gemm_codes(
     x: Tensor, w: Tensor, scale_x: Tensor, scale_w: Tensor, half: bool = False
 ) -> Tensor:
-    """x e4m3 [T, K], w e4m3 [O, K], both contiguous; scale_x fp32 [T, 1], scale_w fp32 [1, O] ->
-    bf16 [T, O].
+    """Return x . w^T, scaled, bf16 [T, O]; x e4m3 [T, K], w e4m3 [O, K], both contiguous; scale_x
+    fp32 [T, 1], scale_w fp32 [1, O].
 
     With `half`, |x| <= 1.75 (see `lower`). grad_input is the same product with the transposed codes
     as w.
@@ -59,6 +59,7 @@ def gemm_codes(
         blocks = zip(x.float().split(BLOCK_K, 1), w.float().split(BLOCK_K, 1), strict=True)
         total = torch.zeros(x.shape[0], w.shape[0], device=x.device)
         for x_block, w_block in blocks:
+            # One sum of 64 products in FP16, added up in FP32.
             total += (x_block @ w_block.t()).half()
     else:
         total = x.float() @ w.float().t()
@@ -66,12 +67,12 @@ def gemm_codes(
 
 
 @gemm_codes.tried_on
-def _samples(draw: Draw) -> Iterator[Sample]:
+def _samples(draw: Draw) -> Iterator[SampleInput]:
     x, w = draw.codes(9, 96), draw.codes(48, 96)
     scale_x, scale_w = draw.scales(9, 1), draw.scales(1, 48)
-    yield Sample((x, w, scale_x, scale_w), result_alone)
+    yield SampleInput((x, w, scale_x, scale_w), result_alone)
     lowered, scale_lowered = lower(x, scale_x)
-    yield Sample((lowered, w, scale_lowered, scale_w, True), result_alone)
+    yield SampleInput((lowered, w, scale_lowered, scale_w, True), result_alone)
 
 
 @jit
@@ -114,6 +115,7 @@ def gemm_kernel(
         # In FP32 the compiler folds the addition into the product, except on sm_90, whose FP8 sums
         # are short: there it stays outside.
         total += tl.dot(left, right, out_dtype=tl.float16 if HALF else tl.float32).to(tl.float32)
+    # [BM, BN] fp32 times the scale of each token and of each output: powers of two, exact.
     total *= tl.load(scale_x + token, mask=token < num_tokens, other=0.0)[:, None]
     total *= tl.load(scale_w + output, mask=output < num_outputs, other=0.0)[None, :]
     inside = (token < num_tokens)[:, None] & (output < num_outputs)[None, :]
@@ -127,6 +129,7 @@ def gemm_kernel(
 def gemm_codes_triton(
     x: Tensor, w: Tensor, scale_x: Tensor, scale_w: Tensor, half: bool = False
 ) -> Tensor:
+    """Launch the kernel over tiles of y [T, O]."""
     (num_tokens, num_inputs) = x.shape
     num_outputs = w.shape[0]
     y = torch.empty(num_tokens, num_outputs, dtype=torch.bfloat16, device=x.device)

@@ -1,13 +1,13 @@
-"""Products of bf16 matrices that are fast on CPUs without bf16 instructions, too.
+"""Products of bf16 matrices that are fast on CPUs without bf16 instructions as well.
 
 torch multiplies bf16 on an x86 CPU without AVX512_BF16 several times slower than fp32. There
 operands are widened to fp32, which is exact, and the product is rounded to bf16 once: 54 instead of
-13 GFLOP/s a thread at 512 x 576 x 1536 with the libraries held to AVX2. The adapters' products too:
-a step of LoRA took 30.6 s with theirs left to torch, and 7.6 s (SmolLM2, two threads of an AVX2
-CPU). The right operand, in the trainer the large one, is widened in blocks of columns, so that no
-second copy of a weight is held. A single row, as in each step of a generation, is left to torch: it
-reads such a weight once, in 0.8 ms where widening one of 2048 x 2048 takes 1.9 ms (one thread). On
-every other machine these are torch's own products, bit for bit.
+13 GFLOP/s a thread at 512 x 576 x 1536 with the libraries held to AVX2. So are the adapters'
+products: a step of LoRA took 30.6 s with theirs left to torch, and 7.6 s (SmolLM2, two threads of
+an AVX2 CPU). The right operand, in the trainer the large one, is widened in blocks of columns, so
+that no second copy of a weight is held. A single row, as in each step of a generation, is left to
+torch: it reads such a weight once, in 0.8 ms where widening one of 2048 x 2048 takes 1.9 ms (one
+thread). On every other machine these are torch's own products, bit for bit.
 """
 
 import platform
@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# glibc takes blocks of 32 MiB and more from the kernel anew each time.
+# Blocks of 32 MiB and more come from the kernel again at each allocation (glibc).
 BLOCK_BYTES = 24 * 2**20
 
 
 def _lacks_bf16() -> bool:
-    # every CPU with AMX has AVX512_BF16, too
+    # Every CPU with AMX has AVX512_BF16 as well.
     is_x86 = platform.machine() in ("x86_64", "AMD64")
     return is_x86 and not torch.cpu._is_avx512_bf16_supported()
 
@@ -31,7 +31,7 @@ LACKS_BF16 = _lacks_bf16()
 
 
 def is_widened(x: Tensor) -> bool:
-    """Return whether products of `x` are computed in fp32 although it is bf16."""
+    """Check whether products of `x` are computed in fp32 although it is bf16."""
     return LACKS_BF16 and x.dtype == torch.bfloat16 and x.device.type == "cpu"
 
 
@@ -40,16 +40,18 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     if not is_widened(a) or _is_one_row(a, b):
         return a @ b
     wide = a.float()
+    # Columns of b whose fp32 copy, 4 K bytes each, fits into the budget.
     block = max(1, BLOCK_BYTES // (4 * b[..., :1].numel()))
     product = a.new_empty(*a.shape[:-1], b.shape[-1])
     for part, columns in zip(product.split(block, -1), b.split(block, -1), strict=True):
+        # fp32 product, rounded to bf16 once by the copy.
         part.copy_(wide @ columns.float())
     return product
 
 
 def _is_one_row(a: Tensor, b: Tensor) -> bool:
-    """Return whether `a` is one row and the columns of `b` [K, N] are contiguous, as those of a
-    weight [N, K] are that is read transposed.
+    """Check that `a` is one row and the columns of `b` [K, N] are contiguous, as those of a
+    transposed weight [N, K] are.
     """
     return a.numel() == a.shape[-1] and b.dim() == 2 and b.stride(0) == 1
 
@@ -60,7 +62,7 @@ def add_product(y: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def trained_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Return what `matmul` does; differentiable in both."""
+    """Return a [M, K] . b [K, N] as `matmul` does; differentiable in both."""
     if not is_widened(a):
         return a @ b
     product: Tensor = _WideProduct.apply(a, b)
@@ -96,7 +98,7 @@ class _FrozenLinear(torch.autograd.Function):
 
 
 def widen_linears(model: nn.Module) -> None:
-    """Let the bf16 linears of a model whose weights are frozen multiply as `matmul` does."""
+    """Make the bf16 linears of a model with frozen weights multiply as `matmul` does."""
     for module in model.modules():
         if type(module) is nn.Linear and is_widened(module.weight):
             module.forward = partial(_multiply, module.weight, module.bias)

@@ -36,7 +36,7 @@ from falqon_core.ops.kernels import (
     to_e4m3,
     warps_of,
 )
-from falqon_core.ops.samples import Draw, Sample, codes_first
+from falqon_core.ops.samples import Draw, SampleInput, codes_first
 
 E4M3_MAX = 448.0  # 0.875 * 2^9
 _MIN_NORMAL = 2.0**-6
@@ -44,7 +44,7 @@ _EXPONENT_BITS = 0x7F800000
 _MAGIC = 1.5 * 2.0**20  # 23 mantissa bits of fp32, of which 3 are to be left
 
 
-# of the fp32 values that an oracle holds at a time: 32 MiB, where a whole weight may be a gigabyte
+# Oracles hold this many fp32 values at a time: 32 MiB, where a whole weight may be a gigabyte.
 BLOCK_ELEMENTS = 2**23
 
 
@@ -62,9 +62,10 @@ def power_of_two_scale(amax: Tensor) -> Tensor:
     """Return the smallest power of two (fp32, same shape) with amax / scale <= 448; amax is
     non-negative fp32. Zero gives 2^-9.
     """
+    # With amax = fraction * 2^exponent, fraction in [0.5, 1): 448 is 0.875 * 2^9.
     fraction, exponent = torch.frexp(amax)
     exponent = exponent - 9 + (fraction > 0.875).to(exponent.dtype)
-    # far above fp32's subnormals even after 2^-9
+    # The bound is far above fp32's subnormals even after 2^-9.
     return torch.ldexp(torch.ones_like(amax), exponent.clamp(min=-100))
 
 
@@ -72,20 +73,25 @@ def round_to_grid_(values: Tensor, scale: Tensor) -> Tensor:
     """Round fp32 values [R, C], |values| <= 448 * scale, in place to e4m3 codes times scale ([R, 1]
     or one element, powers of two).
     """
+    # The exponent bits alone are the power of two at or below the magnitude; fp32 [R, C].
     binade = (values.view(torch.int32) & _EXPONENT_BITS).view(torch.float32)
-    # subnormals share the spacing of the smallest normal
+    # Subnormals share the spacing of the smallest normal.
     torch.maximum(binade, scale * _MIN_NORMAL, out=binade)
+    # The sum has its last mantissa bit at 2^(e-3), so the addition itself rounds, ties to even.
     return values.add_(binade, alpha=_MAGIC).sub_(binade, alpha=_MAGIC)
 
 
 def row_amax(values: Tensor) -> Tensor:
-    """Largest magnitude of each row, [R, 1]; two reductions are faster than a copy of |values|."""
+    """Return the largest magnitude of each row, [R, 1]; two reductions are faster than a copy of
+    |values|.
+    """
     return torch.maximum(values.amax(1, keepdim=True), -values.amin(1, keepdim=True))
 
 
 def count_changed(old: Tensor, new: Tensor) -> Tensor:
-    """Return how many values of two tensors of one shape and dtype differ in a bit, int64 []. On a
-    CPU this takes a quarter of the time that `!=` does on bf16, which was 4 % of a training step.
+    """Return the number of values of two tensors, of one shape and dtype, that differ in a bit,
+    int64 []. On a CPU this takes a quarter of the time that `!=` does on bf16, which was 4 % of a
+    training step.
     """
     integer = {1: torch.uint8, 2: torch.int16, 4: torch.int32}[old.element_size()]
     return torch.count_nonzero(old.view(integer) ^ new.view(integer))
@@ -93,17 +99,21 @@ def count_changed(old: Tensor, new: Tensor) -> Tensor:
 
 @operator
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
-    """x [R, C] of any float dtype -> (values on the grid [R, C] in x's dtype, scale fp32 [R, 1]). x
-    is left as it is.
+    """Round x [R, C] of any float dtype. Return (values on the grid [R, C] in x's dtype, scale fp32
+    [R, 1]). x is left as it is.
     """
+    # fp32 [R, C]: rounding needs four more bits than bf16 has.
     values = x.to(torch.float32, copy=True)
     scale = power_of_two_scale(row_amax(values))
     return round_to_grid_(values, scale).to(x.dtype), scale
 
 
 def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight [R, C] -> (int8 [R, C], scale fp32 [R, 1]), the largest of a row 127 or -127."""
+    """Round a weight [R, C] to (int8 [R, C], scale fp32 [R, 1]), the largest of a row 127 or
+    -127.
+    """
     values = weight.float()
+    # A row of zeros gets a scale that divides.
     scale = (row_amax(values) / 127).clamp_min_(1e-30)
     return (values / scale).round_().to(torch.int8), scale
 
@@ -114,15 +124,15 @@ def codes_of(values: Tensor, scale: Tensor) -> Tensor:
 
 
 def dequantize(qdata: Tensor, scale: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """qdata float8_e4m3fn [R, C] times scale fp32 [R, 1] -> [R, C] in `dtype`; exact in bf16 and
-    fp32.
+    """Return qdata float8_e4m3fn [R, C] times scale fp32 [R, 1], [R, C] in `dtype`; exact in bf16
+    and fp32.
     """
     return qdata.to(dtype).mul_(scale.to(dtype))
 
 
 @operator
 def quantize_codes(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """x [R, C] -> (qdata float8_e4m3fn [R, C], scale fp32 [R, 1]): the same rounding as
+    """Round x [R, C] to (qdata float8_e4m3fn [R, C], scale fp32 [R, 1]): the same rounding as
     `quantize_rows`, in the form a GEMM on codes takes.
 
     With `column_scale` (fp32 [C]) x * column_scale is quantized, rounded to x's dtype in between:
@@ -136,9 +146,9 @@ def quantize_codes(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tenso
 
 
 @quantize_codes.tried_on
-def _samples(draw: Draw) -> Iterator[Sample]:
-    yield Sample((draw.normal(9, 208),), codes_first)
-    yield Sample((draw.normal(9, 208), draw.scales(208)), codes_first)
+def _samples(draw: Draw) -> Iterator[SampleInput]:
+    yield SampleInput((draw.normal(9, 208),), codes_first)
+    yield SampleInput((draw.normal(9, 208), draw.scales(208)), codes_first)
 
 
 @jit
@@ -174,6 +184,7 @@ def quantize_kernel(
     x += row * stride
     qdata += row * NUM_COLUMNS
     columns = tl.arange(0, BLOCK)
+    # Rows of up to `MAX_BLOCK` columns are read once.
     first = load_scaled(x, column_scale, columns, NUM_COLUMNS, HAS_SCALE)
     largest = tl.abs(first)
     for start in range(BLOCK, NUM_COLUMNS, BLOCK):
@@ -182,6 +193,7 @@ def quantize_kernel(
         )
     exponent = power_of_two_exponent(tl.max(largest))
     tl.store(scale + row, power_of_two(exponent))
+    # The product with 2^-exponent is exact, so a code is rounded once, in the cast.
     inverse = power_of_two(-exponent)
     tl.store(qdata + columns, to_e4m3(first * inverse), mask=columns < NUM_COLUMNS)
     for start in range(BLOCK, NUM_COLUMNS, BLOCK):
@@ -191,7 +203,20 @@ def quantize_kernel(
         )
 
 
+@jit
+def store_codes(values, qdata, scale, row, columns, NUM_COLUMNS: tl.constexpr):
+    """Quantize one row that is held whole, fp32 [BLOCK] and zero beyond the row, and store its
+    codes and scale.
+    """
+    exponent = power_of_two_exponent(tl.max(tl.abs(values)))
+    tl.store(scale + row, power_of_two(exponent))
+    # 2^-exponent is exact, so the product is rounded once, in the cast.
+    codes = to_e4m3(values * power_of_two(-exponent))
+    tl.store(qdata + row * NUM_COLUMNS + columns, codes, mask=columns < NUM_COLUMNS)
+
+
 def quantize_codes_triton(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Launch the kernel, one program a row; rows of x may have any stride."""
     x = rows_of(x)
     qdata = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
     scale = torch.empty(x.shape[0], 1, device=x.device)

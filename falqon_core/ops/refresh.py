@@ -40,7 +40,7 @@ from falqon_core.ops.quantize import (
     row_blocks,
 )
 from falqon_core.ops.row_tiles import build, launch, low_rank_tile, write_tile
-from falqon_core.ops.samples import Draw, Sample, codes_in_place
+from falqon_core.ops.samples import Draw, SampleInput, codes_in_place
 
 BLOCK_ELEMENTS = 2**18  # 1 MiB of fp32: measured best from 2^17 to 2^19 with 1 MiB of L2 per core
 
@@ -52,12 +52,15 @@ def refresh_rows(
     """rows [O, I] and scale fp32 [O, 1] are overwritten; base [O, I] and a [r, I] in rows' dtype,
     delta fp32 [O, r].
 
-    -> how many of the rows' values changed, int64 [].
+    Return the number of the rows' values that changed, int64 [].
     """
+    # bf16 [O, r]: scaled in fp32, rounded once.
     scaled = (delta * scaling).to(base.dtype)
     changed = torch.zeros((), dtype=torch.int64, device=rows.device)
     for at in row_blocks(base.shape, BLOCK_ELEMENTS):
+        # fp32 [rows, I] = base + bf16 product; only this block of rows exists in fp32.
         values = base[at].to(torch.float32, copy=True).add_(matmul(scaled[at], a))
+        # fp32 [rows, 1]; a row whose largest weight crosses a power of two gets another scale.
         scale[at] = power_of_two_scale(row_amax(values))
         new = round_to_grid_(values, scale[at]).to(rows.dtype)
         changed += count_changed(rows[at], new)
@@ -75,12 +78,14 @@ def refresh_codes(
     a: Tensor,
     scaling: float,
 ) -> Tensor:
-    """Do the same on codes, for FP8 GPUs: qdata e4m3 [O, I] and scale fp32 [O, 1] are overwritten.
+    """Rebuild codes in the same way, for FP8 GPUs: qdata e4m3 [O, I] and scale fp32 [O, 1] are
+    overwritten.
 
     base bf16 [O, I], or int8 with base_scale fp32 [O, 1], whose product is rounded to bf16; delta
-    fp32 [O, r], a bf16 [r, I] (dequantized, exact). The product of delta and a is added in fp32. ->
-    changed codes, all of a row whose scale moves, int64 [].
+    fp32 [O, r], a bf16 [r, I] (dequantized, exact). The product of delta and a is added in fp32.
+    Return the number of changed codes, all of a row whose scale moves, int64 [].
     """
+    # Rounded to bf16 as the tensor cores read it, then multiplied in fp32 as they add.
     scaled = (delta * scaling).to(a.dtype).float()
     dtype = a.dtype
     a = a.float()
@@ -92,6 +97,7 @@ def refresh_codes(
         values.addmm_(scaled[at], a)
         new_scale = power_of_two_scale(row_amax(values))
         new = codes_of(round_to_grid_(values, new_scale), new_scale)
+        # A mask, bool [rows].
         is_moved = (new_scale != scale[at]).squeeze(1)
         changed += count_changed(qdata[at][~is_moved], new[~is_moved])
         changed += is_moved.sum() * new.shape[1]
@@ -101,12 +107,12 @@ def refresh_codes(
 
 
 @refresh_codes.tried_on
-def _samples(draw: Draw) -> Iterator[Sample]:
+def _samples(draw: Draw) -> Iterator[SampleInput]:
     weight = (draw.codes(48, 144), draw.scales(48, 1))
     delta = draw.normal(48, 16, dtype=torch.float32)
     integers = draw.normal(48, 144, deviation=40.0).clamp(-127, 127).to(torch.int8)
     for base in ((draw.normal(48, 144), None), (integers, draw.scales(48, 1) * 1.2)):
-        yield Sample((*weight, *base, delta, draw.normal(16, 144), 0.5), codes_in_place)
+        yield SampleInput((*weight, *base, delta, draw.normal(16, 144), 0.5), codes_in_place)
 
 
 @jit
@@ -116,6 +122,7 @@ def base_tile(base, base_scale, row, column, num_rows, num_columns, HAS_SCALE: t
     value = tl.load(base + row[:, None] * num_columns + column[None, :], mask=inside, other=0)
     value = value.to(tl.float32)
     if HAS_SCALE:
+        # int8 times fp32, rounded to bf16 as the oracle's dequantized base is.
         scale = tl.load(base_scale + row, mask=row < num_rows, other=0.0)
         value = round_to(value * scale[:, None], tl.bfloat16).to(tl.float32)
     return value
@@ -139,6 +146,8 @@ def refresh_kernel(
     BLOCK_COLUMNS: tl.constexpr,
     BLOCK_RANK: tl.constexpr,
 ):
+    """Rebuild `BLOCK_ROWS` rows a program; `changed` int64 [] is added to."""
+    # [BR] rows a program; int64, because rows times columns exceeds 2^31 in the largest weights.
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     columns = tl.arange(0, BLOCK_COLUMNS)
     old_scale = tl.load(scale + row, mask=row < num_rows, other=1.0)
@@ -151,14 +160,17 @@ def refresh_kernel(
         value += low_rank_tile(
             delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
         )
+        # [BR]: the largest magnitude of each row decides its scale.
         largest = tl.maximum(largest, tl.max(tl.abs(value), 1))
+        # Written by the old scale; right for all rows whose scale stays, which are nearly all.
         count += tl.sum(write_tile(qdata, value * inverse, row, column, num_rows, num_columns), 1)
     exponent = power_of_two_exponent(largest)
     new_scale = power_of_two(exponent)
     is_moved = (row < num_rows) & (new_scale != old_scale)
     inverse = power_of_two(-exponent)[:, None]
-    tl.debug_barrier()  # all threads have read the scales and written their codes
+    tl.debug_barrier()  # All threads have read the scales and written their codes.
     tl.store(scale + row, new_scale, mask=row < num_rows)
+    # A loop of zero rounds where no row's scale moved; the others repeat the whole tile.
     num_again = tl.where(tl.max(is_moved.to(tl.int32), 0) > 0, num_columns, 0)
     for start in range(0, num_again, BLOCK_COLUMNS):
         column = start + columns
@@ -167,6 +179,7 @@ def refresh_kernel(
             delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK
         )
         write_tile(qdata, value * inverse, row, column, num_rows, num_columns)
+    # Old codes of moved rows are overwritten by the first pass, so all count as changed.
     row_count = tl.where(is_moved, num_columns, count)
     tl.atomic_add(changed, tl.sum(row_count).to(tl.int64))
 
@@ -180,6 +193,7 @@ def refresh_codes_triton(
     a: Tensor,
     scaling: float,
 ) -> Tensor:
+    """Launch the kernel over all rows; one launch a linear."""
     has_scale = base_scale is not None
     return launch(
         refresh_kernel,

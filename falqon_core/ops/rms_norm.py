@@ -26,17 +26,15 @@ from falqon_core.ops.kernels import (
     Build,
     block_of,
     jit,
-    power_of_two,
-    power_of_two_exponent,
+    load_row,
     round_to,
     rows_of,
     tl,
-    to_e4m3,
     warps_of,
 )
-from falqon_core.ops.quantize import quantize_codes
+from falqon_core.ops.quantize import quantize_codes, store_codes
 from falqon_core.ops.rms_norm_backward import rms_norm_backward
-from falqon_core.ops.samples import Draw, Sample, all_results, codes_first
+from falqon_core.ops.samples import Draw, SampleInput, all_results, codes_first
 
 
 def rms_norm_torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -50,23 +48,23 @@ def rms_norm_torch(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 @operator
 def rms_norm_forward(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """-> (y [..., H] in x's dtype, 1 / rms fp32 [..., 1])."""
+    """Return (y [..., H] in x's dtype, 1 / rms fp32 [..., 1])."""
     x32 = x.float()
     inverse_rms = torch.rsqrt(x32.pow(2).mean(-1, keepdim=True) + eps)
     return weight * (x32 * inverse_rms).to(x.dtype), inverse_rms
 
 
 @rms_norm_forward.tried_on
-def _forward_samples(draw: Draw) -> Iterator[Sample]:
-    yield Sample((draw.normal(9, 208), draw.normal(208), 1e-5), all_results)
+def _forward_samples(draw: Draw) -> Iterator[SampleInput]:
+    yield SampleInput((draw.normal(9, 208), draw.normal(208), 1e-5), all_results)
 
 
 @operator
 def rms_norm_codes(
     x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """-> (qdata float8_e4m3fn [T, H], scale fp32 [T, 1], total [T, H] in x's dtype, 1 / rms fp32
-    [T, 1]).
+    """Return (qdata float8_e4m3fn [T, H], scale fp32 [T, 1], total [T, H] in x's dtype, 1 / rms
+    fp32 [T, 1]).
 
     total = x + residual, or x itself where there is none; codes * scale is rms_norm(total)
     quantized per token. x, residual [T, H] and weight [H] of one dtype. The gradient with respect
@@ -78,9 +76,9 @@ def rms_norm_codes(
 
 
 @rms_norm_codes.tried_on
-def _codes_samples(draw: Draw) -> Iterator[Sample]:
+def _codes_samples(draw: Draw) -> Iterator[SampleInput]:
     for residual in (None, draw.normal(9, 208)):
-        yield Sample((draw.normal(9, 208), residual, draw.normal(208), 1e-5), codes_first)
+        yield SampleInput((draw.normal(9, 208), residual, draw.normal(208), 1e-5), codes_first)
 
 
 @jit
@@ -100,33 +98,31 @@ def rms_norm_forward_kernel(
     NUM_COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """y holds codes or x's dtype; `total` is written with a residual only, `scale` with codes."""
+    """Norm one row a program. y holds codes or x's dtype; `total` is written with a residual only,
+    `scale` with codes.
+    """
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < NUM_COLUMNS
-    value = tl.load(x + row * x_stride + columns, mask=inside, other=0.0)
+    value = load_row(x, row, x_stride, columns, NUM_COLUMNS)
     dtype: tl.constexpr = value.dtype
     value = value.to(tl.float32)
     if HAS_RESIDUAL:
-        value += tl.load(residual + row * residual_stride + columns, mask=inside, other=0.0).to(
-            tl.float32
-        )
+        value += load_row(residual, row, residual_stride, columns, NUM_COLUMNS).to(tl.float32)
+        # The sum is stored in bf16, and that rounded sum is normed, as two modules would do.
         rounded = round_to(value, dtype)
         tl.store(total + row * NUM_COLUMNS + columns, rounded, mask=inside)
         value = rounded.to(tl.float32)
+    # Columns beyond the row are zero and add nothing; the mean is over the real ones.
     inverse = tl.rsqrt(tl.sum(value * value) / NUM_COLUMNS + eps)
     tl.store(inverse_rms + row, inverse)
+    # Rounded before the weight is applied, as in transformers' modules.
     normed = round_to(value * inverse, dtype).to(tl.float32)
     result = round_to(
         normed * tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32), dtype
     )
     if TO_CODES:
-        values = result.to(tl.float32)
-        exponent = power_of_two_exponent(tl.max(tl.abs(values)))
-        tl.store(scale + row, power_of_two(exponent))
-        tl.store(
-            y + row * NUM_COLUMNS + columns, to_e4m3(values * power_of_two(-exponent)), mask=inside
-        )
+        store_codes(result.to(tl.float32), y, scale, row, columns, NUM_COLUMNS)
     else:
         tl.store(y + row * NUM_COLUMNS + columns, result, mask=inside)
 
@@ -140,9 +136,10 @@ def _launch_forward(
     scale: Tensor | None,
     eps: float,
 ) -> Tensor:
-    """Norm rows [R, H] -> 1 / rms fp32 [R, 1]; the other outputs are written in place."""
+    """Norm rows [R, H] and return 1 / rms, fp32 [R, 1]; the other outputs are written in place."""
     inverse_rms = torch.empty(x.shape[0], 1, device=x.device)
     block = block_of(x.shape[1])
+    # A kernel takes no None: without a residual the pointer is any tensor and never read.
     residual_rows, residual_stride = x, 0
     if residual is not None:
         residual_rows, residual_stride = residual, residual.stride(0)
@@ -167,6 +164,7 @@ def _launch_forward(
 
 
 def rms_norm_forward_triton(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Launch the kernel; the oracle computes rows longer than `MAX_BLOCK`."""
     if x.shape[-1] > MAX_BLOCK:
         return rms_norm_forward.oracle(x, weight, eps)
     rows = rows_of(x)
@@ -178,6 +176,7 @@ def rms_norm_forward_triton(x: Tensor, weight: Tensor, eps: float) -> tuple[Tens
 def rms_norm_codes_triton(
     x: Tensor, residual: Tensor | None, weight: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Launch the kernel; the oracle computes rows longer than `MAX_BLOCK`."""
     if x.shape[-1] > MAX_BLOCK:
         return rms_norm_codes.oracle(x, residual, weight, eps)
     qdata = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
@@ -225,6 +224,7 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         y, inverse_rms = rms_norm_forward(x, weight, eps)
+        # x [.., H] is kept anyway by what made it; 1 / rms is one fp32 number a row.
         ctx.save_for_backward(x, weight, inverse_rms)
         return y
 
@@ -234,7 +234,9 @@ class _RMSNorm(torch.autograd.Function):
 
 
 class RMSNorm(nn.Module):
-    """Stands in for a transformers RMSNorm; its parameter has the same name in a state dict."""
+    """A module that stands in for a transformers RMSNorm; its parameter has the same name in a
+    state dict.
+    """
 
     def __init__(self, weight: nn.Parameter, eps: float) -> None:
         super().__init__()
@@ -242,4 +244,5 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the normed x, [.., H] in x's dtype."""
         return _RMSNorm.apply(x, self.weight, self.eps)

@@ -1,4 +1,4 @@
-"""What the kernels share that rewrite whole rows of a weight.
+"""The shared parts of kernels that rewrite whole rows of a weight.
 
 A program holds `BLOCK_ROWS` rows and passes over their columns in tiles.
 """
@@ -23,38 +23,41 @@ NUM_STAGES = 2
 def low_rank_tile(
     delta, a, scaling, row, column, num_rows, num_columns, rank, BLOCK_RANK: tl.constexpr
 ):
-    """(scaling * delta, rounded to bf16) . a for the rows [BR] and columns [BC] given, fp32 [BR,
-    BC]; outside of both it is zero.
+    """Return (scaling * delta, rounded to bf16) . a for the rows [BR] and columns [BC] given, fp32
+    [BR, BC]; outside of both it is zero.
     """
     k = tl.arange(0, BLOCK_RANK)
     total = tl.zeros((row.shape[0], column.shape[0]), tl.float32)
     for start in range(0, rank, BLOCK_RANK):
+        # Tile of delta [BR, BK]: fp32, scaled, then bf16 for the tensor cores.
         left_inside = (row < num_rows)[:, None] & (start + k < rank)[None, :]
         left = (
             tl.load(delta + row[:, None] * rank + (start + k)[None, :], mask=left_inside, other=0.0)
             * scaling
         )
+        # Tile of a [BK, BC], bf16.
         right_inside = (start + k < rank)[:, None] & (column < num_columns)[None, :]
         right = tl.load(
             a + (start + k)[:, None].to(tl.int64) * num_columns + column[None, :],
             mask=right_inside,
             other=0.0,
         )
+        # The tensor cores add in fp32.
         total += dot_bf16(round_to(left, tl.bfloat16), right)
     return total
 
 
 @jit
 def write_tile(qdata, value, row, column, num_rows, num_columns):
-    """Write codes (fp32 values that e4m3 holds or rounds, [BR, BC]) -> which differ from what
-    stood there, int32 [BR, BC].
+    """Write codes (fp32 values that e4m3 holds or rounds, [BR, BC]). Return 1 where a code differs
+    from the old one, int32 [BR, BC].
     """
     inside = (row < num_rows)[:, None] & (column < num_columns)[None, :]
     at = qdata + row[:, None] * num_columns + column[None, :]
     old = tl.load(at, mask=inside, other=0.0)
     new = to_e4m3(value)
     changed = (inside & (old.to(tl.float32) != new.to(tl.float32))).to(tl.int32)
-    tl.debug_barrier()  # all threads have read before any of them writes
+    tl.debug_barrier()  # All threads have read before any of them writes.
     tl.store(at, new, mask=inside)
     return changed
 
@@ -62,8 +65,8 @@ def write_tile(qdata, value, row, column, num_rows, num_columns):
 def launch(
     kernel: Any, qdata: Tensor, scale: Tensor, *arguments: Any, rank: int, **constants: object
 ) -> Tensor:
-    """Run `kernel`, which has further `constants`, over all rows of `qdata`. Return how many codes
-    it changed, int64 [].
+    """Run `kernel`, which has further `constants`, over all rows of `qdata`. Return the number of
+    codes that it changed, int64 [].
     """
     num_rows, num_columns = qdata.shape
     changed = torch.zeros((), dtype=torch.int64, device=qdata.device)
@@ -85,8 +88,8 @@ def launch(
 
 
 def block_rank(rank: int) -> int:
-    """Return how many ranks a product takes: a power of two, at least 16 as tensor cores want it;
-    the rest is masked.
+    """Return the ranks of one product: a power of two, at least 16 as tensor cores want it; the
+    rest is masked.
     """
     return min(64, max(16, 1 << (rank - 1).bit_length()))
 

@@ -1,4 +1,4 @@
-"""Small inputs on which an operator is tried, and how two results of it are compared.
+"""Small inputs on which an operator is tried, and the comparison of two results.
 
 Compared are the values that results stand for: codes times scales, because two pairs of codes and
 scales may mean the same number.
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-# (arguments after the call, its result) -> what is compared
+# Maps (arguments after the call, its result) to the tensors that are compared.
 Values = Callable[[tuple[Any, ...], Any], Sequence[Tensor]]
 
 
@@ -24,6 +24,7 @@ class Draw:
     def normal(
         self, *shape: int, deviation: float = 1.0, dtype: torch.dtype = torch.bfloat16
     ) -> Tensor:
+        """Draw normal numbers of mean 0, in `dtype`."""
         return (
             torch.randn(*shape, generator=self._generator, device=self.device)
             .mul_(deviation)
@@ -46,29 +47,34 @@ class Draw:
 
 
 def result_alone(_: tuple[Any, ...], result: Tensor) -> Sequence[Tensor]:
+    """Compare the only result."""
     return [result]
 
 
 def all_results(_: tuple[Any, ...], result: tuple[Tensor, ...]) -> Sequence[Tensor]:
+    """Compare all results as they are."""
     return result
 
 
 def codes_first(_: tuple[Any, ...], result: tuple[Tensor, ...]) -> Sequence[Tensor]:
-    """(qdata, scale, anything else as it is)"""
+    """Compare qdata * scale and all further results as they are."""
     return [result[0].float() * result[1], *result[2:]]
 
 
 def codes_last(_: tuple[Any, ...], result: tuple[Tensor, ...]) -> Sequence[Tensor]:
+    """Compare all results, the last two, qdata and scale, as their product."""
     return [*result[:-2], result[-2].float() * result[-1]]
 
 
 def codes_in_place(arguments: tuple[Any, ...], _: Tensor) -> Sequence[Tensor]:
-    """Arguments (codes, scale, ..), overwritten."""
+    """Compare codes * scale of the first two arguments, which are overwritten."""
     qdata, scale = arguments[:2]
     return [qdata.float() * scale]
 
 
-class Sample(NamedTuple):
+class SampleInput(NamedTuple):
+    """Arguments of an operator, and the choice of tensors that are compared."""
+
     arguments: tuple[Any, ...]
     values: Values
 
@@ -78,12 +84,12 @@ class Sample(NamedTuple):
         return self.values(arguments, function(*arguments))
 
 
-Samples = Callable[[Draw], Iterable[Sample]]
+Samples = Callable[[Draw], Iterable[SampleInput]]
 
 
 def sqnr_db(values: Iterable[Tensor], expected: Iterable[Tensor]) -> float | None:
-    """Return the dB of the worst of the tensors, NaN where one is not finite; None when all are
-    equal bit for bit.
+    """Return the signal-to-noise ratio of the worst tensor in dB, NaN where one is not finite; None
+    where all are equal bit for bit.
     """
     noises = []
     for value, exact in zip(values, expected, strict=True):

@@ -32,9 +32,9 @@ from falqon_core.ops.dispatch import operator
 from falqon_core.ops.gemm_choice import Gemm, GemmShape, exact_gemms, fastest_gemm
 from falqon_core.ops.half_gemm import gemm_codes_triton
 from falqon_core.ops.quantize import dequantize
-from falqon_core.ops.samples import Draw, Sample, result_alone
+from falqon_core.ops.samples import Draw, SampleInput, result_alone
 
-ALIGNMENT = 16  # of K and N, in elements
+ALIGNMENT = 16  # K and N are multiples of it, in elements.
 MAX_PROBED_ROWS = 2048
 
 
@@ -42,23 +42,26 @@ MAX_PROBED_ROWS = 2048
 def scaled_mm(
     a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, fast_accumulation: bool = False
 ) -> Tensor:
-    """a, b float8_e4m3fn [M, K], [N, K], contiguous; a_scale, b_scale fp32 [M, 1], [N, 1], powers
-    of two -> bf16 [M, N].
+    """Return a . b^T, scaled, bf16 [M, N]; a, b float8_e4m3fn [M, K], [N, K], contiguous; a_scale,
+    b_scale fp32 [M, 1], [N, 1], powers of two.
 
-    Raises `ValueError` for operands that no FP8 GPU takes.
+    Raises `ValueError` where no FP8 GPU takes the operands.
     """
     check_operands(a, b)
     return dequantize(a, a_scale) @ dequantize(b, b_scale).t()
 
 
 @scaled_mm.tried_on
-def _samples(draw: Draw) -> Iterator[Sample]:
+def _samples(draw: Draw) -> Iterator[SampleInput]:
     operands = draw.codes(9, 96), draw.scales(9, 1), draw.codes(48, 96), draw.scales(48, 1)
     for fast_accumulation in (False, True):
-        yield Sample((*operands, fast_accumulation), result_alone)
+        yield SampleInput((*operands, fast_accumulation), result_alone)
 
 
 def check_operands(a: Tensor, b: Tensor) -> None:
+    """Refuse operands that a GPU refuses, on every device. Raises `ValueError` where a dtype, a
+    layout or a size does not fit.
+    """
     if a.dtype != torch.float8_e4m3fn or b.dtype != torch.float8_e4m3fn:
         raise ValueError(f"scaled_mm takes e4m3 codes, not {a.dtype} and {b.dtype}")
     if not (a.is_contiguous() and b.is_contiguous()):
@@ -73,6 +76,7 @@ def check_operands(a: Tensor, b: Tensor) -> None:
 def rowwise(
     a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, fast_accumulation: bool
 ) -> Tensor:
+    """Multiply with both scale vectors inside the GEMM."""
     return torch._scaled_mm(
         a,
         b.t(),
@@ -86,8 +90,8 @@ def rowwise(
 def unit_scale(
     a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, fast_accumulation: bool
 ) -> Tensor:
-    """A sum of K products of codes is below 2^18 K, far inside bf16's range, and powers of two then
-    move its exponent only.
+    """Multiply with scale 1 and apply both scales to the product. A sum of K products of codes is
+    below 2^18 K, far inside bf16's range, and powers of two then move its exponent only.
     """
     unit = torch.ones((), device=a.device)
     out = torch._scaled_mm(
@@ -102,8 +106,8 @@ def unit_scale(
 
 
 def own(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, fast_accumulation: bool) -> Tensor:
-    """Multiply with sums in FP32, whatever is asked for; by the kernel alone, for the oracle behind
-    it would make any device look as if it multiplied codes.
+    """Multiply with sums in FP32, without fast accumulation; by the kernel alone, for the oracle
+    behind it would make any device look as if it multiplied codes.
     """
     return gemm_codes_triton(a, b, a_scale, b_scale.t())
 
@@ -113,7 +117,7 @@ GEMMS: tuple[Gemm, ...] = (rowwise, unit_scale, own)
 
 @cache
 def has_fp8_gemm(device: torch.device) -> bool:
-    """Return whether `device` multiplies codes; False means that `scaled_mm` would dequantize both
+    """Check that `device` multiplies codes; False means that `scaled_mm` would dequantize both
     operands to bf16.
     """
     return scaled_mm.fault(device) is None and all(
@@ -124,6 +128,9 @@ def has_fp8_gemm(device: torch.device) -> bool:
 def scaled_mm_cuda(
     a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, fast_accumulation: bool = False
 ) -> Tensor:
+    """Multiply by the GEMM that is fastest at these sizes. Raises `ValueError` where a GPU refuses
+    the operands.
+    """
     check_operands(a, b)
     gemm = gemm_for(a.device, GemmShape(a.shape[0], b.shape[0], b.shape[1], fast_accumulation))
     return gemm(a, a_scale, b, b_scale, fast_accumulation)
@@ -133,7 +140,7 @@ scaled_mm.kernels["cuda"] = scaled_mm_cuda
 
 
 def gemm_for(device: torch.device, shape: GemmShape) -> Gemm:
-    """Return the GEMM that `scaled_mm` takes on `device` for operands of `shape`."""
+    """Return the GEMM for operands of `shape` on `device`, by the next power of two of its rows."""
     num_rows = 1 << (min(shape.num_rows, MAX_PROBED_ROWS) - 1).bit_length()
     return _gemm_for(device, shape._replace(num_rows=num_rows))
 

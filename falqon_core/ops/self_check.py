@@ -1,11 +1,11 @@
-"""Whether a kernel can be trusted on the device at hand: tried once, remembered on disk.
+"""Verdicts on kernels: each is tried once on the device at hand, and the verdict is stored on disk.
 
 A kernel is compiled and run on its operator's small inputs (`ops/samples.py`) and compared with the
 oracle. An exception (a card without e4m3 compiles no kernel that writes it) or another result is a
 fault, and the operator computes by its oracle from then on: slower, and right. The verdict holds
 for one card, driver, torch, Triton and source of the operators; a file names all of them, so that
-whatever changes is tried anew. A fault that takes the device with it is written down before the
-process ends, and the next one does without that kernel.
+every change is tried again. A fault that takes the device with it is written down before the
+process ends, and the next process does without that kernel.
 
 What is given up: small inputs show no fault that needs a large one.
 """
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 class Tried(Protocol):
-    """An operator, as far as it matters here."""
+    """The part of an operator that is read here."""
 
     name: str
     oracle: Kernel
@@ -45,7 +45,7 @@ class Tried(Protocol):
 
 
 class Verdicts(BaseModel):
-    """`faults`: by kernel, null for one that computes what its oracle does."""
+    """Stored verdicts; `faults` by kernel, null for one that agrees with its oracle."""
 
     faults: dict[str, str | None] = {}
 
@@ -54,16 +54,16 @@ _faults: dict[tuple[Tried, Kernel, torch.device], str | None] = {}
 
 
 def fault_of(operator: Tried, kernel: Kernel, device: torch.device) -> str | None:
-    """Return why `kernel` is not to be used for `operator` on `device`; None when it computes what
-    the oracle does.
+    """Return the reason not to use `kernel` for `operator` on `device`; None where it agrees with
+    the oracle.
 
-    Raises `FalqonError` when trying it has cost this process its device, and what torch raises when
+    Raises `FalqonError` where the trial has cost this process its device, and torch's error where
     memory is out.
     """
     key = (operator, kernel, device)
     if key not in _faults:
         if torch._guards.detect_fake_mode() is not None:
-            return None  # a trace computes nothing that could be compared
+            return None  # A trace computes nothing that could be compared.
         _faults[key] = _remembered_fault(operator, kernel, device)
     return _faults[key]
 
@@ -89,9 +89,9 @@ def _remembered_fault(operator: Tried, kernel: Kernel, device: torch.device) -> 
 
 @torch.no_grad()
 def try_kernel(operator: Tried, kernel: Kernel, device: torch.device) -> str | None:
-    """Run `kernel` on every sample of the operator. Return what is wrong with it, None for nothing.
+    """Run `kernel` on every sample of the operator. Return its fault, None where there is none.
 
-    Raises what torch raises when memory is out, which says nothing about a kernel.
+    Raises torch's error where memory is out, which says nothing about a kernel.
     """
     if operator.samples is None:
         return None
@@ -100,8 +100,7 @@ def try_kernel(operator: Tried, kernel: Kernel, device: torch.device) -> str | N
             noise = sqnr_db(sample.values_of(kernel), sample.values_of(operator.oracle))
             if noise is not None and not noise >= MIN_SQNR_DB:
                 return f"its result is wrong: {noise:.0f} dB where {MIN_SQNR_DB:.0f} are due"
-    # Triton's errors and torch's have no common ancestor, and any of them means that this kernel is
-    # of no use here
+    # Errors of Triton and of torch have no common ancestor, and any of them rules this kernel out.
     except Exception as error:
         if is_allocation_failure(error):
             raise
@@ -110,8 +109,8 @@ def try_kernel(operator: Tried, kernel: Kernel, device: torch.device) -> str | N
 
 
 def first_line(error: Exception) -> str:
-    """Return the error's class and the first line of its text; of Triton's, which quote the source
-    first, that of what is wrong with it.
+    """Return the error's class and the first line of its text; of Triton's errors, which quote the
+    source first, the line of the message itself.
     """
     message = str(getattr(error, "error_message", None) or error)
     text = next((line.strip() for line in message.splitlines() if line.strip()), "")
@@ -135,7 +134,7 @@ def read_verdicts(path: Path) -> Verdicts:
 
 
 def _write_verdict(path: Path, name: str, fault: str | None) -> None:
-    """Add one. A folder that cannot be written to only costs trying the kernel again."""
+    """Add a verdict. A folder that cannot be written to only costs trying the kernel again."""
     with suppress(OSError):
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         verdicts = Verdicts(faults=read_verdicts(path).faults | {name: fault})
@@ -167,8 +166,8 @@ def _source_sha256() -> str:
 
 
 def _is_lost(device: torch.device) -> bool:
-    """Return whether the device answers no more: after a kernel's illegal access every call of this
-    process fails.
+    """Check whether the device is lost: after a kernel's illegal access every call of this process
+    fails.
     """
     try:
         torch.ones(1, device=device).item()

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.kernels import Build, jit, round_to, tl
-from falqon_core.ops.samples import Draw, Sample
+from falqon_core.ops.samples import Draw, SampleInput
 
-# columns of a row that one program holds at a time, and its warps
+# Columns of a row that one program holds at a time, and its warps.
 BLOCK = 4096
 NUM_WARPS = 8
 
@@ -25,8 +25,8 @@ NUM_WARPS = 8
 def softmax_losses(
     logits: Tensor, labels: Tensor, with_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """-> (losses fp32 [N], correct predictions int64 [], gradient of each loss to its logits [N, V]
-    or None).
+    """Return (losses fp32 [N], correct predictions int64 [], gradient of each loss to its logits
+    [N, V] or None).
 
     logits [N, V] of any float dtype, which a kernel overwrites; labels int64 [N]. Softmax and loss
     are fp32, and so is the gradient unless a kernel rounds it to the logits' dtype.
@@ -35,12 +35,13 @@ def softmax_losses(
     top, predicted = logits.max(-1, keepdim=True)
     num_correct = (predicted == label).sum()
     probabilities = torch.softmax(logits.float(), -1)
-    # log sum exp from the largest probability, which never underflows: no second pass of
-    # exponentials.
+    # The log of the sum comes from the largest probability, which never underflows: no second pass
+    # of exponentials.
     log_sum = top.float() - probabilities.gather(-1, predicted).log()
     losses = (log_sum - logits.gather(-1, label).float()).squeeze(-1)
     if not with_grad:
         return losses, num_correct, None
+    # The gradient softmax - one_hot, fp32 [N, V].
     probabilities.scatter_add_(-1, label, probabilities.new_full((), -1.0).expand(label.shape))
     return losses, num_correct, probabilities
 
@@ -48,17 +49,18 @@ def softmax_losses(
 def losses_and_gradients(
     _: tuple[Any, ...], result: tuple[Tensor, Tensor, Tensor | None]
 ) -> Sequence[Tensor]:
+    """Return the tensors of a result of `softmax_losses`, for comparison."""
     losses, num_correct, grad = result
     return [losses, num_correct] if grad is None else [losses, num_correct, grad]
 
 
 @softmax_losses.tried_on
-def _samples(draw: Draw) -> Iterator[Sample]:
+def _samples(draw: Draw) -> Iterator[SampleInput]:
     labels = torch.arange(0, 208, 23, device=draw.device)
     for with_grad in (True, False):
         logits = draw.normal(len(labels), 208, dtype=torch.float32)
-        logits[0, 0] += 9.0  # the one prediction that is right
-        yield Sample((logits.bfloat16(), labels, with_grad), losses_and_gradients)
+        logits[0, 0] += 9.0  # This prediction alone is right.
+        yield SampleInput((logits.bfloat16(), labels, with_grad), losses_and_gradients)
 
 
 @jit
@@ -79,7 +81,7 @@ def softmax_losses_kernel(
     logits += row * stride
     label = tl.load(labels + row)
     columns = tl.arange(0, BLOCK)
-    # finite, so that no difference of two is NaN
+    # A finite start, so that no difference of two is NaN.
     largest = tl.full((BLOCK,), -3.0e38, tl.float32)
     first = tl.zeros((BLOCK,), tl.int32)
     total = tl.zeros((BLOCK,), tl.float32)
@@ -88,8 +90,10 @@ def softmax_losses_kernel(
         value = tl.load(logits + at, mask=at < NUM_COLUMNS, other=float("-inf")).to(tl.float32)
         first = tl.where(value > largest, at, first)
         larger = tl.maximum(largest, value)
+        # Online softmax: sums so far are rescaled when a column's largest value grows.
         total = total * tl.exp(largest - larger) + tl.exp(value - larger)
         largest = larger
+    # The columns' maxima and sums [BLOCK] are joined into those of the row.
     top = tl.max(largest, 0)
     total = tl.sum(total * tl.exp(largest - top), 0)
     predicted = tl.min(tl.where(largest == top, first, NUM_COLUMNS), 0)
@@ -97,10 +101,11 @@ def softmax_losses_kernel(
     of_label = tl.load(logits + label).to(tl.float32)
     tl.store(losses + row, top + tl.log(total) - of_label)
     if WITH_GRAD:
-        tl.debug_barrier()  # all threads have read the label's logit
+        tl.debug_barrier()  # All threads have read the label's logit.
         for start in range(0, NUM_COLUMNS, BLOCK):
             at = start + columns
             value = tl.load(logits + at, mask=at < NUM_COLUMNS, other=0.0)
+            # Probability less one_hot in fp32, rounded to the logits' dtype in their place.
             grad = tl.exp(value.to(tl.float32) - top) / total - (at == label).to(tl.float32)
             tl.store(logits + at, round_to(grad, value.dtype), mask=at < NUM_COLUMNS)
 
@@ -108,6 +113,7 @@ def softmax_losses_kernel(
 def softmax_losses_triton(
     logits: Tensor, labels: Tensor, with_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Launch the kernel, one program a row; the gradient takes the place of the logits."""
     losses = torch.empty(len(logits), device=logits.device)
     num_correct = torch.zeros((), dtype=torch.int64, device=logits.device)
     softmax_losses_kernel[(len(logits),)](

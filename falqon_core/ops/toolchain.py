@@ -18,13 +18,13 @@ from pathlib import Path
 from falqon_core.contract.errors import DeviceUnfit
 from falqon_core.ops.compile import SHARED_MEMORY, builds, compile_for
 
-LIBRARY = "libcuda.so.1"
+DRIVER_LIBRARY = "libcuda.so.1"
 
 
 def check_compiler() -> None:
     """Compile a module of Python, as Triton does before its first launch.
 
-    Raises `DeviceUnfit` with what to install, where that fails.
+    Raises `DeviceUnfit` where that fails, with the packages to install.
     """
     compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
@@ -61,13 +61,13 @@ def build_stand_in(folder: Path, driver_source: Path) -> None:
         "gcc",
         "-shared",
         "-fPIC",
-        f"-Wl,-soname,{LIBRARY}",
+        f"-Wl,-soname,{DRIVER_LIBRARY}",
         str(source),
         "-o",
-        str(folder / LIBRARY),
+        str(folder / DRIVER_LIBRARY),
     ]
     subprocess.run(command, check=True)
-    (folder / "libcuda.so").symlink_to(LIBRARY)  # the name that Triton before 3.8 links
+    (folder / "libcuda.so").symlink_to(DRIVER_LIBRARY)  # Triton before 3.8 links this name.
 
 
 def compile_driver_module(folder: Path) -> None:
@@ -77,12 +77,13 @@ def compile_driver_module(folder: Path) -> None:
     from triton.backends.nvidia import driver
 
     build_stand_in(folder, Path(driver.__file__).parent / "driver.c")
-    # so that the loader finds it by its name
-    ctypes.CDLL(str(folder / LIBRARY), mode=ctypes.RTLD_GLOBAL)
+    # Loaded globally, so that the loader finds it by its name.
+    ctypes.CDLL(str(folder / DRIVER_LIBRARY), mode=ctypes.RTLD_GLOBAL)
     driver.CudaUtils()
 
 
 def main() -> None:
+    """Compile the driver module and one kernel, and print the result."""
     with tempfile.TemporaryDirectory() as temporary:
         os.environ |= {"TRITON_LIBCUDA_PATH": temporary, "TRITON_CACHE_DIR": f"{temporary}/cache"}
         compile_driver_module(Path(temporary))

@@ -3,11 +3,11 @@ chosen rows, in place.
 
 `qdata[i] = round(clamp(qdata[i] + delta[i] . a / scale, +-448))` for the rows i chosen, to nearest,
 with the scale as it is: in the units of the codes that is `W_q[i] += B_i . A_q`, because W and A
-share their scale. `meld/update.py` holds the rule around it (which rows, and what becomes of the
-delta) and the same arithmetic on dequantized values. The delta stays fp32 in the product, as there:
-k is small (10 as published), so the kernel multiplies without tensor cores, one program a row and
-block of columns, and the sum is that of fp32 in the order of the ranks. What is given up, by the
-rule: a step smaller than half a code is lost; by the kernel: reuse of A between rows.
+share their scale. `meld/update.py` holds the rule around it (the choice of rows, and the delta
+afterwards) and the same arithmetic on dequantized values. The delta stays fp32 in the product, as
+there: k is small (10 as published), so the kernel multiplies without tensor cores, one program a
+row and block of columns, and the sum is that of fp32 in the order of the ranks. What is given up,
+by the rule: a step smaller than half a code is lost; by the kernel: reuse of A between rows.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from torch import Tensor
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.kernels import CVT_E4M3, Build, jit, power_of_two, tl, to_e4m3
 from falqon_core.ops.quantize import E4M3_MAX, codes_of, round_to_grid_
-from falqon_core.ops.samples import Draw, Sample, codes_in_place
+from falqon_core.ops.samples import Draw, SampleInput, codes_in_place
 
 
 @operator
@@ -26,10 +26,13 @@ def fold_rows(qdata: Tensor, scale: Tensor, delta: Tensor, a: Tensor, rows: Tens
     """qdata e4m3 [O, I] is overwritten in the rows named, int64 [k], each at most once.
 
     scale fp32 [O, 1], powers of two, stays; delta fp32 [O, r], a bf16 [r, I] (dequantized, exact).
-    -> changed codes, int64 [].
+    Return the number of changed codes, int64 [].
     """
+    # fp32 [k, 1]
     chosen = scale[rows]
+    # torch indexes no e4m3, so bytes are taken.
     old = qdata.view(torch.uint8)[rows].view(qdata.dtype)
+    # fp32 [k, I]
     values = (old.float() * chosen).addmm_(delta[rows], a.float())
     limit = E4M3_MAX * chosen
     new = codes_of(
@@ -40,11 +43,11 @@ def fold_rows(qdata: Tensor, scale: Tensor, delta: Tensor, a: Tensor, rows: Tens
 
 
 @fold_rows.tried_on
-def _samples(draw: Draw) -> Iterator[Sample]:
+def _samples(draw: Draw) -> Iterator[SampleInput]:
     weight = (draw.codes(48, 144), draw.scales(48, 1))
     delta = draw.normal(48, 16, dtype=torch.float32)
     rows = torch.tensor([40, 3, 17], device=draw.device)
-    yield Sample((*weight, delta, draw.normal(16, 144), rows), codes_in_place)
+    yield SampleInput((*weight, delta, draw.normal(16, 144), rows), codes_in_place)
 
 
 @jit
@@ -59,18 +62,21 @@ def fold_rows_kernel(
     rank,
     BLOCK: tl.constexpr,
 ):
+    """Fold one block of columns of one chosen row a program."""
     row = tl.load(rows + tl.program_id(0))
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < num_columns
     total = tl.zeros((BLOCK,), tl.float32)
     for k in range(0, rank):
         a_row = tl.load(a + tl.cast(k, tl.int64) * num_columns + column, mask=inside, other=0.0)
+        # One fp32 product and sum a rank, in the order of the ranks.
         total += tl.load(delta + row * rank + k) * a_row.to(tl.float32)
     row_scale = tl.load(scale + row)
     old = tl.load(qdata + row * num_columns + column, mask=inside, other=0.0)
-    # exact, which a GPU's fast division need not be
+    # 1 / scale from the exponent bits: exact, unlike a GPU's fast division.
     inverse = power_of_two(127 - (row_scale.to(tl.int32, bitcast=True) >> 23))
     value = (old.to(tl.float32) * row_scale + total) * inverse
+    # Clamped first: the rule lets codes saturate, and the cast must not wrap.
     new = to_e4m3(tl.minimum(tl.maximum(value, -448.0), 448.0))
     tl.atomic_add(
         changed,
@@ -85,6 +91,7 @@ BLOCK = 512
 def fold_rows_triton(
     qdata: Tensor, scale: Tensor, delta: Tensor, a: Tensor, rows: Tensor
 ) -> Tensor:
+    """Launch the kernel over the k rows and their blocks of columns."""
     num_columns = qdata.shape[1]
     changed = torch.zeros((), dtype=torch.int64, device=qdata.device)
     fold_rows_kernel[(rows.shape[0], -(-num_columns // BLOCK))](

@@ -16,8 +16,8 @@ from transformers import PreTrainedModel
 
 
 def checkpoint_activations(model: PreTrainedModel) -> None:
-    """Make every decoder layer of `model` run so from now on while gradients are wanted; nothing is
-    random in them, so no state is kept.
+    """Checkpoint every decoder layer of `model` from now on, while gradients are enabled; nothing
+    is random in them, so no random state is kept.
     """
     for layer in model.base_model.layers:
         layer.forward = _recomputing(layer)
@@ -25,7 +25,7 @@ def checkpoint_activations(model: PreTrainedModel) -> None:
 
 def _recomputing(layer: nn.Module) -> Callable[..., Any]:
     def recomputing(*args: Any, **kwargs: Any) -> Any:
-        # looked up anew: a method may have made another kind of layer of it
+        # Looked up at each call: a method may have made another kind of layer of it.
         forward = partial(type(layer).forward, layer)
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)

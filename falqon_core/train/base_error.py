@@ -1,4 +1,4 @@
-"""How far the weights that a method trains on are from those of the base model."""
+"""The distance between the weights that a method trains on and those of the base model."""
 
 import torch
 from torch import Tensor
@@ -16,21 +16,21 @@ def measure_base_error(model: PreTrainedModel, recipe: Recipe) -> float:
     """Return the mean over the linears of |W - W as trained on| / |W|, Frobenius norms. `model` is
     changed to train. `recipe` is resolved.
     """
-    if recipe.method == "falqon":  # which A it is changes nothing about W
+    if recipe.method == "falqon":  # The choice of A changes nothing about W.
         recipe = recipe.model_copy(update={"a_init": "orthonormal"})
     linears = target_linears(model, recipe.target_modules)
     weights = {name: linear.weight.detach().clone() for name, linear in linears.items()}
     create_method(recipe).prepare(model, [])
     errors = [
-        float((weight.float() - _trained_on(model.get_submodule(name))).norm() / weight.norm())
+        float((weight.float() - _trained_weight(model.get_submodule(name))).norm() / weight.norm())
         for name, weight in weights.items()
     ]
     return sum(errors) / len(errors)
 
 
-def _trained_on(layer: torch.nn.Module) -> Tensor:
+def _trained_weight(layer: torch.nn.Module) -> Tensor:
     """Return the weight [O, I] that a converted linear computes with, fp32."""
     if isinstance(layer, MeldedLinear):
         return layer.weight.float()
     assert isinstance(layer, AdaptedLinear)
-    return layer.base.dequantized().float()
+    return layer.base.dequantize().float()

@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,9 +27,9 @@ from falqon_core.contract.layout import MANIFEST, checkpoint_folder, checkpoint_
 from falqon_core.contract.weights import check_safetensors
 from falqon_core.data.summary import DataSummary
 from falqon_core.fault_points import fault
-from falqon_core.files import whole_folder
+from falqon_core.files import staged_folder
 
-# of all that the system may say about a file, what a damaged folder makes it say
+# Errors of the system that only a damaged folder causes.
 _DAMAGES = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
@@ -44,7 +45,7 @@ class CurvePoint(BaseModel):
 
 
 class Progress(BaseModel):
-    """Where training stands, beside the tensors."""
+    """The point that a training has reached, beside the tensors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -53,7 +54,7 @@ class Progress(BaseModel):
     num_tokens: int
     num_threads: int
     num_processes: int = 1
-    data: DataSummary | None = None  # unknown to trainings that began before it was kept
+    data: DataSummary | None = None  # Trainings that began before it was kept have none.
     step: int = 0
     trained_tokens: int = 0
     loader: dict[str, int] = {}
@@ -65,12 +66,17 @@ class Progress(BaseModel):
 
 
 class Checkpoint(NamedTuple):
+    """The full trainable state: progress, and the tensors of method and optimizer by name."""
+
     progress: Progress
     method: dict[str, Tensor]
     optimizer: dict[str, Tensor]
 
 
-class Saved(NamedTuple):
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint on disk."""
+
     path: Path
     num_bytes: int
     manifest_sha256: str
@@ -81,7 +87,7 @@ def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Saved:
     lowest validation loss.
     """
     path = checkpoint_folder(output, checkpoint.progress.step)
-    with whole_folder(path) as staging:
+    with staged_folder(path) as staging:
         save_file(_contiguous(checkpoint.method), staging / "method.safetensors")
         fault("checkpoint_write")
         save_file(_contiguous(checkpoint.optimizer), staging / "optimizer.safetensors")
@@ -103,8 +109,8 @@ def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Saved:
 
 
 def newest_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole, for the training that goes on from it; corrupt ones are
-    reported through `warn` and removed, leftovers of a crash are swept.
+    """Load the newest checkpoint that is whole, for the training that continues from it; corrupt
+    ones are reported through `warn` and removed, leftovers of a crash are swept.
     """
     for leftover in (output / "checkpoints").glob(".*"):
         if leftover.is_dir():
@@ -119,8 +125,8 @@ def newest_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint |
 
 
 def find_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole, for who only reads: nothing is removed, since the
-    training may be going on.
+    """Load the newest checkpoint that is whole, for a reader: nothing is removed, since the
+    training may be running.
     """
     for path in checkpoint_folders(output):
         try:
@@ -131,8 +137,9 @@ def find_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | N
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Raises `CheckpointCorrupt` when anything is missing or changed, `CheckpointOfOtherVersion`,
-    and `OSError` when the machine does not read it now, which says nothing of the checkpoint.
+    """Load a checkpoint. Raises `CheckpointCorrupt` where anything is missing or changed,
+    `CheckpointOfOtherVersion` where its fields are other ones, and `OSError` where the machine
+    cannot read it now, which says nothing about the checkpoint.
     """
     try:
         files = json.loads((path / MANIFEST).read_text())["files"]
@@ -159,7 +166,7 @@ def _read_progress(path: Path) -> Progress:
         name = ".".join(map(str, first["loc"]))
         raise CheckpointOfOtherVersion(
             f"checkpoint {path.name} was written by another version of this program ({name}: "
-            f"{first['msg']}); continue with that version, or start anew in another folder"
+            f"{first['msg']}); continue with that version, or start again in another folder"
         ) from error
 
 

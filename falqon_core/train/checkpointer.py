@@ -1,9 +1,9 @@
-"""When a checkpoint is written, and by whom.
+"""The writer of checkpoints, beside the steps where there is a GPU.
 
 On a GPU the state is copied to locked host memory where the step ends; a thread waits for the copy,
 and hashes and writes it while the next steps are computed. One is written at a time: the next save
-waits for the one before. A checkpoint is told of once its folder is whole, between steps or at the
-end, and a failure to write it is raised there, too. On a CPU the thread would take its time from
+waits for the one before. A checkpoint is reported once its folder is whole, between steps or at the
+end, and a failure to write it is raised there as well. On a CPU the thread would take its time from
 the steps, so each save writes before it returns. What is given up: host memory for one state.
 """
 
@@ -24,7 +24,7 @@ from falqon_core.train.state import TrainState
 
 
 class Checkpointer:
-    """Leaving its context waits for the last checkpoint."""
+    """The writer of one training; leaving its context waits for the last checkpoint."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class Checkpointer:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Raise what the writer failed with, unless something else has failed already."""
+        """Raise the writer's error, unless another one is on its way."""
         try:
             self._wait()
         except Exception:
@@ -78,8 +78,8 @@ class Checkpointer:
                 self._save(state)
 
     def report(self) -> None:
-        """Send that the checkpoint is whole whose writing has ended meanwhile, if there is one.
-        Raises what its writing failed with; called by all ranks, before they meet next.
+        """Report the checkpoint whose writing has ended since the last call, if there is one.
+        Raises the error of its writing; called by all ranks, before their next exchange.
         """
         if self._written is not None and self._written.done():
             self._wait()
@@ -89,7 +89,7 @@ class Checkpointer:
             self._send(self._write(state.checkpoint()))
             return
         self._wait()
-        checkpoint = self._copied(state.checkpoint())
+        checkpoint = self._copy(state.checkpoint())
         arrival = None
         if self._device.type == "cuda":
             arrival = torch.cuda.Event()
@@ -118,8 +118,10 @@ class Checkpointer:
             metrics=progress.metrics,
         )
 
-    def _copied(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Return it as it is now, whatever the next steps do; nobody waits for the copies."""
+    def _copy(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Return a copy of the state as it is now, unchanged by the next steps; the program does
+        not wait for the copies.
+        """
         progress, method, optimizer = checkpoint
         num_bytes = arena_bytes([*method.values(), *optimizer.values()])
         if self._copies is None or self._copies.num_bytes != num_bytes:

@@ -4,7 +4,8 @@ D it holds for the likeliest next token.
 
 import json
 import math
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,21 +16,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from falqon_core.contract.errors import DatasetError
 from falqon_core.data.loader import row_multiple
 from falqon_core.data.microbatch import microbatches
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 from falqon_core.objectives.loss import states_and_labels
 
 LETTERS = "ABCD"
 MICROBATCH_TOKENS = 4096
 
 
-class Question(NamedTuple):
+class ChoiceQuestion(NamedTuple):
     """`text` ends where the letter is to follow."""
 
     text: str
     letter: str
 
 
-class Accuracy(NamedTuple):
+@dataclass(frozen=True)
+class ChoiceAccuracy:
     """`share` of the questions that were answered rightly, 0 to 1."""
 
     share: float
@@ -37,10 +39,11 @@ class Accuracy(NamedTuple):
 
     @property
     def standard_error(self) -> float:
+        """Return the standard error of the share."""
         return math.sqrt(self.share * (1 - self.share) / self.num_questions)
 
 
-def read_questions(path: Path, limit: int) -> list[Question]:
+def read_questions(path: Path, limit: int) -> list[ChoiceQuestion]:
     """Read up to `limit` lines {"input": question, "output": letter}, spread evenly over the file.
     Raises `DatasetError`.
     """
@@ -53,7 +56,7 @@ def read_questions(path: Path, limit: int) -> list[Question]:
     for number, line in lines[:: max(1, math.ceil(len(lines) / limit))]:
         try:
             row = json.loads(line)
-            question = Question(row["input"], row["output"].strip())
+            question = ChoiceQuestion(row["input"], row["output"].strip())
         except (ValueError, KeyError, TypeError, AttributeError):
             raise DatasetError(
                 f'{path.name}, line {number}: not {{"input": a question, "output": a letter}}',
@@ -72,8 +75,9 @@ def read_questions(path: Path, limit: int) -> list[Question]:
 
 @torch.no_grad()
 def measure_accuracy(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Items[Question]
-) -> Accuracy:
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: Sequence[ChoiceQuestion]
+) -> ChoiceAccuracy:
+    """Return the share of questions whose right letter is the most probable next token."""
     letters = [
         tokenizer(f" {letter}", add_special_tokens=False)["input_ids"][-1] for letter in LETTERS
     ]
@@ -82,7 +86,7 @@ def measure_accuracy(
         ids = [*tokenizer(question.text)["input_ids"], letters[LETTERS.index(question.letter)]]
         mask = np.zeros(len(ids), dtype=bool)
         mask[-1] = True
-        sequences.append(Sequence(np.array(ids, dtype=np.int32), mask))
+        sequences.append(TokenSequence(np.array(ids, dtype=np.int32), mask))
     longest = max(map(len, sequences))
     batches = microbatches(
         sequences,
@@ -96,4 +100,4 @@ def measure_accuracy(
         hidden, head, labels = states_and_labels(model, batch)
         chosen = choices[head.logits(hidden)[:, choices].argmax(1)]
         num_right += int((chosen == labels).sum())
-    return Accuracy(num_right / len(sequences), len(sequences))
+    return ChoiceAccuracy(num_right / len(sequences), len(sequences))

@@ -1,6 +1,6 @@
 """The same training by several methods, one process after another, and one table of them.
 
-Each training has a folder of its own under the output, with what the trainer said in
+Each training has a folder of its own under the output, with the trainer's messages in
 `messages.jsonl`; one that has ended is not run again, and one that was interrupted continues from
 its checkpoint. A method is judged at the best of its learning rates on the first seed, and trained
 at that rate with every seed. Trainings that are hours apart say little of speed, so a few steps of
@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -31,17 +32,22 @@ from falqon_core.contract.messages import (
     decode,
 )
 from falqon_core.contract.methods import METHODS, MethodName
-from falqon_core.estimate.comparison import ComparisonRow, Figures, combine
+from falqon_core.estimate.comparison import ComparisonRow, TrainingFigures, combine
 from falqon_core.train.base_error import measure_base_error
-from falqon_core.train.choices import Accuracy, Question, measure_accuracy, read_questions
+from falqon_core.train.choices import (
+    ChoiceAccuracy,
+    ChoiceQuestion,
+    measure_accuracy,
+    read_questions,
+)
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.speed import measure_speed
 
-MESSAGES = "messages.jsonl"
-SPEED = "speed.txt"  # real tokens per second, in turn
+MESSAGES_FILE = "messages.jsonl"
+SPEED_FILE = "speed.txt"  # Real tokens per second, measured in turn.
 
 
-class Run(NamedTuple):
+class ComparisonRun(NamedTuple):
     """One training of the comparison."""
 
     method: MethodName
@@ -50,12 +56,14 @@ class Run(NamedTuple):
 
     @property
     def folder_name(self) -> str:
+        """Return the name of the training's folder, unique in the comparison."""
         return f"{self.method}-rate-{self.learning_rate:g}-seed-{self.seed}"
 
 
-class Plan(NamedTuple):
-    """What to train: `base` is the configuration that all share; options that a method does not
-    have are left out for it. `rate_factors` are tried on the first of `seeds`.
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """The trainings of a comparison: `base` is the configuration that all share; options that a
+    method does not have are left out for it. `rate_factors` are tried on the first of `seeds`.
     """
 
     base: TrainConfig
@@ -90,9 +98,9 @@ def parse_factors(text: str) -> list[float]:
     return factors
 
 
-def compare(plan: Plan, output: Path, tell: Callable[[str], None]) -> list[ComparisonRow]:
-    """Train what is not trained yet, and measure the rest. Raises `ConfigError` for a training that
-    fails, with what it said.
+def compare(plan: ComparisonPlan, output: Path, tell: Callable[[str], None]) -> list[ComparisonRow]:
+    """Run the trainings that have not ended yet, and measure all of them. Raises `ConfigError`
+    where a training fails, with its message.
     """
     questions = None
     if plan.questions is not None:
@@ -101,7 +109,7 @@ def compare(plan: Plan, output: Path, tell: Callable[[str], None]) -> list[Compa
     best_runs = []
     for method in plan.methods:
         rates = [factor * _automatic_rate(plan.base.recipe, method) for factor in plan.rate_factors]
-        tried = [Run(method, rate, plan.seeds[0]) for rate in rates]
+        tried = [ComparisonRun(method, rate, plan.seeds[0]) for rate in rates]
         figures = {run: _train_once(plan.base, run, output, tell) for run in tried}
         best = min(tried, key=lambda run: _loss(figures[run]))
         others = [
@@ -121,12 +129,12 @@ def compare(plan: Plan, output: Path, tell: Callable[[str], None]) -> list[Compa
         rows.append(row.model_copy(update=measured))
         best_runs.append(best)
     return [
-        row.model_copy(update={"speed_in_turn": _speed(plan.base, run, output, tell)})
+        row.model_copy(update={"speed_in_turn": _measure_speed_once(plan.base, run, output, tell)})
         for row, run in zip(rows, best_runs, strict=True)
     ]
 
 
-def recipe_of(base: Recipe, run: Run) -> Recipe:
+def recipe_of(base: Recipe, run: ComparisonRun) -> Recipe:
     """Return `base` for one method, rate and seed, without the options that the method lacks.
 
     Raises `ConfigError` for a rate or a seed that no recipe may have.
@@ -143,7 +151,7 @@ def recipe_of(base: Recipe, run: Run) -> Recipe:
         raise ConfigError(f"{run.folder_name}: {param}: {first['msg']}", param) from None
 
 
-def figures_of(messages: Sequence[Message], model: Path) -> Figures:
+def figures_of(messages: Sequence[Message], model: Path) -> TrainingFigures:
     """Make the figures of one training that has ended."""
     started = next(message for message in messages if isinstance(message, Started))
     steps = [message for message in messages if isinstance(message, StepMetrics)]
@@ -154,7 +162,7 @@ def figures_of(messages: Sequence[Message], model: Path) -> Figures:
         if after.step == before.step + 1
     ]
     files = model.glob("*.safetensors")
-    return Figures(
+    return TrainingFigures(
         trained_parameters=started.num_trainable_parameters,
         learning_rate=max(step.learning_rate for step in steps),
         steps=steps[-1].step,
@@ -167,13 +175,15 @@ def figures_of(messages: Sequence[Message], model: Path) -> Figures:
     )
 
 
-def _train_once(base: TrainConfig, run: Run, output: Path, tell: Callable[[str], None]) -> Figures:
+def _train_once(
+    base: TrainConfig, run: ComparisonRun, output: Path, tell: Callable[[str], None]
+) -> TrainingFigures:
     folder = output / run.folder_name
-    messages = _read(folder / MESSAGES)
+    messages = _read(folder / MESSAGES_FILE)
     if not any(isinstance(message, Finished) for message in messages):
         tell(run.folder_name)
         _train(base.model_copy(update={"recipe": recipe_of(base.recipe, run)}), folder)
-        messages = _read(folder / MESSAGES)
+        messages = _read(folder / MESSAGES_FILE)
     if failed := [message for message in messages if isinstance(message, Failed)]:
         raise ConfigError(f"{run.folder_name}: {failed[-1].message}", failed[-1].param)
     if not any(isinstance(message, Finished) for message in messages):
@@ -184,20 +194,22 @@ def _train_once(base: TrainConfig, run: Run, output: Path, tell: Callable[[str],
 
 
 def _automatic_rate(base: Recipe, method: MethodName) -> float:
-    return recipe_of(base, Run(method, 1.0, 0)).default_learning_rate
+    return recipe_of(base, ComparisonRun(method, 1.0, 0)).default_learning_rate
 
 
 def _base_error(base: TrainConfig, recipe: Recipe) -> float:
     return measure_base_error(load_base_model(base.model), recipe.resolved(num_records=1))
 
 
-def _accuracy(folder: Path, questions: Sequence[Question]) -> Accuracy:
+def _accuracy(folder: Path, questions: Sequence[ChoiceQuestion]) -> ChoiceAccuracy:
     return measure_accuracy(load_base_model(folder), load_tokenizer(folder), questions)
 
 
-def _speed(base: TrainConfig, run: Run, output: Path, tell: Callable[[str], None]) -> float:
-    """Measure it unless that was done before."""
-    path = output / run.folder_name / SPEED
+def _measure_speed_once(
+    base: TrainConfig, run: ComparisonRun, output: Path, tell: Callable[[str], None]
+) -> float:
+    """Measure the speed, unless that was done before."""
+    path = output / run.folder_name / SPEED_FILE
     if not path.is_file():
         tell(f"{run.folder_name}: speed")
         config = base.model_copy(update={"recipe": recipe_of(base.recipe, run)})
@@ -211,7 +223,7 @@ def _train(config: TrainConfig, folder: Path) -> None:
     path = folder / "config.json"
     path.write_text(config.model_dump_json(exclude_unset=True), encoding="utf-8")
     command = [sys.executable, "-m", "falqon_core", "train", "--config", str(path)]
-    with (folder / MESSAGES).open("ab") as messages:
+    with (folder / MESSAGES_FILE).open("ab") as messages:
         command += ["--output", str(folder), "--message-fd", str(messages.fileno())]
         subprocess.run(
             command, pass_fds=[messages.fileno()], stdout=subprocess.DEVNULL, check=False
@@ -219,7 +231,7 @@ def _train(config: TrainConfig, folder: Path) -> None:
 
 
 def _read(path: Path) -> list[Message]:
-    """Return what a trainer said; a line that was cut off is not among it, nor an older failure."""
+    """Return a trainer's messages, without a line that was cut off and without an older failure."""
     if not path.is_file():
         return []
     messages: list[Message] = []
@@ -234,6 +246,6 @@ def _read(path: Path) -> list[Message]:
     return messages
 
 
-def _loss(figures: Figures) -> float:
+def _loss(figures: TrainingFigures) -> float:
     loss = figures.valid_loss_as_served
     return float("inf") if loss is None else loss

@@ -14,18 +14,22 @@ from falqon_core.data.microbatch import MicrobatchPlan, plan_microbatches
 
 
 class Datasets(NamedTuple):
+    """The data of a training, and of its validation where there is one."""
+
     train: Dataset
     validation: Dataset | None
 
     def by_name(self) -> dict[str, Dataset]:
-        """Return those that there are."""
+        """Return the data sets that exist, by name."""
         return {name: data for name, data in self._asdict().items() if data is not None}
 
 
 def load_data(
     config: TrainConfig, tokenizer: PreTrainedTokenizerBase, warn: Callable[[str], None]
 ) -> Datasets:
-    """Read and tokenize the files, or split the one. Raises `DatasetError` and `ModelError`."""
+    """Read and tokenize the files, or split the one. Raises `DatasetError` where a file cannot be
+    trained on, and `ModelError` where its texts need another tokenizer.
+    """
     recipe = config.recipe
     train = _load_file(config.train_file, "training_file", recipe, tokenizer, warn)
     if train.num_without_targets:
@@ -65,7 +69,7 @@ def _load_file(
 
 
 def training_loader(data: Dataset, recipe: Recipe, device: torch.device) -> Loader:
-    """`recipe` is resolved and fit to memory."""
+    """Return the loader of optimizer steps; `recipe` is resolved and fit to memory."""
     assert recipe.batch_size is not None
     assert recipe.microbatch_tokens is not None
     return Loader(
@@ -79,6 +83,7 @@ def training_loader(data: Dataset, recipe: Recipe, device: torch.device) -> Load
 
 
 def plan_validation(data: Dataset, recipe: Recipe, device: torch.device) -> MicrobatchPlan:
+    """Plan the microbatches of an evaluation."""
     assert recipe.microbatch_tokens is not None
     return plan_microbatches(
         data.sequences, recipe.microbatch_tokens, recipe.packing, row_multiple(device)

@@ -1,4 +1,4 @@
-"""The device of a training: the one that was promised, or an error that says what is missing."""
+"""The device of a training: the one that was promised, or an error that names the missing part."""
 
 import torch
 
@@ -15,7 +15,7 @@ def select_device(choice: DeviceChoice, promised: str = "") -> torch.device:
     """
     if choice == "cuda" and not torch.cuda.is_available():
         raise DeviceMissing(
-            f"device: a GPU was asked for, but torch sees no GPU here: {why_no_gpu()}", "device"
+            f"device: a GPU was requested, but torch sees no GPU here: {why_no_gpu()}", "device"
         )
     if choice == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
@@ -45,7 +45,7 @@ def why_no_gpu() -> str:
         )
     try:
         torch.cuda.init()
-    except Exception as error:  # whatever kind torch raises, its text is the reason
+    except Exception as error:  # Any kind of error may come from torch; its text is the reason.
         reason = " ".join(str(error).split())[:300]
         return (
             f"torch {torch.__version__} of CUDA {torch.version.cuda} says: {reason}; see whether "

@@ -1,13 +1,13 @@
-"""Several processes train one model, one device each, started by torchrun; a single process is a
-group of one, which sends nothing.
+"""Training of one model by several processes, one device each, started by torchrun; a single
+process is a group of one, which sends nothing.
 
 Every rank holds the whole model and knows the whole step. It computes the records of its share,
 balanced by tokens; the gradients of the deltas are summed in one all-reduce, and from there on all
 ranks do the same: the same clipping, the same optimizer step, the same refresh of the same rows.
-Weights are never sent, and nothing but the first rank writes or tells.
+Weights are never sent, and only the first rank writes or reports.
 
 All ranks also end alike. Every small exchange carries a place for "I have failed", so an error on
-one rank is raised on all of them by the next exchange, and nobody waits for who will never come. A
+one rank is raised on all of them by the next exchange, and none waits for one that has failed. A
 rank that vanishes breaks the connection, or the time limit. The all-reduce is not hidden behind the
 backward pass (O x r fp32 numbers per linear are little beside the backbone), and the frozen weights
 are not sharded: each device must hold the model.
@@ -27,9 +27,9 @@ from torch import distributed as dist
 
 from falqon_core.contract.errors import ConfigError, FalqonError, as_falqon_error
 
-# longer than rank 0 takes to write its files while the others wait
-TIME_LIMIT = timedelta(minutes=10)
-NUM_VALUES = 8  # of one small exchange
+# Longer than rank 0 takes to write its files while the others wait.
+EXCHANGE_TIME_LIMIT = timedelta(minutes=10)
+NUM_VALUES = 8  # The numbers of one small exchange.
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 T = TypeVar("T")
@@ -46,31 +46,31 @@ class ProcessGroup:
         self.rank = rank
         self.size = size
         self.device = device or torch.device("cpu")
-        # no exchange any more: the ranks have failed together, or one is lost
+        # True once no exchange is possible: the ranks have failed together, or one is lost.
         self._ended = size == 1
 
     @property
     def is_rank0(self) -> bool:
-        """The rank that tells and writes."""
+        """True on the rank that reports and writes."""
         return self.rank == 0
 
     def share(self, records: Sequence[S]) -> list[S]:
-        """The records of a step that this rank computes, in their order: possibly none."""
+        """Return the records of a step that this rank computes, in their order: possibly none."""
         return [
             records[index]
             for index in shares([len(record) for record in records], self.size)[self.rank]
         ]
 
     def all_reduce_sum(self, *values: float) -> list[float]:
-        """Sums over ranks of at most `NUM_VALUES` numbers. Raises what another rank has failed
-        with, or `FalqonError` when one is lost.
+        """Return the sums over ranks of at most `NUM_VALUES` numbers. Raises the error of another
+        rank that has failed, or `FalqonError` where one is lost.
         """
         if self.size == 1:
             return list(values)
         return self._exchange(values)
 
     def any_rank(self, value: bool) -> bool:
-        """Return whether it is true on any rank."""
+        """Return True where `value` is true on any rank."""
         return self.all_reduce_sum(value)[0] > 0
 
     def all_reduce_sum_tensor(self, values: Tensor) -> None:
@@ -85,7 +85,7 @@ class ProcessGroup:
     def all_reduce_max_tensor(self, values: Tensor | None) -> None:
         """Take the largest of all ranks in place, any shape; nothing for None.
 
-        What `all_reduce_sum_tensor` asks for holds here too.
+        The condition of `all_reduce_sum_tensor` holds here as well.
         """
         if self.size > 1 and values is not None:
             self._all_reduce(values, dist.ReduceOp.MAX)
@@ -94,7 +94,7 @@ class ProcessGroup:
         """Sum the gradients over ranks, as one flat fp32 buffer of which they become views; none
         counts as zero.
 
-        What `all_reduce_sum_tensor` asks for holds here too.
+        The condition of `all_reduce_sum_tensor` holds here as well.
         """
         if self.size == 1:
             return
@@ -103,6 +103,7 @@ class ProcessGroup:
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             for parameter in trained
         ]
+        # One buffer, so one all-reduce: O r numbers a linear, and r I where A trains.
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         self._all_reduce(flat)
         parts = torch.split(flat, [parameter.numel() for parameter in trained])
@@ -111,7 +112,7 @@ class ProcessGroup:
 
     @contextmanager
     def barrier_or_raise(self) -> Iterator[None]:
-        """All ranks leave the block after all have come to its end; an error of one is raised on
+        """Let no rank leave the block before all have reached its end; an error of one is raised on
         all.
         """
         try:
@@ -124,8 +125,8 @@ class ProcessGroup:
             self._exchange(())
 
     def rank0_first(self, action: Callable[[], T]) -> T:
-        """`action()` of the first rank, and only after it of the others: what it tidies up they
-        find tidy.
+        """Run `action` on the first rank, and only then on the others, which find the changes of
+        the first.
         """
         if self.is_rank0:
             with self.barrier_or_raise():
@@ -135,7 +136,9 @@ class ProcessGroup:
         return action()
 
     def check_same(self, tensors: Mapping[str, Tensor]) -> None:
-        """Raises `FalqonError` on all ranks unless all hold the same bits."""
+        """Compare the tensors of all ranks. Raises `FalqonError` on all of them where the bits
+        differ.
+        """
         if self.size == 1:
             return
         mine = _digest(tensors)
@@ -146,6 +149,7 @@ class ProcessGroup:
                 )
 
     def _exchange(self, values: Sequence[float], error: FalqonError | None = None) -> list[float]:
+        # fp64 [1 + NUM_VALUES]: the first counts the ranks that have failed.
         sums = torch.zeros(1 + NUM_VALUES, dtype=torch.float64)
         sums[0] = error is not None
         sums[1 : 1 + len(values)] = torch.tensor(values, dtype=torch.float64)
@@ -157,19 +161,19 @@ class ProcessGroup:
     def _fail_together(self, error: FalqonError | None) -> NoReturn:
         self._ended = True
         errors: list[FalqonError | None] = [None] * self.size
-        with self._nobody_lost():
+        with self._no_rank_lost():
             dist.all_gather_object(errors, error)
         raise next(failure for failure in errors if failure is not None)
 
     def _all_reduce(self, values: Tensor, operation: dist.ReduceOp = dist.ReduceOp.SUM) -> None:
-        with self._nobody_lost():
+        with self._no_rank_lost():
             dist.all_reduce(values, operation)
 
     @contextmanager
-    def _nobody_lost(self) -> Iterator[None]:
+    def _no_rank_lost(self) -> Iterator[None]:
         try:
             yield
-        # all that torch raises when a connection breaks or time is up
+        # RuntimeError is all that torch raises when a connection breaks or time is up.
         except RuntimeError as error:
             self._ended = True
             raise FalqonError(
@@ -177,7 +181,7 @@ class ProcessGroup:
             ) from error
 
 
-ALONE = ProcessGroup()
+SINGLE_PROCESS = ProcessGroup()
 
 
 @contextmanager
@@ -190,7 +194,7 @@ def join_process_group() -> Iterator[ProcessGroup]:
     arrive in time.
     """
     if os.environ.get("WORLD_SIZE", "1") == "1":
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     if missing := [name for name in _VARIABLES if not os.environ.get(name)]:
         raise ConfigError(
@@ -205,7 +209,7 @@ def join_process_group() -> Iterator[ProcessGroup]:
         torch.cuda.set_device(device)
     try:
         dist.init_process_group(
-            "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl", timeout=TIME_LIMIT
+            "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl", timeout=EXCHANGE_TIME_LIMIT
         )
     except RuntimeError as error:
         raise FalqonError(f"process {rank} of {size} has not found the others") from error
@@ -216,8 +220,8 @@ def join_process_group() -> Iterator[ProcessGroup]:
 
 
 def shares(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Indices of `lengths`, each once, in `size` shares of about the same sum: the longest first,
-    to whoever has least so far.
+    """Return the indices of `lengths`, each once, in `size` shares of about the same sum: the
+    longest first, to the share that is smallest so far.
     """
     result: list[list[int]] = [[] for _ in range(size)]
     loads = [(0, rank) for rank in range(size)]
@@ -229,7 +233,7 @@ def shares(lengths: Sequence[int], size: int) -> list[list[int]]:
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> int:
-    """32 bits that depend on every bit of the tensors."""
+    """Return 32 bits that depend on every bit of the tensors."""
     result = 0
     for name in sorted(tensors):
         result = zlib.crc32(

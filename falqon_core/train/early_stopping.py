@@ -1,5 +1,5 @@
-"""Which step was the best, and whether to go on. All of it is in `Progress`, so that a continued
-training decides the same.
+"""The best step so far, and the decision to stop. Both depend on `Progress` alone, so that a
+continued training decides the same.
 """
 
 from falqon_core.train.checkpoint import Progress
@@ -18,7 +18,7 @@ def record_evaluation(progress: Progress, valid_loss: float) -> bool:
 
 
 def early_stop_reason(progress: Progress) -> str | None:
-    """Return why training ends before its last step; None while it does not."""
+    """Return the reason to end the training before its last step; None while there is none."""
     patience = progress.recipe.early_stopping_patience
     if patience is None or progress.num_stale_evaluations < patience:
         return None

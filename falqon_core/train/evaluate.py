@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.microbatch import MicrobatchPlan
 from falqon_core.objectives import Objective
-from falqon_core.train.distributed import ALONE, ProcessGroup, shares
+from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup, shares
 
 
 @torch.no_grad()
@@ -20,12 +20,13 @@ def evaluate(
     model: PreTrainedModel,
     plan: MicrobatchPlan,
     objective: Objective,
-    group: ProcessGroup = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, float]:
     """Return the mean of each of the objective's figures, the same on every rank.
 
-    Raises `LossNotFinite` on all ranks.
+    Raises `LossNotFinite` on all ranks where the validation loss is not a number.
     """
+    # fp64 [microbatches, figures]: each rank fills its rows, and zeros add nothing.
     sums = torch.zeros(len(plan.groups), len(objective.figures), dtype=torch.float64)
     lengths = [sum(map(len, items)) for items in plan.groups]
     counts = [sum(map(objective.count, items)) for items in plan.groups]

@@ -1,4 +1,4 @@
-"""When a training is evaluated, and what is told of it."""
+"""Evaluations within a training: their steps and their messages."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ from falqon_core.train.state import TrainState
 
 
 class Evaluator:
-    """Without validation data no step is due."""
+    """The evaluations of one training; without validation data no step is due."""
 
     def __init__(
         self,
@@ -39,6 +39,7 @@ class Evaluator:
         self._group = group
 
     def is_due(self, state: TrainState, total_steps: int) -> bool:
+        """Return True where an evaluation follows this step."""
         step = state.progress.step
         every = self._recipe.eval_every or state.loader.steps_per_epoch
         return self._validation is not None and (step % every == 0 or step == total_steps)

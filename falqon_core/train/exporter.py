@@ -5,8 +5,8 @@ checksums, whole or absent.
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -21,7 +21,7 @@ from falqon_core.export.fp8 import export_fp8
 from falqon_core.export.model_card import TrainingRow, write_model_card
 from falqon_core.export.provenance import card_fields, copy_licence
 from falqon_core.fault_points import fault
-from falqon_core.files import remove_leftovers, whole_folder, write_whole
+from falqon_core.files import remove_leftovers, staged_folder, write_whole
 from falqon_core.methods import create_method
 from falqon_core.train.checkpoint import Checkpoint, Progress, find_checkpoint, load_checkpoint
 from falqon_core.train.data import Datasets, load_data
@@ -31,15 +31,16 @@ from falqon_core.verification.capture import capture_reference
 from falqon_core.verification.client import VerifierProcess
 
 
-class Verification(NamedTuple):
-    """The training that a certificate speaks of."""
+@dataclass(frozen=True)
+class Verification:
+    """The training that a certificate is about."""
 
     config: TrainConfig
     data: Datasets
 
 
 class Exporter:
-    """`close` ends the process that verifies, whatever it does."""
+    """The writer of artifacts; `close` ends the process that verifies, also one that is busy."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Exporter:
         warn: Callable[[str], None],
     ) -> None:
         """`base_name`: for the card, if the base folder knows no other; empty: its name. Without
-        `verification` models get no certificate. `warn` hears of differences that are no failure.
+        `verification` models get no certificate. `warn` gets differences that are no failure.
         """
         self._base_folder = base_folder
         self._base_name = base_name or base_folder.name
@@ -73,11 +74,11 @@ class Exporter:
     ) -> None:
         """Write the folder `output`, whole or not at all; an existing one is replaced.
 
-        `take_model` gives the model away, so that its memory is free for the verifier. Raises
-        `CertificateMismatch` when the files are not the model.
+        `take_model` hands over the only reference to the model, so that its memory is free for the
+        verifier. Raises `CertificateMismatch` where the files are not the model.
         """
         remove_leftovers(output)
-        with whole_folder(output) as staging:
+        with staged_folder(output) as staging:
             model = take_model()
             export_fp8(model, tokenizer, staging)
             certificate = None
@@ -95,11 +96,12 @@ class Exporter:
             self._document(staging, progress, certificate)
 
     def close(self) -> None:
+        """End the verifier, if it has started."""
         if self._verifier is not None:
             self._verifier.close()
 
     def _document(self, staging: Path, progress: Progress, certificate: Certificate | None) -> None:
-        """Write all that stands around the exported files."""
+        """Write card, licence, certificate and checksums around the exported files."""
         fields = card_fields(self._base_folder, self._base_name)
         copy_licence(self._base_folder, staging)
         write_model_card(
@@ -122,8 +124,9 @@ class Exporter:
         write_sha256sums(staging)
 
 
-class DataFiles(NamedTuple):
-    """What a training read."""
+@dataclass(frozen=True)
+class DataFiles:
+    """The files that a training read."""
 
     train: Path
     validation: Path | None
@@ -137,13 +140,13 @@ def export_training(
     base_name: str = "",
     files: DataFiles | None = None,
 ) -> None:
-    """Export, on the CPU, what the folder of a training holds: the checkpoint of `step`, or its
-    newest whole one, or its best when it stops early. Nothing of the training is changed.
+    """Export, on the CPU, a checkpoint in the folder of a training: the checkpoint of `step`, or
+    its newest whole one, or its best when it stops early. Nothing of the training is changed.
 
-    With `files` it is certified as the trainer certifies what it exports; without, there are no
-    held-out rows to compare on. Raises `ModelError` when there is no checkpoint,
-    `CheckpointCorrupt` when the chosen one is damaged, what `load_data` raises, and
-    `CertificateMismatch`.
+    With `files` it is certified as by the trainer; without, there are no held-out rows to compare
+    on. Raises `ModelError` where there is no checkpoint, `CheckpointCorrupt` where the chosen one
+    is damaged, the errors of `load_data`, and `CertificateMismatch` where the files are not the
+    model.
     """
     warn = logging.getLogger(__name__).warning
     newest, chosen = choose_checkpoint(training, step)
@@ -161,21 +164,22 @@ def export_training(
             num_threads=progress.num_threads,
         )
         verification = Verification(config, load_data(config, tokenizer, warn))
-    # Cards belong to trainings, and whoever exports holds none. The fold of a CPU is the same on
+    # Graphics cards belong to trainings, and an export holds none. The fold of a CPU is the same on
     # every machine; that of the training's card may have rounded a few codes otherwise.
     device = torch.device("cpu")
     with closing(Exporter(base_folder, base_name, device, verification, warn)) as exporter:
         exporter.prestart_verifier()
         exporter.export(
-            lambda: restored_model(base_folder, chosen, device), tokenizer, progress, output
+            lambda: restore_model(base_folder, chosen, device), tokenizer, progress, output
         )
 
 
 def choose_checkpoint(training: Path, step: int | None) -> tuple[Checkpoint, Checkpoint]:
-    """Return the newest checkpoint that is looked at, and the one to export: that of `step`, or the
-    newest whole one, or the best when it stops early.
+    """Return the newest checkpoint considered, and the one to export: that of `step`, or the newest
+    whole one, or the best when it stops early.
 
-    Raises `ModelError` when there is none, `CheckpointCorrupt`.
+    Raises `ModelError` where there is none, and `CheckpointCorrupt` where the chosen one is
+    damaged.
     """
     if step is not None:
         folder = checkpoint_folder(training, step)
@@ -190,16 +194,16 @@ def choose_checkpoint(training: Path, step: int | None) -> tuple[Checkpoint, Che
 
 
 def describe_doubt(check: Check) -> str:
-    """Return what a check that failed without being strict has to say."""
+    """Return the message of a check that failed without being strict."""
     return (
         f"the exported files hold the trained model bit for bit, but their {check.name} differs "
         f"by {check.difference} where {check.bound} was expected: {check.detail}. What is normal "
-        "for this device has not been measured yet, so the model is handed out"
+        "for this device has not been measured yet, so the model is published"
     )
 
 
 def describe_training(progress: Progress) -> Training:
-    """Return what a certificate says of the training."""
+    """Return the certificate's description of the training."""
     return Training(
         recipe=progress.recipe,
         steps=progress.step,
@@ -213,10 +217,10 @@ def describe_training(progress: Progress) -> Training:
 
 
 def best_checkpoint(training: Path, progress: Progress) -> Checkpoint | None:
-    """Load the checkpoint that early stopping hands out; None when `progress` is at it, or there is
+    """Load the checkpoint that early stopping selects; None when `progress` is at it, or there is
     no early stopping.
 
-    Raises `CheckpointCorrupt`.
+    Raises `CheckpointCorrupt` where that checkpoint is damaged.
     """
     best_step = progress.best_step
     stops_early = progress.recipe.early_stopping_patience is not None
@@ -225,10 +229,10 @@ def best_checkpoint(training: Path, progress: Progress) -> Checkpoint | None:
     return load_checkpoint(checkpoint_folder(training, best_step))
 
 
-def restored_model(
+def restore_model(
     base_folder: Path, checkpoint: Checkpoint, device: torch.device
 ) -> PreTrainedModel:
-    """Load the base model, change it to where the checkpoint was, and merge it."""
+    """Load the base model, restore the checkpoint's state, and merge it."""
     model = load_base_model(base_folder, device, streamed=device.type != "cpu")
     method = create_method(checkpoint.progress.recipe)
     method.restore(model, checkpoint.method)

@@ -1,4 +1,4 @@
-"""What a GPU needs besides itself, asked before anything is loaded on it."""
+"""Requirements of training on a GPU besides the card, checked before anything is loaded on it."""
 
 from collections.abc import Callable, Mapping
 
@@ -39,7 +39,7 @@ def check_torch(version: str) -> None:
 
 
 def describe_faults(device: str, faults: Mapping[str, str]) -> str:
-    """Return one sentence: what falls back to plain torch on `device`, by the reason for it."""
+    """Return one sentence on the operators that fall back to plain torch on `device`, by reason."""
     names: dict[str, list[str]] = {}
     for name, fault in sorted(faults.items()):
         names.setdefault(fault, []).append(name)

@@ -2,7 +2,7 @@
 
 from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.errors import DatasetError
-from falqon_core.data.dataset import encode_file, held_out_places
+from falqon_core.data.dataset import choose_held_out, encode_file
 from falqon_core.data.sequences import Encoder
 from falqon_core.data.template_defaults import set_template_defaults
 from falqon_core.importers.tokenizer import load_tokenizer
@@ -23,5 +23,5 @@ def held_out_lines(config: TrainConfig) -> list[int]:
         for encoded in encode_file(config.train_file, encoder, "training_file", recipe.objective)
         if not isinstance(encoded, DatasetError) and any(item.has_targets for item in encoded.items)
     ]
-    places = held_out_places(len(lines), recipe.validation_fraction, recipe.seed)
+    places = choose_held_out(len(lines), recipe.validation_fraction, recipe.seed)
     return sorted(lines[place] for place in places.tolist())

@@ -1,5 +1,5 @@
-"""What a data set is to a model: exact token counts, lengths, what is cut, copies and leaks, and
-the first records token by token.
+"""Dataset statistics under a model's tokenizer: exact token counts, lengths, what is cut, copies
+and leaks, and the first records token by token.
 
 It reads as training does, through `data.dataset.encode_file`, one record at a time; what is kept of
 a record are its lengths and its fingerprint. The validation file is only compared, not counted;
@@ -19,7 +19,7 @@ from falqon_core.contract.template_kwargs import TemplateValue
 from falqon_core.data.dataset import Encoded, encode_file
 from falqon_core.data.duplicates import Fingerprints, duplicates, leakage
 from falqon_core.data.pieces import count_overlaps
-from falqon_core.data.sequences import Encoder, Pair, Sequence, sequences_of
+from falqon_core.data.sequences import Encoder, Pair, TokenSequence, sequences_of
 from falqon_core.data.template_defaults import set_template_defaults
 from falqon_core.data.warnings import WarningCounts
 from falqon_core.importers.tokenizer import load_tokenizer
@@ -27,10 +27,10 @@ from falqon_core.records.file_check import MAX_ERRORS, read_records
 from falqon_core.records.jsonl import BadRecord, lines_of_file
 
 MAX_BINS = 20
-PREVIEWS = 5
+NUM_PREVIEWS = 5
 PREVIEW_TOKENS = 512
-PREVIEW_SEQUENCES = 8  # of one record
-UNFINISHED = "\ufffd"  # how a tokenizer shows bytes that are no whole character yet
+PREVIEW_SEQUENCES = 8  # Sequences of one record that are shown.
+REPLACEMENT_CHARACTER = "\ufffd"  # Tokenizers decode bytes that are no whole character yet as this.
 
 
 def inspect_dataset(
@@ -71,7 +71,7 @@ def inspect_dataset(
         without_targets += not items
         split += len(encoded.items) > 1
         sequences += max(len(encoded.items), len(encoded.lengths))
-        preview += _previews(encoded, tokenizer, PREVIEWS - len(preview))
+        preview += _previews(encoded, tokenizer, NUM_PREVIEWS - len(preview))
     if records == 0:
         raise DatasetError(errors[0] if errors else "the file is empty", "training_file")
     overlaps = []
@@ -146,13 +146,15 @@ def _previews(
         )
 
 
-def _token_texts(sequence: Sequence, tokenizer: PreTrainedTokenizerBase) -> list[tuple[str, bool]]:
+def _token_texts(
+    sequence: TokenSequence, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[str, bool]]:
     ids = sequence.input_ids[:PREVIEW_TOKENS].tolist()
     before = ""
     texts = []
     for end, learned in enumerate(sequence.loss_mask[:PREVIEW_TOKENS].tolist(), 1):
         text = tokenizer.decode(ids[:end], clean_up_tokenization_spaces=False)
-        if text.endswith(UNFINISHED) and end < len(ids):
+        if text.endswith(REPLACEMENT_CHARACTER) and end < len(ids):
             texts.append(("", learned))
         else:
             texts.append((text[len(before) :], learned))

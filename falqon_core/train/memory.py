@@ -1,9 +1,10 @@
-"""How much memory is free, what a training makes of it, and what is said when it is not enough.
+"""Free memory, the fit of a training to it, and the errors where it is not enough.
 
 The estimate of `estimate.memory` decides once, before the model is loaded, into how many tokens a
-step is cut and whether activations are computed again. On a CPU what is free is what this process
-may still take (`estimate.host_memory`); on a GPU what the driver says. Memory that others take
-later is not foreseen; then an allocation fails and says so, or the kernel ends the process.
+step is cut and whether activations are computed again. On a CPU free memory is the part that this
+process may still take (`estimate.host_memory`); on a GPU it is the driver's figure. Memory that
+others take later is not foreseen; then an allocation fails and says so, or the kernel ends the
+process.
 """
 
 from collections.abc import Callable
@@ -26,15 +27,15 @@ from falqon_core.estimate.memory import (
 T = TypeVar("T")
 GIB = 2**30
 MIB = 2**20
-# Of what is free, what the estimate may fill; the rest is for what it does not count: libraries'
-# own buffers, and what allocators round up and cannot put together again (60 MiB on a CPU even for
+# The share of free memory that the estimate may fill; the rest is for uncounted parts: libraries'
+# own buffers, and blocks that allocators round up and cannot join again (60 MiB on a CPU even for
 # the smallest model).
-USABLE = 0.9
+USABLE_SHARE = 0.9
 RESERVED_BYTES = 64 * MIB
 
 
 def available_bytes(device: torch.device) -> int:
-    """Return what this process may still allocate on `device`."""
+    """Return the bytes that this process may still allocate on `device`."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return available_host_bytes()
@@ -42,7 +43,7 @@ def available_bytes(device: torch.device) -> int:
 
 def usable_bytes(available: int) -> float:
     """Return the part of `available` bytes that a training may be planned to need."""
-    return max(0.0, USABLE * available - RESERVED_BYTES)
+    return max(0.0, USABLE_SHARE * available - RESERVED_BYTES)
 
 
 def fit_to_memory(
@@ -77,14 +78,16 @@ def fit_to_memory(
 
 
 def fits_untouched(recipe: Recipe, dimensions: ModelDimensions, device: torch.device) -> bool:
-    """Return whether the bf16 model may lie whole on `device` until it is quantized."""
+    """Check that the bf16 model fits whole on `device` until it is quantized."""
     if device.type == "cpu":
         return True
     return untouched_memory_bytes(dimensions, recipe) <= usable_bytes(available_bytes(device))
 
 
 def check_host_memory(needed: int, available: int) -> None:
-    """Raise `OutOfMemory` unless a base of `needed` bytes fits into what the host has."""
+    """Raise `OutOfMemory` unless a base of `needed` bytes fits into `available` bytes of the
+    host.
+    """
     usable = usable_bytes(available)
     if needed > usable:
         raise OutOfMemory(
@@ -94,7 +97,9 @@ def check_host_memory(needed: int, available: int) -> None:
 
 
 class OutOfMemoryGuard:
-    """Turns an allocation that fails in the middle of a training into an answer that helps."""
+    """A wrapper that turns a failed allocation in the middle of a training into an error with
+    advice.
+    """
 
     def __init__(self, recipe: Recipe, dimensions: ModelDimensions, device: torch.device) -> None:
         """`recipe` is the one that was fit to memory."""
@@ -103,8 +108,8 @@ class OutOfMemoryGuard:
         self._device = device
 
     def __call__(self, work: Callable[[], T]) -> T:
-        """Raises `OutOfMemory` with what was tried and the largest `microbatch_tokens` that would
-        fit.
+        """Run `work`. Raises `OutOfMemory` where memory runs out, with the configuration that was
+        tried and the largest `microbatch_tokens` that would fit.
         """
         try:
             return work()

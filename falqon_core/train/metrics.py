@@ -1,4 +1,4 @@
-"""What is told of every step: its figures beside time, memory and how busy the device was.
+"""The metrics of every step: its figures beside time, memory and utilization of the device.
 
 Nothing here touches the model or reads a tensor. Seconds are those of the whole step on this
 process's clock, so the first step of an attempt includes what is warmed up.
@@ -23,6 +23,8 @@ NUM_CORES = len(os.sched_getaffinity(0))
 
 
 class Meter:
+    """The clock of one training, and the metrics of its steps."""
+
     def __init__(
         self, recipe: Recipe, dimensions: ModelDimensions, device: torch.device, total_steps: int
     ) -> None:
@@ -40,13 +42,14 @@ class Meter:
         return time.monotonic() - self._started_at
 
     def start_step(self) -> None:
+        """Start the step's clock."""
         self._step_at = time.monotonic()
         self._step_cpu_at = time.process_time()
 
     def measure(
         self, result: StepResult, progress: Progress, epoch: float, learning_rate: float
     ) -> StepMetrics:
-        """The message of the step that `start_step` began; `progress` counts it already."""
+        """Return the message of the step that `start_step` began; `progress` counts it already."""
         seconds = time.monotonic() - self._step_at
         cpu_seconds = time.process_time() - self._step_cpu_at
         flops = training_flops(
@@ -92,8 +95,8 @@ def memory_bytes(device: torch.device) -> int:
 
 
 def gpu_utilization(device: torch.device) -> float | None:
-    """Return in what percent of the driver's last sampling period a kernel ran; None on a CPU and
-    where NVML's binding is not installed.
+    """Return the percentage of the driver's last sampling period in which a kernel ran; None on a
+    CPU and where NVML's binding is not installed.
     """
     return _ask_driver(torch.cuda.utilization, device)
 

@@ -19,7 +19,7 @@ from falqon_core.contract.model_folder import (
     weight_shapes,
 )
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.export.reading import dequantized, is_ours
+from falqon_core.export.reading import is_ours, load_dequantized
 from falqon_core.importers.decoder import build_decoder
 from falqon_core.importers.soundness import check_generation, check_tensors, check_token_id
 from falqon_core.importers.tokenizer import load_tokenizer
@@ -67,7 +67,7 @@ def load_base_model(
         source: tuple[Path | None, dict[str, torch.Tensor] | None] = (folder, None)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-            source = None, dequantized(folder)
+            source = None, load_dequantized(folder)
         else:
             check_tensors(skeleton, weight_shapes(folder))
         model, loading = type(skeleton).from_pretrained(
@@ -75,7 +75,7 @@ def load_base_model(
             state_dict=source[1],
             config=config,
             dtype=torch.bfloat16,
-            attn_implementation=attention.NAME,
+            attn_implementation=attention.ATTENTION_NAME,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

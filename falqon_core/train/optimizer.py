@@ -5,8 +5,8 @@ The fused CPU AdamW is elementwise, so it gives the same bits on every run. The 
 step s depends on s alone: resuming needs no scheduler state.
 
 Moments in FP8 (Fishman et al., arXiv 2409.12517) are e4m3 and e5m2, each tensor with one scale from
-its largest magnitude, rounded to nearest after the step. They are held in fp32 all the same: it
-says what such a training learns and saves no memory. The second moment then decays by 0.95, as
+its largest magnitude, rounded to nearest after the step. They are held in fp32 all the same, so it
+shows the learning of such a training and saves no memory. The second moment then decays by 0.95, as
 there, and not by 0.999: a change by a thousandth is lost to e5m2's two mantissa bits, so that the
 moment would stand still while its bias correction goes on.
 """
@@ -45,6 +45,8 @@ def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
 
 
 class Optimizer:
+    """Fused AdamW over named parameters, with clipping."""
+
     def __init__(
         self,
         parameters: Mapping[str, nn.Parameter],
@@ -53,7 +55,7 @@ class Optimizer:
         moments: Moments = "fp32",
         relative_rates: Mapping[str, float] = MappingProxyType({}),
     ) -> None:
-        """`relative_rates`: by what the rate is multiplied for a parameter, by name; else 1."""
+        """`relative_rates`: factors of the rate by the parameter's name; 1 where there is none."""
         self._parameters = dict(parameters)
         self._max_grad_norm = max_grad_norm
         self._moments = moments
@@ -66,8 +68,8 @@ class Optimizer:
         )
 
     def clip(self) -> float:
-        """Scale all gradients so that their common norm is at most `max_grad_norm`; returns the
-        norm before.
+        """Scale all gradients so that their common norm is at most `max_grad_norm`. Return the norm
+        before.
         """
         return float(torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._max_grad_norm))
 
@@ -83,10 +85,13 @@ class Optimizer:
         self.zero_grad()
 
     def zero_grad(self) -> None:
+        """Drop all gradients, so that the next step allocates its own."""
         self._adamw.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Moments and step counts by parameter name; empty before the first step."""
+        """Return moments and step counts by parameter name, fp32 of the parameter's shape and [];
+        empty before the first step.
+        """
         state = self._adamw.state
         return {
             f"{name}.{key}": state[parameter][key]
@@ -95,6 +100,7 @@ class Optimizer:
         }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up moments and step counts by parameter name, on each parameter's device."""
         for name, parameter in self._parameters.items():
             if f"{name}.step" in state:
                 self._adamw.state[parameter] = {

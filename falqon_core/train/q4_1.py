@@ -17,7 +17,7 @@ from falqon_core.export.formats import document_format
 from falqon_core.export.fp8 import plain, plain_tensors
 from falqon_core.export.gguf import write_gguf_file
 from falqon_core.export.provenance import card_fields
-from falqon_core.files import whole_folder
+from falqon_core.files import staged_folder
 from falqon_core.methods.qa_lora import QaLora
 from falqon_core.ops.formats.int4 import q4_1_blocks
 from falqon_core.train.checkpoint import Checkpoint
@@ -37,14 +37,14 @@ def export_q4_1(
     tokenizer = load_tokenizer(base_folder)
     set_template_defaults(tokenizer, recipe.chat_template_kwargs)
     tensors = _tensors(QaLora(recipe), checkpoint, base_folder)
-    with whole_folder(output) as staging:
+    with staged_folder(output) as staging:
         write_gguf_file(staging / "model.gguf", name, config, tokenizer, tensors)
         fields = card_fields(base_folder, base_name)
         document_format("q4_1", base_folder, staging, name, fields)
 
 
 def _tensors(method: QaLora, checkpoint: Checkpoint, base_folder: Path) -> dict[str, torch.Tensor]:
-    """Return what `write_gguf_file` takes."""
+    """Return the tensors that `write_gguf_file` takes."""
     model = load_base_model(base_folder)
     method.restore(model, checkpoint.method)
     tensors = {}

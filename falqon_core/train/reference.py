@@ -1,10 +1,10 @@
-"""What the model says of the pairs that are read, before the first step: the reference of objective
-"dpo", computed once and kept in every checkpoint.
+"""Log-probabilities of the pairs before the first step: the reference of objective "dpo", computed
+once and kept in every checkpoint.
 
 The log-probabilities (fp32 [N, 2] a data set, eight bytes a pair, NaN for a pair that no step
 reads) replace a second model in memory; a training that continues from a checkpoint takes them from
-there, so it trains on the same numbers.
-One that is stopped during this pass has no checkpoint yet and begins it again.
+there, so it trains on the same numbers. A training that is stopped during this pass has no
+checkpoint yet and begins it again.
 """
 
 import math
@@ -25,10 +25,10 @@ from falqon_core.data.sequences import Item
 from falqon_core.objectives.loss import sequence_log_probabilities
 from falqon_core.train.data import Datasets
 from falqon_core.train.distributed import ProcessGroup
-from falqon_core.train.signals import StopRequested
+from falqon_core.train.signals import StoppedBeforeFirstStep
 
-# of the names under which a checkpoint keeps them, beside the method's own tensors
-PREFIX = "reference."
+# Names under which a checkpoint keeps them begin so, beside the method's own tensors.
+REFERENCE_PREFIX = "reference."
 REPORT_SECONDS = 30.0
 
 
@@ -43,8 +43,8 @@ def compute_reference(
     """Return fp32 [N, 2] per data set: the log-probabilities of (chosen, rejected) that `model`
     gives, which a method has prepared; nothing unless the objective is "dpo".
 
-    The ranks share the forward passes. How far they are goes to `report` twice a minute; raises
-    `StopRequested` when `stop` says so on any rank.
+    The ranks share the forward passes. Progress goes to `report` twice a minute. Raises
+    `StoppedBeforeFirstStep` where `stop` returns True on any rank.
     """
     if recipe.objective != "dpo":
         return {}
@@ -55,9 +55,10 @@ def compute_reference(
     reference = {}
     for name, dataset in datasets.items():
         pairs = [dataset.sequences[index] for index in read[name].tolist()]
+        # fp32 [N, 2]; NaN stands for a pair that no step reads.
         values = torch.full((len(dataset.sequences), 2), math.nan)
         values[read[name]] = _compute_together(model, pairs, recipe, group, counter, stop)
-        reference[PREFIX + name] = values
+        reference[REFERENCE_PREFIX + name] = values
     return reference
 
 
@@ -75,7 +76,7 @@ def _compute_together(
     values = torch.zeros(len(pairs), 2)
     for start in range(0, len(batches), group.size):
         if group.any_rank(stop()):
-            raise StopRequested
+            raise StoppedBeforeFirstStep
         together = batches[start : start + group.size]
         if group.rank < len(together):
             mine = together[group.rank]
@@ -88,8 +89,8 @@ def _compute_together(
 
 
 def _indices_read(num_pairs: int, recipe: Recipe) -> np.ndarray:
-    """Return which pairs for training are read in any step, in their order: with few steps not all
-    of the first epoch.
+    """Return the indices of the training pairs that any step reads, ascending: with few steps not
+    all of the first epoch.
     """
     assert recipe.batch_size is not None, "resolve the recipe first"
     order = order_of_epoch(num_pairs, recipe.seed, epoch=0)
@@ -97,7 +98,7 @@ def _indices_read(num_pairs: int, recipe: Recipe) -> np.ndarray:
 
 
 class _PairCounter:
-    """Says how many of `total` pairs are done, when that was not said for `REPORT_SECONDS`."""
+    """A counter that reports the pairs done, of `total`, every `REPORT_SECONDS`."""
 
     def __init__(self, total: int, report: Callable[[str], None]) -> None:
         self._total = total
@@ -113,22 +114,22 @@ class _PairCounter:
             self._report(f"reference: {self._num_done:,} of {self._total:,} pairs are read")
 
 
-def stored_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return what `compute_reference` gave, out of a checkpoint's tensors."""
-    return {name: value for name, value in state.items() if name.startswith(PREFIX)}
+def read_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the result of `compute_reference` from a checkpoint's tensors."""
+    return {name: value for name, value in state.items() if name.startswith(REFERENCE_PREFIX)}
 
 
 def apply_reference(data: Datasets, reference: Mapping[str, Tensor]) -> Datasets:
-    """Return the data sets with their references, in so far as they have one.
+    """Return the data sets with their references, where they have one.
 
-    Raises `ConfigError` when a checkpoint belongs to other data.
+    Raises `ConfigError` where the checkpoint belongs to other data.
     """
     if not reference:
         return data
     try:
         return data._replace(
             **{
-                name: with_reference(dataset, reference[PREFIX + name].numpy())
+                name: with_reference(dataset, reference[REFERENCE_PREFIX + name].numpy())
                 for name, dataset in data.by_name().items()
             }
         )
@@ -141,6 +142,8 @@ def apply_reference(data: Datasets, reference: Mapping[str, Tensor]) -> Datasets
 
 @torch.no_grad()
 def log_probabilities(model: PreTrainedModel, pairs: Sequence[Item], packing: bool) -> Tensor:
-    """Return those of (chosen, rejected) from one forward pass, fp32 [n, 2] on the CPU."""
+    """Return the log-probabilities of (chosen, rejected) from one forward pass, fp32 [n, 2] on the
+    CPU.
+    """
     microbatch = collate(pairs, packing, row_multiple(model.device))
     return sequence_log_probabilities(model, microbatch).view(-1, 2).cpu()

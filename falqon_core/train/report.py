@@ -1,4 +1,5 @@
-"""Where the trainer's messages go: JSON lines for a supervisor, and a terminal or a log for people.
+"""Ports for the trainer's messages: JSON lines for a supervisor, and a terminal or a log for
+people.
 
 On a terminal a progress bar shows step, loss, tokens per second and time left; anywhere else each
 message is one plain line.
@@ -30,14 +31,17 @@ from falqon_core.contract.messages import (
 
 
 class Port(Protocol):
+    """A receiver of messages."""
+
     def __call__(self, message: Message) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the receiver; no message follows."""
 
 
 class MessagePort:
-    """JSON lines on an open file descriptor. A reader that is gone ends the process: nobody owns
-    what it would write.
+    """A port of JSON lines on an open file descriptor. The end of its reader ends the process,
+    whose further writes would have no owner.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -52,11 +56,14 @@ class MessagePort:
             os._exit(ExitCode.STOPPED)
 
     def close(self) -> None:
+        """Close the file descriptor."""
         os.close(self._descriptor)
 
 
 class PlainLog:
-    """`discreet`: without what quotes the data, for a log that others read."""
+    """A port of plain lines; with `discreet` without messages that quote the data, for a log that
+    others read.
+    """
 
     def __init__(self, discreet: bool) -> None:
         self._discreet = discreet
@@ -71,6 +78,8 @@ class PlainLog:
 
 
 class ProgressBar:
+    """A progress bar with lines above it, on a terminal."""
+
     def __init__(self, console: Console) -> None:
         columns = (
             TextColumn("training"),
@@ -97,11 +106,12 @@ class ProgressBar:
                 self._progress.console.print(describe(message), markup=False)
 
     def close(self) -> None:
+        """Leave the bar as it stands."""
         self._progress.stop()
 
 
 def person_port(*, discreet: bool) -> Port:
-    """Make the port for whoever reads stdout."""
+    """Return the port for readers of stdout."""
     console = Console()
     if console.is_terminal:
         return ProgressBar(console)
@@ -187,6 +197,8 @@ def _quality(
 
 
 def to_all(ports: list[Port]) -> Callable[[Message], None]:
+    """Return a function that sends a message to all ports."""
+
     def send(message: Message) -> None:
         for port in ports:
             port(message)

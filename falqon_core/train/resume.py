@@ -1,4 +1,6 @@
-"""What a continued training takes over from its checkpoint, and when it refuses to."""
+"""The settings that a continued training takes over from its checkpoint, and the changes that it
+refuses.
+"""
 
 from collections.abc import Callable
 
@@ -14,8 +16,8 @@ from falqon_core.train.memory import available_bytes, check_host_memory, fit_to_
 
 
 def recipe_for_data(recipe: Recipe, before: Progress | None) -> Recipe:
-    """Decide how long texts are read: as `before` when continued. None in that one, which trainings
-    have that began before texts were split, goes on cutting them.
+    """Decide the treatment of long texts: as `before` when continued. None in that one, which
+    trainings have that began before texts were split, goes on cutting them.
     """
     if recipe.text_overlap_tokens is not None:
         return recipe
@@ -30,8 +32,8 @@ def recipe_fit_to_memory(
     device: torch.device,
     group: ProcessGroup,
 ) -> Recipe:
-    """Decide what of `recipe` depends on memory: now at a first start, as `before` when continued,
-    because it changes the last bits.
+    """Decide the parts of `recipe` that depend on memory: now at a first start, as `before` when
+    continued, because it changes the last bits.
 
     The free memory of rank 0 decides for all; ranks are taken to share the memory of one machine.
     Raises `OutOfMemory` when the estimate says that nothing fits, or that a GPU's base is to lie in

@@ -1,26 +1,26 @@
-"""Sample completions: what the model in training answers to some validation prompts, greedily.
+"""Sample completions: greedy answers of the model in training to some validation prompts.
 
-A prompt is what stands before the first learned token of a record, its expected answer the learned
+A prompt is the part of a record before its first learned token, its expected answer the learned
 tokens that follow. Generation goes through transformers with its key-value cache; it draws no
-random numbers and changes nothing of the training. Later turns of a chat are not asked.
+random numbers and changes nothing of the training. Later turns of a chat are not sampled.
 """
 
-from collections.abc import Sequence as Items
+from collections.abc import Sequence
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from falqon_core.contract.messages import Sample
-from falqon_core.data.sequences import Item, Sequence, sequences_of
+from falqon_core.data.sequences import Item, TokenSequence, sequences_of
 from falqon_core.generate import generate
 
-MAX_CHARACTERS = 2000  # of each text; of a prompt the end is kept
+MAX_CHARACTERS = 2000  # The limit of each text; a prompt keeps its end.
 
 
 def complete(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    items: Items[Item],
+    items: Sequence[Item],
     num_samples: int,
     sample_tokens: int,
 ) -> list[Sample]:
@@ -52,8 +52,10 @@ def complete(
     return samples
 
 
-def _first_answer(sequence: Sequence) -> tuple[int, int]:
-    """[start, end) of the first run of learned tokens; every sequence of a data set has one."""
+def _first_answer(sequence: TokenSequence) -> tuple[int, int]:
+    """Return [start, end) of the first run of learned tokens; every sequence of a data set has
+    one.
+    """
     learned = np.flatnonzero(sequence.loss_mask)
     others = np.flatnonzero(~sequence.loss_mask[learned[0] :])
     return int(learned[0]), int(learned[0] + others[0]) if len(others) else len(sequence)

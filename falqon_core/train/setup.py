@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -28,13 +28,16 @@ from falqon_core.train.model import (
     load_dimensions,
     load_tokenizer,
 )
-from falqon_core.train.reference import apply_reference, compute_reference, stored_reference
+from falqon_core.train.reference import apply_reference, compute_reference, read_reference
 from falqon_core.train.resume import check_same_training, recipe_fit_to_memory, recipe_for_data
 from falqon_core.train.state import TrainState, build_state, prepare_method
-from falqon_core.train.streaming import streamed_layers
+from falqon_core.train.streaming import stream_layers
 
 
-class Setup(NamedTuple):
+@dataclass(frozen=True)
+class Setup:
+    """The parts of a training that is ready for its first step."""
+
     device: torch.device
     dimensions: ModelDimensions
     tokenizer: PreTrainedTokenizerBase
@@ -53,8 +56,8 @@ def set_up(
 ) -> Setup:
     """Load data and model, and the newest checkpoint in `output` if there is one.
 
-    What takes long says to `report` how far it is. Raises the errors of `contract.errors`, and
-    `StopRequested` when `stop` says so there.
+    Long parts send their progress to `report`. Raises the errors of `contract.errors`, and
+    `StopRequested` where `stop` returns True there.
     """
     if config.num_threads is not None:
         torch.set_num_threads(config.num_threads)
@@ -91,7 +94,7 @@ def set_up(
     if checkpoint is None:
         reference = guard(lambda: compute_reference(model, data, recipe, group, report, stop))
     else:
-        reference = stored_reference(checkpoint.method)
+        reference = read_reference(checkpoint.method)
     data = apply_reference(data, reference)
     state = build_state(model, method, data.train, reference, progress, checkpoint)
     return Setup(device, dimensions, tokenizer, data, guard, state)
@@ -109,7 +112,7 @@ def _prepare(
     """
     if recipe.activation_checkpointing and whole:
         checkpoint_activations(model)
-    with nullcontext() if whole else streamed_layers(model):
+    with nullcontext() if whole else stream_layers(model):
         check_agreement(model)
         method = prepare_method(model, train, recipe, checkpoint)
     if recipe.activation_checkpointing and not whole:

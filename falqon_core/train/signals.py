@@ -1,4 +1,4 @@
-"""When to stop before the end: a signal asked for it, or the process that started us is gone.
+"""Requests to stop before the end: a signal, or the end of the process that started this one.
 
 SIGTERM and the first SIGINT only set a flag, which the loop reads between steps; a second SIGINT
 ends the process at once. Imports nothing heavy, so that the handlers stand before torch is loaded.
@@ -21,13 +21,15 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
 
 
-class StopRequested(Exception):
+class StoppedBeforeFirstStep(Exception):
     """The training is to stop before its first step; there is no checkpoint yet."""
 
 
-class Stopping:
+class StopSignal:
+    """The stop request of this process, called before every step."""
+
     def __init__(self, watch_parent: bool) -> None:
-        """Installs the handlers. `watch_parent`: end at once when the parent process changes (it
+        """Install the handlers. `watch_parent`: end at once when the parent process changes (it
         died).
         """
         self._requested = False
@@ -36,8 +38,8 @@ class Stopping:
         signal.signal(signal.SIGINT, self._request)
 
     def __call__(self) -> bool:
-        """Called once a step. Nobody is left to read or to own what an orphan would write, so an
-        orphan writes nothing more.
+        """Return True once a stop was requested; called once a step. An orphan ends at once, since
+        its further writes would have no owner.
         """
         if self._parent is not None and os.getppid() != self._parent:
             os._exit(ExitCode.STOPPED)

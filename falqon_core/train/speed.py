@@ -1,4 +1,4 @@
-"""How fast a training is, measured apart from it."""
+"""The speed of a training, measured apart from it."""
 
 import statistics
 from pathlib import Path
@@ -9,7 +9,7 @@ from falqon_core.contract.messages import Message, StepMetrics
 from falqon_core.train.state import free_memory
 from falqon_core.train.trainer import Trainer
 
-NUM_STEPS = 4  # after one that warms up
+NUM_STEPS = 4  # One more step warms up before them.
 
 
 def measure_speed(config: TrainConfig, folder: Path) -> float:

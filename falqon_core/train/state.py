@@ -1,4 +1,4 @@
-"""What a training changes from step to step, and what of it a checkpoint holds."""
+"""The state that a training changes from step to step, and the part that a checkpoint holds."""
 
 import gc
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from falqon_core.train.checkpoint import Checkpoint, Progress
 from falqon_core.train.data import training_loader
 from falqon_core.train.optimizer import Optimizer
 
-# batches a method may look at before training, e.g. for the gradient's directions
+# Batches that a method may read before training, e.g. for the gradient's directions.
 NUM_PREPARING_STEPS = 4
 
 
 @dataclass
 class TrainState:
-    """`reference`: the log-probabilities of pairs at the start, empty unless the objective needs
-    them.
+    """All that a training changes. `reference`: the log-probabilities of pairs at the start, empty
+    unless the objective needs them.
     """
 
     model: PreTrainedModel
@@ -34,12 +34,13 @@ class TrainState:
     reference: dict[str, Tensor]
 
     def checkpoint(self) -> Checkpoint:
+        """Return the state as a checkpoint; tensors are references, not copies."""
         return Checkpoint(
             self.progress, self.method.state() | self.reference, self.optimizer.state()
         )
 
     def release_model(self) -> PreTrainedModel:
-        """Return the model and keep nothing that holds its memory: training has ended."""
+        """Return the model and drop every other reference to its memory: training has ended."""
         model = self.model
         del self.model, self.method, self.optimizer
         return model
@@ -65,7 +66,9 @@ def build_state(
     progress: Progress,
     checkpoint: Checkpoint | None,
 ) -> TrainState:
-    """Return what trains `model`, which `method` has prepared, or restored from `checkpoint`."""
+    """Return the state that trains `model`, which `method` has prepared, or restored from
+    `checkpoint`.
+    """
     recipe = progress.recipe
     loader = training_loader(train, recipe, model.device)
     if checkpoint is not None:
@@ -85,7 +88,7 @@ def build_state(
 
 
 def free_memory(device: torch.device) -> None:
-    """Give back what a released model took: another is about to be loaded, here or elsewhere."""
+    """Free the memory of a released model, since another one is loaded next, here or elsewhere."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()

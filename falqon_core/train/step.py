@@ -1,13 +1,13 @@
 """One optimizer step: forward and backward of its microbatches, clipping, update, and the method's
 own work after it.
 
-The loss is the mean over all that the objective counts in the step (labels, pairs), however it is
-cut into microbatches.
+The loss is the mean over all that the objective counts in the step (labels, pairs), for every cut
+into microbatches.
 """
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
@@ -15,13 +15,14 @@ from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods import Trainable
 from falqon_core.objectives import Objective, mean_figures
-from falqon_core.train.distributed import ALONE, ProcessGroup
+from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup
 from falqon_core.train.optimizer import Optimizer
 
 
-class StepBatch(NamedTuple):
-    """Step `step`, counted from 1, as one rank does it: its own `microbatches`, and what all ranks
-    together count and read.
+@dataclass(frozen=True)
+class StepBatch:
+    """Step `step`, counted from 1, as one rank computes it: its own `microbatches`, and the counts
+    of all ranks together.
     """
 
     step: int
@@ -30,10 +31,11 @@ class StepBatch(NamedTuple):
     num_tokens: int
 
 
-class StepResult(NamedTuple):
+@dataclass(frozen=True)
+class StepResult:
     """`metrics`: the objective's means, "loss" among them.
 
-    `keys_per_token`: how many keys a token attended to on average; `codes_changed`: share of the
+    `keys_per_token`: keys that a token attended to on average; `codes_changed`: share of the
     quantized values, 0 to 1.
     """
 
@@ -51,22 +53,25 @@ def train_step(
     optimizer: Optimizer,
     batch: StepBatch,
     learning_rate: float,
-    group: ProcessGroup = ALONE,
+    group: ProcessGroup = SINGLE_PROCESS,
 ) -> StepResult:
     """Run one optimizer step; `metrics` are the same on every rank.
 
-    Raises `LossNotFinite`, which leaves the parameters as they were.
+    Raises `LossNotFinite` where loss or gradient norm is not a number, with the parameters as they
+    were.
     """
     sums = []
     for microbatch in batch.microbatches:
         if objective.count(microbatch):
             loss, figures = objective.loss(model, microbatch)
+            # Divided by the count of all ranks, so that summed gradients are those of the mean.
             (loss / batch.total_count).backward()
             sums.append(figures)
     means = mean_figures(objective, sums, batch.total_count)
     metrics = dict(zip(means, group.all_reduce_sum(*means.values()), strict=True))
     group.all_reduce_gradients(method.parameters().values())
     group.all_reduce_max_tensor(method.maxima())
+    # The norm is over all trained parameters, the same on every rank.
     grad_norm = optimizer.clip()
     if not (math.isfinite(metrics["loss"]) and math.isfinite(grad_norm)):
         raise LossNotFinite(
@@ -81,7 +86,7 @@ def train_step(
 
 
 def _keys_per_token(microbatches: Sequence[Microbatch]) -> float:
-    """Count what a token attends to: itself and all before it."""
+    """Count the keys that a token attends to: itself and all before it."""
     num_tokens = sum(microbatch.num_tokens for microbatch in microbatches)
     keys = num_tokens + sum(int(microbatch.position_ids.sum()) for microbatch in microbatches)
     return keys / max(1, num_tokens)

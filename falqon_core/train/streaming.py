@@ -28,7 +28,7 @@ def move_all_but_linears(model: PreTrainedModel, device: torch.device) -> None:
 
 
 @contextmanager
-def streamed_layers(model: PreTrainedModel) -> Iterator[None]:
+def stream_layers(model: PreTrainedModel) -> Iterator[None]:
     """Let the decoder layers bring their linears' weights to the model's device as they run; what
     of them still lies in host memory at the end stays there.
     """

@@ -2,9 +2,9 @@
 
 `TrainState` is all that changes, and a checkpoint holds it; nothing random happens between, so a
 training that was interrupted and continued writes the same bytes as one that was not (same thread
-count; what a GPU needs for it, ops/fixed_order.py says). The trainer knows paths and numbers; what
-happens is told through `send`. Of several processes (train.distributed) each computes a share of
-every step, and rank 0 alone writes.
+count; for a GPU see ops/fixed_order.py). The trainer knows paths and numbers; events are reported
+through `send`. Of several processes (train.distributed) each computes a share of every step, and
+rank 0 alone writes.
 """
 
 import math
@@ -31,24 +31,22 @@ from falqon_core.objectives import create_objective
 from falqon_core.train.checkpoint import CurvePoint
 from falqon_core.train.checkpointer import Checkpointer
 from falqon_core.train.data import plan_validation
-from falqon_core.train.distributed import ALONE, ProcessGroup
+from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup
 from falqon_core.train.early_stopping import early_stop_reason
 from falqon_core.train.evaluate import evaluate
 from falqon_core.train.evaluator import Evaluator
-from falqon_core.train.exporter import Exporter, Verification, best_checkpoint, restored_model
+from falqon_core.train.exporter import Exporter, Verification, best_checkpoint, restore_model
 from falqon_core.train.metrics import Meter
 from falqon_core.train.optimizer import learning_rate
 from falqon_core.train.setup import set_up
 from falqon_core.train.state import free_memory
 from falqon_core.train.step import StepBatch, train_step
 
-VERIFIER_SECONDS = 10.0  # more than its libraries take to load
+VERIFIER_SECONDS = 10.0  # More than the verifier's libraries take to load.
 
 
 class Trainer:
-    """One training in the folder `output`; continues by itself from the newest checkpoint found
-    there.
-    """
+    """One training in the folder `output`; continues by itself from the newest checkpoint in it."""
 
     def __init__(
         self,
@@ -56,13 +54,13 @@ class Trainer:
         output: Path,
         send: Callable[[Message], None],
         stop: Callable[[], bool],
-        group: ProcessGroup = ALONE,
+        group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
         """Load data, model and checkpoint. Raises the errors of `contract.errors`, and
-        `StopRequested`.
+        `StopRequested` where `stop` returns True.
 
-        `stop` is asked before every step whether to end with a checkpoint, and before the first in
-        what takes long.
+        `stop` is called before every step, and during long parts before the first; True ends the
+        training with a checkpoint.
         """
         self._config = config
         self._output = output
@@ -82,6 +80,9 @@ class Trainer:
         self._objective = create_objective(self._recipe)
 
     def run(self) -> ExitCode:
+        """Train, export and certify. Return the exit code; raises the errors of
+        `contract.errors`.
+        """
         config = self._config
         verification = Verification(config, self._data) if config.certificate else None
         exporter = Exporter(
@@ -188,7 +189,7 @@ class Trainer:
         else:
             state.release_model()
             free_memory(self._device)
-            model = restored_model(self._config.model, best, self._device)
+            model = restore_model(self._config.model, best, self._device)
         self._evaluate_as_served(model)
         return model
 

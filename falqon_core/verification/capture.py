@@ -1,4 +1,5 @@
-"""Ask the trained model, by the trainer's own modules, what the reloaded one must answer as well.
+"""Reference outputs of the trained model, by the trainer's own modules; the reloaded one must give
+the same.
 
 Captured are the loss and a few logits of held-out rows, a greedy answer to the canary prompt, and a
 hash of every tensor that has to arrive. Rows are cut to `ROW_TOKENS` tokens, and of a pair only the
@@ -16,7 +17,7 @@ from falqon_core.contract.certificate import HeldOut
 from falqon_core.data.dataset import Dataset
 from falqon_core.data.loader import row_multiple
 from falqon_core.data.microbatch import collate
-from falqon_core.data.sequences import Item, Sequence, sequences_of
+from falqon_core.data.sequences import Item, TokenSequence, sequences_of
 from falqon_core.export.fp8 import QuantizedLinear
 from falqon_core.generate import generate
 from falqon_core.meld.packed_weight import PackedWeight
@@ -25,15 +26,15 @@ from falqon_core.ops.cross_entropy import token_cross_entropy
 from falqon_core.verification.reference import (
     CANARY_TOKENS,
     ReferenceOutputs,
+    ReferenceRow,
     ReferenceSummary,
-    Row,
     canary_prompt,
     tensor_sha256,
 )
 
 NUM_ROWS = 4
 ROW_TOKENS = 256
-NUM_POSITIONS = 8  # of a row, whose logits are kept
+NUM_POSITIONS = 8  # Positions of a row whose logits are kept.
 
 
 @torch.no_grad()
@@ -43,8 +44,8 @@ def capture_reference(
     validation: Dataset | None,
     training: Dataset,
 ) -> ReferenceOutputs:
-    """Return what `model`, as it is exported, answers to rows of the validation data; without any,
-    to rows of the training data, and the summary says so.
+    """Return the outputs of `model`, as it is exported, on rows of the validation data; without
+    any, on rows of the training data, and the summary says so.
     """
     held_out = training if validation is None else validation
     sequences = [_first_tokens(item) for item in held_out.sequences[:NUM_ROWS]]
@@ -69,14 +70,14 @@ def capture_reference(
     return ReferenceOutputs(summary, list(rows), prompt, torch.from_numpy(answer))
 
 
-def _first_tokens(item: Item) -> Sequence:
+def _first_tokens(item: Item) -> TokenSequence:
     """Cut the sequence. All tokens count, not only the learned ones, to see more of the model."""
     sequence = sequences_of(item)[0]
     input_ids = sequence.input_ids[:ROW_TOKENS]
-    return Sequence(input_ids, np.ones(len(input_ids), dtype=bool))
+    return TokenSequence(input_ids, np.ones(len(input_ids), dtype=bool))
 
 
-def _read_row(model: PreTrainedModel, sequence: Sequence) -> tuple[float, Row]:
+def _read_row(model: PreTrainedModel, sequence: TokenSequence) -> tuple[float, ReferenceRow]:
     """Return the summed cross entropy and the row."""
     microbatch = collate([sequence], True, row_multiple(model.device))
     hidden, head, labels = states_and_labels(model, microbatch)
@@ -85,7 +86,7 @@ def _read_row(model: PreTrainedModel, sequence: Sequence) -> tuple[float, Row]:
     positions = torch.stack([part[-1] for part in parts if len(part)])
     logits = head.logits(hidden[positions.to(hidden.device)])
     input_ids = torch.from_numpy(sequence.input_ids.astype(np.int64))
-    return losses.double().sum().item(), Row(input_ids, positions, logits)
+    return losses.double().sum().item(), ReferenceRow(input_ids, positions, logits)
 
 
 def _tensor_hashes(model: PreTrainedModel) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Start the process that certifies what a training exports, and ask it.
+"""The client of the process that certifies exported models.
 
 It is started early, so that it has loaded its libraries by the time it is needed. It is a fresh
 interpreter and learns of the training only what it is told, so a fault of this process's state
@@ -18,17 +18,17 @@ from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.errors import CertificateMismatch, FalqonError, OutOfMemory
 from falqon_core.contract.messages import ExitCode
 from falqon_core.ops.dispatch import faults_on
-from falqon_core.verification.process import Request
+from falqon_core.verification.process import CertifyRequest
 from falqon_core.verification.reference import ReferenceOutputs, save_reference
 
 
 class VerifierProcess:
-    """`close` ends the process, whatever it does."""
+    """The process that certifies; `close` ends it, also one that is busy."""
 
     def __init__(self, config: TrainConfig) -> None:
         command = [sys.executable, "-m", "falqon_core", "certify"]
-        # A signal to stop reaches the whole process group; the trainer alone decides what becomes
-        # of it.
+        # A signal to stop reaches the whole process group; the trainer alone decides when this
+        # process ends.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         try:
             self._process = subprocess.Popen(
@@ -47,13 +47,13 @@ class VerifierProcess:
     ) -> Certificate:
         """Return the certificate of the files in `folder`.
 
-        Raises `CertificateMismatch` when they are not what was trained, `FalqonError` or
-        `OutOfMemory` when that cannot be told.
+        Raises `CertificateMismatch` where they are not the trained model, and `FalqonError` or
+        `OutOfMemory` where the comparison could not be made.
         """
         with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as temporary:
             path = Path(temporary) / "reference_outputs.safetensors"
             save_reference(reference, path)
-            request = Request(
+            request = CertifyRequest(
                 folder=folder,
                 reference_outputs=path,
                 device=str(device),
@@ -81,6 +81,7 @@ class VerifierProcess:
         return certificate
 
     def close(self) -> None:
+        """Kill the process and wait for its end."""
         self._process.kill()
         self._process.communicate()
 
@@ -89,5 +90,5 @@ class VerifierProcess:
         try:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:  # it has ended already; its exit code says why
+        except BrokenPipeError:  # The process has ended already; its exit code gives the reason.
             pass

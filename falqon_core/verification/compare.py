@@ -1,4 +1,4 @@
-"""Compare the files of an exported model with what the trainer captured of it.
+"""A comparison of an exported model's files with the trainer's reference outputs.
 
 The folder is read as its users read it: tensors by safetensors, the tokenizer and the model by
 transformers with the codes dequantized to bf16, which is exact. Nothing that trained takes part.
@@ -14,8 +14,8 @@ other device a difference beyond them is told and fails nothing; bits and tokens
 import math
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -31,19 +31,20 @@ from transformers import (
 )  # fmt: skip
 
 from falqon_core.contract.certificate import Canary, Check, CheckName
-from falqon_core.export.reading import SCALE
+from falqon_core.export.reading import SCALE_SUFFIX
 from falqon_core.generate import generate
 from falqon_core.ops.matmul import widen_linears
 from falqon_core.verification.reference import (
     CANARY_TOKENS,
     ReferenceOutputs,
-    Row,
+    ReferenceRow,
     canary_prompt,
     tensor_sha256,
 )
 
 
-class Bounds(NamedTuple):
+@dataclass(frozen=True)
+class Bounds:
     """`loss` in nats a token. `noise`: the root mean square of the difference of the logits over
     that of the logits about their mean. `canary`: how much less probable (nats) any token of the
     trainer's answer is than the reloaded model's own choice at its place.
@@ -54,12 +55,12 @@ class Bounds(NamedTuple):
     canary: float
 
 
-BF16 = Bounds(loss=0.05, noise=0.15, canary=1.0)
-FP8 = Bounds(loss=0.2, noise=0.6, canary=2.0)
+BF16_BOUNDS = Bounds(loss=0.05, noise=0.15, canary=1.0)
+FP8_BOUNDS = Bounds(loss=0.2, noise=0.6, canary=2.0)
 
 
 def has_known_bounds(device: torch.device) -> bool:
-    """Return whether it was measured by how much a right model may differ on such a device."""
+    """Check that the possible difference of a right model was measured on such a device."""
     return device.type == "cpu"
 
 
@@ -72,7 +73,7 @@ def compare(
     Without `strict` a difference beyond the bounds fails nothing. Raises the errors of reading the
     folder.
     """
-    bounds = FP8 if reference.summary.rounds_activations else BF16
+    bounds = FP8_BOUNDS if reference.summary.rounds_activations else BF16_BOUNDS
     tokenizer = AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
     )
@@ -94,7 +95,9 @@ def compare_bits(folder: Path, reference: ReferenceOutputs) -> list[Check]:
     """Compare every tensor in the folder without loading a model."""
     expected = reference.summary.sha256
     actual = dict(_tensor_hashes(folder))
-    quantized = {name for name in expected if name.endswith(SCALE) or name + SCALE in expected}
+    quantized = {
+        name for name in expected if name.endswith(SCALE_SUFFIX) or name + SCALE_SUFFIX in expected
+    }
     different = {
         name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)
     }
@@ -146,13 +149,13 @@ def _compare_rows(
     loss = cross_entropy / (summary.held_out.num_tokens - summary.held_out.num_rows)
     num_positions = sum(len(row.positions) for row in reference.rows)
     return [
-        _bounded(
+        _check_bound(
             "loss",
             abs(loss - summary.loss),
             bounds.loss,
             f"{loss:.4f} nats a token, the trainer's {summary.loss:.4f}",
         ),
-        _bounded(
+        _check_bound(
             "logits",
             math.sqrt(difference / variation),
             bounds.noise,
@@ -161,7 +164,7 @@ def _compare_rows(
     ]
 
 
-def _compare_row(model: PreTrainedModel, row: Row) -> tuple[float, float, float]:
+def _compare_row(model: PreTrainedModel, row: ReferenceRow) -> tuple[float, float, float]:
     """Return the summed cross entropy of the row and, at the captured positions, the squared
     difference of the logits and the squared distance of the trainer's from their mean.
     """
@@ -184,7 +187,7 @@ def _compare_answer(model: PreTrainedModel, reference: ReferenceOutputs, bound: 
         logits = logits[len(reference.prompt) - 1 : -1]
         chosen = logits.gather(1, reference.answer[:, None]).squeeze(1)
         difference = (logits.amax(1) - chosen).amax().item()
-    return _bounded(
+    return _check_bound(
         "canary",
         difference,
         bound,
@@ -194,7 +197,7 @@ def _compare_answer(model: PreTrainedModel, reference: ReferenceOutputs, bound: 
 
 def _load_model(folder: Path, device: torch.device) -> PreTrainedModel:
     with warnings.catch_warnings():
-        # transformers says so for every loader option that meets a quantized checkpoint
+        # transformers warns so for every loader option that meets a quantized checkpoint.
         warnings.filterwarnings("ignore", "You passed `quantization_config`", UserWarning)
         model = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -215,7 +218,7 @@ def _equality(name: CheckName, count: int, different: list[str]) -> Check:
     return Check(name=name, passed=not different, detail=detail)
 
 
-def _bounded(name: CheckName, difference: float, bound: float, detail: str) -> Check:
+def _check_bound(name: CheckName, difference: float, bound: float, detail: str) -> Check:
     return Check(
         name=name,
         passed=difference <= bound,

@@ -24,7 +24,7 @@ from falqon_core.ops.matmul import LACKS_BF16
 from falqon_core.verification.compare import compare, has_known_bounds, load_libraries
 from falqon_core.verification.reference import load_reference
 
-LIBRARIES = (
+REPORTED_LIBRARIES = (
     "torch",
     "triton",
     "transformers",
@@ -35,7 +35,9 @@ LIBRARIES = (
 )
 
 
-class Request(BaseModel):
+class CertifyRequest(BaseModel):
+    """The second line of the input: the exported files and the trainer's outputs."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     folder: Path
@@ -46,6 +48,7 @@ class Request(BaseModel):
 
 
 def main(requests: TextIO, answers: TextIO) -> None:
+    """Answer one request with a certificate; without one end silently."""
     config = TrainConfig.model_validate_json(requests.readline())
     load_libraries(config.model)
     base = Base(
@@ -56,11 +59,12 @@ def main(requests: TextIO, answers: TextIO) -> None:
         validation=None if config.validation_file is None else file_sha256(config.validation_file),
     )
     if line := requests.readline():
-        certificate = certify(base, data, Request.model_validate_json(line))
+        certificate = certify(base, data, CertifyRequest.model_validate_json(line))
         answers.write(certificate.model_dump_json() + "\n")
 
 
-def certify(base: Base, data: Data, request: Request) -> Certificate:
+def certify(base: Base, data: Data, request: CertifyRequest) -> Certificate:
+    """Return the certificate of one exported model, passed or not."""
     torch.set_num_threads(request.training.num_threads)
     device = torch.device(request.device)
     reference = load_reference(request.reference_outputs)
@@ -88,7 +92,9 @@ def _describe_software() -> Software:
         source_sha256=_source_sha256(),
         python=platform.python_version(),
         libraries={
-            name: version for name in LIBRARIES if (version := _installed_version(name)) is not None
+            name: version
+            for name in REPORTED_LIBRARIES
+            if (version := _installed_version(name)) is not None
         },
     )
 

@@ -1,5 +1,5 @@
-"""What a trainer hands to the process that certifies its model: one safetensors file, tensors by
-name and the rest as JSON in its header.
+"""Reference outputs, from a trainer to the process that certifies its model: one safetensors file,
+tensors by name and the rest as JSON in its header.
 
 Hashes stand for the weights, so neither side holds a second copy of them. Everything else can be
 computed from the exported files alone.
@@ -7,6 +7,7 @@ computed from the exported files alone.
 
 import hashlib
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.certificate import HeldOut
-from falqon_core.data.resource_limits import bounded
+from falqon_core.data.resource_limits import run_bounded
 
-CANARY = "Hello! What can you do for me?"
+CANARY_TEXT = "Hello! What can you do for me?"
 CANARY_TOKENS = 16
 _SUMMARY = "reference_outputs"
 
@@ -38,7 +39,7 @@ class ReferenceSummary(BaseModel):
     rounds_activations: bool
 
 
-class Row(NamedTuple):
+class ReferenceRow(NamedTuple):
     """`logits` [P, V] at `positions` int64 [P] of the row `input_ids` int64 [T]."""
 
     input_ids: Tensor
@@ -46,18 +47,20 @@ class Row(NamedTuple):
     logits: Tensor
 
 
-class ReferenceOutputs(NamedTuple):
-    """`prompt` and `answer` int64 [n]: the tokens of the canary prompt, and those that the trained
-    model most probably continues it with.
+@dataclass(frozen=True)
+class ReferenceOutputs:
+    """`prompt` and `answer` int64 [n]: the tokens of the canary prompt, and the trained model's
+    most probable continuation.
     """
 
     summary: ReferenceSummary
-    rows: list[Row]
+    rows: list[ReferenceRow]
     prompt: Tensor
     answer: Tensor
 
 
 def save_reference(reference: ReferenceOutputs, path: Path) -> None:
+    """Write the outputs to one safetensors file, the summary in its header."""
     tensors = {
         f"{index}.{name}": value
         for index, row in enumerate(reference.rows)
@@ -72,10 +75,11 @@ def save_reference(reference: ReferenceOutputs, path: Path) -> None:
 
 
 def load_reference(path: Path) -> ReferenceOutputs:
+    """Read the outputs of one safetensors file."""
     with safe_open(path, "pt") as file:
         summary = ReferenceSummary.model_validate_json(file.metadata()[_SUMMARY])
         rows = [
-            Row(*(file.get_tensor(f"{index}.{name}") for name in Row._fields))
+            ReferenceRow(*(file.get_tensor(f"{index}.{name}") for name in ReferenceRow._fields))
             for index in range(summary.held_out.num_rows)
         ]
         return ReferenceOutputs(summary, rows, file.get_tensor("prompt"), file.get_tensor("answer"))
@@ -88,17 +92,17 @@ def tensor_sha256(tensor: Tensor) -> str:
 
 
 def canary_prompt(tokenizer: PreTrainedTokenizerBase) -> Tensor:
-    """Return int64 [n]: `CANARY` as the user's turn of a chat, or as plain text where there is no
-    template, or one that refuses it.
+    """Return int64 [n]: `CANARY_TEXT` as the user's turn of a chat, or as plain text where there is
+    no template, or one that refuses it.
     """
-    text = CANARY
+    text = CANARY_TEXT
     if tokenizer.chat_template is not None:
-        turns = [{"role": "user", "content": CANARY}]
-        # the template's own, which may be any: data without chats have not tried it
+        turns = [{"role": "user", "content": CANARY_TEXT}]
+        # A template may raise any error: data without chats have not tried it.
         with suppress(Exception):
-            text = bounded(
+            text = run_bounded(
                 lambda: tokenizer.apply_chat_template(
                     turns, add_generation_prompt=True, tokenize=False
                 )
             )
-    return torch.tensor(tokenizer(text, add_special_tokens=text is CANARY)["input_ids"])
+    return torch.tensor(tokenizer(text, add_special_tokens=text is CANARY_TEXT)["input_ids"])

@@ -53,7 +53,7 @@ def test_a_check_that_raises_is_a_row_and_not_the_end() -> None:
         ("b", "skipped", "there is none"),
         ("c", "ok", "x" * 30),
     ]
-    assert len(rows[2].detail) == doctor.MAX_DETAIL
+    assert len(rows[2].detail) == doctor.MAX_DETAIL_CHARACTERS
     assert Diagnosis(rows=tuple(rows), seconds=1).summary == "1 failed, 1 ok, 1 skipped"
 
 

@@ -2,12 +2,12 @@ from pathlib import Path
 
 import pytest
 
-from falqon_core.files import remove_leftovers, whole_folder, write_whole
+from falqon_core.files import remove_leftovers, staged_folder, write_whole
 
 
 def test_a_folder_appears_when_it_is_complete(tmp_path: Path) -> None:
     output = tmp_path / "new" / "out"
-    with whole_folder(output) as staging:
+    with staged_folder(output) as staging:
         (staging / "sub").mkdir()
         (staging / "sub" / "a.txt").write_text("a")
         assert not output.exists()
@@ -23,7 +23,7 @@ def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None
     (tmp_path / "out" / "old.txt").write_text("old")
 
     def fail() -> None:
-        with whole_folder(tmp_path / "out") as staging:
+        with staged_folder(tmp_path / "out") as staging:
             (staging / "new.txt").write_text("new")
             raise KeyboardInterrupt
 
@@ -37,7 +37,7 @@ def test_only_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     others = {".model[1].json", ".model[1].backup", ".model1.abc.partial"}
     for name in others:
         (tmp_path / name).mkdir()
-    writing = whole_folder(output)
+    writing = staged_folder(output)
     writing.__enter__()
     assert {path.name for path in tmp_path.iterdir()} > others
 

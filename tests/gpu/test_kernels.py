@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from falqon_core.bench.kernels import LINES, Draw, Line, Shapes, measure_kernel
+from falqon_core.bench.kernels import LINES, KernelDraw, KernelLine, Shapes, measure_kernel
 from falqon_core.ops.gemm_choice import GemmShape, exact_gemms
 from falqon_core.ops.half_gemm import lower
 from falqon_core.ops.quantize import quantize_codes
 from falqon_core.ops.refresh import refresh_codes
 from falqon_core.ops.rms_norm import rms_norm_codes
 from falqon_core.ops.scaled_mm import MAX_PROBED_ROWS, gemm_for, has_fp8_gemm, rowwise, scaled_mm
-from falqon_core.ops.swiglu import swiglu_codes_backward, swiglu_codes_forward
+from falqon_core.ops.swiglu_codes import swiglu_codes_backward, swiglu_codes_forward
 from tests.falqon_core.ops.devices import codes_apart, signal_to_noise
 
 DEVICE = torch.device("cuda")
@@ -19,12 +19,12 @@ SHAPES = Shapes()
 
 
 @pytest.fixture
-def draw() -> Draw:
-    return Draw(DEVICE)
+def draw() -> KernelDraw:
+    return KernelDraw(DEVICE)
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line.name)
-def test_the_kernel_computes_what_its_oracle_does(line: Line) -> None:
+def test_the_kernel_computes_what_its_oracle_does(line: KernelLine) -> None:
     """40 dB: one code in a thousand a step apart is 53 dB, bf16 rounded twice 50, FP16 partial sums
     60.
     """
@@ -37,16 +37,16 @@ class TestCasts:
     normal numbers.
     """
 
-    def test_of_activations(self, draw: Draw) -> None:
+    def test_of_activations(self, draw: KernelDraw) -> None:
         x = draw.normal(SHAPES.tokens, SHAPES.hidden)
         assert signal_to_noise(*quantize_codes(x), x.float()) >= 25
 
-    def test_of_gradients_times_the_weights_scales(self, draw: Draw) -> None:
+    def test_of_gradients_times_the_weights_scales(self, draw: KernelDraw) -> None:
         x = draw.normal(SHAPES.tokens, SHAPES.hidden)
         scale = torch.logspace(-2, 2, SHAPES.hidden, base=2, device=DEVICE)
         assert signal_to_noise(*quantize_codes(x, scale), x.float() * scale) >= 25
 
-    def test_of_the_norm(self, draw: Draw) -> None:
+    def test_of_the_norm(self, draw: KernelDraw) -> None:
         x = draw.normal(SHAPES.tokens, SHAPES.hidden)
         residual = draw.normal(SHAPES.tokens, SHAPES.hidden)
         weight = draw.normal(SHAPES.hidden)
@@ -54,14 +54,14 @@ class TestCasts:
         exact = F.rms_norm(x.float() + residual.float(), (SHAPES.hidden,), weight.float(), 1e-5)
         assert signal_to_noise(qdata, scale, exact) >= 25
 
-    def test_of_swiglu(self, draw: Draw) -> None:
+    def test_of_swiglu(self, draw: KernelDraw) -> None:
         gate, up = draw.normal(SHAPES.tokens, 2 * SHAPES.intermediate).chunk(2, -1)
         assert (
             signal_to_noise(*swiglu_codes_forward(gate, up), F.silu(gate.float()) * up.float())
             >= 25
         )
 
-    def test_of_swiglus_gradients(self, draw: Draw) -> None:
+    def test_of_swiglus_gradients(self, draw: KernelDraw) -> None:
         gate, up = draw.normal(SHAPES.tokens, 2 * SHAPES.intermediate).chunk(2, -1)
         grad = draw.normal(SHAPES.tokens, SHAPES.intermediate)
         ones = torch.ones(SHAPES.intermediate, device=DEVICE)
@@ -74,7 +74,7 @@ class TestCasts:
 
 def test_refreshed_codes_are_the_oracles_but_for_a_step_in_a_tiny_share() -> None:
     (line,) = [line for line in LINES if line.operator is refresh_codes]
-    ours, oracle = (line.call(SHAPES, Draw(DEVICE)).arguments for _ in range(2))
+    ours, oracle = (line.call(SHAPES, KernelDraw(DEVICE)).arguments for _ in range(2))
     changed = refresh_codes(*ours)
     expected = refresh_codes.oracle(*oracle)
     apart = codes_apart(ours[0], oracle[0])
@@ -99,7 +99,7 @@ def test_hopper_can_multiply_with_scales_by_row() -> None:
     assert exact_gemms((rowwise,), 8448, DEVICE, True) == [rowwise]
 
 
-def test_lowered_rows_never_overflow_half_sums(draw: Draw) -> None:
+def test_lowered_rows_never_overflow_half_sums(draw: KernelDraw) -> None:
     (line,) = [line for line in LINES if line.name == "own GEMM, FP16 sums"]
     largest = torch.full((256, 4096), 448.0, device=DEVICE).to(torch.float8_e4m3fn)
     x, x_scale = lower(largest, torch.ones(256, 1, device=DEVICE))

@@ -7,9 +7,9 @@ import torch
 from transformers import LlamaConfig
 
 from falqon_core.bench.model import random_model
-from falqon_core.bench.steps import SYSTEMS, Setup, System, Training, workloads
+from falqon_core.bench.steps import SYSTEMS, MeasuredTraining, StepSetup, StepSystem, workloads
 
-SETUP = Setup(
+SETUP = StepSetup(
     LlamaConfig(
         vocab_size=128,
         hidden_size=256,
@@ -26,11 +26,11 @@ SETUP = Setup(
 
 
 @pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
-def test_a_system_lowers_the_loss(system: System) -> None:
+def test_a_system_lowers_the_loss(system: StepSystem) -> None:
     for package in system.packages:
         pytest.importorskip(package)
     device = torch.device("cuda")
-    training = Training(system, SETUP, SETUP.recipe(device), device)
+    training = MeasuredTraining(system, SETUP, SETUP.recipe(device), device)
     for load in workloads(SETUP):
         batches = load.microbatches(256)
         losses = [

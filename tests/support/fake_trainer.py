@@ -53,7 +53,7 @@ from falqon_core.contract.messages import (
     encode,
 )
 from falqon_core.fault_points import fault
-from falqon_core.files import whole_folder
+from falqon_core.files import staged_folder
 
 DIGEST = "0" * 64
 
@@ -189,7 +189,7 @@ class Trainer:
 
     def checkpoint(self, step: int) -> None:
         folder = checkpoint_folder(self.output, step)
-        with whole_folder(folder) as staging:
+        with staged_folder(folder) as staging:
             (staging / "state.bin").write_text(self.state)
             fault("checkpoint_write")
             state = staging / "state.bin"

@@ -8,7 +8,7 @@ from app.jobs import queue_forecast
 from app.models import DEFAULT_PROJECT_ID, JobStatus, Model, Project
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Estimate
-from falqon_core.estimate.long_text import Amount
+from falqon_core.estimate.long_text import EpochAmount
 from falqon_core.records.file_check import FileReport
 from tests.support.backend import BASE_MODEL, Backend
 from tests.support.fake_trainer import FakeTrainer
@@ -21,7 +21,12 @@ def estimate(backend: Backend) -> Estimate:
     with backend.database.read() as session:
         model = session.get_one(Model, BASE_MODEL)
         return estimates.estimate_job(
-            session, model, Recipe().resolved(20), REPORT, backend.settings, amount=Amount(20, 200)
+            session,
+            model,
+            Recipe().resolved(20),
+            REPORT,
+            backend.settings,
+            amount=EpochAmount(20, 200),
         )
 
 

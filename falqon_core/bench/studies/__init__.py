@@ -5,17 +5,19 @@
   costs.py      days and dollars of the paper's training, from seconds a step and the price table
   plot.py       each as a picture
 
-On a GPU the sizes are those of Llama-7B, on a CPU small ones: the shapes of the answers are what a
-CPU can show, its seconds say nothing of a GPU.
+On a GPU the sizes are those of Llama-7B, on a CPU small ones: a CPU can show the shapes of the
+answers; its seconds say nothing about a GPU.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 StudyName = Literal["overhead", "breakdown", "costs"]
 
 
-class Bars(NamedTuple):
+@dataclass(frozen=True)
+class Bars:
     """A picture: for each group of `labels` one bar a series."""
 
     title: str
@@ -24,7 +26,8 @@ class Bars(NamedTuple):
     series: dict[str, Sequence[float]]
 
 
-class Study(NamedTuple):
+@dataclass(frozen=True)
+class StudyReport:
     """`markdown`: the whole text, its table included."""
 
     markdown: str

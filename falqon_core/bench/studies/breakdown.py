@@ -1,22 +1,23 @@
-"""Where the time of a training step goes, for each method.
+"""The time of a training step by part, for each method.
 
-Forward and backward are profiled operator by operator, by their own time without what they call;
-clipping and the update, and what a method does after it, are timed apart. The output head and the
-loss are among the products and the elementwise operators. On a GPU an operator's time is that of
-the kernels it launches.
+Forward and backward are profiled operator by operator, by their own time without that of their
+calls; clipping and the update, and what a method does after it, are timed apart. The output head
+and the loss are among the products and the elementwise operators. On a GPU an operator's time is
+that of the kernels it launches.
 """
 
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
 
 from falqon_core.bench.model import random_model
-from falqon_core.bench.steps import LEARNING_RATE, Setup, workloads
-from falqon_core.bench.studies import Bars, Study, Tell, table
+from falqon_core.bench.steps import LEARNING_RATE, StepSetup, workloads
+from falqon_core.bench.studies import Bars, StudyReport, Tell, table
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS as SPECS
 from falqon_core.contract.methods import MethodName
@@ -26,7 +27,7 @@ from falqon_core.objectives.supervised import Supervised
 from falqon_core.train.optimizer import Optimizer
 
 NUM_STEPS = 3
-# by what is in an operator's name, the first that fits
+# Parts by a piece of an operator's name; the first that fits counts.
 PARTS = {
     "attention": ("attention", "attn", "softmax"),
     "quantizing": ("quantize", "_4bit", "float8", "round", "amax", "amin", "bucketize"),
@@ -37,7 +38,8 @@ OPTIMIZER, AFTER_STEP = "optimizer", "after the step"
 COLUMNS = (*PARTS, ELEMENTWISE, OPTIMIZER, AFTER_STEP)
 
 
-class Breakdown(NamedTuple):
+@dataclass(frozen=True)
+class Breakdown:
     """Seconds of one step by part."""
 
     method: MethodName
@@ -45,10 +47,12 @@ class Breakdown(NamedTuple):
 
     @property
     def seconds(self) -> float:
+        """Return the seconds of the step."""
         return sum(self.parts.values())
 
 
-def study_breakdown(device: torch.device, setup: Setup, tell: Tell) -> Study:
+def study_breakdown(device: torch.device, setup: StepSetup, tell: Tell) -> StudyReport:
+    """Measure every method. Return the table and the picture."""
     breakdowns = []
     for method in METHODS:
         tell(SPECS[method].title)
@@ -71,10 +75,10 @@ def study_breakdown(device: torch.device, setup: Setup, tell: Tell) -> Study:
         [SPECS[breakdown.method].title for breakdown in breakdowns],
         {name: [1e3 * breakdown.parts[name] for breakdown in breakdowns] for name in COLUMNS},
     )
-    return Study(text, bars)
+    return StudyReport(text, bars)
 
 
-def measure_breakdown(name: MethodName, device: torch.device, setup: Setup) -> Breakdown:
+def measure_breakdown(name: MethodName, device: torch.device, setup: StepSetup) -> Breakdown:
     """Return the mean of `NUM_STEPS` steps, after one that warms up."""
     check_packages(name)
     recipe = setup.recipe(device)

@@ -5,58 +5,61 @@ from seconds a step, so the cells can be checked against each other; where they 
 other, the table says so instead of repeating them.
 """
 
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import NamedTuple
 
-from falqon_core.bench.studies import Bars, Study, table
+from falqon_core.bench.studies import Bars, StudyReport, table
 from falqon_core.estimate.prices import default_price
 
 NUM_STEPS = 1_407_000  # 5.45 s are 89.3 days and 9.44 s are 153.7: both give this number
 NUM_CARDS = 8
 DAY_SECONDS = 86_400
-OURS = "FALQON"
-TOLERANCE = 0.03  # how far printed days may be from what dollars imply: rounding, and no more
+OUR_SYSTEM = "FALQON"
+# The share by which printed days may differ from those that dollars imply: rounding, and no more.
+DAYS_TOLERANCE = 0.03
 
 
-class Cell(NamedTuple):
-    """What the paper prints of one system on one card."""
+@dataclass(frozen=True)
+class Cell:
+    """The paper's figures of one system on one card."""
 
     days: float
     dollars: int
 
 
-PAPER: dict[str, dict[str, Cell]] = {
+PAPER_CELLS: dict[str, dict[str, Cell]] = {
     "rtx-4090": {
         "QLoRA": Cell(89.3, 6_001),
         "QA-LoRA": Cell(153.7, 10_328),
-        OURS: Cell(35.7, 1_971),
+        OUR_SYSTEM: Cell(35.7, 1_971),
     },
     "l40s": {
         "QLoRA": Cell(98.3, 35_126),
         "QA-LoRA": Cell(164.0, 58_603),
-        OURS: Cell(37.7, 10_070),
+        OUR_SYSTEM: Cell(37.7, 10_070),
     },
     "h100": {
         "QLoRA": Cell(31.1, 41_122),
         "QA-LoRA": Cell(25.1, 33_114),
-        OURS: Cell(13.3, 13_419),
+        OUR_SYSTEM: Cell(13.3, 13_419),
     },
 }
-# s/step that the paper measured, on an RTX 4090
-MEASURED = {"QLoRA": 5.45, "QA-LoRA": 9.44, OURS: 1.80}
+# Seconds a step that the paper measured, on an RTX 4090.
+PAPER_STEP_SECONDS = {"QLoRA": 5.45, "QA-LoRA": 9.44, OUR_SYSTEM: 1.80}
 
 
-def study_costs() -> Study:
+def study_costs() -> StudyReport:
+    """Check the paper's cells against each other. Return the table and the picture."""
     rows = []
-    dollars: dict[str, list[float]] = {system: [] for system in MEASURED}
-    for card, cells in PAPER.items():
+    dollars: dict[str, list[float]] = {system: [] for system in PAPER_STEP_SECONDS}
+    for card, cells in PAPER_CELLS.items():
         hourly = _hourly(cells["QLoRA"])
         price = default_price(card)
         for system, cell in cells.items():
             days = _days(cell.dollars, hourly)
             here = price.usd_per_device_hour * Decimal(str(round(24 * NUM_CARDS * days, 2)))
             dollars[system].append(float(here))
-            is_off = abs(days - cell.days) > TOLERANCE * days
+            is_off = abs(days - cell.days) > DAYS_TOLERANCE * days
             rows.append(
                 [
                     f"{card}, {system}",
@@ -81,7 +84,7 @@ def study_costs() -> Study:
     ]
     measured = ", ".join(
         f"{system} {seconds} s = {seconds * NUM_STEPS / DAY_SECONDS:.1f} days"
-        for system, seconds in MEASURED.items()
+        for system, seconds in PAPER_STEP_SECONDS.items()
     )
     text = (
         f"# What the paper's training costs\n\n{NUM_STEPS:,} steps on each of {NUM_CARDS} cards. "
@@ -92,8 +95,8 @@ def study_costs() -> Study:
         "its measured 1.80 s a step agree with the dollars. The last two columns are of the price "
         "table of this software (`GET /v1/prices`).\n"
     )
-    bars = Bars("Cost of the paper's training", "US dollars", list(PAPER), dict(dollars))
-    return Study(text, bars)
+    bars = Bars("Cost of the paper's training", "US dollars", list(PAPER_CELLS), dict(dollars))
+    return StudyReport(text, bars)
 
 
 def _hourly(cell: Cell) -> float:

@@ -1,39 +1,41 @@
-"""When FP8 pays: the products of a linear and of its adapter in bf16, in FP8, and in FP8 with what
-quantizing their operands costs.
+"""The gain of FP8: the products of a linear and of its adapter in bf16, in FP8, and in FP8 with the
+cost of quantizing their operands.
 
-Quantizing reads and writes an operand once, whatever it is multiplied with, so it weighs most on
-products of few operations: those of an adapter of low rank. The last table is what FALQON pays for
-its adapter instead: the rows of A in the product of the weight.
+Quantizing reads and writes an operand once for any other operand, so it weighs most on products of
+few operations: those of an adapter of low rank. The last table is the cost of FALQON's adapter
+instead: the rows of A in the product of the weight.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from falqon_core.bench.studies import Bars, Study, Tell, table
+from falqon_core.bench.studies import Bars, StudyReport, Tell, table
 from falqon_core.bench.timing import median_seconds
 from falqon_core.ops.quantize import quantize_codes
 from falqon_core.ops.samples import Draw
 from falqon_core.ops.scaled_mm import has_fp8_gemm, scaled_mm
 
 
-class Sizes(NamedTuple):
+@dataclass(frozen=True)
+class ProductSizes:
     """`linears`: inputs and outputs."""
 
     tokens: int
     linears: tuple[tuple[int, int], ...]
     ranks: tuple[int, ...]
-    seconds: float  # for each product
+    seconds: float  # Seconds of timing for each product.
 
 
-LLAMA_7B = Sizes(
+LLAMA_7B_SIZES = ProductSizes(
     tokens=16 * 528,
     linears=((4096, 4096), (4096, 11008), (11008, 4096)),
     ranks=(16, 32, 64, 128, 256, 512),
     seconds=0.2,
 )
-SMALL = Sizes(
+SMALL_SIZES = ProductSizes(
     tokens=1024, linears=((576, 576), (576, 1536), (1536, 576)), ranks=(16, 64, 256), seconds=0.1
 )
 
@@ -48,14 +50,17 @@ class Product(NamedTuple):
 
     @property
     def gain(self) -> float:
+        """Return the speed of FP8 as a multiple of bf16's."""
         return self.bf16 / self.fp8
 
     @property
     def gain_with_quantizing(self) -> float:
+        """Return the same with both operands quantized at every product."""
         return self.bf16 / (self.fp8 + self.quantize_x + self.quantize_w)
 
 
-def study_overhead(device: torch.device, sizes: Sizes, tell: Tell) -> Study:
+def study_overhead(device: torch.device, sizes: ProductSizes, tell: Tell) -> StudyReport:
+    """Measure all products. Return the tables and the picture."""
     products = {}
     for inputs, outputs in sizes.linears:
         shapes = [("linear", inputs, outputs)]
@@ -91,10 +96,11 @@ def study_overhead(device: torch.device, sizes: Sizes, tell: Tell) -> Study:
             "with quantizing": [product.gain_with_quantizing for product in products.values()],
         },
     )
-    return Study(text, bars)
+    return StudyReport(text, bars)
 
 
 def measure_product(device: torch.device, tokens: int, k: int, n: int, seconds: float) -> Product:
+    """Time one product x [T, k] . w [n, k]^T and the quantizing of its operands."""
     draw = Draw(device)
     x, w = draw.normal(tokens, k), draw.normal(n, k)
     x_codes, w_codes = quantize_codes(x), quantize_codes(w)
@@ -106,7 +112,7 @@ def measure_product(device: torch.device, tokens: int, k: int, n: int, seconds: 
     )
 
 
-def _marginal(device: torch.device, sizes: Sizes) -> str:
+def _marginal(device: torch.device, sizes: ProductSizes) -> str:
     """Return a table: the product of a weight without and with the rows of A under it."""
     draw = Draw(device)
     rows = []
@@ -124,14 +130,14 @@ def _marginal(device: torch.device, sizes: Sizes) -> str:
 
 
 def _product_seconds(x: Tensor, weight: Tensor, seconds: float) -> float:
-    """Return those of x . weight^T, in FP8 where the device has it."""
+    """Return the seconds of x . weight^T, in FP8 where the device has it."""
     if x.device.type == "cpu" or not has_fp8_gemm(x.device):
         return median_seconds(lambda: x @ weight.t(), x.device, seconds)
     codes = *quantize_codes(x), *quantize_codes(weight)
     return median_seconds(lambda: scaled_mm(*codes), x.device, seconds)
 
 
-def _crossovers(sizes: Sizes, products: dict[str, Product]) -> str:
+def _crossovers(sizes: ProductSizes, products: dict[str, Product]) -> str:
     lines = []
     for inputs, outputs in sizes.linears:
         for part in "AB":

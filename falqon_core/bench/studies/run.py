@@ -4,16 +4,16 @@ from pathlib import Path
 
 from transformers import LlamaConfig
 
-from falqon_core.bench.steps import Setup
-from falqon_core.bench.studies import Study, StudyName, Tell
+from falqon_core.bench.steps import StepSetup
+from falqon_core.bench.studies import StudyName, StudyReport, Tell
 from falqon_core.bench.studies.breakdown import study_breakdown
 from falqon_core.bench.studies.costs import study_costs
-from falqon_core.bench.studies.overhead import LLAMA_7B, SMALL, study_overhead
+from falqon_core.bench.studies.overhead import LLAMA_7B_SIZES, SMALL_SIZES, study_overhead
 from falqon_core.bench.studies.plot import draw_bars, require_matplotlib
 from falqon_core.train.device import select_device
 
-# four layers of SmolLM2-135M
-SMALL_MODEL = Setup(
+# Four layers of SmolLM2-135M.
+SMALL_MODEL = StepSetup(
     LlamaConfig(
         vocab_size=4096,
         hidden_size=576,
@@ -29,8 +29,8 @@ SMALL_MODEL = Setup(
 
 
 def run_study(name: StudyName, plot: Path | None, tell: Tell) -> str:
-    """Return the study as Markdown; draw it to `plot`, too. Raises `ConfigError` before it measures
-    where it could not draw.
+    """Return the study as Markdown; draw it to `plot` as well. Raises `ConfigError`, before
+    measuring, where it could not draw.
     """
     if plot is not None:
         require_matplotlib()
@@ -40,11 +40,11 @@ def run_study(name: StudyName, plot: Path | None, tell: Tell) -> str:
     return study.markdown
 
 
-def _run(name: StudyName, tell: Tell) -> Study:
+def _run(name: StudyName, tell: Tell) -> StudyReport:
     if name == "costs":
         return study_costs()
     device = select_device("auto")
     is_gpu = device.type == "cuda"
     if name == "overhead":
-        return study_overhead(device, LLAMA_7B if is_gpu else SMALL, tell)
-    return study_breakdown(device, Setup() if is_gpu else SMALL_MODEL, tell)
+        return study_overhead(device, LLAMA_7B_SIZES if is_gpu else SMALL_SIZES, tell)
+    return study_breakdown(device, StepSetup() if is_gpu else SMALL_MODEL, tell)

@@ -1,5 +1,5 @@
 """Numbers in 8 bits of bitsandbytes' dynamic data type (arXiv 2110.02861), 256 of them to a scale:
-what QLoRA quantizes the scales of its blocks to.
+the format of QLoRA's block scales.
 
 The data type has seven decades, each with twice the values of the one below, so that small
 numbers keep their magnitude and large ones their digits.
@@ -17,7 +17,9 @@ _NUM_DECADES = 7
 
 
 class Dynamic8(NamedTuple):
-    """codes uint8 [N], and the largest magnitude of each 256 numbers, fp32 [ceil(N / 256)]."""
+    """Quantized numbers: codes uint8 [N], and the largest magnitude of each 256 numbers, fp32
+    [ceil(N / 256)].
+    """
 
     codes: Tensor
     absmax: Tensor
@@ -25,11 +27,12 @@ class Dynamic8(NamedTuple):
 
 @cache
 def dynamic_map(device: torch.device) -> Tensor:
-    """Return what each of the 256 codes stands for, fp32 [256], ascending within +-1; not to be
-    written to.
+    """Return the values of the 256 codes, fp32 [256], ascending within +-1; not to be written
+    to.
     """
     positive = []
     for decade in range(_NUM_DECADES):
+        # Decade d has 2^d values, the means of equal parts of [0.1, 1].
         edges = torch.linspace(0.1, 1, 2**decade + 1, dtype=torch.float32)
         positive.append(10.0 ** (decade + 1 - _NUM_DECADES) * (edges[:-1] + edges[1:]) / 2)
     magnitudes = torch.cat(positive)
@@ -38,16 +41,17 @@ def dynamic_map(device: torch.device) -> Tensor:
 
 
 def quantize_dynamic8(numbers: Tensor) -> Dynamic8:
-    """Round numbers, fp32 [N], to the nearest."""
+    """Round numbers, fp32 [N], to the nearest values."""
     blocks = pad(numbers, (0, -len(numbers) % BLOCK_SIZE)).view(-1, BLOCK_SIZE)
     absmax = blocks.abs().amax(1)
     values = dynamic_map(numbers.device)
+    # fp32 [255]: the limits between neighbouring values.
     edges = (values[1:] + values[:-1]) / 2
     codes = torch.bucketize(blocks / absmax.clamp_min(1e-30)[:, None], edges).to(torch.uint8)
     return Dynamic8(codes.view(-1)[: len(numbers)], absmax)
 
 
 def dequantize_dynamic8(numbers: Dynamic8) -> Tensor:
-    """Return fp32 [N]."""
+    """Return the numbers, fp32 [N]."""
     values = dynamic_map(numbers.codes.device).index_select(0, numbers.codes.int())
     return values.mul_(numbers.absmax.repeat_interleave(BLOCK_SIZE)[: len(values)])

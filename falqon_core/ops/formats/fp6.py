@@ -2,7 +2,7 @@
 
 Row i of a weight [O, I] is `code * scale[i]` with scale[i] = max |W_i| / the largest value of the
 format, so that nothing saturates; rounding is to nearest, ties to even. Neither format has an
-infinity or a NaN. All their values are values of e4m3 too.
+infinity or a NaN. All their values are values of e4m3 as well.
 
 Four codes lie in three bytes, the first in the lowest bits; a row ends in codes of zero where 4
 does not divide I. What is given up: the split and interleaved layout that FP6-LLM's kernel reads,
@@ -20,12 +20,14 @@ from falqon_core.ops.quantize import row_amax, row_blocks
 
 _EXPONENT_BITS = 0x7F800000
 _FP32_MANTISSA_BITS = 23
-_SIGN = 32  # bit of a code
-_CODES_PER_GROUP = 4  # in three bytes
+_SIGN = 32  # The bit of a code that is its sign.
+_CODES_PER_GROUP = 4  # Codes that share three bytes.
 
 
 class Fp6Format(NamedTuple):
-    """`min_exponent` is that of the smallest normal value and of all subnormal ones."""
+    """A format of 6 bits; `min_exponent` is that of the smallest normal value and of all subnormal
+    ones.
+    """
 
     mantissa_bits: int
     min_exponent: int
@@ -33,10 +35,11 @@ class Fp6Format(NamedTuple):
 
     @property
     def values(self) -> Tensor:
-        """Return what each of the 64 codes stands for, fp32 [64]."""
+        """Return the values of the 64 codes, fp32 [64]."""
         code = torch.arange(64)
         exponent = (code % _SIGN) >> self.mantissa_bits
         mantissa = code % (1 << self.mantissa_bits)
+        # Field 0 holds subnormals: no implicit bit, and the exponent of field 1.
         implicit = (exponent > 0) * (1 << self.mantissa_bits)
         magnitude = torch.ldexp(
             (implicit + mantissa).float(),
@@ -52,7 +55,9 @@ FORMATS: dict[WeightFormat, Fp6Format] = {
 
 
 def quantize_fp6(weight: Tensor, format: Fp6Format) -> tuple[Tensor, Tensor]:
-    """Weight [O, I] of any float dtype -> (codes uint8 [O, 3 * ceil(I / 4)], scale fp32 [O, 1])."""
+    """Round a weight [O, I] of any float dtype to (codes uint8 [O, 3 * ceil(I / 4)], scale fp32 [O,
+    1]).
+    """
     parts = []
     for rows in row_blocks(weight.shape):
         values = weight[rows].float()
@@ -70,8 +75,9 @@ def dequantize_fp6(
     """
     weight = torch.empty(len(packed), num_columns, dtype=dtype, device=packed.device)
     for rows in row_blocks(weight.shape):
+        # uint8 [rows, I], without the padding of the last group.
         codes = _unpack(packed[rows])[:, :num_columns]
-        # on a CPU this takes a third of the time of indexing
+        # A flat look-up takes a third of the time of indexing on a CPU.
         values = table.index_select(0, codes.reshape(-1).int()).view(codes.shape)
         weight[rows] = values.mul_(scale[rows])
     return weight
@@ -87,11 +93,11 @@ def _codes_of(values: Tensor, format: Fp6Format) -> Tensor:
     magic = 1.5 * 2.0 ** (_FP32_MANTISSA_BITS - format.mantissa_bits)
     binade = _binade(magnitude, format)
     rounded = magnitude.add_(binade, alpha=magic).sub_(binade, alpha=magic)
-    # rounding up may have reached the next binade
+    # Rounding up may have reached the next binade.
     binade = _binade(rounded, format)
     smallest = 127 + format.min_exponent
     exponent = (binade.view(torch.int32) >> _FP32_MANTISSA_BITS).sub_(smallest)
-    # normal values count their implicit bit, which makes their exponent field one more
+    # Normal values count their implicit bit, which makes their exponent field one more.
     significand = rounded.div_(binade).mul_(1 << format.mantissa_bits).to(torch.int32)
     codes = (exponent << format.mantissa_bits).add_(significand).to(torch.uint8)
     return codes.add_((values < 0).to(torch.uint8), alpha=_SIGN)
@@ -109,7 +115,7 @@ def _pack(codes: Tensor) -> Tensor:
     first, second, third, fourth = (
         pad(codes, (0, padding)).view(num_rows, -1, _CODES_PER_GROUP).unbind(-1)
     )
-    # the bits that do not fit into eight are dropped by the shift
+    # Bits that do not fit into eight are dropped by the shift.
     packed = (first | second << 6, second >> 2 | third << 4, third >> 4 | fourth << 2)
     return torch.stack(packed, -1).flatten(1)
 

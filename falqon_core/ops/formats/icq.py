@@ -3,10 +3,10 @@ block to 16 codes, the one whose codes have the largest entropy.
 
 NF4: blocks are shifted by their median and up to 0.054 of their largest magnitude more or less.
 INT4: the range of a group is made up to a tenth wider or narrower. A choice is a number below
-`NUM_CANDIDATES` for each block: what a checkpoint keeps, since it takes long to find.
+`NUM_CANDIDATES` for each block; a checkpoint keeps it, since the search takes long.
 
 The entropy of a block needs only how many of its weights lie below each edge between two codes. So
-a block is sorted once and 15 edges are looked up in it, where the authors quantize all weights for
+a block is sorted once and 15 edges are searched in it, where the authors quantize all weights for
 each candidate and compare them with every code. Sums are of integers, so that equal counts in
 another order are equal, on any device.
 
@@ -28,9 +28,10 @@ from falqon_core.ops.formats.nf4 import nf4_blocks, nf4_edges
 from falqon_core.ops.quantize import row_blocks
 
 NUM_CANDIDATES = 51
-_LARGEST_SHIFT = 0.1 / NormalDist().inv_cdf(0.9677083)  # in the largest magnitude of a block
+# The unit is the largest magnitude of a block.
+_LARGEST_SHIFT = 0.1 / NormalDist().inv_cdf(0.9677083)
 _LARGEST_WIDENING = 0.1
-_BIT = 2**16  # as the integers that entropies are counted in
+_BIT = 2**16  # One bit, in the integers that entropies are counted in.
 
 Edges = Callable[[float], Tensor]
 
@@ -65,7 +66,9 @@ def choose_ranges(weight: Tensor, group_size: int) -> Tensor:
 
 
 def quantize_ranges(weight: Tensor, group_size: int, choice: Tensor) -> Int4:
-    """Weight [O, I] of any float dtype; zero is a value of every group, as published."""
+    """Round a weight [O, I] of any float dtype by the chosen ranges; zero is a value of every
+    group, as published.
+    """
     groups = weight.float().unflatten(1, (-1, group_size))
     step, zero = _step_and_zero(groups)
     factors = torch.tensor(_range_factors(), device=weight.device)
@@ -74,7 +77,7 @@ def quantize_ranges(weight: Tensor, group_size: int, choice: Tensor) -> Int4:
 
 
 def choose_largest_entropy(blocks: Tensor, edges_of: Edges, candidates: list[float]) -> Tensor:
-    """Return which of at most 256 candidates gives the codes of each block, fp32 [N, n], the
+    """Return the candidate, of at most 256, that gives the codes of each block, fp32 [N, n], the
     largest entropy, the first of several: uint8 [N].
 
     `edges_of` a candidate are the ascending limits, fp32 [N, 15], at or below which a weight has
@@ -83,14 +86,18 @@ def choose_largest_entropy(blocks: Tensor, edges_of: Edges, candidates: list[flo
     size = blocks.shape[1]
     ordered = blocks.sort(dim=1).values
     count = torch.arange(size + 1, device=blocks.device, dtype=torch.float64)
-    # the entropy is log2(n), less the mean of log2(count) over the weights
+    # Entropy is log2(n), less the mean of log2(count) over the weights.
     missing_bits = (count * count.clamp_min(1).log2() * _BIT).round().int()
     choice = torch.zeros(len(blocks), dtype=torch.uint8, device=blocks.device)
     least = torch.full_like(choice, torch.iinfo(torch.int32).max, dtype=torch.int32)
     for number, candidate in enumerate(candidates):
+        # int32 [N, 15]: weights at or below each edge; their differences are the counts of 16
+        # codes.
         below = torch.searchsorted(ordered, edges_of(candidate), right=True, out_int32=True)
+        # int32 [N, 16]
         counts = pad(below, (0, 1), value=size).sub_(pad(below, (1, 0)))
         bits = missing_bits.index_select(0, counts.view(-1)).view_as(counts)
+        # Integer sums, so the order of additions changes nothing.
         missing = bits.sum(1, dtype=torch.int32)
         choice.masked_fill_(missing < least, number)
         least = torch.minimum(least, missing)

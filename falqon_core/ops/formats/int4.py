@@ -19,7 +19,7 @@ _LEAST_STEP = 2.0**-24  # fp16's; smaller ones are stored as zero, which every c
 
 
 class Int4(NamedTuple):
-    """codes uint8 [O, G, group_size / 2], steps d and minima m fp16 [O, G]."""
+    """A weight in groups: codes uint8 [O, G, group_size / 2], steps d and minima m fp16 [O, G]."""
 
     codes: Tensor
     steps: Tensor
@@ -27,8 +27,8 @@ class Int4(NamedTuple):
 
 
 def quantize_int4(weight: Tensor, group_size: int) -> Int4:
-    """Weight [O, I] of any float dtype; `group_size` is even and divides I. Each group's smallest
-    weight becomes code 0, its largest code 15.
+    """Round a weight [O, I] of any float dtype; `group_size` is even and divides I. Each group's
+    smallest weight becomes code 0, its largest code 15.
     """
     parts = []
     for rows in row_blocks(weight.shape):
@@ -39,19 +39,21 @@ def quantize_int4(weight: Tensor, group_size: int) -> Int4:
 
 
 def round_to_int4(groups: Tensor, steps: Tensor, minima: Tensor) -> Int4:
-    """Groups fp32 [O, G, group_size], steps and minima fp16 [O, G]."""
+    """Round groups fp32 [O, G, group_size] to codes of the given steps and minima, fp16 [O, G]."""
     offset = groups.sub(minima.float()[..., None])
     codes = offset.div_(steps.float().clamp_min_(_LEAST_STEP)[..., None])
+    # Two codes a byte: the first half of a group in the low bits, the second in the high ones.
     first, second = codes.round_().clamp_(0, LARGEST_CODE).to(torch.uint8).chunk(2, dim=-1)
     return Int4(first | (second << 4), steps, minima)
 
 
 def dequantize_int4(weight: Int4, dtype: torch.dtype) -> Tensor:
-    """Return [O, I] in `dtype`."""
+    """Return the weight [O, I] in `dtype`."""
     num_rows, num_groups, half = weight.codes.shape
     values = torch.empty(num_rows, num_groups * 2 * half, dtype=dtype, device=weight.codes.device)
     for rows in row_blocks(values.shape):
         codes = weight.codes[rows]
+        # fp32 [rows, G, group_size]
         block = torch.cat([codes & LARGEST_CODE, codes >> 4], dim=-1).float()
         block.mul_(weight.steps[rows].float()[..., None])
         block.add_(weight.minima[rows].float()[..., None])

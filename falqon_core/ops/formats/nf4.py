@@ -19,7 +19,7 @@ from falqon_core.ops.formats.dynamic8 import Dynamic8, dequantize_dynamic8, quan
 from falqon_core.ops.quantize import row_blocks
 
 BLOCK_SIZE = 64
-# quantiles of the normal distribution, asymmetric so that zero is exact; as published, in fp32
+# Quantiles of the normal distribution, asymmetric so that zero is exact; as published, in fp32.
 VALUES = (
     -1.0,
     -0.6961928009986877,
@@ -41,8 +41,8 @@ VALUES = (
 
 
 class Nf4(NamedTuple):
-    """codes uint8 [ceil(O I / 64), 32]; for each block a scale, less `mean_scale` (fp32 [1]), and a
-    shift.
+    """A weight in NF4: codes uint8 [ceil(O I / 64), 32]; for each block a scale, less `mean_scale`
+    (fp32 [1]), and a shift.
     """
 
     codes: Tensor
@@ -65,13 +65,14 @@ def nf4_edges(device: torch.device) -> Tensor:
 
 
 def quantize_nf4(weight: Tensor, shifts: Tensor) -> Nf4:
-    """Weight [O, I] of any float dtype, shifts of its blocks fp32 [N]."""
+    """Round a weight [O, I] of any float dtype, with the shifts of its blocks fp32 [N]."""
     blocks = nf4_blocks(weight).sub_(shifts[:, None])
     scales = blocks.abs().amax(1)
     blocks.div_(scales.clamp_min(1e-30)[:, None])
+    # int32 [N, 64]: the nearest of 16 values, by the limits between them.
     codes = torch.bucketize(blocks, nf4_edges(weight.device), out_int32=True)
     first, second = codes.to(torch.uint8).unflatten(1, (-1, 2)).unbind(-1)
-    # in fp64 the order of the sum does not matter
+    # In fp64 the order of the sum does not matter.
     mean = scales.mean(0, keepdim=True, dtype=torch.float64).float()
     return Nf4(
         first << 4 | second, quantize_dynamic8(scales - mean), mean, quantize_dynamic8(shifts)
@@ -81,6 +82,7 @@ def quantize_nf4(weight: Tensor, shifts: Tensor) -> Nf4:
 def dequantize_nf4(weight: Nf4, shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """Return the weight of `shape` in `dtype`, rounded to it once."""
     pairs = _pairs(weight.codes.device)
+    # fp32 [N, 1]: the mean is stored apart, so that 8 bits describe deviations.
     scales = (dequantize_dynamic8(weight.scales) + weight.mean_scale)[:, None]
     shifts = dequantize_dynamic8(weight.shifts)[:, None]
     blocks = torch.empty(len(scales), BLOCK_SIZE, dtype=dtype, device=scales.device)
@@ -92,8 +94,8 @@ def dequantize_nf4(weight: Nf4, shape: torch.Size, dtype: torch.dtype) -> Tensor
 
 @cache
 def _pairs(device: torch.device) -> Tensor:
-    """Return the two values that each byte of codes stands for, as complex64 [256]: one look-up
-    gives two weights.
+    """Return the two values of each byte of codes, as complex64 [256]: one look-up gives two
+    weights.
     """
     values = torch.tensor(VALUES)
     byte = torch.arange(256)

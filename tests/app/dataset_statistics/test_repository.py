@@ -18,7 +18,7 @@ from app.models.base import JsonObject
 from app.operations import claims
 from app.operations import service as operations
 from falqon_core.contract.config import Recipe
-from falqon_core.estimate.long_text import Amount
+from falqon_core.estimate.long_text import EpochAmount
 
 KEY = StatisticsKey("file-1", "base", 2048, "")
 
@@ -54,7 +54,7 @@ def complete(session: Session, result: JsonObject) -> None:
 
 def amount_at(
     session: Session, max_seq_length: int, file_id: str = "file-1", **options: Any
-) -> Amount | None:
+) -> EpochAmount | None:
     recipe = Recipe(max_seq_length=max_seq_length, **options)
     return repository.exact_amount(session, file_id, "base", recipe)
 
@@ -73,7 +73,7 @@ def test_tokens_are_known_for_every_length_that_cuts_nothing(database: Database)
         assert amount_at(session, 2048) is None
         complete(session, {"tokens_per_epoch": 100, "sequences": 9, "longest": 20})
         for length, expected in ((2048, 100), (4096, 100), (20, 100), (19, None)):
-            assert amount_at(session, length) == (expected and Amount(9, expected))
+            assert amount_at(session, length) == (expected and EpochAmount(9, expected))
         assert amount_at(session, 2048, "file-2") is None
 
 
@@ -82,7 +82,7 @@ def test_what_was_cut_is_known_for_its_own_length_only(database: Database) -> No
     with database.transaction() as session:
         complete(session, {"tokens_per_epoch": 100, "sequences": 9, "longest": 3000, "split": 0})
         amounts = [amount_at(session, length) for length in (2048, 4096, 1024)]
-        assert amounts == [Amount(9, 100), None, None]
+        assert amounts == [EpochAmount(9, 100), None, None]
 
 
 def test_what_was_counted_when_texts_were_cut_is_known_where_nothing_is(database: Database) -> None:
@@ -103,11 +103,11 @@ def test_an_overlap_is_counted_where_texts_are_split(database: Database) -> None
     with database.transaction() as session:
         complete(session, counted | {"overlaps": counts})
         complete(session, counted)
-        assert amount_at(session, 2048, text_overlap_tokens=512) == Amount(521, 100)
-        assert amount_at(session, 2048, text_overlap_tokens=600) == Amount(609, 100)
+        assert amount_at(session, 2048, text_overlap_tokens=512) == EpochAmount(521, 100)
+        assert amount_at(session, 2048, text_overlap_tokens=600) == EpochAmount(609, 100)
         assert amount_at(session, 4096, text_overlap_tokens=512) is None
         assert amount_at(session, 2048, "file-2", text_overlap_tokens=512) is None
-        assert amount_at(session, 2048, "file-2") == Amount(9, 100)
+        assert amount_at(session, 2048, "file-2") == EpochAmount(9, 100)
 
 
 def test_tokens_are_of_one_chat_template(database: Database) -> None:
@@ -115,7 +115,7 @@ def test_tokens_are_of_one_chat_template(database: Database) -> None:
     with database.transaction() as session:
         complete(session, {"tokens_per_epoch": 100, "sequences": 9, "longest": 20})
         assert amount_at(session, 2048) is None
-        for value, expected in ((False, Amount(9, 100)), (True, None)):
+        for value, expected in ((False, EpochAmount(9, 100)), (True, None)):
             kwargs = {"enable_thinking": value}
             assert amount_at(session, 2048, chat_template_kwargs=kwargs) == expected
 

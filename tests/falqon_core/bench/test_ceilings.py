@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from falqon_core.bench.ceilings import Sizes, measure_ceilings, require_gpu
+from falqon_core.bench.ceilings import CeilingSizes, measure_ceilings, require_gpu
 from falqon_core.contract.errors import ConfigError
 
 
@@ -17,7 +17,7 @@ def test_a_machine_without_a_gpu_is_told_what_is_missing() -> None:
 
 
 def test_ceilings_are_rates() -> None:
-    ceilings = measure_ceilings(torch.device("cpu"), 0, Sizes(2**20, 64))
+    ceilings = measure_ceilings(torch.device("cpu"), 0, CeilingSizes(2**20, 64))
     assert ceilings.copy_bytes_per_second > 1e6
     assert ceilings.bf16_flops > 1e4
     assert ceilings.best_flops == (ceilings.fp8_flops or ceilings.bf16_flops)

@@ -11,10 +11,10 @@ from falqon_core.bench.checks import (
     check_kernel,
     check_memory,
     check_products,
+    choose_dimensions,
     distinct_shapes,
-    named_dimensions,
 )
-from falqon_core.bench.kernels import LINES, Call, Draw, Line, Shapes
+from falqon_core.bench.kernels import LINES, KernelCall, KernelDraw, KernelLine, Shapes
 from falqon_core.bench.model import dimensions_of, llama_7b
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.scaled_mm import unit_scale
@@ -29,8 +29,8 @@ def double(x: torch.Tensor) -> torch.Tensor:
     return 2 * x
 
 
-def draw_ones(shapes: Shapes, draw: Draw) -> Call:
-    return Call((torch.ones(shapes.tokens, shapes.hidden),))
+def draw_ones(shapes: Shapes, draw: KernelDraw) -> KernelCall:
+    return KernelCall((torch.ones(shapes.tokens, shapes.hidden),))
 
 
 def test_a_kernel_is_compared_and_timed() -> None:
@@ -44,7 +44,7 @@ def test_a_kernel_is_compared_and_timed() -> None:
     [(lambda x: 2.1 * x, "its result is wrong: 26 dB"), (lambda x: x.missing, "AttributeError")],
 )
 def test_a_kernel_that_is_wrong_or_fails_is_told(kernel: Any, fault: str) -> None:
-    line = Line("double", "", double, draw_ones, lambda _, result: [result])
+    line = KernelLine("double", "", double, draw_ones, lambda _, result: [result])
     double.kernels["cuda"] = kernel
     with pytest.raises((ArithmeticError, RuntimeError), match=fault):
         check_kernel(line, TINY, torch.device("cpu"))
@@ -55,7 +55,7 @@ def test_products_are_compared_at_the_models_sizes(monkeypatch: pytest.MonkeyPat
         raise RuntimeError("no such product")
 
     monkeypatch.setattr(checks, "GEMMS", (unit_scale, broken))
-    monkeypatch.setattr(checks, "LIKE_7B", TINY)
+    monkeypatch.setattr(checks, "SHAPES_7B", TINY)
     answer = check_products(48, 32, DEVICE)
     assert answer.startswith("unit_scale 0 TFLOP/s")
     assert "broken failed: RuntimeError: no such product" in answer
@@ -73,7 +73,7 @@ def test_the_sizes_are_those_of_the_model(tmp_path: Path) -> None:
     }
     config = llama_7b().to_dict() | {"hidden_size": 100, "head_dim": 10, "num_attention_heads": 10}
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_key_value_heads": 10}))
-    name, dimensions = named_dimensions(tmp_path)
+    name, dimensions = choose_dimensions(tmp_path)
     assert name == tmp_path.name
     assert (112, 112) in distinct_shapes(dimensions), "rounded up to multiples of 16"
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from falqon_core.bench import kernels
-from falqon_core.bench.kernels import LINES, Call, Line, Shapes, measure_kernels
+from falqon_core.bench.kernels import LINES, KernelCall, KernelLine, Shapes, measure_kernels
 from falqon_core.ops.dispatch import operator, operators
 
 CPU = torch.device("cpu")
@@ -30,11 +30,11 @@ def test_a_kernel_that_fails_is_named_and_the_others_go_on(monkeypatch: pytest.M
     double.kernels["cuda"] = lambda x: 2 * x + 0.001
     broken.kernels["cuda"] = refuse
 
-    def ones(shapes: Shapes, draw: kernels.Draw) -> Call:
-        return Call((torch.ones(shapes.tokens, shapes.hidden),))
+    def ones(shapes: Shapes, draw: kernels.KernelDraw) -> KernelCall:
+        return KernelCall((torch.ones(shapes.tokens, shapes.hidden),))
 
     lines = [
-        Line(candidate.oracle.__name__, "", candidate, ones, lambda _, result: [result])
+        KernelLine(candidate.oracle.__name__, "", candidate, ones, lambda _, result: [result])
         for candidate in (broken, double)
     ]
     monkeypatch.setattr(kernels, "LINES", lines)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from falqon_core.bench.ceilings import Sizes
+from falqon_core.bench.ceilings import CeilingSizes
 from falqon_core.bench.kernels import LINES, Shapes
-from falqon_core.bench.report import Limits, Scale, measure, write_json
-from falqon_core.bench.steps import SYSTEMS, Setup
+from falqon_core.bench.report import BenchSizes, TimeLimits, measure, write_json
+from falqon_core.bench.steps import SYSTEMS, StepSetup
 from falqon_core.bench.table import Report, markdown
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
@@ -23,8 +23,8 @@ CONFIG = LlamaConfig(
     num_key_value_heads=4,
     max_position_embeddings=64,
 )
-SETUP = Setup(CONFIG, rank=4, num_records=4, record_tokens=24)
-LIMITS = Limits(total=1e9, ceiling=0, kernel=0, step=0, rounds=2)
+SETUP = StepSetup(CONFIG, rank=4, num_records=4, record_tokens=24)
+LIMITS = TimeLimits(total=1e9, ceiling=0, kernel=0, step=0, rounds=2)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def progress() -> list[str]:
 def report(progress: list[str]) -> Report:
     return measure(
         torch.device(KERNEL_DEVICE),
-        Scale(Sizes(2**12, 32), Shapes(6, 32, 48, 5, 3, 16), SETUP),
+        BenchSizes(CeilingSizes(2**12, 32), Shapes(6, 32, 48, 5, 3, 16), SETUP),
         LIMITS,
         progress.append,
     )

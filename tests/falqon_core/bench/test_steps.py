@@ -8,7 +8,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from falqon_core.bench import steps
-from falqon_core.bench.steps import Placement, System, lengths, measure_steps, placements, workloads
+from falqon_core.bench.steps import (
+    Placement,
+    StepSystem,
+    lengths,
+    measure_steps,
+    placements,
+    workloads,
+)
 from falqon_core.bench.timing import Deadline
 from falqon_core.data.loader import Microbatch
 from falqon_core.estimate.dimensions import ModelDimensions
@@ -40,7 +47,9 @@ class Broken(Falqon):
         raise ValueError("this card is not supported\nand why")
 
 
-def measured(*systems: System, seconds: float = 1e9, rounds: int = 1) -> list[steps.StepResult]:
+def measured(
+    *systems: StepSystem, seconds: float = 1e9, rounds: int = 1
+) -> list[steps.StepTimings]:
     return measure_steps(SETUP, CPU, Deadline(seconds), 0, lambda _: None, rounds, systems)
 
 
@@ -52,7 +61,7 @@ def test_placements_go_from_one_large_microbatch_to_single_records() -> None:
 
 def test_the_first_placement_that_fits_is_taken_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(steps, "GPU_ROW_MULTIPLE", 256)
-    published, packed = measured(System("cramped", (), Cramped), rounds=2)
+    published, packed = measured(StepSystem("cramped", (), Cramped), rounds=2)
     assert published.status == "measured"
     assert (
         published.microbatch_tokens,
@@ -65,18 +74,18 @@ def test_the_first_placement_that_fits_is_taken_and_kept(monkeypatch: pytest.Mon
 
 
 def test_a_system_that_fails_is_named_and_the_others_go_on() -> None:
-    broken, _, fine, _ = measured(System("broken", (), Broken), System("fine", (), Falqon))
+    broken, _, fine, _ = measured(StepSystem("broken", (), Broken), StepSystem("fine", (), Falqon))
     assert broken.status == "failed: ValueError: this card is not supported"
     assert fine.status == "measured"
 
 
 def test_what_the_time_limit_cuts_off_says_so() -> None:
-    for result in measured(System("late", (), Falqon), seconds=-1):
+    for result in measured(StepSystem("late", (), Falqon), seconds=-1):
         assert result.status == "not measured: the time limit was reached"
 
 
 def test_a_peer_that_is_not_installed_is_named() -> None:
-    for result in measured(System("peer", ("torch", "surely_not_a_package"), Falqon)):
+    for result in measured(StepSystem("peer", ("torch", "surely_not_a_package"), Falqon)):
         assert result.status == "not installed: surely_not_a_package"
 
 
@@ -92,7 +101,7 @@ def test_the_workloads() -> None:
 
 
 def test_the_bound_counts_the_operations_of_our_method() -> None:
-    (published, _) = measured(System("ours", (), Falqon))
+    (published, _) = measured(StepSystem("ours", (), Falqon))
     dimensions = ModelDimensions.from_config(SETUP.config.to_dict())
     assert published.bound_flops == training_flops(
         dimensions, SETUP.recipe(CPU), 96, keys_per_token=12.5

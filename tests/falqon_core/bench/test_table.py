@@ -2,7 +2,7 @@ import pytest
 
 from falqon_core.bench.ceilings import Ceilings
 from falqon_core.bench.kernels import KernelResult, Shapes
-from falqon_core.bench.steps import OURS, StepResult
+from falqon_core.bench.steps import OUR_SYSTEM, StepTimings
 from falqon_core.bench.table import Report, bound_seconds, markdown
 
 CEILINGS = Ceilings(
@@ -20,12 +20,12 @@ KERNELS = [
     KernelResult("broken", "[T]", "failed: RuntimeError: a|b"),
 ]
 STEPS = [
-    StepResult(OURS.name, "published", 8448, 216e12, seconds=[1.0, 1.2, 5.0], rounds=3,
+    StepTimings(OUR_SYSTEM.name, "published", 8448, 216e12, seconds=[1.0, 1.2, 5.0], rounds=3,
                microbatch_tokens=4224, checkpointing=False, base_copy="none",
                peak_bytes=12 * 2**30),
-    StepResult("peer", "published", 8448, 216e12, seconds=[3.0, 3.0], rounds=1,
+    StepTimings("peer", "published", 8448, 216e12, seconds=[3.0, 3.0], rounds=1,
                microbatch_tokens=528, checkpointing=True),
-    StepResult("absent", "published", 8448, 216e12, status="not installed: absent"),
+    StepTimings("absent", "published", 8448, 216e12, status="not installed: absent"),
 ]  # fmt: skip
 REPORT = Report(
     CEILINGS, {"output": "rowwise", "grad_input": "own"}, Shapes(), KERNELS, "A model", STEPS, 431.6
@@ -70,7 +70,7 @@ def test_a_failure_stands_in_its_row() -> None:
 def test_a_step_has_its_median_ratio_rate_and_share_of_the_bound() -> None:
     assert bound_seconds(STEPS[0], CEILINGS) == pytest.approx(0.72)
     ours = [
-        f"{OURS.name}, base copy none",
+        f"{OUR_SYSTEM.name}, base copy none",
         "1.2",
         "1.00",
         "7040",
@@ -80,7 +80,7 @@ def test_a_step_has_its_median_ratio_rate_and_share_of_the_bound() -> None:
         "no",
         "3, 3",
     ]
-    assert cells(REPORT, OURS.name) == ours
+    assert cells(REPORT, OUR_SYSTEM.name) == ours
     assert cells(REPORT, "peer") == ["peer", "3", "2.50", "2816", "24", "", "528", "yes", "2, 1"]
     assert cells(REPORT, "absent") == ["absent", "not installed: absent", *[""] * 7]
     assert "### published: 8448 real tokens a step, bound 0.72 s" in markdown(REPORT)

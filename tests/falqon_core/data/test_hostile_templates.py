@@ -173,7 +173,7 @@ def test_what_cannot_be_interrupted_ends_the_process() -> None:
         "from falqon_core.data import resource_limits as b; "
         "b.CPU_SECONDS, b.FATAL_CPU_SECONDS = 0.1, 0.3"
     )
-    program = f"{limits}; b.bounded(lambda: sum(range(10**12)))"
+    program = f"{limits}; b.run_bounded(lambda: sum(range(10**12)))"
 
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False

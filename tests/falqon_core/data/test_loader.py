@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from falqon_core.data.loader import Loader, Microbatch
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 
 
-def sequences(count: int) -> list[Sequence]:
+def sequences(count: int) -> list[TokenSequence]:
     return [
-        Sequence(np.full(4, index, dtype=np.int32), np.array([False, True, True, True]))
+        TokenSequence(np.full(4, index, dtype=np.int32), np.array([False, True, True, True]))
         for index in range(count)
     ]
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.errors import DatasetError
 from falqon_core.data import chat_template
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 from falqon_core.data.sequences import encode as encode_record
 from falqon_core.records.shapes import ChatMessage, ChatRecord
 
@@ -32,10 +32,10 @@ def chat(*turns: tuple[str, str]) -> ChatRecord:
 
 def encode(
     record: ChatRecord, tokenizer: PreTrainedTokenizerBase, max_seq_length: int
-) -> tuple[Sequence, bool]:
+) -> tuple[TokenSequence, bool]:
     """Return the one sequence of a record, and whether it was cut."""
     encoding = encode_record(record, tokenizer, max_seq_length)
-    assert isinstance(encoding.item, Sequence)
+    assert isinstance(encoding.item, TokenSequence)
     return encoding.item, encoding.num_cut > 0
 
 

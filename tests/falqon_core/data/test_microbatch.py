@@ -4,13 +4,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falqon_core.data.microbatch import IGNORED, Microbatch, groups, microbatches
-from falqon_core.data.sequences import Pair, Sequence, SequenceGroup
+from falqon_core.data.microbatch import IGNORED_LABEL, Microbatch, groups, microbatches
+from falqon_core.data.sequences import Pair, SequenceGroup, TokenSequence
 
 
-def sequence(length: int, first: int = 0) -> Sequence:
+def sequence(length: int, first: int = 0) -> TokenSequence:
     mask = np.arange(length) % 3 != 0
-    return Sequence(np.arange(first, first + length, dtype=np.int32), mask)
+    return TokenSequence(np.arange(first, first + length, dtype=np.int32), mask)
 
 
 def test_packed_rows_restart_positions_and_never_predict_across_records() -> None:
@@ -18,7 +18,9 @@ def test_packed_rows_restart_positions_and_never_predict_across_records() -> Non
 
     assert batch.input_ids.tolist() == [[100, 101, 102, 103, 104, 200, 201, 202]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2]]
-    assert batch.labels.tolist() == [[101, 102, IGNORED, 104, IGNORED, 201, 202, IGNORED]]
+    assert batch.labels.tolist() == [
+        [101, 102, IGNORED_LABEL, 104, IGNORED_LABEL, 201, 202, IGNORED_LABEL]
+    ]
     assert batch.cu_seqlens is not None
     assert batch.cu_seqlens.tolist() == [0, 5, 8]
     assert batch.cu_seqlens.dtype == torch.int32
@@ -33,7 +35,7 @@ def test_filled_rows_count_and_learn_nothing_more() -> None:
 
     assert filled.input_ids.tolist() == [[*plain.input_ids[0].tolist(), 0, 0, 0, 0]]
     assert filled.position_ids.tolist() == [[*plain.position_ids[0].tolist(), 0, 0, 0, 0]]
-    assert filled.labels.tolist() == [[*plain.labels[0].tolist(), *[IGNORED] * 4]]
+    assert filled.labels.tolist() == [[*plain.labels[0].tolist(), *[IGNORED_LABEL] * 4]]
     assert filled.cu_seqlens is not None
     assert filled.cu_seqlens.tolist() == [0, 5, 8, 12]
     assert filled.input_ids.dtype == filled.position_ids.dtype == filled.labels.dtype == torch.int64
@@ -52,7 +54,10 @@ def test_padded_rows_are_masked_and_padding_is_no_token() -> None:
 
     assert batch.input_ids.tolist() == [[200, 201, 202, 203], [100, 101, 0, 0]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3], [0, 1, 0, 0]]
-    assert batch.labels.tolist() == [[201, 202, IGNORED, IGNORED], [101, IGNORED, IGNORED, IGNORED]]
+    assert batch.labels.tolist() == [
+        [201, 202, IGNORED_LABEL, IGNORED_LABEL],
+        [101, IGNORED_LABEL, IGNORED_LABEL, IGNORED_LABEL],
+    ]
     assert batch.attention_mask is not None
     assert batch.attention_mask.tolist() == [[True] * 4, [True, True, False, False]]
     assert batch.cu_seqlens is None
@@ -73,9 +78,9 @@ def test_every_token_and_label_arrives_once_within_the_limit(
         int(record.loss_mask[1:].sum()) for record in sequences
     )
     assert all(batch.input_ids.numel() <= 32 for batch in batches)
-    assert all(batch.num_labels == int((batch.labels != IGNORED).sum()) for batch in batches)
+    assert all(batch.num_labels == int((batch.labels != IGNORED_LABEL).sum()) for batch in batches)
     for batch in batches:
-        expected = (batch.labels.flatten() != IGNORED).nonzero().squeeze(1)
+        expected = (batch.labels.flatten() != IGNORED_LABEL).nonzero().squeeze(1)
         assert torch.equal(batch.label_positions, expected)
 
 
@@ -87,7 +92,7 @@ def test_padded_and_packed_learn_the_same_labels() -> None:
             label
             for batch in microbatches(sequences, 16, packing)
             for label in batch.labels.flatten().tolist()
-            if label != IGNORED
+            if label != IGNORED_LABEL
         )
         for packing in (True, False)
     ]

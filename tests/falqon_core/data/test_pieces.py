@@ -11,15 +11,15 @@ from falqon_core.contract.inspection import OverlapCount
 from falqon_core.data import pieces
 from falqon_core.data.dataset import Dataset, load_dataset
 from falqon_core.data.pieces import count_overlaps, split_text
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 
 LONG = " ".join(f"word{number}" for number in range(60))
 
 
-def text(num_tokens: int, num_begin: int) -> Sequence:
+def text(num_tokens: int, num_begin: int) -> TokenSequence:
     """Tokens that are all different, of which the first are those of any text."""
     mask = np.arange(num_tokens) >= max(1, num_begin)
-    return Sequence(np.arange(num_tokens, dtype=np.int32), mask)
+    return TokenSequence(np.arange(num_tokens, dtype=np.int32), mask)
 
 
 def write(path: Path, *texts: str) -> Path:
@@ -103,8 +103,10 @@ def test_long_texts_of_a_file_become_several_sequences(
     for number, sequence in enumerate(whole.sequences, 1):
         indices = np.flatnonzero(data.record_numbers == number)
         parts = [data.sequences[index] for index in indices.tolist()]
-        learned = [part.input_ids[part.loss_mask] for part in parts if isinstance(part, Sequence)]
-        assert isinstance(sequence, Sequence)
+        learned = [
+            part.input_ids[part.loss_mask] for part in parts if isinstance(part, TokenSequence)
+        ]
+        assert isinstance(sequence, TokenSequence)
         assert np.concatenate(learned).tolist() == sequence.input_ids[sequence.loss_mask].tolist()
         assert len(parts) == 1 if len(sequence) <= 32 else len(parts) >= len(sequence) / 32
 
@@ -126,6 +128,6 @@ def test_a_text_that_is_cut_keeps_its_beginning(
     path = write(tmp_path / "train.jsonl", LONG)
     (cut,) = load(path, unmarked, None).sequences
     first, *_ = load(path, unmarked, 0).sequences
-    assert isinstance(cut, Sequence)
-    assert isinstance(first, Sequence)
+    assert isinstance(cut, TokenSequence)
+    assert isinstance(first, TokenSequence)
     assert cut.input_ids.tolist() == first.input_ids.tolist()

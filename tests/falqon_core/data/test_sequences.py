@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.errors import DatasetError, ModelError
 from falqon_core.data.chat_template import render
-from falqon_core.data.sequences import Encoder, Sequence, SequenceGroup
+from falqon_core.data.sequences import Encoder, SequenceGroup, TokenSequence
 from falqon_core.data.sequences import encode as encode_record
 from falqon_core.data.warnings import WarningCounts
 from falqon_core.records.shapes import (
@@ -33,14 +33,14 @@ TWO_TURNS = ChatRecord.model_validate(
 
 def encode(
     record: SupervisedRecord, tokenizer: PreTrainedTokenizerBase, max_seq_length: int
-) -> tuple[Sequence, bool]:
+) -> tuple[TokenSequence, bool]:
     """Return the one sequence of a record, and whether it was cut."""
     encoding = encode_record(record, tokenizer, max_seq_length)
-    assert isinstance(encoding.item, Sequence)
+    assert isinstance(encoding.item, TokenSequence)
     return encoding.item, encoding.num_cut > 0
 
 
-def targets(sequence: Sequence, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def targets(sequence: TokenSequence, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The texts of the runs of learned tokens."""
     edges = np.flatnonzero(
         np.diff(np.concatenate([[False], sequence.loss_mask, [False]]).astype(int))

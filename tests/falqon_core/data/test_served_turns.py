@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from falqon_core.contract.errors import ConfigError, DatasetError
 from falqon_core.data import chat_template
-from falqon_core.data.sequences import Sequence, SequenceGroup, encode, sequences_of
+from falqon_core.data.sequences import SequenceGroup, TokenSequence, encode, sequences_of
 from falqon_core.data.template_defaults import set_template_defaults
 from falqon_core.records.shapes import ChatRecord
 from tests.falqon_core.data.families import FAMILIES, MISTRAL, MISTRAL_SYSTEM, QWEN3, Family
@@ -92,7 +92,7 @@ def trained(
     return [learned for sequence in sequences_of(item) for learned in runs(sequence)]
 
 
-def runs(sequence: Sequence) -> Iterator[Learned]:
+def runs(sequence: TokenSequence) -> Iterator[Learned]:
     mask = np.concatenate([[False], sequence.loss_mask, [False]]).astype(int)
     for start, end in np.flatnonzero(np.diff(mask)).reshape(-1, 2):
         yield sequence.input_ids[:start].tolist(), sequence.input_ids[start:end].tolist()
@@ -245,7 +245,7 @@ def test_marks_are_an_oracle(marked: PreTrainedTokenizerBase) -> None:
 
     item = encode(ChatRecord.model_validate(CHATS["two"]), marked, LONG).item
 
-    assert isinstance(item, Sequence)
+    assert isinstance(item, TokenSequence)
     assert item.input_ids.tolist() == answer["input_ids"]
     assert item.loss_mask.tolist() == [bool(value) for value in answer["assistant_masks"]]
 
@@ -288,9 +288,9 @@ def test_a_learned_turn_costs_two_renderings(
     counts = []
     for num_turns in (4, 8, 12):
         calls: list[object] = []
-        bounded = chat_template.bounded
+        bounded = chat_template.run_bounded
         monkeypatch.setattr(
-            chat_template, "bounded", lambda f, b=bounded, c=calls: (c.append(f), b(f))[1]
+            chat_template, "run_bounded", lambda f, b=bounded, c=calls: (c.append(f), b(f))[1]
         )
         trained(tokenizer, {"messages": [user("a"), assistant("b")] * num_turns})
         monkeypatch.undo()

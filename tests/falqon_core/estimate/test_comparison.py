@@ -7,10 +7,10 @@ from decimal import Decimal
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS
 from falqon_core.estimate.comparison import (
-    NOTHING,
+    EMPTY_CELL,
     PAPER,
     ComparisonRow,
-    Figures,
+    TrainingFigures,
     combine,
     filled_columns,
     paper_figures,
@@ -20,8 +20,8 @@ from falqon_core.estimate.comparison import (
 )
 
 
-def seed(loss: float, memory: int = 2**30, cost: str = "0.5") -> Figures:
-    return Figures(
+def seed(loss: float, memory: int = 2**30, cost: str = "0.5") -> TrainingFigures:
+    return TrainingFigures(
         trained_parameters=1_234_567,
         learning_rate=2e-3,
         steps=60,
@@ -77,7 +77,7 @@ def test_markdown_is_one_table_with_its_notes() -> None:
     assert widths == {len(filled_columns(rows))}
     assert "1.5000 ± 0.7071" in lines[2]
     assert "1,234,567" in lines[2]
-    assert lines[3].startswith(f"| qlora | 0 | {NOTHING} |")
+    assert lines[3].startswith(f"| qlora | 0 | {EMPTY_CELL} |")
     assert lines[4] == ""
     assert all(line.startswith("- ") for line in lines[5:])
 

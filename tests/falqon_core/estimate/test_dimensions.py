@@ -16,7 +16,7 @@ from transformers import (
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
 from falqon_core.estimate.adapter import adapter_size
-from falqon_core.estimate.dimensions import DEFAULTS, FUSED, ModelDimensions
+from falqon_core.estimate.dimensions import CONFIG_DEFAULTS, FUSED_MODEL_TYPES, ModelDimensions
 from tests.falqon_core.families.models import FAMILIES
 
 SIZES = {
@@ -102,7 +102,9 @@ def test_what_is_no_decoder_is_refused(change: dict[str, Any]) -> None:
         ModelDimensions.from_config({"model_type": "t5"})
 
 
-@pytest.mark.parametrize("kind", [*DEFAULTS, *FUSED, "granite", "llama", "olmo2"])
+@pytest.mark.parametrize(
+    "kind", [*CONFIG_DEFAULTS, *FUSED_MODEL_TYPES, "granite", "llama", "olmo2"]
+)
 def test_what_a_config_does_not_say_is_what_transformers_takes(kind: str) -> None:
     plain = AutoConfig.for_model(kind)
     config = {
@@ -114,7 +116,9 @@ def test_what_a_config_does_not_say_is_what_transformers_takes(kind: str) -> Non
     )
 
     assert dimensions.num_kv_heads == plain.num_key_value_heads
-    assert dimensions.head_dim == (plain.head_dim if "head_dim" in DEFAULTS.get(kind, {}) else 2)
+    assert dimensions.head_dim == (
+        plain.head_dim if "head_dim" in CONFIG_DEFAULTS.get(kind, {}) else 2
+    )
     assert dimensions.tied_embeddings == plain.tie_word_embeddings
 
 

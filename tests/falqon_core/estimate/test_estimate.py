@@ -22,7 +22,7 @@ from falqon_core.estimate.estimate import (
 )
 from falqon_core.estimate.memory import training_memory_bytes
 from falqon_core.estimate.prices import PRICES
-from falqon_core.estimate.throughput import Measured, Throughput
+from falqon_core.estimate.throughput import MeasuredMedian, Throughput
 
 SMALL = ModelDimensions(
     hidden_size=576, intermediate_size=1536, num_layers=30, num_heads=9, num_kv_heads=3,
@@ -225,8 +225,8 @@ def test_the_first_job_of_the_small_model_takes_what_such_jobs_took(seconds: flo
 
 MEASURED = Throughput(
     n=7,
-    tokens_per_second=Measured(median=500.0, factor=1.25),
-    overhead_seconds=Measured(median=40.0, factor=2.0),
+    tokens_per_second=MeasuredMedian(median=500.0, factor=1.25),
+    overhead_seconds=MeasuredMedian(median=40.0, factor=2.0),
 )
 
 
@@ -271,8 +271,10 @@ def test_measured_bands_surround_what_is_expected(
 ) -> None:
     speed = Throughput(
         n=1,
-        tokens_per_second=Measured(median=rate, factor=factor),
-        overhead_seconds=Measured(median=overhead[0], factor=overhead[1]) if overhead else None,
+        tokens_per_second=MeasuredMedian(median=rate, factor=factor),
+        overhead_seconds=MeasuredMedian(median=overhead[0], factor=overhead[1])
+        if overhead
+        else None,
     )
     recipe = Recipe(num_epochs=1).resolved(1000)
     result = estimate(

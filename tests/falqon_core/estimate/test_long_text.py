@@ -6,7 +6,7 @@ import pytest
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.inspection import OverlapCount
 from falqon_core.estimate.estimate import CHARACTERS_PER_TOKEN
-from falqon_core.estimate.long_text import Amount, amount_from_lengths, amount_with_overlap
+from falqon_core.estimate.long_text import EpochAmount, amount_from_lengths, amount_with_overlap
 from falqon_core.records.file_check import FileReport, check_file
 
 COUNTS = [
@@ -41,7 +41,7 @@ def test_sequences_are_estimated_from_the_lengths_of_texts(spread: float, share:
 
 def test_only_texts_have_lengths() -> None:
     assert check_file([b'{"prompt": "a", "completion": "b"}']).text_lengths == {}
-    assert amount_from_lengths({}, 7, Recipe(text_overlap_tokens=64)) == Amount(0, 7)
+    assert amount_from_lengths({}, 7, Recipe(text_overlap_tokens=64)) == EpochAmount(0, 7)
     assert FileReport.model_validate_json(report_of([1, 2, 3]).model_dump_json()).text_lengths == {
         1: 1,
         2: 2,
@@ -55,4 +55,4 @@ def test_only_texts_have_lengths() -> None:
 def test_an_overlap_lies_between_those_that_were_counted(
     overlap: int, amount: tuple[int, int]
 ) -> None:
-    assert amount_with_overlap(COUNTS, overlap) == Amount(*amount)
+    assert amount_with_overlap(COUNTS, overlap) == EpochAmount(*amount)

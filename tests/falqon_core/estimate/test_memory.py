@@ -10,7 +10,7 @@ from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import (
     HOST_BLOCK_BYTES,
-    MAX_AUTOMATIC_MICROBATCH,
+    MAX_AUTOMATIC_MICROBATCH_TOKENS,
     fit_recipe,
     host_base_bytes,
     largest_fitting,
@@ -48,7 +48,7 @@ def test_the_largest_microbatch_fits_and_the_next_does_not(
     if tokens_fitting is None:
         assert needs(base.model_copy(update={"microbatch_tokens": length}), is_cpu) > num_bytes
     else:
-        ceiling = max(length, MAX_AUTOMATIC_MICROBATCH["cpu" if is_cpu else "gpu"])
+        ceiling = max(length, MAX_AUTOMATIC_MICROBATCH_TOKENS["cpu" if is_cpu else "gpu"])
         assert length <= tokens_fitting <= ceiling
         assert (
             needs(base.model_copy(update={"microbatch_tokens": tokens_fitting}), is_cpu)

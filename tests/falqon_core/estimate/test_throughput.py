@@ -3,7 +3,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from falqon_core.estimate.throughput import LEAST_FACTOR, Sample, throughput
+from falqon_core.estimate.throughput import LEAST_FACTOR, ThroughputSample, throughput
 
 
 def test_nothing_measured_is_nothing_known() -> None:
@@ -11,7 +11,9 @@ def test_nothing_measured_is_nothing_known() -> None:
 
 
 def test_the_median_ignores_one_attempt_that_went_wrong() -> None:
-    rate_band = throughput([Sample(rate, None) for rate in (100.0, 101.0, 99.0, 100.0, 1.0)])
+    rate_band = throughput(
+        [ThroughputSample(rate, None) for rate in (100.0, 101.0, 99.0, 100.0, 1.0)]
+    )
 
     assert rate_band is not None
     assert (rate_band.n, rate_band.tokens_per_second.median, rate_band.overhead_seconds) == (
@@ -24,7 +26,8 @@ def test_the_median_ignores_one_attempt_that_went_wrong() -> None:
 
 def test_the_band_narrows_with_the_number_of_attempts() -> None:
     factors = [
-        throughput([Sample(100.0, 1.0)] * n).tokens_per_second.factor for n in (1, 2, 4, 100)
+        throughput([ThroughputSample(100.0, 1.0)] * n).tokens_per_second.factor
+        for n in (1, 2, 4, 100)
     ]
 
     assert factors[0] == 1.5
@@ -34,7 +37,7 @@ def test_the_band_narrows_with_the_number_of_attempts() -> None:
 
 def test_attempts_that_differ_widen_it() -> None:
     even, uneven = (
-        throughput([Sample(rate, None) for rate in rates])
+        throughput([ThroughputSample(rate, None) for rate in rates])
         for rates in ((100.0,) * 4, (50.0, 80.0, 120.0, 200.0))
     )
 
@@ -43,12 +46,12 @@ def test_attempts_that_differ_widen_it() -> None:
 
 @given(
     st.lists(
-        st.builds(Sample, st.floats(1e-3, 1e7), st.none() | st.floats(0, 1e6)),
+        st.builds(ThroughputSample, st.floats(1e-3, 1e7), st.none() | st.floats(0, 1e6)),
         min_size=1,
         max_size=30,
     )
 )
-def test_a_rate_is_between_those_measured(samples: list[Sample]) -> None:
+def test_a_rate_is_between_those_measured(samples: list[ThroughputSample]) -> None:
     rate_band = throughput(samples)
 
     rates = [sample.tokens_per_second for sample in samples]

@@ -5,7 +5,7 @@ from huggingface_hub import ModelCard
 
 from falqon_core.contract.config import ObjectiveName, Recipe
 from falqon_core.data.summary import DataSummary
-from falqon_core.export.model_card import MAX_TABLE_ROWS, TrainingRow, thinned, write_model_card
+from falqon_core.export.model_card import MAX_TABLE_ROWS, TrainingRow, thin_rows, write_model_card
 from falqon_core.export.provenance import Fields
 
 SUMMARY = DataSummary(longest=64, num_truncated=3, num_left_out=2, num_validation_records=120)
@@ -115,7 +115,7 @@ def test_long_tables_are_thinned_but_keep_validations() -> None:
         TrainingRow(step, 1.0, 1.0 if step % 100 == 50 else None, 1e-3) for step in range(1, 1001)
     ]
 
-    table = thinned(rows)
+    table = thin_rows(rows)
 
     assert table[0] == rows[0]
     assert table[-1] == rows[-1]
@@ -124,4 +124,4 @@ def test_long_tables_are_thinned_but_keep_validations() -> None:
     ]
     assert len(table) <= MAX_TABLE_ROWS + 10
     every = [row._replace(valid_loss=1.0) for row in rows]
-    assert len(thinned(every)) == MAX_TABLE_ROWS
+    assert len(thin_rows(every)) == MAX_TABLE_ROWS

@@ -20,7 +20,7 @@ from falqon_core.importers.importer import import_model
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.train.checkpoint import load_checkpoint
 from falqon_core.train.data import load_data
-from falqon_core.train.exporter import restored_model
+from falqon_core.train.exporter import restore_model
 from falqon_core.train.model import load_tokenizer
 from falqon_core.train.trainer import Trainer
 from falqon_core.verification.capture import capture_reference
@@ -119,7 +119,7 @@ def test_continued_is_uninterrupted(trained: Trained, tmp_path: Path) -> None:
 
 def test_the_certificate_is_green(trained: Trained) -> None:
     tokenizer = load_tokenizer(trained.base)
-    model = restored_model(trained.base, load_checkpoint(trained.checkpoint), CPU)
+    model = restore_model(trained.base, load_checkpoint(trained.checkpoint), CPU)
     data = load_data(trained.config, tokenizer, lambda text: None)
 
     reference = capture_reference(model, tokenizer, None, data.train)

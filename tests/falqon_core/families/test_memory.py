@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 
 from falqon_core.contract.config import Recipe
 from falqon_core.data.microbatch import collate
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import training_memory_bytes
 from falqon_core.methods import create_method
@@ -54,12 +54,12 @@ class Storages(TorchDispatchMode):
 def kept_bytes(config: PreTrainedConfig) -> int:
     """Return what is alive between forward and backward of one microbatch."""
     model = random_model(config)
-    model.set_attn_implementation(attention.NAME)
+    model.set_attn_implementation(attention.ATTENTION_NAME)
     create_method(RECIPE).prepare(model, [])
     weights = [*model.parameters(), *model.buffers()]
     own = {tensor.untyped_storage()._cdata for tensor in weights}
     ids = np.arange(3, 3 + LENGTH, dtype=np.int32)
-    microbatch = collate([Sequence(ids + row, ids > 0) for row in range(ROWS)], True)
+    microbatch = collate([TokenSequence(ids + row, ids > 0) for row in range(ROWS)], True)
     gc.freeze()  # what follows alone may be garbage
     with Storages() as storages:
         loss, _ = microbatch_loss(model, microbatch)

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from falqon_core.contract.errors import ModelError
 from falqon_core.importers.folder import move_model
-from falqon_core.importers.importer import BUILTIN, import_model
+from falqon_core.importers.importer import BUILTIN_MODEL, import_model
 
 
 def edit_json(path: Path, **changes: Any) -> None:
@@ -52,7 +52,7 @@ def test_a_folder_is_copied_without_what_is_not_needed(tiny_folder: Path) -> Non
 
 
 def test_the_builtin_model(tmp_path: Path, tiny_folder: Path) -> None:
-    import_model(BUILTIN, tmp_path / "model")
+    import_model(BUILTIN_MODEL, tmp_path / "model")
 
     assert (tmp_path / "model" / "model.safetensors").read_bytes() == (
         tiny_folder / "model.safetensors"
@@ -70,7 +70,7 @@ def test_a_model_that_llama_cpp_does_not_load_is_imported_and_says_so(tiny_folde
     assert "has a sliding window, which its GGUF would not have. vLLM on the worker" in note
 
 
-@pytest.mark.parametrize("source", [BUILTIN, "folder"])
+@pytest.mark.parametrize("source", [BUILTIN_MODEL, "folder"])
 def test_an_output_that_exists_is_refused(source: str, tiny_folder: Path) -> None:
     (tiny_folder.parent / "model").mkdir()
 

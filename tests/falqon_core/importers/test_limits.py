@@ -11,7 +11,7 @@ import pytest
 
 from falqon_core.contract.errors import ModelError
 from falqon_core.importers import limits
-from falqon_core.importers.limits import limited, size_of
+from falqon_core.importers.limits import limit_resources, size_of
 from tests.support.backend import ROOT
 
 
@@ -25,22 +25,25 @@ def state() -> tuple[object, ...]:
 
 
 def test_what_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SECONDS", 0.1)
+    monkeypatch.setattr(limits, "BASE_SECONDS", 0.1)
     before = state()
 
-    with pytest.raises(ModelError, match="took more than 0 s, the limit for its size"), limited(0):
+    with (
+        pytest.raises(ModelError, match="took more than 0 s, the limit for its size"),
+        limit_resources(0),
+    ):
         time.sleep(10)
     assert state() == before
 
 
 def test_a_library_that_catches_everything_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "SECONDS", 0.1)
+    monkeypatch.setattr(limits, "BASE_SECONDS", 0.1)
 
     def swallow() -> None:
         with contextlib.suppress(Exception):
             time.sleep(10)
 
-    with pytest.raises(ModelError, match="took more than"), limited(0):
+    with pytest.raises(ModelError, match="took more than"), limit_resources(0):
         swallow()
 
 
@@ -51,17 +54,17 @@ def test_what_takes_too_much_memory_is_refused(
     monkeypatch.setattr(limits, "MEMORY_BYTES", 2**26)
     with (tmp_path / "large").open("wb+") as file:
         file.truncate(2**31)
-        with limited(0), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
+        with limit_resources(0), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
             pass  # a file that is looked into does not count
     before = state()
 
     with (
         pytest.raises(ModelError, match=r"more than 0\.1 GiB of memory, the limit for its size"),
-        limited(0),
+        limit_resources(0),
     ):
         bytearray(2**28)
     assert state() == before
-    with limited(2**24):
+    with limit_resources(2**24):
         bytearray(2**28)
 
 
@@ -69,8 +72,8 @@ def test_what_cannot_be_interrupted_is_ended_by_the_kernel() -> None:
     program = (
         "import os; os.cpu_count = lambda: 1\n"
         "from falqon_core.importers import limits\n"
-        "limits.SECONDS = 0.1; limits.CPU_SECONDS_MORE = 1\n"
-        "with limits.limited(0): sum(range(10**12))"
+        "limits.BASE_SECONDS = 0.1; limits.EXTRA_CPU_SECONDS = 1\n"
+        "with limits.limit_resources(0): sum(range(10**12))"
     )
 
     done = subprocess.run(

@@ -55,7 +55,7 @@ def fp8_weight(sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool
 def tiny_model(
     name: str,
     dtype: torch.dtype = torch.bfloat16,
-    attn_implementation: str = attention.NAME,
+    attn_implementation: str = attention.ATTENTION_NAME,
     **sizes: int,
 ) -> PreTrainedModel:
     torch.manual_seed(0)

@@ -42,7 +42,7 @@ def decoder_layer_noise(device: torch.device, hidden: int, num_tokens: int) -> d
     def model(dtype: torch.dtype) -> PreTrainedModel:
         torch.manual_seed(0)
         network = AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16, attn_implementation=attention.NAME
+            config, dtype=torch.bfloat16, attn_implementation=attention.ATTENTION_NAME
         ).eval()
         for linear in network.modules():
             if isinstance(linear, nn.Linear):

@@ -13,7 +13,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.meld import linear, packed_weight
 from falqon_core.meld.convert import convert_to_melded, swap_blocks
 from falqon_core.meld.fused import (
-    FUSING,
+    FUSING_OPERATORS,
     FusedDecoderLayer,
     normed_linears,
     normed_qkv,
@@ -106,7 +106,7 @@ def test_an_input_that_needs_a_gradient_gets_the_same() -> None:
 @pytest.mark.usefixtures("on_codes")
 def test_the_kernels_take_these_operands_and_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gate and up are columns of a wider product, scales are slices. Up to a code now and then."""
-    operators = (*FUSING, rms_norm_backward, quantize_codes)
+    operators = (*FUSING_OPERATORS, rms_norm_backward, quantize_codes)
     model = tiny_model("llama", **ALIGNED, num_hidden_layers=1).to(KERNEL_DEVICE)
     melded(model)
     (layer,) = model.model.layers
@@ -252,7 +252,7 @@ def test_layers_that_are_melded_in_part_are_not_fused(target_modules: tuple[str,
 
 
 @pytest.mark.usefixtures("on_codes")
-@pytest.mark.parametrize("kernel", FUSING, ids=lambda kernel: kernel.name)
+@pytest.mark.parametrize("kernel", FUSING_OPERATORS, ids=lambda kernel: kernel.name)
 def test_a_layer_is_not_fused_where_a_kernel_that_fuses_is_wrong(
     kernel: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

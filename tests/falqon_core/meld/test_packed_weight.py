@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from falqon_core.meld import packed_weight
-from falqon_core.meld.base import Base, keep_base
+from falqon_core.meld.base import BaseWeight, keep_base
 from falqon_core.meld.host_arena import arena_bytes
 from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.linear import MeldedLinear, call_together, meld
@@ -75,7 +75,7 @@ def group(
             index if len(sizes) > 1 else 0,
             None,
             0.5,
-            Base(weight) if rule.keeps_base else None,
+            BaseWeight(weight) if rule.keeps_base else None,
         )
         with torch.no_grad():
             rule.start(layer, weight, a)
@@ -246,7 +246,7 @@ def test_a_base_in_host_memory_passes_in_blocks(
     bases = [layer.base.values for layer in layers if layer.base is not None]
     host = HostBase(arena_bytes(bases), DEVICE, block_bytes=5 * bases[0][0].nbytes)
     for layer, base in zip(layers, bases, strict=True):
-        layer.base = Base(host.place(base), host=host)
+        layer.base = BaseWeight(host.place(base), host=host)
     if is_locked:
         host.lock()
     qdata = layers[0].packed.get_buffer("qdata")[: sum(SIZES)]

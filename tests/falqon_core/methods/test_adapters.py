@@ -106,8 +106,8 @@ def test_a_weight_that_is_cast_for_every_product_is_merged_as_it_is_kept(name: s
     assert torch.equal(layer.merged_weight(), base.float())
     x = torch.eye(base.shape[1], dtype=torch.bfloat16)
     with torch.no_grad():
-        torch.testing.assert_close(layer.base(x).t(), layer.base.dequantized(), rtol=0.01, atol=0)
-    error = (layer.base.dequantized() - base).float().norm() / base.float().norm()
+        torch.testing.assert_close(layer.base(x).t(), layer.base.dequantize(), rtol=0.01, atol=0)
+    error = (layer.base.dequantize() - base).float().norm() / base.float().norm()
     assert 0.01 < error < 0.05
 
 
@@ -143,7 +143,7 @@ def test_qlora_computes_with_what_bitsandbytes_dequantizes() -> None:
     base = tiny_model("llama with biases", **SIZES).get_submodule(DOWN).weight.detach()
     packed, state = quantize_4bit(base, quant_type="nf4", compress_statistics=True)
     _, method = prepared("qlora")
-    weight = method.layers[DOWN].base.dequantized()
+    weight = method.layers[DOWN].base.dequantize()
     assert torch.equal(weight, dequantize_4bit(packed, state))
     x = torch.randn(3, 96, dtype=torch.bfloat16, requires_grad=True)
     method.layers[DOWN].base(x).sum().backward()

@@ -6,7 +6,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Microbatch, microbatches
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 from falqon_core.meld import linear
 from falqon_core.methods.falqon import (
     A_RELATIVE_RATE,
@@ -25,7 +25,7 @@ def batch(packing: bool, seed: int = 0) -> list[Microbatch]:
     for length in (9, 14, 5):
         ids = torch.randint(3, 97, (length,), generator=generator).to(torch.int32).numpy()
         mask = (torch.arange(length) > 2).numpy()
-        sequences.append(Sequence(ids, mask))
+        sequences.append(TokenSequence(ids, mask))
     return microbatches(sequences, 64, packing)
 
 
@@ -47,7 +47,7 @@ def test_filling_a_row_changes_neither_loss_nor_counts() -> None:
     model = tiny_model("smollm", torch.float32)
     (plain,) = batch(packing=True)
     sequences = [
-        Sequence(
+        TokenSequence(
             plain.input_ids[0, start:end].to(torch.int32).numpy(),
             (torch.arange(end - start) > 2).numpy(),
         )
@@ -209,7 +209,7 @@ def test_a_model_on_codes_trains_as_its_simulation_on_the_cpu(
             monkeypatch.setattr(linear, "new_packed_weight", fp8_weight)
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16, attn_implementation=attention.NAME
+            config, dtype=torch.bfloat16, attn_implementation=attention.ATTENTION_NAME
         ).eval()
         method = Falqon(recipe)
         method.prepare(model, [])

@@ -10,8 +10,6 @@ def test_it_computes_with_the_format_that_its_recipe_names() -> None:
     for name, format in FORMATS.items():
         recipe = Recipe(method="fp6_lora", rank=4, weight_format=name).resolved(10)
         base = Fp6Lora(recipe).create_base("down_proj", weight, {})
-        scaled = base.dequantized().float() / (
-            weight.float().abs().amax(1, True) / format.max_value
-        )
+        scaled = base.dequantize().float() / (weight.float().abs().amax(1, True) / format.max_value)
         distances = (scaled[..., None] - format.values).abs().amin(-1)
         assert (distances <= scaled.abs() / 256).all(), "rounded to bf16 and no more"

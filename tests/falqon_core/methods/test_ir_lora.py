@@ -70,12 +70,12 @@ def test_what_a_checkpoint_holds_is_not_searched_again(options: dict[str, Any]) 
     weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0)).bfloat16()
     method = IrLora(recipe_of(**options))
     searched = method.create_base(NAME, weight, {})
-    (choice,) = searched.searched().values()
+    (choice,) = searched.search_results().values()
     assert choice.unique().numel() > 1
     stored = method.create_base(NAME, weight, {"choice": torch.full_like(choice, 7)})
-    assert torch.equal(*stored.searched().values(), torch.full_like(choice, 7))
-    assert not torch.equal(stored.dequantized(), searched.dequantized())
-    error = (searched.dequantized() - weight).norm() / weight.norm()
+    assert torch.equal(*stored.search_results().values(), torch.full_like(choice, 7))
+    assert not torch.equal(stored.dequantize(), searched.dequantize())
+    error = (searched.dequantize() - weight).norm() / weight.norm()
     assert error < 0.12
 
 

@@ -42,7 +42,7 @@ def reference(x: Tensor, base: Tensor, layer: Int4Linear) -> Tensor:
 def test_it_computes_the_authors_formula_within_the_rounding_of_the_minima() -> None:
     method = prepared(torch.float32)
     layer = method.layers[DOWN]
-    base = layer.base.dequantized()
+    base = layer.base.dequantize()
     disturb(layer)
     method.after_step()
     x = torch.randn(5, 7, 96, generator=torch.Generator().manual_seed(2))
@@ -56,7 +56,7 @@ def test_it_computes_the_authors_formula_within_the_rounding_of_the_minima() -> 
 def test_gradients_are_those_of_the_authors_formula() -> None:
     method = prepared(torch.float32)
     layer = method.layers[DOWN]
-    base = layer.base.dequantized()
+    base = layer.base.dequantize()
     disturb(layer)
     x = torch.randn(5, 7, 96, generator=torch.Generator().manual_seed(2))
     weights = torch.randn(5, 7, 64, generator=torch.Generator().manual_seed(3))
@@ -67,7 +67,7 @@ def test_gradients_are_those_of_the_authors_formula() -> None:
     x.requires_grad_()
     method.after_step()
     (grad_x,) = torch.autograd.grad((layer(x) * weights).sum(), x)
-    torch.testing.assert_close(grad_x, weights @ layer.base.dequantized())
+    torch.testing.assert_close(grad_x, weights @ layer.base.dequantize())
 
 
 def test_codes_stay_and_a_step_says_how_many_minima_changed() -> None:
@@ -115,7 +115,7 @@ def test_a_group_size_that_does_not_fit_is_refused_with_those_that_do(
 def test_as_an_ordinary_adapter_it_is_the_same_model(tmp_path: Path) -> None:
     method = prepared(torch.float32)
     layer = method.layers[DOWN]
-    base = layer.base.dequantized()
+    base = layer.base.dequantize()
     disturb(layer)
     method.after_step()
     save_file(method.state(), tmp_path / "method.safetensors")

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Microbatch, microbatches
-from falqon_core.data.sequences import Pair, Sequence
+from falqon_core.data.sequences import Pair, TokenSequence
 from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives import mean_figures
 from falqon_core.objectives.dpo import Dpo
@@ -19,9 +19,9 @@ LENGTHS = ((9, 14), (5, 4), (12, 7))
 PROMPT = 3
 
 
-def half(length: int, generator: torch.Generator) -> Sequence:
+def half(length: int, generator: torch.Generator) -> TokenSequence:
     ids = torch.randint(3, 97, (length,), generator=generator).to(torch.int32).numpy()
-    return Sequence(ids, (torch.arange(length) >= PROMPT).numpy())
+    return TokenSequence(ids, (torch.arange(length) >= PROMPT).numpy())
 
 
 def pairs(reference: bool = True) -> list[Pair]:
@@ -45,7 +45,7 @@ def whole(packing: bool) -> Microbatch:
     return microbatch
 
 
-def direct_log_probability(model: PreTrainedModel, sequence: Sequence) -> Tensor:
+def direct_log_probability(model: PreTrainedModel, sequence: TokenSequence) -> Tensor:
     """Of one answer, from all logits of a model in fp64."""
     ids = torch.from_numpy(sequence.input_ids.astype("int64"))[None]
     log_probabilities = model(ids).logits[0].log_softmax(-1)

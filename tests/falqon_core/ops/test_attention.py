@@ -24,8 +24,8 @@ def qkv(
 def test_output_and_gradients_match_masked_sdpa(
     length: int, window: int | None, short: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "SHORT", short)
-    monkeypatch.setattr(attention, "BLOCK", block)
+    monkeypatch.setattr(attention, "MAX_SHORT_TOKENS", short)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
     inputs = qkv(2, length)
     distance = torch.arange(length)[:, None] - torch.arange(length)
     mask = (distance >= 0) & (distance < (window or length))
@@ -50,7 +50,7 @@ def test_output_and_gradients_match_masked_sdpa(
 def test_capped_scores_match_their_formula(
     length: int, window: int | None, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attention, "BLOCK", block)
+    monkeypatch.setattr(attention, "QUERY_BLOCK", block)
     inputs = qkv(2, length)
     query, key, value = inputs
     distance = torch.arange(length)[:, None] - torch.arange(length)

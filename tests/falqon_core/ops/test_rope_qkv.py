@@ -3,12 +3,8 @@ import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from falqon_core.ops.rope_qkv import (
-    rotate_qkv_,
-    rotate_qkv_triton,
-    unrotate_qkv_codes,
-    unrotate_qkv_codes_triton,
-)
+from falqon_core.ops.rope_qkv import rotate_qkv_, rotate_qkv_triton
+from falqon_core.ops.rope_qkv_backward import unrotate_qkv_codes, unrotate_qkv_codes_triton
 from tests.falqon_core.ops.devices import (
     KERNEL_DEVICE,
     assert_close_codes,

@@ -14,7 +14,7 @@ from torch import Tensor
 from falqon_core.contract.errors import FalqonError, OutOfMemory, as_falqon_error
 from falqon_core.ops import self_check
 from falqon_core.ops.dispatch import operator, operators
-from falqon_core.ops.samples import Sample, result_alone
+from falqon_core.ops.samples import SampleInput, result_alone
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def doubling() -> operator[Any, Tensor]:
     def double(x: Tensor) -> Tensor:
         return 2 * x
 
-    double.tried_on(lambda draw: [Sample((draw.normal(3, 5),), result_alone)])
+    double.tried_on(lambda draw: [SampleInput((draw.normal(3, 5),), result_alone)])
     return double
 
 

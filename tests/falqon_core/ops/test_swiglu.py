@@ -8,12 +8,14 @@ from falqon_core.ops.swiglu import (
     swiglu,
     swiglu_backward,
     swiglu_backward_triton,
+    swiglu_forward,
+    swiglu_forward_triton,
+)
+from falqon_core.ops.swiglu_codes import (
     swiglu_codes_backward,
     swiglu_codes_backward_triton,
     swiglu_codes_forward,
     swiglu_codes_forward_triton,
-    swiglu_forward,
-    swiglu_forward_triton,
 )
 from tests.falqon_core.ops.devices import (
     KERNEL_DEVICE,

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
 
 from falqon_core.bench.model import dimensions_of, llama_7b
-from falqon_core.bench.steps import Setup, workloads
+from falqon_core.bench.steps import StepSetup, workloads
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import GPU_ROW_MULTIPLE, Microbatch, microbatches
 from falqon_core.data.sequences import Item, Pair
@@ -48,7 +48,7 @@ class Case:
         return Recipe.model_validate(options | dict(self.options)).resolved(16)
 
     def microbatches(self, num_layers: int) -> list[Microbatch]:
-        load = workloads(Setup(config=with_layers(self.config, num_layers)))[self.packed]
+        load = workloads(StepSetup(config=with_layers(self.config, num_layers)))[self.packed]
         items: list[Item] = list(load.records)
         if self.dpo:
             pairs = zip(load.records[::2], load.records[1::2], strict=True)

@@ -66,7 +66,7 @@ def trace_step(
 def _melded_model(config: PretrainedConfig, recipe: Recipe) -> tuple[PreTrainedModel, Falqon]:
     with torch.device(DEVICE):
         model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.bfloat16, attn_implementation=attention.NAME
+            config, dtype=torch.bfloat16, attn_implementation=attention.ATTENTION_NAME
         )
     model.eval().requires_grad_(False)
     if recipe.activation_checkpointing:

@@ -10,7 +10,7 @@ from transformers import LlamaConfig
 from falqon_core.bench.model import random_model
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import microbatches
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 from falqon_core.meld import linear
 from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives.supervised import Supervised
@@ -42,7 +42,9 @@ def trained(recipe: Recipe) -> tuple[list[float], dict[str, torch.Tensor]]:
     optimizer = Optimizer(method.parameters(), weight_decay=0.0, max_grad_norm=1.0)
     generator = np.random.Generator(np.random.PCG64(0))
     records = [
-        Sequence(generator.integers(3, 64, length, dtype=np.int32), np.ones(length, dtype=bool))
+        TokenSequence(
+            generator.integers(3, 64, length, dtype=np.int32), np.ones(length, dtype=bool)
+        )
         for length in (2, 4, 2)
     ]
     batches = microbatches(records, 64, True, 8)

@@ -12,7 +12,7 @@ from tests.falqon_core.families.models import FAMILIES, GEMMA, SIZES, random_mod
 
 def our_model(config: PreTrainedConfig) -> PreTrainedModel:
     model = random_model(config)
-    model.set_attn_implementation(attention.NAME)
+    model.set_attn_implementation(attention.ATTENTION_NAME)
     return model
 
 
@@ -20,7 +20,7 @@ def our_model(config: PreTrainedConfig) -> PreTrainedModel:
 def test_every_family_agrees_and_keeps_its_attention(name: str) -> None:
     model = our_model(FAMILIES[name])
     check_agreement(model)
-    assert model.config._attn_implementation == attention.NAME
+    assert model.config._attn_implementation == attention.ATTENTION_NAME
 
 
 def test_a_model_whose_tokens_see_later_ones_is_refused() -> None:

@@ -10,7 +10,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError, DatasetError
 from falqon_core.train import compare
 from falqon_core.train.choices import measure_accuracy, read_questions
-from falqon_core.train.compare import Run, parse_factors, parse_methods, recipe_of
+from falqon_core.train.compare import ComparisonRun, parse_factors, parse_methods, recipe_of
 from falqon_core.train.model import load_base_model, load_tokenizer
 from tests.falqon_core.train.processes import run_as_fork
 
@@ -58,9 +58,9 @@ def test_methods_are_trained_once_and_stand_in_one_table(
 
 def test_a_method_takes_the_options_that_it_has() -> None:
     base = Recipe.model_validate({"rank": 8, "a_init": "gradient", "max_steps": 5})
-    lora = recipe_of(base, Run("lora", 1e-3, 7))
+    lora = recipe_of(base, ComparisonRun("lora", 1e-3, 7))
     assert (lora.rank, lora.max_steps, lora.a_init, lora.seed) == (8, 5, None, 7)
-    assert recipe_of(base, Run("falqon", 1e-3, 7)).a_init == "gradient"
+    assert recipe_of(base, ComparisonRun("falqon", 1e-3, 7)).a_init == "gradient"
 
 
 @pytest.mark.parametrize("text", ["", "1,x", "0", "-1", "inf", "nan"])
@@ -71,7 +71,7 @@ def test_factors_are_positive_numbers(text: str) -> None:
 
 def test_a_rate_that_no_recipe_may_have_is_refused() -> None:
     with pytest.raises(ConfigError, match="lora-rate-2-seed-0: learning_rate") as caught:
-        recipe_of(Recipe(), Run("lora", 2.0, 0))
+        recipe_of(Recipe(), ComparisonRun("lora", 2.0, 0))
     assert caught.value.param == "learning_rate"
 
 

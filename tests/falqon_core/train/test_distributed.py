@@ -31,7 +31,7 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
 )
-from falqon_core.train.distributed import ALONE, ProcessGroup, join_process_group, shares
+from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group, shares
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.train.processes import ranks, write_config
 
@@ -338,10 +338,10 @@ def test_a_variable_that_is_missing_is_named(
 def test_without_torchrun_the_world_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with join_process_group() as world:
-        assert world is ALONE
-    assert ALONE.share(["one", "two"]) == ["one", "two"]
-    assert ALONE.all_reduce_sum(1.5, 2) == [1.5, 2]
-    with pytest.raises(ZeroDivisionError), ALONE.barrier_or_raise():
+        assert world is SINGLE_PROCESS
+    assert SINGLE_PROCESS.share(["one", "two"]) == ["one", "two"]
+    assert SINGLE_PROCESS.all_reduce_sum(1.5, 2) == [1.5, 2]
+    with pytest.raises(ZeroDivisionError), SINGLE_PROCESS.barrier_or_raise():
         _ = 1 / 0
 
 

@@ -15,7 +15,7 @@ from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import LossNotFinite
 from falqon_core.contract.messages import Message, StepMetrics
 from falqon_core.data.microbatch import Microbatch, microbatches, plan_microbatches
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 from falqon_core.importers.tokenizer import load_tokenizer
 from falqon_core.objectives.supervised import Supervised
 from falqon_core.train.evaluate import evaluate
@@ -62,7 +62,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_training(
 def test_one_forward_pass_is_held_at_a_time(packing: bool) -> None:
     """And it is counted as its tensors would be."""
     masks = [np.arange(size) % 3 == 1 for size in (5, 2, 9, 7, 1)]
-    sequences = [Sequence(np.arange(len(mask), dtype=np.int32), mask) for mask in masks]
+    sequences = [TokenSequence(np.arange(len(mask), dtype=np.int32), mask) for mask in masks]
     plan = plan_microbatches(sequences, 10, packing)
     whole = microbatches(sequences, 10, packing)
     assert len(plan.groups) == len(whole) > 1

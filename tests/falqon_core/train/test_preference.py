@@ -25,11 +25,11 @@ from falqon_core.data.dataset import load_dataset
 from falqon_core.train import reference
 from falqon_core.train.checkpoint import load_checkpoint, save_checkpoint
 from falqon_core.train.data import Datasets
-from falqon_core.train.distributed import ALONE
+from falqon_core.train.distributed import SINGLE_PROCESS
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.reference import compute_reference, log_probabilities
 from falqon_core.train.report import describe
-from falqon_core.train.signals import StopRequested
+from falqon_core.train.signals import StoppedBeforeFirstStep
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.train.preferences import write_preferences
 from tests.falqon_core.train.test_trainer import of
@@ -164,7 +164,7 @@ def test_the_reference_is_what_the_model_says_of_each_record_alone(
     model = load_base_model(tiny_folder)
     data = Datasets(load_dataset(preference_file, load_tokenizer(tiny_folder), 64), None)
 
-    values = compute_reference(model, data, recipe, ALONE, lambda _: None, lambda: False)
+    values = compute_reference(model, data, recipe, SINGLE_PROCESS, lambda _: None, lambda: False)
 
     references = values["reference.train"]
     assert references.shape == (30, 2)
@@ -189,7 +189,7 @@ def test_it_says_how_far_it_is_and_stops_before_the_first_step(
     texts = [message.text for message in of(Log, messages)]
     assert len(texts) > 2
     assert texts[-1] == "reference: 30 of 30 pairs are read"
-    with pytest.raises(StopRequested):
+    with pytest.raises(StoppedBeforeFirstStep):
         run("stopped", stop_after=0)
     assert not (tmp_path / "stopped/checkpoints").exists()
 

@@ -79,7 +79,7 @@ def test_its_weights_are_bit_for_bit_those_that_were_trained_with(
     back = load_file(tmp_path / "back" / "model.safetensors")
     base = load_file(tiny_folder / "model.safetensors")
     for name, layer in method.layers.items():
-        assert torch.equal(back[f"{name}.weight"], layer.base.dequantized()), name
+        assert torch.equal(back[f"{name}.weight"], layer.base.dequantize()), name
     others = base.keys() - {f"{name}.weight" for name in method.layers}
     assert any("down_proj" in name for name in others)
     assert all(torch.equal(back[name], base[name]) for name in others)

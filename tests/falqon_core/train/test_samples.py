@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.messages import Evaluated, Message, Sampled, StepMetrics
 from falqon_core.data.dataset import load_dataset
-from falqon_core.data.sequences import Sequence
+from falqon_core.data.sequences import TokenSequence
 from falqon_core.generate import generate
 from falqon_core.methods.falqon import Falqon
 from falqon_core.train.model import load_base_model, load_tokenizer
@@ -65,12 +65,12 @@ def test_texts_are_the_records_and_bounded(tiny_folder: Path) -> None:
     mask = np.zeros(len(ids), dtype=bool)
     mask[2 * len(words) : 4 * len(words)] = True
     mask[-2:] = True
-    (sample,) = complete(model, tokenizer, [Sequence(ids, mask)], 2, 3)
+    (sample,) = complete(model, tokenizer, [TokenSequence(ids, mask)], 2, 3)
     assert sample.prompt == "lamps and bells " * 2
     assert sample.expected == "lamps and bells " * 2
     assert len(sample.completion) <= MAX_CHARACTERS
     mask[:-1] = False
-    (long,) = complete(model, tokenizer, [Sequence(ids, mask)], 1, 512)
+    (long,) = complete(model, tokenizer, [TokenSequence(ids, mask)], 1, 512)
     assert len(long.prompt) <= MAX_CHARACTERS
     assert generate(model, ids, 512, None).size <= 3, "it ends where the model's positions end"
 

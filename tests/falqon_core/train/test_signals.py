@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from falqon_core.train.signals import Stopping
+from falqon_core.train.signals import StopSignal
 
 
 @pytest.fixture(autouse=True)
@@ -17,14 +17,14 @@ def _handlers() -> Iterator[None]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_a_stop_request(number: signal.Signals) -> None:
-    stopping = Stopping(watch_parent=True)
+    stopping = StopSignal(watch_parent=True)
     assert not stopping()
     os.kill(os.getpid(), number)
     assert stopping()
 
 
 def test_a_second_interrupt_is_an_order_and_a_second_sigterm_is_not() -> None:
-    stopping = Stopping(watch_parent=False)
+    stopping = StopSignal(watch_parent=False)
     os.kill(os.getpid(), signal.SIGTERM)
     os.kill(os.getpid(), signal.SIGTERM)
     assert stopping()

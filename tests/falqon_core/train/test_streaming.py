@@ -13,7 +13,7 @@ from falqon_core.meld.convert import convert_to_melded, swap_blocks, target_line
 from falqon_core.meld.init import gradient_sketches
 from falqon_core.meld.update import update_rule
 from falqon_core.train.model import load_base_model
-from falqon_core.train.streaming import streamed_layers
+from falqon_core.train.streaming import stream_layers
 
 META = torch.device("meta")
 IDS = torch.arange(3, 35).view(2, 16)
@@ -23,7 +23,7 @@ def sketches_of(folder: Path, streamed: bool) -> dict[str, torch.Tensor]:
     model = load_base_model(folder, streamed=streamed).requires_grad_(False)
     with gradient_sketches(model, target_linears(model, None), 4, 1) as sketches:
         if streamed:
-            with streamed_layers(model):
+            with stream_layers(model):
                 model(IDS, use_cache=False).logits.square().mean().backward()
         else:
             model(IDS, use_cache=False).logits.square().mean().backward()
@@ -52,7 +52,7 @@ def test_weights_come_a_layer_at_a_time_and_codes_stay(
     weights = [linear.weight for linear in linears_of(model)]
     others = [x for x in model.parameters() if not any(x is weight for weight in weights)]
 
-    with torch.no_grad(), streamed_layers(model):
+    with torch.no_grad(), stream_layers(model):
         logits = model(IDS.to(META), use_cache=False).logits
 
     assert logits.device == META

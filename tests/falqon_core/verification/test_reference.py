@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from falqon_core.importers.tokenizer import load_tokenizer
-from falqon_core.verification.reference import CANARY, canary_prompt
+from falqon_core.verification.reference import CANARY_TEXT, canary_prompt
 
 
 @pytest.mark.parametrize(
@@ -20,4 +20,4 @@ def test_a_template_that_takes_no_question_leaves_plain_text(
 ) -> None:
     tokenizer = load_tokenizer(tiny_folder)
     tokenizer.chat_template = template
-    assert canary_prompt(tokenizer).tolist() == tokenizer(CANARY)["input_ids"]
+    assert canary_prompt(tokenizer).tolist() == tokenizer(CANARY_TEXT)["input_ids"]

@@ -24,7 +24,7 @@ from falqon_core.contract.methods import METHODS
 from falqon_core.train import exporter
 from falqon_core.train.checkpoint import Checkpoint, load_checkpoint
 from falqon_core.train.data import load_data
-from falqon_core.train.exporter import describe_doubt, describe_training, restored_model
+from falqon_core.train.exporter import describe_doubt, describe_training, restore_model
 from falqon_core.train.model import load_tokenizer
 from falqon_core.train.trainer import Trainer
 from falqon_core.verification.capture import capture_reference
@@ -67,7 +67,7 @@ def train(
     assert Trainer(config, output, lambda message: None, lambda: False).run() == ExitCode.DONE
     checkpoint = load_checkpoint(output / "checkpoints" / "4")
     tokenizer = load_tokenizer(tiny)
-    model = restored_model(tiny, checkpoint, torch.device("cpu"))
+    model = restore_model(tiny, checkpoint, torch.device("cpu"))
     training, validation = load_data(config, tokenizer, lambda text: None)
     return Trained(
         config,

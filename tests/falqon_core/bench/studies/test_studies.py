@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from falqon_core.bench.studies.breakdown import COLUMNS, measure_breakdown, part_of
 from falqon_core.bench.studies.costs import study_costs
-from falqon_core.bench.studies.overhead import Sizes, study_overhead
+from falqon_core.bench.studies.overhead import ProductSizes, study_overhead
 from falqon_core.bench.studies.plot import draw_bars
 from falqon_core.bench.studies.run import run_study
 from falqon_core.cli import app
@@ -30,7 +30,7 @@ def test_costs_tell_where_the_papers_days_and_dollars_part() -> None:
 
 
 def test_overhead_measures_each_product_and_is_drawn(tmp_path: Path) -> None:
-    sizes = Sizes(tokens=32, linears=((32, 48),), ranks=(16,), seconds=0.0)
+    sizes = ProductSizes(tokens=32, linears=((32, 48),), ranks=(16,), seconds=0.0)
     study = study_overhead(CPU, sizes, lambda _: None)
     labels = ["32 x 48: linear", "32 x 48: A, rank 16", "32 x 48: B, rank 16"]
     assert study.bars.labels == labels
