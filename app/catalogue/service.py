@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app.auth import audit
 from app.auth.caller import Caller
 from app.base.errors import Forbidden, IllegalState, InvalidRequest, NotFound
-from app.catalogue import internal_repository, naming, repository
+from app.catalogue import naming, repository
 from app.catalogue.listing import ModelLists
 from app.catalogue.schemas import NOT_SERVABLE, ModelDeleted, ModelObject
 from app.garbage import orphans
@@ -62,7 +62,7 @@ def get(session: Session, project_id: str, model_id: str) -> Model:
 
 def exists(session: Session, model_id: str) -> bool:
     """Return whether any project has a model of this id."""
-    model = internal_repository.get(session, model_id)
+    model = repository.find_in_any_project(session, model_id)
     return model is not None and model.deleted_at is None
 
 

@@ -16,7 +16,7 @@ from app.catalogue.naming import fine_tuned_model_id
 from app.estimates import service as estimates
 from app.garbage import orphans
 from app.http.pagination import check_cursor
-from app.jobs import idempotency, repository
+from app.jobs import checkpoint_repository, idempotency, repository
 from app.jobs.events import NewEvent, append
 from app.jobs.gpus import limit_auto
 from app.jobs.plan import Plan, estimate_data, estimate_plan, plan_job
@@ -181,7 +181,7 @@ def num_using(session: Session, project_id: str, file_ids: Sequence[str]) -> dic
 
 def checkpoints(session: Session, job: Job, *, after: str | None, limit: int) -> list[Checkpoint]:
     check_cursor(after, "ftckpt_", "a checkpoint")
-    return repository.checkpoints(session, job.id, after=after, limit=limit)
+    return checkpoint_repository.newest_first(session, job.id, after=after, limit=limit)
 
 
 def attempt_with_log(session: Session, job: Job, number: int | None) -> Attempt | None:
@@ -204,7 +204,7 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
         raise IllegalState(
             f"The job is {_state(job)}; cancel it before you delete it.", code="job_not_ended"
         )
-    if (used := repository.live_job_from_checkpoint_of(session, job_id)) is not None:
+    if (used := checkpoint_repository.live_job_from(session, job_id)) is not None:
         other_id, user = used
         if user == project_id:
             whose, advice = other_id, "; cancel that one first"
@@ -216,7 +216,7 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
         )
     prefixes = [
         checkpoint.storage_prefix
-        for checkpoint in repository.checkpoints_of(session, [job_id])[job_id]
+        for checkpoint in checkpoint_repository.of_jobs(session, [job_id])[job_id]
     ]
     prefixes += [
         keys.log_prefix(project_id, job_id, attempt.number)
