@@ -36,7 +36,7 @@ from app.models.trainer_log import TrainerLog
 from app.models.worker import machine_of
 from app.notifier import wakeups
 from app.prices.service import price_of
-from app.usage import service as usage
+from app.usage import repository as usage
 from app.workers import service as workers
 from falqon_core.estimate.prices import Price
 from falqon_core.fault_points import fault

@@ -1,6 +1,5 @@
 """What callers do with models."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy.orm import Session
@@ -10,6 +9,8 @@ from app.auth.caller import Caller
 from app.base.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.catalogue import naming, repository
 from app.catalogue.listing import ModelLists
+from app.catalogue.repository import present as present
+from app.catalogue.repository import sizes as sizes
 from app.catalogue.schemas import NOT_SERVABLE, ModelDeleted, ModelObject
 from app.garbage import orphans
 from app.models import Model
@@ -81,16 +82,6 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
     """Find a model by its id, and others by a part of it among the newest."""
     rows = repository.search(session, project_id, text, limit=limit)
     return [ModelObject.of(row) for row in rows]
-
-
-def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[str]:
-    """Return those of the models that exist, the project's own and base models."""
-    return repository.present(session, project_id, model_ids)
-
-
-def sizes(session: Session, project_id: str, model_ids: Sequence[str]) -> dict[str, int]:
-    """Return the bytes of those of the project's own models that exist."""
-    return repository.sizes(session, project_id, model_ids)
 
 
 def trainable(session: Session, project_id: str) -> list[str]:

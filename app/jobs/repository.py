@@ -84,6 +84,7 @@ def of_studies(session: Session, project_id: str, study_ids: Sequence[str]) -> d
 
 
 def present(session: Session, project_id: str, job_ids: Sequence[str]) -> set[str]:
+    """Return those of the ids that are of jobs of the project, which may have been deleted."""
     return set(
         session.scalars(select(Job.id).where(Job.project_id == project_id, Job.id.in_(job_ids)))
     )

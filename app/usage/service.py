@@ -71,10 +71,6 @@ def _moment(seconds: int) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def book(session: Session, job_id: str, day: date) -> None:
-    repository.book(session, job_id, day)
-
-
 def read(
     session: Session, project_id: str | None, span: Span, group_by: Sequence[str] = ()
 ) -> list[Usage]:

@@ -79,7 +79,7 @@ def unscoped_ids_of(tree: ast.AST) -> Iterator[tuple[str, str]]:
                     yield function.name, name
 
 
-def test_a_row_that_a_caller_names_is_read_in_the_caller_s_project() -> None:
+def test_a_row_that_a_caller_names_is_read_in_the_project_of_the_caller() -> None:
     unscoped = set()
     for path in APP.rglob("*.py"):
         module = ".".join(path.relative_to(APP).with_suffix("").parts)
@@ -99,6 +99,6 @@ def test_a_row_that_a_caller_names_is_read_in_the_caller_s_project() -> None:
         ("return repository.find(session, job_id)", True),
     ],
 )
-def test_an_id_that_is_used_outside_the_project_is_reported(body: str, unscoped: bool) -> None:
+def test_an_id_first_used_outside_the_project_is_reported(body: str, unscoped: bool) -> None:
     tree = ast.parse(f"def act(caller: Caller, job_id: str) -> None: {body}")
     assert list(unscoped_ids_of(tree)) == ([("act", "job_id")] if unscoped else [])
