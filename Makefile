@@ -83,6 +83,7 @@ lint: setup
 	ruff check .
 	ruff format --check .
 	lint-imports --no-cache
+	@wc -l $$(git ls-files '*.py' ':!migrations') | awk '$$1 > 400 && $$2 != "total" {print "warning: " $$2 " has " $$1 " lines. Split it by idea, if it holds two."}'
 
 types: setup
 	mypy

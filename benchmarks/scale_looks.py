@@ -12,12 +12,7 @@ from app.auth import keys
 from app.auth.caller import Caller
 from app.base.database import Database
 from app.garbage import collector, events, orphans
-from app.jobs import (
-    claims,
-    internal_repository,
-    listing,
-    next_job,
-)
+from app.jobs import claims, listing, next_job
 from app.jobs import repository as jobs
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
@@ -128,7 +123,7 @@ def _claims(database: Database, filled: Filled) -> Iterator[Look]:
 def _relay(mine: Claim, step: NewEvent, session: Session) -> None:
     claims.append_trainer_events(session, mine, [step], 0, device_seconds=1.0)
     claims.update_attempt(session, mine, tokens=1)
-    internal_repository.last_event_seq(session, mine.job_id)
+    jobs.last_event_seq(session, mine.job_id)
 
 
 def _claim(session: Session) -> object:

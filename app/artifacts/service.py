@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from sqlalchemy.orm import Session
 
-from app.artifacts import archive, internal_repository, links, repository
+from app.artifacts import archive, links, repository
 from app.artifacts.links import Link, Links
 from app.artifacts.schemas import ArtifactObject, LinkObject, LinkRequest, Manifest
 from app.auth import keys
@@ -78,7 +78,7 @@ def _content_of(artifact: Artifact) -> Content:
 
 def of_model(session: Session, project_id: str, model_id: str) -> list[Artifact]:
     model = catalogue.get(session, project_id, model_id)
-    return internal_repository.of_model(session, model.id)
+    return repository.of_model(session, model.id)
 
 
 def get(

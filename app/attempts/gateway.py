@@ -25,9 +25,9 @@ from app.attempts.values import (
 from app.base.database import Database, now
 from app.base.settings import Settings
 from app.base.storage import Storage, keys
-from app.catalogue import internal_repository as catalogue
+from app.catalogue import repository as catalogue
 from app.garbage import orphans
-from app.jobs import claims, internal_repository, next_job
+from app.jobs import checkpoint_repository, claims, next_job, repository
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.jobs.next_job import NextJob
@@ -36,7 +36,7 @@ from app.models.trainer_log import TrainerLog
 from app.models.worker import machine_of
 from app.notifier import wakeups
 from app.prices.service import price_of
-from app.usage import service as usage
+from app.usage import repository as usage
 from app.workers import service as workers
 from falqon_core.estimate.prices import Price
 from falqon_core.fault_points import fault
@@ -155,7 +155,7 @@ class DirectGateway:
         event = NewEvent(f"Checkpoint of step {saved.step} saved", data=data)
 
         def write(session: Session) -> list[str] | None:
-            others = internal_repository.checkpoints_newest_first(session, job.id)
+            others = checkpoint_repository.of_job(session, job.id)
             # Written by a transaction whose success nobody was told of.
             if any(checkpoint.id == row.id for checkpoint in others):
                 return [] if claims.append_events(session, claim, []) else None
@@ -165,7 +165,7 @@ class DirectGateway:
                 columns = {"infra_failures": 0}
             if not claims.append_events(session, claim, [event], **columns):
                 return None
-            dropped = internal_repository.add_checkpoint(session, row, stored.keep)
+            dropped = checkpoint_repository.add(session, row, stored.keep)
             # Should they not be removed now.
             orphans.mark_orphaned(session, [f"{old}/" for old in dropped])
             return dropped
@@ -246,7 +246,7 @@ class DirectGateway:
             is_ours = result is not None and result is not False
             if is_ours:
                 usage.book(session, claim.job_id, now(session).date())
-            seq = internal_repository.last_event_seq(session, claim.job_id)
+            seq = repository.last_event_seq(session, claim.job_id)
         if is_ours and seq is not None:
             wakeups.publish(self.redis, claim.job_id, seq)
         return result

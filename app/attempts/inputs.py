@@ -2,11 +2,12 @@
 
 from sqlalchemy.orm import Session
 
-from app.artifacts import internal_repository as artifacts
+from app.artifacts import repository as artifacts
 from app.attempts.values import Inputs
-from app.catalogue import internal_repository as catalogue
+from app.catalogue import repository as catalogue
 from app.catalogue.naming import fine_tuned_model_id
-from app.jobs import internal_repository as jobs
+from app.jobs import checkpoint_repository as checkpoints
+from app.jobs import repository as jobs
 from app.models import Checkpoint, Job
 
 
@@ -14,16 +15,16 @@ def read(session: Session, job: Job) -> Inputs:
     bases: dict[str, tuple[Job, Checkpoint]] = {}
     root = job
     while (id_ := root.base_checkpoint_id) is not None:
-        row = jobs.find_checkpoint(session, id_)
+        row = checkpoints.find_with_job(session, id_)
         if row is None:
             break
         bases[id_] = row
         root = row[0]
-    model = catalogue.get(session, job.base_model_id)
+    model = catalogue.find_in_any_project(session, job.base_model_id)
     assert model is not None, "its row outlives its deletion"
     return Inputs(
         files=list(jobs.files_of(session, job).values()),
-        checkpoints=jobs.checkpoints_newest_first(session, job.id),
+        checkpoints=checkpoints.of_job(session, job.id),
         bases=bases,
         artifacts={root.base_model_id: artifacts.of_model(session, root.base_model_id)},
         base_config=model.config,

@@ -16,7 +16,7 @@ from app.attempts.values import Batch, Columns, Ending, Measured, Result
 from app.base.database import now
 from app.base.errors import InvalidRequest
 from app.base.settings import Settings
-from app.jobs import internal_repository
+from app.jobs import repository
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import File, Job
@@ -48,7 +48,7 @@ class Limits(NamedTuple):
     @classmethod
     def read(cls, session: Session, settings: Settings, job: Job, claim: Claim) -> Self:
         moment = now(session)
-        attempts = internal_repository.attempts(session, [job.id])[job.id]
+        attempts = repository.attempts(session, [job.id])[job.id]
         ages = [
             max(0.0, ((row.ended_at or moment) - row.created_at).total_seconds()) + SLACK_SECONDS
             for row in attempts

@@ -12,7 +12,7 @@ from app.base.database import Database
 from app.base.storage import Storage, Stored
 from app.files import service as files
 from app.garbage import orphans
-from app.jobs import internal_repository
+from app.jobs import repository
 from app.jobs.effective_steps import effective_steps
 from app.jobs.readings import number, step_of
 from app.models import File, Job, Purpose
@@ -56,7 +56,7 @@ def read_steps(session: Session, job_id: str) -> Steps:
     """Return what was measured at each step that counts."""
     effective = effective_steps(session, [job_id])[job_id]
     steps: Steps = {}
-    for attempt, data in internal_repository.metrics(session, job_id):
+    for attempt, data in repository.metrics(session, job_id):
         step = step_of(data)
         if step is not None and effective.include(attempt, step):
             steps.setdefault(step, {}).update(_columns(data))

@@ -20,7 +20,6 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from app.base.database import MAX_COUNTED, NUM_SEARCHED, UNSYNCED, now_plus
-from app.catalogue.internal_repository import add
 from app.models import Artifact, DatasetStatistics, Job, Model
 from app.models.base import JsonObject
 from app.models.job_lifecycle import LIVE
@@ -166,6 +165,12 @@ def sizes(session: Session, project_id: str, model_ids: Sequence[str]) -> dict[s
     return dict(session.execute(statement).all())
 
 
+def add(session: Session, model: Model, artifacts: Sequence[Artifact]) -> None:
+    session.add(model)
+    session.flush()
+    session.add_all(artifacts)
+
+
 def add_base(session: Session, model: Model, artifacts: Sequence[Artifact]) -> None:
     """Add a base model; one of its id that was deleted gives way, with what was counted for it."""
     is_deleted = (Model.id == model.id, Model.project_id.is_(None), Model.deleted_at.is_not(None))
@@ -183,6 +188,11 @@ def add_base(session: Session, model: Model, artifacts: Sequence[Artifact]) -> N
 
 def find(session: Session, project_id: str, model_id: str) -> Model | None:
     return session.scalars(_visible(project_id, model_id)).one_or_none()
+
+
+def find_in_any_project(session: Session, model_id: str) -> Model | None:
+    """Return the model, even a deleted one. No user names it: a worker does, by a row it has."""
+    return session.get(Model, model_id)
 
 
 def like(session: Session, project_id: str, *, start: str = "", end: str = "") -> list[Model]:

@@ -1,6 +1,5 @@
 """What callers do with models."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy.orm import Session
@@ -8,8 +7,10 @@ from sqlalchemy.orm import Session
 from app.auth import audit
 from app.auth.caller import Caller
 from app.base.errors import Forbidden, IllegalState, InvalidRequest, NotFound
-from app.catalogue import internal_repository, naming, repository
+from app.catalogue import naming, repository
 from app.catalogue.listing import ModelLists
+from app.catalogue.repository import present as present
+from app.catalogue.repository import sizes as sizes
 from app.catalogue.schemas import NOT_SERVABLE, ModelDeleted, ModelObject
 from app.garbage import orphans
 from app.models import Model
@@ -62,7 +63,7 @@ def get(session: Session, project_id: str, model_id: str) -> Model:
 
 def exists(session: Session, model_id: str) -> bool:
     """Return whether any project has a model of this id."""
-    model = internal_repository.get(session, model_id)
+    model = repository.find_in_any_project(session, model_id)
     return model is not None and model.deleted_at is None
 
 
@@ -81,16 +82,6 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
     """Find a model by its id, and others by a part of it among the newest."""
     rows = repository.search(session, project_id, text, limit=limit)
     return [ModelObject.of(row) for row in rows]
-
-
-def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[str]:
-    """Return those of the models that exist, the project's own and base models."""
-    return repository.present(session, project_id, model_ids)
-
-
-def sizes(session: Session, project_id: str, model_ids: Sequence[str]) -> dict[str, int]:
-    """Return the bytes of those of the project's own models that exist."""
-    return repository.sizes(session, project_id, model_ids)
 
 
 def trainable(session: Session, project_id: str) -> list[str]:

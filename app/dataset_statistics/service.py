@@ -1,7 +1,5 @@
 """What callers ask about the records of a file."""
 
-from collections.abc import Sequence
-
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
@@ -10,6 +8,8 @@ from app.base.errors import InvalidRequest
 from app.catalogue import service as catalogue
 from app.dataset_statistics import repository
 from app.dataset_statistics.repository import StatisticsKey
+from app.dataset_statistics.repository import exact_amount as exact_amount
+from app.dataset_statistics.repository import tokens_of as tokens_of
 from app.dataset_statistics.schemas import FileReportObject, InspectionObject
 from app.files import service as files
 from app.models import DatasetStatistics, File, FileStatus, Purpose
@@ -17,7 +17,6 @@ from app.operations import service as operations
 from app.services import Services
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.template_kwargs import read_template_kwargs, write_template_kwargs
-from falqon_core.estimate.long_text import EpochAmount
 
 MAX_IN_PROGRESS = 20  # of one project; each takes a worker minutes
 
@@ -92,17 +91,6 @@ def get_file(session: Session, project_id: str, file_id: str) -> File:
 
 def all_of(session: Session, file: File) -> list[InspectionObject]:
     return [InspectionObject.of(row) for row in repository.of_file(session, file.id)]
-
-
-def tokens_of(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:
-    return repository.tokens_of(session, project_id, file_ids)
-
-
-def exact_amount(
-    session: Session, file_id: str, model_id: str, recipe: Recipe
-) -> EpochAmount | None:
-    """Return what a file is to a model, where that was counted."""
-    return repository.exact_amount(session, file_id, model_id, recipe)
 
 
 def check_key(session: Session, project_id: str, key: StatisticsKey) -> None:

@@ -1,5 +1,5 @@
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
 from typing import TypeVar
 
@@ -12,6 +12,9 @@ from app.base.ids import new_id
 from app.base.storage import Stored, keys
 from app.files import repository
 from app.files.addresses import name_of
+from app.files.repository import names as names
+from app.files.repository import other_purposes as other_purposes
+from app.files.repository import search as search
 from app.files.tables import Table
 from app.garbage import orphans
 from app.models import File, FileCheck, FileImport, FileStatus, OperationStatus, Purpose
@@ -179,21 +182,6 @@ def get(session: Session, project_id: str, file_id: str) -> File:
     if file is None:
         raise NotFound(f"No such File object: {file_id}", param="id")
     return file
-
-
-def names(session: Session, project_id: str, ids: Sequence[str]) -> dict[str, str]:
-    """Return the names of those files that exist."""
-    return repository.names(session, project_id, ids)
-
-
-def other_purposes(session: Session, project_id: str) -> list[Purpose]:
-    """Return what files of the project are for that are neither for training nor its results."""
-    return repository.other_purposes(session, project_id)
-
-
-def search(session: Session, project_id: str, text: str, *, limit: int) -> list[File]:
-    """Find a file by its id, and others by a part of their id or name among the newest."""
-    return repository.search(session, project_id, text, limit=limit)
 
 
 def get_usable(session: Session, project_id: str, file_id: str, param: str) -> File:

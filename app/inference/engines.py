@@ -1,7 +1,5 @@
 """The engines that workers have loaded, as who administers them sees them."""
 
-from collections.abc import Sequence
-
 from sqlalchemy.orm import Session
 
 from app.auth import audit
@@ -10,6 +8,7 @@ from app.base.errors import NotFound
 from app.http.pagination import Page
 from app.inference import repository
 from app.inference.engine_schemas import EngineChange, EngineObject, EngineUnloaded
+from app.inference.repository import list_loaded as list_loaded
 from app.models import Engine
 from app.services import Services
 
@@ -34,11 +33,6 @@ def unload_engine(services: Services, caller: Caller, model_id: str) -> EngineUn
         unload(session, model_id)
         audit.record(session, caller, "engine.deleted", model_id)
     return EngineUnloaded(id=model_id)
-
-
-def list_loaded(session: Session, project_id: str | None) -> Sequence[Engine]:
-    """Return those of base models and of the project; None: of every project."""
-    return repository.loaded(session, project_id)
 
 
 def keep_loaded(session: Session, model_id: str, keep: bool) -> Engine:

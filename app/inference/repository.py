@@ -71,7 +71,7 @@ def give_up(session: Session, engine: Engine) -> None:
     session.execute(statement.values(lease_expires_at=now_plus(-1)), execution_options=UNSYNCED)
 
 
-def loaded(session: Session, project_id: str | None) -> Sequence[Engine]:
+def list_loaded(session: Session, project_id: str | None) -> Sequence[Engine]:
     """Return the engines of base models and of the project's own that are loaded or about to be,
     those used last first; with a project of None those of every project.
     """

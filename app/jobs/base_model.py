@@ -7,9 +7,9 @@ from sqlalchemy.orm import Session
 from app.base.errors import InvalidRequest, NotFound
 from app.catalogue import service as catalogue
 from app.catalogue.naming import fine_tuned_model_id
-from app.jobs import repository
+from app.jobs import checkpoint_repository, repository
+from app.jobs.checkpoint_repository import NamedCheckpoint
 from app.jobs.checkpoints import Name
-from app.jobs.repository import NamedCheckpoint
 from app.models import Checkpoint, Model
 from app.models.job_lifecycle import TERMINAL
 
@@ -35,7 +35,7 @@ def base_of(
             param="model",
             code="checkpoint_not_available",
         )
-    if repository.lacks_its_base(session, row.job):
+    if checkpoint_repository.lacks_its_base(session, row.job):
         raise InvalidRequest(
             f"model: '{name}' continues from a checkpoint that has been deleted.",
             param="model",
@@ -59,13 +59,13 @@ def own_checkpoint(session: Session, project_id: str, name: str) -> Checkpoint:
 
 def _own(session: Session, project_id: str, name: Name) -> NamedCheckpoint | None:
     return _newest_of_name(
-        name, repository.own_checkpoints(session, project_id, name.job_tail, name.step)
+        name, checkpoint_repository.find_own(session, project_id, name.job_tail, name.step)
     )
 
 
 def _permitted(session: Session, project_id: str, name: Name) -> NamedCheckpoint | None:
     return _newest_of_name(
-        name, repository.permitted_checkpoints(session, project_id, name.job_tail, name.step)
+        name, checkpoint_repository.find_permitted(session, project_id, name.job_tail, name.step)
     )
 
 

@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.base.settings import Settings
 from app.catalogue.naming import fine_tuned_model_id
-from app.jobs import queue_forecast, repository
+from app.jobs import checkpoint_repository, queue_forecast, repository
 from app.jobs.checkpoints import best_of
 from app.jobs.schemas import AttemptObject, CheckpointObject, JobObject
 from app.models import Checkpoint, Job
@@ -15,7 +15,7 @@ from app.models import Checkpoint, Job
 def to_objects(session: Session, settings: Settings, jobs: Sequence[Job]) -> list[JobObject]:
     begun = [job.id for job in jobs if job.attempt]
     attempts = repository.attempts(session, begun) if begun else {}
-    checkpoints = repository.checkpoints_of(session, begun) if begun else {}
+    checkpoints = checkpoint_repository.of_jobs(session, begun) if begun else {}
     names = {
         id_: repository.project_name(session, id_)
         for id_ in {job.project_id for job in jobs if checkpoints.get(job.id)}

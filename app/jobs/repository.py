@@ -1,8 +1,8 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, case, exists, func, select, true
+from sqlalchemy import Select, and_, case, func, select, true
 from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, aliased
 
@@ -11,8 +11,6 @@ from app.jobs.readings import is_step, number, step_of
 from app.jobs.requests import Filters
 from app.models import (
     Attempt,
-    Checkpoint,
-    CheckpointPermission,
     Event,
     File,
     Job,
@@ -22,7 +20,6 @@ from app.models import (
 )
 from app.models.base import JsonObject
 from app.models.event import CHUNK, WINDOW
-from app.models.job_lifecycle import TERMINAL
 from app.models.reported import json_number
 
 ROWS_AT_ONCE = 100  # each may be a chunk
@@ -30,16 +27,13 @@ MAX_SEQ = 2**30  # more than any job has
 _FIRST_SEQ = func.coalesce(Event.first_seq, Event.seq)
 
 
-class NamedCheckpoint(NamedTuple):
-    """A checkpoint with what its name is made of."""
-
-    checkpoint: Checkpoint
-    job: Job
-    project_name: str
-
-
 def find(session: Session, project_id: str, job_id: str) -> Job | None:
     return session.scalars(_own(project_id, job_id)).one_or_none()
+
+
+def find_in_any_project(session: Session, job_id: str) -> Job | None:
+    """Return the job. No user names it: a worker does, by a row that it has."""
+    return session.get(Job, job_id)
 
 
 def find_locked(session: Session, project_id: str, job_id: str) -> Job | None:
@@ -90,6 +84,7 @@ def of_studies(session: Session, project_id: str, study_ids: Sequence[str]) -> d
 
 
 def present(session: Session, project_id: str, job_ids: Sequence[str]) -> set[str]:
+    """Return those of the ids that are of jobs of the project, which may have been deleted."""
     return set(
         session.scalars(select(Job.id).where(Job.project_id == project_id, Job.id.in_(job_ids)))
     )
@@ -103,36 +98,17 @@ def lock_for_reading(session: Session, job_id: str) -> bool:
     )
 
 
-def live_job_from_checkpoint_of(session: Session, job_id: str) -> tuple[str, str] | None:
-    """Return the id and the project of a job that needs a checkpoint of this one, directly or
-    because it continues from one that did.
-    """
-    older = [job_id]
-    while older:
-        checkpoints = select(Checkpoint.id).where(Checkpoint.job_id.in_(older))
-        jobs = session.execute(
-            select(Job.id, Job.project_id, Job.status).where(
-                Job.base_checkpoint_id.in_(checkpoints)
-            )
-        ).all()
-        for id_, project_id, status in jobs:
-            if status not in TERMINAL:
-                return id_, project_id
-        older = [id_ for id_, _, _ in jobs]
-    return None
-
-
-def lacks_its_base(session: Session, job: Job) -> bool:
-    """Tell whether a checkpoint that the job builds on, directly or not, has been deleted."""
-    current: Job | None = job
-    while current is not None and current.base_checkpoint_id is not None:
-        checkpoint = session.get(Checkpoint, current.base_checkpoint_id)
-        current = session.get(Job, checkpoint.job_id) if checkpoint else None
-    return current is None
-
-
 def delete(session: Session, job_id: str) -> None:
     session.execute(sql_delete(Job).where(Job.id == job_id))
+
+
+def any_waits_or_runs(session: Session) -> bool:
+    live = Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
+    return session.scalar(select(Job.id).where(live).limit(1)) is not None
+
+
+def last_event_seq(session: Session, job_id: str) -> int | None:
+    return session.scalar(select(Job.last_event_seq).where(Job.id == job_id))
 
 
 def attempts(session: Session, job_ids: Sequence[str]) -> dict[str, list[Attempt]]:
@@ -264,47 +240,6 @@ def _metrics_rows(*columns: Any) -> Select[Any]:
     return select(*columns).where(Event.type.in_(["metrics", CHUNK]))
 
 
-def checkpoints_of(session: Session, job_ids: Sequence[str]) -> dict[str, list[Checkpoint]]:
-    grouped: dict[str, list[Checkpoint]] = {job_id: [] for job_id in job_ids}
-    for checkpoint in session.scalars(
-        select(Checkpoint).where(Checkpoint.job_id.in_(job_ids)).order_by(Checkpoint.id)
-    ):
-        grouped[checkpoint.job_id].append(checkpoint)
-    return grouped
-
-
-def own_checkpoints(
-    session: Session, project_id: str, job_tail: str, step: int
-) -> list[NamedCheckpoint]:
-    # By themselves the ids come from an index alone.
-    ids = session.scalars(
-        select(Job.id).where(Job.project_id == project_id, Job.id.endswith(job_tail))
-    ).all()
-    return _checkpoints_of_step(session, step, Job.id.in_(ids))
-
-
-def permitted_checkpoints(
-    session: Session, project_id: str, job_tail: str, step: int
-) -> list[NamedCheckpoint]:
-    permitted = exists().where(
-        CheckpointPermission.checkpoint_id == Checkpoint.id,
-        CheckpointPermission.project_id == project_id,
-    )
-    return _checkpoints_of_step(session, step, permitted, Job.id.endswith(job_tail))
-
-
-def checkpoints(
-    session: Session, job_id: str, *, after: str | None, limit: int
-) -> list[Checkpoint]:
-    statement = (
-        select(Checkpoint)
-        .where(Checkpoint.job_id == job_id)
-        .order_by(Checkpoint.id.desc())
-        .limit(limit + 1)
-    )
-    return list(session.scalars(statement.where(Checkpoint.id < after) if after else statement))
-
-
 def validating_with(session: Session, file_id: str) -> list[Job]:
     """Return them locked, so that two checks that end at once see each other's verdict."""
     uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
@@ -364,21 +299,6 @@ def files_of(session: Session, job: Job) -> dict[str, File]:
 
 def project_name(session: Session, project_id: str) -> str:
     return session.scalars(select(Project.name).where(Project.id == project_id)).one()
-
-
-def _checkpoints_of_step(
-    session: Session, step: int, *conditions: ColumnElement[bool]
-) -> list[NamedCheckpoint]:
-    """Return them newest first; the same step may have been reached by several attempts."""
-    statement = (
-        select(Checkpoint, Job, Project.name)
-        .join(Job, Job.id == Checkpoint.job_id)
-        .join(Project, Project.id == Job.project_id)
-    )
-    rows = session.execute(
-        statement.where(Checkpoint.step == step, *conditions).order_by(Checkpoint.id.desc())
-    )
-    return [NamedCheckpoint(*row) for row in rows]
 
 
 def _own(project_id: str, job_id: str) -> Select[Job]:

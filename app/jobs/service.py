@@ -1,4 +1,3 @@
-from collections.abc import Sequence
 from typing import Literal
 
 import structlog
@@ -16,17 +15,22 @@ from app.catalogue.naming import fine_tuned_model_id
 from app.estimates import service as estimates
 from app.garbage import orphans
 from app.http.pagination import check_cursor
-from app.jobs import idempotency, repository
+from app.jobs import checkpoint_repository, idempotency, repository
 from app.jobs.events import NewEvent, append
 from app.jobs.gpus import limit_auto
 from app.jobs.plan import Plan, estimate_data, estimate_plan, plan_job
+from app.jobs.repository import events_after as events_after
+from app.jobs.repository import messages as messages
+from app.jobs.repository import num_using as num_using
+from app.jobs.repository import of_studies as of_studies
+from app.jobs.repository import present as present
+from app.jobs.repository import using as using
 from app.jobs.requests import Filters
 from app.jobs.validation import finish_validation
 from app.models import (
     Attempt,
     Checkpoint,
     Desired,
-    Event,
     Job,
     JobMetadata,
     JobStatus,
@@ -138,11 +142,6 @@ def get(session: Session, project_id: str, job_id: str) -> Job:
     return job
 
 
-def present(session: Session, project_id: str, job_ids: Sequence[str]) -> set[str]:
-    """Return those of the ids that are of jobs of the project, which may have been deleted."""
-    return repository.present(session, project_id, job_ids)
-
-
 def page(
     session: Session, project_id: str, filters: Filters, *, after: str | None, limit: int
 ) -> list[Job]:
@@ -151,37 +150,14 @@ def page(
     return repository.newest_first(session, project_id, filters, after=after, limit=limit)
 
 
-def of_studies(session: Session, project_id: str, study_ids: Sequence[str]) -> dict[str, list[Job]]:
-    """Return the jobs of each study, in the order in which they were made."""
-    return repository.of_studies(session, project_id, study_ids)
-
-
-def events_after(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
-    return repository.events_after(session, job_id, after=after, limit=limit)
-
-
-def messages(
-    session: Session, job_id: str, *, limit: int, before: int | None = None
-) -> list[Event]:
-    return repository.messages(session, job_id, limit=limit, before=before)
-
-
 def model_id(session: Session, job: Job) -> str:
     """Return the id that the job's model has, or will have."""
     return fine_tuned_model_id(job, repository.project_name(session, job.project_id))
 
 
-def using(session: Session, project_id: str, file_id: str, *, limit: int) -> list[Job]:
-    return repository.using(session, project_id, file_id, limit=limit)
-
-
-def num_using(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:
-    return repository.num_using(session, project_id, file_ids)
-
-
 def checkpoints(session: Session, job: Job, *, after: str | None, limit: int) -> list[Checkpoint]:
     check_cursor(after, "ftckpt_", "a checkpoint")
-    return repository.checkpoints(session, job.id, after=after, limit=limit)
+    return checkpoint_repository.newest_first(session, job.id, after=after, limit=limit)
 
 
 def attempt_with_log(session: Session, job: Job, number: int | None) -> Attempt | None:
@@ -204,7 +180,7 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
         raise IllegalState(
             f"The job is {_state(job)}; cancel it before you delete it.", code="job_not_ended"
         )
-    if (used := repository.live_job_from_checkpoint_of(session, job_id)) is not None:
+    if (used := checkpoint_repository.live_job_from(session, job_id)) is not None:
         other_id, user = used
         if user == project_id:
             whose, advice = other_id, "; cancel that one first"
@@ -216,7 +192,7 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
         )
     prefixes = [
         checkpoint.storage_prefix
-        for checkpoint in repository.checkpoints_of(session, [job_id])[job_id]
+        for checkpoint in checkpoint_repository.of_jobs(session, [job_id])[job_id]
     ]
     prefixes += [
         keys.log_prefix(project_id, job_id, attempt.number)

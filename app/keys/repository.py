@@ -11,6 +11,7 @@ def find(session: Session, project_id: str | None, key_id: str) -> ApiKey | None
 
 
 def name_of(session: Session, project_id: str, key_id: str) -> str | None:
+    """Return the name of a key of the project, revoked or not."""
     mine = (ApiKey.project_id == project_id, ApiKey.id == key_id)
     return session.scalar(select(ApiKey.name).where(*mine))
 

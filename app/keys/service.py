@@ -13,6 +13,7 @@ from app.base.ids import new_id
 from app.base.settings import Settings
 from app.http.pagination import Page, invalid_cursor
 from app.keys import repository
+from app.keys.repository import name_of as name_of
 from app.keys.schemas import KeyCreated, KeyDeleted, KeyObject, KeyRequest
 from app.models import DEFAULT_PROJECT_ID, ApiKey, Project, Scope
 from app.projects import service as projects
@@ -108,11 +109,6 @@ def add_key(
     session.add(key)
     session.flush()
     return key, secret
-
-
-def name_of(session: Session, project_id: str, key_id: str) -> str | None:
-    """Return what the key of a project is called, revoked or not."""
-    return repository.name_of(session, project_id, key_id)
 
 
 def ensure_admin_key(database: Database, settings: Settings) -> str | None:

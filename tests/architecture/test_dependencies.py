@@ -47,7 +47,7 @@ def asked_for() -> dict[str, Requirement]:
 
 
 @pytest.mark.parametrize(("name", "floor"), FLOORS.items())
-def test_nothing_with_a_known_hole_is_asked_for_or_installed(name: str, floor: str) -> None:
+def test_no_required_or_installed_package_has_a_known_vulnerability(name: str, floor: str) -> None:
     specifiers = asked_for()[name].specifier
     (lowest,) = [
         Version(specifier.version)
@@ -83,25 +83,25 @@ def test_each_dependency_is_pinned_within_its_range(name: str, extras: tuple[str
         assert all(requirement.specifier.contains(version) for version in versions), requirement
 
 
-def test_the_images_install_what_the_tests_run_with() -> None:
+def test_the_images_install_the_versions_that_the_tests_run_with() -> None:
     api, worker, dev = (pins(name) for name, _ in LISTS)
     assert api.items() <= worker.items() <= dev.items()
 
 
-def test_the_changelog_begins_with_this_version() -> None:
+def test_the_changelog_begins_with_the_version_of_the_package() -> None:
     first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert first is not None
     assert first[1] == PROJECT["version"] == version("falqon")
 
 
 @pytest.mark.parametrize("name", FORBIDDEN)
-def test_what_must_not_be_there_is_not(name: str) -> None:
+def test_a_forbidden_package_is_neither_required_nor_installed(name: str) -> None:
     assert name not in asked_for(), FORBIDDEN[name]
     with pytest.raises(PackageNotFoundError):
         version(name)
 
 
-def test_the_embedded_server_and_that_of_compose_have_no_known_hole() -> None:
+def test_the_redis_servers_have_no_known_vulnerability() -> None:
     output = subprocess.run(
         [find_server(), "--version"], capture_output=True, text=True, check=True
     ).stdout

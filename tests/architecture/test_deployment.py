@@ -22,7 +22,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 STAGES = {stage.name: stage for stage in our_stages()}
 
 
-def test_every_build_target_exists_and_the_api_has_no_torch() -> None:
+def test_every_build_target_of_compose_exists_and_the_api_image_has_no_torch() -> None:
     stages = re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.M)
     targets = {
         service["build"]["target"] for service in COMPOSE["services"].values() if "build" in service
@@ -36,7 +36,7 @@ def test_every_build_target_exists_and_the_api_has_no_torch() -> None:
     )
 
 
-def test_services_start_in_order() -> None:
+def test_compose_starts_its_services_in_order() -> None:
     services = COMPOSE["services"]
     assert services["migrate"]["depends_on"]["db"]["condition"] == "service_healthy"
     for name in ("api", "worker", "worker-cpu-queue", "worker-without-gpu"):
@@ -45,7 +45,7 @@ def test_services_start_in_order() -> None:
         )
 
 
-def test_one_gpu_is_reserved_by_the_gpu_worker_alone() -> None:
+def test_the_gpu_worker_alone_reserves_a_gpu() -> None:
     reserving = {
         name: service["deploy"]
         for name, service in COMPOSE["services"].items()
@@ -57,7 +57,7 @@ def test_one_gpu_is_reserved_by_the_gpu_worker_alone() -> None:
     assert COMPOSE["services"]["worker-without-gpu"]["profiles"] == ["cpu"]
 
 
-def test_only_the_api_is_reachable_and_only_from_this_machine() -> None:
+def test_compose_publishes_only_the_api_and_only_on_localhost() -> None:
     ports = {
         name: service["ports"]
         for name, service in COMPOSE["services"].items()
@@ -67,13 +67,13 @@ def test_only_the_api_is_reachable_and_only_from_this_machine() -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports["api"])
 
 
-def test_required_variables_are_in_the_example() -> None:
+def test_the_env_example_has_every_required_variable() -> None:
     required = set(re.findall(r"\$\{(\w+):\?", (ROOT / "docker-compose.yml").read_text()))
     assert required == {"FALQON_ADMIN_KEY", "FALQON_SESSION_SECRET", "POSTGRES_PASSWORD"}
     assert required <= set(re.findall(r"^#? ?(\w+)=", (ROOT / ".env.example").read_text(), re.M))
 
 
-def test_the_image_is_built_from_everything_the_packages_need() -> None:
+def test_the_image_copies_every_package() -> None:
     allowed = set(re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.M))
     copied = {
         source
@@ -84,7 +84,7 @@ def test_the_image_is_built_from_everything_the_packages_need() -> None:
     assert all((ROOT / name).exists() for name in copied)
 
 
-def test_what_env_says_reaches_every_container_of_ours() -> None:
+def test_the_env_file_reaches_every_container_of_the_service() -> None:
     """AWS_… and FALQON_… among it; what compose must decide itself stands in `environment`, which
     wins.
     """
@@ -96,14 +96,14 @@ def test_what_env_says_reaches_every_container_of_ours() -> None:
     assert {"DATABASE_URL", "REDIS_URL", "FALQON_DATA_DIR"} <= set(COMPOSE["x-environment"])
 
 
-def test_no_password_stands_in_a_url() -> None:
+def test_no_url_of_compose_holds_a_password() -> None:
     for service in COMPOSE["services"].values():
         urls = [value for value in service.get("environment", {}).values() if "://" in value]
         assert not any("PASSWORD" in url for url in urls)
     assert COMPOSE["x-environment"]["PGPASSWORD"] == "${POSTGRES_PASSWORD:?set it in .env}"
 
 
-def test_dependencies_are_installed_before_the_code_comes() -> None:
+def test_the_image_installs_dependencies_before_it_copies_the_code() -> None:
     for stage in (STAGES["api"], STAGES["worker"]):
         lines = [
             f"{instruction.word} {instruction.rest}"
@@ -122,7 +122,7 @@ def test_dependencies_are_installed_before_the_code_comes() -> None:
     ], "a changed file of the code would end the cache"
 
 
-def test_the_image_that_trains_has_a_compiler_and_proves_it() -> None:
+def test_the_training_image_has_a_compiler_and_checks_it() -> None:
     lines = STAGES["worker"].arguments("RUN")
     (tools,) = [line for line in lines if "apt-get install" in line]
     assert {"gcc", "libc6-dev"} <= set(tools.split())
@@ -130,7 +130,7 @@ def test_the_image_that_trains_has_a_compiler_and_proves_it() -> None:
     assert importlib.util.find_spec("falqon_core.ops.toolchain")
 
 
-def test_every_service_says_how_it_is() -> None:
+def test_every_service_of_compose_has_a_health_check() -> None:
     for name in ("api", "worker"):
         assert len(STAGES[name].arguments("HEALTHCHECK")) == 1
     assert COMPOSE["services"]["migrate"]["healthcheck"] == {"disable": True}, (
@@ -140,7 +140,7 @@ def test_every_service_says_how_it_is() -> None:
 
 
 @pytest.mark.parametrize(("age", "is_well"), [(0, True), (60, True), (300, False), (None, False)])
-def test_a_worker_that_has_not_moved_for_two_minutes_is_ill(
+def test_the_health_check_fails_for_a_worker_that_has_stood_still_for_two_minutes(
     tmp_path: Path, age: int | None, is_well: bool
 ) -> None:
     """The command of the Dockerfile is run."""
@@ -157,7 +157,7 @@ def test_a_worker_that_has_not_moved_for_two_minutes_is_ill(
     assert done.returncode in (0, 1), "Docker keeps other codes for itself"
 
 
-def test_a_line_of_the_example_means_what_it_says_once_it_is_uncommented() -> None:
+def test_every_commented_line_of_the_env_example_is_a_valid_setting() -> None:
     lines = re.findall(r"^# ?([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.M)
     settings = {f"FALQON_{name}".upper() for name in Settings.model_fields}
     for name, value in lines:
@@ -175,7 +175,7 @@ def second_card() -> str:
     return str(lines)
 
 
-def test_a_second_card_gets_a_worker_by_the_lines_of_the_document() -> None:
+def test_the_documented_lines_add_a_worker_for_a_second_gpu() -> None:
     lines = second_card()
     second = yaml.load(lines, Loader=_Compose)["services"]["worker-1"]
     assert second["extends"] == {"file": "docker-compose.yml", "service": "worker"}
@@ -196,7 +196,7 @@ _Compose.add_constructor(
 @pytest.mark.skipif(
     shutil.which("docker-compose") is None, reason="no docker-compose on this machine"
 )
-def test_compose_reads_it_as_it_is_meant(tmp_path: Path) -> None:
+def test_docker_compose_parses_the_file_as_these_tests_do(tmp_path: Path) -> None:
     for name in ("docker-compose.yml", "Dockerfile"):
         shutil.copy(ROOT / name, tmp_path)
     lines = second_card()

@@ -29,7 +29,7 @@ WORKER = Path(__file__).parents[2] / "worker"
         ),
     ],
 )
-def test_a_fresh_process_stays_free_of(module: str, absent: set[str]) -> None:
+def test_importing_a_command_does_not_import_heavy_packages(module: str, absent: set[str]) -> None:
     program = f"import sys, {module}; sys.stdout.write(' '.join(sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
@@ -46,7 +46,7 @@ def imports_of(tree: ast.AST) -> Iterator[str]:
             yield from (f"{node.module}.{name.name}" for name in node.names)
 
 
-def test_statements_of_the_worker_stand_in_repositories() -> None:
+def test_the_worker_builds_no_sql_itself() -> None:
     others = [
         f"{path.relative_to(WORKER)}: {name}"
         for path in sorted(WORKER.rglob("*.py"))

@@ -64,7 +64,7 @@ def test_migrations_only_add(sent: Statements) -> None:
         assert unknown == [], f"{revision}: an older version would write rows without it"
 
 
-def test_an_index_on_rows_is_made_beside_those_who_write(sent: Statements) -> None:
+def test_migrations_build_indexes_concurrently(sent: Statements) -> None:
     """`migrations.operations.create_index` does it."""
     for revision, statements in sent.items():
         own = {match[1] for statement in statements if (match := TABLE.match(statement))}
@@ -74,7 +74,7 @@ def test_an_index_on_rows_is_made_beside_those_who_write(sent: Statements) -> No
         )
 
 
-def test_a_rule_that_is_broken_is_seen() -> None:
+def test_a_migration_that_breaks_a_rule_is_reported() -> None:
     taking = (
         "DROP TABLE jobs",
         "ALTER TABLE jobs DROP COLUMN a",

@@ -37,7 +37,7 @@ def is_there(name: str, beside: Path, names: set[str]) -> bool:
     return reached.exists() or any(path == tail or path.endswith(f"/{tail}") for path in names)
 
 
-def test_files_that_are_named_exist() -> None:
+def test_files_that_comments_and_documents_name_exist() -> None:
     names = set(tracked())
     missing = []
     for path in sorted(names):

@@ -1,115 +1,104 @@
-"""A query that serves a user names their project. Whoever adds one that does not says here why it
-need not.
+"""Rows that a caller names are read in the caller's project.
+
+A function that acts for a caller has a parameter `caller` or `project_id`. Each id that it is given
+beside that goes first to a call that gets the caller, the project or the id of a row that was read
+before; what is called later may rely on that. Repositories are left out: they are what is called.
 """
 
-import importlib
-import inspect
+import ast
+from collections.abc import Iterator
 from pathlib import Path
 
-APP = Path(__file__).parents[2] / "app"
-BEHIND_A_SCOPED_LOOK_UP = (
-    "its parent was found in the caller's project by the service that calls this"
-)
-BY_THE_SERVICE_ITSELF = "no user names the row: a worker or the reconciler does"
-BEFORE_ANY_PROJECT_IS_KNOWN = "it tells who asks"
-OF_THE_INSTALLATION = (
-    "what it answers belongs to no project: prices, measured rates, which projects there are, "
-    "how much waits"
-)
+import pytest
 
-WITHOUT_PROJECT = {
-    "artifacts.find": BEHIND_A_SCOPED_LOOK_UP,
-    "artifacts.replace": BEHIND_A_SCOPED_LOOK_UP,
-    "catalogue.add_base": BY_THE_SERVICE_ITSELF,
-    "catalogue.bases": OF_THE_INSTALLATION,
-    "catalogue.live_job_from": BEHIND_A_SCOPED_LOOK_UP,
-    "estimates.samples": OF_THE_INSTALLATION,
-    "exports.add": BEHIND_A_SCOPED_LOOK_UP,
-    "exports.complete": BY_THE_SERVICE_ITSELF,
-    "files.add_check": BEHIND_A_SCOPED_LOOK_UP,
-    "files.add_import": BEHIND_A_SCOPED_LOOK_UP,
-    "files.expired": BY_THE_SERVICE_ITSELF,
-    "files.get": BY_THE_SERVICE_ITSELF,
-    "files.imports_of": BEHIND_A_SCOPED_LOOK_UP,
-    "files.judge": BY_THE_SERVICE_ITSELF,
-    "files.mark_deleted": BEHIND_A_SCOPED_LOOK_UP,
-    "files.replace_content": BY_THE_SERVICE_ITSELF,
-    "files.withdraw_verdict": BEHIND_A_SCOPED_LOOK_UP,
-    "dataset_statistics.exact_amount": BEHIND_A_SCOPED_LOOK_UP,
-    "dataset_statistics.find": BEHIND_A_SCOPED_LOOK_UP,
-    "dataset_statistics.of_file": BEHIND_A_SCOPED_LOOK_UP,
-    "inference.ask_for": BEHIND_A_SCOPED_LOOK_UP,
-    "inference.end": OF_THE_INSTALLATION,
-    "inference.find": BEHIND_A_SCOPED_LOOK_UP,
-    "inference.find_ready": BEHIND_A_SCOPED_LOOK_UP,
-    "inference.give_up": BEHIND_A_SCOPED_LOOK_UP,
-    "inference.is_private": OF_THE_INSTALLATION,
-    "inference.keep_loaded": OF_THE_INSTALLATION,
-    "inference.note_use": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.attempts": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.checkpoints": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.checkpoints_of": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.delete": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.events_after": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.events_before": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.files_of": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.lacks_its_base": BY_THE_SERVICE_ITSELF,
-    "jobs.live_job_from_checkpoint_of": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.lock_for_reading": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.messages": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.metric": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.metrics": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.newest_metrics_step": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.step_before": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.steps_before": BEHIND_A_SCOPED_LOOK_UP,
-    "jobs.validating_with": BY_THE_SERVICE_ITSELF,
-    "keys.any_exists": BEFORE_ANY_PROJECT_IS_KNOWN,
-    "keys.holds_digest": BEFORE_ANY_PROJECT_IS_KNOWN,
-    "metrics.count_engines": OF_THE_INSTALLATION,
-    "metrics.count_operations": OF_THE_INSTALLATION,
-    "metrics.count_queued": OF_THE_INSTALLATION,
-    "metrics.count_running": OF_THE_INSTALLATION,
-    "metrics.count_unclaimed": OF_THE_INSTALLATION,
-    "metrics.longest_wait_seconds": OF_THE_INSTALLATION,
-    "metrics.oldest_lease_age_seconds": OF_THE_INSTALLATION,
-    "notifier.mark": BY_THE_SERVICE_ITSELF,
-    "notifier.oldest": BY_THE_SERVICE_ITSELF,
-    "permissions.add": BEHIND_A_SCOPED_LOOK_UP,
-    "permissions.delete": BEHIND_A_SCOPED_LOOK_UP,
-    "permissions.find": BEHIND_A_SCOPED_LOOK_UP,
-    "permissions.unknown_projects": OF_THE_INSTALLATION,
-    "prices.overrides": OF_THE_INSTALLATION,
-    "projects.book_attempt": BY_THE_SERVICE_ITSELF,
-    "projects.current_month": OF_THE_INSTALLATION,
-    "projects.device_seconds": BEHIND_A_SCOPED_LOOK_UP,
-    "projects.usages": BEHIND_A_SCOPED_LOOK_UP,
-    "stream.states": BEHIND_A_SCOPED_LOOK_UP,
-    "uploads.any_overdue": BY_THE_SERVICE_ITSELF,
-    "uploads.expire": BY_THE_SERVICE_ITSELF,
-    "uploads.parts": BEHIND_A_SCOPED_LOOK_UP,
-    "uploads.remove_parts": BEHIND_A_SCOPED_LOOK_UP,
-    "uploads.size_of_parts": BEHIND_A_SCOPED_LOOK_UP,
-    "usage.book": BY_THE_SERVICE_ITSELF,
-    "webhooks.claim": BY_THE_SERVICE_ITSELF,
-    "webhooks.deliveries": BEHIND_A_SCOPED_LOOK_UP,
-    "webhooks.delivery": BEHIND_A_SCOPED_LOOK_UP,
-    "webhooks.due": BY_THE_SERVICE_ITSELF,
-    "webhooks.give_up_pending": BEHIND_A_SCOPED_LOOK_UP,
-    "webhooks.record": BY_THE_SERVICE_ITSELF,
+APP = Path(__file__).parents[2] / "app"
+SCOPES = {"caller", "project_id"}
+IDS = ("_id", "_ids")
+
+INSTALLATION = "administrators of the installation change the rows of every project"
+READ_BEFORE = "its caller has read the row in the project"
+UNSCOPED = {
+    ("catalogue.service", "retrieve_model", "model_id"): "an alias of the settings, resolved first",
+    ("inference.engines", "change_engine", "model_id"): INSTALLATION,
+    ("inference.engines", "unload_engine", "model_id"): INSTALLATION,
+    ("inference.service", "look", "model_id"): READ_BEFORE,
+    ("model_imports.service", "add", "model_id"): "ids of models are unique in the installation",
+    ("stream.service", "follow_job", "job_id"): READ_BEFORE,
+    ("uploads.service", "_complete", "part_ids"): "parts of an upload that was read in the project",
+    ("web.pages.job", "_look", "job_id"): READ_BEFORE,
+    ("workers.service", "revoke_token", "token_id"): INSTALLATION,
 }
 
 
-def test_every_query_names_a_project_or_says_why_not() -> None:
+def functions_of(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def arguments_of(call: ast.Call) -> list[ast.expr]:
+    return [*call.args, *(keyword.value for keyword in call.keywords)]
+
+
+def is_name(node: ast.AST, *names: str) -> bool:
+    return isinstance(node, ast.Name) and node.id in names
+
+
+def is_value(call: ast.Call) -> bool:
+    """Return whether the call only makes a value, as `Filters(job_ids)` does."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
+    return name[:1].isupper() or name == "fullmatch"
+
+
+def is_scoped(call: ast.Call) -> bool:
+    return any(
+        is_name(node, *SCOPES) or (isinstance(node, ast.Attribute) and node.attr in {"id", *SCOPES})
+        for node in ast.walk(call)
+    )
+
+
+def first_call_with(function: ast.AST, name: str) -> ast.Call | None:
+    calls = [
+        (argument.lineno, argument.col_offset, call)
+        for call in ast.walk(function)
+        if isinstance(call, ast.Call) and not is_value(call)
+        for argument in arguments_of(call)
+        if is_name(argument, name)
+    ]
+    return min(calls, key=lambda place: place[:2])[2] if calls else None
+
+
+def unscoped_ids_of(tree: ast.AST) -> Iterator[tuple[str, str]]:
+    """Return the functions with the ids that they first use outside the project."""
+    for function in functions_of(tree):
+        parameters = [each.arg for each in ast.walk(function.args) if isinstance(each, ast.arg)]
+        if SCOPES & set(parameters):
+            for name in parameters:
+                call = first_call_with(function, name)
+                if name not in SCOPES and name.endswith(IDS) and call and not is_scoped(call):
+                    yield function.name, name
+
+
+def test_a_row_that_a_caller_names_is_read_in_the_project_of_the_caller() -> None:
     unscoped = set()
-    for path in APP.glob("*/repository.py"):
-        module = importlib.import_module(f"app.{path.parent.name}.repository")
-        for name, function in inspect.getmembers(module, inspect.isfunction):
-            parameters = inspect.signature(function).parameters
-            is_query = (
-                function.__module__ == module.__name__
-                and not name.startswith("_")
-                and "session" in parameters
-            )
-            if is_query and "project_id" not in parameters:
-                unscoped.add(f"{path.parent.name}.{name}")
-    assert unscoped == set(WITHOUT_PROJECT)
+    for path in APP.rglob("*.py"):
+        module = ".".join(path.relative_to(APP).with_suffix("").parts)
+        if not module.endswith("repository"):
+            ids = unscoped_ids_of(ast.parse(path.read_text()))
+            unscoped |= {(module, function, name) for function, name in ids}
+    assert unscoped == set(UNSCOPED)
+
+
+@pytest.mark.parametrize(
+    ("body", "unscoped"),
+    [
+        ("job = find(session, caller.project_id, job_id); delete(session, job_id)", False),
+        ("job = find(session, caller, job_id)", False),
+        ("return events(session, parent.id, job_id)", False),
+        ("delete(session, job_id); find(session, caller.project_id, job_id)", True),
+        ("return repository.find(session, job_id)", True),
+    ],
+)
+def test_an_id_first_used_outside_the_project_is_reported(body: str, unscoped: bool) -> None:
+    tree = ast.parse(f"def act(caller: Caller, job_id: str) -> None: {body}")
+    assert list(unscoped_ids_of(tree)) == ([("act", "job_id")] if unscoped else [])

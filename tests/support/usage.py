@@ -9,7 +9,7 @@ from app.jobs import claims
 from app.jobs.claims import Claim
 from app.models import Job
 from app.models.job_progress import JobProgress
-from app.usage import service as usage
+from app.usage import repository as usage
 from tests.support.job_columns import cost
 
 

@@ -13,7 +13,7 @@ import structlog
 from app.base.ids import new_id
 from app.base.processes.nvidia import card_environment
 from app.base.processes.subprocess_env import offline_environment
-from app.jobs import internal_repository as jobs
+from app.jobs import repository as jobs
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.messages import AnyMessage, StepMetrics

@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.base.database import AWAY
-from app.catalogue import internal_repository as catalogue
+from app.catalogue import repository as catalogue
 from app.inference import claims
 from app.models import Engine, EngineState, Model
 from falqon_core.contract.errors import UserError
@@ -103,7 +103,7 @@ class EngineRun:
 
     def _model(self) -> Model:
         with self._database.read() as session:
-            model = catalogue.get(session, self.model_id)
+            model = catalogue.find_in_any_project(session, self.model_id)
         if model is None or model.deleted_at is not None:
             raise PermanentError("model_not_found", "The model has been deleted meanwhile.")
         return model

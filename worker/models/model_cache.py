@@ -10,13 +10,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol, Self
 
-from app.artifacts import internal_repository as artifact_rows
+from app.artifacts import repository as artifact_rows
 from app.attempts.values import Inputs
 from app.base.database import Database
 from app.base.ids import new_id
 from app.base.private_dir import private_folder
 from app.base.settings import Settings
-from app.jobs import internal_repository
+from app.jobs import checkpoint_repository
 from app.models import Artifact, Checkpoint, Job
 from falqon_core.contract.formats import ConvertedFormat, MergedFormat
 from falqon_core.contract.layout import checkpoint_folder
@@ -49,7 +49,7 @@ class RowsOfDatabase:
 
     def find_checkpoint(self, checkpoint_id: str) -> tuple[Job, Checkpoint] | None:
         with self._database.read() as session:
-            return internal_repository.find_checkpoint(session, checkpoint_id)
+            return checkpoint_repository.find_with_job(session, checkpoint_id)
 
     def artifacts_of(self, model_id: str) -> Sequence[Artifact]:
         with self._database.read() as session:

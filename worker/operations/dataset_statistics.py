@@ -4,7 +4,7 @@ tokenizer and survives any file.
 
 from pathlib import Path
 
-from app.artifacts import internal_repository as artifact_rows
+from app.artifacts import repository as artifact_rows
 from app.files import repository as file_rows
 from app.models import DatasetStatistics
 from app.operations import claims

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.artifacts import repository as artifact_rows
-from app.artifacts.internal_repository import of_model as artifacts_of
 from app.base.storage import keys
 from app.catalogue import repository as catalogue
 from app.files import repository as files
 from app.garbage import orphans
-from app.jobs import internal_repository as jobs
+from app.jobs import repository as jobs
 from app.models import Artifact, Evaluation, File, Job
 from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationResult
 from app.operations import claims
@@ -91,7 +90,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
 
     def _job_and_file(self, operation: Evaluation) -> tuple[Job, File]:
         with self._database.read() as session:
-            job = jobs.find(session, operation.job_id)
+            job = jobs.find_in_any_project(session, operation.job_id)
             file = files.get(session, operation.file_id)
         if job is None:  # and its evaluations with it
             raise OperationAbandoned
@@ -123,7 +122,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         """Return the lines that the training held out, as the trainer chooses them."""
         assert job.recipe is not None, "a fraction was held out"
         with self._database.read() as session:
-            artifacts = artifacts_of(session, job.base_model_id)
+            artifacts = artifact_rows.of_model(session, job.base_model_id)
         small = [artifact for artifact in artifacts if not artifact.name.endswith(WEIGHTS)]
         fetch_artifacts(self._storage, small, folder / "model", heartbeat)
         config = TrainConfig(model=folder / "model", train_file=path, recipe=job.recipe)

@@ -7,11 +7,12 @@ from typing import NamedTuple
 import structlog
 from obstore.exceptions import BaseError
 
-from app.artifacts import internal_repository as artifact_rows
+from app.artifacts import repository as artifact_rows
 from app.base.storage import StorageAway, keys
-from app.catalogue import internal_repository as catalogue
+from app.catalogue import repository as catalogue
 from app.exports import repository
-from app.jobs import internal_repository
+from app.jobs import checkpoint_repository
+from app.jobs import repository as jobs
 from app.jobs.checkpoints import best_of
 from app.models import Artifact, Checkpoint, Export, Job, Model
 from app.models.base import JsonObject
@@ -64,12 +65,12 @@ class ExportHandler(OperationHandler[Export]):
 
     def _inputs(self, export: Export) -> ExportInputs:
         with self._database.read() as session:
-            job = internal_repository.find(session, export.job_id)
+            job = jobs.find_in_any_project(session, export.job_id)
             source_id = export.source
             if export.step is not None:
                 source_id = job.base_model_id if job else ""
-            source = catalogue.get(session, source_id)
-            checkpoints = internal_repository.checkpoints_newest_first(session, export.job_id)
+            source = catalogue.find_in_any_project(session, source_id)
+            checkpoints = checkpoint_repository.of_job(session, export.job_id)
             artifacts = artifact_rows.of_model(session, source_id)
         if source is None or (export.step is None and source.deleted_at is not None):
             raise PermanentError("model_not_found", "The model has been deleted meanwhile.")
