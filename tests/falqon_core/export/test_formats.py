@@ -46,7 +46,7 @@ RECIPE = {
     "batch_size": 8,
     "max_steps": 60,
     "num_epochs": 15,
-    "learning_rate": 0.02,
+    "learning_rate": 0.005,
     "checkpoint_every": 30,
 }
 
