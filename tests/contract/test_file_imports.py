@@ -105,8 +105,12 @@ LINES = b'{"text": "a"}\n{"text": "b"}\n'
 @pytest.mark.parametrize(
     ("name", "content", "lines"),
     [
-        ("rows.jsonl.gz", gzip.compress(LINES), "rows.jsonl"),
-        ("rows", gzip.compress(b'{"data": [{"text": "a"}, {"text": "b"}], "n": 2}'), "rows.jsonl"),
+        ("rows.jsonl.gz", gzip.compress(LINES, mtime=0), "rows.jsonl"),
+        (
+            "rows",
+            gzip.compress(b'{"data": [{"text": "a"}, {"text": "b"}], "n": 2}', mtime=0),
+            "rows.jsonl",
+        ),
         ("rows.jsonl", b'[{"text": "a"},\n {"text": "b"}]', "rows.jsonl"),
     ],
 )

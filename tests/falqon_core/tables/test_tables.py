@@ -53,9 +53,9 @@ def parquet(columns: dict[str, Any], **options: Any) -> bytes:
         ("rows.jsonl", b"[1]\n[2]", "jsonl"),
         ("rows.jsonl", b' {"data": [{"text": "a"}]}', "json"),
         ("rows.jsonl", b'{"data": {"text": "a"}}', "jsonl"),
-        ("rows.jsonl.gz", gzip.compress(b'{"text": "a"}'), "jsonl"),
-        ("rows.json", gzip.compress(b"[{}]"), "json"),
-        ("rows.csv.GZ", gzip.compress(b"a,b"), "csv"),
+        ("rows.jsonl.gz", gzip.compress(b'{"text": "a"}', mtime=0), "jsonl"),
+        ("rows.json", gzip.compress(b"[{}]", mtime=0), "json"),
+        ("rows.csv.GZ", gzip.compress(b"a,b", mtime=0), "csv"),
         ("rows.parquet.gz", b"\x1f\x8b\x08", "parquet"),
         ("rows.CSV", b"a,b", "csv"),
         ("rows.csv", b'{"text": "a"}', "jsonl"),
@@ -162,10 +162,10 @@ def test_gzip_is_unpacked_whole_and_bounded(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (gzip.compress(b"a" * 1000)[:-9], "ended before the end-of-stream marker"),
-        (gzip.compress(b"a") + b"rest", "Not a gzipped file"),
+        (gzip.compress(b"a" * 1000, mtime=0)[:-9], "ended before the end-of-stream marker"),
+        (gzip.compress(b"a", mtime=0) + b"rest", "Not a gzipped file"),
         (b"\x1f\x8b\x08\x00" + b"\xff" * 40, "invalid"),
-        (gzip.compress(b"a")[:-8] + bytes(8), "CRC check failed"),
+        (gzip.compress(b"a", mtime=0)[:-8] + bytes(8), "CRC check failed"),
     ],
 )
 def test_a_damaged_gzip_file_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
