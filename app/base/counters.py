@@ -1,18 +1,18 @@
-"""What a process counts and measures of itself, for Prometheus. `app/metrics/` reads what only the
-database knows.
+"""Counters and measurements of one process, for Prometheus. `app/metrics/` reads those that only
+the database has.
 
-Whatever belongs to a transaction is counted after its commit (`after_commit`). No label holds what
-a user chose.
+Counts that belong to a transaction are added after its commit (`after_commit`). No label holds a
+value chosen by a user.
 """
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-# a second series for each, of which no query is made
+# Would add a second time series for each, which no query uses.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 OTHER = "other"
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-# How attempts are lost. Programs in place of the trainer may name others.
+# Causes for which attempts are lost. Programs in place of the trainer may name others.
 LOSSES = {
     "worker_lost",
     "trainer_hung",

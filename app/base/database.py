@@ -39,25 +39,25 @@ from sqlalchemy.types import TypeDecorator
 
 from app.base.private_dir import private_folder
 
-# The database does not answer, has just cut us off, takes no writes, is full, or somebody else held
-# what we need for too long. The same may succeed a moment later; anything else that it says is a
-# fault of ours.
+# Errors that a retry may resolve: the database is unavailable, closed the connection, is read-only
+# or full, or a lock was held for too long. Any other error of the database is a defect of ours.
 AWAY = (OperationalError, InterfaceError, InternalError, TimeoutError)
 # An execution option of a statement: objects that the session has read stay as they are.
 UNSYNCED = {"synchronize_session": False}
 BUSY_TIMEOUT_MS = 5_000
-AFTER_COMMIT = "after_commit"  # in a session's `info`
-# Rows of a list are counted so far: nobody reads on, and counting all took most of a page's time.
+AFTER_COMMIT = "after_commit"  # key in a session's `info`
+# Largest count of the rows of a list: users do not page further, and counting all took most of a
+# page's time.
 MAX_COUNTED = 5_000
-# Of the newest rows so many are looked through for a part of a name, which no index finds.
+# Number of the newest rows that are searched for a part of a name, which no index finds.
 NUM_SEARCHED = 1_000
 POOL_TIMEOUT_SECONDS = 10.0
-# A connection that has rested for longer is asked whether it still stands, or a restart of Postgres
-# would cost each pooled connection a request.
+# Age at which an idle connection is checked before use; otherwise a restart of Postgres would cost
+# each pooled connection a request.
 RESTED_SECONDS = 1.0
-# A server that is gone without a word is noticed within 25 seconds. A process that was stopped
-# inside a transaction holds its locks no longer than that either: shorter than a lease, or nobody
-# could take its job.
+# A lost server is noticed within 25 seconds. A process that was stopped inside a transaction holds
+# its locks no longer than that either: shorter than a lease, otherwise its job could not be
+# claimed.
 PATIENCE: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
@@ -74,7 +74,7 @@ BEHIND_PGBOUNCER: dict[str, Any] = {
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC datetimes in Python whatever the database keeps."""
+    """Aware UTC datetimes in Python, independently of the database's storage."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -120,8 +120,8 @@ def _postgres_now(element: now_plus, compiler: SQLCompiler, **kw: Any) -> str:
 
 
 def now_plus_once(seconds: float = 0.0) -> ScalarSelect[datetime]:
-    """Return the same, read once for a statement: to look a time up in an index, Postgres needs one
-    that stays as it is.
+    """Return the same time, read once for a statement: to use an index for a time, Postgres needs a
+    stable expression.
     """
     return select(now_plus(seconds)).scalar_subquery()
 
@@ -146,9 +146,10 @@ def after_commit(session: Session, action: Callable[[], object]) -> None:
 
 
 class Database:
-    """`transaction()` commits on success and rolls back on failure; `read()` never writes. Neither
-    may span slow work. `look_up()` is for what nearly every request asks: without BEGIN and
-    ROLLBACK around a SELECT, Postgres is waited for once instead of three times.
+    """Sessions on the database. `transaction()` commits on success and rolls back on failure;
+    `read()` never writes. Neither may span slow work. `look_up()` is for queries that nearly every
+    request makes: without BEGIN and ROLLBACK around a SELECT, there is one round trip to Postgres
+    instead of three.
     """
 
     def __init__(self, url: str) -> None:

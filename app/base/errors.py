@@ -1,6 +1,4 @@
-"""What a request can fail with. Services raise these; `error_handlers` alone knows how they look on
-the wire.
-"""
+"""Errors of a request. Services raise these; `error_handlers` decides their form on the wire."""
 
 import re
 from typing import Any
@@ -65,7 +63,7 @@ class NotFound(ApiError):
 
 
 class FencedOut(ApiError):
-    """The worker that asks has lost its job; it must stop without writing anything."""
+    """The calling worker has lost its job; it must stop without writing anything."""
 
     status = 409
     type = "invalid_request_error"
@@ -109,7 +107,7 @@ class RangeNotSatisfiable(ApiError):
 
 
 class RateLimited(ApiError):
-    """Too many requests just now; the same request may succeed after `retry-after`."""
+    """Too many requests at the moment; the same request may succeed after `retry-after`."""
 
     status = 429
     type = "rate_limit_error"

@@ -12,7 +12,7 @@ def new_id(prefix: str) -> str:
 
 
 def first_id(prefix: str, moment: datetime) -> str:
-    """Return what sorts after the ids made before this moment and before all others."""
+    """Return the id that sorts after the ids made before this moment and before all others."""
     milliseconds = max(0, int(moment.timestamp() * 1000))
     return f"{prefix}{milliseconds:012x}"
 

@@ -23,7 +23,7 @@ LOCK_TICK_SECONDS = 0.1
 
 
 class CannotMigrate(Exception):
-    """With a sentence for the person who asked."""
+    """Migration is not possible; the message is for the operator."""
 
 
 class MigrationBusy(CannotMigrate):
@@ -31,7 +31,7 @@ class MigrationBusy(CannotMigrate):
 
 
 def upgrade(database: Database) -> None:
-    """Bring the schema up to date, once however many processes ask for it. Raises `CannotMigrate`.
+    """Bring the schema up to date, once even if several processes start it. Raises `CannotMigrate`.
 
     One that is newer stays: this code works on it.
     """
@@ -72,8 +72,8 @@ def compare_schema(database: Database) -> Schema:
 def one_at_a_time(database: Database) -> Iterator[None]:
     """Hold the lock that everybody who prepares this database holds. It ends with its holder.
 
-    Raises `MigrationBusy` when somebody else holds it for too long, and `CannotMigrate` behind
-    PgBouncer, where the lock would stay with a connection that others are given next.
+    Raises `MigrationBusy` when another process holds it for too long, and `CannotMigrate` behind
+    PgBouncer, where the lock would stay with a connection that is handed to other clients.
     """
     if database.is_pooled:
         raise CannotMigrate(
@@ -87,8 +87,8 @@ def one_at_a_time(database: Database) -> Iterator[None]:
 
 @contextmanager
 def _postgres_lock(database: Database) -> Iterator[None]:
-    # Asked again and again outside of any transaction: CREATE INDEX CONCURRENTLY waits
-    # for all transactions, so one that waits for the lock meanwhile would wait for ever.
+    # Polled outside of any transaction: CREATE INDEX CONCURRENTLY waits for all transactions, so a
+    # transaction that waits for the lock meanwhile would block it for ever.
     engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         take = text("SELECT pg_try_advisory_lock(:number)").bindparams(number=ADVISORY_LOCK)
@@ -103,7 +103,7 @@ def _postgres_lock(database: Database) -> Iterator[None]:
 
 @contextmanager
 def _sqlite_lock(database: Database) -> Iterator[None]:
-    # Of its own, not the database's: that one is let go between two migrations.
+    # A separate connection, because the database's own one is released between two migrations.
     path = database.engine.url.database
     assert path, "a database in memory has one process"
     with Path(f"{path}.migration-lock").open("a") as file:

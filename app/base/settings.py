@@ -26,14 +26,14 @@ from app.base.setting_checks import check_origin, check_proxies
 from falqon_core.estimate.devices import DEVICES
 
 PREFIX = "FALQON_"
-# What the client commands read, and a worker that sees only the API.
+# Variables that the client commands read, and a worker that reaches only the API.
 OF_CLIENT = {"FALQON_API_KEY", "FALQON_BASE_URL", "FALQON_WORKER_TOKEN"}
-# Kubernetes tells every pod of a service named falqon or falqon-… by such variables.
+# Kubernetes sets such variables in every pod for a service named falqon or falqon-….
 OF_KUBERNETES = re.compile(
     r"FALQON_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
-NEARLY = 0.75  # of 1 for equal names; the prefix, which all share, is not compared
-MIN_HEARTBEATS = 2  # in a lease: one that comes late must not cost the job
+NEARLY = 0.75  # similarity, 1 for equal names; the prefix, which all share, is not compared
+MIN_HEARTBEATS = 2  # heartbeats per lease: a late heartbeat must not cost the job
 MAX_DURATION = timedelta(days=1)
 MAX_SOCKET_PATH_BYTES = 107  # the kernel's limit for a Unix socket's name
 
@@ -43,8 +43,8 @@ Delay = Annotated[timedelta, Field(ge=timedelta(0), le=MAX_DURATION)]
 
 
 class Settings(BaseSettings):
-    """Everything the service can be told from outside; each field is an environment variable
-    `FALQON_…` or the alias beside it.
+    """Settings of the service; each field is an environment variable `FALQON_…` or the alias beside
+    it.
     """
 
     model_config = SettingsConfigDict(
@@ -162,19 +162,19 @@ class Settings(BaseSettings):
             "the API carries the bytes"
         ),
     )
-    # of a file that comes in one request; both as the API this one replaces
+    # Bytes of a file uploaded in one request; the same limits as OpenAI's API.
     max_file_bytes: int = Field(512 * 2**20, ge=1)
-    max_upload_bytes: int = Field(8 * 2**30, ge=1)  # of a file that comes in parts
+    max_upload_bytes: int = Field(8 * 2**30, ge=1)  # bytes of a file uploaded in parts
     lease: Duration = timedelta(seconds=60)  # a worker that stays silent this long has lost its job
     heartbeat: Duration = timedelta(seconds=10)
-    # idle workers look for jobs this often even if nobody notifies them
+    # Seconds between the polls of an idle worker without a notification.
     poll: Duration = timedelta(seconds=10)
-    # a trainer without a step for so long, and for 20 steps of the usual length, is killed
+    # Seconds without a step, and 20 steps of the usual length, after which a trainer is killed.
     hang: Duration = timedelta(minutes=10)
     max_infra_failures: int = Field(3, ge=1)  # executions lost to machines before a job is given up
-    # after a first lost execution; doubled with each further one, up to a minute
+    # Seconds after the first lost execution; doubled with each further one, up to a minute.
     retry_delay: Delay = timedelta(seconds=2)
-    # for the trainer to end its step and write a checkpoint before it is killed
+    # Seconds for the trainer to end its step and write a checkpoint before it is killed.
     stop_grace: Duration = timedelta(seconds=60)
     trainer_command: list[str] = Field([sys.executable, "-m", "falqon_core"], min_length=1)
     num_threads: int | None = Field(
@@ -238,9 +238,9 @@ class Settings(BaseSettings):
             "address that a worker's engines listen at and the API asks; auto: this machine's own"
         ),
     )
-    # for a worker to load a model; then whoever asked is sent away for now
+    # Seconds for a worker to load a model; after that the caller gets an error to retry.
     engine_wait: Duration = timedelta(seconds=60)
-    # a model that nobody has asked for so long is unloaded
+    # Seconds without a request after which a model is unloaded.
     engine_idle: Duration = timedelta(minutes=10)
     alive_file: Path | None = Field(
         None, description="a worker touches it while it moves, for health checks; empty: none"
@@ -328,7 +328,7 @@ class Settings(BaseSettings):
 
 
 class WrongSettings(SystemExit):
-    """Ends the process with a sentence for whoever started it; a traceback would hide it."""
+    """Wrong settings end the process with one sentence; a traceback would hide it."""
 
     def __init__(self, sentences: list[str]) -> None:
         super().__init__("\n".join(sentences))

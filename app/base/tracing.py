@@ -12,7 +12,7 @@ from app.base.settings import Settings
 
 TRACEPARENT = "traceparent"
 UNTRACED_PATHS = {"/healthz", "/readyz", "/metrics"}
-LINKS = "/links/"  # a span holds the path, and whoever has one of these has the bytes
+LINKS = "/links/"  # a span holds the path, and the path of a link grants access by itself
 
 log = structlog.get_logger()
 _propagator = TraceContextTextMapPropagator()
@@ -22,7 +22,7 @@ def configure(settings: Settings, process: str) -> None:
     """Send the spans of this process to the collector of the settings, if there is one."""
     if not settings.otlp_endpoint:
         return
-    try:  # not before they are needed: they are optional, and idle processes stay small
+    try:  # imported late: they are optional, and idle processes stay small
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -38,7 +38,7 @@ def configure(settings: Settings, process: str) -> None:
 
 
 def is_untraced(scope: MutableMapping[str, Any]) -> bool:
-    """Return whether a request has no span."""
+    """Return True if a request has no span."""
     path = scope.get("path", "")
     return path in UNTRACED_PATHS or path.startswith(LINKS)
 

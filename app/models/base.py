@@ -61,7 +61,7 @@ class PydanticType(TypeDecorator[T], Generic[T]):
         )
 
     def load(self, value: JsonObject) -> T | None:
-        """Return what `dump` has returned, with no rule that is stricter today."""
+        """Return the value that `dump` was given, without rules that became stricter since."""
         if self.drop_invalid:
             return load_valid(self.model, value)
         stored: T = self._validator.validate_python(value)

@@ -15,7 +15,7 @@ class Checkpoint(Base):
         UniqueConstraint("job_id", "step", "attempt"),
         Index(
             "ix_checkpoints_project_id_bytes", "project_id", "bytes"
-        ),  # for quotas: summed by itself
+        ),  # index for quotas: summed without the table
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -33,8 +33,8 @@ NumGpus = Annotated[
 
 
 class Budget(BaseModel):
-    """What a job may use up, over all its attempts. At a cap it writes a checkpoint and pauses;
-    raising the cap lets it continue.
+    """Caps of a job over all its attempts. At a cap it writes a checkpoint and pauses; raising the
+    cap lets it continue.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -124,5 +124,5 @@ class FalqonOptions(RecipeOptions):
 
     @property
     def recipe_fields(self) -> dict[str, Any]:
-        """Return what the user set of the recipe."""
+        """Return the fields of the recipe that the user set."""
         return self.model_dump(include=set(Recipe.model_fields), exclude_unset=True)

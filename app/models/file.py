@@ -33,7 +33,7 @@ class File(Base):
         Index("ix_files_project_id_purpose_id", "project_id", "purpose", "id"),
         Index(
             "ix_files_project_id_deleted_at_bytes", "project_id", "deleted_at", "bytes"
-        ),  # for quotas: summed by itself
+        ),  # index for quotas: summed without the table
         Index("ix_files_status", "status"),
         Index(
             "ix_files_expires_at",

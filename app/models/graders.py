@@ -16,7 +16,7 @@ ITEM_FIELD = re.compile(r"item(\.[A-Za-z0-9_-]{1,64}){1,8}")
 MAX_GRADERS = 8
 MAX_TEMPLATE = 10_000
 MAX_SCHEMA_NODES = 1_000
-# What would let a schema loop, run for ever or read from an address.
+# Keywords with which a schema could loop, run for ever or read from an address.
 REFUSED_KEYWORDS = frozenset(
     {"$ref", "$dynamicRef", "$id", "$schema", "$anchor", "$dynamicAnchor", "pattern"}
     | {"patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties"}

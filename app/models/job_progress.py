@@ -1,4 +1,4 @@
-"""How far a job is, when it will end and what it has cost, as its worker last reported."""
+"""Progress, ETA and cost of a job, as its worker last reported."""
 
 from typing import Annotated
 

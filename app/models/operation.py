@@ -20,7 +20,7 @@ class Operation(Base):
     """
 
     __abstract__ = True
-    noun: ClassVar[str]  # what the API calls one
+    noun: ClassVar[str]  # the API's word for one operation of this kind
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
@@ -30,4 +30,4 @@ class Operation(Base):
     error_message: Mapped[str | None]
     created_at: Mapped[CreatedAt]
     lease_expires_at: Mapped[datetime | None]
-    notified_at: Mapped[datetime | None]  # when workers were last told to poll
+    notified_at: Mapped[datetime | None]  # latest notification of the workers

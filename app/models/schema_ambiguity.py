@@ -15,7 +15,7 @@ from app.models.schema_tree import Schema, children, refuse, target_of
 MAX_WAYS = 100
 MAX_FOLLOWED_DEPTH = 100  # levels, references followed
 MAX_FOLLOWED_ALTERNATIVES = 200
-MAX_COMPARISONS = 50_000  # of alternatives that hold their choice again, a fraction of a second
+MAX_COMPARISONS = 50_000  # alternatives that contain their own choice, a fraction of a second
 KINDS = {
     "object": "object",
     "array": "array",
@@ -35,7 +35,7 @@ Start = tuple[str | None, frozenset[str] | None]
 
 
 def check_ways(schema: Any, path: str) -> None:
-    """Raise `SchemaRefused` where an answer may follow the schema in too many ways."""
+    """Raise `SchemaRefused` if an answer may follow the schema in too many ways."""
     if isinstance(schema, dict):
         graph = _Graph(schema)
         graph.visit(schema, path, 1)
@@ -116,7 +116,7 @@ class _Graph:
                     path, "it refers to itself with nothing between; write the part that it means"
                 )
             return self._alternatives[id_]
-        self._alternatives[id_] = []  # until they are known
+        self._alternatives[id_] = []  # placeholder until they are known
         branches = [self._targets[id_]] if id_ in self._targets else []
         if not branches:
             branches = [
@@ -168,11 +168,11 @@ class _Graph:
                 names |= properties.keys()
 
     def _is_within(self, union: Schema, node: Schema) -> bool:
-        """Return whether each leads to the other."""
+        """Return True if each leads to the other."""
         return self._component[id(union)] == self._component[id(node)]
 
     def _differ(self, union: Schema, first: Schema, second: Schema) -> bool:
-        """Return whether two objects are told apart before anything within them is recursive."""
+        """Return True if two objects differ before anything within them is recursive."""
         starts = zip(self._starts(union, first), self._starts(union, second), strict=False)
         return any(_is_different(start, other) for start, other in starts)
 
@@ -195,10 +195,11 @@ class _Graph:
     def _ways_of(self, node: Schema) -> int:
         id_ = id(node)
         if id_ not in self._ways:
-            self._ways[id_] = 1  # where it is reached from itself
+            self._ways[id_] = 1  # value where it is reached from itself
             alternatives = self._alternatives_of(node, self._paths[id_])
             if alternatives == [node]:
-                # What holds the choice again is clear by then, or has been refused.
+                # An alternative that contains the choice again is unambiguous by then, or was
+                # refused.
                 below = [child for child, _ in self._below(node, "")]
                 others = [child for child in below if not self._is_within(node, child)]
                 within = max(map(self._ways_of, others), default=1)
@@ -211,7 +212,7 @@ class _Graph:
 
     def _ways_of_union(self, alternatives: list[Schema]) -> int:
         ways = dict.fromkeys(KINDS.values(), 0)
-        by_name: dict[str, dict[str, int]] = {}  # of objects: their first property, its value
+        by_name: dict[str, dict[str, int]] = {}  # each object's first property and its value
         for node in alternatives:
             num_ways = self._ways_of(node)
             kinds = _kinds(node)

@@ -29,7 +29,8 @@ class PatternRefused(ValueError):
 
 
 def cost_of(pattern: str) -> PatternCost:
-    """Return what the pattern takes. Raises `PatternRefused` for one that no engine is given."""
+    """Return the cost of the pattern. Raises `PatternRefused` for a pattern that must not reach an
+    engine."""
     if len(pattern) > MAX_PATTERN_CHARACTERS:
         raise PatternRefused(
             f"the pattern has more than {MAX_PATTERN_CHARACTERS} characters; write a shorter one"

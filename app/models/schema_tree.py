@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-MAX_NAME_CHARACTERS = 256  # of a property or a definition
+MAX_NAME_CHARACTERS = 256  # per property or definition
 MAX_REFERENCE_CHARACTERS = 512
 MAX_SHOWN_PATH = 300
 # Keywords by what stands under them.

@@ -1,4 +1,4 @@
-"""How JSON that was validated on its way into the database is read again: without the rules.
+"""Reading of stored JSON, which was validated on its way into the database: without the rules.
 
 A rule that is stricter today must not hide a row of yesterday, nor a list that holds one.
 """
@@ -14,8 +14,8 @@ BESIDE_THE_SCHEMA = {"default", "metadata", "serialization"}
 
 
 def build_validator(model: type[BaseModel]) -> SchemaValidator:
-    """Return what reads the model's types, older forms (`mode="before"`) and defaults alone."""
-    # or the rules of models inside of it would still hold: each class has its validator ready
+    """Return a validator of only the model's types, old forms (`mode="before"`) and defaults."""
+    # Otherwise the rules of nested models would still apply: each class has its own validator.
     return SchemaValidator(_without_rules(model.__pydantic_core_schema__), _use_prebuilt=False)
 
 

@@ -13,6 +13,6 @@ class Study(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
-    # As it came: what the user did not send is not stored.
+    # Stored unchanged: fields that the user did not send are absent.
     requested: Mapped[StudyRequest] = mapped_column(PydanticType(StudyRequest, exclude_unset=True))
     created_at: Mapped[CreatedAt]

@@ -1,6 +1,4 @@
-"""What a user asks for when they compare methods on their own data, as it came and as it is
-stored.
-"""
+"""Request for a comparison of methods on the user's data, as it came and as it is stored."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -9,7 +7,7 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from app.models.job_request import NO_NUL, Name, StrictModel
 from falqon_core.contract.methods import METHODS, MethodName
 
-MAX_JOBS = 64  # of a study
+MAX_JOBS = 64  # per study
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 RateFactor = Annotated[float, Field(gt=0, le=1000)]

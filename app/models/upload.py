@@ -28,8 +28,8 @@ class Upload(Base):
     filename: Mapped[str]
     purpose: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
-    file_lifetime_seconds: Mapped[int | None]  # of the file that it becomes
-    # what it was completed with, to know a repetition
+    file_lifetime_seconds: Mapped[int | None]  # lifetime of the file that it becomes
+    # Arguments of its completion, to recognise a retry.
     part_ids: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     created_at: Mapped[CreatedAt]

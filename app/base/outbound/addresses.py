@@ -1,5 +1,5 @@
-"""Which addresses a webhook or a download may reach. A project's URL must never become a way into
-the network that this service stands in.
+"""Addresses that a webhook or a download may reach. A project's URL must never become a way into
+the network of this service.
 """
 
 import socket
@@ -14,9 +14,9 @@ Networks = Sequence[IPv4Network | IPv6Network]
 HTTPS_PORT = 443
 FIRST_FREE_PORT = 1024  # below it live protocols that must not be spoken to
 IPV6_PUBLIC = IPv6Network("2000::/3")
-# What `ipaddress` of some supported Python takes for public: protocol assignments with a cloud's
-# metadata among them, 6to4 relays, documentation; and a cloud's inner service that stands at a
-# public number.
+# Networks that `ipaddress` of some supported Python reports as public: protocol assignments with a
+# cloud's metadata among them, 6to4 relays, documentation; and a cloud's internal service at a
+# public address.
 NOT_PUBLIC = [
     ip_network(name) for name in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "168.63.129.16/32")
 ]
@@ -37,13 +37,13 @@ class Target(NamedTuple):
     https: bool
     host: str
     port: int
-    path: str  # with its query
+    path: str  # query included
 
 
 def parse_target(url: str, networks: Networks) -> Target:
     """Return the parts of a normalized URL.
 
-    Raise `Refused` where it could never be allowed, whatever its host resolves to.
+    Raise `Refused` if it could never be allowed, independently of the addresses of its host.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -91,8 +91,8 @@ def is_public(address: Address) -> bool:
     ):
         return False
     if isinstance(address, IPv6Address):
-        # What carries an IPv4 address inside (mapped, 6to4, Teredo, NAT64) reaches that one, and
-        # nobody needs it.
+        # An address that carries an IPv4 address inside (mapped, 6to4, Teredo, NAT64) reaches that
+        # address, and no legitimate target needs it.
         return address in IPV6_PUBLIC and address.sixtofour is None and address.teredo is None
     return True
 

@@ -1,4 +1,4 @@
-"""A connection to the very address that was checked: nothing is looked up a second time."""
+"""Connection to the very address that was checked: the name is not resolved a second time."""
 
 import socket
 import ssl
@@ -8,7 +8,7 @@ from http.client import HTTPException
 
 from app.base.outbound.addresses import Networks, Target, resolve
 
-# after the deadline each step still fails by itself, and 0 would mean not to wait at all
+# After the deadline each step still fails by itself, and 0 would mean not to wait at all.
 MIN_TIMEOUT_SECONDS = 0.01
 
 
@@ -17,7 +17,7 @@ def connect(target: Target, networks: Networks, deadline: float) -> socket.socke
     addresses = resolve(target, networks)
     for address in addresses:
         try:
-            # a literal address
+            # An IP address literal.
             plain = socket.create_connection(
                 (str(address), target.port), timeout=seconds_left(deadline)
             )
@@ -36,7 +36,7 @@ def seconds_left(deadline: float) -> float:
 
 
 def reason_of(error: OSError | HTTPException | ValueError) -> str:
-    """Say why no answer came, without an address."""
+    """Return the reason of a failed request, without an address."""
     match error:
         case socket.gaierror():
             return "the host name does not resolve"
@@ -49,7 +49,7 @@ def reason_of(error: OSError | HTTPException | ValueError) -> str:
             return f"the connection failed: {reason}"
         case HTTPException():
             return "the answer is not HTTP"
-        case ValueError():  # from encoding the name
+        case ValueError():  # encoding of the host name failed
             return "the host name is not valid"
 
 

@@ -66,6 +66,6 @@ class ChildProcess(subprocess.Popen[bytes]):
         self.signal_group(signal.SIGKILL)
 
     def close(self) -> None:
-        """Leave nothing of the group behind, whatever the leader did."""
+        """Terminate the whole process group, independently of the leader's exit."""
         self.kill_group()
         self.wait()

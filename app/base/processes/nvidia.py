@@ -1,4 +1,5 @@
-"""The NVIDIA cards of this machine as its driver names them. No torch: who asks never trains."""
+"""NVIDIA cards of this machine as its driver names them. There is no torch here, because the
+callers never train."""
 
 import os
 import shutil
@@ -35,7 +36,7 @@ def visible_cards() -> tuple[Card, ...]:
 def card_environment(indices: Iterable[int]) -> dict[str, str]:
     """Return the variables by which CUDA sees these cards only."""
     return {
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver's tool counts
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # same order as the driver's tool
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, indices)),
     }
 

@@ -1,4 +1,4 @@
-"""How many files a process may open."""
+"""Limit of the files that a process may open."""
 
 import resource
 

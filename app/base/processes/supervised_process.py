@@ -19,7 +19,7 @@ from app.base.terminal import plain
 
 BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 STABLE_SECONDS = 30.0  # a program that ran this long and then crashes is in no crash loop
-MAX_LOG_BYTES = 10 * 2**20  # of a log, and of the one before it
+MAX_LOG_BYTES = 10 * 2**20  # bytes per log file, and of its predecessor
 MAX_LINE_BYTES = 2**16  # a longer one is several
 # Lines of trouble on the terminal.
 LINES_AT_ONCE = 20
@@ -117,18 +117,19 @@ class ProcessLog(RotatingFileHandler):
         self.namer = lambda _: str(path.with_suffix(".old.log"))
 
     def handleError(self, record: LogRecord) -> None:
-        """Lose the line: a process that nobody reads from stands still, whatever the disk says."""
+        """Drop the line: a process whose output is not read blocks, so errors of the disk must not
+        stop it."""
 
 
 class LineLimit:
     """Let some lines pass at once and then one a second, and count those between."""
 
     def __init__(self) -> None:
-        self._full_at = 0.0  # when as many may pass at once as at first
+        self._full_at = 0.0  # time at which the full allowance is available again
         self._left_out = 0
 
     def take(self) -> int | None:
-        """Return how many lines were left out before this one; None if this one is."""
+        """Return the number of lines dropped before this line; None if this line is dropped."""
         now = time.monotonic()
         full_at = max(now, self._full_at) + 1 / LINES_PER_SECOND
         if full_at - now > LINES_AT_ONCE / LINES_PER_SECOND:

@@ -11,7 +11,7 @@ BLOCK_BYTES = 64 * 2**20
 class Stored(NamedTuple):
     bytes: int
     sha256: str
-    block_sha256: list[str]  # of every BLOCK_BYTES, the last one shorter; at least one
+    block_sha256: list[str]  # hashes of every BLOCK_BYTES, the last block shorter; at least one
 
 
 class Hashes:

@@ -1,6 +1,4 @@
-"""How long a store may stay silent, and what tells one that is away from everything else that goes
-wrong.
-"""
+"""Timeouts of an object store, and the errors that mean that it is unavailable."""
 
 import os
 from collections.abc import Iterator
@@ -39,11 +37,11 @@ OTHER_FAULTS = (
 
 
 class Patience(NamedTuple):
-    """How long an object store may take before an operation fails."""
+    """Timeouts of the operations on an object store."""
 
     connect: timedelta
-    silence: timedelta  # until the answer begins, and between two pieces of it
-    whole: timedelta  # for one request with all of its answer
+    silence: timedelta  # silence before and within the response
+    whole: timedelta  # one request including its whole response
     retries: timedelta  # no request is repeated later than this after the first
     num_retries: int
 
@@ -74,7 +72,7 @@ class KeyTaken(BaseError):
 
 @contextmanager
 def reaching() -> Iterator[None]:
-    """Raise `StorageAway` in place of what the store raises when it is away."""
+    """Translate errors of an unavailable store into `StorageAway`."""
     try:
         yield
     except (FileNotFoundError, StorageAway, KeyTaken, *OTHER_FAULTS):
@@ -87,7 +85,7 @@ def reaching() -> Iterator[None]:
 
 
 def client_limits(patience: Patience) -> dict[str, Any]:
-    """Return how long to wait for the store, with what the environment says to its client."""
+    """Return the timeouts of the store's client, merged with those from the environment."""
     names = {f"{prefix}_{name}".upper(): name for prefix in PREFIXES for name in OF_ENVIRONMENT}
     return {
         "client_options": {

@@ -21,12 +21,12 @@ from app.base.storage.reach import KeyTaken, Patience, StorageAway, client_limit
 from falqon_core.fault_points import fault
 
 CHUNK_BYTES = 2**20
-MAX_COPIED_BYTES = 5 * 2**30  # that an S3 store copies in one piece
+MAX_COPIED_BYTES = 5 * 2**30  # largest object that an S3 store copies in one request
 STAGED = ".staged-"
 LISTED_AT_ONCE = 1000
-KNOWN_SECONDS = 5.0  # so long an object store is taken for the one that it was
+KNOWN_SECONDS = 5.0  # seconds for which a check of the store's id stays valid
 SIGNING = AzureStore, GCSStore, S3Store  # the stores that can
-# the object store adds it to the name of a file that it is still writing
+# Suffix that the object store adds to the name of a file that it is still writing.
 UNFINISHED = re.compile(r"#\d+$")
 PART_BYTES, PARTS_AT_ONCE = (
     8 * 2**20,
@@ -37,22 +37,22 @@ PART_BYTES, PARTS_AT_ONCE = (
 class Listed(NamedTuple):
     key: str
     bytes: int
-    modified: datetime  # by the storage's clock
+    modified: datetime  # time of the storage's clock
 
 
 class Storage:
     """Immutable objects by key, in a local folder or any object store obstore speaks to. Hashes on
     the way in and out.
 
-    Whatever needs the store raises `StorageAway` while it is away. So does what writes, or finds
-    nothing, where the store is not the one that is expected: a folder that is not mounted is empty.
+    Operations raise `StorageAway` while the store is unavailable. So do writes, and reads that find
+    nothing, if the store is not the expected one: a folder that is not mounted is empty.
     """
 
     def __init__(self, url: str, patience: Patience | None = None) -> None:
-        """Wait for an object store as long as `patience` says, or else as long as a request may."""
+        """Use the timeouts of `patience` for an object store, or else those of a request."""
         limits = client_limits(patience or reach.FOR_REQUESTS)
         parts = urlsplit(url)
-        # without what may be a secret
+        # Text without possible secrets.
         self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._expected: bytes | None = None
         self._known_at = -math.inf
@@ -64,7 +64,7 @@ class Storage:
         elif parts.scheme == "memory":
             self._store = from_url(url)
         elif parts.scheme in ("s3", "s3a"):
-            # the store refuses bytes that changed on the way to it
+            # The store refuses bytes that changed in transit.
             self._store = S3Store.from_url(
                 url, checksum_algorithm="SHA256", copy_if_not_exists="multipart", **limits
             )
@@ -72,12 +72,12 @@ class Storage:
             self._store = from_url(url, **limits)
 
     def expect(self, installation_id: str) -> None:
-        """Be away from now on where the store does not hold this id."""
+        """Treat the store as unavailable from now on if it does not hold this id."""
         self._expected = installation_id.encode()
 
     def check_installation(self, *, afresh: bool = False) -> None:
-        """Raise `StorageAway` where the store is not the one that is expected. An object store is
-        asked again after a while, or `afresh`.
+        """Raise `StorageAway` if the store is not the expected one. The id in an object store is
+        read again after a while, or `afresh`.
         """
         age = time.monotonic() - self._known_at
         is_known = self._root is None and not afresh and age < KNOWN_SECONDS
@@ -94,10 +94,10 @@ class Storage:
         """Write an object from a stream, which may come from this storage; it appears whole or not
         at all.
 
-        Objects do not change: the same bytes again are fine (whose answer was lost sends them
-        twice), others raise `KeyTaken`. Two writers at once are told apart by a folder, and by an
-        object store as far as one part goes; of larger objects there each key has one writer, as it
-        names the attempt.
+        Objects do not change: the same bytes again are accepted (a client retries after a lost
+        response), others raise `KeyTaken`. Two writers at once are told apart by a folder, and by
+        an object store as far as one part goes; of larger objects there each key has one writer, as
+        it names the attempt.
         """
         return self._put(key, chunks, is_staged=self._root is not None, check=lambda: None)
 
@@ -123,8 +123,9 @@ class Storage:
     def _write(
         self, key: str, chunks: Iterable[bytes], *, is_staged: bool, check: Callable[[], object]
     ) -> Stored:
-        """Write under a key of its own first where `is_staged`, and let the object take its place
-        only if none is there. What is too large to be copied is looked for once more at the end.
+        """Write under a temporary key first where `is_staged`, and move the object into place only
+        if the key is free. For an object that is too large to be copied the key is checked once
+        more at the end.
         """
         hashes = Hashes()
         buffer = bytearray()
@@ -150,7 +151,7 @@ class Storage:
             with reaching():
                 writer.write(bytes(buffer))
             buffer.clear()  # a part less in memory
-            for chunk in rest:  # whose own errors are none of the store's
+            for chunk in rest:  # errors of the source are not errors of the store
                 with reaching():
                     writer.write(chunk)
             check()
@@ -214,7 +215,7 @@ class Storage:
             raise
 
     def _chunks(self, key: str, part: tuple[int, int] | None) -> Iterator[bytes]:
-        # the store reads it in small pieces, at a third of the speed
+        # The store reads it in small pieces, at a third of the speed.
         if (path := self.local_path(key)) is not None:
             yield from _of_file(path, part)
             return
@@ -271,7 +272,7 @@ class Storage:
                 yield [Listed(meta["path"], meta["size"], meta["last_modified"]) for meta in batch]
 
     def holds_any(self, prefix: str) -> bool:
-        """Return whether an object's key begins so."""
+        """Return True if the key of an object begins with this prefix."""
         with reaching():
             return any(obstore.list(self._store, prefix, chunk_size=1))
 
