@@ -38,7 +38,7 @@ def remove_old(database: Database) -> None:
     """Remove rows that have been kept long enough."""
     is_old = AuditLog.created_at < now_plus_once(-KEPT.total_seconds())
     with database.read() as session:
-        # ordered, so that Postgres reads the index of it
+        # Ordered so that Postgres uses the index.
         oldest = select(AuditLog.id).where(is_old).order_by(AuditLog.created_at).limit(1)
         if session.scalar(oldest) is None:
             return

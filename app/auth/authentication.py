@@ -8,7 +8,7 @@ from app.base.errors import InvalidApiKey, RateLimited
 
 
 def authenticate(database: Database, failures: Failures, address: str, secret: str) -> Caller:
-    """Return whom the secret stands for, and note that it was used.
+    """Return the caller that the secret identifies, and record its use.
 
     Raise `InvalidApiKey`, and `RateLimited` where it was raised often for this address.
     """

@@ -7,18 +7,18 @@ RIGHTS = [Scope.INFER, Scope.READ, Scope.WRITE, Scope.ADMIN]  # each includes th
 
 
 class Caller(NamedTuple):
-    """Who asks, as their key says."""
+    """Caller of a request, as identified by the API key."""
 
     key_id: str
     project_id: str
     scope: Scope
     requests_per_minute: int | None  # null: as the settings say
-    use_is_due: bool  # to be noted
-    project_name: str = ""  # for people
-    # Of the request, for the audit log.
+    use_is_due: bool  # last use is due to be recorded
+    project_name: str = ""  # name shown to people
+    # Details of the request, for the audit log.
     request_id: str = ""
     address: str = ""
-    session_id: str | None = None  # of the dashboard; null: over the API
+    session_id: str | None = None  # session of the dashboard; null: over the API
 
     @property
     def administers_installation(self) -> bool:

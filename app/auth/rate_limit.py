@@ -1,7 +1,8 @@
 """Two buckets per API key, of requests and of the tokens that models read and write for it, in
 Redis, so that they count what all API processes serve together.
 
-A bucket is one number: the moment at which it will be full again. Without Redis nobody is refused.
+A bucket is one number: the moment at which it will be full again. Without Redis no request is
+limited.
 """
 
 import math
@@ -19,8 +20,8 @@ RETRY_SECONDS = 5.0  # a Redis that hangs may not hold up every request
 MICROSECONDS = 1_000_000
 MINUTE = 60 * MICROSECONDS
 
-# Answers the microseconds until the next request (0: it was counted), until the bucket is full, and
-# until that of tokens is, of which nothing is taken: one call of Redis tells all of it.
+# Returns the microseconds until the next request (0: it was counted), until the bucket is full, and
+# until the token bucket is full, from which nothing is taken: one call to Redis returns all three.
 TAKE = """
 local capacity, interval = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
@@ -55,7 +56,7 @@ class Answer(NamedTuple):
     unit: str  # requests or tokens
     capacity: int
     remaining: int
-    wait_seconds: float  # until the next one, 0 where there is one now
+    wait_seconds: float  # wait for the next request; 0: allowed now
     full_seconds: float
 
     @property
@@ -75,7 +76,7 @@ class Answer(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """What a key has left."""
+    """Remaining allowance of a key."""
 
     requests: Answer
     tokens: Answer
@@ -90,7 +91,8 @@ class RateLimiter:
         self._away_until = 0.0
 
     def take(self, key_id: str, requests_per_minute: int | None) -> Rates | None:
-        """Count a request; None while Redis is away: then nothing is counted or refused."""
+        """Count a request; return None while Redis is unavailable: then nothing is counted or
+        limited."""
         capacity = requests_per_minute or self._requests_per_minute
         interval = MINUTE // capacity
         keys = [KEY_PREFIX + key_id, TOKENS_PREFIX + key_id]
@@ -105,8 +107,8 @@ class RateLimiter:
         return Rates(requests, self._tokens(until_full_of_tokens))
 
     def use_tokens(self, key_id: str, num_tokens: int) -> Answer | None:
-        """Count the tokens of a question, or the difference to what it took, which may be negative,
-        and return what is left; None while Redis is away.
+        """Count the tokens of a prompt, or the difference to the actual usage, which may be
+        negative, and return the remaining ones; None while Redis is unavailable.
         """
         used = num_tokens * MINUTE / self._tokens_per_minute
         until_full = self._ask(self._use, [TOKENS_PREFIX + key_id], used)

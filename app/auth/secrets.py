@@ -1,5 +1,5 @@
-"""`ft_live_<8: id>_<32: random><6: CRC32>`, and `ft_work_…` for a worker: scanners recognise a
-leaked key, and a mistyped one is refused without a look-up.
+"""Format of API keys: `ft_live_<8: id>_<32: random><6: CRC32>`, and `ft_work_…` for a worker:
+scanners recognise a leaked key, and a mistyped one is refused without a query.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Which projects' jobs the token of a worker stands for. Only its hash is stored."""
+"""Tokens of workers and the projects whose jobs they may execute. Only the hash is stored."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from app.models import Project, WorkerToken
 
 class OpenToken(NamedTuple):
     id: str
-    project_ids: Sequence[str]  # without those that are archived
+    project_ids: Sequence[str]  # archived projects excluded
 
 
 def create(session: Session, name: str, project_ids: Sequence[str]) -> tuple[WorkerToken, str]:
@@ -38,7 +38,7 @@ def create(session: Session, name: str, project_ids: Sequence[str]) -> tuple[Wor
 
 
 def list_all(session: Session) -> Sequence[WorkerToken]:
-    """Return those that are not revoked, oldest first."""
+    """Return the tokens that are not revoked, oldest first."""
     unrevoked = select(WorkerToken).where(WorkerToken.revoked_at.is_(None))
     return session.scalars(unrevoked.order_by(WorkerToken.created_at, WorkerToken.id)).all()
 
@@ -56,7 +56,7 @@ def revoke(session: Session, token_id: str) -> None:
 
 
 def check_secret(session: Session, secret: str) -> OpenToken:
-    """Return what the secret opens; raise `InvalidApiKey` where that is nothing."""
+    """Return the access that the secret grants; raise `InvalidApiKey` if there is none."""
     token = None
     if secret.startswith(secrets.WORKER_PREFIX):
         valid = (

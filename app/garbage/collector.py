@@ -1,10 +1,11 @@
-"""Bytes that no row names and that nobody announced: of a worker that was killed while it uploaded,
-or of a row that went long ago.
+"""Unreferenced bytes in the storage: of a worker that was killed during an upload, or of a row that
+was deleted long ago.
 
-Every hour one API process looks for them below the attempts that ended a day ago, and once a week
-through the whole storage. It makes orphans of them, which are looked at once more before they go.
-Young ones are left alone: somebody may be writing them, and their row comes last. What looks less
-like garbage than like a database that lost its rows is held until an admin confirms.
+Every hour one API process searches below the attempts that ended a day ago, and once a week through
+the whole storage. It marks what it finds as orphaned; an orphan is checked once more before its
+removal. Young objects are left alone: an upload may be in progress, whose row is written last. If
+the amount suggests a database that lost its rows rather than garbage, it is held until an admin
+confirms.
 """
 
 import time
@@ -24,11 +25,11 @@ from app.garbage import installation, orphans
 from app.garbage.installation import Refused
 from app.models import Attempt, DeliveryStatus, Installation, Job, Orphan, WebhookDelivery
 
-# with the hour until the next look, and the one that an orphan waits, a day
+# With the hour until the next round, and the hour that an orphan waits, this makes a day.
 AGE = timedelta(hours=22)
 ROUND = timedelta(hours=1)
 WHOLE = timedelta(days=7)
-OBJECTS_A_SECOND = 2000  # so that it takes little from those who use the storage meanwhile
+OBJECTS_A_SECOND = 2000  # rate limit, so that other users of the storage are not slowed down
 DELIVERIES_KEPT = timedelta(days=30)
 DELETED_AT_ONCE = 1000
 # More without a row than a fleet of killed workers leaves: then it is rather the rows that are
@@ -46,19 +47,19 @@ log = structlog.get_logger()
 
 
 class HeldBack(Refused):
-    """What was found looks less like garbage than like the wrong database."""
+    """The amount of garbage suggests the wrong database."""
 
 
 @dataclass
 class Survey:
-    """What looking through the storage found."""
+    """Result of a search through the storage."""
 
     listed_keys: int = 0
     listed_bytes: int = 0
     nameless: int = 0  # old enough, and neither named by a row nor announced
     nameless_bytes: int = 0
-    young: int = 0  # nameless too, but not old enough
-    before_database: int = 0  # of the nameless, those that are older than the database
+    young: int = 0  # unreferenced, but below the minimum age
+    before_database: int = 0  # unreferenced and older than the database
     some: list[str] = field(default_factory=list)
 
     @property
@@ -66,7 +67,7 @@ class Survey:
         return max(NAMELESS, int(self.listed_keys * NAMELESS_SHARE))
 
     def hold_reason(self) -> str | None:
-        """Why these must not go by themselves."""
+        """Return the reason to hold these for an admin; None if there is none."""
         if self.nameless > self.limit:
             counts = f"{self.nameless:,} of {self.listed_keys:,} objects have no row"
             return f"{counts}, which is more than {self.limit:,}. {LOOK}"
@@ -77,7 +78,7 @@ class Survey:
 
 
 def collect_due(database: Database, storage: Storage, wait: Callable[[float], object]) -> int:
-    """Mark as orphaned what has no row, as far as it is time to look; return how many, 0 while
+    """Mark unreferenced objects as orphaned, as far as a round is due; return how many, 0 while
     another process does it. `wait` is called so that it reads at a bounded rate.
 
     Raises `Refused`.
@@ -102,7 +103,7 @@ def collect_due(database: Database, storage: Storage, wait: Callable[[float], ob
         reason = objects.hold_reason()
         if reason is None:
             _announce(database, objects.some)
-        # What a round between the weekly ones holds back, the next one looks at again.
+        # Objects that a round between the weekly ones holds back are found again by the next one.
         if reason is None or "surveyed_at" in times:
             with database.transaction() as session:
                 session.execute(update(Installation).values(times))
@@ -130,7 +131,8 @@ def survey(database: Database, storage: Storage) -> Survey:
 
 
 def describe(database: Database, storage: Storage) -> str:
-    """Say what is without a row, and what holds it back. Raises `Mismatch`."""
+    """Return a description of the unreferenced objects and of the reason to hold them. Raises
+    `Mismatch`."""
     objects = survey(database, storage)
     hours = f"{AGE.total_seconds() / 3600:.0f} hours"
     lines = [
@@ -144,7 +146,7 @@ def describe(database: Database, storage: Storage) -> str:
 
 
 def confirm(database: Database, storage: Storage) -> int:
-    """Collect what is held, too, and trust the database from now on. Raises `Refused`."""
+    """Collect the held objects too, and trust the database from now on. Raises `Refused`."""
     created_at = installation.check(database, storage).created_at
     count = 0
     with _turn(database) as renew:
@@ -158,7 +160,7 @@ def confirm(database: Database, storage: Storage) -> int:
 
 
 def _ended_attempts(database: Database, since: datetime, moment: datetime) -> list[str]:
-    """Return where the attempts have stored that have become old enough since that round."""
+    """Return the prefixes of the attempts that have become old enough since that round."""
     delay = AGE + orphans.PATIENCE
     statement = (
         select(Job.project_id, Attempt.job_id, Attempt.number)

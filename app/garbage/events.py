@@ -12,8 +12,8 @@ from app.base.database import UNSYNCED, Database, now_plus, now_plus_once
 from app.models import Event, Job
 from app.models.event import WINDOW
 
-REMOVED_AT_ONCE = 2_000  # in a transaction
-TRANSACTIONS_AT_ONCE = 100  # of one call, which comes again some seconds later
+REMOVED_AT_ONCE = 2_000  # events per transaction
+TRANSACTIONS_AT_ONCE = 100  # transactions per call, which is repeated some seconds later
 
 
 def remove_old(database: Database, kept: timedelta | None) -> int:

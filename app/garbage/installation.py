@@ -1,9 +1,10 @@
-"""Which database and which storage belong together. Whoever cleans one by the other has to know.
+"""Identity of the installation: which database and which storage belong together. Every cleaner of
+the storage must check it.
 
-The database holds an id in its one row of `installation`, the storage in an object of that name.
-A copy of the database that was restored has the right id and yet does not know what was stored
-since. So both count generations too: once a minute the row's is raised, and then written into
-the storage. A row that is behind its storage is of a copy that was restored.
+The database holds an id in its one row of `installation`, the storage in an object of that name. A
+restored copy of the database has the right id and yet lacks the objects stored since. So both count
+generations too: once a minute the row's is raised, and then written into the storage. A row that is
+behind its storage belongs to a restored copy.
 """
 
 import math
@@ -76,8 +77,8 @@ def mark(database: Database, storage: Storage) -> None:
 
 
 def check(database: Database, storage: Storage) -> Installation:
-    """Read whether the two belong together, which the storage knows from then on. Raises `Mismatch`
-    and `NotMarked`.
+    """Check that the two belong together, and record the id in the storage's client. Raises
+    `Mismatch` and `NotMarked`.
     """
     stored_id = _stored_id(storage)
     row = _row(database)
@@ -102,7 +103,8 @@ def advance(database: Database, storage: Storage) -> Installation:
 
 
 def restored(database: Database, storage: Storage) -> str | None:
-    """Say why the database is an older copy, if it is. Raises `Mismatch` and `NotMarked`."""
+    """Return the reason to take the database for an older copy, if it is one. Raises `Mismatch` and
+    `NotMarked`."""
     row, generation_before = _compare(database, storage)
     if row.generation < generation_before:
         return _restored(database, storage, row, generation_before)
@@ -178,7 +180,7 @@ def wait_until_known(
 
 
 class Guard:
-    """Says whether the storage may be cleaned. It looks once a minute."""
+    """Decides whether the storage may be cleaned. It reads both generations once a minute."""
 
     def __init__(self, database: Database, storage: Storage) -> None:
         self._database = database
@@ -200,7 +202,7 @@ class Guard:
 
 
 def _compare(database: Database, storage: Storage) -> tuple[Installation, int]:
-    generation_before = _generation(storage)  # before the row, which is never behind it
+    generation_before = _generation(storage)  # read before the row, which is never behind it
     return check(database, storage), generation_before
 
 
@@ -256,7 +258,7 @@ def _generation(storage: Storage) -> int:
 
 
 def _raise_generation(database: Database, storage: Storage, least: int) -> None:
-    # The row first: whatever ends this in between, the storage is not ahead.
+    # The row is written first: after a crash in between, the storage is not ahead.
     with database.transaction() as session:
         generation = session.get_one(Installation, ONLY, with_for_update=True).generation
         generation = max(generation, least) + 1

@@ -112,7 +112,7 @@ def sweep(database: Database, storage: Storage) -> int:
     objects = [key for key in marked for key in (storage.keys(key) if key.endswith("/") else [key])]
     for start in range(0, len(objects), CHECKED_AT_ONCE):
         some = objects[start : start + CHECKED_AT_ONCE]
-        # what was taken for nameless may have got its row after all
+        # An unreferenced object may have got its row since.
         with database.read() as session:
             owned = referenced(session, some)
         if nameless := [key for key in some if key not in owned]:

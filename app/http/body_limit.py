@@ -15,7 +15,7 @@ def max_upload_bytes(settings: Settings) -> int:
 
 
 def limited(request: Request, limit: int, param: str | None) -> Receive:
-    """Return what the body is read from: no more than `limit` bytes of it, uncompressed."""
+    """Return a reader of the body: no more than `limit` bytes of it, uncompressed."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedEncoding(
             "content-encoding: the body must come as it is, not compressed.",

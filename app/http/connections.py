@@ -1,5 +1,5 @@
-"""Connections as strangers leave them: deadlines for what a client owes, and a cap on how many are
-open at once.
+"""Limits on connections of untrusted clients: deadlines for the data that a client owes, and a
+maximum of open connections.
 
 uvicorn ends a connection that rests between two requests, and waits for ever for the rest of one
 that has begun.
@@ -24,8 +24,8 @@ RETRY_AFTER_SECONDS = 5
 @dataclass(frozen=True)
 class Limits:
     connections: int
-    head_seconds: float  # for a whole head, from its first byte or the start of the connection
-    body_seconds: float  # without a byte of a body that is owed
+    head_seconds: float  # whole head, from its first byte or the start of the connection
+    body_seconds: float  # between two chunks of a body that is incomplete
 
 
 class Guard:
@@ -89,7 +89,7 @@ class GuardedProtocol(H11Protocol):
 
     def _await_body(self) -> None:
         if self.cycle.response_complete:
-            # Nobody reads it any more, and it only has to come to its end.
+            # The client no longer reads it, so it only has to end.
             if self not in self._guard.idle:
                 self._stop_waiting()
                 self._guard.idle[self] = None
@@ -128,7 +128,7 @@ class GuardedProtocol(H11Protocol):
             self.transport.abort()
             return
         self.logger.warning("No byte of the body of a request arrived for %g s.", seconds)
-        self.cycle.disconnected = True  # what is answered from now on has nobody to read it
+        self.cycle.disconnected = True  # nothing sent from now on is read
         if self.cycle.response_started:
             self.transport.abort()
         else:
@@ -152,7 +152,8 @@ class GuardedProtocol(H11Protocol):
         else:
             longest.transport.abort()
         longest._stop_waiting()
-        self.connections.discard(longest)  # at once, so that it is not counted a second time
+        # Removed at once, so that it is not counted a second time.
+        self.connections.discard(longest)
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         kind = (

@@ -45,7 +45,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     304: {"description": "`If-None-Match` names these bytes", "headers": _VALIDATORS},
     416: {"description": "`Range` begins after the end", "headers": _CONTENT_RANGE},
 }
-REDIRECT_LIFETIME = timedelta(minutes=15)  # to begin in; what has begun goes on
+REDIRECT_LIFETIME = timedelta(minutes=15)  # time to begin a download; one in progress goes on
 ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 log = structlog.get_logger()
 
@@ -60,10 +60,10 @@ class Content(NamedTuple):
 
 
 class ContentStream(NamedTuple):
-    """What is made while a user downloads it."""
+    """Content that is produced while a user downloads it."""
 
     chunks: Iterator[bytes]
-    bytes: int | None  # None: nobody knows before the end
+    bytes: int | None  # None: unknown before the end
     filename: str
     media_type: str
 
@@ -105,7 +105,7 @@ def send(
         if not path.is_file():
             storage.check_installation()
             raise missing(content.key)
-        if byte_range is None:  # what we do not honour, the response class must not see
+        if byte_range is None:  # the response class must not see a range that is not honoured
             request.scope["headers"] = [
                 (name, value) for name, value in request.scope["headers"] if name != b"range"
             ]
@@ -144,7 +144,8 @@ def send_stream(request: Request, stream: ContentStream) -> Response:
     if stream.bytes is not None:
         headers["content-length"] = str(stream.bytes)
     chunks: Iterator[bytes] = iter(())
-    if request.method != "HEAD":  # of an archive, the first header and the first bytes of that file
+    # For an archive, the first header and the first bytes of that file.
+    if request.method != "HEAD":
         try:
             chunks = _begin(stream.chunks, 2)
         except FileNotFoundError as error:
@@ -158,7 +159,7 @@ def _begin(chunks: Iterator[bytes], num_chunks: int = 1) -> Iterator[bytes]:
 
 
 def missing(key: str) -> BytesMissing:
-    """Return what is raised of an object that the storage does not have; the log gets its name."""
+    """Return the error for an object that the storage does not have; the log gets its name."""
     log.error("bytes are missing", key=key)
     return BytesMissing(
         "The bytes are missing in the server's storage; whoever runs it finds in its log which."

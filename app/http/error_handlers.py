@@ -23,7 +23,7 @@ HTTP_CODES = {
     413: "request_too_large",
 }
 MAX_SHOWN = 100  # characters of a header
-REPEATABLE = {408, 429}  # of the 4xx, what a client may send again unchanged
+REPEATABLE = {408, 429}  # the 4xx after which a client may repeat the request unchanged
 
 log = structlog.get_logger()
 
@@ -103,7 +103,7 @@ def on_http_exception(request: Request, error: Exception) -> JSONResponse:
 def _allowed(request: Request) -> str:
     """Return every method of the address.
 
-    Each has a route of its own, and the router looks only at the first.
+    Each method has a route of its own, and the router matches only the first.
     """
     routes = [route for route in iter_route_contexts(request.app.routes) if route.methods]
     path = next(

@@ -12,7 +12,7 @@ from app.base.database import AWAY
 CURSOR = r"^[0-9]{1,9}$"
 PING_SECONDS = 15
 SEND_TIMEOUT_SECONDS = 10  # a reader that takes nothing for so long is gone
-AWAY_SECONDS = 1.0  # between two tries while the database is away
+AWAY_SECONDS = 1.0  # seconds between two attempts while the database is unavailable
 T = TypeVar("T")
 
 
@@ -36,9 +36,9 @@ def event_stream(events: AsyncIterator[bytes]) -> EventSourceResponse:
 
 
 async def read_patiently(read: Callable[[], T]) -> T:
-    """Read in a thread, again and again while the database is away."""
+    """Read in a thread, and retry while the database is unavailable."""
     while True:
         try:
             return await run_sync(read)
-        except AWAY:  # readers that were sent away would only come back, all at once
+        except AWAY:  # disconnected readers would only come back, all at once
             await asyncio.sleep(AWAY_SECONDS)

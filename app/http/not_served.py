@@ -28,6 +28,6 @@ NOT_SERVED = {
 
 
 def advice_for(path: str) -> str | None:
-    """Return what to use instead of a known address; None for one that nobody knows."""
+    """Return the replacement of a known address; None for an unknown one."""
     _, _, rest = path.partition("/v1/")
     return NOT_SERVED.get(rest.partition("/")[0]) if path.startswith("/v1/") else None

@@ -53,7 +53,7 @@ HEADERS: Json = {
     },
     **_rate_limit_headers("requests", "that the key may make in a minute", "of these"),
 }
-# Of what is asked of models, beside those of requests.
+# Headers of inference endpoints, in addition to those of the request rate.
 HEADERS_OF_TOKENS: Json = _rate_limit_headers(
     "tokens",
     "that models may read and write for the key in a minute",
@@ -138,8 +138,8 @@ def _responses(operation: Json) -> Json:
 
 
 def _statuses(operation: Json) -> Iterator[int]:
-    """Return those of the errors that the machinery around an endpoint, or what it calls for its
-    parameters, can answer with.
+    """Return the statuses of the errors that the machinery around an endpoint, or its dependencies,
+    can respond with.
     """
     parameters = operation.get("parameters", [])
     yield 500

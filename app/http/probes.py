@@ -1,4 +1,4 @@
-"""Probes of what an API process needs, in the background, so that nobody who asks has to wait."""
+"""Background health checks of the dependencies of an API process; readers get the cached result."""
 
 import shutil
 import threading
@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 
 class Readiness(BaseModel):
-    """Whether this process takes what clients send; `checks` says what is in the way."""
+    """Readiness of this process to serve requests; `checks` names the failing ones."""
 
     status: Literal["ok", "degraded", "unavailable"]
     checks: dict[str, str]
@@ -74,7 +74,7 @@ class Watch:
 
     @property
     def verdict(self) -> str:
-        """Return the last verdict, `unknown` when that was too long ago."""
+        """Return the last verdict, `unknown` when it is stale."""
         verdict, probed_at = self._last
         if time.monotonic() - probed_at <= MAX_AGE_SECONDS:
             return verdict
@@ -154,7 +154,7 @@ def probe_database(database: Database) -> str:
 def probe_storage(database: Database, storage: Storage, used_storage: Storage) -> str:
     try:
         row = installation.check(database, storage)
-        used_storage.expect(row.id)  # which may have been silent when this process started
+        used_storage.expect(row.id)  # the storage may have been silent when this process started
     except installation.Mismatch as error:  # the log has the names of both
         log.error("not ready", reason=str(error))
         return UNMOUNTED if isinstance(error, installation.Unmounted) else MISMATCH

@@ -1,4 +1,4 @@
-"""What an answer says of the rate limits of its key."""
+"""Response headers for the rate limits of an API key."""
 
 from fastapi import Request
 
@@ -14,9 +14,9 @@ def state_rate(request: Request, rate: Answer | None) -> None:
 
 
 def enforce_requests(request: Request, rates: Rates | None) -> None:
-    """Say what is left of requests, and keep what is left of tokens for `enforce_tokens`.
+    """Set the headers of requests, and keep the token allowance for `enforce_tokens`.
 
-    Raises `RateLimited` where that is nothing.
+    Raises `RateLimited` if no request remains.
     """
     request.state.rates = rates
     if rates is not None:
@@ -24,7 +24,7 @@ def enforce_requests(request: Request, rates: Rates | None) -> None:
 
 
 def enforce_tokens(request: Request) -> None:
-    """Say what is left of tokens. Raises `RateLimited` where that is nothing."""
+    """Set the headers of tokens. Raises `RateLimited` if none remain."""
     rates: Rates | None = request.state.rates
     if rates is not None:
         _enforce(request, rates.tokens)

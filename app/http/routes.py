@@ -19,12 +19,12 @@ from app.services import Services
 
 
 class ApiRoute(APIRoute):
-    """Asks for the key and its right, and looks at the size, before it reads the body.
+    """Route that checks the API key, its right and the size before it reads the body.
 
-    A stranger can make us neither parse nor store anything.
+    An unauthenticated client can make us neither parse nor store anything.
     """
 
-    body_param: str | None = None  # what makes a body large, where one field does
+    body_param: str | None = None  # field that makes a body large, if there is one
 
     def max_body_bytes(self, settings: Settings) -> int:
         return MAX_JSON_BYTES
@@ -67,7 +67,8 @@ def with_origin(caller: Caller, request: Request, session_id: str | None = None)
 
 
 def admit(services: Services, request: Request) -> Caller:
-    """Return who asks, and count the request. Raises one of our errors for who may not."""
+    """Return the caller, and count the request. Raises one of our errors if the caller has no
+    access."""
     caller = authenticate(
         services.database, services.failures, address_of(request), secret_of(request)
     )

@@ -13,8 +13,7 @@ from app.http.connections import Guard, GuardedProtocol, Limits
 
 APP = "app.main:app"
 FILES_PER_CONNECTION = 2  # its own, and one that it is sent from or written to
-# The event loop accepts so many before it looks at any of them: a sixteenth of the files leaves
-# room.
+# The event loop accepts so many before it serves any of them: a sixteenth of the files leaves room.
 BACKLOG, FILES_PER_WAITING = 2048, 16
 
 
@@ -26,7 +25,7 @@ def serve(host: str, port: int, grace_seconds: int, app: str = APP) -> None:
 
 
 def options(settings: Settings) -> dict[str, Any]:
-    """Say what uvicorn has to be told besides where it listens."""
+    """Return uvicorn's options except for the address."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     files = sys.maxsize if files == resource.RLIM_INFINITY else files
     limits = Limits(

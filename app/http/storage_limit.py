@@ -1,4 +1,4 @@
-"""How much of an API process the storage may hold up."""
+"""Limit on the share of an API process that the storage may block."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager

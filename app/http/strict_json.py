@@ -1,5 +1,5 @@
-"""What no request may hold, wherever in it: JSON that readers disagree on, and text that no
-database keeps.
+"""Strict JSON for every request: refuse JSON that parsers read differently (duplicate keys, NaN),
+and text that no database stores (NUL).
 """
 
 import re
@@ -13,12 +13,12 @@ from app.base.errors import InvalidRequest
 from falqon_core.records.jsonl import BadRecord, decode_line, parse_line
 
 MAX_BODY_VALUES = 20_000  # the largest list of a request is that of an upload's 10,000 parts
-PARSED_AT_ONCE_BYTES = 2**14  # which takes less time than to wait for a thread
+PARSED_AT_ONCE_BYTES = 2**14  # parsing this takes less time than waiting for a thread
 
 
 class StrictRequest(Request):
-    """Reads a body with the rules for a record of a file: no key twice, no NaN, no NUL, no half
-    characters, not too deep.
+    """Request whose body follows the rules for a record of a file: no key twice, no NaN, no NUL, no
+    half characters, not too deep.
     """
 
     max_values = MAX_BODY_VALUES

@@ -1,9 +1,9 @@
-"""A hint on Redis that a job has new events, and another that somebody reads them. Neither carries
-truth: losing the first costs a reader at most one look at the database, losing the second some
-seconds.
+"""Hints on Redis: one that a job has new events, another that a reader follows them. Neither
+carries truth: losing the first costs a reader at most one poll of the database, losing the second
+some seconds.
 
-What streams follow is a job, or all jobs of a project; either is named by its id, and so is the
-channel that its readers' process subscribes to.
+A stream follows a job, or all jobs of a project; either is named by its id, and so is the channel
+that its readers' process subscribes to.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ def publish(redis: Redis, job_id: str, seq: int) -> None:
 
 
 def are_watched(redis: Redis, ids: Sequence[str]) -> bool:
-    """Return whether a stream follows one of these jobs and projects, and when nobody can tell."""
+    """Return True if a stream follows one of these jobs and projects, or if that is unknown."""
     try:
         counts = redis.pubsub_numsub(*(CHANNEL + id_ for id_ in ids))
     except (RedisError, OSError):
@@ -63,9 +63,9 @@ class Wakeups:
         self._url = redis_url
         self._read_changes = read_changes
         self._watched: dict[str, Watched] = {}
-        self._keys: Counter[str] = Counter()  # how many streams each has opened
+        self._keys: Counter[str] = Counter()  # number of streams by channel
         self._refused_keys: set[str] = set()
-        self._other_channels = asyncio.Event()  # what streams follow is not what it was
+        self._other_channels = asyncio.Event()  # set when the subscriptions must change
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -111,7 +111,7 @@ class Wakeups:
             is_refusing = bool(changes.refused_keys - self._refused_keys)
             self._refused_keys = changes.refused_keys
             for id_ in followed:
-                # One that is new to us may have been missed since its reader looked.
+                # A wake-up of a new channel may have been missed since its reader's last poll.
                 if is_refusing or id_ not in before or changes.states.get(id_) != before[id_]:
                     self._wake(id_)
             before = {id_: changes.states.get(id_) for id_ in followed}
@@ -126,7 +126,7 @@ class Wakeups:
                     ) as redis,
                     redis.pubsub() as pubsub,
                 ):
-                    # Nobody's: with no channel at all there is no listening.
+                    # Unused channel: without any channel the connection cannot listen.
                     await pubsub.subscribe(CHANNEL)
                     is_away = False
                     has_ended = asyncio.Event()
@@ -152,8 +152,9 @@ class Wakeups:
                 self._wake(message["channel"].decode().removeprefix(CHANNEL))
 
     async def _keep_subscribing(self, pubsub: PubSub, has_ended: asyncio.Event) -> None:
-        """Subscribe to what streams follow, and to nothing else: a process hears what its own
-        readers read, however many jobs run. A connection that fails here fails in `_hear` too.
+        """Subscribe to the channels of the streams, and to nothing else: a process hears only its
+        own readers' jobs, independently of the number of running jobs. A connection that fails here
+        fails in `_hear` too.
         """
         subscribed: set[str] = set()
         while not has_ended.is_set():

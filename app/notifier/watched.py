@@ -24,7 +24,7 @@ class Watched:
 
     def __init__(self) -> None:
         self.num_readers = 0
-        # set once, with the next wake-up; then another takes its place
+        # Set once, with the next wake-up; then another takes its place.
         self.changed = asyncio.Event()
         self._read: tuple[int, asyncio.Future[Page]] | None = None
 
@@ -34,7 +34,7 @@ class Watched:
         self._read = None
 
     async def page(self, after: int, read: Callable[[int], Awaitable[Page]]) -> Page:
-        """Return what follows `after`; it is read again only after a wake-up, or from elsewhere."""
+        """Return the rows after `after`; they are read again only after a wake-up, or elsewhere."""
         if self._read is None or self._read[0] != after:
             self._read = after, asyncio.ensure_future(read(after))
             self._read[1].add_done_callback(self._forget_failed)
