@@ -1,4 +1,4 @@
-"""How an attempt ended that has no result: the job fails, pauses, or waits for the next attempt."""
+"""Outcomes of an attempt without a result: the job fails, pauses, or waits for the next attempt."""
 
 from sqlalchemy.orm import Session
 
@@ -17,7 +17,7 @@ POISON_SECONDS = 60.0
 
 
 def record(session: Session, settings: Settings, claim: Claim, ending: Ending) -> bool:
-    """Write how the attempt ended. Return False when the job is not its any more."""
+    """Record the outcome of the attempt. Return False when it no longer holds the job."""
     if ending.verdict is Verdict.FAILED:
         return _fail(session, claim, ending)
     return _release(session, settings, claim, ending)

@@ -1,4 +1,4 @@
-"""What an attempt asks of the service: each function is one transaction, or one look-up.
+"""Calls of an attempt to the service: each function is one transaction or one query.
 
 A worker beside the database calls it itself. For one that sees only the API an endpoint does, with
 the projects of its token.
@@ -42,7 +42,7 @@ from falqon_core.estimate.prices import Price
 from falqon_core.fault_points import fault
 
 T = TypeVar("T")
-HELD_POLLS = 3  # without another, a machine keeps its cards for a job no longer
+HELD_POLLS = 3  # idle polls after which a machine no longer keeps its cards for a job
 
 
 class DirectGateway:
@@ -73,8 +73,8 @@ class DirectGateway:
             return next_job.find_next(session, offer, self._project_ids)
 
     def hold(self, offer: Offer, job_id: str) -> bool:
-        """Return whether the free cards of this machine are kept for a job. A worker that is being
-        drained begins nothing and keeps nothing.
+        """Return True if the free cards of this machine are kept for a job. A draining worker
+        claims nothing and keeps nothing.
         """
         seconds = HELD_POLLS * self._settings.poll.total_seconds()
         with self._database.transaction() as session:
@@ -83,7 +83,7 @@ class DirectGateway:
             )
 
     def show(self, offer: Offer) -> None:
-        """Let this worker be seen, which looks for no job now."""
+        """Mark this worker as alive without polling for a job."""
         with self._database.transaction() as session:
             self._is_seen(session, offer)
 
@@ -156,7 +156,7 @@ class DirectGateway:
 
         def write(session: Session) -> list[str] | None:
             others = internal_repository.checkpoints_newest_first(session, job.id)
-            # Written by a transaction whose success nobody was told of.
+            # Events written by a transaction whose confirmation was lost.
             if any(checkpoint.id == row.id for checkpoint in others):
                 return [] if claims.append_events(session, claim, []) else None
             # Failures count in a row: an attempt that gets further each time is in no loop.
@@ -180,7 +180,7 @@ class DirectGateway:
             return claims.set_log_bytes(session, claim, log.num_bytes)
 
     def record(self, claim: Claim, ending: Ending) -> bool:
-        """Write how an attempt without a result ended."""
+        """Record the outcome of an attempt without a result."""
         return self._write(
             claim, lambda session: endings.record(session, self._settings, claim, ending)
         )
@@ -215,7 +215,7 @@ class DirectGateway:
         return self._write(claim, write)
 
     def is_watched(self, job: Job) -> bool:
-        """Return whether somebody reads the events of a job as they come, or may."""
+        """Return True if a reader follows the events of a job live, or may."""
         return wakeups.are_watched(self.redis, (job.id, job.project_id))
 
     def storage_of(self, _claim: Claim) -> Storage:

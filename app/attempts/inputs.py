@@ -1,4 +1,4 @@
-"""What an attempt reads."""
+"""Inputs of an attempt."""
 
 from sqlalchemy.orm import Session
 

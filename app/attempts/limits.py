@@ -34,7 +34,8 @@ Number = TypeVar("Number", float, Decimal)
 
 
 class Limits(NamedTuple):
-    """Of one attempt, at one moment. The seconds of the job are those of all its attempts."""
+    """Limits of one attempt at one moment. The seconds of the job are the sum over all its
+    attempts."""
 
     job: Job
     price: Price
@@ -183,5 +184,5 @@ def _most_steps(file: File, recipe: Recipe) -> int:
 
 
 def _between(low: Number, value: Number, high: Number) -> Number:
-    """Bound a sum that only grows, whatever the clock did."""
+    """Bound a sum that only grows, independently of clock changes."""
     return max(low, min(value, max(low, high)))

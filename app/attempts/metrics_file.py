@@ -1,6 +1,4 @@
-"""What a job has measured, as the CSV file that OpenAI's users find in `result_files`: one line per
-step.
-"""
+"""Metrics of a job as the CSV that OpenAI's users find in `result_files`: one line per step."""
 
 import csv
 import io
@@ -53,7 +51,7 @@ class MetricsFile:
 
 
 def read_steps(session: Session, job_id: str) -> Steps:
-    """Return what was measured at each step that counts."""
+    """Return the metrics of each effective step."""
     effective = effective_steps(session, [job_id])[job_id]
     steps: Steps = {}
     for attempt, data in internal_repository.metrics(session, job_id):

@@ -26,10 +26,10 @@ from falqon_core.contract.model_folder import (
 )
 from falqon_core.estimate.dimensions import ModelDimensions
 
-MAX_TEXT_BYTES = 4 * 2**20  # of a file that is read whole
-MAX_TEXTS_BYTES = 32 * 2**20  # of all of them
+MAX_TEXT_BYTES = 4 * 2**20  # bytes per file that is read whole
+MAX_TEXTS_BYTES = 32 * 2**20  # bytes of all such files
 MAX_DEPTH = 64
-FIRST_BYTES = 8  # which tell a program and a pickle
+FIRST_BYTES = 8  # enough to recognise an executable and a pickle
 TEXTS = {".json", ".jinja"}
 
 
@@ -68,7 +68,7 @@ def _copy(storage: Storage, prefix: str, sizes: Mapping[str, int], folder: Path)
                 f"its JSON files and templates are larger than {MAX_TEXTS_BYTES >> 20} MiB", "model"
             )
         end = size if is_text else min(size, FIRST_BYTES)
-        if path.suffix.lower() == ".safetensors":  # whose first bytes are a number
+        if path.suffix.lower() == ".safetensors":  # the first bytes of this format are a number
             end = 0
         path.write_bytes(b"".join(storage.chunks(f"{prefix}/{name}", (0, end))) if end else b"")
 

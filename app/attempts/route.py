@@ -20,7 +20,7 @@ from app.services import Services
 
 WORKER_HEADER = "falqon-worker"
 WORKER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})-([A-Za-z0-9]{1,64})")
-MAX_CALL_BYTES = 64 * 2**20  # events that waited while the service was away
+MAX_CALL_BYTES = 64 * 2**20  # room for the events buffered while the service was unavailable
 MAX_OBJECT_BYTES = 2**40
 
 
@@ -34,11 +34,11 @@ class WorkerCaller(NamedTuple):
 
 
 class _WorkerRequest(StrictRequest):
-    max_values = 2_000_000  # of a thousand events
+    max_values = 2_000_000  # room for a thousand events
 
 
 class WorkerRoute(APIRoute):
-    """Looks at the token before it reads the body."""
+    """Route that checks the token before it reads the body."""
 
     max_body_bytes = MAX_CALL_BYTES
 

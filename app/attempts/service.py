@@ -1,4 +1,4 @@
-"""What workers that see only the API do; each function is one call of theirs."""
+"""Use cases of workers that reach only the API; each function serves one call."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,9 +32,9 @@ from falqon_core.contract.layout import MANIFEST
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import Price
 
-MAX_SIGNED_BYTES = 5 * 2**30  # that a store takes by one PUT
+MAX_SIGNED_BYTES = 5 * 2**30  # largest object that a store accepts in one PUT
 MAX_MANIFEST_BYTES = 16 * 2**20
-UPLOAD_LIFETIME = timedelta(minutes=5)  # to begin in
+UPLOAD_LIFETIME = timedelta(minutes=5)  # time to begin an upload
 
 
 class _ManifestFile(BaseModel):
@@ -146,9 +146,7 @@ class LeasedJob:
             raise NotFound("No such object.", param="key")
 
     def _is_whole(self, prefix: str, manifest_sha256: str) -> bool:
-        """Return whether the files of a checkpoint are stored with the sizes that its manifest
-        names.
-        """
+        """Return True if the files of a checkpoint are stored with the sizes in its manifest."""
         sizes = self._sizes(f"{prefix}/")
         if sizes.get(f"{prefix}/{MANIFEST}", MAX_MANIFEST_BYTES) >= MAX_MANIFEST_BYTES:
             return False

@@ -8,7 +8,7 @@ from app.models import Attempt, Job, JobStatus
 from falqon_core.estimate.estimate import Actual
 from falqon_core.estimate.throughput import Sample
 
-NEWEST_ATTEMPTS = 200  # of all projects
+NEWEST_ATTEMPTS = 200  # attempts of all projects
 SLACK_SECONDS = 60.0  # a worker counts from before its attempt has a row
 NEWEST_JOBS = 1000
 
@@ -21,7 +21,7 @@ class Ended(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What an attempt measured, for the project of its job."""
+    """Measurements of an attempt, for the project of its job."""
 
     project_id: str
     sample: Sample
@@ -30,8 +30,8 @@ class Measured(NamedTuple):
 def samples(
     session: Session, base_model_id: str, method: str, device: str, num_devices: int
 ) -> list[Measured]:
-    """Return those of every project, the newest first: a rate tells nothing of what was trained.
-    Left out are those that claim more seconds than their attempt lasted.
+    """Return the samples of every project, newest first: a rate does not reveal the data. Samples
+    that claim more seconds than their attempt lasted are left out.
     """
     kind = (
         Attempt.base_model_id == base_model_id,

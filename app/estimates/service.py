@@ -1,4 +1,4 @@
-"""What callers ask about estimates that were made."""
+"""Use cases of estimates."""
 
 import statistics
 from typing import NamedTuple
@@ -36,13 +36,13 @@ from falqon_core.estimate.long_text import Amount, amount_from_lengths
 from falqon_core.estimate.throughput import Sample, median_sample, throughput
 from falqon_core.records.file_check import FileReport
 
-PEAKS = 10.0  # of a device's arithmetic; what is faster was not measured
-ENOUGH_SAMPLES = 3  # of a project, to be estimated by itself
-NEWEST_SAMPLES = 50  # of a project; machines and versions change
+PEAKS = 10.0  # multiple of a device's arithmetic peak; a faster sample is implausible
+ENOUGH_SAMPLES = 3  # samples of a project that make an estimate of its own
+NEWEST_SAMPLES = 50  # samples per project; machines and versions change
 
 
 class Target(NamedTuple):
-    """What a job would train on; on a CPU, `num_devices` counts the cores of a slot."""
+    """Target device of a job; on a CPU, `num_devices` counts the cores of a slot."""
 
     device: Device
     num_devices: int
@@ -70,7 +70,7 @@ def list_accuracy(services: Services, caller: Caller) -> Page[AccuracyObject]:
 
 
 def device_of(settings: Settings) -> Target:
-    """Return what this machine trains on: what is set, or the card that its driver names."""
+    """Return the device of this machine: the configured one, or the card that its driver names."""
     name = device_name(settings)
     if name not in DEVICES:
         raise ValueError(f"FALQON_DEVICE is '{name}'; known devices: {', '.join(sorted(DEVICES))}")
@@ -78,8 +78,8 @@ def device_of(settings: Settings) -> Target:
 
 
 def target_of(session: Session, settings: Settings, device: str = ANY_DEVICE) -> Target:
-    """Return what jobs train on: the device that is asked for, or what is set, or what the worker
-    that came last has shown, or what this machine would train on.
+    """Return the target device of jobs: the requested device, else the configured one, else that of
+    the newest worker, else that of this machine.
     """
     if device != ANY_DEVICE:
         worker = workers.newest(session, device)
@@ -194,9 +194,9 @@ def estimate_job(
 def _samples(
     session: Session, model: Model, recipe: Recipe, target: Target, project_id: str | None
 ) -> list[Sample]:
-    """Return what is believed of what attempts measured. A worker may belong to a single project
-    and report what it likes: nothing is as fast as no device is, a project that has measured enough
-    is estimated by itself, and each other one counts once.
+    """Return the plausible samples of attempts. A worker may belong to a single project and report
+    any numbers: rates beyond every device are dropped, a project with enough samples is estimated
+    by itself, and each other project counts once.
     """
     flops = training_flops(ModelDimensions.from_config(model.config), recipe, 1, 0.0)
     peak = PEAKS * target.device.tflops * 1e12 * target.num_devices / flops
@@ -215,7 +215,8 @@ def _samples(
 
 
 def amount_of_file(report: FileReport, recipe: Recipe, counted: Amount | None) -> Amount:
-    """Return what an epoch of the whole file is; from its characters where nobody has counted."""
+    """Return the amount of an epoch over the whole file; derived from its characters if its tokens
+    were never counted."""
     num_tokens = tokens_from_characters(report.num_characters, report.num_sequences)
     if report.shape != "text":
         return Amount(report.num_records, counted.num_tokens if counted else num_tokens)

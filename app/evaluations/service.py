@@ -1,4 +1,4 @@
-"""What callers do with evaluations of a job."""
+"""Use cases of evaluations of a job."""
 
 from sqlalchemy.orm import Session
 
@@ -19,14 +19,14 @@ from app.models.evaluation import EvaluatedModel, EvaluationPlan, Origin
 from app.operations import service as operations
 from app.services import Services
 
-MAX_IN_PROGRESS = 3  # of one project; each asks a model hundreds of questions
+MAX_IN_PROGRESS = 3  # per project; each sends a model hundreds of prompts
 ID = "eval-"
 
 
 def create_evaluation(
     services: Services, caller: Caller, job_id: str, request: EvaluationRequest
 ) -> EvaluationObject:
-    """Have a worker ask the job's models, and the base, the same questions."""
+    """Have a worker send the same prompts to the job's models and to the base."""
     with services.database.transaction() as session:
         evaluation = EvaluationObject.of(create(session, caller.project_id, job_id, request))
         audit.record(session, caller, "evaluation.created", evaluation.id)
@@ -128,7 +128,7 @@ def _rows_of(
 def _models_of(
     session: Session, project_id: str, job: Job, steps: list[int]
 ) -> list[EvaluatedModel]:
-    """Return who is asked, the base first. Raises where one is not in the catalogue."""
+    """Return the models to evaluate, the base first. Raises if a model is not in the catalogue."""
     base = job.base_model_id if job.base_checkpoint_id is None else job.requested.model
     models = [EvaluatedModel(model=base, role="base")]
     model_id = jobs.model_id(session, job)

@@ -1,4 +1,4 @@
-"""What callers do with jobs; each function is one unit of work, and notifies after its commit."""
+"""Use cases of jobs; each function is one unit of work, and notifies after its commit."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -102,7 +102,7 @@ def clone_job(
     idempotency_key: str | None = None,
     retry_count: int = 0,
 ) -> JobObject:
-    """Create a job that asks for what this one asked for, except for the overrides."""
+    """Create a job with the same request as this one, except for the overrides."""
     submission = idempotency.Request(
         caller, f"clone {job_id}", overrides, idempotency_key, retry_count
     )
@@ -223,7 +223,7 @@ def read_metrics(
 
 
 def write_metrics_csv(services: Services, caller: Caller, job_id: str) -> Iterator[bytes]:
-    """Return all metrics of every step as CSV, in pieces that are read when they are asked for."""
+    """Return all metrics of every step as CSV, in pieces that are read on demand."""
     with services.database.read() as session:
         service.get(session, caller.project_id, job_id)
     return metrics_csv.write_csv(services.database, job_id)
@@ -232,7 +232,8 @@ def write_metrics_csv(services: Services, caller: Caller, job_id: str) -> Iterat
 def read_log(
     services: Services, caller: Caller, job_id: str, number: int | None = None, after: int = 0
 ) -> LogObject:
-    """Return what follows so many bytes of an attempt's log; without a number of the newest one."""
+    """Return the part of an attempt's log after so many bytes; without a number, of the newest
+    attempt."""
     with services.database.read() as session:
         job = service.get(session, caller.project_id, job_id)
         attempt = service.attempt_with_log(session, job, number)
@@ -265,5 +266,5 @@ def _remove_objects(services: Services, prefix: str) -> None:
         if keys := services.storage.keys(prefix):
             services.storage.delete(*keys)
     except (OSError, StorageError) as error:
-        # No row names these bytes any more; they take space and harm nobody.
+        # No row names these bytes any more; they only take space.
         log.warning("bytes of a deleted job not removed", prefix=prefix, error=str(error))

@@ -1,6 +1,4 @@
-"""What a job may start from: a base model, a fine-tuned one, or a checkpoint of a job that has
-ended.
-"""
+"""Starting model of a job: a base model, a fine-tuned one, or a checkpoint of an ended job."""
 
 from sqlalchemy.orm import Session
 

@@ -1,7 +1,7 @@
-"""Who executes a job: claim, renew, append events, finish, release, rescue.
+"""Execution of jobs by workers: claim, renew, append events, finish, release, rescue.
 
-Each is one guarded statement in one transaction. A claim's attempt number is the fencing token:
-whoever holds an older one matches no row, learns that it is fenced out, and must stop without
+Each is one guarded statement in one transaction. A claim's attempt number is the fencing token: the
+holder of an older number matches no row, learns that it is fenced out, and must stop without
 writing anything.
 """
 
@@ -67,7 +67,7 @@ def claim(
     """
     offer = next_job.Offer(device, max(1, len(cards)))
     next_job.wait_for_other_claims(session, offer)
-    # What somebody else holds is passed over: their claim takes it, or the next poll finds it
+    # Locked rows are skipped: the claim that holds them takes the job, or the next poll finds it
     # again.
     first = next_job.select_next(offer, project_ids)
     job_id = session.scalar(first.with_for_update(skip_locked=True))
@@ -130,9 +130,9 @@ def append_events(
 def append_trainer_events(
     session: Session, claim: Claim, events: Sequence[NewEvent], before: int, **values: object
 ) -> bool:
-    """Do as `append_events` does, for the trainer's events, of which `before` came earlier. Those
-    that are written already, by a transaction whose success nobody heard of, are not written again:
-    the job's row is locked first, so that transaction has ended.
+    """Do as `append_events` does, for the trainer's events, of which `before` came earlier. Events
+    that were written by a transaction whose confirmation was lost are not written again: the job's
+    row is locked first, so that transaction has ended.
     """
     if session.scalar(select(Job.id).where(*claim.guard).with_for_update()) is None:
         return False
@@ -208,7 +208,7 @@ def pause(session: Session, claim: Claim, reason: str) -> None:
 
 
 def ends_as_before(session: Session, claim: Claim, code: str, within_seconds: float) -> bool:
-    """Return whether the attempt before this one ended with the same failure, both soon after their
+    """Return True if the attempt before this one ended with the same failure, both soon after their
     start and from the same step, or both before the training began.
     """
     attempts = select(Attempt).where(
@@ -236,8 +236,8 @@ def release(
     failure: Failure | None = None,
     **values: object,
 ) -> bool:
-    """Give the job back: queued again, or in the state that the user desires, or failed when it was
-    lost too often.
+    """Release the job: it is queued again, or gets the state that the user desires, or fails when
+    it was lost too often.
 
     After a first loss it is taken again no sooner than `retry_seconds` later, after each further
     one twice as late.

@@ -32,7 +32,7 @@ _SAME: list[list[_Place]] = [
 
 
 def merge_overrides(requested: JobRequest, overrides: JsonObject) -> JobRequest:
-    """Merge objects, take a field away for null, and replace everything else. Raises pydantic's
+    """Merge objects, remove a field for null, and replace everything else. Raises pydantic's
     `ValidationError`.
     """
     original = requested.model_dump(mode="json", exclude_unset=True)

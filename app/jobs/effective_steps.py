@@ -1,4 +1,4 @@
-"""Which steps of a job count, of all that its attempts did.
+"""Effective steps of a job, out of all steps of its attempts.
 
 An attempt that begins at step s goes on from the state after s. So what earlier attempts did beyond
 s counts no more, whether it has been done again by now or not; what they did up to s stays. The
@@ -31,6 +31,6 @@ class EffectiveSteps:
 
 
 def effective_steps(session: Session, job_ids: Sequence[str]) -> dict[str, EffectiveSteps]:
-    """Return those of each job."""
+    """Return the effective steps of each job."""
     attempts = repository.attempts(session, job_ids)
     return {job_id: EffectiveSteps(of_job) for job_id, of_job in attempts.items()}

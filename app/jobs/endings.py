@@ -1,4 +1,4 @@
-"""Which jobs of a project live, and which have ended, for somebody who waits for it."""
+"""Active and ended jobs of a project, for callers that wait for the end."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app.models import Job, JobStatus
 from app.models.job_lifecycle import TERMINAL
 
-# What ends next comes first.
+# Ordered by their expected end.
 LIVE_IN_ORDER = (
     JobStatus.RUNNING,
     JobStatus.VALIDATING_FILES,
@@ -27,7 +27,7 @@ def list_live_ids(session: Session, project_id: str, *, limit: int) -> list[str]
 
 
 def list_ended(session: Session, project_id: str, ids: Sequence[str]) -> list[Job]:
-    """Return those of the project's jobs with these ids that have ended."""
+    """Return the project's jobs with these ids that have ended."""
     statement = select(Job).where(
         Job.project_id == project_id, Job.id.in_(ids), Job.status.in_(TERMINAL)
     )

@@ -112,7 +112,7 @@ def clone_job(
     idempotency_key: IdempotencyKey = None,
     retry_count: RetryCount = 0,
 ) -> JobObject:
-    """A new job that asks for what this one asked for, except for what the body says."""
+    """Create a job with the same request as this one, except for the changes in the body."""
     return actions.clone_job(
         services,
         caller,
@@ -205,8 +205,8 @@ def retrieve_log(
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Any:
-    """Return what the trainer of an attempt wrote beside its messages, also while it runs. A log
-    keeps its first 64 KiB and its newest 1 MiB.
+    """Return the trainer's output beside its messages, also while the attempt runs. A log keeps its
+    first 64 KiB and its newest 1 MiB.
     """
     log = actions.read_log(services, caller, job_id, attempt, after or 0)
     if format == "text" or (format is None and "text/plain" in accept):

@@ -62,7 +62,7 @@ def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[At
     for attempt, following in zip_longest(attempts, attempts[1:]):
         if attempt.number in bounds:
             last = steps.get(attempt.number)
-        else:  # at least
+        else:  # a lower bound
             last = following.start_step if following else (job.progress or JobProgress()).step
         end = None if attempt.start_step is None else max(attempt.start_step, last or 0)
         repeated = 0 if attempt.start_step is None else max(0, reached - attempt.start_step)

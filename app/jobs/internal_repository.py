@@ -7,7 +7,7 @@ from app.jobs.checkpoints import best_of
 from app.jobs.repository import attempts, files_of, metrics, project_name
 from app.models import Checkpoint, Job, JobStatus
 
-# those of users that workers read too
+# Unscoped queries, for workers and for users.
 __all__ = ["attempts", "files_of", "metrics", "project_name"]
 
 

@@ -37,7 +37,7 @@ MAX_PINNED = 20
 SPARKLINE_POINTS = 32
 MAX_KEPT_SPARKLINES = 2_000
 
-# What the columns are sorted by. Money is kept as text and compared as a number.
+# Columns to sort by. Money is stored as text and compared as a number.
 SORTS: dict[str, SQLColumnExpression[Any]] = {
     "created": Job.id,
     "name": func.lower(func.coalesce(Job.suffix, Job.id)),
@@ -52,12 +52,12 @@ SORTS: dict[str, SQLColumnExpression[Any]] = {
 }
 # Never null, and with the id beside them the order of an index.
 INDEXED = ("created", "model", "status")
-# Of jobs that have ended: most of a page, and most of what it cost. Their events stay as they are.
+# Sparklines of ended jobs, which are most of a page's jobs and cost. Their events do not change.
 _ended_sparklines: dict[tuple[str, int, int], Points] = {}
 
 
 class JobQuery(NamedTuple):
-    """Which rows to list. `search`: part of the id, the suffix, or the name of either model."""
+    """Filters of the list. `search`: part of the id, the suffix, or the name of either model."""
 
     search: str = ""
     status: JobStatus | None = None
@@ -75,7 +75,7 @@ class JobQuery(NamedTuple):
 
     @property
     def is_narrowed(self) -> bool:
-        """Return whether the jobs that it means are not simply counted by their status."""
+        """Return True if the query needs more than the counts by status."""
         return any((self.search, self.model, self.since, self.until, self.metadata))
 
     @property
@@ -86,9 +86,9 @@ class JobQuery(NamedTuple):
 class JobPage(NamedTuple):
     """One page of a list. A count above `MAX_COUNTED` says that there are more than that."""
 
-    jobs: list[Job]  # on the first page those that are pinned come before the rows
-    num_jobs: int  # on all pages
-    by_status: dict[str, int]  # of what the query finds in any status
+    jobs: list[Job]  # pinned jobs come first on the first page
+    num_jobs: int  # total of all pages
+    by_status: dict[str, int]  # matches of the query by status
     has_more: bool  # another page follows
     pinned: Sequence[str]  # ids of running jobs, which stand on no other page
 
@@ -105,12 +105,12 @@ class _Ids(NamedTuple):
     by_status: dict[str, int]
     num_jobs: int
     pinned: Sequence[str]
-    following: Sequence[str]  # of the page, and one more where there is one
+    following: Sequence[str]  # ids of the page, and one more if there is a next page
 
 
 def find_page(session: Session, project_id: str, query: JobQuery) -> JobPage:
-    """Find the jobs of one page, and how many there are: by their ids first, which an index alone
-    holds. Some running jobs come first where nobody asks for another order.
+    """Return the jobs of one page and their number: first the ids, which an index alone holds. Some
+    running jobs come first in the default order.
     """
     narrow = _find_narrowed if query.is_narrowed else _find_whole
     counts, num_jobs, pinned, following = narrow(session, project_id, query)
@@ -195,7 +195,7 @@ def _pick(session: Session, begun: Sequence[Job], num_points: int) -> dict[str, 
     ).subquery()
     # Twice the same where there are fewer events than points.
     place = 1 + numbers.c.number * (Job.last_event_seq - 1) // (num_points - 1)
-    # Of metrics the row that has that number, or comes next.
+    # Take the row of metrics with that number, or the next one.
     following = (Event.job_id == Job.id, Event.seq >= place, Event.type != "message")
     next_seq = select(Event.seq).where(*following).order_by(Event.seq).limit(1)
     places = select(Job.id, next_seq.correlate(Job, numbers).scalar_subquery())
@@ -218,7 +218,7 @@ def _pick(session: Session, begun: Sequence[Job], num_points: int) -> dict[str, 
     curves: dict[str, dict[int, float]] = {}
     for job_id, attempt, step, loss, steps, losses in rows:
         points = [(None if step is None else int(step), loss)]
-        if steps is not None:  # of a chunk, which may have nothing but evaluations
+        if steps is not None:  # a chunk may have nothing but evaluations
             points = list(zip(steps, losses or [None] * len(steps), strict=False))
         curves.setdefault(job_id, {}).update(
             (step, loss)
@@ -268,8 +268,8 @@ def _find_whole(session: Session, project_id: str, query: JobQuery) -> _Ids:
 
 
 def _find_narrowed(session: Session, project_id: str, query: JobQuery) -> _Ids:
-    """Find all that match but for the status, up to `MAX_COUNTED` and one: whatever a search finds
-    first, it has read the project for.
+    """Return all matches in any status, up to `MAX_COUNTED` and one: a search reads the whole
+    project anyhow.
     """
 
     def find(query: JobQuery) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from app.models.event import CHUNK, WINDOW, Event
 
 OUTLINE_POINTS = 16
 LOSS = "train_loss"
-CURVE = ("step", LOSS)  # what an outline has
+CURVE = ("step", LOSS)  # columns of an outline
 
 
 def window_of(seq: int) -> int:
@@ -70,7 +70,7 @@ def unpack(row: Event) -> list[Event]:
 
 
 def unpack_data(data: JsonObject) -> list[JsonObject]:
-    """Return what each event of a chunk has measured."""
+    """Return the metrics of each event of a chunk."""
     values = data["values"]
     columns = [[(key, values[key]) for key in keys] for keys in data["shapes"]]
     return [

@@ -1,5 +1,5 @@
-"""Which job a worker takes next: projects by their share, then priority, then age. What needs more
-GPUs than the worker has, or another kind of device, is passed over.
+"""Choice of a worker's next job: projects by their share, then priority, then age. Jobs that need
+more GPUs than the worker has, or another kind of device, are skipped.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ def is_due(job: type[Job]) -> ColumnElement[bool]:
 
 
 class Offer(NamedTuple):
-    """What a worker has for a job: a name of the price table, and how many of one machine."""
+    """Capacity that a worker offers for a job: a name of the price table, and the number on one
+    machine."""
 
     device: str
     max_gpus: int
@@ -66,7 +67,7 @@ def wait_for_other_claims(session: Session, offer: Offer) -> None:
     """Let claims pass one by one where several projects wait, as each has to see what the one
     before it has taken.
 
-    Where only one does, they take its jobs side by side. SQLite lets them pass one by one anyhow.
+    If only one project does, workers take its jobs side by side. SQLite serializes them anyhow.
     """
     if session.get_bind().dialect.name != "postgresql":
         return
@@ -76,8 +77,8 @@ def wait_for_other_claims(session: Session, offer: Offer) -> None:
 
 
 def _has_due_job(offer: Offer) -> ColumnElement[bool]:
-    """Say of a project whether a job of it may be taken; ordered as its index is, so that no
-    planner reads the table for it.
+    """Return the condition that a job of the project may be taken; ordered as its index is, so that
+    no planner reads the table for it.
     """
     waiting = aliased(Job)
     first = (

@@ -1,4 +1,4 @@
-"""What a request for a job comes to: every refusal, and the estimate, before any write."""
+"""Plan of a requested job: every refusal, and the estimate, before any write."""
 
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
 
     requested: RequestedRecipe
     model: Model
-    checkpoint: Checkpoint | None  # of a training of that model, to continue from
+    checkpoint: Checkpoint | None  # checkpoint of a training of that model, to continue from
     training: File
     validation: File | None
     request: JobRequest

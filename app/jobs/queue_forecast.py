@@ -1,8 +1,6 @@
-"""When a job will start: the jobs before it, how long each still takes, and how many workers share
-them.
+"""Forecast of a job's start: the jobs before it, their remaining time, and the number of workers.
 
-What `claims.claim` will do is simulated, job after job. Nobody knows what will be submitted
-meanwhile.
+The decisions of `claims.claim` are simulated, job after job. Future submissions are unknown.
 """
 
 import heapq
@@ -41,9 +39,9 @@ from app.models.job_request import JobRequest
 from app.models.reported import json_number
 from app.workers import service as workers
 
-FORESEEN = 200  # jobs; nobody plans by what comes after so many, and looking must stay cheap
-# Every page with a job that waits looks, and every submission: of a fleet of so many workers each
-# process looks once in some seconds, and no more.
+FORESEEN = 200  # jobs; a longer forecast is useless, and reading must stay cheap
+# Every page with a waiting job reads it, and so does every submission: for a fleet of so many
+# workers each process computes it once in some seconds, and no more.
 MANY_WORKERS = 1_000
 KEPT_SECONDS = 5.0
 FORESEEABLE_SECONDS = 100 * 365 * 86400.0
@@ -79,13 +77,13 @@ class WaitingJob(NamedTuple):
     gpu: str = ANY_DEVICE
 
     def runs_on(self, device: str) -> bool:
-        """Return whether a worker with this device may take it; that of no worker is any."""
+        """Return True if a worker with this device may take it; a missing device matches any."""
         return ANY_DEVICE in (self.gpu, device) or self.gpu == device
 
 
 class RunningJob(NamedTuple):
     project_id: str
-    seconds: float | None  # that its worker still needs
+    seconds: float | None  # remaining seconds on its worker
     device: str
 
 
@@ -129,7 +127,7 @@ class Queue:
                 return self._never("no_worker_of_device")
             if num_gpus > most:
                 return self._never("too_few_gpus")
-        # Most jobs of a long queue are far behind: known without looking ahead.
+        # Most jobs of a long queue are far behind: that is clear without a simulation.
         if job_id in self._waiting_seconds and job_id in self._foreseen:
             return self._describe(*self._foreseen[job_id])
         if len(self._waiting_seconds) >= FORESEEN:
@@ -137,7 +135,7 @@ class Queue:
         return None
 
     def seconds_of(self, job_id: str) -> float | None:
-        """Return how long a waiting job is expected to take, up to the cap of its budget."""
+        """Return the expected duration of a waiting job, up to the cap of its budget."""
         seconds = _or_never(self._waiting_seconds.get(job_id))
         return None if seconds == math.inf else seconds
 
@@ -164,8 +162,8 @@ class Queue:
         return {job_id: (number, seconds) for number, (job_id, seconds) in enumerate(starts, 1)}
 
     def _starts(self) -> Iterator[tuple[str, float]]:
-        """Yield the jobs in the order in which they start. Whoever is free first takes the next
-        job that its device is right for; one of unknown length may hold its worker for ever.
+        """Yield the jobs in the order in which they start. The first free worker takes the next job
+        that suits its device; a job of unknown length may hold its worker for ever.
         """
         waiting = {
             project_id: list(reversed(queue.waiting))
@@ -293,11 +291,11 @@ def _lower(value: ColumnElement[Any], bound: ColumnElement[Any]) -> ColumnElemen
     return case((bound < value, bound), else_=value)
 
 
-# Built once: every submission looks, and building them takes a quarter of a millisecond.
+# Built once: every submission reads them, and building them takes a quarter of a millisecond.
 _EXPECTED = Job.estimate["seconds"]["expected"].as_float()
 _EXPECTED_COST = cast(Job.estimate[("cost", "expected")].as_numeric(38, 6), Float)
-# What either cap of the budget allows over all attempts; the dollars by what they are expected to
-# buy. At a cap the job pauses and its worker is free.
+# Seconds that either cap of the budget allows over all attempts; the dollars by their expected
+# yield. At a cap the job pauses and its worker is free.
 _ALLOWED = Job.budget["max_seconds"].as_float()
 _AFFORDED = _EXPECTED * (
     cast(Job.budget["max_cost_usd"].as_numeric(38, 6), Float) / func.nullif(_EXPECTED_COST, 0.0)
@@ -340,7 +338,7 @@ _WAITING_WITH_JOBS = (
 
 
 def _or_never(seconds: object) -> float:
-    """Read what the database computed from a worker's own forecast."""
+    """Return the number that the database computed from a worker's own forecast."""
     if isinstance(seconds, int | float) and seconds < FORESEEABLE_SECONDS:
         return max(0.0, seconds)
     return math.inf

@@ -123,7 +123,7 @@ def live_job_from_checkpoint_of(session: Session, job_id: str) -> tuple[str, str
 
 
 def lacks_its_base(session: Session, job: Job) -> bool:
-    """Tell whether a checkpoint that the job builds on, directly or not, has been deleted."""
+    """Return True if a checkpoint that the job builds on, directly or not, has been deleted."""
     current: Job | None = job
     while current is not None and current.base_checkpoint_id is not None:
         checkpoint = session.get(Checkpoint, current.base_checkpoint_id)
@@ -164,7 +164,7 @@ def events_after(session: Session, job_id: str, *, after: int, limit: int) -> li
 
 
 def _events_between(session: Session, job_id: str, after: int, before: int) -> list[Event]:
-    """Return those whose numbers lie between the two, by rising number."""
+    """Return the events whose numbers lie between the two, by rising number."""
     # A row stands at its last number; the first one is in the same window.
     near = (Event.job_id == job_id, Event.seq > after, Event.seq < before + WINDOW)
     rows = session.scalars(select(Event).where(*near, before > _FIRST_SEQ))
@@ -318,7 +318,7 @@ def validating_with(session: Session, file_id: str) -> list[Job]:
 
 
 def using(session: Session, project_id: str, file_id: str, *, limit: int) -> list[Job]:
-    """Return those that train or validate with the file, newest first."""
+    """Return the jobs that train or validate with the file, newest first."""
     uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
     return list(
         session.scalars(

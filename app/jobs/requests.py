@@ -16,7 +16,7 @@ _STORED_RECIPE = build_validator(Recipe)
 
 
 class Filters(NamedTuple):
-    """Which jobs a list holds."""
+    """Filters of a list of jobs."""
 
     status: str | None = None
     model: str | None = None
@@ -34,7 +34,7 @@ class ResumeRequest(StrictModel):
 
 
 class RequestedRecipe(NamedTuple):
-    recipe: Recipe  # with "auto" where the user left it open
+    recipe: Recipe  # "auto" where the user left it open
     learning_rate_multiplier: float
 
     def resolved(self, num_records: int) -> Recipe:

@@ -1,4 +1,4 @@
-"""What an operator does with a job that a worker does not let go, or that waits after a loss."""
+"""Operator's actions on a job that a worker does not release, or that waits after a loss."""
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session

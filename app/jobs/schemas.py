@@ -25,7 +25,7 @@ class ErrorObject(BaseModel):
 
 
 class HyperparametersObject(BaseModel):
-    """What runs, once it is known; "auto" until then."""
+    """Resolved hyperparameters; "auto" until then."""
 
     n_epochs: int | Literal["auto"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
@@ -228,7 +228,7 @@ class CheckpointObject(Object):
 
 
 class GpusObject(BaseModel):
-    """What a number of GPUs buys."""
+    """Speed and cost of a number of GPUs."""
 
     num_devices: int
     seconds: Range
@@ -236,7 +236,7 @@ class GpusObject(BaseModel):
 
 
 class DeviceObject(GpusObject):
-    """What one GPU of a kind buys; on a CPU, a slot."""
+    """Speed and cost of one GPU of a kind; on a CPU, of a slot."""
 
     device: str
     fits: bool | None
@@ -273,9 +273,7 @@ class JobDeleted(Object):
 
 
 class LogObject(BaseModel):
-    """What the trainer of an attempt wrote beside its messages. `attempt`: null where no attempt
-    has a log.
-    """
+    """Output of a trainer beside its messages. `attempt`: null if no attempt has a log."""
 
     object: Literal["fine_tuning.job.log"] = "fine_tuning.job.log"
     fine_tuning_job_id: str
@@ -357,7 +355,7 @@ def _progress(job: Job) -> JsonObject | None:
 
 
 def _cost(job: Job) -> JobCost | None:
-    """Return what the worker last reported, before that what is estimated."""
+    """Return the cost that the worker last reported, before that the estimated one."""
     if job.progress is not None and job.progress.cost is not None:
         return job.progress.cost
     if job.estimate is None:

@@ -139,7 +139,7 @@ def get(session: Session, project_id: str, job_id: str) -> Job:
 
 
 def present(session: Session, project_id: str, job_ids: Sequence[str]) -> set[str]:
-    """Return those of the ids that are of jobs of the project, which may have been deleted."""
+    """Return the ids that belong to jobs of the project, deleted or not."""
     return repository.present(session, project_id, job_ids)
 
 
@@ -230,8 +230,8 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
 
 
 def cancel(session: Session, project_id: str, job_id: str) -> Job:
-    """Cancel a job at once where nobody works on it; otherwise set the desired state, which its
-    worker reads with the next heartbeat. Idempotent.
+    """Cancel a job at once if no worker has it; otherwise set the desired state, which its worker
+    reads with the next heartbeat. Idempotent.
     """
     job, status = _locked(session, project_id, job_id)
     if status is JobStatus.CANCELLED or (
@@ -276,7 +276,7 @@ def pause(session: Session, project_id: str, job_id: str) -> Job:
 def resume(
     session: Session, project_id: str, job_id: str, settings: Settings, change: Budget | None = None
 ) -> Job:
-    """Resume a job. Caps of the budget that `change` does not name stay, null takes one away."""
+    """Resume a job. Caps of the budget that are absent in `change` stay, null removes a cap."""
     job, status = _locked(session, project_id, job_id)
     is_pausing = status is JobStatus.RUNNING and job.desired == Desired.PAUSE
     if status is not JobStatus.PAUSED and not is_pausing:

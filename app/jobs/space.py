@@ -1,5 +1,5 @@
-"""What a job will write, and whether a disk could ever hold it. Free of the web framework: workers
-ask before they train.
+"""Size of a job's output, and whether a disk could ever hold it. Free of the web framework: workers
+check before they train.
 """
 
 import shutil
@@ -27,16 +27,16 @@ def expected_bytes(
     except ModelError:  # the trainer says so better
         return 0
     size = adapter_size(dimensions, recipe)
-    # what trains, with its two moments, in fp32; a frozen A in bf16
+    # The trained weights with their two moments, in fp32; a frozen A in bf16.
     checkpoint = largest_checkpoint or 12 * size.trained + 2 * size.frozen_a
-    # e4m3 and bf16
+    # Weights in e4m3, embeddings in bf16.
     result = dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters
     return (recipe.keep_checkpoints + 1) * checkpoint + result
 
 
 def excess(folder: Path, num_bytes: int, whose: str) -> str | None:
-    """Say by how much it is too large for the whole disk of an existing folder; None where it is
-    not.
+    """Return a message with the missing bytes if it is too large for the whole disk of an existing
+    folder; None if it fits.
     """
     needed = int(MARGIN * num_bytes)
     total = shutil.disk_usage(folder).total

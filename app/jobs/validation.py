@@ -1,4 +1,4 @@
-"""What becomes of a job once its files are checked. Free of the web framework: the worker settles
+"""Validation of a job once its files are checked. Free of the web framework: the worker does this
 after a check.
 """
 
@@ -34,7 +34,7 @@ def finish_validation(
     files = repository.files_of(session, job)
     for param, file in files.items():
         if file.status == FileStatus.ERROR:
-            # Of what nobody could read there is no report.
+            # There is no report on an unreadable file.
             code = f"invalid_{param}" if file.report is not None else BytesMissing.code
             reason = f"{param} is not valid: {file.filename}: {file.status_details}"
             return _fail(session, job, prior_events, param, reason, code)
@@ -90,7 +90,8 @@ def finish_validation(
 
 
 def incompatibility(file: File, recipe: Recipe) -> str | None:
-    """Return why a file that passed its check cannot train with this recipe; None when it can."""
+    """Return the reason why a file that passed its check cannot train with this recipe; None if it
+    can."""
     report = file.report
     assert report is not None, "a processed file has a report"
     reason = report.too_bad(recipe.max_bad_record_fraction) or (

@@ -68,7 +68,8 @@ def read_changes(database: Database, followed: Sequence[str], key_ids: Sequence[
 
 def read_page(database: Database, job_id: str, after: int) -> Page:
     with database.read() as session:
-        job = session.get(Job, job_id)  # before the events: what it counts is then there to be read
+        # Read before the events: everything that it counts can then be read.
+        job = session.get(Job, job_id)
         if job is None:  # deleted under a reader that was not done yet
             return Page([], after)
         events = jobs.events_after(session, job_id, after=after, limit=PAGE)

@@ -1,4 +1,4 @@
-"""The jobs that a study asks for."""
+"""Jobs of a study."""
 
 from typing import Any
 

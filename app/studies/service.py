@@ -1,6 +1,4 @@
-"""What callers do with studies; each function is one unit of work, and notifies after its
-commit.
-"""
+"""Use cases of studies; each function is one unit of work, and notifies after its commit."""
 
 import math
 import statistics
