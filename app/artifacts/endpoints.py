@@ -84,7 +84,7 @@ def create_link(
     dependencies=TOUCHES_STORAGE,
 )
 def follow_link(services: ServicesDep, request: Request, token: str, filename: str) -> Response:
-    """The name at the end only tells a tool what to call the file."""
+    """The file name at the end is a hint for download tools only."""
     content = service.follow_link(services, token)
     return downloads.send(
         request, services.storage, content, redirects=services.settings.download_redirects

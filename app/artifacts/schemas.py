@@ -49,7 +49,7 @@ class ManifestFile(BaseModel):
             bytes=artifact.bytes,
             sha256=artifact.sha256,
             url=f"{quote(artifact.name)}?sha256={artifact.sha256}",
-            # What was stored before blocks were hashed is one block.
+            # Files stored before blocks were hashed count as one block.
             block_bytes=BLOCK_BYTES if artifact.block_sha256 else max(BLOCK_BYTES, artifact.bytes),
             block_sha256=artifact.block_sha256 or [artifact.sha256],
         )

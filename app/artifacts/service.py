@@ -1,4 +1,4 @@
-"""What callers do with the files of a model."""
+"""Use cases on the files of a model."""
 
 from pathlib import PurePosixPath
 from urllib.parse import quote
@@ -35,7 +35,7 @@ def retrieve_manifest(services: Services, caller: Caller, model_id: str) -> Mani
 def retrieve_artifact(
     services: Services, caller: Caller, model_id: str, name: str, sha256: str | None = None
 ) -> Content:
-    """Say where the bytes of an artifact are; with `sha256`, only if they are these."""
+    """Return the location of an artifact's bytes; with `sha256`, only if the hash matches."""
     with services.database.read() as session:
         return _content_of(get(session, caller.project_id, model_id, name, sha256))
 
@@ -65,7 +65,7 @@ def create_link(
 
 
 def follow_link(services: Services, token: str) -> Content:
-    """Say where the bytes are that a link opens now."""
+    """Return the location of the bytes that a link gives access to."""
     link = Links(server_secret(services.settings)).read(token)
     with services.database.read() as session:
         return _content_of(follow(session, link))

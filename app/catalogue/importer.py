@@ -36,7 +36,7 @@ MAX_CONVERSION_CHARACTERS = 500
 
 
 class ModelNotAdded(Exception):
-    """With a sentence for the person who asked."""
+    """The model was not added; the message is for the operator."""
 
 
 def add_base_model(
@@ -55,7 +55,7 @@ def add_base_model(
 
 
 def read_conversions(output: bytes) -> list[str]:
-    """Return what the import has printed, a sentence a line."""
+    """Return the messages that the import has printed, a sentence a line."""
     lines = output.decode(errors="replace").splitlines()[:MAX_CONVERSIONS]
     return [one_line(line)[:MAX_CONVERSION_CHARACTERS] for line in lines]
 
@@ -101,8 +101,8 @@ def add_folder(
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     if _same_is_there(database, model_id, files):
         return False
-    # Keys of this import alone: of two at once, the one that comes too late removes its own bytes
-    # and never the winner's.
+    # Keys of this import alone: of two at once, the later one removes its own bytes and never the
+    # winner's.
     version = new_id("")
     stored_keys = {name: keys.base_model_file(model_id, f"{version}/{name}") for name in files}
     try:
@@ -121,7 +121,7 @@ def add_folder(
             repository.add_base(session, model, artifacts)
     except BaseException as error:
         _remove(storage, keys.base_model_file(model_id, version))
-        # somebody else was faster
+        # Another import finished first.
         if isinstance(error, IntegrityError) and _same_is_there(database, model_id, files):
             return False
         raise

@@ -17,7 +17,7 @@ from app.catalogue import repository
 from app.catalogue.repository import Listed, Tally
 from app.catalogue.schemas import fields_of
 
-MAX_KEPT_BYTES = 2**26  # of all lists together; some 300,000 models
+MAX_KEPT_BYTES = 2**26  # bytes of all cached lists; some 300,000 models
 
 
 class EncodedList(NamedTuple):
@@ -27,7 +27,7 @@ class EncodedList(NamedTuple):
     text: bytes
     first_id: str | None = None
     last_id: str | None = None
-    newest: datetime | None = None  # when the last one was made
+    newest: datetime | None = None  # creation time of the newest model
 
 
 class ListKey(NamedTuple):
@@ -38,7 +38,7 @@ class ListKey(NamedTuple):
 
 
 class ModelLists:
-    """What one process has encoded. Each use asks the database whether it still holds."""
+    """Encoded model lists of one process. Each use checks that the list is current."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[ListKey, EncodedList] = OrderedDict()

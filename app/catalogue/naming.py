@@ -12,7 +12,8 @@ def fine_tuned_model_id(job: Job, project_name: str) -> str:
     """`ft:<base>:<project>:<suffix>:<8 of the job's id>`, with its field empty where there is no
     suffix.
 
-    What continues from a fine-tuned model is named by the base at the beginning of all.
+    A model that continues from a fine-tuned model is named by the base model that the chain began
+    with.
     """
     base = (
         job.base_model_id.split(":")[1]

@@ -30,9 +30,7 @@ ROWS_AT_ONCE = 1_000
 
 
 class Listed(NamedTuple):
-    """What a list says of a model; of its `config`, which is long, only what decides about its
-    engine.
-    """
+    """Model as listed; of its `config`, which is long, only the parts that decide its engine."""
 
     id: str
     project_id: str | None
@@ -45,11 +43,11 @@ class Listed(NamedTuple):
 
 
 class Tally(NamedTuple):
-    """What changes whenever the list of a project's models does: an export that was deleted may
-    come back.
+    """Version of a project's model list: it changes whenever the list does; an export that was
+    deleted may come back.
     """
 
-    num_models: int  # with deleted ones, whose rows stay
+    num_models: int  # deleted models included, whose rows stay
     num_deleted: int
     deleted_at: Decimal | int | None  # the sum of all, in seconds
 
@@ -67,7 +65,7 @@ _LISTED: tuple[Any, ...] = (
 
 
 def tally(session: Session, project_id: str | None) -> Tally:
-    """Look whether the list has changed. None means the base models, here and below."""
+    """Return the version of the list. None means the base models, here and below."""
     columns = (
         func.count(),
         func.count(Model.deleted_at),
@@ -84,7 +82,7 @@ def listed(
     after: tuple[datetime, str],
     limit: int,
 ) -> list[Listed]:
-    """Read those that were made after one, oldest first, in other formats than some."""
+    """Return the models made after the given time, oldest first, except those of some formats."""
     later = tuple_(Model.created_at, Model.id) > after
     statement = _without(_list(project_id), without).where(later)
     rows = session.execute(statement.order_by(Model.created_at, Model.id).limit(limit))
@@ -149,7 +147,7 @@ def num_like(session: Session, project_id: str | None, search: str = "") -> int:
 
 
 def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[str]:
-    """Return those of the ids that exist, for this project or for all."""
+    """Return the ids that exist, for this project or for all."""
     visible = or_(Model.project_id.is_(None), Model.project_id == project_id)
     return set(
         session.scalars(
@@ -206,12 +204,12 @@ def find_to_use(session: Session, project_id: str, model_id: str) -> Model | Non
 
 
 def find_to_delete(session: Session, project_id: str, model_id: str) -> Model | None:
-    """Lock it: nobody begins to use it before the transaction ends."""
+    """Return the model and lock it, so that no job begins to use it before the transaction ends."""
     return session.scalars(_visible(project_id, model_id).with_for_update()).one_or_none()
 
 
 def live_job_from(session: Session, model_id: str) -> tuple[str, str] | None:
-    """Return the id and the project of a job that still needs the model: of any project, as a
+    """Return the id and the project of an active job that needs the model: of any project, as a
     permitted checkpoint lets others train on it, too.
     """
     needs_it = (Job.base_model_id == model_id, Job.status.in_(LIVE))

@@ -53,8 +53,8 @@ def fields_of(model: Model | Listed) -> dict[str, Any]:
 
 
 def engine_note_of(model: Model | Listed) -> str | None:
-    """Return in sentences why the model cannot be asked, or what that takes; None where nothing is
-    in the way.
+    """Return sentences that say why the model cannot be used for inference, or what that takes;
+    None if it can.
     """
     if model.format == NOT_SERVABLE:
         merged = model.id.removesuffix(f":{NOT_SERVABLE}")

@@ -1,4 +1,4 @@
-"""What callers do with models."""
+"""Use cases of models."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from app.models import Model
 from app.services import Services
 
 NOT_TRAINABLE = ("lora", "gguf", "q4_1")
-MAX_OFFERED = 200  # of base models, and of the project's own
+MAX_OFFERED = 200  # number of base models, and of the project's own
 
 
 class Newest(NamedTuple):
@@ -61,7 +61,7 @@ def get(session: Session, project_id: str, model_id: str) -> Model:
 
 
 def exists(session: Session, model_id: str) -> bool:
-    """Return whether any project has a model of this id."""
+    """Return True if any project has a model of this id."""
     model = internal_repository.get(session, model_id)
     return model is not None and model.deleted_at is None
 
@@ -84,7 +84,7 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
 
 
 def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[str]:
-    """Return those of the models that exist, the project's own and base models."""
+    """Return the models that exist, of the project and of the base models."""
     return repository.present(session, project_id, model_ids)
 
 
@@ -115,7 +115,7 @@ def by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
     if hub_id.startswith(naming.FINE_TUNED):
         end = f":{hub_id.rpartition('-')[2]}"
         candidates = repository.like(session, project_id, end=end)
-    else:  # of the project's own there may be very many
+    else:  # a project may have very many models
         candidates = repository.bases(session)
     for candidate in candidates:
         if naming.hub_id(candidate.id) == hub_id:
@@ -124,8 +124,8 @@ def by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
 
 
 def versions_of(session: Session, project_id: str, model_id: str) -> dict[str, Model]:
-    """Return what was made of a model, or of checkpoints of its job, by what follows the model's
-    own id in theirs: `lora`, `ckpt-step-<n>`.
+    """Return the exports of a model, or of checkpoints of its job, by the suffix after the model's
+    own id: `lora`, `ckpt-step-<n>`.
     """
     start = f"{model_id}:"
     return {

@@ -33,9 +33,9 @@ def retrieve_report(
         Query(min_length=1, max_length=8192, description="as in the job, a JSON object"),
     ] = None,
 ) -> FileReportObject:
-    """Report what is wrong with the file, line by line; with `model`, exact token counts, lengths,
-    truncations, copies and leaks, and the first records token by token. The first question about a
-    model starts that work and is answered with `in_progress`; ask again.
+    """Report the errors of the file, line by line; with `model`, exact token counts, lengths,
+    truncations, copies and leaks, and the first records token by token. The first request for a
+    model starts that work and returns `in_progress`; repeat it later.
     """
     return service.retrieve_report(
         services, caller, file_id, model, max_seq_length, validation_file, chat_template_kwargs

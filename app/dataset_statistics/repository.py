@@ -1,4 +1,5 @@
-"""What files are to models. Free of the web framework: the worker reads it, too."""
+"""Dataset statistics of files under a model's tokenizer. Free of the web framework: the worker
+reads them, too."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from falqon_core.estimate.long_text import Amount, amount_with_overlap
 
 
 class StatisticsKey(NamedTuple):
-    """What statistics are of: a file and a model; with a validation file, also what both share."""
+    """Key of statistics: a file and a model; with a validation file, also the overlap of both."""
 
     file_id: str
     model_id: str
@@ -54,7 +55,7 @@ def tokens_of(session: Session, project_id: str, file_ids: Sequence[str]) -> dic
 
 
 def add(session: Session, project_id: str, key: StatisticsKey) -> None:
-    """Add the operation unless somebody else has just asked for the same.
+    """Add the operation unless another caller has just added the same.
 
     It takes the place of one with other variables of the chat template, once that has ended.
     """
@@ -79,8 +80,8 @@ def add(session: Session, project_id: str, key: StatisticsKey) -> None:
 
 
 def exact_amount(session: Session, file_id: str, model_id: str, recipe: Recipe) -> Amount | None:
-    """Return what one epoch is as the model's tokenizer counts it, when statistics know it for the
-    length, the overlap and the chat template of this recipe.
+    """Return the amount of one epoch as counted by the model's tokenizer, if statistics exist for
+    the length, the overlap and the chat template of this recipe.
     """
     statement = select(DatasetStatistics.max_seq_length, DatasetStatistics.result).where(
         DatasetStatistics.file_id == file_id,
@@ -96,8 +97,8 @@ def exact_amount(session: Session, file_id: str, model_id: str, recipe: Recipe) 
 
 
 def _amount_of(result: JsonObject, counted_length: int, recipe: Recipe) -> Amount | None:
-    """Return what statistics know. Those from before long texts were split, or overlaps counted,
-    know nothing of these.
+    """Return the amount from the statistics. Older ones, from before long texts were split or
+    overlaps counted, have none.
     """
     without_overlap = Amount(int(result["sequences"]), int(result["tokens_per_epoch"]))
     if result["longest"] <= min(counted_length, recipe.max_seq_length):

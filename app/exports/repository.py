@@ -42,7 +42,7 @@ def find(session: Session, project_id: str, source: str, format: str) -> Export 
 
 
 def add(session: Session, export: Export) -> None:
-    """Add it unless somebody else has just asked for the same."""
+    """Add it unless another caller has just added the same."""
     with suppress(IntegrityError), session.begin_nested():
         session.add(export)
 
@@ -52,7 +52,7 @@ def complete(session: Session, export: Export, model: Model, artifacts: Sequence
     if not claims.complete(session, export):
         return False
     before = select(Artifact.storage_key).where(Artifact.model_id == model.id)
-    orphans.mark_orphaned(session, session.scalars(before).all())  # of the one that was deleted
+    orphans.mark_orphaned(session, session.scalars(before).all())  # files of the deleted export
     session.execute(
         delete(Artifact).where(Artifact.model_id == model.id), execution_options=UNSYNCED
     )

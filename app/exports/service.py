@@ -1,4 +1,4 @@
-"""What callers do with exports of a model."""
+"""Use cases of exports of a model."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,12 +31,12 @@ from falqon_core.contract.formats import (
     check_format,
 )
 
-MAX_IN_PROGRESS = 10  # of one project; each takes a worker minutes
+MAX_IN_PROGRESS = 10  # per project; each takes a worker minutes
 ID = "export-"
 
 
 class Source(NamedTuple):
-    """What is exported: the model of a job, or with `step` one of its checkpoints. `job` is None
+    """Source of an export: the model of a job, or with `step` one of its checkpoints. `job` is None
     once it has been deleted.
     """
 
@@ -44,7 +44,8 @@ class Source(NamedTuple):
     job_id: str
     job: Job | None
     step: int | None
-    # its own, or of a checkpoint the one that its training began from: the architecture is the same
+    # The model's own dimensions, or for a checkpoint those of the model that its training began
+    # from: the architecture is the same.
     model: Model
 
 
@@ -77,7 +78,7 @@ def all_of(session: Session, project_id: str, name: str) -> list[Export]:
 def models_of_checkpoints(
     session: Session, project_id: str, names: Sequence[str]
 ) -> dict[str, Export]:
-    """Return what was asked for, by the checkpoint's name; the model has that name, too."""
+    """Return the requested models by the name of the checkpoint, which the model bears, too."""
     exports = repository.of_sources(session, project_id, names, "fp8")
     return {export.source: export for export in exports}
 

@@ -1,4 +1,4 @@
-"""What callers do with files; each function is one unit of work."""
+"""Use cases of files; each function is one unit of work."""
 
 from collections.abc import Iterator
 from pathlib import PurePath
@@ -149,7 +149,7 @@ def retrieve_file(services: Services, caller: Caller, file_id: str) -> FileObjec
 
 
 def retrieve_content(services: Services, caller: Caller, file_id: str) -> Content:
-    """Say where the bytes of a file are, for `downloads.send`."""
+    """Return the location of the bytes of a file, for `downloads.send`."""
     with services.database.read() as session:
         file = service.get(session, caller.project_id, file_id)
         service.require_content(file)
@@ -157,7 +157,7 @@ def retrieve_content(services: Services, caller: Caller, file_id: str) -> Conten
 
 
 def check_file(services: Services, caller: Caller, file_id: str) -> FileObject:
-    """Have a worker judge the file anew, by the rules of today."""
+    """Have a worker check the file again, by the current rules."""
     with services.database.transaction() as session:
         file = service.check_again(session, caller.project_id, file_id)
         audit.record(session, caller, "file.checked", file_id)

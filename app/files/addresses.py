@@ -13,7 +13,7 @@ FORMS = "hf://owner/name@revision/split, s3://bucket/key or https://host/path"
 _HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUB = re.compile(rf"(?:datasets/)?({_HUB_NAME}/{_HUB_NAME})(?:@([^/\s]{{1,255}}))?(?:/(.+))?")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-# as a path it leads only downwards
+# Used as a path, it stays below its folder.
 _PATH = re.compile(r"(?!.*(?:^|/)\.{0,2}(?:/|$))[^\x00-\x1f\x7f\\?#%]{1,1024}")
 
 
@@ -22,7 +22,7 @@ class HubAddress(NamedTuple):
 
     repository: str
     revision: str
-    path: str  # train, config/train, data/rows.jsonl; empty: whatever it has
+    path: str  # train, config/train, data/rows.jsonl; empty: the default
 
 
 class S3Address(NamedTuple):

@@ -157,8 +157,8 @@ def delete_file(services: ServicesDep, caller: Writer, file_id: str) -> FileDele
 
 @router.post("/{file_id}/check")
 def check_file(services: ServicesDep, caller: Writer, file_id: str) -> FileObject:
-    """Have a file judged anew, as after an upgrade that accepts more. Its `status` is `uploaded`
-    until the new verdict; jobs that use it go on.
+    """Have a file checked again, for example after an upgrade that accepts more. Its `status` is
+    `uploaded` until the new verdict; jobs that use it go on.
     """
     return actions.check_file(services, caller, file_id)
 
@@ -176,7 +176,7 @@ def retrieve_content(
     request: Request,
     file_id: str,
     skip_bad_lines: Annotated[
-        # What it answers has no length and no ETag before its end, as the description promises.
+        # The response has no length and no ETag before its end, as the description promises.
         bool,
         Query(include_in_schema=False),
     ] = False,

@@ -100,7 +100,7 @@ def newest_first(
 
 
 def other_purposes(session: Session, project_id: str) -> list[Purpose]:
-    """Return what files of the project are for that are neither for training nor its results."""
+    """Return the purposes of the project's files other than training and its results."""
     probes = {
         purpose: select(File.id).where(
             File.project_id == project_id, File.purpose == purpose, File.deleted_at.is_(None)
@@ -143,7 +143,7 @@ def expired(session: Session, *, lock: bool) -> list[File]:
     statement = (
         select(File)
         .where(File.expires_at < now_plus_once(), File.deleted_at.is_(None), ~needed)
-        .order_by(File.expires_at)  # so that Postgres reads the index of it
+        .order_by(File.expires_at)  # ordered so that Postgres uses the index
         .limit(REMOVED_AT_ONCE)
     )
     return list(session.scalars(statement.with_for_update(skip_locked=True) if lock else statement))

@@ -52,7 +52,7 @@ class SourceRequest(BaseModel):
 
 
 class FileSource(BaseModel):
-    """Where the records of a file come from, and how far a worker has read it."""
+    """Source of a file's records, and the progress of the worker that reads it."""
 
     source: Annotated[
         str, Field(description="an address, or the name of the file that was uploaded")

@@ -21,7 +21,7 @@ from app.operations import service as operations
 T = TypeVar("T")
 MAX_NAME_LENGTH = 255
 NOTHING = ""  # the hash of a file whose bytes have not come
-MAX_IMPORTS = 1_000  # of one project that wait or are read
+MAX_IMPORTS = 1_000  # pending or running imports per project
 UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -170,7 +170,7 @@ def notify(notifier: Notifier, file: File, imported: FileImport | None) -> None:
 
 
 def import_of(session: Session, file: File) -> FileImport | None:
-    """Return what the records of a file were made of; None where they are what was uploaded."""
+    """Return the import that the records of a file come from; None if they were uploaded."""
     return repository.imports_of(session, [file.id]).get(file.id)
 
 
@@ -187,7 +187,7 @@ def names(session: Session, project_id: str, ids: Sequence[str]) -> dict[str, st
 
 
 def other_purposes(session: Session, project_id: str) -> list[Purpose]:
-    """Return what files of the project are for that are neither for training nor its results."""
+    """Return the purposes of the project's files other than training and its results."""
     return repository.other_purposes(session, project_id)
 
 
@@ -241,7 +241,7 @@ def delete(session: Session, project_id: str, file_id: str) -> None:
 
 
 def check_again(session: Session, project_id: str, file_id: str) -> File:
-    """Have a file judged anew. Jobs that have their recipe go on; new ones wait for the verdict."""
+    """Have a file checked again. Jobs with a recipe go on; new ones wait for the verdict."""
     file = repository.find_locked(session, project_id, file_id)
     if file is None:
         raise NotFound(f"No such File object: {file_id}", param="id")
@@ -314,7 +314,7 @@ def _check_repeats(
     imported = import_of(session, file)
     before: tuple[str, str, dict[str, str]] = (file.sha256, file.purpose, {})
     if imported is not None:
-        # the file's own are those of its lines, once it has been read
+        # The file's own records are those of its lines, once it has been read.
         before = (imported.sha256 or file.sha256, file.purpose, imported.mapping)
     if before != (stored.sha256, purpose, table.mapping if table else {}):
         raise IdempotencyMismatch(

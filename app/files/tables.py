@@ -14,7 +14,7 @@ _mapping = TypeAdapter(Mapping)
 
 
 class Table(NamedTuple):
-    """Of an upload: its format, and which column is which field of a record."""
+    """Table format of an upload, and the mapping of its columns to the fields of a record."""
 
     format: SourceFormat
     mapping: dict[str, str]
@@ -23,7 +23,8 @@ class Table(NamedTuple):
 def table_of(
     purpose: Purpose, filename: str, head: bytes, mapping: dict[str, str] | None = None
 ) -> Table | None:
-    """Return what has to become JSON lines; None for what is JSON lines, or is not trained with."""
+    """Return the table to convert into JSON lines; None if the file is JSON lines, or is not for
+    training."""
     if purpose is not Purpose.FINE_TUNE:
         if mapping:
             raise InvalidRequest(

@@ -39,7 +39,7 @@ class HubRoute(ApiRoute):
 
 
 def _headers(request: Request, error: ApiError) -> dict[str, str]:
-    # whoever sends none is told as little as of what is not there
+    # A client without a key must not learn which repositories exist.
     if isinstance(error, InvalidApiKey):
         if "authorization" in request.headers:
             return {"x-error-message": WRONG_KEY}

@@ -1,4 +1,4 @@
-"""What Hugging Face's libraries ask of models and files."""
+"""Queries of Hugging Face's libraries on models and files."""
 
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -19,12 +19,12 @@ from app.services import Services
 T = TypeVar("T")
 Kind = Literal["models", "datasets"]
 MAIN = "main"
-FILES = "files/"  # before the id of a file: `datasets` takes no id without an owner
+FILES = "files/"  # prefix of the id of a file: `datasets` takes no id without an owner
 REPOSITORY, REVISION, ENTRY = (
     "RepoNotFound",
     "RevisionNotFound",
     "EntryNotFound",
-)  # as the protocol spells them
+)  # spelled as in the protocol
 RECORDS = {".jsonl", ".json"}
 
 

@@ -1,4 +1,4 @@
-"""What a repository holds, in the words of Hugging Face's protocol: every file is one of its large
+"""Contents of a repository, in the words of Hugging Face's protocol: every file is one of its large
 files, which are named by SHA-256.
 """
 
@@ -29,7 +29,7 @@ class Repository(NamedTuple):
 
 
 def commit_of(entries: Iterable[Entry]) -> str:
-    """Return an id that is the same for the same files, whatever they are called by."""
+    """Return an id that is the same for the same files, independently of their names."""
     listing = "".join(f"{entry.path}\0{entry.sha256}\n" for entry in sorted(entries))
     return hashlib.sha256(listing.encode()).hexdigest()[:40]
 
@@ -142,6 +142,6 @@ def _git_id(entry: Entry) -> str:
 
 
 def _pointer(entry: Entry) -> bytes:
-    """Return what git would hold in place of the file."""
+    """Return the pointer that git would hold in place of the file."""
     version = "version https://git-lfs.github.com/spec/v1"
     return f"{version}\noid sha256:{entry.sha256}\nsize {entry.bytes}\n".encode()

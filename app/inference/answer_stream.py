@@ -1,4 +1,4 @@
-"""What engines stream, as one stream of events."""
+"""Merge the streams of several engine responses into one stream of events."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -29,10 +29,10 @@ from app.inference.refusals import GONE, EngineError, refusal_of
 from app.inference.rewriting import Rewriter, trim
 from app.inference.usage import Bill, usage_of
 
-MAX_LINE_BYTES = 2**20  # of an event
-UNREAD_SECONDS = 60.0  # in which a client reads nothing, and is cut off
+MAX_LINE_BYTES = 2**20  # bytes per event
+UNREAD_SECONDS = 60.0  # seconds without a read after which a client is disconnected
 DONE = b"data: [DONE]\n\n"
-OF_ALL_EVENTS = ("id", "object", "created", "model")  # which have the same in each of them
+OF_ALL_EVENTS = ("id", "object", "created", "model")  # fields with the same value in each event
 
 log = structlog.get_logger()
 
@@ -91,7 +91,7 @@ class AnswerStream(StreamingResponse):
                     *(partial(self._relay_later, question) for question in others),
                 ]
             )
-            await self._bill.settle()  # before the client can ask again
+            await self._bill.settle()  # settled before the client can send its next request
             if self._wants_usage:
                 usage = self._exchange.tally.document(is_private=self._exchange.target.is_private)
                 self._outbox.add(_event(self._shared | {"choices": [], "usage": usage}))
@@ -156,7 +156,7 @@ class AnswerStream(StreamingResponse):
 
 
 class Lines:
-    """The lines of a stream, wherever its parts end."""
+    """Splits a stream into lines, independently of the chunk boundaries."""
 
     def __init__(self) -> None:
         self._pending: list[bytes] = []  # parts of a line that has not ended

@@ -28,7 +28,7 @@ from app.services import Services
 
 
 class Engines(NamedTuple):
-    """What an API process asks engines with."""
+    """Connection of an API process to the engines."""
 
     client: httpx.AsyncClient
     targets: KnownTargets
@@ -60,8 +60,8 @@ async def answer(
 ) -> Response:
     """Return the answer of the model's engine, once that is ready and it is the project's turn.
 
-    What it took counts against the caller's key; raises `RateLimited` where that has no tokens
-    left, or waits for too many answers.
+    The usage counts against the caller's API key; raises `RateLimited` if it has no tokens left, or
+    too many outstanding answers.
     """
     enforce_tokens(request)
     body = body.model_copy(update={"model": services.settings.model_named(body.model)})
@@ -109,7 +109,7 @@ async def answer(
         target = engines.targets.find(*of_caller)
         if target is not None:
             await bill.open()
-            with suppress(Unavailable):  # it has gone since it was looked up
+            with suppress(Unavailable):  # the engine may have gone since the query
                 return await ask(target)
         target = await service.find_target(services, caller, body.model)
         engines.targets.keep(*of_caller, target)

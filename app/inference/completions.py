@@ -26,7 +26,7 @@ class CompletionRewriter(Rewriter):
         """`num_top`: of the likeliest tokens in each place; None: no logprobs are wanted."""
         self._num_top = num_top
         self._echoes = echoes
-        self._offsets: dict[int, int] = {}  # of each choice of a stream, its text's length so far
+        self._offsets: dict[int, int] = {}  # length of the text so far, for each choice of a stream
 
     def rewrite(self, document: Document) -> None:
         for choice in document["choices"]:
@@ -64,7 +64,8 @@ class CompletionRewriter(Rewriter):
 
 
 def score_of(written: dict[str, Any], num_top: int) -> TokenScore:
-    """Return what llama.cpp tells of a token; the likeliest ones, and itself, by their texts."""
+    """Return the score of a token from llama.cpp's response: the likeliest tokens, and the token
+    itself, by their texts."""
     top: dict[str, float] = {}
     for each in [*(written.get("top_logprobs") or [])[:num_top], written]:
         top.setdefault(each["token"], each["logprob"])

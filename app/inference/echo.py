@@ -40,7 +40,7 @@ async def echo_prompts(body: CompletionRequest, traits: EngineTraits, post: Post
 async def _echo(
     prompt: str | list[int], num_top: int | None, traits: EngineTraits, post: Post
 ) -> Echo:
-    first = 0  # of the tokens that are the prompt's own
+    first = 0  # number of the prompt's own tokens
     if isinstance(prompt, str):
         text, ids = prompt, await _tokenize(prompt, post, add_special=False)
         with_special = await _tokenize(prompt, post, add_special=True)

@@ -27,8 +27,8 @@ async def create_chat_completion(
     request: Request,
     body: ChatCompletionRequest,
 ) -> Response:
-    """Ask a base model or a fine-tuned one. It is loaded with its first question, which waits up
-    to a minute for that.
+    """Create a chat completion of a base model or a fine-tuned one. The first request loads the
+    model, and waits up to a minute for that.
     """
     return await answer(services, engines, caller, request, body)
 

@@ -37,7 +37,7 @@ def unload_engine(services: Services, caller: Caller, model_id: str) -> EngineUn
 
 
 def list_loaded(session: Session, project_id: str | None) -> Sequence[Engine]:
-    """Return those of base models and of the project; None: of every project."""
+    """Return the engines of base models and of the project; None: of every project."""
     return repository.loaded(session, project_id)
 
 

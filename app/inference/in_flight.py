@@ -19,7 +19,7 @@ class AnswersInFlight:
     def hold(self, key_id: str, num_answers: int, max_answers: int) -> Iterator[None]:
         """Count the answers of a request until the end of the block.
 
-        Raises `RateLimited` where they are too many beside others of the key.
+        Raises `RateLimited` when there are too many beside the other requests of the API key.
         """
         others = self._numbers[key_id]
         if others and others + num_answers > max_answers:

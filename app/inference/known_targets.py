@@ -1,8 +1,8 @@
-"""The engines that have just answered, so that a conversation does not look its engine up with
-every question.
+"""Cache of the engines that have just answered, so that a conversation does not query the database
+with every request.
 
-A model that is deleted or unloaded may be asked for so long after that; who calls, and with what
-right, is asked every time.
+A model that is deleted or unloaded stays reachable for that time; the caller and its rights are
+checked in every request.
 """
 
 import time

@@ -1,5 +1,5 @@
-"""Messages of a question, read as training reads them, so that the code that wrote the records can
-ask the model.
+"""Messages of a request, read as training reads them, so that the client code that wrote the
+records can query the model.
 """
 
 from typing import Any

@@ -22,9 +22,9 @@ from app.inference.turns import EngineQueue, Turn
 from app.inference.usage import Tally, usage_of
 
 CONNECT_SECONDS = 5.0
-SILENCE_SECONDS = 600.0  # as long as the official client waits
+SILENCE_SECONDS = 600.0  # the timeout of the official client
 MAX_CONNECTIONS = 2_000
-IDLE_SECONDS = 2.0  # engines close a connection that rests for 5 s, and may do so as we ask
+IDLE_SECONDS = 2.0  # Engines close a connection that is idle for 5 s, and may do so while we send.
 CHECKED_EVERY_SECONDS = 0.5
 NOT_PASSED_ON = ("timings", "usage")  # the engine's own figures, and what it took for one choice
 
@@ -32,14 +32,14 @@ log = structlog.get_logger()
 
 
 class Calls(NamedTuple):
-    """What is called beside passing an answer on; each waits for a database."""
+    """Callbacks beside passing a response on; each waits for a database."""
 
     note_use: Callable[[], None]
     give_up: Callable[[], None]
 
 
 class ClientGone(ApiError):
-    """Nobody reads this answer."""
+    """The client no longer reads this response."""
 
     status = 499
     code = "client_gone"
@@ -74,7 +74,7 @@ class Exchange(NamedTuple):
     prompt_field: str = "messages"  # the user's, for what the engine refuses
 
     async def post(self, path: str, fields: dict[str, Any] | None) -> httpx.Response:
-        """Ask the engine beside the questions, in the project's turn; None: a GET."""
+        """Send a request other than a completion, in the project's turn; None: a GET."""
         turn = await self.queue.take(self.target.project_id)
         try:
             return await self.client.request(
@@ -90,7 +90,7 @@ class Exchange(NamedTuple):
         return await self.queue.take(self.target.project_id)
 
     async def open(self, question: Question, turn: Turn) -> OpenAnswer:
-        """Ask. Raises what the engine refuses."""
+        """Send the request. Raises the engine's refusal."""
         try:
             self.tally.add_sent(question)
             sent = self.client.build_request(
@@ -122,7 +122,7 @@ class Exchange(NamedTuple):
                 log.warning("the use of an engine was not noted", error=str(error))
 
     async def give_up(self, error: Exception) -> Unavailable:
-        """Return what is raised where the engine is gone."""
+        """Return the error to raise when the engine is gone."""
         log.warning("engine gone", address=self.target.address, error=repr(error))
         await run_sync(self.calls.give_up)
         return Unavailable(
@@ -236,7 +236,7 @@ async def run_all(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
 async def while_connected(
     work: Callable[[], Awaitable[None]], request: Request, exchange: Exchange
 ) -> None:
-    """Stop the work when the client goes away, so that the engine does not go on for nobody."""
+    """Stop the work when the client disconnects, so that the engine stops, too."""
     is_done = False
 
     async def finish() -> None:

@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-BYTES_OF_A_TOKEN = 4  # of a prompt's JSON, as an estimate
+BYTES_OF_A_TOKEN = 4  # estimate for a prompt's JSON
 OF_A_PROMPT = ("messages", "tools", "prompt")
 
 
 class Question(NamedTuple):
     """A prompt, and the choice that its answer becomes."""
 
-    fields: dict[str, Any]  # as the engine reads them
+    fields: dict[str, Any]  # spelled as the engine reads them
     prompt: int  # its number among the request's
     choice: int  # its number among the answers
 
@@ -22,10 +22,11 @@ class Question(NamedTuple):
 
 
 def split(content: bytes) -> list[Question]:
-    """Return the questions of what an engine would be asked at once, in the order of their choices.
+    """Return the single requests that a request to an engine consists of, in the order of their
+    choices.
 
-    Where there is a seed, the choices of a prompt have seeds that follow one another: the first one
-    is answered as if it were alone.
+    With a seed, the choices of a prompt have seeds that follow one another: the first choice is the
+    same as if it were alone.
     """
     fields = json.loads(content)
     num_choices = fields.pop("n", 1)

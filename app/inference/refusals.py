@@ -1,11 +1,11 @@
-"""What an engine's refusal means, in our words and its own. Free of the web framework."""
+"""Meaning of an engine's refusal, in our words and its own. Free of the web framework."""
 
 import httpx
 
 from app.base.errors import ApiError, InvalidRequest, Unavailable
 
 MAX_ERROR_BYTES = 65_536
-# What is raised when the engine does not answer, or no longer.
+# Error for an engine that does not respond, or no longer.
 GONE = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.TimeoutException)
 
 

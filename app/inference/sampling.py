@@ -8,7 +8,7 @@ from app.base.errors import InvalidRequest
 
 EngineKind = Literal["llama.cpp", "other"]  # vLLM and what speaks as it does
 
-ALL_TOKENS = 8_192  # as long as any context of llama.cpp here
+ALL_TOKENS = 8_192  # the longest context of llama.cpp here
 LEAST_TOP_P = 1e-6  # vLLM takes no 0
 LACKING: dict[EngineKind, dict[str, str]] = {
     "llama.cpp": {

@@ -1,5 +1,5 @@
-"""What may be asked of a model. What engines would ignore is refused with its name; the rest is
-handed to the engine as it came, or as `translation` writes it for that engine.
+"""Requests for inference. A field that engines would ignore is refused with its name; the rest is
+passed to the engine unchanged, or as `translation` rewrites it for that engine.
 """
 
 import json
@@ -27,7 +27,7 @@ from app.inference.structure import (
 )
 from app.models.json_schema_limits import SchemaLimits
 
-# Of OpenAI's parameters, those that no engine here does; and what to do instead.
+# OpenAI's parameters that no engine here supports, each with the alternative.
 UNSUPPORTED = {
     "audio": "models here answer with text",
     "modalities": "models here answer with text",
@@ -37,7 +37,7 @@ UNSUPPORTED = {
     "best_of": "send n",
     "suffix": "leave it out",
 }
-# What a client of OpenAI's sends although it means nothing else than leaving it out.
+# Values that OpenAI's client sends although they mean the same as leaving the field out.
 HARMLESS: dict[str, JsonValue] = {"verbosity": "medium", "modalities": ["text"], "best_of": 1}
 LABELS = frozenset(
     {
@@ -114,10 +114,10 @@ class StreamOptions(BaseModel):
 
 
 class InferenceRequest(EngineSampling):
-    """What both kinds of questions have."""
+    """Fields shared by both kinds of requests."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    prompt_field: ClassVar[str] = "messages"  # what the model reads
+    prompt_field: ClassVar[str] = "messages"  # field with the model's input
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     stream: bool = False
@@ -152,17 +152,17 @@ class InferenceRequest(EngineSampling):
 
     @property
     def wants_usage(self) -> bool:
-        """Whether a stream is to end with what the answer took."""
+        """Return True if a stream ends with the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
     def own_fields(self) -> frozenset[str]:
-        """Those fields of this question that are not every engine's."""
+        """Return the fields of this request that not every engine has."""
         return frozenset(name for name in OWN_FIELDS if getattr(self, name) is not None)
 
     def engine_fields(self) -> dict[str, Any]:
-        """Return what the engine gets: everything but labels and what was left out. Its streams
-        tell what they took, which counts against the key.
+        """Return the fields for the engine: everything but labels and absent fields. Its streams
+        report the usage, which counts against the API key.
         """
         fields = self.model_dump(
             mode="json", exclude_unset=True, exclude_none=True, exclude=set(LABELS | READ_BY_US)
@@ -197,7 +197,7 @@ class Message(BaseModel):
 
     @field_serializer("role")
     def _as_trained(self, role: str) -> str:
-        """Templates know no developer; in training, too, its words are the system's."""
+        """Templates have no developer role; as in training, its words become the system's."""
         return "system" if role == "developer" else role
 
 
@@ -242,7 +242,7 @@ class ChatCompletionRequest(InferenceRequest):
 
     @property
     def is_legacy(self) -> bool:
-        """Whether calls are written, and read, in the form that `tools` replaced."""
+        """Return True if calls are written, and read, in the form that `tools` replaced."""
         return self.functions is not None
 
 

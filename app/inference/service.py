@@ -21,33 +21,33 @@ from app.models import Engine, EngineState, Model
 from app.notifier.broker import Notifier
 from app.services import Services
 
-DEFAULT_ANSWERS = 4  # at once, of an engine of an older worker
-# What asking again cannot change.
+DEFAULT_ANSWERS = 4  # simultaneous ones, for an engine of an older worker
+# Errors that a retry cannot resolve.
 PERMANENT = ("engine_not_available", "model_not_servable", "chat_template_refused")
 
 
 class Target(NamedTuple):
-    """Where to ask, and as whom."""
+    """Engine to send a request to, and the identity to send it with."""
 
     address: str
     token: str
     engine: Engine | None  # None where it is the operator's own
-    max_answers: int  # that it gives at once
+    max_answers: int  # generated at the same time
     project_id: str
-    is_private: bool  # no other project asks it
+    is_private: bool  # no other project uses it
 
     @property
     def headers(self) -> dict[str, str]:
-        """Return what a question is sent with."""
-        # What it sends is passed on as it is, so it must not be compressed for us.
+        """Return the headers of a request."""
+        # The response is passed on unchanged, so it must not be compressed for us.
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if self.token:
             headers["authorization"] = f"Bearer {self.token}"
         return headers
 
     def body(self, question: bytes) -> bytes:
-        """Return a question as it is sent: a project reuses what is cached of its own prompts. For
-        that vLLM has a salt; llama.cpp's slots are shared by all who ask it.
+        """Return the body of a request: a project reuses the cache of its own prompts. For that
+        vLLM has a salt; llama.cpp's slots are shared by all clients.
         """
         if self.engine is None:  # a server of the operator's may know neither field
             return question
@@ -56,7 +56,7 @@ class Target(NamedTuple):
 
 
 class EngineFailed(ApiError):
-    """The engine could not be started; its code and sentence tell why."""
+    """The engine could not be started; its code and message say why."""
 
     status = 503
     code = "engine_failed"
@@ -89,9 +89,9 @@ async def find_target(services: Services, caller: Caller, model_id: str) -> Targ
 def find_or_ask(
     settings: Settings, database: Database, notifier: Notifier, project_id: str, model_id: str
 ) -> Target | None:
-    """Return the engine of a model; None where one has to be loaded, which is asked for.
+    """Return the engine of a model; None if a worker has to load it, which is then requested.
 
-    Raises `NotFound`, and `InvalidRequest` for a model that cannot be asked.
+    Raises `NotFound`, and `InvalidRequest` for a model that does not support inference.
     """
     with database.look_up() as session:
         model = _find_model(session, project_id, model_id)
@@ -142,7 +142,7 @@ def _is_checkpoint(session: Session, project_id: str, name: str) -> bool:
 
 
 def look(database: Database, project_id: str, model_id: str) -> Target | None:
-    """Return the engine that was asked for once it is ready. Raises why it cannot be."""
+    """Return the requested engine once it is ready. Raises the reason if it cannot be."""
     with database.read() as session:
         engine = repository.find(session, model_id)
         ready = repository.find_ready(session, model_id)
@@ -166,7 +166,7 @@ def note_use(database: Database, target: Target) -> None:
 
 
 def give_up(database: Database, target: Target) -> None:
-    """Have the model loaded anew by whoever asks next."""
+    """Have the model loaded again with the next request."""
     if target.engine is not None:
         with database.transaction() as session:
             repository.give_up(session, target.engine)

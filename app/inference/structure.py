@@ -13,7 +13,7 @@ from app.models.schema_tree import SchemaRefused
 MAX_TOOLS = 128
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 NAME_RULE = "1 to 64 letters, digits, _, - or ."
-# Of `response_format`, by its type.
+# Readers of `response_format`, by its type.
 FIELDS: dict[str, set[str]] = {
     "text": set(),
     "json_object": {"schema"},

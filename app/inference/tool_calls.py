@@ -15,7 +15,7 @@ END_OF_REASONING = "</think>"
 FENCE = "```"
 BEGINS_A_CALL = ("{", "[", "`")
 MAX_CALLS = 128
-MAX_CHARACTERS = 2**20  # of a call; longer ones are texts
+MAX_CHARACTERS = 2**20  # per call; longer ones are plain text
 # A call that `max_tokens` has cut; its schema puts the name first.
 CUT = re.compile(r'\s*\{\s*"name"\s*:\s*("[^"\\]*")\s*,\s*"arguments"\s*:\s*')
 

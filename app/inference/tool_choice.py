@@ -37,7 +37,7 @@ class CallPlan(NamedTuple):
 def plan_calls(
     body: ChatCompletionRequest, fields: Fields, traits: EngineTraits
 ) -> tuple[Fields, CallPlan]:
-    """Return what the engine is to be sent, and how to read its answer. Raises `InvalidRequest`."""
+    """Return the engine's request and the parser of its response. Raises `InvalidRequest`."""
     choice = _choice_of(body)
     names = frozenset(choice.functions)
     match choice.kind:

@@ -14,7 +14,8 @@ from app.inference.tool_choice import plan_calls
 
 
 class Translation(NamedTuple):
-    """`content`: what the engine is asked; None where the answer is there without it."""
+    """Result of a translation. `content`: the request for the engine; None if the response is known
+    without it."""
 
     content: bytes | None
     rewriter: Rewriter
@@ -58,7 +59,7 @@ async def _completion(
     if body.echo and traits.kind == "llama.cpp":
         echoes = await echo_prompts(body, traits, post)
         fields.pop("echo")
-    if fields.get("logprobs") == 0:  # which llama.cpp takes for none
+    if fields.get("logprobs") == 0:  # llama.cpp takes 0 for none
         fields["logprobs"] = 1
     is_plain = body.logprobs is None and not echoes
     rewriter = Rewriter()

@@ -1,6 +1,7 @@
 """Turns at an engine: it gives so many answers at once, and projects take them in turn.
 
-They are those of this process: other API processes, and evaluations, ask an engine beside it.
+The turns are those of this process: other API processes, and evaluations, send requests to an
+engine beside it.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ from anyio.to_thread import run_sync
 
 from app.inference.questions import Question
 
-MAX_TOKENS = 2**31  # that one answer is taken to have taken
+MAX_TOKENS = 2**31  # upper bound of the tokens counted for one answer
 
 
 class Usage(NamedTuple):
@@ -31,11 +31,12 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
 
 
 class Tally:
-    """What the answers of a request took so far. A prompt counts once, whatever its choices."""
+    """Usage of the answers of a request so far. A prompt counts once, independently of the number
+    of its choices."""
 
     def __init__(self, estimates: Sequence[int], num_answers: int) -> None:
         self._estimates = estimates
-        self._prompts: dict[int, int] = {}  # those that were sent
+        self._prompts: dict[int, int] = {}  # prompts that were sent
         self._cached: dict[int, int] = {}
         self._answers = [0] * num_answers
 
@@ -56,7 +57,7 @@ class Tally:
         self._prompts[question.prompt] = 0
 
     def add_event(self, question: Question) -> None:
-        """Count an event of a stream as a token, until the engine tells."""
+        """Count an event of a stream as a token, until the engine reports its usage."""
         self._answers[question.choice] += 1
 
     def set_usage(self, question: Question, usage: Usage) -> None:
@@ -66,7 +67,7 @@ class Tally:
             self._cached[question.prompt] = usage.cached_tokens
 
     def document(self, *, is_private: bool) -> dict[str, Any]:
-        """Return the usage as the caller gets it. What an engine had cached may tell of other
+        """Return the usage as the caller gets it. The engine's cached tokens may reveal other
         projects' prompts, unless the model is `is_private`.
         """
         prompt_tokens = sum(self._prompts.values())
@@ -94,7 +95,7 @@ class Bill:
         await self._charge_up_to(self._tally.estimate)
 
     async def settle(self) -> None:
-        """Charge what is missing, or give back what was too much."""
+        """Charge the missing tokens, or return the surplus."""
         with anyio.CancelScope(shield=True):
             await self._charge_up_to(self._tally.num_tokens)
 

@@ -1,4 +1,4 @@
-"""What administrators of the installation do to add base models."""
+"""Use cases for administrators of the installation that add base models."""
 
 import re
 from collections.abc import Sequence
@@ -76,8 +76,8 @@ def add(session: Session, project_id: str, model_id: str, source: str) -> ModelI
 
 
 def check_source(source: str, networks: Networks) -> None:
-    """Raise `InvalidRequest` for what no worker could read. Folders of a machine are for whoever
-    has a shell there: `falqon admin models add`.
+    """Raise `InvalidRequest` for a source that no worker could read. Folders of a machine are for
+    administrators with a shell there: `falqon admin models add`.
     """
     if source == TINY_SOURCE or HUB_MODEL.fullmatch(source):
         return

@@ -1,4 +1,4 @@
-"""What a project reads private sources with. It goes in and never comes out."""
+"""Tokens for a project's private sources. They go in and never come out."""
 
 from typing import Annotated, Literal, Self
 

@@ -1,4 +1,4 @@
-"""What callers do with the tokens of their project for private sources."""
+"""Use cases of a project's tokens for private sources."""
 
 from app.auth import audit
 from app.auth.caller import Caller

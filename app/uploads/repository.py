@@ -23,7 +23,7 @@ def parts(session: Session, upload_id: str, ids: Sequence[str]) -> dict[str, Upl
 
 
 def size_of_parts(session: Session, upload_id: str) -> tuple[int, int]:
-    """Return how many there are, and their bytes together."""
+    """Return the number of parts and their total bytes."""
     counted = select(func.count(), func.coalesce(func.sum(UploadPart.bytes), 0)).where(
         UploadPart.upload_id == upload_id
     )

@@ -1,5 +1,5 @@
-"""What callers do with uploads, files that arrive in parts. The bytes of a part, and those of the
-finished file, stand in the storage before their row does.
+"""Use cases of uploads, files that arrive in parts. The bytes of a part, and those of the finished
+file, stand in the storage before their row does.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from app.uploads.schemas import PartObject, UploadObject, UploadRequest
 from falqon_core.contract.sources import HEAD_BYTES
 
 LIFETIME = timedelta(hours=1)
-MAX_PART_BYTES = 64 * 2**20  # what the official client cuts files into
+MAX_PART_BYTES = 64 * 2**20  # size of the parts that the official client sends
 MAX_PARTS = 10_000
 # Parts may hold this many times the upload's bytes together: a client sends one again when an
 # answer was lost.
@@ -102,7 +102,7 @@ def _complete(
 ) -> tuple[Upload, File | None]:
     project_id = caller.project_id
     with services.database.transaction() as session:
-        # Locked, or its parts may go while we look for them.
+        # Locked, or its parts may go during the search.
         upload = get_locked(session, project_id, upload_id)
         if is_completed_with(upload, part_ids):
             return upload, file_of(session, upload)
@@ -118,7 +118,7 @@ def _complete(
     def complete() -> tuple[Upload, File | None]:
         with services.database.transaction() as session:
             upload = get_locked(session, project_id, upload_id)
-            if is_completed_with(upload, part_ids):  # by the same call, on another connection
+            if is_completed_with(upload, part_ids):  # a concurrent call was faster
                 return upload, file_of(session, upload)
             file = make_file(
                 session,
@@ -171,7 +171,7 @@ def create(
 def check_part(
     session: Session, project_id: str, upload_id: str, num_bytes: int, *, lock: bool = False
 ) -> None:
-    """Raise what stands against a part of this size."""
+    """Raise an error if a part of this size is not allowed."""
     upload = _get(session, project_id, upload_id, lock=lock)
     _must_be_pending(session, upload)
     if num_bytes < 1:
@@ -232,7 +232,7 @@ def ordered_parts(session: Session, upload: Upload, part_ids: Sequence[str]) -> 
 
 
 def table_of(storage: Storage, upload: Upload, parts: Sequence[UploadPart]) -> Table | None:
-    """Return what the parts are, where they have to become JSON lines."""
+    """Return the table that the parts form, if it has to become JSON lines."""
     head = b""
     if parts:
         head = next(storage.chunks(parts[0].storage_key, (0, min(HEAD_BYTES, parts[0].bytes))), b"")
