@@ -15,7 +15,7 @@ from app.local import admin
 PANEL = "Run a service on this machine"
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65_535)]
 FixedPort = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65_535)]
-# What a full disk, a quota and a reader that has gone away make of what is printed.
+# Errors of the output: a full disk, a quota, or a closed pipe.
 UNPRINTABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
 
@@ -32,15 +32,16 @@ class Commands(typer.Typer):
         except OSError as error:
             if error.errno not in UNPRINTABLE or error.filename is not None:
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python writes once more at its end
-            if error.errno != errno.EPIPE:  # whose reader has seen enough
+            # Otherwise Python writes once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if error.errno != errno.EPIPE:  # anything but a closed pipe
                 sentence = f"Error: what is printed cannot be written: {error.strerror}."
                 typer.echo(sentence, err=True)
             sys.exit(1)
 
 
 def _open_closed_streams() -> None:
-    """Read nothing from, and write to nobody on, what was closed before we began."""
+    """Open the standard streams that were closed before the start on the null device."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
@@ -196,7 +197,7 @@ def worker(
     from app.base.settings import load_settings
     from app.notifier.queues import joined_command, once_command, worker_command
 
-    settings = load_settings()  # what is wrong with them is better said here than below Celery
+    settings = load_settings()  # wrong settings are reported here, before Celery's own errors
     if devices is not None:
         cards = _indices(devices)
         usable = training_cards(settings.model_copy(update={"cards": cards}))

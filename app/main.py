@@ -71,8 +71,8 @@ REDIS_TIMEOUT_SECONDS = 1
 # streams that stopped everything for up to a second, again and again; the young generations, where
 # nearly all garbage is, are enough most of the time.
 GC_THRESHOLDS = (10_000, 10, 100)
-# What is asked most comes first; what belongs to models before models, whose ids may hold a slash
-# and would swallow the rest of the path.
+# Routes with the most requests come first; suffixes of a model before models, whose ids may hold a
+# slash and would match the rest of the path.
 NOUNS = (
     inference,
     health,
@@ -157,8 +157,9 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     logging.configure(logging.secrets_of(settings, os.environ))
     tracing.configure(settings, "api")
     gc.set_threshold(*GC_THRESHOLDS)
-    device_of(settings)  # asks the driver while nobody waits, and refuses an unknown device
-    file_prices(settings.prices)  # and so are prices that cannot be read
+    # Queries the driver before the first request, and refuses an unknown device.
+    device_of(settings)
+    file_prices(settings.prices)  # refuses unreadable prices, too
     database = Database(settings.resolved_database_url)
     redis = Redis.from_url(
         settings.resolved_redis_url,
@@ -189,7 +190,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     app.state.metrics = CollectorRegistry()
     app.state.metrics.register(InstallationCollector(database, settings, health_monitor))
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
-    if secret is not None:  # to the person who started this, not to the log
+    if secret is not None:  # printed for the operator, not logged
         sys.stderr.write(f"\nYour API key, shown this once: {secret}\n\n")
     reconciler = Reconciler(database, services.storage, services.notifier, settings)
     dispatcher = Dispatcher(database, settings)

@@ -32,7 +32,7 @@ TICK_SECONDS = 5.0
 COLLECT_SECONDS = 3600.0
 NOTIFY_AGAIN_SECONDS = 30.0
 STOP_SECONDS = 3.0  # a broker that hangs must not hold up the end of the API
-PATIENCE_SECONDS = 10.0  # for an operation that its request has notified workers of
+PATIENCE_SECONDS = 10.0  # grace period of an operation whose request has notified workers
 # A worker that gets one works until nothing is left, so a long queue needs no more of them; busy
 # workers leave them lying.
 NOTIFICATIONS_PER_TICK = 8
@@ -56,8 +56,8 @@ class Reconciler:
 
     @property
     def _loops(self) -> dict[str, Callable[[], None]]:
-        """Return what runs apart: looking through a large storage takes long, and so does a silent
-        one, and jobs of silent workers must not wait for it.
+        """Return the loops that run apart: a search through a large storage takes long, and so does
+        a silent one, and jobs of silent workers must not wait for it.
         """
         repeat = self._repeat
         return {
@@ -76,7 +76,7 @@ class Reconciler:
             thread.join(STOP_SECONDS)
 
     def tick(self) -> None:
-        """Do what is due. Raises `SQLAlchemyError` when the database is away."""
+        """Do the due work. Raises `SQLAlchemyError` when the database is unavailable."""
         self._rescue()
         self._notify_again()
         uploads.expire(self._database)
@@ -85,7 +85,7 @@ class Reconciler:
         counters.RECONCILED_AT.set_to_current_time()
 
     def sweep(self) -> None:
-        """Collect garbage. Raises `SQLAlchemyError` when the database is away."""
+        """Collect garbage. Raises `SQLAlchemyError` when the database is unavailable."""
         events.remove_old(self._database, self._settings.events_kept)
         try:
             if self._guard.allows():
@@ -99,7 +99,8 @@ class Reconciler:
                 work()
             except SQLAlchemyError as error:
                 log.warning("reconciler: the database is away", error=str(error))
-            except Exception:  # the edge of a thread: whatever it was, the next tick has to come
+            # Top-level handler of a thread: the next tick has to come after any error.
+            except Exception:
                 log.exception("reconciler: a tick failed")
 
     def _collect(self) -> None:
@@ -111,7 +112,7 @@ class Reconciler:
                 log.warning("reconciler: garbage not collected", error=str(error))
             except Refused as error:
                 log.error("reconciler: garbage not collected", reason=str(error))
-            except Exception:  # as above
+            except Exception:  # top-level handler, as above
                 log.exception("reconciler: garbage not collected")
             self._ended.wait(COLLECT_SECONDS)
 
@@ -127,7 +128,7 @@ class Reconciler:
             log.warning("rescued from a silent worker", job_id=job_id)
 
     def _notify_again(self) -> None:
-        """Have workers poll for what nobody has taken."""
+        """Notify workers again of rows that none has claimed."""
         self._notify_waiting(Job, next_job.is_due(Job))
         for kind in Operation.__subclasses__():
             is_old = kind.created_at < now_plus(-PATIENCE_SECONDS)

@@ -8,7 +8,7 @@ from app.http.dependencies import Admin, After, ServicesDep
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
 
-MAX_VALUES = 20  # of a filter
+MAX_VALUES = 20  # per filter
 Values = Annotated[list[str], Query(max_length=MAX_VALUES)]
 
 router = APIRouter(prefix="/v1/organization", tags=["projects and keys"], route_class=ApiRoute)

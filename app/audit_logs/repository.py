@@ -8,7 +8,7 @@ from app.models import AuditLog
 
 
 class Filters(NamedTuple):
-    """Which rows to list; what is empty restricts nothing."""
+    """Filters of a list; an empty field restricts nothing."""
 
     key_ids: Sequence[str] = ()
     event_types: Sequence[str] = ()

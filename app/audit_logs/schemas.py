@@ -21,7 +21,7 @@ class AuditSession(BaseModel):
 
 
 class AuditActor(BaseModel):
-    """As OpenAI's; a session of the dashboard is one of its key."""
+    """Actor as in OpenAI's audit log; a session of the dashboard belongs to its API key."""
 
     type: Literal["api_key", "session"]
     api_key: AuditKey

@@ -1,4 +1,4 @@
-"""What admins ask of the audit log; nobody changes it."""
+"""Read-only queries of the audit log, for administrators."""
 
 from collections.abc import Sequence
 

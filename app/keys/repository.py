@@ -16,8 +16,8 @@ def name_of(session: Session, project_id: str, key_id: str) -> str | None:
 
 
 def was_there(session: Session, project_id: str | None, key_id: str) -> bool:
-    """Return whether there is or was one, revoked ones too: who revokes a page while reading on has
-    nothing else to go on from.
+    """Return True if the key exists or existed, revoked or not: a client that revokes keys while
+    paging has only a revoked key as its cursor.
     """
     mine = () if project_id is None else (ApiKey.project_id == project_id,)
     return session.scalar(select(ApiKey.id).where(ApiKey.id == key_id, *mine)) is not None

@@ -1,4 +1,4 @@
-"""What callers do with keys; each function is one unit of work."""
+"""Use cases of API keys; each function is one unit of work."""
 
 from datetime import UTC, datetime
 
@@ -111,7 +111,7 @@ def add_key(
 
 
 def name_of(session: Session, project_id: str, key_id: str) -> str | None:
-    """Return what the key of a project is called, revoked or not."""
+    """Return the name of a project's key, revoked or not."""
     return repository.name_of(session, project_id, key_id)
 
 

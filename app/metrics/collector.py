@@ -1,4 +1,4 @@
-"""The facts of the database as Prometheus metrics, read when it asks."""
+"""Facts of the database as Prometheus metrics, read at each scrape."""
 
 import threading
 import time
@@ -19,13 +19,13 @@ from app.models import EngineState
 from app.models.falqon_options import ANY_DEVICE
 from app.workers import service as workers
 
-CACHED_SECONDS = 3.0  # however many ask, the database is asked no more often
+CACHED_SECONDS = 3.0  # upper bound on the rate of queries, independently of the number of scrapers
 
 log = structlog.get_logger()
 
 
 class InstallationCollector(Collector):
-    """What is true of the installation, whichever of its API processes is asked: a query takes the
+    """Metrics of the installation, the same from each of its API processes: a query takes the
     maximum over them, not their sum.
     """
 
@@ -77,7 +77,7 @@ class InstallationCollector(Collector):
 
 
 def jobs_of(session: Session) -> Iterator[Metric]:
-    """Yield how many jobs there are that have not ended, and how long one waits for a worker."""
+    """Yield the number of jobs that have not ended, and the longest wait for a worker."""
     queued = repository.count_queued(session)
     jobs = GaugeMetricFamily(
         "falqon_jobs",
@@ -95,7 +95,7 @@ def jobs_of(session: Session) -> Iterator[Metric]:
         *repository.count_running(session),
     ):
         jobs.add_metric([row.status, *_needs(row)], row.num_jobs)
-    # also while nothing waits: an autoscaler must read 0 then, not nothing
+    # Reported also while nothing waits: an autoscaler must read 0 then, not a gap.
     counts = {(ANY_DEVICE, "1"): 0} | {_needs(row): row.num_jobs for row in queued}
     for needs, count in counts.items():
         queue.add_metric(needs, count)
@@ -109,7 +109,7 @@ def jobs_of(session: Session) -> Iterator[Metric]:
 
 
 def leases_of(session: Session, settings: Settings) -> Iterator[Metric]:
-    """Yield how long workers have been silent."""
+    """Yield the age of the oldest lease."""
     yield GaugeMetricFamily(
         "falqon_lease_age_seconds",
         "Since the heartbeat of a running job, of all jobs the longest.",
@@ -118,7 +118,7 @@ def leases_of(session: Session, settings: Settings) -> Iterator[Metric]:
 
 
 def workers_of(session: Session, settings: Settings) -> Metric:
-    """Return how many workers train, and how many could."""
+    """Return the number of workers that train, and of those that could."""
     family = GaugeMetricFamily(
         "falqon_workers", "Workers for jobs that live.", labels=["device", "state"]
     )
@@ -135,7 +135,7 @@ def workers_of(session: Session, settings: Settings) -> Metric:
 
 
 def operations_of(session: Session) -> Metric:
-    """Return how much waits for workers of files."""
+    """Return the number of operations that wait for a worker."""
     family = GaugeMetricFamily(
         "falqon_queue_operations",
         f"What waits for a worker of files, of a kind {repository.MAX_COUNTED} at most.",
@@ -147,7 +147,7 @@ def operations_of(session: Session) -> Metric:
 
 
 def engines_of(session: Session) -> Iterator[Metric]:
-    """Yield how many models are loaded, and what they do."""
+    """Yield the number of loaded models by state."""
     rows = {row.state: row for row in repository.count_engines(session)}
     family = GaugeMetricFamily("falqon_engines", "Loaded models, by state.", labels=["state"])
     for state in EngineState:

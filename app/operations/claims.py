@@ -29,8 +29,8 @@ def claim(
     after: str = "",
     without: Collection[str] = (),
 ) -> T | None:
-    """Take an operation that nobody works on, or whose worker has been silent for too long: the
-    oldest of the project that comes `after` the one whose turn it was, in a circle `without` some.
+    """Claim an operation without a worker, or whose worker has been silent for too long: the oldest
+    of the project that comes `after` the one with the previous turn, in a circle `without` some.
     """
     is_allowed = (*is_waiting(kind), kind.project_id.not_in(without))
     next_id = (
@@ -82,8 +82,8 @@ def write(session: Session, operation: Operation, **values: object) -> bool:
 
 
 def restart(session: Session, operation: Operation, id_: str) -> None:
-    """Begin one anew that has ended, by another id: a fenced-out worker has the number of an
-    attempt that is yet to come, and the storage has its keys.
+    """Restart an ended operation under another id: a fenced-out worker has the number of a future
+    attempt, and the storage has its keys.
     """
     kind = type(operation)
     values = {

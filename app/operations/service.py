@@ -4,7 +4,7 @@ from sqlalchemy.orm import Session
 from app.base.errors import RateLimited
 from app.models.operation import Operation, OperationStatus
 
-RETRY_SECONDS = 10  # the official client waits so long, and then asks again by itself
+RETRY_SECONDS = 10  # the official client waits so long, and then retries by itself
 
 
 def num_in_progress(session: Session, kind: type[Operation], project_id: str) -> int:

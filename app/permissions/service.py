@@ -1,4 +1,4 @@
-"""What callers do with permissions; each function is one unit of work."""
+"""Use cases of permissions; each function is one unit of work."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What callers do with prices; each function is one unit of work."""
+"""Use cases of prices; each function is one unit of work."""
 
 from collections.abc import Sequence
 from datetime import date

@@ -1,7 +1,7 @@
-"""What a project may still begin, and what it has used. Free of the web framework.
+"""Quotas and usage of a project. Free of the web framework.
 
-Called in the transaction that writes what is asked for: the project's row is locked, so of two that
-come at once the second counts what the first wrote. It is the last row that anybody locks.
+Called in the transaction that writes the new rows: the project's row is locked, so of two requests
+at once the second counts the rows of the first. It is the last row that any transaction locks.
 """
 
 from datetime import datetime
@@ -13,11 +13,11 @@ from app.base.errors import QuotaExceeded
 from app.models import Project
 from app.projects import repository
 
-WARNED_SHARE = 0.8  # of a limit, before it is used up
+WARNED_SHARE = 0.8  # share of a limit at which a warning is sent
 
 
 class Alert(NamedTuple):
-    """What an attempt has made of the device hours that its project has in a month."""
+    """Alert about the device hours that a project has in a month."""
 
     project_id: str
     level: Literal["warning", "exhausted"]
@@ -102,7 +102,7 @@ def _check_device_hours(session: Session, project: Project) -> None:
 
 
 def _check_storage(session: Session, project: Project, *, more: int) -> None:
-    """Refuse whatever is added to a full project, even nothing: a job will want to write."""
+    """Refuse every write to a full project, even an empty one: a job will need space."""
     limit = project.max_storage_bytes
     if limit is None:
         return

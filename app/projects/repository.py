@@ -32,7 +32,7 @@ def find(session: Session, project_id: str) -> Project | None:
 def lock(session: Session, project_id: str) -> Project:
     """Return the project as it is now, and as it stays until the transaction ends.
 
-    Who holds it waits for no other row.
+    A transaction that holds it waits for no other row.
     """
     statement = select(Project).where(Project.id == project_id).with_for_update(key_share=True)
     return session.scalars(statement, execution_options={"populate_existing": True}).one()
@@ -61,7 +61,8 @@ def mark_archived(session: Session, project_id: str) -> None:
 
 
 def usages(session: Session, projects: Sequence[Project]) -> list[Usage]:
-    """Return what each of the projects uses, with as many statements for many as for one."""
+    """Return the usage of each of the projects, with the same number of statements for any number
+    of projects."""
     ids = [project.id for project in projects]
     num_jobs, num_bytes = _live_jobs(session, ids), _storage_bytes(session, ids)
     seconds = _device_seconds(session, projects)
@@ -77,7 +78,8 @@ def storage_bytes(session: Session, project_id: str) -> int:
 
 
 def device_seconds(session: Session, project: Project) -> float:
-    """Return those of this month: booked at the end of attempts, and of what runs."""
+    """Return the device seconds of this month: those booked at the end of attempts, and those of
+    running ones."""
     return _device_seconds(session, [project])[project.id]
 
 

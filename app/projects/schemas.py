@@ -6,7 +6,7 @@ from app.http.pagination import Object, unix_seconds
 from app.models import Project
 from app.projects.repository import Usage
 
-MAX_BYTES = 2**53  # what JSON numbers hold exactly
+MAX_BYTES = 2**53  # largest range that JSON numbers hold exactly
 
 Name = Annotated[
     str,
@@ -41,7 +41,7 @@ class ProjectRequest(BaseModel):
 
 
 class ProjectChange(ProjectRequest):
-    """What is absent stays as it is."""
+    """Changes of a project; absent fields stay as they are."""
 
     name: Name = Field("", validate_default=False)
 

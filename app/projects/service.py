@@ -1,4 +1,4 @@
-"""What callers do with projects; each function is one unit of work."""
+"""Use cases of projects; each function is one unit of work."""
 
 from sqlalchemy.orm import Session
 
@@ -32,7 +32,7 @@ def list_projects(
     limit: int,
     with_usage: bool = False,
 ) -> Page[ProjectObject]:
-    """Return the default project, then the newest first; what they use only where asked for."""
+    """Return the default project, then the newest first; with their usage only on request."""
     with services.database.read() as session:
         if after is not None and find_administered(session, caller, after) is None:
             raise invalid_cursor(after, "a project that you administer")

@@ -58,8 +58,8 @@ def retrieve_usage(
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Any:
-    """Return what fine-tuning jobs used, by UTC day: cost, device seconds and trained tokens of all
-    attempts, running ones too, and of jobs that were deleted since. A key sees its project, an
+    """Return the usage of fine-tuning jobs, by UTC day: cost, device seconds and trained tokens of
+    all attempts, running ones too, and of jobs that were deleted since. A key sees its project, an
     admin key of the default project all of them.
     """
     fields = _parse_fields([*(group_by or []), *bracketed], FIELDS)

@@ -18,11 +18,11 @@ GROUPS = {
     "api_key_id": UsageDay.key_id,
     "model": UsageDay.base_model_id,
 }
-MAX_TOKENS = 10**12  # of a job on a day
+MAX_TOKENS = 10**12  # per job and day
 
 
 def _sum(column: QueryableAttribute[Any], most: Decimal | float) -> ColumnElement[Any]:
-    """Return a sum that no row can let overflow, whatever its worker reported."""
+    """Return a sum that no row can let overflow, independently of the worker's report."""
     high, low = (literal(bound, column.type) for bound in (most, -most))
     return func.sum(case((column > high, high), (column < low, low), else_=column))
 

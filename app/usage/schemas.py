@@ -12,7 +12,8 @@ from app.usage.amounts import FIELDS, Usage
 from app.usage.service import Span, begin_of
 
 PAGE = "page_"
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes a cell for that begins so
+# First characters of a cell that a spreadsheet takes for a formula.
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Amount(BaseModel):
@@ -21,7 +22,7 @@ class Amount(BaseModel):
 
 
 class UsageResult(BaseModel):
-    """What fine-tuning jobs used. A field that was not grouped by is null."""
+    """Usage of fine-tuning jobs. Fields outside the grouping are null."""
 
     object: Literal["usage.fine_tuning.result"] = "usage.fine_tuning.result"
     amount: Amount
@@ -49,7 +50,7 @@ class CostAmount(BaseModel):
 
 
 class CostResult(BaseModel):
-    """As OpenAI's: `line_item` is the base model."""
+    """Result as in OpenAI's API: `line_item` is the base model."""
 
     object: Literal["organization.costs.result"] = "organization.costs.result"
     amount: CostAmount

@@ -1,4 +1,4 @@
-"""What callers ask of usage; each function is one unit of work."""
+"""Use cases of usage; each function is one unit of work."""
 
 import re
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from app.usage import repository
 from app.usage.amounts import Usage
 from app.usage.schemas import PAGE
 
-MAX_DAYS = 180  # of a page
-MAX_RESULTS = 10_000  # of a page
+MAX_DAYS = 180  # per page
+MAX_RESULTS = 10_000  # per page
 
 
 class Span(NamedTuple):

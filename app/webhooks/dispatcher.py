@@ -18,15 +18,16 @@ from app.webhooks.posting import Undelivered
 
 NUM_SENDERS = 4  # endpoints that hang occupy one each
 TICK_SECONDS = 2.0
-# for all of them; what is being sent when the API ends is sent again by another or later
+# Total time for all of them; a delivery that the end of the API interrupts is sent again by another
+# process or later.
 STOP_SECONDS = 1.0
-LEASE_SECONDS = 60.0  # well above what a slow look-up of the name and the exchange take together
+LEASE_SECONDS = 60.0  # well above the time of a slow name resolution and the exchange together
 MAX_ATTEMPTS = 8
 # 5 s, 25 s, 2 min, 10 min, 52 min, 4 h, 22 h
 FIRST_DELAY_SECONDS = 5.0
 DELAY_FACTOR = 5.0
 JITTER = 0.2
-CANDIDATES = 20  # of which each sender picks one at random, so that they seldom want the same
+CANDIDATES = 20  # each sender picks one of them at random, so that they seldom want the same
 GONE = 410
 
 # Not the generator that everything in the process shares, and tests seed.
@@ -128,7 +129,7 @@ class Dispatcher:
 
 
 def retry_seconds(attempts: int) -> float:
-    """Return how long to wait after so many attempts."""
+    """Return the wait after so many attempts."""
     return (
         FIRST_DELAY_SECONDS
         * DELAY_FACTOR ** (attempts - 1)

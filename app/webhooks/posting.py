@@ -46,7 +46,7 @@ def _exchange(
     connection = (HTTPSConnection if target.https else HTTPConnection)(target.host, target.port)
     connection.sock = connected
     connected.settimeout(seconds_left(deadline))
-    # A socket's timeout begins anew with each byte; who sends them one by one is cut off here.
+    # A socket's timeout begins again with each byte; a sender of single bytes is cut off here.
     cut = threading.Timer(seconds_left(deadline), _shut, [connected])
     cut.daemon = True
     cut.start()

@@ -32,7 +32,7 @@ class NewEndpoint(_Request):
 
 
 class EndpointChanges(_Request):
-    """What is absent or null stays as it is."""
+    """Changes of an endpoint; absent or null fields stay as they are."""
 
     url: HttpUrl | None = None
     name: Name | None = None

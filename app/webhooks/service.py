@@ -1,4 +1,4 @@
-"""What callers do with webhook endpoints; each function is one unit of work."""
+"""Use cases of webhook endpoints; each function is one unit of work."""
 
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
@@ -37,7 +37,7 @@ DISABLED_BY_ANSWER = "gone"
 ENDPOINT_DISABLED = "the endpoint was disabled"
 
 
-MAX_ENDPOINTS = 16  # of a project
+MAX_ENDPOINTS = 16  # per project
 OLD_SECRET_SECONDS = 24 * 3600.0
 
 
@@ -264,7 +264,7 @@ def send(
 
 
 def _secrets_of(endpoint: WebhookEndpoint, sent_at: datetime, settings: Settings) -> list[str]:
-    """Return those that sign, the newest first."""
+    """Return the secrets that sign, the newest first."""
     generations = [endpoint.secret_generation]
     previous_until = endpoint.previous_secret_until
     if previous_until is not None and previous_until > sent_at:
