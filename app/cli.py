@@ -1,4 +1,4 @@
-"""The command `falqon`. Imports wait for the command that needs them, so `--help` is quick."""
+"""Command `falqon`. Imports wait for the command that needs them, so `--help` is quick."""
 
 import errno
 import importlib.metadata
@@ -121,7 +121,7 @@ def migrate() -> None:
 
 @app.command(rich_help_panel=PANEL, epilog="Example: falqon check")
 def check() -> None:
-    """Prove that settings, database, Redis and storage are what the service needs."""
+    """Check that settings, database, Redis and storage meet the needs of the service."""
     from app.base.settings import load_settings
     from app.client.columns import Column
     from app.client.output import Output

@@ -1,5 +1,5 @@
-"""All files of a model as one tar, made while it is sent: its length is known before its first
-byte, and nothing is kept.
+"""All files of a model as one tar, produced during the download: its length is known before its
+first byte, and nothing is stored.
 """
 
 import tarfile

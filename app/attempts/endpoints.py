@@ -1,4 +1,4 @@
-"""The calls of workers that see only the API; `worker.joined` makes them. They change with the
+"""Endpoints for workers that reach only the API; `worker.joined` calls them. They change with the
 workers, so the description of the API leaves them out.
 """
 

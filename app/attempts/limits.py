@@ -35,7 +35,8 @@ Number = TypeVar("Number", float, Decimal)
 
 class Limits(NamedTuple):
     """Limits of one attempt at one moment. The seconds of the job are the sum over all its
-    attempts."""
+    attempts.
+    """
 
     job: Job
     price: Price
@@ -81,8 +82,8 @@ class Limits(NamedTuple):
         return ending.model_copy(update={"columns": self.of_columns(ending.columns)})
 
     def of_result(self, result: Result) -> Result:
-        """The comparison with the estimate is computed here; whether there is any, the worker
-        knows: none of a job that stopped early.
+        """Compute the comparison with the estimate; the worker knows if there is any: none for a
+        job that stopped early.
         """
         self._check_tokens("trained_tokens", result.trained_tokens)
         columns = self.of_columns(result.columns)

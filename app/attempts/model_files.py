@@ -1,5 +1,5 @@
-"""The files of a model that a worker with a token has stored, held against the rules that imports
-of models have.
+"""Check of the files of a model that a worker with a token has stored, by the rules for imported
+models.
 
 Here is what needs no torch: names, first bytes, JSON by its size and its keys, chat templates by
 their length, the architecture by its config. The headers of weights are read again before each

@@ -1,4 +1,4 @@
-"""The door for workers that see only the API: their tokens open it, and nothing else does."""
+"""Route for workers that reach only the API: their tokens grant access, and no API key does."""
 
 import re
 from collections.abc import Callable, Coroutine, Sequence

@@ -46,8 +46,8 @@ class _Manifest(BaseModel):
 
 
 class LeasedJob:
-    """A job that the worker has. Making one raises `NotFound` for a job of other projects, and
-    `FencedOut` where the worker has lost it.
+    """Job that the worker holds. The constructor raises `NotFound` for a job of other projects, and
+    `FencedOut` if the worker has lost it.
     """
 
     def __init__(self, services: Services, worker: WorkerCaller, job_id: str, attempt: int) -> None:

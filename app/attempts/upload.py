@@ -1,4 +1,4 @@
-"""The bytes of an upload as they come: not for ever, and not for a job that is lost."""
+"""Bytes of an upload as they arrive: for a limited time, and only while the job is held."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator

@@ -53,7 +53,7 @@ Cards = Annotated[tuple[Card, ...], Field(max_length=MAX_CARDS)]
 
 
 def _check_events(events: list[NewEvent]) -> list[NewEvent]:
-    """Each metric is a column of a row that many events share, and a number."""
+    """Check the events: each metric is a column of a row that many events share, and a number."""
     metrics = {key for event in events if event.type == "metrics" for key in event.data or {}}
     if len(metrics) > MAX_METRICS:
         raise ValueError(f"they have more than {MAX_METRICS} metrics")
@@ -178,7 +178,7 @@ class _Value(BaseModel):
 
 
 class Columns(_Value):
-    """The columns of a job that its worker reports."""
+    """Columns of a job that its worker reports."""
 
     progress: JobProgress
     device_seconds: DeviceSeconds
@@ -189,7 +189,7 @@ class Columns(_Value):
 
 
 class Measured(_Value):
-    """The columns of an attempt, those that were measured already."""
+    """Columns of an attempt, limited to the measured ones."""
 
     start_step: Step | None = None
     tokens: Count | None = None
@@ -210,7 +210,7 @@ class Batch(_Value):
 
 
 class SavedCheckpoint(_Value):
-    """A checkpoint whose bytes are stored. `keep`: so many stay, and the best one."""
+    """Checkpoint whose bytes are stored. `keep`: so many stay, and the best one."""
 
     id: str = Field(pattern=r"^ftckpt_[0-9A-Za-z_-]{1,64}$")
     saved: CheckpointSaved
@@ -244,7 +244,7 @@ class UploadedFile(NamedTuple):
 
 
 class Result(_Value):
-    """A trained model whose files are stored, below the prefix of its attempt."""
+    """Trained model whose files are stored below the prefix of its attempt."""
 
     files: list[UploadedFile] = Field(max_length=MAX_FILES)
     config: JsonObject

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/organization", tags=["projects and keys"], route_
 
 
 def _bracketed(name: str) -> object:
-    """OpenAI's clients put brackets behind the names of lists."""
+    """Rename list parameters: OpenAI's clients put brackets behind their names."""
     return Query(alias=f"{name}[]", max_length=MAX_VALUES, include_in_schema=False)
 
 

@@ -26,7 +26,7 @@ class Caller(NamedTuple):
 
     @property
     def administered_project(self) -> str | None:
-        """The one project whose settings and keys they may see; None: every project's."""
+        """Return the one project whose settings and keys they may see; None: every project's."""
         if self.administers_installation:
             return None
         return self.project_id

@@ -28,7 +28,8 @@ class Failures:
 
     def wait_seconds(self, address: str, digest: str) -> float:
         """Return the seconds for which no key with this digest is looked up from this address;
-        mostly 0."""
+        mostly 0.
+        """
         now = time.monotonic()
         with self._lock:
             if digest in self._known:

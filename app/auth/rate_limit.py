@@ -92,7 +92,8 @@ class RateLimiter:
 
     def take(self, key_id: str, requests_per_minute: int | None) -> Rates | None:
         """Count a request; return None while Redis is unavailable: then nothing is counted or
-        limited."""
+        limited.
+        """
         capacity = requests_per_minute or self._requests_per_minute
         interval = MINUTE // capacity
         keys = [KEY_PREFIX + key_id, TOKENS_PREFIX + key_id]

@@ -97,7 +97,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class now_plus(FunctionElement[datetime]):
-    """The database's clock plus some seconds; the only wall clock leases are measured with."""
+    """The database's clock plus some seconds; leases are measured with no other wall clock."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -127,7 +127,7 @@ def now_plus_once(seconds: float = 0.0) -> ScalarSelect[datetime]:
 
 
 def insert_or(session: Session, table: type[Any]) -> Any:
-    """An INSERT that knows ON CONFLICT; both databases spell it the same, SQLAlchemy has one class
+    """Return an INSERT with ON CONFLICT; both databases spell it the same, SQLAlchemy has one class
     for each.
     """
     return (sqlite if session.get_bind().dialect.name == "sqlite" else postgresql).insert(table)
@@ -197,8 +197,8 @@ def _close_connection(_connection: Any, record: ConnectionPoolEntry) -> None:
 
 
 def _replace_lost_connections(engine: Engine) -> None:
-    """Ping a connection before it is used again, as `pool_pre_ping` does, where it has rested: the
-    ping of each use was an eighth of what a short request waited for.
+    """Ping a connection before it is used again, as `pool_pre_ping` does, only if it was idle: a
+    ping before each use was an eighth of a short request's time.
     """
 
     @event.listens_for(engine, "checkin")

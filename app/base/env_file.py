@@ -1,4 +1,4 @@
-"""The file `.env` of the folder where a process starts."""
+"""Reader of the file `.env` in the folder where a process starts."""
 
 from collections.abc import MutableMapping
 

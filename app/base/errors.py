@@ -33,8 +33,8 @@ class InvalidRequest(ApiError):
 
 
 class IllegalState(ApiError):
-    """The object exists but is past, or not yet at, the point where this can be done. 400, because
-    clients repeat a 409.
+    """The object exists but is past, or not yet at, the state that this needs. 400, because clients
+    repeat a 409.
     """
 
     status = 400
@@ -126,7 +126,7 @@ class QuotaExceeded(ApiError):
 
 
 class BytesMissing(ApiError):
-    """A row names what the storage does not hold; somebody else removed it."""
+    """The storage lacks an object that a row names; another process removed it."""
 
     code = "bytes_missing"
 

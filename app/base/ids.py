@@ -7,7 +7,7 @@ _RANDOM = re.compile(r"[0-9a-f]{32}")
 
 
 def new_id(prefix: str) -> str:
-    """Time-ordered, so ids sort by creation on every database."""
+    """Return a time-ordered id, so ids sort by creation on every database."""
     return f"{prefix}{uuid7().hex}"
 
 

@@ -109,7 +109,7 @@ class Redact:
 
 
 class OncePerSecond(logging.Filter):
-    """Let a warning or error that repeats pass once a second, saying how often it was left out.
+    """Lets a warning or error that repeats pass once a second, with the number of suppressed ones.
 
     Clients can cause log lines of libraries and errors with a traceback at will, so those are
     limited.

@@ -15,8 +15,8 @@ def private_files() -> Iterator[None]:
 
 
 def private_folder(path: Path) -> Path:
-    """`path`, made if need be, as every missing parent, for this user alone. What is there keeps
-    its rights.
+    """Return `path`, created if need be, with every missing parent, for this user alone. Existing
+    folders keep their permissions.
     """
     if not path.is_dir():
         private_folder(path.parent)

@@ -308,7 +308,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def storage_folder(self) -> Path | None:
-        """The folder that is the storage, where it is one."""
+        """Return the folder that is the storage, if it is one."""
         parts = urlsplit(self.resolved_storage_url)
         if parts.scheme == "file":
             return Path(unquote(parts.path))
@@ -316,8 +316,8 @@ class Settings(BaseSettings):
 
     @cached_property
     def work_dir(self) -> Path:
-        """Scratch of the worker on this machine: staged inputs and outputs of attempts. Nothing
-        here is the only copy.
+        """Return the worker's scratch folder on this machine: staged inputs and outputs of
+        attempts. Nothing here is the only copy.
         """
         return self.data_dir.resolve() / "work"
 
@@ -379,12 +379,16 @@ def _misspelled(names: list[str]) -> list[str]:
 
 @cache
 def _warn(sentence: str) -> None:
-    """Say it once; before logging is configured, and not on the standard output of commands."""
+    """Print a warning once; before logging is configured, and not on the standard output of
+    commands.
+    """
     sys.stderr.write(f"{sentence}\n")
 
 
 def _sentence(fault: ErrorDetails) -> str:
-    """Say one of pydantic's faults with the name of the variable that an operator has set."""
+    """Return the message for one of pydantic's errors, with the name of the variable that an
+    operator has set.
+    """
     message = fault["msg"].removeprefix("Value error, ")
     if not fault["loc"]:
         return message

@@ -1,4 +1,4 @@
-"""The models that a project sees, encoded once and kept while they stay the same.
+"""Models that a project sees, encoded once and kept while they stay the same.
 
 To the official client the list is one page, however long: with 60,000 models nearly all of its time
 went into making the same text again.

@@ -37,7 +37,7 @@ class ModelObject(Object):
 
 
 def fields_of(model: Model | Listed) -> dict[str, Any]:
-    """Name what a `ModelObject` says, as a list of many is encoded."""
+    """Return the fields of a `ModelObject`, for encoding a list of many."""
     return {
         "id": model.id,
         "object": "model",

@@ -1,5 +1,6 @@
 """Dataset statistics of files under a model's tokenizer. Free of the web framework: the worker
-reads them, too."""
+reads them, too.
+"""
 
 from collections.abc import Sequence
 from contextlib import suppress

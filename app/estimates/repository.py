@@ -65,7 +65,7 @@ def _is_within(begin: datetime, end: datetime, seconds: float) -> bool:
 
 
 def ended(session: Session, project_id: str) -> list[Ended]:
-    """The newest jobs that went all their steps."""
+    """Return the newest jobs that completed all their steps."""
     statement = (
         select(
             Job.base_model_id,

@@ -104,7 +104,7 @@ def live_targets(session: Session, settings: Settings) -> list[Target]:
 
 
 def target_named(device: str, num_devices: int) -> Target:
-    """Raises `InvalidRequest`."""
+    """Return the target with this name. Raises `InvalidRequest`."""
     if device not in DEVICES:
         raise InvalidRequest(
             f"device: '{device}' is not known; known devices: {', '.join(sorted(DEVICES))}",
@@ -115,7 +115,7 @@ def target_named(device: str, num_devices: int) -> Target:
 
 
 def check_device(session: Session, name: str, settings: Settings) -> None:
-    """Raises `InvalidRequest` for a device that no worker has, nor had lately."""
+    """Check that a worker has this device, or had it lately. Raises `InvalidRequest`."""
     if name == ANY_DEVICE:
         return
     devices = workers.devices(session) & DEVICES.keys()
@@ -155,10 +155,10 @@ def estimate_job(
     gpu: str = ANY_DEVICE,
     num_gpus: int = 1,
 ) -> Estimate:
-    """`recipe` must be resolved. `project_id`: whose measurements come before those of others.
-    `amount`: of the whole training file, once this model's tokenizer
-    has counted it, or what `tokens_basis` says. Without a `target`, on `num_gpus` of the device
-    that `gpu` names, or of what jobs train on.
+    """Estimate a job. `recipe` must be resolved. `project_id`: the project whose measurements come
+    before those of others. `amount`: of the whole training file, once this model's tokenizer has
+    counted it, or as `tokens_basis` says. Without a `target`, on `num_gpus` of the device that
+    `gpu` names, or of the default one.
     """
     if target is None:
         device, num_devices = target_of(session, settings, gpu)
@@ -216,7 +216,8 @@ def _samples(
 
 def amount_of_file(report: FileReport, recipe: Recipe, counted: Amount | None) -> Amount:
     """Return the amount of an epoch over the whole file; derived from its characters if its tokens
-    were never counted."""
+    were never counted.
+    """
     num_tokens = tokens_from_characters(report.num_characters, report.num_sequences)
     if report.shape != "text":
         return Amount(report.num_records, counted.num_tokens if counted else num_tokens)
@@ -245,7 +246,7 @@ def accuracy(session: Session, project_id: str) -> list[Accuracy]:
 
 
 def check_fits_model(config: JsonObject, recipe: Recipe) -> None:
-    """Raises `InvalidRequest` for what the trainer would refuse on this base model."""
+    """Check that the trainer accepts the recipe on this base model. Raises `InvalidRequest`."""
     try:
         shapes = ModelDimensions.from_config(config).linear_shapes
     except (ModelError, ValidationError) as error:

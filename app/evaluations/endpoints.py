@@ -32,7 +32,7 @@ def list_evaluations(
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Page[EvaluationObject]:
-    """Newest first."""
+    """List evaluations, newest first."""
     return service.list_evaluations(services, caller, job_id, after=after, limit=limit)
 
 

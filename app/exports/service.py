@@ -95,7 +95,7 @@ def get(session: Session, project_id: str, name: str, format: str) -> Export:
 
 
 def refusals(session: Session, project_id: str, name: str) -> dict[FormatName, str]:
-    """The formats that it cannot be had in, each with the reason."""
+    """Return the formats that it cannot be exported to, each with the reason."""
     source = _source(session, project_id, name)
     reasons = dict[FormatName, str]()
     for format in FORMATS:
@@ -107,8 +107,8 @@ def refusals(session: Session, project_id: str, name: str) -> dict[FormatName, s
 
 
 def ask(session: Session, caller: Caller, name: str, format: FormatName) -> Export:
-    """Asking twice is asking once; after a failure, or when the exported model has been deleted, it
-    is made again.
+    """Request an export. A second request returns the first one; after a failure, or when the
+    exported model has been deleted, it is made again.
     """
     project_id = caller.project_id
     source = _source(session, project_id, name)

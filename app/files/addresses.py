@@ -18,7 +18,7 @@ _PATH = re.compile(r"(?!.*(?:^|/)\.{0,2}(?:/|$))[^\x00-\x1f\x7f\\?#%]{1,1024}")
 
 
 class HubAddress(NamedTuple):
-    """A data set on the Hugging Face Hub: a split of it, or one of its files."""
+    """Data set on the Hugging Face Hub: a split of it, or one of its files."""
 
     repository: str
     revision: str

@@ -101,9 +101,9 @@ def create_file(
     form: Annotated[FileForm, Form(media_type="multipart/form-data")],
     idempotency_key: IdempotencyKey = None,
 ) -> FileObject:
-    """Files of purpose `fine-tune` are then checked, see `status`; the others are only kept.
-    Parquet, CSV, a JSON list and what is packed with gzip become JSON lines before, see `source`;
-    so does what stands at an address that is sent as JSON.
+    """Create a file. Files of purpose `fine-tune` are then checked, see `status`; the others are
+    only stored. Parquet, CSV, a JSON list and gzip files are converted into JSON lines before, see
+    `source`; so is the content of an address that is sent as JSON.
     """
     return actions.create_file(
         services,

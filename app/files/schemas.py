@@ -30,7 +30,7 @@ Lifetime = Annotated[int, Field(ge=MIN_LIFETIME_SECONDS, le=MAX_LIFETIME_SECONDS
 
 
 class SourceRequest(BaseModel):
-    """A file of what stands elsewhere, instead of bytes."""
+    """File with the content of an address, instead of uploaded bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -24,7 +24,8 @@ def table_of(
     purpose: Purpose, filename: str, head: bytes, mapping: dict[str, str] | None = None
 ) -> Table | None:
     """Return the table to convert into JSON lines; None if the file is JSON lines, or is not for
-    training."""
+    training.
+    """
     if purpose is not Purpose.FINE_TUNE:
         if mapping:
             raise InvalidRequest(

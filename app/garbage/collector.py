@@ -132,7 +132,8 @@ def survey(database: Database, storage: Storage) -> Survey:
 
 def describe(database: Database, storage: Storage) -> str:
     """Return a description of the unreferenced objects and of the reason to hold them. Raises
-    `Mismatch`."""
+    `Mismatch`.
+    """
     objects = survey(database, storage)
     hours = f"{AGE.total_seconds() / 3600:.0f} hours"
     lines = [
@@ -225,7 +226,9 @@ def _announce(database: Database, nameless: list[str]) -> None:
 
 @contextmanager
 def _turn(database: Database) -> Iterator[Callable[[], None] | None]:
-    """One collects at a time: gives what keeps the turn, or None where another has it."""
+    """Take the turn to collect, which one process has at a time: yields a function that renews it,
+    or None if another process has it.
+    """
     me = new_id("")
     taken_at = time.monotonic()
 
@@ -255,7 +258,7 @@ def _turn(database: Database) -> Iterator[Callable[[], None] | None]:
 
 
 def forget_deliveries(database: Database) -> int:
-    """Webhook deliveries that ended long ago, a few at a time; how many."""
+    """Delete webhook deliveries that ended long ago, a few at a time; return how many."""
     ended = (
         WebhookDelivery.status != DeliveryStatus.PENDING,
         WebhookDelivery.created_at < now_plus(-DELIVERIES_KEPT.total_seconds()),

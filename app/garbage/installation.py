@@ -33,7 +33,9 @@ log = structlog.get_logger()
 
 
 class Refused(Exception):
-    """A sentence that says why nothing of the storage may be removed, and what to do."""
+    """Cleaning is refused; the message says why nothing of the storage may be removed, and the
+    remedy.
+    """
 
 
 class Mismatch(Refused):
@@ -49,7 +51,7 @@ class NotMarked(Refused):
 
 
 class Restored(Refused):
-    """The database is an older copy of the one that the storage was filled by."""
+    """The database is an older copy of the one that filled the storage."""
 
 
 def mark(database: Database, storage: Storage) -> None:
@@ -104,7 +106,8 @@ def advance(database: Database, storage: Storage) -> Installation:
 
 def restored(database: Database, storage: Storage) -> str | None:
     """Return the reason to take the database for an older copy, if it is one. Raises `Mismatch` and
-    `NotMarked`."""
+    `NotMarked`.
+    """
     row, generation_before = _compare(database, storage)
     if row.generation < generation_before:
         return _restored(database, storage, row, generation_before)
@@ -189,7 +192,7 @@ class Guard:
         self._allowed = False
 
     def allows(self) -> bool:
-        """Raises what database and storage raise."""
+        """Return True if cleaning is allowed. Raises the errors of database and storage."""
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + ADVANCE_SECONDS
             self._allowed = False

@@ -51,7 +51,7 @@ log = structlog.get_logger()
 
 
 class Content(NamedTuple):
-    """An object of the storage as a user downloads it."""
+    """Object of the storage as a user downloads it."""
 
     key: str
     bytes: int

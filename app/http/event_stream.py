@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Ping(ServerSentEvent):
-    """A comment and no blank line: after one, the `openai` client takes the remembered id for an
+    """A comment without a blank line: after one, the `openai` client takes the remembered id for an
     event without data, and fails.
     """
 

@@ -1,4 +1,4 @@
-"""The description of the API: what FastAPI derives from the endpoints, and every answer that does
+"""Description of the API: FastAPI's own, derived from the endpoints, and every response that does
 not come from an endpoint.
 """
 

@@ -45,7 +45,7 @@ class Readiness(BaseModel):
 
 
 class Watch:
-    """The last verdict on a part, from a thread of its own: one that is silent spoils no other."""
+    """Last verdict on a dependency, from a thread of its own: a silent one delays no other."""
 
     def __init__(self, name: str, probe: Probe) -> None:
         self._name = name
@@ -99,13 +99,13 @@ class Watch:
 
 
 class HealthMonitor:
-    """A watch on everything that this process needs."""
+    """Watches of everything that this process needs."""
 
     def __init__(
         self, database: Database, storage: Storage, used_storage: Storage, redis: Redis
     ) -> None:
-        """`storage` should give up soon: its probes must come more often than verdicts grow old.
-        `used_storage` is what requests use.
+        """Create the watches. `storage` needs short timeouts: its checks must be more frequent than
+        verdicts become stale. `used_storage` is the one of the requests.
         """
         self._watches = {
             "database": Watch("database", lambda: probe_database(database)),
@@ -114,7 +114,9 @@ class HealthMonitor:
         }
 
     def start(self) -> None:
-        """Begin, and wait a moment for first verdicts, so that the first answer is no guess."""
+        """Start the threads, and wait a moment for first verdicts, so that the first answer is no
+        guess.
+        """
         deadline = time.monotonic() + FIRST_SECONDS
         for watch in self._watches.values():
             watch.start()
@@ -122,7 +124,7 @@ class HealthMonitor:
             watch.wait_for_first(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
-        """End, with the probes that are under way: what they use is closed next."""
+        """Stop the threads and the checks in progress, whose connections are closed next."""
         deadline = time.monotonic() + LAST_SECONDS
         for watch in self._watches.values():
             watch.stop()

@@ -68,7 +68,8 @@ def with_origin(caller: Caller, request: Request, session_id: str | None = None)
 
 def admit(services: Services, request: Request) -> Caller:
     """Return the caller, and count the request. Raises one of our errors if the caller has no
-    access."""
+    access.
+    """
     caller = authenticate(
         services.database, services.failures, address_of(request), secret_of(request)
     )

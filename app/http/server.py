@@ -1,4 +1,4 @@
-"""The one place that starts uvicorn: what `falqon api` runs, alone or as a child of `falqon up`."""
+"""Start of uvicorn, for `falqon api`, alone or as a child of `falqon up`."""
 
 import resource
 import sys

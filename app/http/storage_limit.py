@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def storage_turn() -> AsyncIterator[None]:
-    """Wait, without a thread, until few enough others are at the storage.
+    """Wait, without a thread, for one of the storage's slots.
 
     Raises `Unavailable` after a while.
     """

@@ -31,7 +31,7 @@ class StrictRequest(Request):
             return await run_in_threadpool(_parse, body, self.max_values)
         except BadRecord as error:
             refusal = _refusal(error)
-            # FastAPI lets only this kind pass out of body parsing
+            # FastAPI lets only this kind pass out of body parsing.
             raise HTTPException(refusal.status) from refusal
 
 

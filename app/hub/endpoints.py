@@ -1,5 +1,5 @@
-"""The read side of the Hugging Face Hub's protocol: with `HF_ENDPOINT=<service>/hub` its libraries
-find models and uploaded files here.
+"""Read side of the Hugging Face Hub's protocol: with `HF_ENDPOINT=<service>/hub` its libraries find
+models and uploaded files here.
 """
 
 from collections.abc import Callable, Coroutine

@@ -98,7 +98,7 @@ def entry_at(repository: Repository, path: str) -> Entry:
 
 
 def missing(repository: Repository, path: str) -> NotFound:
-    """Name the commit, with which clients remember what is not there."""
+    """Return the error with the commit, with which clients cache that a file is missing."""
     headers = {"x-repo-commit": repository.commit}
     return NotFound(
         f"'{repository.id}' has no '{path}' at this revision.",

@@ -38,7 +38,7 @@ log = structlog.get_logger()
 
 
 class AnswerStream(StreamingResponse):
-    """The answers to the questions of a request, of which the engine has begun the first.
+    """Answers to the choices of a request, of which the engine has begun the first.
 
     The engine stops with it, also where it ends before it began.
     """

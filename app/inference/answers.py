@@ -1,4 +1,4 @@
-"""Have a model answer a question: for the API, and for the dashboard's playground."""
+"""Answers of models to requests, for the API and for the dashboard's playground."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress

@@ -47,7 +47,8 @@ def write(session: Session, engine: Engine, **values: object) -> bool:
 
 def unload(session: Session, engine: Engine) -> None:
     """Remove the row of an engine that has ended, unless another worker holds it or a request waits
-    for it by now."""
+    for it by now.
+    """
     is_last = (*_is_attempt(engine), Engine.state.in_(ON_A_WORKER))
     session.execute(delete(Engine).where(*is_last), execution_options=UNSYNCED)
 
@@ -66,7 +67,8 @@ def unload_idle(session: Session, engine: Engine, idle_seconds: float) -> bool:
 
 def idle_engines(session: Session, owner: str, idle_seconds: float) -> Sequence[str]:
     """Return the models that a worker has loaded and that have no request, the least recently used
-    first."""
+    first.
+    """
     is_idle = (
         Engine.owner == owner,
         Engine.state == EngineState.READY,

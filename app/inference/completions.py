@@ -14,7 +14,7 @@ class TokenScore(NamedTuple):
 
 
 class Echo(NamedTuple):
-    """One prompt, which is given back before its answer. `scores` is None where none are wanted."""
+    """Prompt that is returned before its answer. `scores` is None if no logprobs are requested."""
 
     text: str
     num_tokens: int
@@ -23,7 +23,9 @@ class Echo(NamedTuple):
 
 class CompletionRewriter(Rewriter):
     def __init__(self, num_top: int | None, echoes: list[Echo]) -> None:
-        """`num_top`: of the likeliest tokens in each place; None: no logprobs are wanted."""
+        """Create the scorer. `num_top`: number of the likeliest tokens in each place; None: no
+        logprobs are requested.
+        """
         self._num_top = num_top
         self._echoes = echoes
         self._offsets: dict[int, int] = {}  # length of the text so far, for each choice of a stream
@@ -65,7 +67,8 @@ class CompletionRewriter(Rewriter):
 
 def score_of(written: dict[str, Any], num_top: int) -> TokenScore:
     """Return the score of a token from llama.cpp's response: the likeliest tokens, and the token
-    itself, by their texts."""
+    itself, by their texts.
+    """
     top: dict[str, float] = {}
     for each in [*(written.get("top_logprobs") or [])[:num_top], written]:
         top.setdefault(each["token"], each["logprob"])

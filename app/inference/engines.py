@@ -1,4 +1,4 @@
-"""The engines that workers have loaded, as who administers them sees them."""
+"""Engines that workers have loaded, as an administrator sees them."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The answers that each key waits for in this process."""
+"""Outstanding answers of each API key in this process."""
 
 from collections import Counter
 from collections.abc import Iterator

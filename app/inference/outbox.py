@@ -1,4 +1,4 @@
-"""The part of a stream that its client has not read yet."""
+"""Part of a stream that its client has not read yet."""
 
 from collections.abc import AsyncIterator
 

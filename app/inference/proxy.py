@@ -1,4 +1,4 @@
-"""Hand the questions of a request to an engine, and its answers back."""
+"""Transport of requests to an engine, and of the responses back."""
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
@@ -46,7 +46,7 @@ class ClientGone(ApiError):
 
 
 class OpenAnswer(NamedTuple):
-    """An answer that the engine has begun, and the turn that it takes."""
+    """Answer that the engine has begun, and the turn that it takes."""
 
     answer: httpx.Response
     turn: Turn
@@ -63,7 +63,7 @@ class OpenAnswer(NamedTuple):
 
 
 class Exchange(NamedTuple):
-    """The questions of a project to one engine."""
+    """Requests of a project to one engine."""
 
     client: httpx.AsyncClient
     target: Target

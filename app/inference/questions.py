@@ -1,4 +1,4 @@
-"""The questions of a request. Engines count and plan one answer at a time, so each prompt is sent
+"""Single requests to engines. Engines count and plan one answer at a time, so each prompt is sent
 once for each of its choices.
 """
 
@@ -11,7 +11,7 @@ OF_A_PROMPT = ("messages", "tools", "prompt")
 
 
 class Question(NamedTuple):
-    """A prompt, and the choice that its answer becomes."""
+    """Prompt, and the choice that its answer becomes."""
 
     fields: dict[str, Any]  # spelled as the engine reads them
     prompt: int  # its number among the request's

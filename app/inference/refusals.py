@@ -10,7 +10,7 @@ GONE = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.TimeoutException)
 
 
 class EngineError(ApiError):
-    """The engine has failed with this question, and might with another not."""
+    """The engine has failed with this request, and might succeed with another one."""
 
     code = "engine_failed"
 

@@ -181,7 +181,9 @@ class InferenceRequest(EngineSampling):
 
 
 class Message(BaseModel):
-    """A turn of the chat, with what the client's own answers carry when they are sent back."""
+    """Turn of the chat, with the fields that the client's own answers carry when they are sent
+    back.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -197,7 +199,9 @@ class Message(BaseModel):
 
     @field_serializer("role")
     def _as_trained(self, role: str) -> str:
-        """Templates have no developer role; as in training, its words become the system's."""
+        """Replace the developer role, which templates lack; as in training, its words become the
+        system's.
+        """
         return "system" if role == "developer" else role
 
 
@@ -288,7 +292,7 @@ class CompletionRequest(InferenceRequest):
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
-        """Each of the prompts, also where there is one."""
+        """Return the list of prompts, also if there is only one."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):

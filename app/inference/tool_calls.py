@@ -28,7 +28,7 @@ class Call(NamedTuple):
 
 
 class HeldText:
-    """The text of one choice so far, while it may become a call."""
+    """Text of one choice so far, while it may become a call."""
 
     def __init__(self) -> None:
         self.parts: list[str] = []
@@ -41,7 +41,7 @@ class HeldText:
 
 
 class ToolCallRewriter(Rewriter):
-    """A stream holds a call back until that is whole, and sends it as one event."""
+    """Stream rewriter that holds a call back until it is complete, and sends one event."""
 
     def __init__(self, plan: CallPlan) -> None:
         self._plan = plan

@@ -14,7 +14,7 @@ NOTED_EVERY_SECONDS = 5.0
 
 
 class EngineQueue:
-    """One engine's answers, and the projects that wait for one.
+    """Slots of one engine, and the projects that wait for one.
 
     The next one is for the project that has fewest, and of these for the one that waited longest.
     """
@@ -31,7 +31,7 @@ class EngineQueue:
         return not self._num_held and not self._waiting
 
     def is_use_due(self) -> bool:
-        """Return, once every few seconds, that the use of the engine is to be noted."""
+        """Return True, once every few seconds, if the use of the engine is due to be recorded."""
         now = time.monotonic()
         if now < self._noted_at + NOTED_EVERY_SECONDS:
             return False
@@ -87,7 +87,7 @@ class EngineQueue:
 
 
 class Turn:
-    """The right to one answer, until it is released."""
+    """Right to one answer, until it is released."""
 
     def __init__(self, queue: EngineQueue, project_id: str) -> None:
         self._queue = queue

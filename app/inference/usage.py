@@ -1,4 +1,4 @@
-"""The tokens of a request: estimated when it is sent, and counted as its answers come."""
+"""Tokens of a request: estimated when it is sent, and counted as its answers arrive."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ MAX_TOKENS = 2**31  # upper bound of the tokens counted for one answer
 
 
 class Usage(NamedTuple):
-    """The tokens of one answer, as its engine counted them."""
+    """Tokens of one answer, as its engine counted them."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -32,7 +32,8 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
 
 class Tally:
     """Usage of the answers of a request so far. A prompt counts once, independently of the number
-    of its choices."""
+    of its choices.
+    """
 
     def __init__(self, estimates: Sequence[int], num_answers: int) -> None:
         self._estimates = estimates
@@ -42,7 +43,7 @@ class Tally:
 
     @property
     def estimate(self) -> int:
-        """The tokens of all prompts, before any is sent."""
+        """Estimate the tokens of all prompts, before any is sent."""
         return sum(self._estimates)
 
     @property

@@ -233,7 +233,8 @@ def read_log(
     services: Services, caller: Caller, job_id: str, number: int | None = None, after: int = 0
 ) -> LogObject:
     """Return the part of an attempt's log after so many bytes; without a number, of the newest
-    attempt."""
+    attempt.
+    """
     with services.database.read() as session:
         job = service.get(session, caller.project_id, job_id)
         attempt = service.attempt_with_log(session, job, number)

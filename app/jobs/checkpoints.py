@@ -12,7 +12,7 @@ NAME = re.compile(r"(?P<model>ft:.+(?P<job_tail>[0-9a-f]{8})):ckpt-step-(?P<step
 
 
 class Name(NamedTuple):
-    """The parts of `<fine-tuned model>:ckpt-step-<step>`; `job_tail` are the last characters of its
+    """Parts of `<fine-tuned model>:ckpt-step-<step>`; `job_tail` are the last characters of its
     job's id.
     """
 

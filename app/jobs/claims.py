@@ -28,7 +28,7 @@ LOST = "lost"
 
 
 class Claim(NamedTuple):
-    """The right to execute a job, for as long as its lease is renewed."""
+    """Right to execute a job, for as long as its lease is renewed."""
 
     job_id: str
     attempt: int

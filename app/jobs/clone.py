@@ -1,4 +1,4 @@
-"""The request of a clone: the original one with overrides merged in, as JSON Merge Patch (RFC 7396)
+"""Request of a clone: the original one with overrides merged in, as JSON Merge Patch (RFC 7396)
 merges.
 
 Some values can be said in several places, as OpenAI spells them and as a recipe does. An override

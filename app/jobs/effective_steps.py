@@ -15,7 +15,7 @@ from app.models import Attempt
 
 
 class EffectiveSteps:
-    """The steps of one job that count. `attempts`: all of its attempts, by rising number."""
+    """Effective steps of one job. `attempts`: all of its attempts, by rising number."""
 
     def __init__(self, attempts: Sequence[Attempt] = ()) -> None:
         self._last_steps: dict[int, int] = {}

@@ -80,8 +80,8 @@ def list_jobs(
     status: JobStatus | None = None,
     model: str | None = None,
 ) -> Page[JobObject]:
-    """Newest first. `model` is the base model; `metadata[key]=value` filters, several at once;
-    `metadata=null` finds jobs without any.
+    """List jobs, newest first. `model` is the base model; `metadata[key]=value` filters, several at
+    once; `metadata=null` finds jobs without any.
     """
     filters = Filters(status, model, _parse_metadata_filter(request))
     return actions.list_jobs(services, caller, filters, after=after, limit=limit)
@@ -137,7 +137,9 @@ def pause_job(services: ServicesDep, caller: Writer, job_id: str) -> JobObject:
 def resume_job(
     services: ServicesDep, caller: Writer, job_id: str, body: ResumeRequest | None = None
 ) -> JobObject:
-    """A job whose budget is used up continues only with a higher one, which the body may bring."""
+    """Resume a job. A job whose budget is used up continues only with a higher one, which the body
+    may bring.
+    """
     return actions.resume_job(services, caller, job_id, body.falqon.budget if body else None)
 
 
@@ -145,7 +147,7 @@ def resume_job(
 def list_events(
     services: ServicesDep, caller: Reader, job_id: str, after: After = None, limit: Limit = 20
 ) -> Page[EventObject]:
-    """Newest first."""
+    """List events, newest first."""
     return actions.list_events(services, caller, job_id, after=after, limit=limit)
 
 

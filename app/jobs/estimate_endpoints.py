@@ -31,7 +31,7 @@ def create_estimate(
         int, Query(ge=1, le=MAX_DEVICES, description="of `device`; on a CPU, cores")
     ] = 1,
 ) -> EstimateObject:
-    """Time, memory, cost and earliest start of a job before it exists. Nothing is written."""
+    """Estimate time, memory, cost and earliest start of a future job. Nothing is written."""
     return actions.estimate_job(services, caller, body, device, num_devices)
 
 

@@ -24,7 +24,7 @@ COLUMNS = tuple(Event.__table__.columns.keys())
 
 
 class NewEvent(NamedTuple):
-    """An event that has no number yet."""
+    """Event that has no number yet."""
 
     message: Text
     level: Level = "info"
@@ -40,8 +40,8 @@ def append(
     guard: Sequence[ColumnElement[bool]] = (),
     **values: object,
 ) -> bool:
-    """Number and add events, and set `values` on the job, if every `guard` holds; False and nothing
-    written otherwise.
+    """Number and add events, and set `values` on the job, if every `guard` holds; otherwise return
+    False and write nothing.
 
     Every change of a job's status passes here, so here it also becomes known to webhooks,
     and is counted.

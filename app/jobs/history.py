@@ -1,4 +1,4 @@
-"""The past of a job: its attempts with what each did again, and the answers of its model."""
+"""History of a job: its attempts with the steps each repeated, and the answers of its model."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -19,9 +19,9 @@ MAX_EVALUATIONS = 6  # beside each other; the first, the last, and some between 
 
 
 class AttemptSpan(NamedTuple):
-    """The steps of one attempt, from `start` (exclusive) to `end`; None before it has begun.
-    `repeated`: how many of them an earlier one had done. `log`: the end of its trainer's, if that
-    failed.
+    """Steps of one attempt, from `start` (exclusive) to `end`; None before it has begun.
+    `repeated`: how many of them an earlier attempt had done. `log`: the end of its trainer's log,
+    if that failed.
     """
 
     attempt: Attempt

@@ -37,8 +37,8 @@ class Request(NamedTuple):
 
 
 def remember(session: Session, request: Request, job_id: str) -> Job | None:
-    """Note that `request` makes the job `job_id`, whose row must follow in this transaction; or the
-    job that it made before.
+    """Record that `request` makes the job `job_id`, whose row must follow in this transaction; or
+    return the job that it made before.
 
     Of two at the same moment the second waits here for the end of the first. Raises
     `IdempotencyMismatch`.

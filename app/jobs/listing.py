@@ -1,5 +1,5 @@
-"""A project's jobs as a table that people search, sort and turn the pages of. Clients, which read
-on from a cursor, use the repository.
+"""Jobs of a project as a table that users search, sort and page. Clients, which read on from a
+cursor, use the repository.
 """
 
 from collections import Counter
@@ -84,7 +84,7 @@ class JobQuery(NamedTuple):
 
 
 class JobPage(NamedTuple):
-    """One page of a list. A count above `MAX_COUNTED` says that there are more than that."""
+    """Page of a list. A count above `MAX_COUNTED` says that there are more than that."""
 
     jobs: list[Job]  # pinned jobs come first on the first page
     num_jobs: int  # total of all pages

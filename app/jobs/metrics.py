@@ -1,5 +1,5 @@
-"""A job's metrics as series, thinned to what a chart can show, in memory that does not grow with
-the job.
+"""Metrics of a job as series, thinned to the resolution of a chart, in memory that does not grow
+with the job.
 """
 
 import csv
@@ -28,7 +28,7 @@ SeriesByKey = Mapping[str, Sequence[Point]]
 
 
 class Thinned:
-    """The lowest and the highest value of every `width` steps, the first and the last of all."""
+    """Lowest and highest value of every `width` steps, the first and the last of all."""
 
     def __init__(self, width: int) -> None:
         self._width = width

@@ -1,4 +1,4 @@
-"""A chunk: metrics of one attempt, within one window of a job's numbers, as one row that has a
+"""Chunks: the metrics of one attempt, within one window of a job's numbers, as one row that has a
 column of values for each metric. Messages keep rows of their own, also where their numbers lie
 between those of a chunk.
 """

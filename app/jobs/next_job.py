@@ -25,7 +25,8 @@ def is_due(job: type[Job]) -> ColumnElement[bool]:
 
 class Offer(NamedTuple):
     """Capacity that a worker offers for a job: a name of the price table, and the number on one
-    machine."""
+    machine.
+    """
 
     device: str
     max_gpus: int
@@ -124,8 +125,8 @@ def select_next(offer: Offer, project_ids: Sequence[str] | None = None) -> Selec
 
 
 def charge_virtual_time(session: Session, project_id: str) -> None:
-    """Start-time fair queueing: a turn costs 1/weight, and who was idle starts where the others
-    stand instead of catching up.
+    """Charge virtual time by start-time fair queueing: a turn costs 1/weight, and an idle project
+    starts at the virtual time of the others instead of catching up.
     """
     served = aliased(Project)
     here = select(func.max(served.virtual_time - 1.0 / served.weight)).scalar_subquery()

@@ -29,7 +29,7 @@ from falqon_core.records.file_check import FileReport
 
 
 class Plan(NamedTuple):
-    """A request that can be honoured."""
+    """Request that can be executed."""
 
     requested: RequestedRecipe
     model: Model

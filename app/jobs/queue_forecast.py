@@ -88,7 +88,9 @@ class RunningJob(NamedTuple):
 
 
 class ProjectQueue(NamedTuple):
-    """The jobs of one project in the order in which they are taken, and what decides when."""
+    """Jobs of one project in the order in which they are taken, and the values that decide the
+    time.
+    """
 
     weight: int
     virtual_time: float
@@ -96,9 +98,9 @@ class ProjectQueue(NamedTuple):
 
 
 class Queue:
-    """The queue as it is at one moment. `projects`: by id. `idle`: the device of each idle worker.
-    `served`: the virtual time at which a project begins that was idle. `most_gpus`: that a job can
-    have of each device, as far as workers live.
+    """Queue at one moment. `projects`: by id. `idle`: the device of each idle worker. `served`: the
+    virtual time at which an idle project begins. `most_gpus`: that a job can have of each device,
+    as far as workers live.
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class Queue:
         self, job_id: str, num_gpus: int = 1, gpu: str = ANY_DEVICE
     ) -> QueueObject | None:
         """Forecast a queued job; None when it does not wait any more. A job counts as one worker's,
-        however many GPUs it takes.
+        independently of its GPUs.
         """
         if self._most_gpus:
             most = most_of(self._most_gpus, gpu)

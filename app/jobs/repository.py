@@ -31,7 +31,7 @@ _FIRST_SEQ = func.coalesce(Event.first_seq, Event.seq)
 
 
 class NamedCheckpoint(NamedTuple):
-    """A checkpoint with what its name is made of."""
+    """Checkpoint with the parts of its name."""
 
     checkpoint: Checkpoint
     job: Job
@@ -222,7 +222,7 @@ def _last_step(row: Event, before: int) -> int | None:
 
 
 def metrics(session: Session, job_id: str) -> Iterator[tuple[int, JsonObject]]:
-    """(attempt, data) of every metrics event, oldest first, never all in memory."""
+    """Yield (attempt, data) of every metrics event, oldest first, never all in memory."""
     statement = _metrics_rows(Event.type, Event.attempt, Event.data)
     statement = statement.where(Event.job_id == job_id).order_by(Event.seq)
     for type_, attempt, data in session.execute(
@@ -233,7 +233,7 @@ def metrics(session: Session, job_id: str) -> Iterator[tuple[int, JsonObject]]:
 
 
 def metric(session: Session, job_id: str, key: str) -> list[tuple[int, int, float]]:
-    """(attempt, step, value) of every metrics event that has this value, in this order."""
+    """Yield (attempt, step, value) of every metrics event that has this value, in this order."""
     steps, values = (Event.data[("values", name)] for name in ("step", key))
     chunks = select(Event.attempt, steps, values).where(
         Event.job_id == job_id, Event.type == CHUNK, values.as_string().is_not(None)

@@ -1,6 +1,4 @@
-"""The recipe that a request means. Free of the web framework: the worker reads stored requests with
-it.
-"""
+"""Recipe of a request. Free of the web framework: the worker reads stored requests with it."""
 
 from typing import Any, NamedTuple
 

@@ -283,7 +283,7 @@ class LogObject(BaseModel):
 
 
 class Series(BaseModel):
-    """One line of a chart, as two columns of the same length."""
+    """Line of a chart, as two columns of the same length."""
 
     steps: list[int]
     values: list[float]

@@ -91,7 +91,8 @@ def finish_validation(
 
 def incompatibility(file: File, recipe: Recipe) -> str | None:
     """Return the reason why a file that passed its check cannot train with this recipe; None if it
-    can."""
+    can.
+    """
     report = file.report
     assert report is not None, "a processed file has a report"
     reason = report.too_bad(recipe.max_bad_record_fraction) or (

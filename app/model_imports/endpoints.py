@@ -23,7 +23,7 @@ def create_model(
 def list_model_imports(
     services: ServicesDep, _caller: InstallationAdmin
 ) -> Page[ModelImportObject]:
-    """The newest imports of base models."""
+    """List the newest imports of base models."""
     return service.list_imports(services)
 
 

@@ -9,7 +9,7 @@ from app.models.reported import ReportedFloat
 
 
 class Attempt(Base):
-    """One execution of a job. `outcome` is null while it lasts, then succeeded, failed, cancelled,
+    """Execution of a job. `outcome` is null while it lasts, then succeeded, failed, cancelled,
     paused, released or lost.
     """
 

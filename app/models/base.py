@@ -19,8 +19,8 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class PydanticType(TypeDecorator[T], Generic[T]):
-    """A pydantic model in Python, JSON in the database. The column is replaced, never changed in
-    place.
+    """Column with a pydantic model in Python, JSON in the database. The value is replaced, never
+    changed in place.
 
     `exclude_unset`: store only what was set, so that what is loaded knows what that was.
     `exclude_none`: leave out what is None, which a version without that field or that choice reads.

@@ -15,7 +15,7 @@ class EngineState(StrEnum):
 
 
 class Engine(Base):
-    """A program on a worker that answers for one model; its row goes when the model is unloaded."""
+    """Program on a worker that serves one model; its row goes when the model is unloaded."""
 
     __tablename__ = "engines"
 

@@ -5,7 +5,7 @@ from app.models.operation import Operation
 
 
 class Export(Operation):
-    """A fine-tuned model, or a checkpoint of its job, in another format. Completed, it is the model
+    """Fine-tuned model, or a checkpoint of its job, in another format. Completed, it is the model
     `exported_model_id`, unless that has been deleted since.
     """
 

@@ -1,6 +1,4 @@
-"""The `falqon` object of a request: every hyperparameter of a recipe, and what only the service
-decides.
-"""
+"""Object `falqon` of a request: all hyperparameters of a recipe, and options of the service."""
 
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self

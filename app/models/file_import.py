@@ -7,8 +7,8 @@ from falqon_core.contract.sources import SourceFormat
 
 
 class FileImport(Operation):
-    """A table, or what stands elsewhere, becomes the JSON lines of a file, which is checked then.
-    It stays with the file and says where its records come from.
+    """Conversion of a table, or of external content, into the JSON lines of a file, which is
+    checked then. It stays with the file as the source of its records.
     """
 
     __tablename__ = "file_imports"

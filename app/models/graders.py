@@ -129,7 +129,7 @@ AnyGrader = Annotated[
 
 
 class Graders(BaseModel):
-    """The graders of one evaluation."""
+    """Graders of one evaluation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 

@@ -8,7 +8,7 @@ ONLY = 1
 
 
 class Installation(Base):
-    """The one row by which this database and its storage know each other."""
+    """Identity row by which this database and its storage know each other."""
 
     __tablename__ = "installation"
 

@@ -133,7 +133,7 @@ class JobRequest(StrictModel):
 
 
 class TrainingData(StrictModel):
-    """The size of a training file that is not here yet."""
+    """Size of a training file that has not been uploaded yet."""
 
     num_records: Annotated[int, Field(ge=1, le=MAX_RECORDS)]
     num_tokens: Annotated[

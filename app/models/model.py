@@ -7,7 +7,7 @@ from app.models.base import Base, CreatedAt, JsonObject
 
 
 class Model(Base):
-    """A base model (no project), or the result of a job; its files are `artifacts`."""
+    """Base model (without a project), or the result of a job; its files are `artifacts`."""
 
     __tablename__ = "models"
     __table_args__ = (

@@ -9,8 +9,8 @@ DEFAULT_PROJECT_ID = "proj_default"
 
 
 class Project(Base):
-    """A tenant: every row a user can reach belongs to one. A limit that is null is none of the
-    project's own.
+    """Tenant: every row a user can reach belongs to one. A null limit means that the project has no
+    limit of its own.
     """
 
     __tablename__ = "projects"

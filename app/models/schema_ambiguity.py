@@ -1,4 +1,4 @@
-"""The ways in which an answer may follow a JSON schema at the same time.
+"""Ambiguity of JSON schemas: the ways in which one answer may follow a schema.
 
 An engine follows all of them for each token. Alternatives that begin alike are added up, and where
 such a choice is made again at each level of a schema that refers to itself their number doubles

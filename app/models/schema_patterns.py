@@ -30,7 +30,8 @@ class PatternRefused(ValueError):
 
 def cost_of(pattern: str) -> PatternCost:
     """Return the cost of the pattern. Raises `PatternRefused` for a pattern that must not reach an
-    engine."""
+    engine.
+    """
     if len(pattern) > MAX_PATTERN_CHARACTERS:
         raise PatternRefused(
             f"the pattern has more than {MAX_PATTERN_CHARACTERS} characters; write a shorter one"
@@ -45,7 +46,7 @@ def cost_of(pattern: str) -> PatternCost:
 
 
 class _Reader:
-    """One pass over the text between the anchors."""
+    """Parser of the text between the anchors, in one pass."""
 
     def __init__(self, text: str) -> None:
         self._text = text

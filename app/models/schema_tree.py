@@ -1,4 +1,4 @@
-"""The schemas within a JSON schema, each with the path that leads to it in the user's field."""
+"""Schemas within a JSON schema, each with its path in the user's field."""
 
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -18,7 +18,7 @@ Schema = dict[str, Any]
 
 
 class SchemaRefused(ValueError):
-    """A schema that is not used. `path` leads to the part at fault in the user's field."""
+    """The schema is not supported. `path` leads to the faulty part in the user's field."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(reason)

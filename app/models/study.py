@@ -6,7 +6,7 @@ from app.models.study_request import StudyRequest
 
 
 class Study(Base):
-    """A comparison of methods on one project's data: the jobs that name it."""
+    """Comparison of methods on one project's data: the jobs that name it."""
 
     __tablename__ = "studies"
     __table_args__ = (Index("ix_studies_project_id_id", "project_id", "id"),)

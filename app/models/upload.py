@@ -15,7 +15,7 @@ class UploadStatus(StrEnum):
 
 
 class Upload(Base):
-    """A file that arrives in parts. While it is pending its parts have rows; afterwards only the
+    """File that arrives in parts. While it is pending its parts have rows; afterwards only the
     file, if there is one, has.
     """
 

@@ -13,8 +13,8 @@ MAX_DOLLARS = Decimal(10) ** 8  # per job and day; sums of millions of rows fit 
 
 
 class Dollars(TypeDecorator[Decimal]):
-    """A decimal in Python, a whole number of hundredths of a cent in the database, whose sums are
-    exact on both.
+    """Column with a decimal in Python, a whole number of hundredths of a cent in the database,
+    whose sums are exact on both.
     """
 
     impl = BigInteger

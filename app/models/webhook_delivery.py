@@ -14,7 +14,7 @@ class DeliveryStatus(StrEnum):
 
 
 class WebhookDelivery(Base):
-    """One event on its way to one endpoint; a pending row is its own outbox. `event_id` stays the
+    """Delivery of one event to one endpoint; a pending row is its own outbox. `event_id` stays the
     same when it is sent again.
 
     `attempts` is the fencing token: a sender raises it first, and records the outcome only while

@@ -1,4 +1,4 @@
-"""The two queues and their workers. Celery is not imported: `falqon up` would hold it in memory."""
+"""Queues and their workers. Celery is not imported: `falqon up` would hold it in memory."""
 
 import sys
 

@@ -54,12 +54,16 @@ class Changes(NamedTuple):
 
 
 class Wakeups:
-    """One subscription and one poll a second for the process, however many streams are open."""
+    """Wake-ups of a process: one subscription and one poll a second, independently of the number of
+    open streams.
+    """
 
     def __init__(
         self, redis_url: str, read_changes: Callable[[Sequence[str], Sequence[str]], Changes]
     ) -> None:
-        """`read_changes`: of these jobs and projects, and of these API keys."""
+        """Create the subscription. `read_changes`: of these jobs and projects, and of these API
+        keys.
+        """
         self._url = redis_url
         self._read_changes = read_changes
         self._watched: dict[str, Watched] = {}

@@ -1,4 +1,4 @@
-"""A job that streams follow. Its readers are mostly at the same place, so one of them reads a page
+"""Job that streams follow. Its readers are mostly at the same place, so one of them reads a page
 and all of them send it.
 """
 
@@ -8,9 +8,7 @@ from typing import NamedTuple
 
 
 class Page(NamedTuple):
-    """The next events, encoded, and the number of the last one there will ever be, once that is
-    certain.
-    """
+    """Next events, encoded, and the number of the last event, once that is certain."""
 
     events: list[tuple[int, bytes]]
     ended_at: int | None

@@ -21,7 +21,7 @@ def list_prices(services: ServicesDep, caller: Reader) -> Page[PriceObject]:
 def replace_prices(
     services: ServicesDep, caller: InstallationAdmin, body: PricesRequest
 ) -> Page[PriceObject]:
-    """Sets the overrides of this installation, at once for new estimates and running jobs. What has
-    been charged stays as it is.
+    """Set the overrides of this installation, at once for new estimates and running jobs. Past
+    charges stay as they are.
     """
     return service.replace_prices(services, caller, body)

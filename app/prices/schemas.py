@@ -68,7 +68,7 @@ class Override(_Request):
 
 
 class PricesRequest(_Request):
-    """All overrides there shall be; those that are left out are withdrawn."""
+    """Complete list of overrides; absent ones are withdrawn."""
 
     overrides: Annotated[list[Override], Field(max_length=len(DEVICES))]
 

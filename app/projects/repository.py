@@ -12,7 +12,7 @@ from app.models.job_lifecycle import LIVE
 
 
 class Booking(NamedTuple):
-    """The device seconds of a project's month before and after an attempt was added."""
+    """Device seconds of a project's month before and after an attempt was added."""
 
     project: Project
     before: float
@@ -62,7 +62,8 @@ def mark_archived(session: Session, project_id: str) -> None:
 
 def usages(session: Session, projects: Sequence[Project]) -> list[Usage]:
     """Return the usage of each of the projects, with the same number of statements for any number
-    of projects."""
+    of projects.
+    """
     ids = [project.id for project in projects]
     num_jobs, num_bytes = _live_jobs(session, ids), _storage_bytes(session, ids)
     seconds = _device_seconds(session, projects)
@@ -79,7 +80,8 @@ def storage_bytes(session: Session, project_id: str) -> int:
 
 def device_seconds(session: Session, project: Project) -> float:
     """Return the device seconds of this month: those booked at the end of attempts, and those of
-    running ones."""
+    running ones.
+    """
     return _device_seconds(session, [project])[project.id]
 
 

@@ -17,7 +17,8 @@ router = APIRouter(prefix="/v1/source_tokens", tags=["files"], route_class=ApiRo
 @router.get("")
 def list_source_tokens(services: ServicesDep, caller: Admin) -> Page[SourceTokenObject]:
     """List the kinds of private sources that the project can read; the tokens themselves are not
-    shown."""
+    shown.
+    """
     return service.list_tokens(services, caller)
 
 

@@ -32,7 +32,7 @@ ID = "study-"
 
 
 class ComparedMethod(NamedTuple):
-    """A method at the best of its rates. `jobs`: its trainings with that rate."""
+    """Method at its best learning rate. `jobs`: its trainings with that rate."""
 
     row: ComparisonRow
     jobs: list[Job]

@@ -20,7 +20,7 @@ MAX_RESULTS = 10_000  # per page
 
 
 class Span(NamedTuple):
-    """The days from `begin` to the one before `end`."""
+    """Days from `begin` to the one before `end`."""
 
     begin: date
     end: date
@@ -44,7 +44,7 @@ CURSOR = re.compile(f"{PAGE}([0-9]{{1,11}})")
 
 
 class Period(NamedTuple):
-    """The days to answer for, by seconds since 1970, and how many of them a page holds."""
+    """Requested days, by seconds since 1970, and the number of them per page."""
 
     start_time: int
     end_time: int | None  # exclusive; of None it is now

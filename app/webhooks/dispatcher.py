@@ -23,7 +23,7 @@ TICK_SECONDS = 2.0
 STOP_SECONDS = 1.0
 LEASE_SECONDS = 60.0  # well above the time of a slow name resolution and the exchange together
 MAX_ATTEMPTS = 8
-# 5 s, 25 s, 2 min, 10 min, 52 min, 4 h, 22 h
+# Waits: 5 s, 25 s, 2 min, 10 min, 52 min, 4 h, 22 h.
 FIRST_DELAY_SECONDS = 5.0
 DELAY_FACTOR = 5.0
 JITTER = 0.2

@@ -1,4 +1,4 @@
-"""One POST to a project's URL: resolved once, checked, and connected to the very address that was
+"""POST to a project's URL: resolved once, checked, and connected to the very address that was
 checked.
 
 No proxy, no redirect, no keep-alive, and nothing read beyond the head of the answer. All of it ends
@@ -19,7 +19,7 @@ TIMEOUT_SECONDS = 10.0
 
 
 class Undelivered(Exception):
-    """The message is for the user."""
+    """The delivery failed; the message is for the user."""
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], networks: Networks) -> int:

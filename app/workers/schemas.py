@@ -76,7 +76,7 @@ class WorkerTokenRequest(BaseModel):
 
 
 class WorkerTokenView(NamedTuple):
-    """A token without its secret. It is only shown, and in no answer of the API."""
+    """Token without its secret. It is only shown, and in no response of the API."""
 
     id: str
     name: str

@@ -28,8 +28,8 @@ REFUSED = (
 
 
 class Refused(ValueError):
-    """The message is for the user; it names no address, since names of an inner network may resolve
-    to one.
+    """The address is not allowed; the message is for the user and contains no address, since names
+    of an internal network may resolve to one.
     """
 
 

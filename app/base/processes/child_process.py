@@ -1,4 +1,4 @@
-"""The one way to start another program: nothing of it outlives the thread that started it."""
+"""Start of other programs: none of them outlives the thread that started it."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ Stream = int | IO[bytes]
 
 
 class ChildProcess(subprocess.Popen[bytes]):
-    """A program in a session and a process group of its own, so that Ctrl-C in the terminal reaches
+    """Program in a session and a process group of its own, so that Ctrl-C in the terminal reaches
     only us, and all of it can be stopped. As a context manager it is killed at the end.
     """
 

@@ -1,5 +1,6 @@
 """NVIDIA cards of this machine as its driver names them. There is no torch here, because the
-callers never train."""
+callers never train.
+"""
 
 import os
 import shutil

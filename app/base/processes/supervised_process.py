@@ -28,8 +28,8 @@ TROUBLE = re.compile(r"\b(error|critical|exception|traceback)\b", re.IGNORECASE)
 
 
 class SupervisedProcess:
-    """All methods belong to one thread: the kernel ties a process's life to the thread that started
-    it.
+    """Process that restarts and logs. All methods belong to one thread: the kernel ties a process's
+    life to the thread that started it.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class SupervisedProcess:
 
 
 class ProcessLog(RotatingFileHandler):
-    """A log that is rotated while it is written; one old log is kept."""
+    """Log file that is rotated while it is written; one old file is kept."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=MAX_LOG_BYTES, backupCount=1, encoding="utf-8", delay=True)
@@ -118,11 +118,12 @@ class ProcessLog(RotatingFileHandler):
 
     def handleError(self, record: LogRecord) -> None:
         """Drop the line: a process whose output is not read blocks, so errors of the disk must not
-        stop it."""
+        stop it.
+        """
 
 
 class LineLimit:
-    """Let some lines pass at once and then one a second, and count those between."""
+    """Lets some lines pass at once and then one a second, and counts those between."""
 
     def __init__(self) -> None:
         self._full_at = 0.0  # time at which the full allowance is available again

@@ -1,4 +1,4 @@
-"""Every storage key is built here, from our own ids and checked names, never from a user's text."""
+"""Storage keys, all built here from our own ids and checked names, never from a user's text."""
 
 import re
 
@@ -79,12 +79,14 @@ def probe() -> str:
 
 
 def installation() -> str:
-    """Holds the id by which the storage knows its database."""
+    """Return the key of the id by which the storage knows its database."""
     return "installation"
 
 
 def generation() -> str:
-    """Counts up with the database; see `app.garbage.installation`."""
+    """Return the key of the number that counts up with the database; see
+    `app.garbage.installation`.
+    """
     return "installation-generation"
 
 

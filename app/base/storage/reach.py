@@ -63,11 +63,11 @@ FOR_PROBES = Patience(
 
 
 class StorageAway(BaseError):
-    """The storage does not answer, or refuses us: the same may succeed once it is back."""
+    """The storage does not respond, or refuses us: the same may succeed once it is back."""
 
 
 class KeyTaken(BaseError):
-    """A key is written once."""
+    """A key can be written only once."""
 
 
 @contextmanager
