@@ -18,7 +18,7 @@ from app.base.settings import Settings
 from app.base.storage import Storage
 from app.files import service as files
 from app.garbage import collector, events, orphans
-from app.garbage.installation import Guard, Refused
+from app.garbage.installation import CleaningGuard, CleaningRefused
 from app.jobs import claims, next_job
 from app.models import Job
 from app.models.operation import Operation
@@ -32,7 +32,7 @@ TICK_SECONDS = 5.0
 COLLECT_SECONDS = 3600.0
 NOTIFY_AGAIN_SECONDS = 30.0
 STOP_SECONDS = 3.0  # a broker that hangs must not hold up the end of the API
-PATIENCE_SECONDS = 10.0  # grace period of an operation whose request has notified workers
+OPERATION_GRACE_SECONDS = 10.0  # grace period of an operation whose request has notified workers
 # A worker that gets one works until nothing is left, so a long queue needs no more of them; busy
 # workers leave them lying.
 NOTIFICATIONS_PER_TICK = 8
@@ -47,7 +47,7 @@ class Reconciler:
         self._storage = storage
         self._notifier = notifier
         self._settings = settings
-        self._guard = Guard(database, storage)
+        self._guard = CleaningGuard(database, storage)
         self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=work, name=name, daemon=True)
@@ -110,7 +110,7 @@ class Reconciler:
                 collector.collect_due(self._database, self._storage, self._ended.wait)
             except (SQLAlchemyError, OSError, StorageError) as error:
                 log.warning("reconciler: garbage not collected", error=str(error))
-            except Refused as error:
+            except CleaningRefused as error:
                 log.error("reconciler: garbage not collected", reason=str(error))
             except Exception:  # top-level handler, as above
                 log.exception("reconciler: garbage not collected")
@@ -131,7 +131,7 @@ class Reconciler:
         """Notify workers again of rows that none has claimed."""
         self._notify_waiting(Job, next_job.is_due(Job))
         for kind in Operation.__subclasses__():
-            is_old = kind.created_at < now_plus(-PATIENCE_SECONDS)
+            is_old = kind.created_at < now_plus(-OPERATION_GRACE_SECONDS)
             self._notify_waiting(kind, *operations.is_waiting(kind), is_old)
 
     def _notify_waiting(

@@ -23,13 +23,13 @@ from app.services import Services
 
 def list_artifacts(services: Services, caller: Caller, model_id: str) -> Page[ArtifactObject]:
     with services.database.read() as session:
-        artifacts = of_model(session, caller.project_id, model_id)
+        artifacts = list_of_model(session, caller.project_id, model_id)
     return Page[ArtifactObject].of([ArtifactObject.of(artifact) for artifact in artifacts])
 
 
 def retrieve_manifest(services: Services, caller: Caller, model_id: str) -> Manifest:
     with services.database.read() as session:
-        return Manifest.of(model_id, of_model(session, caller.project_id, model_id))
+        return Manifest.of(model_id, list_of_model(session, caller.project_id, model_id))
 
 
 def retrieve_artifact(
@@ -43,7 +43,7 @@ def retrieve_artifact(
 def retrieve_archive(services: Services, caller: Caller, model_id: str) -> ContentStream:
     """Return every file in one tar, which is made while it is read."""
     with services.database.read() as session:
-        artifacts = of_model(session, caller.project_id, model_id)
+        artifacts = list_of_model(session, caller.project_id, model_id)
     folder = UNSAFE.sub("-", model_id).strip(".-") or "model"
     return ContentStream(
         archive.stream(services.storage, folder, artifacts),
@@ -76,9 +76,9 @@ def _content_of(artifact: Artifact) -> Content:
     return Content(artifact.storage_key, artifact.bytes, artifact.sha256, filename)
 
 
-def of_model(session: Session, project_id: str, model_id: str) -> list[Artifact]:
+def list_of_model(session: Session, project_id: str, model_id: str) -> list[Artifact]:
     model = catalogue.get(session, project_id, model_id)
-    return internal_repository.of_model(session, model.id)
+    return internal_repository.list_of_model(session, model.id)
 
 
 def get(

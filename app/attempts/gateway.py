@@ -17,10 +17,10 @@ from app.attempts.values import (
     Claimed,
     Ending,
     Inputs,
-    Offer,
     Renewal,
-    Result,
     SavedCheckpoint,
+    TrainingResult,
+    WorkerOffer,
 )
 from app.base.database import Database, now
 from app.base.settings import Settings
@@ -68,11 +68,11 @@ class DirectGateway:
 
     def find_next(self, device: str, max_gpus: int) -> NextJob | None:
         """Return the next job for which so many of this device are enough."""
-        offer = next_job.Offer(device, max_gpus)
+        offer = next_job.DeviceOffer(device, max_gpus)
         with self._database.read() as session:
             return next_job.find_next(session, offer, self._project_ids)
 
-    def hold(self, offer: Offer, job_id: str) -> bool:
+    def hold(self, offer: WorkerOffer, job_id: str) -> bool:
         """Return True if the free cards of this machine are kept for a job. A draining worker
         claims nothing and keeps nothing.
         """
@@ -82,13 +82,13 @@ class DirectGateway:
                 session, job_id, machine_of(self.owner), seconds
             )
 
-    def show(self, offer: Offer) -> None:
+    def show(self, offer: WorkerOffer) -> None:
         """Mark this worker as alive without polling for a job."""
         with self._database.transaction() as session:
             self._is_seen(session, offer)
 
-    def claim(self, offer: Offer) -> Claimed | None:
-        """Take the next job for which the cards are enough. Raises `StorageAway`."""
+    def claim(self, offer: WorkerOffer) -> Claimed | None:
+        """Take the next job for which the cards are enough. Raises `StorageUnavailable`."""
         self._storage.check_installation()
         with self._database.transaction() as session:
             if not self._is_seen(session, offer):
@@ -185,7 +185,7 @@ class DirectGateway:
             claim, lambda session: endings.record(session, self._settings, claim, ending)
         )
 
-    def publish(self, job: Job, claim: Claim, result: Result) -> bool:
+    def publish(self, job: Job, claim: Claim, result: TrainingResult) -> bool:
         """Write model, artifacts, metrics and success in one transaction. The answer is False also
         where the user cancelled first.
         """
@@ -226,7 +226,7 @@ class DirectGateway:
         """Learn whether the storage takes writes."""
         self._storage.probe()
 
-    def _is_seen(self, session: Session, offer: Offer) -> bool:
+    def _is_seen(self, session: Session, offer: WorkerOffer) -> bool:
         """Show this worker; return whether it may begin a job."""
         return workers.mark_seen(
             session,
@@ -252,7 +252,9 @@ class DirectGateway:
         return result
 
 
-def _rows_of(job: Job, claim: Claim, model_id: str, result: Result) -> tuple[Model, list[Artifact]]:
+def _rows_of(
+    job: Job, claim: Claim, model_id: str, result: TrainingResult
+) -> tuple[Model, list[Artifact]]:
     model = Model(
         id=model_id,
         project_id=job.project_id,

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self, TypeVar
 
 from sqlalchemy.orm import Session
 
-from app.attempts.values import Batch, Columns, Ending, Measured, Result
+from app.attempts.values import AttemptMeasurements, Batch, Columns, Ending, TrainingResult
 from app.base.database import now
 from app.base.errors import InvalidRequest
 from app.base.settings import Settings
@@ -33,7 +33,7 @@ ZERO = Decimal(0)
 Number = TypeVar("Number", float, Decimal)
 
 
-class Limits(NamedTuple):
+class AttemptLimits(NamedTuple):
     """Limits of one attempt at one moment. The seconds of the job are the sum over all its
     attempts.
     """
@@ -81,7 +81,7 @@ class Limits(NamedTuple):
     def of_ending(self, ending: Ending) -> Ending:
         return ending.model_copy(update={"columns": self.of_columns(ending.columns)})
 
-    def of_result(self, result: Result) -> Result:
+    def of_result(self, result: TrainingResult) -> TrainingResult:
         """Compute the comparison with the estimate; the worker knows if there is any: none for a
         job that stopped early.
         """
@@ -109,7 +109,7 @@ class Limits(NamedTuple):
                 param=name,
             )
 
-    def of_measured(self, measured: Measured) -> Measured:
+    def of_measured(self, measured: AttemptMeasurements) -> AttemptMeasurements:
         self.check_step("measured.start_step", measured.start_step or 0)
         self._check_tokens("measured.tokens", measured.tokens or 0)
         names = {"train_seconds", "overhead_seconds"}

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from app.auth import secrets, worker_tokens
 from app.auth.authentication import refuse_guessing
 from app.base.errors import InvalidApiKey, InvalidRequest
-from app.http.body_limit import limited
+from app.http.body_limit import limit_body
 from app.http.dependencies import get_services
 from app.http.middleware import LOGGED
 from app.http.routes import address_of, secret_of
@@ -48,7 +48,7 @@ class WorkerRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             services = get_services(request)
             request.state.worker = await run_in_threadpool(_admit, services, request)
-            receive = limited(request, self.max_body_bytes, None)
+            receive = limit_body(request, self.max_body_bytes, None)
             refuse_nul(request)
             return await handler(_WorkerRequest(request.scope, receive))
 
@@ -81,9 +81,9 @@ def _admit(services: Services, request: Request) -> WorkerCaller:
         with services.database.look_up() as session:
             token = worker_tokens.check_secret(session, secret)
     except InvalidApiKey:
-        services.failures.failed(address)
+        services.failures.record_failure(address)
         raise
-    services.failures.opened(digest)
+    services.failures.record_success(digest)
     name = WORKER.fullmatch(request.headers.get(WORKER_HEADER, ""))
     if name is None:
         raise InvalidRequest(f"{WORKER_HEADER}: not <machine>-<process>.", param=WORKER_HEADER)

@@ -8,7 +8,7 @@ from itertools import chain
 from pydantic import BaseModel, ValidationError
 
 from app.attempts.gateway import DirectGateway
-from app.attempts.limits import Limits
+from app.attempts.limits import AttemptLimits
 from app.attempts.model_files import check_and_read_config
 from app.attempts.route import WorkerCaller
 from app.attempts.upload import watch
@@ -17,9 +17,9 @@ from app.attempts.values import (
     Claimed,
     Ending,
     Inputs,
-    Offer,
-    Result,
     SavedCheckpoint,
+    TrainingResult,
+    WorkerOffer,
 )
 from app.base.errors import BytesMissing, FencedOut, InvalidRequest, NotFound
 from app.base.storage import Stored, keys
@@ -105,10 +105,10 @@ class LeasedJob:
         return self.gateway.record(self.claim, self.limits.of_ending(ending))
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> AttemptLimits:
         """Return the bounds of what the worker may report now."""
         with self.services.database.read() as session:
-            return Limits.read(session, self.services.settings, self.job, self.claim)
+            return AttemptLimits.read(session, self.services.settings, self.job, self.claim)
 
     def add_checkpoint(self, stored: SavedCheckpoint) -> None:
         self.limits.check_step("saved.step", stored.saved.step)
@@ -121,7 +121,7 @@ class LeasedJob:
         if dropped is None:
             raise FencedOut
 
-    def publish(self, result: Result) -> bool:
+    def publish(self, result: TrainingResult) -> bool:
         """Return False where the user cancelled first."""
         result = self.limits.of_result(result)
         prefix = keys.result_prefix(self.job.project_id, self.job.id, self.claim.attempt)
@@ -175,22 +175,22 @@ def gateway_of(services: Services, worker: WorkerCaller) -> DirectGateway:
     )
 
 
-def show(services: Services, worker: WorkerCaller, offer: Offer) -> None:
+def show(services: Services, worker: WorkerCaller, offer: WorkerOffer) -> None:
     _check_device(offer)
     gateway_of(services, worker).show(offer)
 
 
-def claim(services: Services, worker: WorkerCaller, offer: Offer) -> Claimed | None:
+def claim(services: Services, worker: WorkerCaller, offer: WorkerOffer) -> Claimed | None:
     _check_device(offer)
     return gateway_of(services, worker).claim(offer)
 
 
-def _check_device(offer: Offer) -> None:
+def _check_device(offer: WorkerOffer) -> None:
     if offer.device not in DEVICES:
         raise InvalidRequest("device: the price table has no such device.", param="device")
 
 
-def hold(services: Services, worker: WorkerCaller, offer: Offer, job_id: str) -> bool:
+def hold(services: Services, worker: WorkerCaller, offer: WorkerOffer, job_id: str) -> bool:
     _check_device(offer)
     with services.database.read() as session:
         job = session.get(Job, job_id)

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from app.base.storage import BLOCK_BYTES, Stored, keys
-from app.jobs.claims import Failure
+from app.jobs.claims import JobFailure
 from app.jobs.events import NewEvent
 from app.jobs.readings import is_step
 from app.models import Artifact, Checkpoint, Desired, File, Job
@@ -133,12 +133,12 @@ class Verdict(StrEnum):
     LOST = "lost"  # a fault of ours or of the machine; tried again, up to a limit
 
 
-class Outcome(NamedTuple):
+class AttemptOutcome(NamedTuple):
     verdict: Verdict
-    failure: Failure | None = None
+    failure: JobFailure | None = None
 
 
-class Offer(NamedTuple):
+class WorkerOffer(NamedTuple):
     """Capacity that a worker offers for a job. `cards`: the cards that the job may have, out of
     `worker_cards`, which this worker may use; or none has a name.
     """
@@ -188,7 +188,7 @@ class Columns(_Value):
         return {name: getattr(self, name) for name in type(self).model_fields}
 
 
-class Measured(_Value):
+class AttemptMeasurements(_Value):
     """Columns of an attempt, limited to the measured ones."""
 
     start_step: Step | None = None
@@ -206,7 +206,7 @@ class Batch(_Value):
     before: Step
     events: NewEvents
     columns: Columns
-    measured: Measured
+    measured: AttemptMeasurements
 
 
 class SavedCheckpoint(_Value):
@@ -223,7 +223,7 @@ class Ending(_Value):
     """
 
     verdict: Verdict
-    failure: Failure | None
+    failure: JobFailure | None
     cap: Annotated[str, Field(pattern=r"^[a-z_]{1,40}( [^\n]{0,200})?$")] | None
     desired: Desired
     has_trained: bool
@@ -243,12 +243,12 @@ class UploadedFile(NamedTuple):
     stored: Annotated[Stored, AfterValidator(_check_stored)]
 
 
-class Result(_Value):
+class TrainingResult(_Value):
     """Trained model whose files are stored below the prefix of its attempt."""
 
     files: list[UploadedFile] = Field(max_length=MAX_FILES)
     config: JsonObject
     trained_tokens: Count
     columns: Columns
-    measured: Measured
+    measured: AttemptMeasurements
     actual: Actual | None

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from app.audit_logs import repository
-from app.audit_logs.repository import Filters
+from app.audit_logs.repository import AuditFilters
 from app.audit_logs.schemas import AuditLogObject
 from app.auth.audit import PREFIX
 from app.auth.caller import Caller
@@ -23,7 +23,7 @@ def list_audit_logs(
 ) -> Page[AuditLogObject]:
     """Return the newest first; the admin of one project sees what its keys have done."""
     check_cursor(after, PREFIX, "an audit log")
-    filters = Filters(actor_ids, event_types, resource_ids)
+    filters = AuditFilters(actor_ids, event_types, resource_ids)
     with services.database.read() as session:
         rows = repository.newest_first(
             session, caller.administered_project, filters, after=after, limit=limit

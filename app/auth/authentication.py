@@ -17,9 +17,9 @@ def authenticate(database: Database, failures: Failures, address: str, secret: s
     try:
         caller = _check(database, secret)
     except InvalidApiKey:
-        failures.failed(address)
+        failures.record_failure(address)
         raise
-    failures.opened(digest)
+    failures.record_success(digest)
     if caller.use_is_due:
         with database.transaction() as session:
             keys.note_use(session, caller.key_id)

@@ -38,14 +38,14 @@ class Failures:
         # Exactly 0 where nothing failed, independently of the clock.
         return max(0.0, full_at - now - (self.per_minute - 1) * self._interval)
 
-    def failed(self, address: str) -> None:
+    def record_failure(self, address: str) -> None:
         now = time.monotonic()
         network = _network(address)
         with self._lock:
             self._full_at[network] = max(now, self._full_at.get(network, now)) + self._interval
             _keep_newest(self._full_at, network, MAX_ADDRESSES)
 
-    def opened(self, digest: str) -> None:
+    def record_success(self, digest: str) -> None:
         with self._lock:
             self._known[digest] = None
             _keep_newest(self._known, digest, MAX_KNOWN_KEYS)

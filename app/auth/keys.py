@@ -72,7 +72,7 @@ def find_caller(session: Session, key_id: str) -> Caller | None:
     return None
 
 
-def refused_keys(session: Session, key_ids: Sequence[str]) -> set[str]:
+def find_refused_keys(session: Session, key_ids: Sequence[str]) -> set[str]:
     """Return the keys that are no longer valid."""
     states = _read(session, ApiKey.id.in_(key_ids))
     return set(key_ids) - {state.key.id for state in states if state.refusal is None}

@@ -52,7 +52,7 @@ return wait
 log = structlog.get_logger()
 
 
-class Answer(NamedTuple):
+class Allowance(NamedTuple):
     unit: str  # requests or tokens
     capacity: int
     remaining: int
@@ -78,8 +78,8 @@ class Answer(NamedTuple):
 class Rates(NamedTuple):
     """Remaining allowance of a key."""
 
-    requests: Answer
-    tokens: Answer
+    requests: Allowance
+    tokens: Allowance
 
 
 class RateLimiter:
@@ -102,12 +102,12 @@ class RateLimiter:
             return None
         wait, until_full, until_full_of_tokens = times
         remaining = max(0, capacity - math.ceil(until_full / interval))
-        requests = Answer(
+        requests = Allowance(
             "requests", capacity, remaining, wait / MICROSECONDS, until_full / MICROSECONDS
         )
         return Rates(requests, self._tokens(until_full_of_tokens))
 
-    def use_tokens(self, key_id: str, num_tokens: int) -> Answer | None:
+    def use_tokens(self, key_id: str, num_tokens: int) -> Allowance | None:
         """Count the tokens of a prompt, or the difference to the actual usage, which may be
         negative, and return the remaining ones; None while Redis is unavailable.
         """
@@ -117,12 +117,14 @@ class RateLimiter:
             return None
         return self._tokens(until_full)
 
-    def _tokens(self, until_full: int) -> Answer:
+    def _tokens(self, until_full: int) -> Allowance:
         capacity = self._tokens_per_minute
         interval = MINUTE / capacity
         remaining = max(0, math.floor(capacity - until_full / interval))
         wait = max(0.0, until_full + interval - MINUTE)
-        return Answer("tokens", capacity, remaining, wait / MICROSECONDS, until_full / MICROSECONDS)
+        return Allowance(
+            "tokens", capacity, remaining, wait / MICROSECONDS, until_full / MICROSECONDS
+        )
 
     def _ask(self, script: Script, keys: list[str], *arguments: float) -> Any:
         if time.monotonic() < self._away_until:

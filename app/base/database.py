@@ -41,7 +41,7 @@ from app.base.private_dir import private_folder
 
 # Errors that a retry may resolve: the database is unavailable, closed the connection, is read-only
 # or full, or a lock was held for too long. Any other error of the database is a defect of ours.
-AWAY = (OperationalError, InterfaceError, InternalError, TimeoutError)
+DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, TimeoutError)
 # An execution option of a statement: objects that the session has read stay as they are.
 UNSYNCED = {"synchronize_session": False}
 BUSY_TIMEOUT_MS = 5_000
@@ -54,11 +54,11 @@ NUM_SEARCHED = 1_000
 POOL_TIMEOUT_SECONDS = 10.0
 # Age at which an idle connection is checked before use; otherwise a restart of Postgres would cost
 # each pooled connection a request.
-RESTED_SECONDS = 1.0
+MAX_IDLE_SECONDS = 1.0
 # A lost server is noticed within 25 seconds. A process that was stopped inside a transaction holds
 # its locks no longer than that either: shorter than a lease, otherwise its job could not be
 # claimed.
-PATIENCE: dict[str, Any] = {
+CONNECTION_TIMEOUTS: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -69,7 +69,7 @@ PATIENCE: dict[str, Any] = {
 # With `pgbouncer=true` in the URL. Each transaction may have another connection: what one has
 # prepared the next does not know, and what `options` says the database has to (docs/operations.md).
 BEHIND_PGBOUNCER: dict[str, Any] = {
-    name: value for name, value in PATIENCE.items() if name != "options"
+    name: value for name, value in CONNECTION_TIMEOUTS.items() if name != "options"
 } | {"prepare_threshold": None}
 
 
@@ -208,7 +208,7 @@ def _replace_lost_connections(engine: Engine) -> None:
     @event.listens_for(engine, "checkout")
     def _on_checkout(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
         now = time.monotonic()
-        if now - record.info.get("rests_since", now) < RESTED_SECONDS:
+        if now - record.info.get("rests_since", now) < MAX_IDLE_SECONDS:
             return
         try:
             engine.dialect.do_ping(connection)
@@ -226,7 +226,9 @@ def _create_engine(url: str) -> Engine:
         url = "postgresql+psycopg://" + url.split("://", 1)[1]
     if not url.startswith("sqlite"):
         parsed = make_url(url)
-        patience = BEHIND_PGBOUNCER if parsed.query.get("pgbouncer") == "true" else PATIENCE
+        patience = (
+            BEHIND_PGBOUNCER if parsed.query.get("pgbouncer") == "true" else CONNECTION_TIMEOUTS
+        )
         parsed = parsed.difference_update_query(["pgbouncer"])
         engine = create_engine(
             parsed,

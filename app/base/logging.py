@@ -19,9 +19,11 @@ from app.base.processes.subprocess_env import SECRET
 from app.base.settings import Settings
 
 # The part of each secret that is kept identifies it.
-OURS = re.compile(r"(ft_(?:live|work)_[0-9A-Za-z]{0,8}_?)[0-9A-Za-z]+|(whsec_)[0-9A-Za-z+/=]+")
+OWN_SECRETS = re.compile(
+    r"(ft_(?:live|work)_[0-9A-Za-z]{0,8}_?)[0-9A-Za-z]+|(whsec_)[0-9A-Za-z+/=]+"
+)
 SECRETS = re.compile(
-    OURS.pattern + r"|(\bhf_)[0-9A-Za-z]{16,}"
+    OWN_SECRETS.pattern + r"|(\bhf_)[0-9A-Za-z]{16,}"
     r"|((?:Bearer|Basic)\s+)[^\s\"',]+"
     r"|(authorization[\"']?\s*[:=]\s*[\"']?)[a-z]+[ \t]+[^\s\"',;]+"
     r"|((?:authorization|cookie|api[-_]?key|password)[\"']?\s*[:=]\s*[\"']?)[^\s\"',;]+"
@@ -63,7 +65,7 @@ def redact_text(text: str) -> str:
 
 def redact_keys(text: str) -> str:
     """Mask what has the shape of our own keys, in text that users read and pass on."""
-    return OURS.sub(_mask, text)
+    return OWN_SECRETS.sub(_mask, text)
 
 
 def _mask(match: re.Match[str]) -> str:

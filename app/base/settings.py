@@ -32,7 +32,7 @@ OF_CLIENT = {"FALQON_API_KEY", "FALQON_BASE_URL", "FALQON_WORKER_TOKEN"}
 OF_KUBERNETES = re.compile(
     r"FALQON_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
-NEARLY = 0.75  # similarity, 1 for equal names; the prefix, which all share, is not compared
+MIN_SIMILARITY = 0.75  # similarity, 1 for equal names; the prefix, which all share, is not compared
 MIN_HEARTBEATS = 2  # heartbeats per lease: a late heartbeat must not cost the job
 MAX_DURATION = timedelta(days=1)
 MAX_SOCKET_PATH_BYTES = 107  # the kernel's limit for a Unix socket's name
@@ -370,7 +370,9 @@ def _misspelled(names: list[str]) -> list[str]:
     sentences = []
     for name in sorted(name for name in unknown if not OF_KUBERNETES.fullmatch(name)):
         sentence = f"{name} is no setting of this service"
-        if close := get_close_matches(name.upper().removeprefix(PREFIX), endings, 1, NEARLY):
+        if close := get_close_matches(
+            name.upper().removeprefix(PREFIX), endings, 1, MIN_SIMILARITY
+        ):
             sentences.append(f"{sentence}; did you mean {PREFIX}{close[0]}?")
         else:
             _warn(f"{sentence} and has no effect")

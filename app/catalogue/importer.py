@@ -50,7 +50,7 @@ def add_base_model(
     scratch = private_folder(settings.work_dir / "imports")
     with tempfile.TemporaryDirectory(dir=scratch) as temporary:
         folder = Path(temporary) / "model"
-        conversions = _bring(settings, source, folder)
+        conversions = _import_source(settings, source, folder)
         return conversions if add_folder(database, storage, model_id, folder) else None
 
 
@@ -67,7 +67,7 @@ def ensure_tiny_model(database: Database, storage: Storage, settings: Settings) 
     add_base_model(database, storage, settings, TINY_MODEL_ID, TINY_SOURCE)
 
 
-def _bring(settings: Settings, source: str, output: Path) -> list[str]:
+def _import_source(settings: Settings, source: str, output: Path) -> list[str]:
     """Make a plain folder of the source; return what was converted."""
     command = [*settings.trainer_command, "import", source, "--output", str(output)]
     environment_for = hub_environment if source.startswith("hf:") else offline_environment
@@ -107,7 +107,7 @@ def add_folder(
     stored_keys = {name: keys.base_model_file(model_id, f"{version}/{name}") for name in files}
     try:
         stored = {
-            name: storage.put(key, _watched(folder / name, check))
+            name: storage.put(key, _read_checked(folder / name, check))
             for name, key in stored_keys.items()
         }
         config = json.loads((folder / "config.json").read_bytes())
@@ -143,7 +143,7 @@ def _same_is_there(database: Database, model_id: str, files: dict[str, str]) -> 
     return True
 
 
-def _watched(path: Path, check: Callable[[], None]) -> Iterator[bytes]:
+def _read_checked(path: Path, check: Callable[[], None]) -> Iterator[bytes]:
     with path.open("rb") as file:
         for chunk in chunks_of(file):
             check()

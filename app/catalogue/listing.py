@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sqlalchemy.orm import Session
 
 from app.catalogue import repository
-from app.catalogue.repository import Listed, Tally
+from app.catalogue.repository import ListedModel, ListVersion
 from app.catalogue.schemas import fields_of
 
 MAX_KEPT_BYTES = 2**26  # bytes of all cached lists; some 300,000 models
@@ -23,7 +23,7 @@ MAX_KEPT_BYTES = 2**26  # bytes of all cached lists; some 300,000 models
 class EncodedList(NamedTuple):
     """The models of one project, or the base models, as text: objects with commas between them."""
 
-    tally: Tally
+    tally: ListVersion
     text: bytes
     first_id: str | None = None
     last_id: str | None = None
@@ -86,7 +86,7 @@ class ModelLists:
 
 
 def _extend(
-    session: Session, key: ListKey, before: EncodedList, tally: Tally
+    session: Session, key: ListKey, before: EncodedList, tally: ListVersion
 ) -> EncodedList | None:
     """Add what has come since to the end; None where anything else has happened."""
     num_new = tally.num_models - before.tally.num_models
@@ -96,7 +96,7 @@ def _extend(
         or num_new < 0
     ):
         return None
-    new = repository.listed(
+    new = repository.list_models(
         session,
         key.owner,
         without=key.without,
@@ -110,10 +110,10 @@ def _extend(
     return before._replace(tally=tally, text=text, last_id=new[-1].id, newest=new[-1].created_at)
 
 
-def _read_all(session: Session, key: ListKey, tally: Tally) -> EncodedList:
+def _read_all(session: Session, key: ListKey, tally: ListVersion) -> EncodedList:
     texts: list[bytes] = []
     first_id, last = None, None
-    for rows in repository.listed_in_parts(session, key.owner, without=key.without):
+    for rows in repository.list_in_parts(session, key.owner, without=key.without):
         first_id = first_id or rows[0].id
         last = rows[-1]
         texts.append(_encode(rows))
@@ -122,7 +122,7 @@ def _read_all(session: Session, key: ListKey, tally: Tally) -> EncodedList:
     )
 
 
-def _encode(rows: Iterable[Listed]) -> bytes:
+def _encode(rows: Iterable[ListedModel]) -> bytes:
     return json.dumps(
         [fields_of(row) for row in rows], ensure_ascii=False, separators=(",", ":")
     ).encode()[1:-1]

@@ -29,7 +29,7 @@ from falqon_core.contract.formats import ENGINE_KEYS
 ROWS_AT_ONCE = 1_000
 
 
-class Listed(NamedTuple):
+class ListedModel(NamedTuple):
     """Model as listed; of its `config`, which is long, only the parts that decide its engine."""
 
     id: str
@@ -42,7 +42,7 @@ class Listed(NamedTuple):
     config: JsonObject
 
 
-class Tally(NamedTuple):
+class ListVersion(NamedTuple):
     """Version of a project's model list: it changes whenever the list does; an export that was
     deleted may come back.
     """
@@ -64,24 +64,24 @@ _LISTED: tuple[Any, ...] = (
 )
 
 
-def tally(session: Session, project_id: str | None) -> Tally:
+def tally(session: Session, project_id: str | None) -> ListVersion:
     """Return the version of the list. None means the base models, here and below."""
     columns = (
         func.count(),
         func.count(Model.deleted_at),
         func.sum(extract("epoch", Model.deleted_at)),
     )
-    return Tally(*session.execute(select(*columns).where(_belongs_to(project_id))).one())
+    return ListVersion(*session.execute(select(*columns).where(_belongs_to(project_id))).one())
 
 
-def listed(
+def list_models(
     session: Session,
     project_id: str | None,
     *,
     without: Sequence[str],
     after: tuple[datetime, str],
     limit: int,
-) -> list[Listed]:
+) -> list[ListedModel]:
     """Return the models made after the given time, oldest first, except those of some formats."""
     later = tuple_(Model.created_at, Model.id) > after
     statement = _without(_list(project_id), without).where(later)
@@ -89,9 +89,9 @@ def listed(
     return [_to_listed(row) for row in rows]
 
 
-def listed_in_parts(
+def list_in_parts(
     session: Session, project_id: str | None, *, without: Sequence[str]
-) -> Iterator[list[Listed]]:
+) -> Iterator[list[ListedModel]]:
     """Read all in other formats than some, oldest first."""
     statement = _without(_list(project_id), without)
     rows = session.execute(statement.order_by(Model.created_at, Model.id))
@@ -106,17 +106,17 @@ def newest(
     limit: int,
     search: str = "",
     without: Sequence[str] = (),
-) -> list[Listed]:
+) -> list[ListedModel]:
     """Read the newest first: of those with a part of the id as it is written, and in other formats
     than some.
     """
-    statement = _without(_searched(_list(project_id), search), without).order_by(
+    statement = _without(_filter_by_search(_list(project_id), search), without).order_by(
         Model.created_at.desc(), Model.id.desc()
     )
     return [_to_listed(row) for row in session.execute(statement.limit(limit))]
 
 
-def search(session: Session, project_id: str, text: str, *, limit: int) -> list[Listed]:
+def search(session: Session, project_id: str, text: str, *, limit: int) -> list[ListedModel]:
     """Find a model by its id, and others by a part of it among the project's newest and the newest
     base models.
     """
@@ -137,7 +137,7 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
 
 def num_like(session: Session, project_id: str | None, search: str = "") -> int:
     """Count them; above `MAX_COUNTED` there are more than that."""
-    some = _searched(
+    some = _filter_by_search(
         select(Model.project_id).where(_belongs_to(project_id), Model.deleted_at.is_(None)), search
     )
     return (
@@ -240,10 +240,10 @@ def _list(project_id: str | None) -> Select[Any]:
     return select(*_LISTED).where(_belongs_to(project_id), Model.deleted_at.is_(None))
 
 
-def _to_listed(row: Row[Any]) -> Listed:
+def _to_listed(row: Row[Any]) -> ListedModel:
     num_columns = len(row) - len(ENGINE_KEYS)
     config = dict(zip(ENGINE_KEYS, row[num_columns:], strict=True))
-    return Listed._make((*row[:num_columns], config))
+    return ListedModel._make((*row[:num_columns], config))
 
 
 def _without(statement: Select[Any], formats: Sequence[str]) -> Select[Any]:
@@ -252,7 +252,7 @@ def _without(statement: Select[Any], formats: Sequence[str]) -> Select[Any]:
     return statement.where(or_(Model.format.is_(None), Model.format.not_in(formats)))
 
 
-def _searched(statement: Select[Any], search: str) -> Select[Any]:
+def _filter_by_search(statement: Select[Any], search: str) -> Select[Any]:
     if search:
         return statement.where(Model.id.icontains(search, autoescape=True))
     return statement

@@ -3,7 +3,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from app.catalogue.naming import hub_id
-from app.catalogue.repository import Listed
+from app.catalogue.repository import ListedModel
 from app.http.pagination import Object
 from app.models import Model
 from falqon_core.contract.formats import engine_note
@@ -32,11 +32,11 @@ class ModelObject(Object):
     ]
 
     @classmethod
-    def of(cls, model: Model | Listed) -> Self:
+    def of(cls, model: Model | ListedModel) -> Self:
         return cls(**fields_of(model))
 
 
-def fields_of(model: Model | Listed) -> dict[str, Any]:
+def fields_of(model: Model | ListedModel) -> dict[str, Any]:
     """Return the fields of a `ModelObject`, for encoding a list of many."""
     return {
         "id": model.id,
@@ -52,7 +52,7 @@ def fields_of(model: Model | Listed) -> dict[str, Any]:
     }
 
 
-def engine_note_of(model: Model | Listed) -> str | None:
+def engine_note_of(model: Model | ListedModel) -> str | None:
     """Return sentences that say why the model cannot be used for inference, or what that takes;
     None if it can.
     """

@@ -105,7 +105,7 @@ def trainable(session: Session, project_id: str) -> list[str]:
     return [model.id for part in parts for model in reversed(part)]
 
 
-def by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
+def find_by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
     """Return the model that Hugging Face's libraries mean; its own id is as good where they take
     it.
     """

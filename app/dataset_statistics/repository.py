@@ -34,7 +34,7 @@ def find(session: Session, key: StatisticsKey) -> DatasetStatistics | None:
     return session.scalars(statement).one_or_none()
 
 
-def of_file(session: Session, file_id: str) -> list[DatasetStatistics]:
+def list_of_file(session: Session, file_id: str) -> list[DatasetStatistics]:
     statement = select(DatasetStatistics).where(DatasetStatistics.file_id == file_id)
     return list(session.scalars(statement.order_by(DatasetStatistics.id)))
 

@@ -91,7 +91,7 @@ def get_file(session: Session, project_id: str, file_id: str) -> File:
 
 
 def all_of(session: Session, file: File) -> list[InspectionObject]:
-    return [InspectionObject.of(row) for row in repository.of_file(session, file.id)]
+    return [InspectionObject.of(row) for row in repository.list_of_file(session, file.id)]
 
 
 def tokens_of(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:

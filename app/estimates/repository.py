@@ -20,7 +20,7 @@ class Ended(NamedTuple):
     actual: Actual
 
 
-class Measured(NamedTuple):
+class ProjectSample(NamedTuple):
     """Measurements of an attempt, for the project of its job."""
 
     project_id: str
@@ -29,7 +29,7 @@ class Measured(NamedTuple):
 
 def samples(
     session: Session, base_model_id: str, method: str, device: str, num_devices: int
-) -> list[Measured]:
+) -> list[ProjectSample]:
     """Return the samples of every project, newest first: a rate does not reveal the data. Samples
     that claim more seconds than their attempt lasted are left out.
     """
@@ -54,7 +54,7 @@ def samples(
         .limit(NEWEST_ATTEMPTS)
     )
     return [
-        Measured(project_id, Sample(tokens / seconds, overhead))
+        ProjectSample(project_id, Sample(tokens / seconds, overhead))
         for project_id, tokens, seconds, overhead, begin, end in session.execute(statement)
         if tokens and seconds and end and _is_within(begin, end, max(seconds, overhead or 0.0))
     ]
@@ -64,7 +64,7 @@ def _is_within(begin: datetime, end: datetime, seconds: float) -> bool:
     return seconds <= (end - begin).total_seconds() + SLACK_SECONDS
 
 
-def ended(session: Session, project_id: str) -> list[Ended]:
+def list_ended(session: Session, project_id: str) -> list[Ended]:
     """Return the newest jobs that completed all their steps."""
     statement = (
         select(

@@ -36,19 +36,19 @@ from falqon_core.estimate.long_text import Amount, amount_from_lengths
 from falqon_core.estimate.throughput import Sample, median_sample, throughput
 from falqon_core.records.file_check import FileReport
 
-PEAKS = 10.0  # multiple of a device's arithmetic peak; a faster sample is implausible
-ENOUGH_SAMPLES = 3  # samples of a project that make an estimate of its own
+MAX_PEAK_MULTIPLE = 10.0  # multiple of a device's arithmetic peak; a faster sample is implausible
+MIN_SAMPLES = 3  # samples of a project that make an estimate of its own
 NEWEST_SAMPLES = 50  # samples per project; machines and versions change
 
 
-class Target(NamedTuple):
+class TrainingTarget(NamedTuple):
     """Target device of a job; on a CPU, `num_devices` counts the cores of a slot."""
 
     device: Device
     num_devices: int
 
 
-class Accuracy(NamedTuple):
+class EstimateAccuracy(NamedTuple):
     model: str
     method: str
     device: str
@@ -69,41 +69,41 @@ def list_accuracy(services: Services, caller: Caller) -> Page[AccuracyObject]:
     )
 
 
-def device_of(settings: Settings) -> Target:
+def device_of(settings: Settings) -> TrainingTarget:
     """Return the device of this machine: the configured one, or the card that its driver names."""
     name = device_name(settings)
     if name not in DEVICES:
         raise ValueError(f"FALQON_DEVICE is '{name}'; known devices: {', '.join(sorted(DEVICES))}")
-    return Target(DEVICES[name], cores_of_slot(settings) if name == CPU else 1)
+    return TrainingTarget(DEVICES[name], cores_of_slot(settings) if name == CPU else 1)
 
 
-def target_of(session: Session, settings: Settings, device: str = ANY_DEVICE) -> Target:
+def target_of(session: Session, settings: Settings, device: str = ANY_DEVICE) -> TrainingTarget:
     """Return the target device of jobs: the requested device, else the configured one, else that of
     the newest worker, else that of this machine.
     """
     if device != ANY_DEVICE:
         worker = workers.newest(session, device)
-        return Target(DEVICES[device], worker.num_devices if worker else 1)
+        return TrainingTarget(DEVICES[device], worker.num_devices if worker else 1)
     worker = workers.newest(session) if settings.device == "auto" else None
     if worker is not None and worker.device in DEVICES:  # else it is of a newer version
-        return Target(DEVICES[worker.device], worker.num_devices)
+        return TrainingTarget(DEVICES[worker.device], worker.num_devices)
     return device_of(settings)
 
 
-def most_gpus(session: Session, settings: Settings, device: str) -> Target:
+def most_gpus(session: Session, settings: Settings, device: str) -> TrainingTarget:
     """Return the most that one job can have of what it would train on."""
     target = target_of(session, settings, device)
     most = workers.most_gpus(session, settings).get(target.device.name, 1)
     return target._replace(num_devices=target.num_devices * most)
 
 
-def live_targets(session: Session, settings: Settings) -> list[Target]:
+def live_targets(session: Session, settings: Settings) -> list[TrainingTarget]:
     """Return each kind of device that a live worker has, as one job of one GPU would have it."""
     names = workers.most_gpus(session, settings)
     return [target_of(session, settings, name) for name in sorted(names) if name in DEVICES]
 
 
-def target_named(device: str, num_devices: int) -> Target:
+def target_named(device: str, num_devices: int) -> TrainingTarget:
     """Return the target with this name. Raises `InvalidRequest`."""
     if device not in DEVICES:
         raise InvalidRequest(
@@ -111,7 +111,7 @@ def target_named(device: str, num_devices: int) -> Target:
             param="device",
             code="unknown_device",
         )
-    return Target(DEVICES[device], num_devices)
+    return TrainingTarget(DEVICES[device], num_devices)
 
 
 def check_device(session: Session, name: str, settings: Settings) -> None:
@@ -151,7 +151,7 @@ def estimate_job(
     project_id: str | None = None,
     amount: Amount | None = None,
     tokens_basis: TokensBasis = "counted",
-    target: Target | None = None,
+    target: TrainingTarget | None = None,
     gpu: str = ANY_DEVICE,
     num_gpus: int = 1,
 ) -> Estimate:
@@ -162,7 +162,7 @@ def estimate_job(
     """
     if target is None:
         device, num_devices = target_of(session, settings, gpu)
-        target = Target(device, num_devices * num_gpus)
+        target = TrainingTarget(device, num_devices * num_gpus)
     records = max(1, num_training_records(recipe, report.num_records))
     whole = amount_of_file(report, recipe, amount)
     result = estimate(
@@ -192,14 +192,14 @@ def estimate_job(
 
 
 def _samples(
-    session: Session, model: Model, recipe: Recipe, target: Target, project_id: str | None
+    session: Session, model: Model, recipe: Recipe, target: TrainingTarget, project_id: str | None
 ) -> list[Sample]:
     """Return the plausible samples of attempts. A worker may belong to a single project and report
     any numbers: rates beyond every device are dropped, a project with enough samples is estimated
     by itself, and each other project counts once.
     """
     flops = training_flops(ModelDimensions.from_config(model.config), recipe, 1, 0.0)
-    peak = PEAKS * target.device.tflops * 1e12 * target.num_devices / flops
+    peak = MAX_PEAK_MULTIPLE * target.device.tflops * 1e12 * target.num_devices / flops
     rows = repository.samples(
         session, model.id, recipe.kind, target.device.name, target.num_devices
     )
@@ -209,7 +209,7 @@ def _samples(
         if row.sample.tokens_per_second <= peak and len(samples) < NEWEST_SAMPLES:
             samples.append(row.sample)
     own = by_project.pop(project_id or "", [])
-    if len(own) >= ENOUGH_SAMPLES:
+    if len(own) >= MIN_SAMPLES:
         return own
     return own + [median_sample(samples) for samples in by_project.values() if samples]
 
@@ -227,15 +227,15 @@ def amount_of_file(report: FileReport, recipe: Recipe, counted: Amount | None) -
     return amount._replace(num_examples=max(amount.num_examples, report.num_records))
 
 
-def accuracy(session: Session, project_id: str) -> list[Accuracy]:
+def accuracy(session: Session, project_id: str) -> list[EstimateAccuracy]:
     """Compare the newest jobs with their estimates, but none that stopped early."""
     grouped: dict[tuple[str, str, str], list[tuple[float, bool]]] = {}
-    for job in repository.ended(session, project_id):
+    for job in repository.list_ended(session, project_id):
         if job.actual.ratio is not None:
             outcome = (job.actual.ratio, bool(job.actual.inside_band))
             grouped.setdefault((job.model, job.method, job.device), []).append(outcome)
     return [
-        Accuracy(
+        EstimateAccuracy(
             *kind,
             n=len(outcomes),
             median_ratio=round(statistics.median(ratio for ratio, _ in outcomes), 4),

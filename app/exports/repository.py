@@ -15,12 +15,12 @@ from app.models import Artifact, Export, Model
 from app.operations import claims
 
 
-def of_source(session: Session, project_id: str, source: str) -> list[Export]:
+def list_of_source(session: Session, project_id: str, source: str) -> list[Export]:
     statement = select(Export).where(Export.project_id == project_id, Export.source == source)
     return list(session.scalars(statement.order_by(Export.format)))
 
 
-def of_sources(
+def list_of_sources(
     session: Session, project_id: str, sources: Sequence[str], format: str
 ) -> list[Export]:
     return list(

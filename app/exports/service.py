@@ -35,7 +35,7 @@ MAX_IN_PROGRESS = 10  # per project; each takes a worker minutes
 ID = "export-"
 
 
-class Source(NamedTuple):
+class ExportSource(NamedTuple):
     """Source of an export: the model of a job, or with `step` one of its checkpoints. `job` is None
     once it has been deleted.
     """
@@ -54,7 +54,7 @@ def create_export(
 ) -> ExportObject:
     """Have a worker make a model in another format, unless that is done or under way."""
     with services.database.transaction() as session:
-        export = ExportObject.of(ask(session, caller, model_id, format))
+        export = ExportObject.of(request_export(session, caller, model_id, format))
     if export.status == "in_progress":
         services.notifier.notify(Export, export.id)
     return export
@@ -72,14 +72,14 @@ def retrieve_export(services: Services, caller: Caller, model_id: str, format: s
 
 
 def all_of(session: Session, project_id: str, name: str) -> list[Export]:
-    return repository.of_source(session, project_id, _source(session, project_id, name).name)
+    return repository.list_of_source(session, project_id, _source(session, project_id, name).name)
 
 
 def models_of_checkpoints(
     session: Session, project_id: str, names: Sequence[str]
 ) -> dict[str, Export]:
     """Return the requested models by the name of the checkpoint, which the model bears, too."""
-    exports = repository.of_sources(session, project_id, names, "fp8")
+    exports = repository.list_of_sources(session, project_id, names, "fp8")
     return {export.source: export for export in exports}
 
 
@@ -106,7 +106,7 @@ def refusals(session: Session, project_id: str, name: str) -> dict[FormatName, s
     return reasons
 
 
-def ask(session: Session, caller: Caller, name: str, format: FormatName) -> Export:
+def request_export(session: Session, caller: Caller, name: str, format: FormatName) -> Export:
     """Request an export. A second request returns the first one; after a failure, or when the
     exported model has been deleted, it is made again.
     """
@@ -126,13 +126,13 @@ def ask(session: Session, caller: Caller, name: str, format: FormatName) -> Expo
     return get(session, project_id, name, format)
 
 
-def _source(session: Session, project_id: str, name: str) -> Source:
+def _source(session: Session, project_id: str, name: str) -> ExportSource:
     """Find what is exported: a checkpoint as long as it is there, with or without a model of it."""
     parsed = Name.parse(name)
     if parsed is not None:
         checkpoint = own_checkpoint(session, project_id, name)
         job = jobs.get(session, project_id, checkpoint.job_id)
-        return Source(
+        return ExportSource(
             name,
             job.id,
             job,
@@ -147,10 +147,10 @@ def _source(session: Session, project_id: str, name: str) -> Source:
             param="model",
             code="model_not_exportable",
         )
-    return Source(name, model.job_id, _job(session, project_id, model.job_id), None, model)
+    return ExportSource(name, model.job_id, _job(session, project_id, model.job_id), None, model)
 
 
-def _check(source: Source, format: FormatName) -> None:
+def _check(source: ExportSource, format: FormatName) -> None:
     if source.step is None and format == "fp8":
         raise InvalidRequest(
             f"format: '{source.name}' is the FP8 model already.",
@@ -195,7 +195,7 @@ def _job(session: Session, project_id: str, job_id: str) -> Job | None:
     return None
 
 
-def _operation(project_id: str, source: Source, format: FormatName) -> Export:
+def _operation(project_id: str, source: ExportSource, format: FormatName) -> Export:
     return Export(
         id=new_id(ID),
         project_id=project_id,

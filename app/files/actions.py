@@ -13,7 +13,7 @@ from app.files.addresses import parse_address
 from app.files.schemas import MAX_PAGE, FileDeleted, FileObject, Order, SourceRequest
 from app.files.tables import table_of
 from app.garbage import orphans
-from app.http.downloads import Content, ContentStream, missing
+from app.http.downloads import Content, ContentStream, missing_error
 from app.http.pagination import Page, check_cursor
 from app.models import File, FileCheck, FileImport, Purpose
 from app.projects import quotas
@@ -202,7 +202,7 @@ def _head(services: Services, file: File) -> bytes:
     try:
         return b"".join(services.storage.chunks(file.storage_key, part))
     except FileNotFoundError:
-        raise missing(file.storage_key) from None
+        raise missing_error(file.storage_key) from None
 
 
 def _in_chunks(lines: Iterator[bytes]) -> Iterator[bytes]:

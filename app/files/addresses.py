@@ -6,7 +6,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from app.base.errors import InvalidRequest
-from app.base.outbound.addresses import Networks, Refused, parse_target
+from app.base.outbound.addresses import AddressRefused, Networks, parse_target
 
 MAX_ADDRESS = 2048
 FORMS = "hf://owner/name@revision/split, s3://bucket/key or https://host/path"
@@ -48,7 +48,7 @@ def parse_address(text: str, networks: Networks) -> Address:
         case "https" | "http":
             try:
                 target = parse_target(text, networks)
-            except (Refused, ValueError) as error:
+            except (AddressRefused, ValueError) as error:
                 raise _refusal(f"{error}") from None
             if not target.host:
                 raise _refusal("it names no host")

@@ -136,7 +136,7 @@ def live_job_using(session: Session, project_id: str, file_id: str) -> str | Non
     )
 
 
-def expired(session: Session, *, lock: bool) -> list[File]:
+def list_expired(session: Session, *, lock: bool) -> list[File]:
     """Find some whose time has come and that no job needs. No new job can take locked ones."""
     uses = (Job.training_file_id == File.id) | (Job.validation_file_id == File.id)
     needed = select(Job.id).where(uses, Job.status.in_(LIVE)).exists()

@@ -12,7 +12,7 @@ from app.base.ids import new_id
 from app.base.storage import Stored, keys
 from app.files import repository
 from app.files.addresses import name_of
-from app.files.tables import Table
+from app.files.tables import UploadTable
 from app.garbage import orphans
 from app.models import File, FileCheck, FileImport, FileStatus, OperationStatus, Purpose
 from app.notifier.broker import Notifier
@@ -20,7 +20,7 @@ from app.operations import service as operations
 
 T = TypeVar("T")
 MAX_NAME_LENGTH = 255
-NOTHING = ""  # the hash of a file whose bytes have not come
+NO_SHA256 = ""  # the hash of a file whose bytes have not come
 MAX_IMPORTS = 1_000  # pending or running imports per project
 UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -41,7 +41,7 @@ def add(
     purpose: Purpose,
     lifetime_seconds: int | None = None,
     idempotency_key: str | None = None,
-    table: Table | None = None,
+    table: UploadTable | None = None,
 ) -> File:
     """Add the row of bytes that stand under its key; or return the file of an earlier call with
     the same idempotency key, and leave the bytes an orphan.
@@ -139,7 +139,7 @@ def add_from_source(
         filename=name_of(source),
         purpose=Purpose.FINE_TUNE,
         bytes=0,
-        sha256=NOTHING,
+        sha256=NO_SHA256,
         storage_key=key,
         idempotency_key=idempotency_key,
         status=FileStatus.UPLOADED,
@@ -155,7 +155,7 @@ def add_from_source(
 
 def require_content(file: File) -> None:
     """Raise `IllegalState` where no bytes have come from the source."""
-    if file.sha256 == NOTHING:
+    if file.sha256 == NO_SHA256:
         raise IllegalState(
             f"{file.id} has no content: its source has not been read; `status` says why.",
             code="file_not_ready",
@@ -273,12 +273,12 @@ def check_again(session: Session, project_id: str, file_id: str) -> File:
 def remove_expired(database: Database) -> int:
     """Remove some of them and return how many; a file that a job needs waits for the job's end."""
     with database.read() as session:
-        if not repository.expired(session, lock=False):
+        if not repository.list_expired(session, lock=False):
             return 0
     with database.transaction() as session:
         # Two statements: a job that took a file while we waited for its lock is seen only by the
         # second.
-        locked = repository.expired(session, lock=True)
+        locked = repository.list_expired(session, lock=True)
         free = [
             file
             for file in locked
@@ -309,7 +309,7 @@ def validate_name(filename: str | None, param: str) -> str:
 
 
 def _check_repeats(
-    session: Session, file: File, stored: Stored, purpose: Purpose, table: Table | None
+    session: Session, file: File, stored: Stored, purpose: Purpose, table: UploadTable | None
 ) -> None:
     imported = import_of(session, file)
     before: tuple[str, str, dict[str, str]] = (file.sha256, file.purpose, {})

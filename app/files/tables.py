@@ -13,7 +13,7 @@ MAX_MAPPING_CHARACTERS = 2**14
 _mapping = TypeAdapter(Mapping)
 
 
-class Table(NamedTuple):
+class UploadTable(NamedTuple):
     """Table format of an upload, and the mapping of its columns to the fields of a record."""
 
     format: SourceFormat
@@ -22,7 +22,7 @@ class Table(NamedTuple):
 
 def table_of(
     purpose: Purpose, filename: str, head: bytes, mapping: dict[str, str] | None = None
-) -> Table | None:
+) -> UploadTable | None:
     """Return the table to convert into JSON lines; None if the file is JSON lines, or is not for
     training.
     """
@@ -36,7 +36,7 @@ def table_of(
     format = format_of(filename, head)
     if format == "jsonl" and not mapping and not is_gzip(head):
         return None
-    return Table(format, mapping or {})
+    return UploadTable(format, mapping or {})
 
 
 def parse_mapping(text: str) -> dict[str, str]:

@@ -32,13 +32,13 @@ UNKNOWN = "not known whether storage and database belong together"
 log = structlog.get_logger()
 
 
-class Refused(Exception):
+class CleaningRefused(Exception):
     """Cleaning is refused; the message says why nothing of the storage may be removed, and the
     remedy.
     """
 
 
-class Mismatch(Refused):
+class Mismatch(CleaningRefused):
     """Database and storage do not belong together."""
 
 
@@ -46,11 +46,11 @@ class Unmounted(Mismatch):
     """The storage has lost the id that it had: most likely it is a folder that is not mounted."""
 
 
-class NotMarked(Refused):
+class NotMarked(CleaningRefused):
     """Neither has an id yet."""
 
 
-class Restored(Refused):
+class DatabaseRestored(CleaningRefused):
     """The database is an older copy of the one that filled the storage."""
 
 
@@ -58,7 +58,7 @@ def mark(database: Database, storage: Storage) -> None:
     """Give both the id that they know each other by, once. Raises `Mismatch`."""
     row = _row(database)
     try:
-        stored_id = _stored_id(storage)
+        stored_id = _read_id(storage)
     except (StorageError, OSError) as error:
         if row is None or not row.stored:
             raise
@@ -82,7 +82,7 @@ def check(database: Database, storage: Storage) -> Installation:
     """Check that the two belong together, and record the id in the storage's client. Raises
     `Mismatch` and `NotMarked`.
     """
-    stored_id = _stored_id(storage)
+    stored_id = _read_id(storage)
     row = _row(database)
     if stored_id is None and (row is None or not row.stored):
         raise NotMarked("Database and storage have no installation id yet: run `falqon migrate`.")
@@ -96,7 +96,7 @@ def advance(database: Database, storage: Storage) -> Installation:
     """Raise the generation of two that belong together. Raises `Refused`."""
     row, generation_before = _compare(database, storage)
     if row.generation < generation_before:
-        raise Restored(_restored(database, storage, row, generation_before))
+        raise DatabaseRestored(_describe_restore(database, storage, row, generation_before))
     try:
         _raise_generation(database, storage, 0)
     except (StorageError, OSError) as error:  # a full one must still be cleaned
@@ -104,13 +104,13 @@ def advance(database: Database, storage: Storage) -> Installation:
     return row
 
 
-def restored(database: Database, storage: Storage) -> str | None:
+def describe_restore(database: Database, storage: Storage) -> str | None:
     """Return the reason to take the database for an older copy, if it is one. Raises `Mismatch` and
     `NotMarked`.
     """
     row, generation_before = _compare(database, storage)
     if row.generation < generation_before:
-        return _restored(database, storage, row, generation_before)
+        return _describe_restore(database, storage, row, generation_before)
     return None
 
 
@@ -122,7 +122,7 @@ def accept(database: Database, storage: Storage) -> None:
 def adopt(database: Database, storage: Storage) -> bool:
     """Make the storage this database's own; False where it was. Cleaning it waits for `accept`."""
     row = _row(database) or _add_row(database)
-    stored_id = _stored_id(storage)
+    stored_id = _read_id(storage)
     if stored_id == row.id:
         _note_stored(database)
         return False
@@ -139,7 +139,7 @@ def refuse_mismatch(database: Database, storage: Storage) -> None:
     """Raise `Mismatch` if it is one. What cannot be learnt within seconds is none."""
     mismatches: list[Mismatch] = []
 
-    def look() -> None:
+    def try_check() -> None:
         try:
             check(database, storage)
         except Mismatch as error:
@@ -149,7 +149,7 @@ def refuse_mismatch(database: Database, storage: Storage) -> None:
         except (SQLAlchemyError, StorageError, OSError) as error:
             log.warning(UNKNOWN, error=str(error))
 
-    thread = threading.Thread(target=look, name="installation", daemon=True)
+    thread = threading.Thread(target=try_check, name="installation", daemon=True)
     thread.start()
     thread.join(START_SECONDS)
     if mismatches:
@@ -182,7 +182,7 @@ def wait_until_known(
     return False
 
 
-class Guard:
+class CleaningGuard:
     """Decides whether the storage may be cleaned. It reads both generations once a minute."""
 
     def __init__(self, database: Database, storage: Storage) -> None:
@@ -199,7 +199,7 @@ class Guard:
             try:
                 advance(self._database, self._storage)
                 self._allowed = True
-            except Refused as error:
+            except CleaningRefused as error:
                 log.error("nothing is removed from the storage", reason=str(error))
         return self._allowed
 
@@ -209,7 +209,7 @@ def _compare(database: Database, storage: Storage) -> tuple[Installation, int]:
     return check(database, storage), generation_before
 
 
-def _restored(
+def _describe_restore(
     database: Database, storage: Storage, row: Installation, generation_before: int
 ) -> str:
     return (
@@ -235,7 +235,7 @@ def _add_row(database: Database) -> Installation:
         return session.get_one(Installation, ONLY)
 
 
-def _stored_id(storage: Storage) -> str | None:
+def _read_id(storage: Storage) -> str | None:
     content = storage.read(keys.installation())
     if content is None:
         return None
@@ -246,7 +246,7 @@ def _store_id(database: Database, storage: Storage, id_: str) -> None:
     try:
         storage.put(keys.installation(), [id_.encode()])
     except KeyTaken:  # another database was faster
-        _mismatch(database, storage, id_, _stored_id(storage))
+        _mismatch(database, storage, id_, _read_id(storage))
     _note_stored(database)
 
 

@@ -18,7 +18,7 @@ from app.base.storage.keys import job_of_log, trainer_log
 from app.models import Artifact, Attempt, Checkpoint, File, Job, Model, Orphan, UploadPart
 
 # Longer than any write of one object takes, and than a download that has begun.
-PATIENCE = timedelta(hours=1)
+GRACE_PERIOD = timedelta(hours=1)
 SWEPT_AT_ONCE = 100
 CHECKED_AT_ONCE = 1000
 
@@ -48,13 +48,13 @@ def claim(session: Session, key: str) -> None:
 
 def mark_orphaned(session: Session, keys: Iterable[str]) -> None:
     """Mark objects for removal, in the transaction that removes the row or before the write."""
-    due_at = now(session) + PATIENCE
+    due_at = now(session) + GRACE_PERIOD
     rows = [{"storage_key": key, "due_at": due_at, "deleting": False} for key in keys]
     if rows:
         session.execute(insert_or(session, Orphan).on_conflict_do_nothing(), rows)
 
 
-def referenced(session: Session, keys: Collection[str]) -> set[str]:
+def find_referenced(session: Session, keys: Collection[str]) -> set[str]:
     """Return the keys that a row names: of files, parts, models not deleted, checkpoints, logs."""
     folders = {parent.as_posix() for key in keys for parent in PurePosixPath(key).parents}
     checkpoints = set(
@@ -101,7 +101,7 @@ def sweep(database: Database, storage: Storage) -> int:
         return 0
     with database.transaction() as session:
         # Due again later, so that what cannot be removed now holds up nothing else.
-        again = now_plus(PATIENCE.total_seconds())
+        again = now_plus(GRACE_PERIOD.total_seconds())
         mark = (
             update(Orphan)
             .where(Orphan.storage_key.in_(keys))
@@ -114,9 +114,9 @@ def sweep(database: Database, storage: Storage) -> int:
         some = objects[start : start + CHECKED_AT_ONCE]
         # An unreferenced object may have got its row since.
         with database.read() as session:
-            owned = referenced(session, some)
-        if nameless := [key for key in some if key not in owned]:
-            storage.delete(*nameless)
+            owned = find_referenced(session, some)
+        if unreferenced := [key for key in some if key not in owned]:
+            storage.delete(*unreferenced)
     with database.transaction() as session:
         session.execute(
             delete(Orphan).where(Orphan.storage_key.in_(marked)), execution_options=UNSYNCED

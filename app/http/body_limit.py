@@ -14,7 +14,7 @@ def max_upload_bytes(settings: Settings) -> int:
     return settings.max_file_bytes + MULTIPART_OVERHEAD_BYTES
 
 
-def limited(request: Request, limit: int, param: str | None) -> Receive:
+def limit_body(request: Request, limit: int, param: str | None) -> Receive:
     """Return a reader of the body: no more than `limit` bytes of it, uncompressed."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedEncoding(
@@ -27,10 +27,10 @@ def limited(request: Request, limit: int, param: str | None) -> Receive:
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > limit:
         raise error
-    return _counted(request.receive, limit, error)
+    return _count_bytes(request.receive, limit, error)
 
 
-def _counted(receive: Receive, limit: int, error: TooLarge) -> Receive:
+def _count_bytes(receive: Receive, limit: int, error: TooLarge) -> Receive:
     """Count the bytes of bodies that do not say their length."""
     total = 0
 

@@ -22,16 +22,16 @@ RETRY_AFTER_SECONDS = 5
 
 
 @dataclass(frozen=True)
-class Limits:
+class ConnectionLimits:
     connections: int
     head_seconds: float  # whole head, from its first byte or the start of the connection
     body_seconds: float  # between two chunks of a body that is incomplete
 
 
-class Guard:
+class ConnectionGuard:
     """Knows which connections of a process may be closed to make room, the first of each first."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
         # No request of theirs is being worked on: in the order in which that began.
         self.idle: dict[GuardedProtocol, None] = {}
@@ -44,7 +44,7 @@ class Guard:
 
 
 class GuardedProtocol(H11Protocol):
-    def __init__(self, *arguments: Any, guard: Guard, **options: Any) -> None:
+    def __init__(self, *arguments: Any, guard: ConnectionGuard, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._guard = guard
         self._deadline: asyncio.TimerHandle | None = None

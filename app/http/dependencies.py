@@ -71,7 +71,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 ServicesDep = Annotated[Services, Depends(_services)]
-Asker = Annotated[Caller, Depends(_CALLERS[Scope.INFER])]
+InferenceCaller = Annotated[Caller, Depends(_CALLERS[Scope.INFER])]
 Reader = Annotated[Caller, Depends(_CALLERS[Scope.READ])]
 Writer = Annotated[Caller, Depends(_CALLERS[Scope.WRITE])]
 Admin = Annotated[Caller, Depends(_CALLERS[Scope.ADMIN])]

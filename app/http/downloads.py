@@ -104,7 +104,7 @@ def send(
     if path is not None:
         if not path.is_file():
             storage.check_installation()
-            raise missing(content.key)
+            raise missing_error(content.key)
         if byte_range is None:  # the response class must not see a range that is not honoured
             request.scope["headers"] = [
                 (name, value) for name, value in request.scope["headers"] if name != b"range"
@@ -127,7 +127,7 @@ def send(
         if request.method != "HEAD":
             chunks = _begin(storage.chunks(content.key, byte_range))
     except FileNotFoundError:
-        raise missing(content.key) from None
+        raise missing_error(content.key) from None
     return StreamingResponse(
         read_in_threads(chunks),
         206 if byte_range else 200,
@@ -149,7 +149,7 @@ def send_stream(request: Request, stream: ContentStream) -> Response:
         try:
             chunks = _begin(stream.chunks, 2)
         except FileNotFoundError as error:
-            raise missing(str(error)) from None
+            raise missing_error(str(error)) from None
     return StreamingResponse(read_in_threads(chunks), headers=headers, media_type=stream.media_type)
 
 
@@ -158,7 +158,7 @@ def _begin(chunks: Iterator[bytes], num_chunks: int = 1) -> Iterator[bytes]:
     return chain(list(islice(chunks, num_chunks)), chunks)
 
 
-def missing(key: str) -> BytesMissing:
+def missing_error(key: str) -> BytesMissing:
     """Return the error for an object that the storage does not have; the log gets its name."""
     log.error("bytes are missing", key=key)
     return BytesMissing(

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from app.base.database import AWAY
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, IllegalState, InvalidRequest, Unavailable, refusal_of
 from app.base.logging import redact_keys
 from app.base.storage.reach import KeyTaken
@@ -33,7 +33,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(DataError, _on_text_no_database_keeps)
-    for unreachable in AWAY:
+    for unreachable in DATABASE_UNAVAILABLE_ERRORS:
         app.add_exception_handler(unreachable, _on_database_error)
     app.add_exception_handler(KeyTaken, _on_key_taken)
     app.add_exception_handler(StorageError, _on_storage_error)

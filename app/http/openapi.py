@@ -98,12 +98,12 @@ def describe(app: FastAPI) -> Callable[[], Json]:
     derived = app.openapi
 
     def openapi() -> Json:
-        return app.openapi_schema or _completed(derived())
+        return app.openapi_schema or _complete(derived())
 
     return openapi
 
 
-def _completed(schema: Json) -> Json:
+def _complete(schema: Json) -> Json:
     components = schema["components"]
     for name in OF_FASTAPI:
         components["schemas"].pop(name, None)

@@ -44,7 +44,7 @@ class Readiness(BaseModel):
     checks: dict[str, str]
 
 
-class Watch:
+class BackgroundCheck:
     """Last verdict on a dependency, from a thread of its own: a silent one delays no other."""
 
     def __init__(self, name: str, probe: Probe) -> None:
@@ -108,9 +108,11 @@ class HealthMonitor:
         verdicts become stale. `used_storage` is the one of the requests.
         """
         self._watches = {
-            "database": Watch("database", lambda: probe_database(database)),
-            "redis": Watch("redis", lambda: probe_redis(redis)),
-            "storage": Watch("storage", lambda: probe_storage(database, storage, used_storage)),
+            "database": BackgroundCheck("database", lambda: probe_database(database)),
+            "redis": BackgroundCheck("redis", lambda: probe_redis(redis)),
+            "storage": BackgroundCheck(
+                "storage", lambda: probe_storage(database, storage, used_storage)
+            ),
         }
 
     def start(self) -> None:

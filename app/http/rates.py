@@ -2,12 +2,12 @@
 
 from fastapi import Request
 
-from app.auth.rate_limit import Answer, Rates
+from app.auth.rate_limit import Allowance, Rates
 from app.base.errors import RateLimited
 from app.http.middleware import RESPONSE_HEADERS
 
 
-def state_rate(request: Request, rate: Answer | None) -> None:
+def state_rate(request: Request, rate: Allowance | None) -> None:
     """Have the answer to this request say what is left."""
     if rate is not None:
         request.scope["state"][RESPONSE_HEADERS].update(rate.headers)
@@ -30,7 +30,7 @@ def enforce_tokens(request: Request) -> None:
         _enforce(request, rates.tokens)
 
 
-def _enforce(request: Request, rate: Answer) -> None:
+def _enforce(request: Request, rate: Allowance) -> None:
     state_rate(request, rate)
     if rate.wait_seconds:
         raise RateLimited(

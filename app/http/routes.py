@@ -10,7 +10,7 @@ from structlog.contextvars import get_contextvars
 from app.auth.authentication import authenticate
 from app.auth.caller import Caller
 from app.base.settings import Settings
-from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
+from app.http.body_limit import MAX_JSON_BYTES, limit_body, max_upload_bytes
 from app.http.dependencies import get_services, scopes_of
 from app.http.middleware import LOGGED
 from app.http.rates import enforce_requests
@@ -38,7 +38,7 @@ class ApiRoute(APIRoute):
             request.state.caller = caller = await run_in_threadpool(admit, services, request)
             for scope in scopes:
                 caller.must_have(scope)
-            receive = limited(request, self.max_body_bytes(services.settings), self.body_param)
+            receive = limit_body(request, self.max_body_bytes(services.settings), self.body_param)
             refuse_nul(request)
             return await handler(StrictRequest(request.scope, receive))
 

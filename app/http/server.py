@@ -9,7 +9,7 @@ import uvicorn
 
 from app.base.processes.open_files import raise_open_files
 from app.base.settings import Settings, load_settings
-from app.http.connections import Guard, GuardedProtocol, Limits
+from app.http.connections import ConnectionGuard, ConnectionLimits, GuardedProtocol
 
 APP = "app.main:app"
 FILES_PER_CONNECTION = 2  # its own, and one that it is sent from or written to
@@ -28,13 +28,13 @@ def options(settings: Settings) -> dict[str, Any]:
     """Return uvicorn's options except for the address."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     files = sys.maxsize if files == resource.RLIM_INFINITY else files
-    limits = Limits(
+    limits = ConnectionLimits(
         min(settings.max_connections, files // FILES_PER_CONNECTION),
         settings.head_timeout.total_seconds(),
         settings.body_timeout.total_seconds(),
     )
     return {
-        "http": partial(GuardedProtocol, guard=Guard(limits)),
+        "http": partial(GuardedProtocol, guard=ConnectionGuard(limits)),
         "ws": "none",
         "backlog": min(BACKLOG, files // FILES_PER_WAITING),
         "proxy_headers": bool(settings.forwarded_allow_ips),

@@ -88,7 +88,7 @@ def list_folder(
     repository = service.open_repository(services, caller, kind, repo, revision)
     entries = tree.list_folder(repository, folder.strip("/"), recursive=recursive, expand=expand)
     if entries is None:
-        raise service.missing(repository, folder)
+        raise service.missing_error(repository, folder)
     return entries
 
 

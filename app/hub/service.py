@@ -12,7 +12,7 @@ from app.base.errors import NotFound
 from app.catalogue import service as catalogue
 from app.catalogue.naming import hub_id
 from app.files import service as files
-from app.hub.tree import Entry, Repository, commit_of
+from app.hub.tree import Repository, TreeEntry, commit_of
 from app.models import File, Model, Purpose
 from app.services import Services
 
@@ -79,7 +79,7 @@ def revisions(session: Session, project_id: str, kind: Kind, repo: str) -> dict[
 
 def _models(session: Session, project_id: str, repo: str) -> dict[str, Model]:
     """Return the model, its other formats, and what was made of checkpoints of its job."""
-    model = _find_or_refuse(repo, lambda: catalogue.by_hub_id(session, project_id, repo))
+    model = _find_or_refuse(repo, lambda: catalogue.find_by_hub_id(session, project_id, repo))
     return {MAIN: model} | catalogue.versions_of(session, project_id, model.id)
 
 
@@ -90,14 +90,14 @@ def _find_or_refuse(repo: str, find: Callable[[], T]) -> T:
         raise NotFound(f"There is no '{repo}' here.", param="repo", code=REPOSITORY) from None
 
 
-def entry_at(repository: Repository, path: str) -> Entry:
+def entry_at(repository: Repository, path: str) -> TreeEntry:
     for entry in repository.entries:
         if entry.path == path:
             return entry
-    raise missing(repository, path)
+    raise missing_error(repository, path)
 
 
-def missing(repository: Repository, path: str) -> NotFound:
+def missing_error(repository: Repository, path: str) -> NotFound:
     """Return the error with the commit, with which clients cache that a file is missing."""
     headers = {"x-repo-commit": repository.commit}
     return NotFound(
@@ -110,8 +110,8 @@ def missing(repository: Repository, path: str) -> NotFound:
 
 def _of_model(session: Session, project_id: str, main: Model, model: Model) -> Repository:
     entries = [
-        Entry(artifact.name, artifact.bytes, artifact.sha256, artifact.storage_key)
-        for artifact in artifacts.of_model(session, project_id, model.id)
+        TreeEntry(artifact.name, artifact.bytes, artifact.sha256, artifact.storage_key)
+        for artifact in artifacts.list_of_model(session, project_id, model.id)
     ]
     return Repository(
         hub_id(main.id), commit_of(entries), model.created_at, model.project_id is not None, entries
@@ -119,7 +119,7 @@ def _of_model(session: Session, project_id: str, main: Model, model: Model) -> R
 
 
 def _of_file(file: File) -> Repository:
-    entries = [Entry(_record_name(file), file.bytes, file.sha256, file.storage_key)]
+    entries = [TreeEntry(_record_name(file), file.bytes, file.sha256, file.storage_key)]
     return Repository(f"{FILES}{file.id}", commit_of(entries), file.created_at, True, entries)
 
 

@@ -24,8 +24,8 @@ from app.inference.proxy import (
     run_all,
     strip,
 )
-from app.inference.questions import Question
-from app.inference.refusals import GONE, EngineError, refusal_of
+from app.inference.questions import EngineRequest
+from app.inference.refusals import CONNECTION_ERRORS, EngineError, refusal_of
 from app.inference.rewriting import Rewriter, trim
 from app.inference.usage import Bill, usage_of
 
@@ -46,7 +46,7 @@ class AnswerStream(StreamingResponse):
     def __init__(
         self,
         exchange: Exchange,
-        questions: Sequence[Question],
+        questions: Sequence[EngineRequest],
         first: OpenAnswer,
         bill: Bill,
         *,
@@ -96,7 +96,7 @@ class AnswerStream(StreamingResponse):
                 usage = self._exchange.tally.document(is_private=self._exchange.target.is_private)
                 self._outbox.add(_event(self._shared | {"choices": [], "usage": usage}))
             self._outbox.add(DONE)
-        except GONE as error:
+        except CONNECTION_ERRORS as error:
             await self._exchange.give_up(error)
             message = "The engine ended before the answer did; ask again."
             self._outbox.add(_failure(EngineError(message)))
@@ -109,7 +109,7 @@ class AnswerStream(StreamingResponse):
         finally:
             self._outbox.close()
 
-    async def _relay_later(self, question: Question) -> None:
+    async def _relay_later(self, question: EngineRequest) -> None:
         turn = await self._exchange.take_turn()
         while self._outbox.is_full:  # nothing more is begun for a client that does not read
             turn.release()
@@ -117,7 +117,7 @@ class AnswerStream(StreamingResponse):
             turn = await self._exchange.take_turn()
         await self._relay_answer(question, await self._exchange.open(question, turn))
 
-    async def _relay_answer(self, question: Question, opened: OpenAnswer) -> None:
+    async def _relay_answer(self, question: EngineRequest, opened: OpenAnswer) -> None:
         lines = Lines()
         try:
             async for part in opened.answer.aiter_raw():
@@ -130,7 +130,7 @@ class AnswerStream(StreamingResponse):
         finally:
             await opened.close()
 
-    def _event_of(self, question: Question, line: bytes) -> bytes:
+    def _event_of(self, question: EngineRequest, line: bytes) -> bytes:
         """Return a line of an answer as it goes to the client."""
         if line.startswith(b":"):  # a comment, which keeps connections open
             return line + b"\n\n"

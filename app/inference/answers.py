@@ -20,10 +20,10 @@ from app.inference.in_flight import AnswersInFlight
 from app.inference.known_targets import KnownTargets
 from app.inference.questions import estimate_tokens, split
 from app.inference.schemas import InferenceRequest
-from app.inference.service import Target
+from app.inference.service import EngineTarget
 from app.inference.translation import translate
 from app.inference.turns import EngineQueues
-from app.inference.usage import Bill, Tally
+from app.inference.usage import Bill, UsageTally
 from app.services import Services
 
 
@@ -67,14 +67,14 @@ async def answer(
     body = body.model_copy(update={"model": services.settings.model_named(body.model)})
     of_caller = (caller.project_id, body.model)
     questions = split(body.for_engine())
-    tally = Tally(estimate_tokens(questions), len(questions))
+    tally = UsageTally(estimate_tokens(questions), len(questions))
 
     def charge(num_tokens: int) -> None:
         state_rate(request, services.limiter.use_tokens(caller.key_id, num_tokens))
 
     bill = Bill(tally, charge)
 
-    async def ask(target: Target) -> Response:
+    async def ask(target: EngineTarget) -> Response:
         def give_up() -> None:
             engines.targets.forget(*of_caller)
             service.give_up(services.database, target)
@@ -85,7 +85,7 @@ async def answer(
             engines.queues.of(target),
             # The dashboard has the API's address behind one of its own.
             "/v1" + request.url.path.rpartition("/v1")[2],
-            proxy.Calls(partial(service.note_use, services.database, target), give_up),
+            proxy.ProxyCallbacks(partial(service.note_use, services.database, target), give_up),
             tally,
             body.prompt_field,
         )

@@ -2,7 +2,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.http.dependencies import Asker, ServicesDep
+from app.http.dependencies import InferenceCaller, ServicesDep
 from app.http.openapi import DESCRIPTIONS, HEADERS_OF_TOKENS
 from app.http.routes import ApiRoute
 from app.inference.answers import EnginesDep, answer
@@ -23,7 +23,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 async def create_chat_completion(
     services: ServicesDep,
     engines: EnginesDep,
-    caller: Asker,
+    caller: InferenceCaller,
     request: Request,
     body: ChatCompletionRequest,
 ) -> Response:
@@ -37,7 +37,7 @@ async def create_chat_completion(
 async def create_completion(
     services: ServicesDep,
     engines: EnginesDep,
-    caller: Asker,
+    caller: InferenceCaller,
     request: Request,
     body: CompletionRequest,
 ) -> Response:

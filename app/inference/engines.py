@@ -38,7 +38,7 @@ def unload_engine(services: Services, caller: Caller, model_id: str) -> EngineUn
 
 def list_loaded(session: Session, project_id: str | None) -> Sequence[Engine]:
     """Return the engines of base models and of the project; None: of every project."""
-    return repository.loaded(session, project_id)
+    return repository.list_loaded(session, project_id)
 
 
 def keep_loaded(session: Session, model_id: str, keep: bool) -> Engine:

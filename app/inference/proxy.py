@@ -11,15 +11,15 @@ import structlog
 from anyio.to_thread import run_sync
 from fastapi import Request, Response
 
-from app.base.database import AWAY
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, Unavailable
-from app.inference.questions import Question
-from app.inference.refusals import GONE, EngineError, refusal_of
+from app.inference.questions import EngineRequest
+from app.inference.refusals import CONNECTION_ERRORS, EngineError, refusal_of
 from app.inference.rewriting import Rewriter, trim
-from app.inference.service import Target
+from app.inference.service import EngineTarget
 from app.inference.translation import Translation
-from app.inference.turns import EngineQueue, Turn
-from app.inference.usage import Tally, usage_of
+from app.inference.turns import EngineQueue, EngineTurn
+from app.inference.usage import UsageTally, usage_of
 
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 600.0  # the timeout of the official client
@@ -31,7 +31,7 @@ NOT_PASSED_ON = ("timings", "usage")  # the engine's own figures, and what it to
 log = structlog.get_logger()
 
 
-class Calls(NamedTuple):
+class ProxyCallbacks(NamedTuple):
     """Callbacks beside passing a response on; each waits for a database."""
 
     note_use: Callable[[], None]
@@ -49,7 +49,7 @@ class OpenAnswer(NamedTuple):
     """Answer that the engine has begun, and the turn that it takes."""
 
     answer: httpx.Response
-    turn: Turn
+    turn: EngineTurn
 
     async def close(self) -> None:
         """Have the engine stop, and let the next question have the turn."""
@@ -66,11 +66,11 @@ class Exchange(NamedTuple):
     """Requests of a project to one engine."""
 
     client: httpx.AsyncClient
-    target: Target
+    target: EngineTarget
     queue: EngineQueue
     path: str
-    calls: Calls
-    tally: Tally
+    calls: ProxyCallbacks
+    tally: UsageTally
     prompt_field: str = "messages"  # the user's, for what the engine refuses
 
     async def post(self, path: str, fields: dict[str, Any] | None) -> httpx.Response:
@@ -86,10 +86,10 @@ class Exchange(NamedTuple):
         finally:
             turn.release()
 
-    async def take_turn(self) -> Turn:
+    async def take_turn(self) -> EngineTurn:
         return await self.queue.take(self.target.project_id)
 
-    async def open(self, question: Question, turn: Turn) -> OpenAnswer:
+    async def open(self, question: EngineRequest, turn: EngineTurn) -> OpenAnswer:
         """Send the request. Raises the engine's refusal."""
         try:
             self.tally.add_sent(question)
@@ -118,7 +118,7 @@ class Exchange(NamedTuple):
         if self.queue.is_use_due():
             try:
                 await run_sync(self.calls.note_use)
-            except AWAY as error:  # the answer goes on without it
+            except DATABASE_UNAVAILABLE_ERRORS as error:  # the answer goes on without it
                 log.warning("the use of an engine was not noted", error=str(error))
 
     async def give_up(self, error: Exception) -> Unavailable:
@@ -139,14 +139,14 @@ def make_client() -> httpx.AsyncClient:
 
 
 async def fetch_answer(
-    exchange: Exchange, questions: Sequence[Question], request: Request, rewriter: Rewriter
+    exchange: Exchange, questions: Sequence[EngineRequest], request: Request, rewriter: Rewriter
 ) -> Response:
     """Return the answers of all questions as one. Raises `Unavailable` where the engine is gone,
     and what it refuses.
     """
     documents: list[dict[str, Any]] = [{}] * len(questions)
 
-    async def fetch(question: Question) -> None:
+    async def fetch(question: EngineRequest) -> None:
         opened = await exchange.open(question, await exchange.take_turn())
         try:
             raw = await opened.answer.aread()
@@ -161,7 +161,7 @@ async def fetch_answer(
 
     try:
         await while_connected(fetch_all, request, exchange)
-    except GONE as error:
+    except CONNECTION_ERRORS as error:
         raise await exchange.give_up(error) from None
     choices = [
         choice | {"index": question.choice}
@@ -188,13 +188,13 @@ async def prepare(
 
     try:
         await while_connected(work, request, exchange)
-    except GONE as error:
+    except CONNECTION_ERRORS as error:
         raise await exchange.give_up(error) from None
     assert translation is not None
     return translation
 
 
-async def open_first(exchange: Exchange, question: Question, request: Request) -> OpenAnswer:
+async def open_first(exchange: Exchange, question: EngineRequest, request: Request) -> OpenAnswer:
     """Return the first of several answers; it is refused before a stream has begun."""
     opened: OpenAnswer | None = None
 
@@ -204,7 +204,7 @@ async def open_first(exchange: Exchange, question: Question, request: Request) -
 
     try:
         await while_connected(open_, request, exchange)
-    except GONE as error:
+    except CONNECTION_ERRORS as error:
         raise await exchange.give_up(error) from None
     except ClientGone:
         if opened is not None:

@@ -10,7 +10,7 @@ BYTES_OF_A_TOKEN = 4  # estimate for a prompt's JSON
 OF_A_PROMPT = ("messages", "tools", "prompt")
 
 
-class Question(NamedTuple):
+class EngineRequest(NamedTuple):
     """Prompt, and the choice that its answer becomes."""
 
     fields: dict[str, Any]  # spelled as the engine reads them
@@ -21,7 +21,7 @@ class Question(NamedTuple):
         return json.dumps(self.fields).encode()
 
 
-def split(content: bytes) -> list[Question]:
+def split(content: bytes) -> list[EngineRequest]:
     """Return the single requests that a request to an engine consists of, in the order of their
     choices.
 
@@ -36,11 +36,11 @@ def split(content: bytes) -> list[Question]:
         for number in range(num_choices):
             of_choice = {} if seed is None else {"seed": seed + number}
             choice = prompt * num_choices + number
-            questions.append(Question(fields | of_prompt | of_choice, prompt, choice))
+            questions.append(EngineRequest(fields | of_prompt | of_choice, prompt, choice))
     return questions
 
 
-def estimate_tokens(questions: Sequence[Question]) -> list[int]:
+def estimate_tokens(questions: Sequence[EngineRequest]) -> list[int]:
     """Return for each prompt how many tokens it may have, before an engine has counted them."""
     of_prompts = {question.prompt: question.fields for question in questions}
     return [_num_bytes(of_prompts[prompt]) // BYTES_OF_A_TOKEN for prompt in sorted(of_prompts)]

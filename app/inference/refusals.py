@@ -6,7 +6,7 @@ from app.base.errors import ApiError, InvalidRequest, Unavailable
 
 MAX_ERROR_BYTES = 65_536
 # Error for an engine that does not respond, or no longer.
-GONE = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.TimeoutException)
+CONNECTION_ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.TimeoutException)
 
 
 class EngineError(ApiError):

@@ -42,7 +42,7 @@ def is_private(session: Session, model: Model) -> bool:
     return len(session.scalars(select(Project.id).limit(2)).all()) == 1
 
 
-def ask_for(session: Session, model_id: str) -> bool:
+def request_engine(session: Session, model_id: str) -> bool:
     """Have the model loaded unless a living worker has it; True where workers are to be notified.
 
     An engine that has failed, or whose worker has been silent for a lease, waits for a worker
@@ -72,7 +72,7 @@ def give_up(session: Session, engine: Engine) -> None:
     session.execute(statement.values(lease_expires_at=now_plus(-1)), execution_options=UNSYNCED)
 
 
-def loaded(session: Session, project_id: str | None) -> Sequence[Engine]:
+def list_loaded(session: Session, project_id: str | None) -> Sequence[Engine]:
     """Return the engines of base models and of the project's own that are loaded or about to be,
     those used last first; with a project of None those of every project.
     """

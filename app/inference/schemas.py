@@ -38,7 +38,7 @@ UNSUPPORTED = {
     "suffix": "leave it out",
 }
 # Values that OpenAI's client sends although they mean the same as leaving the field out.
-HARMLESS: dict[str, JsonValue] = {"verbosity": "medium", "modalities": ["text"], "best_of": 1}
+IGNORED_VALUES: dict[str, JsonValue] = {"verbosity": "medium", "modalities": ["text"], "best_of": 1}
 LABELS = frozenset(
     {
         "user",
@@ -142,7 +142,7 @@ class InferenceRequest(EngineSampling):
             return body
         for name in UNSUPPORTED.keys() & body.keys():
             value = body[name]
-            if value is not None and value != HARMLESS.get(name):
+            if value is not None and value != IGNORED_VALUES.get(name):
                 raise InvalidRequest(
                     f"{name}: not supported here; {UNSUPPORTED[name]}.",
                     param=name,

@@ -26,7 +26,7 @@ DEFAULT_ANSWERS = 4  # simultaneous ones, for an engine of an older worker
 PERMANENT = ("engine_not_available", "model_not_servable", "chat_template_refused")
 
 
-class Target(NamedTuple):
+class EngineTarget(NamedTuple):
     """Engine to send a request to, and the identity to send it with."""
 
     address: str
@@ -65,7 +65,7 @@ class EngineFailed(ApiError):
 POLL_SECONDS = 0.1
 
 
-async def find_target(services: Services, caller: Caller, model_id: str) -> Target:
+async def find_target(services: Services, caller: Caller, model_id: str) -> EngineTarget:
     """Return the engine of a model once it is ready.
 
     Raises `NotFound`, `EngineFailed`, and `Unavailable` where it is not ready in time.
@@ -73,7 +73,7 @@ async def find_target(services: Services, caller: Caller, model_id: str) -> Targ
     wait_seconds = services.settings.engine_wait.total_seconds()
     deadline = time.monotonic() + wait_seconds
     lookup = (services.settings, services.database, services.notifier)
-    target = await run_sync(find_or_ask, *lookup, caller.project_id, model_id)
+    target = await run_sync(find_or_request, *lookup, caller.project_id, model_id)
     while target is None:
         if time.monotonic() > deadline:
             raise Unavailable(
@@ -82,13 +82,13 @@ async def find_target(services: Services, caller: Caller, model_id: str) -> Targ
                 code="model_loading",
             )
         await asyncio.sleep(POLL_SECONDS)
-        target = await run_sync(look, services.database, caller.project_id, model_id)
+        target = await run_sync(poll, services.database, caller.project_id, model_id)
     return target
 
 
-def find_or_ask(
+def find_or_request(
     settings: Settings, database: Database, notifier: Notifier, project_id: str, model_id: str
-) -> Target | None:
+) -> EngineTarget | None:
     """Return the engine of a model; None if a worker has to load it, which is then requested.
 
     Raises `NotFound`, and `InvalidRequest` for a model that does not support inference.
@@ -106,14 +106,14 @@ def find_or_ask(
     if settings.engine_url:
         token = settings.engine_key.get_secret_value() if settings.engine_key else ""
         address = settings.engine_url.rstrip("/")
-        return Target(address, token, None, settings.engine_answers, project_id, is_private)
+        return EngineTarget(address, token, None, settings.engine_answers, project_id, is_private)
     if ready is not None:
         target = _target_of(ready.engine, project_id, is_private)
         if ready.use_is_due:
             note_use(database, target)
         return target
     with database.transaction() as session:
-        is_new = repository.ask_for(session, model_id)
+        is_new = repository.request_engine(session, model_id)
     if is_new:
         notifier.notify(Engine, model_id)
     return None
@@ -141,7 +141,7 @@ def _is_checkpoint(session: Session, project_id: str, name: str) -> bool:
     return False
 
 
-def look(database: Database, project_id: str, model_id: str) -> Target | None:
+def poll(database: Database, project_id: str, model_id: str) -> EngineTarget | None:
     """Return the requested engine once it is ready. Raises the reason if it cannot be."""
     with database.read() as session:
         engine = repository.find(session, model_id)
@@ -154,29 +154,29 @@ def look(database: Database, project_id: str, model_id: str) -> Target | None:
         raise _failure_of(engine)
     if engine is None:  # unloaded again before we saw it
         with database.transaction() as session:
-            repository.ask_for(session, model_id)
+            repository.request_engine(session, model_id)
     return None
 
 
-def note_use(database: Database, target: Target) -> None:
+def note_use(database: Database, target: EngineTarget) -> None:
     """Keep the engine loaded, and others from taking its place."""
     if target.engine is not None:
         with database.transaction() as session:
             repository.note_use(session, target.engine.model_id)
 
 
-def give_up(database: Database, target: Target) -> None:
+def give_up(database: Database, target: EngineTarget) -> None:
     """Have the model loaded again with the next request."""
     if target.engine is not None:
         with database.transaction() as session:
             repository.give_up(session, target.engine)
 
 
-def _target_of(engine: Engine, project_id: str, is_private: bool) -> Target:
+def _target_of(engine: Engine, project_id: str, is_private: bool) -> EngineTarget:
     assert engine.address is not None
     max_answers = engine.max_answers or DEFAULT_ANSWERS
     token = engine.token or ""
-    return Target(engine.address, token, engine, max_answers, project_id, is_private)
+    return EngineTarget(engine.address, token, engine, max_answers, project_id, is_private)
 
 
 def _failure_of(engine: Engine) -> ApiError:

@@ -68,7 +68,7 @@ def _check_function(function: Any, path: str, names: set[str], limits: SchemaLim
     """Check a function, and add its name to those of the others."""
     if not isinstance(function, dict):
         _refuse(path, "it is an object with name, description and parameters")
-    name = _checked_name(function, path)
+    name = _check_name(function, path)
     if name in names:
         _refuse(f"{path}.name", f"two tools are called '{name}'; rename one")
     names.add(name)
@@ -91,7 +91,7 @@ def check_tool_calls(calls: Sequence[Json] | None, path: str) -> None:
         function = call.get("function")
         if not isinstance(function, dict):
             _refuse(f"{place}.function", "it is an object with name and arguments")
-        _checked_name(function, f"{place}.function")
+        _check_name(function, f"{place}.function")
         if not isinstance(function.get("arguments"), str | dict):
             _refuse(f"{place}.function.arguments", "it is a text that holds a JSON object")
 
@@ -108,7 +108,7 @@ def check_parts(content: str | Sequence[Json] | None, path: str) -> None:
             _refuse(f"{path}.{i}.{field}", "it is a text")
 
 
-def _checked_name(function: Json, path: str) -> str:
+def _check_name(function: Json, path: str) -> str:
     name = function.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         _refuse(f"{path}.name", f"it has {NAME_RULE}")

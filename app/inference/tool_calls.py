@@ -22,7 +22,7 @@ CUT = re.compile(r'\s*\{\s*"name"\s*:\s*("[^"\\]*")\s*,\s*"arguments"\s*:\s*')
 _decoder = json.JSONDecoder()
 
 
-class Call(NamedTuple):
+class ParsedCall(NamedTuple):
     name: str
     arguments: str  # their JSON
 
@@ -52,7 +52,7 @@ class ToolCallRewriter(Rewriter):
         for choice in document["choices"]:
             message = choice["message"]
             if calls := self._calls_in(message.get("content")):
-                message |= {"content": None, "tool_calls": _written(calls)}
+                message |= {"content": None, "tool_calls": _write_calls(calls)}
                 choice["logprobs"] = None
                 self._finish(choice)
             self._write_as_asked(choice, message)
@@ -76,7 +76,7 @@ class ToolCallRewriter(Rewriter):
                 text = "".join(text_so_far.parts)
                 delta: Document = {"content": text}
                 if calls := self._calls_in(text):
-                    delta = {"tool_calls": _written(calls, is_event=True)}
+                    delta = {"tool_calls": _write_calls(calls, is_event=True)}
                     self._finish(choice)
                 yield {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
         yield choice
@@ -107,13 +107,13 @@ class ToolCallRewriter(Rewriter):
         if choice.get("finish_reason") == "stop":
             choice["finish_reason"] = self._plan.finish_reason
 
-    def _calls_in(self, content: str | None) -> list[Call]:
+    def _calls_in(self, content: str | None) -> list[ParsedCall]:
         if not content or self._plan.mode == "native":
             return []
         text = content.rpartition(END_OF_REASONING)[2]
         calls = _calls_of(text, self._plan.names)
         if not calls and self._plan.mode == "forced" and (cut := CUT.match(text)):
-            return [Call(json.loads(cut[1], strict=False), text[cut.end() :])]
+            return [ParsedCall(json.loads(cut[1], strict=False), text[cut.end() :])]
         return calls
 
     def _write_as_asked(self, choice: Document, message: Document) -> None:
@@ -129,12 +129,12 @@ class ToolCallRewriter(Rewriter):
             choice["finish_reason"] = "function_call"
 
 
-def _calls_of(text: str, names: Set[str]) -> list[Call]:
+def _calls_of(text: str, names: Set[str]) -> list[ParsedCall]:
     """Return the calls where the text is nothing else: objects after each other, or a list."""
     text = text.strip()
     if text.startswith(FENCE) and text.endswith(FENCE):
         text = text.removeprefix(FENCE).removesuffix(FENCE).removeprefix("json").strip()
-    calls: list[Call] = []
+    calls: list[ParsedCall] = []
     place = 0
     while place < len(text) and len(calls) < MAX_CALLS:
         try:
@@ -151,16 +151,16 @@ def _calls_of(text: str, names: Set[str]) -> list[Call]:
     return calls[:MAX_CALLS]
 
 
-def _call_of(value: object, names: Set[str]) -> Call | None:
+def _call_of(value: object, names: Set[str]) -> ParsedCall | None:
     if not isinstance(value, dict) or value.keys() != {"name", "arguments"}:
         return None
     name, arguments = value["name"], value["arguments"]
     if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
         return None
-    return Call(name, json.dumps(arguments, ensure_ascii=False))
+    return ParsedCall(name, json.dumps(arguments, ensure_ascii=False))
 
 
-def _written(calls: list[Call], *, is_event: bool = False) -> list[Document]:
+def _write_calls(calls: list[ParsedCall], *, is_event: bool = False) -> list[Document]:
     written: list[Document] = []
     for i, call in enumerate(calls):
         document = {

@@ -63,7 +63,7 @@ def plan_calls(
     messages = _as_texts(fields["messages"])
     if choice.kind != "none":
         instruction = _instruction(choice, may_answer=plan.mode == "text")
-        messages = _with_instruction(messages, instruction, traits)
+        messages = _add_instruction(messages, instruction, traits)
     return fields | {"messages": messages}, plan
 
 
@@ -142,12 +142,12 @@ def _shape(functions: dict[str, Fields], answer: Fields | None) -> Fields:
     calls: list[Fields] = []
     for i, (name, function) in enumerate(functions.items()):
         parameters = function.get("parameters") or ANY_OBJECT
-        definitions[f"arguments_{i}"] = _moved(parameters, f"#/$defs/arguments_{i}")
+        definitions[f"arguments_{i}"] = _move_references(parameters, f"#/$defs/arguments_{i}")
         properties = {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/arguments_{i}"}}
         calls.append(ANY_OBJECT | {"properties": properties} | _ALL_OF_A_CALL)
     if answer is not None:
         schema = (answer.get("json_schema") or {}).get("schema") or {}
-        definitions["answer"] = _moved(schema, "#/$defs/answer")
+        definitions["answer"] = _move_references(schema, "#/$defs/answer")
         calls.append({"$ref": "#/$defs/answer"})
     root = calls[0] if len(calls) == 1 else {"anyOf": calls}
     schema = root | {"$defs": definitions}
@@ -157,13 +157,13 @@ def _shape(functions: dict[str, Fields], answer: Fields | None) -> Fields:
 _ALL_OF_A_CALL: Fields = {"required": ["name", "arguments"], "additionalProperties": False}
 
 
-def _moved(schema: Any, root: str) -> Any:
+def _move_references(schema: Any, root: str) -> Any:
     """Return a schema whose references to its own root lead to where that stands now."""
     if isinstance(schema, list):
-        return [_moved(each, root) for each in schema]
+        return [_move_references(each, root) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    moved = {name: _moved(value, root) for name, value in schema.items()}
+    moved = {name: _move_references(value, root) for name, value in schema.items()}
     reference = moved.get("$ref")
     if isinstance(reference, str) and reference.startswith("#"):
         moved["$ref"] = root + reference[1:]
@@ -182,7 +182,7 @@ def _instruction(choice: Choice, *, may_answer: bool) -> str:
     return f"You can call these functions:\n{described}\n{demand}"
 
 
-def _with_instruction(
+def _add_instruction(
     messages: list[Fields], instruction: str, traits: EngineTraits
 ) -> list[Fields]:
     """Add the instruction to the system's words, or to the user's where there are no others."""

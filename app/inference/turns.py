@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import Counter
 
-from app.inference.service import Target
+from app.inference.service import EngineTarget
 
 NOTED_EVERY_SECONDS = 5.0
 
@@ -38,11 +38,11 @@ class EngineQueue:
         self._noted_at = now
         return True
 
-    async def take(self, project_id: str) -> "Turn":
+    async def take(self, project_id: str) -> "EngineTurn":
         """Wait for a turn."""
         if self._num_free:
             self._hold(project_id)
-            return Turn(self, project_id)
+            return EngineTurn(self, project_id)
         future = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(project_id, {})[future] = None
         try:
@@ -53,7 +53,7 @@ class EngineQueue:
             else:  # the turn came in the same moment
                 self.release(project_id)
             raise
-        return Turn(self, project_id)
+        return EngineTurn(self, project_id)
 
     def release(self, project_id: str) -> None:
         """Give a project's turn to the next one."""
@@ -86,7 +86,7 @@ class EngineQueue:
             self._waiting.pop(project_id, None)
 
 
-class Turn:
+class EngineTurn:
     """Right to one answer, until it is released."""
 
     def __init__(self, queue: EngineQueue, project_id: str) -> None:
@@ -106,7 +106,7 @@ class EngineQueues:
     def __init__(self) -> None:
         self._queues: dict[str, EngineQueue] = {}
 
-    def of(self, target: Target) -> EngineQueue:
+    def of(self, target: EngineTarget) -> EngineQueue:
         queue = self._queues.get(target.address)
         if queue is None:
             self._queues = {key: each for key, each in self._queues.items() if not each.is_idle}

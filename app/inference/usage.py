@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import anyio
 from anyio.to_thread import run_sync
 
-from app.inference.questions import Question
+from app.inference.questions import EngineRequest
 
 MAX_TOKENS = 2**31  # upper bound of the tokens counted for one answer
 
 
-class Usage(NamedTuple):
+class TokenUsage(NamedTuple):
     """Tokens of one answer, as its engine counted them."""
 
     prompt_tokens: int
@@ -19,7 +19,7 @@ class Usage(NamedTuple):
     cached_tokens: int
 
 
-def usage_of(document: dict[str, Any]) -> Usage | None:
+def usage_of(document: dict[str, Any]) -> TokenUsage | None:
     """Return the usage in an answer or an event, if there is one."""
     usage = document.get("usage")
     if not isinstance(usage, dict):
@@ -27,10 +27,10 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
     numbers = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
-    return Usage(*map(_bounded, numbers))
+    return TokenUsage(*map(_bound, numbers))
 
 
-class Tally:
+class UsageTally:
     """Usage of the answers of a request so far. A prompt counts once, independently of the number
     of its choices.
     """
@@ -50,18 +50,18 @@ class Tally:
     def num_tokens(self) -> int:
         return sum(self._prompts.values()) + sum(self._answers)
 
-    def add_sent(self, question: Question) -> None:
+    def add_sent(self, question: EngineRequest) -> None:
         self._prompts.setdefault(question.prompt, self._estimates[question.prompt])
 
-    def take_refused(self, question: Question) -> None:
+    def take_refused(self, question: EngineRequest) -> None:
         """Count a prompt that the engine did not read as nothing."""
         self._prompts[question.prompt] = 0
 
-    def add_event(self, question: Question) -> None:
+    def add_event(self, question: EngineRequest) -> None:
         """Count an event of a stream as a token, until the engine reports its usage."""
         self._answers[question.choice] += 1
 
-    def set_usage(self, question: Question, usage: Usage) -> None:
+    def set_usage(self, question: EngineRequest, usage: TokenUsage) -> None:
         self._prompts[question.prompt] = usage.prompt_tokens
         self._answers[question.choice] = usage.completion_tokens
         if question.prompt not in self._cached:  # a later choice finds the prompt of the first
@@ -86,7 +86,7 @@ class Tally:
 class Bill:
     """Charges a tally to its key; `charge` waits for Redis."""
 
-    def __init__(self, tally: Tally, charge: Callable[[int], None]) -> None:
+    def __init__(self, tally: UsageTally, charge: Callable[[int], None]) -> None:
         self._tally = tally
         self._charge = charge
         self._num_charged = 0
@@ -106,5 +106,5 @@ class Bill:
             await run_sync(self._charge, difference)
 
 
-def _bounded(number: object) -> int:
+def _bound(number: object) -> int:
     return max(0, min(number, MAX_TOKENS)) if isinstance(number, int) else 0

@@ -16,7 +16,7 @@ from app.http.pagination import Page
 from app.jobs import idempotency, metrics, metrics_csv, queue_forecast, repository, service
 from app.jobs.clone import merge_overrides
 from app.jobs.presenter import to_object, to_objects
-from app.jobs.requests import Filters
+from app.jobs.requests import JobFilters
 from app.jobs.schemas import (
     CheckpointObject,
     DeviceObject,
@@ -48,7 +48,7 @@ def create_job(
 ) -> JobObject:
     """Create a job, or return the one that the same request has created before."""
     body = request.model_dump(mode="json", exclude_unset=True)
-    submission = idempotency.Request(caller, "create", body, idempotency_key, retry_count)
+    submission = idempotency.SubmissionRequest(caller, "create", body, idempotency_key, retry_count)
     with services.database.transaction() as session:
         job = service.create_once(session, submission, request, services.settings)
         created = to_object(session, services.settings, job)
@@ -103,7 +103,7 @@ def clone_job(
     retry_count: int = 0,
 ) -> JobObject:
     """Create a job with the same request as this one, except for the overrides."""
-    submission = idempotency.Request(
+    submission = idempotency.SubmissionRequest(
         caller, f"clone {job_id}", overrides, idempotency_key, retry_count
     )
     with services.database.transaction() as session:
@@ -122,7 +122,7 @@ def clone_job(
 def list_jobs(
     services: Services,
     caller: Caller,
-    filters: Filters,
+    filters: JobFilters,
     *,
     after: str | None = None,
     limit: int = 20,

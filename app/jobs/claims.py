@@ -24,7 +24,7 @@ from falqon_core.contract.figures import Name, Text
 
 _NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
 MAX_RETRY_SECONDS = 60.0
-LOST = "lost"
+OUTCOME_LOST = "lost"
 
 
 class Claim(NamedTuple):
@@ -44,7 +44,7 @@ class Claim(NamedTuple):
         )
 
 
-class Failure(NamedTuple):
+class JobFailure(NamedTuple):
     code: Name
     message: Text
     param: Name | None = None
@@ -65,7 +65,7 @@ def claim(
     `num_devices` is what a job of one GPU is charged for. `project_ids`: those whose jobs it may
     be; None: every project's.
     """
-    offer = next_job.Offer(device, max(1, len(cards)))
+    offer = next_job.DeviceOffer(device, max(1, len(cards)))
     next_job.wait_for_other_claims(session, offer)
     # Locked rows are skipped: the claim that holds them takes the job, or the next poll finds it
     # again.
@@ -152,7 +152,7 @@ def finish(
     status: JobStatus,
     event: NewEvent,
     *,
-    failure: Failure | None = None,
+    failure: JobFailure | None = None,
     **values: object,
 ) -> bool:
     """End the job for good: succeeded, failed or cancelled. A cancel that arrived first wins over
@@ -221,7 +221,11 @@ def ends_as_before(session: Session, claim: Claim, code: str, within_seconds: fl
     if before.ended_at is None:
         return False
     lengths = (before.ended_at - before.created_at, now(session) - this.created_at)
-    alike = (before.outcome, before.error_code, before.start_step) == (LOST, code, this.start_step)
+    alike = (before.outcome, before.error_code, before.start_step) == (
+        OUTCOME_LOST,
+        code,
+        this.start_step,
+    )
     return alike and max(lengths).total_seconds() < within_seconds
 
 
@@ -233,7 +237,7 @@ def release(
     counts_as_failure: bool,
     max_infra_failures: int,
     retry_seconds: float = 0.0,
-    failure: Failure | None = None,
+    failure: JobFailure | None = None,
     **values: object,
 ) -> bool:
     """Release the job: it is queued again, or gets the state that the user desires, or fails when
@@ -258,7 +262,7 @@ def release(
 def rescue(session: Session, *, max_infra_failures: int, retry_seconds: float = 0.0) -> list[str]:
     """Take jobs from workers whose lease ran out; returns their ids."""
     expired = (Job.status == JobStatus.RUNNING, Job.lease_expires_at < now_plus())
-    lost = Failure(
+    lost = JobFailure(
         "worker_lost", "The worker stopped answering, more often than this service retries."
     )
     event = NewEvent("The worker stopped answering; the job goes back to the queue", level="warn")
@@ -305,7 +309,7 @@ def _requeue(
     counts_as_failure: bool,
     max_infra_failures: int,
     retry_seconds: float,
-    failure: Failure | None,
+    failure: JobFailure | None,
     **values: object,
 ) -> bool:
     failures = Job.infra_failures + (1 if counts_as_failure else 0)
@@ -324,7 +328,7 @@ def _requeue(
         "finished_at": case((ended, now_plus()), else_=Job.finished_at),
         "notified_at": None,
     }
-    error = failure or Failure(
+    error = failure or JobFailure(
         "internal_error", "The job failed more often than this service retries."
     )
     for column, value in _error_columns(error).items():
@@ -333,7 +337,9 @@ def _requeue(
         return False
     attempt, status = session.execute(select(Job.attempt, Job.status).where(Job.id == job_id)).one()
     outcome = (
-        LOST if counts_as_failure else {JobStatus.QUEUED: "released"}.get(JobStatus(status), status)
+        OUTCOME_LOST
+        if counts_as_failure
+        else {JobStatus.QUEUED: "released"}.get(JobStatus(status), status)
     )
     _end_attempt(session, job_id, attempt, outcome, failure if counts_as_failure else None)
     return True
@@ -351,7 +357,7 @@ def _retry_at(failures: ColumnElement[int], retry_seconds: float) -> ColumnEleme
 
 
 def _end_attempt(
-    session: Session, job_id: str, number: int, outcome: str, failure: Failure | None
+    session: Session, job_id: str, number: int, outcome: str, failure: JobFailure | None
 ) -> None:
     statement = (
         update(Attempt)
@@ -364,11 +370,11 @@ def _end_attempt(
         alert = quotas.book_attempt(session, job_id, started, ended, num_devices)
         if alert is not None:
             webhooks.record_device_hours(session, alert.project_id, alert.level)
-    if outcome == LOST and failure is not None:
+    if outcome == OUTCOME_LOST and failure is not None:
         after_commit(session, counters.lost_attempts(failure.code).inc)
 
 
-def _error_columns(failure: Failure | None) -> dict[str, object]:
+def _error_columns(failure: JobFailure | None) -> dict[str, object]:
     if failure is None:
         return {}
     return {

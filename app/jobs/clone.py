@@ -40,15 +40,15 @@ def merge_overrides(requested: JobRequest, overrides: JsonObject) -> JobRequest:
         if any(_at(overrides, place) is not None for place in places):
             for place in places:
                 _take_away(original, place)
-    return JobRequest.model_validate(_merged(original, overrides))
+    return JobRequest.model_validate(_merge(original, overrides))
 
 
-def _merged(original: JsonObject, patch: JsonObject) -> JsonObject:
+def _merge(original: JsonObject, patch: JsonObject) -> JsonObject:
     result = dict(original)
     for name, value in patch.items():
         before = result.pop(name, None)
         if isinstance(before, dict) and isinstance(value, dict):
-            result[name] = _merged(before, value)
+            result[name] = _merge(before, value)
         elif value is not None:
             result[name] = value
     return result

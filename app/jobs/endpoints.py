@@ -15,7 +15,7 @@ from app.http.dependencies import (
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
 from app.jobs import actions, metrics
-from app.jobs.requests import Filters, ResumeRequest
+from app.jobs.requests import JobFilters, ResumeRequest
 from app.jobs.schemas import (
     CheckpointObject,
     EventObject,
@@ -83,7 +83,7 @@ def list_jobs(
     """List jobs, newest first. `model` is the base model; `metadata[key]=value` filters, several at
     once; `metadata=null` finds jobs without any.
     """
-    filters = Filters(status, model, _parse_metadata_filter(request))
+    filters = JobFilters(status, model, _parse_metadata_filter(request))
     return actions.list_jobs(services, caller, filters, after=after, limit=limit)
 
 

@@ -31,7 +31,7 @@ class AttemptSpan(NamedTuple):
     log: str
 
 
-class Prompt(NamedTuple):
+class SamplePrompt(NamedTuple):
     """`completions`: (step, text), as the training went on."""
 
     prompt: str
@@ -72,7 +72,7 @@ def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[At
     return spans
 
 
-def list_prompts(messages: Sequence[Event], effective: EffectiveSteps) -> list[Prompt]:
+def list_prompts(messages: Sequence[Event], effective: EffectiveSteps) -> list[SamplePrompt]:
     """List every validation prompt with what the model answered at the evaluations that count."""
     samples_by_step = {
         step: samples
@@ -81,10 +81,12 @@ def list_prompts(messages: Sequence[Event], effective: EffectiveSteps) -> list[P
         and (step := step_of(event.data)) is not None
         and effective.include(event.attempt, step)
     }
-    prompts: dict[str, Prompt] = {}
+    prompts: dict[str, SamplePrompt] = {}
     for step in _spread(sorted(samples_by_step)):
         for sample in samples_by_step[step]:
-            prompt = prompts.setdefault(sample.prompt, Prompt(sample.prompt, sample.expected, []))
+            prompt = prompts.setdefault(
+                sample.prompt, SamplePrompt(sample.prompt, sample.expected, [])
+            )
             prompt.completions.append((step, sample.completion))
     return list(prompts.values())
 

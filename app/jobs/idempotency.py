@@ -19,7 +19,7 @@ from app.models.base import JsonObject
 REPEAT_SECONDS = 600
 
 
-class Request(NamedTuple):
+class SubmissionRequest(NamedTuple):
     """Properties that decide if two requests are the same. `retry_count`: as the client counts its
     own retries.
     """
@@ -36,7 +36,7 @@ class Request(NamedTuple):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def remember(session: Session, request: Request, job_id: str) -> Job | None:
+def find_or_record(session: Session, request: SubmissionRequest, job_id: str) -> Job | None:
     """Record that `request` makes the job `job_id`, whose row must follow in this transaction; or
     return the job that it made before.
 
@@ -78,7 +78,7 @@ def remember(session: Session, request: Request, job_id: str) -> Job | None:
     return job
 
 
-def _is_new_request(request: Request) -> ColumnElement[bool]:
+def _is_new_request(request: SubmissionRequest) -> ColumnElement[bool]:
     """Return True if the same body again means another job."""
     if request.key is not None:
         return false()

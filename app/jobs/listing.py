@@ -255,10 +255,10 @@ def count_by_status(session: Session, project_id: str) -> dict[str, int]:
 def _find_whole(session: Session, project_id: str, query: JobQuery) -> _Ids:
     counts = count_by_status(session, project_id)
     num_jobs = counts.get(query.status, 0) if query.status else sum(counts.values())
-    unpinned = _matching(select(Job.id), project_id, query).order_by(*_order(query))
+    unpinned = _filter_jobs(select(Job.id), project_id, query).order_by(*_order(query))
     pinned: Sequence[str] = []
     if query.pins_running:
-        running = _matching(
+        running = _filter_jobs(
             select(Job.id), project_id, query._replace(status=JobStatus.RUNNING)
         ).order_by(*_order(query))
         pinned = session.scalars(running.limit(MAX_PINNED)).all()
@@ -274,7 +274,7 @@ def _find_narrowed(session: Session, project_id: str, query: JobQuery) -> _Ids:
 
     def find(query: JobQuery) -> list[tuple[str, str]]:
         columns: tuple[Any, ...] = (Job.id, Job.status)
-        matching: Select[Any] = _matching(select(*columns), project_id, query)
+        matching: Select[Any] = _filter_jobs(select(*columns), project_id, query)
         rows = session.execute(matching.order_by(*_order(query)).limit(MAX_COUNTED + 1))
         return [(id_, status) for id_, status in rows]
 
@@ -313,7 +313,7 @@ def in_order(session: Session, project_id: str, ids: Sequence[str]) -> list[Job]
     return [jobs[id_] for id_ in ids if id_ in jobs]
 
 
-def _matching(statement: Select[T], project_id: str, query: JobQuery) -> Select[T]:
+def _filter_jobs(statement: Select[T], project_id: str, query: JobQuery) -> Select[T]:
     statement = statement.where(Job.project_id == project_id)
     if query.status is not None:
         statement = statement.where(Job.status == query.status)

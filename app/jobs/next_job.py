@@ -23,7 +23,7 @@ def is_due(job: type[Job]) -> ColumnElement[bool]:
     return and_(job.is_waiting, has_waited)
 
 
-class Offer(NamedTuple):
+class DeviceOffer(NamedTuple):
     """Capacity that a worker offers for a job: a name of the price table, and the number on one
     machine.
     """
@@ -42,7 +42,7 @@ class NextJob(NamedTuple):
 
 
 def find_next(
-    session: Session, offer: Offer, project_ids: Sequence[str] | None = None
+    session: Session, offer: DeviceOffer, project_ids: Sequence[str] | None = None
 ) -> NextJob | None:
     """Return the next job for which this is enough, of one of these projects."""
     next_id = select_next(offer, project_ids).scalar_subquery()
@@ -64,7 +64,7 @@ def hold_for(session: Session, job_id: str, machine: str, seconds: float) -> boo
     return session.scalar(statement, execution_options=UNSYNCED) is not None
 
 
-def wait_for_other_claims(session: Session, offer: Offer) -> None:
+def wait_for_other_claims(session: Session, offer: DeviceOffer) -> None:
     """Let claims pass one by one where several projects wait, as each has to see what the one
     before it has taken.
 
@@ -77,7 +77,7 @@ def wait_for_other_claims(session: Session, offer: Offer) -> None:
         session.execute(select(func.pg_advisory_xact_lock(CLAIMS_LOCK)))
 
 
-def _has_due_job(offer: Offer) -> ColumnElement[bool]:
+def _has_due_job(offer: DeviceOffer) -> ColumnElement[bool]:
     """Return the condition that a job of the project may be taken; ordered as its index is, so that
     no planner reads the table for it.
     """
@@ -93,7 +93,7 @@ def _has_due_job(offer: Offer) -> ColumnElement[bool]:
     return first.is_not(None)
 
 
-def select_next(offer: Offer, project_ids: Sequence[str] | None = None) -> Select[str]:
+def select_next(offer: DeviceOffer, project_ids: Sequence[str] | None = None) -> Select[str]:
     """Return one of the project that has the fewest running jobs for its weight; where several have
     as few, whose virtual time is the lowest. `project_ids` of None restricts nothing.
 

@@ -9,7 +9,7 @@ from app.base.settings import Settings
 from app.dataset_statistics.service import exact_amount
 from app.estimates import service as estimates
 from app.files import service as files
-from app.files.unused import unused_fields
+from app.files.unused import warn_of_unused_fields
 from app.jobs import space
 from app.jobs.base_model import base_of
 from app.jobs.gpus import choose_num_gpus, limit_auto
@@ -28,7 +28,7 @@ from falqon_core.estimate.long_text import Amount
 from falqon_core.records.file_check import FileReport
 
 
-class Plan(NamedTuple):
+class JobPlan(NamedTuple):
     """Request that can be executed."""
 
     requested: RequestedRecipe
@@ -53,12 +53,12 @@ def plan_job(
     settings: Settings,
     *,
     lock: bool = False,
-) -> Plan:
+) -> JobPlan:
     """Plan a job, with every refusal there is before anything is written; with `lock` model and
     files stay as they are.
     """
     requested, model, checkpoint = _plan_model(session, project_id, request, settings, lock=lock)
-    planned = Plan(
+    planned = JobPlan(
         requested,
         model,
         checkpoint,
@@ -97,7 +97,7 @@ def estimate_data(
     request: JobRequest,
     data: TrainingData,
     settings: Settings,
-    target: estimates.Target | None = None,
+    target: estimates.TrainingTarget | None = None,
 ) -> Estimate:
     """Estimate a job whose training file is not here yet."""
     requested, model, _ = _plan_model(session, project_id, request, settings, lock=False)
@@ -136,13 +136,18 @@ def _check_fits_disk(model: Model, recipe: Recipe, settings: Settings) -> None:
     folder = settings.storage_folder
     if folder is None or not folder.is_dir():
         return
-    if reason := space.excess(folder, space.expected_bytes(model.config, recipe), "the storage"):
+    if reason := space.describe_shortage(
+        folder, space.expected_bytes(model.config, recipe), "the storage"
+    ):
         advice = "Choose a smaller model, falqon.rank or falqon.keep_checkpoints."
         raise InvalidRequest(f"model: {reason}. {advice}", param="model", code=space.TOO_LARGE)
 
 
 def estimate_plan(
-    session: Session, planned: Plan, settings: Settings, target: estimates.Target | None = None
+    session: Session,
+    planned: JobPlan,
+    settings: Settings,
+    target: estimates.TrainingTarget | None = None,
 ) -> tuple[Recipe, Estimate]:
     report = planned.report
     if report is None:
@@ -166,6 +171,6 @@ def estimate_plan(
         gpu=planned.request.falqon.gpu,
         num_gpus=limit_auto(planned.num_gpus, planned.request, recipe),
     )
-    if warning := unused_fields(session, planned.training):
+    if warning := warn_of_unused_fields(session, planned.training):
         estimate = estimate.model_copy(update={"warnings": [*estimate.warnings, warning]})
     return recipe, estimate

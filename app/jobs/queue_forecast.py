@@ -39,7 +39,7 @@ from app.models.job_request import JobRequest
 from app.models.reported import json_number
 from app.workers import service as workers
 
-FORESEEN = 200  # jobs; a longer forecast is useless, and reading must stay cheap
+MAX_FORECAST = 200  # jobs; a longer forecast is useless, and reading must stay cheap
 # Every page with a waiting job reads it, and so does every submission: for a fleet of so many
 # workers each process computes it once in some seconds, and no more.
 MANY_WORKERS = 1_000
@@ -54,7 +54,7 @@ Reason = Literal[
 
 class QueueObject(BaseModel):
     position: Annotated[
-        int | None, Field(description=f"1: the next job to be taken; null beyond {FORESEEN}")
+        int | None, Field(description=f"1: the next job to be taken; null beyond {MAX_FORECAST}")
     ]
     num_workers: Annotated[int, Field(description="that were seen lately, busy ones included")]
     estimated_start: Annotated[
@@ -132,7 +132,7 @@ class Queue:
         # Most jobs of a long queue are far behind: that is clear without a simulation.
         if job_id in self._waiting_seconds and job_id in self._foreseen:
             return self._describe(*self._foreseen[job_id])
-        if len(self._waiting_seconds) >= FORESEEN:
+        if len(self._waiting_seconds) >= MAX_FORECAST:
             return self._never("long_queue")
         return None
 
@@ -160,7 +160,7 @@ class Queue:
     @cached_property
     def _foreseen(self) -> dict[str, tuple[int, float]]:
         """Return position and start of the next jobs."""
-        starts = islice(self._starts(), FORESEEN)
+        starts = islice(self._starts(), MAX_FORECAST)
         return {job_id: (number, seconds) for number, (job_id, seconds) in enumerate(starts, 1)}
 
     def _starts(self) -> Iterator[tuple[str, float]]:
@@ -321,13 +321,13 @@ _WAITING_PROJECTS = (
     select(Project.id, Project.weight, Project.virtual_time)
     .where(exists().where(_RUNNABLE, Job.project_id == Project.id))
     .order_by(Project.virtual_time)
-    .limit(FORESEEN)
+    .limit(MAX_FORECAST)
 )
 _FIRST_JOBS = (
     select(Job.id, _SECONDS_LEFT.label("seconds"), Job.priority, Job.gpu)
     .where(_RUNNABLE)
     .order_by(Job.priority.desc(), Job.id)
-    .limit(FORESEEN)
+    .limit(MAX_FORECAST)
 )
 _NEXT_JOBS = _FIRST_JOBS.where(Job.project_id == bindparam("project_id"))
 _PROJECT = _WAITING_PROJECTS.subquery()

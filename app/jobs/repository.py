@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.jobs import metrics_chunks
 from app.jobs.readings import is_step, number, step_of
-from app.jobs.requests import Filters
+from app.jobs.requests import JobFilters
 from app.models import (
     Attempt,
     Checkpoint,
@@ -48,7 +48,7 @@ def find_locked(session: Session, project_id: str, job_id: str) -> Job | None:
 
 
 def newest_first(
-    session: Session, project_id: str, filters: Filters, *, after: str | None, limit: int
+    session: Session, project_id: str, filters: JobFilters, *, after: str | None, limit: int
 ) -> list[Job]:
     pairs = [
         (aliased(JobMetadata), name, value) for name, value in (filters.metadata or {}).items()
@@ -79,7 +79,9 @@ def newest_first(
     return list(session.scalars(statement))
 
 
-def of_studies(session: Session, project_id: str, study_ids: Sequence[str]) -> dict[str, list[Job]]:
+def list_of_studies(
+    session: Session, project_id: str, study_ids: Sequence[str]
+) -> dict[str, list[Job]]:
     """Return the jobs of each study, in the order in which they were made."""
     grouped: dict[str, list[Job]] = {study_id: [] for study_id in study_ids}
     mine = (Job.project_id == project_id, Job.study_id.in_(study_ids))
@@ -283,7 +285,7 @@ def own_checkpoints(
     return _checkpoints_of_step(session, step, Job.id.in_(ids))
 
 
-def permitted_checkpoints(
+def list_permitted_checkpoints(
     session: Session, project_id: str, job_tail: str, step: int
 ) -> list[NamedCheckpoint]:
     permitted = exists().where(
@@ -305,7 +307,7 @@ def checkpoints(
     return list(session.scalars(statement.where(Checkpoint.id < after) if after else statement))
 
 
-def validating_with(session: Session, file_id: str) -> list[Job]:
+def list_validating_with(session: Session, file_id: str) -> list[Job]:
     """Return them locked, so that two checks that end at once see each other's verdict."""
     uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
     statement = (
@@ -317,7 +319,7 @@ def validating_with(session: Session, file_id: str) -> list[Job]:
     return list(session.scalars(statement))
 
 
-def using(session: Session, project_id: str, file_id: str, *, limit: int) -> list[Job]:
+def list_using(session: Session, project_id: str, file_id: str, *, limit: int) -> list[Job]:
     """Return the jobs that train or validate with the file, newest first."""
     uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
     return list(

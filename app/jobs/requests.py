@@ -13,7 +13,7 @@ from falqon_core.contract.config import Recipe
 _STORED_RECIPE = build_validator(Recipe)
 
 
-class Filters(NamedTuple):
+class JobFilters(NamedTuple):
     """Filters of a list of jobs."""
 
     status: str | None = None

@@ -34,7 +34,7 @@ def expected_bytes(
     return (recipe.keep_checkpoints + 1) * checkpoint + result
 
 
-def excess(folder: Path, num_bytes: int, whose: str) -> str | None:
+def describe_shortage(folder: Path, num_bytes: int, whose: str) -> str | None:
     """Return a message with the missing bytes if it is too large for the whole disk of an existing
     folder; None if it fits.
     """

@@ -42,7 +42,7 @@ class Budget(BaseModel):
         None, description="of execution; time in the queue is free"
     )
 
-    def reached(self, seconds: float, cost: Decimal | None) -> str | None:
+    def find_reached_cap(self, seconds: float, cost: Decimal | None) -> str | None:
         """Return the cap that so much reaches, if any: its name and what it is."""
         if self.max_cost_usd is not None and cost is not None and cost >= self.max_cost_usd:
             return f"max_cost_usd {self.max_cost_usd}"

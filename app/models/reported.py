@@ -26,10 +26,10 @@ class ReportedFloat(TypeDecorator[float]):
     cache_ok = True
 
     def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:
-        return None if value is None else _bounded(value)
+        return None if value is None else _bound(value)
 
     def process_result_value(self, value: float | None, dialect: Dialect) -> float | None:
-        return None if value is None else _bounded(value)
+        return None if value is None else _bound(value)
 
 
 class ReportedMetrics(TypeDecorator[JsonObject]):
@@ -48,7 +48,7 @@ def is_measure(value: object) -> bool:
     return -MAX_MEASURE <= value <= MAX_MEASURE
 
 
-def _bounded(value: float) -> float:
+def _bound(value: float) -> float:
     return 0.0 if math.isnan(value) else max(-MAX_FLOAT, min(MAX_FLOAT, value))
 
 

@@ -38,14 +38,14 @@ def cost_of(pattern: str) -> PatternCost:
         )
     if len(pattern) < 2 or pattern[0] != "^" or pattern[-1] != "$":
         raise PatternRefused("a pattern begins with ^ and ends with $; write .* for other text")
-    reader = _Reader(pattern[1:-1])
+    reader = _PatternParser(pattern[1:-1])
     cost = reader.read_alternatives(depth=0)
     if not reader.is_at_end:
         raise PatternRefused("a closing bracket has none that opens it; write \\) for itself")
     return cost
 
 
-class _Reader:
+class _PatternParser:
     """Parser of the text between the anchors, in one pass."""
 
     def __init__(self, text: str) -> None:

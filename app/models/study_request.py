@@ -13,7 +13,7 @@ Rate = Annotated[float, Field(gt=0, le=1)]
 RateFactor = Annotated[float, Field(gt=0, le=1000)]
 
 
-def _with_all(value: object) -> object:
+def _expand_all(value: object) -> object:
     return list(METHODS) if value == "all" else value
 
 
@@ -21,7 +21,7 @@ def _with_all(value: object) -> object:
 Methods = Annotated[
     list[MethodName],
     Field(min_length=1),
-    BeforeValidator(_with_all, json_schema_input_type=list[MethodName] | Literal["all"]),
+    BeforeValidator(_expand_all, json_schema_input_type=list[MethodName] | Literal["all"]),
 ]
 
 

@@ -20,7 +20,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.notifier.watched import Watched
+from app.notifier.watched import EventFeed
 
 CHANNEL = "falqon:job:"
 POLL_SECONDS = 1.0  # a revoked key must be dead within five
@@ -66,7 +66,7 @@ class Wakeups:
         """
         self._url = redis_url
         self._read_changes = read_changes
-        self._watched: dict[str, Watched] = {}
+        self._watched: dict[str, EventFeed] = {}
         self._keys: Counter[str] = Counter()  # number of streams by channel
         self._refused_keys: set[str] = set()
         self._other_channels = asyncio.Event()  # set when the subscriptions must change
@@ -82,8 +82,8 @@ class Wakeups:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextmanager
-    def watching(self, followed: str, key_id: str) -> Iterator[Watched]:
-        watched = self._watched.setdefault(followed, Watched())
+    def watching(self, followed: str, key_id: str) -> Iterator[EventFeed]:
+        watched = self._watched.setdefault(followed, EventFeed())
         watched.num_readers += 1
         self._other_channels.set()
         self._keys[key_id] += 1

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 
-class Page(NamedTuple):
+class EventPage(NamedTuple):
     """Next events, encoded, and the number of the last event, once that is certain."""
 
     events: list[tuple[int, bytes]]
@@ -15,7 +15,7 @@ class Page(NamedTuple):
     has_more: bool = False  # behind it, already
 
 
-class Watched:
+class EventFeed:
     """With a read of its own for each reader, 2,000 of them kept a process busy without anything
     happening.
     """
@@ -24,14 +24,14 @@ class Watched:
         self.num_readers = 0
         # Set once, with the next wake-up; then another takes its place.
         self.changed = asyncio.Event()
-        self._read: tuple[int, asyncio.Future[Page]] | None = None
+        self._read: tuple[int, asyncio.Future[EventPage]] | None = None
 
     def wake(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
         self._read = None
 
-    async def page(self, after: int, read: Callable[[int], Awaitable[Page]]) -> Page:
+    async def page(self, after: int, read: Callable[[int], Awaitable[EventPage]]) -> EventPage:
         """Return the rows after `after`; they are read again only after a wake-up, or elsewhere."""
         if self._read is None or self._read[0] != after:
             self._read = after, asyncio.ensure_future(read(after))
@@ -41,7 +41,7 @@ class Watched:
             return self._read[1].result()
         return await asyncio.shield(self._read[1])
 
-    def _forget_failed(self, read: asyncio.Future[Page]) -> None:
+    def _forget_failed(self, read: asyncio.Future[EventPage]) -> None:
         if (
             (read.cancelled() or read.exception())
             and self._read is not None

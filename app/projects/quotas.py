@@ -13,10 +13,10 @@ from app.base.errors import QuotaExceeded
 from app.models import Project
 from app.projects import repository
 
-WARNED_SHARE = 0.8  # share of a limit at which a warning is sent
+WARNING_SHARE = 0.8  # share of a limit at which a warning is sent
 
 
-class Alert(NamedTuple):
+class QuotaAlert(NamedTuple):
     """Alert about the device hours that a project has in a month."""
 
     project_id: str
@@ -24,7 +24,7 @@ class Alert(NamedTuple):
 
 
 def admit_job(session: Session, project_id: str) -> None:
-    project = _with_quotas(session, project_id)
+    project = _lock_limited(session, project_id)
     if project is None:
         return
     _check_live_jobs(session, project)
@@ -34,20 +34,20 @@ def admit_job(session: Session, project_id: str) -> None:
 
 def admit_execution(session: Session, project_id: str) -> None:
     """Admit an execution of a job that is there already."""
-    project = _with_quotas(session, project_id)
+    project = _lock_limited(session, project_id)
     if project is not None:
         _check_device_hours(session, project)
 
 
 def admit_bytes(session: Session, project_id: str, num_bytes: int) -> None:
-    project = _with_quotas(session, project_id)
+    project = _lock_limited(session, project_id)
     if project is not None:
         _check_storage(session, project, more=num_bytes)
 
 
 def book_attempt(
     session: Session, job_id: str, started: datetime, ended: datetime, num_devices: int
-) -> Alert | None:
+) -> QuotaAlert | None:
     """Add an attempt to what its project has used of this month's device hours; return what is to
     be said about them now. It is said once a month: what is booked only grows.
     """
@@ -56,13 +56,13 @@ def book_attempt(
         return None
     limit = booking.project.max_device_hours * 3600
     if booking.before < limit <= booking.after:
-        return Alert(booking.project.id, "exhausted")
-    if booking.before < WARNED_SHARE * limit <= booking.after:
-        return Alert(booking.project.id, "warning")
+        return QuotaAlert(booking.project.id, "exhausted")
+    if booking.before < WARNING_SHARE * limit <= booking.after:
+        return QuotaAlert(booking.project.id, "warning")
     return None
 
 
-def _with_quotas(session: Session, project_id: str) -> Project | None:
+def _lock_limited(session: Session, project_id: str) -> Project | None:
     """Return the project; None for one without any quota, which then needs no lock."""
     project = session.get_one(Project, project_id)
     if (

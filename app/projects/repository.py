@@ -19,7 +19,7 @@ class Booking(NamedTuple):
     after: float
 
 
-class Usage(NamedTuple):
+class ProjectUsage(NamedTuple):
     live_jobs: int
     storage_bytes: int
     device_seconds: float
@@ -60,14 +60,14 @@ def mark_archived(session: Session, project_id: str) -> None:
     session.execute(statement, execution_options=UNSYNCED)
 
 
-def usages(session: Session, projects: Sequence[Project]) -> list[Usage]:
+def usages(session: Session, projects: Sequence[Project]) -> list[ProjectUsage]:
     """Return the usage of each of the projects, with the same number of statements for any number
     of projects.
     """
     ids = [project.id for project in projects]
     num_jobs, num_bytes = _live_jobs(session, ids), _storage_bytes(session, ids)
     seconds = _device_seconds(session, projects)
-    return [Usage(num_jobs[id_], num_bytes[id_], seconds[id_]) for id_ in ids]
+    return [ProjectUsage(num_jobs[id_], num_bytes[id_], seconds[id_]) for id_ in ids]
 
 
 def live_jobs(session: Session, project_id: str) -> int:

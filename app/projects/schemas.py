@@ -4,7 +4,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.http.pagination import Object, unix_seconds
 from app.models import Project
-from app.projects.repository import Usage
+from app.projects.repository import ProjectUsage
 
 MAX_BYTES = 2**53  # largest range that JSON numbers hold exactly
 
@@ -68,7 +68,7 @@ class ProjectObject(Object):
     usage: Annotated[UsageObject | None, Field(description="null in lists")]
 
     @classmethod
-    def of(cls, project: Project, usage: Usage | None = None) -> Self:
+    def of(cls, project: Project, usage: ProjectUsage | None = None) -> Self:
         return cls(
             id=project.id,
             created_at=int(project.created_at.timestamp()),

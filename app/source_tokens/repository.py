@@ -15,7 +15,7 @@ def find(session: Session, project_id: str, kind: str) -> SourceToken | None:
     return session.scalars(statement).one_or_none()
 
 
-def of_project(session: Session, project_id: str) -> Sequence[SourceToken]:
+def list_of_project(session: Session, project_id: str) -> Sequence[SourceToken]:
     statement = select(SourceToken).where(SourceToken.project_id == project_id)
     return session.scalars(statement.order_by(SourceToken.kind)).all()
 

@@ -28,7 +28,7 @@ def put_token(
 
 def list_tokens(services: Services, caller: Caller) -> Page[SourceTokenObject]:
     with services.database.read() as session:
-        tokens = repository.of_project(session, caller.project_id)
+        tokens = repository.list_of_project(session, caller.project_id)
     return Page[SourceTokenObject].of([SourceTokenObject.of(token) for token in tokens], MAX_TOKENS)
 
 

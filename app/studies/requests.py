@@ -24,12 +24,12 @@ def job_requests(request: StudyRequest) -> list[JobRequest]:
     return [
         _job_request(request, method, with_rate, seed)
         for method in request.methods
-        for with_rate in _with_rates(request, method, options[method])
+        for with_rate in _add_rates(request, method, options[method])
         for seed in seeds
     ]
 
 
-def _with_rates(request: StudyRequest, method: MethodName, options: JsonObject) -> list[JsonObject]:
+def _add_rates(request: StudyRequest, method: MethodName, options: JsonObject) -> list[JsonObject]:
     """Return the options once for each learning rate to try."""
     if method in request.learning_rates:
         options = options | {"learning_rate": request.learning_rates[method]}

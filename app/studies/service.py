@@ -48,7 +48,9 @@ def create_study(
 ) -> StudyObject:
     """Create a study with its jobs, or return the one that the same request has created before."""
     body = request.model_dump(mode="json", exclude_unset=True)
-    submission = idempotency.Request(caller, "create study", body, idempotency_key, retry_count)
+    submission = idempotency.SubmissionRequest(
+        caller, "create study", body, idempotency_key, retry_count
+    )
     with services.database.transaction() as session:
         study = create_once(session, submission, request, services.settings)
         created = _to_object(session, study)
@@ -64,7 +66,7 @@ def list_studies(
     """List them, the newest first."""
     with services.database.read() as session:
         studies = page(session, caller.project_id, after=after, limit=limit)
-        by_study = jobs.of_studies(session, caller.project_id, [study.id for study in studies])
+        by_study = jobs.list_of_studies(session, caller.project_id, [study.id for study in studies])
         objects = [ListedStudyObject.of(study, by_study[study.id]) for study in studies]
     return Page[ListedStudyObject].of(objects, limit)
 
@@ -85,20 +87,23 @@ def read_table(services: Services, caller: Caller, study_id: str) -> list[Compar
 
 
 def _to_object(session: Session, study: Study) -> StudyObject:
-    of_study = jobs.of_studies(session, study.project_id, [study.id])[study.id]
+    of_study = jobs.list_of_studies(session, study.project_id, [study.id])[study.id]
     table = [compared.row for compared in compare(session, study.project_id, of_study)]
     return StudyObject.of(study, of_study).model_copy(update={"table": table})
 
 
 def create_once(
-    session: Session, submission: idempotency.Request, request: StudyRequest, settings: Settings
+    session: Session,
+    submission: idempotency.SubmissionRequest,
+    request: StudyRequest,
+    settings: Settings,
 ) -> Study:
     """Create a study with its jobs, or return the one that the same request has created before."""
     project_id = submission.caller.project_id
     requests = job_requests(request)
     job_ids = [new_id("ftjob-") for _ in requests]
     # The first job stands for all: they are written together.
-    before = idempotency.remember(session, submission, job_ids[0])
+    before = idempotency.find_or_record(session, submission, job_ids[0])
     if before is not None:
         assert before.study_id is not None
         return get(session, project_id, before.study_id)
@@ -127,7 +132,7 @@ def page(session: Session, project_id: str, *, after: str | None, limit: int) ->
 def cancel(session: Session, caller: Caller, study_id: str) -> Study:
     """Cancel every job that has not ended. Idempotent."""
     study = get(session, caller.project_id, study_id)
-    of_study = jobs.of_studies(session, caller.project_id, [study_id])[study_id]
+    of_study = jobs.list_of_studies(session, caller.project_id, [study_id])[study_id]
     live = [job for job in of_study if job.status not in TERMINAL]
     for job in live:
         with suppress(IllegalState):  # it has just ended by itself

@@ -19,7 +19,7 @@ from app.base.storage import Storage, Stored, keys
 from app.base.storage.storage import chunks_of
 from app.files import service as files
 from app.files import tables
-from app.files.tables import Table
+from app.files.tables import UploadTable
 from app.garbage import orphans
 from app.models import File, Purpose, Upload, UploadPart, UploadStatus
 from app.projects import quotas
@@ -105,7 +105,7 @@ def _complete(
         upload = get_locked(session, project_id, upload_id)
         if is_completed_with(upload, part_ids):
             return upload, file_of(session, upload)
-        parts = ordered_parts(session, upload, part_ids)
+        parts = order_parts(session, upload, part_ids)
     table = table_of(services.storage, upload, parts)
     if table is not None:
         with services.database.read() as session:
@@ -207,7 +207,7 @@ def add_part(
     return part
 
 
-def ordered_parts(session: Session, upload: Upload, part_ids: Sequence[str]) -> list[UploadPart]:
+def order_parts(session: Session, upload: Upload, part_ids: Sequence[str]) -> list[UploadPart]:
     """Return the parts that together are the file. Raises what stands against completing it."""
     _must_be_pending(session, upload)
     if len(set(part_ids)) < len(part_ids):
@@ -230,7 +230,7 @@ def ordered_parts(session: Session, upload: Upload, part_ids: Sequence[str]) -> 
     return [parts[part_id] for part_id in part_ids]
 
 
-def table_of(storage: Storage, upload: Upload, parts: Sequence[UploadPart]) -> Table | None:
+def table_of(storage: Storage, upload: Upload, parts: Sequence[UploadPart]) -> UploadTable | None:
     """Return the table that the parts form, if it has to become JSON lines."""
     head = b""
     if parts:
@@ -264,7 +264,7 @@ def make_file(
     stored: Stored,
     *,
     idempotency_key: str | None,
-    table: Table | None,
+    table: UploadTable | None,
 ) -> File:
     """Put the file in the place of the parts; with a key that has a file already, that one."""
     _must_be_pending(session, upload)

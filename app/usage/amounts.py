@@ -5,7 +5,7 @@ from typing import NamedTuple
 FIELDS = ("project_id", "api_key_id", "model")  # dimensions of usage, as the API names them
 
 
-class Usage(NamedTuple):
+class DailyUsage(NamedTuple):
     """Usage of a day in one group: `group` holds the values of these `FIELDS`."""
 
     day: date

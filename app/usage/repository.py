@@ -10,7 +10,7 @@ from app.base.database import insert_or
 from app.models import Attempt, Job, UsageDay
 from app.models.reported import MAX_FLOAT
 from app.models.usage_day import MAX_DOLLARS
-from app.usage.amounts import Usage
+from app.usage.amounts import DailyUsage
 
 # By the names that the API has for them.
 GROUPS = {
@@ -73,7 +73,7 @@ def between(
     end: date,
     group_by: Sequence[str],
     limit: int,
-) -> list[Usage]:
+) -> list[DailyUsage]:
     """Return the sums of each day before `end`, the oldest first, the dearest group of a day
     first; a project of None restricts nothing.
     """
@@ -91,7 +91,7 @@ def between(
 
 def dearest(
     session: Session, project_id: str | None, begin: date, end: date, field: str, limit: int
-) -> list[Usage]:
+) -> list[DailyUsage]:
     """Return the sums of all these days by one field, the dearest first; their day is the last one
     on which there was something.
     """
@@ -119,7 +119,7 @@ def _within(project_id: str | None, begin: date, end: date) -> list[ColumnElemen
     return within if project_id is None else [*within, UsageDay.project_id == project_id]
 
 
-def _read(row: Sequence[Any], group_by: Sequence[str]) -> Usage:
+def _read(row: Sequence[Any], group_by: Sequence[str]) -> DailyUsage:
     day, cost, device_seconds, tokens, num_jobs, *names = row
     group = dict(zip(group_by, names, strict=True))
-    return Usage(day, group, cost, device_seconds, int(tokens), num_jobs)
+    return DailyUsage(day, group, cost, device_seconds, int(tokens), num_jobs)

@@ -8,7 +8,7 @@ from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field
 
-from app.usage.amounts import FIELDS, Span, Usage, begin_of
+from app.usage.amounts import FIELDS, DailyUsage, Span, begin_of
 
 PAGE = "page_"
 # First characters of a cell that a spreadsheet takes for a formula.
@@ -33,7 +33,7 @@ class UsageResult(BaseModel):
     model: Annotated[str | None, Field(description="the base model")]
 
     @classmethod
-    def of(cls, usage: Usage) -> Self:
+    def of(cls, usage: DailyUsage) -> Self:
         return cls(
             amount=Amount(value=usage.cost),
             device_seconds=round(usage.device_seconds, 1),
@@ -58,7 +58,7 @@ class CostResult(BaseModel):
     api_key_id: str | None
 
     @classmethod
-    def of(cls, usage: Usage) -> Self:
+    def of(cls, usage: DailyUsage) -> Self:
         return cls(
             amount=CostAmount(value=float(usage.cost)),
             line_item=usage.group.get("model"),
@@ -86,7 +86,7 @@ class BucketPage(BaseModel, Generic[Result]):
     next_page: Annotated[str | None, Field(description="the `page` of the next request")]
 
     @classmethod
-    def of(cls, result: type[Result], rows: Sequence[Usage], span: Span, limit: int) -> Self:
+    def of(cls, result: type[Result], rows: Sequence[DailyUsage], span: Span, limit: int) -> Self:
         """Make the page of the first days of `span`, a bucket a day."""
         first_days = span.first(limit)
         by_day: dict[date, list[Result]] = defaultdict(list)
@@ -104,7 +104,7 @@ class BucketPage(BaseModel, Generic[Result]):
         return cls(data=buckets, has_more=next_page is not None, next_page=next_page)
 
 
-def to_csv(rows: Sequence[Usage], group_by: Sequence[str]) -> str:
+def to_csv(rows: Sequence[DailyUsage], group_by: Sequence[str]) -> str:
     """Write a line for each day and group, the oldest first; days without usage have none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -12,7 +12,7 @@ from app.base.database import now
 from app.base.errors import InvalidRequest
 from app.services import Services
 from app.usage import repository
-from app.usage.amounts import Span, Usage
+from app.usage.amounts import DailyUsage, Span
 from app.usage.schemas import PAGE
 
 MAX_DAYS = 180  # per page
@@ -34,7 +34,7 @@ class Period(NamedTuple):
 
 def read_usage(
     services: Services, caller: Caller, period: Period, group_by: Sequence[str]
-) -> tuple[Span, list[Usage]]:
+) -> tuple[Span, list[DailyUsage]]:
     """Return the days of the period, and what was used on those of its page; an admin of the
     installation sees every project.
     """
@@ -77,7 +77,7 @@ def book(session: Session, job_id: str, day: date) -> None:
 
 def read(
     session: Session, project_id: str | None, span: Span, group_by: Sequence[str] = ()
-) -> list[Usage]:
+) -> list[DailyUsage]:
     """Return the sums of each day and group; a project of None restricts nothing."""
     rows = repository.between(
         session, project_id, span.begin, span.end, group_by, limit=MAX_RESULTS + 1
@@ -93,6 +93,6 @@ def read(
 
 def dearest(
     session: Session, project_id: str | None, span: Span, field: str, limit: int
-) -> list[Usage]:
+) -> list[DailyUsage]:
     """Return the sums of the whole span by one field, the dearest first."""
     return repository.dearest(session, project_id, span.begin, span.end, field, limit)

@@ -28,15 +28,15 @@ FIRST_DELAY_SECONDS = 5.0
 DELAY_FACTOR = 5.0
 JITTER = 0.2
 CANDIDATES = 20  # each sender picks one of them at random, so that they seldom want the same
-GONE = 410
+STATUS_GONE = 410
 
 # Not the generator that everything in the process shares, and tests seed.
-CHANCE = random.Random()
+RANDOM = random.Random()
 
 log = structlog.get_logger()
 
 
-class Result(NamedTuple):
+class DeliveryResult(NamedTuple):
     status_code: int | None
     error: str | None  # null: delivered
 
@@ -68,14 +68,14 @@ class Dispatcher:
         if not due:
             return False
         with self._database.transaction() as session:
-            claimed = repository.claim(session, CHANCE.choice(due), LEASE_SECONDS)
+            claimed = repository.claim(session, RANDOM.choice(due), LEASE_SECONDS)
             endpoint = session.get_one(WebhookEndpoint, claimed.endpoint_id) if claimed else None
         if claimed is not None and endpoint is not None:
             self._record(claimed, self._send(claimed, endpoint))
         return True
 
     def _work(self) -> None:
-        while not self._ended.wait(TICK_SECONDS * CHANCE.uniform(0.8, 1.2)):
+        while not self._ended.wait(TICK_SECONDS * RANDOM.uniform(0.8, 1.2)):
             try:
                 while not self._ended.is_set() and self.send_next():
                     pass
@@ -84,9 +84,9 @@ class Dispatcher:
             except Exception:  # a bad delivery must not keep the others waiting
                 log.exception("webhook not sent")
 
-    def _send(self, claimed: WebhookDelivery, endpoint: WebhookEndpoint) -> Result:
+    def _send(self, claimed: WebhookDelivery, endpoint: WebhookEndpoint) -> DeliveryResult:
         if not endpoint.enabled:
-            return Result(None, service.ENDPOINT_DISABLED)
+            return DeliveryResult(None, service.ENDPOINT_DISABLED)
         assert claimed.attempted_at is not None
         try:
             status_code = service.send(
@@ -99,12 +99,12 @@ class Dispatcher:
                 self._settings,
             )
         except Undelivered as error:
-            return Result(None, str(error))
+            return DeliveryResult(None, str(error))
         if 200 <= status_code < 300:
-            return Result(status_code, None)
-        return Result(status_code, f"the endpoint answered {status_code}")
+            return DeliveryResult(status_code, None)
+        return DeliveryResult(status_code, f"the endpoint answered {status_code}")
 
-    def _record(self, claimed: WebhookDelivery, result: Result) -> None:
+    def _record(self, claimed: WebhookDelivery, result: DeliveryResult) -> None:
         log.info(
             "webhook",
             delivery=claimed.id,
@@ -116,7 +116,7 @@ class Dispatcher:
             endpoint = session.get(WebhookEndpoint, claimed.endpoint_id, with_for_update=True)
             if endpoint is None:  # deleted meanwhile
                 return
-            if result.status_code == GONE:
+            if result.status_code == STATUS_GONE:
                 service.disable(session, endpoint, service.DISABLED_BY_ANSWER)
             outcome = {"status_code": result.status_code, "error": result.error}
             if result.error is not None and endpoint.enabled and claimed.attempts < MAX_ATTEMPTS:
@@ -133,5 +133,5 @@ def retry_seconds(attempts: int) -> float:
     return (
         FIRST_DELAY_SECONDS
         * DELAY_FACTOR ** (attempts - 1)
-        * CHANCE.uniform(1 - JITTER, 1 + JITTER)
+        * RANDOM.uniform(1 - JITTER, 1 + JITTER)
     )

@@ -43,7 +43,7 @@ def record_device_hours(session: Session, project_id: str, level: str) -> None:
 
 def _add(session: Session, project_id: str, event_type: str, job_id: str = "") -> None:
     event_id = new_id("evt_")
-    for endpoint in repository.enabled(session, project_id):
+    for endpoint in repository.list_enabled(session, project_id):
         if event_type in endpoint.event_types:
             session.add(
                 WebhookDelivery(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
-from app.base.outbound.addresses import Networks, Refused, Target, parse_target
+from app.base.outbound.addresses import AddressRefused, Networks, OutboundTarget, parse_target
 from app.base.outbound.connection import connect, reason_of, seconds_left
 
 TIMEOUT_SECONDS = 10.0
@@ -28,7 +28,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str], networks: Networks) 
     try:
         target = parse_target(url, networks)
         return _exchange(target, connect(target, networks, deadline), body, headers, deadline)
-    except Refused as error:
+    except AddressRefused as error:
         raise Undelivered(str(error)) from None
     except (OSError, HTTPException, ValueError) as error:
         if time.monotonic() >= deadline:
@@ -37,7 +37,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str], networks: Networks) 
 
 
 def _exchange(
-    target: Target,
+    target: OutboundTarget,
     connected: socket.socket,
     body: bytes,
     headers: Mapping[str, str],

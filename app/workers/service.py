@@ -21,9 +21,9 @@ from app.workers.schemas import LiveWorker, WorkerObject, WorkerTokenRequest, Wo
 from falqon_core.contract.diagnosis import Diagnosis
 from falqon_core.estimate.calibration import Calibration
 
-MISSED_LOOKS = 3  # polls without a sign of life after which an idle worker counts as gone
+MISSED_POLLS = 3  # polls without a sign of life after which an idle worker counts as gone
 FORGOTTEN_SECONDS = 24 * 3600.0
-LOST = "lost"  # the outcome of an attempt
+OUTCOME_LOST = "lost"  # the outcome of an attempt
 
 
 class WorkerHistory(NamedTuple):
@@ -168,7 +168,7 @@ def list_idle(session: Session, settings: Settings) -> dict[str, str]:
     free.
     """
     cards_of = dict(session.execute(_CARDS).all())
-    taken = _taken_cards(cards_of)
+    taken = _find_taken_cards(cards_of)
     seen = select(Worker).where(Worker.seen_at > _since(settings))
     return {
         worker.id: worker.device
@@ -186,7 +186,7 @@ def list_live(session: Session, settings: Settings) -> list[LiveWorker]:
         .where(Job.id.is_not(None) | (Worker.seen_at > _since(settings)))
     )
     rows = session.execute(statement.order_by(Worker.id.desc())).all()
-    taken = _taken_cards({row[0].id: row[2].cards if row[2] else None for row in rows})
+    taken = _find_taken_cards({row[0].id: row[2].cards if row[2] else None for row in rows})
     return [_live(*row, taken, settings) for row in rows]
 
 
@@ -204,7 +204,7 @@ def history(
             func.max(Attempt.device),
             func.max(Attempt.num_devices),
             func.count(),
-            func.sum(case((Attempt.outcome == LOST, 1), else_=0)),
+            func.sum(case((Attempt.outcome == OUTCOME_LOST, 1), else_=0)),
             func.min(Attempt.created_at),
             latest,
         )
@@ -229,7 +229,7 @@ def most_gpus(session: Session, settings: Settings) -> dict[str, int]:
     return dict(session.execute(most).all())
 
 
-def _taken_cards(cards_of: Mapping[str, Sequence[int] | None]) -> Mapping[str, set[int]]:
+def _find_taken_cards(cards_of: Mapping[str, Sequence[int] | None]) -> Mapping[str, set[int]]:
     """Return the cards of each machine that its workers have."""
     taken: defaultdict[str, set[int]] = defaultdict(set)
     for worker_id, cards in cards_of.items():
@@ -274,7 +274,7 @@ def _live(
 
 
 def _since(settings: Settings) -> now_plus:
-    return now_plus(-MISSED_LOOKS * settings.poll.total_seconds())
+    return now_plus(-MISSED_POLLS * settings.poll.total_seconds())
 
 
 # Built once, as every submission reads it.

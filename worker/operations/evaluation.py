@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.artifacts import repository as artifact_rows
-from app.artifacts.internal_repository import of_model as artifacts_of
+from app.artifacts.internal_repository import list_of_model as artifacts_of
 from app.base.storage import keys
 from app.catalogue import repository as catalogue
 from app.files import repository as files

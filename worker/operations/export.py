@@ -8,7 +8,7 @@ import structlog
 from obstore.exceptions import BaseError
 
 from app.artifacts import internal_repository as artifact_rows
-from app.base.storage import StorageAway, keys
+from app.base.storage import StorageUnavailable, keys
 from app.catalogue import internal_repository as catalogue
 from app.exports import repository
 from app.jobs import internal_repository
@@ -70,7 +70,7 @@ class ExportHandler(OperationHandler[Export]):
                 source_id = job.base_model_id if job else ""
             source = catalogue.get(session, source_id)
             checkpoints = internal_repository.checkpoints_newest_first(session, export.job_id)
-            artifacts = artifact_rows.of_model(session, source_id)
+            artifacts = artifact_rows.list_of_model(session, source_id)
         if source is None or (export.step is None and source.deleted_at is not None):
             raise PermanentError("model_not_found", "The model has been deleted meanwhile.")
         return ExportInputs(source, artifacts, job, _checkpoint_of(export, job, checkpoints))
@@ -175,7 +175,7 @@ class ExportHandler(OperationHandler[Export]):
             with self._database.transaction() as session:
                 if not repository.complete(session, export, model, artifacts):
                     raise OperationAbandoned
-        except StorageAway:
+        except StorageUnavailable:
             raise
         except (OperationAbandoned, OSError, BaseError):
             discard(

@@ -27,20 +27,20 @@ REFUSED = (
 )
 
 
-class Refused(ValueError):
+class AddressRefused(ValueError):
     """The address is not allowed; the message is for the user and contains no address, since names
     of an internal network may resolve to one.
     """
 
 
-class Target(NamedTuple):
+class OutboundTarget(NamedTuple):
     https: bool
     host: str
     port: int
     path: str  # query included
 
 
-def parse_target(url: str, networks: Networks) -> Target:
+def parse_target(url: str, networks: Networks) -> OutboundTarget:
     """Return the parts of a normalized URL.
 
     Raise `Refused` if it could never be allowed, independently of the addresses of its host.
@@ -49,18 +49,18 @@ def parse_target(url: str, networks: Networks) -> Target:
     host = parts.hostname or ""
     https = parts.scheme == "https"
     if not https and not (parts.scheme == "http" and networks):
-        raise Refused("only https is accepted")
+        raise AddressRefused("only https is accepted")
     if "@" in parts.netloc:
-        raise Refused("user name and password cannot be part of it")
+        raise AddressRefused("user name and password cannot be part of it")
     default_port = HTTPS_PORT if https else 80
     query = f"?{parts.query}" if parts.query else ""
-    target = Target(https, host, parts.port or default_port, (parts.path or "/") + query)
+    target = OutboundTarget(https, host, parts.port or default_port, (parts.path or "/") + query)
     if (literal := _literal(host)) is not None and not may_reach(literal, target, networks):
-        raise Refused(REFUSED)
+        raise AddressRefused(REFUSED)
     return target
 
 
-def resolve(target: Target, networks: Networks) -> list[Address]:
+def resolve(target: OutboundTarget, networks: Networks) -> list[Address]:
     """Return the addresses of the host; a forbidden one among them is enough to refuse all.
 
     Raise `OSError` when the name does not resolve.
@@ -68,11 +68,11 @@ def resolve(target: Target, networks: Networks) -> list[Address]:
     answers = socket.getaddrinfo(target.host.encode(), target.port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(ip_address(answer[4][0]) for answer in answers))
     if not all(may_reach(address, target, networks) for address in addresses):
-        raise Refused(REFUSED)
+        raise AddressRefused(REFUSED)
     return addresses
 
 
-def may_reach(address: Address, target: Target, networks: Networks) -> bool:
+def may_reach(address: Address, target: OutboundTarget, networks: Networks) -> bool:
     if any(address in network for network in networks):
         return True
     return (

@@ -6,13 +6,13 @@ import time
 from functools import cache
 from http.client import HTTPException
 
-from app.base.outbound.addresses import Networks, Target, resolve
+from app.base.outbound.addresses import Networks, OutboundTarget, resolve
 
 # After the deadline each step still fails by itself, and 0 would mean not to wait at all.
 MIN_TIMEOUT_SECONDS = 0.01
 
 
-def connect(target: Target, networks: Networks, deadline: float) -> socket.socket:
+def connect(target: OutboundTarget, networks: Networks, deadline: float) -> socket.socket:
     """Connect by the deadline, a reading of the monotonic clock. Raises `Refused` and `OSError`."""
     addresses = resolve(target, networks)
     for address in addresses:

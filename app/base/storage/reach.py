@@ -36,7 +36,7 @@ OTHER_FAULTS = (
 )
 
 
-class Patience(NamedTuple):
+class StoreTimeouts(NamedTuple):
     """Timeouts of the operations on an object store."""
 
     connect: timedelta
@@ -46,14 +46,14 @@ class Patience(NamedTuple):
     num_retries: int
 
 
-FOR_REQUESTS = Patience(
+FOR_REQUESTS = StoreTimeouts(
     connect=timedelta(seconds=5),
     silence=timedelta(seconds=20),
     whole=timedelta(hours=1),
     retries=timedelta(seconds=15),
     num_retries=3,
 )
-FOR_PROBES = Patience(
+FOR_PROBES = StoreTimeouts(
     connect=timedelta(seconds=2),
     silence=timedelta(seconds=4),
     whole=timedelta(seconds=5),
@@ -62,7 +62,7 @@ FOR_PROBES = Patience(
 )
 
 
-class StorageAway(BaseError):
+class StorageUnavailable(BaseError):
     """The storage does not respond, or refuses us: the same may succeed once it is back."""
 
 
@@ -71,20 +71,20 @@ class KeyTaken(BaseError):
 
 
 @contextmanager
-def reaching() -> Iterator[None]:
-    """Translate errors of an unavailable store into `StorageAway`."""
+def translate_errors() -> Iterator[None]:
+    """Translate errors of an unavailable store into `StorageUnavailable`."""
     try:
         yield
-    except (FileNotFoundError, StorageAway, KeyTaken, *OTHER_FAULTS):
+    except (FileNotFoundError, StorageUnavailable, KeyTaken, *OTHER_FAULTS):
         raise
     except (BaseError, OSError) as error:
         if is_disk_full(error):
             raise
         counters.STORAGE_ERRORS.inc()
-        raise StorageAway(str(error)) from error
+        raise StorageUnavailable(str(error)) from error
 
 
-def client_limits(patience: Patience) -> dict[str, Any]:
+def client_limits(patience: StoreTimeouts) -> dict[str, Any]:
     """Return the timeouts of the store's client, merged with those from the environment."""
     names = {f"{prefix}_{name}".upper(): name for prefix in PREFIXES for name in OF_ENVIRONMENT}
     return {

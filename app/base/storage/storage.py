@@ -17,14 +17,20 @@ from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store
 from app.base.private_dir import private_folder
 from app.base.storage import keys, reach
 from app.base.storage.hashing import Hashes, Stored
-from app.base.storage.reach import KeyTaken, Patience, StorageAway, client_limits, reaching
+from app.base.storage.reach import (
+    KeyTaken,
+    StorageUnavailable,
+    StoreTimeouts,
+    client_limits,
+    translate_errors,
+)
 from falqon_core.fault_points import fault
 
 CHUNK_BYTES = 2**20
 MAX_COPIED_BYTES = 5 * 2**30  # largest object that an S3 store copies in one request
 STAGED = ".staged-"
 LISTED_AT_ONCE = 1000
-KNOWN_SECONDS = 5.0  # seconds for which a check of the store's id stays valid
+CHECKED_SECONDS = 5.0  # seconds for which a check of the store's id stays valid
 SIGNING = AzureStore, GCSStore, S3Store  # the stores that can
 # Suffix that the object store adds to the name of a file that it is still writing.
 UNFINISHED = re.compile(r"#\d+$")
@@ -34,7 +40,7 @@ PART_BYTES, PARTS_AT_ONCE = (
 )  # object stores take at most 10,000 parts of one object; memory holds these at once
 
 
-class Listed(NamedTuple):
+class ListedObject(NamedTuple):
     key: str
     bytes: int
     modified: datetime  # time of the storage's clock
@@ -44,11 +50,11 @@ class Storage:
     """Immutable objects by key, in a local folder or any object store obstore speaks to. Hashes on
     the way in and out.
 
-    Operations raise `StorageAway` while the store is unavailable. So do writes, and reads that find
-    nothing, if the store is not the expected one: a folder that is not mounted is empty.
+    Operations raise `StorageUnavailable` while the store is unavailable. So do writes, and reads
+    that find nothing, if the store is not the expected one: a folder that is not mounted is empty.
     """
 
-    def __init__(self, url: str, patience: Patience | None = None) -> None:
+    def __init__(self, url: str, patience: StoreTimeouts | None = None) -> None:
         """Use the timeouts of `patience` for an object store, or else those of a request."""
         limits = client_limits(patience or reach.FOR_REQUESTS)
         parts = urlsplit(url)
@@ -76,18 +82,18 @@ class Storage:
         self._expected = installation_id.encode()
 
     def check_installation(self, *, afresh: bool = False) -> None:
-        """Raise `StorageAway` if the store is not the expected one. The id in an object store is
-        read again after a while, or `afresh`.
+        """Raise `StorageUnavailable` if the store is not the expected one. The id in an object
+        store is read again after a while, or `afresh`.
         """
         age = time.monotonic() - self._known_at
-        is_known = self._root is None and not afresh and age < KNOWN_SECONDS
+        is_known = self._root is None and not afresh and age < CHECKED_SECONDS
         if self._expected is None or is_known:
             return
         content = self.read(keys.installation())
         if content is None:
-            raise StorageAway(f"{self.address} is empty, or not mounted")
+            raise StorageUnavailable(f"{self.address} is empty, or not mounted")
         if content.strip() != self._expected:
-            raise StorageAway(f"{self.address} is the storage of another installation")
+            raise StorageUnavailable(f"{self.address} is the storage of another installation")
         self._known_at = time.monotonic()
 
     def put(self, key: str, chunks: Iterable[bytes]) -> Stored:
@@ -129,7 +135,7 @@ class Storage:
         """
         hashes = Hashes()
         buffer = bytearray()
-        rest = _hashed(chunks, hashes)
+        rest = _hash_chunks(chunks, hashes)
         for chunk in rest:
             buffer += chunk
             if len(buffer) > PART_BYTES:
@@ -148,16 +154,16 @@ class Storage:
                     self._store, target, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE
                 )
             )
-            with reaching():
+            with translate_errors():
                 writer.write(bytes(buffer))
             buffer.clear()  # a part less in memory
             for chunk in rest:  # errors of the source are not errors of the store
-                with reaching():
+                with translate_errors():
                     writer.write(chunk)
             check()
             if not is_staged and self._stands(key):
                 raise KeyTaken(f"an object stands under {key} already")
-            with reaching():
+            with translate_errors():
                 opened.close()
         if is_staged:
             return self._place(target, key, hashes.stored())
@@ -167,7 +173,7 @@ class Storage:
     def _place(self, staged: str, key: str, stored: Stored) -> Stored:
         """Let a staged object take its place, if none is there."""
         try:
-            with reaching():
+            with translate_errors():
                 obstore.copy(self._store, staged, key, overwrite=False)
         except AlreadyExistsError:
             return self._compared(key, stored)
@@ -178,7 +184,7 @@ class Storage:
 
     def _create(self, key: str, content: bytes, stored: Stored) -> Stored:
         try:
-            with reaching():
+            with translate_errors():
                 obstore.put(self._store, key, content, mode="create", use_multipart=False)
         except AlreadyExistsError:
             return self._compared(key, stored)
@@ -195,7 +201,7 @@ class Storage:
 
     def _stands(self, key: str) -> bool:
         try:
-            with reaching():
+            with translate_errors():
                 obstore.head(self._store, key)
         except FileNotFoundError:
             return False
@@ -208,7 +214,7 @@ class Storage:
     def chunks(self, key: str, part: tuple[int, int] | None = None) -> Iterator[bytes]:
         """Yield the object, or [start, end) of it, in one request."""
         try:
-            with reaching():
+            with translate_errors():
                 yield from self._chunks(key, part)
         except FileNotFoundError:
             self.check_installation(afresh=True)
@@ -217,7 +223,7 @@ class Storage:
     def _chunks(self, key: str, part: tuple[int, int] | None) -> Iterator[bytes]:
         # The store reads it in small pieces, at a third of the speed.
         if (path := self.local_path(key)) is not None:
-            yield from _of_file(path, part)
+            yield from _read_file(path, part)
             return
         result = obstore.get(self._store, key, options={"range": part} if part else {})
         for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
@@ -251,34 +257,37 @@ class Storage:
     def probe(self) -> None:
         """Learn whether the storage takes writes."""
         self.check_installation(afresh=True)
-        with reaching():
+        with translate_errors():
             obstore.put(self._store, keys.probe(), b"ok")
 
     def keys(self, prefix: str) -> list[str]:
-        with reaching():
+        with translate_errors():
             return [meta["path"] for batch in obstore.list(self._store, prefix) for meta in batch]
 
     def now(self) -> datetime:
         """Return the time on the storage's own clock."""
         self.probe()
-        with reaching():
+        with translate_errors():
             modified: datetime = obstore.head(self._store, keys.probe())["last_modified"]
         return modified
 
-    def objects(self, prefix: str) -> Iterator[list[Listed]]:
+    def objects(self, prefix: str) -> Iterator[list[ListedObject]]:
         """Yield all of them, in batches."""
-        with reaching():
+        with translate_errors():
             for batch in obstore.list(self._store, prefix, chunk_size=LISTED_AT_ONCE):
-                yield [Listed(meta["path"], meta["size"], meta["last_modified"]) for meta in batch]
+                yield [
+                    ListedObject(meta["path"], meta["size"], meta["last_modified"])
+                    for meta in batch
+                ]
 
     def holds_any(self, prefix: str) -> bool:
         """Return True if the key of an object begins with this prefix."""
-        with reaching():
+        with translate_errors():
             return any(obstore.list(self._store, prefix, chunk_size=1))
 
     def read(self, key: str) -> bytes | None:
         """Read a small object whole; None where there is none."""
-        with reaching():
+        with translate_errors():
             try:
                 return bytes(obstore.get(self._store, key).bytes())
             except FileNotFoundError:
@@ -289,7 +298,7 @@ class Storage:
 
     def replace(self, key: str, content: bytes) -> None:
         """Write an object that does change, whole or not at all."""
-        with reaching():
+        with translate_errors():
             obstore.put(self._store, key, content)
             self._sync(key)
 
@@ -310,11 +319,11 @@ class Storage:
         """Delete those objects that exist."""
         self.check_installation()
         try:
-            with reaching():
+            with translate_errors():
                 obstore.delete(self._store, list(keys))
         except FileNotFoundError:  # a local folder stops at what is gone already
             for key in keys:
-                with suppress(FileNotFoundError), reaching():
+                with suppress(FileNotFoundError), translate_errors():
                     obstore.delete(self._store, key)
 
     @property
@@ -345,14 +354,14 @@ def chunks_of(content: BinaryIO) -> Iterator[bytes]:
     return iter(lambda: content.read(CHUNK_BYTES), b"")
 
 
-def _hashed(chunks: Iterable[bytes], hashes: Hashes) -> Iterator[bytes]:
+def _hash_chunks(chunks: Iterable[bytes], hashes: Hashes) -> Iterator[bytes]:
     for chunk in chunks:
         hashes.update(chunk)
         fault("storage_write")
         yield chunk
 
 
-def _of_file(path: Path, part: tuple[int, int] | None) -> Iterator[bytes]:
+def _read_file(path: Path, part: tuple[int, int] | None) -> Iterator[bytes]:
     with path.open("rb", buffering=0) as file:
         start, end = part or (0, os.fstat(file.fileno()).st_size)
         file.seek(start)
