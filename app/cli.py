@@ -35,7 +35,7 @@ class Commands(typer.Typer):
             # Otherwise Python writes once more at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             if error.errno != errno.EPIPE:  # anything but a closed pipe
-                sentence = f"Error: what is printed cannot be written: {error.strerror}."
+                sentence = f"Error: the output cannot be written: {error.strerror}."
                 typer.echo(sentence, err=True)
             sys.exit(1)
 
@@ -76,7 +76,7 @@ def up(
     port: FixedPort = 8000,
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Everything the service keeps. Default: FALQON_DATA_DIR or .falqon"),
+        typer.Option(help="Folder of all data of the service. Default: FALQON_DATA_DIR or .falqon"),
     ] = None,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Permit a --host that other machines can reach.")
@@ -93,7 +93,7 @@ def api(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Port = 8000,
     grace: Annotated[
-        int, typer.Option(help="Seconds that open requests get when it is told to stop.", min=0)
+        int, typer.Option(help="Seconds for open requests after a stop signal.", min=0)
     ] = 20,
 ) -> None:
     """Run the API alone in the foreground."""
@@ -164,7 +164,7 @@ def worker(
         Literal["gpu", "cpu"] | None, typer.Option(help="gpu executes jobs, cpu checks files.")
     ] = None,
     once: Annotated[
-        bool, typer.Option("--once", help="Execute one job, then end with a code that says how.")
+        bool, typer.Option("--once", help="Execute one job, then exit with a code for its outcome.")
     ] = False,
     wait: Annotated[
         float, typer.Option(help="Seconds that --once waits for a job.", min=0, max=86_400)
@@ -173,16 +173,18 @@ def worker(
         bool,
         typer.Option(
             "--exit-zero",
-            help="End --once with 0 whatever became of the job, unless the worker itself failed.",
+            help=(
+                "Exit --once with 0 after any outcome of the job, unless the worker itself failed."
+            ),
         ),
     ] = False,
     join: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Execute jobs of the service whose API this is."),
+        typer.Option(metavar="URL", help="Execute jobs of the service with this API."),
     ] = None,
     token: Annotated[
         str | None,
-        typer.Option(envvar="FALQON_WORKER_TOKEN", help="What --join is allowed with."),
+        typer.Option(envvar="FALQON_WORKER_TOKEN", help="Worker token for --join."),
     ] = None,
     devices: Annotated[
         str | None,

@@ -91,14 +91,14 @@ class Reconciler:
             if self._guard.allows():
                 orphans.sweep(self._database, self._storage)
         except (OSError, StorageError) as error:  # the rows stay, and the next sweep tries again
-            log.warning("reconciler: the storage is away", error=str(error))
+            log.warning("reconciler: the storage is unavailable", error=str(error))
 
     def _repeat(self, work: Callable[[], None]) -> None:
         while not self._ended.wait(TICK_SECONDS):
             try:
                 work()
             except SQLAlchemyError as error:
-                log.warning("reconciler: the database is away", error=str(error))
+                log.warning("reconciler: the database is unavailable", error=str(error))
             # Top-level handler of a thread: the next tick has to come after any error.
             except Exception:
                 log.exception("reconciler: a tick failed")

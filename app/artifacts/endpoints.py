@@ -43,7 +43,8 @@ def download_artifact(
     sha256: Annotated[
         str | None,
         Query(
-            pattern="^[0-9a-f]{64}$", description="these bytes or none: the answer never changes"
+            pattern="^[0-9a-f]{64}$",
+            description="these bytes or an error: the response never changes",
         ),
     ] = None,
 ) -> Response:

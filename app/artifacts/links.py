@@ -45,6 +45,6 @@ class Links:
 
 def unknown() -> NotFound:
     return NotFound(
-        "This link does not exist or opens nothing any more; ask for a new one.",
+        "This link does not exist or is no longer valid; create a new one.",
         code="link_not_found",
     )

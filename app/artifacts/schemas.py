@@ -36,10 +36,10 @@ class ManifestFile(BaseModel):
     sha256: str
     url: str = Field(
         description=(
-            "relative to the manifest; names these very bytes, so what it answers never changes"
+            "relative to the manifest; names these very bytes, so its response never changes"
         )
     )
-    block_bytes: int = Field(description="of each block but the last")
+    block_bytes: int = Field(description="size of each block but the last")
     block_sha256: list[str]
 
     @classmethod
@@ -77,8 +77,7 @@ class LinkObject(BaseModel):
     object: Literal["model.artifact.link"] = "model.artifact.link"
     url: str = Field(
         description=(
-            "opens without an API key until it expires, "
-            "or until the key that asked for it is revoked"
+            "works without an API key until it expires, or until the key that created it is revoked"
         )
     )
     expires_at: int

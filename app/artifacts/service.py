@@ -90,7 +90,7 @@ def get(
         raise NotFound(f"The model '{model_id}' has no artifact '{name}'.", param="name")
     if sha256 not in (None, artifact.sha256):
         raise NotFound(
-            f"The artifact '{name}' of the model '{model_id}' has other bytes than these.",
+            f"The artifact '{name}' of the model '{model_id}' has a different SHA-256.",
             param="sha256",
         )
     return artifact

@@ -133,5 +133,5 @@ class RateLimiter:
             return script(keys=keys, args=arguments)
         except (RedisError, OSError) as error:
             self._away_until = time.monotonic() + RETRY_SECONDS
-            log.warning("requests are not counted: Redis is away", error=str(error))
+            log.warning("requests are not counted: Redis is unavailable", error=str(error))
             return None

@@ -33,26 +33,24 @@ HTTP_REQUESTS = Counter(
 )
 HTTP_SECONDS = Histogram(
     "falqon_http_request_seconds",
-    "Until an answer begins; a stream or a download may last long after that.",
+    "Seconds until a response begins; a stream or a download may last long after that.",
     ["method", "route"],
     buckets=HTTP_BUCKETS,
 )
 JOB_CHANGES = Counter("falqon_job_changes", "Jobs that entered a status.", ["status"])
-CLAIMS = Counter("falqon_job_claims", "Attempts begun, by what trains.", ["device"])
+CLAIMS = Counter("falqon_job_claims", "Attempts begun, by device.", ["device"])
 ATTEMPTS_LOST = Counter(
     "falqon_attempts_lost", "Attempts lost to machines or faults, by error code.", ["code"]
 )
-STORAGE_ERRORS = Counter(
-    "falqon_storage_errors", "Times that the storage did not answer, or refused us."
-)
+STORAGE_ERRORS = Counter("falqon_storage_errors", "Errors of an unavailable storage.")
 CHECKPOINT_SECONDS = Histogram(
     "falqon_checkpoint_upload_seconds",
-    "From the announcement of a checkpoint until its row.",
+    "Seconds from the announcement of a checkpoint until its row.",
     buckets=CHECKPOINT_BUCKETS,
 )
 RELAY_BACKLOG = Gauge("falqon_relay_backlog_events", "Events of the trainer not yet written.")
 RECONCILED_AT = Gauge(
-    "falqon_reconciler_tick_timestamp_seconds", "When the reconciler last came to its end."
+    "falqon_reconciler_tick_timestamp_seconds", "Time of the reconciler's last complete tick."
 )
 
 

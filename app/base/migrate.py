@@ -125,7 +125,7 @@ def _wait_a_tick(deadline: float) -> None:
     if time.monotonic() > deadline:
         raise MigrationBusy(
             f"Another process has been migrating this database for {LOCK_WAIT_SECONDS / 60:g} min. "
-            "Look whether it still works, then run `falqon migrate` again."
+            "Check that it is still running, then run `falqon migrate` again."
         )
     time.sleep(LOCK_TICK_SECONDS)
 

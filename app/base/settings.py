@@ -85,25 +85,28 @@ class Settings(BaseSettings):
         6000,
         ge=1,
         le=1_000_000,
-        description="of each API key, unless its project has a limit of its own",
+        description="per API key, unless its project has a limit of its own",
     )
     tokens_per_minute: int = Field(
         6_000_000,
         ge=1,
         le=1_000_000_000,
-        description="that models read and write for each API key",
+        description="tokens that models read and write per API key",
     )
     answers_per_key: int = Field(
-        1024, ge=1, le=1_000_000, description="that a key waits for at once, in each API process"
+        1024, ge=1, le=1_000_000, description="outstanding answers per API key, in each API process"
     )
     wrong_keys_per_minute: int = Field(
         10,
         ge=1,
         le=1_000_000,
-        description="of each address, before unknown keys from there must wait",
+        description="per address, before unknown keys from there must wait",
     )
     hosts: list[str] = Field(
-        [], description="names that requests may call this service by (the Host header); empty: any"
+        [],
+        description=(
+            "host names that requests may use for this service (the Host header); empty: any"
+        ),
     )
     allowed_origins: list[Annotated[str, AfterValidator(check_origin)]] = Field(
         [],
@@ -114,7 +117,7 @@ class Settings(BaseSettings):
         "",
         validation_alias="FORWARDED_ALLOW_IPS",
         description=(
-            "proxies whose X-Forwarded-For and -Proto are believed: addresses and networks, with "
+            "proxies whose X-Forwarded-For and -Proto are trusted: addresses and networks, with "
             "commas; empty: none"
         ),
     )
@@ -127,12 +130,12 @@ class Settings(BaseSettings):
     head_timeout: timedelta = Field(
         timedelta(seconds=10),
         gt=timedelta(0),
-        description="a request's head that is not whole by then is refused",
+        description="a request's head that is incomplete by then is refused",
     )
     body_timeout: timedelta = Field(
         timedelta(seconds=60),
         gt=timedelta(0),
-        description="a body of which nothing arrives for so long is refused",
+        description="a body without a new byte for so long is refused",
     )
     webhook_networks: list[IPvAnyNetwork] = Field(
         [],
@@ -144,7 +147,7 @@ class Settings(BaseSettings):
     hub_endpoint: str = Field(
         "",
         validation_alias="HF_ENDPOINT",
-        description="where hf:// sources and base models come from; empty: the Hugging Face Hub",
+        description="endpoint of hf:// sources and base models; empty: the Hugging Face Hub",
     )
 
     model_aliases: dict[str, str] = Field(
@@ -158,8 +161,8 @@ class Settings(BaseSettings):
     download_redirects: bool = Field(
         True,
         description=(
-            "downloads are sent on to the object store; false where clients cannot reach it: then "
-            "the API carries the bytes"
+            "downloads are redirected to the object store; false if clients cannot reach it: "
+            "then the API sends the bytes"
         ),
     )
     # Bytes of a file uploaded in one request; the same limits as OpenAI's API.
@@ -183,7 +186,7 @@ class Settings(BaseSettings):
     calibrate: bool = Field(
         True,
         description=(
-            "whether a new worker measures a short training while it waits for its first job, "
+            "a new worker measures a short training while it waits for its first job, "
             "for the first estimates"
         ),
     )
@@ -200,7 +203,7 @@ class Settings(BaseSettings):
         None,
         min_length=1,
         description=(
-            "which cards of this machine, or slots of its CPU, its workers may use, as the driver "
+            "cards of this machine, or slots of its CPU, that its workers may use, as the driver "
             "counts them; all, unless set"
         ),
     )
@@ -215,21 +218,22 @@ class Settings(BaseSettings):
     )
     prices: Path | None = Field(
         None,
-        description=(
-            "JSON file with what an hour of a device costs here; empty: the table that comes along"
-        ),
+        description=("JSON file with the prices of a device hour; empty: the included table"),
     )
     engine_url: str = Field(
         "",
         pattern=r"^(https?://[^\s]+)?$",
         description=(
-            "a server that speaks OpenAI's API and answers for every model, such as "
-            "http://10.0.0.7:8000; empty: workers load models when they are asked"
+            "a server that speaks OpenAI's API and serves every model, such as "
+            "http://10.0.0.7:8000; empty: workers load models on request"
         ),
     )
     engine_key: SecretStr | None = Field(None, description="API key of that server")
     engine_answers: int = Field(
-        64, ge=1, le=100_000, description="that each API process has that server give at once"
+        64,
+        ge=1,
+        le=100_000,
+        description="answers that each API process requests from that server at once",
     )
     engine_host: str = Field(
         "127.0.0.1",
@@ -249,17 +253,19 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65_535,
-        description="where a worker answers Prometheus: the first free port from here on; "
-        "empty: nowhere",
+        description=(
+            "port of a worker's metrics for Prometheus: the first free one from here on; empty: "
+            "none"
+        ),
     )
     metrics_host: str = Field(
-        "127.0.0.1", min_length=1, description="address that a worker answers Prometheus at"
+        "127.0.0.1", min_length=1, description="address of a worker's metrics for Prometheus"
     )
     otlp_endpoint: str = Field(
         "",
         pattern=r"^(https?://[^\s]+)?$",
         validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
-        description="OpenTelemetry's collector, which gets traces; empty: none",
+        description="OpenTelemetry collector for traces; empty: none",
     )
     device: str = Field(
         "auto",
@@ -369,7 +375,7 @@ def _misspelled(names: list[str]) -> list[str]:
     endings = [name.removeprefix(PREFIX) for name in variables if name.startswith(PREFIX)]
     sentences = []
     for name in sorted(name for name in unknown if not OF_KUBERNETES.fullmatch(name)):
-        sentence = f"{name} is no setting of this service"
+        sentence = f"{name} is not a setting of this service"
         if close := get_close_matches(
             name.upper().removeprefix(PREFIX), endings, 1, MIN_SIMILARITY
         ):

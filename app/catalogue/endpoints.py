@@ -17,7 +17,7 @@ def list_models(
     caller: InferenceCaller,
     request: Request,
     adapters: Annotated[
-        bool, Query(description="list adapters, too, which cannot be asked by themselves")
+        bool, Query(description="list adapters, too, which cannot be used by themselves")
     ] = False,
 ) -> Response:
     models = service.list_models(services, caller, request.app.state.model_lists, adapters=adapters)

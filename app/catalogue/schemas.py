@@ -21,13 +21,15 @@ class ModelObject(Object):
     hub_id: str
     format: Annotated[
         str | None,
-        Field(description="of a model that was exported: fp8, lora, bf16, gguf or q4_1; else null"),
+        Field(description="format of an exported model: fp8, lora, bf16, gguf or q4_1; else null"),
     ]
     engine_note: Annotated[
         str | None,
         Field(
-            description="why the model cannot be asked, or what that takes where the workers' own "
-            "engine does not load it; else null"
+            description=(
+                "why inference with the model is not possible, or its requirements if the "
+                "workers' own engine does not load it; else null"
+            )
         ),
     ]
 
@@ -58,7 +60,7 @@ def engine_note_of(model: Model | ListedModel) -> str | None:
     """
     if model.format == NOT_SERVABLE:
         merged = model.id.removesuffix(f":{NOT_SERVABLE}")
-        return f"'{model.id}' is an adapter; ask '{merged}', which has it merged in."
+        return f"'{model.id}' is an adapter; use '{merged}', which has it merged in."
     return engine_note(model.config)
 
 

@@ -17,7 +17,11 @@ def retrieve_report(
     file_id: str,
     model: Annotated[
         str | None,
-        Query(min_length=1, max_length=256, description="also what the file is to this model"),
+        Query(
+            min_length=1,
+            max_length=256,
+            description="also the statistics of the file under this model",
+        ),
     ] = None,
     max_seq_length: Annotated[
         int | None, Query(ge=8, le=1_048_576, description="as in the job; 2048 if left out")
@@ -25,7 +29,9 @@ def retrieve_report(
     validation_file: Annotated[
         str | None,
         Query(
-            min_length=1, max_length=256, description="also which of its records are in this file"
+            min_length=1,
+            max_length=256,
+            description="also the records that it shares with this file",
         ),
     ] = None,
     chat_template_kwargs: Annotated[

@@ -156,7 +156,7 @@ def _require(session: Session, project_id: str, model_id: str) -> None:
         if ":ckpt-step-" not in model_id:
             raise
         raise InvalidRequest(
-            f"checkpoints: '{model_id}' cannot be asked until it is exported: POST "
+            f"checkpoints: '{model_id}' cannot be evaluated until it is exported: POST "
             f'/v1/models/{model_id}/exports {{"format": "fp8"}}, and evaluate it when that has '
             "completed.",
             param="checkpoints",

@@ -87,7 +87,7 @@ def get(session: Session, project_id: str, name: str, format: str) -> Export:
     export = repository.find(session, project_id, _source(session, project_id, name).name, format)
     if export is None:
         raise NotFound(
-            f"Nobody has asked for '{name}' as '{format}'; a POST to its exports does.",
+            f"There is no export of '{name}' as '{format}'; a POST to its exports creates it.",
             param="format",
             code="export_not_found",
         )

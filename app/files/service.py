@@ -261,7 +261,7 @@ def check_again(session: Session, project_id: str, file_id: str) -> File:
     imported = import_of(session, file)
     if imported is not None and imported.status != OperationStatus.COMPLETED:
         raise IllegalState(
-            f"{file_id} could not be read as what it is made of; add it again.",
+            f"{file_id} has a source that could not be read; add it again.",
             param="id",
             code="file_not_ready",
         )

@@ -36,7 +36,7 @@ DELETE_BATCH = 1000
 # missing.
 MAX_UNREFERENCED, MAX_UNREFERENCED_SHARE = 1000, 0.01
 REVIEW_ADVICE = (
-    "None is removed until you have looked: `falqon admin garbage --dry-run`, then `falqon admin "
+    "None is removed before you have checked: `falqon admin garbage --dry-run`, then `falqon admin "
     "garbage --confirm`."
 )
 MAX_ANNOUNCED = 100_000  # the memory of a collector
@@ -144,7 +144,7 @@ def describe(database: Database, storage: Storage) -> str:
         *(f"  {key}" for key in objects.some[:MAX_LISTED]),
     ]
     reason = installation.describe_restore(database, storage) or objects.hold_reason()
-    return "\n".join([*lines, reason or "Nothing is held back: they go by themselves."])
+    return "\n".join([*lines, reason or "Nothing is held back: they are removed automatically."])
 
 
 def confirm(database: Database, storage: Storage) -> int:

@@ -28,7 +28,7 @@ START_SECONDS = 5.0  # a start waits no longer for a storage that is silent
 RETRY_SECONDS = 5.0
 ADVANCE_SECONDS = 60.0
 Id = str | None
-UNKNOWN = "not known whether storage and database belong together"
+UNKNOWN = "unknown if storage and database belong together"
 log = structlog.get_logger()
 
 
@@ -216,7 +216,7 @@ def _describe_restore(
         f"The database {_name(database)} is an older copy: its generation is {row.generation}, "
         f"that of the storage {storage.address} is {generation_before}. Objects made since then "
         "have no row. "
-        "None is removed until you have looked: `falqon admin garbage --dry-run`, then "
+        "None is removed before you have checked: `falqon admin garbage --dry-run`, then "
         "`falqon admin garbage --confirm`."
     )
 

@@ -18,7 +18,7 @@ def limit_body(request: Request, limit: int, param: str | None) -> Receive:
     """Return a reader of the body: no more than `limit` bytes of it, uncompressed."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedEncoding(
-            "content-encoding: the body must come as it is, not compressed.",
+            "content-encoding: the body must not be compressed.",
             param="content-encoding",
         )
     error = TooLarge(

@@ -39,7 +39,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": _BYTES, "headers": _VALIDATORS},
     206: {"content": _BYTES, "headers": _VALIDATORS | _CONTENT_RANGE},
     302: {
-        "description": "The object store gives the bytes, to anybody, for 15 minutes",
+        "description": "The object store serves the bytes, to everyone, for 15 minutes",
         "headers": _VALIDATORS | _LOCATION,
     },
     304: {"description": "`If-None-Match` names these bytes", "headers": _VALIDATORS},
@@ -162,7 +162,7 @@ def missing_error(key: str) -> BytesMissing:
     """Return the error for an object that the storage does not have; the log gets its name."""
     log.error("bytes are missing", key=key)
     return BytesMissing(
-        "The bytes are missing in the server's storage; whoever runs it finds in its log which."
+        "The bytes are missing in the server's storage; the operator finds the object in its log."
     )
 
 

@@ -46,7 +46,7 @@ def body(message: str, type: str, param: str | None, code: str | None) -> dict[s
 
 def internal_error() -> JSONResponse:
     message = (
-        "The server had an error while processing your request. The request id finds it in the log."
+        "The server had an error while processing your request. Search the log for the request id."
     )
     return JSONResponse(body(message, "server_error", None, "internal_error"), 500)
 
@@ -121,7 +121,7 @@ def _on_database_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SQLAlchemyError)
     log.error("database unavailable", error=str(error.__cause__ or error))
     return answer(
-        Unavailable("The database does not answer; try again.", code="database_unavailable")
+        Unavailable("The database is unavailable; try again.", code="database_unavailable")
     )
 
 
@@ -131,7 +131,7 @@ def _on_key_taken(_request: Request, error: Exception) -> JSONResponse:
 
 def _on_storage_error(_request: Request, error: Exception) -> JSONResponse:
     log.error("storage failed", error=str(error))
-    return answer(Unavailable("The storage does not answer.", code="storage_unavailable"))
+    return answer(Unavailable("The storage is unavailable.", code="storage_unavailable"))
 
 
 def _on_os_error(_request: Request, error: Exception) -> JSONResponse:

@@ -21,9 +21,9 @@ ADVICE = {  # keyed by the beginning of the parser's message
     "Send only those that this call has.",
     "Too many files": f"The form has more than {MAX_PARTS} files. Send one in each request.",
     "Part exceeded": f"A field of the form is larger than {MAX_FIELD_BYTES} bytes. "
-    "What is larger is sent as a file: its part has a filename.",
+    "Send a larger value as a file: its part has a filename.",
     "Field exceeded": f"A field of the form is larger than {MAX_FIELD_BYTES} bytes. "
-    "What is larger is sent as a file, in multipart/form-data.",
+    "Send a larger value as a file, in multipart/form-data.",
     "The Content-Disposition": "A part of the form has no name. "
     "Its Content-Disposition must say which field it is.",
     "Missing boundary": f"content-type: multipart/form-data without a boundary. {BOUNDARY}",

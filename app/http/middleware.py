@@ -122,8 +122,8 @@ class KnownHosts:
             if host not in self._hosts:
                 names = ", ".join(sorted(self._hosts))
                 message = (
-                    f"This service is not known by the name {host!r}. "
-                    f"It is known as {names}; FALQON_HOSTS adds others."
+                    f"This service does not accept the host name {host!r}. "
+                    f"It accepts {names}; FALQON_HOSTS adds others."
                 )
                 await error_handlers.answer(
                     InvalidRequest(message, param="host", code="unknown_host")

@@ -37,7 +37,7 @@ def _rate_limit_headers(unit: str, limit: str, remaining: str) -> Json:
 
 HEADERS: Json = {
     "x-request-id": {
-        "description": "finds the request in the log",
+        "description": "id of the request in the log",
         "required": True,
         "schema": {"type": "string"},
     },
@@ -51,13 +51,13 @@ HEADERS: Json = {
         "required": True,
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
-    **_rate_limit_headers("requests", "that the key may make in a minute", "of these"),
+    **_rate_limit_headers("requests", "requests that the key may make in a minute", "of these"),
 }
 # Headers of inference endpoints, in addition to those of the request rate.
 HEADERS_OF_TOKENS: Json = _rate_limit_headers(
     "tokens",
-    "that models may read and write for the key in a minute",
-    "of these; without those of an answer that is still streamed",
+    "tokens that models may read and write for the key in a minute",
+    "the remaining ones; without those of an answer that is still streamed",
 )
 # A rate passes, a quota does not; `code` says which it was.
 HEADERS_OF_429: Json = {
@@ -69,17 +69,19 @@ HEADERS_OF_429: Json = {
     }
 }
 DESCRIPTIONS = {
-    400: "The request is not valid, or the state of the object does not allow it; "
-    "`code` and `param` say which",
-    401: "No API key, or one that is not known",
+    400: (
+        "The request is not valid, or the state of the object does not allow it; see `code` and "
+        "`param`"
+    ),
+    401: "No API key, or an unknown one",
     403: "The API key lacks the right",
     404: "There is no such object in the key's project",
-    413: "The body is larger than this call takes",
+    413: "The body is larger than this call accepts",
     415: "The body is compressed",
-    429: "The key asks too often, or a quota of its project is used up",
+    429: "The key exceeds its rate limit, or a quota of its project is used up",
     422: "The idempotency key was used with another body",
     500: "An error of the server",
-    503: "Database or storage do not answer",
+    503: "Database or storage are unavailable",
 }
 
 

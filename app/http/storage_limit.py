@@ -31,8 +31,8 @@ async def storage_turn() -> AsyncIterator[None]:
         await turns.acquire()
     if wait.cancelled_caught:
         raise Unavailable(
-            f"The storage is busy or silent: {REQUESTS_AT_ONCE} requests are at it, "
-            f"and none of them ended within {WAIT_SECONDS:g} s. Try again.",
+            f"The storage is busy or unavailable: {REQUESTS_AT_ONCE} requests wait for it, and "
+            f"none of them ended within {WAIT_SECONDS:g} s. Try again.",
             code="storage_unavailable",
         )
     try:

@@ -42,13 +42,13 @@ def _parse(body: bytes, max_values: int) -> Any:
 def refuse_nul(request: Request) -> None:
     for name, value in (*request.path_params.items(), *request.query_params.multi_items()):
         if "\0" in name or "\0" in str(value):
-            raise InvalidRequest(f"{name}: a NUL character, which no name here has.", param=name)
+            raise InvalidRequest(
+                f"{name}: a NUL character, which names must not contain.", param=name
+            )
 
 
 def _refusal(error: BadRecord) -> InvalidRequest:
     fault = error.error
     if param := re.sub(r"\[(\d+)\]", r".\1", fault.field):
         return InvalidRequest(f"{param}: {fault.message}; {fault.advice}.", param=param)
-    return InvalidRequest(
-        f"The body is not JSON that can be used: {fault.message}.", code="invalid_json"
-    )
+    return InvalidRequest(f"The body is not valid JSON: {fault.message}.", code="invalid_json")

@@ -73,7 +73,7 @@ class AnswerStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send_in_time)
         except TimeoutError:
-            log.info("a client was cut off that does not read")
+            log.info("disconnected a client that does not read")
         finally:
             relaying.cancel()
             with anyio.CancelScope(shield=True):
@@ -98,14 +98,14 @@ class AnswerStream(StreamingResponse):
             self._outbox.add(DONE)
         except CONNECTION_ERRORS as error:
             await self._exchange.give_up(error)
-            message = "The engine ended before the answer did; ask again."
+            message = "The engine ended before the answer was complete; try again."
             self._outbox.add(_failure(EngineError(message)))
         except ApiError as error:
             log.warning("a stream has ended with an error", error=error.message)
             self._outbox.add(_failure(error))
         except Exception:  # the top-level handler of this task
             log.exception("a stream was not relayed")
-            self._outbox.add(_failure(EngineError("The answer was not relayed; ask again.")))
+            self._outbox.add(_failure(EngineError("The answer was not relayed; try again.")))
         finally:
             self._outbox.close()
 

@@ -24,8 +24,9 @@ class AnswersInFlight:
         others = self._numbers[key_id]
         if others and others + num_answers > max_answers:
             raise RateLimited(
-                f"This API key waits for {others} answers and may wait for {max_answers} at once; "
-                f"this request wants {num_answers}. Send it again when others have ended.",
+                f"This API key has {others} outstanding answers and may wait for "
+                f"{max_answers} at once; this request needs {num_answers}. Try again when "
+                "others have ended.",
                 headers={"retry-after": RETRY_SECONDS},
             )
         self._numbers[key_id] += num_answers

@@ -57,7 +57,7 @@ class OpenAnswer(NamedTuple):
             with anyio.CancelScope(shield=True):
                 await self.answer.aclose()
         except httpx.HTTPError as error:
-            log.info("an answer did not close", error=repr(error))
+            log.info("a response could not be closed", error=repr(error))
         finally:
             self.turn.release()
 
@@ -119,14 +119,14 @@ class Exchange(NamedTuple):
             try:
                 await run_sync(self.calls.note_use)
             except DATABASE_UNAVAILABLE_ERRORS as error:  # the answer goes on without it
-                log.warning("the use of an engine was not noted", error=str(error))
+                log.warning("the use of an engine was not recorded", error=str(error))
 
     async def give_up(self, error: Exception) -> Unavailable:
         """Return the error to raise when the engine is gone."""
         log.warning("engine gone", address=self.target.address, error=repr(error))
         await run_sync(self.calls.give_up)
         return Unavailable(
-            "The engine of this model does not answer; ask again.", code="engine_unavailable"
+            "The engine of this model does not respond; try again.", code="engine_unavailable"
         )
 
 
@@ -272,7 +272,7 @@ def parse(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise EngineError("The engine has answered with what is no JSON object.")
+        raise EngineError("The engine's response is not a JSON object.")
     return document
 
 

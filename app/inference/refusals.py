@@ -34,7 +34,7 @@ def refusal_of(status: int, raw: bytes, prompt_field: str = "messages") -> ApiEr
                 code="model_not_loaded",
             )
         case 429 | 503:
-            return Unavailable(f"The engine takes no more: {message}", code="engine_busy")
+            return Unavailable(f"The engine is busy: {message}", code="engine_busy")
     return EngineError(f"The engine has failed: {message}")
 
 

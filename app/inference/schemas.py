@@ -33,7 +33,7 @@ UNSUPPORTED = {
     "modalities": "models here answer with text",
     "prediction": "leave it out",
     "verbosity": "say in the messages how long answers shall be",
-    "web_search_options": "models here see what the request holds, and nothing else",
+    "web_search_options": "models here have no input beyond the request",
     "best_of": "send n",
     "suffix": "leave it out",
 }

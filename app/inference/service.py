@@ -77,8 +77,8 @@ async def find_target(services: Services, caller: Caller, model_id: str) -> Engi
     while target is None:
         if time.monotonic() > deadline:
             raise Unavailable(
-                f"The model '{model_id}' is not loaded after {wait_seconds:g} s; ask again. "
-                "If that does not help: does a cpu worker run?",
+                f"The model '{model_id}' is not loaded after {wait_seconds:g} s; try again. If "
+                "that does not help, check that a cpu worker runs.",
                 code="model_loading",
             )
         await asyncio.sleep(POLL_SECONDS)
@@ -126,9 +126,9 @@ def _find_model(session: Session, project_id: str, model_id: str) -> Model:
         if not _is_checkpoint(session, project_id, model_id):
             raise
     raise InvalidRequest(
-        f"model: '{model_id}' is a checkpoint, and no model is made of it yet. "
+        f"model: '{model_id}' is a checkpoint, and has not been exported yet. "
         f"`falqon models export {model_id} --format fp8`, or a POST of "
-        f'{{"format": "fp8"}} to /v1/models/{model_id}/exports, makes one of this name.',
+        f'{{"format": "fp8"}} to /v1/models/{model_id}/exports, creates a model of this name.',
         param="model",
         code="checkpoint_not_exported",
     )

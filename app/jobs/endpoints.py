@@ -107,7 +107,7 @@ def clone_job(
     job_id: str,
     overrides: Annotated[
         dict[str, Any] | None,
-        Body(description="any field of a new job; objects are merged, null takes a field away"),
+        Body(description="any field of a new job; objects are merged, null removes a field"),
     ] = None,
     idempotency_key: IdempotencyKey = None,
     retry_count: RetryCount = 0,

@@ -24,11 +24,12 @@ def create_estimate(
     device: Annotated[
         str | None,
         Query(
-            description="of the price table; left out: what this service trains on", max_length=64
+            description="a device of the price table; left out: the default of this service",
+            max_length=64,
         ),
     ] = None,
     num_devices: Annotated[
-        int, Query(ge=1, le=MAX_DEVICES, description="of `device`; on a CPU, cores")
+        int, Query(ge=1, le=MAX_DEVICES, description="GPUs of `device`; on a CPU, cores")
     ] = 1,
 ) -> EstimateObject:
     """Estimate time, memory, cost and earliest start of a future job. Nothing is written."""

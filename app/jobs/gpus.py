@@ -38,7 +38,7 @@ def choose_num_gpus(session: Session, request: JobRequest, settings: Settings) -
         if is_cpu:
             offer = f"this service trains on a CPU, which counts as {most}"
         raise InvalidRequest(
-            f"falqon.num_gpus: {requested} GPUs of one machine are asked for, and {offer}.",
+            f"falqon.num_gpus: {requested} GPUs of one machine are requested, and {offer}.",
             param="falqon.num_gpus",
             code=TOO_FEW,
         )

@@ -152,8 +152,8 @@ def estimate_plan(
     report = planned.report
     if report is None:
         raise InvalidRequest(
-            f"training_file: {planned.training.id} is still being checked; "
-            "ask again when its status is 'processed'.",
+            f"training_file: {planned.training.id} is still being checked; try again when its "
+            "status is 'processed'.",
             param="training_file",
             code="file_not_processed",
         )

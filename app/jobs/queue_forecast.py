@@ -56,16 +56,16 @@ class QueueObject(BaseModel):
     position: Annotated[
         int | None, Field(description=f"1: the next job to be taken; null beyond {MAX_FORECAST}")
     ]
-    num_workers: Annotated[int, Field(description="that were seen lately, busy ones included")]
+    num_workers: Annotated[int, Field(description="workers seen lately, busy ones included")]
     estimated_start: Annotated[
         int | None,
-        Field(description="Unix seconds; null when it cannot be told, and `reason` says why"),
+        Field(description="Unix seconds; null when unknown, see `reason`"),
     ]
     reason: Annotated[
         Reason | None,
         Field(
             description="no_worker_of_device: live workers have others than falqon.gpu; "
-            "too_few_gpus: none has as many as the job asks for"
+            "too_few_gpus: none has as many as the job requests"
         ),
     ]
 

@@ -23,7 +23,7 @@ class JobFilters(NamedTuple):
 
 class ResumeExtras(StrictModel):
     budget: Budget | None = Field(
-        None, description="caps that are not named stay as they are; null takes one away"
+        None, description="absent caps stay as they are; null removes a cap"
     )
 
 

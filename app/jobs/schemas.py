@@ -62,7 +62,7 @@ class AttemptObject(BaseModel):
     outcome: str | None
     error_code: str | None
     tokens_per_second: float | None
-    log_bytes: Annotated[int, Field(description="how much its trainer wrote: its log")]
+    log_bytes: Annotated[int, Field(description="bytes of its trainer's log")]
 
     @classmethod
     def of(cls, attempt: Attempt) -> Self:
@@ -88,7 +88,7 @@ class JobObject(Object):
     model: str
     organization_id: str
     api_key_id: Annotated[
-        str | None, Field(description="the key that asked for the job; null of an older one")
+        str | None, Field(description="the key that created the job; null for an older job")
     ]
     status: str
     training_file: str
@@ -109,8 +109,8 @@ class JobObject(Object):
 
     suffix: str | None
     priority: int
-    study_id: Annotated[str | None, Field(description="of the study that the job is part of")]
-    num_gpus: Annotated[int, Field(description="that it trains on; on a CPU, slots")]
+    study_id: Annotated[str | None, Field(description="id of the study that the job is part of")]
+    num_gpus: Annotated[int, Field(description="GPUs that it trains on; on a CPU, slots")]
     gpu: Annotated[str, Field(description="the device that it waits for, or any")]
     progress: JsonObject | None
     cost: JobCost | None
@@ -120,16 +120,16 @@ class JobObject(Object):
         Field(description="beside the estimate, once the job has succeeded: seconds, cost, ratio"),
     ]
     execution_seconds: Annotated[
-        float, Field(description="of all attempts, as last reported; what budget.max_seconds caps")
+        float,
+        Field(description="total of all attempts, as last reported; budget.max_seconds caps it"),
     ]
     budget: JsonObject | None
-    queue: Annotated[QueueObject | None, Field(description="of a job that waits for a worker")]
+    queue: Annotated[
+        QueueObject | None, Field(description="forecast for a job that waits for a worker")
+    ]
     config: Annotated[
         JsonObject | None,
-        Field(
-            description="the recipe that runs, every `auto` resolved; "
-            "null until the files are checked"
-        ),
+        Field(description="the recipe, every `auto` resolved; null until the files are checked"),
     ]
     attempts: list[AttemptObject] = []
     best_checkpoint: Annotated[
@@ -252,12 +252,12 @@ class EstimateObject(Estimate):
         list[DeviceObject], Field(description="for each kind of device that live workers have")
     ]
 
-    @computed_field(description="of `by_device`, where the job fits")  # type: ignore[prop-decorator]
+    @computed_field(description="the one of `by_device` on which the job fits")  # type: ignore[prop-decorator]
     @property
     def cheapest_device(self) -> str | None:
         return self._best_device(lambda each: float(each.cost.expected))
 
-    @computed_field(description="of `by_device`, where the job fits")  # type: ignore[prop-decorator]
+    @computed_field(description="the one of `by_device` on which the job fits")  # type: ignore[prop-decorator]
     @property
     def fastest_device(self) -> str | None:
         return self._best_device(lambda each: each.seconds.expected)
@@ -279,7 +279,9 @@ class LogObject(BaseModel):
     fine_tuning_job_id: str
     attempt: int | None
     text: str
-    bytes: Annotated[int, Field(description="of the log up to here: `after` of the next call")]
+    bytes: Annotated[
+        int, Field(description="bytes of the log up to here: `after` of the next call")
+    ]
 
 
 class Series(BaseModel):

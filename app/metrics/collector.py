@@ -47,7 +47,7 @@ class InstallationCollector(Collector):
     def _health(self) -> Metric:
         family = GaugeMetricFamily(
             "falqon_part_ok",
-            "Whether a part answered its last probe, as in /readyz.",
+            "1 if a dependency passed its last check, as in /readyz.",
             labels=["part"],
         )
         for part, verdict in self._health_monitor.read().checks.items():
@@ -103,7 +103,7 @@ def jobs_of(session: Session) -> Iterator[Metric]:
     yield queue
     yield GaugeMetricFamily(
         "falqon_queue_age_seconds",
-        "How long the job waits for a worker that waits longest.",
+        "Longest wait of a job for a worker, in seconds.",
         repository.longest_wait_seconds(session),
     )
 
@@ -112,7 +112,7 @@ def leases_of(session: Session, settings: Settings) -> Iterator[Metric]:
     """Yield the age of the oldest lease."""
     yield GaugeMetricFamily(
         "falqon_lease_age_seconds",
-        "Since the heartbeat of a running job, of all jobs the longest.",
+        "Seconds since the oldest heartbeat of a running job.",
         repository.oldest_lease_age_seconds(session, settings.lease.total_seconds()),
     )
 
@@ -138,7 +138,7 @@ def operations_of(session: Session) -> Metric:
     """Return the number of operations that wait for a worker."""
     family = GaugeMetricFamily(
         "falqon_queue_operations",
-        f"What waits for a worker of files, of a kind {repository.MAX_COUNTED} at most.",
+        f"Operations that wait for a worker, of a kind {repository.MAX_COUNTED} at most.",
         labels=["kind"],
     )
     for kind, count in repository.count_operations(session).items():
@@ -155,12 +155,12 @@ def engines_of(session: Session) -> Iterator[Metric]:
     yield family
     yield GaugeMetricFamily(
         "falqon_engine_requests",
-        "Requests that loaded models answer just now.",
+        "Requests that loaded models are answering.",
         sum(row.num_requests for row in rows.values()),
     )
     yield GaugeMetricFamily(
         "falqon_engine_tokens_per_second",
-        "Tokens that loaded models write.",
+        "Tokens that loaded models generate.",
         sum(row.tokens_per_second for row in rows.values()),
     )
 

@@ -46,7 +46,7 @@ class Difference(BaseModel):
     standard_error: Annotated[float | None, Field(description="null for a single row")]
     p_value: Annotated[
         float,
-        Field(description="of the two-sided sign-flip test of the rows' differences"),
+        Field(description="p-value of the two-sided sign-flip test of the rows' differences"),
     ]
     verdict: Annotated[
         Verdict, Field(description="better or worse than the base where the p-value is below 0.05")
@@ -67,9 +67,9 @@ class ModelScores(EvaluatedModel):
 
 
 class EvaluationResult(BaseModel):
-    rows: Annotated[int, Field(description="that every model has answered")]
+    rows: Annotated[int, Field(description="rows that every model has answered")]
     rows_left_out: Annotated[
-        int, Field(description="that an engine refused, as too long for the model's context")
+        int, Field(description="rows that an engine refused, as too long for the model's context")
     ]
     models: list[ModelScores]
 

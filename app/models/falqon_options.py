@@ -39,7 +39,7 @@ class Budget(BaseModel):
 
     max_cost_usd: Dollars | None = None
     max_seconds: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
-        None, description="of execution; time in the queue is free"
+        None, description="seconds of execution; time in the queue is free"
     )
 
     def find_reached_cap(self, seconds: float, cost: Decimal | None) -> str | None:

@@ -50,7 +50,7 @@ class Grader(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, serialize_by_alias=True)
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
-    input: Annotated[Template, Field(description="what is graded; mostly the answer")] = (
+    input: Annotated[Template, Field(description="text to grade; usually the answer")] = (
         "{{sample.output_text}}"
     )
 
@@ -89,8 +89,10 @@ class MultipleChoice(Grader):
         Field(
             min_length=2,
             max_length=26,
-            description="such as A, B, C and D; the first that stands in the answer as a word of "
-            "its own is what it says",
+            description=(
+                "such as A, B, C and D; the first of them in the answer as a separate word is "
+                "the choice"
+            ),
         ),
     ]
 

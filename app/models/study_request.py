@@ -26,7 +26,7 @@ Methods = Annotated[
 
 
 class StudyRequest(StrictModel):
-    model: Annotated[Name, Field(description="what all jobs start from, as in a job")]
+    model: Annotated[Name, Field(description="base model of all jobs, as in a job")]
     training_file: Name
     validation_file: Name | None = None
     methods: Methods = Field(

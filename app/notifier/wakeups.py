@@ -145,7 +145,7 @@ class Wakeups:
             except (RedisError, OSError) as error:
                 if not is_away:
                     log.warning(
-                        "no wake-ups from Redis; streams look every second", error=str(error)
+                        "no wake-ups from Redis; streams poll every second", error=str(error)
                     )
                 is_away = True
             await asyncio.sleep(RECONNECT_SECONDS)

@@ -17,8 +17,8 @@ def admit(session: Session, kind: type[Operation], project_id: str, limit: int) 
     if num_in_progress(session, kind, project_id) >= limit:
         noun = kind.noun.replace("_", " ")
         raise RateLimited(
-            f"{limit} {noun}s of this project are in progress, the most at a time; "
-            "ask again when one has ended.",
+            f"{limit} {noun}s of this project are in progress, the maximum; try again when one "
+            "has ended.",
             code=f"too_many_{kind.noun}s",
             headers={"retry-after": str(RETRY_SECONDS), "x-should-retry": "true"},
         )

@@ -22,8 +22,10 @@ class PriceObject(Object):
     kind: Annotated[
         PriceKind,
         Field(
-            description="typical: nobody's quote; "
-            "override: set for this installation, by file or by PUT"
+            description=(
+                "typical: a typical rate, not a quote; override: set for this installation, by "
+                "file or by PUT"
+            )
         ),
     ]
     usd_per_device_hour: str
@@ -32,7 +34,7 @@ class PriceObject(Object):
     source: str
     in_force: Annotated[
         bool,
-        Field(description="what new estimates and running jobs are charged; one of each device"),
+        Field(description="the price for new estimates and running jobs; one per device"),
     ]
 
     @classmethod

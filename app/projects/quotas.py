@@ -108,7 +108,7 @@ def _check_storage(session: Session, project: Project, *, more: int) -> None:
         return
     used = repository.storage_bytes(session, project.id)
     if used + max(1, more) > limit:
-        addition = f", {more} more are asked for," if more else ""
+        addition = f", {more} more are requested," if more else ""
         raise QuotaExceeded(
             "max_storage_bytes: files, uploads, models and checkpoints of this project "
             f"hold {used} bytes{addition} and its quota is {limit}. "

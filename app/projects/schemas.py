@@ -27,7 +27,7 @@ class ProjectRequest(BaseModel):
         ),
     ] = 1
     requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        None, description="of each key; null: the service's"
+        None, description="per API key; null: the service's"
     )
     max_live_jobs: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         None, description="jobs that have not ended; null: any number"

@@ -37,7 +37,8 @@ class S3Key(_Request):
     session_token: Secret | None = None
     region: Region | None = None
     endpoint: Annotated[
-        Endpoint | None, Field(description="of a store that is not Amazon's; a public address")
+        Endpoint | None,
+        Field(description="endpoint of a store that is not Amazon's; a public address"),
     ] = None
 
 

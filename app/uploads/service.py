@@ -189,7 +189,7 @@ def check_part(
         )
     if count >= MAX_PARTS:
         raise InvalidRequest(
-            f"data: the upload has {count} parts, the most there may be.",
+            f"data: the upload has {count} parts, the maximum.",
             param="data",
             code="too_many_parts",
         )

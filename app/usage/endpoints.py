@@ -27,7 +27,7 @@ async def _period(
         int | None, Query(ge=1, le=LATEST, description="exclusive; now when left out")
     ] = None,
     bucket_width: Annotated[Literal["1d"], Query()] = "1d",
-    limit: Annotated[int, Query(ge=1, le=MAX_DAYS, description="buckets of a page")] = 7,
+    limit: Annotated[int, Query(ge=1, le=MAX_DAYS, description="buckets per page")] = 7,
     page: Annotated[
         str | None, Query(description="`next_page` of the answer before", max_length=256)
     ] = None,

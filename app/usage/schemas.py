@@ -27,9 +27,9 @@ class UsageResult(BaseModel):
     amount: Amount
     device_seconds: float
     trained_tokens: Annotated[int, Field(description="by all attempts, repeated steps included")]
-    num_jobs: Annotated[int, Field(description="that used something on this day")]
+    num_jobs: Annotated[int, Field(description="jobs with usage on this day")]
     project_id: str | None
-    api_key_id: Annotated[str | None, Field(description="the key that asked for the jobs")]
+    api_key_id: Annotated[str | None, Field(description="the key that created the jobs")]
     model: Annotated[str | None, Field(description="the base model")]
 
     @classmethod

@@ -80,7 +80,7 @@ class Dispatcher:
                 while not self._ended.is_set() and self.send_next():
                     pass
             except SQLAlchemyError as error:
-                log.warning("webhooks: the database is away", error=str(error))
+                log.warning("webhooks: the database is unavailable", error=str(error))
             except Exception:  # a bad delivery must not keep the others waiting
                 log.exception("webhook not sent")
 

@@ -27,7 +27,7 @@ class _Request(BaseModel):
 
 class NewEndpoint(_Request):
     url: HttpUrl
-    name: Name | None = Field(None, description="the host of the URL where none is given")
+    name: Name | None = Field(None, description="default: the host of the URL")
     event_types: EventTypes = list(DEFAULT_EVENT_TYPES)
 
 

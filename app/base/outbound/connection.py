@@ -48,7 +48,7 @@ def reason_of(error: OSError | HTTPException | ValueError) -> str:
             reason = error.strerror or str(error) or type(error).__name__
             return f"the connection failed: {reason}"
         case HTTPException():
-            return "the answer is not HTTP"
+            return "the response is not HTTP"
         case ValueError():  # encoding of the host name failed
             return "the host name is not valid"
 

@@ -49,7 +49,7 @@ def _ask_driver(tool: str) -> tuple[Card, ...]:
             [tool, *QUERY], capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("the NVIDIA driver does not answer, so no card is used", error=str(error))
+        log.warning("the NVIDIA driver does not respond, so no card is used", error=str(error))
         return ()
     if answer.returncode != 0:
         reason = (answer.stdout + answer.stderr).strip().partition("\n")[0]
