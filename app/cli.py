@@ -20,7 +20,9 @@ UNPRINTABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
 
 class Commands(typer.Typer):
-    """Ends with a sentence, not with a traceback, where what is printed cannot be written."""
+    """Command group that ends with a sentence instead of a traceback when the output cannot be
+    written.
+    """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         _open_closed_streams()
@@ -148,7 +150,7 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all rows as JSON.")] = False,
 ) -> None:
-    """Try whether this machine can train: driver, compiler, kernels, attention, memory, a step."""
+    """Check that this machine can train: driver, compiler, kernels, attention, memory, a step."""
     from app.base.processes.subprocess_env import offline_environment
     from app.base.settings import load_settings
 
@@ -194,7 +196,7 @@ def worker(
         ),
     ] = None,
 ) -> None:
-    """Run one worker in the foreground; SIGTERM lets it hand back its job first."""
+    """Run one worker in the foreground; on SIGTERM it first releases its job."""
     from app.base.processes.device import training_cards
     from app.base.settings import load_settings
     from app.notifier.queues import joined_command, once_command, worker_command

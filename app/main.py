@@ -67,9 +67,9 @@ from app.webhooks.dispatcher import Dispatcher
 from app.workers import endpoints as workers
 
 REDIS_TIMEOUT_SECONDS = 1
-# Python collects all its garbage whenever a quarter more objects have come to stay. With 2,000 open
-# streams that stopped everything for up to a second, again and again; the young generations, where
-# nearly all garbage is, are enough most of the time.
+# Python collects all its garbage whenever a quarter more objects are long-lived. With 2,000 open
+# streams that stopped everything for up to a second, repeatedly; the young generations, with nearly
+# all garbage, are enough most of the time.
 GC_THRESHOLDS = (10_000, 10, 100)
 # Routes with the most requests come first; suffixes of a model before models, whose ids may hold a
 # slash and would match the rest of the path.
@@ -136,7 +136,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(KnownHosts, hosts=settings.hosts)
     app.add_middleware(RequestContext)
     if settings.allowed_origins:
-        # Without credentials: a page elsewhere has the keys that it is given, never our cookie.
+        # Without credentials: an external page has its own keys, never our cookie.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,

@@ -1,5 +1,5 @@
-"""Repairs what a lost message or a dead worker left: a small loop in every API process, harmless
-however many run.
+"""Repair of the consequences of a lost message or a dead worker: a small loop in every API process,
+harmless in any number.
 """
 
 import threading
@@ -31,9 +31,9 @@ from falqon_core.fault_points import fault
 TICK_SECONDS = 5.0
 COLLECT_SECONDS = 3600.0
 NOTIFY_AGAIN_SECONDS = 30.0
-STOP_SECONDS = 3.0  # a broker that hangs must not hold up the end of the API
+STOP_SECONDS = 3.0  # an unresponsive broker must not delay the end of the API
 OPERATION_GRACE_SECONDS = 10.0  # grace period of an operation whose request has notified workers
-# A worker that gets one works until nothing is left, so a long queue needs no more of them; busy
+# A notified worker works until nothing is left, so a long queue needs no more notifications; busy
 # workers leave them lying.
 NOTIFICATIONS_PER_TICK = 8
 log = structlog.get_logger()
@@ -90,7 +90,7 @@ class Reconciler:
         try:
             if self._guard.allows():
                 orphans.sweep(self._database, self._storage)
-        except (OSError, StorageError) as error:  # the rows stay, and the next sweep tries again
+        except (OSError, StorageError) as error:  # the rows stay, and the next sweep retries
             log.warning("reconciler: the storage is unavailable", error=str(error))
 
     def _repeat(self, work: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Statements on rows that no user names: workers know them."""
+"""Unscoped queries, for workers only."""
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session

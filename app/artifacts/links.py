@@ -34,8 +34,8 @@ class Links:
         return token.decode()
 
     def read(self, token: str) -> Link:
-        """Return the link of a token with the right signature; whether it has expired, its caller
-        checks. Raises `NotFound`.
+        """Return the link of a token with a valid signature; the caller checks the expiry. Raises
+        `NotFound`.
         """
         try:
             return Link(*self._serializer.loads(token))

@@ -11,7 +11,7 @@ def find(session: Session, model_id: str, name: str) -> Artifact | None:
 
 
 def replace(session: Session, artifact: Artifact) -> Artifact | None:
-    """Add a file of a model. Returns the one of its name that gave way."""
+    """Add a file of a model. Return the one of that name that it replaces."""
     before = find(session, artifact.model_id, artifact.name)
     if before is not None:
         session.delete(before)

@@ -41,7 +41,7 @@ def retrieve_artifact(
 
 
 def retrieve_archive(services: Services, caller: Caller, model_id: str) -> ContentStream:
-    """Return every file in one tar, which is made while it is read."""
+    """Return every file in one tar, which is produced while it is read."""
     with services.database.read() as session:
         artifacts = list_of_model(session, caller.project_id, model_id)
     folder = UNSAFE.sub("-", model_id).strip(".-") or "model"
@@ -84,7 +84,7 @@ def list_of_model(session: Session, project_id: str, model_id: str) -> list[Arti
 def get(
     session: Session, project_id: str, model_id: str, name: str, sha256: str | None = None
 ) -> Artifact:
-    """Return an artifact; with `sha256`, only if its bytes are these."""
+    """Return an artifact; with `sha256`, only if its hash matches."""
     artifact = repository.find(session, catalogue.get(session, project_id, model_id).id, name)
     if artifact is None:
         raise NotFound(f"The model '{model_id}' has no artifact '{name}'.", param="name")
@@ -108,7 +108,7 @@ def new_link(session: Session, caller: Caller, model_id: str, name: str, seconds
 
 
 def follow(session: Session, link: Link) -> Artifact:
-    """Return the artifact that a link opens now. Raises `NotFound`."""
+    """Return the artifact of a valid link. Raises `NotFound`."""
     caller = keys.find_caller(session, link.key_id)
     if caller is None or link.expires_at <= now(session).timestamp():
         raise links.unknown()

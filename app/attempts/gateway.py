@@ -1,7 +1,7 @@
 """Calls of an attempt to the service: each function is one transaction or one query.
 
-A worker beside the database calls it itself. For one that sees only the API an endpoint does, with
-the projects of its token.
+A worker beside the database calls these functions itself. For a worker that reaches only the API an
+endpoint does, with the projects of its token.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,7 +46,7 @@ HELD_POLLS = 3  # idle polls after which a machine no longer keeps its cards for
 
 
 class DirectGateway:
-    """`owner` names the worker in its claims. `project_ids`: those whose jobs it may have; None:
+    """`owner` names the worker in its claims. `project_ids`: projects whose jobs it may have; None:
     every project's.
     """
 
@@ -67,7 +67,7 @@ class DirectGateway:
         self._project_ids = project_ids
 
     def find_next(self, device: str, max_gpus: int) -> NextJob | None:
-        """Return the next job for which so many of this device are enough."""
+        """Return the next job that these devices suffice for."""
         offer = next_job.DeviceOffer(device, max_gpus)
         with self._database.read() as session:
             return next_job.find_next(session, offer, self._project_ids)
@@ -106,7 +106,7 @@ class DirectGateway:
         return None if job is None else Claimed(job, price)
 
     def renew(self, claim: Claim) -> Renewal | None:
-        """Extend the lease; None: it is lost."""
+        """Extend the lease; return None when it is lost."""
         with self._database.transaction() as session:
             desired = claims.renew(session, claim, self._settings.lease.total_seconds())
             must_stop = workers.must_stop(session, self.owner)
@@ -117,7 +117,7 @@ class DirectGateway:
             return inputs.read(session, session.get_one(Job, claim.job_id))
 
     def append_events(self, claim: Claim, events: Sequence[NewEvent]) -> bool:
-        """Add events; here and below the answer is whether the job is still the worker's."""
+        """Add events; here and below, return whether the worker still holds the job."""
         return self._write(claim, lambda session: claims.append_events(session, claim, events))
 
     def append_batch(self, claim: Claim, device: str, batch: Batch) -> Price | None:
@@ -136,7 +136,7 @@ class DirectGateway:
         return self._write(claim, write)
 
     def add_checkpoint(self, job: Job, claim: Claim, stored: SavedCheckpoint) -> list[str] | None:
-        """Return the prefixes of checkpoints that it takes the place of."""
+        """Return the prefixes of checkpoints that it replaces."""
         saved = stored.saved
         row = Checkpoint(
             id=stored.id,
@@ -159,7 +159,7 @@ class DirectGateway:
             # Events written by a transaction whose confirmation was lost.
             if any(checkpoint.id == row.id for checkpoint in others):
                 return [] if claims.append_events(session, claim, []) else None
-            # Failures count in a row: an attempt that gets further each time is in no loop.
+            # Failures count in a row: an attempt that gets further each time is not in a loop.
             columns = {}
             if all(checkpoint.step < saved.step for checkpoint in others):
                 columns = {"infra_failures": 0}
@@ -173,7 +173,7 @@ class DirectGateway:
         return self._write(claim, write)
 
     def store_log(self, job: Job, claim: Claim, log: TrainerLog) -> bool:
-        """Store what the trainer has written so far, in place of what it had before."""
+        """Store the trainer's output so far, in place of the earlier one."""
         key = keys.trainer_log(job.project_id, job.id, claim.attempt)
         self._storage.replace(key, log.model_dump_json().encode())
         with self._database.transaction() as session:
@@ -186,8 +186,8 @@ class DirectGateway:
         )
 
     def publish(self, job: Job, claim: Claim, result: TrainingResult) -> bool:
-        """Write model, artifacts, metrics and success in one transaction. The answer is False also
-        where the user cancelled first.
+        """Write model, artifacts, metrics and success in one transaction. Return False also if the
+        user cancelled first.
         """
         metrics = MetricsFile(self._database, self._storage, job)
 
@@ -219,15 +219,15 @@ class DirectGateway:
         return wakeups.are_watched(self.redis, (job.id, job.project_id))
 
     def storage_of(self, _claim: Claim) -> Storage:
-        """Return the storage as the attempt reaches it."""
+        """Return the storage as the attempt sees it."""
         return self._storage
 
     def probe_storage(self) -> None:
-        """Learn whether the storage takes writes."""
+        """Check that the storage accepts writes."""
         self._storage.probe()
 
     def _is_seen(self, session: Session, offer: WorkerOffer) -> bool:
-        """Show this worker; return whether it may begin a job."""
+        """Mark this worker as alive; return whether it may begin a job."""
         return workers.mark_seen(
             session,
             self.owner,
@@ -238,7 +238,7 @@ class DirectGateway:
         )
 
     def _write(self, claim: Claim, action: Callable[[Session], T]) -> T:
-        """Run `action` in one transaction and wake the readers. What is false says that its guard
+        """Run `action` in one transaction and wake the readers. A false result means that its guard
         matched no row.
         """
         with self._database.transaction() as session:

@@ -1,5 +1,5 @@
-"""Bounds of what a worker that sees only the API may report of its attempt. Nothing but its token
-vouches for it, and what it reports is charged, shown, and read by estimates.
+"""Bounds on the reports of a worker that reaches only the API. Only its token vouches for it, and
+its reports are charged, shown, and used by estimates.
 
 Steps and tokens beyond those of the job are refused. Seconds are cut to the age of the attempts and
 money to what the seconds cost, by the clock and the prices of the service: a worker that is honest
@@ -27,7 +27,7 @@ from falqon_core.contract.figures import MAX_STEPS
 from falqon_core.estimate.estimate import compare
 from falqon_core.estimate.prices import Price, cents, usd
 
-SLACK_SECONDS = 60.0  # a worker counts from before its claim is answered
+SLACK_SECONDS = 60.0  # a worker counts from before its claim is confirmed
 PLACES = Decimal("0.0001")
 ZERO = Decimal(0)
 Number = TypeVar("Number", float, Decimal)
@@ -141,8 +141,8 @@ class AttemptLimits(NamedTuple):
         return progress.model_copy(update=values)
 
     def _cost(self, progress: JobProgress, device_seconds: float) -> JobCost:
-        """Return the money that the worker counts, which it can as prices change meanwhile, but no
-        more than the time since its last report costs.
+        """Return the money that the worker reports, because prices may change meanwhile, but no
+        more than the cost of the time since its last report.
         """
         before = self.job.progress.cost if self.job.progress else None
         spent = before.accrued if before else ZERO

@@ -16,7 +16,7 @@ from app.jobs.readings import number, step_of
 from app.models import File, Job, Purpose
 from app.models.base import JsonObject
 
-# By column, the metrics it may come from; the second ones are those of preference training.
+# Metrics by column; the second ones are those of preference training.
 COLUMNS = {
     "train_loss": ("train_loss",),
     "train_accuracy": ("train_mean_token_accuracy", "train_reward_accuracy"),
@@ -29,7 +29,7 @@ Steps = dict[int, dict[str, float]]
 
 
 class MetricsFile:
-    """Stored now, named by a row only in the transaction that lets the job succeed."""
+    """Stored now, and named by a row only in the transaction that lets the job succeed."""
 
     def __init__(self, database: Database, storage: Storage, job: Job) -> None:
         with database.read() as session:

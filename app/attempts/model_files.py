@@ -1,9 +1,9 @@
 """Check of the files of a model that a worker with a token has stored, by the rules for imported
 models.
 
-Here is what needs no torch: names, first bytes, JSON by its size and its keys, chat templates by
-their length, the architecture by its config. The headers of weights are read again before each
-load, and templates are rendered with limits by those that render them.
+These are the checks that need no torch: names, first bytes, JSON by its size and its keys, chat
+templates by their length, the architecture by its config. The headers of weights are read again
+before each load, and templates are rendered with limits.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ TEXTS = {".json", ".jinja"}
 
 def check_and_read_config(storage: Storage, prefix: str, sizes: Mapping[str, int]) -> JsonObject:
     """Return the config.json of a model. `sizes`: of its files, by name. Raises `InvalidRequest`
-    for what an import refuses.
+    for files that an import refuses.
     """
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -54,7 +54,7 @@ def check_and_read_config(storage: Storage, prefix: str, sizes: Mapping[str, int
 
 
 def _copy(storage: Storage, prefix: str, sizes: Mapping[str, int], folder: Path) -> None:
-    """Copy what is read whole, and of the rest the first bytes."""
+    """Copy the files that are read whole, and the first bytes of the others."""
     left = MAX_TEXTS_BYTES
     for name, size in sizes.items():
         path = folder / name

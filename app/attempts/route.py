@@ -68,7 +68,7 @@ WorkerDep = Annotated[WorkerCaller, Depends(_worker)]
 
 
 def check_token(services: Services, request: Request) -> None:
-    """Raise `InvalidApiKey` where the token has been revoked since the call began."""
+    """Raise `InvalidApiKey` if the token has been revoked since the call began."""
     with services.database.look_up() as session:
         worker_tokens.check_secret(session, secret_of(request))
 

@@ -65,21 +65,21 @@ class LeasedJob:
     def put_object(
         self, key: str, chunks: Iterable[bytes], num_bytes: int, check: Callable[[], object]
     ) -> Stored:
-        """Store an object of this attempt. `check` raises where its worker may write no longer."""
+        """Store an object of this attempt. `check` raises if its worker may write no longer."""
         self._check_writable(key)
         watched = watch(chunks, check)
         return self.services.storage.put_untrusted(key, watched, num_bytes, check)
 
     def sign_upload(self, key: str, num_bytes: int) -> str | None:
-        """Return a link that takes an object of this attempt; None where the API has to."""
+        """Return a link that accepts an object of this attempt; None if the API has to."""
         self._check_writable(key)
         if not self.services.settings.download_redirects or num_bytes > MAX_SIGNED_BYTES:
             return None
         return self.services.storage.signed_upload(key, UPLOAD_LIFETIME)
 
     def open_object(self, key: str, *, is_carried: bool) -> str | Iterator[bytes]:
-        """Return a link to an object that the attempt reads, or its bytes where `is_carried` wants
-        them or the storage makes no links.
+        """Return a link to an object that the attempt reads, or its bytes if `is_carried` or the
+        storage makes no links.
         """
         if not _may_read(self.gateway.read_inputs(self.claim), key):
             raise NotFound("No such object.", param="key")
@@ -106,7 +106,7 @@ class LeasedJob:
 
     @property
     def limits(self) -> AttemptLimits:
-        """Return the bounds of what the worker may report now."""
+        """Return the current bounds of the worker's reports."""
         with self.services.database.read() as session:
             return AttemptLimits.read(session, self.services.settings, self.job, self.claim)
 
@@ -122,7 +122,7 @@ class LeasedJob:
             raise FencedOut
 
     def publish(self, result: TrainingResult) -> bool:
-        """Return False where the user cancelled first."""
+        """Return False if the user cancelled first."""
         result = self.limits.of_result(result)
         prefix = keys.result_prefix(self.job.project_id, self.job.id, self.claim.attempt)
         sizes = self._sizes(f"{prefix}/")

@@ -124,13 +124,13 @@ def _check_stored(stored: Stored) -> Stored:
 
 class Verdict(StrEnum):
     SUCCEEDED = "succeeded"
-    FAILED = "failed"  # the user's to solve; never tried again
+    FAILED = "failed"  # an error of the user; never retried
     # Paused until space is freed: an immediate retry would only fill the disk again.
     DISK_FULL = "disk_full"
     # Requeued uncounted; the worker that met it claims nothing until the storage responds.
     STORAGE_AWAY = "storage_away"
-    STOPPED = "stopped"  # released as the user or the machine wants it; costs nothing
-    LOST = "lost"  # a fault of ours or of the machine; tried again, up to a limit
+    STOPPED = "stopped"  # released at the request of the user or the machine; costs nothing
+    LOST = "lost"  # a defect of ours or of the machine; retried, up to a limit
 
 
 class AttemptOutcome(NamedTuple):

@@ -97,7 +97,7 @@ def dump(row: Base) -> JsonObject:
 
 
 def load(table: type[T], values: JsonObject) -> T:
-    """Return a row of no session."""
+    """Return a detached row."""
     columns = table.__table__.columns
     loaded: JsonObject = {}
     for name in COLUMNS[table]:

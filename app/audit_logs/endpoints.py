@@ -32,8 +32,9 @@ def list_audit_logs(
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Page[AuditLogObject]:
-    """List who changed what, newest first: one row for each request that changed something,
-    written with the change. The admin of one project sees what its keys have done.
+    """List changes and their authors, newest first: one row for each request that changed
+    something, written with the change. The admin of one project sees the changes made with its
+    keys.
     """
     return service.list_audit_logs(
         services,

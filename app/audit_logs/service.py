@@ -21,7 +21,7 @@ def list_audit_logs(
     after: str | None = None,
     limit: int,
 ) -> Page[AuditLogObject]:
-    """Return the newest first; the admin of one project sees what its keys have done."""
+    """Return the newest first; the admin of one project sees the changes made with its keys."""
     check_cursor(after, PREFIX, "an audit log")
     filters = AuditFilters(actor_ids, event_types, resource_ids)
     with services.database.read() as session:

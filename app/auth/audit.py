@@ -35,7 +35,7 @@ def record(
 
 
 def remove_old(database: Database) -> None:
-    """Remove rows that have been kept long enough."""
+    """Remove rows beyond their retention."""
     is_old = AuditLog.created_at < now_plus_once(-RETENTION.total_seconds())
     with database.read() as session:
         # Ordered so that Postgres uses the index.

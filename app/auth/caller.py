@@ -12,7 +12,7 @@ class Caller(NamedTuple):
     key_id: str
     project_id: str
     scope: Scope
-    requests_per_minute: int | None  # null: as the settings say
+    requests_per_minute: int | None  # null: as in the settings
     use_is_due: bool  # last use is due to be recorded
     project_name: str = ""  # name shown to people
     # Details of the request, for the audit log.
@@ -45,7 +45,7 @@ class Caller(NamedTuple):
             )
 
     def must_mean(self, project_id: str | None) -> None:
-        """Refuse a caller who thinks that it works in another project."""
+        """Refuse a caller that means another project."""
         if project_id and project_id != self.project_id:
             raise InvalidApiKey(
                 f"The header OpenAI-Project says '{project_id}', "

@@ -1,5 +1,5 @@
 """Two buckets per API key, of requests and of the tokens that models read and write for it, in
-Redis, so that they count what all API processes serve together.
+Redis, so that they cover all API processes together.
 
 A bucket is one number: the moment at which it will be full again. Without Redis no request is
 limited.
@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 KEY_PREFIX = "falqon:rate:"
 TOKENS_PREFIX = "falqon:tokens:"
-RETRY_SECONDS = 5.0  # a Redis that hangs may not hold up every request
+RETRY_SECONDS = 5.0  # an unresponsive Redis must not delay every request
 MICROSECONDS = 1_000_000
 MINUTE = 60 * MICROSECONDS
 
@@ -34,8 +34,8 @@ full_at = full_at + interval
 redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', math.ceil((full_at - now) / 1000))
 return {0, full_at - now, tokens_full_at - now}
 """
-# Answers the microseconds until the bucket is full; what is used may be more than it holds, or
-# negative: given back.
+# Returns the microseconds until the bucket is full; the amount may be more than it holds, or
+# negative: returned tokens.
 USE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]

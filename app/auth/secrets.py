@@ -23,7 +23,7 @@ def generate(prefix: str = PREFIX) -> tuple[str, str]:
 
 
 def may_be_a_key(secret: str) -> bool:
-    """Return False for what carries our prefix but not our checksum.
+    """Return False for a secret with our prefix but a wrong checksum.
 
     Other shapes may be an operator's own admin key.
     """

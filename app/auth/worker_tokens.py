@@ -18,9 +18,7 @@ class OpenToken(NamedTuple):
 
 
 def create(session: Session, name: str, project_ids: Sequence[str]) -> tuple[WorkerToken, str]:
-    """Make a token; its secret is returned here and never again. Raises `NotFound` for projects
-    that are not there.
-    """
+    """Make a token; its secret is returned only here. Raises `NotFound` for unknown projects."""
     there = set(session.scalars(_open_projects(project_ids)))
     if missing := sorted(set(project_ids) - there):
         names = ", ".join(missing)
@@ -44,7 +42,7 @@ def list_all(session: Session) -> Sequence[WorkerToken]:
 
 
 def revoke(session: Session, token_id: str) -> None:
-    """Revoke a token: with its next call a worker learns that its job is lost."""
+    """Revoke a token: its worker learns with its next call that its job is lost."""
     statement = (
         update(WorkerToken)
         .where(WorkerToken.id == token_id, WorkerToken.revoked_at.is_(None))

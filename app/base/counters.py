@@ -60,7 +60,7 @@ def lost_attempts(code: str) -> Counter:
 
 
 def observe_request(method: str, route: str, status: int, seconds: float) -> None:
-    """Count a request that was answered."""
+    """Count a request and its duration."""
     method = method if method in METHODS else OTHER
     HTTP_REQUESTS.labels(method, route, str(status)).inc()
     HTTP_SECONDS.labels(method, route).observe(seconds)

@@ -42,7 +42,7 @@ from app.base.private_dir import private_folder
 # Errors that a retry may resolve: the database is unavailable, closed the connection, is read-only
 # or full, or a lock was held for too long. Any other error of the database is a defect of ours.
 DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, TimeoutError)
-# An execution option of a statement: objects that the session has read stay as they are.
+# Execution option of a statement: objects that the session has read stay as they are.
 UNSYNCED = {"synchronize_session": False}
 BUSY_TIMEOUT_MS = 5_000
 AFTER_COMMIT = "after_commit"  # key in a session's `info`
@@ -66,8 +66,9 @@ CONNECTION_TIMEOUTS: dict[str, Any] = {
     "tcp_user_timeout": 20_000,
     "options": "-c idle_in_transaction_session_timeout=25s -c lock_timeout=10s",
 }
-# With `pgbouncer=true` in the URL. Each transaction may have another connection: what one has
-# prepared the next does not know, and what `options` says the database has to (docs/operations.md).
+# With `pgbouncer=true` in the URL. Each transaction may have another connection: statements
+# prepared on one are unknown to the next, and the `options` have to be set in the database
+# (docs/operations.md).
 BEHIND_PGBOUNCER: dict[str, Any] = {
     name: value for name, value in CONNECTION_TIMEOUTS.items() if name != "options"
 } | {"prepare_threshold": None}
@@ -164,7 +165,7 @@ class Database:
 
     @property
     def folder(self) -> Path | None:
-        """Return the folder of the database, where it is a file."""
+        """Return the folder of the database, if it is a file."""
         if self.engine.dialect.name == "sqlite" and self.engine.url.database:
             return Path(self.engine.url.database).parent
         return None
@@ -187,7 +188,7 @@ class Database:
             yield session
 
     def dispose(self) -> None:
-        """Close the connections: those that a thread still uses, once it is done with them."""
+        """Close the connections: those in use by a thread, once it is done with them."""
         event.listen(self.engine, "checkin", _close_connection)
         self.engine.dispose()
 
@@ -213,11 +214,11 @@ def _replace_lost_connections(engine: Engine) -> None:
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
-            raise DisconnectionError from error  # the pool opens another one
+            raise DisconnectionError from error  # the pool opens a new connection
 
 
 def _read_json(text: str) -> Any:
-    """Read stored JSON; Infinity and NaN, which no answer may hold, are null."""
+    """Read stored JSON; Infinity and NaN, which no response may hold, are null."""
     return json.loads(text, parse_constant=lambda _: None)
 
 

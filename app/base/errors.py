@@ -55,7 +55,7 @@ class Forbidden(ApiError):
 
 
 class NotFound(ApiError):
-    """Also for what exists but belongs to another project."""
+    """Also raised for objects of another project."""
 
     status = 404
     type = "invalid_request_error"
@@ -115,7 +115,7 @@ class RateLimited(ApiError):
 
 
 class QuotaExceeded(ApiError):
-    """A quota of the project is used up, which waiting a few seconds does not change."""
+    """A quota of the project is used up, so a retry after a few seconds fails, too."""
 
     status = 429
     type = "insufficient_quota"
@@ -139,10 +139,10 @@ class Unavailable(ApiError):
 
 
 def refusal_of(fault: Any) -> InvalidRequest:
-    """Turn one of pydantic's faults into an error of ours. Validators of combinations say "field:
-    what is wrong".
+    """Turn one of pydantic's errors into one of ours. Validators of combinations say "field:
+    fault".
     """
-    # The first part says body, query, path or header.
+    # The first part is body, query, path or header.
     path = [str(part) for part in fault["loc"][1:] if part != "[key]"]
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error" and (field := re.match(r"([\w.]+): ", message)):

@@ -48,7 +48,7 @@ PLACE = re.compile(r'File "[^"]*", line \d+')
 
 
 def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
-    """Return the secrets of this process's environment, which have no shape to be known by."""
+    """Return the secrets of this process's environment, which have no recognisable format."""
     secrets = [
         secret.get_secret_value()
         for secret in (settings.admin_key, settings.session_secret, settings.engine_key)
@@ -64,7 +64,7 @@ def redact_text(text: str) -> str:
 
 
 def redact_keys(text: str) -> str:
-    """Mask what has the shape of our own keys, in text that users read and pass on."""
+    """Mask our own keys by their format, in text that users read and pass on."""
     return OWN_SECRETS.sub(_mask, text)
 
 

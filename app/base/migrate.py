@@ -16,7 +16,7 @@ from app.base.database import Database
 
 Schema = Literal["current", "newer", "older", "too old"]
 
-# Any number that nothing else in the database takes a lock by: the letters "falq" in ASCII.
+# Any number that no other lock of the database uses: the letters "falq" in ASCII.
 ADVISORY_LOCK = 0x66616C71
 LOCK_WAIT_SECONDS = 600.0  # a migration of large tables may take minutes
 LOCK_TICK_SECONDS = 0.1
@@ -33,7 +33,7 @@ class MigrationBusy(CannotMigrate):
 def upgrade(database: Database) -> None:
     """Bring the schema up to date, once even if several processes start it. Raises `CannotMigrate`.
 
-    One that is newer stays: this code works on it.
+    A newer schema is left as it is: this code works on it.
     """
     schema = compare_schema(database)
     if schema == "too old":
@@ -49,11 +49,11 @@ def upgrade(database: Database) -> None:
 
 
 def compare_schema(database: Database) -> Schema:
-    """Compare the database's schema with the one that this code was written for.
+    """Compare the database's schema with the one of this code.
 
     A revision that this code does not know belongs to a newer version, unless its number comes
-    before that of the first one here: migrations only add, so this code works on a newer schema,
-    and a rolling upgrade needs it to.
+    before that of the first one here: migrations only add, so this code works on a newer schema, as
+    a rolling upgrade requires.
     """
     with database.read() as session:
         connection = session.connection()
@@ -70,7 +70,7 @@ def compare_schema(database: Database) -> Schema:
 
 @contextmanager
 def one_at_a_time(database: Database) -> Iterator[None]:
-    """Hold the lock that everybody who prepares this database holds. It ends with its holder.
+    """Hold the lock of everyone that prepares this database. It ends with its holder.
 
     Raises `MigrationBusy` when another process holds it for too long, and `CannotMigrate` behind
     PgBouncer, where the lock would stay with a connection that is handed to other clients.
@@ -132,7 +132,7 @@ def _wait_a_tick(deadline: float) -> None:
 
 @cache
 def _revisions() -> list[str]:
-    """Return the revisions of this code, oldest first."""
+    """Return the revisions known to this code, oldest first."""
     scripts = ScriptDirectory.from_config(_config(None))
     return [script.revision for script in scripts.walk_revisions()][::-1]
 

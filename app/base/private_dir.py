@@ -6,7 +6,9 @@ from pathlib import Path
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """Make what this process and its children create meanwhile readable for this user alone."""
+    """Make new files of this process and its children readable for this user alone, until the end
+    of the block.
+    """
     before = os.umask(0o077)
     try:
         yield

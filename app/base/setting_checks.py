@@ -1,4 +1,4 @@
-"""Values of settings that would do nothing, or another thing than was meant, without a word."""
+"""Checks of settings that would silently have no effect, or an unintended one."""
 
 import re
 from ipaddress import ip_network
@@ -7,7 +7,7 @@ ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")  # the spelling of bro
 
 
 def check_origin(value: str) -> str:
-    """Refuse what no browser sends as its origin."""
+    """Refuse a value that no browser sends as its origin."""
     if value != "*" and not ORIGIN.fullmatch(value):
         raise ValueError(
             f"{value!r} is not an origin; FALQON_ALLOWED_ORIGINS takes scheme, host and port "

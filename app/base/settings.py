@@ -168,13 +168,13 @@ class Settings(BaseSettings):
     # Bytes of a file uploaded in one request; the same limits as OpenAI's API.
     max_file_bytes: int = Field(512 * 2**20, ge=1)
     max_upload_bytes: int = Field(8 * 2**30, ge=1)  # bytes of a file uploaded in parts
-    lease: Duration = timedelta(seconds=60)  # a worker that stays silent this long has lost its job
+    lease: Duration = timedelta(seconds=60)  # a worker that is silent this long has lost its job
     heartbeat: Duration = timedelta(seconds=10)
     # Seconds between the polls of an idle worker without a notification.
     poll: Duration = timedelta(seconds=10)
     # Seconds without a step, and 20 steps of the usual length, after which a trainer is killed.
     hang: Duration = timedelta(minutes=10)
-    max_infra_failures: int = Field(3, ge=1)  # executions lost to machines before a job is given up
+    max_infra_failures: int = Field(3, ge=1)  # executions lost to machines before a job fails
     # Seconds after the first lost execution; doubled with each further one, up to a minute.
     retry_delay: Delay = timedelta(seconds=2)
     # Seconds for the trainer to end its step and write a checkpoint before it is killed.
@@ -287,7 +287,7 @@ class Settings(BaseSettings):
         return self
 
     def model_named(self, name: str) -> str:
-        """Return the model that a name stands for, which is itself where it is no alias."""
+        """Return the model for a name, which is itself unless it is an alias."""
         return self.model_aliases.get(name, name)
 
     @cached_property
@@ -329,7 +329,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def reports_dir(self) -> Path:
-        """Return the folder where experiment trackers leave event files and offline runs."""
+        """Return the folder for event files and offline runs of experiment trackers."""
         return self.data_dir.resolve() / "reports"
 
 
@@ -341,13 +341,13 @@ class WrongSettings(SystemExit):
 
 
 def load_settings() -> Settings:
-    """Read the settings of this process. Raises `WrongSettings` for what cannot be meant."""
+    """Read the settings of this process. Raises `WrongSettings` for invalid ones."""
     env_file.read_into(os.environ)
     if sentences := _misspelled([*os.environ, *dotenv_values(env_file.NAME)]):
         raise WrongSettings(sentences)
     try:
         settings = Settings()
-    except SettingsError as error:  # its message quotes the field, and nothing of the value
+    except SettingsError as error:  # its message quotes the field, and no part of the value
         field = str(error).split('"')[1]
         sentence = f'{variable_of(field)}: this must be JSON, such as ["one", "two"].'
         raise WrongSettings([sentence]) from None
@@ -368,7 +368,7 @@ def variable_of(field: str) -> str:
 
 
 def _misspelled(names: list[str]) -> list[str]:
-    """Return a sentence for each variable that is nearly a setting; warn of a user's own."""
+    """Return a sentence for each variable that is nearly a setting; warn of the others."""
     variables = {variable_of(field) for field in Settings.model_fields}
     ours = {name for name in names if name.upper().startswith(PREFIX)}
     unknown = ours - {name for name in ours if name.upper() in variables | OF_CLIENT}

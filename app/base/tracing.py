@@ -1,4 +1,4 @@
-"""Traces for OpenTelemetry: where spans go, and how a job carries the trace of its request."""
+"""Tracing with OpenTelemetry: the destination of spans, and the trace of a job."""
 
 from collections.abc import MutableMapping
 from typing import Any
@@ -44,7 +44,7 @@ def is_untraced(scope: MutableMapping[str, Any]) -> bool:
 
 
 def current_traceparent() -> str | None:
-    """Return the span that this is done in, as W3C's header writes it; None outside of any."""
+    """Return the current span in W3C's format; None outside of any."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier)
     return carrier.get(TRACEPARENT)

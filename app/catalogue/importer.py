@@ -1,5 +1,5 @@
-"""Base models into the catalogue: another process turns the source into a plain folder, here its
-files are stored and named.
+"""Import of base models into the catalogue: another process turns the source into a plain folder,
+here its files are stored and named.
 """
 
 import hashlib
@@ -42,7 +42,7 @@ class ModelNotAdded(Exception):
 def add_base_model(
     database: Database, storage: Storage, settings: Settings, model_id: str, source: str
 ) -> list[str] | None:
-    """Add it; return, in sentences, what was converted of it, or None when the very same model is
+    """Add it; return, in sentences, the conversions of its source, or None when the same model is
     there already. Raises `ModelNotAdded`, and then nothing stays behind.
     """
     if not ID.fullmatch(model_id):
@@ -68,7 +68,7 @@ def ensure_tiny_model(database: Database, storage: Storage, settings: Settings) 
 
 
 def _import_source(settings: Settings, source: str, output: Path) -> list[str]:
-    """Make a plain folder of the source; return what was converted."""
+    """Make a plain folder of the source; return its conversions."""
     command = [*settings.trainer_command, "import", source, "--output", str(output)]
     environment_for = hub_environment if source.startswith("hf:") else offline_environment
     with ChildProcess(
@@ -95,8 +95,8 @@ def add_folder(
     folder: Path,
     check: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Store the files of a plain folder as a base model; False when the very same is there already.
-    `check` is called meanwhile and may raise to give up. Raises `ModelNotAdded`.
+    """Store the files of a plain folder as a base model; False when the same model is there
+    already. `check` is called meanwhile and may raise to abort. Raises `ModelNotAdded`.
     """
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     if _same_is_there(database, model_id, files):

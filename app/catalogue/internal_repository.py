@@ -1,4 +1,4 @@
-"""Statements on rows that no user names: workers know them."""
+"""Unscoped queries, for workers only."""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,7 @@
 """Models that a project sees, encoded once and kept while they stay the same.
 
-To the official client the list is one page, however long: with 60,000 models nearly all of its time
-went into making the same text again.
+To the official client the list is one page, however long: with 60,000 models nearly all of the time
+was spent on encoding the same text again.
 """
 
 import json
@@ -21,7 +21,7 @@ MAX_KEPT_BYTES = 2**26  # bytes of all cached lists; some 300,000 models
 
 
 class EncodedList(NamedTuple):
-    """The models of one project, or the base models, as text: objects with commas between them."""
+    """Models of one project, or the base models, as text: objects with commas between them."""
 
     tally: ListVersion
     text: bytes
@@ -31,7 +31,7 @@ class EncodedList(NamedTuple):
 
 
 class ListKey(NamedTuple):
-    """Models of one project, or the base models, in other formats than some."""
+    """Models of one project, or the base models, except some formats."""
 
     owner: str | None
     without: tuple[str, ...]
@@ -45,8 +45,8 @@ class ModelLists:
         self._lock = Lock()
 
     def page(self, session: Session, project_id: str, without: tuple[str, ...] = ()) -> bytes:
-        """Give the JSON of the list: base models, then the project's own, oldest first, in other
-        formats than some.
+        """Return the JSON of the list: base models, then the project's own, oldest first, except
+        some formats.
         """
         bases = self._read(session, ListKey(None, without))
         own = self._read(session, ListKey(project_id, without))
@@ -64,7 +64,7 @@ class ModelLists:
         )
 
     def _read(self, session: Session, key: ListKey) -> EncodedList:
-        # Counted before it is read: what comes in between only makes the next one read again.
+        # Counted before the read: a model added in between only causes another read.
         tally = repository.tally(session, key.owner)
         with self._lock:
             before = self._kept.get(key)
@@ -88,7 +88,7 @@ class ModelLists:
 def _extend(
     session: Session, key: ListKey, before: EncodedList, tally: ListVersion
 ) -> EncodedList | None:
-    """Add what has come since to the end; None where anything else has happened."""
+    """Append the new models; None after any other change."""
     num_new = tally.num_models - before.tally.num_models
     if (
         before.newest is None
@@ -103,7 +103,7 @@ def _extend(
         after=(before.newest, str(before.last_id)),
         limit=num_new + 1,
     )
-    # One that was begun earlier has been written later, or one is in a format that is left out.
+    # A model that was begun earlier was written later, or one has an excluded format.
     if len(new) != num_new:
         return None
     text = b",".join((before.text, _encode(new)))

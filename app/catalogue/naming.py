@@ -20,7 +20,7 @@ def fine_tuned_model_id(job: Job, project_name: str) -> str:
         if job.base_model_id.startswith("ft:")
         else job.base_model_id
     )
-    # The last characters of an id are its random ones; the first are a clock.
+    # The end of an id is random; its beginning is a clock.
     return f"ft:{base}:{UNSAFE.sub('-', project_name)}:{job.suffix or ''}:{job.id[-8:]}"
 
 

@@ -49,7 +49,7 @@ class ListVersion(NamedTuple):
 
     num_models: int  # deleted models included, whose rows stay
     num_deleted: int
-    deleted_at: Decimal | int | None  # the sum of all, in seconds
+    deleted_at: Decimal | int | None  # sum over all, in seconds
 
 
 _LISTED: tuple[Any, ...] = (
@@ -92,7 +92,7 @@ def list_models(
 def list_in_parts(
     session: Session, project_id: str | None, *, without: Sequence[str]
 ) -> Iterator[list[ListedModel]]:
-    """Read all in other formats than some, oldest first."""
+    """Read all models except some formats, oldest first."""
     statement = _without(_list(project_id), without)
     rows = session.execute(statement.order_by(Model.created_at, Model.id))
     for part in rows.partitions(ROWS_AT_ONCE):
@@ -107,9 +107,7 @@ def newest(
     search: str = "",
     without: Sequence[str] = (),
 ) -> list[ListedModel]:
-    """Read the newest first: of those with a part of the id as it is written, and in other formats
-    than some.
-    """
+    """Read the newest first: those whose id contains the text, except some formats."""
     statement = _without(_filter_by_search(_list(project_id), search), without).order_by(
         Model.created_at.desc(), Model.id.desc()
     )
@@ -117,8 +115,8 @@ def newest(
 
 
 def search(session: Session, project_id: str, text: str, *, limit: int) -> list[ListedModel]:
-    """Find a model by its id, and others by a part of it among the project's newest and the newest
-    base models.
+    """Find a model by its id, and others by a part of the id among the project's newest and the
+    newest base models.
     """
     rows = session.execute(
         select(*_LISTED).where(
@@ -136,7 +134,7 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
 
 
 def num_like(session: Session, project_id: str | None, search: str = "") -> int:
-    """Count them; above `MAX_COUNTED` there are more than that."""
+    """Count them; above `MAX_COUNTED` there are more."""
     some = _filter_by_search(
         select(Model.project_id).where(_belongs_to(project_id), Model.deleted_at.is_(None)), search
     )
@@ -157,7 +155,7 @@ def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[
 
 
 def sizes(session: Session, project_id: str, model_ids: Sequence[str]) -> dict[str, int]:
-    """Return the bytes of those that exist."""
+    """Return the bytes of the models that exist."""
     statement = select(Model.id, Model.bytes).where(
         Model.project_id == project_id, Model.id.in_(model_ids), Model.deleted_at.is_(None)
     )
@@ -165,7 +163,7 @@ def sizes(session: Session, project_id: str, model_ids: Sequence[str]) -> dict[s
 
 
 def add_base(session: Session, model: Model, artifacts: Sequence[Artifact]) -> None:
-    """Add a base model; one of its id that was deleted gives way, with what was counted for it."""
+    """Add a base model; a deleted one with the same id is replaced, including its counts."""
     is_deleted = (Model.id == model.id, Model.project_id.is_(None), Model.deleted_at.is_not(None))
     deleted = session.scalars(select(Model).where(*is_deleted).with_for_update()).one_or_none()
     if deleted is None:
@@ -184,7 +182,7 @@ def find(session: Session, project_id: str, model_id: str) -> Model | None:
 
 
 def like(session: Session, project_id: str, *, start: str = "", end: str = "") -> list[Model]:
-    """Find those whose id begins and ends so."""
+    """Find the models whose id begins and ends so."""
     begins = Model.id.startswith(start, autoescape=True)
     ends = Model.id.endswith(end, autoescape=True)
     return list(
@@ -199,7 +197,7 @@ def bases(session: Session) -> list[Model]:
 
 
 def find_to_use(session: Session, project_id: str, model_id: str) -> Model | None:
-    """Lock it: it is not deleted before the transaction ends."""
+    """Return the model and lock it: it is not deleted before the transaction ends."""
     return session.scalars(_visible(project_id, model_id).with_for_update(read=True)).one_or_none()
 
 

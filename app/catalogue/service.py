@@ -21,13 +21,13 @@ MAX_OFFERED = 200  # number of base models, and of the project's own
 
 class Newest(NamedTuple):
     models: list[ModelObject]
-    # With those that are not shown; above `app.base.database.MAX_COUNTED` there are more.
+    # Includes those that are not shown; above `app.base.database.MAX_COUNTED` there are more.
     num_models: int
 
 
 def list_models(services: Services, caller: Caller, lists: ModelLists, *, adapters: bool) -> bytes:
-    """Return the list of all models as JSON, from what is encoded already where nothing changed.
-    Without `adapters`, of those that are models by themselves.
+    """Return the list of all models as JSON, from the cache if nothing changed. Without `adapters`,
+    only complete models.
     """
     without = () if adapters else (NOT_SERVABLE,)
     with services.database.read() as session:
@@ -35,7 +35,7 @@ def list_models(services: Services, caller: Caller, lists: ModelLists, *, adapte
 
 
 def retrieve_model(services: Services, caller: Caller, model_id: str) -> ModelObject:
-    """Return a model, also by an alias; the answer has the model's own id."""
+    """Return a model, also by an alias; the response has the model's own id."""
     name = services.settings.model_named(model_id)
     with services.database.read() as session:
         return ModelObject.of(get(session, caller.project_id, name))
@@ -67,8 +67,8 @@ def exists(session: Session, model_id: str) -> bool:
 
 
 def newest(session: Session, project_id: str | None, *, limit: int, search: str = "") -> Newest:
-    """Return some of the project's own models, the newest first; those whose id has `search` in it.
-    None means the base models.
+    """Return some of the project's own models, the newest first; only those whose id contains
+    `search`. None means the base models.
     """
     rows = repository.newest(session, project_id, limit=limit, search=search)
     num_models = len(rows)
@@ -78,7 +78,7 @@ def newest(session: Session, project_id: str | None, *, limit: int, search: str 
 
 
 def search(session: Session, project_id: str, text: str, *, limit: int) -> list[ModelObject]:
-    """Find a model by its id, and others by a part of it among the newest."""
+    """Find a model by its id, and others by a part of the id among the newest."""
     rows = repository.search(session, project_id, text, limit=limit)
     return [ModelObject.of(row) for row in rows]
 
@@ -89,12 +89,12 @@ def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[
 
 
 def sizes(session: Session, project_id: str, model_ids: Sequence[str]) -> dict[str, int]:
-    """Return the bytes of those of the project's own models that exist."""
+    """Return the bytes of the project's own models that exist."""
     return repository.sizes(session, project_id, model_ids)
 
 
 def trainable(session: Session, project_id: str) -> list[str]:
-    """Return the ids that a job may start from, as a form offers them.
+    """Return the ids that a job may start from, for a form.
 
     Base models, then the newest of the project's own, oldest first.
     """
@@ -106,9 +106,7 @@ def trainable(session: Session, project_id: str) -> list[str]:
 
 
 def find_by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
-    """Return the model that Hugging Face's libraries mean; its own id is as good where they take
-    it.
-    """
+    """Return the model that Hugging Face's libraries mean; they may use its own id as well."""
     model = repository.find(session, project_id, hub_id)
     if model is not None:
         return model
@@ -135,7 +133,7 @@ def versions_of(session: Session, project_id: str, model_id: str) -> dict[str, M
 
 
 def base_for_job(session: Session, project_id: str, model_id: str, *, lock: bool) -> Model:
-    """Return a base model, or a fine-tuned one to continue from; with `lock` it stays."""
+    """Return a base model, or a fine-tuned one to continue; with `lock` it cannot be deleted."""
     model = (repository.find_to_use if lock else repository.find)(session, project_id, model_id)
     if model is None:
         raise InvalidRequest(

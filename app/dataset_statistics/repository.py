@@ -40,7 +40,7 @@ def list_of_file(session: Session, file_id: str) -> list[DatasetStatistics]:
 
 
 def tokens_of(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:
-    """Return the tokens of one epoch, as the newest statistics of each file count them."""
+    """Return the tokens of one epoch, from the newest statistics of each file."""
     tokens = DatasetStatistics.result["tokens_per_epoch"].as_integer().label("tokens")
     statement = (
         select(DatasetStatistics.file_id, tokens)
@@ -58,7 +58,7 @@ def tokens_of(session: Session, project_id: str, file_ids: Sequence[str]) -> dic
 def add(session: Session, project_id: str, key: StatisticsKey) -> None:
     """Add the operation unless another caller has just added the same.
 
-    It takes the place of one with other variables of the chat template, once that has ended.
+    It replaces statistics with other variables of the chat template, once those have ended.
     """
     fields = key._asdict()
     kwargs = fields.pop("chat_template_kwargs")

@@ -58,7 +58,7 @@ class EstimateAccuracy(NamedTuple):
 
 
 def list_accuracy(services: Services, caller: Caller) -> Page[AccuracyObject]:
-    """List how well the project's newest jobs kept their estimates."""
+    """List the accuracy of the estimates of the project's newest jobs."""
     with services.database.read() as session:
         rows = accuracy(session, caller.project_id)
     return Page[AccuracyObject].of(
@@ -85,20 +85,20 @@ def target_of(session: Session, settings: Settings, device: str = ANY_DEVICE) ->
         worker = workers.newest(session, device)
         return TrainingTarget(DEVICES[device], worker.num_devices if worker else 1)
     worker = workers.newest(session) if settings.device == "auto" else None
-    if worker is not None and worker.device in DEVICES:  # else it is of a newer version
+    if worker is not None and worker.device in DEVICES:  # otherwise it is of a newer version
         return TrainingTarget(DEVICES[worker.device], worker.num_devices)
     return device_of(settings)
 
 
 def most_gpus(session: Session, settings: Settings, device: str) -> TrainingTarget:
-    """Return the most that one job can have of what it would train on."""
+    """Return the most devices that one job can have of its target."""
     target = target_of(session, settings, device)
     most = workers.most_gpus(session, settings).get(target.device.name, 1)
     return target._replace(num_devices=target.num_devices * most)
 
 
 def live_targets(session: Session, settings: Settings) -> list[TrainingTarget]:
-    """Return each kind of device that a live worker has, as one job of one GPU would have it."""
+    """Return each kind of device that a live worker has, as the target of a job with one GPU."""
     names = workers.most_gpus(session, settings)
     return [target_of(session, settings, name) for name in sorted(names) if name in DEVICES]
 
@@ -228,7 +228,7 @@ def amount_of_file(report: FileReport, recipe: Recipe, counted: Amount | None) -
 
 
 def accuracy(session: Session, project_id: str) -> list[EstimateAccuracy]:
-    """Compare the newest jobs with their estimates, but none that stopped early."""
+    """Compare the newest jobs with their estimates, except those that stopped early."""
     grouped: dict[tuple[str, str, str], list[tuple[float, bool]]] = {}
     for job in repository.list_ended(session, project_id):
         if job.actual.ratio is not None:

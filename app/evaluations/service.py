@@ -37,7 +37,7 @@ def create_evaluation(
 def list_evaluations(
     services: Services, caller: Caller, job_id: str, *, after: str | None, limit: int
 ) -> Page[EvaluationObject]:
-    """List them, the newest first."""
+    """List evaluations, the newest first."""
     with services.database.read() as session:
         evaluations = page(session, caller.project_id, job_id, after=after, limit=limit)
         objects = [EvaluationObject.of(evaluation) for evaluation in evaluations]
@@ -54,7 +54,7 @@ def retrieve_evaluation(
 def create(
     session: Session, project_id: str, job_id: str, request: EvaluationRequest
 ) -> Evaluation:
-    """Add an evaluation. Raises where it could only fail."""
+    """Add an evaluation. Raises if it could only fail."""
     job = jobs.get(session, project_id, job_id)
     file_id, origin = _rows_of(session, project_id, job, request.file)
     plan = EvaluationPlan(
@@ -93,7 +93,7 @@ def get(session: Session, project_id: str, job_id: str, evaluation_id: str) -> E
 def page(
     session: Session, project_id: str, job_id: str, *, after: str | None, limit: int
 ) -> list[Evaluation]:
-    """Return the newest first, one more than `limit` where there is one."""
+    """Return the newest first, at most one more than `limit`."""
     check_cursor(after, ID, "an evaluation")
     jobs.get(session, project_id, job_id)
     return repository.newest_first(session, project_id, job_id, after=after, limit=limit)
@@ -102,7 +102,7 @@ def page(
 def _rows_of(
     session: Session, project_id: str, job: Job, file_id: str | None
 ) -> tuple[str, Origin]:
-    """Return the file that holds the rows, and why that one."""
+    """Return the file with the rows, and the reason for that file."""
     origin: Origin = "file"
     if file_id is None:
         origin = "validation_file"

@@ -1,5 +1,5 @@
-"""Exports to other formats, and what came of them. Free of the web framework: the worker completes
-them through it.
+"""Exports to other formats, and their results. Free of the web framework: the worker completes them
+through it.
 """
 
 from collections.abc import Sequence

@@ -52,7 +52,7 @@ class ExportSource(NamedTuple):
 def create_export(
     services: Services, caller: Caller, model_id: str, format: FormatName
 ) -> ExportObject:
-    """Have a worker make a model in another format, unless that is done or under way."""
+    """Have a worker convert a model into another format, unless that is done or in progress."""
     with services.database.transaction() as session:
         export = ExportObject.of(request_export(session, caller, model_id, format))
     if export.status == "in_progress":
@@ -127,7 +127,9 @@ def request_export(session: Session, caller: Caller, name: str, format: FormatNa
 
 
 def _source(session: Session, project_id: str, name: str) -> ExportSource:
-    """Find what is exported: a checkpoint as long as it is there, with or without a model of it."""
+    """Find the source of the export: a checkpoint as long as it exists, with or without a model of
+    it.
+    """
     parsed = Name.parse(name)
     if parsed is not None:
         checkpoint = own_checkpoint(session, project_id, name)

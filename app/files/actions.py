@@ -41,8 +41,8 @@ def create_file(
     idempotency_key: str | None = None,
     mapping: dict[str, str] | None = None,
 ) -> FileObject:
-    """Store a file; one of purpose `fine-tune` is then checked by a worker, after it has been made
-    JSON lines where it is a table.
+    """Store a file; one of purpose `fine-tune` is then checked by a worker, after the conversion of
+    a table into JSON lines.
     """
     limit = services.settings.max_file_bytes
     if num_bytes > limit:
@@ -63,7 +63,7 @@ def create_file(
 
     def add() -> File:
         with services.database.transaction() as session:
-            # Again, because others wrote meanwhile.
+            # Checked again, because others wrote meanwhile.
             quotas.admit_bytes(session, caller.project_id, stored.bytes)
             file = service.add(
                 session,
@@ -94,7 +94,7 @@ def import_file(
     *,
     idempotency_key: str | None = None,
 ) -> FileObject:
-    """Have a worker make a file of what stands at an address."""
+    """Have a worker make a file of the content of an address."""
     parse_address(request.source, services.settings.webhook_networks)
     project_id = caller.project_id
     arguments = (request.source, request.mapping or {}, idempotency_key)
@@ -167,7 +167,7 @@ def check_file(services: Services, caller: Caller, file_id: str) -> FileObject:
 
 
 def retrieve_good_lines(services: Services, caller: Caller, file_id: str) -> ContentStream:
-    """Return the lines that hold a record, which are found while they are read."""
+    """Return the lines that hold a record, found while they are read."""
     with services.database.read() as session:
         file = service.get(session, caller.project_id, file_id)
         service.require_content(file)
@@ -206,7 +206,7 @@ def _head(services: Services, file: File) -> bytes:
 
 
 def _in_chunks(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """Join lines, as each part that is sent has its cost."""
+    """Join lines, because each chunk that is sent has a cost."""
     chunk = bytearray()
     for line in lines:
         chunk += line

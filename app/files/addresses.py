@@ -1,4 +1,4 @@
-"""Addresses that records can be read from: `hf://`, `s3://` and `https://`."""
+"""Addresses of records: `hf://`, `s3://` and `https://`."""
 
 import re
 from pathlib import PurePosixPath
@@ -38,7 +38,7 @@ Address = HubAddress | S3Address | WebAddress
 
 
 def parse_address(text: str, networks: Networks) -> Address:
-    """Read an address. Raises `InvalidRequest` where it could never be read."""
+    """Parse an address. Raises `InvalidRequest` if it could never be read."""
     scheme, separator, rest = text.partition("://")
     match scheme if separator else "":
         case "hf":

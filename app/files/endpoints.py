@@ -57,7 +57,7 @@ class FileForm(BaseModel):
 
 
 class _JsonRoute(ApiRoute):
-    """Takes what is sent as JSON, and leaves forms to the next route."""
+    """Route for JSON bodies that leaves forms to the next route."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         content_type = Headers(scope=scope).get("content-type", "")
@@ -72,7 +72,7 @@ def create_file_from_source(
     request: SourceRequest,
     idempotency_key: IdempotencyKey = None,
 ) -> FileObject:
-    """Have a worker make a file of what stands at an address."""
+    """Have a worker make a file of the content of an address."""
     return actions.import_file(services, caller, request, idempotency_key=idempotency_key)
 
 

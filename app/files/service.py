@@ -20,13 +20,13 @@ from app.operations import service as operations
 
 T = TypeVar("T")
 MAX_NAME_LENGTH = 255
-NO_SHA256 = ""  # the hash of a file whose bytes have not come
+NO_SHA256 = ""  # hash of a file without bytes
 MAX_IMPORTS = 1_000  # pending or running imports per project
 UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def new_key(project_id: str) -> tuple[str, str]:
-    """Return the id of a file to come, and where its bytes go."""
+    """Return the id of a new file, and the key of its bytes."""
     file_id = new_id("file-")
     return file_id, keys.file_content(project_id, file_id)
 
@@ -84,16 +84,16 @@ def add(
 
 
 def admit_import(session: Session, project_id: str, idempotency_key: str | None = None) -> None:
-    """Raise `RateLimited` where as many tables and sources of the project as may be are still to
-    be read; a call that repeats an earlier one adds none.
+    """Raise `RateLimited` if too many tables and sources of the project are still to be read; a
+    call that repeats an earlier one adds none.
     """
     if idempotency_key is None or not repository.find_by_key(session, project_id, idempotency_key):
         operations.admit(session, FileImport, project_id, MAX_IMPORTS)
 
 
 def add_once(add: Callable[[], T]) -> T:
-    """Call `add`, and again where another with the same idempotency key came first: the second call
-    finds that one's file.
+    """Call `add`, and again if another call with the same idempotency key came first: the second
+    call finds its file.
     """
     try:
         return add()
@@ -154,7 +154,7 @@ def add_from_source(
 
 
 def require_content(file: File) -> None:
-    """Raise `IllegalState` where no bytes have come from the source."""
+    """Raise `IllegalState` if the source has brought no bytes."""
     if file.sha256 == NO_SHA256:
         raise IllegalState(
             f"{file.id} has no content: its source has not been read; `status` says why.",
@@ -164,7 +164,7 @@ def require_content(file: File) -> None:
 
 
 def notify(notifier: Notifier, file: File, imported: FileImport | None) -> None:
-    """Have workers poll for what is to be done with a new file."""
+    """Have workers poll for the work on a new file."""
     if file.status == FileStatus.UPLOADED:
         notifier.notify(FileCheck if imported is None else FileImport, file.id)
 
@@ -197,7 +197,7 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
 
 
 def get_usable(session: Session, project_id: str, file_id: str, param: str) -> File:
-    """Return a file of records whose check has found no fault, or has not ended."""
+    """Return a file of records whose check has passed, or has not ended."""
     return _check_usable(session, repository.find(session, project_id, file_id), file_id, param)
 
 
@@ -215,7 +215,7 @@ def get_for_job(
     *,
     lock: bool,
 ) -> tuple[File, File | None]:
-    """Return the files of a new job. Raises `InvalidRequest` where the job could only fail."""
+    """Return the files of a new job. Raises `InvalidRequest` if the job could only fail."""
     ids = [file_id for file_id in (training_file, validation_file) if file_id is not None]
     rows = repository.find_several(session, project_id, ids, lock=lock)
     files = {file.id: file for file in rows}
@@ -276,8 +276,8 @@ def remove_expired(database: Database) -> int:
         if not repository.list_expired(session, lock=False):
             return 0
     with database.transaction() as session:
-        # Two statements: a job that took a file while we waited for its lock is seen only by the
-        # second.
+        # Two statements: only the second sees a job that took a file while the first waited for its
+        # lock.
         locked = repository.list_expired(session, lock=True)
         free = [
             file

@@ -1,4 +1,4 @@
-"""Tables, of which a worker makes JSON lines before they are checked, and forms with a file."""
+"""Tables that a worker converts into JSON lines before the check, and forms with a file."""
 
 import json
 from typing import NamedTuple

@@ -32,7 +32,7 @@ FULL_SCAN_INTERVAL = timedelta(days=7)
 MAX_OBJECTS_PER_SECOND = 2000  # rate limit, so that other users of the storage are not slowed down
 DELIVERY_RETENTION = timedelta(days=30)
 DELETE_BATCH = 1000
-# More without a row than a fleet of killed workers leaves: then it is rather the rows that are
+# More than the number of objects that killed workers leave: then it is rather the rows that are
 # missing.
 MAX_UNREFERENCED, MAX_UNREFERENCED_SHARE = 1000, 0.01
 REVIEW_ADVICE = (
@@ -113,7 +113,7 @@ def collect_due(database: Database, storage: Storage, wait: Callable[[float], ob
 
 
 def collect(database: Database, storage: Storage) -> int:
-    """Mark as orphaned all that has no row; return how many, 0 while another process does it.
+    """Mark all unreferenced objects as orphaned; return how many, 0 while another process does it.
 
     Raises `Refused`.
     """

@@ -24,7 +24,7 @@ from app.base.storage.reach import KeyTaken
 from app.models import File, Installation, Job, Model, Project
 from app.models.installation import ONLY
 
-START_SECONDS = 5.0  # a start waits no longer for a storage that is silent
+START_SECONDS = 5.0  # a start waits no longer for an unresponsive storage
 RETRY_SECONDS = 5.0
 ADVANCE_SECONDS = 60.0
 Id = str | None
@@ -43,7 +43,7 @@ class Mismatch(CleaningRefused):
 
 
 class Unmounted(Mismatch):
-    """The storage has lost the id that it had: most likely it is a folder that is not mounted."""
+    """The storage has lost its id: most likely it is a folder that is not mounted."""
 
 
 class NotMarked(CleaningRefused):
@@ -55,7 +55,7 @@ class DatabaseRestored(CleaningRefused):
 
 
 def mark(database: Database, storage: Storage) -> None:
-    """Give both the id that they know each other by, once. Raises `Mismatch`."""
+    """Give both a common id, once. Raises `Mismatch`."""
     row = _row(database)
     try:
         stored_id = _read_id(storage)
@@ -93,13 +93,13 @@ def check(database: Database, storage: Storage) -> Installation:
 
 
 def advance(database: Database, storage: Storage) -> Installation:
-    """Raise the generation of two that belong together. Raises `Refused`."""
+    """Raise the generation of both. Raises `CleaningRefused`."""
     row, generation_before = _compare(database, storage)
     if row.generation < generation_before:
         raise DatabaseRestored(_describe_restore(database, storage, row, generation_before))
     try:
         _raise_generation(database, storage, 0)
-    except (StorageError, OSError) as error:  # a full one must still be cleaned
+    except (StorageError, OSError) as error:  # a full storage must still be cleaned
         log.warning("the storage did not take the generation", error=str(error))
     return row
 
@@ -115,12 +115,12 @@ def describe_restore(database: Database, storage: Storage) -> str | None:
 
 
 def accept(database: Database, storage: Storage) -> None:
-    """Take the database for the newest there is, although it was restored."""
+    """Accept a restored database as the newest."""
     _raise_generation(database, storage, _generation(storage))
 
 
 def adopt(database: Database, storage: Storage) -> bool:
-    """Make the storage this database's own; False where it was. Cleaning it waits for `accept`."""
+    """Give the storage this database's id; False if it has it. Cleaning it waits for `accept`."""
     row = _row(database) or _add_row(database)
     stored_id = _read_id(storage)
     if stored_id == row.id:
@@ -136,7 +136,7 @@ def adopt(database: Database, storage: Storage) -> bool:
 
 
 def refuse_mismatch(database: Database, storage: Storage) -> None:
-    """Raise `Mismatch` if it is one. What cannot be learnt within seconds is none."""
+    """Raise `Mismatch` if it is one. A check that takes more than some seconds passes."""
     mismatches: list[Mismatch] = []
 
     def try_check() -> None:
@@ -162,8 +162,8 @@ def wait_until_known(
     shutting_down: threading.Event,
     limit_seconds: float = math.inf,
 ) -> bool:
-    """Return once it is known that the two belong together; False where the limit or the end of
-    this process comes before. Raises `Mismatch`.
+    """Return once it is known that the two belong together; False if the limit or the end of this
+    process comes before. Raises `Mismatch`.
     """
     deadline = time.monotonic() + limit_seconds
     while not shutting_down.is_set():

@@ -1,7 +1,7 @@
-"""Bytes that no row names. An object is an orphan before its first byte is written, is adopted by
-the transaction that adds its row, and is an orphan again when the row goes. So a crash at any point
-leaves nothing behind for good, and a row never names what is gone. A key that ends with a slash
-stands for all objects below it.
+"""Orphans: bytes that no row names. An object is an orphan before its first byte is written, is
+claimed by the transaction that adds its row, and is an orphan again when the row goes. So a crash
+at any point leaves nothing behind for good, and a row never names missing bytes. A key that ends
+with a slash stands for all objects below it.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -17,7 +17,7 @@ from app.base.storage import Storage, Stored
 from app.base.storage.keys import job_of_log, trainer_log
 from app.models import Artifact, Attempt, Checkpoint, File, Job, Model, Orphan, UploadPart
 
-# Longer than any write of one object takes, and than a download that has begun.
+# Longer than any write of one object, and than a download in progress.
 GRACE_PERIOD = timedelta(hours=1)
 SWEPT_AT_ONCE = 100
 CHECKED_AT_ONCE = 1000
@@ -86,7 +86,7 @@ def find_referenced(session: Session, keys: Collection[str]) -> set[str]:
 
 
 def due(session: Session) -> Sequence[str]:
-    """Return the keys of some that are to be removed, the oldest first."""
+    """Return the keys of some due orphans, the oldest first."""
     oldest = (
         select(Orphan.storage_key).where(Orphan.due_at < now_plus_once()).order_by(Orphan.due_at)
     )
@@ -94,13 +94,13 @@ def due(session: Session) -> Sequence[str]:
 
 
 def sweep(database: Database, storage: Storage) -> int:
-    """Remove what is due, a few at a time; how many. Several may do it at once."""
+    """Remove due orphans, a few at a time; return how many. Several processes may do it at once."""
     with database.read() as session:
         keys = due(session)
     if not keys:
         return 0
     with database.transaction() as session:
-        # Due again later, so that what cannot be removed now holds up nothing else.
+        # Due again later, so that an object that cannot be removed now delays no other.
         again = now_plus(GRACE_PERIOD.total_seconds())
         mark = (
             update(Orphan)

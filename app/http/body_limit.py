@@ -31,7 +31,7 @@ def limit_body(request: Request, limit: int, param: str | None) -> Receive:
 
 
 def _count_bytes(receive: Receive, limit: int, error: TooLarge) -> Receive:
-    """Count the bytes of bodies that do not say their length."""
+    """Count the bytes of bodies without a declared length."""
     total = 0
 
     async def counted() -> Message:

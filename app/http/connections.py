@@ -1,8 +1,8 @@
 """Limits on connections of untrusted clients: deadlines for the data that a client owes, and a
 maximum of open connections.
 
-uvicorn ends a connection that rests between two requests, and waits for ever for the rest of one
-that has begun.
+uvicorn closes a connection that is idle between two requests, but waits for ever for the rest of a
+request.
 """
 
 import asyncio
@@ -29,13 +29,15 @@ class ConnectionLimits:
 
 
 class ConnectionGuard:
-    """Knows which connections of a process may be closed to make room, the first of each first."""
+    """Registry of the connections of a process that may be closed to make room, the first of each
+    first.
+    """
 
     def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
-        # No request of theirs is being worked on: in the order in which that began.
+        # Idle connections, in the order in which they became idle.
         self.idle: dict[GuardedProtocol, None] = {}
-        # They owe a body: in the order in which they last sent some of it.
+        # Connections with an incomplete body, in the order of their last bytes.
         self.sending: dict[GuardedProtocol, None] = {}
 
     def forget(self, connection: "GuardedProtocol") -> None:
@@ -69,7 +71,7 @@ class GuardedProtocol(H11Protocol):
         self._update_deadline()
 
     def _update_deadline(self) -> None:
-        """Set the deadline of what the client owes now."""
+        """Set the deadline of the client's next bytes."""
         if self.transport.is_closing():
             self._stop_waiting()
         elif self.conn.their_state is h11.IDLE:
@@ -120,7 +122,7 @@ class GuardedProtocol(H11Protocol):
             self.transport.close()
 
     def _on_late_body(self) -> None:
-        if self.flow.read_paused or self.cycle.waiting_for_100_continue:  # it is we who are slow
+        if self.flow.read_paused or self.cycle.waiting_for_100_continue:  # the delay is ours
             self._update_deadline()
             return
         seconds = self._guard.limits.body_seconds
@@ -138,7 +140,7 @@ class GuardedProtocol(H11Protocol):
         self.cycle.message_event.set()
 
     def _make_room(self) -> None:
-        """Close the connection that waits longest, or this new one where all others are busy."""
+        """Close the connection that waits longest, or this new one if all others are busy."""
         most = self._guard.limits.connections
         self.logger.warning(
             "%d connections are open, the most allowed: one is closed for each new one.", most

@@ -69,7 +69,7 @@ class ContentStream(NamedTuple):
 
 
 class _File(FileResponse):
-    chunk_size = CHUNK_BYTES  # its own is a sixteenth, and so is its speed
+    chunk_size = CHUNK_BYTES  # the default is a sixteenth, and so is its speed
 
 
 def send(
@@ -81,9 +81,9 @@ def send(
     immutable: bool = False,
     more: Mapping[str, str] | None = None,
 ) -> Response:
-    """Send the content, or where it is.
+    """Send the content, or redirect to it.
 
-    `immutable`: the address names these very bytes. `more`: headers beside the usual ones.
+    `immutable`: the address names a fixed content. `more`: headers beside the usual ones.
     """
     etag = f'"{content.sha256}"'
     headers = {
@@ -154,7 +154,7 @@ def send_stream(request: Request, stream: ContentStream) -> Response:
 
 
 def _begin(chunks: Iterator[bytes], num_chunks: int = 1) -> Iterator[bytes]:
-    """Read the first chunks now, while a failure can still become an answer of its own."""
+    """Read the first chunks now, while a failure can still become a response of its own."""
     return chain(list(islice(chunks, num_chunks)), chunks)
 
 
@@ -173,7 +173,7 @@ def _disposition(filename: str) -> str:
 def _range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
     """Return the requested [start, end), or None for the whole.
 
-    Several ranges, and what cannot be understood, may be answered so (RFC 9110).
+    Several ranges, and invalid ones, may be answered with the whole (RFC 9110).
     """
     match = ONE_RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
     if (

@@ -67,7 +67,7 @@ def _on_api_error(_request: Request, error: Exception) -> JSONResponse:
 
 def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    if isinstance(error.body, bytes):  # FastAPI parses what is called JSON, and nothing else
+    if isinstance(error.body, bytes):  # FastAPI parses only declared JSON
         kind = request.headers.get("content-type", "")
         came = f"as {kind[:MAX_SHOWN]}" if kind else "without one"
         return answer(

@@ -41,7 +41,7 @@ MALFORMED = (
 
 
 def refusal_of(error: HTTPException) -> InvalidRequest:
-    """Turn what the framework says of a body that is no form it can read into an error of ours."""
+    """Turn the framework's error on a form into one of ours."""
     detail = _detail_of(error)
     advice = (text for beginning, text in ADVICE.items() if detail.startswith(beginning))
     message = next(advice, MALFORMED)

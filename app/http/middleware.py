@@ -94,14 +94,14 @@ class RequestContext:
 
 
 def route_of(scope: Scope) -> str:
-    """Return the template of the route that has answered: of those there are few, of paths any
-    number.
+    """Return the template of the route that has answered: there are few templates, but any number
+    of paths.
     """
     return getattr(scope.get("route"), "path", counters.OTHER)
 
 
 def cut(text: str) -> str:
-    """Keep the beginning, with a sign that there was more."""
+    """Truncate a text with a sign that there was more."""
     if len(text) <= MAX_LOGGED_CHARACTERS:
         return text
     return text[:MAX_LOGGED_CHARACTERS] + "…"
@@ -133,8 +133,8 @@ class KnownHosts:
 
 
 class TrailingSlashes:
-    """Takes an address of the API with a slash at its end for the one without: clients join
-    addresses in both ways.
+    """Middleware that removes a slash at the end of an API address: clients join addresses in both
+    ways.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,6 +1,4 @@
-"""Addresses of OpenAI's that clients know and that are not served here, each with what to use
-instead.
-"""
+"""Addresses of OpenAI's API that are not served here, each with its replacement."""
 
 ASK_CHAT = "ask /v1/chat/completions"
 NOT_SERVED = {

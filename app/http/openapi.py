@@ -18,7 +18,7 @@ OF_FASTAPI = (
 
 
 def _rate_limit_headers(unit: str, limit: str, remaining: str) -> Json:
-    """Return the three headers of a rate limit, with what the first two say."""
+    """Return the three headers of a rate limit, with these descriptions of the first two."""
     return {
         f"x-ratelimit-limit-{unit}": {
             "description": limit,
@@ -59,7 +59,7 @@ HEADERS_OF_TOKENS: Json = _rate_limit_headers(
     "tokens that models may read and write for the key in a minute",
     "the remaining ones; without those of an answer that is still streamed",
 )
-# A rate passes, a quota does not; `code` says which it was.
+# A rate limit passes, a quota does not; `code` tells them apart.
 HEADERS_OF_429: Json = {
     name: HEADERS[name] | {"required": False} for name in ("retry-after", "x-should-retry")
 } | {

@@ -19,17 +19,17 @@ from app.base.storage import Storage
 from app.garbage import installation
 from falqon_core.contract.errors import is_disk_full
 
-PROBE_SECONDS = 5.0  # between two probes of a part
-MAX_AGE_SECONDS = 15.0  # an older verdict says nothing about now
-FIRST_SECONDS = 3.0  # the longest that a start waits for first verdicts
-LAST_SECONDS = 1.0  # the longest that an end waits for probes that are under way
+PROBE_SECONDS = 5.0  # between two checks of a dependency
+MAX_AGE_SECONDS = 15.0  # an older verdict is stale
+FIRST_SECONDS = 3.0  # the longest wait of a start for first verdicts
+LAST_SECONDS = 1.0  # the longest wait of a stop for checks in progress
 OK, UNKNOWN = "ok", "unknown"
 MISMATCH = "belongs to another database"
 UNMOUNTED = "empty, or not mounted"
 FULL = "no space left"
 NOT_WRITABLE = "not writable"
 MIN_FREE_BYTES = 16 * 2**20
-# Without Redis everything works, only later; without one of these nothing new is taken.
+# Without Redis everything works, only later; without one of these no new request is served.
 NEEDED = {"database", "storage"}
 
 Probe = Callable[[], str]
@@ -67,9 +67,7 @@ class BackgroundCheck:
         self._ended.set()
 
     def join(self, seconds: float) -> None:
-        """Wait so long at most for the one that is under way: a longer one dies with the
-        process.
-        """
+        """Wait so long at most for the check in progress: a longer one dies with the process."""
         self._thread.join(seconds)
 
     @property
@@ -93,7 +91,7 @@ class BackgroundCheck:
     def _run_probe(self) -> str:
         try:
             return self._probe()
-        except Exception:  # the top of a thread: the next probe has to come
+        except Exception:  # top-level handler of a thread: the next check has to come
             log.exception("a probe failed", part=self._name)
             return UNKNOWN
 
@@ -144,7 +142,7 @@ class HealthMonitor:
 
 def probe_database(database: Database) -> str:
     from app.base import (
-        migrate,  # alembic costs a quarter of a second that a start need not wait for
+        migrate,  # alembic costs a quarter of a second, which a start need not wait for
     )
 
     try:

@@ -8,7 +8,7 @@ from app.http.middleware import RESPONSE_HEADERS
 
 
 def state_rate(request: Request, rate: Allowance | None) -> None:
-    """Have the answer to this request say what is left."""
+    """Add the remaining allowance to the response of this request."""
     if rate is not None:
         request.scope["state"][RESPONSE_HEADERS].update(rate.headers)
 

@@ -59,7 +59,7 @@ def address_of(connection: HTTPConnection) -> str:
 
 
 def with_origin(caller: Caller, request: Request, session_id: str | None = None) -> Caller:
-    """Add to the caller what the audit log says of a request."""
+    """Add the origin of a request to the caller, for the audit log."""
     request_id = str(get_contextvars().get("request_id", ""))
     return caller._replace(
         request_id=request_id, address=address_of(request), session_id=session_id

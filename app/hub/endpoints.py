@@ -23,7 +23,7 @@ WRONG_KEY = "Invalid credentials in Authorization header"  # clients know it by 
 
 
 class HubRoute(ApiRoute):
-    """Errors as the libraries read them: from headers."""
+    """Route whose errors are as the libraries read them: in headers."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()

@@ -78,7 +78,7 @@ def revisions(session: Session, project_id: str, kind: Kind, repo: str) -> dict[
 
 
 def _models(session: Session, project_id: str, repo: str) -> dict[str, Model]:
-    """Return the model, its other formats, and what was made of checkpoints of its job."""
+    """Return the model, its other formats, and the exports of its job's checkpoints."""
     model = _find_or_refuse(repo, lambda: catalogue.find_by_hub_id(session, project_id, repo))
     return {MAIN: model} | catalogue.versions_of(session, project_id, model.id)
 
@@ -124,7 +124,7 @@ def _of_file(file: File) -> Repository:
 
 
 def _record_name(file: File) -> str:
-    """Return a name that ends so that `load_dataset` knows what is in the file."""
+    """Return a name whose suffix tells `load_dataset` the format."""
     if file.purpose != Purpose.FINE_TUNE or PurePosixPath(file.filename).suffix.lower() in RECORDS:
         return file.filename
     return f"{file.filename}.jsonl"

@@ -19,7 +19,7 @@ class TreeEntry(NamedTuple):
 
 
 class Repository(NamedTuple):
-    """One revision of a model, or an uploaded file."""
+    """Revision of a model, or an uploaded file."""
 
     id: str
     commit: str
@@ -87,7 +87,7 @@ def list_folder(
 
 
 def describe_paths(repository: Repository, paths: Sequence[str], *, expand: bool) -> list[Json]:
-    """Describe those of the files and folders that are there."""
+    """Describe the files and folders that exist."""
     folders = {folder for entry in repository.entries for folder in _folders(entry.path)}
     names = [path.strip("/") for path in paths]
     files = [

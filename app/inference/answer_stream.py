@@ -40,7 +40,7 @@ log = structlog.get_logger()
 class AnswerStream(StreamingResponse):
     """Answers to the choices of a request, of which the engine has begun the first.
 
-    The engine stops with it, also where it ends before it began.
+    The engine stops with it, also if it ends before the first event.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class AnswerStream(StreamingResponse):
 
     async def _relay_later(self, question: EngineRequest) -> None:
         turn = await self._exchange.take_turn()
-        while self._outbox.is_full:  # nothing more is begun for a client that does not read
+        while self._outbox.is_full:  # no new answer begins for a client that does not read
             turn.release()
             await self._outbox.wait_for_room()
             turn = await self._exchange.take_turn()
@@ -123,7 +123,7 @@ class AnswerStream(StreamingResponse):
             async for part in opened.answer.aiter_raw():
                 for line in lines.split(part):
                     self._outbox.add(self._event_of(question, line))
-                if self._outbox.is_full:  # the engine writes on, whether it is read or not
+                if self._outbox.is_full:  # the engine generates on, independently of the reader
                     opened.turn.release()
                     await self._outbox.wait_for_room()
                 await self._exchange.note_use()
@@ -163,7 +163,7 @@ class Lines:
         self._num_pending = 0
 
     def split(self, part: bytes) -> Iterator[bytes]:
-        """Return the lines that end in this part. Raises `EngineError` for one without end."""
+        """Return the lines that end in this chunk. Raises `EngineError` for a line without end."""
         first, newline, rest = part.partition(b"\n")
         self._pending.append(first)
         self._num_pending += len(first)

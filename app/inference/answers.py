@@ -58,7 +58,7 @@ async def answer(
     request: Request,
     body: InferenceRequest,
 ) -> Response:
-    """Return the answer of the model's engine, once that is ready and it is the project's turn.
+    """Return the response of the model's engine, once that is ready and it is the project's turn.
 
     The usage counts against the caller's API key; raises `RateLimited` if it has no tokens left, or
     too many outstanding answers.

@@ -1,5 +1,5 @@
-"""Answers of `/v1/completions` in their own shape: `logprobs` as four lists, and the prompt in
-front where the client wants its echo.
+"""Responses of `/v1/completions` in their own format: `logprobs` as four lists, and the prompt in
+front if the client requests its echo.
 """
 
 from typing import Any, NamedTuple
@@ -52,7 +52,7 @@ class CompletionRewriter(Rewriter):
         return [event]
 
     def _rewrite(self, choice: Document, offset: int) -> None:
-        """Write the choice's logprobs as four lists. What has these already is left as it is."""
+        """Write the choice's logprobs as four lists. One that has them stays as it is."""
         if self._num_top is None:
             return
         written = choice.get("logprobs")

@@ -41,5 +41,5 @@ async def create_completion(
     request: Request,
     body: CompletionRequest,
 ) -> Response:
-    """Have a model continue a text."""
+    """Create a completion of a text."""
     return await answer(services, engines, caller, request, body)

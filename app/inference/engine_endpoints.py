@@ -21,7 +21,7 @@ def list_engines(services: ServicesDep, caller: Reader) -> Page[EngineObject]:
 def change_engine(
     services: ServicesDep, caller: InstallationAdmin, model: str, body: EngineChange
 ) -> EngineObject:
-    """Keep a model loaded, or no longer."""
+    """Keep a model loaded, or stop doing so."""
     return engines.change_engine(services, caller, model, body)
 
 

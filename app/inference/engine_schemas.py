@@ -16,7 +16,7 @@ class EngineChange(BaseModel):
 
 
 class EngineObject(Object):
-    """Its id is that of the model."""
+    """Engine; its id is that of the model."""
 
     object: Literal["engine"] = "engine"
     status: Literal["waiting", "loading", "ready"]

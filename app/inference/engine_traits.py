@@ -31,7 +31,7 @@ class EngineTraits(NamedTuple):
 
 
 class KnownTraits:
-    """By address, token and model: a worker's engine has a token of its own with each load."""
+    """Cache by address, token and model: a worker's engine has a new token with each load."""
 
     def __init__(self) -> None:
         self._traits: dict[tuple[str, str, str], tuple[EngineTraits, float]] = {}

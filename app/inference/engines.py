@@ -50,8 +50,8 @@ def keep_loaded(session: Session, model_id: str, keep: bool) -> Engine:
 
 
 def unload(session: Session, model_id: str) -> None:
-    """End an engine with its worker's next heartbeat; answers that it streams end with an error.
-    One that waits for a worker is taken by none.
+    """End an engine with its worker's next heartbeat; answers that it streams end with an error. An
+    engine that waits for a worker is not loaded.
     """
     if not repository.end(session, model_id):
         raise _unknown(model_id)

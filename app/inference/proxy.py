@@ -26,7 +26,7 @@ SILENCE_SECONDS = 600.0  # the timeout of the official client
 MAX_CONNECTIONS = 2_000
 IDLE_SECONDS = 2.0  # Engines close a connection that is idle for 5 s, and may do so while we send.
 CHECKED_EVERY_SECONDS = 0.5
-NOT_PASSED_ON = ("timings", "usage")  # the engine's own figures, and what it took for one choice
+NOT_PASSED_ON = ("timings", "usage")  # the engine's own figures, and the usage of one choice
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ class OpenAnswer(NamedTuple):
     turn: EngineTurn
 
     async def close(self) -> None:
-        """Have the engine stop, and let the next question have the turn."""
+        """Have the engine stop, and release the turn."""
         try:
             with anyio.CancelScope(shield=True):
                 await self.answer.aclose()
@@ -71,7 +71,7 @@ class Exchange(NamedTuple):
     path: str
     calls: ProxyCallbacks
     tally: UsageTally
-    prompt_field: str = "messages"  # the user's, for what the engine refuses
+    prompt_field: str = "messages"  # the user's field, for the engine's refusals
 
     async def post(self, path: str, fields: dict[str, Any] | None) -> httpx.Response:
         """Send a request other than a completion, in the project's turn; None: a GET."""
@@ -114,7 +114,7 @@ class Exchange(NamedTuple):
         raise refusal_of(answer.status_code, raw, self.prompt_field)
 
     async def note_use(self) -> None:
-        """Keep the engine loaded while it answers."""
+        """Keep the engine loaded while it generates."""
         if self.queue.is_use_due():
             try:
                 await run_sync(self.calls.note_use)
@@ -141,8 +141,8 @@ def make_client() -> httpx.AsyncClient:
 async def fetch_answer(
     exchange: Exchange, questions: Sequence[EngineRequest], request: Request, rewriter: Rewriter
 ) -> Response:
-    """Return the answers of all questions as one. Raises `Unavailable` where the engine is gone,
-    and what it refuses.
+    """Return the answers of all requests as one. Raises `Unavailable` if the engine is gone, and
+    its refusals.
     """
     documents: list[dict[str, Any]] = [{}] * len(questions)
 
@@ -179,7 +179,7 @@ async def fetch_answer(
 async def prepare(
     translate: Callable[[], Awaitable[Translation]], exchange: Exchange, request: Request
 ) -> Translation:
-    """Return the questions in the engine's own words."""
+    """Return the requests in the engine's own words."""
     translation: Translation | None = None
 
     async def work() -> None:
@@ -195,7 +195,7 @@ async def prepare(
 
 
 async def open_first(exchange: Exchange, question: EngineRequest, request: Request) -> OpenAnswer:
-    """Return the first of several answers; it is refused before a stream has begun."""
+    """Return the first of several answers; a refusal comes before a stream has begun."""
     opened: OpenAnswer | None = None
 
     async def open_() -> None:
@@ -215,7 +215,7 @@ async def open_first(exchange: Exchange, question: EngineRequest, request: Reque
 
 
 async def run_all(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    """Do several things at once; raise the first failure as it is, and stop the others."""
+    """Run several coroutines at once; raise the first failure as it is, and stop the others."""
     failure: Exception | None = None
 
     async def run(work: Callable[[], Awaitable[None]]) -> None:

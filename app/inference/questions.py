@@ -14,8 +14,8 @@ class EngineRequest(NamedTuple):
     """Prompt, and the choice that its answer becomes."""
 
     fields: dict[str, Any]  # spelled as the engine reads them
-    prompt: int  # its number among the request's
-    choice: int  # its number among the answers
+    prompt: int  # index among the request's prompts
+    choice: int  # index among the choices
 
     def for_engine(self) -> bytes:
         return json.dumps(self.fields).encode()
@@ -41,7 +41,7 @@ def split(content: bytes) -> list[EngineRequest]:
 
 
 def estimate_tokens(questions: Sequence[EngineRequest]) -> list[int]:
-    """Return for each prompt how many tokens it may have, before an engine has counted them."""
+    """Return for each prompt an estimate of its tokens, before an engine has counted them."""
     of_prompts = {question.prompt: question.fields for question in questions}
     return [_num_bytes(of_prompts[prompt]) // BYTES_OF_A_TOKEN for prompt in sorted(of_prompts)]
 

@@ -17,7 +17,7 @@ class EngineError(ApiError):
 
 def refusal_of(status: int, raw: bytes, prompt_field: str = "messages") -> ApiError:
     """Turn the engine's error into one of ours, with its words. `prompt_field` is the user's field
-    that holds what the model reads.
+    with the model's input.
     """
     message = _message_of(raw[:MAX_ERROR_BYTES])
     match status:

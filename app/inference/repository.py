@@ -24,7 +24,7 @@ def find(session: Session, model_id: str) -> Engine | None:
 
 
 def find_ready(session: Session, model_id: str) -> ReadyEngine | None:
-    """Return the engine of a model if it answers now."""
+    """Return the engine of a model if it is ready."""
     is_ready = (
         Engine.model_id == model_id,
         Engine.state == EngineState.READY,
@@ -43,7 +43,7 @@ def is_private(session: Session, model: Model) -> bool:
 
 
 def request_engine(session: Session, model_id: str) -> bool:
-    """Have the model loaded unless a living worker has it; True where workers are to be notified.
+    """Have the model loaded unless a live worker has it; return True if workers are to be notified.
 
     An engine that has failed, or whose worker has been silent for a lease, waits for a worker
     again.
@@ -66,7 +66,7 @@ def note_use(session: Session, model_id: str) -> None:
 
 
 def give_up(session: Session, engine: Engine) -> None:
-    """Let another worker load what does not answer any more."""
+    """Let another worker load an engine that does not respond any more."""
     is_same = (Engine.model_id == engine.model_id, Engine.attempt == engine.attempt)
     statement = update(Engine).where(*is_same, Engine.state == EngineState.READY)
     session.execute(statement.values(lease_expires_at=now_plus(-1)), execution_options=UNSYNCED)
@@ -97,7 +97,7 @@ def end(session: Session, model_id: str) -> bool:
     """
     is_there = or_(Engine.state == EngineState.WAITING, _is_alive())
     statement = update(Engine).where(Engine.model_id == model_id, is_there)
-    # Not deleted: the number of its attempt keeps out workers that come back.
+    # Not deleted: the number of its attempt fences out workers that come back.
     gone = {"state": EngineState.LOADING, "lease_expires_at": now_plus(-1)}
     ended = statement.values(**gone, keep_loaded=False)
     return session.scalar(ended.returning(Engine.model_id), execution_options=UNSYNCED) is not None

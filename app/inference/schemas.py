@@ -55,7 +55,7 @@ MAX_ANSWERS = 128
 MAX_PROMPTS = 64
 MAX_STOPS = 4
 MAX_ANSWERS_OF_ALL_PROMPTS = 512
-COMPLETION_TOKENS = 16  # OpenAI's, where a completion says nothing
+COMPLETION_TOKENS = 16  # OpenAI's default for completions
 
 
 def _stop(value: Any) -> Any:
@@ -78,7 +78,9 @@ def _text_or_parts(value: Any) -> Any:
 
 
 def _prompt(value: Any) -> Any:
-    """Refuse what is neither text nor tokens, before four forms say so each in its own words."""
+    """Refuse a prompt that is neither text nor tokens, before each of four forms reports its own
+    error.
+    """
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or not value:
@@ -176,7 +178,7 @@ class InferenceRequest(EngineSampling):
         return fields
 
     def for_engine(self) -> bytes:
-        """Return the question as every engine reads it."""
+        """Return the request in the form that every engine reads."""
         return json.dumps(self.engine_fields()).encode()
 
 
@@ -234,7 +236,9 @@ class ChatCompletionRequest(InferenceRequest):
 
     @model_validator(mode="after")
     def _check_structure(self) -> Self:
-        """Refuse what would have an engine fail, or compute without end, with its place."""
+        """Refuse a structure that would have an engine fail, or compute without end, with its
+        place.
+        """
         limits = SchemaLimits()
         check_response_format(self.response_format, limits)
         check_tools(self.tools, limits)

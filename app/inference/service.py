@@ -1,4 +1,4 @@
-"""Find the engine that answers for a model, and have it started where there is none."""
+"""Lookup of the engine of a model, and the request to start one."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ class EngineTarget(NamedTuple):
 
     address: str
     token: str
-    engine: Engine | None  # None where it is the operator's own
+    engine: Engine | None  # None for the operator's own
     max_answers: int  # generated at the same time
     project_id: str
     is_private: bool  # no other project uses it
@@ -68,7 +68,7 @@ POLL_SECONDS = 0.1
 async def find_target(services: Services, caller: Caller, model_id: str) -> EngineTarget:
     """Return the engine of a model once it is ready.
 
-    Raises `NotFound`, `EngineFailed`, and `Unavailable` where it is not ready in time.
+    Raises `NotFound`, `EngineFailed`, and `Unavailable` if it is not ready in time.
     """
     wait_seconds = services.settings.engine_wait.total_seconds()
     deadline = time.monotonic() + wait_seconds
@@ -152,7 +152,7 @@ def poll(database: Database, project_id: str, model_id: str) -> EngineTarget | N
         return _target_of(ready.engine, project_id, is_private)
     if engine is not None and engine.state == EngineState.FAILED:
         raise _failure_of(engine)
-    if engine is None:  # unloaded again before we saw it
+    if engine is None:  # unloaded again meanwhile
         with database.transaction() as session:
             repository.request_engine(session, model_id)
     return None

@@ -1,4 +1,4 @@
-"""Shapes of the fields that are handed to an engine as they came: an engine that does not expect a
+"""Validation of the fields that are passed to an engine unchanged: an engine that does not expect a
 part fails instead of refusing it.
 """
 
@@ -52,7 +52,7 @@ def check_tools(tools: Sequence[Json] | None, limits: SchemaLimits) -> None:
 
 
 def check_functions(functions: Sequence[Json] | None, limits: SchemaLimits) -> None:
-    """Check the form of tools that came before `tools`."""
+    """Check the form of functions, which came before `tools`."""
     names: set[str] = set()
     _check_number("functions", functions)
     for i, function in enumerate(functions or ()):
@@ -65,7 +65,7 @@ def _check_number(path: str, tools: Sequence[Json] | None) -> None:
 
 
 def _check_function(function: Any, path: str, names: set[str], limits: SchemaLimits) -> None:
-    """Check a function, and add its name to those of the others."""
+    """Check a function, and add its name to the others."""
     if not isinstance(function, dict):
         _refuse(path, "it is an object with name, description and parameters")
     name = _check_name(function, path)

@@ -1,5 +1,5 @@
-"""Calls of functions in an answer: read where the engine gives them as a text, and written in the
-form that the client reads.
+"""Function calls in an answer: parsed if the engine gives them as a text, and written in the
+client's form.
 """
 
 import json
@@ -16,7 +16,7 @@ FENCE = "```"
 BEGINS_A_CALL = ("{", "[", "`")
 MAX_CALLS = 128
 MAX_CHARACTERS = 2**20  # per call; longer ones are plain text
-# A call that `max_tokens` has cut; its schema puts the name first.
+# Call that `max_tokens` has cut; its schema puts the name first.
 CUT = re.compile(r'\s*\{\s*"name"\s*:\s*("[^"\\]*")\s*,\s*"arguments"\s*:\s*')
 
 _decoder = json.JSONDecoder()
@@ -67,7 +67,7 @@ class ToolCallRewriter(Rewriter):
         return events
 
     def _choices(self, choice: Document) -> Iterator[Document]:
-        """Give what becomes of a choice in one event."""
+        """Return the resulting choices of one event."""
         index = choice.get("index", 0)
         if self._plan.mode != "native" and index not in self._passing:
             if not self._hold(index, choice):
@@ -82,8 +82,8 @@ class ToolCallRewriter(Rewriter):
         yield choice
 
     def _hold(self, index: int, choice: Document) -> bool:
-        """Take the text out of the event, unless it can be no call any more; return whether
-        something is left of it.
+        """Hold back the text of the event while it may become a call; return whether something is
+        left of it.
         """
         delta = choice["delta"]
         text = delta.get("content")
@@ -130,7 +130,7 @@ class ToolCallRewriter(Rewriter):
 
 
 def _calls_of(text: str, names: Set[str]) -> list[ParsedCall]:
-    """Return the calls where the text is nothing else: objects after each other, or a list."""
+    """Return the calls if the text holds nothing else: objects after each other, or a list."""
     text = text.strip()
     if text.startswith(FENCE) and text.endswith(FENCE):
         text = text.removeprefix(FENCE).removesuffix(FENCE).removeprefix("json").strip()

@@ -1,8 +1,7 @@
-"""Tools that a question offers, and the answer that it demands: a call, or what the model likes.
+"""Tools of a request, and its required answer: a call, or the model's choice.
 
-A call that is demanded is an answer of a JSON schema, `{"name": …, "arguments": …}`, which an
-engine can hold every model to. Where the model's chat template has no tools, the prompt describes
-them as a text.
+A required call is an answer of a JSON schema, `{"name": …, "arguments": …}`, which an engine can
+hold every model to. If the model's chat template has no tools, the prompt describes them as a text.
 """
 
 import json
@@ -12,7 +11,7 @@ from app.base.errors import InvalidRequest
 from app.inference.engine_traits import EngineTraits
 from app.inference.schemas import ChatCompletionRequest
 
-# native: the engine reads calls; forced: the answer is one; text: it may be one.
+# native: the engine parses calls; forced: the answer is one; text: it may be one.
 Mode = Literal["native", "forced", "text"]
 Fields = dict[str, Any]
 
@@ -21,7 +20,7 @@ CALL_FORM = '{"name": NAME, "arguments": {…}}'
 
 
 class Choice(NamedTuple):
-    """`functions`: by name, those that may be called."""
+    """Choice of functions. `functions`: by name, those that may be called."""
 
     kind: Literal["auto", "none", "required", "named"]
     functions: dict[str, Fields]
@@ -158,7 +157,7 @@ _ALL_OF_A_CALL: Fields = {"required": ["name", "arguments"], "additionalProperti
 
 
 def _move_references(schema: Any, root: str) -> Any:
-    """Return a schema whose references to its own root lead to where that stands now."""
+    """Return a schema whose references to its own root point to its new place."""
     if isinstance(schema, list):
         return [_move_references(each, root) for each in schema]
     if not isinstance(schema, dict):
@@ -197,8 +196,8 @@ def _add_instruction(
 
 
 def _as_texts(messages: list[Fields]) -> list[Fields]:
-    """Return turns that call functions, or say the results, as a template without tools has them:
-    results that follow each other are one turn of the user.
+    """Return turns with calls or their results in the form of a template without tools: consecutive
+    results are one turn of the user.
     """
     turns: list[Fields] = []
     results: list[str] = []

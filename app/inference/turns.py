@@ -1,4 +1,4 @@
-"""Turns at an engine: it gives so many answers at once, and projects take them in turn.
+"""Turns at an engine: it has a number of slots, and projects take them in turn.
 
 The turns are those of this process: other API processes, and evaluations, send requests to an
 engine beside it.
@@ -16,7 +16,7 @@ NOTED_EVERY_SECONDS = 5.0
 class EngineQueue:
     """Slots of one engine, and the projects that wait for one.
 
-    The next one is for the project that has fewest, and of these for the one that waited longest.
+    The next slot is for the project that has fewest, and of these for the one that waited longest.
     """
 
     def __init__(self, max_answers: int) -> None:
@@ -56,7 +56,7 @@ class EngineQueue:
         return EngineTurn(self, project_id)
 
     def release(self, project_id: str) -> None:
-        """Give a project's turn to the next one."""
+        """Pass a project's turn to the next one."""
         self._num_free += 1
         self._num_held[project_id] -= 1
         if not self._num_held[project_id]:
@@ -71,7 +71,7 @@ class EngineQueue:
         del futures[future]
         if futures:  # behind the others
             self._waiting[project_id] = futures
-        if not future.done():  # else it has been cancelled just now
+        if not future.done():  # otherwise it has just been cancelled
             self._hold(project_id)
             future.set_result(None)
 

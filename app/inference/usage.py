@@ -54,7 +54,7 @@ class UsageTally:
         self._prompts.setdefault(question.prompt, self._estimates[question.prompt])
 
     def take_refused(self, question: EngineRequest) -> None:
-        """Count a prompt that the engine did not read as nothing."""
+        """Count a prompt that the engine refused as nothing."""
         self._prompts[question.prompt] = 0
 
     def add_event(self, question: EngineRequest) -> None:
@@ -84,7 +84,7 @@ class UsageTally:
 
 
 class Bill:
-    """Charges a tally to its key; `charge` waits for Redis."""
+    """Charges the usage to its API key; `charge` waits for Redis."""
 
     def __init__(self, tally: UsageTally, charge: Callable[[int], None]) -> None:
         self._tally = tally
@@ -92,7 +92,7 @@ class Bill:
         self._num_charged = 0
 
     async def open(self) -> None:
-        """Charge the estimate, so that a client that leaves has paid for its prompts."""
+        """Charge the estimate, so that a client that disconnects has paid for its prompts."""
         await self._charge_up_to(self._tally.estimate)
 
     async def settle(self) -> None:

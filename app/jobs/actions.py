@@ -60,7 +60,7 @@ def create_job(
 
 
 def preview_job(services: Services, caller: Caller, request: JobRequest) -> JobObject:
-    """Return the job as it would be, with its estimate; nothing is written."""
+    """Return the job as it would be created, with its estimate; nothing is written."""
     with services.database.read() as session:
         job = service.preview(session, caller.project_id, request, services.settings)
         position = queue_forecast.position_of_new_job(
@@ -170,7 +170,7 @@ def pause_job(services: Services, caller: Caller, job_id: str) -> JobObject:
 def resume_job(
     services: Services, caller: Caller, job_id: str, budget_change: Budget | None = None
 ) -> JobObject:
-    """Resume a paused job; of its budget, the caps that `budget_change` names are changed."""
+    """Resume a paused job; the caps of its budget that `budget_change` names are changed."""
     with services.database.transaction() as session:
         job = service.resume(session, caller.project_id, job_id, services.settings, budget_change)
         audit.record(session, caller, "job.resumed", job_id)

@@ -68,7 +68,7 @@ def _find_permitted(session: Session, project_id: str, name: Name) -> NamedCheck
 
 
 def _newest_of_name(name: Name, candidates: list[NamedCheckpoint]) -> NamedCheckpoint | None:
-    """Return the newest of that name: several attempts may have reached the step."""
+    """Return the newest checkpoint of that name: several attempts may have reached the step."""
     return next(
         (
             row

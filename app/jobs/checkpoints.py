@@ -33,7 +33,7 @@ def checkpoint_name(model_id: str, step: int) -> str:
 
 
 def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
-    """Return the earliest of those with the lowest validation loss, by the trainer's own rule."""
+    """Return the earliest checkpoint with the lowest validation loss, by the trainer's own rule."""
     evaluated = [checkpoint for checkpoint in checkpoints if "valid_loss" in checkpoint.metrics]
     return min(
         evaluated,

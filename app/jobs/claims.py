@@ -60,10 +60,9 @@ def claim(
     cards: Sequence[int] = (),
     project_ids: Sequence[str] | None = None,
 ) -> Job | None:
-    """Take the next job for which these cards of this device are enough, or return None; without
-    any, one that wants a single GPU. The returned job carries the new attempt number.
-    `num_devices` is what a job of one GPU is charged for. `project_ids`: those whose jobs it may
-    be; None: every project's.
+    """Claim the next job for which these cards of this device suffice, or return None; without any,
+    one for a single GPU. The returned job carries the new attempt number. `num_devices` is charged
+    for a job of one GPU. `project_ids`: its possible projects; None: every project.
     """
     offer = next_job.DeviceOffer(device, max(1, len(cards)))
     next_job.wait_for_other_claims(session, offer)
@@ -109,7 +108,7 @@ def claim(
 
 
 def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired | None:
-    """Extend the lease; the answer is what the user wants. None: the lease is lost."""
+    """Extend the lease; return the desired state, or None when the lease is lost."""
     statement = (
         update(Job)
         .where(*claim.guard)
@@ -123,7 +122,7 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired | Non
 def append_events(
     session: Session, claim: Claim, events: Sequence[NewEvent], **values: object
 ) -> bool:
-    """Add events and set columns of the job; False when the lease is lost."""
+    """Add events and set columns of the job; return False when the lease is lost."""
     return append(session, claim.job_id, events, guard=claim.guard, **values)
 
 
@@ -181,7 +180,7 @@ def update_attempt(session: Session, claim: Claim, **values: object) -> None:
 
 
 def set_log_bytes(session: Session, claim: Claim, log_bytes: int) -> bool:
-    """Let the attempt have a log; False when the lease is lost."""
+    """Record the log's size; return False when the lease is lost."""
     statement = (
         update(Attempt)
         .where(
@@ -197,7 +196,7 @@ def set_log_bytes(session: Session, claim: Claim, log_bytes: int) -> bool:
 
 def pause(session: Session, claim: Claim, reason: str) -> None:
     """Set the desired state for the user, unless they have set one; `release` in the same
-    transaction makes it so.
+    transaction applies it.
     """
     statement = (
         update(Job)
@@ -243,8 +242,8 @@ def release(
     """Release the job: it is queued again, or gets the state that the user desires, or fails when
     it was lost too often.
 
-    After a first loss it is taken again no sooner than `retry_seconds` later, after each further
-    one twice as late.
+    After a first loss it is claimed no sooner than `retry_seconds` later, after each further one
+    twice as late.
     """
     return _requeue(
         session,
@@ -260,7 +259,7 @@ def release(
 
 
 def rescue(session: Session, *, max_infra_failures: int, retry_seconds: float = 0.0) -> list[str]:
-    """Take jobs from workers whose lease ran out; returns their ids."""
+    """Requeue the jobs of workers whose lease ran out; return their ids."""
     expired = (Job.status == JobStatus.RUNNING, Job.lease_expires_at < now_plus())
     lost = JobFailure(
         "worker_lost", "The worker stopped answering, more often than this service retries."
@@ -284,8 +283,8 @@ def rescue(session: Session, *, max_infra_failures: int, retry_seconds: float = 
 
 
 def take_back(session: Session, job_id: str, *, max_infra_failures: int) -> bool:
-    """Take a job from the worker that has it, which learns so from its next heartbeat; the attempt
-    counts as no failure. False when no worker has it.
+    """Take a job from its worker, which learns so from its next heartbeat; the attempt counts as no
+    failure. Return False when no worker has it.
     """
     event = NewEvent("The job goes back to the queue: an operator took it from its worker", "warn")
     return _requeue(

@@ -1,9 +1,8 @@
 """Request of a clone: the original one with overrides merged in, as JSON Merge Patch (RFC 7396)
 merges.
 
-Some values can be said in several places, as OpenAI spells them and as a recipe does. An override
-in one of them replaces what the original says in the others, or the two would contradict each
-other.
+Some values have several places, in OpenAI's spelling and in the recipe's. An override of one of
+them replaces the original's values in the others, or the two would contradict each other.
 """
 
 from app.models.base import JsonObject

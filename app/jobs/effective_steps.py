@@ -1,9 +1,8 @@
 """Effective steps of a job, out of all steps of its attempts.
 
-An attempt that begins at step s goes on from the state after s. So what earlier attempts did beyond
-s counts no more, whether it has been done again by now or not; what they did up to s stays. The
-client and `series.js` know no attempts: to them a step that is there already, or lies behind, says
-that an attempt began before it.
+An attempt that begins at step s goes on from the state after s. So the steps of earlier attempts
+beyond s do not count, repeated or not; those up to s stay. The client and `series.js` know no
+attempts: to them a repeated or earlier step means that an attempt began before it.
 """
 
 from collections.abc import Sequence

@@ -18,9 +18,9 @@ LIVE_IN_ORDER = (
 
 
 def list_live_ids(session: Session, project_id: str, *, limit: int) -> list[str]:
-    """Return the ids of jobs that have not ended, those first that end next."""
+    """Return the ids of jobs that have not ended, by their expected end."""
     ids: list[str] = []
-    for status in LIVE_IN_ORDER:  # one by one, as the index has them in order
+    for status in LIVE_IN_ORDER:  # one by one, in the order of the index
         statement = select(Job.id).where(Job.project_id == project_id, Job.status == status)
         ids += session.scalars(statement.order_by(Job.id).limit(limit - len(ids)))
     return ids

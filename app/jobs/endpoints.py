@@ -29,7 +29,7 @@ from app.models.job_request import MAX_METADATA_PAIRS, JobRequest
 
 METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 FILTERS = {"after", "limit", "status", "model"}
-# Its names are the user's own, which no signature can hold.
+# The names are the user's own, which no signature can hold.
 METADATA_FILTER = {
     "name": "metadata",
     "in": "query",
@@ -60,8 +60,8 @@ def create_job(
     idempotency_key: IdempotencyKey = None,
     retry_count: RetryCount = 0,
 ) -> JobObject:
-    """Create a job. Nothing is written with `dry_run`: the answer is the job as it would be, and
-    its estimate.
+    """Create a job. Nothing is written with `dry_run`: the response is the job as it would be
+    created, and its estimate.
     """
     if dry_run:
         return actions.preview_job(services, caller, body)
@@ -95,7 +95,7 @@ def retrieve_job(services: ServicesDep, caller: Reader, job_id: str) -> JobObjec
 @router.delete("/{job_id}", dependencies=TOUCHES_STORAGE)
 def delete_job(services: ServicesDep, caller: Writer, job_id: str) -> JobDeleted:
     """Delete a job that has ended. Its events and checkpoints go with it; its fine-tuned model
-    stays, with a delete call of its own.
+    stays, and has a delete call of its own.
     """
     return actions.delete_job(services, caller, job_id)
 
@@ -177,8 +177,8 @@ def retrieve_metrics(
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Any:
-    """Return series of the values that training reported. A longer one keeps the lowest and the
-    highest value of each stretch of steps.
+    """Return series of the reported values. A longer one keeps the lowest and the highest value of
+    each stretch of steps.
     """
     series = actions.read_metrics(services, caller, job_id, _parse_keys(keys), points)
     if format == "csv" or (format is None and "text/csv" in accept):

@@ -38,7 +38,5 @@ def create_estimate(
 
 @router.get("/accuracy")
 def list_accuracy(services: ServicesDep, caller: Reader) -> Page[AccuracyObject]:
-    """List how well estimates were kept by the project's newest jobs, by model, method and
-    device.
-    """
+    """List the accuracy of estimates of the newest jobs, by model, method and device."""
     return estimates.list_accuracy(services, caller)

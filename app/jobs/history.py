@@ -15,7 +15,7 @@ from app.models.job_progress import JobProgress
 from falqon_core.contract.messages import Sample
 
 _samples = TypeAdapter(list[Sample])
-MAX_EVALUATIONS = 6  # beside each other; the first, the last, and some between them
+MAX_EVALUATIONS = 6  # side by side; the first, the last, and some between them
 
 
 class AttemptSpan(NamedTuple):
@@ -32,7 +32,7 @@ class AttemptSpan(NamedTuple):
 
 
 class SamplePrompt(NamedTuple):
-    """`completions`: (step, text), as the training went on."""
+    """Prompt with `completions`: (step, text), as the training went on."""
 
     prompt: str
     expected: str
@@ -40,8 +40,8 @@ class SamplePrompt(NamedTuple):
 
 
 def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[AttemptSpan]:
-    """List what each attempt did. `messages`: the newest of the job, which say when attempts began;
-    of one that began before them the steps are known only as far as the next one went on.
+    """List the steps of each attempt. `messages`: the newest of the job, which contain the starts
+    of attempts; of an older attempt the steps are known only up to the next one's start.
     """
     began = {
         event.attempt: event.seq for event in messages if event.data and "worker" in event.data
@@ -73,7 +73,7 @@ def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[At
 
 
 def list_prompts(messages: Sequence[Event], effective: EffectiveSteps) -> list[SamplePrompt]:
-    """List every validation prompt with what the model answered at the evaluations that count."""
+    """List every validation prompt with the model's answers at the effective evaluations."""
     samples_by_step = {
         step: samples
         for event in sorted(messages, key=lambda event: event.seq)
@@ -99,7 +99,7 @@ def _samples_of(event: Event) -> list[Sample]:
 
 
 def list_validation_losses(session: Session, job: Job) -> list[tuple[int, float]]:
-    """List (step, loss) of the evaluations that count, by rising step."""
+    """List (step, loss) of the effective evaluations, by rising step."""
     effective = effective_steps(session, [job.id])[job.id]
     losses = {
         step: loss

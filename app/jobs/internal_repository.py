@@ -1,4 +1,4 @@
-"""Statements on rows that no user names: workers and the reconciler know them."""
+"""Unscoped queries, for workers and the reconciler only."""
 
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
@@ -25,7 +25,7 @@ def last_event_seq(session: Session, job_id: str) -> int | None:
 
 
 def find_checkpoint(session: Session, checkpoint_id: str) -> tuple[Job, Checkpoint] | None:
-    """Return the checkpoint with the job that it is of."""
+    """Return the checkpoint and its job."""
     statement = select(Job, Checkpoint).join(Checkpoint, Checkpoint.job_id == Job.id)
     row = session.execute(statement.where(Checkpoint.id == checkpoint_id)).one_or_none()
     return None if row is None else (row[0], row[1])
@@ -39,7 +39,7 @@ def checkpoints_newest_first(session: Session, job_id: str) -> list[Checkpoint]:
 
 
 def add_checkpoint(session: Session, checkpoint: Checkpoint, keep: int) -> list[str]:
-    """Delete all but the `keep` newest and the best; return the prefixes of what they stored."""
+    """Delete all but the `keep` newest and the best; return the prefixes of their objects."""
     session.merge(checkpoint)
     session.flush()
     checkpoints = checkpoints_newest_first(session, checkpoint.job_id)

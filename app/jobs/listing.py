@@ -50,7 +50,7 @@ SORTS: dict[str, SQLColumnExpression[Any]] = {
     "loss": json_number(Job.progress["train_loss"]),
     "valid_loss": json_number(Job.progress["valid_loss"]),
 }
-# Never null, and with the id beside them the order of an index.
+# Never null, and with the id an order that an index has.
 INDEXED = ("created", "model", "status")
 # Sparklines of ended jobs, which are most of a page's jobs and cost. Their events do not change.
 _ended_sparklines: dict[tuple[str, int, int], Points] = {}
@@ -139,14 +139,14 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
 
 
 def states(session: Session, project_ids: Sequence[str]) -> dict[str, object]:
-    """Return for each project what changes whenever its table does, short of a deletion."""
+    """Return for each project a value that changes with its table, except for deletions."""
     live = select(
         Job.project_id, Job.id, Job.status, Job.desired, Job.last_event_seq, Job.execution_seconds
     )
     rows = session.execute(
         live.where(Job.project_id.in_(project_ids), Job.status.in_(LIVE)).order_by(Job.id)
     ).all()
-    # For each project the last entry of its index; grouped, all of its entries were read.
+    # Reads the last entry of each project's index; grouped, all of its entries were read.
     newest = (
         select(Job.id)
         .where(Job.project_id == Project.id)
@@ -167,7 +167,7 @@ def sparklines(
     session: Session, jobs: Sequence[Job], num_points: int = SPARKLINE_POINTS
 ) -> dict[str, Points]:
     """Return (step, training loss) of each job, by rising step, from events picked evenly: few rows
-    are read however many there are.
+    are read for any number of events.
     """
     curves = {
         job.id: points
@@ -305,7 +305,7 @@ def _order(query: JobQuery) -> list[SQLColumnExpression[Any]]:
 
 
 def in_order(session: Session, project_id: str, ids: Sequence[str]) -> list[Job]:
-    """Read these jobs, without those that have just been deleted."""
+    """Read these jobs in order, without those that have just been deleted."""
     if not ids:
         return []
     rows = session.scalars(select(Job).where(Job.project_id == project_id, Job.id.in_(ids)))

@@ -28,7 +28,8 @@ def pack(events: Sequence[Event]) -> Event:
         "seq": [event.seq for event in events],
         "created_at": [event.created_at.isoformat() for event in events],
         "message": [event.message for event in events],
-        # An event has the keys of its shape, be their values null: others are not its own.
+        # An event has the keys of its columns, even if their values are null: others are not its
+        # own.
         "shape": shape,
         "shapes": [list(names) for names in shapes],
         "values": {key: [(event.data or {}).get(key) for event in events] for key in keys},
@@ -49,7 +50,7 @@ def pack(events: Sequence[Event]) -> Event:
 
 
 def unpack(row: Event) -> list[Event]:
-    """Return the events of a chunk; of any other row the event that it is."""
+    """Return the events of a chunk; for any other row the event itself."""
     if row.type != CHUNK:
         return [row]
     data = row.data or {}

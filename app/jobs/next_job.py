@@ -14,7 +14,7 @@ from app.base.database import UNSYNCED, now_plus
 from app.models import Job, JobStatus, Project
 from app.models.falqon_options import ANY_DEVICE
 
-CLAIMS_LOCK = 0x66616C71  # any number, as long as nothing else takes this advisory lock
+CLAIMS_LOCK = 0x66616C71  # any number, as long as no other lock uses it
 
 
 def is_due(job: type[Job]) -> ColumnElement[bool]:
@@ -32,7 +32,7 @@ class DeviceOffer(NamedTuple):
     max_gpus: int
 
     def fits(self, job: type[Job]) -> ColumnElement[bool]:
-        """Return the condition under which it is enough for a job."""
+        """Return the condition under which it suffices for a job."""
         return and_(job.num_gpus <= self.max_gpus, job.gpu.in_([ANY_DEVICE, self.device]))
 
 
@@ -44,15 +44,15 @@ class NextJob(NamedTuple):
 def find_next(
     session: Session, offer: DeviceOffer, project_ids: Sequence[str] | None = None
 ) -> NextJob | None:
-    """Return the next job for which this is enough, of one of these projects."""
+    """Return the next job of one of these projects for which this suffices."""
     next_id = select_next(offer, project_ids).scalar_subquery()
     row = session.execute(select(Job.id, Job.num_gpus).where(Job.id == next_id)).one_or_none()
     return row and NextJob(*row)
 
 
 def hold_for(session: Session, job_id: str, machine: str, seconds: float) -> bool:
-    """Let one machine keep its free cards for a job that wants more of them than are free anywhere,
-    for as long as it says so again; False where another one does.
+    """Let one machine keep its free cards for a job that needs more of them than are free anywhere,
+    for as long as it renews that; return False if another one does.
     """
     is_free = Job.held_by.is_(None) | (Job.held_by == machine) | (Job.held_until < now_plus())
     statement = (
@@ -65,8 +65,7 @@ def hold_for(session: Session, job_id: str, machine: str, seconds: float) -> boo
 
 
 def wait_for_other_claims(session: Session, offer: DeviceOffer) -> None:
-    """Let claims pass one by one where several projects wait, as each has to see what the one
-    before it has taken.
+    """Let claims pass one by one if several projects wait, as each has to see the one before it.
 
     If only one project does, workers take its jobs side by side. SQLite serializes them anyhow.
     """
@@ -94,8 +93,8 @@ def _has_due_job(offer: DeviceOffer) -> ColumnElement[bool]:
 
 
 def select_next(offer: DeviceOffer, project_ids: Sequence[str] | None = None) -> Select[str]:
-    """Return one of the project that has the fewest running jobs for its weight; where several have
-    as few, whose virtual time is the lowest. `project_ids` of None restricts nothing.
+    """Return a job of the project that has the fewest running jobs for its weight; of several, the
+    one with the lowest virtual time. `project_ids` of None restricts nothing.
 
     Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs
     of one project only.

@@ -54,8 +54,8 @@ def plan_job(
     *,
     lock: bool = False,
 ) -> JobPlan:
-    """Plan a job, with every refusal there is before anything is written; with `lock` model and
-    files stay as they are.
+    """Plan a job, with every refusal before anything is written; with `lock` model and files stay
+    as they are.
     """
     requested, model, checkpoint = _plan_model(session, project_id, request, settings, lock=lock)
     planned = JobPlan(
@@ -99,7 +99,7 @@ def estimate_data(
     settings: Settings,
     target: estimates.TrainingTarget | None = None,
 ) -> Estimate:
-    """Estimate a job whose training file is not here yet."""
+    """Estimate a job whose training file has not been uploaded yet."""
     requested, model, _ = _plan_model(session, project_id, request, settings, lock=False)
     recipe = requested.resolved(data.num_records)
     return estimates.estimate_job(
@@ -130,7 +130,7 @@ def _plan_model(
 
 
 def _check_fits_disk(model: Model, recipe: Recipe, settings: Settings) -> None:
-    """Raise `InvalidRequest` for what the storage can never hold, where that is a folder of this
+    """Raise `InvalidRequest` for a job that the storage can never hold, if that is a folder of this
     machine.
     """
     folder = settings.storage_folder

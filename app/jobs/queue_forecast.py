@@ -72,7 +72,7 @@ class QueueObject(BaseModel):
 
 class WaitingJob(NamedTuple):
     id: str
-    seconds: float | None  # expected; None when nothing is known of it
+    seconds: float | None  # expected seconds; None if unknown
     priority: int = 0
     gpu: str = ANY_DEVICE
 
@@ -196,7 +196,7 @@ class Queue:
                 if (job := next((each for each in reversed(jobs) if each.runs_on(device)), None))
             }
             if not fitting:
-                idle_devices.add(device)  # nothing that waits will ever be for it
+                idle_devices.add(device)  # no waiting job will ever match it
                 continue
             project_id = min(fitting, key=rank)
             job = fitting[project_id]
@@ -239,7 +239,7 @@ _kept: WeakKeyDictionary[Engine, tuple[float, Queue]] = WeakKeyDictionary()
 
 
 def read_queue(session: Session, settings: Settings) -> Queue:
-    """Read the queue as it is, or, of many workers, as it was some seconds ago."""
+    """Read the current queue, or, with many workers, the one of some seconds ago."""
     engine = session.get_bind().engine
     read_at, queue = _kept.get(engine, (-math.inf, None))
     if queue is None or time.monotonic() - read_at > KEPT_SECONDS:
@@ -266,8 +266,8 @@ def position_of_new_job(
 
 
 def _read_projects(session: Session) -> dict[str, ProjectQueue]:
-    """Read the first jobs of each project that waits: the one with a thousand jobs must not hide
-    the one with a single job.
+    """Read the first jobs of each waiting project: a project with a thousand jobs must not hide one
+    with a single job.
     """
     rows = groupby(_read_waiting(session), key=lambda row: row[:3])
     return {
@@ -277,8 +277,8 @@ def _read_projects(session: Session) -> dict[str, ProjectQueue]:
 
 
 def _read_waiting(session: Session) -> Iterator[Sequence[Any]]:
-    """Give each job with its project, in their order. In one statement on Postgres, as each costs a
-    way to the server and back; SQLite, where none does, knows no LATERAL.
+    """Yield each job with its project, in their order. In one statement on Postgres, because each
+    costs a round trip; SQLite, where none does, knows no LATERAL.
     """
     if session.get_bind().dialect.name == "postgresql":
         yield from session.execute(_WAITING_WITH_JOBS)
@@ -309,7 +309,7 @@ _SECONDS_LEFT = _lower(
     ),
     _AFFORDED - Job.execution_seconds,
 )
-# One that has to wait after a loss has no position in the queue before its time.
+# A job that has to wait after a loss has no position in the queue before its time.
 _RUNNABLE = is_due(Job)
 _RUNNING = (
     select(Job.project_id, _SECONDS_LEFT, Attempt.device)

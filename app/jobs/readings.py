@@ -10,7 +10,7 @@ DOLLARS = "cost_accrued"  # decimal text where it is money; a number where it is
 
 
 def step_of(data: JsonObject | None) -> int | None:
-    """Return the step that an event is of."""
+    """Return the step of an event."""
     step = (data or {}).get("step")
     return step if is_step(step) else None
 

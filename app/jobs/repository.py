@@ -82,7 +82,7 @@ def newest_first(
 def list_of_studies(
     session: Session, project_id: str, study_ids: Sequence[str]
 ) -> dict[str, list[Job]]:
-    """Return the jobs of each study, in the order in which they were made."""
+    """Return the jobs of each study, in the order of their creation."""
     grouped: dict[str, list[Job]] = {study_id: [] for study_id in study_ids}
     mine = (Job.project_id == project_id, Job.study_id.in_(study_ids))
     for job in session.scalars(select(Job).where(*mine).order_by(Job.id)):
@@ -147,7 +147,7 @@ def attempts(session: Session, job_ids: Sequence[str]) -> dict[str, list[Attempt
 
 
 def events_before(session: Session, job_id: str, *, before: int | None, limit: int) -> list[Event]:
-    """Return the newest first, one more than `limit` where there is one."""
+    """Return the newest first, at most one more than `limit`."""
     if before is None:
         newest = session.scalar(select(func.max(Event.seq)).where(Event.job_id == job_id))
         before = (newest or 0) + 1
@@ -155,7 +155,7 @@ def events_before(session: Session, job_id: str, *, before: int | None, limit: i
 
 
 def events_after(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
-    """Return the next ones, none only where there are none. They are fewer than `limit` also where
+    """Return the next events, none only if there are none. They may be fewer than `limit` when
     older ones have been removed.
     """
     if events := _events_between(session, job_id, after, after + limit + 1):
@@ -181,7 +181,7 @@ def _seq_of(event: Event) -> int:
 def messages(
     session: Session, job_id: str, *, limit: int, before: int | None = None
 ) -> list[Event]:
-    """Return the newest, without metrics. `before`: only those of a lower number."""
+    """Return the newest messages, without metrics. `before`: only those of a lower number."""
     statement = (
         select(Event)
         .where(Event.job_id == job_id, Event.type == "message")
@@ -194,15 +194,15 @@ def messages(
 
 
 def step_before(session: Session, job_id: str, seq: int) -> int | None:
-    """Return the step of the last metrics event that came before this one."""
+    """Return the step of the last metrics event before this one."""
     earlier = (Event.job_id == job_id, Event.seq < seq + WINDOW, seq > _FIRST_SEQ)
     row = session.scalar(_metrics_rows(Event).where(*earlier).order_by(Event.seq.desc()).limit(1))
     return row and _last_step(row, seq)
 
 
 def steps_before(session: Session, job_id: str, bounds: Mapping[int, int]) -> dict[int, int]:
-    """Return the step of the last metrics event before a number, for each attempt that `bounds` has
-    one for; without those that none came before.
+    """Return the step of the last metrics event before a number, for each attempt in `bounds`;
+    attempts without one are left out.
     """
     bound = case(bounds, value=Attempt.number)
     earlier = (Event.job_id == job_id, Event.seq < bound + WINDOW, bound > _FIRST_SEQ)
@@ -278,7 +278,7 @@ def checkpoints_of(session: Session, job_ids: Sequence[str]) -> dict[str, list[C
 def own_checkpoints(
     session: Session, project_id: str, job_tail: str, step: int
 ) -> list[NamedCheckpoint]:
-    # By themselves the ids come from an index alone.
+    # The ids alone come from an index.
     ids = session.scalars(
         select(Job.id).where(Job.project_id == project_id, Job.id.endswith(job_tail))
     ).all()
@@ -333,7 +333,7 @@ def list_using(session: Session, project_id: str, file_id: str, *, limit: int) -
 
 
 def num_using(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:
-    """Count the jobs that train or validate with each file; those without any are left out."""
+    """Count the jobs that train or validate with each file; files without any are left out."""
     training = Job.training_file_id
     validation = Job.validation_file_id
     counts: Counter[str] = Counter()
@@ -355,7 +355,7 @@ def num_using(session: Session, project_id: str, file_ids: Sequence[str]) -> dic
 
 
 def files_of(session: Session, job: Job) -> dict[str, File]:
-    """Return them by parameter name."""
+    """Return the files by parameter name."""
     ids = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
     return {
         param: session.get_one(File, file_id)
@@ -371,7 +371,7 @@ def project_name(session: Session, project_id: str) -> str:
 def _checkpoints_of_step(
     session: Session, step: int, *conditions: ColumnElement[bool]
 ) -> list[NamedCheckpoint]:
-    """Return them newest first; the same step may have been reached by several attempts."""
+    """Return the checkpoints newest first; several attempts may have reached the same step."""
     statement = (
         select(Checkpoint, Job, Project.name)
         .join(Job, Job.id == Checkpoint.job_id)

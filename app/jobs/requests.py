@@ -56,8 +56,8 @@ def official_hyperparameters(request: JobRequest) -> Hyperparameters:
 
 
 def resolve_recipe(request: JobRequest) -> RequestedRecipe:
-    """Make one recipe from the official fields and ours. Raises `InvalidRequest` where they
-    contradict each other or cannot be honoured.
+    """Merge the official fields and ours into one recipe. Raises `InvalidRequest` if they
+    contradict each other or are not supported.
     """
     fields, multiplier = _merge_fields(request)
     try:
@@ -69,7 +69,7 @@ def resolve_recipe(request: JobRequest) -> RequestedRecipe:
 
 
 def read_recipe(stored: JobRequest) -> RequestedRecipe:
-    """Return the recipe of a request that was accepted once, to be shown."""
+    """Return the recipe of a request that was accepted before, for display."""
     fields, multiplier = _merge_fields(stored)
     return RequestedRecipe(_STORED_RECIPE.validate_python(fields), multiplier)
 

@@ -12,7 +12,7 @@ from app.models.job_lifecycle import TERMINAL
 
 
 def requeue(session: Session, job_id: str, settings: Settings) -> str:
-    """Let the job be taken by the next worker; return what was done. Raises `NotFound` and
+    """Let the next worker claim the job; return a description of the change. Raises `NotFound` and
     `IllegalState`.
     """
     job = session.get(Job, job_id)

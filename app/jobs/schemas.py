@@ -1,4 +1,4 @@
-"""Jobs as the wire shows them: the official fields exact, ours beside them."""
+"""Jobs in the API's JSON: the official fields exact, ours beside them."""
 
 import time
 from collections.abc import Callable

@@ -92,7 +92,7 @@ def create(
 
 
 def preview(session: Session, project_id: str, request: JobRequest, settings: Settings) -> Job:
-    """Return the job as it would be, never written."""
+    """Return the job as it would be created, without writing it."""
     planned = plan_job(session, project_id, request, settings)
     job = _new_job(project_id, request, planned, "ftjob-dry-run")
     job.created_at = planned.training.created_at
@@ -108,8 +108,8 @@ def estimate(
     settings: Settings,
     target: estimates.TrainingTarget | None = None,
 ) -> tuple[Estimate, list[Estimate], list[Estimate]]:
-    """Return the estimate, those for each number of GPUs that the job could have, on a CPU none,
-    and those for each kind of device that live workers have.
+    """Return the estimate, estimates for each number of GPUs that the job could have, on a CPU
+    none, and those for each kind of device that live workers have.
     """
     if isinstance(request, EstimateRequest) and request.training_data is not None:
         data = request.training_data
@@ -146,7 +146,7 @@ def present(session: Session, project_id: str, job_ids: Sequence[str]) -> set[st
 def page(
     session: Session, project_id: str, filters: JobFilters, *, after: str | None, limit: int
 ) -> list[Job]:
-    """Return the newest first, one more than `limit` where there is one."""
+    """Return the newest first, at most one more than `limit`."""
     check_cursor(after, "ftjob-", "a job")
     return repository.newest_first(session, project_id, filters, after=after, limit=limit)
 
@@ -154,7 +154,7 @@ def page(
 def list_of_studies(
     session: Session, project_id: str, study_ids: Sequence[str]
 ) -> dict[str, list[Job]]:
-    """Return the jobs of each study, in the order in which they were made."""
+    """Return the jobs of each study, in the order of their creation."""
     return repository.list_of_studies(session, project_id, study_ids)
 
 
@@ -199,7 +199,7 @@ def attempt_with_log(session: Session, job: Job, number: int | None) -> Attempt 
 
 def delete(session: Session, project_id: str, job_id: str) -> list[str]:
     """Delete a job with its events, attempts, their logs and checkpoints, never its model; return
-    the prefixes of the bytes that no row names any more.
+    the prefixes of the unreferenced bytes.
     """
     job, status = _find_locked(session, project_id, job_id)
     if status not in TERMINAL:
@@ -338,7 +338,7 @@ def _new_job(project_id: str, request: JobRequest, planned: JobPlan, job_id: str
 
 
 def _change_budget(job: Job, change: Budget | None) -> Budget | None:
-    """Return the changed budget. Raises `IllegalState` where it is used up."""
+    """Return the changed budget. Raises `IllegalState` if it is used up."""
     if job.budget is None and change is None:
         return None
     changed = change.model_dump(exclude_unset=True) if change else {}

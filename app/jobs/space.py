@@ -19,12 +19,12 @@ UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB", "EB")
 def expected_bytes(
     config: JsonObject, recipe: Recipe, largest_checkpoint: int | None = None
 ) -> int:
-    """Return the size of the checkpoints that stand at once, one of them unfinished, and of the
-    model.
+    """Return the size of the checkpoints stored at the same time, one of them unfinished, and of
+    the model.
     """
     try:
         dimensions = ModelDimensions.from_config(config)
-    except ModelError:  # the trainer says so better
+    except ModelError:  # the trainer reports it better
         return 0
     size = adapter_size(dimensions, recipe)
     # The trained weights with their two moments, in fp32; a frozen A in bf16.

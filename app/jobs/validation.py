@@ -44,7 +44,7 @@ def finish_validation(
         return JobStatus(job.status)
     try:
         requested = resolve_recipe(job.requested)
-    except InvalidRequest as error:  # accepted before there was such a rule
+    except InvalidRequest as error:  # accepted before this rule existed
         return _fail(session, job, prior_events, error.param, error.message, error.code)
     for param, file in files.items():
         if mismatch := incompatibility(file, requested.recipe):

@@ -6,7 +6,7 @@ from app.models import ApiKey
 
 
 def find(session: Session, project_id: str | None, key_id: str) -> ApiKey | None:
-    """Find a key; neither here nor below does a project of None restrict anything."""
+    """Find a key; here and below a project of None restricts nothing."""
     return session.scalars(_select_unrevoked(project_id).where(ApiKey.id == key_id)).one_or_none()
 
 

@@ -40,7 +40,7 @@ class InstallationCollector(Collector):
         self._read_at: float | None = None
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the verdicts on parts always, the rest while the database answers."""
+        """Yield the verdicts on dependencies always, the rest while the database responds."""
         yield self._health()
         yield from self._facts()
 

@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: to an admin of the installation."""
+"""Endpoint `/metrics` for Prometheus, for an administrator of the installation."""
 
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest

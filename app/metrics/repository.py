@@ -46,7 +46,7 @@ def count_queued(session: Session) -> list[JobCount]:
 
 
 def count_running(session: Session) -> list[JobCount]:
-    """Count the jobs that workers have, by what trains them."""
+    """Count the jobs with a worker, by device."""
     # No join: Postgres may then read all attempts to find the latest of those jobs.
     device = (
         select(Attempt.device)
@@ -91,7 +91,7 @@ def oldest_lease_age_seconds(session: Session, lease_seconds: float) -> float:
 
 
 def count_operations(session: Session) -> dict[str, int]:
-    """Count what waits for a worker of files, by kind."""
+    """Count the operations that wait for a worker, by kind."""
     return {
         kind.__tablename__: session.scalar(
             select(func.count()).select_from(
@@ -104,8 +104,8 @@ def count_operations(session: Session) -> dict[str, int]:
 
 
 def count_engines(session: Session) -> list[EngineCount]:
-    """Count the loaded models and those about to be, with what they do just now."""
-    # The lease of one that waits is that of the worker that had it last.
+    """Count the loaded and loading models, with their current load."""
+    # The lease of a waiting engine is that of its last worker.
     is_held = Engine.lease_expires_at.is_(None) | (Engine.lease_expires_at > now_plus())
     is_live = is_held | (Engine.state == EngineState.WAITING)
     statement = (
@@ -127,7 +127,7 @@ def count_engines(session: Session) -> list[EngineCount]:
 def _count_by_need(
     session: Session, status: JobStatus, *more: ColumnElement[bool]
 ) -> list[JobCount]:
-    """Count jobs that no worker has, by the device that they wait for and how many of it."""
+    """Count jobs without a worker, by the device that they wait for and the number of GPUs."""
     is_counted = (Job.status == status, *more)
     few = select(Job.gpu, Job.num_gpus).where(*is_counted).limit(MAX_COUNTED).subquery().c
     needs = (few.gpu, few.num_gpus)

@@ -13,8 +13,8 @@ router = APIRouter(prefix="/v1", tags=["models"], route_class=ApiRoute)
 def create_model(
     services: ServicesDep, caller: InstallationAdmin, request: ModelImportRequest
 ) -> ModelImportObject:
-    """Have a worker add a base model to the catalogue, which every project sees. Its import says
-    how far it is.
+    """Have a worker add a base model to the catalogue, which every project sees. Its import reports
+    the progress.
     """
     return service.create_import(services, caller, request)
 

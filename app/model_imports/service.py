@@ -52,7 +52,7 @@ def list_imports(services: Services) -> Page[ModelImportObject]:
 
 
 def add(session: Session, project_id: str, model_id: str, source: str) -> ModelImport:
-    """Add an import. Raises where it could only fail."""
+    """Add an import. Raises if it could only fail."""
     if not ID.fullmatch(model_id):
         raise InvalidRequest(f"id: '{model_id}' is no model id: {ID_RULE}", param="id")
     if catalogue.exists(session, model_id):

@@ -7,7 +7,7 @@ from app.models.reported import ReportedMetrics
 
 class Checkpoint(Base):
     """Resumable state of a job after `step` steps. The row is written after the bytes, so a row
-    means that they are there.
+    implies them.
     """
 
     __tablename__ = "checkpoints"

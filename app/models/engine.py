@@ -31,7 +31,7 @@ class Engine(Base):
     error_message: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     used_at: Mapped[datetime]
-    # It makes no room for others, and idle time does not end it.
+    # Exempt from making room for others and from the idle timeout.
     keep_loaded: Mapped[bool] = mapped_column(default=False, server_default=false())
     # Figures of the latest heartbeat; null if unknown.
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)

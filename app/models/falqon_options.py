@@ -15,7 +15,7 @@ ANY_DEVICE = "any"
 
 
 def _check_num_gpus(value: Any) -> Any:
-    """Raise `ValueError`; a fault of one branch of a union would not have the field's name."""
+    """Raise `ValueError`; an error of one branch of a union would not have the field's name."""
     if value is None or value == "auto" or (type(value) is int and 1 <= value <= MAX_GPUS):
         return value
     raise ValueError(f"write a whole number from 1 to {MAX_GPUS}, or auto")
@@ -43,7 +43,7 @@ class Budget(BaseModel):
     )
 
     def find_reached_cap(self, seconds: float, cost: Decimal | None) -> str | None:
-        """Return the cap that so much reaches, if any: its name and what it is."""
+        """Return the cap that these amounts reach, if any: its name and value."""
         if self.max_cost_usd is not None and cost is not None and cost >= self.max_cost_usd:
             return f"max_cost_usd {self.max_cost_usd}"
         if self.max_seconds is not None and seconds >= self.max_seconds:

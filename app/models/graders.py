@@ -1,4 +1,4 @@
-"""Graders in OpenAI's grammar, and two more: what says how good an answer is, between 0 and 1."""
+"""Graders in OpenAI's grammar, and two more: each scores an answer between 0 and 1."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -80,7 +80,7 @@ class TextSimilarity(Grader):
 
 
 class MultipleChoice(Grader):
-    """Right is an answer whose first choice is the reference."""
+    """Grader for answers whose first choice must be the reference."""
 
     type: Literal["multiple_choice"]
     reference: Template = "{{item.reference}}"
@@ -98,7 +98,7 @@ class MultipleChoice(Grader):
 
 
 class JsonSchema(Grader):
-    """Right is an answer that is JSON, and valid under the schema."""
+    """Grader for answers that must be JSON, and valid under the schema."""
 
     type: Literal["json_schema"]
     schema_: Annotated[
@@ -113,7 +113,7 @@ class JsonSchema(Grader):
     @field_validator("schema_")
     @classmethod
     def _is_a_schema(cls, schema: JsonObject) -> JsonObject:
-        # Not with this module: most installations never see a schema, and it takes a while.
+        # Imported late: most installations never see a schema, and the import is slow.
         from jsonschema import Draft202012Validator
         from jsonschema.exceptions import SchemaError
 
@@ -160,7 +160,7 @@ class Graders(BaseModel):
 
 
 def _refuse_endless(schema: JsonObject) -> None:
-    """Refuse what is not checked in a time that its size and the answer's bound."""
+    """Refuse a schema whose check is not bounded by its size and the answer's."""
     try:
         SchemaLimits(MAX_SCHEMA_NODES, REFUSED_KEYWORDS).check(schema, "schema")
     except SchemaRefused as error:

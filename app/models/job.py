@@ -48,7 +48,7 @@ class Job(Base):
             postgresql_where=text("metadata IS NULL"),
         ),
         Index("ix_jobs_status_id", "status", "id"),
-        # By age, whosever they are: most jobs have ended, and the older ones would be read first.
+        # By age, over all projects: most jobs have ended, and the older ones would be read first.
         Index(
             "ix_jobs_queued",
             "id",
@@ -121,7 +121,7 @@ class Job(Base):
     requested: Mapped[JobRequest] = mapped_column(PydanticType(JobRequest, exclude_unset=True))
     # Resolved recipe; set once the files are checked, with every "auto" replaced.
     recipe: Mapped[Recipe | None] = mapped_column(PydanticType(Recipe, exclude_none=True))
-    # The one given at submission, and beside it what a job that succeeded really took.
+    # Estimate at submission, and beside it the actual values of a job that succeeded.
     estimate: Mapped[Estimate | None] = mapped_column(PydanticType(Estimate))
     actual: Mapped[Actual | None] = mapped_column(PydanticType(Actual, drop_invalid=True))
     budget: Mapped[Budget | None] = mapped_column(PydanticType(Budget))

@@ -1,9 +1,9 @@
 """Bounds of the JSON schemas that requests carry: engines build a grammar of one and graders check
 answers with it, both in the processes of everyone.
 
-Everything is counted before anything is built of it; the engine's own limits of memory and time
-are the second wall (`worker.inference`). Ordinary keywords that an engine does not know are left to
-it; what would have it compute without end is refused with its place in the user's field.
+Everything is counted before a grammar is built; the engine's own limits of memory and time are the
+second wall (`worker.inference`). Ordinary keywords that an engine does not know are left to it; a
+keyword that would have it compute without end is refused with its place in the user's field.
 """
 
 import json

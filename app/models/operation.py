@@ -15,8 +15,8 @@ class OperationStatus(StrEnum):
 
 
 class Operation(Base):
-    """Background work that is no training, besides what is particular to its kind.
-    `app.operations.claims` takes and ends it.
+    """Background work other than training; subclasses add the columns of their kind.
+    `app.operations.claims` claims and ends it.
     """
 
     __abstract__ = True

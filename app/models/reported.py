@@ -33,7 +33,7 @@ class ReportedFloat(TypeDecorator[float]):
 
 
 class ReportedMetrics(TypeDecorator[JsonObject]):
-    """Metrics that a worker reports, those alone that are numbers with a bound."""
+    """Metrics that a worker reports, restricted to bounded numbers."""
 
     impl = StoredJson
     cache_ok = True

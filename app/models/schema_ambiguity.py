@@ -1,8 +1,8 @@
 """Ambiguity of JSON schemas: the ways in which one answer may follow a schema.
 
-An engine follows all of them for each token. Alternatives that begin alike are added up, and where
-such a choice is made again at each level of a schema that refers to itself their number doubles
-with every bracket of the answer, so a short schema would stop the engine for everyone.
+An engine follows all of them for each token. Alternatives that begin alike are added up, and if
+such a choice is made again at each level of a recursive schema their number doubles with every
+bracket of the answer, so a short schema would stop the engine for everyone.
 """
 
 import json
@@ -30,7 +30,7 @@ HINTS = {
     "array": ("items", "prefixItems"),
     "string": ("pattern", "minLength", "maxLength", "format"),
 }
-# A property with the texts of its values where these are named; no name: the object's end.
+# Property with the texts of its values if they are enumerated; no name: the object's end.
 Start = tuple[str | None, frozenset[str] | None]
 
 
@@ -43,7 +43,7 @@ def check_ways(schema: Any, path: str) -> None:
 
 
 class _Graph:
-    """Schemas and what they lead to, with the cycles among them (Tarjan's components)."""
+    """Graph of the schemas and their references, with its cycles (Tarjan's components)."""
 
     def __init__(self, root: Schema) -> None:
         self._root = root
@@ -138,7 +138,7 @@ class _Graph:
         return self._alternatives[id_]
 
     def _check_recursion(self, union: Schema, alternatives: list[Schema], path: str) -> None:
-        """Refuse a choice that is made again within itself before it is clear."""
+        """Refuse a choice that is made again within itself before it is decided."""
         for kind in ("array", "object"):
             alike = [node for node in alternatives if kind in _kinds(node)]
             recursive = {id(node) for node in alike if self._is_within(union, node)}

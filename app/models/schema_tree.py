@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 MAX_NAME_CHARACTERS = 256  # per property or definition
 MAX_REFERENCE_CHARACTERS = 512
 MAX_SHOWN_PATH = 300
-# Keywords by what stands under them.
+# Keywords by the form of their values.
 NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 SCHEMAS = (
@@ -46,7 +46,7 @@ def walk(schema: Any, path: str) -> Iterator[tuple[Schema, str, int, int]]:
 
 
 def children(node: Schema, path: str) -> Iterator[tuple[Any, str, int]]:
-    """Yield the schemas right under one, with their paths and the characters of their names."""
+    """Yield each direct child of a schema, with its path and the characters of its name."""
     for keyword in NAMED_SCHEMAS:
         named = node.get(keyword, {})
         if not isinstance(named, dict):

@@ -1,6 +1,6 @@
 """Reading of stored JSON, which was validated on its way into the database: without the rules.
 
-A rule that is stricter today must not hide a row of yesterday, nor a list that holds one.
+A rule that became stricter must not hide an older row, nor a list that holds one.
 """
 
 from typing import Any, TypeVar
@@ -20,9 +20,7 @@ def build_validator(model: type[BaseModel]) -> SchemaValidator:
 
 
 def load_valid(model: type[T], value: Any) -> T | None:
-    """Return the model with those fields alone that keep its rules; None where it cannot be without
-    the others.
-    """
+    """Return the model with only its valid fields; None if it needs the others."""
     try:
         return model.model_validate(value)
     except ValidationError as error:

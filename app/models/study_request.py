@@ -17,7 +17,7 @@ def _expand_all(value: object) -> object:
     return list(METHODS) if value == "all" else value
 
 
-# One type behind a validator: a fault of one branch of a union has no field's name.
+# One type behind a validator: an error of one branch of a union has no field's name.
 Methods = Annotated[
     list[MethodName],
     Field(min_length=1),

@@ -7,7 +7,7 @@ TAIL_BYTES = 2**20
 
 
 class TrainerLog(BaseModel):
-    """Whole lines. `left_out`: how many bytes came between `head` and `tail`."""
+    """Log in whole lines. `left_out`: number of bytes between `head` and `tail`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,5 +1,5 @@
-"""Celery as both sides use it. A message holds a kind and an id and means *poll*; losing or
-doubling one harms nothing.
+"""Celery setup of both sides. A message holds a kind and an id and means *poll*; losing or doubling
+one harms nothing.
 """
 
 from functools import cached_property

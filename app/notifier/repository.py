@@ -1,4 +1,4 @@
-"""Rows that wait for a worker, and when one was last notified of them."""
+"""Rows that wait for a worker, and the time of their last notification."""
 
 from collections.abc import Sequence
 

@@ -45,8 +45,8 @@ def are_watched(redis: Redis, ids: Sequence[str]) -> bool:
 
 
 class Changes(NamedTuple):
-    """In the database: of each job or project that exists, what changes whenever its stream goes
-    on; and the keys that open nothing any more.
+    """Changes in the database: for each existing job or project a value that changes whenever its
+    stream goes on; and the keys that are no longer valid.
     """
 
     states: Mapping[str, object]
@@ -110,7 +110,7 @@ class Wakeups:
             try:
                 if followed:
                     changes = await run_sync(self._read_changes, followed, list(self._keys))
-            except SQLAlchemyError:  # readers find out by themselves
+            except SQLAlchemyError:  # readers notice it by themselves
                 continue
             is_refusing = bool(changes.refused_keys - self._refused_keys)
             self._refused_keys = changes.refused_keys
@@ -138,7 +138,7 @@ class Wakeups:
                     try:
                         await self._hear(pubsub)
                     finally:
-                        has_ended.set()  # the client may lose what `cancel` raises
+                        has_ended.set()  # the client may lose the error that `cancel` raises
                         self._other_channels.set()
                         subscribing.cancel()
                         await asyncio.gather(subscribing, return_exceptions=True)

@@ -16,9 +16,7 @@ class EventPage(NamedTuple):
 
 
 class EventFeed:
-    """With a read of its own for each reader, 2,000 of them kept a process busy without anything
-    happening.
-    """
+    """Without a shared read, 2,000 readers kept a process busy without any event."""
 
     def __init__(self) -> None:
         self.num_readers = 0

@@ -1,5 +1,5 @@
-"""Claim operations of one kind, one project after the other, and write what becomes of them: each a
-single guarded statement. The number of attempts is the fencing token.
+"""Leases of operations of one kind, one project after the other, and their outcomes: each a single
+guarded statement. The number of attempts is the fencing token.
 """
 
 from collections.abc import Collection
@@ -51,12 +51,12 @@ def claim(
 
 
 def renew(session: Session, operation: Operation, lease_seconds: float) -> bool:
-    """Extend the lease. False when it is lost, as of all that follow."""
+    """Extend the lease. Return False when it is lost, as do all functions below."""
     return write(session, operation, lease_expires_at=now_plus(lease_seconds))
 
 
 def release(session: Session, operation: Operation) -> bool:
-    """Leave it to others as if this attempt had never been."""
+    """Release it to other workers as if this attempt had never been."""
     return write(session, operation, lease_expires_at=None, attempts=operation.attempts - 1)
 
 

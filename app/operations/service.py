@@ -13,7 +13,7 @@ def num_in_progress(session: Session, kind: type[Operation], project_id: str) ->
 
 
 def admit(session: Session, kind: type[Operation], project_id: str, limit: int) -> None:
-    """Raise `RateLimited` where a project has `limit` operations of this kind in progress."""
+    """Raise `RateLimited` if a project has `limit` operations of this kind in progress."""
     if num_in_progress(session, kind, project_id) >= limit:
         noun = kind.noun.replace("_", " ")
         raise RateLimited(

@@ -43,7 +43,7 @@ def change_project(
 
 @router.post("/{project_id}/archive")
 def archive_project(services: ServicesDep, caller: Admin, project_id: str) -> ProjectObject:
-    """Archive a project; refused while jobs of it have not ended. Its keys are refused from then
+    """Archive a project; refused while jobs of it have not ended. Its keys are invalid from then
     on; its rows and bytes stay.
     """
     return service.archive_project(services, caller, project_id)

@@ -33,7 +33,7 @@ def admit_job(session: Session, project_id: str) -> None:
 
 
 def admit_execution(session: Session, project_id: str) -> None:
-    """Admit an execution of a job that is there already."""
+    """Admit an execution of an existing job."""
     project = _lock_limited(session, project_id)
     if project is not None:
         _check_device_hours(session, project)
@@ -48,8 +48,8 @@ def admit_bytes(session: Session, project_id: str, num_bytes: int) -> None:
 def book_attempt(
     session: Session, job_id: str, started: datetime, ended: datetime, num_devices: int
 ) -> QuotaAlert | None:
-    """Add an attempt to what its project has used of this month's device hours; return what is to
-    be said about them now. It is said once a month: what is booked only grows.
+    """Add an attempt to the month's device hours of its project; return the alert that is due. It
+    is sent once a month: the booked hours only grow.
     """
     booking = repository.book_attempt(session, job_id, started, ended, num_devices)
     if booking is None or booking.project.max_device_hours is None:
@@ -63,7 +63,7 @@ def book_attempt(
 
 
 def _lock_limited(session: Session, project_id: str) -> Project | None:
-    """Return the project; None for one without any quota, which then needs no lock."""
+    """Return the locked project; None for one without any quota, which then needs no lock."""
     project = session.get_one(Project, project_id)
     if (
         project.max_live_jobs is None

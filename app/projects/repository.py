@@ -30,7 +30,7 @@ def find(session: Session, project_id: str) -> Project | None:
 
 
 def lock(session: Session, project_id: str) -> Project:
-    """Return the project as it is now, and as it stays until the transaction ends.
+    """Return the project and lock it until the transaction ends.
 
     A transaction that holds it waits for no other row.
     """
@@ -135,7 +135,7 @@ def _device_seconds(session: Session, projects: Sequence[Project]) -> dict[str, 
 def book_attempt(
     session: Session, job_id: str, started: datetime, ended: datetime, num_devices: int
 ) -> Booking | None:
-    """Add to the project's month the part of an attempt that lies in it; None for a month that is
+    """Add to the project's month the part of an attempt in that month; None for a month that is
     over.
 
     It is kept beside the job, which its owner may delete.

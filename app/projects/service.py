@@ -72,7 +72,7 @@ def change_project(
 
 
 def archive_project(services: Services, caller: Caller, project_id: str) -> ProjectObject:
-    """Archive a project: its keys open nothing any more, what it holds stays. Idempotent."""
+    """Archive a project: its keys become invalid, its contents stay. Idempotent."""
     caller.must_administer_installation()
     with services.database.transaction() as session:
         project = get(session, caller, project_id)
@@ -130,7 +130,7 @@ def for_new_key(session: Session, caller: Caller, project_id: str) -> Project:
 
 
 def find_administered(session: Session, caller: Caller, project_id: str) -> Project | None:
-    """Return the project where the caller administers it."""
+    """Return the project if the caller administers it."""
     if caller.administered_project not in (None, project_id):
         return None
     return repository.find(session, project_id)

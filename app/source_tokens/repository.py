@@ -21,7 +21,7 @@ def list_of_project(session: Session, project_id: str) -> Sequence[SourceToken]:
 
 
 def put(session: Session, project_id: str, kind: str, secret: JsonObject) -> SourceToken:
-    """Store a token, in the place of the project's last of this kind."""
+    """Store a token, in place of the project's last one of this kind."""
     session.execute(
         delete(SourceToken).where(SourceToken.project_id == project_id, SourceToken.kind == kind)
     )

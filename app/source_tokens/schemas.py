@@ -18,7 +18,7 @@ class _Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     def secret(self) -> dict[str, str]:
-        """Return everything as it is stored."""
+        """Return the stored form."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {
             name: value.get_secret_value() if isinstance(value, SecretStr) else value

@@ -42,7 +42,7 @@ async def follow_job(
 
     with services.wakeups.watching(job_id, caller.key_id) as watched:
         while not services.wakeups.refuses(caller.key_id):
-            # Taken before the page: what comes after that is not slept through.
+            # Taken before the page: a later event wakes the reader.
             changed = watched.changed
             page = await watched.page(last_sent, read)
             for seq, event in page.events:
@@ -56,7 +56,7 @@ async def follow_job(
 
 
 def read_changes(database: Database, followed: Sequence[str], key_ids: Sequence[str]) -> Changes:
-    """Return the state of everything that open streams depend on."""
+    """Return the state that open streams depend on."""
     job_ids = [id_ for id_ in followed if id_.startswith("ftjob-")]
     project_ids = [id_ for id_ in followed if not id_.startswith("ftjob-")]
     with database.read() as session:
@@ -70,7 +70,7 @@ def read_page(database: Database, job_id: str, after: int) -> EventPage:
     with database.read() as session:
         # Read before the events: everything that it counts can then be read.
         job = session.get(Job, job_id)
-        if job is None:  # deleted under a reader that was not done yet
+        if job is None:  # deleted under a reader
             return EventPage([], after)
         events = jobs.events_after(session, job_id, after=after, limit=PAGE)
     ended_at = job.last_event_seq if job.status in TERMINAL else None

@@ -13,7 +13,9 @@ from falqon_core.contract.methods import MethodName, foreign_options
 
 
 def job_requests(request: StudyRequest) -> list[JobRequest]:
-    """Return them by method, rate and seed. Raises `InvalidRequest` for the first one refused."""
+    """Return the requests by method, rate and seed. Raises `InvalidRequest` for the first one
+    refused.
+    """
     options = {method: _options_of(method, request.falqon) for method in request.methods}
     used = {name for of_method in options.values() for name in of_method}
     if foreign := [name for name in request.falqon if name not in used]:

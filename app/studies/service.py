@@ -63,7 +63,7 @@ def create_study(
 def list_studies(
     services: Services, caller: Caller, *, after: str | None, limit: int
 ) -> Page[ListedStudyObject]:
-    """List them, the newest first."""
+    """List studies, the newest first."""
     with services.database.read() as session:
         studies = page(session, caller.project_id, after=after, limit=limit)
         by_study = jobs.list_of_studies(session, caller.project_id, [study.id for study in studies])
@@ -77,7 +77,7 @@ def retrieve_study(services: Services, caller: Caller, study_id: str) -> StudyOb
 
 
 def cancel_study(services: Services, caller: Caller, study_id: str) -> StudyObject:
-    """Cancel its jobs, each as a job is cancelled."""
+    """Cancel the jobs of a study, each as a job is cancelled."""
     with services.database.transaction() as session:
         return _to_object(session, cancel(session, caller, study_id))
 
@@ -124,7 +124,7 @@ def get(session: Session, project_id: str, study_id: str) -> Study:
 
 
 def page(session: Session, project_id: str, *, after: str | None, limit: int) -> list[Study]:
-    """Return the newest first, one more than `limit` where there is one."""
+    """Return the newest first, at most one more than `limit`."""
     check_cursor(after, ID, "a study")
     return repository.newest_first(session, project_id, after=after, limit=limit)
 
@@ -162,7 +162,7 @@ def compare(session: Session, project_id: str, of_study: Sequence[Job]) -> list[
 
 
 def _mean_loss(trainings: Sequence[Figures]) -> float:
-    """Return the mean as served; infinity while there is none."""
+    """Return the mean loss as served; infinity while there is none."""
     losses = [
         figures.valid_loss_as_served
         for figures in trainings

@@ -30,8 +30,8 @@ from falqon_core.contract.sources import HEAD_BYTES
 
 LIFETIME = timedelta(hours=1)
 MAX_PART_BYTES = 64 * 2**20  # size of the parts that the official client sends
-# Parts may hold this many times the upload's bytes together: a client sends one again when an
-# answer was lost.
+# Parts may hold this many times the upload's bytes together: a client sends one again after a lost
+# response.
 MAX_REPETITION = 2
 
 
@@ -60,7 +60,7 @@ def create_part(
     key = keys.upload_part(caller.project_id, upload_id, part_id)
     stored = orphans.put(services.database, services.storage, key, chunks_of(content))
     with services.database.transaction() as session:
-        # Again, because others wrote meanwhile.
+        # Checked again, because others wrote meanwhile.
         check_part(session, caller.project_id, upload_id, stored.bytes, lock=True)
         quotas.admit_bytes(session, caller.project_id, stored.bytes)
         part = add_part(session, upload_id, part_id, key, stored)
@@ -198,7 +198,7 @@ def check_part(
 def add_part(
     session: Session, upload_id: str, part_id: str, key: str, stored: Stored
 ) -> UploadPart:
-    """Add the row of bytes that stand under the key."""
+    """Add the row of stored bytes."""
     orphans.claim(session, key)
     part = UploadPart(id=part_id, upload_id=upload_id, bytes=stored.bytes, storage_key=key)
     session.add(part)
@@ -208,7 +208,7 @@ def add_part(
 
 
 def order_parts(session: Session, upload: Upload, part_ids: Sequence[str]) -> list[UploadPart]:
-    """Return the parts that together are the file. Raises what stands against completing it."""
+    """Return the parts that together are the file. Raises the reason against completing it."""
     _must_be_pending(session, upload)
     if len(set(part_ids)) < len(part_ids):
         raise InvalidRequest("part_ids: a part is named twice.", param="part_ids")
@@ -266,7 +266,7 @@ def make_file(
     idempotency_key: str | None,
     table: UploadTable | None,
 ) -> File:
-    """Put the file in the place of the parts; with a key that has a file already, that one."""
+    """Replace the parts with the file; with a key that has a file already, with that one."""
     _must_be_pending(session, upload)
     _drop_parts(session, [upload.id])
     quotas.admit_bytes(session, upload.project_id, stored.bytes)

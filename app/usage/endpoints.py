@@ -11,7 +11,7 @@ from app.usage.amounts import FIELDS
 from app.usage.schemas import BucketPage, CostResult, UsageResult, to_csv
 from app.usage.service import LATEST, MAX_DAYS, Period
 
-LINE_ITEM = "line_item"  # OpenAI's name for what a cost is of; here the base model
+LINE_ITEM = "line_item"  # OpenAI's name for the object of a cost; here the base model
 
 router = APIRouter(prefix="/v1", tags=["usage"], route_class=ApiRoute)
 

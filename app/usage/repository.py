@@ -12,7 +12,7 @@ from app.models.reported import MAX_FLOAT
 from app.models.usage_day import MAX_DOLLARS
 from app.usage.amounts import DailyUsage
 
-# By the names that the API has for them.
+# Columns by the names in the API.
 GROUPS = {
     "project_id": UsageDay.project_id,
     "api_key_id": UsageDay.key_id,
@@ -35,8 +35,8 @@ AMOUNTS = (
 
 
 def book(session: Session, job_id: str, day: date) -> None:
-    """Book on `day` what the job has used and no other day holds. Its row is locked by the caller,
-    so the days of a job always add up to what the job itself says.
+    """Book on `day` the job's usage that no other day holds. Its row is locked by the caller, so
+    the days of a job always add up to the job's own total.
     """
     columns = (Job.project_id, Job.key_id, Job.base_model_id, Job.device_seconds, Job.progress)
     job = session.execute(select(*columns).where(Job.id == job_id)).one()
@@ -74,7 +74,7 @@ def between(
     group_by: Sequence[str],
     limit: int,
 ) -> list[DailyUsage]:
-    """Return the sums of each day before `end`, the oldest first, the dearest group of a day
+    """Return the sums of each day before `end`, the oldest first, the most expensive group of a day
     first; a project of None restricts nothing.
     """
     groups = [GROUPS[name] for name in group_by]
@@ -92,11 +92,11 @@ def between(
 def dearest(
     session: Session, project_id: str | None, begin: date, end: date, field: str, limit: int
 ) -> list[DailyUsage]:
-    """Return the sums of all these days by one field, the dearest first; their day is the last one
-    on which there was something.
+    """Return the sums of all these days by one field, the most expensive first; their day is the
+    last one with usage.
     """
-    # Each job first, which has one key, model and project: to count distinct jobs, all rows were
-    # sorted.
+    # Grouped by job first, which has one key, model and project: to count distinct jobs, all rows
+    # were sorted.
     jobs = (
         select(func.max(GROUPS[field]), func.max(UsageDay.day), *AMOUNTS)
         .where(*_within(project_id, begin, end))

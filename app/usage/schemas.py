@@ -118,7 +118,7 @@ def to_csv(rows: Sequence[DailyUsage], group_by: Sequence[str]) -> str:
 
 
 def _as_text(name: str | None) -> str:
-    """Keep a spreadsheet from computing what somebody chose as a name."""
+    """Keep a spreadsheet from evaluating a name that a user chose."""
     if name is None:
         return ""
     return f"'{name}" if name.startswith(FORMULAS) else name

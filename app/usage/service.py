@@ -35,7 +35,7 @@ class Period(NamedTuple):
 def read_usage(
     services: Services, caller: Caller, period: Period, group_by: Sequence[str]
 ) -> tuple[Span, list[DailyUsage]]:
-    """Return the days of the period, and what was used on those of its page; an admin of the
+    """Return the days of the period, and the usage on those of its page; an admin of the
     installation sees every project.
     """
     start_time, end_time, limit, page = period
@@ -94,5 +94,5 @@ def read(
 def dearest(
     session: Session, project_id: str | None, span: Span, field: str, limit: int
 ) -> list[DailyUsage]:
-    """Return the sums of the whole span by one field, the dearest first."""
+    """Return the sums of the whole span by one field, the most expensive first."""
     return repository.dearest(session, project_id, span.begin, span.end, field, limit)

@@ -1,5 +1,5 @@
-"""Sends what is due, beside the reconciler in every API process: at least once, and never twice at
-the same time.
+"""Delivery of due webhooks, beside the reconciler in every API process: at least once, and never
+twice at the same time.
 """
 
 import random
@@ -16,7 +16,7 @@ from app.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from app.webhooks import repository, service
 from app.webhooks.posting import Undelivered
 
-NUM_SENDERS = 4  # endpoints that hang occupy one each
+NUM_SENDERS = 4  # an unresponsive endpoint occupies one sender
 TICK_SECONDS = 2.0
 # Total time for all of them; a delivery that the end of the API interrupts is sent again by another
 # process or later.
@@ -30,7 +30,7 @@ JITTER = 0.2
 CANDIDATES = 20  # each sender picks one of them at random, so that they seldom want the same
 STATUS_GONE = 410
 
-# Not the generator that everything in the process shares, and tests seed.
+# Separate from the process's generator, which tests seed.
 RANDOM = random.Random()
 
 log = structlog.get_logger()
@@ -62,7 +62,7 @@ class Dispatcher:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def send_next(self) -> bool:
-        """Send a delivery that is due; False when none is. Raises `SQLAlchemyError`."""
+        """Send a due delivery; return False when none is. Raises `SQLAlchemyError`."""
         with self._database.read() as session:
             due = repository.due(session, CANDIDATES)
         if not due:

@@ -11,7 +11,7 @@ from falqon_core.contract.diagnosis import Diagnosis
 class LiveWorker(NamedTuple):
     worker: Worker
     job: Job | None
-    attempt: Attempt | None  # of that job
+    attempt: Attempt | None  # attempt of that job
     seconds_since_seen: float
     is_busy: bool  # it has a job, or every card that it may use is taken
 

@@ -80,7 +80,7 @@ def mark_seen(
     max_gpus: int = 1,
     cards: Sequence[int] = (),
 ) -> bool:
-    """Let a worker be seen, for the first time or again; return whether it may take jobs. `cards`:
+    """Record a poll of a worker, its first or a later one; return whether it may take jobs. `cards`:
     those that it may use, or none has a name.
     """
     again = (
@@ -91,7 +91,7 @@ def mark_seen(
     )
     row = session.execute(again, execution_options=UNSYNCED).one_or_none()
     if row is None:
-        # One that executes a job shows itself again when that has ended.
+        # A worker that executes a job polls again when that has ended.
         has_job = exists().where(Job.lease_owner == Worker.id, Job.status == JobStatus.RUNNING)
         is_gone = Worker.seen_at < now_plus(-FORGOTTEN_SECONDS)
         session.execute(delete(Worker).where(is_gone, ~has_job), execution_options=UNSYNCED)

@@ -12,7 +12,7 @@ Address = IPv4Address | IPv6Address
 Networks = Sequence[IPv4Network | IPv6Network]
 
 HTTPS_PORT = 443
-FIRST_FREE_PORT = 1024  # below it live protocols that must not be spoken to
+FIRST_FREE_PORT = 1024  # protocols below it must not be spoken to
 IPV6_PUBLIC = IPv6Network("2000::/3")
 # Networks that `ipaddress` of some supported Python reports as public: protocol assignments with a
 # cloud's metadata among them, 6to4 relays, documentation; and a cloud's internal service at a
@@ -61,7 +61,7 @@ def parse_target(url: str, networks: Networks) -> OutboundTarget:
 
 
 def resolve(target: OutboundTarget, networks: Networks) -> list[Address]:
-    """Return the addresses of the host; a forbidden one among them is enough to refuse all.
+    """Return the addresses of the host; a single forbidden one refuses all.
 
     Raise `OSError` when the name does not resolve.
     """

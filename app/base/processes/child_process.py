@@ -51,14 +51,14 @@ class ChildProcess(subprocess.Popen[bytes]):
         super().__exit__(kind, error, trace)
 
     def wait_up_to(self, seconds: float) -> int | None:
-        """Return the exit code, negative for a signal, or None if it still runs then."""
+        """Return the exit code, negative for a signal, or None if it still runs by then."""
         try:
             return self.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
 
     def signal_group(self, number: signal.Signals) -> None:
-        """Signal all of the group, also when its leader has ended."""
+        """Signal the whole group, also when its leader has ended."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 

@@ -12,8 +12,8 @@ CPU = "cpu"
 
 
 def device_name(settings: Settings) -> str:
-    """Return the entry of the price table: with `auto` the first card's; the CPU where there is no
-    card, or one without a price.
+    """Return the entry of the price table: with `auto` the first card's; the CPU if there is no
+    card, or none with a price.
     """
     if settings.device != "auto":
         return settings.device
@@ -23,8 +23,8 @@ def device_name(settings: Settings) -> str:
 
 
 def training_cards(settings: Settings) -> tuple[int, ...]:
-    """Return the indices of the cards that may train: all are charged alike. On a CPU those of its
-    slots, where it has several.
+    """Return the indices of the cards that may train: all have the same price. On a CPU those of
+    its slots, if it has several.
     """
     name = device_name(settings)
     if name == CPU:

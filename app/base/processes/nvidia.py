@@ -12,14 +12,14 @@ from functools import cache
 import structlog
 
 QUERY = ["--query-gpu=index,uuid,name", "--format=csv,noheader"]
-ANSWER_SECONDS = 60.0  # a driver that nothing keeps loaded takes seconds for each card
+ANSWER_SECONDS = 60.0  # a driver without a persistence daemon takes seconds for each card
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Card:
-    """`index` counts in the order of the PCI bus; `name` is what the driver calls the card."""
+    """`index` counts in the order of the PCI bus; `name` is the driver's name of the card."""
 
     index: int
     uuid: str
@@ -27,7 +27,7 @@ class Card:
 
 
 def visible_cards() -> tuple[Card, ...]:
-    """Return the cards that programs started here may use, none where there is no driver."""
+    """Return the cards that programs started here may use, none without a driver."""
     tool = shutil.which("nvidia-smi")
     cards = () if tool is None else _ask_driver(tool)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

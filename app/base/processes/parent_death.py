@@ -1,8 +1,6 @@
-"""Run a command that dies with the process that started it, even when that one is killed with
-SIGKILL.
+"""Start of a command that dies with its parent process, even when that one is killed with SIGKILL.
 
-It gains no rights that we do not have, and leaves no image of its memory, with data and keys in it,
-when it crashes.
+It gains no additional rights, and its crash leaves no core dump, which would contain data and keys.
 
 A small Python process requests a signal from the kernel at its parent's death and then becomes the
 command. A `preexec_fn` would do the same but may not run in a process with threads. The kernel

@@ -1,4 +1,4 @@
-"""Programs that run beside this process: started again when they crash, stopped in order, dead when
+"""Programs that run beside this process: restarted when they crash, stopped in order, dead when
 this process is.
 """
 
@@ -18,7 +18,7 @@ from app.base.processes.child_process import ChildProcess
 from app.base.terminal import plain
 
 BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-STABLE_SECONDS = 30.0  # a program that ran this long and then crashes is in no crash loop
+STABLE_SECONDS = 30.0  # a program that ran this long before a crash is not in a crash loop
 MAX_LOG_BYTES = 10 * 2**20  # bytes per log file, and of its predecessor
 MAX_LINE_BYTES = 2**16  # a longer one is several
 # Lines of trouble on the terminal.
@@ -63,7 +63,7 @@ class SupervisedProcess:
         return self._process is not None and self._process.poll() is None
 
     def restart_if_ended(self) -> None:
-        """Start it again if it ended, after a pause that grows with each crash."""
+        """Restart it if it ended, after a pause that grows with each crash."""
         if self.is_alive():
             return
         now = time.monotonic()
@@ -87,7 +87,7 @@ class SupervisedProcess:
             self._process.send_signal(number)
 
     def close(self) -> None:
-        """Leave nothing of it behind."""
+        """Terminate the whole group."""
         if self._process is not None:
             self._process.close()
 

@@ -1,5 +1,5 @@
-"""SHA-256 of an object as a whole and of each of its blocks, in one pass: a block that went bad on
-the way is fetched again alone.
+"""SHA-256 of an object as a whole and of each of its blocks, in one pass: a block corrupted in
+transit is fetched again alone.
 """
 
 import hashlib

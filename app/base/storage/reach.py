@@ -19,8 +19,7 @@ from obstore.exceptions import (
 from app.base import counters
 from falqon_core.contract.errors import is_disk_full
 
-# Options displace what the environment says to the client (AWS_ALLOW_HTTP, …), so that is read
-# here.
+# Options displace the client's environment variables (AWS_ALLOW_HTTP, …), so those are read here.
 OF_ENVIRONMENT = (
     *("allow_http", "allow_invalid_certificates", "user_agent"),
     *("proxy_url", "proxy_ca_certificate", "proxy_excludes"),

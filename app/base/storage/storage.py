@@ -110,9 +110,9 @@ class Storage:
     def put_untrusted(
         self, key: str, chunks: Iterable[bytes], num_bytes: int, check: Callable[[], object]
     ) -> Stored:
-        """Write an object of a writer that may lie about being the only one. `check` is called once
-        all bytes are here and raises where they may not be written any more. `num_bytes`: as the
-        writer announces it.
+        """Write an object of a worker that may lie about being the only writer. `check` is called
+        once all bytes are here and raises if they may not be written any more. `num_bytes`: as
+        announced by the writer.
         """
         return self._put(key, chunks, is_staged=num_bytes <= MAX_COPIED_BYTES, check=check)
 
@@ -123,7 +123,7 @@ class Storage:
             self.check_installation()
         stored = self._write(key, chunks, is_staged=is_staged, check=check)
         if self._root is not None and key != keys.installation():
-            self.check_installation()  # else it went into the folder below the one that was mounted
+            self.check_installation()  # otherwise it would go into the folder below the mount point
         return stored
 
     def _write(
@@ -156,7 +156,7 @@ class Storage:
             )
             with translate_errors():
                 writer.write(bytes(buffer))
-            buffer.clear()  # a part less in memory
+            buffer.clear()  # one part less in memory
             for chunk in rest:  # errors of the source are not errors of the store
                 with translate_errors():
                     writer.write(chunk)
@@ -171,7 +171,7 @@ class Storage:
         return hashes.stored()
 
     def _place(self, staged: str, key: str, stored: Stored) -> Stored:
-        """Let a staged object take its place, if none is there."""
+        """Move a staged object into place, if the key is free."""
         try:
             with translate_errors():
                 obstore.copy(self._store, staged, key, overwrite=False)
@@ -230,14 +230,14 @@ class Storage:
             yield bytes(chunk)
 
     def signed_url(self, key: str, lifetime: timedelta) -> str | None:
-        """Return an address that anybody may read for so long; None if the store makes none."""
+        """Return an address that everyone may read for so long; None if the store makes none."""
         if isinstance(self._store, SIGNING):
             return obstore.sign(self._store, "GET", key, expires_in=lifetime)
         return None
 
     def signed_upload(self, key: str, lifetime: timedelta) -> str | None:
-        """Return an address that takes an object by one PUT for so long; None if the store makes
-        none, or wants more than a PUT.
+        """Return an address that accepts an object in one PUT for so long; None if the store makes
+        none, or needs more than a PUT.
         """
         if isinstance(self._store, S3Store):
             return obstore.sign(self._store, "PUT", key, expires_in=lifetime)
@@ -255,7 +255,7 @@ class Storage:
         return hashes.stored()
 
     def probe(self) -> None:
-        """Learn whether the storage takes writes."""
+        """Check that the storage accepts writes."""
         self.check_installation(afresh=True)
         with translate_errors():
             obstore.put(self._store, keys.probe(), b"ok")
@@ -272,7 +272,7 @@ class Storage:
         return modified
 
     def objects(self, prefix: str) -> Iterator[list[ListedObject]]:
-        """Yield all of them, in batches."""
+        """Yield all objects, in batches."""
         with translate_errors():
             for batch in obstore.list(self._store, prefix, chunk_size=LISTED_AT_ONCE):
                 yield [
@@ -286,7 +286,7 @@ class Storage:
             return any(obstore.list(self._store, prefix, chunk_size=1))
 
     def read(self, key: str) -> bytes | None:
-        """Read a small object whole; None where there is none."""
+        """Read a small object whole; None if there is none."""
         with translate_errors():
             try:
                 return bytes(obstore.get(self._store, key).bytes())
@@ -297,13 +297,14 @@ class Storage:
         return None
 
     def replace(self, key: str, content: bytes) -> None:
-        """Write an object that does change, whole or not at all."""
+        """Write an object that may change, whole or not at all."""
         with translate_errors():
             obstore.put(self._store, key, content)
             self._sync(key)
 
     def remove_unfinished(self, age: timedelta) -> None:
-        """Remove what killed writers left in a local folder, under names that are no keys.
+        """Remove the files that killed writers left in a local folder, under names that are no
+        keys.
 
         Buckets have a rule of their own for it.
         """
@@ -316,7 +317,7 @@ class Storage:
                         path.unlink()
 
     def delete(self, *keys: str) -> None:
-        """Delete those objects that exist."""
+        """Delete the objects that exist."""
         self.check_installation()
         try:
             with translate_errors():
@@ -328,11 +329,11 @@ class Storage:
 
     @property
     def local_root(self) -> Path | None:
-        """Return the folder that holds everything, where the store is one of this machine."""
+        """Return the root folder, if the store is on this machine."""
         return self._root
 
     def local_path(self, key: str) -> Path | None:
-        """Return the object as a file of this machine, where the store is a local folder."""
+        """Return the object as a file of this machine, if the store is a local folder."""
         return None if self._root is None else self._root / key
 
     def _sync(self, key: str) -> None:
