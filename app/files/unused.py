@@ -9,7 +9,7 @@ from falqon_core.records.file_check import FileReport
 MAX_NAMED = 8
 
 
-def warn_of_unused_fields(session: Session, file: File) -> str | None:
+def describe_unused_fields(session: Session, file: File) -> str | None:
     """Return the warning; None if every field is read, or none is known yet."""
     report = file.report or FileReport()
     names = [

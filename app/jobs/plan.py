@@ -9,7 +9,7 @@ from app.base.settings import Settings
 from app.dataset_statistics.service import exact_amount
 from app.estimates import service as estimates
 from app.files import service as files
-from app.files.unused import warn_of_unused_fields
+from app.files.unused import describe_unused_fields
 from app.jobs import space
 from app.jobs.base_model import base_of
 from app.jobs.gpus import choose_num_gpus, limit_auto
@@ -171,6 +171,6 @@ def estimate_plan(
         gpu=planned.request.falqon.gpu,
         num_gpus=limit_auto(planned.num_gpus, planned.request, recipe),
     )
-    if warning := warn_of_unused_fields(session, planned.training):
+    if warning := describe_unused_fields(session, planned.training):
         estimate = estimate.model_copy(update={"warnings": [*estimate.warnings, warning]})
     return recipe, estimate

@@ -11,7 +11,7 @@ from app.base.errors import BytesMissing, InvalidRequest
 from app.base.settings import Settings
 from app.dataset_statistics.service import exact_amount
 from app.estimates import service as estimates
-from app.files.unused import warn_of_unused_fields
+from app.files.unused import describe_unused_fields
 from app.jobs import repository
 from app.jobs.events import NewEvent, append
 from app.jobs.gpus import limit_auto
@@ -72,7 +72,7 @@ def finish_validation(
         data={"num_records": report.num_records, "steps": estimate.steps},
     )
     warnings = _budget_warning(job, estimate)
-    if unused := warn_of_unused_fields(session, files["training_file"]):
+    if unused := describe_unused_fields(session, files["training_file"]):
         estimate = estimate.model_copy(update={"warnings": [*estimate.warnings, unused]})
         data = {"code": "unused_fields", "param": "training_file"}
         warnings.append(NewEvent(unused, level="warn", data=data))

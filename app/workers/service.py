@@ -80,8 +80,8 @@ def mark_seen(
     max_gpus: int = 1,
     cards: Sequence[int] = (),
 ) -> bool:
-    """Record a poll of a worker, its first or a later one; return whether it may take jobs. `cards`:
-    those that it may use, or none has a name.
+    """Record a poll of a worker; return whether it may take jobs. `cards`: those that it may use,
+    or none has a name.
     """
     again = (
         update(Worker)
