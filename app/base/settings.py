@@ -103,10 +103,7 @@ class Settings(BaseSettings):
         description="per address, before unknown keys from there must wait",
     )
     hosts: list[str] = Field(
-        [],
-        description=(
-            "host names that requests may use for this service (the Host header); empty: any"
-        ),
+        [], description="host names that requests may use (the Host header); empty: any"
     )
     allowed_origins: list[Annotated[str, AfterValidator(check_origin)]] = Field(
         [],
@@ -218,7 +215,7 @@ class Settings(BaseSettings):
     )
     prices: Path | None = Field(
         None,
-        description=("JSON file with the prices of a device hour; empty: the included table"),
+        description="JSON file with the prices of a device hour; empty: the included table",
     )
     engine_url: str = Field(
         "",
@@ -230,10 +227,7 @@ class Settings(BaseSettings):
     )
     engine_key: SecretStr | None = Field(None, description="API key of that server")
     engine_answers: int = Field(
-        64,
-        ge=1,
-        le=100_000,
-        description="answers that each API process requests from that server at once",
+        64, ge=1, le=100_000, description="concurrent answers of that server per API process"
     )
     engine_host: str = Field(
         "127.0.0.1",
@@ -253,10 +247,7 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65_535,
-        description=(
-            "port of a worker's metrics for Prometheus: the first free one from here on; empty: "
-            "none"
-        ),
+        description="first port tried for a worker's Prometheus metrics; empty: none",
     )
     metrics_host: str = Field(
         "127.0.0.1", min_length=1, description="address of a worker's metrics for Prometheus"
@@ -387,16 +378,12 @@ def _misspelled(names: list[str]) -> list[str]:
 
 @cache
 def _warn(sentence: str) -> None:
-    """Print a warning once; before logging is configured, and not on the standard output of
-    commands.
-    """
+    """Print a warning once, before logging is configured, and not on standard output."""
     sys.stderr.write(f"{sentence}\n")
 
 
 def _sentence(fault: ErrorDetails) -> str:
-    """Return the message for one of pydantic's errors, with the name of the variable that an
-    operator has set.
-    """
+    """Return the message for one of pydantic's errors, with the operator's variable."""
     message = fault["msg"].removeprefix("Value error, ")
     if not fault["loc"]:
         return message

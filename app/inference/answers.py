@@ -96,13 +96,13 @@ async def answer(
             for question in questions:
                 tally.add_sent(question)
             return JSONResponse(translation.answer, headers={"cache-control": "no-store"})
-        asked = split(translation.content)
+        engine_requests = split(translation.content)
         rewriter = translation.rewriter
         if not body.stream:
-            return await proxy.fetch_answer(exchange, asked, request, rewriter)
-        first = await proxy.open_first(exchange, asked[0], request)
+            return await proxy.fetch_answer(exchange, engine_requests, request, rewriter)
+        first = await proxy.open_first(exchange, engine_requests[0], request)
         return AnswerStream(
-            exchange, asked, first, bill, wants_usage=body.wants_usage, rewriter=rewriter
+            exchange, engine_requests, first, bill, wants_usage=body.wants_usage, rewriter=rewriter
         )
 
     async def ask_known_or_find() -> Response:
