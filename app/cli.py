@@ -1,4 +1,4 @@
-"""The command `falqon`. Imports wait for the command that needs them, so `--help` is quick."""
+"""Command `falqon`. Imports wait for the command that needs them, so `--help` is quick."""
 
 import errno
 import importlib.metadata
@@ -15,12 +15,14 @@ from app.local import admin
 PANEL = "Run a service on this machine"
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65_535)]
 FixedPort = Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65_535)]
-# What a full disk, a quota and a reader that has gone away make of what is printed.
+# Errors of the output: a full disk, a quota, or a closed pipe.
 UNPRINTABLE = (errno.ENOSPC, errno.EDQUOT, errno.EPIPE)
 
 
 class Commands(typer.Typer):
-    """Ends with a sentence, not with a traceback, where what is printed cannot be written."""
+    """Command group that ends with a sentence instead of a traceback when the output cannot be
+    written.
+    """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         _open_closed_streams()
@@ -32,15 +34,16 @@ class Commands(typer.Typer):
         except OSError as error:
             if error.errno not in UNPRINTABLE or error.filename is not None:
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python writes once more at its end
-            if error.errno != errno.EPIPE:  # whose reader has seen enough
-                sentence = f"Error: what is printed cannot be written: {error.strerror}."
+            # Otherwise Python writes once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if error.errno != errno.EPIPE:  # anything but a closed pipe
+                sentence = f"Error: the output cannot be written: {error.strerror}."
                 typer.echo(sentence, err=True)
             sys.exit(1)
 
 
 def _open_closed_streams() -> None:
-    """Read nothing from, and write to nobody on, what was closed before we began."""
+    """Open the standard streams that were closed before the start on the null device."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
@@ -75,7 +78,7 @@ def up(
     port: FixedPort = 8000,
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Everything the service keeps. Default: FALQON_DATA_DIR or .falqon"),
+        typer.Option(help="Folder of all data of the service. Default: FALQON_DATA_DIR or .falqon"),
     ] = None,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Permit a --host that other machines can reach.")
@@ -92,7 +95,7 @@ def api(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Port = 8000,
     grace: Annotated[
-        int, typer.Option(help="Seconds that open requests get when it is told to stop.", min=0)
+        int, typer.Option(help="Seconds for open requests after a stop signal.", min=0)
     ] = 20,
 ) -> None:
     """Run the API alone in the foreground."""
@@ -120,7 +123,7 @@ def migrate() -> None:
 
 @app.command(rich_help_panel=PANEL, epilog="Example: falqon check")
 def check() -> None:
-    """Prove that settings, database, Redis and storage are what the service needs."""
+    """Check that settings, database, Redis and storage meet the needs of the service."""
     from app.base.settings import load_settings
     from app.client.columns import Column
     from app.client.output import Output
@@ -147,7 +150,7 @@ def doctor(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all rows as JSON.")] = False,
 ) -> None:
-    """Try whether this machine can train: driver, compiler, kernels, attention, memory, a step."""
+    """Check that this machine can train: driver, compiler, kernels, attention, memory, a step."""
     from app.base.processes.subprocess_env import offline_environment
     from app.base.settings import load_settings
 
@@ -163,7 +166,7 @@ def worker(
         Literal["gpu", "cpu"] | None, typer.Option(help="gpu executes jobs, cpu checks files.")
     ] = None,
     once: Annotated[
-        bool, typer.Option("--once", help="Execute one job, then end with a code that says how.")
+        bool, typer.Option("--once", help="Execute one job, then exit with a code for its outcome.")
     ] = False,
     wait: Annotated[
         float, typer.Option(help="Seconds that --once waits for a job.", min=0, max=86_400)
@@ -172,16 +175,18 @@ def worker(
         bool,
         typer.Option(
             "--exit-zero",
-            help="End --once with 0 whatever became of the job, unless the worker itself failed.",
+            help=(
+                "Exit --once with 0 after any outcome of the job, unless the worker itself failed."
+            ),
         ),
     ] = False,
     join: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Execute jobs of the service whose API this is."),
+        typer.Option(metavar="URL", help="Execute jobs of the service with this API."),
     ] = None,
     token: Annotated[
         str | None,
-        typer.Option(envvar="FALQON_WORKER_TOKEN", help="What --join is allowed with."),
+        typer.Option(envvar="FALQON_WORKER_TOKEN", help="Worker token for --join."),
     ] = None,
     devices: Annotated[
         str | None,
@@ -191,12 +196,12 @@ def worker(
         ),
     ] = None,
 ) -> None:
-    """Run one worker in the foreground; SIGTERM lets it hand back its job first."""
+    """Run one worker in the foreground; on SIGTERM it first releases its job."""
     from app.base.processes.device import training_cards
     from app.base.settings import load_settings
     from app.notifier.queues import joined_command, once_command, worker_command
 
-    settings = load_settings()  # what is wrong with them is better said here than below Celery
+    settings = load_settings()  # wrong settings are reported here, before Celery's own errors
     if devices is not None:
         cards = _indices(devices)
         usable = training_cards(settings.model_copy(update={"cards": cards}))

@@ -67,12 +67,12 @@ from app.webhooks.dispatcher import Dispatcher
 from app.workers import endpoints as workers
 
 REDIS_TIMEOUT_SECONDS = 1
-# Python collects all its garbage whenever a quarter more objects have come to stay. With 2,000 open
-# streams that stopped everything for up to a second, again and again; the young generations, where
-# nearly all garbage is, are enough most of the time.
+# Python collects all its garbage whenever a quarter more objects are long-lived. With 2,000 open
+# streams that stopped everything for up to a second, repeatedly; the young generations, with nearly
+# all garbage, are enough most of the time.
 GC_THRESHOLDS = (10_000, 10, 100)
-# What is asked most comes first; what belongs to models before models, whose ids may hold a slash
-# and would swallow the rest of the path.
+# Routes with the most requests come first; suffixes of a model before models, whose ids may hold a
+# slash and would match the rest of the path.
 NOUNS = (
     inference,
     health,
@@ -136,7 +136,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(KnownHosts, hosts=settings.hosts)
     app.add_middleware(RequestContext)
     if settings.allowed_origins:
-        # Without credentials: a page elsewhere has the keys that it is given, never our cookie.
+        # Without credentials: an external page has its own keys, never our cookie.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.allowed_origins,
@@ -157,8 +157,9 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     logging.configure(logging.secrets_of(settings, os.environ))
     tracing.configure(settings, "api")
     gc.set_threshold(*GC_THRESHOLDS)
-    device_of(settings)  # asks the driver while nobody waits, and refuses an unknown device
-    file_prices(settings.prices)  # and so are prices that cannot be read
+    # Queries the driver before the first request, and refuses an unknown device.
+    device_of(settings)
+    file_prices(settings.prices)  # refuses unreadable prices, too
     database = Database(settings.resolved_database_url)
     redis = Redis.from_url(
         settings.resolved_redis_url,
@@ -189,7 +190,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     app.state.metrics = CollectorRegistry()
     app.state.metrics.register(InstallationCollector(database, settings, health_monitor))
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
-    if secret is not None:  # to the person who started this, not to the log
+    if secret is not None:  # printed for the operator, not logged
         sys.stderr.write(f"\nYour API key, shown this once: {secret}\n\n")
     reconciler = Reconciler(database, services.storage, services.notifier, settings)
     dispatcher = Dispatcher(database, settings)

@@ -1,5 +1,5 @@
-"""Repairs what a lost message or a dead worker left: a small loop in every API process, harmless
-however many run.
+"""Repair of the consequences of a lost message or a dead worker: a small loop in every API process,
+harmless in any number.
 """
 
 import threading
@@ -18,7 +18,7 @@ from app.base.settings import Settings
 from app.base.storage import Storage
 from app.files import service as files
 from app.garbage import collector, events, orphans
-from app.garbage.installation import Guard, Refused
+from app.garbage.installation import CleaningGuard, CleaningRefused
 from app.jobs import claims, next_job
 from app.models import Job
 from app.models.operation import Operation
@@ -31,9 +31,9 @@ from falqon_core.fault_points import fault
 TICK_SECONDS = 5.0
 COLLECT_SECONDS = 3600.0
 NOTIFY_AGAIN_SECONDS = 30.0
-STOP_SECONDS = 3.0  # a broker that hangs must not hold up the end of the API
-PATIENCE_SECONDS = 10.0  # for an operation that its request has notified workers of
-# A worker that gets one works until nothing is left, so a long queue needs no more of them; busy
+STOP_SECONDS = 3.0  # an unresponsive broker must not delay the end of the API
+OPERATION_GRACE_SECONDS = 10.0  # grace period of an operation whose request has notified workers
+# A notified worker works until nothing is left, so a long queue needs no more notifications; busy
 # workers leave them lying.
 NOTIFICATIONS_PER_TICK = 8
 log = structlog.get_logger()
@@ -47,7 +47,7 @@ class Reconciler:
         self._storage = storage
         self._notifier = notifier
         self._settings = settings
-        self._guard = Guard(database, storage)
+        self._guard = CleaningGuard(database, storage)
         self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=work, name=name, daemon=True)
@@ -56,8 +56,8 @@ class Reconciler:
 
     @property
     def _loops(self) -> dict[str, Callable[[], None]]:
-        """Return what runs apart: looking through a large storage takes long, and so does a silent
-        one, and jobs of silent workers must not wait for it.
+        """Return the loops that run apart: a search through a large storage takes long, and so does
+        a silent one, and jobs of silent workers must not wait for it.
         """
         repeat = self._repeat
         return {
@@ -76,7 +76,7 @@ class Reconciler:
             thread.join(STOP_SECONDS)
 
     def tick(self) -> None:
-        """Do what is due. Raises `SQLAlchemyError` when the database is away."""
+        """Do the due work. Raises `SQLAlchemyError` when the database is unavailable."""
         self._rescue()
         self._notify_again()
         uploads.expire(self._database)
@@ -85,21 +85,22 @@ class Reconciler:
         counters.RECONCILED_AT.set_to_current_time()
 
     def sweep(self) -> None:
-        """Collect garbage. Raises `SQLAlchemyError` when the database is away."""
+        """Collect garbage. Raises `SQLAlchemyError` when the database is unavailable."""
         events.remove_old(self._database, self._settings.events_kept)
         try:
             if self._guard.allows():
                 orphans.sweep(self._database, self._storage)
-        except (OSError, StorageError) as error:  # the rows stay, and the next sweep tries again
-            log.warning("reconciler: the storage is away", error=str(error))
+        except (OSError, StorageError) as error:  # the rows stay, and the next sweep retries
+            log.warning("reconciler: the storage is unavailable", error=str(error))
 
     def _repeat(self, work: Callable[[], None]) -> None:
         while not self._ended.wait(TICK_SECONDS):
             try:
                 work()
             except SQLAlchemyError as error:
-                log.warning("reconciler: the database is away", error=str(error))
-            except Exception:  # the edge of a thread: whatever it was, the next tick has to come
+                log.warning("reconciler: the database is unavailable", error=str(error))
+            # Top-level handler of a thread: the next tick has to come after any error.
+            except Exception:
                 log.exception("reconciler: a tick failed")
 
     def _collect(self) -> None:
@@ -109,9 +110,9 @@ class Reconciler:
                 collector.collect_due(self._database, self._storage, self._ended.wait)
             except (SQLAlchemyError, OSError, StorageError) as error:
                 log.warning("reconciler: garbage not collected", error=str(error))
-            except Refused as error:
+            except CleaningRefused as error:
                 log.error("reconciler: garbage not collected", reason=str(error))
-            except Exception:  # as above
+            except Exception:  # top-level handler, as above
                 log.exception("reconciler: garbage not collected")
             self._ended.wait(COLLECT_SECONDS)
 
@@ -127,10 +128,10 @@ class Reconciler:
             log.warning("rescued from a silent worker", job_id=job_id)
 
     def _notify_again(self) -> None:
-        """Have workers poll for what nobody has taken."""
+        """Notify workers again of rows that none has claimed."""
         self._notify_waiting(Job, next_job.is_due(Job))
         for kind in Operation.__subclasses__():
-            is_old = kind.created_at < now_plus(-PATIENCE_SECONDS)
+            is_old = kind.created_at < now_plus(-OPERATION_GRACE_SECONDS)
             self._notify_waiting(kind, *operations.is_waiting(kind), is_old)
 
     def _notify_waiting(

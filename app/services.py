@@ -13,7 +13,7 @@ from app.notifier.wakeups import Wakeups
 
 @dataclass(frozen=True)
 class Services:
-    """What an action of the API works with; an API process makes it when it starts."""
+    """Services of an API process, made at its start and passed to every use case."""
 
     settings: Settings
     database: Database

@@ -186,7 +186,7 @@ def _looks(database: Database, prepared: Services) -> Iterator[Look]:
     )
     yield Look(
         "a file's page, its newest jobs",
-        lambda session: jobs.using(session, project, "file-old", limit=20),
+        lambda session: jobs.list_using(session, project, "file-old", limit=20),
     )
     yield Look(
         "is a file in use (delete)",

@@ -63,14 +63,17 @@ def _streams(services: Services, filled: Filled) -> Iterator[Look]:
     )
     yield Look(
         "streams, each second: 1 project",
-        lambda session: (listing.states(session, [PROJECT]), keys.refused_keys(session, [KEY])),
+        lambda session: (
+            listing.states(session, [PROJECT]),
+            keys.find_refused_keys(session, [KEY]),
+        ),
         "all live jobs of the project, once for all streams of a process",
     )
     yield Look(
         "streams, each second: 2 jobs",
         lambda session: (
             streams.states(session, [filled.running, filled.longest]),
-            keys.refused_keys(session, [KEY]),
+            keys.find_refused_keys(session, [KEY]),
         ),
     )
     yield Look(
@@ -96,7 +99,7 @@ def _claims(database: Database, filled: Filled) -> Iterator[Look]:
     yield Look("a worker is seen", lambda session: workers.mark_seen(session, "machine-0-1", "", 1))
     yield Look(
         "which job comes next",
-        lambda session: next_job.find_next(session, next_job.Offer("h100", 8)),
+        lambda session: next_job.find_next(session, next_job.DeviceOffer("h100", 8)),
     )
     yield Look("claim", _claim)
     yield Look("heartbeat", lambda session: claims.renew(session, mine, 60))
@@ -157,6 +160,6 @@ def _collector(services: Services) -> Iterator[Look]:
         listed = session.scalars(select(Artifact.storage_key).limit(KEYS_OF_A_LISTING)).all()
     yield Look(
         f"whose {KEYS_OF_A_LISTING:,} objects are",
-        lambda session: orphans.referenced(session, listed),
+        lambda session: orphans.find_referenced(session, listed),
         "once for each thousand objects of the storage, once a week",
     )

@@ -1,4 +1,4 @@
-"""What migrations do to tables that hold rows, while an older version works on them."""
+"""Helpers for migrations of tables that hold rows, while an older version uses them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ def create_index(
         op.create_index(name, table, columns, **options)
         return
     with op.get_context().autocommit_block():
-        op.execute("SET lock_timeout = 0")  # it waits for transactions, and nobody waits for it
+        op.execute("SET lock_timeout = 0")  # it waits for transactions, and nothing waits for it
         op.drop_index(name, table, if_exists=True, postgresql_concurrently=True)
         op.create_index(name, table, columns, postgresql_concurrently=True, **options)
         op.execute("RESET lock_timeout")

@@ -1,5 +1,5 @@
-"""All files of a model as one tar, made while it is sent: its length is known before its first
-byte, and nothing is kept.
+"""All files of a model as one tar, produced during the download: its length is known before its
+first byte, and nothing is stored.
 """
 
 import tarfile
@@ -13,7 +13,7 @@ END = bytes(tarfile.RECORDSIZE)
 
 def length(folder: str, artifacts: Sequence[Artifact]) -> int:
     lengths = (
-        len(_header(folder, artifact)) + artifact.bytes + _padding(artifact)
+        len(_header(folder, artifact)) + artifact.bytes + _compute_padding(artifact)
         for artifact in artifacts
     )
     return sum(lengths) + len(END)
@@ -23,7 +23,7 @@ def stream(storage: Storage, folder: str, artifacts: Sequence[Artifact]) -> Iter
     for artifact in artifacts:
         yield _header(folder, artifact)
         yield from storage.chunks(artifact.storage_key)
-        yield bytes(_padding(artifact))
+        yield bytes(_compute_padding(artifact))
     yield END
 
 
@@ -34,5 +34,5 @@ def _header(folder: str, artifact: Artifact) -> bytes:
     return entry.tobuf(tarfile.PAX_FORMAT)
 
 
-def _padding(artifact: Artifact) -> int:
+def _compute_padding(artifact: Artifact) -> int:
     return -artifact.bytes % tarfile.BLOCKSIZE

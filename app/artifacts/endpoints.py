@@ -43,7 +43,8 @@ def download_artifact(
     sha256: Annotated[
         str | None,
         Query(
-            pattern="^[0-9a-f]{64}$", description="these bytes or none: the answer never changes"
+            pattern="^[0-9a-f]{64}$",
+            description="these bytes or an error: the response never changes",
         ),
     ] = None,
 ) -> Response:
@@ -62,7 +63,7 @@ def download_artifact(
 def download_archive(
     services: ServicesDep, caller: Reader, request: Request, model: str
 ) -> Response:
-    """Every file in one tar, made while it is sent. It cannot be taken up where it broke; single
+    """Download every file in one tar, produced during the download. It cannot be resumed; single
     files can.
     """
     return downloads.send_stream(request, service.retrieve_archive(services, caller, model))
@@ -72,7 +73,7 @@ def download_archive(
 def create_link(
     services: ServicesDep, caller: Reader, request: Request, model: str, body: LinkRequest
 ) -> LinkObject:
-    """An address of one artifact for tools that cannot send an API key."""
+    """Create an address of one artifact for tools that cannot send an API key."""
     return service.create_link(services, caller, model, body, str(request.base_url))
 
 
@@ -84,7 +85,7 @@ def create_link(
     dependencies=TOUCHES_STORAGE,
 )
 def follow_link(services: ServicesDep, request: Request, token: str, filename: str) -> Response:
-    """The name at the end only tells a tool what to call the file."""
+    """Follow a link. The file name at the end is a hint for download tools only."""
     content = service.follow_link(services, token)
     return downloads.send(
         request, services.storage, content, redirects=services.settings.download_redirects

@@ -1,8 +1,8 @@
 """Addresses of one artifact for tools that send no headers: signed with the secret of the service,
 good for a while.
 
-Whoever has the address has the bytes, so it opens nothing else, and dies with the key that asked
-for it.
+Everyone who has the address has the bytes, so it opens nothing else, and it expires with the API
+key that requested it.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from app.base.errors import NotFound
 
 
 class Link(NamedTuple):
-    key_id: str  # of who asked for it
+    key_id: str  # API key that requested the link
     model_id: str
     name: str
     sha256: str
@@ -34,8 +34,8 @@ class Links:
         return token.decode()
 
     def read(self, token: str) -> Link:
-        """Return the link of a token with the right signature; whether it has expired, its caller
-        checks. Raises `NotFound`.
+        """Return the link of a token with a valid signature; the caller checks the expiry. Raises
+        `NotFound`.
         """
         try:
             return Link(*self._serializer.loads(token))
@@ -45,6 +45,6 @@ class Links:
 
 def unknown() -> NotFound:
     return NotFound(
-        "This link does not exist or opens nothing any more; ask for a new one.",
+        "This link does not exist or is no longer valid; create a new one.",
         code="link_not_found",
     )

@@ -36,10 +36,10 @@ class ManifestFile(BaseModel):
     sha256: str
     url: str = Field(
         description=(
-            "relative to the manifest; names these very bytes, so what it answers never changes"
+            "relative to the manifest; names these very bytes, so its response never changes"
         )
     )
-    block_bytes: int = Field(description="of each block but the last")
+    block_bytes: int = Field(description="size of each block but the last")
     block_sha256: list[str]
 
     @classmethod
@@ -49,7 +49,7 @@ class ManifestFile(BaseModel):
             bytes=artifact.bytes,
             sha256=artifact.sha256,
             url=f"{quote(artifact.name)}?sha256={artifact.sha256}",
-            # What was stored before blocks were hashed is one block.
+            # Files stored before blocks were hashed count as one block.
             block_bytes=BLOCK_BYTES if artifact.block_sha256 else max(BLOCK_BYTES, artifact.bytes),
             block_sha256=artifact.block_sha256 or [artifact.sha256],
         )
@@ -77,8 +77,7 @@ class LinkObject(BaseModel):
     object: Literal["model.artifact.link"] = "model.artifact.link"
     url: str = Field(
         description=(
-            "opens without an API key until it expires, "
-            "or until the key that asked for it is revoked"
+            "works without an API key until it expires, or until the key that created it is revoked"
         )
     )
     expires_at: int

@@ -1,4 +1,4 @@
-"""What callers do with the files of a model."""
+"""Use cases on the files of a model."""
 
 from pathlib import PurePosixPath
 from urllib.parse import quote
@@ -23,27 +23,27 @@ from app.services import Services
 
 def list_artifacts(services: Services, caller: Caller, model_id: str) -> Page[ArtifactObject]:
     with services.database.read() as session:
-        artifacts = of_model(session, caller.project_id, model_id)
+        artifacts = list_of_model(session, caller.project_id, model_id)
     return Page[ArtifactObject].of([ArtifactObject.of(artifact) for artifact in artifacts])
 
 
 def retrieve_manifest(services: Services, caller: Caller, model_id: str) -> Manifest:
     with services.database.read() as session:
-        return Manifest.of(model_id, of_model(session, caller.project_id, model_id))
+        return Manifest.of(model_id, list_of_model(session, caller.project_id, model_id))
 
 
 def retrieve_artifact(
     services: Services, caller: Caller, model_id: str, name: str, sha256: str | None = None
 ) -> Content:
-    """Say where the bytes of an artifact are; with `sha256`, only if they are these."""
+    """Return the location of an artifact's bytes; with `sha256`, only if the hash matches."""
     with services.database.read() as session:
         return _content_of(get(session, caller.project_id, model_id, name, sha256))
 
 
 def retrieve_archive(services: Services, caller: Caller, model_id: str) -> ContentStream:
-    """Return every file in one tar, which is made while it is read."""
+    """Return every file in one tar, which is produced while it is read."""
     with services.database.read() as session:
-        artifacts = of_model(session, caller.project_id, model_id)
+        artifacts = list_of_model(session, caller.project_id, model_id)
     folder = UNSAFE.sub("-", model_id).strip(".-") or "model"
     return ContentStream(
         archive.stream(services.storage, folder, artifacts),
@@ -65,7 +65,7 @@ def create_link(
 
 
 def follow_link(services: Services, token: str) -> Content:
-    """Say where the bytes are that a link opens now."""
+    """Return the location of the bytes that a link gives access to."""
     link = Links(server_secret(services.settings)).read(token)
     with services.database.read() as session:
         return _content_of(follow(session, link))
@@ -76,21 +76,21 @@ def _content_of(artifact: Artifact) -> Content:
     return Content(artifact.storage_key, artifact.bytes, artifact.sha256, filename)
 
 
-def of_model(session: Session, project_id: str, model_id: str) -> list[Artifact]:
+def list_of_model(session: Session, project_id: str, model_id: str) -> list[Artifact]:
     model = catalogue.get(session, project_id, model_id)
-    return repository.of_model(session, model.id)
+    return repository.list_of_model(session, model.id)
 
 
 def get(
     session: Session, project_id: str, model_id: str, name: str, sha256: str | None = None
 ) -> Artifact:
-    """Return an artifact; with `sha256`, only if its bytes are these."""
+    """Return an artifact; with `sha256`, only if its hash matches."""
     artifact = repository.find(session, catalogue.get(session, project_id, model_id).id, name)
     if artifact is None:
         raise NotFound(f"The model '{model_id}' has no artifact '{name}'.", param="name")
     if sha256 not in (None, artifact.sha256):
         raise NotFound(
-            f"The artifact '{name}' of the model '{model_id}' has other bytes than these.",
+            f"The artifact '{name}' of the model '{model_id}' has a different SHA-256.",
             param="sha256",
         )
     return artifact
@@ -108,7 +108,7 @@ def new_link(session: Session, caller: Caller, model_id: str, name: str, seconds
 
 
 def follow(session: Session, link: Link) -> Artifact:
-    """Return the artifact that a link opens now. Raises `NotFound`."""
+    """Return the artifact of a valid link. Raises `NotFound`."""
     caller = keys.find_caller(session, link.key_id)
     if caller is None or link.expires_at <= now(session).timestamp():
         raise links.unknown()

@@ -1,11 +1,11 @@
-"""How an attempt ended that has no result: the job fails, pauses, or waits for the next attempt."""
+"""Outcomes of an attempt without a result: the job fails, pauses, or waits for the next attempt."""
 
 from sqlalchemy.orm import Session
 
 from app.attempts.values import Ending, Verdict
 from app.base.settings import Settings
 from app.jobs import claims
-from app.jobs.claims import Claim, Failure
+from app.jobs.claims import Claim, JobFailure
 from app.jobs.events import NewEvent
 from app.models import Desired, JobStatus
 from falqon_core.contract.errors import DiskFull
@@ -17,7 +17,7 @@ POISON_SECONDS = 60.0
 
 
 def record(session: Session, settings: Settings, claim: Claim, ending: Ending) -> bool:
-    """Write how the attempt ended. Return False when the job is not its any more."""
+    """Record the outcome of the attempt. Return False when it no longer holds the job."""
     if ending.verdict is Verdict.FAILED:
         return _fail(session, claim, ending)
     return _release(session, settings, claim, ending)
@@ -32,7 +32,7 @@ def _fail(session: Session, claim: Claim, ending: Ending) -> bool:
         data={"code": failure.code, "param": failure.param},
     )
     columns = ending.columns.values()
-    event = _with_log(event, ending)
+    event = _add_log(event, ending)
     return claims.finish(session, claim, JobStatus.FAILED, event, failure=failure, **columns)
 
 
@@ -48,7 +48,7 @@ def _release(session: Session, settings: Settings, claim: Claim, ending: Ending)
     return claims.release(
         session,
         claim,
-        _with_log(_release_event(claim, ending), ending),
+        _add_log(_release_event(claim, ending), ending),
         counts_as_failure=ending.verdict is Verdict.LOST,
         max_infra_failures=max_infra_failures,
         retry_seconds=settings.retry_delay.total_seconds(),
@@ -57,13 +57,13 @@ def _release(session: Session, settings: Settings, claim: Claim, ending: Ending)
     )
 
 
-def _with_log(event: NewEvent, ending: Ending) -> NewEvent:
+def _add_log(event: NewEvent, ending: Ending) -> NewEvent:
     if not ending.trainer_log:
         return event
     return event._replace(data={**(event.data or {}), "trainer_log": ending.trainer_log})
 
 
-def _ends_as_before(session: Session, claim: Claim, failure: Failure | None) -> bool:
+def _ends_as_before(session: Session, claim: Claim, failure: JobFailure | None) -> bool:
     if failure is None or failure.code not in POISON:
         return False
     return claims.ends_as_before(session, claim, failure.code, POISON_SECONDS)

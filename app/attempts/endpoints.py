@@ -1,4 +1,4 @@
-"""The calls of workers that see only the API; `worker.joined` makes them. They change with the
+"""Endpoints for workers that reach only the API; `worker.joined` calls them. They change with the
 workers, so the description of the API leaves them out.
 """
 
@@ -17,10 +17,10 @@ from app.attempts.values import (
     Ending,
     Few,
     NewEvents,
-    Offer,
     Renewal,
-    Result,
     SavedCheckpoint,
+    TrainingResult,
+    WorkerOffer,
 )
 from app.attempts.wire import ClaimedJson, InputsJson
 from app.base.errors import FencedOut
@@ -39,7 +39,7 @@ objects = APIRouter(route_class=ObjectRoute, include_in_schema=False)
 T = TypeVar("T")
 
 
-class Terms(BaseModel):
+class WorkerTerms(BaseModel):
     """Durations in seconds."""
 
     lease: float
@@ -48,7 +48,7 @@ class Terms(BaseModel):
 
 
 class Capacity(BaseModel):
-    offer: Offer
+    offer: WorkerOffer
 
 
 class Hold(Capacity):
@@ -59,23 +59,23 @@ class Events(BaseModel):
     events: NewEvents
 
 
-class Upload(BaseModel):
+class AnnouncedUpload(BaseModel):
     key: str
     bytes: Count
 
 
-class Link(BaseModel):
+class UploadLink(BaseModel):
     url: str | None
 
 
-class Answer(BaseModel):
+class YesNo(BaseModel):
     yes: bool
 
 
 @router.get("/terms")
-def read_terms(services: ServicesDep, _worker: WorkerDep) -> Terms:
+def read_terms(services: ServicesDep, _worker: WorkerDep) -> WorkerTerms:
     settings = services.settings
-    return Terms(
+    return WorkerTerms(
         lease=settings.lease.total_seconds(),
         heartbeat=settings.heartbeat.total_seconds(),
         poll=settings.poll.total_seconds(),
@@ -83,9 +83,9 @@ def read_terms(services: ServicesDep, _worker: WorkerDep) -> Terms:
 
 
 @router.post("/storage", dependencies=TOUCHES_STORAGE)
-def probe_storage(services: ServicesDep, _worker: WorkerDep) -> Answer:
+def probe_storage(services: ServicesDep, _worker: WorkerDep) -> YesNo:
     services.storage.probe()
-    return Answer(yes=True)
+    return YesNo(yes=True)
 
 
 @router.get("/next")
@@ -99,14 +99,14 @@ def find_next(
 
 
 @router.post("/hold")
-def hold(services: ServicesDep, worker: WorkerDep, body: Hold) -> Answer:
-    return Answer(yes=service.hold(services, worker, body.offer, body.job_id))
+def hold(services: ServicesDep, worker: WorkerDep, body: Hold) -> YesNo:
+    return YesNo(yes=service.hold(services, worker, body.offer, body.job_id))
 
 
 @router.post("/seen")
-def show(services: ServicesDep, worker: WorkerDep, body: Capacity) -> Answer:
+def show(services: ServicesDep, worker: WorkerDep, body: Capacity) -> YesNo:
     service.show(services, worker, body.offer)
-    return Answer(yes=True)
+    return YesNo(yes=True)
 
 
 @router.post("/claims", dependencies=TOUCHES_STORAGE)
@@ -118,7 +118,7 @@ def claim(services: ServicesDep, worker: WorkerDep, body: Capacity) -> ClaimedJs
 @router.post(f"{ATTEMPT}/renew")
 def renew(services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int) -> Renewal:
     leased = LeasedJob(services, worker, job_id, attempt)
-    return _kept(leased.gateway.renew(leased.claim))
+    return _require_lease(leased.gateway.renew(leased.claim))
 
 
 @router.get(f"{ATTEMPT}/inputs")
@@ -130,9 +130,9 @@ def read_inputs(services: ServicesDep, worker: WorkerDep, job_id: str, attempt: 
 @router.post(f"{ATTEMPT}/events")
 def append_events(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, body: Events
-) -> Answer:
+) -> YesNo:
     leased = LeasedJob(services, worker, job_id, attempt)
-    return Answer(yes=leased.append_events(body.events))
+    return YesNo(yes=leased.append_events(body.events))
 
 
 @router.post(f"{ATTEMPT}/batches")
@@ -140,44 +140,44 @@ def append_batch(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, batch: Batch
 ) -> Price:
     leased = LeasedJob(services, worker, job_id, attempt)
-    return _kept(leased.append_batch(batch))
+    return _require_lease(leased.append_batch(batch))
 
 
 @router.get(f"{ATTEMPT}/watched")
-def is_watched(services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int) -> Answer:
+def is_watched(services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int) -> YesNo:
     leased = LeasedJob(services, worker, job_id, attempt)
-    return Answer(yes=leased.gateway.is_watched(leased.job))
+    return YesNo(yes=leased.gateway.is_watched(leased.job))
 
 
 @router.post(f"{ATTEMPT}/checkpoints", dependencies=TOUCHES_STORAGE)
 def add_checkpoint(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, stored: SavedCheckpoint
-) -> Answer:
+) -> YesNo:
     LeasedJob(services, worker, job_id, attempt).add_checkpoint(stored)
-    return Answer(yes=True)
+    return YesNo(yes=True)
 
 
 @router.post(f"{ATTEMPT}/log", dependencies=TOUCHES_STORAGE)
 def store_log(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, log: TrainerLog
-) -> Answer:
+) -> YesNo:
     leased = LeasedJob(services, worker, job_id, attempt)
-    return Answer(yes=leased.gateway.store_log(leased.job, leased.claim, log))
+    return YesNo(yes=leased.gateway.store_log(leased.job, leased.claim, log))
 
 
 @router.post(f"{ATTEMPT}/ending")
 def record(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, ending: Ending
-) -> Answer:
+) -> YesNo:
     leased = LeasedJob(services, worker, job_id, attempt)
-    return Answer(yes=leased.record(ending))
+    return YesNo(yes=leased.record(ending))
 
 
 @router.post(f"{ATTEMPT}/result", dependencies=TOUCHES_STORAGE)
 def publish(
-    services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, result: Result
-) -> Answer:
-    return Answer(yes=LeasedJob(services, worker, job_id, attempt).publish(result))
+    services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, result: TrainingResult
+) -> YesNo:
+    return YesNo(yes=LeasedJob(services, worker, job_id, attempt).publish(result))
 
 
 @router.get(f"{ATTEMPT}/objects/{{key:path}}", dependencies=TOUCHES_STORAGE)
@@ -197,10 +197,10 @@ def read_object(
 
 @router.post(f"{ATTEMPT}/links")
 def sign_upload(
-    services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, upload: Upload
-) -> Link:
+    services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, upload: AnnouncedUpload
+) -> UploadLink:
     leased = LeasedJob(services, worker, job_id, attempt)
-    return Link(url=leased.sign_upload(upload.key, upload.bytes))
+    return UploadLink(url=leased.sign_upload(upload.key, upload.bytes))
 
 
 @objects.put(f"{ATTEMPT}/objects/{{key:path}}")
@@ -218,7 +218,7 @@ async def put_object(
     return await write_in_thread(put, request.stream())
 
 
-def _kept(value: T | None) -> T:
+def _require_lease(value: T | None) -> T:
     if value is None:
         raise FencedOut
     return value

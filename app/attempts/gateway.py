@@ -1,7 +1,7 @@
-"""What an attempt asks of the service: each function is one transaction, or one look-up.
+"""Calls of an attempt to the service: each function is one transaction or one query.
 
-A worker beside the database calls it itself. For one that sees only the API an endpoint does, with
-the projects of its token.
+A worker beside the database calls these functions itself. For a worker that reaches only the API an
+endpoint does, with the projects of its token.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,10 +17,10 @@ from app.attempts.values import (
     Claimed,
     Ending,
     Inputs,
-    Offer,
     Renewal,
-    Result,
     SavedCheckpoint,
+    TrainingResult,
+    WorkerOffer,
 )
 from app.base.database import Database, now
 from app.base.settings import Settings
@@ -42,11 +42,11 @@ from falqon_core.estimate.prices import Price
 from falqon_core.fault_points import fault
 
 T = TypeVar("T")
-HELD_POLLS = 3  # without another, a machine keeps its cards for a job no longer
+HELD_POLLS = 3  # idle polls after which a machine no longer keeps its cards for a job
 
 
 class DirectGateway:
-    """`owner` names the worker in its claims. `project_ids`: those whose jobs it may have; None:
+    """`owner` names the worker in its claims. `project_ids`: projects whose jobs it may have; None:
     every project's.
     """
 
@@ -67,14 +67,14 @@ class DirectGateway:
         self._project_ids = project_ids
 
     def find_next(self, device: str, max_gpus: int) -> NextJob | None:
-        """Return the next job for which so many of this device are enough."""
-        offer = next_job.Offer(device, max_gpus)
+        """Return the next job that these devices suffice for."""
+        offer = next_job.DeviceOffer(device, max_gpus)
         with self._database.read() as session:
             return next_job.find_next(session, offer, self._project_ids)
 
-    def hold(self, offer: Offer, job_id: str) -> bool:
-        """Return whether the free cards of this machine are kept for a job. A worker that is being
-        drained begins nothing and keeps nothing.
+    def hold(self, offer: WorkerOffer, job_id: str) -> bool:
+        """Return True if the free cards of this machine are kept for a job. A draining worker
+        claims nothing and keeps nothing.
         """
         seconds = HELD_POLLS * self._settings.poll.total_seconds()
         with self._database.transaction() as session:
@@ -82,13 +82,13 @@ class DirectGateway:
                 session, job_id, machine_of(self.owner), seconds
             )
 
-    def show(self, offer: Offer) -> None:
-        """Let this worker be seen, which looks for no job now."""
+    def show(self, offer: WorkerOffer) -> None:
+        """Mark this worker as alive without polling for a job."""
         with self._database.transaction() as session:
             self._is_seen(session, offer)
 
-    def claim(self, offer: Offer) -> Claimed | None:
-        """Take the next job for which the cards are enough. Raises `StorageAway`."""
+    def claim(self, offer: WorkerOffer) -> Claimed | None:
+        """Take the next job for which the cards are enough. Raises `StorageUnavailable`."""
         self._storage.check_installation()
         with self._database.transaction() as session:
             if not self._is_seen(session, offer):
@@ -106,7 +106,7 @@ class DirectGateway:
         return None if job is None else Claimed(job, price)
 
     def renew(self, claim: Claim) -> Renewal | None:
-        """Extend the lease; None: it is lost."""
+        """Extend the lease; return None when it is lost."""
         with self._database.transaction() as session:
             desired = claims.renew(session, claim, self._settings.lease.total_seconds())
             must_stop = workers.must_stop(session, self.owner)
@@ -117,7 +117,7 @@ class DirectGateway:
             return inputs.read(session, session.get_one(Job, claim.job_id))
 
     def append_events(self, claim: Claim, events: Sequence[NewEvent]) -> bool:
-        """Add events; here and below the answer is whether the job is still the worker's."""
+        """Add events; here and below, return whether the worker still holds the job."""
         return self._write(claim, lambda session: claims.append_events(session, claim, events))
 
     def append_batch(self, claim: Claim, device: str, batch: Batch) -> Price | None:
@@ -136,7 +136,7 @@ class DirectGateway:
         return self._write(claim, write)
 
     def add_checkpoint(self, job: Job, claim: Claim, stored: SavedCheckpoint) -> list[str] | None:
-        """Return the prefixes of checkpoints that it takes the place of."""
+        """Return the prefixes of checkpoints that it replaces."""
         saved = stored.saved
         row = Checkpoint(
             id=stored.id,
@@ -159,7 +159,7 @@ class DirectGateway:
             # Written by a transaction whose success nobody was told of.
             if any(checkpoint.id == row.id for checkpoint in others):
                 return [] if claims.append_events(session, claim, []) else None
-            # Failures count in a row: an attempt that gets further each time is in no loop.
+            # Failures count in a row: an attempt that gets further each time is not in a loop.
             columns = {}
             if all(checkpoint.step < saved.step for checkpoint in others):
                 columns = {"infra_failures": 0}
@@ -173,21 +173,21 @@ class DirectGateway:
         return self._write(claim, write)
 
     def store_log(self, job: Job, claim: Claim, log: TrainerLog) -> bool:
-        """Store what the trainer has written so far, in place of what it had before."""
+        """Store the trainer's output so far, in place of the earlier one."""
         key = keys.trainer_log(job.project_id, job.id, claim.attempt)
         self._storage.replace(key, log.model_dump_json().encode())
         with self._database.transaction() as session:
             return claims.set_log_bytes(session, claim, log.num_bytes)
 
     def record(self, claim: Claim, ending: Ending) -> bool:
-        """Write how an attempt without a result ended."""
+        """Record the outcome of an attempt without a result."""
         return self._write(
             claim, lambda session: endings.record(session, self._settings, claim, ending)
         )
 
-    def publish(self, job: Job, claim: Claim, result: Result) -> bool:
-        """Write model, artifacts, metrics and success in one transaction. The answer is False also
-        where the user cancelled first.
+    def publish(self, job: Job, claim: Claim, result: TrainingResult) -> bool:
+        """Write model, artifacts, metrics and success in one transaction. Return False also if the
+        user cancelled first.
         """
         metrics = MetricsFile(self._database, self._storage, job)
 
@@ -215,19 +215,19 @@ class DirectGateway:
         return self._write(claim, write)
 
     def is_watched(self, job: Job) -> bool:
-        """Return whether somebody reads the events of a job as they come, or may."""
+        """Return True if a reader follows the events of a job live, or may."""
         return wakeups.are_watched(self.redis, (job.id, job.project_id))
 
     def storage_of(self, _claim: Claim) -> Storage:
-        """Return the storage as the attempt reaches it."""
+        """Return the storage as the attempt sees it."""
         return self._storage
 
     def probe_storage(self) -> None:
-        """Learn whether the storage takes writes."""
+        """Check that the storage accepts writes."""
         self._storage.probe()
 
-    def _is_seen(self, session: Session, offer: Offer) -> bool:
-        """Show this worker; return whether it may begin a job."""
+    def _is_seen(self, session: Session, offer: WorkerOffer) -> bool:
+        """Mark this worker as alive; return whether it may begin a job."""
         return workers.mark_seen(
             session,
             self.owner,
@@ -238,7 +238,7 @@ class DirectGateway:
         )
 
     def _write(self, claim: Claim, action: Callable[[Session], T]) -> T:
-        """Run `action` in one transaction and wake the readers. What is false says that its guard
+        """Run `action` in one transaction and wake the readers. A false result means that its guard
         matched no row.
         """
         with self._database.transaction() as session:
@@ -252,7 +252,9 @@ class DirectGateway:
         return result
 
 
-def _rows_of(job: Job, claim: Claim, model_id: str, result: Result) -> tuple[Model, list[Artifact]]:
+def _rows_of(
+    job: Job, claim: Claim, model_id: str, result: TrainingResult
+) -> tuple[Model, list[Artifact]]:
     model = Model(
         id=model_id,
         project_id=job.project_id,

@@ -1,4 +1,4 @@
-"""What an attempt reads."""
+"""Inputs of an attempt."""
 
 from sqlalchemy.orm import Session
 
@@ -26,7 +26,7 @@ def read(session: Session, job: Job) -> Inputs:
         files=list(jobs.files_of(session, job).values()),
         checkpoints=checkpoints.of_job(session, job.id),
         bases=bases,
-        artifacts={root.base_model_id: artifacts.of_model(session, root.base_model_id)},
+        artifacts={root.base_model_id: artifacts.list_of_model(session, root.base_model_id)},
         base_config=model.config,
         model_id=model_id(session, job),
     )

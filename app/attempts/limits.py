@@ -1,5 +1,5 @@
-"""Bounds of what a worker that sees only the API may report of its attempt. Nothing but its token
-vouches for it, and what it reports is charged, shown, and read by estimates.
+"""Bounds on the reports of a worker that reaches only the API. Only its token vouches for it, and
+its reports are charged, shown, and used by estimates.
 
 Steps and tokens beyond those of the job are refused. Seconds are cut to the age of the attempts and
 money to what the seconds cost, by the clock and the prices of the service: a worker that is honest
@@ -12,7 +12,7 @@ from typing import NamedTuple, Self, TypeVar
 
 from sqlalchemy.orm import Session
 
-from app.attempts.values import Batch, Columns, Ending, Measured, Result
+from app.attempts.values import AttemptMeasurements, Batch, Columns, Ending, TrainingResult
 from app.base.database import now
 from app.base.errors import InvalidRequest
 from app.base.settings import Settings
@@ -27,14 +27,16 @@ from falqon_core.contract.figures import MAX_STEPS
 from falqon_core.estimate.estimate import compare
 from falqon_core.estimate.prices import Price, cents, usd
 
-SLACK_SECONDS = 60.0  # a worker counts from before its claim is answered
+SLACK_SECONDS = 60.0  # a worker counts from before its claim is confirmed
 PLACES = Decimal("0.0001")
 ZERO = Decimal(0)
 Number = TypeVar("Number", float, Decimal)
 
 
-class Limits(NamedTuple):
-    """Of one attempt, at one moment. The seconds of the job are those of all its attempts."""
+class AttemptLimits(NamedTuple):
+    """Limits of one attempt at one moment. The seconds of the job are the sum over all its
+    attempts.
+    """
 
     job: Job
     price: Price
@@ -79,9 +81,9 @@ class Limits(NamedTuple):
     def of_ending(self, ending: Ending) -> Ending:
         return ending.model_copy(update={"columns": self.of_columns(ending.columns)})
 
-    def of_result(self, result: Result) -> Result:
-        """The comparison with the estimate is computed here; whether there is any, the worker
-        knows: none of a job that stopped early.
+    def of_result(self, result: TrainingResult) -> TrainingResult:
+        """Compute the comparison with the estimate; the worker knows if there is any: none for a
+        job that stopped early.
         """
         self._check_tokens("trained_tokens", result.trained_tokens)
         columns = self.of_columns(result.columns)
@@ -107,7 +109,7 @@ class Limits(NamedTuple):
                 param=name,
             )
 
-    def of_measured(self, measured: Measured) -> Measured:
+    def of_measured(self, measured: AttemptMeasurements) -> AttemptMeasurements:
         self.check_step("measured.start_step", measured.start_step or 0)
         self._check_tokens("measured.tokens", measured.tokens or 0)
         names = {"train_seconds", "overhead_seconds"}
@@ -139,8 +141,8 @@ class Limits(NamedTuple):
         return progress.model_copy(update=values)
 
     def _cost(self, progress: JobProgress, device_seconds: float) -> JobCost:
-        """Return the money that the worker counts, which it can as prices change meanwhile, but no
-        more than the time since its last report costs.
+        """Return the money that the worker reports, because prices may change meanwhile, but no
+        more than the cost of the time since its last report.
         """
         before = self.job.progress.cost if self.job.progress else None
         spent = before.accrued if before else ZERO
@@ -183,5 +185,5 @@ def _most_steps(file: File, recipe: Recipe) -> int:
 
 
 def _between(low: Number, value: Number, high: Number) -> Number:
-    """Bound a sum that only grows, whatever the clock did."""
+    """Bound a sum that only grows, independently of clock changes."""
     return max(low, min(value, max(low, high)))

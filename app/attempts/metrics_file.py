@@ -1,6 +1,4 @@
-"""What a job has measured, as the CSV file that OpenAI's users find in `result_files`: one line per
-step.
-"""
+"""Metrics of a job as the CSV that OpenAI's users find in `result_files`: one line per step."""
 
 import csv
 import io
@@ -18,7 +16,7 @@ from app.jobs.readings import number, step_of
 from app.models import File, Job, Purpose
 from app.models.base import JsonObject
 
-# By column, the metrics it may come from; the second ones are those of preference training.
+# Metrics by column; the second ones are those of preference training.
 COLUMNS = {
     "train_loss": ("train_loss",),
     "train_accuracy": ("train_mean_token_accuracy", "train_reward_accuracy"),
@@ -31,7 +29,7 @@ Steps = dict[int, dict[str, float]]
 
 
 class MetricsFile:
-    """Stored now, named by a row only in the transaction that lets the job succeed."""
+    """Stored now, and named by a row only in the transaction that lets the job succeed."""
 
     def __init__(self, database: Database, storage: Storage, job: Job) -> None:
         with database.read() as session:
@@ -53,7 +51,7 @@ class MetricsFile:
 
 
 def read_steps(session: Session, job_id: str) -> Steps:
-    """Return what was measured at each step that counts."""
+    """Return the metrics of each effective step."""
     effective = effective_steps(session, [job_id])[job_id]
     steps: Steps = {}
     for attempt, data in repository.metrics(session, job_id):

@@ -1,9 +1,9 @@
-"""The files of a model that a worker with a token has stored, held against the rules that imports
-of models have.
+"""Check of the files of a model that a worker with a token has stored, by the rules for imported
+models.
 
-Here is what needs no torch: names, first bytes, JSON by its size and its keys, chat templates by
-their length, the architecture by its config. The headers of weights are read again before each
-load, and templates are rendered with limits by those that render them.
+These are the checks that need no torch: names, first bytes, JSON by its size and its keys, chat
+templates by their length, the architecture by its config. The headers of weights are read again
+before each load, and templates are rendered with limits.
 """
 
 from collections.abc import Mapping
@@ -26,16 +26,16 @@ from falqon_core.contract.model_folder import (
 )
 from falqon_core.estimate.dimensions import ModelDimensions
 
-MAX_TEXT_BYTES = 4 * 2**20  # of a file that is read whole
-MAX_TEXTS_BYTES = 32 * 2**20  # of all of them
+MAX_TEXT_BYTES = 4 * 2**20  # bytes per file that is read whole
+MAX_TEXTS_BYTES = 32 * 2**20  # bytes of all such files
 MAX_DEPTH = 64
-FIRST_BYTES = 8  # which tell a program and a pickle
+FIRST_BYTES = 8  # enough to recognise an executable and a pickle
 TEXTS = {".json", ".jinja"}
 
 
 def check_and_read_config(storage: Storage, prefix: str, sizes: Mapping[str, int]) -> JsonObject:
     """Return the config.json of a model. `sizes`: of its files, by name. Raises `InvalidRequest`
-    for what an import refuses.
+    for files that an import refuses.
     """
     with TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -54,7 +54,7 @@ def check_and_read_config(storage: Storage, prefix: str, sizes: Mapping[str, int
 
 
 def _copy(storage: Storage, prefix: str, sizes: Mapping[str, int], folder: Path) -> None:
-    """Copy what is read whole, and of the rest the first bytes."""
+    """Copy the files that are read whole, and the first bytes of the others."""
     left = MAX_TEXTS_BYTES
     for name, size in sizes.items():
         path = folder / name
@@ -68,7 +68,7 @@ def _copy(storage: Storage, prefix: str, sizes: Mapping[str, int], folder: Path)
                 f"its JSON files and templates are larger than {MAX_TEXTS_BYTES >> 20} MiB", "model"
             )
         end = size if is_text else min(size, FIRST_BYTES)
-        if path.suffix.lower() == ".safetensors":  # whose first bytes are a number
+        if path.suffix.lower() == ".safetensors":  # the first bytes of this format are a number
             end = 0
         path.write_bytes(b"".join(storage.chunks(f"{prefix}/{name}", (0, end))) if end else b"")
 

@@ -1,4 +1,4 @@
-"""The door for workers that see only the API: their tokens open it, and nothing else does."""
+"""Route for workers that reach only the API: their tokens grant access, and no API key does."""
 
 import re
 from collections.abc import Callable, Coroutine, Sequence
@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from app.auth import secrets, worker_tokens
 from app.auth.authentication import refuse_guessing
 from app.base.errors import InvalidApiKey, InvalidRequest
-from app.http.body_limit import limited
+from app.http.body_limit import limit_body
 from app.http.dependencies import get_services
 from app.http.middleware import LOGGED
 from app.http.routes import address_of, secret_of
@@ -20,7 +20,7 @@ from app.services import Services
 
 WORKER_HEADER = "falqon-worker"
 WORKER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})-([A-Za-z0-9]{1,64})")
-MAX_CALL_BYTES = 64 * 2**20  # events that waited while the service was away
+MAX_CALL_BYTES = 64 * 2**20  # room for the events buffered while the service was unavailable
 MAX_OBJECT_BYTES = 2**40
 
 
@@ -34,11 +34,11 @@ class WorkerCaller(NamedTuple):
 
 
 class _WorkerRequest(StrictRequest):
-    max_values = 2_000_000  # of a thousand events
+    max_values = 2_000_000  # room for a thousand events
 
 
 class WorkerRoute(APIRoute):
-    """Looks at the token before it reads the body."""
+    """Route that checks the token before it reads the body."""
 
     max_body_bytes = MAX_CALL_BYTES
 
@@ -48,7 +48,7 @@ class WorkerRoute(APIRoute):
         async def guarded(request: Request) -> Response:
             services = get_services(request)
             request.state.worker = await run_in_threadpool(_admit, services, request)
-            receive = limited(request, self.max_body_bytes, None)
+            receive = limit_body(request, self.max_body_bytes, None)
             refuse_nul(request)
             return await handler(_WorkerRequest(request.scope, receive))
 
@@ -68,7 +68,7 @@ WorkerDep = Annotated[WorkerCaller, Depends(_worker)]
 
 
 def check_token(services: Services, request: Request) -> None:
-    """Raise `InvalidApiKey` where the token has been revoked since the call began."""
+    """Raise `InvalidApiKey` if the token has been revoked since the call began."""
     with services.database.look_up() as session:
         worker_tokens.check_secret(session, secret_of(request))
 
@@ -81,9 +81,9 @@ def _admit(services: Services, request: Request) -> WorkerCaller:
         with services.database.look_up() as session:
             token = worker_tokens.check_secret(session, secret)
     except InvalidApiKey:
-        services.failures.failed(address)
+        services.failures.record_failure(address)
         raise
-    services.failures.opened(digest)
+    services.failures.record_success(digest)
     name = WORKER.fullmatch(request.headers.get(WORKER_HEADER, ""))
     if name is None:
         raise InvalidRequest(f"{WORKER_HEADER}: not <machine>-<process>.", param=WORKER_HEADER)

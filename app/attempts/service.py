@@ -1,4 +1,4 @@
-"""What workers that see only the API do; each function is one call of theirs."""
+"""Use cases of workers that reach only the API; each function serves one call."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ from itertools import chain
 from pydantic import BaseModel, ValidationError
 
 from app.attempts.gateway import DirectGateway
-from app.attempts.limits import Limits
+from app.attempts.limits import AttemptLimits
 from app.attempts.model_files import check_and_read_config
 from app.attempts.route import WorkerCaller
 from app.attempts.upload import watch
@@ -17,9 +17,9 @@ from app.attempts.values import (
     Claimed,
     Ending,
     Inputs,
-    Offer,
-    Result,
     SavedCheckpoint,
+    TrainingResult,
+    WorkerOffer,
 )
 from app.base.errors import BytesMissing, FencedOut, InvalidRequest, NotFound
 from app.base.storage import Stored, keys
@@ -32,9 +32,9 @@ from falqon_core.contract.layout import MANIFEST
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import Price
 
-MAX_SIGNED_BYTES = 5 * 2**30  # that a store takes by one PUT
+MAX_SIGNED_BYTES = 5 * 2**30  # largest object that a store accepts in one PUT
 MAX_MANIFEST_BYTES = 16 * 2**20
-UPLOAD_LIFETIME = timedelta(minutes=5)  # to begin in
+UPLOAD_LIFETIME = timedelta(minutes=5)  # time to begin an upload
 
 
 class _ManifestFile(BaseModel):
@@ -46,8 +46,8 @@ class _Manifest(BaseModel):
 
 
 class LeasedJob:
-    """A job that the worker has. Making one raises `NotFound` for a job of other projects, and
-    `FencedOut` where the worker has lost it.
+    """Job that the worker holds. The constructor raises `NotFound` for a job of other projects, and
+    `FencedOut` if the worker has lost it.
     """
 
     def __init__(self, services: Services, worker: WorkerCaller, job_id: str, attempt: int) -> None:
@@ -65,21 +65,21 @@ class LeasedJob:
     def put_object(
         self, key: str, chunks: Iterable[bytes], num_bytes: int, check: Callable[[], object]
     ) -> Stored:
-        """Store an object of this attempt. `check` raises where its worker may write no longer."""
+        """Store an object of this attempt. `check` raises if its worker may write no longer."""
         self._check_writable(key)
         watched = watch(chunks, check)
         return self.services.storage.put_untrusted(key, watched, num_bytes, check)
 
     def sign_upload(self, key: str, num_bytes: int) -> str | None:
-        """Return a link that takes an object of this attempt; None where the API has to."""
+        """Return a link that accepts an object of this attempt; None if the API has to."""
         self._check_writable(key)
         if not self.services.settings.download_redirects or num_bytes > MAX_SIGNED_BYTES:
             return None
         return self.services.storage.signed_upload(key, UPLOAD_LIFETIME)
 
     def open_object(self, key: str, *, is_carried: bool) -> str | Iterator[bytes]:
-        """Return a link to an object that the attempt reads, or its bytes where `is_carried` wants
-        them or the storage makes no links.
+        """Return a link to an object that the attempt reads, or its bytes if `is_carried` or the
+        storage makes no links.
         """
         if not _may_read(self.gateway.read_inputs(self.claim), key):
             raise NotFound("No such object.", param="key")
@@ -105,10 +105,10 @@ class LeasedJob:
         return self.gateway.record(self.claim, self.limits.of_ending(ending))
 
     @property
-    def limits(self) -> Limits:
-        """Return the bounds of what the worker may report now."""
+    def limits(self) -> AttemptLimits:
+        """Return the current bounds of the worker's reports."""
         with self.services.database.read() as session:
-            return Limits.read(session, self.services.settings, self.job, self.claim)
+            return AttemptLimits.read(session, self.services.settings, self.job, self.claim)
 
     def add_checkpoint(self, stored: SavedCheckpoint) -> None:
         self.limits.check_step("saved.step", stored.saved.step)
@@ -121,8 +121,8 @@ class LeasedJob:
         if dropped is None:
             raise FencedOut
 
-    def publish(self, result: Result) -> bool:
-        """Return False where the user cancelled first."""
+    def publish(self, result: TrainingResult) -> bool:
+        """Return False if the user cancelled first."""
         result = self.limits.of_result(result)
         prefix = keys.result_prefix(self.job.project_id, self.job.id, self.claim.attempt)
         sizes = self._sizes(f"{prefix}/")
@@ -146,9 +146,7 @@ class LeasedJob:
             raise NotFound("No such object.", param="key")
 
     def _is_whole(self, prefix: str, manifest_sha256: str) -> bool:
-        """Return whether the files of a checkpoint are stored with the sizes that its manifest
-        names.
-        """
+        """Return True if the files of a checkpoint are stored with the sizes in its manifest."""
         sizes = self._sizes(f"{prefix}/")
         if sizes.get(f"{prefix}/{MANIFEST}", MAX_MANIFEST_BYTES) >= MAX_MANIFEST_BYTES:
             return False
@@ -177,22 +175,22 @@ def gateway_of(services: Services, worker: WorkerCaller) -> DirectGateway:
     )
 
 
-def show(services: Services, worker: WorkerCaller, offer: Offer) -> None:
+def show(services: Services, worker: WorkerCaller, offer: WorkerOffer) -> None:
     _check_device(offer)
     gateway_of(services, worker).show(offer)
 
 
-def claim(services: Services, worker: WorkerCaller, offer: Offer) -> Claimed | None:
+def claim(services: Services, worker: WorkerCaller, offer: WorkerOffer) -> Claimed | None:
     _check_device(offer)
     return gateway_of(services, worker).claim(offer)
 
 
-def _check_device(offer: Offer) -> None:
+def _check_device(offer: WorkerOffer) -> None:
     if offer.device not in DEVICES:
         raise InvalidRequest("device: the price table has no such device.", param="device")
 
 
-def hold(services: Services, worker: WorkerCaller, offer: Offer, job_id: str) -> bool:
+def hold(services: Services, worker: WorkerCaller, offer: WorkerOffer, job_id: str) -> bool:
     _check_device(offer)
     with services.database.read() as session:
         job = session.get(Job, job_id)

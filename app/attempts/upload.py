@@ -1,4 +1,4 @@
-"""The bytes of an upload as they come: not for ever, and not for a job that is lost."""
+"""Bytes of an upload as they arrive: for a limited time, and only while the job is held."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -7,7 +7,7 @@ from app.base.errors import UploadTooSlow
 
 LOOK_SECONDS = 5.0
 GRACE_SECONDS = 60.0
-BYTES_PER_SECOND = 32 * 2**10  # at least, over the whole upload; a line of 256 kbit/s
+BYTES_PER_SECOND = 32 * 2**10  # minimum rate over the whole upload; a line of 256 kbit/s
 
 
 def watch(
@@ -15,8 +15,8 @@ def watch(
     check: Callable[[], object],
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[bytes]:
-    """Pass chunks on. Raise `UploadTooSlow` where they come too slowly, and what `check` raises,
-    which is called now and then.
+    """Pass chunks on. Raise `UploadTooSlow` when they come too slowly, and let errors of `check`,
+    which is called now and then, propagate.
     """
     begin = looked_at = clock()
     num_bytes = 0

@@ -1,4 +1,4 @@
-"""What a worker and the service tell each other of an attempt, in one process or over HTTP."""
+"""Values of an attempt that a worker and the service exchange, in one process or over HTTP."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from app.base.storage import BLOCK_BYTES, Stored, keys
-from app.jobs.claims import Failure
+from app.jobs.claims import JobFailure
 from app.jobs.events import NewEvent
 from app.jobs.readings import is_step
 from app.models import Artifact, Checkpoint, Desired, File, Job
@@ -37,14 +37,14 @@ from falqon_core.estimate.estimate import Actual
 from falqon_core.estimate.prices import Price
 
 MAX_CARDS = 4096
-MAX_EVENTS = 5_000  # of one call; a worker sends a thousand at a time
+MAX_EVENTS = 5_000  # per call; a worker sends a thousand at a time
 MAX_EVENT_BYTES = 2**21
-MAX_FILES = 1_000  # of a model
+MAX_FILES = 1_000  # per model
 MAX_LOG = 2**16  # characters of a trainer's log with the failure of its attempt
 MAX_INTEGER = 2**63
 AMOUNT = re.compile(r"[0-9]{1,21}(\.[0-9]{1,9})?")
-AMOUNTS = "cost_"  # how the names of metrics begin that are money, as decimal text
-OF_THE_SERVICE = ("worker", "trainer_log")  # what only its own events hold
+AMOUNTS = "cost_"  # prefix of the metrics that are money, as decimal text
+OF_THE_SERVICE = ("worker", "trainer_log")  # keys that only the service's own events contain
 DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_KEY = 64
 Few = Annotated[int, Field(ge=1, le=MAX_CARDS)]
@@ -53,7 +53,7 @@ Cards = Annotated[tuple[Card, ...], Field(max_length=MAX_CARDS)]
 
 
 def _check_events(events: list[NewEvent]) -> list[NewEvent]:
-    """Each metric is a column of a row that many events share, and a number."""
+    """Check the events: each metric is a column of a row that many events share, and a number."""
     metrics = {key for event in events if event.type == "metrics" for key in event.data or {}}
     if len(metrics) > MAX_METRICS:
         raise ValueError(f"they have more than {MAX_METRICS} metrics")
@@ -90,7 +90,7 @@ def _check_message(number: int, data: JsonObject) -> None:
 
 
 def _check_json(number: int, data: JsonObject) -> None:
-    """Refuse numbers that other readers have no room for, and too much text."""
+    """Refuse numbers beyond the range of other readers, and text that is too long."""
     left = MAX_EVENT_BYTES
     waiting: list[Any] = [data]
     while waiting:
@@ -124,23 +124,23 @@ def _check_stored(stored: Stored) -> Stored:
 
 class Verdict(StrEnum):
     SUCCEEDED = "succeeded"
-    FAILED = "failed"  # the user's to solve; never tried again
-    # paused until somebody has made space; tried again at once it would only fill up again
+    FAILED = "failed"  # an error of the user; never retried
+    # Paused until space is freed: an immediate retry would only fill the disk again.
     DISK_FULL = "disk_full"
-    # requeued uncounted; the worker that met it begins nothing before the storage answers
+    # Requeued uncounted; the worker that met it claims nothing until the storage responds.
     STORAGE_AWAY = "storage_away"
-    STOPPED = "stopped"  # released as the user or the machine wants it; costs nothing
-    LOST = "lost"  # a fault of ours or of the machine; tried again, up to a limit
+    STOPPED = "stopped"  # released at the request of the user or the machine; costs nothing
+    LOST = "lost"  # a defect of ours or of the machine; retried, up to a limit
 
 
-class Outcome(NamedTuple):
+class AttemptOutcome(NamedTuple):
     verdict: Verdict
-    failure: Failure | None = None
+    failure: JobFailure | None = None
 
 
-class Offer(NamedTuple):
-    """What a worker has for a job. `cards`: those that the job may have, of `worker_cards`, which
-    this worker may use; or none has a name.
+class WorkerOffer(NamedTuple):
+    """Capacity that a worker offers for a job. `cards`: the cards that the job may have, out of
+    `worker_cards`, which this worker may use; or none has a name.
     """
 
     device: str
@@ -161,16 +161,16 @@ class Renewal(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What an attempt reads. `bases`: by id the checkpoints that its base is merged from, each with
-    its job; one that is missing has been deleted. `artifacts`: by model, those it may need.
+    """Inputs of an attempt. `bases`: by id the checkpoints that its base is merged from, each with
+    its job; a missing checkpoint was deleted. `artifacts`: by model, the files it may need.
     """
 
     files: Sequence[File]
-    checkpoints: Sequence[Checkpoint]  # of the job itself, the newest first
+    checkpoints: Sequence[Checkpoint]  # checkpoints of the job itself, newest first
     bases: Mapping[str, tuple[Job, Checkpoint]]
     artifacts: Mapping[str, Sequence[Artifact]]
     base_config: JsonObject
-    model_id: str  # that its result will have
+    model_id: str  # id of the model that will be the result
 
 
 class _Value(BaseModel):
@@ -178,7 +178,7 @@ class _Value(BaseModel):
 
 
 class Columns(_Value):
-    """The columns of a job that its worker reports."""
+    """Columns of a job that its worker reports."""
 
     progress: JobProgress
     device_seconds: DeviceSeconds
@@ -188,8 +188,8 @@ class Columns(_Value):
         return {name: getattr(self, name) for name in type(self).model_fields}
 
 
-class Measured(_Value):
-    """The columns of an attempt, those that were measured already."""
+class AttemptMeasurements(_Value):
+    """Columns of an attempt, limited to the measured ones."""
 
     start_step: Step | None = None
     tokens: Count | None = None
@@ -206,11 +206,11 @@ class Batch(_Value):
     before: Step
     events: NewEvents
     columns: Columns
-    measured: Measured
+    measured: AttemptMeasurements
 
 
 class SavedCheckpoint(_Value):
-    """A checkpoint whose bytes are stored. `keep`: so many stay, and the best one."""
+    """Checkpoint whose bytes are stored. `keep`: so many stay, and the best one."""
 
     id: str = Field(pattern=r"^ftckpt_[0-9A-Za-z_-]{1,64}$")
     saved: CheckpointSaved
@@ -218,16 +218,16 @@ class SavedCheckpoint(_Value):
 
 
 class Ending(_Value):
-    """How an attempt ended that has no result. `cap`: of the budget, what is used up; `desired`:
-    what its worker knew of it.
+    """Outcome of an attempt without a result. `cap`: the budget cap that was reached; `desired`:
+    the desired state last read by its worker.
     """
 
     verdict: Verdict
-    failure: Failure | None
+    failure: JobFailure | None
     cap: Annotated[str, Field(pattern=r"^[a-z_]{1,40}( [^\n]{0,200})?$")] | None
     desired: Desired
     has_trained: bool
-    # its end, of a trainer that failed
+    # Last part of a failed trainer's log.
     trainer_log: Annotated[str, AfterValidator(lambda text: text[-MAX_LOG:])]
     columns: Columns
 
@@ -243,12 +243,12 @@ class UploadedFile(NamedTuple):
     stored: Annotated[Stored, AfterValidator(_check_stored)]
 
 
-class Result(_Value):
-    """A trained model whose files are stored, below the prefix of its attempt."""
+class TrainingResult(_Value):
+    """Trained model whose files are stored below the prefix of its attempt."""
 
     files: list[UploadedFile] = Field(max_length=MAX_FILES)
     config: JsonObject
     trained_tokens: Count
     columns: Columns
-    measured: Measured
+    measured: AttemptMeasurements
     actual: Actual | None

@@ -9,7 +9,7 @@ from app.models import Artifact, Base, Checkpoint, File, Job
 from app.models.base import JsonObject, PydanticType
 from falqon_core.estimate.prices import Price
 
-# What a worker reads of each; no secret, and nothing of other projects.
+# Fields that a worker reads from each row: no secret, and nothing of other projects.
 COLUMNS: dict[type[Base], tuple[str, ...]] = {
     Artifact: ("model_id", "name", "bytes", "sha256", "storage_key"),
     Checkpoint: (
@@ -84,7 +84,7 @@ class InputsJson(BaseModel):
 
 
 def dump(row: Base) -> JsonObject:
-    """Return what a worker reads of a row."""
+    """Return the fields that a worker reads from a row."""
     columns = type(row).__table__.columns
     values: JsonObject = {}
     for name in COLUMNS[type(row)]:
@@ -97,7 +97,7 @@ def dump(row: Base) -> JsonObject:
 
 
 def load(table: type[T], values: JsonObject) -> T:
-    """Return a row of no session."""
+    """Return a detached row."""
     columns = table.__table__.columns
     loaded: JsonObject = {}
     for name in COLUMNS[table]:

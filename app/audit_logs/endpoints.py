@@ -8,14 +8,14 @@ from app.http.dependencies import Admin, After, ServicesDep
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
 
-MAX_VALUES = 20  # of a filter
+MAX_VALUES = 20  # per filter
 Values = Annotated[list[str], Query(max_length=MAX_VALUES)]
 
 router = APIRouter(prefix="/v1/organization", tags=["projects and keys"], route_class=ApiRoute)
 
 
 def _bracketed(name: str) -> object:
-    """OpenAI's clients put brackets behind the names of lists."""
+    """Rename list parameters: OpenAI's clients put brackets behind their names."""
     return Query(alias=f"{name}[]", max_length=MAX_VALUES, include_in_schema=False)
 
 
@@ -32,8 +32,9 @@ def list_audit_logs(
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Page[AuditLogObject]:
-    """List who changed what, newest first: one row for each request that changed something,
-    written with the change. The admin of one project sees what its keys have done.
+    """List changes and their authors, newest first: one row for each request that changed
+    something, written with the change. The admin of one project sees the changes made with its
+    keys.
     """
     return service.list_audit_logs(
         services,

@@ -7,8 +7,8 @@ from sqlalchemy.orm import Session
 from app.models import AuditLog
 
 
-class Filters(NamedTuple):
-    """Which rows to list; what is empty restricts nothing."""
+class AuditFilters(NamedTuple):
+    """Filters of a list; an empty field restricts nothing."""
 
     key_ids: Sequence[str] = ()
     event_types: Sequence[str] = ()
@@ -16,7 +16,12 @@ class Filters(NamedTuple):
 
 
 def newest_first(
-    session: Session, project_id: str | None, filters: Filters, *, after: str | None, limit: int
+    session: Session,
+    project_id: str | None,
+    filters: AuditFilters,
+    *,
+    after: str | None,
+    limit: int,
 ) -> list[AuditLog]:
     """Return a page and one more; a project of None restricts nothing."""
     statement = select(AuditLog).order_by(AuditLog.id.desc()).limit(limit + 1)

@@ -21,7 +21,7 @@ class AuditSession(BaseModel):
 
 
 class AuditActor(BaseModel):
-    """As OpenAI's; a session of the dashboard is one of its key."""
+    """Actor as in OpenAI's audit log; a session of the dashboard belongs to its API key."""
 
     type: Literal["api_key", "session"]
     api_key: AuditKey
@@ -34,8 +34,10 @@ class AuditLogObject(Object):
     effective_at: int
     project: AuditProject
     actor: AuditActor
-    resource_id: Annotated[str | None, Field(description="what was changed, where one thing was")]
-    request_id: Annotated[str, Field(description="finds the request in the log")]
+    resource_id: Annotated[
+        str | None, Field(description="the changed object, if it was a single one")
+    ]
+    request_id: Annotated[str, Field(description="id of the request in the log")]
     ip_address: str
 
     @classmethod

@@ -1,9 +1,9 @@
-"""What admins ask of the audit log; nobody changes it."""
+"""Read-only queries of the audit log, for administrators."""
 
 from collections.abc import Sequence
 
 from app.audit_logs import repository
-from app.audit_logs.repository import Filters
+from app.audit_logs.repository import AuditFilters
 from app.audit_logs.schemas import AuditLogObject
 from app.auth.audit import PREFIX
 from app.auth.caller import Caller
@@ -21,9 +21,9 @@ def list_audit_logs(
     after: str | None = None,
     limit: int,
 ) -> Page[AuditLogObject]:
-    """Return the newest first; the admin of one project sees what its keys have done."""
+    """Return the newest first; the admin of one project sees the changes made with its keys."""
     check_cursor(after, PREFIX, "an audit log")
-    filters = Filters(actor_ids, event_types, resource_ids)
+    filters = AuditFilters(actor_ids, event_types, resource_ids)
     with services.database.read() as session:
         rows = repository.newest_first(
             session, caller.administered_project, filters, after=after, limit=limit

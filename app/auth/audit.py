@@ -13,7 +13,7 @@ from app.base.ids import new_id
 from app.models import AuditLog
 
 PREFIX = "audit_log-"
-KEPT = timedelta(days=400)
+RETENTION = timedelta(days=400)
 
 
 def record(
@@ -35,10 +35,10 @@ def record(
 
 
 def remove_old(database: Database) -> None:
-    """Remove rows that have been kept long enough."""
-    is_old = AuditLog.created_at < now_plus_once(-KEPT.total_seconds())
+    """Remove rows beyond their retention."""
+    is_old = AuditLog.created_at < now_plus_once(-RETENTION.total_seconds())
     with database.read() as session:
-        # ordered, so that Postgres reads the index of it
+        # Ordered so that Postgres uses the index.
         oldest = select(AuditLog.id).where(is_old).order_by(AuditLog.created_at).limit(1)
         if session.scalar(oldest) is None:
             return

@@ -8,18 +8,18 @@ from app.base.errors import InvalidApiKey, RateLimited
 
 
 def authenticate(database: Database, failures: Failures, address: str, secret: str) -> Caller:
-    """Return whom the secret stands for, and note that it was used.
+    """Return the caller that the secret identifies, and record its use.
 
-    Raise `InvalidApiKey`, and `RateLimited` where it was raised often for this address.
+    Raise `InvalidApiKey`, and `RateLimited` after repeated failures of this address.
     """
     digest = secrets.digest(secret)
     refuse_guessing(failures, address, digest)
     try:
         caller = _check(database, secret)
     except InvalidApiKey:
-        failures.failed(address)
+        failures.record_failure(address)
         raise
-    failures.opened(digest)
+    failures.record_success(digest)
     if caller.use_is_due:
         with database.transaction() as session:
             keys.note_use(session, caller.key_id)
@@ -27,8 +27,8 @@ def authenticate(database: Database, failures: Failures, address: str, secret: s
 
 
 def refuse_guessing(failures: Failures, address: str, digest: str) -> None:
-    """Raise `RateLimited` for an address that sent many wrong secrets, unless this one has opened
-    the door before.
+    """Raise `RateLimited` for an address that sent many wrong secrets, unless this secret
+    authenticated before.
     """
     if wait := failures.wait_seconds(address, digest):
         seconds = math.ceil(wait)

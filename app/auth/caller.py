@@ -7,18 +7,18 @@ RIGHTS = [Scope.INFER, Scope.READ, Scope.WRITE, Scope.ADMIN]  # each includes th
 
 
 class Caller(NamedTuple):
-    """Who asks, as their key says."""
+    """Caller of a request, as identified by the API key."""
 
     key_id: str
     project_id: str
     scope: Scope
-    requests_per_minute: int | None  # null: as the settings say
-    use_is_due: bool  # to be noted
-    project_name: str = ""  # for people
-    # Of the request, for the audit log.
+    requests_per_minute: int | None  # null: as in the settings
+    use_is_due: bool  # last use is due to be recorded
+    project_name: str = ""  # name shown to people
+    # Details of the request, for the audit log.
     request_id: str = ""
     address: str = ""
-    session_id: str | None = None  # of the dashboard; null: over the API
+    session_id: str | None = None  # session of the dashboard; null: over the API
 
     @property
     def administers_installation(self) -> bool:
@@ -26,7 +26,7 @@ class Caller(NamedTuple):
 
     @property
     def administered_project(self) -> str | None:
-        """The one project whose settings and keys they may see; None: every project's."""
+        """Return the one project whose settings and keys they may see; None: every project's."""
         if self.administers_installation:
             return None
         return self.project_id
@@ -45,7 +45,7 @@ class Caller(NamedTuple):
             )
 
     def must_mean(self, project_id: str | None) -> None:
-        """Refuse a caller who thinks that it works in another project."""
+        """Refuse a caller that means another project."""
         if project_id and project_id != self.project_id:
             raise InvalidApiKey(
                 f"The header OpenAI-Project says '{project_id}', "

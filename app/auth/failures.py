@@ -1,9 +1,9 @@
-"""Wrong keys, counted per address: after a few, unknown keys from there are not even looked up for
-a while.
+"""Failed keys, counted per address: after a few failures, unknown keys from that address are
+refused for a while without a query.
 
-Counted in this process alone, so that guessing is slow also while Redis is away; of several API
-processes each allows that many. A key that has opened the door before still does, because many
-users may share the address of a proxy.
+The count is kept in this process alone, so that guessing stays slow while Redis is unavailable;
+each of several API processes allows that many. A key that authenticated before is still accepted,
+because many users may share the address of a proxy.
 """
 
 import ipaddress
@@ -13,36 +13,39 @@ from collections import OrderedDict
 
 MAX_ADDRESSES = 10_000
 MAX_KNOWN_KEYS = 10_000
-NETWORK_BITS = 64  # of an IPv6 address; whoever has one has all of its network
+# Prefix length of an IPv6 network; the owner of one address has the whole network.
+NETWORK_BITS = 64
 
 
 class Failures:
     def __init__(self, per_minute: int) -> None:
         self.per_minute = per_minute
         self._interval = 60 / per_minute
-        # when an address may fail as often again as at first
+        # Time at which the address has its full allowance of failures again.
         self._full_at: OrderedDict[str, float] = OrderedDict()
         self._known: OrderedDict[str, None] = OrderedDict()
         self._lock = threading.Lock()
 
     def wait_seconds(self, address: str, digest: str) -> float:
-        """Return how long no key with this digest may be looked up from there; mostly 0."""
+        """Return the seconds for which no key with this digest is looked up from this address;
+        mostly 0.
+        """
         now = time.monotonic()
         with self._lock:
             if digest in self._known:
                 return 0.0
             full_at = max(now, self._full_at.get(_network(address), now))
-        # exactly 0 where nothing failed, whatever the clock says
+        # Exactly 0 where nothing failed, independently of the clock.
         return max(0.0, full_at - now - (self.per_minute - 1) * self._interval)
 
-    def failed(self, address: str) -> None:
+    def record_failure(self, address: str) -> None:
         now = time.monotonic()
         network = _network(address)
         with self._lock:
             self._full_at[network] = max(now, self._full_at.get(network, now)) + self._interval
             _keep_newest(self._full_at, network, MAX_ADDRESSES)
 
-    def opened(self, digest: str) -> None:
+    def record_success(self, digest: str) -> None:
         with self._lock:
             self._known[digest] = None
             _keep_newest(self._known, digest, MAX_KNOWN_KEYS)

@@ -1,4 +1,4 @@
-"""Which caller a key stands for, and whether it still opens anything."""
+"""Authentication of API keys: the caller of a key, and checks that it is still valid."""
 
 from collections.abc import Sequence
 from hmac import compare_digest
@@ -52,7 +52,7 @@ class KeyState(NamedTuple):
 
 
 def check_secret(session: Session, secret: str) -> Caller:
-    """Return whom the secret stands for; raise `InvalidApiKey` where it opens nothing."""
+    """Return the caller that the secret identifies; raise `InvalidApiKey` if it is not valid."""
     digest = secrets.digest(secret)
     state = None
     if secrets.may_be_a_key(secret):
@@ -65,15 +65,15 @@ def check_secret(session: Session, secret: str) -> Caller:
 
 
 def find_caller(session: Session, key_id: str) -> Caller | None:
-    """Return whom a key stands for that was checked before; None where it opens nothing now."""
+    """Return the caller of a key that was checked before; None if the key is no longer valid."""
     state = _find(session, ApiKey.id == key_id)
     if state and state.refusal is None:
         return state.caller
     return None
 
 
-def refused_keys(session: Session, key_ids: Sequence[str]) -> set[str]:
-    """Return those that open nothing any more."""
+def find_refused_keys(session: Session, key_ids: Sequence[str]) -> set[str]:
+    """Return the keys that are no longer valid."""
     states = _read(session, ApiKey.id.in_(key_ids))
     return set(key_ids) - {state.key.id for state in states if state.refusal is None}
 

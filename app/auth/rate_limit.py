@@ -1,7 +1,8 @@
 """Two buckets per API key, of requests and of the tokens that models read and write for it, in
-Redis, so that they count what all API processes serve together.
+Redis, so that they cover all API processes together.
 
-A bucket is one number: the moment at which it will be full again. Without Redis nobody is refused.
+A bucket is one number: the moment at which it will be full again. Without Redis no request is
+limited.
 """
 
 import math
@@ -15,12 +16,12 @@ from redis.exceptions import RedisError
 
 KEY_PREFIX = "falqon:rate:"
 TOKENS_PREFIX = "falqon:tokens:"
-RETRY_SECONDS = 5.0  # a Redis that hangs may not hold up every request
+RETRY_SECONDS = 5.0  # an unresponsive Redis must not delay every request
 MICROSECONDS = 1_000_000
 MINUTE = 60 * MICROSECONDS
 
-# Answers the microseconds until the next request (0: it was counted), until the bucket is full, and
-# until that of tokens is, of which nothing is taken: one call of Redis tells all of it.
+# Returns the microseconds until the next request (0: it was counted), until the bucket is full, and
+# until the token bucket is full, from which nothing is taken: one call to Redis returns all three.
 TAKE = """
 local capacity, interval = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
@@ -33,8 +34,8 @@ full_at = full_at + interval
 redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', math.ceil((full_at - now) / 1000))
 return {0, full_at - now, tokens_full_at - now}
 """
-# Answers the microseconds until the bucket is full; what is used may be more than it holds, or
-# negative: given back.
+# Returns the microseconds until the bucket is full; the amount may be more than it holds, or
+# negative: returned tokens.
 USE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -51,11 +52,11 @@ return wait
 log = structlog.get_logger()
 
 
-class Answer(NamedTuple):
+class Allowance(NamedTuple):
     unit: str  # requests or tokens
     capacity: int
     remaining: int
-    wait_seconds: float  # until the next one, 0 where there is one now
+    wait_seconds: float  # wait for the next request; 0: allowed now
     full_seconds: float
 
     @property
@@ -75,10 +76,10 @@ class Answer(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """What a key has left."""
+    """Remaining allowance of a key."""
 
-    requests: Answer
-    tokens: Answer
+    requests: Allowance
+    tokens: Allowance
 
 
 class RateLimiter:
@@ -90,7 +91,9 @@ class RateLimiter:
         self._away_until = 0.0
 
     def take(self, key_id: str, requests_per_minute: int | None) -> Rates | None:
-        """Count a request; None while Redis is away: then nothing is counted or refused."""
+        """Count a request; return None while Redis is unavailable: then nothing is counted or
+        limited.
+        """
         capacity = requests_per_minute or self._requests_per_minute
         interval = MINUTE // capacity
         keys = [KEY_PREFIX + key_id, TOKENS_PREFIX + key_id]
@@ -99,14 +102,14 @@ class RateLimiter:
             return None
         wait, until_full, until_full_of_tokens = times
         remaining = max(0, capacity - math.ceil(until_full / interval))
-        requests = Answer(
+        requests = Allowance(
             "requests", capacity, remaining, wait / MICROSECONDS, until_full / MICROSECONDS
         )
         return Rates(requests, self._tokens(until_full_of_tokens))
 
-    def use_tokens(self, key_id: str, num_tokens: int) -> Answer | None:
-        """Count the tokens of a question, or the difference to what it took, which may be negative,
-        and return what is left; None while Redis is away.
+    def use_tokens(self, key_id: str, num_tokens: int) -> Allowance | None:
+        """Count the tokens of a prompt, or the difference to the actual usage, which may be
+        negative, and return the remaining ones; None while Redis is unavailable.
         """
         used = num_tokens * MINUTE / self._tokens_per_minute
         until_full = self._ask(self._use, [TOKENS_PREFIX + key_id], used)
@@ -114,12 +117,14 @@ class RateLimiter:
             return None
         return self._tokens(until_full)
 
-    def _tokens(self, until_full: int) -> Answer:
+    def _tokens(self, until_full: int) -> Allowance:
         capacity = self._tokens_per_minute
         interval = MINUTE / capacity
         remaining = max(0, math.floor(capacity - until_full / interval))
         wait = max(0.0, until_full + interval - MINUTE)
-        return Answer("tokens", capacity, remaining, wait / MICROSECONDS, until_full / MICROSECONDS)
+        return Allowance(
+            "tokens", capacity, remaining, wait / MICROSECONDS, until_full / MICROSECONDS
+        )
 
     def _ask(self, script: Script, keys: list[str], *arguments: float) -> Any:
         if time.monotonic() < self._away_until:
@@ -128,5 +133,5 @@ class RateLimiter:
             return script(keys=keys, args=arguments)
         except (RedisError, OSError) as error:
             self._away_until = time.monotonic() + RETRY_SECONDS
-            log.warning("requests are not counted: Redis is away", error=str(error))
+            log.warning("requests are not counted: Redis is unavailable", error=str(error))
             return None

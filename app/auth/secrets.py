@@ -1,5 +1,5 @@
-"""`ft_live_<8: id>_<32: random><6: CRC32>`, and `ft_work_…` for a worker: scanners recognise a
-leaked key, and a mistyped one is refused without a look-up.
+"""Format of API keys: `ft_live_<8: id>_<32: random><6: CRC32>`, and `ft_work_…` for a worker:
+scanners recognise a leaked key, and a mistyped one is refused without a query.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ def generate(prefix: str = PREFIX) -> tuple[str, str]:
 
 
 def may_be_a_key(secret: str) -> bool:
-    """Return False for what carries our prefix but not our checksum.
+    """Return False for a secret with our prefix but a wrong checksum.
 
     Other shapes may be an operator's own admin key.
     """

@@ -1,4 +1,4 @@
-"""One secret of the whole service: it signs the dashboard's cookie, and the secrets of webhooks are
+"""Secret of the whole service: it signs the dashboard's cookie, and the secrets of webhooks are
 derived from it.
 """
 

@@ -1,4 +1,4 @@
-"""Which projects' jobs the token of a worker stands for. Only its hash is stored."""
+"""Tokens of workers and the projects whose jobs they may execute. Only the hash is stored."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,13 +14,11 @@ from app.models import Project, WorkerToken
 
 class OpenToken(NamedTuple):
     id: str
-    project_ids: Sequence[str]  # without those that are archived
+    project_ids: Sequence[str]  # archived projects excluded
 
 
 def create(session: Session, name: str, project_ids: Sequence[str]) -> tuple[WorkerToken, str]:
-    """Make a token; its secret is returned here and never again. Raises `NotFound` for projects
-    that are not there.
-    """
+    """Make a token; its secret is returned only here. Raises `NotFound` for unknown projects."""
     there = set(session.scalars(_open_projects(project_ids)))
     if missing := sorted(set(project_ids) - there):
         names = ", ".join(missing)
@@ -38,13 +36,13 @@ def create(session: Session, name: str, project_ids: Sequence[str]) -> tuple[Wor
 
 
 def list_all(session: Session) -> Sequence[WorkerToken]:
-    """Return those that are not revoked, oldest first."""
+    """Return the tokens that are not revoked, oldest first."""
     unrevoked = select(WorkerToken).where(WorkerToken.revoked_at.is_(None))
     return session.scalars(unrevoked.order_by(WorkerToken.created_at, WorkerToken.id)).all()
 
 
 def revoke(session: Session, token_id: str) -> None:
-    """Revoke a token: with its next call a worker learns that its job is lost."""
+    """Revoke a token: its worker learns with its next call that its job is lost."""
     statement = (
         update(WorkerToken)
         .where(WorkerToken.id == token_id, WorkerToken.revoked_at.is_(None))
@@ -56,7 +54,7 @@ def revoke(session: Session, token_id: str) -> None:
 
 
 def check_secret(session: Session, secret: str) -> OpenToken:
-    """Return what the secret opens; raise `InvalidApiKey` where that is nothing."""
+    """Return the access that the secret grants; raise `InvalidApiKey` if there is none."""
     token = None
     if secret.startswith(secrets.WORKER_PREFIX):
         valid = (

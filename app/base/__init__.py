@@ -1,1 +1,1 @@
-"""The ground floor: plumbing that knows no table and no noun."""
+"""Plumbing that knows no table and no noun."""

@@ -1,18 +1,18 @@
-"""What a process counts and measures of itself, for Prometheus. `app/metrics/` reads what only the
-database knows.
+"""Counters and measurements of one process, for Prometheus. `app/metrics/` reads those that only
+the database has.
 
-Whatever belongs to a transaction is counted after its commit (`after_commit`). No label holds what
-a user chose.
+Counts that belong to a transaction are added after its commit (`after_commit`). No label holds a
+value chosen by a user.
 """
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-# a second series for each, of which no query is made
+# Would add a second time series for each, which no query uses.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 OTHER = "other"
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-# How attempts are lost. Programs in place of the trainer may name others.
+# Causes for which attempts are lost. Programs in place of the trainer may name others.
 LOSSES = {
     "worker_lost",
     "trainer_hung",
@@ -33,26 +33,24 @@ HTTP_REQUESTS = Counter(
 )
 HTTP_SECONDS = Histogram(
     "falqon_http_request_seconds",
-    "Until an answer begins; a stream or a download may last long after that.",
+    "Seconds until a response begins; a stream or a download may last long after that.",
     ["method", "route"],
     buckets=HTTP_BUCKETS,
 )
 JOB_CHANGES = Counter("falqon_job_changes", "Jobs that entered a status.", ["status"])
-CLAIMS = Counter("falqon_job_claims", "Attempts begun, by what trains.", ["device"])
+CLAIMS = Counter("falqon_job_claims", "Attempts begun, by device.", ["device"])
 ATTEMPTS_LOST = Counter(
     "falqon_attempts_lost", "Attempts lost to machines or faults, by error code.", ["code"]
 )
-STORAGE_ERRORS = Counter(
-    "falqon_storage_errors", "Times that the storage did not answer, or refused us."
-)
+STORAGE_ERRORS = Counter("falqon_storage_errors", "Errors of an unavailable storage.")
 CHECKPOINT_SECONDS = Histogram(
     "falqon_checkpoint_upload_seconds",
-    "From the announcement of a checkpoint until its row.",
+    "Seconds from the announcement of a checkpoint until its row.",
     buckets=CHECKPOINT_BUCKETS,
 )
 RELAY_BACKLOG = Gauge("falqon_relay_backlog_events", "Events of the trainer not yet written.")
 RECONCILED_AT = Gauge(
-    "falqon_reconciler_tick_timestamp_seconds", "When the reconciler last came to its end."
+    "falqon_reconciler_tick_timestamp_seconds", "Time of the reconciler's last complete tick."
 )
 
 
@@ -62,7 +60,7 @@ def lost_attempts(code: str) -> Counter:
 
 
 def observe_request(method: str, route: str, status: int, seconds: float) -> None:
-    """Count a request that was answered."""
+    """Count a request and its duration."""
     method = method if method in METHODS else OTHER
     HTTP_REQUESTS.labels(method, route, str(status)).inc()
     HTTP_SECONDS.labels(method, route).observe(seconds)

@@ -39,26 +39,26 @@ from sqlalchemy.types import TypeDecorator
 
 from app.base.private_dir import private_folder
 
-# The database does not answer, has just cut us off, takes no writes, is full, or somebody else held
-# what we need for too long. The same may succeed a moment later; anything else that it says is a
-# fault of ours.
-AWAY = (OperationalError, InterfaceError, InternalError, TimeoutError)
-# An execution option of a statement: objects that the session has read stay as they are.
+# Errors that a retry may resolve: the database is unavailable, closed the connection, is read-only
+# or full, or a lock was held for too long. Any other error of the database is a defect of ours.
+DATABASE_UNAVAILABLE_ERRORS = (OperationalError, InterfaceError, InternalError, TimeoutError)
+# Execution option of a statement: objects that the session has read stay as they are.
 UNSYNCED = {"synchronize_session": False}
 BUSY_TIMEOUT_MS = 5_000
-AFTER_COMMIT = "after_commit"  # in a session's `info`
-# Rows of a list are counted so far: nobody reads on, and counting all took most of a page's time.
+AFTER_COMMIT = "after_commit"  # key in a session's `info`
+# Largest count of the rows of a list: users do not page further, and counting all took most of a
+# page's time.
 MAX_COUNTED = 5_000
-# Of the newest rows so many are looked through for a part of a name, which no index finds.
+# Number of the newest rows that are searched for a part of a name, which no index finds.
 NUM_SEARCHED = 1_000
 POOL_TIMEOUT_SECONDS = 10.0
-# A connection that has rested for longer is asked whether it still stands, or a restart of Postgres
-# would cost each pooled connection a request.
-RESTED_SECONDS = 1.0
-# A server that is gone without a word is noticed within 25 seconds. A process that was stopped
-# inside a transaction holds its locks no longer than that either: shorter than a lease, or nobody
-# could take its job.
-PATIENCE: dict[str, Any] = {
+# Age at which an idle connection is checked before use; otherwise a restart of Postgres would cost
+# each pooled connection a request.
+MAX_IDLE_SECONDS = 1.0
+# A lost server is noticed within 25 seconds. A process that was stopped inside a transaction holds
+# its locks no longer than that either: shorter than a lease, otherwise its job could not be
+# claimed.
+CONNECTION_TIMEOUTS: dict[str, Any] = {
     "connect_timeout": 5,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -66,15 +66,16 @@ PATIENCE: dict[str, Any] = {
     "tcp_user_timeout": 20_000,
     "options": "-c idle_in_transaction_session_timeout=25s -c lock_timeout=10s",
 }
-# With `pgbouncer=true` in the URL. Each transaction may have another connection: what one has
-# prepared the next does not know, and what `options` says the database has to (docs/operations.md).
+# With `pgbouncer=true` in the URL. Each transaction may have another connection: statements
+# prepared on one are unknown to the next, and the `options` have to be set in the database
+# (docs/operations.md).
 BEHIND_PGBOUNCER: dict[str, Any] = {
-    name: value for name, value in PATIENCE.items() if name != "options"
+    name: value for name, value in CONNECTION_TIMEOUTS.items() if name != "options"
 } | {"prepare_threshold": None}
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Aware UTC datetimes in Python whatever the database keeps."""
+    """Aware UTC datetimes in Python, independently of the database's storage."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -97,7 +98,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 
 class now_plus(FunctionElement[datetime]):
-    """The database's clock plus some seconds; the only wall clock leases are measured with."""
+    """The database's clock plus some seconds; leases are measured with no other wall clock."""
 
     type = UtcDateTime()
     inherit_cache = True
@@ -120,14 +121,14 @@ def _postgres_now(element: now_plus, compiler: SQLCompiler, **kw: Any) -> str:
 
 
 def now_plus_once(seconds: float = 0.0) -> ScalarSelect[datetime]:
-    """Return the same, read once for a statement: to look a time up in an index, Postgres needs one
-    that stays as it is.
+    """Return the same time, read once for a statement: to use an index for a time, Postgres needs a
+    stable expression.
     """
     return select(now_plus(seconds)).scalar_subquery()
 
 
 def insert_or(session: Session, table: type[Any]) -> Any:
-    """An INSERT that knows ON CONFLICT; both databases spell it the same, SQLAlchemy has one class
+    """Return an INSERT with ON CONFLICT; both databases spell it the same, SQLAlchemy has one class
     for each.
     """
     return (sqlite if session.get_bind().dialect.name == "sqlite" else postgresql).insert(table)
@@ -146,9 +147,10 @@ def after_commit(session: Session, action: Callable[[], object]) -> None:
 
 
 class Database:
-    """`transaction()` commits on success and rolls back on failure; `read()` never writes. Neither
-    may span slow work. `look_up()` is for what nearly every request asks: without BEGIN and
-    ROLLBACK around a SELECT, Postgres is waited for once instead of three times.
+    """Sessions on the database. `transaction()` commits on success and rolls back on failure;
+    `read()` never writes. Neither may span slow work. `look_up()` is for queries that nearly every
+    request makes: without BEGIN and ROLLBACK around a SELECT, there is one round trip to Postgres
+    instead of three.
     """
 
     def __init__(self, url: str) -> None:
@@ -163,7 +165,7 @@ class Database:
 
     @property
     def folder(self) -> Path | None:
-        """Return the folder of the database, where it is a file."""
+        """Return the folder of the database, if it is a file."""
         if self.engine.dialect.name == "sqlite" and self.engine.url.database:
             return Path(self.engine.url.database).parent
         return None
@@ -186,7 +188,7 @@ class Database:
             yield session
 
     def dispose(self) -> None:
-        """Close the connections: those that a thread still uses, once it is done with them."""
+        """Close the connections: those in use by a thread, once it is done with them."""
         event.listen(self.engine, "checkin", _close_connection)
         self.engine.dispose()
 
@@ -196,8 +198,8 @@ def _close_connection(_connection: Any, record: ConnectionPoolEntry) -> None:
 
 
 def _replace_lost_connections(engine: Engine) -> None:
-    """Ping a connection before it is used again, as `pool_pre_ping` does, where it has rested: the
-    ping of each use was an eighth of what a short request waited for.
+    """Ping a connection before it is used again, as `pool_pre_ping` does, only if it was idle: a
+    ping before each use was an eighth of a short request's time.
     """
 
     @event.listens_for(engine, "checkin")
@@ -207,16 +209,16 @@ def _replace_lost_connections(engine: Engine) -> None:
     @event.listens_for(engine, "checkout")
     def _on_checkout(connection: Any, record: ConnectionPoolEntry, _proxy: object) -> None:
         now = time.monotonic()
-        if now - record.info.get("rests_since", now) < RESTED_SECONDS:
+        if now - record.info.get("rests_since", now) < MAX_IDLE_SECONDS:
             return
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
-            raise DisconnectionError from error  # the pool opens another one
+            raise DisconnectionError from error  # the pool opens a new connection
 
 
 def _read_json(text: str) -> Any:
-    """Read stored JSON; Infinity and NaN, which no answer may hold, are null."""
+    """Read stored JSON; Infinity and NaN, which no response may hold, are null."""
     return json.loads(text, parse_constant=lambda _: None)
 
 
@@ -225,7 +227,9 @@ def _create_engine(url: str) -> Engine:
         url = "postgresql+psycopg://" + url.split("://", 1)[1]
     if not url.startswith("sqlite"):
         parsed = make_url(url)
-        patience = BEHIND_PGBOUNCER if parsed.query.get("pgbouncer") == "true" else PATIENCE
+        patience = (
+            BEHIND_PGBOUNCER if parsed.query.get("pgbouncer") == "true" else CONNECTION_TIMEOUTS
+        )
         parsed = parsed.difference_update_query(["pgbouncer"])
         engine = create_engine(
             parsed,

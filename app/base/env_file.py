@@ -1,17 +1,18 @@
-"""The file `.env` of the folder where a process starts."""
+"""Reader of the file `.env` in the folder where a process starts."""
 
 from collections.abc import MutableMapping
 
 from dotenv import dotenv_values
 
 NAME = ".env"
-# What the client of the object store reads there by itself, and takes an empty value as one.
+# Variables that the object store's client reads from the environment itself, taking an empty value
+# as set.
 OF_STORES = ("AWS_", "GOOGLE_", "AZURE_")
 
 
 def read_into(environment: MutableMapping[str, str]) -> None:
-    """Add what `.env` says and the environment does not, where libraries and the processes that
-    this one starts find it too. What is empty counts as not set.
+    """Add the settings of `.env` that the environment lacks, so that libraries and child processes
+    find them too. An empty value counts as not set.
     """
     for name, value in dotenv_values(NAME).items():
         if value and not environment.get(name):

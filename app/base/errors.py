@@ -1,6 +1,4 @@
-"""What a request can fail with. Services raise these; `error_handlers` alone knows how they look on
-the wire.
-"""
+"""Errors of a request. Services raise these; `error_handlers` decides their form on the wire."""
 
 import re
 from typing import Any
@@ -35,8 +33,8 @@ class InvalidRequest(ApiError):
 
 
 class IllegalState(ApiError):
-    """The object exists but is past, or not yet at, the point where this can be done. 400, because
-    clients repeat a 409.
+    """The object exists but is past, or not yet at, the state that this needs. 400, because clients
+    repeat a 409.
     """
 
     status = 400
@@ -57,7 +55,7 @@ class Forbidden(ApiError):
 
 
 class NotFound(ApiError):
-    """Also for what exists but belongs to another project."""
+    """Also raised for objects of another project."""
 
     status = 404
     type = "invalid_request_error"
@@ -65,7 +63,7 @@ class NotFound(ApiError):
 
 
 class FencedOut(ApiError):
-    """The worker that asks has lost its job; it must stop without writing anything."""
+    """The calling worker has lost its job; it must stop without writing anything."""
 
     status = 409
     type = "invalid_request_error"
@@ -109,7 +107,7 @@ class RangeNotSatisfiable(ApiError):
 
 
 class RateLimited(ApiError):
-    """Too many requests just now; the same request may succeed after `retry-after`."""
+    """Too many requests at the moment; the same request may succeed after `retry-after`."""
 
     status = 429
     type = "rate_limit_error"
@@ -117,7 +115,7 @@ class RateLimited(ApiError):
 
 
 class QuotaExceeded(ApiError):
-    """A quota of the project is used up, which waiting a few seconds does not change."""
+    """A quota of the project is used up, so a retry after a few seconds fails, too."""
 
     status = 429
     type = "insufficient_quota"
@@ -128,7 +126,7 @@ class QuotaExceeded(ApiError):
 
 
 class BytesMissing(ApiError):
-    """A row names what the storage does not hold; somebody else removed it."""
+    """The storage lacks an object that a row names; another process removed it."""
 
     code = "bytes_missing"
 
@@ -141,10 +139,10 @@ class Unavailable(ApiError):
 
 
 def refusal_of(fault: Any) -> InvalidRequest:
-    """Turn one of pydantic's faults into an error of ours. Validators of combinations say "field:
-    what is wrong".
+    """Turn one of pydantic's errors into one of ours. Validators of combinations say "field:
+    fault".
     """
-    # The first part says body, query, path or header.
+    # The first part is body, query, path or header.
     path = [str(part) for part in fault["loc"][1:] if part != "[key]"]
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error" and (field := re.match(r"([\w.]+): ", message)):

@@ -7,12 +7,12 @@ _RANDOM = re.compile(r"[0-9a-f]{32}")
 
 
 def new_id(prefix: str) -> str:
-    """Time-ordered, so ids sort by creation on every database."""
+    """Return a time-ordered id, so ids sort by creation on every database."""
     return f"{prefix}{uuid7().hex}"
 
 
 def first_id(prefix: str, moment: datetime) -> str:
-    """Return what sorts after the ids made before this moment and before all others."""
+    """Return the id that sorts after the ids made before this moment and before all others."""
     milliseconds = max(0, int(moment.timestamp() * 1000))
     return f"{prefix}{milliseconds:012x}"
 

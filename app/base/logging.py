@@ -1,5 +1,5 @@
-"""One JSON line per event, readable text on a terminal; what looks like a secret never leaves the
-process.
+"""Logging: one JSON line per event, readable text on a terminal; values that resemble a secret
+never leave the process.
 """
 
 import logging
@@ -18,14 +18,16 @@ from structlog.typing import Processor
 from app.base.processes.subprocess_env import SECRET
 from app.base.settings import Settings
 
-# What is kept of each tells which secret it was.
-OURS = re.compile(r"(ft_(?:live|work)_[0-9A-Za-z]{0,8}_?)[0-9A-Za-z]+|(whsec_)[0-9A-Za-z+/=]+")
+# The part of each secret that is kept identifies it.
+OWN_SECRETS = re.compile(
+    r"(ft_(?:live|work)_[0-9A-Za-z]{0,8}_?)[0-9A-Za-z]+|(whsec_)[0-9A-Za-z+/=]+"
+)
 SECRETS = re.compile(
-    OURS.pattern + r"|(\bhf_)[0-9A-Za-z]{16,}"
+    OWN_SECRETS.pattern + r"|(\bhf_)[0-9A-Za-z]{16,}"
     r"|((?:Bearer|Basic)\s+)[^\s\"',]+"
     r"|(authorization[\"']?\s*[:=]\s*[\"']?)[a-z]+[ \t]+[^\s\"',;]+"
     r"|((?:authorization|cookie|api[-_]?key|password)[\"']?\s*[:=]\s*[\"']?)[^\s\"',;]+"
-    r"|(/links/|X-Amz-Signature=)[^/\s\"'&]+"  # whoever has these addresses has what they open
+    r"|(/links/|X-Amz-Signature=)[^/\s\"'&]+"  # each of these addresses grants access by itself
     r"|(://)[^/\s@]*@",
     re.IGNORECASE,
 )
@@ -46,7 +48,7 @@ PLACE = re.compile(r'File "[^"]*", line \d+')
 
 
 def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
-    """Return the secrets of this process's environment, which have no shape to be known by."""
+    """Return the secrets of this process's environment, which have no recognisable format."""
     secrets = [
         secret.get_secret_value()
         for secret in (settings.admin_key, settings.session_secret, settings.engine_key)
@@ -62,8 +64,8 @@ def redact_text(text: str) -> str:
 
 
 def redact_keys(text: str) -> str:
-    """Mask what has the shape of our own keys, in text that users read and pass on."""
-    return OURS.sub(_mask, text)
+    """Mask our own keys by their format, in text that users read and pass on."""
+    return OWN_SECRETS.sub(_mask, text)
 
 
 def _mask(match: re.Match[str]) -> str:
@@ -71,8 +73,8 @@ def _mask(match: re.Match[str]) -> str:
 
 
 class Redact:
-    """A processor that leaves no secret in an event: neither what looks like one, nor those that
-    are `known`.
+    """Processor that removes secrets from an event: values that resemble one, and those that are
+    `known`.
     """
 
     def __init__(self, secrets: Iterable[str]) -> None:
@@ -109,15 +111,16 @@ class Redact:
 
 
 class OncePerSecond(logging.Filter):
-    """Let a warning or error that repeats pass once a second, saying how often it was left out.
+    """Lets a warning or error that repeats pass once a second, with the number of suppressed ones.
 
-    What strangers can repeat at will is what libraries say, and errors with a traceback.
+    Clients can cause log lines of libraries and errors with a traceback at will, so those are
+    limited.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._lock = threading.Lock()
-        # when it passed, and how many since
+        # Time of the last record that passed, and number of records suppressed since.
         self._seen: OrderedDict[Hashable, tuple[float, int]] = OrderedDict()
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -137,7 +140,7 @@ class OncePerSecond(logging.Filter):
 
 
 def _kind(record: logging.LogRecord) -> Hashable | None:
-    """Return what two records of one error have in common; None for those that may repeat."""
+    """Return the key that records of one error share; None for records that may repeat."""
     if isinstance(record.msg, dict):
         trace = record.msg.get("exception")
         if not isinstance(trace, str):
@@ -199,7 +202,7 @@ def configure(secrets: Iterable[str] = ()) -> None:
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = True
-    # the request log of the API says more
+    # The request log of the API is more detailed.
     for name in ("uvicorn.access", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
 

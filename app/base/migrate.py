@@ -16,14 +16,14 @@ from app.base.database import Database
 
 Schema = Literal["current", "newer", "older", "too old"]
 
-# Any number that nothing else in the database takes a lock by: the letters "falq" in ASCII.
+# Any number that no other lock of the database uses: the letters "falq" in ASCII.
 ADVISORY_LOCK = 0x66616C71
 LOCK_WAIT_SECONDS = 600.0  # a migration of large tables may take minutes
 LOCK_TICK_SECONDS = 0.1
 
 
 class CannotMigrate(Exception):
-    """With a sentence for the person who asked."""
+    """Migration is not possible; the message is for the operator."""
 
 
 class MigrationBusy(CannotMigrate):
@@ -31,9 +31,9 @@ class MigrationBusy(CannotMigrate):
 
 
 def upgrade(database: Database) -> None:
-    """Bring the schema up to date, once however many processes ask for it. Raises `CannotMigrate`.
+    """Bring the schema up to date, once even if several processes start it. Raises `CannotMigrate`.
 
-    One that is newer stays: this code works on it.
+    A newer schema is left as it is: this code works on it.
     """
     schema = compare_schema(database)
     if schema == "too old":
@@ -49,11 +49,11 @@ def upgrade(database: Database) -> None:
 
 
 def compare_schema(database: Database) -> Schema:
-    """Compare the database's schema with the one that this code was written for.
+    """Compare the database's schema with the one of this code.
 
     A revision that this code does not know belongs to a newer version, unless its number comes
-    before that of the first one here: migrations only add, so this code works on a newer schema,
-    and a rolling upgrade needs it to.
+    before that of the first one here: migrations only add, so this code works on a newer schema, as
+    a rolling upgrade requires.
     """
     with database.read() as session:
         connection = session.connection()
@@ -70,10 +70,10 @@ def compare_schema(database: Database) -> Schema:
 
 @contextmanager
 def one_at_a_time(database: Database) -> Iterator[None]:
-    """Hold the lock that everybody who prepares this database holds. It ends with its holder.
+    """Hold the lock of everyone that prepares this database. It ends with its holder.
 
-    Raises `MigrationBusy` when somebody else holds it for too long, and `CannotMigrate` behind
-    PgBouncer, where the lock would stay with a connection that others are given next.
+    Raises `MigrationBusy` when another process holds it for too long, and `CannotMigrate` behind
+    PgBouncer, where the lock would stay with a connection that is handed to other clients.
     """
     if database.is_pooled:
         raise CannotMigrate(
@@ -87,8 +87,8 @@ def one_at_a_time(database: Database) -> Iterator[None]:
 
 @contextmanager
 def _postgres_lock(database: Database) -> Iterator[None]:
-    # Asked again and again outside of any transaction: CREATE INDEX CONCURRENTLY waits
-    # for all transactions, so one that waits for the lock meanwhile would wait for ever.
+    # Polled outside of any transaction: CREATE INDEX CONCURRENTLY waits for all transactions, so a
+    # transaction that waits for the lock meanwhile would block it for ever.
     engine = database.engine.execution_options(isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         take = text("SELECT pg_try_advisory_lock(:number)").bindparams(number=ADVISORY_LOCK)
@@ -103,7 +103,7 @@ def _postgres_lock(database: Database) -> Iterator[None]:
 
 @contextmanager
 def _sqlite_lock(database: Database) -> Iterator[None]:
-    # Of its own, not the database's: that one is let go between two migrations.
+    # A separate connection, because the database's own one is released between two migrations.
     path = database.engine.url.database
     assert path, "a database in memory has one process"
     with Path(f"{path}.migration-lock").open("a") as file:
@@ -125,14 +125,14 @@ def _wait_a_tick(deadline: float) -> None:
     if time.monotonic() > deadline:
         raise MigrationBusy(
             f"Another process has been migrating this database for {LOCK_WAIT_SECONDS / 60:g} min. "
-            "Look whether it still works, then run `falqon migrate` again."
+            "Check that it is still running, then run `falqon migrate` again."
         )
     time.sleep(LOCK_TICK_SECONDS)
 
 
 @cache
 def _revisions() -> list[str]:
-    """Return the revisions of this code, oldest first."""
+    """Return the revisions known to this code, oldest first."""
     scripts = ScriptDirectory.from_config(_config(None))
     return [script.revision for script in scripts.walk_revisions()][::-1]
 

@@ -6,7 +6,9 @@ from pathlib import Path
 
 @contextmanager
 def private_files() -> Iterator[None]:
-    """Make what this process and its children create meanwhile readable for this user alone."""
+    """Make new files of this process and its children readable for this user alone, until the end
+    of the block.
+    """
     before = os.umask(0o077)
     try:
         yield
@@ -15,8 +17,8 @@ def private_files() -> Iterator[None]:
 
 
 def private_folder(path: Path) -> Path:
-    """`path`, made if need be, as every missing parent, for this user alone. What is there keeps
-    its rights.
+    """Return `path`, created if need be, with every missing parent, for this user alone. Existing
+    folders keep their permissions.
     """
     if not path.is_dir():
         private_folder(path.parent)

@@ -1,13 +1,13 @@
-"""Values of settings that would do nothing, or another thing than was meant, without a word."""
+"""Checks of settings that would silently have no effect, or an unintended one."""
 
 import re
 from ipaddress import ip_network
 
-ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")  # as browsers write it
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")  # the spelling of browsers
 
 
 def check_origin(value: str) -> str:
-    """Refuse what no browser sends as its origin."""
+    """Refuse a value that no browser sends as its origin."""
     if value != "*" and not ORIGIN.fullmatch(value):
         raise ValueError(
             f"{value!r} is not an origin; FALQON_ALLOWED_ORIGINS takes scheme, host and port "
@@ -17,7 +17,7 @@ def check_origin(value: str) -> str:
 
 
 def check_proxies(value: str) -> str:
-    """Believe nobody by a name: a connection has an address only."""
+    """Accept no host name: a connection has only an address."""
     for proxy in filter(None, map(str.strip, value.split(","))):
         try:
             ip_network("0.0.0.0/0" if proxy == "*" else proxy)

@@ -26,14 +26,14 @@ from app.base.setting_checks import check_origin, check_proxies
 from falqon_core.estimate.devices import DEVICES
 
 PREFIX = "FALQON_"
-# What the client commands read, and a worker that sees only the API.
+# Variables that the client commands read, and a worker that reaches only the API.
 OF_CLIENT = {"FALQON_API_KEY", "FALQON_BASE_URL", "FALQON_WORKER_TOKEN"}
-# Kubernetes tells every pod of a service named falqon or falqon-… by such variables.
+# Kubernetes sets such variables in every pod for a service named falqon or falqon-….
 OF_KUBERNETES = re.compile(
     r"FALQON_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)"
 )
-NEARLY = 0.75  # of 1 for equal names; the prefix, which all share, is not compared
-MIN_HEARTBEATS = 2  # in a lease: one that comes late must not cost the job
+MIN_SIMILARITY = 0.75  # similarity, 1 for equal names; the prefix, which all share, is not compared
+MIN_HEARTBEATS = 2  # heartbeats per lease: a late heartbeat must not cost the job
 MAX_DURATION = timedelta(days=1)
 MAX_SOCKET_PATH_BYTES = 107  # the kernel's limit for a Unix socket's name
 
@@ -43,8 +43,8 @@ Delay = Annotated[timedelta, Field(ge=timedelta(0), le=MAX_DURATION)]
 
 
 class Settings(BaseSettings):
-    """Everything the service can be told from outside; each field is an environment variable
-    `FALQON_…` or the alias beside it.
+    """Settings of the service; each field is an environment variable `FALQON_…` or the alias beside
+    it.
     """
 
     model_config = SettingsConfigDict(
@@ -85,25 +85,25 @@ class Settings(BaseSettings):
         6000,
         ge=1,
         le=1_000_000,
-        description="of each API key, unless its project has a limit of its own",
+        description="per API key, unless its project has a limit of its own",
     )
     tokens_per_minute: int = Field(
         6_000_000,
         ge=1,
         le=1_000_000_000,
-        description="that models read and write for each API key",
+        description="tokens that models read and write per API key",
     )
     answers_per_key: int = Field(
-        1024, ge=1, le=1_000_000, description="that a key waits for at once, in each API process"
+        1024, ge=1, le=1_000_000, description="outstanding answers per API key, in each API process"
     )
     wrong_keys_per_minute: int = Field(
         10,
         ge=1,
         le=1_000_000,
-        description="of each address, before unknown keys from there must wait",
+        description="per address, before unknown keys from there must wait",
     )
     hosts: list[str] = Field(
-        [], description="names that requests may call this service by (the Host header); empty: any"
+        [], description="host names that requests may use (the Host header); empty: any"
     )
     allowed_origins: list[Annotated[str, AfterValidator(check_origin)]] = Field(
         [],
@@ -114,7 +114,7 @@ class Settings(BaseSettings):
         "",
         validation_alias="FORWARDED_ALLOW_IPS",
         description=(
-            "proxies whose X-Forwarded-For and -Proto are believed: addresses and networks, with "
+            "proxies whose X-Forwarded-For and -Proto are trusted: addresses and networks, with "
             "commas; empty: none"
         ),
     )
@@ -127,12 +127,12 @@ class Settings(BaseSettings):
     head_timeout: timedelta = Field(
         timedelta(seconds=10),
         gt=timedelta(0),
-        description="a request's head that is not whole by then is refused",
+        description="a request's head that is incomplete by then is refused",
     )
     body_timeout: timedelta = Field(
         timedelta(seconds=60),
         gt=timedelta(0),
-        description="a body of which nothing arrives for so long is refused",
+        description="a body without a new byte for so long is refused",
     )
     webhook_networks: list[IPvAnyNetwork] = Field(
         [],
@@ -144,7 +144,7 @@ class Settings(BaseSettings):
     hub_endpoint: str = Field(
         "",
         validation_alias="HF_ENDPOINT",
-        description="where hf:// sources and base models come from; empty: the Hugging Face Hub",
+        description="endpoint of hf:// sources and base models; empty: the Hugging Face Hub",
     )
 
     model_aliases: dict[str, str] = Field(
@@ -158,23 +158,23 @@ class Settings(BaseSettings):
     download_redirects: bool = Field(
         True,
         description=(
-            "downloads are sent on to the object store; false where clients cannot reach it: then "
-            "the API carries the bytes"
+            "downloads are redirected to the object store; false if clients cannot reach it: "
+            "then the API sends the bytes"
         ),
     )
-    # of a file that comes in one request; both as the API this one replaces
+    # Bytes of a file uploaded in one request; the same limits as OpenAI's API.
     max_file_bytes: int = Field(512 * 2**20, ge=1)
-    max_upload_bytes: int = Field(8 * 2**30, ge=1)  # of a file that comes in parts
-    lease: Duration = timedelta(seconds=60)  # a worker that stays silent this long has lost its job
+    max_upload_bytes: int = Field(8 * 2**30, ge=1)  # bytes of a file uploaded in parts
+    lease: Duration = timedelta(seconds=60)  # a worker that is silent this long has lost its job
     heartbeat: Duration = timedelta(seconds=10)
-    # idle workers look for jobs this often even if nobody notifies them
+    # Seconds between the polls of an idle worker without a notification.
     poll: Duration = timedelta(seconds=10)
-    # a trainer without a step for so long, and for 20 steps of the usual length, is killed
+    # Seconds without a step, and 20 steps of the usual length, after which a trainer is killed.
     hang: Duration = timedelta(minutes=10)
-    max_infra_failures: int = Field(3, ge=1)  # executions lost to machines before a job is given up
-    # after a first lost execution; doubled with each further one, up to a minute
+    max_infra_failures: int = Field(3, ge=1)  # executions lost to machines before a job fails
+    # Seconds after the first lost execution; doubled with each further one, up to a minute.
     retry_delay: Delay = timedelta(seconds=2)
-    # for the trainer to end its step and write a checkpoint before it is killed
+    # Seconds for the trainer to end its step and write a checkpoint before it is killed.
     stop_grace: Duration = timedelta(seconds=60)
     trainer_command: list[str] = Field([sys.executable, "-m", "falqon_core"], min_length=1)
     num_threads: int | None = Field(
@@ -183,7 +183,7 @@ class Settings(BaseSettings):
     calibrate: bool = Field(
         True,
         description=(
-            "whether a new worker measures a short training while it waits for its first job, "
+            "a new worker measures a short training while it waits for its first job, "
             "for the first estimates"
         ),
     )
@@ -200,7 +200,7 @@ class Settings(BaseSettings):
         None,
         min_length=1,
         description=(
-            "which cards of this machine, or slots of its CPU, its workers may use, as the driver "
+            "cards of this machine, or slots of its CPU, that its workers may use, as the driver "
             "counts them; all, unless set"
         ),
     )
@@ -215,21 +215,19 @@ class Settings(BaseSettings):
     )
     prices: Path | None = Field(
         None,
-        description=(
-            "JSON file with what an hour of a device costs here; empty: the table that comes along"
-        ),
+        description="JSON file with the prices of a device hour; empty: the included table",
     )
     engine_url: str = Field(
         "",
         pattern=r"^(https?://[^\s]+)?$",
         description=(
-            "a server that speaks OpenAI's API and answers for every model, such as "
-            "http://10.0.0.7:8000; empty: workers load models when they are asked"
+            "a server that speaks OpenAI's API and serves every model, such as "
+            "http://10.0.0.7:8000; empty: workers load models on request"
         ),
     )
     engine_key: SecretStr | None = Field(None, description="API key of that server")
     engine_answers: int = Field(
-        64, ge=1, le=100_000, description="that each API process has that server give at once"
+        64, ge=1, le=100_000, description="concurrent answers of that server per API process"
     )
     engine_host: str = Field(
         "127.0.0.1",
@@ -238,9 +236,9 @@ class Settings(BaseSettings):
             "address that a worker's engines listen at and the API asks; auto: this machine's own"
         ),
     )
-    # for a worker to load a model; then whoever asked is sent away for now
+    # Seconds for a worker to load a model; after that the caller gets an error to retry.
     engine_wait: Duration = timedelta(seconds=60)
-    # a model that nobody has asked for so long is unloaded
+    # Seconds without a request after which a model is unloaded.
     engine_idle: Duration = timedelta(minutes=10)
     alive_file: Path | None = Field(
         None, description="a worker touches it while it moves, for health checks; empty: none"
@@ -249,17 +247,16 @@ class Settings(BaseSettings):
         None,
         ge=1,
         le=65_535,
-        description="where a worker answers Prometheus: the first free port from here on; "
-        "empty: nowhere",
+        description="first port tried for a worker's Prometheus metrics; empty: none",
     )
     metrics_host: str = Field(
-        "127.0.0.1", min_length=1, description="address that a worker answers Prometheus at"
+        "127.0.0.1", min_length=1, description="address of a worker's metrics for Prometheus"
     )
     otlp_endpoint: str = Field(
         "",
         pattern=r"^(https?://[^\s]+)?$",
         validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT",
-        description="OpenTelemetry's collector, which gets traces; empty: none",
+        description="OpenTelemetry collector for traces; empty: none",
     )
     device: str = Field(
         "auto",
@@ -281,7 +278,7 @@ class Settings(BaseSettings):
         return self
 
     def model_named(self, name: str) -> str:
-        """Return the model that a name stands for, which is itself where it is no alias."""
+        """Return the model for a name, which is itself unless it is an alias."""
         return self.model_aliases.get(name, name)
 
     @cached_property
@@ -308,7 +305,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def storage_folder(self) -> Path | None:
-        """The folder that is the storage, where it is one."""
+        """Return the folder that is the storage, if it is one."""
         parts = urlsplit(self.resolved_storage_url)
         if parts.scheme == "file":
             return Path(unquote(parts.path))
@@ -316,32 +313,32 @@ class Settings(BaseSettings):
 
     @cached_property
     def work_dir(self) -> Path:
-        """Scratch of the worker on this machine: staged inputs and outputs of attempts. Nothing
-        here is the only copy.
+        """Return the worker's scratch folder on this machine: staged inputs and outputs of
+        attempts. Nothing here is the only copy.
         """
         return self.data_dir.resolve() / "work"
 
     @cached_property
     def reports_dir(self) -> Path:
-        """Return the folder where experiment trackers leave event files and offline runs."""
+        """Return the folder for event files and offline runs of experiment trackers."""
         return self.data_dir.resolve() / "reports"
 
 
 class WrongSettings(SystemExit):
-    """Ends the process with a sentence for whoever started it; a traceback would hide it."""
+    """Wrong settings end the process with one sentence; a traceback would hide it."""
 
     def __init__(self, sentences: list[str]) -> None:
         super().__init__("\n".join(sentences))
 
 
 def load_settings() -> Settings:
-    """Read the settings of this process. Raises `WrongSettings` for what cannot be meant."""
+    """Read the settings of this process. Raises `WrongSettings` for invalid ones."""
     env_file.read_into(os.environ)
     if sentences := _misspelled([*os.environ, *dotenv_values(env_file.NAME)]):
         raise WrongSettings(sentences)
     try:
         settings = Settings()
-    except SettingsError as error:  # its message quotes the field, and nothing of the value
+    except SettingsError as error:  # its message quotes the field, and no part of the value
         field = str(error).split('"')[1]
         sentence = f'{variable_of(field)}: this must be JSON, such as ["one", "two"].'
         raise WrongSettings([sentence]) from None
@@ -362,15 +359,17 @@ def variable_of(field: str) -> str:
 
 
 def _misspelled(names: list[str]) -> list[str]:
-    """Return a sentence for each variable that is nearly a setting; warn of a user's own."""
+    """Return a sentence for each variable that is nearly a setting; warn of the others."""
     variables = {variable_of(field) for field in Settings.model_fields}
     ours = {name for name in names if name.upper().startswith(PREFIX)}
     unknown = ours - {name for name in ours if name.upper() in variables | OF_CLIENT}
     endings = [name.removeprefix(PREFIX) for name in variables if name.startswith(PREFIX)]
     sentences = []
     for name in sorted(name for name in unknown if not OF_KUBERNETES.fullmatch(name)):
-        sentence = f"{name} is no setting of this service"
-        if close := get_close_matches(name.upper().removeprefix(PREFIX), endings, 1, NEARLY):
+        sentence = f"{name} is not a setting of this service"
+        if close := get_close_matches(
+            name.upper().removeprefix(PREFIX), endings, 1, MIN_SIMILARITY
+        ):
             sentences.append(f"{sentence}; did you mean {PREFIX}{close[0]}?")
         else:
             _warn(f"{sentence} and has no effect")
@@ -379,12 +378,12 @@ def _misspelled(names: list[str]) -> list[str]:
 
 @cache
 def _warn(sentence: str) -> None:
-    """Say it once; before logging is configured, and not on the standard output of commands."""
+    """Print a warning once, before logging is configured, and not on standard output."""
     sys.stderr.write(f"{sentence}\n")
 
 
 def _sentence(fault: ErrorDetails) -> str:
-    """Say one of pydantic's faults with the name of the variable that an operator has set."""
+    """Return the message for one of pydantic's errors, with the operator's variable."""
     message = fault["msg"].removeprefix("Value error, ")
     if not fault["loc"]:
         return message

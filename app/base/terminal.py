@@ -1,4 +1,4 @@
-"""Text for a terminal, which control characters of a stranger would steer."""
+"""Text for a terminal: control characters in untrusted text would steer it."""
 
 import re
 

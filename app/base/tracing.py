@@ -1,4 +1,4 @@
-"""Traces for OpenTelemetry: where spans go, and how a job carries the trace of its request."""
+"""Tracing with OpenTelemetry: the destination of spans, and the trace of a job."""
 
 from collections.abc import MutableMapping
 from typing import Any
@@ -12,7 +12,7 @@ from app.base.settings import Settings
 
 TRACEPARENT = "traceparent"
 UNTRACED_PATHS = {"/healthz", "/readyz", "/metrics"}
-LINKS = "/links/"  # a span holds the path, and whoever has one of these has the bytes
+LINKS = "/links/"  # a span holds the path, and the path of a link grants access by itself
 
 log = structlog.get_logger()
 _propagator = TraceContextTextMapPropagator()
@@ -22,7 +22,7 @@ def configure(settings: Settings, process: str) -> None:
     """Send the spans of this process to the collector of the settings, if there is one."""
     if not settings.otlp_endpoint:
         return
-    try:  # not before they are needed: they are optional, and idle processes stay small
+    try:  # imported late: they are optional, and idle processes stay small
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource
         from opentelemetry.sdk.trace import TracerProvider
@@ -38,13 +38,13 @@ def configure(settings: Settings, process: str) -> None:
 
 
 def is_untraced(scope: MutableMapping[str, Any]) -> bool:
-    """Return whether a request has no span."""
+    """Return True if a request has no span."""
     path = scope.get("path", "")
     return path in UNTRACED_PATHS or path.startswith(LINKS)
 
 
 def current_traceparent() -> str | None:
-    """Return the span that this is done in, as W3C's header writes it; None outside of any."""
+    """Return the current span in W3C's format; None outside of any."""
     carrier: dict[str, str] = {}
     _propagator.inject(carrier)
     return carrier.get(TRACEPARENT)

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from app.catalogue import service
 from app.catalogue.schemas import ModelDeleted, ModelObject
-from app.http.dependencies import Asker, ServicesDep, Writer
+from app.http.dependencies import InferenceCaller, ServicesDep, Writer
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
 
@@ -14,10 +14,10 @@ router = APIRouter(prefix="/v1/models", tags=["models"], route_class=ApiRoute)
 @router.get("", response_model=Page[ModelObject])
 def list_models(
     services: ServicesDep,
-    caller: Asker,
+    caller: InferenceCaller,
     request: Request,
     adapters: Annotated[
-        bool, Query(description="list adapters, too, which cannot be asked by themselves")
+        bool, Query(description="list adapters, too, which cannot be used by themselves")
     ] = False,
 ) -> Response:
     models = service.list_models(services, caller, request.app.state.model_lists, adapters=adapters)
@@ -25,7 +25,7 @@ def list_models(
 
 
 @router.get("/{model:path}")
-def retrieve_model(services: ServicesDep, caller: Asker, model: str) -> ModelObject:
+def retrieve_model(services: ServicesDep, caller: InferenceCaller, model: str) -> ModelObject:
     return service.retrieve_model(services, caller, model)
 
 

@@ -1,5 +1,5 @@
-"""Base models into the catalogue: another process turns the source into a plain folder, here its
-files are stored and named.
+"""Import of base models into the catalogue: another process turns the source into a plain folder,
+here its files are stored and named.
 """
 
 import hashlib
@@ -36,13 +36,13 @@ MAX_CONVERSION_CHARACTERS = 500
 
 
 class ModelNotAdded(Exception):
-    """With a sentence for the person who asked."""
+    """The model was not added; the message is for the operator."""
 
 
 def add_base_model(
     database: Database, storage: Storage, settings: Settings, model_id: str, source: str
 ) -> list[str] | None:
-    """Add it; return, in sentences, what was converted of it, or None when the very same model is
+    """Add it; return, in sentences, the conversions of its source, or None when the same model is
     there already. Raises `ModelNotAdded`, and then nothing stays behind.
     """
     if not ID.fullmatch(model_id):
@@ -50,12 +50,12 @@ def add_base_model(
     scratch = private_folder(settings.work_dir / "imports")
     with tempfile.TemporaryDirectory(dir=scratch) as temporary:
         folder = Path(temporary) / "model"
-        conversions = _bring(settings, source, folder)
+        conversions = _import_source(settings, source, folder)
         return conversions if add_folder(database, storage, model_id, folder) else None
 
 
 def read_conversions(output: bytes) -> list[str]:
-    """Return what the import has printed, a sentence a line."""
+    """Return the messages that the import has printed, a sentence a line."""
     lines = output.decode(errors="replace").splitlines()[:MAX_CONVERSIONS]
     return [one_line(line)[:MAX_CONVERSION_CHARACTERS] for line in lines]
 
@@ -67,8 +67,8 @@ def ensure_tiny_model(database: Database, storage: Storage, settings: Settings) 
     add_base_model(database, storage, settings, TINY_MODEL_ID, TINY_SOURCE)
 
 
-def _bring(settings: Settings, source: str, output: Path) -> list[str]:
-    """Make a plain folder of the source; return what was converted."""
+def _import_source(settings: Settings, source: str, output: Path) -> list[str]:
+    """Make a plain folder of the source; return its conversions."""
     command = [*settings.trainer_command, "import", source, "--output", str(output)]
     environment_for = hub_environment if source.startswith("hf:") else offline_environment
     with ChildProcess(
@@ -79,7 +79,7 @@ def _bring(settings: Settings, source: str, output: Path) -> list[str]:
         signal_name = signal.Signals(-process.returncode).name
         raise ModelNotAdded(
             f"The import was ended by {signal_name}; "
-            "docs/models.md tells its limits of time and memory."
+            "docs/models.md lists its limits of time and memory."
         )
     if process.returncode != 0:
         lines = errors.decode(errors="replace").strip().splitlines()
@@ -95,19 +95,19 @@ def add_folder(
     folder: Path,
     check: Callable[[], None] = lambda: None,
 ) -> bool:
-    """Store the files of a plain folder as a base model; False when the very same is there already.
-    `check` is called meanwhile and may raise to give up. Raises `ModelNotAdded`.
+    """Store the files of a plain folder as a base model; False when the same model is there
+    already. `check` is called meanwhile and may raise to abort. Raises `ModelNotAdded`.
     """
     files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     if _same_is_there(database, model_id, files):
         return False
-    # Keys of this import alone: of two at once, the one that comes too late removes its own bytes
-    # and never the winner's.
+    # Keys of this import alone: of two at once, the later one removes its own bytes and never the
+    # winner's.
     version = new_id("")
     stored_keys = {name: keys.base_model_file(model_id, f"{version}/{name}") for name in files}
     try:
         stored = {
-            name: storage.put(key, _watched(folder / name, check))
+            name: storage.put(key, _read_checked(folder / name, check))
             for name, key in stored_keys.items()
         }
         config = json.loads((folder / "config.json").read_bytes())
@@ -121,7 +121,7 @@ def add_folder(
             repository.add_base(session, model, artifacts)
     except BaseException as error:
         _remove(storage, keys.base_model_file(model_id, version))
-        # somebody else was faster
+        # Another import finished first.
         if isinstance(error, IntegrityError) and _same_is_there(database, model_id, files):
             return False
         raise
@@ -143,7 +143,7 @@ def _same_is_there(database: Database, model_id: str, files: dict[str, str]) -> 
     return True
 
 
-def _watched(path: Path, check: Callable[[], None]) -> Iterator[bytes]:
+def _read_checked(path: Path, check: Callable[[], None]) -> Iterator[bytes]:
     with path.open("rb") as file:
         for chunk in chunks_of(file):
             check()

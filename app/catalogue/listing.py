@@ -1,7 +1,7 @@
-"""The models that a project sees, encoded once and kept while they stay the same.
+"""Models that a project sees, encoded once and kept while they stay the same.
 
-To the official client the list is one page, however long: with 60,000 models nearly all of its time
-went into making the same text again.
+To the official client the list is one page, however long: with 60,000 models nearly all of the time
+was spent on encoding the same text again.
 """
 
 import json
@@ -14,39 +14,39 @@ from typing import NamedTuple
 from sqlalchemy.orm import Session
 
 from app.catalogue import repository
-from app.catalogue.repository import Listed, Tally
+from app.catalogue.repository import ListedModel, ListVersion
 from app.catalogue.schemas import fields_of
 
-MAX_KEPT_BYTES = 2**26  # of all lists together; some 300,000 models
+MAX_KEPT_BYTES = 2**26  # bytes of all cached lists; some 300,000 models
 
 
 class EncodedList(NamedTuple):
-    """The models of one project, or the base models, as text: objects with commas between them."""
+    """Models of one project, or the base models, as text: objects with commas between them."""
 
-    tally: Tally
+    tally: ListVersion
     text: bytes
     first_id: str | None = None
     last_id: str | None = None
-    newest: datetime | None = None  # when the last one was made
+    newest: datetime | None = None  # creation time of the newest model
 
 
 class ListKey(NamedTuple):
-    """Models of one project, or the base models, in other formats than some."""
+    """Models of one project, or the base models, except some formats."""
 
     owner: str | None
     without: tuple[str, ...]
 
 
 class ModelLists:
-    """What one process has encoded. Each use asks the database whether it still holds."""
+    """Encoded model lists of one process. Each use checks that the list is current."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[ListKey, EncodedList] = OrderedDict()
         self._lock = Lock()
 
     def page(self, session: Session, project_id: str, without: tuple[str, ...] = ()) -> bytes:
-        """Give the JSON of the list: base models, then the project's own, oldest first, in other
-        formats than some.
+        """Return the JSON of the list: base models, then the project's own, oldest first, except
+        some formats.
         """
         bases = self._read(session, ListKey(None, without))
         own = self._read(session, ListKey(project_id, without))
@@ -64,7 +64,7 @@ class ModelLists:
         )
 
     def _read(self, session: Session, key: ListKey) -> EncodedList:
-        # Counted before it is read: what comes in between only makes the next one read again.
+        # Counted before the read: a model added in between only causes another read.
         tally = repository.tally(session, key.owner)
         with self._lock:
             before = self._kept.get(key)
@@ -86,9 +86,9 @@ class ModelLists:
 
 
 def _extend(
-    session: Session, key: ListKey, before: EncodedList, tally: Tally
+    session: Session, key: ListKey, before: EncodedList, tally: ListVersion
 ) -> EncodedList | None:
-    """Add what has come since to the end; None where anything else has happened."""
+    """Append the new models; None after any other change."""
     num_new = tally.num_models - before.tally.num_models
     if (
         before.newest is None
@@ -96,24 +96,24 @@ def _extend(
         or num_new < 0
     ):
         return None
-    new = repository.listed(
+    new = repository.list_models(
         session,
         key.owner,
         without=key.without,
         after=(before.newest, str(before.last_id)),
         limit=num_new + 1,
     )
-    # One that was begun earlier has been written later, or one is in a format that is left out.
+    # A model that was begun earlier was written later, or one has an excluded format.
     if len(new) != num_new:
         return None
     text = b",".join((before.text, _encode(new)))
     return before._replace(tally=tally, text=text, last_id=new[-1].id, newest=new[-1].created_at)
 
 
-def _read_all(session: Session, key: ListKey, tally: Tally) -> EncodedList:
+def _read_all(session: Session, key: ListKey, tally: ListVersion) -> EncodedList:
     texts: list[bytes] = []
     first_id, last = None, None
-    for rows in repository.listed_in_parts(session, key.owner, without=key.without):
+    for rows in repository.list_in_parts(session, key.owner, without=key.without):
         first_id = first_id or rows[0].id
         last = rows[-1]
         texts.append(_encode(rows))
@@ -122,7 +122,7 @@ def _read_all(session: Session, key: ListKey, tally: Tally) -> EncodedList:
     )
 
 
-def _encode(rows: Iterable[Listed]) -> bytes:
+def _encode(rows: Iterable[ListedModel]) -> bytes:
     return json.dumps(
         [fields_of(row) for row in rows], ensure_ascii=False, separators=(",", ":")
     ).encode()[1:-1]

@@ -9,24 +9,25 @@ FINE_TUNED = "ft/"
 
 
 def fine_tuned_model_id(job: Job, project_name: str) -> str:
-    """`ft:<base>:<project>:<suffix>:<8 of the job's id>`, with its field empty where there is no
+    """Return `ft:<base>:<project>:<suffix>:<8 of the job's id>`, with an empty field if there is no
     suffix.
 
-    What continues from a fine-tuned model is named by the base at the beginning of all.
+    A model that continues from a fine-tuned model is named by the base model that the chain began
+    with.
     """
     base = (
         job.base_model_id.split(":")[1]
         if job.base_model_id.startswith("ft:")
         else job.base_model_id
     )
-    # The last characters of an id are its random ones; the first are a clock.
+    # The end of an id is random; its beginning is a clock.
     return f"ft:{base}:{UNSAFE.sub('-', project_name)}:{job.suffix or ''}:{job.id[-8:]}"
 
 
 def hub_id(model_id: str) -> str:
-    """The id by which Hugging Face's libraries, whose ids have fewer characters, name a model:
-    `ft/<base>-<suffix>-<8 of the job's id>` for a fine-tuned one; the id itself, where it is one
-    that they take, for a base model.
+    """Return the name of a model for Hugging Face's libraries, whose ids have fewer characters:
+    `ft/<base>-<suffix>-<8 of the job's id>` for a fine-tuned one; for a base model its id, if they
+    accept it.
     """
     if not model_id.startswith("ft:"):
         return "/".join(_hub_name(part) for part in model_id.split("/", 1))

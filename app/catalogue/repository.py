@@ -28,10 +28,8 @@ from falqon_core.contract.formats import ENGINE_KEYS
 ROWS_AT_ONCE = 1_000
 
 
-class Listed(NamedTuple):
-    """What a list says of a model; of its `config`, which is long, only what decides about its
-    engine.
-    """
+class ListedModel(NamedTuple):
+    """Model as listed; of its `config`, which is long, only the parts that decide its engine."""
 
     id: str
     project_id: str | None
@@ -43,14 +41,14 @@ class Listed(NamedTuple):
     config: JsonObject
 
 
-class Tally(NamedTuple):
-    """What changes whenever the list of a project's models does: an export that was deleted may
-    come back.
+class ListVersion(NamedTuple):
+    """Version of a project's model list: it changes whenever the list does; an export that was
+    deleted may come back.
     """
 
-    num_models: int  # with deleted ones, whose rows stay
+    num_models: int  # deleted models included, whose rows stay
     num_deleted: int
-    deleted_at: Decimal | int | None  # the sum of all, in seconds
+    deleted_at: Decimal | int | None  # sum over all, in seconds
 
 
 _LISTED: tuple[Any, ...] = (
@@ -65,35 +63,35 @@ _LISTED: tuple[Any, ...] = (
 )
 
 
-def tally(session: Session, project_id: str | None) -> Tally:
-    """Look whether the list has changed. None means the base models, here and below."""
+def tally(session: Session, project_id: str | None) -> ListVersion:
+    """Return the version of the list. None means the base models, here and below."""
     columns = (
         func.count(),
         func.count(Model.deleted_at),
         func.sum(extract("epoch", Model.deleted_at)),
     )
-    return Tally(*session.execute(select(*columns).where(_belongs_to(project_id))).one())
+    return ListVersion(*session.execute(select(*columns).where(_belongs_to(project_id))).one())
 
 
-def listed(
+def list_models(
     session: Session,
     project_id: str | None,
     *,
     without: Sequence[str],
     after: tuple[datetime, str],
     limit: int,
-) -> list[Listed]:
-    """Read those that were made after one, oldest first, in other formats than some."""
+) -> list[ListedModel]:
+    """Return the models made after the given time, oldest first, except those of some formats."""
     later = tuple_(Model.created_at, Model.id) > after
     statement = _without(_list(project_id), without).where(later)
     rows = session.execute(statement.order_by(Model.created_at, Model.id).limit(limit))
     return [_to_listed(row) for row in rows]
 
 
-def listed_in_parts(
+def list_in_parts(
     session: Session, project_id: str | None, *, without: Sequence[str]
-) -> Iterator[list[Listed]]:
-    """Read all in other formats than some, oldest first."""
+) -> Iterator[list[ListedModel]]:
+    """Read all models except some formats, oldest first."""
     statement = _without(_list(project_id), without)
     rows = session.execute(statement.order_by(Model.created_at, Model.id))
     for part in rows.partitions(ROWS_AT_ONCE):
@@ -107,19 +105,17 @@ def newest(
     limit: int,
     search: str = "",
     without: Sequence[str] = (),
-) -> list[Listed]:
-    """Read the newest first: of those with a part of the id as it is written, and in other formats
-    than some.
-    """
-    statement = _without(_searched(_list(project_id), search), without).order_by(
+) -> list[ListedModel]:
+    """Read the newest first: those whose id contains the text, except some formats."""
+    statement = _without(_filter_by_search(_list(project_id), search), without).order_by(
         Model.created_at.desc(), Model.id.desc()
     )
     return [_to_listed(row) for row in session.execute(statement.limit(limit))]
 
 
-def search(session: Session, project_id: str, text: str, *, limit: int) -> list[Listed]:
-    """Find a model by its id, and others by a part of it among the project's newest and the newest
-    base models.
+def search(session: Session, project_id: str, text: str, *, limit: int) -> list[ListedModel]:
+    """Find a model by its id, and others by a part of the id among the project's newest and the
+    newest base models.
     """
     rows = session.execute(
         select(*_LISTED).where(
@@ -137,8 +133,8 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
 
 
 def num_like(session: Session, project_id: str | None, search: str = "") -> int:
-    """Count them; above `MAX_COUNTED` there are more than that."""
-    some = _searched(
+    """Count them; above `MAX_COUNTED` there are more."""
+    some = _filter_by_search(
         select(Model.project_id).where(_belongs_to(project_id), Model.deleted_at.is_(None)), search
     )
     return (
@@ -148,7 +144,7 @@ def num_like(session: Session, project_id: str | None, search: str = "") -> int:
 
 
 def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[str]:
-    """Return those of the ids that exist, for this project or for all."""
+    """Return the ids that exist, for this project or for all."""
     visible = or_(Model.project_id.is_(None), Model.project_id == project_id)
     return set(
         session.scalars(
@@ -158,7 +154,7 @@ def present(session: Session, project_id: str, model_ids: Sequence[str]) -> set[
 
 
 def sizes(session: Session, project_id: str, model_ids: Sequence[str]) -> dict[str, int]:
-    """Return the bytes of those that exist."""
+    """Return the bytes of the models that exist."""
     statement = select(Model.id, Model.bytes).where(
         Model.project_id == project_id, Model.id.in_(model_ids), Model.deleted_at.is_(None)
     )
@@ -172,7 +168,7 @@ def add(session: Session, model: Model, artifacts: Sequence[Artifact]) -> None:
 
 
 def add_base(session: Session, model: Model, artifacts: Sequence[Artifact]) -> None:
-    """Add a base model; one of its id that was deleted gives way, with what was counted for it."""
+    """Add a base model; a deleted one with the same id is replaced, including its counts."""
     is_deleted = (Model.id == model.id, Model.project_id.is_(None), Model.deleted_at.is_not(None))
     deleted = session.scalars(select(Model).where(*is_deleted).with_for_update()).one_or_none()
     if deleted is None:
@@ -196,7 +192,7 @@ def find_in_any_project(session: Session, model_id: str) -> Model | None:
 
 
 def like(session: Session, project_id: str, *, start: str = "", end: str = "") -> list[Model]:
-    """Find those whose id begins and ends so."""
+    """Find the models whose id begins and ends so."""
     begins = Model.id.startswith(start, autoescape=True)
     ends = Model.id.endswith(end, autoescape=True)
     return list(
@@ -211,17 +207,17 @@ def bases(session: Session) -> list[Model]:
 
 
 def find_to_use(session: Session, project_id: str, model_id: str) -> Model | None:
-    """Lock it: it is not deleted before the transaction ends."""
+    """Return the model and lock it: it is not deleted before the transaction ends."""
     return session.scalars(_visible(project_id, model_id).with_for_update(read=True)).one_or_none()
 
 
 def find_to_delete(session: Session, project_id: str, model_id: str) -> Model | None:
-    """Lock it: nobody begins to use it before the transaction ends."""
+    """Return the model and lock it, so that no job begins to use it before the transaction ends."""
     return session.scalars(_visible(project_id, model_id).with_for_update()).one_or_none()
 
 
 def live_job_from(session: Session, model_id: str) -> tuple[str, str] | None:
-    """Return the id and the project of a job that still needs the model: of any project, as a
+    """Return the id and the project of an active job that needs the model: of any project, as a
     permitted checkpoint lets others train on it, too.
     """
     needs_it = (Job.base_model_id == model_id, Job.status.in_(LIVE))
@@ -252,10 +248,10 @@ def _list(project_id: str | None) -> Select[Any]:
     return select(*_LISTED).where(_belongs_to(project_id), Model.deleted_at.is_(None))
 
 
-def _to_listed(row: Row[Any]) -> Listed:
+def _to_listed(row: Row[Any]) -> ListedModel:
     num_columns = len(row) - len(ENGINE_KEYS)
     config = dict(zip(ENGINE_KEYS, row[num_columns:], strict=True))
-    return Listed._make((*row[:num_columns], config))
+    return ListedModel._make((*row[:num_columns], config))
 
 
 def _without(statement: Select[Any], formats: Sequence[str]) -> Select[Any]:
@@ -264,7 +260,7 @@ def _without(statement: Select[Any], formats: Sequence[str]) -> Select[Any]:
     return statement.where(or_(Model.format.is_(None), Model.format.not_in(formats)))
 
 
-def _searched(statement: Select[Any], search: str) -> Select[Any]:
+def _filter_by_search(statement: Select[Any], search: str) -> Select[Any]:
     if search:
         return statement.where(Model.id.icontains(search, autoescape=True))
     return statement

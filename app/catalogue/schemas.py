@@ -3,7 +3,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field
 
 from app.catalogue.naming import hub_id
-from app.catalogue.repository import Listed
+from app.catalogue.repository import ListedModel
 from app.http.pagination import Object
 from app.models import Model
 from falqon_core.contract.formats import engine_note
@@ -21,23 +21,25 @@ class ModelObject(Object):
     hub_id: str
     format: Annotated[
         str | None,
-        Field(description="of a model that was exported: fp8, lora, bf16, gguf or q4_1; else null"),
+        Field(description="format of an exported model: fp8, lora, bf16, gguf or q4_1; else null"),
     ]
     engine_note: Annotated[
         str | None,
         Field(
-            description="why the model cannot be asked, or what that takes where the workers' own "
-            "engine does not load it; else null"
+            description=(
+                "why inference with the model is not possible, or its requirements if the "
+                "workers' own engine does not load it; else null"
+            )
         ),
     ]
 
     @classmethod
-    def of(cls, model: Model | Listed) -> Self:
+    def of(cls, model: Model | ListedModel) -> Self:
         return cls(**fields_of(model))
 
 
-def fields_of(model: Model | Listed) -> dict[str, Any]:
-    """Name what a `ModelObject` says, as a list of many is encoded."""
+def fields_of(model: Model | ListedModel) -> dict[str, Any]:
+    """Return the fields of a `ModelObject`, for encoding a list of many."""
     return {
         "id": model.id,
         "object": "model",
@@ -52,13 +54,13 @@ def fields_of(model: Model | Listed) -> dict[str, Any]:
     }
 
 
-def engine_note_of(model: Model | Listed) -> str | None:
-    """Return in sentences why the model cannot be asked, or what that takes; None where nothing is
-    in the way.
+def engine_note_of(model: Model | ListedModel) -> str | None:
+    """Return sentences that say why the model cannot be used for inference, or what that takes;
+    None if it can.
     """
     if model.format == NOT_SERVABLE:
         merged = model.id.removesuffix(f":{NOT_SERVABLE}")
-        return f"'{model.id}' is an adapter; ask '{merged}', which has it merged in."
+        return f"'{model.id}' is an adapter; use '{merged}', which has it merged in."
     return engine_note(model.config)
 
 

@@ -1,4 +1,4 @@
-"""What callers do with models."""
+"""Use cases of models."""
 
 from typing import NamedTuple
 
@@ -17,18 +17,18 @@ from app.models import Model
 from app.services import Services
 
 NOT_TRAINABLE = ("lora", "gguf", "q4_1")
-MAX_OFFERED = 200  # of base models, and of the project's own
+MAX_OFFERED = 200  # number of base models, and of the project's own
 
 
 class Newest(NamedTuple):
     models: list[ModelObject]
-    # With those that are not shown; above `app.base.database.MAX_COUNTED` there are more.
+    # Includes those that are not shown; above `app.base.database.MAX_COUNTED` there are more.
     num_models: int
 
 
 def list_models(services: Services, caller: Caller, lists: ModelLists, *, adapters: bool) -> bytes:
-    """Return the list of all models as JSON, from what is encoded already where nothing changed.
-    Without `adapters`, of those that are models by themselves.
+    """Return the list of all models as JSON, from the cache if nothing changed. Without `adapters`,
+    only complete models.
     """
     without = () if adapters else (NOT_SERVABLE,)
     with services.database.read() as session:
@@ -36,7 +36,7 @@ def list_models(services: Services, caller: Caller, lists: ModelLists, *, adapte
 
 
 def retrieve_model(services: Services, caller: Caller, model_id: str) -> ModelObject:
-    """Return a model, also by an alias; the answer has the model's own id."""
+    """Return a model, also by an alias; the response has the model's own id."""
     name = services.settings.model_named(model_id)
     with services.database.read() as session:
         return ModelObject.of(get(session, caller.project_id, name))
@@ -68,8 +68,8 @@ def exists(session: Session, model_id: str) -> bool:
 
 
 def newest(session: Session, project_id: str | None, *, limit: int, search: str = "") -> Newest:
-    """Return some of the project's own models, the newest first; those whose id has `search` in it.
-    None means the base models.
+    """Return some of the project's own models, the newest first; only those whose id contains
+    `search`. None means the base models.
     """
     rows = repository.newest(session, project_id, limit=limit, search=search)
     num_models = len(rows)
@@ -79,13 +79,13 @@ def newest(session: Session, project_id: str | None, *, limit: int, search: str 
 
 
 def search(session: Session, project_id: str, text: str, *, limit: int) -> list[ModelObject]:
-    """Find a model by its id, and others by a part of it among the newest."""
+    """Find a model by its id, and others by a part of the id among the newest."""
     rows = repository.search(session, project_id, text, limit=limit)
     return [ModelObject.of(row) for row in rows]
 
 
 def trainable(session: Session, project_id: str) -> list[str]:
-    """Return the ids that a job may start from, as a form offers them.
+    """Return the ids that a job may start from, for a form.
 
     Base models, then the newest of the project's own, oldest first.
     """
@@ -96,17 +96,15 @@ def trainable(session: Session, project_id: str) -> list[str]:
     return [model.id for part in parts for model in reversed(part)]
 
 
-def by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
-    """Return the model that Hugging Face's libraries mean; its own id is as good where they take
-    it.
-    """
+def find_by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
+    """Return the model that Hugging Face's libraries mean; they may use its own id as well."""
     model = repository.find(session, project_id, hub_id)
     if model is not None:
         return model
     if hub_id.startswith(naming.FINE_TUNED):
         end = f":{hub_id.rpartition('-')[2]}"
         candidates = repository.like(session, project_id, end=end)
-    else:  # of the project's own there may be very many
+    else:  # a project may have very many models
         candidates = repository.bases(session)
     for candidate in candidates:
         if naming.hub_id(candidate.id) == hub_id:
@@ -115,8 +113,8 @@ def by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
 
 
 def versions_of(session: Session, project_id: str, model_id: str) -> dict[str, Model]:
-    """Return what was made of a model, or of checkpoints of its job, by what follows the model's
-    own id in theirs: `lora`, `ckpt-step-<n>`.
+    """Return the exports of a model, or of checkpoints of its job, by the suffix after the model's
+    own id: `lora`, `ckpt-step-<n>`.
     """
     start = f"{model_id}:"
     return {
@@ -126,7 +124,7 @@ def versions_of(session: Session, project_id: str, model_id: str) -> dict[str, M
 
 
 def base_for_job(session: Session, project_id: str, model_id: str, *, lock: bool) -> Model:
-    """Return a base model, or a fine-tuned one to continue from; with `lock` it stays."""
+    """Return a base model, or a fine-tuned one to continue; with `lock` it cannot be deleted."""
     model = (repository.find_to_use if lock else repository.find)(session, project_id, model_id)
     if model is None:
         raise InvalidRequest(

@@ -17,7 +17,11 @@ def retrieve_report(
     file_id: str,
     model: Annotated[
         str | None,
-        Query(min_length=1, max_length=256, description="also what the file is to this model"),
+        Query(
+            min_length=1,
+            max_length=256,
+            description="also the statistics of the file under this model",
+        ),
     ] = None,
     max_seq_length: Annotated[
         int | None, Query(ge=8, le=1_048_576, description="as in the job; 2048 if left out")
@@ -25,7 +29,9 @@ def retrieve_report(
     validation_file: Annotated[
         str | None,
         Query(
-            min_length=1, max_length=256, description="also which of its records are in this file"
+            min_length=1,
+            max_length=256,
+            description="also the records that it shares with this file",
         ),
     ] = None,
     chat_template_kwargs: Annotated[
@@ -33,9 +39,9 @@ def retrieve_report(
         Query(min_length=1, max_length=8192, description="as in the job, a JSON object"),
     ] = None,
 ) -> FileReportObject:
-    """Report what is wrong with the file, line by line; with `model`, exact token counts, lengths,
-    truncations, copies and leaks, and the first records token by token. The first question about a
-    model starts that work and is answered with `in_progress`; ask again.
+    """Report the errors of the file, line by line; with `model`, exact token counts, lengths,
+    truncations, copies and leaks, and the first records token by token. The first request for a
+    model starts that work and returns `in_progress`; repeat it later.
     """
     return service.retrieve_report(
         services, caller, file_id, model, max_seq_length, validation_file, chat_template_kwargs

@@ -1,4 +1,6 @@
-"""What files are to models. Free of the web framework: the worker reads it, too."""
+"""Dataset statistics of files under a model's tokenizer. Free of the web framework: the worker
+reads them, too.
+"""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +20,7 @@ from falqon_core.estimate.long_text import EpochAmount, amount_with_overlap
 
 
 class StatisticsKey(NamedTuple):
-    """What statistics are of: a file and a model; with a validation file, also what both share."""
+    """Key of statistics: a file and a model; with a validation file, also the overlap of both."""
 
     file_id: str
     model_id: str
@@ -32,13 +34,13 @@ def find(session: Session, key: StatisticsKey) -> DatasetStatistics | None:
     return session.scalars(statement).one_or_none()
 
 
-def of_file(session: Session, file_id: str) -> list[DatasetStatistics]:
+def list_of_file(session: Session, file_id: str) -> list[DatasetStatistics]:
     statement = select(DatasetStatistics).where(DatasetStatistics.file_id == file_id)
     return list(session.scalars(statement.order_by(DatasetStatistics.id)))
 
 
 def tokens_of(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:
-    """Return the tokens of one epoch, as the newest statistics of each file count them."""
+    """Return the tokens of one epoch, from the newest statistics of each file."""
     tokens = DatasetStatistics.result["tokens_per_epoch"].as_integer().label("tokens")
     statement = (
         select(DatasetStatistics.file_id, tokens)
@@ -54,9 +56,9 @@ def tokens_of(session: Session, project_id: str, file_ids: Sequence[str]) -> dic
 
 
 def add(session: Session, project_id: str, key: StatisticsKey) -> None:
-    """Add the operation unless somebody else has just asked for the same.
+    """Add the operation unless another caller has just added the same.
 
-    It takes the place of one with other variables of the chat template, once that has ended.
+    It replaces statistics with other variables of the chat template, once those have ended.
     """
     fields = key._asdict()
     kwargs = fields.pop("chat_template_kwargs")

@@ -40,17 +40,18 @@ class InspectionObject(BaseModel):
 class FileReportObject(Object):
     object: Literal["file.report"] = "file.report"
     status: Annotated[
-        str, Field(description="of the file; its check has ended when it is 'processed' or 'error'")
+        str,
+        Field(
+            description="status of the file; its check has ended when it is 'processed' or 'error'"
+        ),
     ]
     report: Annotated[
         FileReport | None,
-        Field(description="what the check found, line by line; null until it has ended"),
+        Field(description="report of the check, line by line; null until it has ended"),
     ]
     inspections: Annotated[
         list[InspectionObject],
-        Field(
-            description="what the file is to a model: the one that was asked for, or all there are"
-        ),
+        Field(description="statistics of the file under the requested model, or under all"),
     ]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What callers ask about the records of a file."""
+"""Use cases of dataset statistics."""
 
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
@@ -18,7 +18,7 @@ from app.services import Services
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.template_kwargs import read_template_kwargs, write_template_kwargs
 
-MAX_IN_PROGRESS = 20  # of one project; each takes a worker minutes
+MAX_IN_PROGRESS = 20  # per project; each takes a worker minutes
 
 
 DEFAULT_MAX_SEQ_LENGTH: int = Recipe.model_fields["max_seq_length"].default
@@ -33,8 +33,8 @@ def retrieve_report(
     validation_file: str | None = None,
     chat_template_kwargs: str | None = None,
 ) -> FileReportObject:
-    """Return what the check of a file found, and with `model` what the file is to it: the first
-    request for that starts the work.
+    """Return the report of the file check, and with `model` the statistics of the file: the first
+    request for those starts the work.
     """
     if model is None:
         if max_seq_length or validation_file or chat_template_kwargs:
@@ -90,11 +90,11 @@ def get_file(session: Session, project_id: str, file_id: str) -> File:
 
 
 def all_of(session: Session, file: File) -> list[InspectionObject]:
-    return [InspectionObject.of(row) for row in repository.of_file(session, file.id)]
+    return [InspectionObject.of(row) for row in repository.list_of_file(session, file.id)]
 
 
 def check_key(session: Session, project_id: str, key: StatisticsKey) -> None:
-    """Raise what is wrong with the models and files that are named."""
+    """Raise an error if a named model or file is unsuitable."""
     catalogue.get(session, project_id, key.model_id)
     if not key.validation_file_id:
         return
@@ -110,7 +110,7 @@ def check_key(session: Session, project_id: str, key: StatisticsKey) -> None:
 def find(
     session: Session, project_id: str, file: File, key: StatisticsKey
 ) -> InspectionObject | None:
-    """Return what is known; None where statistics can be made and nobody has asked for them."""
+    """Return the statistics; None if they can be computed but were never requested."""
     row = repository.find(session, key)
     if row is not None:
         return InspectionObject.of(row)

@@ -8,7 +8,7 @@ from app.models import Attempt, Job, JobStatus
 from falqon_core.estimate.estimate import Actual
 from falqon_core.estimate.throughput import ThroughputSample
 
-NEWEST_ATTEMPTS = 200  # of all projects
+NEWEST_ATTEMPTS = 200  # attempts of all projects
 SLACK_SECONDS = 60.0  # a worker counts from before its attempt has a row
 NEWEST_JOBS = 1000
 
@@ -20,8 +20,8 @@ class Ended(NamedTuple):
     actual: Actual
 
 
-class Measured(NamedTuple):
-    """What an attempt measured, for the project of its job."""
+class ProjectSample(NamedTuple):
+    """Measurements of an attempt, for the project of its job."""
 
     project_id: str
     sample: ThroughputSample
@@ -29,9 +29,9 @@ class Measured(NamedTuple):
 
 def samples(
     session: Session, base_model_id: str, method: str, device: str, num_devices: int
-) -> list[Measured]:
-    """Return those of every project, the newest first: a rate tells nothing of what was trained.
-    Left out are those that claim more seconds than their attempt lasted.
+) -> list[ProjectSample]:
+    """Return the samples of every project, newest first: a rate does not reveal the data. Samples
+    that claim more seconds than their attempt lasted are left out.
     """
     kind = (
         Attempt.base_model_id == base_model_id,
@@ -54,7 +54,7 @@ def samples(
         .limit(NEWEST_ATTEMPTS)
     )
     return [
-        Measured(project_id, ThroughputSample(tokens / seconds, overhead))
+        ProjectSample(project_id, ThroughputSample(tokens / seconds, overhead))
         for project_id, tokens, seconds, overhead, begin, end in session.execute(statement)
         if tokens and seconds and end and _is_within(begin, end, max(seconds, overhead or 0.0))
     ]
@@ -64,8 +64,8 @@ def _is_within(begin: datetime, end: datetime, seconds: float) -> bool:
     return seconds <= (end - begin).total_seconds() + SLACK_SECONDS
 
 
-def ended(session: Session, project_id: str) -> list[Ended]:
-    """The newest jobs that went all their steps."""
+def list_ended(session: Session, project_id: str) -> list[Ended]:
+    """Return the newest jobs that completed all their steps."""
     statement = (
         select(
             Job.base_model_id,

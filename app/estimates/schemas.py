@@ -6,7 +6,7 @@ from app.http.pagination import Object
 
 
 class AccuracyObject(Object):
-    """How estimates of one model, method and device compare with what jobs then took."""
+    """Accuracy of estimates of one model, method and device against the actual values of jobs."""
 
     object: Literal["fine_tuning.estimate.accuracy"] = "fine_tuning.estimate.accuracy"
     model: str

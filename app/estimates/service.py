@@ -1,4 +1,4 @@
-"""What callers ask about estimates that were made."""
+"""Use cases of estimates."""
 
 import statistics
 from typing import NamedTuple
@@ -36,19 +36,19 @@ from falqon_core.estimate.long_text import EpochAmount, amount_from_lengths
 from falqon_core.estimate.throughput import ThroughputSample, median_sample, throughput
 from falqon_core.records.file_check import FileReport
 
-PEAKS = 10.0  # of a device's arithmetic; what is faster was not measured
-ENOUGH_SAMPLES = 3  # of a project, to be estimated by itself
-NEWEST_SAMPLES = 50  # of a project; machines and versions change
+MAX_PEAK_MULTIPLE = 10.0  # multiple of a device's arithmetic peak; a faster sample is implausible
+MIN_SAMPLES = 3  # samples of a project that make an estimate of its own
+NEWEST_SAMPLES = 50  # samples per project; machines and versions change
 
 
-class Target(NamedTuple):
-    """What a job would train on; on a CPU, `num_devices` counts the cores of a slot."""
+class TrainingTarget(NamedTuple):
+    """Target device of a job; on a CPU, `num_devices` counts the cores of a slot."""
 
     device: DeviceSpec
     num_devices: int
 
 
-class Accuracy(NamedTuple):
+class EstimateAccuracy(NamedTuple):
     model: str
     method: str
     device: str
@@ -58,7 +58,7 @@ class Accuracy(NamedTuple):
 
 
 def list_accuracy(services: Services, caller: Caller) -> Page[AccuracyObject]:
-    """List how well the project's newest jobs kept their estimates."""
+    """List the accuracy of the estimates of the project's newest jobs."""
     with services.database.read() as session:
         rows = accuracy(session, caller.project_id)
     return Page[AccuracyObject].of(
@@ -69,53 +69,53 @@ def list_accuracy(services: Services, caller: Caller) -> Page[AccuracyObject]:
     )
 
 
-def device_of(settings: Settings) -> Target:
-    """Return what this machine trains on: what is set, or the card that its driver names."""
+def device_of(settings: Settings) -> TrainingTarget:
+    """Return the device of this machine: the configured one, or the card that its driver names."""
     name = device_name(settings)
     if name not in DEVICES:
         raise ValueError(f"FALQON_DEVICE is '{name}'; known devices: {', '.join(sorted(DEVICES))}")
-    return Target(DEVICES[name], cores_of_slot(settings) if name == CPU else 1)
+    return TrainingTarget(DEVICES[name], cores_of_slot(settings) if name == CPU else 1)
 
 
-def target_of(session: Session, settings: Settings, device: str = ANY_DEVICE) -> Target:
-    """Return what jobs train on: the device that is asked for, or what is set, or what the worker
-    that came last has shown, or what this machine would train on.
+def target_of(session: Session, settings: Settings, device: str = ANY_DEVICE) -> TrainingTarget:
+    """Return the target device of jobs: the requested device, else the configured one, else that of
+    the newest worker, else that of this machine.
     """
     if device != ANY_DEVICE:
         worker = workers.newest(session, device)
-        return Target(DEVICES[device], worker.num_devices if worker else 1)
+        return TrainingTarget(DEVICES[device], worker.num_devices if worker else 1)
     worker = workers.newest(session) if settings.device == "auto" else None
-    if worker is not None and worker.device in DEVICES:  # else it is of a newer version
-        return Target(DEVICES[worker.device], worker.num_devices)
+    if worker is not None and worker.device in DEVICES:  # otherwise it is of a newer version
+        return TrainingTarget(DEVICES[worker.device], worker.num_devices)
     return device_of(settings)
 
 
-def most_gpus(session: Session, settings: Settings, device: str) -> Target:
-    """Return the most that one job can have of what it would train on."""
+def most_gpus(session: Session, settings: Settings, device: str) -> TrainingTarget:
+    """Return the most devices that one job can have of its target."""
     target = target_of(session, settings, device)
     most = workers.most_gpus(session, settings).get(target.device.name, 1)
     return target._replace(num_devices=target.num_devices * most)
 
 
-def live_targets(session: Session, settings: Settings) -> list[Target]:
-    """Return each kind of device that a live worker has, as one job of one GPU would have it."""
+def live_targets(session: Session, settings: Settings) -> list[TrainingTarget]:
+    """Return each kind of device that a live worker has, as the target of a job with one GPU."""
     names = workers.most_gpus(session, settings)
     return [target_of(session, settings, name) for name in sorted(names) if name in DEVICES]
 
 
-def target_named(device: str, num_devices: int) -> Target:
-    """Raises `InvalidRequest`."""
+def target_named(device: str, num_devices: int) -> TrainingTarget:
+    """Return the target with this name. Raises `InvalidRequest`."""
     if device not in DEVICES:
         raise InvalidRequest(
             f"device: '{device}' is not known; known devices: {', '.join(sorted(DEVICES))}",
             param="device",
             code="unknown_device",
         )
-    return Target(DEVICES[device], num_devices)
+    return TrainingTarget(DEVICES[device], num_devices)
 
 
 def check_device(session: Session, name: str, settings: Settings) -> None:
-    """Raises `InvalidRequest` for a device that no worker has, nor had lately."""
+    """Check that a worker has this device, or had it lately. Raises `InvalidRequest`."""
     if name == ANY_DEVICE:
         return
     devices = workers.devices(session) & DEVICES.keys()
@@ -151,18 +151,18 @@ def estimate_job(
     project_id: str | None = None,
     amount: EpochAmount | None = None,
     tokens_basis: TokensBasis = "counted",
-    target: Target | None = None,
+    target: TrainingTarget | None = None,
     gpu: str = ANY_DEVICE,
     num_gpus: int = 1,
 ) -> Estimate:
-    """`recipe` must be resolved. `project_id`: whose measurements come before those of others.
-    `amount`: of the whole training file, once this model's tokenizer
-    has counted it, or what `tokens_basis` says. Without a `target`, on `num_gpus` of the device
-    that `gpu` names, or of what jobs train on.
+    """Estimate a job. `recipe` must be resolved. `project_id`: the project whose measurements come
+    before those of others. `amount`: of the whole training file, once this model's tokenizer has
+    counted it, or as `tokens_basis` says. Without a `target`, on `num_gpus` of the device that
+    `gpu` names, or of the default one.
     """
     if target is None:
         device, num_devices = target_of(session, settings, gpu)
-        target = Target(device, num_devices * num_gpus)
+        target = TrainingTarget(device, num_devices * num_gpus)
     records = max(1, num_training_records(recipe, report.num_records))
     whole = amount_of_file(report, recipe, amount)
     result = estimate(
@@ -192,14 +192,14 @@ def estimate_job(
 
 
 def _samples(
-    session: Session, model: Model, recipe: Recipe, target: Target, project_id: str | None
+    session: Session, model: Model, recipe: Recipe, target: TrainingTarget, project_id: str | None
 ) -> list[ThroughputSample]:
     """Return what is believed of what attempts measured. A worker may belong to a single project
     and report what it likes: nothing is as fast as no device is, a project that has measured enough
     is estimated by itself, and each other one counts once.
     """
     flops = training_flops(ModelDimensions.from_config(model.config), recipe, 1, 0.0)
-    peak = PEAKS * target.device.tflops * 1e12 * target.num_devices / flops
+    peak = MAX_PEAK_MULTIPLE * target.device.tflops * 1e12 * target.num_devices / flops
     rows = repository.samples(
         session, model.id, recipe.kind, target.device.name, target.num_devices
     )
@@ -209,7 +209,7 @@ def _samples(
         if row.sample.tokens_per_second <= peak and len(samples) < NEWEST_SAMPLES:
             samples.append(row.sample)
     own = by_project.pop(project_id or "", [])
-    if len(own) >= ENOUGH_SAMPLES:
+    if len(own) >= MIN_SAMPLES:
         return own
     return own + [median_sample(samples) for samples in by_project.values() if samples]
 
@@ -225,15 +225,15 @@ def amount_of_file(report: FileReport, recipe: Recipe, counted: EpochAmount | No
     return amount._replace(num_examples=max(amount.num_examples, report.num_records))
 
 
-def accuracy(session: Session, project_id: str) -> list[Accuracy]:
-    """Compare the newest jobs with their estimates, but none that stopped early."""
+def accuracy(session: Session, project_id: str) -> list[EstimateAccuracy]:
+    """Compare the newest jobs with their estimates, except those that stopped early."""
     grouped: dict[tuple[str, str, str], list[tuple[float, bool]]] = {}
-    for job in repository.ended(session, project_id):
+    for job in repository.list_ended(session, project_id):
         if job.actual.ratio is not None:
             outcome = (job.actual.ratio, bool(job.actual.inside_band))
             grouped.setdefault((job.model, job.method, job.device), []).append(outcome)
     return [
-        Accuracy(
+        EstimateAccuracy(
             *kind,
             n=len(outcomes),
             median_ratio=round(statistics.median(ratio for ratio, _ in outcomes), 4),
@@ -244,7 +244,7 @@ def accuracy(session: Session, project_id: str) -> list[Accuracy]:
 
 
 def check_fits_model(config: JsonObject, recipe: Recipe) -> None:
-    """Raises `InvalidRequest` for what the trainer would refuse on this base model."""
+    """Check that the trainer accepts the recipe on this base model. Raises `InvalidRequest`."""
     try:
         shapes = ModelDimensions.from_config(config).linear_shapes
     except (ModelError, ValidationError) as error:

@@ -18,7 +18,7 @@ def create_evaluation(
     services: ServicesDep, caller: Writer, job_id: str, body: EvaluationRequest
 ) -> EvaluationObject:
     """Have the job's model, checkpoints of it and the base answer held-out rows, with temperature
-    0, and grade the answers. A worker asks them through the engine; the result says for each grader
+    0, and grade the answers. A worker sends the rows to the engine; the result says for each grader
     what is better or worse than the base.
     """
     return service.create_evaluation(services, caller, job_id, body)
@@ -32,7 +32,7 @@ def list_evaluations(
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Page[EvaluationObject]:
-    """Newest first."""
+    """List evaluations, newest first."""
     return service.list_evaluations(services, caller, job_id, after=after, limit=limit)
 
 

@@ -16,7 +16,7 @@ def find(session: Session, project_id: str, job_id: str, evaluation_id: str) -> 
 def newest_first(
     session: Session, project_id: str, job_id: str, *, after: str | None, limit: int
 ) -> list[Evaluation]:
-    """Return one more than `limit` where there is one."""
+    """Return the newest first, at most one more than `limit`."""
     statement = select(Evaluation).where(
         Evaluation.project_id == project_id, Evaluation.job_id == job_id
     )

@@ -17,20 +17,24 @@ class EvaluationRequest(Graders):
         str | None,
         Field(
             max_length=256,
-            description="of rows that were not trained on; left out: the job's validation file, or "
-            "the fraction of its training file that it held out",
+            description=(
+                "file of rows that were not trained on; left out: the job's validation file, or "
+                "the fraction of its training file that it held out"
+            ),
         ),
     ] = None
     checkpoints: Annotated[
         list[Annotated[int, Field(ge=1)]],
         Field(
             max_length=MAX_CHECKPOINTS,
-            description="steps of checkpoints to ask, too, once they are exported as fp8",
+            description="steps of checkpoints to evaluate, too, once they are exported as fp8",
         ),
     ] = []
     max_rows: Annotated[
         int,
-        Field(ge=1, le=MAX_ROWS, description="of a larger file, so many are chosen at random"),
+        Field(
+            ge=1, le=MAX_ROWS, description="rows; of a larger file, so many are chosen at random"
+        ),
     ] = 200
     max_tokens: Annotated[int, Field(ge=1, le=MAX_TOKENS, description="of each answer")] = 256
 
@@ -39,13 +43,13 @@ class EvaluationObject(OperationObject):
     object: Literal["fine_tuning.job.evaluation"] = "fine_tuning.job.evaluation"
     fine_tuning_job_id: str
     file: Annotated[str, Field(description="the rows are in it")]
-    origin: Annotated[Origin, Field(description="why in that file")]
+    origin: Annotated[Origin, Field(description="reason within the file")]
     graders: list[AnyGrader]
     models: Annotated[list[str], Field(description="the base first")]
     max_rows: int
     max_tokens: int
     error: Annotated[OperationError | None, Field(description="why it failed")]
-    num_answers: Annotated[int, Field(description="of all models so far")]
+    num_answers: Annotated[int, Field(description="answers of all models so far")]
     num_questions: Annotated[
         int | None, Field(description="to all models; null until the rows are chosen")
     ]

@@ -1,4 +1,4 @@
-"""What callers do with evaluations of a job."""
+"""Use cases of evaluations of a job."""
 
 from sqlalchemy.orm import Session
 
@@ -19,14 +19,14 @@ from app.models.evaluation import EvaluatedModel, EvaluationPlan, Origin
 from app.operations import service as operations
 from app.services import Services
 
-MAX_IN_PROGRESS = 3  # of one project; each asks a model hundreds of questions
+MAX_IN_PROGRESS = 3  # per project; each sends a model hundreds of prompts
 ID = "eval-"
 
 
 def create_evaluation(
     services: Services, caller: Caller, job_id: str, request: EvaluationRequest
 ) -> EvaluationObject:
-    """Have a worker ask the job's models, and the base, the same questions."""
+    """Have a worker send the same prompts to the job's models and to the base."""
     with services.database.transaction() as session:
         evaluation = EvaluationObject.of(create(session, caller.project_id, job_id, request))
         audit.record(session, caller, "evaluation.created", evaluation.id)
@@ -37,7 +37,7 @@ def create_evaluation(
 def list_evaluations(
     services: Services, caller: Caller, job_id: str, *, after: str | None, limit: int
 ) -> Page[EvaluationObject]:
-    """List them, the newest first."""
+    """List evaluations, the newest first."""
     with services.database.read() as session:
         evaluations = page(session, caller.project_id, job_id, after=after, limit=limit)
         objects = [EvaluationObject.of(evaluation) for evaluation in evaluations]
@@ -54,7 +54,7 @@ def retrieve_evaluation(
 def create(
     session: Session, project_id: str, job_id: str, request: EvaluationRequest
 ) -> Evaluation:
-    """Add an evaluation. Raises where it could only fail."""
+    """Add an evaluation. Raises if it could only fail."""
     job = jobs.get(session, project_id, job_id)
     file_id, origin = _rows_of(session, project_id, job, request.file)
     plan = EvaluationPlan(
@@ -93,7 +93,7 @@ def get(session: Session, project_id: str, job_id: str, evaluation_id: str) -> E
 def page(
     session: Session, project_id: str, job_id: str, *, after: str | None, limit: int
 ) -> list[Evaluation]:
-    """Return the newest first, one more than `limit` where there is one."""
+    """Return the newest first, at most one more than `limit`."""
     check_cursor(after, ID, "an evaluation")
     jobs.get(session, project_id, job_id)
     return repository.newest_first(session, project_id, job_id, after=after, limit=limit)
@@ -102,7 +102,7 @@ def page(
 def _rows_of(
     session: Session, project_id: str, job: Job, file_id: str | None
 ) -> tuple[str, Origin]:
-    """Return the file that holds the rows, and why that one."""
+    """Return the file with the rows, and the reason for that file."""
     origin: Origin = "file"
     if file_id is None:
         origin = "validation_file"
@@ -128,7 +128,7 @@ def _rows_of(
 def _models_of(
     session: Session, project_id: str, job: Job, steps: list[int]
 ) -> list[EvaluatedModel]:
-    """Return who is asked, the base first. Raises where one is not in the catalogue."""
+    """Return the models to evaluate, the base first. Raises if a model is not in the catalogue."""
     base = job.base_model_id if job.base_checkpoint_id is None else job.requested.model
     models = [EvaluatedModel(model=base, role="base")]
     model_id = jobs.model_id(session, job)
@@ -156,7 +156,7 @@ def _require(session: Session, project_id: str, model_id: str) -> None:
         if ":ckpt-step-" not in model_id:
             raise
         raise InvalidRequest(
-            f"checkpoints: '{model_id}' cannot be asked until it is exported: POST "
+            f"checkpoints: '{model_id}' cannot be evaluated until it is exported: POST "
             f'/v1/models/{model_id}/exports {{"format": "fp8"}}, and evaluate it when that has '
             "completed.",
             param="checkpoints",

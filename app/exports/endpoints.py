@@ -13,9 +13,9 @@ router = APIRouter(prefix="/v1/models/{model:path}/exports", tags=["models"], ro
 def create_export(
     services: ServicesDep, caller: Writer, model: str, body: ExportRequest
 ) -> ExportObject:
-    """Have a fine-tuned model, or a checkpoint `<model>:ckpt-step-<n>`, made in another format. A
-    worker does it; asking again shows how far it is. What comes of it is a model of its own, whose
-    files are listed and downloaded as those of any other.
+    """Have a fine-tuned model, or a checkpoint `<model>:ckpt-step-<n>`, converted into another
+    format by a worker; repeat the request to see its progress. The result is a model of its own,
+    whose files are listed and downloaded as those of any other.
     """
     return service.create_export(services, caller, model, body.format)
 

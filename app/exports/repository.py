@@ -1,5 +1,5 @@
-"""Exports to other formats, and what came of them. Free of the web framework: the worker completes
-them through it.
+"""Exports to other formats, and their results. Free of the web framework: the worker completes them
+through it.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from app.models import Artifact, Export, Model
 from app.operations import claims
 
 
-def of_source(session: Session, project_id: str, source: str) -> list[Export]:
+def list_of_source(session: Session, project_id: str, source: str) -> list[Export]:
     statement = select(Export).where(Export.project_id == project_id, Export.source == source)
     return list(session.scalars(statement.order_by(Export.format)))
 
 
-def of_sources(
+def list_of_sources(
     session: Session, project_id: str, sources: Sequence[str], format: str
 ) -> list[Export]:
     return list(
@@ -42,7 +42,7 @@ def find(session: Session, project_id: str, source: str, format: str) -> Export 
 
 
 def add(session: Session, export: Export) -> None:
-    """Add it unless somebody else has just asked for the same."""
+    """Add it unless another caller has just added the same."""
     with suppress(IntegrityError), session.begin_nested():
         session.add(export)
 
@@ -52,7 +52,7 @@ def complete(session: Session, export: Export, model: Model, artifacts: Sequence
     if not claims.complete(session, export):
         return False
     before = select(Artifact.storage_key).where(Artifact.model_id == model.id)
-    orphans.mark_orphaned(session, session.scalars(before).all())  # of the one that was deleted
+    orphans.mark_orphaned(session, session.scalars(before).all())  # files of the deleted export
     session.execute(
         delete(Artifact).where(Artifact.model_id == model.id), execution_options=UNSYNCED
     )

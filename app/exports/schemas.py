@@ -25,11 +25,11 @@ class ExportObject(OperationObject):
     model: Annotated[str, Field(description="the model or checkpoint that is exported")]
     format: FormatName
     error: Annotated[
-        OperationError | None, Field(description="why it failed; asking again tries again")
+        OperationError | None, Field(description="reason of the failure; a new request retries it")
     ]
     exported_model: Annotated[
         str | None,
-        Field(description="the model that it is, once completed: its files are its artifacts"),
+        Field(description="the resulting model, once completed: its files are its artifacts"),
     ]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What callers do with exports of a model."""
+"""Use cases of exports of a model."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,12 +31,12 @@ from falqon_core.contract.formats import (
     check_format,
 )
 
-MAX_IN_PROGRESS = 10  # of one project; each takes a worker minutes
+MAX_IN_PROGRESS = 10  # per project; each takes a worker minutes
 ID = "export-"
 
 
-class Source(NamedTuple):
-    """What is exported: the model of a job, or with `step` one of its checkpoints. `job` is None
+class ExportSource(NamedTuple):
+    """Source of an export: the model of a job, or with `step` one of its checkpoints. `job` is None
     once it has been deleted.
     """
 
@@ -44,16 +44,17 @@ class Source(NamedTuple):
     job_id: str
     job: Job | None
     step: int | None
-    # its own, or of a checkpoint the one that its training began from: the architecture is the same
+    # The model's own dimensions, or for a checkpoint those of the model that its training began
+    # from: the architecture is the same.
     model: Model
 
 
 def create_export(
     services: Services, caller: Caller, model_id: str, format: FormatName
 ) -> ExportObject:
-    """Have a worker make a model in another format, unless that is done or under way."""
+    """Have a worker convert a model into another format, unless that is done or in progress."""
     with services.database.transaction() as session:
-        export = ExportObject.of(ask(session, caller, model_id, format))
+        export = ExportObject.of(request_export(session, caller, model_id, format))
     if export.status == "in_progress":
         services.notifier.notify(Export, export.id)
     return export
@@ -71,14 +72,14 @@ def retrieve_export(services: Services, caller: Caller, model_id: str, format: s
 
 
 def all_of(session: Session, project_id: str, name: str) -> list[Export]:
-    return repository.of_source(session, project_id, _source(session, project_id, name).name)
+    return repository.list_of_source(session, project_id, _source(session, project_id, name).name)
 
 
 def models_of_checkpoints(
     session: Session, project_id: str, names: Sequence[str]
 ) -> dict[str, Export]:
-    """Return what was asked for, by the checkpoint's name; the model has that name, too."""
-    exports = repository.of_sources(session, project_id, names, "fp8")
+    """Return the requested models by the name of the checkpoint, which the model bears, too."""
+    exports = repository.list_of_sources(session, project_id, names, "fp8")
     return {export.source: export for export in exports}
 
 
@@ -86,7 +87,7 @@ def get(session: Session, project_id: str, name: str, format: str) -> Export:
     export = repository.find(session, project_id, _source(session, project_id, name).name, format)
     if export is None:
         raise NotFound(
-            f"Nobody has asked for '{name}' as '{format}'; a POST to its exports does.",
+            f"There is no export of '{name}' as '{format}'; a POST to its exports creates it.",
             param="format",
             code="export_not_found",
         )
@@ -94,7 +95,7 @@ def get(session: Session, project_id: str, name: str, format: str) -> Export:
 
 
 def refusals(session: Session, project_id: str, name: str) -> dict[FormatName, str]:
-    """The formats that it cannot be had in, each with the reason."""
+    """Return the formats that it cannot be exported to, each with the reason."""
     source = _source(session, project_id, name)
     reasons = dict[FormatName, str]()
     for format in FORMATS:
@@ -105,9 +106,9 @@ def refusals(session: Session, project_id: str, name: str) -> dict[FormatName, s
     return reasons
 
 
-def ask(session: Session, caller: Caller, name: str, format: FormatName) -> Export:
-    """Asking twice is asking once; after a failure, or when the exported model has been deleted, it
-    is made again.
+def request_export(session: Session, caller: Caller, name: str, format: FormatName) -> Export:
+    """Request an export. A second request returns the first one; after a failure, or when the
+    exported model has been deleted, it is made again.
     """
     project_id = caller.project_id
     source = _source(session, project_id, name)
@@ -125,13 +126,15 @@ def ask(session: Session, caller: Caller, name: str, format: FormatName) -> Expo
     return get(session, project_id, name, format)
 
 
-def _source(session: Session, project_id: str, name: str) -> Source:
-    """Find what is exported: a checkpoint as long as it is there, with or without a model of it."""
+def _source(session: Session, project_id: str, name: str) -> ExportSource:
+    """Find the source of the export: a checkpoint as long as it exists, with or without a model of
+    it.
+    """
     parsed = Name.parse(name)
     if parsed is not None:
         checkpoint = own_checkpoint(session, project_id, name)
         job = jobs.get(session, project_id, checkpoint.job_id)
-        return Source(
+        return ExportSource(
             name,
             job.id,
             job,
@@ -146,10 +149,10 @@ def _source(session: Session, project_id: str, name: str) -> Source:
             param="model",
             code="model_not_exportable",
         )
-    return Source(name, model.job_id, _job(session, project_id, model.job_id), None, model)
+    return ExportSource(name, model.job_id, _job(session, project_id, model.job_id), None, model)
 
 
-def _check(source: Source, format: FormatName) -> None:
+def _check(source: ExportSource, format: FormatName) -> None:
     if source.step is None and format == "fp8":
         raise InvalidRequest(
             f"format: '{source.name}' is the FP8 model already.",
@@ -194,7 +197,7 @@ def _job(session: Session, project_id: str, job_id: str) -> Job | None:
     return None
 
 
-def _operation(project_id: str, source: Source, format: FormatName) -> Export:
+def _operation(project_id: str, source: ExportSource, format: FormatName) -> Export:
     return Export(
         id=new_id(ID),
         project_id=project_id,

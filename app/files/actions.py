@@ -1,4 +1,4 @@
-"""What callers do with files; each function is one unit of work."""
+"""Use cases of files; each function is one unit of work."""
 
 from collections.abc import Iterator
 from pathlib import PurePath
@@ -13,7 +13,7 @@ from app.files.addresses import parse_address
 from app.files.schemas import MAX_PAGE, FileDeleted, FileObject, Order, SourceRequest
 from app.files.tables import table_of
 from app.garbage import orphans
-from app.http.downloads import Content, ContentStream, missing
+from app.http.downloads import Content, ContentStream, missing_error
 from app.http.pagination import Page, check_cursor
 from app.models import File, FileCheck, FileImport, Purpose
 from app.projects import quotas
@@ -41,8 +41,8 @@ def create_file(
     idempotency_key: str | None = None,
     mapping: dict[str, str] | None = None,
 ) -> FileObject:
-    """Store a file; one of purpose `fine-tune` is then checked by a worker, after it has been made
-    JSON lines where it is a table.
+    """Store a file; one of purpose `fine-tune` is then checked by a worker, after the conversion of
+    a table into JSON lines.
     """
     limit = services.settings.max_file_bytes
     if num_bytes > limit:
@@ -63,7 +63,7 @@ def create_file(
 
     def add() -> File:
         with services.database.transaction() as session:
-            # Again, because others wrote meanwhile.
+            # Checked again, because others wrote meanwhile.
             quotas.admit_bytes(session, caller.project_id, stored.bytes)
             file = service.add(
                 session,
@@ -94,7 +94,7 @@ def import_file(
     *,
     idempotency_key: str | None = None,
 ) -> FileObject:
-    """Have a worker make a file of what stands at an address."""
+    """Have a worker make a file of the content of an address."""
     parse_address(request.source, services.settings.webhook_networks)
     project_id = caller.project_id
     arguments = (request.source, request.mapping or {}, idempotency_key)
@@ -149,7 +149,7 @@ def retrieve_file(services: Services, caller: Caller, file_id: str) -> FileObjec
 
 
 def retrieve_content(services: Services, caller: Caller, file_id: str) -> Content:
-    """Say where the bytes of a file are, for `downloads.send`."""
+    """Return the location of the bytes of a file, for `downloads.send`."""
     with services.database.read() as session:
         file = service.get(session, caller.project_id, file_id)
         service.require_content(file)
@@ -157,7 +157,7 @@ def retrieve_content(services: Services, caller: Caller, file_id: str) -> Conten
 
 
 def check_file(services: Services, caller: Caller, file_id: str) -> FileObject:
-    """Have a worker judge the file anew, by the rules of today."""
+    """Have a worker check the file again, by the current rules."""
     with services.database.transaction() as session:
         file = service.check_again(session, caller.project_id, file_id)
         audit.record(session, caller, "file.checked", file_id)
@@ -167,7 +167,7 @@ def check_file(services: Services, caller: Caller, file_id: str) -> FileObject:
 
 
 def retrieve_good_lines(services: Services, caller: Caller, file_id: str) -> ContentStream:
-    """Return the lines that hold a record, which are found while they are read."""
+    """Return the lines that hold a record, found while they are read."""
     with services.database.read() as session:
         file = service.get(session, caller.project_id, file_id)
         service.require_content(file)
@@ -202,11 +202,11 @@ def _head(services: Services, file: File) -> bytes:
     try:
         return b"".join(services.storage.chunks(file.storage_key, part))
     except FileNotFoundError:
-        raise missing(file.storage_key) from None
+        raise missing_error(file.storage_key) from None
 
 
 def _in_chunks(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """Join lines, as each part that is sent has its cost."""
+    """Join lines, because each chunk that is sent has a cost."""
     chunk = bytearray()
     for line in lines:
         chunk += line

@@ -1,4 +1,4 @@
-"""Addresses that records can be read from: `hf://`, `s3://` and `https://`."""
+"""Addresses of records: `hf://`, `s3://` and `https://`."""
 
 import re
 from pathlib import PurePosixPath
@@ -6,23 +6,23 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from app.base.errors import InvalidRequest
-from app.base.outbound.addresses import Networks, Refused, parse_target
+from app.base.outbound.addresses import AddressRefused, Networks, parse_target
 
 MAX_ADDRESS = 2048
 FORMS = "hf://owner/name@revision/split, s3://bucket/key or https://host/path"
 _HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 _HUB = re.compile(rf"(?:datasets/)?({_HUB_NAME}/{_HUB_NAME})(?:@([^/\s]{{1,255}}))?(?:/(.+))?")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-# as a path it leads only downwards
+# Used as a path, it stays below its folder.
 _PATH = re.compile(r"(?!.*(?:^|/)\.{0,2}(?:/|$))[^\x00-\x1f\x7f\\?#%]{1,1024}")
 
 
 class HubAddress(NamedTuple):
-    """A data set on the Hugging Face Hub: a split of it, or one of its files."""
+    """Data set on the Hugging Face Hub: a split of it, or one of its files."""
 
     repository: str
     revision: str
-    path: str  # train, config/train, data/rows.jsonl; empty: whatever it has
+    path: str  # train, config/train, data/rows.jsonl; empty: the default
 
 
 class S3Address(NamedTuple):
@@ -38,7 +38,7 @@ Address = HubAddress | S3Address | WebAddress
 
 
 def parse_address(text: str, networks: Networks) -> Address:
-    """Read an address. Raises `InvalidRequest` where it could never be read."""
+    """Parse an address. Raises `InvalidRequest` if it could never be read."""
     scheme, separator, rest = text.partition("://")
     match scheme if separator else "":
         case "hf":
@@ -48,7 +48,7 @@ def parse_address(text: str, networks: Networks) -> Address:
         case "https" | "http":
             try:
                 target = parse_target(text, networks)
-            except (Refused, ValueError) as error:
+            except (AddressRefused, ValueError) as error:
                 raise _refusal(f"{error}") from None
             if not target.host:
                 raise _refusal("it names no host")

@@ -57,7 +57,7 @@ class FileForm(BaseModel):
 
 
 class _JsonRoute(ApiRoute):
-    """Takes what is sent as JSON, and leaves forms to the next route."""
+    """Route for JSON bodies that leaves forms to the next route."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         content_type = Headers(scope=scope).get("content-type", "")
@@ -72,7 +72,7 @@ def create_file_from_source(
     request: SourceRequest,
     idempotency_key: IdempotencyKey = None,
 ) -> FileObject:
-    """Have a worker make a file of what stands at an address."""
+    """Have a worker make a file of the content of an address."""
     return actions.import_file(services, caller, request, idempotency_key=idempotency_key)
 
 
@@ -101,9 +101,9 @@ def create_file(
     form: Annotated[FileForm, Form(media_type="multipart/form-data")],
     idempotency_key: IdempotencyKey = None,
 ) -> FileObject:
-    """Files of purpose `fine-tune` are then checked, see `status`; the others are only kept.
-    Parquet, CSV, a JSON list and what is packed with gzip become JSON lines before, see `source`;
-    so does what stands at an address that is sent as JSON.
+    """Create a file. Files of purpose `fine-tune` are then checked, see `status`; the others are
+    only stored. Parquet, CSV, a JSON list and gzip files are converted into JSON lines before, see
+    `source`; so is the content of an address that is sent as JSON.
     """
     return actions.create_file(
         services,
@@ -157,8 +157,8 @@ def delete_file(services: ServicesDep, caller: Writer, file_id: str) -> FileDele
 
 @router.post("/{file_id}/check")
 def check_file(services: ServicesDep, caller: Writer, file_id: str) -> FileObject:
-    """Have a file judged anew, as after an upgrade that accepts more. Its `status` is `uploaded`
-    until the new verdict; jobs that use it go on.
+    """Have a file checked again, for example after an upgrade that accepts more. Its `status` is
+    `uploaded` until the new verdict; jobs that use it go on.
     """
     return actions.check_file(services, caller, file_id)
 
@@ -176,7 +176,7 @@ def retrieve_content(
     request: Request,
     file_id: str,
     skip_bad_lines: Annotated[
-        # What it answers has no length and no ETag before its end, as the description promises.
+        # The response has no length and no ETag before its end, as the description promises.
         bool,
         Query(include_in_schema=False),
     ] = False,

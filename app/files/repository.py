@@ -29,7 +29,7 @@ def find(session: Session, project_id: str, file_id: str) -> File | None:
 
 
 def find_locked(session: Session, project_id: str, file_id: str) -> File | None:
-    """Lock it to be deleted: no new job takes it meanwhile."""
+    """Return the file and lock it for deletion: no new job takes it meanwhile."""
     return session.scalars(_own(project_id, [file_id]).with_for_update()).one_or_none()
 
 
@@ -51,7 +51,7 @@ def get(session: Session, file_id: str) -> File:
 def find_several(
     session: Session, project_id: str, ids: Sequence[str], *, lock: bool
 ) -> list[File]:
-    """Find files; locked, they are neither deleted nor judged while the transaction lasts."""
+    """Find files; locked, they are neither deleted nor checked while the transaction lasts."""
     statement = _own(project_id, ids).order_by(File.id)
     # Shared, or jobs on the same file, as a sweep of hyperparameters makes them, are created one
     # after the other.
@@ -75,7 +75,7 @@ def newest_first(
     idempotency_key: str | None,
     search: str = "",
 ) -> list[File]:
-    """Return one more than `limit` where there is one. `search`: part of the name or the id."""
+    """Return the newest first, at most `limit` and one. `search`: part of name or id."""
     statement = (
         select(File)
         .where(File.project_id == project_id, File.deleted_at.is_(None))
@@ -100,7 +100,7 @@ def newest_first(
 
 
 def other_purposes(session: Session, project_id: str) -> list[Purpose]:
-    """Return what files of the project are for that are neither for training nor its results."""
+    """Return the purposes of the project's files other than training and its results."""
     probes = {
         purpose: select(File.id).where(
             File.project_id == project_id, File.purpose == purpose, File.deleted_at.is_(None)
@@ -136,14 +136,14 @@ def live_job_using(session: Session, project_id: str, file_id: str) -> str | Non
     )
 
 
-def expired(session: Session, *, lock: bool) -> list[File]:
-    """Find some whose time has come and that no job needs. No new job can take locked ones."""
+def list_expired(session: Session, *, lock: bool) -> list[File]:
+    """Find some files that are expired and that no job needs. No new job can take locked ones."""
     uses = (Job.training_file_id == File.id) | (Job.validation_file_id == File.id)
     needed = select(Job.id).where(uses, Job.status.in_(LIVE)).exists()
     statement = (
         select(File)
         .where(File.expires_at < now_plus_once(), File.deleted_at.is_(None), ~needed)
-        .order_by(File.expires_at)  # so that Postgres reads the index of it
+        .order_by(File.expires_at)  # ordered so that Postgres uses the index
         .limit(REMOVED_AT_ONCE)
     )
     return list(session.scalars(statement.with_for_update(skip_locked=True) if lock else statement))
@@ -174,7 +174,7 @@ def add_check(session: Session, file: File) -> None:
 
 
 def withdraw_verdict(session: Session, file: File) -> None:
-    """Leave a locked file as its upload did, without what was counted by the old verdict."""
+    """Reset a locked file to its uploaded state, without the counts of the old verdict."""
     file.status = FileStatus.UPLOADED
     file.status_details = None
     file.report = None
@@ -191,7 +191,7 @@ def add_import(
     *,
     is_uploaded: bool,
 ) -> None:
-    """Have a worker make the file's JSON lines of a source."""
+    """Have a worker convert a source into the file's JSON lines."""
     session.add(
         FileImport(
             id=new_id("import-"),
@@ -215,7 +215,7 @@ def imports_of(session: Session, file_ids: Sequence[str]) -> dict[str, FileImpor
 def replace_content(
     session: Session, file_id: str, storage_key: str, stored: Stored, filename: str
 ) -> bool:
-    """Put the records that a worker wrote in the place of what was uploaded."""
+    """Replace the uploaded content with the records that a worker wrote."""
     statement = (
         update(File)
         .where(File.id == file_id, File.deleted_at.is_(None))

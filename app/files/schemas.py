@@ -22,15 +22,17 @@ UploadPurpose = Literal[
     Purpose.EVALS,
 ]
 DETAILS_OF_PURPOSE: dict[str, str] = {
-    Purpose.BATCH: "The file is kept, and nothing here runs it: batches are not served; "
-    "ask /v1/chat/completions for each line."
+    Purpose.BATCH: (
+        "The file is kept, and nothing here runs it: batches are not served; call "
+        "/v1/chat/completions for each line."
+    )
 }
 Order = Literal["asc", "desc"]
 Lifetime = Annotated[int, Field(ge=MIN_LIFETIME_SECONDS, le=MAX_LIFETIME_SECONDS)]
 
 
 class SourceRequest(BaseModel):
-    """A file of what stands elsewhere, instead of bytes."""
+    """File with the content of an address, instead of uploaded bytes."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -52,14 +54,16 @@ class SourceRequest(BaseModel):
 
 
 class FileSource(BaseModel):
-    """Where the records of a file come from, and how far a worker has read it."""
+    """Source of a file's records, and the progress of the worker that reads it."""
 
     source: Annotated[
         str, Field(description="an address, or the name of the file that was uploaded")
     ]
     format: SourceFormat | None
     mapping: Annotated[dict[str, str], Field(description="the column of each field; empty: itself")]
-    revision: Annotated[str | None, Field(description="what the address meant, once it was read")]
+    revision: Annotated[
+        str | None, Field(description="the address with its revision, once it was read")
+    ]
     sha256: str | None
     bytes: int | None
     status: Status
@@ -68,7 +72,7 @@ class FileSource(BaseModel):
     first_records: Annotated[
         list[str], Field(description="as JSON lines, cut, while the records are being read")
     ]
-    ignored_columns: Annotated[list[str], Field(description="columns that train nothing")]
+    ignored_columns: Annotated[list[str], Field(description="unused columns")]
     error: OperationError | None
 
     @classmethod
@@ -90,12 +94,12 @@ class FileObject(Object):
     status: str
     status_details: str | None
     report: Annotated[
-        FileReport | None, Field(description="what the check found; null until it has ended")
+        FileReport | None, Field(description="report of the check; null until it has ended")
     ]
 
     source: Annotated[
         FileSource | None,
-        Field(description="what the records were made of; null: they are what was uploaded"),
+        Field(description="source of the records; null: they were uploaded"),
     ]
 
     @classmethod

@@ -15,7 +15,7 @@ from app.files.addresses import name_of
 from app.files.repository import names as names
 from app.files.repository import other_purposes as other_purposes
 from app.files.repository import search as search
-from app.files.tables import Table
+from app.files.tables import UploadTable
 from app.garbage import orphans
 from app.models import File, FileCheck, FileImport, FileStatus, OperationStatus, Purpose
 from app.notifier.broker import Notifier
@@ -23,13 +23,13 @@ from app.operations import service as operations
 
 T = TypeVar("T")
 MAX_NAME_LENGTH = 255
-NOTHING = ""  # the hash of a file whose bytes have not come
-MAX_IMPORTS = 1_000  # of one project that wait or are read
+NO_SHA256 = ""  # hash of a file without bytes
+MAX_IMPORTS = 1_000  # pending or running imports per project
 UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def new_key(project_id: str) -> tuple[str, str]:
-    """Return the id of a file to come, and where its bytes go."""
+    """Return the id of a new file, and the key of its bytes."""
     file_id = new_id("file-")
     return file_id, keys.file_content(project_id, file_id)
 
@@ -44,7 +44,7 @@ def add(
     purpose: Purpose,
     lifetime_seconds: int | None = None,
     idempotency_key: str | None = None,
-    table: Table | None = None,
+    table: UploadTable | None = None,
 ) -> File:
     """Add the row of bytes that stand under its key; or return the file of an earlier call with
     the same idempotency key, and leave the bytes an orphan.
@@ -87,16 +87,16 @@ def add(
 
 
 def admit_import(session: Session, project_id: str, idempotency_key: str | None = None) -> None:
-    """Raise `RateLimited` where as many tables and sources of the project as may be are still to
-    be read; a call that repeats an earlier one adds none.
+    """Raise `RateLimited` if too many tables and sources of the project are still to be read; a
+    call that repeats an earlier one adds none.
     """
     if idempotency_key is None or not repository.find_by_key(session, project_id, idempotency_key):
         operations.admit(session, FileImport, project_id, MAX_IMPORTS)
 
 
 def add_once(add: Callable[[], T]) -> T:
-    """Call `add`, and again where another with the same idempotency key came first: the second call
-    finds that one's file.
+    """Call `add`, and again if another call with the same idempotency key came first: the second
+    call finds its file.
     """
     try:
         return add()
@@ -142,7 +142,7 @@ def add_from_source(
         filename=name_of(source),
         purpose=Purpose.FINE_TUNE,
         bytes=0,
-        sha256=NOTHING,
+        sha256=NO_SHA256,
         storage_key=key,
         idempotency_key=idempotency_key,
         status=FileStatus.UPLOADED,
@@ -157,8 +157,8 @@ def add_from_source(
 
 
 def require_content(file: File) -> None:
-    """Raise `IllegalState` where no bytes have come from the source."""
-    if file.sha256 == NOTHING:
+    """Raise `IllegalState` if the source has brought no bytes."""
+    if file.sha256 == NO_SHA256:
         raise IllegalState(
             f"{file.id} has no content: its source has not been read; `status` says why.",
             code="file_not_ready",
@@ -167,13 +167,13 @@ def require_content(file: File) -> None:
 
 
 def notify(notifier: Notifier, file: File, imported: FileImport | None) -> None:
-    """Have workers poll for what is to be done with a new file."""
+    """Have workers poll for the work on a new file."""
     if file.status == FileStatus.UPLOADED:
         notifier.notify(FileCheck if imported is None else FileImport, file.id)
 
 
 def import_of(session: Session, file: File) -> FileImport | None:
-    """Return what the records of a file were made of; None where they are what was uploaded."""
+    """Return the import that the records of a file come from; None if they were uploaded."""
     return repository.imports_of(session, [file.id]).get(file.id)
 
 
@@ -185,7 +185,7 @@ def get(session: Session, project_id: str, file_id: str) -> File:
 
 
 def get_usable(session: Session, project_id: str, file_id: str, param: str) -> File:
-    """Return a file of records whose check has found no fault, or has not ended."""
+    """Return a file of records whose check has passed, or has not ended."""
     return _check_usable(session, repository.find(session, project_id, file_id), file_id, param)
 
 
@@ -203,7 +203,7 @@ def get_for_job(
     *,
     lock: bool,
 ) -> tuple[File, File | None]:
-    """Return the files of a new job. Raises `InvalidRequest` where the job could only fail."""
+    """Return the files of a new job. Raises `InvalidRequest` if the job could only fail."""
     ids = [file_id for file_id in (training_file, validation_file) if file_id is not None]
     rows = repository.find_several(session, project_id, ids, lock=lock)
     files = {file.id: file for file in rows}
@@ -229,7 +229,7 @@ def delete(session: Session, project_id: str, file_id: str) -> None:
 
 
 def check_again(session: Session, project_id: str, file_id: str) -> File:
-    """Have a file judged anew. Jobs that have their recipe go on; new ones wait for the verdict."""
+    """Have a file checked again. Jobs with a recipe go on; new ones wait for the verdict."""
     file = repository.find_locked(session, project_id, file_id)
     if file is None:
         raise NotFound(f"No such File object: {file_id}", param="id")
@@ -249,7 +249,7 @@ def check_again(session: Session, project_id: str, file_id: str) -> File:
     imported = import_of(session, file)
     if imported is not None and imported.status != OperationStatus.COMPLETED:
         raise IllegalState(
-            f"{file_id} could not be read as what it is made of; add it again.",
+            f"{file_id} has a source that could not be read; add it again.",
             param="id",
             code="file_not_ready",
         )
@@ -261,12 +261,12 @@ def check_again(session: Session, project_id: str, file_id: str) -> File:
 def remove_expired(database: Database) -> int:
     """Remove some of them and return how many; a file that a job needs waits for the job's end."""
     with database.read() as session:
-        if not repository.expired(session, lock=False):
+        if not repository.list_expired(session, lock=False):
             return 0
     with database.transaction() as session:
-        # Two statements: a job that took a file while we waited for its lock is seen only by the
-        # second.
-        locked = repository.expired(session, lock=True)
+        # Two statements: only the second sees a job that took a file while the first waited for its
+        # lock.
+        locked = repository.list_expired(session, lock=True)
         free = [
             file
             for file in locked
@@ -297,12 +297,12 @@ def validate_name(filename: str | None, param: str) -> str:
 
 
 def _check_repeats(
-    session: Session, file: File, stored: Stored, purpose: Purpose, table: Table | None
+    session: Session, file: File, stored: Stored, purpose: Purpose, table: UploadTable | None
 ) -> None:
     imported = import_of(session, file)
     before: tuple[str, str, dict[str, str]] = (file.sha256, file.purpose, {})
     if imported is not None:
-        # the file's own are those of its lines, once it has been read
+        # The file's own records are those of its lines, once it has been read.
         before = (imported.sha256 or file.sha256, file.purpose, imported.mapping)
     if before != (stored.sha256, purpose, table.mapping if table else {}):
         raise IdempotencyMismatch(

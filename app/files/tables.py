@@ -1,4 +1,4 @@
-"""Tables, of which a worker makes JSON lines before they are checked, and forms with a file."""
+"""Tables that a worker converts into JSON lines before the check, and forms with a file."""
 
 import json
 from typing import NamedTuple
@@ -13,8 +13,8 @@ MAX_MAPPING_CHARACTERS = 2**14
 _mapping = TypeAdapter(Mapping)
 
 
-class Table(NamedTuple):
-    """Of an upload: its format, and which column is which field of a record."""
+class UploadTable(NamedTuple):
+    """Table format of an upload, and the mapping of its columns to the fields of a record."""
 
     format: SourceFormat
     mapping: dict[str, str]
@@ -22,8 +22,10 @@ class Table(NamedTuple):
 
 def table_of(
     purpose: Purpose, filename: str, head: bytes, mapping: dict[str, str] | None = None
-) -> Table | None:
-    """Return what has to become JSON lines; None for what is JSON lines, or is not trained with."""
+) -> UploadTable | None:
+    """Return the table to convert into JSON lines; None if the file is JSON lines, or is not for
+    training.
+    """
     if purpose is not Purpose.FINE_TUNE:
         if mapping:
             raise InvalidRequest(
@@ -34,7 +36,7 @@ def table_of(
     format = format_of(filename, head)
     if format == "jsonl" and not mapping and not is_gzip(head):
         return None
-    return Table(format, mapping or {})
+    return UploadTable(format, mapping or {})
 
 
 def parse_mapping(text: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Fields and columns of a file that train nothing, as a warning to those who train on it."""
+"""Unused fields and columns of a file, as a warning for users who train on it."""
 
 from sqlalchemy.orm import Session
 
@@ -9,8 +9,8 @@ from falqon_core.records.file_check import FileReport
 MAX_NAMED = 8
 
 
-def unused_fields(session: Session, file: File) -> str | None:
-    """Return the warning; None where every field is read, or none is known yet."""
+def describe_unused_fields(session: Session, file: File) -> str | None:
+    """Return the warning; None if every field is read, or none is known yet."""
     report = file.report or FileReport()
     names = [
         f"'{name}' in {count:,} {'record' if count == 1 else 'records'}"

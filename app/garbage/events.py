@@ -1,5 +1,5 @@
-"""Events have an age, where the operator gives them one: those of a job that ended longer ago go,
-some at a time. The last one stays, which says how the job ended and ends its streams.
+"""Retention of events, if the operator sets one: those of a job that ended longer ago are removed,
+some at a time. The last one stays, because it states the outcome of the job and ends its streams.
 """
 
 from datetime import timedelta
@@ -12,8 +12,8 @@ from app.base.database import UNSYNCED, Database, now_plus, now_plus_once
 from app.models import Event, Job
 from app.models.event import WINDOW
 
-REMOVED_AT_ONCE = 2_000  # in a transaction
-TRANSACTIONS_AT_ONCE = 100  # of one call, which comes again some seconds later
+REMOVED_AT_ONCE = 2_000  # events per transaction
+TRANSACTIONS_AT_ONCE = 100  # transactions per call, which is repeated some seconds later
 
 
 def remove_old(database: Database, kept: timedelta | None) -> int:
@@ -33,13 +33,13 @@ def remove_old(database: Database, kept: timedelta | None) -> int:
 
 
 def _remove_some(session: Session, old: tuple[ColumnElement[bool], ...]) -> int:
-    """Remove some of the job that ended first, of those that no other process has at hand."""
+    """Remove some events of the job that ended first, except those locked by other processes."""
     oldest = select(Job.id, Job.last_event_seq).where(*old).order_by(Job.finished_at).limit(1)
     row = session.execute(oldest.with_for_update(skip_locked=True)).one_or_none()
     if row is None:
         return 0
     job_id, last = row
-    # The numbers begin with 1 and have no gaps, but whole windows are gone already.
+    # The numbers begin with 1 and have no gaps, but whole windows may be gone already.
     rest = select(Event.seq).where(Event.job_id == job_id).order_by(Event.seq).limit(1)
     first = _start_of_window(session.scalar(rest) or last)
     end = min(last, _start_of_window(first + REMOVED_AT_ONCE))

@@ -1,9 +1,10 @@
-"""Which database and which storage belong together. Whoever cleans one by the other has to know.
+"""Identity of the installation: which database and which storage belong together. Every cleaner of
+the storage must check it.
 
-The database holds an id in its one row of `installation`, the storage in an object of that name.
-A copy of the database that was restored has the right id and yet does not know what was stored
-since. So both count generations too: once a minute the row's is raised, and then written into
-the storage. A row that is behind its storage is of a copy that was restored.
+The database holds an id in its one row of `installation`, the storage in an object of that name. A
+restored copy of the database has the right id and yet lacks the objects stored since. So both count
+generations too: once a minute the row's is raised, and then written into the storage. A row that is
+behind its storage belongs to a restored copy.
 """
 
 import math
@@ -23,39 +24,41 @@ from app.base.storage.reach import KeyTaken
 from app.models import File, Installation, Job, Model, Project
 from app.models.installation import ONLY
 
-START_SECONDS = 5.0  # a start waits no longer for a storage that is silent
+START_SECONDS = 5.0  # a start waits no longer for an unresponsive storage
 RETRY_SECONDS = 5.0
 ADVANCE_SECONDS = 60.0
 Id = str | None
-UNKNOWN = "not known whether storage and database belong together"
+UNKNOWN = "unknown if storage and database belong together"
 log = structlog.get_logger()
 
 
-class Refused(Exception):
-    """A sentence that says why nothing of the storage may be removed, and what to do."""
+class CleaningRefused(Exception):
+    """Cleaning is refused; the message says why nothing of the storage may be removed, and the
+    remedy.
+    """
 
 
-class Mismatch(Refused):
+class Mismatch(CleaningRefused):
     """Database and storage do not belong together."""
 
 
 class Unmounted(Mismatch):
-    """The storage has lost the id that it had: most likely it is a folder that is not mounted."""
+    """The storage has lost its id: most likely it is a folder that is not mounted."""
 
 
-class NotMarked(Refused):
+class NotMarked(CleaningRefused):
     """Neither has an id yet."""
 
 
-class Restored(Refused):
-    """The database is an older copy of the one that the storage was filled by."""
+class DatabaseRestored(CleaningRefused):
+    """The database is an older copy of the one that filled the storage."""
 
 
 def mark(database: Database, storage: Storage) -> None:
-    """Give both the id that they know each other by, once. Raises `Mismatch`."""
+    """Give both a common id, once. Raises `Mismatch`."""
     row = _row(database)
     try:
-        stored_id = _stored_id(storage)
+        stored_id = _read_id(storage)
     except (StorageError, OSError) as error:
         if row is None or not row.stored:
             raise
@@ -76,10 +79,10 @@ def mark(database: Database, storage: Storage) -> None:
 
 
 def check(database: Database, storage: Storage) -> Installation:
-    """Read whether the two belong together, which the storage knows from then on. Raises `Mismatch`
-    and `NotMarked`.
+    """Check that the two belong together, and record the id in the storage's client. Raises
+    `Mismatch` and `NotMarked`.
     """
-    stored_id = _stored_id(storage)
+    stored_id = _read_id(storage)
     row = _row(database)
     if stored_id is None and (row is None or not row.stored):
         raise NotMarked("Database and storage have no installation id yet: run `falqon migrate`.")
@@ -90,34 +93,36 @@ def check(database: Database, storage: Storage) -> Installation:
 
 
 def advance(database: Database, storage: Storage) -> Installation:
-    """Raise the generation of two that belong together. Raises `Refused`."""
+    """Raise the generation of both. Raises `CleaningRefused`."""
     row, generation_before = _compare(database, storage)
     if row.generation < generation_before:
-        raise Restored(_restored(database, storage, row, generation_before))
+        raise DatabaseRestored(_describe_restore(database, storage, row, generation_before))
     try:
         _raise_generation(database, storage, 0)
-    except (StorageError, OSError) as error:  # a full one must still be cleaned
+    except (StorageError, OSError) as error:  # a full storage must still be cleaned
         log.warning("the storage did not take the generation", error=str(error))
     return row
 
 
-def restored(database: Database, storage: Storage) -> str | None:
-    """Say why the database is an older copy, if it is. Raises `Mismatch` and `NotMarked`."""
+def describe_restore(database: Database, storage: Storage) -> str | None:
+    """Return the reason to take the database for an older copy, if it is one. Raises `Mismatch` and
+    `NotMarked`.
+    """
     row, generation_before = _compare(database, storage)
     if row.generation < generation_before:
-        return _restored(database, storage, row, generation_before)
+        return _describe_restore(database, storage, row, generation_before)
     return None
 
 
 def accept(database: Database, storage: Storage) -> None:
-    """Take the database for the newest there is, although it was restored."""
+    """Accept a restored database as the newest."""
     _raise_generation(database, storage, _generation(storage))
 
 
 def adopt(database: Database, storage: Storage) -> bool:
-    """Make the storage this database's own; False where it was. Cleaning it waits for `accept`."""
+    """Give the storage this database's id; False if it has it. Cleaning it waits for `accept`."""
     row = _row(database) or _add_row(database)
-    stored_id = _stored_id(storage)
+    stored_id = _read_id(storage)
     if stored_id == row.id:
         _note_stored(database)
         return False
@@ -131,10 +136,10 @@ def adopt(database: Database, storage: Storage) -> bool:
 
 
 def refuse_mismatch(database: Database, storage: Storage) -> None:
-    """Raise `Mismatch` if it is one. What cannot be learnt within seconds is none."""
+    """Raise `Mismatch` if it is one. A check that takes more than some seconds passes."""
     mismatches: list[Mismatch] = []
 
-    def look() -> None:
+    def try_check() -> None:
         try:
             check(database, storage)
         except Mismatch as error:
@@ -144,7 +149,7 @@ def refuse_mismatch(database: Database, storage: Storage) -> None:
         except (SQLAlchemyError, StorageError, OSError) as error:
             log.warning(UNKNOWN, error=str(error))
 
-    thread = threading.Thread(target=look, name="installation", daemon=True)
+    thread = threading.Thread(target=try_check, name="installation", daemon=True)
     thread.start()
     thread.join(START_SECONDS)
     if mismatches:
@@ -157,8 +162,8 @@ def wait_until_known(
     shutting_down: threading.Event,
     limit_seconds: float = math.inf,
 ) -> bool:
-    """Return once it is known that the two belong together; False where the limit or the end of
-    this process comes before. Raises `Mismatch`.
+    """Return once it is known that the two belong together; False if the limit or the end of this
+    process comes before. Raises `Mismatch`.
     """
     deadline = time.monotonic() + limit_seconds
     while not shutting_down.is_set():
@@ -177,8 +182,8 @@ def wait_until_known(
     return False
 
 
-class Guard:
-    """Says whether the storage may be cleaned. It looks once a minute."""
+class CleaningGuard:
+    """Decides whether the storage may be cleaned. It reads both generations once a minute."""
 
     def __init__(self, database: Database, storage: Storage) -> None:
         self._database = database
@@ -187,31 +192,31 @@ class Guard:
         self._allowed = False
 
     def allows(self) -> bool:
-        """Raises what database and storage raise."""
+        """Return True if cleaning is allowed. Raises the errors of database and storage."""
         if time.monotonic() >= self._look_at:
             self._look_at = time.monotonic() + ADVANCE_SECONDS
             self._allowed = False
             try:
                 advance(self._database, self._storage)
                 self._allowed = True
-            except Refused as error:
+            except CleaningRefused as error:
                 log.error("nothing is removed from the storage", reason=str(error))
         return self._allowed
 
 
 def _compare(database: Database, storage: Storage) -> tuple[Installation, int]:
-    generation_before = _generation(storage)  # before the row, which is never behind it
+    generation_before = _generation(storage)  # read before the row, which is never behind it
     return check(database, storage), generation_before
 
 
-def _restored(
+def _describe_restore(
     database: Database, storage: Storage, row: Installation, generation_before: int
 ) -> str:
     return (
         f"The database {_name(database)} is an older copy: its generation is {row.generation}, "
         f"that of the storage {storage.address} is {generation_before}. Objects made since then "
         "have no row. "
-        "None is removed until you have looked: `falqon admin garbage --dry-run`, then "
+        "None is removed before you have checked: `falqon admin garbage --dry-run`, then "
         "`falqon admin garbage --confirm`."
     )
 
@@ -230,7 +235,7 @@ def _add_row(database: Database) -> Installation:
         return session.get_one(Installation, ONLY)
 
 
-def _stored_id(storage: Storage) -> str | None:
+def _read_id(storage: Storage) -> str | None:
     content = storage.read(keys.installation())
     if content is None:
         return None
@@ -241,7 +246,7 @@ def _store_id(database: Database, storage: Storage, id_: str) -> None:
     try:
         storage.put(keys.installation(), [id_.encode()])
     except KeyTaken:  # another database was faster
-        _mismatch(database, storage, id_, _stored_id(storage))
+        _mismatch(database, storage, id_, _read_id(storage))
     _note_stored(database)
 
 
@@ -256,7 +261,7 @@ def _generation(storage: Storage) -> int:
 
 
 def _raise_generation(database: Database, storage: Storage, least: int) -> None:
-    # The row first: whatever ends this in between, the storage is not ahead.
+    # The row is written first: after a crash in between, the storage is not ahead.
     with database.transaction() as session:
         generation = session.get_one(Installation, ONLY, with_for_update=True).generation
         generation = max(generation, least) + 1

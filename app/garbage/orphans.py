@@ -1,7 +1,7 @@
-"""Bytes that no row names. An object is an orphan before its first byte is written, is adopted by
-the transaction that adds its row, and is an orphan again when the row goes. So a crash at any point
-leaves nothing behind for good, and a row never names what is gone. A key that ends with a slash
-stands for all objects below it.
+"""Orphans: bytes that no row names. An object is an orphan before its first byte is written, is
+claimed by the transaction that adds its row, and is an orphan again when the row goes. So a crash
+at any point leaves nothing behind for good, and a row never names missing bytes. A key that ends
+with a slash stands for all objects below it.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -17,8 +17,8 @@ from app.base.storage import Storage, Stored
 from app.base.storage.keys import job_of_log, trainer_log
 from app.models import Artifact, Attempt, Checkpoint, File, Job, Model, Orphan, UploadPart
 
-# Longer than any write of one object takes, and than a download that has begun.
-PATIENCE = timedelta(hours=1)
+# Longer than any write of one object, and than a download in progress.
+GRACE_PERIOD = timedelta(hours=1)
 SWEPT_AT_ONCE = 100
 CHECKED_AT_ONCE = 1000
 
@@ -48,13 +48,13 @@ def claim(session: Session, key: str) -> None:
 
 def mark_orphaned(session: Session, keys: Iterable[str]) -> None:
     """Mark objects for removal, in the transaction that removes the row or before the write."""
-    due_at = now(session) + PATIENCE
+    due_at = now(session) + GRACE_PERIOD
     rows = [{"storage_key": key, "due_at": due_at, "deleting": False} for key in keys]
     if rows:
         session.execute(insert_or(session, Orphan).on_conflict_do_nothing(), rows)
 
 
-def referenced(session: Session, keys: Collection[str]) -> set[str]:
+def find_referenced(session: Session, keys: Collection[str]) -> set[str]:
     """Return the keys that a row names: of files, parts, models not deleted, checkpoints, logs."""
     folders = {parent.as_posix() for key in keys for parent in PurePosixPath(key).parents}
     checkpoints = set(
@@ -86,7 +86,7 @@ def referenced(session: Session, keys: Collection[str]) -> set[str]:
 
 
 def due(session: Session) -> Sequence[str]:
-    """Return the keys of some that are to be removed, the oldest first."""
+    """Return the keys of some due orphans, the oldest first."""
     oldest = (
         select(Orphan.storage_key).where(Orphan.due_at < now_plus_once()).order_by(Orphan.due_at)
     )
@@ -94,14 +94,14 @@ def due(session: Session) -> Sequence[str]:
 
 
 def sweep(database: Database, storage: Storage) -> int:
-    """Remove what is due, a few at a time; how many. Several may do it at once."""
+    """Remove due orphans, a few at a time; return how many. Several processes may do it at once."""
     with database.read() as session:
         keys = due(session)
     if not keys:
         return 0
     with database.transaction() as session:
-        # Due again later, so that what cannot be removed now holds up nothing else.
-        again = now_plus(PATIENCE.total_seconds())
+        # Due again later, so that an object that cannot be removed now delays no other.
+        again = now_plus(GRACE_PERIOD.total_seconds())
         mark = (
             update(Orphan)
             .where(Orphan.storage_key.in_(keys))
@@ -112,11 +112,11 @@ def sweep(database: Database, storage: Storage) -> int:
     objects = [key for key in marked for key in (storage.keys(key) if key.endswith("/") else [key])]
     for start in range(0, len(objects), CHECKED_AT_ONCE):
         some = objects[start : start + CHECKED_AT_ONCE]
-        # what was taken for nameless may have got its row after all
+        # An unreferenced object may have got its row since.
         with database.read() as session:
-            owned = referenced(session, some)
-        if nameless := [key for key in some if key not in owned]:
-            storage.delete(*nameless)
+            owned = find_referenced(session, some)
+        if unreferenced := [key for key in some if key not in owned]:
+            storage.delete(*unreferenced)
     with database.transaction() as session:
         session.execute(
             delete(Orphan).where(Orphan.storage_key.in_(marked)), execution_options=UNSYNCED

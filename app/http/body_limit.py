@@ -14,11 +14,11 @@ def max_upload_bytes(settings: Settings) -> int:
     return settings.max_file_bytes + MULTIPART_OVERHEAD_BYTES
 
 
-def limited(request: Request, limit: int, param: str | None) -> Receive:
-    """Return what the body is read from: no more than `limit` bytes of it, uncompressed."""
+def limit_body(request: Request, limit: int, param: str | None) -> Receive:
+    """Return a reader of the body: no more than `limit` bytes of it, uncompressed."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise UnsupportedEncoding(
-            "content-encoding: the body must come as it is, not compressed.",
+            "content-encoding: the body must not be compressed.",
             param="content-encoding",
         )
     error = TooLarge(
@@ -27,11 +27,11 @@ def limited(request: Request, limit: int, param: str | None) -> Receive:
     length = request.headers.get("content-length", "0")
     if not length.isdecimal() or int(length) > limit:
         raise error
-    return _counted(request.receive, limit, error)
+    return _count_bytes(request.receive, limit, error)
 
 
-def _counted(receive: Receive, limit: int, error: TooLarge) -> Receive:
-    """Count the bytes of bodies that do not say their length."""
+def _count_bytes(receive: Receive, limit: int, error: TooLarge) -> Receive:
+    """Count the bytes of bodies without a declared length."""
     total = 0
 
     async def counted() -> Message:

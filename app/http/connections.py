@@ -1,8 +1,8 @@
-"""Connections as strangers leave them: deadlines for what a client owes, and a cap on how many are
-open at once.
+"""Limits on connections of untrusted clients: deadlines for the data that a client owes, and a
+maximum of open connections.
 
-uvicorn ends a connection that rests between two requests, and waits for ever for the rest of one
-that has begun.
+uvicorn closes a connection that is idle between two requests, but waits for ever for the rest of a
+request.
 """
 
 import asyncio
@@ -22,20 +22,22 @@ RETRY_AFTER_SECONDS = 5
 
 
 @dataclass(frozen=True)
-class Limits:
+class ConnectionLimits:
     connections: int
-    head_seconds: float  # for a whole head, from its first byte or the start of the connection
-    body_seconds: float  # without a byte of a body that is owed
+    head_seconds: float  # whole head, from its first byte or the start of the connection
+    body_seconds: float  # between two chunks of a body that is incomplete
 
 
-class Guard:
-    """Knows which connections of a process may be closed to make room, the first of each first."""
+class ConnectionGuard:
+    """Registry of the connections of a process that may be closed to make room, the first of each
+    first.
+    """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: ConnectionLimits) -> None:
         self.limits = limits
-        # No request of theirs is being worked on: in the order in which that began.
+        # Idle connections, in the order in which they became idle.
         self.idle: dict[GuardedProtocol, None] = {}
-        # They owe a body: in the order in which they last sent some of it.
+        # Connections with an incomplete body, in the order of their last bytes.
         self.sending: dict[GuardedProtocol, None] = {}
 
     def forget(self, connection: "GuardedProtocol") -> None:
@@ -44,7 +46,7 @@ class Guard:
 
 
 class GuardedProtocol(H11Protocol):
-    def __init__(self, *arguments: Any, guard: Guard, **options: Any) -> None:
+    def __init__(self, *arguments: Any, guard: ConnectionGuard, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._guard = guard
         self._deadline: asyncio.TimerHandle | None = None
@@ -69,7 +71,7 @@ class GuardedProtocol(H11Protocol):
         self._update_deadline()
 
     def _update_deadline(self) -> None:
-        """Set the deadline of what the client owes now."""
+        """Set the deadline of the client's next bytes."""
         if self.transport.is_closing():
             self._stop_waiting()
         elif self.conn.their_state is h11.IDLE:
@@ -89,7 +91,7 @@ class GuardedProtocol(H11Protocol):
 
     def _await_body(self) -> None:
         if self.cycle.response_complete:
-            # Nobody reads it any more, and it only has to come to its end.
+            # The client no longer reads it, so it only has to end.
             if self not in self._guard.idle:
                 self._stop_waiting()
                 self._guard.idle[self] = None
@@ -120,7 +122,7 @@ class GuardedProtocol(H11Protocol):
             self.transport.close()
 
     def _on_late_body(self) -> None:
-        if self.flow.read_paused or self.cycle.waiting_for_100_continue:  # it is we who are slow
+        if self.flow.read_paused or self.cycle.waiting_for_100_continue:  # the delay is ours
             self._update_deadline()
             return
         seconds = self._guard.limits.body_seconds
@@ -128,7 +130,7 @@ class GuardedProtocol(H11Protocol):
             self.transport.abort()
             return
         self.logger.warning("No byte of the body of a request arrived for %g s.", seconds)
-        self.cycle.disconnected = True  # what is answered from now on has nobody to read it
+        self.cycle.disconnected = True  # nothing sent from now on is read
         if self.cycle.response_started:
             self.transport.abort()
         else:
@@ -138,7 +140,7 @@ class GuardedProtocol(H11Protocol):
         self.cycle.message_event.set()
 
     def _make_room(self) -> None:
-        """Close the connection that waits longest, or this new one where all others are busy."""
+        """Close the connection that waits longest, or this new one if all others are busy."""
         most = self._guard.limits.connections
         self.logger.warning(
             "%d connections are open, the most allowed: one is closed for each new one.", most
@@ -152,7 +154,8 @@ class GuardedProtocol(H11Protocol):
         else:
             longest.transport.abort()
         longest._stop_waiting()
-        self.connections.discard(longest)  # at once, so that it is not counted a second time
+        # Removed at once, so that it is not counted a second time.
+        self.connections.discard(longest)
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         kind = (

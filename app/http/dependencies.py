@@ -17,8 +17,8 @@ def get_services(connection: HTTPConnection) -> Services:
     return services
 
 
-# Those that FastAPI resolves are `async`: one that is not would wait for a thread, several times in
-# every request.
+# Dependencies that FastAPI resolves are `async`: a plain function would wait for a thread, several
+# times in every request.
 async def _services(connection: HTTPConnection) -> Services:
     return get_services(connection)
 
@@ -29,7 +29,7 @@ _bearer = HTTPBearer(
 
 
 def _caller_with(scope: Scope) -> Callable[..., Awaitable[Caller]]:
-    """Return the dependency of endpoints that ask for this right."""
+    """Return the dependency of endpoints that require this right."""
 
     async def caller_with(
         request: Request, _documented: Annotated[object, Security(_bearer, scopes=[scope])]
@@ -54,8 +54,8 @@ async def _storage_turn() -> AsyncIterator[None]:
         yield
 
 
-# Of every route whose function reads or writes the storage. It ends with that function, so a slow
-# client holds no turn: the body was read before, and the answer is sent after.
+# Dependency of every route whose function reads or writes the storage. It ends with that function,
+# so a slow client holds no slot: the body was read before, and the response is sent after.
 TOUCHES_STORAGE = [Depends(_storage_turn, scope="function")]
 After = Annotated[
     str | None, Query(description="id of the last object of the page before", max_length=256)
@@ -71,7 +71,7 @@ IdempotencyKey = Annotated[
     ),
 ]
 ServicesDep = Annotated[Services, Depends(_services)]
-Asker = Annotated[Caller, Depends(_CALLERS[Scope.INFER])]
+InferenceCaller = Annotated[Caller, Depends(_CALLERS[Scope.INFER])]
 Reader = Annotated[Caller, Depends(_CALLERS[Scope.READ])]
 Writer = Annotated[Caller, Depends(_CALLERS[Scope.WRITE])]
 Admin = Annotated[Caller, Depends(_CALLERS[Scope.ADMIN])]
@@ -79,6 +79,6 @@ InstallationAdmin = Annotated[Caller, Depends(_installation_admin)]
 
 
 def scopes_of(dependant: Dependant) -> list[Scope]:
-    """Return the rights that an endpoint asks for, through whatever it depends on."""
+    """Return the rights that an endpoint requires, through all of its dependencies."""
     own = [scope for scope, call in _CALLERS.items() if dependant.call is call]
     return own + [scope for inner in dependant.dependencies for scope in scopes_of(inner)]

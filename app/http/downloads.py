@@ -39,19 +39,19 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"content": _BYTES, "headers": _VALIDATORS},
     206: {"content": _BYTES, "headers": _VALIDATORS | _CONTENT_RANGE},
     302: {
-        "description": "The object store gives the bytes, to anybody, for 15 minutes",
+        "description": "The object store serves the bytes, to everyone, for 15 minutes",
         "headers": _VALIDATORS | _LOCATION,
     },
     304: {"description": "`If-None-Match` names these bytes", "headers": _VALIDATORS},
     416: {"description": "`Range` begins after the end", "headers": _CONTENT_RANGE},
 }
-REDIRECT_LIFETIME = timedelta(minutes=15)  # to begin in; what has begun goes on
+REDIRECT_LIFETIME = timedelta(minutes=15)  # time to begin a download; one in progress goes on
 ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 log = structlog.get_logger()
 
 
 class Content(NamedTuple):
-    """An object of the storage as a user downloads it."""
+    """Object of the storage as a user downloads it."""
 
     key: str
     bytes: int
@@ -60,16 +60,16 @@ class Content(NamedTuple):
 
 
 class ContentStream(NamedTuple):
-    """What is made while a user downloads it."""
+    """Content that is produced while a user downloads it."""
 
     chunks: Iterator[bytes]
-    bytes: int | None  # None: nobody knows before the end
+    bytes: int | None  # None: unknown before the end
     filename: str
     media_type: str
 
 
 class _File(FileResponse):
-    chunk_size = CHUNK_BYTES  # its own is a sixteenth, and so is its speed
+    chunk_size = CHUNK_BYTES  # the default is a sixteenth, and so is its speed
 
 
 def send(
@@ -81,9 +81,9 @@ def send(
     immutable: bool = False,
     more: Mapping[str, str] | None = None,
 ) -> Response:
-    """Send the content, or where it is.
+    """Send the content, or redirect to it.
 
-    `immutable`: the address names these very bytes. `more`: headers beside the usual ones.
+    `immutable`: the address names a fixed content. `more`: headers beside the usual ones.
     """
     etag = f'"{content.sha256}"'
     headers = {
@@ -104,8 +104,8 @@ def send(
     if path is not None:
         if not path.is_file():
             storage.check_installation()
-            raise missing(content.key)
-        if byte_range is None:  # what we do not honour, the response class must not see
+            raise missing_error(content.key)
+        if byte_range is None:  # the response class must not see a range that is not honoured
             request.scope["headers"] = [
                 (name, value) for name, value in request.scope["headers"] if name != b"range"
             ]
@@ -127,7 +127,7 @@ def send(
         if request.method != "HEAD":
             chunks = _begin(storage.chunks(content.key, byte_range))
     except FileNotFoundError:
-        raise missing(content.key) from None
+        raise missing_error(content.key) from None
     return StreamingResponse(
         read_in_threads(chunks),
         206 if byte_range else 200,
@@ -144,24 +144,25 @@ def send_stream(request: Request, stream: ContentStream) -> Response:
     if stream.bytes is not None:
         headers["content-length"] = str(stream.bytes)
     chunks: Iterator[bytes] = iter(())
-    if request.method != "HEAD":  # of an archive, the first header and the first bytes of that file
+    # For an archive, the first header and the first bytes of that file.
+    if request.method != "HEAD":
         try:
             chunks = _begin(stream.chunks, 2)
         except FileNotFoundError as error:
-            raise missing(str(error)) from None
+            raise missing_error(str(error)) from None
     return StreamingResponse(read_in_threads(chunks), headers=headers, media_type=stream.media_type)
 
 
 def _begin(chunks: Iterator[bytes], num_chunks: int = 1) -> Iterator[bytes]:
-    """Read the first chunks now, while a failure can still become an answer of its own."""
+    """Read the first chunks now, while a failure can still become a response of its own."""
     return chain(list(islice(chunks, num_chunks)), chunks)
 
 
-def missing(key: str) -> BytesMissing:
-    """Return what is raised of an object that the storage does not have; the log gets its name."""
+def missing_error(key: str) -> BytesMissing:
+    """Return the error for an object that the storage does not have; the log gets its name."""
     log.error("bytes are missing", key=key)
     return BytesMissing(
-        "The bytes are missing in the server's storage; whoever runs it finds in its log which."
+        "The bytes are missing in the server's storage; the operator finds the object in its log."
     )
 
 
@@ -172,7 +173,7 @@ def _disposition(filename: str) -> str:
 def _range(request: Request, etag: str, size: int) -> tuple[int, int] | None:
     """Return the requested [start, end), or None for the whole.
 
-    Several ranges, and what cannot be understood, may be answered so (RFC 9110).
+    Several ranges, and invalid ones, may be answered with the whole (RFC 9110).
     """
     match = ONE_RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
     if (

@@ -9,7 +9,7 @@ from sqlalchemy.exc import DataError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from app.base.database import AWAY
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, IllegalState, InvalidRequest, Unavailable, refusal_of
 from app.base.logging import redact_keys
 from app.base.storage.reach import KeyTaken
@@ -23,7 +23,7 @@ HTTP_CODES = {
     413: "request_too_large",
 }
 MAX_SHOWN = 100  # characters of a header
-REPEATABLE = {408, 429}  # of the 4xx, what a client may send again unchanged
+REPEATABLE = {408, 429}  # the 4xx after which a client may repeat the request unchanged
 
 log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, on_http_exception)
     app.add_exception_handler(DataError, _on_text_no_database_keeps)
-    for unreachable in AWAY:
+    for unreachable in DATABASE_UNAVAILABLE_ERRORS:
         app.add_exception_handler(unreachable, _on_database_error)
     app.add_exception_handler(KeyTaken, _on_key_taken)
     app.add_exception_handler(StorageError, _on_storage_error)
@@ -46,7 +46,7 @@ def body(message: str, type: str, param: str | None, code: str | None) -> dict[s
 
 def internal_error() -> JSONResponse:
     message = (
-        "The server had an error while processing your request. The request id finds it in the log."
+        "The server had an error while processing your request. Search the log for the request id."
     )
     return JSONResponse(body(message, "server_error", None, "internal_error"), 500)
 
@@ -67,7 +67,7 @@ def _on_api_error(_request: Request, error: Exception) -> JSONResponse:
 
 def _on_validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    if isinstance(error.body, bytes):  # FastAPI parses what is called JSON, and nothing else
+    if isinstance(error.body, bytes):  # FastAPI parses only declared JSON
         kind = request.headers.get("content-type", "")
         came = f"as {kind[:MAX_SHOWN]}" if kind else "without one"
         return answer(
@@ -103,7 +103,7 @@ def on_http_exception(request: Request, error: Exception) -> JSONResponse:
 def _allowed(request: Request) -> str:
     """Return every method of the address.
 
-    Each has a route of its own, and the router looks only at the first.
+    Each method has a route of its own, and the router matches only the first.
     """
     routes = [route for route in iter_route_contexts(request.app.routes) if route.methods]
     path = next(
@@ -121,7 +121,7 @@ def _on_database_error(_request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, SQLAlchemyError)
     log.error("database unavailable", error=str(error.__cause__ or error))
     return answer(
-        Unavailable("The database does not answer; try again.", code="database_unavailable")
+        Unavailable("The database is unavailable; try again.", code="database_unavailable")
     )
 
 
@@ -131,7 +131,7 @@ def _on_key_taken(_request: Request, error: Exception) -> JSONResponse:
 
 def _on_storage_error(_request: Request, error: Exception) -> JSONResponse:
     log.error("storage failed", error=str(error))
-    return answer(Unavailable("The storage does not answer.", code="storage_unavailable"))
+    return answer(Unavailable("The storage is unavailable.", code="storage_unavailable"))
 
 
 def _on_os_error(_request: Request, error: Exception) -> JSONResponse:

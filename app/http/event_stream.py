@@ -7,17 +7,17 @@ from typing import TypeVar
 from anyio.to_thread import run_sync
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
-from app.base.database import AWAY
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 
 CURSOR = r"^[0-9]{1,9}$"
 PING_SECONDS = 15
 SEND_TIMEOUT_SECONDS = 10  # a reader that takes nothing for so long is gone
-AWAY_SECONDS = 1.0  # between two tries while the database is away
+RETRY_SECONDS = 1.0  # seconds between two attempts while the database is unavailable
 T = TypeVar("T")
 
 
 class Ping(ServerSentEvent):
-    """A comment and no blank line: after one, the `openai` client takes the remembered id for an
+    """A comment without a blank line: after one, the `openai` client takes the remembered id for an
     event without data, and fails.
     """
 
@@ -35,10 +35,12 @@ def event_stream(events: AsyncIterator[bytes]) -> EventSourceResponse:
     )
 
 
-async def read_patiently(read: Callable[[], T]) -> T:
-    """Read in a thread, again and again while the database is away."""
+async def read_with_retry(read: Callable[[], T]) -> T:
+    """Read in a thread, and retry while the database is unavailable."""
     while True:
         try:
             return await run_sync(read)
-        except AWAY:  # readers that were sent away would only come back, all at once
-            await asyncio.sleep(AWAY_SECONDS)
+        except (
+            DATABASE_UNAVAILABLE_ERRORS
+        ):  # disconnected readers would only come back, all at once
+            await asyncio.sleep(RETRY_SECONDS)

@@ -1,4 +1,4 @@
-"""Why a form could not be read, in words of ours: what is wrong, where, and what to do."""
+"""Errors of forms in our own words: the fault, its place, and the remedy."""
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import (
@@ -12,18 +12,18 @@ from starlette.formparsers import MultiPartException
 from app.base.errors import InvalidRequest
 
 CODE = "invalid_body"
-MAX_PARTS = 1_000  # of Starlette, as is the size; no call here takes more
+MAX_PARTS = 1_000  # Starlette's limit, as is the size; no call here takes more
 MAX_FIELD_BYTES = 2**20
 FEW_HEADERS = "A part needs Content-Disposition, and Content-Type at most."
 BOUNDARY = "Let the client library write the boundary into content-type."
-ADVICE = {  # by how the parser's message begins
+ADVICE = {  # keyed by the beginning of the parser's message
     "Too many fields": f"The form has more than {MAX_PARTS} fields. "
     "Send only those that this call has.",
     "Too many files": f"The form has more than {MAX_PARTS} files. Send one in each request.",
     "Part exceeded": f"A field of the form is larger than {MAX_FIELD_BYTES} bytes. "
-    "What is larger is sent as a file: its part has a filename.",
+    "Send a larger value as a file: its part has a filename.",
     "Field exceeded": f"A field of the form is larger than {MAX_FIELD_BYTES} bytes. "
-    "What is larger is sent as a file, in multipart/form-data.",
+    "Send a larger value as a file, in multipart/form-data.",
     "The Content-Disposition": "A part of the form has no name. "
     "Its Content-Disposition must say which field it is.",
     "Missing boundary": f"content-type: multipart/form-data without a boundary. {BOUNDARY}",
@@ -41,7 +41,7 @@ MALFORMED = (
 
 
 def refusal_of(error: HTTPException) -> InvalidRequest:
-    """Turn what the framework says of a body that is no form it can read into an error of ours."""
+    """Turn the framework's error on a form into one of ours."""
     detail = _detail_of(error)
     advice = (text for beginning, text in ADVICE.items() if detail.startswith(beginning))
     message = next(advice, MALFORMED)

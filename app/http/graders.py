@@ -1,4 +1,6 @@
-"""Graders belong to reinforcement fine-tuning, which is not here; their calls say so."""
+"""Endpoints of graders, which belong to reinforcement fine-tuning: they refuse, as that is not
+supported.
+"""
 
 from typing import NoReturn
 

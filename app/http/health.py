@@ -21,7 +21,7 @@ async def healthz() -> Health:
     return Health(version=VERSION)
 
 
-# From memory and without a thread: however many ask, they take nothing from other requests.
+# From memory and without a thread: even many calls take nothing from other requests.
 @router.get("/readyz", responses={503: {"model": Readiness}})
 async def readyz(request: Request, response: Response) -> Readiness:
     health_monitor: HealthMonitor = request.app.state.health_monitor

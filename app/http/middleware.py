@@ -13,22 +13,22 @@ from app.http import error_handlers
 
 RESPONSE_HEADERS = "response_headers"
 LOGGED = "logged"
-# Of answers that say nothing else. What is no page may not become one, whatever a browser makes of
-# its bytes.
+# Headers of responses that are not pages. A browser that guesses the type of the bytes must not
+# render them as a page.
 SAFE_HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "same-origin",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
-MAX_LOGGED_CHARACTERS = 300  # of what a stranger chose
+MAX_LOGGED_CHARACTERS = 300  # maximum for values chosen by a client
 QUIET = {"/healthz", "/readyz", "/metrics"}
 
 log = structlog.get_logger()
 
 
 class RequestContext:
-    """Outermost: gives the request an id that its log lines and its answer carry, and turns what
-    nobody caught into a 500.
+    """Outermost middleware: gives the request an id that its log lines and its response carry, and
+    turns an uncaught error into a 500.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -46,7 +46,7 @@ class RequestContext:
         answered = started
         headers: dict[str, str] = {"x-request-id": request_id}
         logged: dict[str, str] = {"address": scope["client"][0] if scope.get("client") else ""}
-        # for what else every answer should carry
+        # Lets the inner middlewares add the headers of every response.
         scope.setdefault("state", {})[RESPONSE_HEADERS] = headers
         scope["state"][LOGGED] = logged
 
@@ -73,7 +73,8 @@ class RequestContext:
             except Exception:  # the top-level handler
                 log.exception("unhandled error", method=method, path=path)
                 if status:
-                    # too late for another answer: the connection breaks, and the client sees that
+                    # Too late for another response: the connection breaks, and the client sees
+                    # that.
                     raise
                 await error_handlers.internal_error()(scope, receive, send_with_id)
             finally:
@@ -93,22 +94,22 @@ class RequestContext:
 
 
 def route_of(scope: Scope) -> str:
-    """Return the template of the route that has answered: of those there are few, of paths any
-    number.
+    """Return the template of the route that has answered: there are few templates, but any number
+    of paths.
     """
     return getattr(scope.get("route"), "path", counters.OTHER)
 
 
 def cut(text: str) -> str:
-    """Keep the beginning, with a sign that there was more."""
+    """Truncate a text with a sign that there was more."""
     if len(text) <= MAX_LOGGED_CHARACTERS:
         return text
     return text[:MAX_LOGGED_CHARACTERS] + "…"
 
 
 class KnownHosts:
-    """Refuses requests for any other name: a page of another site whose name was bound to our
-    address is a stranger here.
+    """Refuses requests for any other host name: a page of another site whose name was bound to our
+    address must not reach this API.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
@@ -121,8 +122,8 @@ class KnownHosts:
             if host not in self._hosts:
                 names = ", ".join(sorted(self._hosts))
                 message = (
-                    f"This service is not known by the name {host!r}. "
-                    f"It is known as {names}; FALQON_HOSTS adds others."
+                    f"This service does not accept the host name {host!r}. "
+                    f"It accepts {names}; FALQON_HOSTS adds others."
                 )
                 await error_handlers.answer(
                     InvalidRequest(message, param="host", code="unknown_host")
@@ -132,8 +133,8 @@ class KnownHosts:
 
 
 class TrailingSlashes:
-    """Takes an address of the API with a slash at its end for the one without: clients join
-    addresses in both ways.
+    """Middleware that removes a slash at the end of an API address: clients join addresses in both
+    ways.
     """
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,6 +1,4 @@
-"""Addresses of OpenAI's that clients know and that are not served here, each with what to use
-instead.
-"""
+"""Addresses of OpenAI's API that are not served here, each with its replacement."""
 
 ASK_CHAT = "ask /v1/chat/completions"
 NOT_SERVED = {
@@ -14,20 +12,22 @@ NOT_SERVED = {
     "moderations": "Moderations are not served here; "
     f"{ASK_CHAT} of a model that judges text, or leave the check to another service.",
     "batches": "Batches are not served here; "
-    f"{ASK_CHAT} for each line, several at once. `falqon evaluate` asks a model for each record "
-    "of a file.",
+    f"{ASK_CHAT} for each line, several at once. `falqon evaluate` sends each record of a file "
+    "to a model.",
     "images": "Images are not served here: models here read and write text alone.",
     "videos": "Videos are not served here: models here read and write text alone.",
     "audio": "Audio is not served here: models here read and write text alone.",
     "realtime": f"Realtime sessions are not served here; {ASK_CHAT} with stream.",
     "assistants": f"Assistants are not served here; {ASK_CHAT} with messages and tools.",
     "threads": f"Threads are not kept here; {ASK_CHAT} with all messages of the conversation.",
-    "vector_stores": "Vector stores are not served here; search your documents yourself and write "
-    "what was found into the messages.",
+    "vector_stores": (
+        "Vector stores are not served here; search your documents yourself and write the "
+        "results into the messages."
+    ),
 }
 
 
 def advice_for(path: str) -> str | None:
-    """Return what to use instead of a known address; None for one that nobody knows."""
+    """Return the replacement of a known address; None for an unknown one."""
     _, _, rest = path.partition("/v1/")
     return NOT_SERVED.get(rest.partition("/")[0]) if path.startswith("/v1/") else None

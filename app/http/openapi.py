@@ -1,4 +1,4 @@
-"""The description of the API: what FastAPI derives from the endpoints, and every answer that does
+"""Description of the API: FastAPI's own, derived from the endpoints, and every response that does
 not come from an endpoint.
 """
 
@@ -18,7 +18,7 @@ OF_FASTAPI = (
 
 
 def _rate_limit_headers(unit: str, limit: str, remaining: str) -> Json:
-    """Return the three headers of a rate limit, with what the first two say."""
+    """Return the three headers of a rate limit, with these descriptions of the first two."""
     return {
         f"x-ratelimit-limit-{unit}": {
             "description": limit,
@@ -37,7 +37,7 @@ def _rate_limit_headers(unit: str, limit: str, remaining: str) -> Json:
 
 HEADERS: Json = {
     "x-request-id": {
-        "description": "finds the request in the log",
+        "description": "id of the request in the log",
         "required": True,
         "schema": {"type": "string"},
     },
@@ -51,15 +51,15 @@ HEADERS: Json = {
         "required": True,
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
-    **_rate_limit_headers("requests", "that the key may make in a minute", "of these"),
+    **_rate_limit_headers("requests", "requests that the key may make in a minute", "of these"),
 }
-# Of what is asked of models, beside those of requests.
+# Headers of inference endpoints, in addition to those of the request rate.
 HEADERS_OF_TOKENS: Json = _rate_limit_headers(
     "tokens",
-    "that models may read and write for the key in a minute",
-    "of these; without those of an answer that is still streamed",
+    "tokens that models may read and write for the key in a minute",
+    "the remaining ones; without those of an answer that is still streamed",
 )
-# A rate passes, a quota does not; `code` says which it was.
+# A rate limit passes, a quota does not; `code` tells them apart.
 HEADERS_OF_429: Json = {
     name: HEADERS[name] | {"required": False} for name in ("retry-after", "x-should-retry")
 } | {
@@ -69,17 +69,19 @@ HEADERS_OF_429: Json = {
     }
 }
 DESCRIPTIONS = {
-    400: "The request is not valid, or the state of the object does not allow it; "
-    "`code` and `param` say which",
-    401: "No API key, or one that is not known",
+    400: (
+        "The request is not valid, or the state of the object does not allow it; see `code` and "
+        "`param`"
+    ),
+    401: "No API key, or an unknown one",
     403: "The API key lacks the right",
     404: "There is no such object in the key's project",
-    413: "The body is larger than this call takes",
+    413: "The body is larger than this call accepts",
     415: "The body is compressed",
-    429: "The key asks too often, or a quota of its project is used up",
+    429: "The key exceeds its rate limit, or a quota of its project is used up",
     422: "The idempotency key was used with another body",
     500: "An error of the server",
-    503: "Database or storage do not answer",
+    503: "Database or storage are unavailable",
 }
 
 
@@ -98,12 +100,12 @@ def describe(app: FastAPI) -> Callable[[], Json]:
     derived = app.openapi
 
     def openapi() -> Json:
-        return app.openapi_schema or _completed(derived())
+        return app.openapi_schema or _complete(derived())
 
     return openapi
 
 
-def _completed(schema: Json) -> Json:
+def _complete(schema: Json) -> Json:
     components = schema["components"]
     for name in OF_FASTAPI:
         components["schemas"].pop(name, None)
@@ -138,8 +140,8 @@ def _responses(operation: Json) -> Json:
 
 
 def _statuses(operation: Json) -> Iterator[int]:
-    """Return those of the errors that the machinery around an endpoint, or what it calls for its
-    parameters, can answer with.
+    """Return the statuses of the errors that the machinery around an endpoint, or its dependencies,
+    can respond with.
     """
     parameters = operation.get("parameters", [])
     yield 500

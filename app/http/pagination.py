@@ -1,4 +1,4 @@
-"""Cursor pages as OpenAI's clients read them. Without `has_more` they would ask forever."""
+"""Cursor pages as OpenAI's clients read them. Without `has_more` they would page forever."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -40,7 +40,8 @@ class Page(BaseModel, Generic[T]):
 def check_cursor(after: str | None, prefix: str, what: str) -> None:
     """Refuse a cursor by its form only.
 
-    What it names may be gone by now: deleted by the caller, or a checkpoint that was replaced.
+    The row that the cursor names may be gone by now: deleted by the caller, or a checkpoint that
+    was replaced.
     """
     if after is not None and not is_id(prefix, after):
         raise invalid_cursor(after, what)

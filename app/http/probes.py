@@ -1,4 +1,4 @@
-"""Probes of what an API process needs, in the background, so that nobody who asks has to wait."""
+"""Background health checks of the dependencies of an API process; readers get the cached result."""
 
 import shutil
 import threading
@@ -19,17 +19,17 @@ from app.base.storage import Storage
 from app.garbage import installation
 from falqon_core.contract.errors import is_disk_full
 
-PROBE_SECONDS = 5.0  # between two probes of a part
-MAX_AGE_SECONDS = 15.0  # an older verdict says nothing about now
-FIRST_SECONDS = 3.0  # the longest that a start waits for first verdicts
-LAST_SECONDS = 1.0  # the longest that an end waits for probes that are under way
+PROBE_SECONDS = 5.0  # between two checks of a dependency
+MAX_AGE_SECONDS = 15.0  # an older verdict is stale
+FIRST_SECONDS = 3.0  # the longest wait of a start for first verdicts
+LAST_SECONDS = 1.0  # the longest wait of a stop for checks in progress
 OK, UNKNOWN = "ok", "unknown"
 MISMATCH = "belongs to another database"
 UNMOUNTED = "empty, or not mounted"
 FULL = "no space left"
 NOT_WRITABLE = "not writable"
 MIN_FREE_BYTES = 16 * 2**20
-# Without Redis everything works, only later; without one of these nothing new is taken.
+# Without Redis everything works, only later; without one of these no new request is served.
 NEEDED = {"database", "storage"}
 
 Probe = Callable[[], str]
@@ -38,14 +38,14 @@ log = structlog.get_logger()
 
 
 class Readiness(BaseModel):
-    """Whether this process takes what clients send; `checks` says what is in the way."""
+    """Readiness of this process to serve requests; `checks` names the failing ones."""
 
     status: Literal["ok", "degraded", "unavailable"]
     checks: dict[str, str]
 
 
-class Watch:
-    """The last verdict on a part, from a thread of its own: one that is silent spoils no other."""
+class BackgroundCheck:
+    """Last verdict on a dependency, from a thread of its own: a silent one delays no other."""
 
     def __init__(self, name: str, probe: Probe) -> None:
         self._name = name
@@ -67,14 +67,12 @@ class Watch:
         self._ended.set()
 
     def join(self, seconds: float) -> None:
-        """Wait so long at most for the one that is under way: a longer one dies with the
-        process.
-        """
+        """Wait so long at most for the check in progress: a longer one dies with the process."""
         self._thread.join(seconds)
 
     @property
     def verdict(self) -> str:
-        """Return the last verdict, `unknown` when that was too long ago."""
+        """Return the last verdict, `unknown` when it is stale."""
         verdict, probed_at = self._last
         if time.monotonic() - probed_at <= MAX_AGE_SECONDS:
             return verdict
@@ -93,28 +91,32 @@ class Watch:
     def _run_probe(self) -> str:
         try:
             return self._probe()
-        except Exception:  # the top of a thread: the next probe has to come
+        except Exception:  # top-level handler of a thread: the next check has to come
             log.exception("a probe failed", part=self._name)
             return UNKNOWN
 
 
 class HealthMonitor:
-    """A watch on everything that this process needs."""
+    """Watches of everything that this process needs."""
 
     def __init__(
         self, database: Database, storage: Storage, used_storage: Storage, redis: Redis
     ) -> None:
-        """`storage` should give up soon: its probes must come more often than verdicts grow old.
-        `used_storage` is what requests use.
+        """Create the watches. `storage` needs short timeouts: its checks must be more frequent than
+        verdicts become stale. `used_storage` is the one of the requests.
         """
         self._watches = {
-            "database": Watch("database", lambda: probe_database(database)),
-            "redis": Watch("redis", lambda: probe_redis(redis)),
-            "storage": Watch("storage", lambda: probe_storage(database, storage, used_storage)),
+            "database": BackgroundCheck("database", lambda: probe_database(database)),
+            "redis": BackgroundCheck("redis", lambda: probe_redis(redis)),
+            "storage": BackgroundCheck(
+                "storage", lambda: probe_storage(database, storage, used_storage)
+            ),
         }
 
     def start(self) -> None:
-        """Begin, and wait a moment for first verdicts, so that the first answer is no guess."""
+        """Start the threads, and wait a moment for first verdicts, so that the first answer is no
+        guess.
+        """
         deadline = time.monotonic() + FIRST_SECONDS
         for watch in self._watches.values():
             watch.start()
@@ -122,7 +124,7 @@ class HealthMonitor:
             watch.wait_for_first(max(0.0, deadline - time.monotonic()))
 
     def stop(self) -> None:
-        """End, with the probes that are under way: what they use is closed next."""
+        """Stop the threads and the checks in progress, whose connections are closed next."""
         deadline = time.monotonic() + LAST_SECONDS
         for watch in self._watches.values():
             watch.stop()
@@ -140,7 +142,7 @@ class HealthMonitor:
 
 def probe_database(database: Database) -> str:
     from app.base import (
-        migrate,  # alembic costs a quarter of a second that a start need not wait for
+        migrate,  # alembic costs a quarter of a second, which a start need not wait for
     )
 
     try:
@@ -154,7 +156,7 @@ def probe_database(database: Database) -> str:
 def probe_storage(database: Database, storage: Storage, used_storage: Storage) -> str:
     try:
         row = installation.check(database, storage)
-        used_storage.expect(row.id)  # which may have been silent when this process started
+        used_storage.expect(row.id)  # the storage may have been silent when this process started
     except installation.Mismatch as error:  # the log has the names of both
         log.error("not ready", reason=str(error))
         return UNMOUNTED if isinstance(error, installation.Unmounted) else MISMATCH

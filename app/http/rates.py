@@ -1,22 +1,22 @@
-"""What an answer says of the rate limits of its key."""
+"""Response headers for the rate limits of an API key."""
 
 from fastapi import Request
 
-from app.auth.rate_limit import Answer, Rates
+from app.auth.rate_limit import Allowance, Rates
 from app.base.errors import RateLimited
 from app.http.middleware import RESPONSE_HEADERS
 
 
-def state_rate(request: Request, rate: Answer | None) -> None:
-    """Have the answer to this request say what is left."""
+def state_rate(request: Request, rate: Allowance | None) -> None:
+    """Add the remaining allowance to the response of this request."""
     if rate is not None:
         request.scope["state"][RESPONSE_HEADERS].update(rate.headers)
 
 
 def enforce_requests(request: Request, rates: Rates | None) -> None:
-    """Say what is left of requests, and keep what is left of tokens for `enforce_tokens`.
+    """Set the headers of requests, and keep the token allowance for `enforce_tokens`.
 
-    Raises `RateLimited` where that is nothing.
+    Raises `RateLimited` if no request remains.
     """
     request.state.rates = rates
     if rates is not None:
@@ -24,13 +24,13 @@ def enforce_requests(request: Request, rates: Rates | None) -> None:
 
 
 def enforce_tokens(request: Request) -> None:
-    """Say what is left of tokens. Raises `RateLimited` where that is nothing."""
+    """Set the headers of tokens. Raises `RateLimited` if none remain."""
     rates: Rates | None = request.state.rates
     if rates is not None:
         _enforce(request, rates.tokens)
 
 
-def _enforce(request: Request, rate: Answer) -> None:
+def _enforce(request: Request, rate: Allowance) -> None:
     state_rate(request, rate)
     if rate.wait_seconds:
         raise RateLimited(

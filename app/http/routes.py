@@ -10,7 +10,7 @@ from structlog.contextvars import get_contextvars
 from app.auth.authentication import authenticate
 from app.auth.caller import Caller
 from app.base.settings import Settings
-from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
+from app.http.body_limit import MAX_JSON_BYTES, limit_body, max_upload_bytes
 from app.http.dependencies import get_services, scopes_of
 from app.http.middleware import LOGGED
 from app.http.rates import enforce_requests
@@ -19,12 +19,12 @@ from app.services import Services
 
 
 class ApiRoute(APIRoute):
-    """Asks for the key and its right, and looks at the size, before it reads the body.
+    """Route that checks the API key, its right and the size before it reads the body.
 
-    A stranger can make us neither parse nor store anything.
+    An unauthenticated client can make us neither parse nor store anything.
     """
 
-    body_param: str | None = None  # what makes a body large, where one field does
+    body_param: str | None = None  # field that makes a body large, if there is one
 
     def max_body_bytes(self, settings: Settings) -> int:
         return MAX_JSON_BYTES
@@ -38,7 +38,7 @@ class ApiRoute(APIRoute):
             request.state.caller = caller = await run_in_threadpool(admit, services, request)
             for scope in scopes:
                 caller.must_have(scope)
-            receive = limited(request, self.max_body_bytes(services.settings), self.body_param)
+            receive = limit_body(request, self.max_body_bytes(services.settings), self.body_param)
             refuse_nul(request)
             return await handler(StrictRequest(request.scope, receive))
 
@@ -59,7 +59,7 @@ def address_of(connection: HTTPConnection) -> str:
 
 
 def with_origin(caller: Caller, request: Request, session_id: str | None = None) -> Caller:
-    """Add to the caller what the audit log says of a request."""
+    """Add the origin of a request to the caller, for the audit log."""
     request_id = str(get_contextvars().get("request_id", ""))
     return caller._replace(
         request_id=request_id, address=address_of(request), session_id=session_id
@@ -67,7 +67,9 @@ def with_origin(caller: Caller, request: Request, session_id: str | None = None)
 
 
 def admit(services: Services, request: Request) -> Caller:
-    """Return who asks, and count the request. Raises one of our errors for who may not."""
+    """Return the caller, and count the request. Raises one of our errors if the caller has no
+    access.
+    """
     caller = authenticate(
         services.database, services.failures, address_of(request), secret_of(request)
     )

@@ -1,4 +1,4 @@
-"""The one place that starts uvicorn: what `falqon api` runs, alone or as a child of `falqon up`."""
+"""Start of uvicorn, for `falqon api`, alone or as a child of `falqon up`."""
 
 import resource
 import sys
@@ -9,12 +9,11 @@ import uvicorn
 
 from app.base.processes.open_files import raise_open_files
 from app.base.settings import Settings, load_settings
-from app.http.connections import Guard, GuardedProtocol, Limits
+from app.http.connections import ConnectionGuard, ConnectionLimits, GuardedProtocol
 
 APP = "app.main:app"
 FILES_PER_CONNECTION = 2  # its own, and one that it is sent from or written to
-# The event loop accepts so many before it looks at any of them: a sixteenth of the files leaves
-# room.
+# The event loop accepts so many before it serves any of them: a sixteenth of the files leaves room.
 BACKLOG, FILES_PER_WAITING = 2048, 16
 
 
@@ -26,16 +25,16 @@ def serve(host: str, port: int, grace_seconds: int, app: str = APP) -> None:
 
 
 def options(settings: Settings) -> dict[str, Any]:
-    """Say what uvicorn has to be told besides where it listens."""
+    """Return uvicorn's options except for the address."""
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     files = sys.maxsize if files == resource.RLIM_INFINITY else files
-    limits = Limits(
+    limits = ConnectionLimits(
         min(settings.max_connections, files // FILES_PER_CONNECTION),
         settings.head_timeout.total_seconds(),
         settings.body_timeout.total_seconds(),
     )
     return {
-        "http": partial(GuardedProtocol, guard=Guard(limits)),
+        "http": partial(GuardedProtocol, guard=ConnectionGuard(limits)),
         "ws": "none",
         "backlog": min(BACKLOG, files // FILES_PER_WAITING),
         "proxy_headers": bool(settings.forwarded_allow_ips),

@@ -1,4 +1,4 @@
-"""How much of an API process the storage may hold up."""
+"""Limit on the share of an API process that the storage may block."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -10,8 +10,8 @@ from anyio.to_thread import run_sync
 
 from app.base.errors import Unavailable
 
-REQUESTS_AT_ONCE = 20  # half of the threads that answer requests, so the other half is always left
-STREAMS_AT_ONCE = 20  # threads beside those, for answers whose bytes come through this process
+REQUESTS_AT_ONCE = 20  # half of the threads that serve requests, so the other half is always free
+STREAMS_AT_ONCE = 20  # separate threads for responses whose bytes come through this process
 WAIT_SECONDS = 20.0  # shorter than most load balancers wait for an answer
 
 _turns: RunVar[Semaphore] = RunVar("storage_turns")  # one for each event loop
@@ -22,17 +22,17 @@ T = TypeVar("T")
 
 @asynccontextmanager
 async def storage_turn() -> AsyncIterator[None]:
-    """Wait, without a thread, until few enough others are at the storage.
+    """Wait, without a thread, for one of the storage's slots.
 
-    Raises `Unavailable` after a while.
+    Raises `Unavailable` after a timeout.
     """
     turns = _turns_of_this_loop()
     with move_on_after(WAIT_SECONDS) as wait:
         await turns.acquire()
     if wait.cancelled_caught:
         raise Unavailable(
-            f"The storage is busy or silent: {REQUESTS_AT_ONCE} requests are at it, "
-            f"and none of them ended within {WAIT_SECONDS:g} s. Try again.",
+            f"The storage is busy or unavailable: {REQUESTS_AT_ONCE} requests wait for it, and "
+            f"none of them ended within {WAIT_SECONDS:g} s. Try again.",
             code="storage_unavailable",
         )
     try:
@@ -42,7 +42,7 @@ async def storage_turn() -> AsyncIterator[None]:
 
 
 async def read_in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """Read from the storage in threads that no other request needs."""
+    """Read from the storage in threads reserved for streams."""
     try:
         limiter = _streams.get()
     except LookupError:
@@ -52,7 +52,7 @@ async def read_in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
 
 
 async def write_in_thread(write: Callable[[Iterator[bytes]], T], body: AsyncIterator[bytes]) -> T:
-    """Pass a body on as it arrives, in a thread that no other request needs."""
+    """Pass a body on as it arrives, in a thread reserved for streams."""
     try:
         limiter = _bodies.get()
     except LookupError:

@@ -1,5 +1,5 @@
-"""The read side of the Hugging Face Hub's protocol: with `HF_ENDPOINT=<service>/hub` its libraries
-find models and uploaded files here.
+"""Read side of the Hugging Face Hub's protocol: with `HF_ENDPOINT=<service>/hub` its libraries find
+models and uploaded files here.
 """
 
 from collections.abc import Callable, Coroutine
@@ -23,7 +23,7 @@ WRONG_KEY = "Invalid credentials in Authorization header"  # clients know it by 
 
 
 class HubRoute(ApiRoute):
-    """Errors as the libraries read them: from headers."""
+    """Route whose errors are as the libraries read them: in headers."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
@@ -39,7 +39,7 @@ class HubRoute(ApiRoute):
 
 
 def _headers(request: Request, error: ApiError) -> dict[str, str]:
-    # whoever sends none is told as little as of what is not there
+    # A client without a key must not learn which repositories exist.
     if isinstance(error, InvalidApiKey):
         if "authorization" in request.headers:
             return {"x-error-message": WRONG_KEY}
@@ -88,7 +88,7 @@ def list_folder(
     repository = service.open_repository(services, caller, kind, repo, revision)
     entries = tree.list_folder(repository, folder.strip("/"), recursive=recursive, expand=expand)
     if entries is None:
-        raise service.missing(repository, folder)
+        raise service.missing_error(repository, folder)
     return entries
 
 

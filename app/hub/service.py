@@ -1,4 +1,4 @@
-"""What Hugging Face's libraries ask of models and files."""
+"""Queries of Hugging Face's libraries on models and files."""
 
 from collections.abc import Callable
 from pathlib import PurePosixPath
@@ -12,19 +12,19 @@ from app.base.errors import NotFound
 from app.catalogue import service as catalogue
 from app.catalogue.naming import hub_id
 from app.files import service as files
-from app.hub.tree import Entry, Repository, commit_of
+from app.hub.tree import Repository, TreeEntry, commit_of
 from app.models import File, Model, Purpose
 from app.services import Services
 
 T = TypeVar("T")
 Kind = Literal["models", "datasets"]
 MAIN = "main"
-FILES = "files/"  # before the id of a file: `datasets` takes no id without an owner
+FILES = "files/"  # prefix of the id of a file: `datasets` takes no id without an owner
 REPOSITORY, REVISION, ENTRY = (
     "RepoNotFound",
     "RevisionNotFound",
     "EntryNotFound",
-)  # as the protocol spells them
+)  # spelled as in the protocol
 RECORDS = {".jsonl", ".json"}
 
 
@@ -78,8 +78,8 @@ def revisions(session: Session, project_id: str, kind: Kind, repo: str) -> dict[
 
 
 def _models(session: Session, project_id: str, repo: str) -> dict[str, Model]:
-    """Return the model, its other formats, and what was made of checkpoints of its job."""
-    model = _find_or_refuse(repo, lambda: catalogue.by_hub_id(session, project_id, repo))
+    """Return the model, its other formats, and the exports of its job's checkpoints."""
+    model = _find_or_refuse(repo, lambda: catalogue.find_by_hub_id(session, project_id, repo))
     return {MAIN: model} | catalogue.versions_of(session, project_id, model.id)
 
 
@@ -90,15 +90,15 @@ def _find_or_refuse(repo: str, find: Callable[[], T]) -> T:
         raise NotFound(f"There is no '{repo}' here.", param="repo", code=REPOSITORY) from None
 
 
-def entry_at(repository: Repository, path: str) -> Entry:
+def entry_at(repository: Repository, path: str) -> TreeEntry:
     for entry in repository.entries:
         if entry.path == path:
             return entry
-    raise missing(repository, path)
+    raise missing_error(repository, path)
 
 
-def missing(repository: Repository, path: str) -> NotFound:
-    """Name the commit, with which clients remember what is not there."""
+def missing_error(repository: Repository, path: str) -> NotFound:
+    """Return the error with the commit, with which clients cache that a file is missing."""
     headers = {"x-repo-commit": repository.commit}
     return NotFound(
         f"'{repository.id}' has no '{path}' at this revision.",
@@ -110,8 +110,8 @@ def missing(repository: Repository, path: str) -> NotFound:
 
 def _of_model(session: Session, project_id: str, main: Model, model: Model) -> Repository:
     entries = [
-        Entry(artifact.name, artifact.bytes, artifact.sha256, artifact.storage_key)
-        for artifact in artifacts.of_model(session, project_id, model.id)
+        TreeEntry(artifact.name, artifact.bytes, artifact.sha256, artifact.storage_key)
+        for artifact in artifacts.list_of_model(session, project_id, model.id)
     ]
     return Repository(
         hub_id(main.id), commit_of(entries), model.created_at, model.project_id is not None, entries
@@ -119,12 +119,12 @@ def _of_model(session: Session, project_id: str, main: Model, model: Model) -> R
 
 
 def _of_file(file: File) -> Repository:
-    entries = [Entry(_record_name(file), file.bytes, file.sha256, file.storage_key)]
+    entries = [TreeEntry(_record_name(file), file.bytes, file.sha256, file.storage_key)]
     return Repository(f"{FILES}{file.id}", commit_of(entries), file.created_at, True, entries)
 
 
 def _record_name(file: File) -> str:
-    """Return a name that ends so that `load_dataset` knows what is in the file."""
+    """Return a name whose suffix tells `load_dataset` the format."""
     if file.purpose != Purpose.FINE_TUNE or PurePosixPath(file.filename).suffix.lower() in RECORDS:
         return file.filename
     return f"{file.filename}.jsonl"

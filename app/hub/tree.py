@@ -1,4 +1,4 @@
-"""What a repository holds, in the words of Hugging Face's protocol: every file is one of its large
+"""Contents of a repository, in the words of Hugging Face's protocol: every file is one of its large
 files, which are named by SHA-256.
 """
 
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 Json = dict[str, Any]
 
 
-class Entry(NamedTuple):
+class TreeEntry(NamedTuple):
     path: str
     bytes: int
     sha256: str
@@ -19,17 +19,17 @@ class Entry(NamedTuple):
 
 
 class Repository(NamedTuple):
-    """One revision of a model, or an uploaded file."""
+    """Revision of a model, or an uploaded file."""
 
     id: str
     commit: str
     created_at: datetime
     is_private: bool
-    entries: list[Entry]
+    entries: list[TreeEntry]
 
 
-def commit_of(entries: Iterable[Entry]) -> str:
-    """Return an id that is the same for the same files, whatever they are called by."""
+def commit_of(entries: Iterable[TreeEntry]) -> str:
+    """Return an id that is the same for the same files, independently of their names."""
     listing = "".join(f"{entry.path}\0{entry.sha256}\n" for entry in sorted(entries))
     return hashlib.sha256(listing.encode()).hexdigest()[:40]
 
@@ -87,7 +87,7 @@ def list_folder(
 
 
 def describe_paths(repository: Repository, paths: Sequence[str], *, expand: bool) -> list[Json]:
-    """Describe those of the files and folders that are there."""
+    """Describe the files and folders that exist."""
     folders = {folder for entry in repository.entries for folder in _folders(entry.path)}
     names = [path.strip("/") for path in paths]
     files = [
@@ -104,7 +104,7 @@ def _folders(path: str) -> list[str]:
     return [str(parent) for parent in PurePosixPath(path).parents if str(parent) != "."]
 
 
-def _file(repository: Repository, entry: Entry, expand: bool) -> Json:
+def _file(repository: Repository, entry: TreeEntry, expand: bool) -> Json:
     about = {
         "type": "file",
         "path": entry.path,
@@ -132,16 +132,16 @@ def _last_commit(repository: Repository) -> Json:
     }
 
 
-def _large(entry: Entry) -> Json:
+def _large(entry: TreeEntry) -> Json:
     return {"size": entry.bytes, "pointerSize": len(_pointer(entry))}
 
 
-def _git_id(entry: Entry) -> str:
+def _git_id(entry: TreeEntry) -> str:
     pointer = _pointer(entry)
     return hashlib.sha1(b"blob %d\0" % len(pointer) + pointer, usedforsecurity=False).hexdigest()
 
 
-def _pointer(entry: Entry) -> bytes:
-    """Return what git would hold in place of the file."""
+def _pointer(entry: TreeEntry) -> bytes:
+    """Return the pointer that git would hold in place of the file."""
     version = "version https://git-lfs.github.com/spec/v1"
     return f"{version}\noid sha256:{entry.sha256}\nsize {entry.bytes}\n".encode()

@@ -1,4 +1,4 @@
-"""What engines stream, as one stream of events."""
+"""Merge the streams of several engine responses into one stream of events."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -24,29 +24,29 @@ from app.inference.proxy import (
     run_all,
     strip,
 )
-from app.inference.questions import Question
-from app.inference.refusals import GONE, EngineError, refusal_of
+from app.inference.questions import EngineRequest
+from app.inference.refusals import CONNECTION_ERRORS, EngineError, refusal_of
 from app.inference.rewriting import Rewriter, trim
 from app.inference.usage import Bill, usage_of
 
-MAX_LINE_BYTES = 2**20  # of an event
-UNREAD_SECONDS = 60.0  # in which a client reads nothing, and is cut off
+MAX_LINE_BYTES = 2**20  # bytes per event
+UNREAD_SECONDS = 60.0  # seconds without a read after which a client is disconnected
 DONE = b"data: [DONE]\n\n"
-OF_ALL_EVENTS = ("id", "object", "created", "model")  # which have the same in each of them
+OF_ALL_EVENTS = ("id", "object", "created", "model")  # fields with the same value in each event
 
 log = structlog.get_logger()
 
 
 class AnswerStream(StreamingResponse):
-    """The answers to the questions of a request, of which the engine has begun the first.
+    """Answers to the choices of a request, of which the engine has begun the first.
 
-    The engine stops with it, also where it ends before it began.
+    The engine stops with it, also if it ends before the first event.
     """
 
     def __init__(
         self,
         exchange: Exchange,
-        questions: Sequence[Question],
+        questions: Sequence[EngineRequest],
         first: OpenAnswer,
         bill: Bill,
         *,
@@ -73,7 +73,7 @@ class AnswerStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send_in_time)
         except TimeoutError:
-            log.info("a client was cut off that does not read")
+            log.info("disconnected a client that does not read")
         finally:
             relaying.cancel()
             with anyio.CancelScope(shield=True):
@@ -91,46 +91,46 @@ class AnswerStream(StreamingResponse):
                     *(partial(self._relay_later, question) for question in others),
                 ]
             )
-            await self._bill.settle()  # before the client can ask again
+            await self._bill.settle()  # settled before the client can send its next request
             if self._wants_usage:
                 usage = self._exchange.tally.document(is_private=self._exchange.target.is_private)
                 self._outbox.add(_event(self._shared | {"choices": [], "usage": usage}))
             self._outbox.add(DONE)
-        except GONE as error:
+        except CONNECTION_ERRORS as error:
             await self._exchange.give_up(error)
-            message = "The engine ended before the answer did; ask again."
+            message = "The engine ended before the answer was complete; try again."
             self._outbox.add(_failure(EngineError(message)))
         except ApiError as error:
             log.warning("a stream has ended with an error", error=error.message)
             self._outbox.add(_failure(error))
         except Exception:  # the top-level handler of this task
             log.exception("a stream was not relayed")
-            self._outbox.add(_failure(EngineError("The answer was not relayed; ask again.")))
+            self._outbox.add(_failure(EngineError("The answer was not relayed; try again.")))
         finally:
             self._outbox.close()
 
-    async def _relay_later(self, question: Question) -> None:
+    async def _relay_later(self, question: EngineRequest) -> None:
         turn = await self._exchange.take_turn()
-        while self._outbox.is_full:  # nothing more is begun for a client that does not read
+        while self._outbox.is_full:  # no new answer begins for a client that does not read
             turn.release()
             await self._outbox.wait_for_room()
             turn = await self._exchange.take_turn()
         await self._relay_answer(question, await self._exchange.open(question, turn))
 
-    async def _relay_answer(self, question: Question, opened: OpenAnswer) -> None:
+    async def _relay_answer(self, question: EngineRequest, opened: OpenAnswer) -> None:
         lines = Lines()
         try:
             async for part in opened.answer.aiter_raw():
                 for line in lines.split(part):
                     self._outbox.add(self._event_of(question, line))
-                if self._outbox.is_full:  # the engine writes on, whether it is read or not
+                if self._outbox.is_full:  # the engine generates on, independently of the reader
                     opened.turn.release()
                     await self._outbox.wait_for_room()
                 await self._exchange.note_use()
         finally:
             await opened.close()
 
-    def _event_of(self, question: Question, line: bytes) -> bytes:
+    def _event_of(self, question: EngineRequest, line: bytes) -> bytes:
         """Return a line of an answer as it goes to the client."""
         if line.startswith(b":"):  # a comment, which keeps connections open
             return line + b"\n\n"
@@ -156,14 +156,14 @@ class AnswerStream(StreamingResponse):
 
 
 class Lines:
-    """The lines of a stream, wherever its parts end."""
+    """Splits a stream into lines, independently of the chunk boundaries."""
 
     def __init__(self) -> None:
         self._pending: list[bytes] = []  # parts of a line that has not ended
         self._num_pending = 0
 
     def split(self, part: bytes) -> Iterator[bytes]:
-        """Return the lines that end in this part. Raises `EngineError` for one without end."""
+        """Return the lines that end in this chunk. Raises `EngineError` for a line without end."""
         first, newline, rest = part.partition(b"\n")
         self._pending.append(first)
         self._num_pending += len(first)

@@ -1,4 +1,4 @@
-"""Have a model answer a question: for the API, and for the dashboard's playground."""
+"""Answers of models to requests, for the API and for the dashboard's playground."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -20,15 +20,15 @@ from app.inference.in_flight import AnswersInFlight
 from app.inference.known_targets import KnownTargets
 from app.inference.questions import estimate_tokens, split
 from app.inference.schemas import InferenceRequest
-from app.inference.service import Target
+from app.inference.service import EngineTarget
 from app.inference.translation import translate
 from app.inference.turns import EngineQueues
-from app.inference.usage import Bill, Tally
+from app.inference.usage import Bill, UsageTally
 from app.services import Services
 
 
 class Engines(NamedTuple):
-    """What an API process asks engines with."""
+    """Connection of an API process to the engines."""
 
     client: httpx.AsyncClient
     targets: KnownTargets
@@ -58,23 +58,23 @@ async def answer(
     request: Request,
     body: InferenceRequest,
 ) -> Response:
-    """Return the answer of the model's engine, once that is ready and it is the project's turn.
+    """Return the response of the model's engine, once that is ready and it is the project's turn.
 
-    What it took counts against the caller's key; raises `RateLimited` where that has no tokens
-    left, or waits for too many answers.
+    The usage counts against the caller's API key; raises `RateLimited` if it has no tokens left, or
+    too many outstanding answers.
     """
     enforce_tokens(request)
     body = body.model_copy(update={"model": services.settings.model_named(body.model)})
     of_caller = (caller.project_id, body.model)
     questions = split(body.for_engine())
-    tally = Tally(estimate_tokens(questions), len(questions))
+    tally = UsageTally(estimate_tokens(questions), len(questions))
 
     def charge(num_tokens: int) -> None:
         state_rate(request, services.limiter.use_tokens(caller.key_id, num_tokens))
 
     bill = Bill(tally, charge)
 
-    async def ask(target: Target) -> Response:
+    async def ask(target: EngineTarget) -> Response:
         def give_up() -> None:
             engines.targets.forget(*of_caller)
             service.give_up(services.database, target)
@@ -85,7 +85,7 @@ async def answer(
             engines.queues.of(target),
             # The dashboard has the API's address behind one of its own.
             "/v1" + request.url.path.rpartition("/v1")[2],
-            proxy.Calls(partial(service.note_use, services.database, target), give_up),
+            proxy.ProxyCallbacks(partial(service.note_use, services.database, target), give_up),
             tally,
             body.prompt_field,
         )
@@ -96,20 +96,20 @@ async def answer(
             for question in questions:
                 tally.add_sent(question)
             return JSONResponse(translation.answer, headers={"cache-control": "no-store"})
-        asked = split(translation.content)
+        engine_requests = split(translation.content)
         rewriter = translation.rewriter
         if not body.stream:
-            return await proxy.fetch_answer(exchange, asked, request, rewriter)
-        first = await proxy.open_first(exchange, asked[0], request)
+            return await proxy.fetch_answer(exchange, engine_requests, request, rewriter)
+        first = await proxy.open_first(exchange, engine_requests[0], request)
         return AnswerStream(
-            exchange, asked, first, bill, wants_usage=body.wants_usage, rewriter=rewriter
+            exchange, engine_requests, first, bill, wants_usage=body.wants_usage, rewriter=rewriter
         )
 
     async def ask_known_or_find() -> Response:
         target = engines.targets.find(*of_caller)
         if target is not None:
             await bill.open()
-            with suppress(Unavailable):  # it has gone since it was looked up
+            with suppress(Unavailable):  # the engine may have gone since the query
                 return await ask(target)
         target = await service.find_target(services, caller, body.model)
         engines.targets.keep(*of_caller, target)

@@ -1,5 +1,5 @@
-"""Hold engines as a worker does: each change a single guarded statement. The number of the attempt
-is the fencing token.
+"""Leases of engines, from the worker's side: each change a single guarded statement. The number of
+the attempt is the fencing token.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ def claim(session: Session, owner: str, lease_seconds: float) -> Engine | None:
 
 
 def renew(session: Session, engine: Engine, lease_seconds: float, **figures: object) -> bool:
-    """Extend the lease and note what the engine takes and does. False when it is lost, or the model
-    has been deleted.
+    """Extend the lease and record the engine's limits and load. Return False when it is lost, or
+    the model has been deleted.
     """
     model = select(Model.id).where(Model.id == engine.model_id, Model.deleted_at.is_(None))
     is_mine = (*_is_held(engine), model.exists())
@@ -46,25 +46,29 @@ def write(session: Session, engine: Engine, **values: object) -> bool:
 
 
 def unload(session: Session, engine: Engine) -> None:
-    """Remove the row of an engine that has ended, unless others have it or ask for it by now."""
+    """Remove the row of an engine that has ended, unless another worker holds it or a request waits
+    for it by now.
+    """
     is_last = (*_is_attempt(engine), Engine.state.in_(ON_A_WORKER))
     session.execute(delete(Engine).where(*is_last), execution_options=UNSYNCED)
 
 
 def release(session: Session, engine: Engine) -> bool:
-    """Have another worker load what is to stay loaded. False for what is not."""
+    """Have another worker load an engine that is to stay loaded. Return False for other engines."""
     statement = update(Engine).where(*_is_held(engine), Engine.keep_loaded)
     return _changes(session, statement.values(state=EngineState.WAITING))
 
 
 def unload_idle(session: Session, engine: Engine, idle_seconds: float) -> bool:
-    """Remove the row unless somebody has used the engine meanwhile."""
+    """Remove the row unless the engine was used meanwhile."""
     is_idle = (~Engine.keep_loaded, Engine.used_at < now_plus(-idle_seconds))
     return _changes(session, delete(Engine).where(*_is_held(engine), *is_idle))
 
 
 def idle_engines(session: Session, owner: str, idle_seconds: float) -> Sequence[str]:
-    """Return the models that a worker has loaded and nobody uses, the least recently used first."""
+    """Return the models that a worker has loaded and that have no request, the least recently used
+    first.
+    """
     is_idle = (
         Engine.owner == owner,
         Engine.state == EngineState.READY,

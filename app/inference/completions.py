@@ -1,5 +1,5 @@
-"""Answers of `/v1/completions` in their own shape: `logprobs` as four lists, and the prompt in
-front where the client wants its echo.
+"""Responses of `/v1/completions` in their own format: `logprobs` as four lists, and the prompt in
+front if the client requests its echo.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ class TokenScore(NamedTuple):
 
 
 class Echo(NamedTuple):
-    """One prompt, which is given back before its answer. `scores` is None where none are wanted."""
+    """Prompt that is returned before its answer. `scores` is None if no logprobs are requested."""
 
     text: str
     num_tokens: int
@@ -23,10 +23,12 @@ class Echo(NamedTuple):
 
 class CompletionRewriter(Rewriter):
     def __init__(self, num_top: int | None, echoes: list[Echo]) -> None:
-        """`num_top`: of the likeliest tokens in each place; None: no logprobs are wanted."""
+        """Create the scorer. `num_top`: number of the likeliest tokens in each place; None: no
+        logprobs are requested.
+        """
         self._num_top = num_top
         self._echoes = echoes
-        self._offsets: dict[int, int] = {}  # of each choice of a stream, its text's length so far
+        self._offsets: dict[int, int] = {}  # length of the text so far, for each choice of a stream
 
     def rewrite(self, document: Document) -> None:
         for choice in document["choices"]:
@@ -50,7 +52,7 @@ class CompletionRewriter(Rewriter):
         return [event]
 
     def _rewrite(self, choice: Document, offset: int) -> None:
-        """Write the choice's logprobs as four lists. What has these already is left as it is."""
+        """Write the choice's logprobs as four lists. One that has them stays as it is."""
         if self._num_top is None:
             return
         written = choice.get("logprobs")
@@ -64,7 +66,9 @@ class CompletionRewriter(Rewriter):
 
 
 def score_of(written: dict[str, Any], num_top: int) -> TokenScore:
-    """Return what llama.cpp tells of a token; the likeliest ones, and itself, by their texts."""
+    """Return the score of a token from llama.cpp's response: the likeliest tokens, and the token
+    itself, by their texts.
+    """
     top: dict[str, float] = {}
     for each in [*(written.get("top_logprobs") or [])[:num_top], written]:
         top.setdefault(each["token"], each["logprob"])

@@ -1,8 +1,8 @@
 """Echo of a prompt, with the log probability of each of its tokens, from llama.cpp.
 
-Its server gives log probabilities of what it writes alone. So it is made to write the prompt: a
-grammar of token ids leaves it no other choice, and what it says of each token is the model's own
-probability, before the grammar.
+Its server gives log probabilities of generated tokens alone. So it has to generate the prompt: a
+grammar of token ids leaves it no other choice, and the reported probability is the model's own,
+before the grammar.
 """
 
 import time
@@ -19,7 +19,7 @@ from app.inference.refusals import refusal_of
 from app.inference.rewriting import Document
 from app.inference.schemas import CompletionRequest
 
-MAX_ENDS = 32  # tokens within a prompt that end answers; each takes a question of its own
+MAX_ENDS = 32  # tokens within a prompt that end answers; each takes a request of its own
 CERTAIN = 10_000  # a bias that no other token outweighs
 NOT_POSSIBLE = (
     "echo: llama.cpp, the engine of this model, gives no log probabilities of this prompt, because "
@@ -40,7 +40,7 @@ async def echo_prompts(body: CompletionRequest, traits: EngineTraits, post: Post
 async def _echo(
     prompt: str | list[int], num_top: int | None, traits: EngineTraits, post: Post
 ) -> Echo:
-    first = 0  # of the tokens that are the prompt's own
+    first = 0  # number of the prompt's own tokens
     if isinstance(prompt, str):
         text, ids = prompt, await _tokenize(prompt, post, add_special=False)
         with_special = await _tokenize(prompt, post, add_special=True)
@@ -124,7 +124,7 @@ def _refusal(message: str) -> InvalidRequest:
 
 
 def without_answers(model: str, echoes: list[Echo]) -> Document:
-    """Return an answer that is no more than the prompts."""
+    """Return a response that holds the prompts alone."""
     choices = [
         {"index": i, "text": "", "logprobs": None, "finish_reason": "length"}
         for i in range(len(echoes))

@@ -2,7 +2,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from app.http.dependencies import Asker, ServicesDep
+from app.http.dependencies import InferenceCaller, ServicesDep
 from app.http.openapi import DESCRIPTIONS, HEADERS_OF_TOKENS
 from app.http.routes import ApiRoute
 from app.inference.answers import EnginesDep, answer
@@ -23,12 +23,12 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 async def create_chat_completion(
     services: ServicesDep,
     engines: EnginesDep,
-    caller: Asker,
+    caller: InferenceCaller,
     request: Request,
     body: ChatCompletionRequest,
 ) -> Response:
-    """Ask a base model or a fine-tuned one. It is loaded with its first question, which waits up
-    to a minute for that.
+    """Create a chat completion of a base model or a fine-tuned one. The first request loads the
+    model, and waits up to a minute for that.
     """
     return await answer(services, engines, caller, request, body)
 
@@ -37,9 +37,9 @@ async def create_chat_completion(
 async def create_completion(
     services: ServicesDep,
     engines: EnginesDep,
-    caller: Asker,
+    caller: InferenceCaller,
     request: Request,
     body: CompletionRequest,
 ) -> Response:
-    """Have a model continue a text."""
+    """Create a completion of a text."""
     return await answer(services, engines, caller, request, body)

@@ -11,8 +11,8 @@ router = APIRouter(prefix="/v1/engines", tags=["inference"], route_class=ApiRout
 
 @router.get("")
 def list_engines(services: ServicesDep, caller: Reader) -> Page[EngineObject]:
-    """List the models that are loaded or about to be, those asked last first: base models and the
-    project's own; for who administers the installation, everybody's.
+    """List the models that are loaded or loading, most recently used first: base models and the
+    project's own; for an administrator of the installation, those of all projects.
     """
     return engines.list_engines(services, caller)
 
@@ -21,7 +21,7 @@ def list_engines(services: ServicesDep, caller: Reader) -> Page[EngineObject]:
 def change_engine(
     services: ServicesDep, caller: InstallationAdmin, model: str, body: EngineChange
 ) -> EngineObject:
-    """Keep a model loaded, or no longer."""
+    """Keep a model loaded, or stop doing so."""
     return engines.change_engine(services, caller, model, body)
 
 

@@ -16,14 +16,14 @@ class EngineChange(BaseModel):
 
 
 class EngineObject(Object):
-    """Its id is that of the model."""
+    """Engine; its id is that of the model."""
 
     object: Literal["engine"] = "engine"
     status: Literal["waiting", "loading", "ready"]
     worker: str | None
     keep_loaded: bool
     memory_bytes: Annotated[int | None, Field(description="with the latest heartbeat")]
-    num_requests: Annotated[int | None, Field(description="that it answered just then")]
+    num_requests: Annotated[int | None, Field(description="requests that it served at that moment")]
     tokens_per_second: Annotated[float | None, Field(description="written, as the engine says")]
     last_used_at: int
     created_at: int

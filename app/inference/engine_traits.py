@@ -1,5 +1,5 @@
-"""Differences between engines that a question has to allow for: which program answers, and whether
-the model's chat template knows tools. The engine itself tells.
+"""Differences between engines that matter to a request: the program, and whether the model's chat
+template supports tools. They are read from the engine itself.
 """
 
 import time
@@ -13,7 +13,8 @@ from app.inference.sampling import EngineKind
 
 LIFETIME_SECONDS = 300.0  # an engine of the operator's own may serve another model by then
 MAX_KNOWN = 10_000
-# Asks the engine: address, fields (None: a GET) -> its answer, whatever its status.
+# Sends a request to the engine: address, fields (None: a GET) -> its response, independently of the
+# status.
 Post = Callable[[str, dict[str, Any] | None], Awaitable[httpx.Response]]
 BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 HELLO = [{"role": "user", "content": "Hello"}]
@@ -24,13 +25,13 @@ class EngineTraits(NamedTuple):
     kind: EngineKind
     template_has_tools: bool = True
     template_has_system: bool = True
-    max_choices: int | None = None  # of one question
+    max_choices: int | None = None  # per request
     context: int | None = None  # tokens, of one answer with its prompt
     eos: str = ""
 
 
 class KnownTraits:
-    """By address, token and model: a worker's engine has a token of its own with each load."""
+    """Cache by address, token and model: a worker's engine has a new token with each load."""
 
     def __init__(self) -> None:
         self._traits: dict[tuple[str, str, str], tuple[EngineTraits, float]] = {}
@@ -65,8 +66,8 @@ async def _probe(post: Post, model_id: str) -> EngineTraits:
 
 
 async def _renders_tools(post: Post, model_id: str) -> bool:
-    """Return whether a prompt with tools is longer, as vLLM counts it; an engine that does not
-    count is taken to render them.
+    """Return True if a prompt with tools is longer, as vLLM counts it; an engine that does not
+    count is assumed to render them.
     """
     question = {"model": model_id, "messages": HELLO}
     plain = _object_of(await post("/tokenize", question)).get("count")
@@ -75,7 +76,7 @@ async def _renders_tools(post: Post, model_id: str) -> bool:
 
 
 def _object_of(answer: httpx.Response) -> dict[str, Any]:
-    if answer.status_code in BUSY:  # what it is, it will say later
+    if answer.status_code in BUSY:  # the engine is busy; its traits are read later
         raise refusal_of(answer.status_code, answer.content)
     if answer.status_code != httpx.codes.OK:
         return {}

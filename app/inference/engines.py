@@ -1,4 +1,4 @@
-"""The engines that workers have loaded, as who administers them sees them."""
+"""Engines that workers have loaded, as an administrator sees them."""
 
 from sqlalchemy.orm import Session
 
@@ -44,8 +44,8 @@ def keep_loaded(session: Session, model_id: str, keep: bool) -> Engine:
 
 
 def unload(session: Session, model_id: str) -> None:
-    """End an engine with its worker's next heartbeat; answers that it streams end with an error.
-    One that waits for a worker is taken by none.
+    """End an engine with its worker's next heartbeat; answers that it streams end with an error. An
+    engine that waits for a worker is not loaded.
     """
     if not repository.end(session, model_id):
         raise _unknown(model_id)

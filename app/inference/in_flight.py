@@ -1,4 +1,4 @@
-"""The answers that each key waits for in this process."""
+"""Outstanding answers of each API key in this process."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -19,13 +19,14 @@ class AnswersInFlight:
     def hold(self, key_id: str, num_answers: int, max_answers: int) -> Iterator[None]:
         """Count the answers of a request until the end of the block.
 
-        Raises `RateLimited` where they are too many beside others of the key.
+        Raises `RateLimited` when there are too many beside the other requests of the API key.
         """
         others = self._numbers[key_id]
         if others and others + num_answers > max_answers:
             raise RateLimited(
-                f"This API key waits for {others} answers and may wait for {max_answers} at once; "
-                f"this request wants {num_answers}. Send it again when others have ended.",
+                f"This API key has {others} outstanding answers and may wait for "
+                f"{max_answers} at once; this request needs {num_answers}. Try again when "
+                "others have ended.",
                 headers={"retry-after": RETRY_SECONDS},
             )
         self._numbers[key_id] += num_answers

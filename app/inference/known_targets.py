@@ -1,13 +1,13 @@
-"""The engines that have just answered, so that a conversation does not look its engine up with
-every question.
+"""Cache of the engines that have just answered, so that a conversation does not query the database
+with every request.
 
-A model that is deleted or unloaded may be asked for so long after that; who calls, and with what
-right, is asked every time.
+A model that is deleted or unloaded stays reachable for that time; the caller and its rights are
+checked in every request.
 """
 
 import time
 
-from app.inference.service import Target
+from app.inference.service import EngineTarget
 
 LIFETIME_SECONDS = 1.0
 MAX_KNOWN = 10_000
@@ -17,15 +17,15 @@ class KnownTargets:
     """By project and model."""
 
     def __init__(self) -> None:
-        self._targets: dict[tuple[str, str], tuple[Target, float]] = {}
+        self._targets: dict[tuple[str, str], tuple[EngineTarget, float]] = {}
 
-    def find(self, project_id: str, model_id: str) -> Target | None:
+    def find(self, project_id: str, model_id: str) -> EngineTarget | None:
         target, known_at = self._targets.get((project_id, model_id), (None, 0.0))
         if time.monotonic() > known_at + LIFETIME_SECONDS:
             return None
         return target
 
-    def keep(self, project_id: str, model_id: str, target: Target) -> None:
+    def keep(self, project_id: str, model_id: str, target: EngineTarget) -> None:
         if len(self._targets) >= MAX_KNOWN:
             self._targets.clear()
         self._targets[project_id, model_id] = target, time.monotonic()

@@ -1,5 +1,5 @@
-"""Messages of a question, read as training reads them, so that the code that wrote the records can
-ask the model.
+"""Messages of a request, read as training reads them, so that the client code that wrote the
+records can query the model.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ MEDIA = {
     "file": "files_not_supported",
     "input_file": "files_not_supported",
 }
-# Codes of a record that is written wrongly; those of features keep their own.
+# Codes of an invalid record; those of unsupported features keep their own.
 UNREADABLE = ("invalid_record", "invalid_json")
 
 
@@ -66,8 +66,8 @@ def _refusal_of(fault: Unusable) -> InvalidRequest:
 
 
 def _without_training(message: Any) -> Any:
-    """Return the message without its weight, which only training reads; of several texts each is a
-    part again, as templates expect them.
+    """Return the message without its weight, which only training reads; several texts become
+    separate parts again, as templates expect them.
     """
     if not isinstance(message, dict):
         return message

@@ -1,4 +1,4 @@
-"""The part of a stream that its client has not read yet."""
+"""Part of a stream that its client has not read yet."""
 
 from collections.abc import AsyncIterator
 
@@ -8,7 +8,7 @@ MAX_UNREAD_BYTES = 4 * 2**20  # more than most whole answers have
 
 
 class Outbox:
-    """Lets an engine end its answer although the client reads slowly."""
+    """Buffer that lets an engine end its answer although the client reads slowly."""
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []
@@ -23,7 +23,7 @@ class Outbox:
         self._changed.set()
 
     def close(self) -> None:
-        """End the stream behind what has been added."""
+        """End the stream after the last added event."""
         self._is_closed = True
         self._changed.set()
 

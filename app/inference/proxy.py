@@ -1,4 +1,4 @@
-"""Hand the questions of a request to an engine, and its answers back."""
+"""Transport of requests to an engine, and of the responses back."""
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,70 +11,70 @@ import structlog
 from anyio.to_thread import run_sync
 from fastapi import Request, Response
 
-from app.base.database import AWAY
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, Unavailable
-from app.inference.questions import Question
-from app.inference.refusals import GONE, EngineError, refusal_of
+from app.inference.questions import EngineRequest
+from app.inference.refusals import CONNECTION_ERRORS, EngineError, refusal_of
 from app.inference.rewriting import Rewriter, trim
-from app.inference.service import Target
+from app.inference.service import EngineTarget
 from app.inference.translation import Translation
-from app.inference.turns import EngineQueue, Turn
-from app.inference.usage import Tally, usage_of
+from app.inference.turns import EngineQueue, EngineTurn
+from app.inference.usage import UsageTally, usage_of
 
 CONNECT_SECONDS = 5.0
-SILENCE_SECONDS = 600.0  # as long as the official client waits
+SILENCE_SECONDS = 600.0  # the timeout of the official client
 MAX_CONNECTIONS = 2_000
-IDLE_SECONDS = 2.0  # engines close a connection that rests for 5 s, and may do so as we ask
+IDLE_SECONDS = 2.0  # Engines close a connection that is idle for 5 s, and may do so while we send.
 CHECKED_EVERY_SECONDS = 0.5
-NOT_PASSED_ON = ("timings", "usage")  # the engine's own figures, and what it took for one choice
+NOT_PASSED_ON = ("timings", "usage")  # the engine's own figures, and the usage of one choice
 
 log = structlog.get_logger()
 
 
-class Calls(NamedTuple):
-    """What is called beside passing an answer on; each waits for a database."""
+class ProxyCallbacks(NamedTuple):
+    """Callbacks beside passing a response on; each waits for a database."""
 
     note_use: Callable[[], None]
     give_up: Callable[[], None]
 
 
 class ClientGone(ApiError):
-    """Nobody reads this answer."""
+    """The client no longer reads this response."""
 
     status = 499
     code = "client_gone"
 
 
 class OpenAnswer(NamedTuple):
-    """An answer that the engine has begun, and the turn that it takes."""
+    """Answer that the engine has begun, and the turn that it takes."""
 
     answer: httpx.Response
-    turn: Turn
+    turn: EngineTurn
 
     async def close(self) -> None:
-        """Have the engine stop, and let the next question have the turn."""
+        """Have the engine stop, and release the turn."""
         try:
             with anyio.CancelScope(shield=True):
                 await self.answer.aclose()
         except httpx.HTTPError as error:
-            log.info("an answer did not close", error=repr(error))
+            log.info("a response could not be closed", error=repr(error))
         finally:
             self.turn.release()
 
 
 class Exchange(NamedTuple):
-    """The questions of a project to one engine."""
+    """Requests of a project to one engine."""
 
     client: httpx.AsyncClient
-    target: Target
+    target: EngineTarget
     queue: EngineQueue
     path: str
-    calls: Calls
-    tally: Tally
-    prompt_field: str = "messages"  # the user's, for what the engine refuses
+    calls: ProxyCallbacks
+    tally: UsageTally
+    prompt_field: str = "messages"  # the user's field, for the engine's refusals
 
     async def post(self, path: str, fields: dict[str, Any] | None) -> httpx.Response:
-        """Ask the engine beside the questions, in the project's turn; None: a GET."""
+        """Send a request other than a completion, in the project's turn; None: a GET."""
         turn = await self.queue.take(self.target.project_id)
         try:
             return await self.client.request(
@@ -86,11 +86,11 @@ class Exchange(NamedTuple):
         finally:
             turn.release()
 
-    async def take_turn(self) -> Turn:
+    async def take_turn(self) -> EngineTurn:
         return await self.queue.take(self.target.project_id)
 
-    async def open(self, question: Question, turn: Turn) -> OpenAnswer:
-        """Ask. Raises what the engine refuses."""
+    async def open(self, question: EngineRequest, turn: EngineTurn) -> OpenAnswer:
+        """Send the request. Raises the engine's refusal."""
         try:
             self.tally.add_sent(question)
             sent = self.client.build_request(
@@ -114,19 +114,19 @@ class Exchange(NamedTuple):
         raise refusal_of(answer.status_code, raw, self.prompt_field)
 
     async def note_use(self) -> None:
-        """Keep the engine loaded while it answers."""
+        """Keep the engine loaded while it generates."""
         if self.queue.is_use_due():
             try:
                 await run_sync(self.calls.note_use)
-            except AWAY as error:  # the answer goes on without it
-                log.warning("the use of an engine was not noted", error=str(error))
+            except DATABASE_UNAVAILABLE_ERRORS as error:  # the answer goes on without it
+                log.warning("the use of an engine was not recorded", error=str(error))
 
     async def give_up(self, error: Exception) -> Unavailable:
-        """Return what is raised where the engine is gone."""
+        """Return the error to raise when the engine is gone."""
         log.warning("engine gone", address=self.target.address, error=repr(error))
         await run_sync(self.calls.give_up)
         return Unavailable(
-            "The engine of this model does not answer; ask again.", code="engine_unavailable"
+            "The engine of this model does not respond; try again.", code="engine_unavailable"
         )
 
 
@@ -139,14 +139,14 @@ def make_client() -> httpx.AsyncClient:
 
 
 async def fetch_answer(
-    exchange: Exchange, questions: Sequence[Question], request: Request, rewriter: Rewriter
+    exchange: Exchange, questions: Sequence[EngineRequest], request: Request, rewriter: Rewriter
 ) -> Response:
-    """Return the answers of all questions as one. Raises `Unavailable` where the engine is gone,
-    and what it refuses.
+    """Return the answers of all requests as one. Raises `Unavailable` if the engine is gone, and
+    its refusals.
     """
     documents: list[dict[str, Any]] = [{}] * len(questions)
 
-    async def fetch(question: Question) -> None:
+    async def fetch(question: EngineRequest) -> None:
         opened = await exchange.open(question, await exchange.take_turn())
         try:
             raw = await opened.answer.aread()
@@ -161,7 +161,7 @@ async def fetch_answer(
 
     try:
         await while_connected(fetch_all, request, exchange)
-    except GONE as error:
+    except CONNECTION_ERRORS as error:
         raise await exchange.give_up(error) from None
     choices = [
         choice | {"index": question.choice}
@@ -179,7 +179,7 @@ async def fetch_answer(
 async def prepare(
     translate: Callable[[], Awaitable[Translation]], exchange: Exchange, request: Request
 ) -> Translation:
-    """Return the questions in the engine's own words."""
+    """Return the requests in the engine's own words."""
     translation: Translation | None = None
 
     async def work() -> None:
@@ -188,14 +188,14 @@ async def prepare(
 
     try:
         await while_connected(work, request, exchange)
-    except GONE as error:
+    except CONNECTION_ERRORS as error:
         raise await exchange.give_up(error) from None
     assert translation is not None
     return translation
 
 
-async def open_first(exchange: Exchange, question: Question, request: Request) -> OpenAnswer:
-    """Return the first of several answers; it is refused before a stream has begun."""
+async def open_first(exchange: Exchange, question: EngineRequest, request: Request) -> OpenAnswer:
+    """Return the first of several answers; a refusal comes before a stream has begun."""
     opened: OpenAnswer | None = None
 
     async def open_() -> None:
@@ -204,7 +204,7 @@ async def open_first(exchange: Exchange, question: Question, request: Request) -
 
     try:
         await while_connected(open_, request, exchange)
-    except GONE as error:
+    except CONNECTION_ERRORS as error:
         raise await exchange.give_up(error) from None
     except ClientGone:
         if opened is not None:
@@ -215,7 +215,7 @@ async def open_first(exchange: Exchange, question: Question, request: Request) -
 
 
 async def run_all(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
-    """Do several things at once; raise the first failure as it is, and stop the others."""
+    """Run several coroutines at once; raise the first failure as it is, and stop the others."""
     failure: Exception | None = None
 
     async def run(work: Callable[[], Awaitable[None]]) -> None:
@@ -236,7 +236,7 @@ async def run_all(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
 async def while_connected(
     work: Callable[[], Awaitable[None]], request: Request, exchange: Exchange
 ) -> None:
-    """Stop the work when the client goes away, so that the engine does not go on for nobody."""
+    """Stop the work when the client disconnects, so that the engine stops, too."""
     is_done = False
 
     async def finish() -> None:
@@ -272,7 +272,7 @@ def parse(raw: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise EngineError("The engine has answered with what is no JSON object.")
+        raise EngineError("The engine's response is not a JSON object.")
     return document
 
 

@@ -1,4 +1,4 @@
-"""The questions of a request. Engines count and plan one answer at a time, so each prompt is sent
+"""Single requests to engines. Engines count and plan one answer at a time, so each prompt is sent
 once for each of its choices.
 """
 
@@ -6,26 +6,27 @@ import json
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-BYTES_OF_A_TOKEN = 4  # of a prompt's JSON, as an estimate
+BYTES_OF_A_TOKEN = 4  # estimate for a prompt's JSON
 OF_A_PROMPT = ("messages", "tools", "prompt")
 
 
-class Question(NamedTuple):
-    """A prompt, and the choice that its answer becomes."""
+class EngineRequest(NamedTuple):
+    """Prompt, and the choice that its answer becomes."""
 
-    fields: dict[str, Any]  # as the engine reads them
-    prompt: int  # its number among the request's
-    choice: int  # its number among the answers
+    fields: dict[str, Any]  # spelled as the engine reads them
+    prompt: int  # index among the request's prompts
+    choice: int  # index among the choices
 
     def for_engine(self) -> bytes:
         return json.dumps(self.fields).encode()
 
 
-def split(content: bytes) -> list[Question]:
-    """Return the questions of what an engine would be asked at once, in the order of their choices.
+def split(content: bytes) -> list[EngineRequest]:
+    """Return the single requests that a request to an engine consists of, in the order of their
+    choices.
 
-    Where there is a seed, the choices of a prompt have seeds that follow one another: the first one
-    is answered as if it were alone.
+    With a seed, the choices of a prompt have seeds that follow one another: the first choice is the
+    same as if it were alone.
     """
     fields = json.loads(content)
     num_choices = fields.pop("n", 1)
@@ -35,12 +36,12 @@ def split(content: bytes) -> list[Question]:
         for number in range(num_choices):
             of_choice = {} if seed is None else {"seed": seed + number}
             choice = prompt * num_choices + number
-            questions.append(Question(fields | of_prompt | of_choice, prompt, choice))
+            questions.append(EngineRequest(fields | of_prompt | of_choice, prompt, choice))
     return questions
 
 
-def estimate_tokens(questions: Sequence[Question]) -> list[int]:
-    """Return for each prompt how many tokens it may have, before an engine has counted them."""
+def estimate_tokens(questions: Sequence[EngineRequest]) -> list[int]:
+    """Return for each prompt an estimate of its tokens, before an engine has counted them."""
     of_prompts = {question.prompt: question.fields for question in questions}
     return [_num_bytes(of_prompts[prompt]) // BYTES_OF_A_TOKEN for prompt in sorted(of_prompts)]
 

@@ -1,23 +1,23 @@
-"""What an engine's refusal means, in our words and its own. Free of the web framework."""
+"""Meaning of an engine's refusal, in our words and its own. Free of the web framework."""
 
 import httpx
 
 from app.base.errors import ApiError, InvalidRequest, Unavailable
 
 MAX_ERROR_BYTES = 65_536
-# What is raised when the engine does not answer, or no longer.
-GONE = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.TimeoutException)
+# Error for an engine that does not respond, or no longer.
+CONNECTION_ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.TimeoutException)
 
 
 class EngineError(ApiError):
-    """The engine has failed with this question, and might with another not."""
+    """The engine has failed with this request, and might succeed with another one."""
 
     code = "engine_failed"
 
 
 def refusal_of(status: int, raw: bytes, prompt_field: str = "messages") -> ApiError:
     """Turn the engine's error into one of ours, with its words. `prompt_field` is the user's field
-    that holds what the model reads.
+    with the model's input.
     """
     message = _message_of(raw[:MAX_ERROR_BYTES])
     match status:
@@ -34,7 +34,7 @@ def refusal_of(status: int, raw: bytes, prompt_field: str = "messages") -> ApiEr
                 code="model_not_loaded",
             )
         case 429 | 503:
-            return Unavailable(f"The engine takes no more: {message}", code="engine_busy")
+            return Unavailable(f"The engine is busy: {message}", code="engine_busy")
     return EngineError(f"The engine has failed: {message}")
 
 

@@ -1,4 +1,4 @@
-"""Engines as the API asks for them; `claims` is the worker's side."""
+"""Engines from the API's side; `claims` is the worker's side."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ ON_A_WORKER = (EngineState.LOADING, EngineState.READY)
 
 class ReadyEngine(NamedTuple):
     engine: Engine
-    use_is_due: bool  # to be noted
+    use_is_due: bool  # last use is due to be recorded
 
 
 def find(session: Session, model_id: str) -> Engine | None:
@@ -24,7 +24,7 @@ def find(session: Session, model_id: str) -> Engine | None:
 
 
 def find_ready(session: Session, model_id: str) -> ReadyEngine | None:
-    """Return the engine of a model if it answers now."""
+    """Return the engine of a model if it is ready."""
     is_ready = (
         Engine.model_id == model_id,
         Engine.state == EngineState.READY,
@@ -36,16 +36,17 @@ def find_ready(session: Session, model_id: str) -> ReadyEngine | None:
 
 
 def is_private(session: Session, model: Model) -> bool:
-    """Return whether one project alone can have asked the model: its own, or the only one."""
+    """Return True if only one project can have used the model: it is its own, or the only one."""
     if model.project_id is not None:
         return True
     return len(session.scalars(select(Project.id).limit(2)).all()) == 1
 
 
-def ask_for(session: Session, model_id: str) -> bool:
-    """Have the model loaded unless a living worker has it; True where workers are to be notified.
+def request_engine(session: Session, model_id: str) -> bool:
+    """Have the model loaded unless a live worker has it; return True if workers are to be notified.
 
-    One that has failed, or whose worker has been silent for a lease, waits for a worker anew.
+    An engine that has failed, or whose worker has been silent for a lease, waits for a worker
+    again.
     """
     row = {"model_id": model_id, "state": EngineState.WAITING, "used_at": now_plus(), "attempt": 0}
     insert = insert_or(session, Engine).values(**row).on_conflict_do_nothing()
@@ -65,7 +66,7 @@ def note_use(session: Session, model_id: str) -> None:
 
 
 def give_up(session: Session, engine: Engine) -> None:
-    """Let another worker load what does not answer any more."""
+    """Let another worker load an engine that does not respond any more."""
     is_same = (Engine.model_id == engine.model_id, Engine.attempt == engine.attempt)
     statement = update(Engine).where(*is_same, Engine.state == EngineState.READY)
     session.execute(statement.values(lease_expires_at=now_plus(-1)), execution_options=UNSYNCED)
@@ -91,12 +92,12 @@ def keep_loaded(session: Session, model_id: str, keep: bool) -> Engine | None:
 
 
 def end(session: Session, model_id: str) -> bool:
-    """Take its lease from the worker, which ends the engine with its next heartbeat; one that waits
-    is loaded by none until it is asked again. False where there is neither.
+    """Take the lease from the worker, which ends the engine with its next heartbeat; a waiting
+    engine is not loaded until the next request. Return False if there is neither.
     """
     is_there = or_(Engine.state == EngineState.WAITING, _is_alive())
     statement = update(Engine).where(Engine.model_id == model_id, is_there)
-    # Not deleted: the number of its attempt keeps out workers that come back.
+    # Not deleted: the number of its attempt fences out workers that come back.
     gone = {"state": EngineState.LOADING, "lease_expires_at": now_plus(-1)}
     ended = statement.values(**gone, keep_loaded=False)
     return session.scalar(ended.returning(Engine.model_id), execution_options=UNSYNCED) is not None

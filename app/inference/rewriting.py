@@ -1,4 +1,4 @@
-"""Rewrite what an engine answers, whole or event by event, on its way to the client."""
+"""Rewriting of an engine's response, whole or event by event, on its way to the client."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ class Rewriter:
 
 
 def trim(document: Document) -> None:
-    """Take out of an answer, or of an event, what is llama.cpp's own."""
+    """Remove llama.cpp's own fields from a response or an event."""
     document.pop("timings", None)
     if document.get("system_fingerprint") == UNKNOWN_FINGERPRINT:
         del document["system_fingerprint"]

@@ -6,9 +6,9 @@ from pydantic import BaseModel, Field, model_validator
 
 from app.base.errors import InvalidRequest
 
-EngineKind = Literal["llama.cpp", "other"]  # vLLM and what speaks as it does
+EngineKind = Literal["llama.cpp", "other"]  # vLLM and compatible servers
 
-ALL_TOKENS = 8_192  # as long as any context of llama.cpp here
+ALL_TOKENS = 8_192  # the longest context of llama.cpp here
 LEAST_TOP_P = 1e-6  # vLLM takes no 0
 LACKING: dict[EngineKind, dict[str, str]] = {
     "llama.cpp": {
@@ -20,7 +20,7 @@ LACKING: dict[EngineKind, dict[str, str]] = {
 
 
 class EngineSampling(BaseModel):
-    """Fields that are the engines' own; a request with one of them needs to know its engine."""
+    """Fields that only engines have; a request with one of them needs to know its engine."""
 
     top_k: Annotated[int | None, Field(ge=-1, lt=2**31, description="0 and -1: all tokens")] = None
     min_p: Annotated[float | None, Field(ge=0, le=1)] = None
@@ -47,8 +47,8 @@ OWN_FIELDS = frozenset(EngineSampling.model_fields)
 
 
 def name_for_engine(fields: dict[str, Any], kind: EngineKind) -> dict[str, Any]:
-    """Return the fields under the names that the engine knows. Raises `InvalidRequest` for one
-    that it does not have.
+    """Return the fields under the engine's names. Raises `InvalidRequest` for a field that it does
+    not have.
     """
     for name, advice in LACKING[kind].items():
         if fields.get(name):

@@ -1,5 +1,5 @@
-"""What may be asked of a model. What engines would ignore is refused with its name; the rest is
-handed to the engine as it came, or as `translation` writes it for that engine.
+"""Requests for inference. A field that engines would ignore is refused with its name; the rest is
+passed to the engine unchanged, or as `translation` rewrites it for that engine.
 """
 
 import json
@@ -27,18 +27,18 @@ from app.inference.structure import (
 )
 from app.models.json_schema_limits import SchemaLimits
 
-# Of OpenAI's parameters, those that no engine here does; and what to do instead.
+# OpenAI's parameters that no engine here supports, each with the alternative.
 UNSUPPORTED = {
     "audio": "models here answer with text",
     "modalities": "models here answer with text",
     "prediction": "leave it out",
     "verbosity": "say in the messages how long answers shall be",
-    "web_search_options": "models here see what the request holds, and nothing else",
+    "web_search_options": "models here have no input beyond the request",
     "best_of": "send n",
     "suffix": "leave it out",
 }
-# What a client of OpenAI's sends although it means nothing else than leaving it out.
-HARMLESS: dict[str, JsonValue] = {"verbosity": "medium", "modalities": ["text"], "best_of": 1}
+# Values that OpenAI's client sends although they mean the same as leaving the field out.
+IGNORED_VALUES: dict[str, JsonValue] = {"verbosity": "medium", "modalities": ["text"], "best_of": 1}
 LABELS = frozenset(
     {
         "user",
@@ -55,7 +55,7 @@ MAX_ANSWERS = 128
 MAX_PROMPTS = 64
 MAX_STOPS = 4
 MAX_ANSWERS_OF_ALL_PROMPTS = 512
-COMPLETION_TOKENS = 16  # OpenAI's, where a completion says nothing
+COMPLETION_TOKENS = 16  # OpenAI's default for completions
 
 
 def _stop(value: Any) -> Any:
@@ -78,7 +78,9 @@ def _text_or_parts(value: Any) -> Any:
 
 
 def _prompt(value: Any) -> Any:
-    """Refuse what is neither text nor tokens, before four forms say so each in its own words."""
+    """Refuse a prompt that is neither text nor tokens, before each of four forms reports its own
+    error.
+    """
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or not value:
@@ -114,10 +116,10 @@ class StreamOptions(BaseModel):
 
 
 class InferenceRequest(EngineSampling):
-    """What both kinds of questions have."""
+    """Fields shared by both kinds of requests."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    prompt_field: ClassVar[str] = "messages"  # what the model reads
+    prompt_field: ClassVar[str] = "messages"  # field with the model's input
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     stream: bool = False
@@ -142,7 +144,7 @@ class InferenceRequest(EngineSampling):
             return body
         for name in UNSUPPORTED.keys() & body.keys():
             value = body[name]
-            if value is not None and value != HARMLESS.get(name):
+            if value is not None and value != IGNORED_VALUES.get(name):
                 raise InvalidRequest(
                     f"{name}: not supported here; {UNSUPPORTED[name]}.",
                     param=name,
@@ -152,17 +154,17 @@ class InferenceRequest(EngineSampling):
 
     @property
     def wants_usage(self) -> bool:
-        """Whether a stream is to end with what the answer took."""
+        """Return True if a stream ends with the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
     @property
     def own_fields(self) -> frozenset[str]:
-        """Those fields of this question that are not every engine's."""
+        """Return the fields of this request that not every engine has."""
         return frozenset(name for name in OWN_FIELDS if getattr(self, name) is not None)
 
     def engine_fields(self) -> dict[str, Any]:
-        """Return what the engine gets: everything but labels and what was left out. Its streams
-        tell what they took, which counts against the key.
+        """Return the fields for the engine: everything but labels and absent fields. Its streams
+        report the usage, which counts against the API key.
         """
         fields = self.model_dump(
             mode="json", exclude_unset=True, exclude_none=True, exclude=set(LABELS | READ_BY_US)
@@ -176,12 +178,14 @@ class InferenceRequest(EngineSampling):
         return fields
 
     def for_engine(self) -> bytes:
-        """Return the question as every engine reads it."""
+        """Return the request in the form that every engine reads."""
         return json.dumps(self.engine_fields()).encode()
 
 
 class Message(BaseModel):
-    """A turn of the chat, with what the client's own answers carry when they are sent back."""
+    """Turn of the chat, with the fields that the client's own answers carry when they are sent
+    back.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -197,7 +201,9 @@ class Message(BaseModel):
 
     @field_serializer("role")
     def _as_trained(self, role: str) -> str:
-        """Templates know no developer; in training, too, its words are the system's."""
+        """Replace the developer role, which templates lack; as in training, its words become the
+        system's.
+        """
         return "system" if role == "developer" else role
 
 
@@ -230,7 +236,9 @@ class ChatCompletionRequest(InferenceRequest):
 
     @model_validator(mode="after")
     def _check_structure(self) -> Self:
-        """Refuse what would have an engine fail, or compute without end, with its place."""
+        """Refuse a structure that would have an engine fail, or compute without end, with its
+        place.
+        """
         limits = SchemaLimits()
         check_response_format(self.response_format, limits)
         check_tools(self.tools, limits)
@@ -242,7 +250,7 @@ class ChatCompletionRequest(InferenceRequest):
 
     @property
     def is_legacy(self) -> bool:
-        """Whether calls are written, and read, in the form that `tools` replaced."""
+        """Return True if calls are written, and read, in the form that `tools` replaced."""
         return self.functions is not None
 
 
@@ -288,7 +296,7 @@ class CompletionRequest(InferenceRequest):
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:
-        """Each of the prompts, also where there is one."""
+        """Return the list of prompts, also if there is only one."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if isinstance(self.prompt[0], int):

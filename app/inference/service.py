@@ -1,4 +1,4 @@
-"""Find the engine that answers for a model, and have it started where there is none."""
+"""Lookup of the engine of a model, and the request to start one."""
 
 import asyncio
 import json
@@ -21,33 +21,33 @@ from app.models import Engine, EngineState, Model
 from app.notifier.broker import Notifier
 from app.services import Services
 
-DEFAULT_ANSWERS = 4  # at once, of an engine of an older worker
-# What asking again cannot change.
+DEFAULT_ANSWERS = 4  # simultaneous ones, for an engine of an older worker
+# Errors that a retry cannot resolve.
 PERMANENT = ("engine_not_available", "model_not_servable", "chat_template_refused")
 
 
-class Target(NamedTuple):
-    """Where to ask, and as whom."""
+class EngineTarget(NamedTuple):
+    """Engine to send a request to, and the identity to send it with."""
 
     address: str
     token: str
-    engine: Engine | None  # None where it is the operator's own
-    max_answers: int  # that it gives at once
+    engine: Engine | None  # None for the operator's own
+    max_answers: int  # generated at the same time
     project_id: str
-    is_private: bool  # no other project asks it
+    is_private: bool  # no other project uses it
 
     @property
     def headers(self) -> dict[str, str]:
-        """Return what a question is sent with."""
-        # What it sends is passed on as it is, so it must not be compressed for us.
+        """Return the headers of a request."""
+        # The response is passed on unchanged, so it must not be compressed for us.
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if self.token:
             headers["authorization"] = f"Bearer {self.token}"
         return headers
 
     def body(self, question: bytes) -> bytes:
-        """Return a question as it is sent: a project reuses what is cached of its own prompts. For
-        that vLLM has a salt; llama.cpp's slots are shared by all who ask it.
+        """Return the body of a request: a project reuses the cache of its own prompts. For that
+        vLLM has a salt; llama.cpp's slots are shared by all clients.
         """
         if self.engine is None:  # a server of the operator's may know neither field
             return question
@@ -56,7 +56,7 @@ class Target(NamedTuple):
 
 
 class EngineFailed(ApiError):
-    """The engine could not be started; its code and sentence tell why."""
+    """The engine could not be started; its code and message say why."""
 
     status = 503
     code = "engine_failed"
@@ -65,33 +65,33 @@ class EngineFailed(ApiError):
 POLL_SECONDS = 0.1
 
 
-async def find_target(services: Services, caller: Caller, model_id: str) -> Target:
+async def find_target(services: Services, caller: Caller, model_id: str) -> EngineTarget:
     """Return the engine of a model once it is ready.
 
-    Raises `NotFound`, `EngineFailed`, and `Unavailable` where it is not ready in time.
+    Raises `NotFound`, `EngineFailed`, and `Unavailable` if it is not ready in time.
     """
     wait_seconds = services.settings.engine_wait.total_seconds()
     deadline = time.monotonic() + wait_seconds
     lookup = (services.settings, services.database, services.notifier)
-    target = await run_sync(find_or_ask, *lookup, caller.project_id, model_id)
+    target = await run_sync(find_or_request, *lookup, caller.project_id, model_id)
     while target is None:
         if time.monotonic() > deadline:
             raise Unavailable(
-                f"The model '{model_id}' is not loaded after {wait_seconds:g} s; ask again. "
-                "If that does not help: does a cpu worker run?",
+                f"The model '{model_id}' is not loaded after {wait_seconds:g} s; try again. If "
+                "that does not help, check that a cpu worker runs.",
                 code="model_loading",
             )
         await asyncio.sleep(POLL_SECONDS)
-        target = await run_sync(look, services.database, caller.project_id, model_id)
+        target = await run_sync(poll, services.database, caller.project_id, model_id)
     return target
 
 
-def find_or_ask(
+def find_or_request(
     settings: Settings, database: Database, notifier: Notifier, project_id: str, model_id: str
-) -> Target | None:
-    """Return the engine of a model; None where one has to be loaded, which is asked for.
+) -> EngineTarget | None:
+    """Return the engine of a model; None if a worker has to load it, which is then requested.
 
-    Raises `NotFound`, and `InvalidRequest` for a model that cannot be asked.
+    Raises `NotFound`, and `InvalidRequest` for a model that does not support inference.
     """
     with database.look_up() as session:
         model = _find_model(session, project_id, model_id)
@@ -106,14 +106,14 @@ def find_or_ask(
     if settings.engine_url:
         token = settings.engine_key.get_secret_value() if settings.engine_key else ""
         address = settings.engine_url.rstrip("/")
-        return Target(address, token, None, settings.engine_answers, project_id, is_private)
+        return EngineTarget(address, token, None, settings.engine_answers, project_id, is_private)
     if ready is not None:
         target = _target_of(ready.engine, project_id, is_private)
         if ready.use_is_due:
             note_use(database, target)
         return target
     with database.transaction() as session:
-        is_new = repository.ask_for(session, model_id)
+        is_new = repository.request_engine(session, model_id)
     if is_new:
         notifier.notify(Engine, model_id)
     return None
@@ -126,9 +126,9 @@ def _find_model(session: Session, project_id: str, model_id: str) -> Model:
         if not _is_checkpoint(session, project_id, model_id):
             raise
     raise InvalidRequest(
-        f"model: '{model_id}' is a checkpoint, and no model is made of it yet. "
+        f"model: '{model_id}' is a checkpoint, and has not been exported yet. "
         f"`falqon models export {model_id} --format fp8`, or a POST of "
-        f'{{"format": "fp8"}} to /v1/models/{model_id}/exports, makes one of this name.',
+        f'{{"format": "fp8"}} to /v1/models/{model_id}/exports, creates a model of this name.',
         param="model",
         code="checkpoint_not_exported",
     )
@@ -141,8 +141,8 @@ def _is_checkpoint(session: Session, project_id: str, name: str) -> bool:
     return False
 
 
-def look(database: Database, project_id: str, model_id: str) -> Target | None:
-    """Return the engine that was asked for once it is ready. Raises why it cannot be."""
+def poll(database: Database, project_id: str, model_id: str) -> EngineTarget | None:
+    """Return the requested engine once it is ready. Raises the reason if it cannot be."""
     with database.read() as session:
         engine = repository.find(session, model_id)
         ready = repository.find_ready(session, model_id)
@@ -152,31 +152,31 @@ def look(database: Database, project_id: str, model_id: str) -> Target | None:
         return _target_of(ready.engine, project_id, is_private)
     if engine is not None and engine.state == EngineState.FAILED:
         raise _failure_of(engine)
-    if engine is None:  # unloaded again before we saw it
+    if engine is None:  # unloaded again meanwhile
         with database.transaction() as session:
-            repository.ask_for(session, model_id)
+            repository.request_engine(session, model_id)
     return None
 
 
-def note_use(database: Database, target: Target) -> None:
+def note_use(database: Database, target: EngineTarget) -> None:
     """Keep the engine loaded, and others from taking its place."""
     if target.engine is not None:
         with database.transaction() as session:
             repository.note_use(session, target.engine.model_id)
 
 
-def give_up(database: Database, target: Target) -> None:
-    """Have the model loaded anew by whoever asks next."""
+def give_up(database: Database, target: EngineTarget) -> None:
+    """Have the model loaded again with the next request."""
     if target.engine is not None:
         with database.transaction() as session:
             repository.give_up(session, target.engine)
 
 
-def _target_of(engine: Engine, project_id: str, is_private: bool) -> Target:
+def _target_of(engine: Engine, project_id: str, is_private: bool) -> EngineTarget:
     assert engine.address is not None
     max_answers = engine.max_answers or DEFAULT_ANSWERS
     token = engine.token or ""
-    return Target(engine.address, token, engine, max_answers, project_id, is_private)
+    return EngineTarget(engine.address, token, engine, max_answers, project_id, is_private)
 
 
 def _failure_of(engine: Engine) -> ApiError:

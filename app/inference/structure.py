@@ -1,4 +1,4 @@
-"""Shapes of the fields that are handed to an engine as they came: an engine that does not expect a
+"""Validation of the fields that are passed to an engine unchanged: an engine that does not expect a
 part fails instead of refusing it.
 """
 
@@ -13,7 +13,7 @@ from app.models.schema_tree import SchemaRefused
 MAX_TOOLS = 128
 NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 NAME_RULE = "1 to 64 letters, digits, _, - or ."
-# Of `response_format`, by its type.
+# Readers of `response_format`, by its type.
 FIELDS: dict[str, set[str]] = {
     "text": set(),
     "json_object": {"schema"},
@@ -52,7 +52,7 @@ def check_tools(tools: Sequence[Json] | None, limits: SchemaLimits) -> None:
 
 
 def check_functions(functions: Sequence[Json] | None, limits: SchemaLimits) -> None:
-    """Check the form of tools that came before `tools`."""
+    """Check the form of functions, which came before `tools`."""
     names: set[str] = set()
     _check_number("functions", functions)
     for i, function in enumerate(functions or ()):
@@ -65,10 +65,10 @@ def _check_number(path: str, tools: Sequence[Json] | None) -> None:
 
 
 def _check_function(function: Any, path: str, names: set[str], limits: SchemaLimits) -> None:
-    """Check a function, and add its name to those of the others."""
+    """Check a function, and add its name to the others."""
     if not isinstance(function, dict):
         _refuse(path, "it is an object with name, description and parameters")
-    name = _checked_name(function, path)
+    name = _check_name(function, path)
     if name in names:
         _refuse(f"{path}.name", f"two tools are called '{name}'; rename one")
     names.add(name)
@@ -91,7 +91,7 @@ def check_tool_calls(calls: Sequence[Json] | None, path: str) -> None:
         function = call.get("function")
         if not isinstance(function, dict):
             _refuse(f"{place}.function", "it is an object with name and arguments")
-        _checked_name(function, f"{place}.function")
+        _check_name(function, f"{place}.function")
         if not isinstance(function.get("arguments"), str | dict):
             _refuse(f"{place}.function.arguments", "it is a text that holds a JSON object")
 
@@ -108,7 +108,7 @@ def check_parts(content: str | Sequence[Json] | None, path: str) -> None:
             _refuse(f"{path}.{i}.{field}", "it is a text")
 
 
-def _checked_name(function: Json, path: str) -> str:
+def _check_name(function: Json, path: str) -> str:
     name = function.get("name")
     if not isinstance(name, str) or not NAME.fullmatch(name):
         _refuse(f"{path}.name", f"it has {NAME_RULE}")

@@ -1,5 +1,5 @@
-"""Calls of functions in an answer: read where the engine gives them as a text, and written in the
-form that the client reads.
+"""Function calls in an answer: parsed if the engine gives them as a text, and written in the
+client's form.
 """
 
 import json
@@ -15,20 +15,20 @@ END_OF_REASONING = "</think>"
 FENCE = "```"
 BEGINS_A_CALL = ("{", "[", "`")
 MAX_CALLS = 128
-MAX_CHARACTERS = 2**20  # of a call; longer ones are texts
-# A call that `max_tokens` has cut; its schema puts the name first.
+MAX_CHARACTERS = 2**20  # per call; longer ones are plain text
+# Call that `max_tokens` has cut; its schema puts the name first.
 CUT = re.compile(r'\s*\{\s*"name"\s*:\s*("[^"\\]*")\s*,\s*"arguments"\s*:\s*')
 
 _decoder = json.JSONDecoder()
 
 
-class Call(NamedTuple):
+class ParsedCall(NamedTuple):
     name: str
     arguments: str  # their JSON
 
 
 class HeldText:
-    """The text of one choice so far, while it may become a call."""
+    """Text of one choice so far, while it may become a call."""
 
     def __init__(self) -> None:
         self.parts: list[str] = []
@@ -41,7 +41,7 @@ class HeldText:
 
 
 class ToolCallRewriter(Rewriter):
-    """A stream holds a call back until that is whole, and sends it as one event."""
+    """Stream rewriter that holds a call back until it is complete, and sends one event."""
 
     def __init__(self, plan: CallPlan) -> None:
         self._plan = plan
@@ -52,7 +52,7 @@ class ToolCallRewriter(Rewriter):
         for choice in document["choices"]:
             message = choice["message"]
             if calls := self._calls_in(message.get("content")):
-                message |= {"content": None, "tool_calls": _written(calls)}
+                message |= {"content": None, "tool_calls": _write_calls(calls)}
                 choice["logprobs"] = None
                 self._finish(choice)
             self._write_as_asked(choice, message)
@@ -67,7 +67,7 @@ class ToolCallRewriter(Rewriter):
         return events
 
     def _choices(self, choice: Document) -> Iterator[Document]:
-        """Give what becomes of a choice in one event."""
+        """Return the resulting choices of one event."""
         index = choice.get("index", 0)
         if self._plan.mode != "native" and index not in self._passing:
             if not self._hold(index, choice):
@@ -76,14 +76,14 @@ class ToolCallRewriter(Rewriter):
                 text = "".join(text_so_far.parts)
                 delta: Document = {"content": text}
                 if calls := self._calls_in(text):
-                    delta = {"tool_calls": _written(calls, is_event=True)}
+                    delta = {"tool_calls": _write_calls(calls, is_event=True)}
                     self._finish(choice)
                 yield {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
         yield choice
 
     def _hold(self, index: int, choice: Document) -> bool:
-        """Take the text out of the event, unless it can be no call any more; return whether
-        something is left of it.
+        """Hold back the text of the event while it may become a call; return whether something is
+        left of it.
         """
         delta = choice["delta"]
         text = delta.get("content")
@@ -107,13 +107,13 @@ class ToolCallRewriter(Rewriter):
         if choice.get("finish_reason") == "stop":
             choice["finish_reason"] = self._plan.finish_reason
 
-    def _calls_in(self, content: str | None) -> list[Call]:
+    def _calls_in(self, content: str | None) -> list[ParsedCall]:
         if not content or self._plan.mode == "native":
             return []
         text = content.rpartition(END_OF_REASONING)[2]
         calls = _calls_of(text, self._plan.names)
         if not calls and self._plan.mode == "forced" and (cut := CUT.match(text)):
-            return [Call(json.loads(cut[1], strict=False), text[cut.end() :])]
+            return [ParsedCall(json.loads(cut[1], strict=False), text[cut.end() :])]
         return calls
 
     def _write_as_asked(self, choice: Document, message: Document) -> None:
@@ -129,12 +129,12 @@ class ToolCallRewriter(Rewriter):
             choice["finish_reason"] = "function_call"
 
 
-def _calls_of(text: str, names: Set[str]) -> list[Call]:
-    """Return the calls where the text is nothing else: objects after each other, or a list."""
+def _calls_of(text: str, names: Set[str]) -> list[ParsedCall]:
+    """Return the calls if the text holds nothing else: objects after each other, or a list."""
     text = text.strip()
     if text.startswith(FENCE) and text.endswith(FENCE):
         text = text.removeprefix(FENCE).removesuffix(FENCE).removeprefix("json").strip()
-    calls: list[Call] = []
+    calls: list[ParsedCall] = []
     place = 0
     while place < len(text) and len(calls) < MAX_CALLS:
         try:
@@ -151,16 +151,16 @@ def _calls_of(text: str, names: Set[str]) -> list[Call]:
     return calls[:MAX_CALLS]
 
 
-def _call_of(value: object, names: Set[str]) -> Call | None:
+def _call_of(value: object, names: Set[str]) -> ParsedCall | None:
     if not isinstance(value, dict) or value.keys() != {"name", "arguments"}:
         return None
     name, arguments = value["name"], value["arguments"]
     if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
         return None
-    return Call(name, json.dumps(arguments, ensure_ascii=False))
+    return ParsedCall(name, json.dumps(arguments, ensure_ascii=False))
 
 
-def _written(calls: list[Call], *, is_event: bool = False) -> list[Document]:
+def _write_calls(calls: list[ParsedCall], *, is_event: bool = False) -> list[Document]:
     written: list[Document] = []
     for i, call in enumerate(calls):
         document = {

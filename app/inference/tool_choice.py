@@ -1,8 +1,7 @@
-"""Tools that a question offers, and the answer that it demands: a call, or what the model likes.
+"""Tools of a request, and its required answer: a call, or the model's choice.
 
-A call that is demanded is an answer of a JSON schema, `{"name": …, "arguments": …}`, which an
-engine can hold every model to. Where the model's chat template has no tools, the prompt describes
-them as a text.
+A required call is an answer of a JSON schema, `{"name": …, "arguments": …}`, which an engine can
+hold every model to. If the model's chat template has no tools, the prompt describes them as a text.
 """
 
 import json
@@ -12,7 +11,7 @@ from app.base.errors import InvalidRequest
 from app.inference.engine_traits import EngineTraits
 from app.inference.schemas import ChatCompletionRequest
 
-# native: the engine reads calls; forced: the answer is one; text: it may be one.
+# native: the engine parses calls; forced: the answer is one; text: it may be one.
 Mode = Literal["native", "forced", "text"]
 Fields = dict[str, Any]
 
@@ -21,7 +20,7 @@ CALL_FORM = '{"name": NAME, "arguments": {…}}'
 
 
 class Choice(NamedTuple):
-    """`functions`: by name, those that may be called."""
+    """Choice of functions. `functions`: by name, those that may be called."""
 
     kind: Literal["auto", "none", "required", "named"]
     functions: dict[str, Fields]
@@ -37,7 +36,7 @@ class CallPlan(NamedTuple):
 def plan_calls(
     body: ChatCompletionRequest, fields: Fields, traits: EngineTraits
 ) -> tuple[Fields, CallPlan]:
-    """Return what the engine is to be sent, and how to read its answer. Raises `InvalidRequest`."""
+    """Return the engine's request and the parser of its response. Raises `InvalidRequest`."""
     choice = _choice_of(body)
     names = frozenset(choice.functions)
     match choice.kind:
@@ -63,7 +62,7 @@ def plan_calls(
     messages = _as_texts(fields["messages"])
     if choice.kind != "none":
         instruction = _instruction(choice, may_answer=plan.mode == "text")
-        messages = _with_instruction(messages, instruction, traits)
+        messages = _add_instruction(messages, instruction, traits)
     return fields | {"messages": messages}, plan
 
 
@@ -142,12 +141,12 @@ def _shape(functions: dict[str, Fields], answer: Fields | None) -> Fields:
     calls: list[Fields] = []
     for i, (name, function) in enumerate(functions.items()):
         parameters = function.get("parameters") or ANY_OBJECT
-        definitions[f"arguments_{i}"] = _moved(parameters, f"#/$defs/arguments_{i}")
+        definitions[f"arguments_{i}"] = _move_references(parameters, f"#/$defs/arguments_{i}")
         properties = {"name": {"const": name}, "arguments": {"$ref": f"#/$defs/arguments_{i}"}}
         calls.append(ANY_OBJECT | {"properties": properties} | _ALL_OF_A_CALL)
     if answer is not None:
         schema = (answer.get("json_schema") or {}).get("schema") or {}
-        definitions["answer"] = _moved(schema, "#/$defs/answer")
+        definitions["answer"] = _move_references(schema, "#/$defs/answer")
         calls.append({"$ref": "#/$defs/answer"})
     root = calls[0] if len(calls) == 1 else {"anyOf": calls}
     schema = root | {"$defs": definitions}
@@ -157,13 +156,13 @@ def _shape(functions: dict[str, Fields], answer: Fields | None) -> Fields:
 _ALL_OF_A_CALL: Fields = {"required": ["name", "arguments"], "additionalProperties": False}
 
 
-def _moved(schema: Any, root: str) -> Any:
-    """Return a schema whose references to its own root lead to where that stands now."""
+def _move_references(schema: Any, root: str) -> Any:
+    """Return a schema whose references to its own root point to its new place."""
     if isinstance(schema, list):
-        return [_moved(each, root) for each in schema]
+        return [_move_references(each, root) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    moved = {name: _moved(value, root) for name, value in schema.items()}
+    moved = {name: _move_references(value, root) for name, value in schema.items()}
     reference = moved.get("$ref")
     if isinstance(reference, str) and reference.startswith("#"):
         moved["$ref"] = root + reference[1:]
@@ -182,7 +181,7 @@ def _instruction(choice: Choice, *, may_answer: bool) -> str:
     return f"You can call these functions:\n{described}\n{demand}"
 
 
-def _with_instruction(
+def _add_instruction(
     messages: list[Fields], instruction: str, traits: EngineTraits
 ) -> list[Fields]:
     """Add the instruction to the system's words, or to the user's where there are no others."""
@@ -197,8 +196,8 @@ def _with_instruction(
 
 
 def _as_texts(messages: list[Fields]) -> list[Fields]:
-    """Return turns that call functions, or say the results, as a template without tools has them:
-    results that follow each other are one turn of the user.
+    """Return turns with calls or their results in the form of a template without tools: consecutive
+    results are one turn of the user.
     """
     turns: list[Fields] = []
     results: list[str] = []

@@ -1,4 +1,4 @@
-"""A question in the words of the engine that answers it, and the way back."""
+"""Translation of a request into the words of an engine, and of the response back."""
 
 import json
 from typing import Any, NamedTuple
@@ -14,7 +14,9 @@ from app.inference.tool_choice import plan_calls
 
 
 class Translation(NamedTuple):
-    """`content`: what the engine is asked; None where the answer is there without it."""
+    """Result of a translation. `content`: the request for the engine; None if the response is known
+    without it.
+    """
 
     content: bytes | None
     rewriter: Rewriter
@@ -24,7 +26,9 @@ class Translation(NamedTuple):
 async def translate(
     body: InferenceRequest, known_traits: KnownTraits, key: tuple[str, str, str], post: Post
 ) -> Translation:
-    """Raises `InvalidRequest` for what the engine does not do. `key` names the engine."""
+    """Translate a request. `key` names the engine. Raises `InvalidRequest` for a field that the
+    engine lacks.
+    """
     fields = body.engine_fields()
     traits = EngineTraits("other")
     if _depends_on_engine(body):
@@ -58,7 +62,7 @@ async def _completion(
     if body.echo and traits.kind == "llama.cpp":
         echoes = await echo_prompts(body, traits, post)
         fields.pop("echo")
-    if fields.get("logprobs") == 0:  # which llama.cpp takes for none
+    if fields.get("logprobs") == 0:  # llama.cpp takes 0 for none
         fields["logprobs"] = 1
     is_plain = body.logprobs is None and not echoes
     rewriter = Rewriter()
@@ -72,8 +76,8 @@ async def _completion(
 
 
 class LogprobsRewriter(Rewriter):
-    """Says of an answer whose tokens llama.cpp has left out, as they end within a character, that
-    there are none.
+    """Rewriter for answers whose tokens llama.cpp has left out, as they end within a character: it
+    sets their logprobs to none.
     """
 
     def rewrite(self, document: Document) -> None:

@@ -1,21 +1,22 @@
-"""Turns at an engine: it gives so many answers at once, and projects take them in turn.
+"""Turns at an engine: it has a number of slots, and projects take them in turn.
 
-They are those of this process: other API processes, and evaluations, ask an engine beside it.
+The turns are those of this process: other API processes, and evaluations, send requests to an
+engine beside it.
 """
 
 import asyncio
 import time
 from collections import Counter
 
-from app.inference.service import Target
+from app.inference.service import EngineTarget
 
 NOTED_EVERY_SECONDS = 5.0
 
 
 class EngineQueue:
-    """One engine's answers, and the projects that wait for one.
+    """Slots of one engine, and the projects that wait for one.
 
-    The next one is for the project that has fewest, and of these for the one that waited longest.
+    The next slot is for the project that has fewest, and of these for the one that waited longest.
     """
 
     def __init__(self, max_answers: int) -> None:
@@ -30,18 +31,18 @@ class EngineQueue:
         return not self._num_held and not self._waiting
 
     def is_use_due(self) -> bool:
-        """Return, once every few seconds, that the use of the engine is to be noted."""
+        """Return True, once every few seconds, if the use of the engine is due to be recorded."""
         now = time.monotonic()
         if now < self._noted_at + NOTED_EVERY_SECONDS:
             return False
         self._noted_at = now
         return True
 
-    async def take(self, project_id: str) -> "Turn":
+    async def take(self, project_id: str) -> "EngineTurn":
         """Wait for a turn."""
         if self._num_free:
             self._hold(project_id)
-            return Turn(self, project_id)
+            return EngineTurn(self, project_id)
         future = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(project_id, {})[future] = None
         try:
@@ -52,10 +53,10 @@ class EngineQueue:
             else:  # the turn came in the same moment
                 self.release(project_id)
             raise
-        return Turn(self, project_id)
+        return EngineTurn(self, project_id)
 
     def release(self, project_id: str) -> None:
-        """Give a project's turn to the next one."""
+        """Pass a project's turn to the next one."""
         self._num_free += 1
         self._num_held[project_id] -= 1
         if not self._num_held[project_id]:
@@ -70,7 +71,7 @@ class EngineQueue:
         del futures[future]
         if futures:  # behind the others
             self._waiting[project_id] = futures
-        if not future.done():  # else it has been cancelled just now
+        if not future.done():  # otherwise it has just been cancelled
             self._hold(project_id)
             future.set_result(None)
 
@@ -85,8 +86,8 @@ class EngineQueue:
             self._waiting.pop(project_id, None)
 
 
-class Turn:
-    """The right to one answer, until it is released."""
+class EngineTurn:
+    """Right to one answer, until it is released."""
 
     def __init__(self, queue: EngineQueue, project_id: str) -> None:
         self._queue = queue
@@ -105,7 +106,7 @@ class EngineQueues:
     def __init__(self) -> None:
         self._queues: dict[str, EngineQueue] = {}
 
-    def of(self, target: Target) -> EngineQueue:
+    def of(self, target: EngineTarget) -> EngineQueue:
         queue = self._queues.get(target.address)
         if queue is None:
             self._queues = {key: each for key, each in self._queues.items() if not each.is_idle}

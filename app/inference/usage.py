@@ -1,4 +1,4 @@
-"""The tokens of a request: estimated when it is sent, and counted as its answers come."""
+"""Tokens of a request: estimated when it is sent, and counted as its answers arrive."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -6,20 +6,20 @@ from typing import Any, NamedTuple
 import anyio
 from anyio.to_thread import run_sync
 
-from app.inference.questions import Question
+from app.inference.questions import EngineRequest
 
-MAX_TOKENS = 2**31  # that one answer is taken to have taken
+MAX_TOKENS = 2**31  # upper bound of the tokens counted for one answer
 
 
-class Usage(NamedTuple):
-    """The tokens of one answer, as its engine counted them."""
+class TokenUsage(NamedTuple):
+    """Tokens of one answer, as its engine counted them."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
 
 
-def usage_of(document: dict[str, Any]) -> Usage | None:
+def usage_of(document: dict[str, Any]) -> TokenUsage | None:
     """Return the usage in an answer or an event, if there is one."""
     usage = document.get("usage")
     if not isinstance(usage, dict):
@@ -27,46 +27,48 @@ def usage_of(document: dict[str, Any]) -> Usage | None:
     details = usage.get("prompt_tokens_details")
     cached = details.get("cached_tokens") if isinstance(details, dict) else None
     numbers = (usage.get("prompt_tokens"), usage.get("completion_tokens"), cached)
-    return Usage(*map(_bounded, numbers))
+    return TokenUsage(*map(_bound, numbers))
 
 
-class Tally:
-    """What the answers of a request took so far. A prompt counts once, whatever its choices."""
+class UsageTally:
+    """Usage of the answers of a request so far. A prompt counts once, independently of the number
+    of its choices.
+    """
 
     def __init__(self, estimates: Sequence[int], num_answers: int) -> None:
         self._estimates = estimates
-        self._prompts: dict[int, int] = {}  # those that were sent
+        self._prompts: dict[int, int] = {}  # prompts that were sent
         self._cached: dict[int, int] = {}
         self._answers = [0] * num_answers
 
     @property
     def estimate(self) -> int:
-        """The tokens of all prompts, before any is sent."""
+        """Estimate the tokens of all prompts, before any is sent."""
         return sum(self._estimates)
 
     @property
     def num_tokens(self) -> int:
         return sum(self._prompts.values()) + sum(self._answers)
 
-    def add_sent(self, question: Question) -> None:
+    def add_sent(self, question: EngineRequest) -> None:
         self._prompts.setdefault(question.prompt, self._estimates[question.prompt])
 
-    def take_refused(self, question: Question) -> None:
-        """Count a prompt that the engine did not read as nothing."""
+    def take_refused(self, question: EngineRequest) -> None:
+        """Count a prompt that the engine refused as nothing."""
         self._prompts[question.prompt] = 0
 
-    def add_event(self, question: Question) -> None:
-        """Count an event of a stream as a token, until the engine tells."""
+    def add_event(self, question: EngineRequest) -> None:
+        """Count an event of a stream as a token, until the engine reports its usage."""
         self._answers[question.choice] += 1
 
-    def set_usage(self, question: Question, usage: Usage) -> None:
+    def set_usage(self, question: EngineRequest, usage: TokenUsage) -> None:
         self._prompts[question.prompt] = usage.prompt_tokens
         self._answers[question.choice] = usage.completion_tokens
         if question.prompt not in self._cached:  # a later choice finds the prompt of the first
             self._cached[question.prompt] = usage.cached_tokens
 
     def document(self, *, is_private: bool) -> dict[str, Any]:
-        """Return the usage as the caller gets it. What an engine had cached may tell of other
+        """Return the usage as the caller gets it. The engine's cached tokens may reveal other
         projects' prompts, unless the model is `is_private`.
         """
         prompt_tokens = sum(self._prompts.values())
@@ -82,19 +84,19 @@ class Tally:
 
 
 class Bill:
-    """Charges a tally to its key; `charge` waits for Redis."""
+    """Charges the usage to its API key; `charge` waits for Redis."""
 
-    def __init__(self, tally: Tally, charge: Callable[[int], None]) -> None:
+    def __init__(self, tally: UsageTally, charge: Callable[[int], None]) -> None:
         self._tally = tally
         self._charge = charge
         self._num_charged = 0
 
     async def open(self) -> None:
-        """Charge the estimate, so that a client that leaves has paid for its prompts."""
+        """Charge the estimate, so that a client that disconnects has paid for its prompts."""
         await self._charge_up_to(self._tally.estimate)
 
     async def settle(self) -> None:
-        """Charge what is missing, or give back what was too much."""
+        """Charge the missing tokens, or return the surplus."""
         with anyio.CancelScope(shield=True):
             await self._charge_up_to(self._tally.num_tokens)
 
@@ -104,5 +106,5 @@ class Bill:
             await run_sync(self._charge, difference)
 
 
-def _bounded(number: object) -> int:
+def _bound(number: object) -> int:
     return max(0, min(number, MAX_TOKENS)) if isinstance(number, int) else 0

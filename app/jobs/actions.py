@@ -1,4 +1,4 @@
-"""What callers do with jobs; each function is one unit of work, and notifies after its commit."""
+"""Use cases of jobs; each function is one unit of work, and notifies after its commit."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from app.http.pagination import Page
 from app.jobs import idempotency, metrics, metrics_csv, queue_forecast, repository, service
 from app.jobs.clone import merge_overrides
 from app.jobs.presenter import to_object, to_objects
-from app.jobs.requests import Filters
+from app.jobs.requests import JobFilters
 from app.jobs.schemas import (
     CheckpointObject,
     DeviceObject,
@@ -48,7 +48,7 @@ def create_job(
 ) -> JobObject:
     """Create a job, or return the one that the same request has created before."""
     body = request.model_dump(mode="json", exclude_unset=True)
-    submission = idempotency.Request(caller, "create", body, idempotency_key, retry_count)
+    submission = idempotency.SubmissionRequest(caller, "create", body, idempotency_key, retry_count)
     with services.database.transaction() as session:
         job = service.create_once(session, submission, request, services.settings)
         created = to_object(session, services.settings, job)
@@ -60,7 +60,7 @@ def create_job(
 
 
 def preview_job(services: Services, caller: Caller, request: JobRequest) -> JobObject:
-    """Return the job as it would be, with its estimate; nothing is written."""
+    """Return the job as it would be created, with its estimate; nothing is written."""
     with services.database.read() as session:
         job = service.preview(session, caller.project_id, request, services.settings)
         position = queue_forecast.position_of_new_job(
@@ -102,8 +102,8 @@ def clone_job(
     idempotency_key: str | None = None,
     retry_count: int = 0,
 ) -> JobObject:
-    """Create a job that asks for what this one asked for, except for the overrides."""
-    submission = idempotency.Request(
+    """Create a job with the same request as this one, except for the overrides."""
+    submission = idempotency.SubmissionRequest(
         caller, f"clone {job_id}", overrides, idempotency_key, retry_count
     )
     with services.database.transaction() as session:
@@ -122,7 +122,7 @@ def clone_job(
 def list_jobs(
     services: Services,
     caller: Caller,
-    filters: Filters,
+    filters: JobFilters,
     *,
     after: str | None = None,
     limit: int = 20,
@@ -170,7 +170,7 @@ def pause_job(services: Services, caller: Caller, job_id: str) -> JobObject:
 def resume_job(
     services: Services, caller: Caller, job_id: str, budget_change: Budget | None = None
 ) -> JobObject:
-    """Resume a paused job; of its budget, the caps that `budget_change` names are changed."""
+    """Resume a paused job; the caps of its budget that `budget_change` names are changed."""
     with services.database.transaction() as session:
         job = service.resume(session, caller.project_id, job_id, services.settings, budget_change)
         audit.record(session, caller, "job.resumed", job_id)
@@ -223,7 +223,7 @@ def read_metrics(
 
 
 def write_metrics_csv(services: Services, caller: Caller, job_id: str) -> Iterator[bytes]:
-    """Return all metrics of every step as CSV, in pieces that are read when they are asked for."""
+    """Return all metrics of every step as CSV, in pieces that are read on demand."""
     with services.database.read() as session:
         service.get(session, caller.project_id, job_id)
     return metrics_csv.write_csv(services.database, job_id)
@@ -232,7 +232,9 @@ def write_metrics_csv(services: Services, caller: Caller, job_id: str) -> Iterat
 def read_log(
     services: Services, caller: Caller, job_id: str, number: int | None = None, after: int = 0
 ) -> LogObject:
-    """Return what follows so many bytes of an attempt's log; without a number of the newest one."""
+    """Return the part of an attempt's log after so many bytes; without a number, of the newest
+    attempt.
+    """
     with services.database.read() as session:
         job = service.get(session, caller.project_id, job_id)
         attempt = service.attempt_with_log(session, job, number)
@@ -265,5 +267,5 @@ def _remove_objects(services: Services, prefix: str) -> None:
         if keys := services.storage.keys(prefix):
             services.storage.delete(*keys)
     except (OSError, StorageError) as error:
-        # No row names these bytes any more; they take space and harm nobody.
+        # No row names these bytes any more; they only take space.
         log.warning("bytes of a deleted job not removed", prefix=prefix, error=str(error))

@@ -1,6 +1,4 @@
-"""What a job may start from: a base model, a fine-tuned one, or a checkpoint of a job that has
-ended.
-"""
+"""Starting model of a job: a base model, a fine-tuned one, or a checkpoint of an ended job."""
 
 from sqlalchemy.orm import Session
 
@@ -23,7 +21,7 @@ def base_of(
     parsed = Name.parse(name)
     if parsed is None:
         return catalogue.base_for_job(session, project_id, name, lock=lock), None
-    row = _own(session, project_id, parsed) or _permitted(session, project_id, parsed)
+    row = _own(session, project_id, parsed) or _find_permitted(session, project_id, parsed)
     if row is None or (lock and not repository.lock_for_reading(session, row.job.id)):
         raise InvalidRequest(
             f"model: there is no checkpoint '{name}' here.", param="model", code="model_not_found"
@@ -63,14 +61,14 @@ def _own(session: Session, project_id: str, name: Name) -> NamedCheckpoint | Non
     )
 
 
-def _permitted(session: Session, project_id: str, name: Name) -> NamedCheckpoint | None:
+def _find_permitted(session: Session, project_id: str, name: Name) -> NamedCheckpoint | None:
     return _newest_of_name(
         name, checkpoint_repository.find_permitted(session, project_id, name.job_tail, name.step)
     )
 
 
 def _newest_of_name(name: Name, candidates: list[NamedCheckpoint]) -> NamedCheckpoint | None:
-    """Return the newest of that name: several attempts may have reached the step."""
+    """Return the newest checkpoint of that name: several attempts may have reached the step."""
     return next(
         (
             row

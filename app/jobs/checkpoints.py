@@ -12,7 +12,7 @@ NAME = re.compile(r"(?P<model>ft:.+(?P<job_tail>[0-9a-f]{8})):ckpt-step-(?P<step
 
 
 class Name(NamedTuple):
-    """The parts of `<fine-tuned model>:ckpt-step-<step>`; `job_tail` are the last characters of its
+    """Parts of `<fine-tuned model>:ckpt-step-<step>`; `job_tail` are the last characters of its
     job's id.
     """
 
@@ -33,7 +33,7 @@ def checkpoint_name(model_id: str, step: int) -> str:
 
 
 def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint | None:
-    """Return the earliest of those with the lowest validation loss, by the trainer's own rule."""
+    """Return the earliest checkpoint with the lowest validation loss, by the trainer's own rule."""
     evaluated = [checkpoint for checkpoint in checkpoints if "valid_loss" in checkpoint.metrics]
     return min(
         evaluated,

@@ -1,7 +1,7 @@
-"""Who executes a job: claim, renew, append events, finish, release, rescue.
+"""Execution of jobs by workers: claim, renew, append events, finish, release, rescue.
 
-Each is one guarded statement in one transaction. A claim's attempt number is the fencing token:
-whoever holds an older one matches no row, learns that it is fenced out, and must stop without
+Each is one guarded statement in one transaction. A claim's attempt number is the fencing token: the
+holder of an older number matches no row, learns that it is fenced out, and must stop without
 writing anything.
 """
 
@@ -24,11 +24,11 @@ from falqon_core.contract.figures import Name, Text
 
 _NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
 MAX_RETRY_SECONDS = 60.0
-LOST = "lost"
+OUTCOME_LOST = "lost"
 
 
 class Claim(NamedTuple):
-    """The right to execute a job, for as long as its lease is renewed."""
+    """Right to execute a job, for as long as its lease is renewed."""
 
     job_id: str
     attempt: int
@@ -44,7 +44,7 @@ class Claim(NamedTuple):
         )
 
 
-class Failure(NamedTuple):
+class JobFailure(NamedTuple):
     code: Name
     message: Text
     param: Name | None = None
@@ -60,14 +60,13 @@ def claim(
     cards: Sequence[int] = (),
     project_ids: Sequence[str] | None = None,
 ) -> Job | None:
-    """Take the next job for which these cards of this device are enough, or return None; without
-    any, one that wants a single GPU. The returned job carries the new attempt number.
-    `num_devices` is what a job of one GPU is charged for. `project_ids`: those whose jobs it may
-    be; None: every project's.
+    """Claim the next job for which these cards of this device suffice, or return None; without any,
+    one for a single GPU. The returned job carries the new attempt number. `num_devices` is charged
+    for a job of one GPU. `project_ids`: its possible projects; None: every project.
     """
-    offer = next_job.Offer(device, max(1, len(cards)))
+    offer = next_job.DeviceOffer(device, max(1, len(cards)))
     next_job.wait_for_other_claims(session, offer)
-    # What somebody else holds is passed over: their claim takes it, or the next poll finds it
+    # Locked rows are skipped: the claim that holds them takes the job, or the next poll finds it
     # again.
     first = next_job.select_next(offer, project_ids)
     job_id = session.scalar(first.with_for_update(skip_locked=True))
@@ -109,7 +108,7 @@ def claim(
 
 
 def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired | None:
-    """Extend the lease; the answer is what the user wants. None: the lease is lost."""
+    """Extend the lease; return the desired state, or None when the lease is lost."""
     statement = (
         update(Job)
         .where(*claim.guard)
@@ -123,16 +122,16 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired | Non
 def append_events(
     session: Session, claim: Claim, events: Sequence[NewEvent], **values: object
 ) -> bool:
-    """Add events and set columns of the job; False when the lease is lost."""
+    """Add events and set columns of the job; return False when the lease is lost."""
     return append(session, claim.job_id, events, guard=claim.guard, **values)
 
 
 def append_trainer_events(
     session: Session, claim: Claim, events: Sequence[NewEvent], before: int, **values: object
 ) -> bool:
-    """Do as `append_events` does, for the trainer's events, of which `before` came earlier. Those
-    that are written already, by a transaction whose success nobody heard of, are not written again:
-    the job's row is locked first, so that transaction has ended.
+    """Do as `append_events` does, for the trainer's events, of which `before` came earlier. Events
+    that were written by a transaction whose confirmation was lost are not written again: the job's
+    row is locked first, so that transaction has ended.
     """
     if session.scalar(select(Job.id).where(*claim.guard).with_for_update()) is None:
         return False
@@ -152,7 +151,7 @@ def finish(
     status: JobStatus,
     event: NewEvent,
     *,
-    failure: Failure | None = None,
+    failure: JobFailure | None = None,
     **values: object,
 ) -> bool:
     """End the job for good: succeeded, failed or cancelled. A cancel that arrived first wins over
@@ -181,7 +180,7 @@ def update_attempt(session: Session, claim: Claim, **values: object) -> None:
 
 
 def set_log_bytes(session: Session, claim: Claim, log_bytes: int) -> bool:
-    """Let the attempt have a log; False when the lease is lost."""
+    """Record the log's size; return False when the lease is lost."""
     statement = (
         update(Attempt)
         .where(
@@ -197,7 +196,7 @@ def set_log_bytes(session: Session, claim: Claim, log_bytes: int) -> bool:
 
 def pause(session: Session, claim: Claim, reason: str) -> None:
     """Set the desired state for the user, unless they have set one; `release` in the same
-    transaction makes it so.
+    transaction applies it.
     """
     statement = (
         update(Job)
@@ -208,7 +207,7 @@ def pause(session: Session, claim: Claim, reason: str) -> None:
 
 
 def ends_as_before(session: Session, claim: Claim, code: str, within_seconds: float) -> bool:
-    """Return whether the attempt before this one ended with the same failure, both soon after their
+    """Return True if the attempt before this one ended with the same failure, both soon after their
     start and from the same step, or both before the training began.
     """
     attempts = select(Attempt).where(
@@ -221,7 +220,11 @@ def ends_as_before(session: Session, claim: Claim, code: str, within_seconds: fl
     if before.ended_at is None:
         return False
     lengths = (before.ended_at - before.created_at, now(session) - this.created_at)
-    alike = (before.outcome, before.error_code, before.start_step) == (LOST, code, this.start_step)
+    alike = (before.outcome, before.error_code, before.start_step) == (
+        OUTCOME_LOST,
+        code,
+        this.start_step,
+    )
     return alike and max(lengths).total_seconds() < within_seconds
 
 
@@ -233,14 +236,14 @@ def release(
     counts_as_failure: bool,
     max_infra_failures: int,
     retry_seconds: float = 0.0,
-    failure: Failure | None = None,
+    failure: JobFailure | None = None,
     **values: object,
 ) -> bool:
-    """Give the job back: queued again, or in the state that the user desires, or failed when it was
-    lost too often.
+    """Release the job: it is queued again, or gets the state that the user desires, or fails when
+    it was lost too often.
 
-    After a first loss it is taken again no sooner than `retry_seconds` later, after each further
-    one twice as late.
+    After a first loss it is claimed no sooner than `retry_seconds` later, after each further one
+    twice as late.
     """
     return _requeue(
         session,
@@ -256,9 +259,9 @@ def release(
 
 
 def rescue(session: Session, *, max_infra_failures: int, retry_seconds: float = 0.0) -> list[str]:
-    """Take jobs from workers whose lease ran out; returns their ids."""
+    """Requeue the jobs of workers whose lease ran out; return their ids."""
     expired = (Job.status == JobStatus.RUNNING, Job.lease_expires_at < now_plus())
-    lost = Failure(
+    lost = JobFailure(
         "worker_lost", "The worker stopped answering, more often than this service retries."
     )
     event = NewEvent("The worker stopped answering; the job goes back to the queue", level="warn")
@@ -280,8 +283,8 @@ def rescue(session: Session, *, max_infra_failures: int, retry_seconds: float = 
 
 
 def take_back(session: Session, job_id: str, *, max_infra_failures: int) -> bool:
-    """Take a job from the worker that has it, which learns so from its next heartbeat; the attempt
-    counts as no failure. False when no worker has it.
+    """Take a job from its worker, which learns so from its next heartbeat; the attempt counts as no
+    failure. Return False when no worker has it.
     """
     event = NewEvent("The job goes back to the queue: an operator took it from its worker", "warn")
     return _requeue(
@@ -305,7 +308,7 @@ def _requeue(
     counts_as_failure: bool,
     max_infra_failures: int,
     retry_seconds: float,
-    failure: Failure | None,
+    failure: JobFailure | None,
     **values: object,
 ) -> bool:
     failures = Job.infra_failures + (1 if counts_as_failure else 0)
@@ -324,7 +327,7 @@ def _requeue(
         "finished_at": case((ended, now_plus()), else_=Job.finished_at),
         "notified_at": None,
     }
-    error = failure or Failure(
+    error = failure or JobFailure(
         "internal_error", "The job failed more often than this service retries."
     )
     for column, value in _error_columns(error).items():
@@ -333,7 +336,9 @@ def _requeue(
         return False
     attempt, status = session.execute(select(Job.attempt, Job.status).where(Job.id == job_id)).one()
     outcome = (
-        LOST if counts_as_failure else {JobStatus.QUEUED: "released"}.get(JobStatus(status), status)
+        OUTCOME_LOST
+        if counts_as_failure
+        else {JobStatus.QUEUED: "released"}.get(JobStatus(status), status)
     )
     _end_attempt(session, job_id, attempt, outcome, failure if counts_as_failure else None)
     return True
@@ -351,7 +356,7 @@ def _retry_at(failures: ColumnElement[int], retry_seconds: float) -> ColumnEleme
 
 
 def _end_attempt(
-    session: Session, job_id: str, number: int, outcome: str, failure: Failure | None
+    session: Session, job_id: str, number: int, outcome: str, failure: JobFailure | None
 ) -> None:
     statement = (
         update(Attempt)
@@ -364,11 +369,11 @@ def _end_attempt(
         alert = quotas.book_attempt(session, job_id, started, ended, num_devices)
         if alert is not None:
             webhooks.record_device_hours(session, alert.project_id, alert.level)
-    if outcome == LOST and failure is not None:
+    if outcome == OUTCOME_LOST and failure is not None:
         after_commit(session, counters.lost_attempts(failure.code).inc)
 
 
-def _error_columns(failure: Failure | None) -> dict[str, object]:
+def _error_columns(failure: JobFailure | None) -> dict[str, object]:
     if failure is None:
         return {}
     return {

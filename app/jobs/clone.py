@@ -1,9 +1,8 @@
-"""The request of a clone: the original one with overrides merged in, as JSON Merge Patch (RFC 7396)
+"""Request of a clone: the original one with overrides merged in, as JSON Merge Patch (RFC 7396)
 merges.
 
-Some values can be said in several places, as OpenAI spells them and as a recipe does. An override
-in one of them replaces what the original says in the others, or the two would contradict each
-other.
+Some values have several places, in OpenAI's spelling and in the recipe's. An override of one of
+them replaces the original's values in the others, or the two would contradict each other.
 """
 
 from app.models.base import JsonObject
@@ -32,7 +31,7 @@ _SAME: list[list[_Place]] = [
 
 
 def merge_overrides(requested: JobRequest, overrides: JsonObject) -> JobRequest:
-    """Merge objects, take a field away for null, and replace everything else. Raises pydantic's
+    """Merge objects, remove a field for null, and replace everything else. Raises pydantic's
     `ValidationError`.
     """
     original = requested.model_dump(mode="json", exclude_unset=True)
@@ -40,15 +39,15 @@ def merge_overrides(requested: JobRequest, overrides: JsonObject) -> JobRequest:
         if any(_at(overrides, place) is not None for place in places):
             for place in places:
                 _take_away(original, place)
-    return JobRequest.model_validate(_merged(original, overrides))
+    return JobRequest.model_validate(_merge(original, overrides))
 
 
-def _merged(original: JsonObject, patch: JsonObject) -> JsonObject:
+def _merge(original: JsonObject, patch: JsonObject) -> JsonObject:
     result = dict(original)
     for name, value in patch.items():
         before = result.pop(name, None)
         if isinstance(before, dict) and isinstance(value, dict):
-            result[name] = _merged(before, value)
+            result[name] = _merge(before, value)
         elif value is not None:
             result[name] = value
     return result

@@ -1,4 +1,4 @@
-"""What jobs measured, for a table that holds them beside each other."""
+"""Measurements of several jobs, for a table that compares them."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -14,7 +14,7 @@ from falqon_core.estimate.comparison import TrainingFigures
 
 
 def recipe_of(job: Job) -> Recipe:
-    """Return what runs; before the files are checked, what the user asks for."""
+    """Return the resolved recipe; before the files are checked, the requested one."""
     return job.recipe or read_recipe(job.requested).recipe
 
 

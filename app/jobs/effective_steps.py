@@ -1,9 +1,8 @@
-"""Which steps of a job count, of all that its attempts did.
+"""Effective steps of a job, out of all steps of its attempts.
 
-An attempt that begins at step s goes on from the state after s. So what earlier attempts did beyond
-s counts no more, whether it has been done again by now or not; what they did up to s stays. The
-client and `series.js` know no attempts: to them a step that is there already, or lies behind, says
-that an attempt began before it.
+An attempt that begins at step s goes on from the state after s. So the steps of earlier attempts
+beyond s do not count, repeated or not; those up to s stay. The client and `series.js` know no
+attempts: to them a repeated or earlier step means that an attempt began before it.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from app.models import Attempt
 
 
 class EffectiveSteps:
-    """The steps of one job that count. `attempts`: all of its attempts, by rising number."""
+    """Effective steps of one job. `attempts`: all of its attempts, by rising number."""
 
     def __init__(self, attempts: Sequence[Attempt] = ()) -> None:
         self._last_steps: dict[int, int] = {}
@@ -31,6 +30,6 @@ class EffectiveSteps:
 
 
 def effective_steps(session: Session, job_ids: Sequence[str]) -> dict[str, EffectiveSteps]:
-    """Return those of each job."""
+    """Return the effective steps of each job."""
     attempts = repository.attempts(session, job_ids)
     return {job_id: EffectiveSteps(of_job) for job_id, of_job in attempts.items()}

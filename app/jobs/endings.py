@@ -1,4 +1,4 @@
-"""Which jobs of a project live, and which have ended, for somebody who waits for it."""
+"""Active and ended jobs of a project, for callers that wait for the end."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 from app.models import Job, JobStatus
 from app.models.job_lifecycle import TERMINAL
 
-# What ends next comes first.
+# Ordered by their expected end.
 LIVE_IN_ORDER = (
     JobStatus.RUNNING,
     JobStatus.VALIDATING_FILES,
@@ -18,16 +18,16 @@ LIVE_IN_ORDER = (
 
 
 def list_live_ids(session: Session, project_id: str, *, limit: int) -> list[str]:
-    """Return the ids of jobs that have not ended, those first that end next."""
+    """Return the ids of jobs that have not ended, by their expected end."""
     ids: list[str] = []
-    for status in LIVE_IN_ORDER:  # one by one, as the index has them in order
+    for status in LIVE_IN_ORDER:  # one by one, in the order of the index
         statement = select(Job.id).where(Job.project_id == project_id, Job.status == status)
         ids += session.scalars(statement.order_by(Job.id).limit(limit - len(ids)))
     return ids
 
 
 def list_ended(session: Session, project_id: str, ids: Sequence[str]) -> list[Job]:
-    """Return those of the project's jobs with these ids that have ended."""
+    """Return the project's jobs with these ids that have ended."""
     statement = select(Job).where(
         Job.project_id == project_id, Job.id.in_(ids), Job.status.in_(TERMINAL)
     )

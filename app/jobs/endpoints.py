@@ -15,7 +15,7 @@ from app.http.dependencies import (
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
 from app.jobs import actions, metrics
-from app.jobs.requests import Filters, ResumeRequest
+from app.jobs.requests import JobFilters, ResumeRequest
 from app.jobs.schemas import (
     CheckpointObject,
     EventObject,
@@ -29,7 +29,7 @@ from app.models.job_request import MAX_METADATA_PAIRS, JobRequest
 
 METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
 FILTERS = {"after", "limit", "status", "model"}
-# Its names are the user's own, which no signature can hold.
+# The names are the user's own, which no signature can hold.
 METADATA_FILTER = {
     "name": "metadata",
     "in": "query",
@@ -60,8 +60,8 @@ def create_job(
     idempotency_key: IdempotencyKey = None,
     retry_count: RetryCount = 0,
 ) -> JobObject:
-    """Create a job. Nothing is written with `dry_run`: the answer is the job as it would be, and
-    its estimate.
+    """Create a job. Nothing is written with `dry_run`: the response is the job as it would be
+    created, and its estimate.
     """
     if dry_run:
         return actions.preview_job(services, caller, body)
@@ -80,10 +80,10 @@ def list_jobs(
     status: JobStatus | None = None,
     model: str | None = None,
 ) -> Page[JobObject]:
-    """Newest first. `model` is the base model; `metadata[key]=value` filters, several at once;
-    `metadata=null` finds jobs without any.
+    """List jobs, newest first. `model` is the base model; `metadata[key]=value` filters, several at
+    once; `metadata=null` finds jobs without any.
     """
-    filters = Filters(status, model, _parse_metadata_filter(request))
+    filters = JobFilters(status, model, _parse_metadata_filter(request))
     return actions.list_jobs(services, caller, filters, after=after, limit=limit)
 
 
@@ -95,7 +95,7 @@ def retrieve_job(services: ServicesDep, caller: Reader, job_id: str) -> JobObjec
 @router.delete("/{job_id}", dependencies=TOUCHES_STORAGE)
 def delete_job(services: ServicesDep, caller: Writer, job_id: str) -> JobDeleted:
     """Delete a job that has ended. Its events and checkpoints go with it; its fine-tuned model
-    stays, with a delete call of its own.
+    stays, and has a delete call of its own.
     """
     return actions.delete_job(services, caller, job_id)
 
@@ -107,12 +107,12 @@ def clone_job(
     job_id: str,
     overrides: Annotated[
         dict[str, Any] | None,
-        Body(description="any field of a new job; objects are merged, null takes a field away"),
+        Body(description="any field of a new job; objects are merged, null removes a field"),
     ] = None,
     idempotency_key: IdempotencyKey = None,
     retry_count: RetryCount = 0,
 ) -> JobObject:
-    """A new job that asks for what this one asked for, except for what the body says."""
+    """Create a job with the same request as this one, except for the changes in the body."""
     return actions.clone_job(
         services,
         caller,
@@ -137,7 +137,9 @@ def pause_job(services: ServicesDep, caller: Writer, job_id: str) -> JobObject:
 def resume_job(
     services: ServicesDep, caller: Writer, job_id: str, body: ResumeRequest | None = None
 ) -> JobObject:
-    """A job whose budget is used up continues only with a higher one, which the body may bring."""
+    """Resume a job. A job whose budget is used up continues only with a higher one, which the body
+    may bring.
+    """
     return actions.resume_job(services, caller, job_id, body.falqon.budget if body else None)
 
 
@@ -145,7 +147,7 @@ def resume_job(
 def list_events(
     services: ServicesDep, caller: Reader, job_id: str, after: After = None, limit: Limit = 20
 ) -> Page[EventObject]:
-    """Newest first."""
+    """List events, newest first."""
     return actions.list_events(services, caller, job_id, after=after, limit=limit)
 
 
@@ -175,8 +177,8 @@ def retrieve_metrics(
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Any:
-    """Return series of the values that training reported. A longer one keeps the lowest and the
-    highest value of each stretch of steps.
+    """Return series of the reported values. A longer one keeps the lowest and the highest value of
+    each stretch of steps.
     """
     series = actions.read_metrics(services, caller, job_id, _parse_keys(keys), points)
     if format == "csv" or (format is None and "text/csv" in accept):
@@ -205,8 +207,8 @@ def retrieve_log(
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Any:
-    """Return what the trainer of an attempt wrote beside its messages, also while it runs. A log
-    keeps its first 64 KiB and its newest 1 MiB.
+    """Return the trainer's output beside its messages, also while the attempt runs. A log keeps its
+    first 64 KiB and its newest 1 MiB.
     """
     log = actions.read_log(services, caller, job_id, attempt, after or 0)
     if format == "text" or (format is None and "text/plain" in accept):

@@ -24,20 +24,19 @@ def create_estimate(
     device: Annotated[
         str | None,
         Query(
-            description="of the price table; left out: what this service trains on", max_length=64
+            description="a device of the price table; left out: the default of this service",
+            max_length=64,
         ),
     ] = None,
     num_devices: Annotated[
-        int, Query(ge=1, le=MAX_DEVICES, description="of `device`; on a CPU, cores")
+        int, Query(ge=1, le=MAX_DEVICES, description="GPUs of `device`; on a CPU, cores")
     ] = 1,
 ) -> EstimateObject:
-    """Time, memory, cost and earliest start of a job before it exists. Nothing is written."""
+    """Estimate time, memory, cost and earliest start of a future job. Nothing is written."""
     return actions.estimate_job(services, caller, body, device, num_devices)
 
 
 @router.get("/accuracy")
 def list_accuracy(services: ServicesDep, caller: Reader) -> Page[AccuracyObject]:
-    """List how well estimates were kept by the project's newest jobs, by model, method and
-    device.
-    """
+    """List the accuracy of estimates of the newest jobs, by model, method and device."""
     return estimates.list_accuracy(services, caller)

@@ -1,4 +1,4 @@
-"""Events are numbered per job without gaps: the number comes from the job's own row, locked by the
+"""Events of a job, numbered without gaps: the number comes from the job's own row, locked by the
 same transaction.
 """
 
@@ -24,7 +24,7 @@ COLUMNS = tuple(Event.__table__.columns.keys())
 
 
 class NewEvent(NamedTuple):
-    """An event that has no number yet."""
+    """Event that has no number yet."""
 
     message: Text
     level: Level = "info"
@@ -40,11 +40,11 @@ def append(
     guard: Sequence[ColumnElement[bool]] = (),
     **values: object,
 ) -> bool:
-    """Number and add events, and set `values` on the job, if every `guard` holds; False and nothing
-    written otherwise.
+    """Number and add events, and set `values` on the job, if every `guard` holds; otherwise return
+    False and write nothing.
 
-    Every change of a job's status passes here, so here it also becomes known to webhooks,
-    and is counted.
+    Every change of a job's status passes here, so webhooks are notified of it here, and it is
+    counted.
     """
     statement = (
         update(Job)
@@ -76,7 +76,7 @@ def append(
 
 
 def fold(session: Session, job_id: str, window: int) -> None:
-    """Make one row of the metrics that an attempt has in a window. The job's row is locked."""
+    """Fold the metrics of an attempt in a window into one row. The job's row is locked."""
     end = (window + 1) * WINDOW
     inside = (Event.job_id == job_id, Event.seq > end - WINDOW, Event.seq <= end)
     metrics = (*inside, Event.type != "message")

@@ -1,4 +1,4 @@
-"""How many GPUs a job gets, decided when it is created. Free of the web framework."""
+"""Number of GPUs of a job, decided when it is created. Free of the web framework."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -19,8 +19,8 @@ AUTO: Final = "auto"
 
 
 def choose_num_gpus(session: Session, request: JobRequest, settings: Settings) -> int:
-    """Return how many GPUs the request asks for. Raises `InvalidRequest` where no live worker has
-    as many; while there is none, the job waits for one.
+    """Return the requested number of GPUs. Raises `InvalidRequest` if no live worker has as many;
+    while there is no worker, the job waits for one.
     """
     requested = request.falqon.num_gpus or 1
     if requested == 1:
@@ -38,7 +38,7 @@ def choose_num_gpus(session: Session, request: JobRequest, settings: Settings) -
         if is_cpu:
             offer = f"this service trains on a CPU, which counts as {most}"
         raise InvalidRequest(
-            f"falqon.num_gpus: {requested} GPUs of one machine are asked for, and {offer}.",
+            f"falqon.num_gpus: {requested} GPUs of one machine are requested, and {offer}.",
             param="falqon.num_gpus",
             code=TOO_FEW,
         )
@@ -46,8 +46,8 @@ def choose_num_gpus(session: Session, request: JobRequest, settings: Settings) -
 
 
 def most_of(most_gpus: Mapping[str, int], device: str) -> int | None:
-    """Return how many GPUs a live worker has at most of this device, or of any; None where no live
-    worker has it.
+    """Return the most GPUs that a live worker has of this device, or of any; None if no live worker
+    has it.
     """
     if device != ANY_DEVICE:
         return most_gpus.get(device)
@@ -55,6 +55,6 @@ def most_of(most_gpus: Mapping[str, int], device: str) -> int | None:
 
 
 def limit_auto(num_gpus: int, request: JobRequest, recipe: Recipe) -> int:
-    """Return no more GPUs than a step has records, unless they were asked for by number."""
+    """Return at most as many GPUs as a step has records, unless the request gives a number."""
     assert recipe.batch_size is not None, "resolve the recipe first"
     return min(num_gpus, recipe.batch_size) if request.falqon.num_gpus == AUTO else num_gpus

@@ -1,4 +1,4 @@
-"""The past of a job: its attempts with what each did again, and the answers of its model."""
+"""History of a job: its attempts with the steps each repeated, and the answers of its model."""
 
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -15,13 +15,13 @@ from app.models.job_progress import JobProgress
 from falqon_core.contract.messages import Sample
 
 _samples = TypeAdapter(list[Sample])
-MAX_EVALUATIONS = 6  # beside each other; the first, the last, and some between them
+MAX_EVALUATIONS = 6  # side by side; the first, the last, and some between them
 
 
 class AttemptSpan(NamedTuple):
-    """The steps of one attempt, from `start` (exclusive) to `end`; None before it has begun.
-    `repeated`: how many of them an earlier one had done. `log`: the end of its trainer's, if that
-    failed.
+    """Steps of one attempt, from `start` (exclusive) to `end`; None before it has begun.
+    `repeated`: how many of them an earlier attempt had done. `log`: the end of its trainer's log,
+    if that failed.
     """
 
     attempt: Attempt
@@ -31,8 +31,8 @@ class AttemptSpan(NamedTuple):
     log: str
 
 
-class Prompt(NamedTuple):
-    """`completions`: (step, text), as the training went on."""
+class SamplePrompt(NamedTuple):
+    """Prompt with `completions`: (step, text), as the training went on."""
 
     prompt: str
     expected: str
@@ -40,8 +40,8 @@ class Prompt(NamedTuple):
 
 
 def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[AttemptSpan]:
-    """List what each attempt did. `messages`: the newest of the job, which say when attempts began;
-    of one that began before them the steps are known only as far as the next one went on.
+    """List the steps of each attempt. `messages`: the newest of the job, which contain the starts
+    of attempts; of an older attempt the steps are known only up to the next one's start.
     """
     began = {
         event.attempt: event.seq for event in messages if event.data and "worker" in event.data
@@ -62,7 +62,7 @@ def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[At
     for attempt, following in zip_longest(attempts, attempts[1:]):
         if attempt.number in bounds:
             last = steps.get(attempt.number)
-        else:  # at least
+        else:  # a lower bound
             last = following.start_step if following else (job.progress or JobProgress()).step
         end = None if attempt.start_step is None else max(attempt.start_step, last or 0)
         repeated = 0 if attempt.start_step is None else max(0, reached - attempt.start_step)
@@ -72,8 +72,8 @@ def list_spans(session: Session, job: Job, messages: Sequence[Event]) -> list[At
     return spans
 
 
-def list_prompts(messages: Sequence[Event], effective: EffectiveSteps) -> list[Prompt]:
-    """List every validation prompt with what the model answered at the evaluations that count."""
+def list_prompts(messages: Sequence[Event], effective: EffectiveSteps) -> list[SamplePrompt]:
+    """List every validation prompt with the model's answers at the effective evaluations."""
     samples_by_step = {
         step: samples
         for event in sorted(messages, key=lambda event: event.seq)
@@ -81,10 +81,12 @@ def list_prompts(messages: Sequence[Event], effective: EffectiveSteps) -> list[P
         and (step := step_of(event.data)) is not None
         and effective.include(event.attempt, step)
     }
-    prompts: dict[str, Prompt] = {}
+    prompts: dict[str, SamplePrompt] = {}
     for step in _spread(sorted(samples_by_step)):
         for sample in samples_by_step[step]:
-            prompt = prompts.setdefault(sample.prompt, Prompt(sample.prompt, sample.expected, []))
+            prompt = prompts.setdefault(
+                sample.prompt, SamplePrompt(sample.prompt, sample.expected, [])
+            )
             prompt.completions.append((step, sample.completion))
     return list(prompts.values())
 
@@ -97,7 +99,7 @@ def _samples_of(event: Event) -> list[Sample]:
 
 
 def list_validation_losses(session: Session, job: Job) -> list[tuple[int, float]]:
-    """List (step, loss) of the evaluations that count, by rising step."""
+    """List (step, loss) of the effective evaluations, by rising step."""
     effective = effective_steps(session, [job.id])[job.id]
     losses = {
         step: loss

@@ -1,5 +1,5 @@
-"""Asking twice makes one job: by the caller's own key, or, for clients that send none, by what a
-repeated request looks like.
+"""Idempotent creation: a repeated request makes one job, recognised by the caller's own key or, for
+clients that send none, by the body and its time.
 """
 
 import hashlib
@@ -15,13 +15,13 @@ from app.base.errors import IdempotencyMismatch
 from app.models import Job, Submission
 from app.models.base import JsonObject
 
-# a client without a key repeats within this time; later the same body is a new request
+# A client without a key retries within this time; later the same body is a new request.
 REPEAT_SECONDS = 600
 
 
-class Request(NamedTuple):
-    """What decides whether two requests are one. `retry_count`: as the client counts its own
-    repetitions.
+class SubmissionRequest(NamedTuple):
+    """Properties that decide if two requests are the same. `retry_count`: as the client counts its
+    own retries.
     """
 
     caller: Caller
@@ -36,11 +36,11 @@ class Request(NamedTuple):
         return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def remember(session: Session, request: Request, job_id: str) -> Job | None:
-    """Note that `request` makes the job `job_id`, whose row must follow in this transaction; or the
-    job that it made before.
+def find_or_record(session: Session, request: SubmissionRequest, job_id: str) -> Job | None:
+    """Record that `request` makes the job `job_id`, whose row must follow in this transaction; or
+    return the job that it made before.
 
-    Of two at the same moment the second waits here for the first one's end. Raises
+    Of two at the same moment the second waits here for the end of the first. Raises
     `IdempotencyMismatch`.
     """
     sha256 = request.sha256
@@ -78,8 +78,8 @@ def remember(session: Session, request: Request, job_id: str) -> Job | None:
     return job
 
 
-def _is_new_request(request: Request) -> ColumnElement[bool]:
-    """Return whether the same again means another job."""
+def _is_new_request(request: SubmissionRequest) -> ColumnElement[bool]:
+    """Return True if the same body again means another job."""
     if request.key is not None:
         return false()
     if request.retry_count == 0:

@@ -1,5 +1,5 @@
-"""A project's jobs as a table that people search, sort and turn the pages of. Clients, which read
-on from a cursor, use the repository.
+"""Jobs of a project as a table that users search, sort and page. Clients, which read on from a
+cursor, use the repository.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ MAX_PINNED = 20
 SPARKLINE_POINTS = 32
 MAX_KEPT_SPARKLINES = 2_000
 
-# What the columns are sorted by. Money is kept as text and compared as a number.
+# Columns to sort by. Money is stored as text and compared as a number.
 SORTS: dict[str, SQLColumnExpression[Any]] = {
     "created": Job.id,
     "name": func.lower(func.coalesce(Job.suffix, Job.id)),
@@ -50,14 +50,14 @@ SORTS: dict[str, SQLColumnExpression[Any]] = {
     "loss": json_number(Job.progress["train_loss"]),
     "valid_loss": json_number(Job.progress["valid_loss"]),
 }
-# Never null, and with the id beside them the order of an index.
+# Never null, and with the id an order that an index has.
 INDEXED = ("created", "model", "status")
-# Of jobs that have ended: most of a page, and most of what it cost. Their events stay as they are.
+# Sparklines of ended jobs, which are most of a page's jobs and cost. Their events do not change.
 _ended_sparklines: dict[tuple[str, int, int], Points] = {}
 
 
 class JobQuery(NamedTuple):
-    """Which rows to list. `search`: part of the id, the suffix, or the name of either model."""
+    """Filters of the list. `search`: part of the id, the suffix, or the name of either model."""
 
     search: str = ""
     status: JobStatus | None = None
@@ -75,7 +75,7 @@ class JobQuery(NamedTuple):
 
     @property
     def is_narrowed(self) -> bool:
-        """Return whether the jobs that it means are not simply counted by their status."""
+        """Return True if the query needs more than the counts by status."""
         return any((self.search, self.model, self.since, self.until, self.metadata))
 
     @property
@@ -84,11 +84,11 @@ class JobQuery(NamedTuple):
 
 
 class JobPage(NamedTuple):
-    """One page of a list. A count above `MAX_COUNTED` says that there are more than that."""
+    """Page of a list. A count above `MAX_COUNTED` says that there are more than that."""
 
-    jobs: list[Job]  # on the first page those that are pinned come before the rows
-    num_jobs: int  # on all pages
-    by_status: dict[str, int]  # of what the query finds in any status
+    jobs: list[Job]  # pinned jobs come first on the first page
+    num_jobs: int  # total of all pages
+    by_status: dict[str, int]  # matches of the query by status
     has_more: bool  # another page follows
     pinned: Sequence[str]  # ids of running jobs, which stand on no other page
 
@@ -105,12 +105,12 @@ class _Ids(NamedTuple):
     by_status: dict[str, int]
     num_jobs: int
     pinned: Sequence[str]
-    following: Sequence[str]  # of the page, and one more where there is one
+    following: Sequence[str]  # ids of the page, and one more if there is a next page
 
 
 def find_page(session: Session, project_id: str, query: JobQuery) -> JobPage:
-    """Find the jobs of one page, and how many there are: by their ids first, which an index alone
-    holds. Some running jobs come first where nobody asks for another order.
+    """Return the jobs of one page and their number: first the ids, which an index alone holds. Some
+    running jobs come first in the default order.
     """
     narrow = _find_narrowed if query.is_narrowed else _find_whole
     counts, num_jobs, pinned, following = narrow(session, project_id, query)
@@ -139,14 +139,14 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
 
 
 def states(session: Session, project_ids: Sequence[str]) -> dict[str, object]:
-    """Return for each project what changes whenever its table does, short of a deletion."""
+    """Return for each project a value that changes with its table, except for deletions."""
     live = select(
         Job.project_id, Job.id, Job.status, Job.desired, Job.last_event_seq, Job.execution_seconds
     )
     rows = session.execute(
         live.where(Job.project_id.in_(project_ids), Job.status.in_(LIVE)).order_by(Job.id)
     ).all()
-    # For each project the last entry of its index; grouped, all of its entries were read.
+    # Reads the last entry of each project's index; grouped, all of its entries were read.
     newest = (
         select(Job.id)
         .where(Job.project_id == Project.id)
@@ -167,7 +167,7 @@ def sparklines(
     session: Session, jobs: Sequence[Job], num_points: int = SPARKLINE_POINTS
 ) -> dict[str, Points]:
     """Return (step, training loss) of each job, by rising step, from events picked evenly: few rows
-    are read however many there are.
+    are read for any number of events.
     """
     curves = {
         job.id: points
@@ -195,7 +195,7 @@ def _pick(session: Session, begun: Sequence[Job], num_points: int) -> dict[str, 
     ).subquery()
     # Twice the same where there are fewer events than points.
     place = 1 + numbers.c.number * (Job.last_event_seq - 1) // (num_points - 1)
-    # Of metrics the row that has that number, or comes next.
+    # Take the row of metrics with that number, or the next one.
     following = (Event.job_id == Job.id, Event.seq >= place, Event.type != "message")
     next_seq = select(Event.seq).where(*following).order_by(Event.seq).limit(1)
     places = select(Job.id, next_seq.correlate(Job, numbers).scalar_subquery())
@@ -218,7 +218,7 @@ def _pick(session: Session, begun: Sequence[Job], num_points: int) -> dict[str, 
     curves: dict[str, dict[int, float]] = {}
     for job_id, attempt, step, loss, steps, losses in rows:
         points = [(None if step is None else int(step), loss)]
-        if steps is not None:  # of a chunk, which may have nothing but evaluations
+        if steps is not None:  # a chunk may have nothing but evaluations
             points = list(zip(steps, losses or [None] * len(steps), strict=False))
         curves.setdefault(job_id, {}).update(
             (step, loss)
@@ -255,10 +255,10 @@ def count_by_status(session: Session, project_id: str) -> dict[str, int]:
 def _find_whole(session: Session, project_id: str, query: JobQuery) -> _Ids:
     counts = count_by_status(session, project_id)
     num_jobs = counts.get(query.status, 0) if query.status else sum(counts.values())
-    unpinned = _matching(select(Job.id), project_id, query).order_by(*_order(query))
+    unpinned = _filter_jobs(select(Job.id), project_id, query).order_by(*_order(query))
     pinned: Sequence[str] = []
     if query.pins_running:
-        running = _matching(
+        running = _filter_jobs(
             select(Job.id), project_id, query._replace(status=JobStatus.RUNNING)
         ).order_by(*_order(query))
         pinned = session.scalars(running.limit(MAX_PINNED)).all()
@@ -268,13 +268,13 @@ def _find_whole(session: Session, project_id: str, query: JobQuery) -> _Ids:
 
 
 def _find_narrowed(session: Session, project_id: str, query: JobQuery) -> _Ids:
-    """Find all that match but for the status, up to `MAX_COUNTED` and one: whatever a search finds
-    first, it has read the project for.
+    """Return all matches in any status, up to `MAX_COUNTED` and one: a search reads the whole
+    project anyhow.
     """
 
     def find(query: JobQuery) -> list[tuple[str, str]]:
         columns: tuple[Any, ...] = (Job.id, Job.status)
-        matching: Select[Any] = _matching(select(*columns), project_id, query)
+        matching: Select[Any] = _filter_jobs(select(*columns), project_id, query)
         rows = session.execute(matching.order_by(*_order(query)).limit(MAX_COUNTED + 1))
         return [(id_, status) for id_, status in rows]
 
@@ -305,7 +305,7 @@ def _order(query: JobQuery) -> list[SQLColumnExpression[Any]]:
 
 
 def in_order(session: Session, project_id: str, ids: Sequence[str]) -> list[Job]:
-    """Read these jobs, without those that have just been deleted."""
+    """Read these jobs in order, without those that have just been deleted."""
     if not ids:
         return []
     rows = session.scalars(select(Job).where(Job.project_id == project_id, Job.id.in_(ids)))
@@ -313,7 +313,7 @@ def in_order(session: Session, project_id: str, ids: Sequence[str]) -> list[Job]
     return [jobs[id_] for id_ in ids if id_ in jobs]
 
 
-def _matching(statement: Select[T], project_id: str, query: JobQuery) -> Select[T]:
+def _filter_jobs(statement: Select[T], project_id: str, query: JobQuery) -> Select[T]:
     statement = statement.where(Job.project_id == project_id)
     if query.status is not None:
         statement = statement.where(Job.status == query.status)

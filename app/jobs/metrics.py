@@ -1,5 +1,5 @@
-"""A job's metrics as series, thinned to what a chart can show, in memory that does not grow with
-the job.
+"""Metrics of a job as series, thinned to the resolution of a chart, in memory that does not grow
+with the job.
 """
 
 import csv
@@ -28,7 +28,7 @@ SeriesByKey = Mapping[str, Sequence[Point]]
 
 
 class Thinned:
-    """The lowest and the highest value of every `width` steps, the first and the last of all."""
+    """Lowest and highest value of every `width` steps, the first and the last of all."""
 
     def __init__(self, width: int) -> None:
         self._width = width
@@ -56,7 +56,7 @@ def series(session: Session, job: Job, keys: Sequence[str], num_points: int) -> 
     """Return at most `num_points` of each key, by rising step."""
     effective = effective_steps(session, [job.id])[job.id]
     newest = repository.newest_metrics_step(session, job.id)
-    num_buckets = max(1, (num_points - 2) // 2)  # the ends stand for themselves
+    num_buckets = max(1, (num_points - 2) // 2)  # the ends are points of their own
     width = max(1, -(-newest // num_buckets))
     thinned = {key: Thinned(width) for key in keys}
     for attempt, data in repository.metrics(session, job.id):

@@ -1,4 +1,4 @@
-"""A chunk: metrics of one attempt, within one window of a job's numbers, as one row that has a
+"""Chunks: the metrics of one attempt, within one window of a job's numbers, as one row that has a
 column of values for each metric. Messages keep rows of their own, also where their numbers lie
 between those of a chunk.
 """
@@ -12,7 +12,7 @@ from app.models.event import CHUNK, WINDOW, Event
 
 OUTLINE_POINTS = 16
 LOSS = "train_loss"
-CURVE = ("step", LOSS)  # what an outline has
+CURVE = ("step", LOSS)  # columns of an outline
 
 
 def window_of(seq: int) -> int:
@@ -28,7 +28,8 @@ def pack(events: Sequence[Event]) -> Event:
         "seq": [event.seq for event in events],
         "created_at": [event.created_at.isoformat() for event in events],
         "message": [event.message for event in events],
-        # An event has the keys of its shape, be their values null: others are not its own.
+        # An event has the keys of its columns, even if their values are null: others are not its
+        # own.
         "shape": shape,
         "shapes": [list(names) for names in shapes],
         "values": {key: [(event.data or {}).get(key) for event in events] for key in keys},
@@ -49,7 +50,7 @@ def pack(events: Sequence[Event]) -> Event:
 
 
 def unpack(row: Event) -> list[Event]:
-    """Return the events of a chunk; of any other row the event that it is."""
+    """Return the events of a chunk; for any other row the event itself."""
     if row.type != CHUNK:
         return [row]
     data = row.data or {}
@@ -70,7 +71,7 @@ def unpack(row: Event) -> list[Event]:
 
 
 def unpack_data(data: JsonObject) -> list[JsonObject]:
-    """Return what each event of a chunk has measured."""
+    """Return the metrics of each event of a chunk."""
     values = data["values"]
     columns = [[(key, values[key]) for key in keys] for keys in data["shapes"]]
     return [

@@ -1,5 +1,5 @@
-"""Everything that a job has measured, as CSV: a line for each step that counts. It is read in
-short transactions while somebody downloads it, a piece at a time.
+"""All metrics of a job as CSV: a line for each effective step. It is read in short transactions
+during the download, a piece at a time.
 """
 
 import csv
@@ -29,7 +29,9 @@ def write_csv(database: Database, job_id: str) -> Iterator[bytes]:
 
 
 def _read_rows(database: Database, job_id: str) -> Iterator[list[Row]]:
-    """An evaluation comes after its step, sometimes in the next piece: the last row waits."""
+    """Read the rows. An evaluation comes after its step, sometimes in the next piece: the last row
+    waits.
+    """
     with database.read() as session:
         effective = effective_steps(session, [job_id])[job_id]
     seq = 0

@@ -1,5 +1,5 @@
-"""Which job a worker takes next: projects by their share, then priority, then age. What needs more
-GPUs than the worker has, or another kind of device, is passed over.
+"""Choice of a worker's next job: projects by their share, then priority, then age. Jobs that need
+more GPUs than the worker has, or another kind of device, are skipped.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from app.base.database import UNSYNCED, now_plus
 from app.models import Job, JobStatus, Project
 from app.models.falqon_options import ANY_DEVICE
 
-CLAIMS_LOCK = 0x66616C71  # any number, as long as nothing else takes this advisory lock
+CLAIMS_LOCK = 0x66616C71  # any number, as long as no other lock uses it
 
 
 def is_due(job: type[Job]) -> ColumnElement[bool]:
@@ -23,14 +23,16 @@ def is_due(job: type[Job]) -> ColumnElement[bool]:
     return and_(job.is_waiting, has_waited)
 
 
-class Offer(NamedTuple):
-    """What a worker has for a job: a name of the price table, and how many of one machine."""
+class DeviceOffer(NamedTuple):
+    """Capacity that a worker offers for a job: a name of the price table, and the number on one
+    machine.
+    """
 
     device: str
     max_gpus: int
 
     def fits(self, job: type[Job]) -> ColumnElement[bool]:
-        """Return the condition under which it is enough for a job."""
+        """Return the condition under which it suffices for a job."""
         return and_(job.num_gpus <= self.max_gpus, job.gpu.in_([ANY_DEVICE, self.device]))
 
 
@@ -40,17 +42,17 @@ class NextJob(NamedTuple):
 
 
 def find_next(
-    session: Session, offer: Offer, project_ids: Sequence[str] | None = None
+    session: Session, offer: DeviceOffer, project_ids: Sequence[str] | None = None
 ) -> NextJob | None:
-    """Return the next job for which this is enough, of one of these projects."""
+    """Return the next job of one of these projects for which this suffices."""
     next_id = select_next(offer, project_ids).scalar_subquery()
     row = session.execute(select(Job.id, Job.num_gpus).where(Job.id == next_id)).one_or_none()
     return row and NextJob(*row)
 
 
 def hold_for(session: Session, job_id: str, machine: str, seconds: float) -> bool:
-    """Let one machine keep its free cards for a job that wants more of them than are free anywhere,
-    for as long as it says so again; False where another one does.
+    """Let one machine keep its free cards for a job that needs more of them than are free anywhere,
+    for as long as it renews that; return False if another one does.
     """
     is_free = Job.held_by.is_(None) | (Job.held_by == machine) | (Job.held_until < now_plus())
     statement = (
@@ -62,11 +64,10 @@ def hold_for(session: Session, job_id: str, machine: str, seconds: float) -> boo
     return session.scalar(statement, execution_options=UNSYNCED) is not None
 
 
-def wait_for_other_claims(session: Session, offer: Offer) -> None:
-    """Let claims pass one by one where several projects wait, as each has to see what the one
-    before it has taken.
+def wait_for_other_claims(session: Session, offer: DeviceOffer) -> None:
+    """Let claims pass one by one if several projects wait, as each has to see the one before it.
 
-    Where only one does, they take its jobs side by side. SQLite lets them pass one by one anyhow.
+    If only one project does, workers take its jobs side by side. SQLite serializes them anyhow.
     """
     if session.get_bind().dialect.name != "postgresql":
         return
@@ -75,9 +76,9 @@ def wait_for_other_claims(session: Session, offer: Offer) -> None:
         session.execute(select(func.pg_advisory_xact_lock(CLAIMS_LOCK)))
 
 
-def _has_due_job(offer: Offer) -> ColumnElement[bool]:
-    """Say of a project whether a job of it may be taken; ordered as its index is, so that no
-    planner reads the table for it.
+def _has_due_job(offer: DeviceOffer) -> ColumnElement[bool]:
+    """Return the condition that a job of the project may be taken; ordered as its index is, so that
+    no planner reads the table for it.
     """
     waiting = aliased(Job)
     first = (
@@ -91,9 +92,9 @@ def _has_due_job(offer: Offer) -> ColumnElement[bool]:
     return first.is_not(None)
 
 
-def select_next(offer: Offer, project_ids: Sequence[str] | None = None) -> Select[str]:
-    """Return one of the project that has the fewest running jobs for its weight; where several have
-    as few, whose virtual time is the lowest. `project_ids` of None restricts nothing.
+def select_next(offer: DeviceOffer, project_ids: Sequence[str] | None = None) -> Select[str]:
+    """Return a job of the project that has the fewest running jobs for its weight; of several, the
+    one with the lowest virtual time. `project_ids` of None restricts nothing.
 
     Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs
     of one project only.
@@ -123,8 +124,8 @@ def select_next(offer: Offer, project_ids: Sequence[str] | None = None) -> Selec
 
 
 def charge_virtual_time(session: Session, project_id: str) -> None:
-    """Start-time fair queueing: a turn costs 1/weight, and who was idle starts where the others
-    stand instead of catching up.
+    """Charge virtual time by start-time fair queueing: a turn costs 1/weight, and an idle project
+    starts at the virtual time of the others instead of catching up.
     """
     served = aliased(Project)
     here = select(func.max(served.virtual_time - 1.0 / served.weight)).scalar_subquery()

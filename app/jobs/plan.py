@@ -1,4 +1,4 @@
-"""What a request for a job comes to: every refusal, and the estimate, before any write."""
+"""Plan of a requested job: every refusal, and the estimate, before any write."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from app.base.settings import Settings
 from app.dataset_statistics.service import exact_amount
 from app.estimates import service as estimates
 from app.files import service as files
-from app.files.unused import unused_fields
+from app.files.unused import describe_unused_fields
 from app.jobs import space
 from app.jobs.base_model import base_of
 from app.jobs.gpus import choose_num_gpus, limit_auto
@@ -28,12 +28,12 @@ from falqon_core.estimate.long_text import EpochAmount
 from falqon_core.records.file_check import FileReport
 
 
-class Plan(NamedTuple):
-    """A request that can be honoured."""
+class JobPlan(NamedTuple):
+    """Request that can be executed."""
 
     requested: RequestedRecipe
     model: Model
-    checkpoint: Checkpoint | None  # of a training of that model, to continue from
+    checkpoint: Checkpoint | None  # checkpoint of a training of that model, to continue from
     training: File
     validation: File | None
     request: JobRequest
@@ -53,12 +53,12 @@ def plan_job(
     settings: Settings,
     *,
     lock: bool = False,
-) -> Plan:
-    """Plan a job, with every refusal there is before anything is written; with `lock` model and
-    files stay as they are.
+) -> JobPlan:
+    """Plan a job, with every refusal before anything is written; with `lock` model and files stay
+    as they are.
     """
     requested, model, checkpoint = _plan_model(session, project_id, request, settings, lock=lock)
-    planned = Plan(
+    planned = JobPlan(
         requested,
         model,
         checkpoint,
@@ -97,9 +97,9 @@ def estimate_data(
     request: JobRequest,
     data: TrainingData,
     settings: Settings,
-    target: estimates.Target | None = None,
+    target: estimates.TrainingTarget | None = None,
 ) -> Estimate:
-    """Estimate a job whose training file is not here yet."""
+    """Estimate a job whose training file has not been uploaded yet."""
     requested, model, _ = _plan_model(session, project_id, request, settings, lock=False)
     recipe = requested.resolved(data.num_records)
     return estimates.estimate_job(
@@ -130,25 +130,30 @@ def _plan_model(
 
 
 def _check_fits_disk(model: Model, recipe: Recipe, settings: Settings) -> None:
-    """Raise `InvalidRequest` for what the storage can never hold, where that is a folder of this
+    """Raise `InvalidRequest` for a job that the storage can never hold, if that is a folder of this
     machine.
     """
     folder = settings.storage_folder
     if folder is None or not folder.is_dir():
         return
-    if reason := space.excess(folder, space.expected_bytes(model.config, recipe), "the storage"):
+    if reason := space.describe_shortage(
+        folder, space.expected_bytes(model.config, recipe), "the storage"
+    ):
         advice = "Choose a smaller model, falqon.rank or falqon.keep_checkpoints."
         raise InvalidRequest(f"model: {reason}. {advice}", param="model", code=space.TOO_LARGE)
 
 
 def estimate_plan(
-    session: Session, planned: Plan, settings: Settings, target: estimates.Target | None = None
+    session: Session,
+    planned: JobPlan,
+    settings: Settings,
+    target: estimates.TrainingTarget | None = None,
 ) -> tuple[Recipe, Estimate]:
     report = planned.report
     if report is None:
         raise InvalidRequest(
-            f"training_file: {planned.training.id} is still being checked; "
-            "ask again when its status is 'processed'.",
+            f"training_file: {planned.training.id} is still being checked; try again when its "
+            "status is 'processed'.",
             param="training_file",
             code="file_not_processed",
         )
@@ -166,6 +171,6 @@ def estimate_plan(
         gpu=planned.request.falqon.gpu,
         num_gpus=limit_auto(planned.num_gpus, planned.request, recipe),
     )
-    if warning := unused_fields(session, planned.training):
+    if warning := describe_unused_fields(session, planned.training):
         estimate = estimate.model_copy(update={"warnings": [*estimate.warnings, warning]})
     return recipe, estimate

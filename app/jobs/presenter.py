@@ -1,4 +1,4 @@
-"""Jobs as the API shows them, gathered for a whole page at once."""
+"""Presentation of jobs in the API, gathered for a whole page at once."""
 
 from collections.abc import Mapping, Sequence
 

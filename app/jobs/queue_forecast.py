@@ -1,8 +1,6 @@
-"""When a job will start: the jobs before it, how long each still takes, and how many workers share
-them.
+"""Forecast of a job's start: the jobs before it, their remaining time, and the number of workers.
 
-What `claims.claim` will do is simulated, job after job. Nobody knows what will be submitted
-meanwhile.
+The decisions of `claims.claim` are simulated, job after job. Future submissions are unknown.
 """
 
 import heapq
@@ -41,9 +39,9 @@ from app.models.job_request import JobRequest
 from app.models.reported import json_number
 from app.workers import service as workers
 
-FORESEEN = 200  # jobs; nobody plans by what comes after so many, and looking must stay cheap
-# Every page with a job that waits looks, and every submission: of a fleet of so many workers each
-# process looks once in some seconds, and no more.
+MAX_FORECAST = 200  # jobs; a longer forecast is useless, and reading must stay cheap
+# Every page with a waiting job reads it, and so does every submission: for a fleet of so many
+# workers each process computes it once in some seconds, and no more.
 MANY_WORKERS = 1_000
 KEPT_SECONDS = 5.0
 FORESEEABLE_SECONDS = 100 * 365 * 86400.0
@@ -56,41 +54,43 @@ Reason = Literal[
 
 class QueueObject(BaseModel):
     position: Annotated[
-        int | None, Field(description=f"1: the next job to be taken; null beyond {FORESEEN}")
+        int | None, Field(description=f"1: the next job to be taken; null beyond {MAX_FORECAST}")
     ]
-    num_workers: Annotated[int, Field(description="that were seen lately, busy ones included")]
+    num_workers: Annotated[int, Field(description="workers seen lately, busy ones included")]
     estimated_start: Annotated[
         int | None,
-        Field(description="Unix seconds; null when it cannot be told, and `reason` says why"),
+        Field(description="Unix seconds; null when unknown, see `reason`"),
     ]
     reason: Annotated[
         Reason | None,
         Field(
             description="no_worker_of_device: live workers have others than falqon.gpu; "
-            "too_few_gpus: none has as many as the job asks for"
+            "too_few_gpus: none has as many as the job requests"
         ),
     ]
 
 
 class WaitingJob(NamedTuple):
     id: str
-    seconds: float | None  # expected; None when nothing is known of it
+    seconds: float | None  # expected seconds; None if unknown
     priority: int = 0
     gpu: str = ANY_DEVICE
 
     def runs_on(self, device: str) -> bool:
-        """Return whether a worker with this device may take it; that of no worker is any."""
+        """Return True if a worker with this device may take it; a missing device matches any."""
         return ANY_DEVICE in (self.gpu, device) or self.gpu == device
 
 
 class RunningJob(NamedTuple):
     project_id: str
-    seconds: float | None  # that its worker still needs
+    seconds: float | None  # remaining seconds on its worker
     device: str
 
 
 class ProjectQueue(NamedTuple):
-    """The jobs of one project in the order in which they are taken, and what decides when."""
+    """Jobs of one project in the order in which they are taken, and the values that decide the
+    time.
+    """
 
     weight: int
     virtual_time: float
@@ -98,9 +98,9 @@ class ProjectQueue(NamedTuple):
 
 
 class Queue:
-    """The queue as it is at one moment. `projects`: by id. `idle`: the device of each idle worker.
-    `served`: the virtual time at which a project begins that was idle. `most_gpus`: that a job can
-    have of each device, as far as workers live.
+    """Queue at one moment. `projects`: by id. `idle`: the device of each idle worker. `served`: the
+    virtual time at which an idle project begins. `most_gpus`: that a job can have of each device,
+    as far as workers live.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Queue:
         self, job_id: str, num_gpus: int = 1, gpu: str = ANY_DEVICE
     ) -> QueueObject | None:
         """Forecast a queued job; None when it does not wait any more. A job counts as one worker's,
-        however many GPUs it takes.
+        independently of its GPUs.
         """
         if self._most_gpus:
             most = most_of(self._most_gpus, gpu)
@@ -129,15 +129,15 @@ class Queue:
                 return self._never("no_worker_of_device")
             if num_gpus > most:
                 return self._never("too_few_gpus")
-        # Most jobs of a long queue are far behind: known without looking ahead.
+        # Most jobs of a long queue are far behind: that is clear without a simulation.
         if job_id in self._waiting_seconds and job_id in self._foreseen:
             return self._describe(*self._foreseen[job_id])
-        if len(self._waiting_seconds) >= FORESEEN:
+        if len(self._waiting_seconds) >= MAX_FORECAST:
             return self._never("long_queue")
         return None
 
     def seconds_of(self, job_id: str) -> float | None:
-        """Return how long a waiting job is expected to take, up to the cap of its budget."""
+        """Return the expected duration of a waiting job, up to the cap of its budget."""
         seconds = _or_never(self._waiting_seconds.get(job_id))
         return None if seconds == math.inf else seconds
 
@@ -160,12 +160,12 @@ class Queue:
     @cached_property
     def _foreseen(self) -> dict[str, tuple[int, float]]:
         """Return position and start of the next jobs."""
-        starts = islice(self._starts(), FORESEEN)
+        starts = islice(self._starts(), MAX_FORECAST)
         return {job_id: (number, seconds) for number, (job_id, seconds) in enumerate(starts, 1)}
 
     def _starts(self) -> Iterator[tuple[str, float]]:
-        """Yield the jobs in the order in which they start. Whoever is free first takes the next
-        job that its device is right for; one of unknown length may hold its worker for ever.
+        """Yield the jobs in the order in which they start. The first free worker takes the next job
+        that suits its device; a job of unknown length may hold its worker for ever.
         """
         waiting = {
             project_id: list(reversed(queue.waiting))
@@ -196,7 +196,7 @@ class Queue:
                 if (job := next((each for each in reversed(jobs) if each.runs_on(device)), None))
             }
             if not fitting:
-                idle_devices.add(device)  # nothing that waits will ever be for it
+                idle_devices.add(device)  # no waiting job will ever match it
                 continue
             project_id = min(fitting, key=rank)
             job = fitting[project_id]
@@ -239,7 +239,7 @@ _kept: WeakKeyDictionary[Engine, tuple[float, Queue]] = WeakKeyDictionary()
 
 
 def read_queue(session: Session, settings: Settings) -> Queue:
-    """Read the queue as it is, or, of many workers, as it was some seconds ago."""
+    """Read the current queue, or, with many workers, the one of some seconds ago."""
     engine = session.get_bind().engine
     read_at, queue = _kept.get(engine, (-math.inf, None))
     if queue is None or time.monotonic() - read_at > KEPT_SECONDS:
@@ -266,8 +266,8 @@ def position_of_new_job(
 
 
 def _read_projects(session: Session) -> dict[str, ProjectQueue]:
-    """Read the first jobs of each project that waits: the one with a thousand jobs must not hide
-    the one with a single job.
+    """Read the first jobs of each waiting project: a project with a thousand jobs must not hide one
+    with a single job.
     """
     rows = groupby(_read_waiting(session), key=lambda row: row[:3])
     return {
@@ -277,8 +277,8 @@ def _read_projects(session: Session) -> dict[str, ProjectQueue]:
 
 
 def _read_waiting(session: Session) -> Iterator[Sequence[Any]]:
-    """Give each job with its project, in their order. In one statement on Postgres, as each costs a
-    way to the server and back; SQLite, where none does, knows no LATERAL.
+    """Yield each job with its project, in their order. In one statement on Postgres, because each
+    costs a round trip; SQLite, where none does, knows no LATERAL.
     """
     if session.get_bind().dialect.name == "postgresql":
         yield from session.execute(_WAITING_WITH_JOBS)
@@ -293,11 +293,11 @@ def _lower(value: ColumnElement[Any], bound: ColumnElement[Any]) -> ColumnElemen
     return case((bound < value, bound), else_=value)
 
 
-# Built once: every submission looks, and building them takes a quarter of a millisecond.
+# Built once: every submission reads them, and building them takes a quarter of a millisecond.
 _EXPECTED = Job.estimate["seconds"]["expected"].as_float()
 _EXPECTED_COST = cast(Job.estimate[("cost", "expected")].as_numeric(38, 6), Float)
-# What either cap of the budget allows over all attempts; the dollars by what they are expected to
-# buy. At a cap the job pauses and its worker is free.
+# Seconds that either cap of the budget allows over all attempts; the dollars by their expected
+# yield. At a cap the job pauses and its worker is free.
 _ALLOWED = Job.budget["max_seconds"].as_float()
 _AFFORDED = _EXPECTED * (
     cast(Job.budget["max_cost_usd"].as_numeric(38, 6), Float) / func.nullif(_EXPECTED_COST, 0.0)
@@ -309,7 +309,7 @@ _SECONDS_LEFT = _lower(
     ),
     _AFFORDED - Job.execution_seconds,
 )
-# One that has to wait after a loss has no position in the queue before its time.
+# A job that has to wait after a loss has no position in the queue before its time.
 _RUNNABLE = is_due(Job)
 _RUNNING = (
     select(Job.project_id, _SECONDS_LEFT, Attempt.device)
@@ -321,13 +321,13 @@ _WAITING_PROJECTS = (
     select(Project.id, Project.weight, Project.virtual_time)
     .where(exists().where(_RUNNABLE, Job.project_id == Project.id))
     .order_by(Project.virtual_time)
-    .limit(FORESEEN)
+    .limit(MAX_FORECAST)
 )
 _FIRST_JOBS = (
     select(Job.id, _SECONDS_LEFT.label("seconds"), Job.priority, Job.gpu)
     .where(_RUNNABLE)
     .order_by(Job.priority.desc(), Job.id)
-    .limit(FORESEEN)
+    .limit(MAX_FORECAST)
 )
 _NEXT_JOBS = _FIRST_JOBS.where(Job.project_id == bindparam("project_id"))
 _PROJECT = _WAITING_PROJECTS.subquery()
@@ -340,7 +340,7 @@ _WAITING_WITH_JOBS = (
 
 
 def _or_never(seconds: object) -> float:
-    """Read what the database computed from a worker's own forecast."""
+    """Return the number that the database computed from a worker's own forecast."""
     if isinstance(seconds, int | float) and seconds < FORESEEABLE_SECONDS:
         return max(0.0, seconds)
     return math.inf

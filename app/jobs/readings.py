@@ -1,4 +1,4 @@
-"""What the data of an event says, where a worker of an earlier version may have stored anything."""
+"""Readers of event data, which a worker of an earlier version may have stored in any form."""
 
 import math
 from typing import TypeGuard
@@ -10,7 +10,7 @@ DOLLARS = "cost_accrued"  # decimal text where it is money; a number where it is
 
 
 def step_of(data: JsonObject | None) -> int | None:
-    """Return the step that an event is of."""
+    """Return the step of an event."""
     step = (data or {}).get("step")
     return step if is_step(step) else None
 
@@ -20,7 +20,7 @@ def is_step(value: object) -> TypeGuard[int]:
 
 
 def number(key: str, reported: object) -> float | None:
-    """Return what a metric says as a number; None where it is none, or not finite."""
+    """Return a metric as a number; None if it is not a finite number."""
     is_number = isinstance(reported, int | float) and not isinstance(reported, bool)
     if not is_number and not (key == DOLLARS and isinstance(reported, str)):
         return None

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.jobs import metrics_chunks
 from app.jobs.readings import is_step, number, step_of
-from app.jobs.requests import Filters
+from app.jobs.requests import JobFilters
 from app.models import (
     Attempt,
     Event,
@@ -42,7 +42,7 @@ def find_locked(session: Session, project_id: str, job_id: str) -> Job | None:
 
 
 def newest_first(
-    session: Session, project_id: str, filters: Filters, *, after: str | None, limit: int
+    session: Session, project_id: str, filters: JobFilters, *, after: str | None, limit: int
 ) -> list[Job]:
     pairs = [
         (aliased(JobMetadata), name, value) for name, value in (filters.metadata or {}).items()
@@ -73,8 +73,10 @@ def newest_first(
     return list(session.scalars(statement))
 
 
-def of_studies(session: Session, project_id: str, study_ids: Sequence[str]) -> dict[str, list[Job]]:
-    """Return the jobs of each study, in the order in which they were made."""
+def list_of_studies(
+    session: Session, project_id: str, study_ids: Sequence[str]
+) -> dict[str, list[Job]]:
+    """Return the jobs of each study, in the order of their creation."""
     grouped: dict[str, list[Job]] = {study_id: [] for study_id in study_ids}
     mine = (Job.project_id == project_id, Job.study_id.in_(study_ids))
     for job in session.scalars(select(Job).where(*mine).order_by(Job.id)):
@@ -121,7 +123,7 @@ def attempts(session: Session, job_ids: Sequence[str]) -> dict[str, list[Attempt
 
 
 def events_before(session: Session, job_id: str, *, before: int | None, limit: int) -> list[Event]:
-    """Return the newest first, one more than `limit` where there is one."""
+    """Return the newest first, at most one more than `limit`."""
     if before is None:
         newest = session.scalar(select(func.max(Event.seq)).where(Event.job_id == job_id))
         before = (newest or 0) + 1
@@ -129,7 +131,7 @@ def events_before(session: Session, job_id: str, *, before: int | None, limit: i
 
 
 def events_after(session: Session, job_id: str, *, after: int, limit: int) -> list[Event]:
-    """Return the next ones, none only where there are none. They are fewer than `limit` also where
+    """Return the next events, none only if there are none. They may be fewer than `limit` when
     older ones have been removed.
     """
     if events := _events_between(session, job_id, after, after + limit + 1):
@@ -140,7 +142,7 @@ def events_after(session: Session, job_id: str, *, after: int, limit: int) -> li
 
 
 def _events_between(session: Session, job_id: str, after: int, before: int) -> list[Event]:
-    """Return those whose numbers lie between the two, by rising number."""
+    """Return the events whose numbers lie between the two, by rising number."""
     # A row stands at its last number; the first one is in the same window.
     near = (Event.job_id == job_id, Event.seq > after, Event.seq < before + WINDOW)
     rows = session.scalars(select(Event).where(*near, before > _FIRST_SEQ))
@@ -155,7 +157,7 @@ def _seq_of(event: Event) -> int:
 def messages(
     session: Session, job_id: str, *, limit: int, before: int | None = None
 ) -> list[Event]:
-    """Return the newest, without metrics. `before`: only those of a lower number."""
+    """Return the newest messages, without metrics. `before`: only those of a lower number."""
     statement = (
         select(Event)
         .where(Event.job_id == job_id, Event.type == "message")
@@ -168,15 +170,15 @@ def messages(
 
 
 def step_before(session: Session, job_id: str, seq: int) -> int | None:
-    """Return the step of the last metrics event that came before this one."""
+    """Return the step of the last metrics event before this one."""
     earlier = (Event.job_id == job_id, Event.seq < seq + WINDOW, seq > _FIRST_SEQ)
     row = session.scalar(_metrics_rows(Event).where(*earlier).order_by(Event.seq.desc()).limit(1))
     return row and _last_step(row, seq)
 
 
 def steps_before(session: Session, job_id: str, bounds: Mapping[int, int]) -> dict[int, int]:
-    """Return the step of the last metrics event before a number, for each attempt that `bounds` has
-    one for; without those that none came before.
+    """Return the step of the last metrics event before a number, for each attempt in `bounds`;
+    attempts without one are left out.
     """
     bound = case(bounds, value=Attempt.number)
     earlier = (Event.job_id == job_id, Event.seq < bound + WINDOW, bound > _FIRST_SEQ)
@@ -198,7 +200,7 @@ def _last_step(row: Event, before: int) -> int | None:
 
 
 def metrics(session: Session, job_id: str) -> Iterator[tuple[int, JsonObject]]:
-    """(attempt, data) of every metrics event, oldest first, never all in memory."""
+    """Yield (attempt, data) of every metrics event, oldest first, never all in memory."""
     statement = _metrics_rows(Event.type, Event.attempt, Event.data)
     statement = statement.where(Event.job_id == job_id).order_by(Event.seq)
     for type_, attempt, data in session.execute(
@@ -209,7 +211,7 @@ def metrics(session: Session, job_id: str) -> Iterator[tuple[int, JsonObject]]:
 
 
 def metric(session: Session, job_id: str, key: str) -> list[tuple[int, int, float]]:
-    """(attempt, step, value) of every metrics event that has this value, in this order."""
+    """Yield (attempt, step, value) of every metrics event that has this value, in this order."""
     steps, values = (Event.data[("values", name)] for name in ("step", key))
     chunks = select(Event.attempt, steps, values).where(
         Event.job_id == job_id, Event.type == CHUNK, values.as_string().is_not(None)
@@ -240,7 +242,7 @@ def _metrics_rows(*columns: Any) -> Select[Any]:
     return select(*columns).where(Event.type.in_(["metrics", CHUNK]))
 
 
-def validating_with(session: Session, file_id: str) -> list[Job]:
+def list_validating_with(session: Session, file_id: str) -> list[Job]:
     """Return them locked, so that two checks that end at once see each other's verdict."""
     uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
     statement = (
@@ -252,8 +254,8 @@ def validating_with(session: Session, file_id: str) -> list[Job]:
     return list(session.scalars(statement))
 
 
-def using(session: Session, project_id: str, file_id: str, *, limit: int) -> list[Job]:
-    """Return those that train or validate with the file, newest first."""
+def list_using(session: Session, project_id: str, file_id: str, *, limit: int) -> list[Job]:
+    """Return the jobs that train or validate with the file, newest first."""
     uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
     return list(
         session.scalars(
@@ -266,7 +268,7 @@ def using(session: Session, project_id: str, file_id: str, *, limit: int) -> lis
 
 
 def num_using(session: Session, project_id: str, file_ids: Sequence[str]) -> dict[str, int]:
-    """Count the jobs that train or validate with each file; those without any are left out."""
+    """Count the jobs that train or validate with each file; files without any are left out."""
     training = Job.training_file_id
     validation = Job.validation_file_id
     counts: Counter[str] = Counter()
@@ -288,7 +290,7 @@ def num_using(session: Session, project_id: str, file_ids: Sequence[str]) -> dic
 
 
 def files_of(session: Session, job: Job) -> dict[str, File]:
-    """Return them by parameter name."""
+    """Return the files by parameter name."""
     ids = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
     return {
         param: session.get_one(File, file_id)

@@ -1,6 +1,4 @@
-"""The recipe that a request means. Free of the web framework: the worker reads stored requests with
-it.
-"""
+"""Recipe of a request. Free of the web framework: the worker reads stored requests with it."""
 
 from typing import Any, NamedTuple
 
@@ -15,8 +13,8 @@ from falqon_core.contract.config import Recipe
 _STORED_RECIPE = build_validator(Recipe)
 
 
-class Filters(NamedTuple):
-    """Which jobs a list holds."""
+class JobFilters(NamedTuple):
+    """Filters of a list of jobs."""
 
     status: str | None = None
     model: str | None = None
@@ -25,7 +23,7 @@ class Filters(NamedTuple):
 
 class ResumeExtras(StrictModel):
     budget: Budget | None = Field(
-        None, description="caps that are not named stay as they are; null takes one away"
+        None, description="absent caps stay as they are; null removes a cap"
     )
 
 
@@ -34,7 +32,7 @@ class ResumeRequest(StrictModel):
 
 
 class RequestedRecipe(NamedTuple):
-    recipe: Recipe  # with "auto" where the user left it open
+    recipe: Recipe  # "auto" where the user left it open
     learning_rate_multiplier: float
 
     def resolved(self, num_records: int) -> Recipe:
@@ -58,8 +56,8 @@ def official_hyperparameters(request: JobRequest) -> Hyperparameters:
 
 
 def resolve_recipe(request: JobRequest) -> RequestedRecipe:
-    """Make one recipe from the official fields and ours. Raises `InvalidRequest` where they
-    contradict each other or cannot be honoured.
+    """Merge the official fields and ours into one recipe. Raises `InvalidRequest` if they
+    contradict each other or are not supported.
     """
     fields, multiplier = _merge_fields(request)
     try:
@@ -71,7 +69,7 @@ def resolve_recipe(request: JobRequest) -> RequestedRecipe:
 
 
 def read_recipe(stored: JobRequest) -> RequestedRecipe:
-    """Return the recipe of a request that was accepted once, to be shown."""
+    """Return the recipe of a request that was accepted before, for display."""
     fields, multiplier = _merge_fields(stored)
     return RequestedRecipe(_STORED_RECIPE.validate_python(fields), multiplier)
 

@@ -1,4 +1,4 @@
-"""What an operator does with a job that a worker does not let go, or that waits after a loss."""
+"""Operator's actions on a job that a worker does not release, or that waits after a loss."""
 
 from sqlalchemy import update
 from sqlalchemy.orm import Session
@@ -12,7 +12,7 @@ from app.models.job_lifecycle import TERMINAL
 
 
 def requeue(session: Session, job_id: str, settings: Settings) -> str:
-    """Let the job be taken by the next worker; return what was done. Raises `NotFound` and
+    """Let the next worker claim the job; return a description of the change. Raises `NotFound` and
     `IllegalState`.
     """
     job = session.get(Job, job_id)
@@ -25,7 +25,7 @@ def requeue(session: Session, job_id: str, settings: Settings) -> str:
     values = {"not_before": None, "notified_at": None, "infra_failures": 0}
     statement = update(Job).where(*is_queued).values(**values).returning(Job.id)
     if session.scalar(statement, execution_options=UNSYNCED) is not None:
-        return f"{job_id} waits for the next worker; its lost attempts are forgotten."
+        return f"{job_id} waits for the next worker; the count of its lost attempts is reset."
     if job.status in TERMINAL:
         raise IllegalState(f"{job_id} has ended ({job.status}): submit the job once more instead.")
     raise IllegalState(f"{job_id} is {job.status}: its user resumes it, or its files are checked.")

@@ -1,4 +1,4 @@
-"""Jobs as the wire shows them: the official fields exact, ours beside them."""
+"""Jobs in the API's JSON: the official fields exact, ours beside them."""
 
 import time
 from collections.abc import Callable
@@ -25,7 +25,7 @@ class ErrorObject(BaseModel):
 
 
 class HyperparametersObject(BaseModel):
-    """What runs, once it is known; "auto" until then."""
+    """Resolved hyperparameters; "auto" until then."""
 
     n_epochs: int | Literal["auto"] = "auto"
     batch_size: int | Literal["auto"] = "auto"
@@ -62,7 +62,7 @@ class AttemptObject(BaseModel):
     outcome: str | None
     error_code: str | None
     tokens_per_second: float | None
-    log_bytes: Annotated[int, Field(description="how much its trainer wrote: its log")]
+    log_bytes: Annotated[int, Field(description="bytes of its trainer's log")]
 
     @classmethod
     def of(cls, attempt: Attempt) -> Self:
@@ -88,7 +88,7 @@ class JobObject(Object):
     model: str
     organization_id: str
     api_key_id: Annotated[
-        str | None, Field(description="the key that asked for the job; null of an older one")
+        str | None, Field(description="the key that created the job; null for an older job")
     ]
     status: str
     training_file: str
@@ -109,8 +109,8 @@ class JobObject(Object):
 
     suffix: str | None
     priority: int
-    study_id: Annotated[str | None, Field(description="of the study that the job is part of")]
-    num_gpus: Annotated[int, Field(description="that it trains on; on a CPU, slots")]
+    study_id: Annotated[str | None, Field(description="id of the study that the job is part of")]
+    num_gpus: Annotated[int, Field(description="GPUs that it trains on; on a CPU, slots")]
     gpu: Annotated[str, Field(description="the device that it waits for, or any")]
     progress: JsonObject | None
     cost: JobCost | None
@@ -120,16 +120,16 @@ class JobObject(Object):
         Field(description="beside the estimate, once the job has succeeded: seconds, cost, ratio"),
     ]
     execution_seconds: Annotated[
-        float, Field(description="of all attempts, as last reported; what budget.max_seconds caps")
+        float,
+        Field(description="total of all attempts, as last reported; budget.max_seconds caps it"),
     ]
     budget: JsonObject | None
-    queue: Annotated[QueueObject | None, Field(description="of a job that waits for a worker")]
+    queue: Annotated[
+        QueueObject | None, Field(description="forecast for a job that waits for a worker")
+    ]
     config: Annotated[
         JsonObject | None,
-        Field(
-            description="the recipe that runs, every `auto` resolved; "
-            "null until the files are checked"
-        ),
+        Field(description="the recipe, every `auto` resolved; null until the files are checked"),
     ]
     attempts: list[AttemptObject] = []
     best_checkpoint: Annotated[
@@ -228,7 +228,7 @@ class CheckpointObject(Object):
 
 
 class GpusObject(BaseModel):
-    """What a number of GPUs buys."""
+    """Speed and cost of a number of GPUs."""
 
     num_devices: int
     seconds: Range
@@ -236,7 +236,7 @@ class GpusObject(BaseModel):
 
 
 class DeviceObject(GpusObject):
-    """What one GPU of a kind buys; on a CPU, a slot."""
+    """Speed and cost of one GPU of a kind; on a CPU, of a slot."""
 
     device: str
     fits: bool | None
@@ -252,12 +252,12 @@ class EstimateObject(Estimate):
         list[DeviceObject], Field(description="for each kind of device that live workers have")
     ]
 
-    @computed_field(description="of `by_device`, where the job fits")  # type: ignore[prop-decorator]
+    @computed_field(description="the one of `by_device` on which the job fits")  # type: ignore[prop-decorator]
     @property
     def cheapest_device(self) -> str | None:
         return self._best_device(lambda each: float(each.cost.expected))
 
-    @computed_field(description="of `by_device`, where the job fits")  # type: ignore[prop-decorator]
+    @computed_field(description="the one of `by_device` on which the job fits")  # type: ignore[prop-decorator]
     @property
     def fastest_device(self) -> str | None:
         return self._best_device(lambda each: each.seconds.expected)
@@ -273,19 +273,19 @@ class JobDeleted(Object):
 
 
 class LogObject(BaseModel):
-    """What the trainer of an attempt wrote beside its messages. `attempt`: null where no attempt
-    has a log.
-    """
+    """Output of a trainer beside its messages. `attempt`: null if no attempt has a log."""
 
     object: Literal["fine_tuning.job.log"] = "fine_tuning.job.log"
     fine_tuning_job_id: str
     attempt: int | None
     text: str
-    bytes: Annotated[int, Field(description="of the log up to here: `after` of the next call")]
+    bytes: Annotated[
+        int, Field(description="bytes of the log up to here: `after` of the next call")
+    ]
 
 
 class Series(BaseModel):
-    """One line of a chart, as two columns of the same length."""
+    """Line of a chart, as two columns of the same length."""
 
     steps: list[int]
     values: list[float]
@@ -357,7 +357,7 @@ def _progress(job: Job) -> JsonObject | None:
 
 
 def _cost(job: Job) -> JobCost | None:
-    """Return what the worker last reported, before that what is estimated."""
+    """Return the cost that the worker last reported, before that the estimated one."""
     if job.progress is not None and job.progress.cost is not None:
         return job.progress.cost
     if job.estimate is None:

@@ -18,14 +18,14 @@ from app.http.pagination import check_cursor
 from app.jobs import checkpoint_repository, idempotency, repository
 from app.jobs.events import NewEvent, append
 from app.jobs.gpus import limit_auto
-from app.jobs.plan import Plan, estimate_data, estimate_plan, plan_job
+from app.jobs.plan import JobPlan, estimate_data, estimate_plan, plan_job
 from app.jobs.repository import events_after as events_after
+from app.jobs.repository import list_of_studies as list_of_studies
+from app.jobs.repository import list_using as list_using
 from app.jobs.repository import messages as messages
 from app.jobs.repository import num_using as num_using
-from app.jobs.repository import of_studies as of_studies
 from app.jobs.repository import present as present
-from app.jobs.repository import using as using
-from app.jobs.requests import Filters
+from app.jobs.requests import JobFilters
 from app.jobs.validation import finish_validation
 from app.models import (
     Attempt,
@@ -47,14 +47,14 @@ MAX_COMPARED_GPUS = 16
 
 def create_once(
     session: Session,
-    submission: idempotency.Request,
+    submission: idempotency.SubmissionRequest,
     request: JobRequest,
     settings: Settings,
     event_type: Literal["job.created", "job.cloned"] = "job.created",
 ) -> Job:
     """Create a job, or return the one that the same request has created before."""
     job_id = new_id("ftjob-")
-    earlier = idempotency.remember(session, submission, job_id)
+    earlier = idempotency.find_or_record(session, submission, job_id)
     if earlier is not None:
         return earlier
     job = create(session, submission.caller, request, settings, job_id)
@@ -96,7 +96,7 @@ def create(
 
 
 def preview(session: Session, project_id: str, request: JobRequest, settings: Settings) -> Job:
-    """Return the job as it would be, never written."""
+    """Return the job as it would be created, without writing it."""
     planned = plan_job(session, project_id, request, settings)
     job = _new_job(project_id, request, planned, "ftjob-dry-run")
     job.created_at = planned.training.created_at
@@ -110,20 +110,20 @@ def estimate(
     project_id: str,
     request: JobRequest,
     settings: Settings,
-    target: estimates.Target | None = None,
+    target: estimates.TrainingTarget | None = None,
 ) -> tuple[Estimate, list[Estimate], list[Estimate]]:
-    """Return the estimate, those for each number of GPUs that the job could have, on a CPU none,
-    and those for each kind of device that live workers have.
+    """Return the estimate, estimates for each number of GPUs that the job could have, on a CPU
+    none, and those for each kind of device that live workers have.
     """
     if isinstance(request, EstimateRequest) and request.training_data is not None:
         data = request.training_data
 
-        def estimate_on(target: estimates.Target | None) -> Estimate:
+        def estimate_on(target: estimates.TrainingTarget | None) -> Estimate:
             return estimate_data(session, project_id, request, data, settings, target)
     else:
         planned = plan_job(session, project_id, request, settings)
 
-        def estimate_on(target: estimates.Target | None) -> Estimate:
+        def estimate_on(target: estimates.TrainingTarget | None) -> Estimate:
             return estimate_plan(session, planned, settings, target)[1]
 
     most = target or estimates.most_gpus(session, settings, request.falqon.gpu)
@@ -143,9 +143,9 @@ def get(session: Session, project_id: str, job_id: str) -> Job:
 
 
 def page(
-    session: Session, project_id: str, filters: Filters, *, after: str | None, limit: int
+    session: Session, project_id: str, filters: JobFilters, *, after: str | None, limit: int
 ) -> list[Job]:
-    """Return the newest first, one more than `limit` where there is one."""
+    """Return the newest first, at most one more than `limit`."""
     check_cursor(after, "ftjob-", "a job")
     return repository.newest_first(session, project_id, filters, after=after, limit=limit)
 
@@ -173,9 +173,9 @@ def attempt_with_log(session: Session, job: Job, number: int | None) -> Attempt 
 
 def delete(session: Session, project_id: str, job_id: str) -> list[str]:
     """Delete a job with its events, attempts, their logs and checkpoints, never its model; return
-    the prefixes of the bytes that no row names any more.
+    the prefixes of the unreferenced bytes.
     """
-    job, status = _locked(session, project_id, job_id)
+    job, status = _find_locked(session, project_id, job_id)
     if status not in TERMINAL:
         raise IllegalState(
             f"The job is {_state(job)}; cancel it before you delete it.", code="job_not_ended"
@@ -206,10 +206,10 @@ def delete(session: Session, project_id: str, job_id: str) -> list[str]:
 
 
 def cancel(session: Session, project_id: str, job_id: str) -> Job:
-    """Cancel a job at once where nobody works on it; otherwise set the desired state, which its
-    worker reads with the next heartbeat. Idempotent.
+    """Cancel a job at once if no worker has it; otherwise set the desired state, which its worker
+    reads with the next heartbeat. Idempotent.
     """
-    job, status = _locked(session, project_id, job_id)
+    job, status = _find_locked(session, project_id, job_id)
     if status is JobStatus.CANCELLED or (
         status is JobStatus.RUNNING and job.desired == Desired.CANCEL
     ):
@@ -236,7 +236,7 @@ def cancel(session: Session, project_id: str, job_id: str) -> Job:
 
 
 def pause(session: Session, project_id: str, job_id: str) -> Job:
-    job, status = _locked(session, project_id, job_id)
+    job, status = _find_locked(session, project_id, job_id)
     if status not in sources(JobStatus.PAUSED) or job.desired == Desired.CANCEL:
         raise IllegalState(
             f"The job is {_state(job)}; it cannot be paused.", code="job_not_pausable"
@@ -252,8 +252,8 @@ def pause(session: Session, project_id: str, job_id: str) -> Job:
 def resume(
     session: Session, project_id: str, job_id: str, settings: Settings, change: Budget | None = None
 ) -> Job:
-    """Resume a job. Caps of the budget that `change` does not name stay, null takes one away."""
-    job, status = _locked(session, project_id, job_id)
+    """Resume a job. Caps of the budget that are absent in `change` stay, null removes a cap."""
+    job, status = _find_locked(session, project_id, job_id)
     is_pausing = status is JobStatus.RUNNING and job.desired == Desired.PAUSE
     if status is not JobStatus.PAUSED and not is_pausing:
         raise IllegalState(
@@ -289,7 +289,7 @@ def unknown_event(param: str, value: str) -> InvalidRequest:
     )
 
 
-def _new_job(project_id: str, request: JobRequest, planned: Plan, job_id: str) -> Job:
+def _new_job(project_id: str, request: JobRequest, planned: JobPlan, job_id: str) -> Job:
     base_checkpoint_id = planned.checkpoint.id if planned.checkpoint else None
     validation_file_id = planned.validation.id if planned.validation else None
     return Job(
@@ -312,13 +312,13 @@ def _new_job(project_id: str, request: JobRequest, planned: Plan, job_id: str) -
 
 
 def _change_budget(job: Job, change: Budget | None) -> Budget | None:
-    """Return the changed budget. Raises `IllegalState` where it is used up."""
+    """Return the changed budget. Raises `IllegalState` if it is used up."""
     if job.budget is None and change is None:
         return None
     changed = change.model_dump(exclude_unset=True) if change else {}
     budget = (job.budget or Budget()).model_copy(update=changed)
     accrued = job.progress.cost.accrued if job.progress and job.progress.cost else None
-    if cap := budget.reached(job.execution_seconds, accrued):
+    if cap := budget.find_reached_cap(job.execution_seconds, accrued):
         name = cap.split()[0]
         spent = f"{job.execution_seconds:.0f} s"
         if accrued is not None:
@@ -332,7 +332,7 @@ def _change_budget(job: Job, change: Budget | None) -> Budget | None:
     return budget
 
 
-def _locked(session: Session, project_id: str, job_id: str) -> tuple[Job, JobStatus]:
+def _find_locked(session: Session, project_id: str, job_id: str) -> tuple[Job, JobStatus]:
     job = repository.find_locked(session, project_id, job_id)
     if job is None:
         raise _unknown(job_id)

@@ -1,5 +1,5 @@
-"""What a job will write, and whether a disk could ever hold it. Free of the web framework: workers
-ask before they train.
+"""Size of a job's output, and whether a disk could ever hold it. Free of the web framework: workers
+check before they train.
 """
 
 import shutil
@@ -19,24 +19,24 @@ UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB", "EB")
 def expected_bytes(
     config: JsonObject, recipe: Recipe, largest_checkpoint: int | None = None
 ) -> int:
-    """Return the size of the checkpoints that stand at once, one of them unfinished, and of the
-    model.
+    """Return the size of the checkpoints stored at the same time, one of them unfinished, and of
+    the model.
     """
     try:
         dimensions = ModelDimensions.from_config(config)
-    except ModelError:  # the trainer says so better
+    except ModelError:  # the trainer reports it better
         return 0
     size = adapter_size(dimensions, recipe)
-    # what trains, with its two moments, in fp32; a frozen A in bf16
+    # The trained weights with their two moments, in fp32; a frozen A in bf16.
     checkpoint = largest_checkpoint or 12 * size.trained + 2 * size.frozen_a
-    # e4m3 and bf16
+    # Weights in e4m3, embeddings in bf16.
     result = dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters
     return (recipe.keep_checkpoints + 1) * checkpoint + result
 
 
-def excess(folder: Path, num_bytes: int, whose: str) -> str | None:
-    """Say by how much it is too large for the whole disk of an existing folder; None where it is
-    not.
+def describe_shortage(folder: Path, num_bytes: int, whose: str) -> str | None:
+    """Return a message with the missing bytes if it is too large for the whole disk of an existing
+    folder; None if it fits.
     """
     needed = int(MARGIN * num_bytes)
     total = shutil.disk_usage(folder).total

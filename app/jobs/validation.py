@@ -1,4 +1,4 @@
-"""What becomes of a job once its files are checked. Free of the web framework: the worker settles
+"""Validation of a job once its files are checked. Free of the web framework: the worker does this
 after a check.
 """
 
@@ -11,7 +11,7 @@ from app.base.errors import BytesMissing, InvalidRequest
 from app.base.settings import Settings
 from app.dataset_statistics.service import exact_amount
 from app.estimates import service as estimates
-from app.files.unused import unused_fields
+from app.files.unused import describe_unused_fields
 from app.jobs import repository
 from app.jobs.events import NewEvent, append
 from app.jobs.gpus import limit_auto
@@ -34,7 +34,7 @@ def finish_validation(
     files = repository.files_of(session, job)
     for param, file in files.items():
         if file.status == FileStatus.ERROR:
-            # Of what nobody could read there is no report.
+            # There is no report on an unreadable file.
             code = f"invalid_{param}" if file.report is not None else BytesMissing.code
             reason = f"{param} is not valid: {file.filename}: {file.status_details}"
             return _fail(session, job, prior_events, param, reason, code)
@@ -44,7 +44,7 @@ def finish_validation(
         return JobStatus(job.status)
     try:
         requested = resolve_recipe(job.requested)
-    except InvalidRequest as error:  # accepted before there was such a rule
+    except InvalidRequest as error:  # accepted before this rule existed
         return _fail(session, job, prior_events, error.param, error.message, error.code)
     for param, file in files.items():
         if mismatch := incompatibility(file, requested.recipe):
@@ -72,7 +72,7 @@ def finish_validation(
         data={"num_records": report.num_records, "steps": estimate.steps},
     )
     warnings = _budget_warning(job, estimate)
-    if unused := unused_fields(session, files["training_file"]):
+    if unused := describe_unused_fields(session, files["training_file"]):
         estimate = estimate.model_copy(update={"warnings": [*estimate.warnings, unused]})
         data = {"code": "unused_fields", "param": "training_file"}
         warnings.append(NewEvent(unused, level="warn", data=data))
@@ -90,7 +90,9 @@ def finish_validation(
 
 
 def incompatibility(file: File, recipe: Recipe) -> str | None:
-    """Return why a file that passed its check cannot train with this recipe; None when it can."""
+    """Return the reason why a file that passed its check cannot train with this recipe; None if it
+    can.
+    """
     report = file.report
     assert report is not None, "a processed file has a report"
     reason = report.too_bad(recipe.max_bad_record_fraction) or (
@@ -101,7 +103,7 @@ def incompatibility(file: File, recipe: Recipe) -> str | None:
 
 def _budget_warning(job: Job, estimate: Estimate) -> list[NewEvent]:
     """Warn only: estimates err, and a job loses nothing at its cap."""
-    cap = (job.budget or Budget()).reached(estimate.seconds.low, estimate.cost.low)
+    cap = (job.budget or Budget()).find_reached_cap(estimate.seconds.low, estimate.cost.low)
     if cap is None:
         return []
     at_best = f"{estimate.seconds.low:.0f} s and ${estimate.cost.low}"

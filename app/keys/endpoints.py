@@ -15,7 +15,7 @@ router = APIRouter(prefix="/v1/api_keys", tags=["projects and keys"], route_clas
 def create_key(
     services: ServicesDep, caller: Admin, body: KeyRequest, response: Response
 ) -> KeyCreated:
-    """Create a key. The answer holds the secret, and nothing else ever will."""
+    """Create a key. Only this response holds the secret."""
     response.headers["cache-control"] = "no-store"
     return service.create_key(services, caller, body)
 
@@ -28,7 +28,7 @@ def list_keys(
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
     project_id: Annotated[str | None, Query(max_length=256)] = None,
 ) -> Page[KeyObject]:
-    """List them, newest first, without those that were revoked."""
+    """List the keys, newest first, without revoked ones."""
     return service.list_keys(services, caller, project_id=project_id, after=after, limit=limit)
 
 
@@ -39,7 +39,7 @@ def retrieve_key(services: ServicesDep, caller: Admin, key_id: str) -> KeyObject
 
 @router.delete("/{key_id}")
 def revoke_key(services: ServicesDep, caller: Admin, key_id: str) -> KeyDeleted:
-    """Revoke a key: from the next request on it opens nothing; open event streams end within five
+    """Revoke a key: it is invalid from the next request on; open event streams end within five
     seconds.
     """
     return service.revoke_key(services, caller, key_id)

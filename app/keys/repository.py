@@ -6,8 +6,8 @@ from app.models import ApiKey
 
 
 def find(session: Session, project_id: str | None, key_id: str) -> ApiKey | None:
-    """Find a key; neither here nor below does a project of None restrict anything."""
-    return session.scalars(_unrevoked(project_id).where(ApiKey.id == key_id)).one_or_none()
+    """Find a key; here and below a project of None restricts nothing."""
+    return session.scalars(_select_unrevoked(project_id).where(ApiKey.id == key_id)).one_or_none()
 
 
 def name_of(session: Session, project_id: str, key_id: str) -> str | None:
@@ -17,8 +17,8 @@ def name_of(session: Session, project_id: str, key_id: str) -> str | None:
 
 
 def was_there(session: Session, project_id: str | None, key_id: str) -> bool:
-    """Return whether there is or was one, revoked ones too: who revokes a page while reading on has
-    nothing else to go on from.
+    """Return True if the key exists or existed, revoked or not: a client that revokes keys while
+    paging has only a revoked key as its cursor.
     """
     mine = () if project_id is None else (ApiKey.project_id == project_id,)
     return session.scalar(select(ApiKey.id).where(ApiKey.id == key_id, *mine)) is not None
@@ -29,7 +29,9 @@ def newest_first(
 ) -> list[ApiKey]:
     place = tuple_(ApiKey.created_at, ApiKey.id)
     statement = (
-        _unrevoked(project_id).order_by(ApiKey.created_at.desc(), ApiKey.id.desc()).limit(limit + 1)
+        _select_unrevoked(project_id)
+        .order_by(ApiKey.created_at.desc(), ApiKey.id.desc())
+        .limit(limit + 1)
     )
     if after:
         cursor = select(ApiKey.created_at, ApiKey.id).where(ApiKey.id == after)
@@ -56,7 +58,7 @@ def any_exists(session: Session) -> bool:
     return session.scalar(select(ApiKey.id).limit(1)) is not None
 
 
-def _unrevoked(project_id: str | None) -> Select[ApiKey]:
+def _select_unrevoked(project_id: str | None) -> Select[ApiKey]:
     statement = select(ApiKey).where(ApiKey.revoked_at.is_(None))
     if project_id is None:
         return statement

@@ -6,7 +6,7 @@ from app.http.pagination import Object, unix_seconds
 from app.models import ApiKey, Scope
 from app.projects.schemas import Name
 
-LAST_SECOND = 253_402_300_799  # of the year 9999, after which databases keep no time
+LAST_SECOND = 253_402_300_799  # end of the year 9999, the last one that databases store
 
 
 class KeyRequest(BaseModel):

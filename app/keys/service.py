@@ -1,4 +1,4 @@
-"""What callers do with keys; each function is one unit of work."""
+"""Use cases of API keys; each function is one unit of work."""
 
 from datetime import UTC, datetime
 
@@ -28,7 +28,7 @@ class WeakAdminKey(ValueError):
 
 
 def create_key(services: Services, caller: Caller, request: KeyRequest) -> KeyCreated:
-    """Make a key; the answer holds its secret, and nothing else ever will."""
+    """Create a key; only this response holds its secret."""
     with services.database.transaction() as session:
         project = projects.for_new_key(session, caller, request.project_id or caller.project_id)
         key, secret = add_key(
@@ -47,7 +47,7 @@ def list_keys(
     after: str | None = None,
     limit: int,
 ) -> Page[KeyObject]:
-    """Return the newest first, without those that were revoked."""
+    """Return the newest first, without revoked ones."""
     with services.database.read() as session:
         owner = caller.administered_project
         if project_id is not None:
@@ -67,7 +67,7 @@ def retrieve_key(services: Services, caller: Caller, key_id: str) -> KeyObject:
 
 
 def revoke_key(services: Services, caller: Caller, key_id: str) -> KeyDeleted:
-    """Revoke a key; nothing remembers keys between requests, so the next one finds it revoked."""
+    """Revoke a key; keys are not cached between requests, so the next one sees it."""
     if key_id == caller.key_id:
         raise IllegalState("A key cannot revoke itself; use another admin key.", code="key_in_use")
     with services.database.transaction() as session:
@@ -96,7 +96,7 @@ def _unknown(key_id: str) -> NotFound:
 def add_key(
     session: Session, project_id: str, name: str, scope: Scope, expires_at: datetime | None = None
 ) -> tuple[ApiKey, str]:
-    """Make a key; its secret is returned here and never again."""
+    """Create a key; its secret is returned only here."""
     public, secret = secrets.generate()
     key = ApiKey(
         id=f"key_{public}",

@@ -174,7 +174,7 @@ def collect_garbage(
     from app.base.settings import load_settings
     from app.base.storage import Storage
     from app.garbage import collector
-    from app.garbage.installation import Refused
+    from app.garbage.installation import CleaningRefused
 
     if dry_run == confirm:
         raise typer.BadParameter("give one of --dry-run and --confirm")
@@ -186,7 +186,7 @@ def collect_garbage(
                 typer.echo(collector.describe(database, storage))
                 return
             count = collector.confirm(database, storage)
-    except Refused as error:
+    except CleaningRefused as error:
         refuse(error)
     typer.echo(f"Objects without a row, to be removed in an hour by a running API: {count:,}")
 
@@ -199,14 +199,14 @@ def adopt_storage() -> None:
     from app.base.settings import load_settings
     from app.base.storage import Storage
     from app.garbage import installation
-    from app.garbage.installation import Refused
+    from app.garbage.installation import CleaningRefused
 
     settings = load_settings()
     try:
         with open_database(settings) as database:
             storage = Storage(settings.resolved_storage_url)
             adopted = installation.adopt(database, storage)
-    except Refused as error:
+    except CleaningRefused as error:
         refuse(error)
     typer.echo(
         f"{storage.address} {'belongs' if adopted else 'belonged already'} to this database."

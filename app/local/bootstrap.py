@@ -14,7 +14,7 @@ from sqlalchemy.exc import ArgumentError
 
 from app.auth.keys import check_secret
 from app.base import migrate
-from app.base.database import AWAY, Database
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from app.base.errors import InvalidApiKey
 from app.base.settings import Settings, load_settings
 from app.base.storage import Storage
@@ -26,7 +26,7 @@ from app.keys.service import WeakAdminKey, add_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, Scope
 from app.web import link
 
-UNUSABLE = (*AWAY, ArgumentError, StorageError)
+UNUSABLE = (*DATABASE_UNAVAILABLE_ERRORS, ArgumentError, StorageError)
 
 
 class NotPrepared(Exception):

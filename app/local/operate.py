@@ -77,7 +77,7 @@ def backup(
     from app.base.database import Database
     from app.base.settings import load_settings
     from app.base.storage import Storage
-    from app.garbage.installation import Refused
+    from app.garbage.installation import CleaningRefused
     from app.local.backup import BackupFailed, back_up
 
     settings = load_settings()
@@ -89,7 +89,7 @@ def backup(
         database = Database(settings.resolved_database_url)
         try:
             written = back_up(database, storage, folder, with_objects=objects)
-        except (BackupFailed, Refused) as error:
+        except (BackupFailed, CleaningRefused) as error:
             refuse(error)
         except OSError as error:
             refuse(f"{folder} cannot be written: {error.strerror or error}.")
@@ -110,7 +110,7 @@ def restore(
 ) -> None:
     """Restore a backup into an installation that is empty, while API and workers are stopped."""
     from app.base.settings import load_settings
-    from app.garbage.installation import Refused
+    from app.garbage.installation import CleaningRefused
     from app.local.backup import BackupFailed
     from app.local.restore import restore as restore_backup
 
@@ -118,7 +118,7 @@ def restore(
     try:
         with refusing_what_is_unusable(settings):
             restored = restore_backup(settings, folder)
-    except (BackupFailed, Refused) as error:
+    except (BackupFailed, CleaningRefused) as error:
         refuse(error)
     except OSError as error:
         reason = f"{error.filename or folder}: {error.strerror or error}"

@@ -1,4 +1,4 @@
-"""The facts of the database as Prometheus metrics, read when it asks."""
+"""Facts of the database as Prometheus metrics, read at each scrape."""
 
 import threading
 import time
@@ -19,13 +19,13 @@ from app.models import EngineState
 from app.models.falqon_options import ANY_DEVICE
 from app.workers import service as workers
 
-CACHED_SECONDS = 3.0  # however many ask, the database is asked no more often
+CACHED_SECONDS = 3.0  # upper bound on the rate of queries, independently of the number of scrapers
 
 log = structlog.get_logger()
 
 
 class InstallationCollector(Collector):
-    """What is true of the installation, whichever of its API processes is asked: a query takes the
+    """Metrics of the installation, the same from each of its API processes: a query takes the
     maximum over them, not their sum.
     """
 
@@ -40,14 +40,14 @@ class InstallationCollector(Collector):
         self._read_at: float | None = None
 
     def collect(self) -> Iterable[Metric]:
-        """Yield the verdicts on parts always, the rest while the database answers."""
+        """Yield the verdicts on dependencies always, the rest while the database responds."""
         yield self._health()
         yield from self._facts()
 
     def _health(self) -> Metric:
         family = GaugeMetricFamily(
             "falqon_part_ok",
-            "Whether a part answered its last probe, as in /readyz.",
+            "1 if a dependency passed its last check, as in /readyz.",
             labels=["part"],
         )
         for part, verdict in self._health_monitor.read().checks.items():
@@ -77,7 +77,7 @@ class InstallationCollector(Collector):
 
 
 def jobs_of(session: Session) -> Iterator[Metric]:
-    """Yield how many jobs there are that have not ended, and how long one waits for a worker."""
+    """Yield the number of jobs that have not ended, and the longest wait for a worker."""
     queued = repository.count_queued(session)
     jobs = GaugeMetricFamily(
         "falqon_jobs",
@@ -95,7 +95,7 @@ def jobs_of(session: Session) -> Iterator[Metric]:
         *repository.count_running(session),
     ):
         jobs.add_metric([row.status, *_needs(row)], row.num_jobs)
-    # also while nothing waits: an autoscaler must read 0 then, not nothing
+    # Reported also while nothing waits: an autoscaler must read 0 then, not a gap.
     counts = {(ANY_DEVICE, "1"): 0} | {_needs(row): row.num_jobs for row in queued}
     for needs, count in counts.items():
         queue.add_metric(needs, count)
@@ -103,22 +103,22 @@ def jobs_of(session: Session) -> Iterator[Metric]:
     yield queue
     yield GaugeMetricFamily(
         "falqon_queue_age_seconds",
-        "How long the job waits for a worker that waits longest.",
+        "Longest wait of a job for a worker, in seconds.",
         repository.longest_wait_seconds(session),
     )
 
 
 def leases_of(session: Session, settings: Settings) -> Iterator[Metric]:
-    """Yield how long workers have been silent."""
+    """Yield the age of the oldest lease."""
     yield GaugeMetricFamily(
         "falqon_lease_age_seconds",
-        "Since the heartbeat of a running job, of all jobs the longest.",
+        "Seconds since the oldest heartbeat of a running job.",
         repository.oldest_lease_age_seconds(session, settings.lease.total_seconds()),
     )
 
 
 def workers_of(session: Session, settings: Settings) -> Metric:
-    """Return how many workers train, and how many could."""
+    """Return the number of workers that train, and of those that could."""
     family = GaugeMetricFamily(
         "falqon_workers", "Workers for jobs that live.", labels=["device", "state"]
     )
@@ -135,10 +135,10 @@ def workers_of(session: Session, settings: Settings) -> Metric:
 
 
 def operations_of(session: Session) -> Metric:
-    """Return how much waits for workers of files."""
+    """Return the number of operations that wait for a worker."""
     family = GaugeMetricFamily(
         "falqon_queue_operations",
-        f"What waits for a worker of files, of a kind {repository.MAX_COUNTED} at most.",
+        f"Operations that wait for a worker, of a kind {repository.MAX_COUNTED} at most.",
         labels=["kind"],
     )
     for kind, count in repository.count_operations(session).items():
@@ -147,7 +147,7 @@ def operations_of(session: Session) -> Metric:
 
 
 def engines_of(session: Session) -> Iterator[Metric]:
-    """Yield how many models are loaded, and what they do."""
+    """Yield the number of loaded models by state."""
     rows = {row.state: row for row in repository.count_engines(session)}
     family = GaugeMetricFamily("falqon_engines", "Loaded models, by state.", labels=["state"])
     for state in EngineState:
@@ -155,12 +155,12 @@ def engines_of(session: Session) -> Iterator[Metric]:
     yield family
     yield GaugeMetricFamily(
         "falqon_engine_requests",
-        "Requests that loaded models answer just now.",
+        "Requests that loaded models are answering.",
         sum(row.num_requests for row in rows.values()),
     )
     yield GaugeMetricFamily(
         "falqon_engine_tokens_per_second",
-        "Tokens that loaded models write.",
+        "Tokens that loaded models generate.",
         sum(row.tokens_per_second for row in rows.values()),
     )
 

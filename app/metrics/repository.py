@@ -1,5 +1,5 @@
-"""What the database says of the whole installation. Each query reads a bounded part of an index:
-rows of jobs and operations that have ended are never among them.
+"""Metrics of the whole installation. Each query reads a bounded part of an index: rows of jobs and
+operations that have ended are never among them.
 """
 
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from app.models import Attempt, Desired, Engine, EngineState, Event, Job, JobSta
 from app.models.operation import Operation
 from app.operations import claims as operations
 
-MAX_COUNTED = 10_000  # of each status or kind; what waits beyond that is not counted
-# Of the oldest waiting jobs this many are asked since when; one that was requeued waits since then.
+MAX_COUNTED = 10_000  # maximum per status or kind; the rest is not counted
+# Number of the oldest waiting jobs whose wait is read; a requeued job waits since then.
 MAX_AGED = 100
 UNCLAIMED = (JobStatus.VALIDATING_FILES, JobStatus.PAUSED)
 
 
 class JobCount(NamedTuple):
     status: str
-    device: str  # before an attempt has one, what the job waits for, or any
+    device: str  # the requested one, or any, before an attempt has one
     num_devices: int
     num_jobs: int
 
@@ -46,8 +46,8 @@ def count_queued(session: Session) -> list[JobCount]:
 
 
 def count_running(session: Session) -> list[JobCount]:
-    """Count the jobs that workers have, by what trains them."""
-    # no join: Postgres may then read all attempts to find the latest of those jobs
+    """Count the jobs with a worker, by device."""
+    # No join: Postgres may then read all attempts to find the latest of those jobs.
     device = (
         select(Attempt.device)
         .where(Attempt.job_id == Job.id, Attempt.number == Job.attempt)
@@ -62,7 +62,7 @@ def count_running(session: Session) -> list[JobCount]:
 
 
 def longest_wait_seconds(session: Session) -> float:
-    """Return how long the job that has waited longest waits for a worker."""
+    """Return the longest time that a job has waited for a worker."""
     oldest = (
         select(Job.id, Job.last_event_seq)
         .where(Job.status == JobStatus.QUEUED, Job.desired == Desired.RUN)
@@ -70,7 +70,7 @@ def longest_wait_seconds(session: Session) -> float:
         .limit(MAX_AGED)
         .subquery()
     )
-    # no join: Postgres may then read all events to find those of a few jobs
+    # No join: Postgres may then read all events to find those of a few jobs.
     written = (
         select(Event.created_at)
         .where(Event.job_id == oldest.c.id, Event.seq == oldest.c.last_event_seq)
@@ -81,7 +81,7 @@ def longest_wait_seconds(session: Session) -> float:
 
 
 def oldest_lease_age_seconds(session: Session, lease_seconds: float) -> float:
-    """Return how long ago the running job was renewed that was so longest ago."""
+    """Return the age of the oldest lease renewal among the running jobs."""
     earliest = session.scalar(
         select(func.min(Job.lease_expires_at)).where(Job.status == JobStatus.RUNNING)
     )
@@ -91,7 +91,7 @@ def oldest_lease_age_seconds(session: Session, lease_seconds: float) -> float:
 
 
 def count_operations(session: Session) -> dict[str, int]:
-    """Count what waits for a worker of files, by kind."""
+    """Count the operations that wait for a worker, by kind."""
     return {
         kind.__tablename__: session.scalar(
             select(func.count()).select_from(
@@ -104,8 +104,8 @@ def count_operations(session: Session) -> dict[str, int]:
 
 
 def count_engines(session: Session) -> list[EngineCount]:
-    """Count the loaded models and those about to be, with what they do just now."""
-    # The lease of one that waits is that of the worker that had it last.
+    """Count the loaded and loading models, with their current load."""
+    # The lease of a waiting engine is that of its last worker.
     is_held = Engine.lease_expires_at.is_(None) | (Engine.lease_expires_at > now_plus())
     is_live = is_held | (Engine.state == EngineState.WAITING)
     statement = (
@@ -127,7 +127,7 @@ def count_engines(session: Session) -> list[EngineCount]:
 def _count_by_need(
     session: Session, status: JobStatus, *more: ColumnElement[bool]
 ) -> list[JobCount]:
-    """Count jobs that no worker has, by the device that they wait for and how many of it."""
+    """Count jobs without a worker, by the device that they wait for and the number of GPUs."""
     is_counted = (Job.status == status, *more)
     few = select(Job.gpu, Job.num_gpus).where(*is_counted).limit(MAX_COUNTED).subquery().c
     needs = (few.gpu, few.num_gpus)

@@ -13,8 +13,8 @@ router = APIRouter(prefix="/v1", tags=["models"], route_class=ApiRoute)
 def create_model(
     services: ServicesDep, caller: InstallationAdmin, request: ModelImportRequest
 ) -> ModelImportObject:
-    """Have a worker add a base model to the catalogue, which every project sees. Its import says
-    how far it is.
+    """Have a worker add a base model to the catalogue, which every project sees. Its import reports
+    the progress.
     """
     return service.create_import(services, caller, request)
 
@@ -23,7 +23,7 @@ def create_model(
 def list_model_imports(
     services: ServicesDep, _caller: InstallationAdmin
 ) -> Page[ModelImportObject]:
-    """The newest imports of base models."""
+    """List the newest imports of base models."""
     return service.list_imports(services)
 
 

@@ -14,7 +14,7 @@ class ModelImportRequest(BaseModel):
 
     id: Annotated[
         str,
-        Field(min_length=1, max_length=MAX_ID, description="by which jobs will name the model"),
+        Field(min_length=1, max_length=MAX_ID, description="id by which jobs will name the model"),
     ]
     source: Annotated[
         str,
@@ -29,18 +29,20 @@ class ModelImportRequest(BaseModel):
 
 class ModelImportObject(OperationObject):
     object: Literal["model.import"] = "model.import"
-    model: Annotated[str, Field(description="the base model that it is, once completed")]
+    model: Annotated[str, Field(description="the resulting base model, once completed")]
     source: str
-    bytes: Annotated[int, Field(description="that the worker has fetched and written so far")]
+    bytes: Annotated[int, Field(description="bytes that the worker has fetched and written so far")]
     conversions: Annotated[
         list[str],
         Field(
-            description="what was converted of the source, and what it takes to ask the model "
-            "where the workers' own engine cannot, in sentences; empty until completed"
+            description=(
+                "conversions of the source, and requirements for inference if the workers' own "
+                "engine does not load the model, in sentences; empty until completed"
+            )
         ),
     ]
     error: Annotated[
-        OperationError | None, Field(description="why it failed; asking again tries again")
+        OperationError | None, Field(description="reason of the failure; a new request retries it")
     ]
 
     @classmethod

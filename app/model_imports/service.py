@@ -1,4 +1,4 @@
-"""What administrators of the installation do to add base models."""
+"""Use cases for administrators of the installation that add base models."""
 
 import re
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def list_imports(services: Services) -> Page[ModelImportObject]:
 
 
 def add(session: Session, project_id: str, model_id: str, source: str) -> ModelImport:
-    """Add an import. Raises where it could only fail."""
+    """Add an import. Raises if it could only fail."""
     if not ID.fullmatch(model_id):
         raise InvalidRequest(f"id: '{model_id}' is no model id: {ID_RULE}", param="id")
     if catalogue.exists(session, model_id):
@@ -76,8 +76,8 @@ def add(session: Session, project_id: str, model_id: str, source: str) -> ModelI
 
 
 def check_source(source: str, networks: Networks) -> None:
-    """Raise `InvalidRequest` for what no worker could read. Folders of a machine are for whoever
-    has a shell there: `falqon admin models add`.
+    """Raise `InvalidRequest` for a source that no worker could read. Folders of a machine are for
+    administrators with a shell there: `falqon admin models add`.
     """
     if source == TINY_SOURCE or HUB_MODEL.fullmatch(source):
         return

@@ -1,4 +1,4 @@
-"""One table per file; this module names them all, so that importing it fills the metadata."""
+"""Tables, one per file; this module names them all, so that importing it fills the metadata."""
 
 from app.models.api_key import ApiKey, Scope
 from app.models.artifact import Artifact

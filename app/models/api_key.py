@@ -8,7 +8,7 @@ from app.models.base import Base, CreatedAt
 
 
 class Scope(StrEnum):
-    INFER = "infer"  # asks models, and nothing else
+    INFER = "infer"  # inference, and nothing else
     READ = "read"
     WRITE = "write"
     ADMIN = "admin"
@@ -25,4 +25,4 @@ class ApiKey(Base):
     created_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
-    last_used_at: Mapped[datetime | None]  # to the minute
+    last_used_at: Mapped[datetime | None]  # rounded to the minute

@@ -5,7 +5,7 @@ from app.models.base import Base, CreatedAt
 
 
 class Artifact(Base):
-    """A downloadable file of a model."""
+    """Downloadable file of a model."""
 
     __tablename__ = "artifacts"
 
@@ -15,7 +15,7 @@ class Artifact(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
-    # null: stored before blocks were hashed
+    # Null: stored before blocks were hashed.
     block_sha256: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     storage_key: Mapped[str] = mapped_column(index=True)
     created_at: Mapped[CreatedAt]

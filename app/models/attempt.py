@@ -9,7 +9,7 @@ from app.models.reported import ReportedFloat
 
 
 class Attempt(Base):
-    """One execution of a job. `outcome` is null while it lasts, then succeeded, failed, cancelled,
+    """Execution of a job. `outcome` is null while it lasts, then succeeded, failed, cancelled,
     paused, released or lost.
     """
 
@@ -23,24 +23,24 @@ class Attempt(Base):
     worker: Mapped[str]
     device: Mapped[str]
     num_devices: Mapped[int]
-    # by index, on a CPU of its slots; of an attempt before they were written down null
+    # By index, on a CPU of its slots; null for an attempt before they were recorded.
     cards: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
     base_model_id: Mapped[str | None]
     method: Mapped[str | None]
     start_step: Mapped[int | None]
-    # of its trainer's events, how many are written
+    # Number of its trainer's events that are written.
     relayed: Mapped[int] = mapped_column(default=0, server_default="0")
-    # of its trainer's log, which is in the storage; 0: it has none
+    # Size of its trainer's log, which is in the storage; 0: there is none.
     log_bytes: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     created_at: Mapped[CreatedAt]
     ended_at: Mapped[datetime | None] = mapped_column(index=True)
     outcome: Mapped[str | None]
     error_code: Mapped[str | None]
-    # trained in this attempt, as last reported
+    # Tokens trained in this attempt, as last reported.
     tokens: Mapped[int | None] = mapped_column(BigInteger)
-    # from its first step to its last one, evaluations and checkpoints included
+    # Seconds from its first step to its last one, evaluations and checkpoints included.
     train_seconds: Mapped[float | None] = mapped_column(ReportedFloat)
-    # all others, to its end; null until it has succeeded
+    # Seconds of everything else, to its end; null until it has succeeded.
     overhead_seconds: Mapped[float | None] = mapped_column(ReportedFloat)
 
     @property

@@ -5,7 +5,7 @@ from app.models.base import Base, CreatedAt
 
 
 class AuditLog(Base):
-    """Who changed what: a row of the same transaction as the change."""
+    """Change and its author: a row of the same transaction as the change."""
 
     __tablename__ = "audit_logs"
     __table_args__ = (
@@ -19,9 +19,9 @@ class AuditLog(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[CreatedAt]
     event_type: Mapped[str]  # job.created
-    resource_id: Mapped[str | None]  # what was changed, where one thing was
-    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))  # of the key
+    resource_id: Mapped[str | None]  # the changed object, if it was a single one
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))  # project of the API key
     key_id: Mapped[str]
-    session_id: Mapped[str | None]  # of the dashboard; null: over the API
+    session_id: Mapped[str | None]  # session of the dashboard; null: over the API
     request_id: Mapped[str]
     address: Mapped[str]

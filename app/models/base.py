@@ -19,12 +19,12 @@ T = TypeVar("T", bound=BaseModel)
 
 
 class PydanticType(TypeDecorator[T], Generic[T]):
-    """A pydantic model in Python, JSON in the database. The column is replaced, never changed in
-    place.
+    """Column with a pydantic model in Python, JSON in the database. The value is replaced, never
+    changed in place.
 
-    `exclude_unset`: store only what was set, so that what is loaded knows what that was.
-    `exclude_none`: leave out what is None, which a version without that field or that choice reads.
-    `drop_invalid`: of figures that a worker reported, read those alone that keep the rules.
+    `exclude_unset`: store only the fields that were set, so that a loaded value knows them.
+    `exclude_none`: leave out None, for versions without that field or that choice. `drop_invalid`:
+    of reported figures, read only the valid ones.
     """
 
     impl = StoredJson
@@ -45,7 +45,7 @@ class PydanticType(TypeDecorator[T], Generic[T]):
         self.exclude_none = exclude_none
 
     def coerce_compared_value(self, op: OperatorType | None, value: Any) -> TypeEngine[Any]:
-        """Treat what an element of the JSON is compared with as JSON does."""
+        """Compare an element of the JSON with a value as JSON does."""
         return self.impl_instance.coerce_compared_value(op, value)
 
     def process_bind_param(self, value: T | None, dialect: Dialect) -> JsonObject | None:
@@ -55,13 +55,13 @@ class PydanticType(TypeDecorator[T], Generic[T]):
         return None if value is None else self.load(value)
 
     def dump(self, value: T) -> JsonObject:
-        """Return it as it is stored."""
+        """Return the stored form."""
         return value.model_dump(
             mode="json", exclude_unset=self.exclude_unset, exclude_none=self.exclude_none
         )
 
     def load(self, value: JsonObject) -> T | None:
-        """Return what `dump` has returned, with no rule that is stricter today."""
+        """Return the value that `dump` was given, without rules that became stricter since."""
         if self.drop_invalid:
             return load_valid(self.model, value)
         stored: T = self._validator.validate_python(value)

@@ -7,7 +7,7 @@ from app.models.reported import ReportedMetrics
 
 class Checkpoint(Base):
     """Resumable state of a job after `step` steps. The row is written after the bytes, so a row
-    means that they are there.
+    implies them.
     """
 
     __tablename__ = "checkpoints"
@@ -15,7 +15,7 @@ class Checkpoint(Base):
         UniqueConstraint("job_id", "step", "attempt"),
         Index(
             "ix_checkpoints_project_id_bytes", "project_id", "bytes"
-        ),  # for quotas: summed by itself
+        ),  # index for quotas: summed without the table
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)

@@ -5,7 +5,7 @@ from app.models.base import Base, CreatedAt
 
 
 class CheckpointPermission(Base):
-    """Another project may start jobs from this checkpoint."""
+    """Permission for another project to start jobs from this checkpoint."""
 
     __tablename__ = "checkpoint_permissions"
     __table_args__ = (UniqueConstraint("checkpoint_id", "project_id"),)

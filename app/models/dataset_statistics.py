@@ -6,9 +6,10 @@ from app.models.operation import Operation
 
 
 class DatasetStatistics(Operation):
-    """What a file is to a model. `result` is a `falqon_core.contract.inspection.Inspection`.
+    """Statistics of a file under a model. `result` is a
+    `falqon_core.contract.inspection.Inspection`.
 
-    A failure is for good: whoever asks for the same statistics again gets it again.
+    A failure is permanent: a later request for the same statistics gets it again.
     """
 
     __tablename__ = "dataset_statistics"
@@ -27,6 +28,6 @@ class DatasetStatistics(Operation):
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id", ondelete="CASCADE"))
     max_seq_length: Mapped[int]
     validation_file_id: Mapped[str]  # empty for none: databases tell two nulls apart
-    # as `falqon_core.contract.template_kwargs` writes them; those asked for last
+    # Written by `falqon_core.contract.template_kwargs`; the most recently requested ones.
     chat_template_kwargs: Mapped[str] = mapped_column(server_default="")
     result: Mapped[JsonObject | None]

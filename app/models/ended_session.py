@@ -7,8 +7,8 @@ from app.models.base import Base
 
 
 class EndedSession(Base):
-    """Somebody signed out of it, so its cookie, which cannot be called back, opens nothing. Kept as
-    long as a cookie is valid.
+    """Signed-out session of the dashboard, whose cookie is no longer valid. Kept as long as a
+    cookie lives.
     """
 
     __tablename__ = "ended_sessions"

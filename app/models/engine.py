@@ -8,14 +8,14 @@ from app.models.base import Base, CreatedAt
 
 
 class EngineState(StrEnum):
-    WAITING = "waiting"  # somebody asked the model; no worker has taken it yet
+    WAITING = "waiting"  # requested; no worker has claimed it yet
     LOADING = "loading"
     READY = "ready"
-    FAILED = "failed"  # until somebody asks again
+    FAILED = "failed"  # retried with the next request
 
 
 class Engine(Base):
-    """A program on a worker that answers for one model; its row goes when the model is unloaded."""
+    """Program on a worker that serves one model; its row goes when the model is unloaded."""
 
     __tablename__ = "engines"
 
@@ -24,16 +24,17 @@ class Engine(Base):
     attempt: Mapped[int] = mapped_column(default=0)  # the newest one's number fences its writes
     owner: Mapped[str | None]  # the worker that holds it until `lease_expires_at`
     address: Mapped[str | None]
-    token: Mapped[str | None]  # what the engine asks for, so that nobody else on that machine may
-    max_answers: Mapped[int | None]  # that it gives at once; null with an older worker
+    # Secret of the engine, so that other users of that machine cannot use it.
+    token: Mapped[str | None]
+    max_answers: Mapped[int | None]  # simultaneous ones; null with an older worker
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     used_at: Mapped[datetime]
-    # It makes no room for others, and idle time does not end it.
+    # Exempt from making room for others and from the idle timeout.
     keep_loaded: Mapped[bool] = mapped_column(default=False, server_default=false())
-    # As its worker saw it with its latest heartbeat; null where that is not known.
+    # Figures of the latest heartbeat; null if unknown.
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    num_requests: Mapped[int | None]  # that it answers just then
+    num_requests: Mapped[int | None]  # requests that it serves at the moment
     tokens_per_second: Mapped[float | None]
     created_at: Mapped[CreatedAt]

@@ -14,7 +14,7 @@ Verdict = Literal["better", "worse", "no_clear_difference"]
 
 
 class EvaluatedModel(BaseModel):
-    """Who is asked: the base that the training began from, a checkpoint, or what came of it."""
+    """Model to evaluate: the base that the training began from, a checkpoint, or the result."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -24,7 +24,7 @@ class EvaluatedModel(BaseModel):
 
 
 class EvaluationPlan(Graders):
-    """What is asked of whom. The base comes first."""
+    """Rows and models of an evaluation. The base comes first."""
 
     models: list[EvaluatedModel]
     max_rows: int
@@ -32,21 +32,21 @@ class EvaluationPlan(Graders):
 
 
 class AnswerScores(BaseModel):
-    """What each model's answers were worth so far: in the order of the rows, and in each row in
-    that of the graders; null for a row that the engine refused.
+    """Scores of each model's answers so far: in the order of the rows, and in each row in that of
+    the graders; null for a row that the engine refused.
     """
 
     by_model: dict[str, list[list[float] | None]] = Field(default_factory=dict)
 
 
 class Difference(BaseModel):
-    """What a model's scores are above the base's on the same rows."""
+    """Difference of a model's scores from the base's on the same rows."""
 
     mean: float
     standard_error: Annotated[float | None, Field(description="null for a single row")]
     p_value: Annotated[
         float,
-        Field(description="of the two-sided sign-flip test of the rows' differences"),
+        Field(description="p-value of the two-sided sign-flip test of the rows' differences"),
     ]
     verdict: Annotated[
         Verdict, Field(description="better or worse than the base where the p-value is below 0.05")
@@ -67,15 +67,15 @@ class ModelScores(EvaluatedModel):
 
 
 class EvaluationResult(BaseModel):
-    rows: Annotated[int, Field(description="that every model has answered")]
+    rows: Annotated[int, Field(description="rows that every model has answered")]
     rows_left_out: Annotated[
-        int, Field(description="that an engine refused, as too long for the model's context")
+        int, Field(description="rows that an engine refused, as too long for the model's context")
     ]
     models: list[ModelScores]
 
 
 class Evaluation(Operation):
-    """How well models of a job and their base answer the same held-out rows."""
+    """Comparison of models of a job and their base on the same held-out rows."""
 
     __tablename__ = "evaluations"
     __table_args__ = (Index("ix_evaluations_job_id_id", "job_id", "id"),)
@@ -87,6 +87,6 @@ class Evaluation(Operation):
     plan: Mapped[EvaluationPlan] = mapped_column(PydanticType(EvaluationPlan))
     num_rows: Mapped[int | None]  # once they are chosen
     num_answers: Mapped[int] = mapped_column(default=0)
-    # one row of the table, written now and then: an attempt goes on where the one before was lost
+    # One row of the table, written now and then: an attempt goes on where the lost one stopped.
     scores: Mapped[AnswerScores] = mapped_column(PydanticType(AnswerScores), default=AnswerScores)
     result: Mapped[EvaluationResult | None] = mapped_column(PydanticType(EvaluationResult))

@@ -8,8 +8,8 @@ WINDOW = 200  # numbers: 1 to 200, 201 to 400 and so on. A chunk lies in one
 
 
 class Event(Base):
-    """What happened to a job, numbered without gaps; the number comes from the job row, in the
-    transaction that adds the event.
+    """Event of a job, numbered without gaps; the number comes from the job row, in the transaction
+    that adds the event.
 
     Metrics of many steps share a row, a chunk, which stands at the number of its last event
     (`app/jobs/metrics_chunks.py`).
@@ -25,6 +25,6 @@ class Event(Base):
     message: Mapped[str]
     data: Mapped[JsonObject | None]
     created_at: Mapped[CreatedAt]
-    # of a chunk: the number of its first event, and its curve in few points
+    # For a chunk: the number of its first event, and its curve in few points.
     first_seq: Mapped[int | None]
     outline: Mapped[JsonObject | None]

@@ -5,7 +5,7 @@ from app.models.operation import Operation
 
 
 class Export(Operation):
-    """A fine-tuned model, or a checkpoint of its job, in another format. Completed, it is the model
+    """Fine-tuned model, or a checkpoint of its job, in another format. Completed, it is the model
     `exported_model_id`, unless that has been deleted since.
     """
 
@@ -18,6 +18,6 @@ class Export(Operation):
 
     source: Mapped[str]  # a model's id, or a checkpoint's name
     job_id: Mapped[str]
-    step: Mapped[int | None]  # of the checkpoint; null for the model of the job
+    step: Mapped[int | None]  # step of the checkpoint; null for the model of the job
     format: Mapped[str]
     exported_model_id: Mapped[str]

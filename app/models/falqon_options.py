@@ -1,6 +1,4 @@
-"""The `falqon` object of a request: every hyperparameter of a recipe, and what only the service
-decides.
-"""
+"""Object `falqon` of a request: all hyperparameters of a recipe, and options of the service."""
 
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
@@ -17,7 +15,7 @@ ANY_DEVICE = "any"
 
 
 def _check_num_gpus(value: Any) -> Any:
-    """Raise `ValueError`; a fault of one branch of a union would not have the field's name."""
+    """Raise `ValueError`; an error of one branch of a union would not have the field's name."""
     if value is None or value == "auto" or (type(value) is int and 1 <= value <= MAX_GPUS):
         return value
     raise ValueError(f"write a whole number from 1 to {MAX_GPUS}, or auto")
@@ -33,19 +31,19 @@ NumGpus = Annotated[
 
 
 class Budget(BaseModel):
-    """What a job may use up, over all its attempts. At a cap it writes a checkpoint and pauses;
-    raising the cap lets it continue.
+    """Caps of a job over all its attempts. At a cap it writes a checkpoint and pauses; raising the
+    cap lets it continue.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     max_cost_usd: Dollars | None = None
     max_seconds: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
-        None, description="of execution; time in the queue is free"
+        None, description="seconds of execution; time in the queue is free"
     )
 
-    def reached(self, seconds: float, cost: Decimal | None) -> str | None:
-        """Return the cap that so much reaches, if any: its name and what it is."""
+    def find_reached_cap(self, seconds: float, cost: Decimal | None) -> str | None:
+        """Return the cap that these amounts reach, if any: its name and value."""
         if self.max_cost_usd is not None and cost is not None and cost >= self.max_cost_usd:
             return f"max_cost_usd {self.max_cost_usd}"
         if self.max_seconds is not None and seconds >= self.max_seconds:
@@ -124,5 +122,5 @@ class FalqonOptions(RecipeOptions):
 
     @property
     def recipe_fields(self) -> dict[str, Any]:
-        """Return what the user set of the recipe."""
+        """Return the fields of the recipe that the user set."""
         return self.model_dump(include=set(Recipe.model_fields), exclude_unset=True)

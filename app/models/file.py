@@ -9,9 +9,9 @@ from falqon_core.records.file_check import FileReport
 
 
 class FileStatus(StrEnum):
-    UPLOADED = "uploaded"  # bytes are safe, the check has not ended
+    UPLOADED = "uploaded"  # the bytes are stored, the check has not ended
     PROCESSED = "processed"
-    ERROR = "error"  # the check found faults; `report` says which
+    ERROR = "error"  # the check found errors, listed in `report`
 
 
 class Purpose(StrEnum):
@@ -25,7 +25,7 @@ class Purpose(StrEnum):
 
 
 class File(Base):
-    """Bytes that a user uploaded, or that a job left for one."""
+    """File that a user uploaded, or that a job produced."""
 
     __tablename__ = "files"
     __table_args__ = (
@@ -33,7 +33,7 @@ class File(Base):
         Index("ix_files_project_id_purpose_id", "project_id", "purpose", "id"),
         Index(
             "ix_files_project_id_deleted_at_bytes", "project_id", "deleted_at", "bytes"
-        ),  # for quotas: summed by itself
+        ),  # index for quotas: summed without the table
         Index("ix_files_status", "status"),
         Index(
             "ix_files_expires_at",
@@ -58,10 +58,10 @@ class File(Base):
     bytes: Mapped[int] = mapped_column(BigInteger)
     sha256: Mapped[str]
     storage_key: Mapped[str] = mapped_column(index=True)
-    idempotency_key: Mapped[str | None]  # the same again makes no second file
+    idempotency_key: Mapped[str | None]  # a retry with the same key makes no second file
     status: Mapped[str]
     status_details: Mapped[str | None]
     report: Mapped[FileReport | None] = mapped_column(PydanticType(FileReport))
     created_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime | None]
-    deleted_at: Mapped[datetime | None]  # its bytes go a while later, see `app.garbage.orphans`
+    deleted_at: Mapped[datetime | None]  # its bytes are removed later, see `app.garbage.orphans`

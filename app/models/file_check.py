@@ -5,7 +5,7 @@ from app.models.operation import Operation
 
 
 class FileCheck(Operation):
-    """The check of an uploaded file, whose verdict stands in the file."""
+    """Check of an uploaded file, whose verdict stands in the file."""
 
     __tablename__ = "file_checks"
     noun = "file_check"

@@ -7,8 +7,8 @@ from falqon_core.contract.sources import SourceFormat
 
 
 class FileImport(Operation):
-    """A table, or what stands elsewhere, becomes the JSON lines of a file, which is checked then.
-    It stays with the file and says where its records come from.
+    """Conversion of a table, or of external content, into the JSON lines of a file, which is
+    checked then. It stays with the file as the source of its records.
     """
 
     __tablename__ = "file_imports"
@@ -19,10 +19,10 @@ class FileImport(Operation):
     is_uploaded: Mapped[bool]
     format: Mapped[SourceFormat | None]  # null until it is fetched
     mapping: Mapped[dict[str, str]] = mapped_column(StoredJson)
-    revision: Mapped[str | None]  # what the address meant when it was fetched
-    sha256: Mapped[str | None]  # of the bytes that were read
-    bytes: Mapped[int | None] = mapped_column(BigInteger)  # of those
+    revision: Mapped[str | None]  # revision that the address resolved to when it was fetched
+    sha256: Mapped[str | None]  # hash of the bytes that were read
+    bytes: Mapped[int | None] = mapped_column(BigInteger)  # size of those bytes
     progress: Mapped[float] = mapped_column(default=0.0)  # 0 to 1
-    num_records: Mapped[int] = mapped_column(default=0)  # so far
+    num_records: Mapped[int] = mapped_column(default=0)  # records so far
     first_records: Mapped[list[str]] = mapped_column(StoredJson, default=list)  # cut, to be shown
     ignored_columns: Mapped[list[str]] = mapped_column(StoredJson, default=list)

@@ -1,4 +1,4 @@
-"""Graders in OpenAI's grammar, and two more: what says how good an answer is, between 0 and 1."""
+"""Graders in OpenAI's grammar, and two more: each scores an answer between 0 and 1."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -16,7 +16,7 @@ ITEM_FIELD = re.compile(r"item(\.[A-Za-z0-9_-]{1,64}){1,8}")
 MAX_GRADERS = 8
 MAX_TEMPLATE = 10_000
 MAX_SCHEMA_NODES = 1_000
-# What would let a schema loop, run for ever or read from an address.
+# Keywords with which a schema could loop, run for ever or read from an address.
 REFUSED_KEYWORDS = frozenset(
     {"$ref", "$dynamicRef", "$id", "$schema", "$anchor", "$dynamicAnchor", "pattern"}
     | {"patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties"}
@@ -50,7 +50,7 @@ class Grader(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, serialize_by_alias=True)
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
-    input: Annotated[Template, Field(description="what is graded; mostly the answer")] = (
+    input: Annotated[Template, Field(description="text to grade; usually the answer")] = (
         "{{sample.output_text}}"
     )
 
@@ -80,7 +80,7 @@ class TextSimilarity(Grader):
 
 
 class MultipleChoice(Grader):
-    """Right is an answer whose first choice is the reference."""
+    """Grader for answers whose first choice must be the reference."""
 
     type: Literal["multiple_choice"]
     reference: Template = "{{item.reference}}"
@@ -89,14 +89,16 @@ class MultipleChoice(Grader):
         Field(
             min_length=2,
             max_length=26,
-            description="such as A, B, C and D; the first that stands in the answer as a word of "
-            "its own is what it says",
+            description=(
+                "such as A, B, C and D; the first of them in the answer as a separate word is "
+                "the choice"
+            ),
         ),
     ]
 
 
 class JsonSchema(Grader):
-    """Right is an answer that is JSON, and valid under the schema."""
+    """Grader for answers that must be JSON, and valid under the schema."""
 
     type: Literal["json_schema"]
     schema_: Annotated[
@@ -111,7 +113,7 @@ class JsonSchema(Grader):
     @field_validator("schema_")
     @classmethod
     def _is_a_schema(cls, schema: JsonObject) -> JsonObject:
-        # Not with this module: most installations never see a schema, and it takes a while.
+        # Imported late: most installations never see a schema, and the import is slow.
         from jsonschema import Draft202012Validator
         from jsonschema.exceptions import SchemaError
 
@@ -129,7 +131,7 @@ AnyGrader = Annotated[
 
 
 class Graders(BaseModel):
-    """The graders of one evaluation."""
+    """Graders of one evaluation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -158,7 +160,7 @@ class Graders(BaseModel):
 
 
 def _refuse_endless(schema: JsonObject) -> None:
-    """Refuse what is not checked in a time that its size and the answer's bound."""
+    """Refuse a schema whose check is not bounded by its size and the answer's."""
     try:
         SchemaLimits(MAX_SCHEMA_NODES, REFUSED_KEYWORDS).check(schema, "schema")
     except SchemaRefused as error:

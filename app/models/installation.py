@@ -8,16 +8,16 @@ ONLY = 1
 
 
 class Installation(Base):
-    """The one row by which this database and its storage know each other."""
+    """Identity row by which this database and its storage know each other."""
 
     __tablename__ = "installation"
 
-    number: Mapped[int] = mapped_column(primary_key=True, default=ONLY)  # so that there is one row
+    number: Mapped[int] = mapped_column(primary_key=True, default=ONLY)  # there is one row
     id: Mapped[str]
-    created_at: Mapped[CreatedAt]  # since when the database exists
+    created_at: Mapped[CreatedAt]  # creation time of the database
     stored: Mapped[bool] = mapped_column(default=False)  # the storage has been given the id
     generation: Mapped[int] = mapped_column(default=0)  # never behind the storage's
-    collector: Mapped[str | None]  # who looks through the storage, and until when nobody else may
+    collector: Mapped[str | None]  # process that searches the storage, and the end of its lease
     collecting_until: Mapped[datetime | None]
     collected_at: Mapped[datetime | None]  # the latest round of it
-    surveyed_at: Mapped[datetime | None]  # its latest look through the whole storage
+    surveyed_at: Mapped[datetime | None]  # latest search through the whole storage

@@ -20,7 +20,7 @@ class _Options(BaseModel):
 
 class WandbOptions(_Options):
     project: Name
-    name: Name | None = Field(None, description="of the run; absent: the id of the job")
+    name: Name | None = Field(None, description="name of the run; absent: the id of the job")
     entity: Name | None = None
     tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] | None = None
 

@@ -15,7 +15,7 @@ from falqon_core.estimate.estimate import Actual, Estimate
 
 
 class JobStatus(StrEnum):
-    """What is true now. `app.models.job_lifecycle` holds the transitions."""
+    """Actual state of a job. `app.models.job_lifecycle` holds the transitions."""
 
     VALIDATING_FILES = "validating_files"
     QUEUED = "queued"
@@ -27,7 +27,7 @@ class JobStatus(StrEnum):
 
 
 class Desired(StrEnum):
-    """What the user wants, beside the status; read by the worker with each heartbeat."""
+    """Desired state of a job, beside its status; the worker reads it with each heartbeat."""
 
     RUN = "run"
     PAUSE = "pause"
@@ -48,7 +48,7 @@ class Job(Base):
             postgresql_where=text("metadata IS NULL"),
         ),
         Index("ix_jobs_status_id", "status", "id"),
-        # By age, whosever they are: most jobs have ended, and the older ones would be read first.
+        # By age, over all projects: most jobs have ended, and the older ones would be read first.
         Index(
             "ix_jobs_queued",
             "id",
@@ -61,8 +61,7 @@ class Job(Base):
             sqlite_where=text("events_removed_at IS NULL"),
             postgresql_where=text("events_removed_at IS NULL"),
         ),
-        # For files in use; with the project and the id, jobs are counted without a look at the
-        # table.
+        # For files in use; with the project and the id, jobs are counted in the index alone.
         Index(
             "ix_jobs_training_file_id_status_project_id_id",
             "training_file_id",
@@ -98,52 +97,52 @@ class Job(Base):
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     status: Mapped[str]
     desired: Mapped[str]
-    # among the queued jobs of its project, higher first
+    # Order among the queued jobs of its project, higher first.
     priority: Mapped[int] = mapped_column(default=0)
-    # of one machine, each with a process of its own; on a CPU one
+    # GPUs of one machine, each with a process of its own; on a CPU one.
     num_gpus: Mapped[int] = mapped_column(default=1, server_default="1")
-    # the kind of device that it waits for, by its name in the price table, or any
+    # Kind of device that it waits for, by its name in the price table, or any.
     gpu: Mapped[str] = mapped_column(default=ANY_DEVICE, server_default=ANY_DEVICE)
 
-    # as the API's log names the request that it came with
+    # Id of the request that it came with, as in the API's log.
     request_id: Mapped[str | None]
-    # the span of that request, where it was traced: attempts are its children
+    # Span of that request, where it was traced: attempts are its children.
     traceparent: Mapped[str | None]
-    key_id: Mapped[str | None]  # that asked for it; null: not written down then
+    key_id: Mapped[str | None]  # API key of the request; null: not recorded then
 
     base_model_id: Mapped[str] = mapped_column(ForeignKey("models.id"))
-    # of a job with that base model, whose training this one continues from
+    # Checkpoint of a job with that base model, whose training this one continues.
     base_checkpoint_id: Mapped[str | None] = mapped_column(index=True)
-    study_id: Mapped[str | None] = mapped_column(index=True)  # of the study that it is part of
+    study_id: Mapped[str | None] = mapped_column(index=True)  # study that it is part of
     training_file_id: Mapped[str] = mapped_column(ForeignKey("files.id"))
     validation_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     suffix: Mapped[str | None]
-    # As it came: what the user did not send is not stored.
+    # Stored unchanged: fields that the user did not send are absent.
     requested: Mapped[JobRequest] = mapped_column(PydanticType(JobRequest, exclude_unset=True))
-    # What really runs; set once the files are checked, with every "auto" resolved.
+    # Resolved recipe; set once the files are checked, with every "auto" replaced.
     recipe: Mapped[Recipe | None] = mapped_column(PydanticType(Recipe, exclude_none=True))
-    # The one given at submission, and beside it what a job that succeeded really took.
+    # Estimate at submission, and beside it the actual values of a job that succeeded.
     estimate: Mapped[Estimate | None] = mapped_column(PydanticType(Estimate))
     actual: Mapped[Actual | None] = mapped_column(PydanticType(Actual, drop_invalid=True))
     budget: Mapped[Budget | None] = mapped_column(PydanticType(Budget))
     job_metadata: Mapped[JsonObject | None] = mapped_column("metadata")
 
-    # executions so far; the newest one's number is the fencing token
+    # Number of executions so far; the newest one's number is the fencing token.
     attempt: Mapped[int] = mapped_column(default=0)
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     infra_failures: Mapped[int] = mapped_column(default=0)
-    not_before: Mapped[datetime | None]  # after a lost execution, when the next one may begin
-    # of a waiting job: the machine that keeps its free cards for it, and until when
+    not_before: Mapped[datetime | None]  # earliest time of the next execution, after a lost one
+    # For a waiting job: the machine that keeps its free cards for it, and the end of that.
     held_by: Mapped[str | None]
     held_until: Mapped[datetime | None]
     last_event_seq: Mapped[int] = mapped_column(default=0)
     progress: Mapped[JobProgress | None] = mapped_column(
         PydanticType(JobProgress, exclude_unset=True, drop_invalid=True)
     )
-    # of all attempts, as last reported
+    # Sum over all attempts, as last reported.
     device_seconds: Mapped[float] = mapped_column(ReportedFloat, default=0.0)
-    # the same, however many devices an attempt has
+    # The same, independently of the number of devices.
     execution_seconds: Mapped[float] = mapped_column(ReportedFloat, default=0.0)
     paused_reason: Mapped[str | None]
 
@@ -155,12 +154,13 @@ class Job(Base):
     result_file_id: Mapped[str | None]  # the metrics of every step as CSV
 
     created_at: Mapped[CreatedAt]
-    notified_at: Mapped[datetime | None]  # when workers were last told to poll
-    started_at: Mapped[datetime | None]  # of the first attempt
+    notified_at: Mapped[datetime | None]  # latest notification of the workers
+    started_at: Mapped[datetime | None]  # start of the first attempt
     finished_at: Mapped[datetime | None]
-    events_removed_at: Mapped[datetime | None]  # all but the last, as they were too old
+    # Removal of all events but the last, because of their age.
+    events_removed_at: Mapped[datetime | None]
 
     @hybrid_property
     def is_waiting(self) -> bool:
-        """Return whether the job waits for a worker; in a statement, the condition that it does."""
+        """Return True if the job waits for a worker; in a statement, the condition that it does."""
         return (self.status == JobStatus.QUEUED) & (self.desired == Desired.RUN)

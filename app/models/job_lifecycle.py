@@ -1,15 +1,15 @@
-"""What may follow what. Pure: no database, no clock."""
+"""Transitions of a job's status. Pure: no database, no clock."""
 
 from app.models.job import JobStatus
 
 TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
-    # the data is checked | it is faulty | the user changed their mind
+    # Data checked | data faulty | cancelled by the user.
     JobStatus.VALIDATING_FILES: frozenset(
         {JobStatus.QUEUED, JobStatus.FAILED, JobStatus.CANCELLED, JobStatus.PAUSED}
     ),
-    # claimed by a worker | withdrawn before one came
+    # Claimed by a worker | withdrawn before that.
     JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.CANCELLED}),
-    # requeued (drain, lost worker) | stopped on request | ended
+    # Requeued (drain, lost worker) | stopped on request | ended.
     JobStatus.RUNNING: frozenset(
         {
             JobStatus.QUEUED,
@@ -19,7 +19,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
             JobStatus.CANCELLED,
         }
     ),
-    # resumed | given up
+    # Resumed | abandoned.
     JobStatus.PAUSED: frozenset(
         {JobStatus.QUEUED, JobStatus.VALIDATING_FILES, JobStatus.CANCELLED}
     ),

@@ -5,9 +5,7 @@ from app.models.base import Base
 
 
 class JobMetadata(Base):
-    """The pairs of `jobs.metadata` once more, one a row: no JSON operator is fast on both
-    databases.
-    """
+    """Pairs of `jobs.metadata` once more, one a row: no JSON operator is fast on both databases."""
 
     __tablename__ = "job_metadata"
     __table_args__ = (

@@ -1,4 +1,4 @@
-"""How far a job is, when it will end and what it has cost, as its worker last reported."""
+"""Progress, ETA and cost of a job, as its worker last reported."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from falqon_core.contract.figures import Count, Dollars, Measure, Name, Seconds,
 
 
 class JobCost(BaseModel):
-    """Dollars; decimal strings on the wire and in the database."""
+    """Cost in dollars; decimal strings on the wire and in the database."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -22,8 +22,8 @@ class JobCost(BaseModel):
 
 
 class JobProgress(BaseModel):
-    """Before the first step of a job only its cost is set. `mfu` is the share of the device's peak
-    that is used; `seconds_per_step` the median of this attempt's latest steps.
+    """Progress of a job; before its first step only the cost is set. `mfu` is the used share of the
+    device's peak; `seconds_per_step` the median of this attempt's latest steps.
     """
 
     model_config = ConfigDict(frozen=True)

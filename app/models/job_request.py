@@ -1,5 +1,5 @@
-"""What a user asks for when they submit a job, as it came and as it is stored. Its rules hold on
-the way in; what is stored is read without them.
+"""Request for a job, as it came and as it is stored. Its rules hold on the way in; a stored request
+is read without them.
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -45,7 +45,7 @@ class StrictModel(BaseModel):
 
 
 class Hyperparameters(StrictModel):
-    """As OpenAI spells them; absent, null and "auto" are the same."""
+    """Hyperparameters in OpenAI's spelling; absent, null and "auto" are the same."""
 
     n_epochs: Count = None
     batch_size: Count = None
@@ -133,7 +133,7 @@ class JobRequest(StrictModel):
 
 
 class TrainingData(StrictModel):
-    """The size of a training file that is not here yet."""
+    """Size of a training file that has not been uploaded yet."""
 
     num_records: Annotated[int, Field(ge=1, le=MAX_RECORDS)]
     num_tokens: Annotated[

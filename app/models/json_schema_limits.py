@@ -1,9 +1,9 @@
 """Bounds of the JSON schemas that requests carry: engines build a grammar of one and graders check
 answers with it, both in the processes of everyone.
 
-Everything is counted before anything is built of it; the engine's own limits of memory and time
-are the second wall (`worker.inference`). Ordinary keywords that an engine does not know are left to
-it; what would have it compute without end is refused with its place in the user's field.
+Everything is counted before a grammar is built; the engine's own limits of memory and time are the
+second wall (`worker.inference`). Ordinary keywords that an engine does not know are left to it; a
+keyword that would have it compute without end is refused with its place in the user's field.
 """
 
 import json
@@ -18,17 +18,17 @@ from app.models.schema_tree import SCHEMA_LISTS, Schema, SchemaRefused, walk
 MAX_PARTS = 5_000  # values of all schemas of a request, each object, list, text and number
 MAX_DEPTH = 60  # schemas within schemas
 MAX_PATH_CHARACTERS = 2_000  # names of properties within properties, which name the rules
-MAX_ENUM_VALUES = 1_000  # of all schemas
-MAX_TEXT_CHARACTERS = 120_000  # of all values in enum and const
-MAX_ALTERNATIVES = 100  # of one anyOf, oneOf or allOf
-MAX_OPTIONAL_PROPERTIES = 200  # of one object
+MAX_ENUM_VALUES = 1_000  # total of all schemas
+MAX_TEXT_CHARACTERS = 120_000  # total of all values in enum and const
+MAX_ALTERNATIVES = 100  # per anyOf, oneOf or allOf
+MAX_OPTIONAL_PROPERTIES = 200  # per object
 MAX_OPTIONAL_PROPERTIES_IN_ALL = 1_000
 MAX_BOUNDED_INTEGERS = 200
 MAX_INTEGER = 2**53  # beyond it JSON's readers disagree
-MAX_COUNT = 1_000  # of minItems and minLength
-MAX_UPPER_COUNT = 10**6  # of maxItems and maxLength
+MAX_COUNT = 1_000  # upper bound of minItems and minLength
+MAX_UPPER_COUNT = 10**6  # upper bound of maxItems and maxLength
 MAX_COUNTS_IN_ALL = 100_000
-COUNTED_UP_TO = 2_000  # what an engine counts; more is as good as no bound
+COUNTED_UP_TO = 2_000  # the most that an engine counts; a higher bound is as good as none
 MAX_PATTERN_SIZE_IN_ALL = 10_000
 MAX_PATTERN_CHOICES_IN_ALL = 200
 
@@ -42,7 +42,7 @@ BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 
 
 class SchemaLimits:
-    """What all schemas of one request may take together."""
+    """Limits on all schemas of one request together."""
 
     def __init__(self, max_parts: int = MAX_PARTS, refused: Collection[str] = ()) -> None:
         self._max_parts = max_parts
@@ -57,7 +57,7 @@ class SchemaLimits:
         self._pattern_choices = 0
 
     def check(self, schema: Any, path: str) -> None:
-        """Raise `SchemaRefused` for one that is malformed or takes too much."""
+        """Raise `SchemaRefused` for a schema that is malformed or exceeds a limit."""
         self._count_parts(schema, path)
         for node, place, depth, num_characters in walk(schema, path):
             if depth > MAX_DEPTH:

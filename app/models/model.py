@@ -7,21 +7,21 @@ from app.models.base import Base, CreatedAt, JsonObject
 
 
 class Model(Base):
-    """A base model (no project), or the result of a job; its files are `artifacts`."""
+    """Base model (without a project), or the result of a job; its files are `artifacts`."""
 
     __tablename__ = "models"
     __table_args__ = (
         Index("ix_models_project_id_created_at_id", "project_id", "created_at", "id"),
         Index(
             "ix_models_project_id_deleted_at_bytes", "project_id", "deleted_at", "bytes"
-        ),  # for quotas: summed by itself
+        ),  # index for quotas: summed without the table
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"), index=True)
     base_model_id: Mapped[str | None]  # null for a base model
     job_id: Mapped[str | None]
-    format: Mapped[str | None]  # of an export; null for a base model and for what a job made
+    format: Mapped[str | None]  # format of an export; null for a base model and for a job's model
     config: Mapped[JsonObject]  # the model's config.json
     bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[CreatedAt]

@@ -6,8 +6,8 @@ from app.models.operation import Operation
 
 
 class ModelImport(Operation):
-    """A base model that comes into the catalogue. Completed, it is the model `model_id`, unless
-    that has been deleted since. Its project is that of the administrator who asked.
+    """Import of a base model into the catalogue. Completed, it is the model `model_id`, unless that
+    has been deleted since. Its project is that of the requesting administrator.
     """
 
     __tablename__ = "model_imports"
@@ -16,6 +16,6 @@ class ModelImport(Operation):
 
     model_id: Mapped[str]
     source: Mapped[str]
-    bytes: Mapped[int] = mapped_column(BigInteger, default=0)  # that are on the worker so far
-    # what became of the source, a sentence each
+    bytes: Mapped[int] = mapped_column(BigInteger, default=0)  # bytes on the worker so far
+    # Conversions of the source, a sentence each.
     conversions: Mapped[list[str]] = mapped_column(StoredJson, default=list, server_default="[]")

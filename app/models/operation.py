@@ -15,12 +15,12 @@ class OperationStatus(StrEnum):
 
 
 class Operation(Base):
-    """Background work that is no training, besides what is particular to its kind.
-    `app.operations.claims` takes and ends it.
+    """Background work other than training; subclasses add the columns of their kind.
+    `app.operations.claims` claims and ends it.
     """
 
     __abstract__ = True
-    noun: ClassVar[str]  # what the API calls one
+    noun: ClassVar[str]  # the API's word for one operation of this kind
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
@@ -30,4 +30,4 @@ class Operation(Base):
     error_message: Mapped[str | None]
     created_at: Mapped[CreatedAt]
     lease_expires_at: Mapped[datetime | None]
-    notified_at: Mapped[datetime | None]  # when workers were last told to poll
+    notified_at: Mapped[datetime | None]  # latest notification of the workers

@@ -6,7 +6,7 @@ from app.models.base import Base
 
 
 class Orphan(Base):
-    """An object in storage that no row names: not yet, or not any more. Once due it is removed, so
+    """Object in storage that no row names: not yet, or not any more. Once due it is removed, so
     nothing is forgotten there.
     """
 

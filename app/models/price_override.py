@@ -4,8 +4,8 @@ from app.models.base import Base, CreatedAt
 
 
 class PriceOverride(Base):
-    """What an hour of a device costs here. Rows are only added: the newest of a device counts, one
-    without a price withdraws it.
+    """Price of an hour of a device in this installation. Rows are only added: the newest of a
+    device counts, one without a price withdraws it.
     """
 
     __tablename__ = "price_overrides"

@@ -9,8 +9,8 @@ DEFAULT_PROJECT_ID = "proj_default"
 
 
 class Project(Base):
-    """A tenant: every row a user can reach belongs to one. A limit that is null is none of the
-    project's own.
+    """Tenant: every row a user can reach belongs to one. A null limit means that the project has no
+    limit of its own.
     """
 
     __tablename__ = "projects"
@@ -20,14 +20,15 @@ class Project(Base):
     created_at: Mapped[CreatedAt]
     archived_at: Mapped[datetime | None]
 
-    requests_per_minute: Mapped[int | None]  # of each key; null: as the settings say
+    requests_per_minute: Mapped[int | None]  # per API key; null: as in the settings
     max_live_jobs: Mapped[int | None]
     max_storage_bytes: Mapped[int | None] = mapped_column(BigInteger)
-    max_device_hours: Mapped[float | None]  # in a calendar month, UTC
+    max_device_hours: Mapped[float | None]  # per calendar month, UTC
 
-    # its share of the machines relative to that of others
+    # Share of the machines relative to that of other projects.
     weight: Mapped[int] = mapped_column(default=1)
-    # grows by 1/weight with each claim; see `app.jobs.claims`
+    # Grows by 1/weight with each claim; see `app.jobs.claims`.
     virtual_time: Mapped[float] = mapped_column(default=0.0)
     usage_month: Mapped[str | None]  # 2026-11: the month that `usage_device_seconds` counts
-    usage_device_seconds: Mapped[float] = mapped_column(default=0.0)  # of attempts that have ended
+    # Total of the attempts that have ended.
+    usage_device_seconds: Mapped[float] = mapped_column(default=0.0)

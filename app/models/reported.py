@@ -1,5 +1,5 @@
-"""Columns and elements of JSON that hold what a worker reports: whatever is stored, what is read of
-them is finite and bounded, and no statement fails of it.
+"""Columns and elements of JSON with values that a worker reports: any value may be stored, but a
+read value is finite and bounded, and no statement fails because of it.
 """
 
 import math
@@ -20,20 +20,20 @@ MAX_FLOAT = 1e15  # sums of millions of rows stay finite
 
 
 class ReportedFloat(TypeDecorator[float]):
-    """A number that a worker reports: finite and bounded, whatever is stored."""
+    """Number that a worker reports: finite and bounded when read, even if the stored one is not."""
 
     impl = Float
     cache_ok = True
 
     def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:
-        return None if value is None else _bounded(value)
+        return None if value is None else _bound(value)
 
     def process_result_value(self, value: float | None, dialect: Dialect) -> float | None:
-        return None if value is None else _bounded(value)
+        return None if value is None else _bound(value)
 
 
 class ReportedMetrics(TypeDecorator[JsonObject]):
-    """Metrics that a worker reports, those alone that are numbers with a bound."""
+    """Metrics that a worker reports, restricted to bounded numbers."""
 
     impl = StoredJson
     cache_ok = True
@@ -48,12 +48,12 @@ def is_measure(value: object) -> bool:
     return -MAX_MEASURE <= value <= MAX_MEASURE
 
 
-def _bounded(value: float) -> float:
+def _bound(value: float) -> float:
     return 0.0 if math.isnan(value) else max(-MAX_FLOAT, min(MAX_FLOAT, value))
 
 
 class _IsNumber(FunctionElement[bool]):
-    """Whether an element of JSON is a number that a worker may report."""
+    """Condition that an element of JSON is a number that a worker may report."""
 
     type = Boolean()
     inherit_cache = True
@@ -81,7 +81,7 @@ def json_number(element: Any) -> ColumnElement[float | None]:
 
 
 class _IsAmount(FunctionElement[bool]):
-    """Whether a text is an amount of money that Postgres can cast; SQLite casts any."""
+    """Condition that a text is an amount of money that Postgres can cast; SQLite casts any."""
 
     type = Boolean()
     inherit_cache = True

@@ -1,8 +1,8 @@
-"""The ways in which an answer may follow a JSON schema at the same time.
+"""Ambiguity of JSON schemas: the ways in which one answer may follow a schema.
 
-An engine follows all of them for each token. Alternatives that begin alike are added up, and where
-such a choice is made again at each level of a schema that refers to itself their number doubles
-with every bracket of the answer, so a short schema would stop the engine for everyone.
+An engine follows all of them for each token. Alternatives that begin alike are added up, and if
+such a choice is made again at each level of a recursive schema their number doubles with every
+bracket of the answer, so a short schema would stop the engine for everyone.
 """
 
 import json
@@ -15,7 +15,7 @@ from app.models.schema_tree import Schema, children, refuse, target_of
 MAX_WAYS = 100
 MAX_FOLLOWED_DEPTH = 100  # levels, references followed
 MAX_FOLLOWED_ALTERNATIVES = 200
-MAX_COMPARISONS = 50_000  # of alternatives that hold their choice again, a fraction of a second
+MAX_COMPARISONS = 50_000  # alternatives that contain their own choice, a fraction of a second
 KINDS = {
     "object": "object",
     "array": "array",
@@ -30,12 +30,12 @@ HINTS = {
     "array": ("items", "prefixItems"),
     "string": ("pattern", "minLength", "maxLength", "format"),
 }
-# A property with the texts of its values where these are named; no name: the object's end.
+# Property with the texts of its values if they are enumerated; no name: the object's end.
 Start = tuple[str | None, frozenset[str] | None]
 
 
 def check_ways(schema: Any, path: str) -> None:
-    """Raise `SchemaRefused` where an answer may follow the schema in too many ways."""
+    """Raise `SchemaRefused` if an answer may follow the schema in too many ways."""
     if isinstance(schema, dict):
         graph = _Graph(schema)
         graph.visit(schema, path, 1)
@@ -43,7 +43,7 @@ def check_ways(schema: Any, path: str) -> None:
 
 
 class _Graph:
-    """Schemas and what they lead to, with the cycles among them (Tarjan's components)."""
+    """Graph of the schemas and their references, with its cycles (Tarjan's components)."""
 
     def __init__(self, root: Schema) -> None:
         self._root = root
@@ -116,7 +116,7 @@ class _Graph:
                     path, "it refers to itself with nothing between; write the part that it means"
                 )
             return self._alternatives[id_]
-        self._alternatives[id_] = []  # until they are known
+        self._alternatives[id_] = []  # placeholder until they are known
         branches = [self._targets[id_]] if id_ in self._targets else []
         if not branches:
             branches = [
@@ -138,7 +138,7 @@ class _Graph:
         return self._alternatives[id_]
 
     def _check_recursion(self, union: Schema, alternatives: list[Schema], path: str) -> None:
-        """Refuse a choice that is made again within itself before it is clear."""
+        """Refuse a choice that is made again within itself before it is decided."""
         for kind in ("array", "object"):
             alike = [node for node in alternatives if kind in _kinds(node)]
             recursive = {id(node) for node in alike if self._is_within(union, node)}
@@ -168,11 +168,11 @@ class _Graph:
                 names |= properties.keys()
 
     def _is_within(self, union: Schema, node: Schema) -> bool:
-        """Return whether each leads to the other."""
+        """Return True if each leads to the other."""
         return self._component[id(union)] == self._component[id(node)]
 
     def _differ(self, union: Schema, first: Schema, second: Schema) -> bool:
-        """Return whether two objects are told apart before anything within them is recursive."""
+        """Return True if two objects differ before anything within them is recursive."""
         starts = zip(self._starts(union, first), self._starts(union, second), strict=False)
         return any(_is_different(start, other) for start, other in starts)
 
@@ -195,10 +195,11 @@ class _Graph:
     def _ways_of(self, node: Schema) -> int:
         id_ = id(node)
         if id_ not in self._ways:
-            self._ways[id_] = 1  # where it is reached from itself
+            self._ways[id_] = 1  # value where it is reached from itself
             alternatives = self._alternatives_of(node, self._paths[id_])
             if alternatives == [node]:
-                # What holds the choice again is clear by then, or has been refused.
+                # An alternative that contains the choice again is unambiguous by then, or was
+                # refused.
                 below = [child for child, _ in self._below(node, "")]
                 others = [child for child in below if not self._is_within(node, child)]
                 within = max(map(self._ways_of, others), default=1)
@@ -211,7 +212,7 @@ class _Graph:
 
     def _ways_of_union(self, alternatives: list[Schema]) -> int:
         ways = dict.fromkeys(KINDS.values(), 0)
-        by_name: dict[str, dict[str, int]] = {}  # of objects: their first property, its value
+        by_name: dict[str, dict[str, int]] = {}  # each object's first property and its value
         for node in alternatives:
             num_ways = self._ways_of(node)
             kinds = _kinds(node)

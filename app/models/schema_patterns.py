@@ -1,7 +1,7 @@
-"""Regular expressions of JSON schemas: those that every engine here follows, at a bounded cost.
+"""Regular expressions of JSON schemas: the ones that every engine here supports, at a bounded cost.
 
-llama.cpp takes a pattern that it cannot read for any string, and says so in its log alone; so the
-part of the language that it reads is all that is accepted.
+llama.cpp treats a pattern that it cannot parse as any string, with only a line in its log; so only
+its part of the language is accepted.
 """
 
 from typing import NamedTuple
@@ -10,7 +10,7 @@ MAX_PATTERN_CHARACTERS = 500
 MAX_PATTERN_DEPTH = 10
 MAX_PATTERN_REPETITIONS = 1_000
 MAX_PATTERN_SIZE = 2_000  # characters, each as often as its repetitions say
-# Repetitions that may be open at the same character, each as often as those around it say: the
+# Repetitions that may be open at the same character, each as often as the enclosing ones say: the
 # engine tries all of them for every token.
 MAX_PATTERN_CHOICES = 50
 MAX_PATTERN_ALTERNATIVES = 200
@@ -29,22 +29,24 @@ class PatternRefused(ValueError):
 
 
 def cost_of(pattern: str) -> PatternCost:
-    """Return what the pattern takes. Raises `PatternRefused` for one that no engine is given."""
+    """Return the cost of the pattern. Raises `PatternRefused` for a pattern that must not reach an
+    engine.
+    """
     if len(pattern) > MAX_PATTERN_CHARACTERS:
         raise PatternRefused(
             f"the pattern has more than {MAX_PATTERN_CHARACTERS} characters; write a shorter one"
         )
     if len(pattern) < 2 or pattern[0] != "^" or pattern[-1] != "$":
         raise PatternRefused("a pattern begins with ^ and ends with $; write .* for other text")
-    reader = _Reader(pattern[1:-1])
+    reader = _PatternParser(pattern[1:-1])
     cost = reader.read_alternatives(depth=0)
     if not reader.is_at_end:
         raise PatternRefused("a closing bracket has none that opens it; write \\) for itself")
     return cost
 
 
-class _Reader:
-    """One pass over the text between the anchors."""
+class _PatternParser:
+    """Parser of the text between the anchors, in one pass."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -56,7 +58,7 @@ class _Reader:
         return self._at == len(self._text)
 
     def read_alternatives(self, depth: int) -> PatternCost:
-        """Return the cost of what stands before a closing bracket, or the end."""
+        """Return the cost of the text before a closing bracket, or the end."""
         if depth > MAX_PATTERN_DEPTH:
             raise PatternRefused(f"groups stand more than {MAX_PATTERN_DEPTH} deep; flatten them")
         total = PatternCost(0, 0)
@@ -137,7 +139,7 @@ class _Reader:
         self._at += 1
 
     def _repeated(self, element: PatternCost) -> PatternCost:
-        """Return the cost of an element with the repetition that stands here."""
+        """Return the cost of an element with the repetition that follows."""
         character = self._text[self._at]
         self._at += 1
         cost = PatternCost(element.size, element.choices + 1)

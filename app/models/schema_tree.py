@@ -1,12 +1,12 @@
-"""The schemas within a JSON schema, each with the path that leads to it in the user's field."""
+"""Schemas within a JSON schema, each with its path in the user's field."""
 
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-MAX_NAME_CHARACTERS = 256  # of a property or a definition
+MAX_NAME_CHARACTERS = 256  # per property or definition
 MAX_REFERENCE_CHARACTERS = 512
 MAX_SHOWN_PATH = 300
-# Keywords by what stands under them.
+# Keywords by the form of their values.
 NAMED_SCHEMAS = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 SCHEMA_LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
 SCHEMAS = (
@@ -18,7 +18,7 @@ Schema = dict[str, Any]
 
 
 class SchemaRefused(ValueError):
-    """A schema that is not used. `path` leads to the part at fault in the user's field."""
+    """The schema is not supported. `path` leads to the faulty part in the user's field."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(reason)
@@ -46,7 +46,7 @@ def walk(schema: Any, path: str) -> Iterator[tuple[Schema, str, int, int]]:
 
 
 def children(node: Schema, path: str) -> Iterator[tuple[Any, str, int]]:
-    """Yield the schemas right under one, with their paths and the characters of their names."""
+    """Yield each direct child of a schema, with its path and the characters of its name."""
     for keyword in NAMED_SCHEMAS:
         named = node.get(keyword, {})
         if not isinstance(named, dict):

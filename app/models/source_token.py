@@ -5,7 +5,7 @@ from app.models.base import Base, CreatedAt, JsonObject
 
 
 class SourceToken(Base):
-    """What a project reads private sources of files with. It is written and never shown."""
+    """Token with which a project reads private sources of files. It is written and never shown."""
 
     __tablename__ = "source_tokens"
     __table_args__ = (UniqueConstraint("project_id", "kind"),)

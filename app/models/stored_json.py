@@ -1,6 +1,6 @@
-"""How JSON that was validated on its way into the database is read again: without the rules.
+"""Reading of stored JSON, which was validated on its way into the database: without the rules.
 
-A rule that is stricter today must not hide a row of yesterday, nor a list that holds one.
+A rule that became stricter must not hide an older row, nor a list that holds one.
 """
 
 from typing import Any, TypeVar
@@ -14,15 +14,13 @@ BESIDE_THE_SCHEMA = {"default", "metadata", "serialization"}
 
 
 def build_validator(model: type[BaseModel]) -> SchemaValidator:
-    """Return what reads the model's types, older forms (`mode="before"`) and defaults alone."""
-    # or the rules of models inside of it would still hold: each class has its validator ready
+    """Return a validator of only the model's types, old forms (`mode="before"`) and defaults."""
+    # Otherwise the rules of nested models would still apply: each class has its own validator.
     return SchemaValidator(_without_rules(model.__pydantic_core_schema__), _use_prebuilt=False)
 
 
 def load_valid(model: type[T], value: Any) -> T | None:
-    """Return the model with those fields alone that keep its rules; None where it cannot be without
-    the others.
-    """
+    """Return the model with only its valid fields; None if it needs the others."""
     try:
         return model.model_validate(value)
     except ValidationError as error:

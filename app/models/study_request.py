@@ -1,6 +1,4 @@
-"""What a user asks for when they compare methods on their own data, as it came and as it is
-stored.
-"""
+"""Request for a comparison of methods on the user's data, as it came and as it is stored."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -9,26 +7,26 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from app.models.job_request import NO_NUL, Name, StrictModel
 from falqon_core.contract.methods import METHODS, MethodName
 
-MAX_JOBS = 64  # of a study
+MAX_JOBS = 64  # per study
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 RateFactor = Annotated[float, Field(gt=0, le=1000)]
 
 
-def _with_all(value: object) -> object:
+def _expand_all(value: object) -> object:
     return list(METHODS) if value == "all" else value
 
 
-# One type behind a validator: a fault of one branch of a union has no field's name.
+# One type behind a validator: an error of one branch of a union has no field's name.
 Methods = Annotated[
     list[MethodName],
     Field(min_length=1),
-    BeforeValidator(_with_all, json_schema_input_type=list[MethodName] | Literal["all"]),
+    BeforeValidator(_expand_all, json_schema_input_type=list[MethodName] | Literal["all"]),
 ]
 
 
 class StudyRequest(StrictModel):
-    model: Annotated[Name, Field(description="what all jobs start from, as in a job")]
+    model: Annotated[Name, Field(description="base model of all jobs, as in a job")]
     training_file: Name
     validation_file: Name | None = None
     methods: Methods = Field(

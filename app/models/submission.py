@@ -5,8 +5,8 @@ from app.models.base import Base, CreatedAt
 
 
 class Submission(Base):
-    """How a job was asked for, so that asking again finds it. The primary key decides between two
-    that ask at the same moment.
+    """Request that a job came from, so that a retry finds it. The primary key decides between two
+    at the same moment.
     """
 
     __tablename__ = "submissions"

@@ -1,4 +1,4 @@
-"""What a trainer writes beside its messages. A log keeps its first and its newest lines."""
+"""Output of a trainer beside its messages. A log keeps its first and its newest lines."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -7,7 +7,7 @@ TAIL_BYTES = 2**20
 
 
 class TrainerLog(BaseModel):
-    """Whole lines. `left_out`: how many bytes came between `head` and `tail`."""
+    """Log in whole lines. `left_out`: number of bytes between `head` and `tail`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -17,11 +17,11 @@ class TrainerLog(BaseModel):
 
     @property
     def num_bytes(self) -> int:
-        """Return how many were written, those that are left out among them."""
+        """Return the number of bytes written, including those left out."""
         return len(self.head.encode()) + self.left_out + len(self.tail.encode())
 
     def text_after(self, position: int) -> str:
-        """Return what follows so many bytes, with a line that says how much is left out."""
+        """Return the text after so many bytes, with a line that counts the bytes left out."""
         head, tail = self.head.encode(), self.tail.encode()
         tail_begins = len(head) + self.left_out
         left_out = tail_begins - max(position, len(head))

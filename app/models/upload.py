@@ -15,7 +15,7 @@ class UploadStatus(StrEnum):
 
 
 class Upload(Base):
-    """A file that arrives in parts. While it is pending its parts have rows; afterwards only the
+    """File that arrives in parts. While it is pending its parts have rows; afterwards only the
     file, if there is one, has.
     """
 
@@ -28,8 +28,8 @@ class Upload(Base):
     filename: Mapped[str]
     purpose: Mapped[str]
     bytes: Mapped[int] = mapped_column(BigInteger)
-    file_lifetime_seconds: Mapped[int | None]  # of the file that it becomes
-    # what it was completed with, to know a repetition
+    file_lifetime_seconds: Mapped[int | None]  # lifetime of the file that it becomes
+    # Arguments of its completion, to recognise a retry.
     part_ids: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     created_at: Mapped[CreatedAt]

@@ -8,13 +8,13 @@ from sqlalchemy.types import TypeDecorator
 from app.models.base import Base
 from app.models.reported import ReportedFloat
 
-PLACES = 10_000  # of a dollar, as money is counted here
-MAX_DOLLARS = Decimal(10) ** 8  # of a job on a day; sums of millions of rows fit the column
+PLACES = 10_000  # parts of a dollar, the precision of money here
+MAX_DOLLARS = Decimal(10) ** 8  # per job and day; sums of millions of rows fit the column
 
 
 class Dollars(TypeDecorator[Decimal]):
-    """A decimal in Python, a whole number of hundredths of a cent in the database, whose sums are
-    exact on both.
+    """Column with a decimal in Python, a whole number of hundredths of a cent in the database,
+    whose sums are exact on both.
     """
 
     impl = BigInteger
@@ -30,8 +30,8 @@ class Dollars(TypeDecorator[Decimal]):
 
 
 class UsageDay(Base):
-    """What a job used on one UTC day, as its worker last reported. It refers to no job: who deletes
-    one does not take back what it cost.
+    """Usage of a job on one UTC day, as its worker last reported. It refers to no job: its cost
+    stays when a job is deleted.
     """
 
     __tablename__ = "usage_days"
@@ -43,7 +43,7 @@ class UsageDay(Base):
     job_id: Mapped[str] = mapped_column(primary_key=True)
     day: Mapped[date] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
-    key_id: Mapped[str | None]  # that asked for the job; null: not written down then
+    key_id: Mapped[str | None]  # API key that requested the job; null: not recorded then
     base_model_id: Mapped[str]
     cost: Mapped[Decimal] = mapped_column(Dollars)
     device_seconds: Mapped[float] = mapped_column(ReportedFloat)

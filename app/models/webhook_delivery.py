@@ -14,11 +14,11 @@ class DeliveryStatus(StrEnum):
 
 
 class WebhookDelivery(Base):
-    """One event on its way to one endpoint; a pending row is its own outbox. `event_id` stays the
+    """Delivery of one event to one endpoint; a pending row is its own outbox. `event_id` stays the
     same when it is sent again.
 
-    `attempts` is the fencing token: whoever sends raises it first, and settles only what still
-    carries that number.
+    `attempts` is the fencing token: a sender raises it first, and records the outcome only while
+    the row still has that number.
     """
 
     __tablename__ = "webhook_deliveries"
@@ -35,9 +35,9 @@ class WebhookDelivery(Base):
     job_id: Mapped[str]  # empty: the event is about the project
     status: Mapped[str]
     attempts: Mapped[int] = mapped_column(default=0)
-    # of a pending one; while it is being sent, when that counts as lost
+    # Next attempt of a pending one; while it is being sent, the end of its lease.
     due_at: Mapped[datetime | None]
     attempted_at: Mapped[datetime | None]
-    status_code: Mapped[int | None]  # that the endpoint last answered with
-    error: Mapped[str | None]  # why it last failed
+    status_code: Mapped[int | None]  # last response of the endpoint
+    error: Mapped[str | None]  # reason of the last failure
     created_at: Mapped[CreatedAt]

@@ -8,7 +8,7 @@ from app.models.base import Base, CreatedAt
 
 
 class WebhookEndpoint(Base):
-    """Where a project wants to be told. Its signing secret is derived, not stored: see
+    """Address for a project's notifications. Its signing secret is derived, not stored: see
     `app.webhooks.signing`.
     """
 
@@ -23,6 +23,6 @@ class WebhookEndpoint(Base):
     disabled_reason: Mapped[str | None]
     secret_generation: Mapped[int] = mapped_column(default=1)
     secret_hint: Mapped[str]
-    previous_secret_until: Mapped[datetime | None]  # the generation before signs too, until then
+    previous_secret_until: Mapped[datetime | None]  # end of signing by the previous generation
     created_at: Mapped[CreatedAt]
     updated_at: Mapped[CreatedAt]

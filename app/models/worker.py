@@ -10,31 +10,31 @@ from falqon_core.estimate.calibration import Calibration
 
 
 class Drain(StrEnum):
-    """How a worker that takes no more jobs ends the one it has."""
+    """Behaviour of a draining worker with its current job; it takes no more jobs."""
 
     FINISH = "finish"
-    STOP = "stop"  # with a checkpoint; the job goes back to the queue
+    STOP = "stop"  # writes a checkpoint; the job goes back to the queue
 
 
 class Worker(Base):
-    """A process that executes jobs. It shows itself whenever it looks for one; while it has one,
-    its lease shows that it lives.
+    """Process that executes jobs. Its polls show that it is alive; while it has a job, its lease
+    does.
     """
 
     __tablename__ = "workers"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     device: Mapped[str]
-    num_devices: Mapped[int]  # of a usual job; on a CPU, the cores of a slot
-    max_gpus: Mapped[int] = mapped_column(default=1, server_default="1")  # of its largest job
-    # those that its jobs may have; empty where none has a name, null: not written down then
+    num_devices: Mapped[int]  # usual job; on a CPU, the cores of a slot
+    max_gpus: Mapped[int] = mapped_column(default=1, server_default="1")  # largest job
+    # Cards that its jobs may have; empty where none has a name, null: not recorded then.
     cards: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
     seen_at: Mapped[datetime]
     created_at: Mapped[CreatedAt]
     draining: Mapped[str | None]  # null: it takes jobs
-    # of a worker that was promised a GPU
+    # Problem of a worker that should have a GPU.
     diagnosis: Mapped[Diagnosis | None] = mapped_column(PydanticType(Diagnosis))
-    # of a worker that waited for its first job, where none was known of its device
+    # Measured by a worker that waited for its first job, for a device without measurements.
     calibration: Mapped[Calibration | None] = mapped_column(PydanticType(Calibration))
 
     @property

@@ -7,7 +7,7 @@ from app.models.base import Base, CreatedAt
 
 
 class WorkerToken(Base):
-    """Lets workers that see only the API execute the jobs of these projects."""
+    """Token that lets workers which reach only the API execute the jobs of these projects."""
 
     __tablename__ = "worker_tokens"
 

@@ -1,5 +1,5 @@
-"""Celery as both sides use it. A message holds a kind and an id and means *poll*; losing or
-doubling one harms nothing.
+"""Celery setup of both sides. A message holds a kind and an id and means *poll*; losing or doubling
+one harms nothing.
 """
 
 from functools import cached_property
@@ -29,7 +29,8 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
         "broker_transport_options": {
             "visibility_timeout": VISIBILITY_TIMEOUT_SECONDS,
-            # without one, a half-open connection is never noticed; must exceed the 1 s of BRPOP
+            # Without a timeout, a half-open connection is never noticed; must exceed the 1 s of
+            # BRPOP.
             "socket_timeout": 5,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
@@ -67,7 +68,7 @@ def queue_of(kind: type[Base]) -> str:
 
 
 class Notifier:
-    """Tell workers to poll. Best effort within about a second: a broker that is down costs a
+    """Notifies workers to poll. Best effort within about a second: an unavailable broker costs a
     warning, and the reconciler notifies again.
     """
 

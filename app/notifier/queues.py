@@ -1,4 +1,4 @@
-"""The two queues and their workers. Celery is not imported: `falqon up` would hold it in memory."""
+"""Queues and their workers. Celery is not imported: `falqon up` would hold it in memory."""
 
 import sys
 
@@ -25,7 +25,7 @@ def worker_command(queue: str) -> list[str]:
 
 
 def joined_command(url: str) -> list[str]:
-    """Return the command of a worker that sees only the API; its token is in the environment."""
+    """Return the command of a worker that reaches only the API; its token is in the environment."""
     return [sys.executable, "-m", "worker.entry.joined", url]
 
 

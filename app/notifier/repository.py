@@ -1,4 +1,4 @@
-"""Rows that wait for a worker, and when one was last notified of them."""
+"""Rows that wait for a worker, and the time of their last notification."""
 
 from collections.abc import Sequence
 
@@ -22,9 +22,7 @@ def oldest(session: Session, kind: Kind, waiting: Conditions, limit: int) -> Seq
 def mark(
     session: Session, kind: Kind, ids: Sequence[str], waiting: Conditions, again_seconds: float
 ) -> Sequence[str]:
-    """Return the ids of those that still wait and nobody was notified of lately. No two callers get
-    the same.
-    """
+    """Return the ids that still wait and had no recent notification. No id is returned twice."""
     is_due = or_(kind.notified_at.is_(None), kind.notified_at < now_plus(-again_seconds))
     statement = (
         update(kind)

@@ -1,9 +1,9 @@
-"""A hint on Redis that a job has new events, and another that somebody reads them. Neither carries
-truth: losing the first costs a reader at most one look at the database, losing the second some
-seconds.
+"""Hints on Redis: one that a job has new events, another that a reader follows them. Neither
+carries truth: losing the first costs a reader at most one poll of the database, losing the second
+some seconds.
 
-What streams follow is a job, or all jobs of a project; either is named by its id, and so is the
-channel that its readers' process subscribes to.
+A stream follows a job, or all jobs of a project; either is named by its id, and so is the channel
+that its readers' process subscribes to.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.notifier.watched import Watched
+from app.notifier.watched import EventFeed
 
 CHANNEL = "falqon:job:"
 POLL_SECONDS = 1.0  # a revoked key must be dead within five
@@ -36,7 +36,7 @@ def publish(redis: Redis, job_id: str, seq: int) -> None:
 
 
 def are_watched(redis: Redis, ids: Sequence[str]) -> bool:
-    """Return whether a stream follows one of these jobs and projects, and when nobody can tell."""
+    """Return True if a stream follows one of these jobs and projects, or if that is unknown."""
     try:
         counts = redis.pubsub_numsub(*(CHANNEL + id_ for id_ in ids))
     except (RedisError, OSError):
@@ -45,8 +45,8 @@ def are_watched(redis: Redis, ids: Sequence[str]) -> bool:
 
 
 class Changes(NamedTuple):
-    """In the database: of each job or project that exists, what changes whenever its stream goes
-    on; and the keys that open nothing any more.
+    """Changes in the database: for each existing job or project a value that changes whenever its
+    stream goes on; and the keys that are no longer valid.
     """
 
     states: Mapping[str, object]
@@ -54,18 +54,22 @@ class Changes(NamedTuple):
 
 
 class Wakeups:
-    """One subscription and one poll a second for the process, however many streams are open."""
+    """Wake-ups of a process: one subscription and one poll a second, independently of the number of
+    open streams.
+    """
 
     def __init__(
         self, redis_url: str, read_changes: Callable[[Sequence[str], Sequence[str]], Changes]
     ) -> None:
-        """`read_changes`: of these jobs and projects, and of these API keys."""
+        """Create the subscription. `read_changes`: of these jobs and projects, and of these API
+        keys.
+        """
         self._url = redis_url
         self._read_changes = read_changes
-        self._watched: dict[str, Watched] = {}
-        self._keys: Counter[str] = Counter()  # how many streams each has opened
+        self._watched: dict[str, EventFeed] = {}
+        self._keys: Counter[str] = Counter()  # number of streams by channel
         self._refused_keys: set[str] = set()
-        self._other_channels = asyncio.Event()  # what streams follow is not what it was
+        self._other_channels = asyncio.Event()  # set when the subscriptions must change
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -78,8 +82,8 @@ class Wakeups:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     @contextmanager
-    def watching(self, followed: str, key_id: str) -> Iterator[Watched]:
-        watched = self._watched.setdefault(followed, Watched())
+    def watching(self, followed: str, key_id: str) -> Iterator[EventFeed]:
+        watched = self._watched.setdefault(followed, EventFeed())
         watched.num_readers += 1
         self._other_channels.set()
         self._keys[key_id] += 1
@@ -106,12 +110,12 @@ class Wakeups:
             try:
                 if followed:
                     changes = await run_sync(self._read_changes, followed, list(self._keys))
-            except SQLAlchemyError:  # readers find out by themselves
+            except SQLAlchemyError:  # readers notice it by themselves
                 continue
             is_refusing = bool(changes.refused_keys - self._refused_keys)
             self._refused_keys = changes.refused_keys
             for id_ in followed:
-                # One that is new to us may have been missed since its reader looked.
+                # A wake-up of a new channel may have been missed since its reader's last poll.
                 if is_refusing or id_ not in before or changes.states.get(id_) != before[id_]:
                     self._wake(id_)
             before = {id_: changes.states.get(id_) for id_ in followed}
@@ -126,7 +130,7 @@ class Wakeups:
                     ) as redis,
                     redis.pubsub() as pubsub,
                 ):
-                    # Nobody's: with no channel at all there is no listening.
+                    # Unused channel: without any channel the connection cannot listen.
                     await pubsub.subscribe(CHANNEL)
                     is_away = False
                     has_ended = asyncio.Event()
@@ -134,14 +138,14 @@ class Wakeups:
                     try:
                         await self._hear(pubsub)
                     finally:
-                        has_ended.set()  # the client may lose what `cancel` raises
+                        has_ended.set()  # the client may lose the error that `cancel` raises
                         self._other_channels.set()
                         subscribing.cancel()
                         await asyncio.gather(subscribing, return_exceptions=True)
             except (RedisError, OSError) as error:
                 if not is_away:
                     log.warning(
-                        "no wake-ups from Redis; streams look every second", error=str(error)
+                        "no wake-ups from Redis; streams poll every second", error=str(error)
                     )
                 is_away = True
             await asyncio.sleep(RECONNECT_SECONDS)
@@ -152,8 +156,9 @@ class Wakeups:
                 self._wake(message["channel"].decode().removeprefix(CHANNEL))
 
     async def _keep_subscribing(self, pubsub: PubSub, has_ended: asyncio.Event) -> None:
-        """Subscribe to what streams follow, and to nothing else: a process hears what its own
-        readers read, however many jobs run. A connection that fails here fails in `_hear` too.
+        """Subscribe to the channels of the streams, and to nothing else: a process hears only its
+        own readers' jobs, independently of the number of running jobs. A connection that fails here
+        fails in `_hear` too.
         """
         subscribed: set[str] = set()
         while not has_ended.is_set():

@@ -1,4 +1,4 @@
-"""A job that streams follow. Its readers are mostly at the same place, so one of them reads a page
+"""Job that streams follow. Its readers are mostly at the same place, so one of them reads a page
 and all of them send it.
 """
 
@@ -7,34 +7,30 @@ from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 
-class Page(NamedTuple):
-    """The next events, encoded, and the number of the last one there will ever be, once that is
-    certain.
-    """
+class EventPage(NamedTuple):
+    """Next events, encoded, and the number of the last event, once that is certain."""
 
     events: list[tuple[int, bytes]]
     ended_at: int | None
     has_more: bool = False  # behind it, already
 
 
-class Watched:
-    """With a read of its own for each reader, 2,000 of them kept a process busy without anything
-    happening.
-    """
+class EventFeed:
+    """Without a shared read, 2,000 readers kept a process busy without any event."""
 
     def __init__(self) -> None:
         self.num_readers = 0
-        # set once, with the next wake-up; then another takes its place
+        # Set once, with the next wake-up; then another takes its place.
         self.changed = asyncio.Event()
-        self._read: tuple[int, asyncio.Future[Page]] | None = None
+        self._read: tuple[int, asyncio.Future[EventPage]] | None = None
 
     def wake(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
         self._read = None
 
-    async def page(self, after: int, read: Callable[[int], Awaitable[Page]]) -> Page:
-        """Return what follows `after`; it is read again only after a wake-up, or from elsewhere."""
+    async def page(self, after: int, read: Callable[[int], Awaitable[EventPage]]) -> EventPage:
+        """Return the rows after `after`; they are read again only after a wake-up, or elsewhere."""
         if self._read is None or self._read[0] != after:
             self._read = after, asyncio.ensure_future(read(after))
             self._read[1].add_done_callback(self._forget_failed)
@@ -43,7 +39,7 @@ class Watched:
             return self._read[1].result()
         return await asyncio.shield(self._read[1])
 
-    def _forget_failed(self, read: asyncio.Future[Page]) -> None:
+    def _forget_failed(self, read: asyncio.Future[EventPage]) -> None:
         if (
             (read.cancelled() or read.exception())
             and self._read is not None

@@ -1,5 +1,5 @@
-"""Claim operations of one kind, one project after the other, and write what becomes of them: each a
-single guarded statement. The number of attempts is the fencing token.
+"""Leases of operations of one kind, one project after the other, and their outcomes: each a single
+guarded statement. The number of attempts is the fencing token.
 """
 
 from collections.abc import Collection
@@ -29,8 +29,8 @@ def claim(
     after: str = "",
     without: Collection[str] = (),
 ) -> T | None:
-    """Take an operation that nobody works on, or whose worker has been silent for too long: the
-    oldest of the project that comes `after` the one whose turn it was, in a circle `without` some.
+    """Claim an operation without a worker, or whose worker has been silent for too long: the oldest
+    of the project that comes `after` the one with the previous turn, in a circle `without` some.
     """
     is_allowed = (*is_waiting(kind), kind.project_id.not_in(without))
     next_id = (
@@ -51,12 +51,12 @@ def claim(
 
 
 def renew(session: Session, operation: Operation, lease_seconds: float) -> bool:
-    """Extend the lease. False when it is lost, as of all that follow."""
+    """Extend the lease. Return False when it is lost, as do all functions below."""
     return write(session, operation, lease_expires_at=now_plus(lease_seconds))
 
 
 def release(session: Session, operation: Operation) -> bool:
-    """Leave it to others as if this attempt had never been."""
+    """Release it to other workers as if this attempt had never been."""
     return write(session, operation, lease_expires_at=None, attempts=operation.attempts - 1)
 
 
@@ -82,8 +82,8 @@ def write(session: Session, operation: Operation, **values: object) -> bool:
 
 
 def restart(session: Session, operation: Operation, id_: str) -> None:
-    """Begin one anew that has ended, by another id: a fenced-out worker has the number of an
-    attempt that is yet to come, and the storage has its keys.
+    """Restart an ended operation under another id: a fenced-out worker has the number of a future
+    attempt, and the storage has its keys.
     """
     kind = type(operation)
     values = {

@@ -14,14 +14,14 @@ class OperationError(BaseModel):
 
     @classmethod
     def of(cls, operation: Operation) -> Self | None:
-        """Return what went wrong; None for an operation that has not failed."""
+        """Return the error of a failed operation, otherwise None."""
         if operation.error_code is None:
             return None
         return cls(code=operation.error_code, message=operation.error_message or "")
 
 
 class OperationObject(Object):
-    """What every operation shows that is an object of its own."""
+    """Fields that every operation with an object of its own shows."""
 
     status: Status
     error: OperationError | None

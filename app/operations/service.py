@@ -4,7 +4,7 @@ from sqlalchemy.orm import Session
 from app.base.errors import RateLimited
 from app.models.operation import Operation, OperationStatus
 
-RETRY_SECONDS = 10  # the official client waits so long, and then asks again by itself
+RETRY_SECONDS = 10  # the official client waits so long, and then retries by itself
 
 
 def num_in_progress(session: Session, kind: type[Operation], project_id: str) -> int:
@@ -13,12 +13,12 @@ def num_in_progress(session: Session, kind: type[Operation], project_id: str) ->
 
 
 def admit(session: Session, kind: type[Operation], project_id: str, limit: int) -> None:
-    """Raise `RateLimited` where a project has `limit` operations of this kind in progress."""
+    """Raise `RateLimited` if a project has `limit` operations of this kind in progress."""
     if num_in_progress(session, kind, project_id) >= limit:
         noun = kind.noun.replace("_", " ")
         raise RateLimited(
-            f"{limit} {noun}s of this project are in progress, the most at a time; "
-            "ask again when one has ended.",
+            f"{limit} {noun}s of this project are in progress, the maximum; try again when one "
+            "has ended.",
             code=f"too_many_{kind.noun}s",
             headers={"retry-after": str(RETRY_SECONDS), "x-should-retry": "true"},
         )

@@ -13,7 +13,7 @@ from app.permissions.schemas import Order
 def add(
     session: Session, checkpoint_id: str, project_ids: Sequence[str]
 ) -> list[CheckpointPermission]:
-    """Return one for each project, also where it was there before."""
+    """Return one permission for each project, including existing ones."""
     for project_id in project_ids:
         values = {"id": new_id("cp_"), "checkpoint_id": checkpoint_id, "project_id": project_id}
         session.execute(
@@ -48,7 +48,7 @@ def page(
     after: str | None,
     limit: int,
 ) -> list[CheckpointPermission]:
-    """Return them by creation, one more than `limit` where there is one."""
+    """Return permissions by creation, at most one more than `limit`."""
     id_ = CheckpointPermission.id
     statement = (
         select(CheckpointPermission)

@@ -1,4 +1,4 @@
-"""What callers do with permissions; each function is one unit of work."""
+"""Use cases of permissions; each function is one unit of work."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from app.services import Services
 def create_permissions(
     services: Services, caller: Caller, checkpoint_name: str, request: PermissionRequest
 ) -> Page[PermissionObject]:
-    """Let other projects use a checkpoint, which only its own project may. Idempotent."""
+    """Let other projects use a checkpoint of the caller's project. Idempotent."""
     with services.database.transaction() as session:
         checkpoint = own_checkpoint(session, caller.project_id, checkpoint_name)
         if unknown := repository.unknown_projects(session, request.project_ids):
@@ -52,7 +52,7 @@ def list_permissions(
 def delete_permission(
     services: Services, caller: Caller, checkpoint_name: str, permission_id: str
 ) -> PermissionDeleted:
-    """Delete a permission; jobs that exist already keep their base."""
+    """Delete a permission; existing jobs keep their base."""
     with services.database.transaction() as session:
         checkpoint = own_checkpoint(session, caller.project_id, checkpoint_name)
         if repository.find(session, checkpoint.id, permission_id) is None:

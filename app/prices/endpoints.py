@@ -11,8 +11,8 @@ router = APIRouter(prefix="/v1/prices", tags=["prices"], route_class=ApiRoute)
 
 @router.get("")
 def list_prices(services: ServicesDep, caller: Reader) -> Page[PriceObject]:
-    """List what an hour of a device costs, by provider, with source and date; of each device the
-    one in force comes first.
+    """List the prices of a device hour, by provider, with source and date; of each device the one
+    in force comes first.
     """
     return service.list_prices(services)
 
@@ -21,7 +21,7 @@ def list_prices(services: ServicesDep, caller: Reader) -> Page[PriceObject]:
 def replace_prices(
     services: ServicesDep, caller: InstallationAdmin, body: PricesRequest
 ) -> Page[PriceObject]:
-    """Sets the overrides of this installation, at once for new estimates and running jobs. What has
-    been charged stays as it is.
+    """Set the overrides of this installation, at once for new estimates and running jobs. Past
+    charges stay as they are.
     """
     return service.replace_prices(services, caller, body)

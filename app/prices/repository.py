@@ -5,7 +5,7 @@ from app.models import PriceOverride
 
 
 def overrides(session: Session) -> dict[str, PriceOverride]:
-    """Return those in force, by device."""
+    """Return the overrides in force, by device."""
     newest = select(func.max(PriceOverride.id)).group_by(PriceOverride.device)
     rows = session.scalars(
         select(PriceOverride).where(

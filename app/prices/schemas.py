@@ -22,8 +22,10 @@ class PriceObject(Object):
     kind: Annotated[
         PriceKind,
         Field(
-            description="typical: nobody's quote; "
-            "override: set for this installation, by file or by PUT"
+            description=(
+                "typical: a typical rate, not a quote; override: set for this installation, by "
+                "file or by PUT"
+            )
         ),
     ]
     usd_per_device_hour: str
@@ -32,7 +34,7 @@ class PriceObject(Object):
     source: str
     in_force: Annotated[
         bool,
-        Field(description="what new estimates and running jobs are charged; one of each device"),
+        Field(description="the price for new estimates and running jobs; one per device"),
     ]
 
     @classmethod
@@ -74,7 +76,7 @@ class Override(_Request):
 
 
 class PricesRequest(_Request):
-    """All overrides there shall be; those that are left out are withdrawn."""
+    """Complete list of overrides; absent ones are withdrawn."""
 
     overrides: Annotated[list[Override], Field(max_length=len(DEVICES))]
 

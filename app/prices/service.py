@@ -1,4 +1,4 @@
-"""What callers do with prices; each function is one unit of work."""
+"""Use cases of prices; each function is one unit of work."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -42,14 +42,14 @@ _file = TypeAdapter(dict[str, FilePrice])
 
 
 def list_prices(services: Services) -> Page[PriceObject]:
-    """Return all that is known, of each device the price in force first."""
+    """Return all known prices, of each device the one in force first."""
     with services.database.read() as session:
         prices = all_prices(session, services.settings)
     return Page[PriceObject].of([PriceObject.of(price) for price in prices])
 
 
 def replace_prices(services: Services, caller: Caller, request: PricesRequest) -> Page[PriceObject]:
-    """Set these overrides and no others."""
+    """Replace the overrides with these."""
     overrides = [NewPrice(**override.model_dump()) for override in request.overrides]
     with services.database.transaction() as session:
         replace(session, overrides)
@@ -63,7 +63,7 @@ def price_of(session: Session, settings: Settings, device: str) -> Price:
 
 
 def all_prices(session: Session, settings: Settings) -> list[ListedPrice]:
-    """Return all that is known, of each device the one in force first."""
+    """Return all known prices, of each device the one in force first."""
     overrides = repository.overrides(session)
     of_file = file_prices(settings.prices)
     rows = []
@@ -76,7 +76,7 @@ def all_prices(session: Session, settings: Settings) -> list[ListedPrice]:
 
 
 def replace(session: Session, prices: Sequence[NewPrice]) -> None:
-    """Set these overrides and no others; those before stay in the table, for the record."""
+    """Replace the overrides with these; earlier ones stay in the table, for the record."""
     before = repository.overrides(session)
     for price in prices:
         usd, old = str(price.usd_per_device_hour), before.get(price.device)
@@ -91,7 +91,7 @@ def replace(session: Session, prices: Sequence[NewPrice]) -> None:
 
 @cache
 def file_prices(path: Path | None) -> dict[str, Price]:
-    """Read the file, once in the life of a process; `ValueError` says what is wrong and where."""
+    """Read the file, once per process; `ValueError` states the fault and its place."""
     if path is None:
         return {}
     try:

@@ -23,8 +23,8 @@ def list_projects(
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
 ) -> Page[ProjectObject]:
-    """List the default project, then newest first, archived ones too. The admin of one project sees
-    that one.
+    """List the default project, then the newest first, archived ones too. An administrator of one
+    project sees only that project.
     """
     return service.list_projects(services, caller, after=after, limit=limit)
 
@@ -43,7 +43,7 @@ def change_project(
 
 @router.post("/{project_id}/archive")
 def archive_project(services: ServicesDep, caller: Admin, project_id: str) -> ProjectObject:
-    """Archive a project; refused while jobs of it have not ended. Its keys are refused from then
+    """Archive a project; refused while jobs of it have not ended. Its keys are invalid from then
     on; its rows and bytes stay.
     """
     return service.archive_project(services, caller, project_id)

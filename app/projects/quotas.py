@@ -1,7 +1,7 @@
-"""What a project may still begin, and what it has used. Free of the web framework.
+"""Quotas and usage of a project. Free of the web framework.
 
-Called in the transaction that writes what is asked for: the project's row is locked, so of two that
-come at once the second counts what the first wrote. It is the last row that anybody locks.
+Called in the transaction that writes the new rows: the project's row is locked, so of two requests
+at once the second counts the rows of the first. It is the last row that any transaction locks.
 """
 
 from datetime import datetime
@@ -13,18 +13,18 @@ from app.base.errors import QuotaExceeded
 from app.models import Project
 from app.projects import repository
 
-WARNED_SHARE = 0.8  # of a limit, before it is used up
+WARNING_SHARE = 0.8  # share of a limit at which a warning is sent
 
 
-class Alert(NamedTuple):
-    """What an attempt has made of the device hours that its project has in a month."""
+class QuotaAlert(NamedTuple):
+    """Alert about the device hours that a project has in a month."""
 
     project_id: str
     level: Literal["warning", "exhausted"]
 
 
 def admit_job(session: Session, project_id: str) -> None:
-    project = _with_quotas(session, project_id)
+    project = _lock_limited(session, project_id)
     if project is None:
         return
     _check_live_jobs(session, project)
@@ -33,37 +33,37 @@ def admit_job(session: Session, project_id: str) -> None:
 
 
 def admit_execution(session: Session, project_id: str) -> None:
-    """Admit an execution of a job that is there already."""
-    project = _with_quotas(session, project_id)
+    """Admit an execution of an existing job."""
+    project = _lock_limited(session, project_id)
     if project is not None:
         _check_device_hours(session, project)
 
 
 def admit_bytes(session: Session, project_id: str, num_bytes: int) -> None:
-    project = _with_quotas(session, project_id)
+    project = _lock_limited(session, project_id)
     if project is not None:
         _check_storage(session, project, more=num_bytes)
 
 
 def book_attempt(
     session: Session, job_id: str, started: datetime, ended: datetime, num_devices: int
-) -> Alert | None:
-    """Add an attempt to what its project has used of this month's device hours; return what is to
-    be said about them now. It is said once a month: what is booked only grows.
+) -> QuotaAlert | None:
+    """Add an attempt to the month's device hours of its project; return the alert that is due. It
+    is sent once a month: the booked hours only grow.
     """
     booking = repository.book_attempt(session, job_id, started, ended, num_devices)
     if booking is None or booking.project.max_device_hours is None:
         return None
     limit = booking.project.max_device_hours * 3600
     if booking.before < limit <= booking.after:
-        return Alert(booking.project.id, "exhausted")
-    if booking.before < WARNED_SHARE * limit <= booking.after:
-        return Alert(booking.project.id, "warning")
+        return QuotaAlert(booking.project.id, "exhausted")
+    if booking.before < WARNING_SHARE * limit <= booking.after:
+        return QuotaAlert(booking.project.id, "warning")
     return None
 
 
-def _with_quotas(session: Session, project_id: str) -> Project | None:
-    """Return the project; None for one without any quota, which then needs no lock."""
+def _lock_limited(session: Session, project_id: str) -> Project | None:
+    """Return the locked project; None for one without any quota, which then needs no lock."""
     project = session.get_one(Project, project_id)
     if (
         project.max_live_jobs is None
@@ -102,13 +102,13 @@ def _check_device_hours(session: Session, project: Project) -> None:
 
 
 def _check_storage(session: Session, project: Project, *, more: int) -> None:
-    """Refuse whatever is added to a full project, even nothing: a job will want to write."""
+    """Refuse every write to a full project, even an empty one: a job will need space."""
     limit = project.max_storage_bytes
     if limit is None:
         return
     used = repository.storage_bytes(session, project.id)
     if used + max(1, more) > limit:
-        addition = f", {more} more are asked for," if more else ""
+        addition = f", {more} more are requested," if more else ""
         raise QuotaExceeded(
             "max_storage_bytes: files, uploads, models and checkpoints of this project "
             f"hold {used} bytes{addition} and its quota is {limit}. "

@@ -12,14 +12,14 @@ from app.models.job_lifecycle import LIVE
 
 
 class Booking(NamedTuple):
-    """The device seconds of a project's month before and after an attempt was added."""
+    """Device seconds of a project's month before and after an attempt was added."""
 
     project: Project
     before: float
     after: float
 
 
-class Usage(NamedTuple):
+class ProjectUsage(NamedTuple):
     live_jobs: int
     storage_bytes: int
     device_seconds: float
@@ -30,9 +30,9 @@ def find(session: Session, project_id: str) -> Project | None:
 
 
 def lock(session: Session, project_id: str) -> Project:
-    """Return the project as it is now, and as it stays until the transaction ends.
+    """Return the project and lock it until the transaction ends.
 
-    Who holds it waits for no other row.
+    A transaction that holds it waits for no other row.
     """
     statement = select(Project).where(Project.id == project_id).with_for_update(key_share=True)
     return session.scalars(statement, execution_options={"populate_existing": True}).one()
@@ -60,12 +60,14 @@ def mark_archived(session: Session, project_id: str) -> None:
     session.execute(statement, execution_options=UNSYNCED)
 
 
-def usages(session: Session, projects: Sequence[Project]) -> list[Usage]:
-    """Return what each of the projects uses, with as many statements for many as for one."""
+def usages(session: Session, projects: Sequence[Project]) -> list[ProjectUsage]:
+    """Return the usage of each of the projects, with the same number of statements for any number
+    of projects.
+    """
     ids = [project.id for project in projects]
     num_jobs, num_bytes = _live_jobs(session, ids), _storage_bytes(session, ids)
     seconds = _device_seconds(session, projects)
-    return [Usage(num_jobs[id_], num_bytes[id_], seconds[id_]) for id_ in ids]
+    return [ProjectUsage(num_jobs[id_], num_bytes[id_], seconds[id_]) for id_ in ids]
 
 
 def live_jobs(session: Session, project_id: str) -> int:
@@ -77,7 +79,9 @@ def storage_bytes(session: Session, project_id: str) -> int:
 
 
 def device_seconds(session: Session, project: Project) -> float:
-    """Return those of this month: booked at the end of attempts, and of what runs."""
+    """Return the device seconds of this month: those booked at the end of attempts, and those of
+    running ones.
+    """
     return _device_seconds(session, [project])[project.id]
 
 
@@ -131,7 +135,7 @@ def _device_seconds(session: Session, projects: Sequence[Project]) -> dict[str, 
 def book_attempt(
     session: Session, job_id: str, started: datetime, ended: datetime, num_devices: int
 ) -> Booking | None:
-    """Add to the project's month the part of an attempt that lies in it; None for a month that is
+    """Add to the project's month the part of an attempt in that month; None for a month that is
     over.
 
     It is kept beside the job, which its owner may delete.

@@ -4,9 +4,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.http.pagination import Object, unix_seconds
 from app.models import Project
-from app.projects.repository import Usage
+from app.projects.repository import ProjectUsage
 
-MAX_BYTES = 2**53  # what JSON numbers hold exactly
+MAX_BYTES = 2**53  # largest range that JSON numbers hold exactly
 
 Name = Annotated[
     str,
@@ -27,7 +27,7 @@ class ProjectRequest(BaseModel):
         ),
     ] = 1
     requests_per_minute: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        None, description="of each key; null: the service's"
+        None, description="per API key; null: the service's"
     )
     max_live_jobs: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         None, description="jobs that have not ended; null: any number"
@@ -41,7 +41,7 @@ class ProjectRequest(BaseModel):
 
 
 class ProjectChange(ProjectRequest):
-    """What is absent stays as it is."""
+    """Changes of a project; absent fields stay as they are."""
 
     name: Name = Field("", validate_default=False)
 
@@ -68,7 +68,7 @@ class ProjectObject(Object):
     usage: Annotated[UsageObject | None, Field(description="null in lists")]
 
     @classmethod
-    def of(cls, project: Project, usage: Usage | None = None) -> Self:
+    def of(cls, project: Project, usage: ProjectUsage | None = None) -> Self:
         return cls(
             id=project.id,
             created_at=int(project.created_at.timestamp()),

@@ -1,4 +1,4 @@
-"""What callers do with projects; each function is one unit of work."""
+"""Use cases of projects; each function is one unit of work."""
 
 from sqlalchemy.orm import Session
 
@@ -32,7 +32,7 @@ def list_projects(
     limit: int,
     with_usage: bool = False,
 ) -> Page[ProjectObject]:
-    """Return the default project, then the newest first; what they use only where asked for."""
+    """Return the default project, then the newest first; with their usage only on request."""
     with services.database.read() as session:
         if after is not None and find_administered(session, caller, after) is None:
             raise invalid_cursor(after, "a project that you administer")
@@ -72,7 +72,7 @@ def change_project(
 
 
 def archive_project(services: Services, caller: Caller, project_id: str) -> ProjectObject:
-    """Archive a project: its keys open nothing any more, what it holds stays. Idempotent."""
+    """Archive a project: its keys become invalid, its contents stay. Idempotent."""
     caller.must_administer_installation()
     with services.database.transaction() as session:
         project = get(session, caller, project_id)
@@ -130,7 +130,7 @@ def for_new_key(session: Session, caller: Caller, project_id: str) -> Project:
 
 
 def find_administered(session: Session, caller: Caller, project_id: str) -> Project | None:
-    """Return the project where the caller administers it."""
+    """Return the project if the caller administers it."""
     if caller.administered_project not in (None, project_id):
         return None
     return repository.find(session, project_id)

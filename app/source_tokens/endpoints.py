@@ -16,7 +16,9 @@ router = APIRouter(prefix="/v1/source_tokens", tags=["files"], route_class=ApiRo
 
 @router.get("")
 def list_source_tokens(services: ServicesDep, caller: Admin) -> Page[SourceTokenObject]:
-    """Which kinds of private sources the project can read; the tokens themselves are not shown."""
+    """List the kinds of private sources that the project can read; the tokens themselves are not
+    shown.
+    """
     return service.list_tokens(services, caller)
 
 

@@ -15,13 +15,13 @@ def find(session: Session, project_id: str, kind: str) -> SourceToken | None:
     return session.scalars(statement).one_or_none()
 
 
-def of_project(session: Session, project_id: str) -> Sequence[SourceToken]:
+def list_of_project(session: Session, project_id: str) -> Sequence[SourceToken]:
     statement = select(SourceToken).where(SourceToken.project_id == project_id)
     return session.scalars(statement.order_by(SourceToken.kind)).all()
 
 
 def put(session: Session, project_id: str, kind: str, secret: JsonObject) -> SourceToken:
-    """Store a token, in the place of the project's last of this kind."""
+    """Store a token, in place of the project's last one of this kind."""
     session.execute(
         delete(SourceToken).where(SourceToken.project_id == project_id, SourceToken.kind == kind)
     )

@@ -1,4 +1,4 @@
-"""What a project reads private sources with. It goes in and never comes out."""
+"""Tokens for a project's private sources. They go in and never come out."""
 
 from typing import Annotated, Literal, Self
 
@@ -18,7 +18,7 @@ class _Request(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     def secret(self) -> dict[str, str]:
-        """Return everything as it is stored."""
+        """Return the stored form."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {
             name: value.get_secret_value() if isinstance(value, SecretStr) else value
@@ -37,7 +37,8 @@ class S3Key(_Request):
     session_token: Secret | None = None
     region: Region | None = None
     endpoint: Annotated[
-        Endpoint | None, Field(description="of a store that is not Amazon's; a public address")
+        Endpoint | None,
+        Field(description="endpoint of a store that is not Amazon's; a public address"),
     ] = None
 
 

@@ -1,4 +1,4 @@
-"""What callers do with the tokens of their project for private sources."""
+"""Use cases of a project's tokens for private sources."""
 
 from app.auth import audit
 from app.auth.caller import Caller
@@ -28,7 +28,7 @@ def put_token(
 
 def list_tokens(services: Services, caller: Caller) -> Page[SourceTokenObject]:
     with services.database.read() as session:
-        tokens = repository.of_project(session, caller.project_id)
+        tokens = repository.list_of_project(session, caller.project_id)
     return Page[SourceTokenObject].of([SourceTokenObject.of(token) for token in tokens], MAX_TOKENS)
 
 

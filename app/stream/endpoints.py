@@ -27,7 +27,7 @@ async def stream_job(
     """Send server-sent events of one job, from the beginning or after a number, until it has ended;
     the last line is `data: [DONE]`.
     """
-    # A browser that reconnects repeats the query as it was, so the header is the newer of the two.
+    # A browser that reconnects repeats the original query, so the header is the newer of the two.
     param, cursor = "after", after
     if last_event_id is not None:
         param, cursor = "Last-Event-ID", last_event_id

@@ -7,14 +7,14 @@ from sse_starlette import ServerSentEvent
 from app.auth import keys
 from app.auth.caller import Caller
 from app.base.database import Database
-from app.http.event_stream import read_patiently
+from app.http.event_stream import read_with_retry
 from app.jobs import listing
 from app.jobs import service as jobs
 from app.jobs.schemas import EventObject
 from app.models import Event, Job
 from app.models.job_lifecycle import TERMINAL
 from app.notifier.wakeups import Changes
-from app.notifier.watched import Page
+from app.notifier.watched import EventPage
 from app.services import Services
 from app.stream import repository
 
@@ -37,12 +37,12 @@ async def follow_job(
     The cursor is the only state: a slow reader costs nothing but its connection.
     """
 
-    async def read(after: int) -> Page:
-        return await read_patiently(partial(read_page, services.database, job_id, after))
+    async def read(after: int) -> EventPage:
+        return await read_with_retry(partial(read_page, services.database, job_id, after))
 
     with services.wakeups.watching(job_id, caller.key_id) as watched:
         while not services.wakeups.refuses(caller.key_id):
-            # Taken before the page: what comes after that is not slept through.
+            # Taken before the page: a later event wakes the reader.
             changed = watched.changed
             page = await watched.page(last_sent, read)
             for seq, event in page.events:
@@ -56,25 +56,26 @@ async def follow_job(
 
 
 def read_changes(database: Database, followed: Sequence[str], key_ids: Sequence[str]) -> Changes:
-    """Return the state of everything that open streams depend on."""
+    """Return the state that open streams depend on."""
     job_ids = [id_ for id_ in followed if id_.startswith("ftjob-")]
     project_ids = [id_ for id_ in followed if not id_.startswith("ftjob-")]
     with database.read() as session:
         states: dict[str, object] = {**repository.states(session, job_ids)}
         if project_ids:
             states |= listing.states(session, project_ids)
-        return Changes(states, keys.refused_keys(session, key_ids))
+        return Changes(states, keys.find_refused_keys(session, key_ids))
 
 
-def read_page(database: Database, job_id: str, after: int) -> Page:
+def read_page(database: Database, job_id: str, after: int) -> EventPage:
     with database.read() as session:
-        job = session.get(Job, job_id)  # before the events: what it counts is then there to be read
-        if job is None:  # deleted under a reader that was not done yet
-            return Page([], after)
+        # Read before the events: everything that it counts can then be read.
+        job = session.get(Job, job_id)
+        if job is None:  # deleted under a reader
+            return EventPage([], after)
         events = jobs.events_after(session, job_id, after=after, limit=PAGE)
     ended_at = job.last_event_seq if job.status in TERMINAL else None
     has_more = bool(events) and events[-1].seq < job.last_event_seq
-    return Page([_encode(event) for event in events], ended_at, has_more)
+    return EventPage([_encode(event) for event in events], ended_at, has_more)
 
 
 def _encode(event: Event) -> tuple[int, bytes]:

@@ -38,7 +38,7 @@ def list_studies(
     after: After = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> Page[ListedStudyObject]:
-    """Newest first, without their tables."""
+    """List studies, newest first, without their tables."""
     return service.list_studies(services, caller, after=after, limit=limit)
 
 

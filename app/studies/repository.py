@@ -12,7 +12,7 @@ def find(session: Session, project_id: str, study_id: str) -> Study | None:
 def newest_first(
     session: Session, project_id: str, *, after: str | None, limit: int
 ) -> list[Study]:
-    """Return one more than `limit` where there is one."""
+    """Return the newest first, at most one more than `limit`."""
     statement = select(Study).where(Study.project_id == project_id)
     if after is not None:
         statement = statement.where(Study.id < after)

@@ -1,4 +1,4 @@
-"""The jobs that a study asks for."""
+"""Jobs of a study."""
 
 from typing import Any
 
@@ -13,7 +13,9 @@ from falqon_core.contract.methods import MethodName, foreign_options
 
 
 def job_requests(request: StudyRequest) -> list[JobRequest]:
-    """Return them by method, rate and seed. Raises `InvalidRequest` for the first one refused."""
+    """Return the requests by method, rate and seed. Raises `InvalidRequest` for the first one
+    refused.
+    """
     options = {method: _options_of(method, request.falqon) for method in request.methods}
     used = {name for of_method in options.values() for name in of_method}
     if foreign := [name for name in request.falqon if name not in used]:
@@ -24,12 +26,12 @@ def job_requests(request: StudyRequest) -> list[JobRequest]:
     return [
         _job_request(request, method, with_rate, seed)
         for method in request.methods
-        for with_rate in _with_rates(request, method, options[method])
+        for with_rate in _add_rates(request, method, options[method])
         for seed in seeds
     ]
 
 
-def _with_rates(request: StudyRequest, method: MethodName, options: JsonObject) -> list[JsonObject]:
+def _add_rates(request: StudyRequest, method: MethodName, options: JsonObject) -> list[JsonObject]:
     """Return the options once for each learning rate to try."""
     if method in request.learning_rates:
         options = options | {"learning_rate": request.learning_rates[method]}

@@ -1,6 +1,4 @@
-"""What callers do with studies; each function is one unit of work, and notifies after its
-commit.
-"""
+"""Use cases of studies; each function is one unit of work, and notifies after its commit."""
 
 import math
 import statistics
@@ -34,7 +32,7 @@ ID = "study-"
 
 
 class ComparedMethod(NamedTuple):
-    """A method at the best of its rates. `jobs`: its trainings with that rate."""
+    """Method at its best learning rate. `jobs`: its trainings with that rate."""
 
     row: ComparisonRow
     jobs: list[Job]
@@ -50,7 +48,9 @@ def create_study(
 ) -> StudyObject:
     """Create a study with its jobs, or return the one that the same request has created before."""
     body = request.model_dump(mode="json", exclude_unset=True)
-    submission = idempotency.Request(caller, "create study", body, idempotency_key, retry_count)
+    submission = idempotency.SubmissionRequest(
+        caller, "create study", body, idempotency_key, retry_count
+    )
     with services.database.transaction() as session:
         study = create_once(session, submission, request, services.settings)
         created = _to_object(session, study)
@@ -63,10 +63,10 @@ def create_study(
 def list_studies(
     services: Services, caller: Caller, *, after: str | None, limit: int
 ) -> Page[ListedStudyObject]:
-    """List them, the newest first."""
+    """List studies, the newest first."""
     with services.database.read() as session:
         studies = page(session, caller.project_id, after=after, limit=limit)
-        by_study = jobs.of_studies(session, caller.project_id, [study.id for study in studies])
+        by_study = jobs.list_of_studies(session, caller.project_id, [study.id for study in studies])
         objects = [ListedStudyObject.of(study, by_study[study.id]) for study in studies]
     return Page[ListedStudyObject].of(objects, limit)
 
@@ -77,7 +77,7 @@ def retrieve_study(services: Services, caller: Caller, study_id: str) -> StudyOb
 
 
 def cancel_study(services: Services, caller: Caller, study_id: str) -> StudyObject:
-    """Cancel its jobs, each as a job is cancelled."""
+    """Cancel the jobs of a study, each as a job is cancelled."""
     with services.database.transaction() as session:
         return _to_object(session, cancel(session, caller, study_id))
 
@@ -87,20 +87,23 @@ def read_table(services: Services, caller: Caller, study_id: str) -> list[Compar
 
 
 def _to_object(session: Session, study: Study) -> StudyObject:
-    of_study = jobs.of_studies(session, study.project_id, [study.id])[study.id]
+    of_study = jobs.list_of_studies(session, study.project_id, [study.id])[study.id]
     table = [compared.row for compared in compare(session, study.project_id, of_study)]
     return StudyObject.of(study, of_study).model_copy(update={"table": table})
 
 
 def create_once(
-    session: Session, submission: idempotency.Request, request: StudyRequest, settings: Settings
+    session: Session,
+    submission: idempotency.SubmissionRequest,
+    request: StudyRequest,
+    settings: Settings,
 ) -> Study:
     """Create a study with its jobs, or return the one that the same request has created before."""
     project_id = submission.caller.project_id
     requests = job_requests(request)
     job_ids = [new_id("ftjob-") for _ in requests]
     # The first job stands for all: they are written together.
-    before = idempotency.remember(session, submission, job_ids[0])
+    before = idempotency.find_or_record(session, submission, job_ids[0])
     if before is not None:
         assert before.study_id is not None
         return get(session, project_id, before.study_id)
@@ -121,7 +124,7 @@ def get(session: Session, project_id: str, study_id: str) -> Study:
 
 
 def page(session: Session, project_id: str, *, after: str | None, limit: int) -> list[Study]:
-    """Return the newest first, one more than `limit` where there is one."""
+    """Return the newest first, at most one more than `limit`."""
     check_cursor(after, ID, "a study")
     return repository.newest_first(session, project_id, after=after, limit=limit)
 
@@ -129,7 +132,7 @@ def page(session: Session, project_id: str, *, after: str | None, limit: int) ->
 def cancel(session: Session, caller: Caller, study_id: str) -> Study:
     """Cancel every job that has not ended. Idempotent."""
     study = get(session, caller.project_id, study_id)
-    of_study = jobs.of_studies(session, caller.project_id, [study_id])[study_id]
+    of_study = jobs.list_of_studies(session, caller.project_id, [study_id])[study_id]
     live = [job for job in of_study if job.status not in TERMINAL]
     for job in live:
         with suppress(IllegalState):  # it has just ended by itself

@@ -55,7 +55,7 @@ def complete_upload(
     body: CompleteRequest,
     idempotency_key: IdempotencyKey = None,
 ) -> UploadObject:
-    """Make the file out of the parts, in this order. Saying it twice is the same as once, and with
+    """Make the file out of the parts, in this order. A repetition has no further effect, and with
     an Idempotency-Key two uploads of the same bytes are one file.
     """
     return service.complete_upload(
@@ -70,8 +70,8 @@ def complete_upload(
 
 @uploads.post("/{upload_id}/cancel")
 def cancel_upload(services: ServicesDep, caller: Writer, upload_id: str) -> UploadObject:
-    """Cancel an upload: its parts go, and no more can be sent. Saying it twice is the same as
-    once.
+    """Cancel an upload: its parts are removed, and no more can be sent. A repetition has no further
+    effect.
     """
     return service.cancel_upload(services, caller, upload_id)
 

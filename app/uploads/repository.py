@@ -23,7 +23,7 @@ def parts(session: Session, upload_id: str, ids: Sequence[str]) -> dict[str, Upl
 
 
 def size_of_parts(session: Session, upload_id: str) -> tuple[int, int]:
-    """Return how many there are, and their bytes together."""
+    """Return the number of parts and their total bytes."""
     counted = select(func.count(), func.coalesce(func.sum(UploadPart.bytes), 0)).where(
         UploadPart.upload_id == upload_id
     )
@@ -32,7 +32,7 @@ def size_of_parts(session: Session, upload_id: str) -> tuple[int, int]:
 
 
 def remove_parts(session: Session, upload_ids: Sequence[str]) -> Sequence[str]:
-    """Returns where their bytes are."""
+    """Remove the parts and return the keys of their bytes."""
     statement = (
         delete(UploadPart)
         .where(UploadPart.upload_id.in_(upload_ids))
@@ -47,7 +47,7 @@ def any_overdue(session: Session) -> bool:
 
 
 def expire(session: Session) -> Sequence[str]:
-    """Returns the ids of some that were overdue."""
+    """Expire some overdue uploads and return their ids."""
     overdue = (Upload.status == UploadStatus.PENDING, Upload.expires_at < now_plus())
     oldest = select(Upload.id).where(*overdue).order_by(Upload.expires_at).limit(EXPIRED_AT_ONCE)
     statement = (

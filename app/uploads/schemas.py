@@ -26,10 +26,10 @@ class UploadRequest(_Request):
     purpose: UploadPurpose
     bytes: Annotated[int, Field(ge=1)]
     mime_type: Annotated[
-        str, StringConstraints(max_length=255), Field(description="not looked at; the content is")
+        str, StringConstraints(max_length=255), Field(description="ignored; the content decides")
     ]
     expires_after: Annotated[
-        ExpiresAfter | None, Field(description="of the file that the upload becomes")
+        ExpiresAfter | None, Field(description="purpose of the file that the upload becomes")
     ] = None
 
 
@@ -42,7 +42,7 @@ class CompleteRequest(_Request):
         Annotated[
             str,
             StringConstraints(pattern="^[0-9a-fA-F]{32}$"),
-            Field(description="of all bytes, in hexadecimal"),
+            Field(description="MD5 of all bytes, in hexadecimal"),
         ]
         | None
     ) = None

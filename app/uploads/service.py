@@ -1,5 +1,5 @@
-"""What callers do with uploads, files that arrive in parts. The bytes of a part, and those of the
-finished file, stand in the storage before their row does.
+"""Use cases of uploads, files that arrive in parts. The bytes of a part, and those of the finished
+file, stand in the storage before their row does.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from app.base.storage import Storage, Stored, keys
 from app.base.storage.storage import chunks_of
 from app.files import service as files
 from app.files import tables
-from app.files.tables import Table
+from app.files.tables import UploadTable
 from app.garbage import orphans
 from app.models import File, Purpose, Upload, UploadPart, UploadStatus
 from app.projects import quotas
@@ -60,7 +60,7 @@ def create_part(
     key = keys.upload_part(caller.project_id, upload_id, part_id)
     stored = orphans.put(services.database, services.storage, key, chunks_of(content))
     with services.database.transaction() as session:
-        # Again, because others wrote meanwhile.
+        # Checked again, because others wrote meanwhile.
         check_part(session, caller.project_id, upload_id, stored.bytes, lock=True)
         quotas.admit_bytes(session, caller.project_id, stored.bytes)
         part = add_part(session, upload_id, part_id, key, stored)
@@ -101,11 +101,11 @@ def _complete(
 ) -> tuple[Upload, File | None]:
     project_id = caller.project_id
     with services.database.transaction() as session:
-        # Locked, or its parts may go while we look for them.
+        # Locked, or its parts may go during the search.
         upload = get_locked(session, project_id, upload_id)
         if is_completed_with(upload, part_ids):
             return upload, file_of(session, upload)
-        parts = ordered_parts(session, upload, part_ids)
+        parts = order_parts(session, upload, part_ids)
     table = table_of(services.storage, upload, parts)
     if table is not None:
         with services.database.read() as session:
@@ -117,7 +117,7 @@ def _complete(
     def complete() -> tuple[Upload, File | None]:
         with services.database.transaction() as session:
             upload = get_locked(session, project_id, upload_id)
-            if is_completed_with(upload, part_ids):  # by the same call, on another connection
+            if is_completed_with(upload, part_ids):  # a concurrent call was faster
                 return upload, file_of(session, upload)
             file = make_file(
                 session,
@@ -170,7 +170,7 @@ def create(
 def check_part(
     session: Session, project_id: str, upload_id: str, num_bytes: int, *, lock: bool = False
 ) -> None:
-    """Raise what stands against a part of this size."""
+    """Raise an error if a part of this size is not allowed."""
     upload = _get(session, project_id, upload_id, lock=lock)
     _must_be_pending(session, upload)
     if num_bytes < 1:
@@ -189,7 +189,7 @@ def check_part(
         )
     if count >= MAX_PARTS:
         raise InvalidRequest(
-            f"data: the upload has {count} parts, the most there may be.",
+            f"data: the upload has {count} parts, the maximum.",
             param="data",
             code="too_many_parts",
         )
@@ -198,7 +198,7 @@ def check_part(
 def add_part(
     session: Session, upload_id: str, part_id: str, key: str, stored: Stored
 ) -> UploadPart:
-    """Add the row of bytes that stand under the key."""
+    """Add the row of stored bytes."""
     orphans.claim(session, key)
     part = UploadPart(id=part_id, upload_id=upload_id, bytes=stored.bytes, storage_key=key)
     session.add(part)
@@ -207,8 +207,8 @@ def add_part(
     return part
 
 
-def ordered_parts(session: Session, upload: Upload, part_ids: Sequence[str]) -> list[UploadPart]:
-    """Return the parts that together are the file. Raises what stands against completing it."""
+def order_parts(session: Session, upload: Upload, part_ids: Sequence[str]) -> list[UploadPart]:
+    """Return the parts that together are the file. Raises the reason against completing it."""
     _must_be_pending(session, upload)
     if len(set(part_ids)) < len(part_ids):
         raise InvalidRequest("part_ids: a part is named twice.", param="part_ids")
@@ -230,8 +230,8 @@ def ordered_parts(session: Session, upload: Upload, part_ids: Sequence[str]) -> 
     return [parts[part_id] for part_id in part_ids]
 
 
-def table_of(storage: Storage, upload: Upload, parts: Sequence[UploadPart]) -> Table | None:
-    """Return what the parts are, where they have to become JSON lines."""
+def table_of(storage: Storage, upload: Upload, parts: Sequence[UploadPart]) -> UploadTable | None:
+    """Return the table that the parts form, if it has to become JSON lines."""
     head = b""
     if parts:
         head = next(storage.chunks(parts[0].storage_key, (0, min(HEAD_BYTES, parts[0].bytes))), b"")
@@ -264,9 +264,9 @@ def make_file(
     stored: Stored,
     *,
     idempotency_key: str | None,
-    table: Table | None,
+    table: UploadTable | None,
 ) -> File:
-    """Put the file in the place of the parts; with a key that has a file already, that one."""
+    """Replace the parts with the file; with a key that has a file already, with that one."""
     _must_be_pending(session, upload)
     _drop_parts(session, [upload.id])
     quotas.admit_bytes(session, upload.project_id, stored.bytes)

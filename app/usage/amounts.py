@@ -2,13 +2,11 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
-FIELDS = ("project_id", "api_key_id", "model")  # that usage is grouped by, as the API names them
+FIELDS = ("project_id", "api_key_id", "model")  # dimensions of usage, as the API names them
 
 
-class Usage(NamedTuple):
-    """What was used on a day, by whom as far as it was asked for: `group` holds the values of
-    these `FIELDS`.
-    """
+class DailyUsage(NamedTuple):
+    """Usage of a day in one group: `group` holds the values of these `FIELDS`."""
 
     day: date
     group: dict[str, str | None]

@@ -11,7 +11,7 @@ from app.usage.amounts import FIELDS
 from app.usage.schemas import BucketPage, CostResult, UsageResult, to_csv
 from app.usage.service import LATEST, MAX_DAYS, Period
 
-LINE_ITEM = "line_item"  # OpenAI's name for what a cost is of; here the base model
+LINE_ITEM = "line_item"  # OpenAI's name for the object of a cost; here the base model
 
 router = APIRouter(prefix="/v1", tags=["usage"], route_class=ApiRoute)
 
@@ -27,7 +27,7 @@ async def _period(
         int | None, Query(ge=1, le=LATEST, description="exclusive; now when left out")
     ] = None,
     bucket_width: Annotated[Literal["1d"], Query()] = "1d",
-    limit: Annotated[int, Query(ge=1, le=MAX_DAYS, description="buckets of a page")] = 7,
+    limit: Annotated[int, Query(ge=1, le=MAX_DAYS, description="buckets per page")] = 7,
     page: Annotated[
         str | None, Query(description="`next_page` of the answer before", max_length=256)
     ] = None,
@@ -58,8 +58,8 @@ def retrieve_usage(
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Any:
-    """Return what fine-tuning jobs used, by UTC day: cost, device seconds and trained tokens of all
-    attempts, running ones too, and of jobs that were deleted since. A key sees its project, an
+    """Return the usage of fine-tuning jobs, by UTC day: cost, device seconds and trained tokens of
+    all attempts, running ones too, and of jobs that were deleted since. A key sees its project, an
     admin key of the default project all of them.
     """
     fields = _parse_fields([*(group_by or []), *bracketed], FIELDS)

@@ -10,19 +10,19 @@ from app.base.database import insert_or
 from app.models import Attempt, Job, UsageDay
 from app.models.reported import MAX_FLOAT
 from app.models.usage_day import MAX_DOLLARS
-from app.usage.amounts import Usage
+from app.usage.amounts import DailyUsage
 
-# By the names that the API has for them.
+# Columns by the names in the API.
 GROUPS = {
     "project_id": UsageDay.project_id,
     "api_key_id": UsageDay.key_id,
     "model": UsageDay.base_model_id,
 }
-MAX_TOKENS = 10**12  # of a job on a day
+MAX_TOKENS = 10**12  # per job and day
 
 
 def _sum(column: QueryableAttribute[Any], most: Decimal | float) -> ColumnElement[Any]:
-    """Return a sum that no row can let overflow, whatever its worker reported."""
+    """Return a sum that no row can let overflow, independently of the worker's report."""
     high, low = (literal(bound, column.type) for bound in (most, -most))
     return func.sum(case((column > high, high), (column < low, low), else_=column))
 
@@ -35,8 +35,8 @@ AMOUNTS = (
 
 
 def book(session: Session, job_id: str, day: date) -> None:
-    """Book on `day` what the job has used and no other day holds. Its row is locked by the caller,
-    so the days of a job always add up to what the job itself says.
+    """Book on `day` the job's usage that no other day holds. Its row is locked by the caller, so
+    the days of a job always add up to the job's own total.
     """
     columns = (Job.project_id, Job.key_id, Job.base_model_id, Job.device_seconds, Job.progress)
     job = session.execute(select(*columns).where(Job.id == job_id)).one()
@@ -73,8 +73,8 @@ def between(
     end: date,
     group_by: Sequence[str],
     limit: int,
-) -> list[Usage]:
-    """Return the sums of each day before `end`, the oldest first, the dearest group of a day
+) -> list[DailyUsage]:
+    """Return the sums of each day before `end`, the oldest first, the most expensive group of a day
     first; a project of None restricts nothing.
     """
     groups = [GROUPS[name] for name in group_by]
@@ -91,12 +91,12 @@ def between(
 
 def dearest(
     session: Session, project_id: str | None, begin: date, end: date, field: str, limit: int
-) -> list[Usage]:
-    """Return the sums of all these days by one field, the dearest first; their day is the last one
-    on which there was something.
+) -> list[DailyUsage]:
+    """Return the sums of all these days by one field, the most expensive first; their day is the
+    last one with usage.
     """
-    # Each job first, which has one key, model and project: to count distinct jobs, all rows were
-    # sorted.
+    # Grouped by job first, which has one key, model and project: to count distinct jobs, all rows
+    # were sorted.
     jobs = (
         select(func.max(GROUPS[field]), func.max(UsageDay.day), *AMOUNTS)
         .where(*_within(project_id, begin, end))
@@ -119,7 +119,7 @@ def _within(project_id: str | None, begin: date, end: date) -> list[ColumnElemen
     return within if project_id is None else [*within, UsageDay.project_id == project_id]
 
 
-def _read(row: Sequence[Any], group_by: Sequence[str]) -> Usage:
+def _read(row: Sequence[Any], group_by: Sequence[str]) -> DailyUsage:
     day, cost, device_seconds, tokens, num_jobs, *names = row
     group = dict(zip(group_by, names, strict=True))
-    return Usage(day, group, cost, device_seconds, int(tokens), num_jobs)
+    return DailyUsage(day, group, cost, device_seconds, int(tokens), num_jobs)

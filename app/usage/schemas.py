@@ -8,10 +8,11 @@ from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field
 
-from app.usage.amounts import FIELDS, Span, Usage, begin_of
+from app.usage.amounts import FIELDS, DailyUsage, Span, begin_of
 
 PAGE = "page_"
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes a cell for that begins so
+# First characters of a cell that a spreadsheet takes for a formula.
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Amount(BaseModel):
@@ -20,19 +21,19 @@ class Amount(BaseModel):
 
 
 class UsageResult(BaseModel):
-    """What fine-tuning jobs used. A field that was not grouped by is null."""
+    """Usage of fine-tuning jobs. Fields outside the grouping are null."""
 
     object: Literal["usage.fine_tuning.result"] = "usage.fine_tuning.result"
     amount: Amount
     device_seconds: float
     trained_tokens: Annotated[int, Field(description="by all attempts, repeated steps included")]
-    num_jobs: Annotated[int, Field(description="that used something on this day")]
+    num_jobs: Annotated[int, Field(description="jobs with usage on this day")]
     project_id: str | None
-    api_key_id: Annotated[str | None, Field(description="the key that asked for the jobs")]
+    api_key_id: Annotated[str | None, Field(description="the key that created the jobs")]
     model: Annotated[str | None, Field(description="the base model")]
 
     @classmethod
-    def of(cls, usage: Usage) -> Self:
+    def of(cls, usage: DailyUsage) -> Self:
         return cls(
             amount=Amount(value=usage.cost),
             device_seconds=round(usage.device_seconds, 1),
@@ -48,7 +49,7 @@ class CostAmount(BaseModel):
 
 
 class CostResult(BaseModel):
-    """As OpenAI's: `line_item` is the base model."""
+    """Result as in OpenAI's API: `line_item` is the base model."""
 
     object: Literal["organization.costs.result"] = "organization.costs.result"
     amount: CostAmount
@@ -57,7 +58,7 @@ class CostResult(BaseModel):
     api_key_id: str | None
 
     @classmethod
-    def of(cls, usage: Usage) -> Self:
+    def of(cls, usage: DailyUsage) -> Self:
         return cls(
             amount=CostAmount(value=float(usage.cost)),
             line_item=usage.group.get("model"),
@@ -85,7 +86,7 @@ class BucketPage(BaseModel, Generic[Result]):
     next_page: Annotated[str | None, Field(description="the `page` of the next request")]
 
     @classmethod
-    def of(cls, result: type[Result], rows: Sequence[Usage], span: Span, limit: int) -> Self:
+    def of(cls, result: type[Result], rows: Sequence[DailyUsage], span: Span, limit: int) -> Self:
         """Make the page of the first days of `span`, a bucket a day."""
         first_days = span.first(limit)
         by_day: dict[date, list[Result]] = defaultdict(list)
@@ -103,7 +104,7 @@ class BucketPage(BaseModel, Generic[Result]):
         return cls(data=buckets, has_more=next_page is not None, next_page=next_page)
 
 
-def to_csv(rows: Sequence[Usage], group_by: Sequence[str]) -> str:
+def to_csv(rows: Sequence[DailyUsage], group_by: Sequence[str]) -> str:
     """Write a line for each day and group, the oldest first; days without usage have none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -117,7 +118,7 @@ def to_csv(rows: Sequence[Usage], group_by: Sequence[str]) -> str:
 
 
 def _as_text(name: str | None) -> str:
-    """Keep a spreadsheet from computing what somebody chose as a name."""
+    """Keep a spreadsheet from evaluating a name that a user chose."""
     if name is None:
         return ""
     return f"'{name}" if name.startswith(FORMULAS) else name

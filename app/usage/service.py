@@ -1,4 +1,4 @@
-"""What callers ask of usage; each function is one unit of work."""
+"""Use cases of usage; each function is one unit of work."""
 
 import re
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from app.base.database import now
 from app.base.errors import InvalidRequest
 from app.services import Services
 from app.usage import repository
-from app.usage.amounts import Span, Usage
+from app.usage.amounts import DailyUsage, Span
 from app.usage.schemas import PAGE
 
 MAX_DAYS = 180  # of a page
@@ -24,7 +24,7 @@ CURSOR = re.compile(f"{PAGE}([0-9]{{1,11}})")
 
 
 class Period(NamedTuple):
-    """The days to answer for, by seconds since 1970, and how many of them a page holds."""
+    """Requested days, by seconds since 1970, and the number of them per page."""
 
     start_time: int
     end_time: int | None  # exclusive; of None it is now
@@ -34,8 +34,8 @@ class Period(NamedTuple):
 
 def read_usage(
     services: Services, caller: Caller, period: Period, group_by: Sequence[str]
-) -> tuple[Span, list[Usage]]:
-    """Return the days of the period, and what was used on those of its page; an admin of the
+) -> tuple[Span, list[DailyUsage]]:
+    """Return the days of the period, and the usage on those of its page; an admin of the
     installation sees every project.
     """
     start_time, end_time, limit, page = period
@@ -73,7 +73,7 @@ def _moment(seconds: int) -> datetime:
 
 def read(
     session: Session, project_id: str | None, span: Span, group_by: Sequence[str] = ()
-) -> list[Usage]:
+) -> list[DailyUsage]:
     """Return the sums of each day and group; a project of None restricts nothing."""
     rows = repository.between(
         session, project_id, span.begin, span.end, group_by, limit=MAX_RESULTS + 1
@@ -89,6 +89,6 @@ def read(
 
 def dearest(
     session: Session, project_id: str | None, span: Span, field: str, limit: int
-) -> list[Usage]:
-    """Return the sums of the whole span by one field, the dearest first."""
+) -> list[DailyUsage]:
+    """Return the sums of the whole span by one field, the most expensive first."""
     return repository.dearest(session, project_id, span.begin, span.end, field, limit)

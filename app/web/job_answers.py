@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from app.jobs.history import Prompt
+from app.jobs.history import SamplePrompt
 
 # Templates write a role on a line of its own, or before a colon. What marks it for the model is no
 # part of the text.
@@ -33,7 +33,7 @@ class AnsweredPrompt(NamedTuple):
     older: list[Answer]  # the newest of them first
 
 
-def answered(prompts: Sequence[Prompt]) -> list[AnsweredPrompt]:
+def answered(prompts: Sequence[SamplePrompt]) -> list[AnsweredPrompt]:
     return [_answered(prompt) for prompt in prompts]
 
 
@@ -51,7 +51,7 @@ def read_turns(prompt: str) -> list[Turn]:
     return [turn for turn in turns if turn.text]
 
 
-def _answered(prompt: Prompt) -> AnsweredPrompt:
+def _answered(prompt: SamplePrompt) -> AnsweredPrompt:
     newest, *older = (
         Answer(step, text, text.strip() == prompt.expected.strip())
         for step, text in reversed(prompt.completions)

@@ -204,7 +204,7 @@ def _model(session: Session, caller: Caller, job: Job, origin: str) -> dict[str,
         return {"artifacts": [], "commands": []}
     try:
         model = ModelObject.of(catalogue.get(session, caller.project_id, job.fine_tuned_model_id))
-        rows = artifacts.of_model(session, caller.project_id, model.id)
+        rows = artifacts.list_of_model(session, caller.project_id, model.id)
     except NotFound:  # the model has been deleted; its job stays
         return {"artifacts": [], "commands": []}
     return {

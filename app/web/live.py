@@ -10,7 +10,7 @@ from contextlib import suppress
 from sse_starlette import ServerSentEvent
 
 from app.base.errors import NotFound
-from app.http.event_stream import read_patiently
+from app.http.event_stream import read_with_retry
 from app.services import Services
 
 PAUSE_SECONDS = 0.5  # between two messages, however much happens
@@ -39,7 +39,7 @@ async def parts(
             changed = watched.changed
             began = time.monotonic()
             try:
-                now = await read_patiently(render)
+                now = await read_with_retry(render)
             except NotFound:  # deleted meanwhile
                 return
             took = time.monotonic() - began

@@ -7,9 +7,9 @@ from datetime import date
 from decimal import Decimal
 from typing import NamedTuple
 
-from app.projects.quotas import WARNED_SHARE
+from app.projects.quotas import WARNING_SHARE
 from app.projects.schemas import ProjectObject
-from app.usage.amounts import Span, Usage
+from app.usage.amounts import DailyUsage, Span
 
 
 class Bar(NamedTuple):
@@ -39,10 +39,10 @@ class Alert(NamedTuple):
         return self.share >= 1
 
 
-def bars_of(rows: Sequence[Usage], span: Span) -> list[Bar]:
+def bars_of(rows: Sequence[DailyUsage], span: Span) -> list[Bar]:
     by_day = {usage.day: usage for usage in rows}
     highest = max((usage.cost for usage in rows), default=Decimal(0)) or Decimal(1)
-    nothing = Usage(span.begin, {}, Decimal(0), 0.0, 0, 0)
+    nothing = DailyUsage(span.begin, {}, Decimal(0), 0.0, 0, 0)
     bars = []
     for day in span.days:
         usage = by_day.get(day, nothing)
@@ -66,7 +66,7 @@ def alerts_of(projects: Iterable[ProjectObject]) -> list[Alert]:
         Alert(project.id, project.name, name, share)
         for project in projects
         for name, share in _shares(project).items()
-        if share >= WARNED_SHARE
+        if share >= WARNING_SHARE
     ]
     return sorted(alerts, key=lambda alert: -alert.share)
 

@@ -13,11 +13,11 @@ from starlette.responses import RedirectResponse
 
 from app.auth import keys
 from app.auth.caller import Caller
-from app.base.database import AWAY
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, InvalidApiKey, Unavailable
-from app.base.storage import StorageAway
+from app.base.storage import StorageUnavailable
 from app.http import error_handlers
-from app.http.body_limit import MAX_JSON_BYTES, limited, max_upload_bytes
+from app.http.body_limit import MAX_JSON_BYTES, limit_body, max_upload_bytes
 from app.http.dependencies import ServicesDep, get_services
 from app.http.routes import with_origin
 from app.http.strict_json import StrictRequest, refuse_nul
@@ -65,11 +65,11 @@ class PageRoute(APIRoute):
                 return await self.refuse(request, error)
             except RequestValidationError as error:
                 return await self.refuse(request, refusal_in_plain_words(error.errors()[0]))
-            except AWAY:
+            except DATABASE_UNAVAILABLE_ERRORS:
                 return await self.refuse(
                     request, Unavailable("The database does not answer just now.")
                 )
-            except StorageAway as error:
+            except StorageUnavailable as error:
                 log.error("storage failed", error=str(error))
                 away = "The storage does not answer just now."
                 return await self.refuse(request, Unavailable(away, code="storage_unavailable"))
@@ -102,7 +102,9 @@ class UploadPageRoute(PageRoute):
         services = get_services(request)
         refuse_other_sites(request)
         (await run_in_threadpool(_visitor, services, request)).must_have(Scope.WRITE)
-        return Request(request.scope, limited(request, max_upload_bytes(services.settings), "file"))
+        return Request(
+            request.scope, limit_body(request, max_upload_bytes(services.settings), "file")
+        )
 
 
 class ScriptRoute(APIRoute):
@@ -117,7 +119,7 @@ class ScriptRoute(APIRoute):
             await run_in_threadpool(_visitor, get_services(request), request)
             refuse_forged_requests(request)
             return await handler(
-                StrictRequest(request.scope, limited(request, MAX_JSON_BYTES, None))
+                StrictRequest(request.scope, limit_body(request, MAX_JSON_BYTES, None))
             )
 
         return handle_script
@@ -169,7 +171,7 @@ def _find_caller(request: Request) -> Caller | None:
     try:
         with get_services(request).database.read() as session:
             return keys.find_caller(session, key_of(session, request))
-    except AWAY:
+    except DATABASE_UNAVAILABLE_ERRORS:
         return None
 
 

@@ -1,5 +1,5 @@
-"""Sends what is due, beside the reconciler in every API process: at least once, and never twice at
-the same time.
+"""Delivery of due webhooks, beside the reconciler in every API process: at least once, and never
+twice at the same time.
 """
 
 import random
@@ -16,26 +16,27 @@ from app.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from app.webhooks import repository, service
 from app.webhooks.posting import Undelivered
 
-NUM_SENDERS = 4  # endpoints that hang occupy one each
+NUM_SENDERS = 4  # an unresponsive endpoint occupies one sender
 TICK_SECONDS = 2.0
-# for all of them; what is being sent when the API ends is sent again by another or later
+# Total time for all of them; a delivery that the end of the API interrupts is sent again by another
+# process or later.
 STOP_SECONDS = 1.0
-LEASE_SECONDS = 60.0  # well above what a slow look-up of the name and the exchange take together
+LEASE_SECONDS = 60.0  # well above the time of a slow name resolution and the exchange together
 MAX_ATTEMPTS = 8
-# 5 s, 25 s, 2 min, 10 min, 52 min, 4 h, 22 h
+# Waits: 5 s, 25 s, 2 min, 10 min, 52 min, 4 h, 22 h.
 FIRST_DELAY_SECONDS = 5.0
 DELAY_FACTOR = 5.0
 JITTER = 0.2
-CANDIDATES = 20  # of which each sender picks one at random, so that they seldom want the same
-GONE = 410
+CANDIDATES = 20  # each sender picks one of them at random, so that they seldom want the same
+STATUS_GONE = 410
 
-# Not the generator that everything in the process shares, and tests seed.
-CHANCE = random.Random()
+# Separate from the process's generator, which tests seed.
+RANDOM = random.Random()
 
 log = structlog.get_logger()
 
 
-class Result(NamedTuple):
+class DeliveryResult(NamedTuple):
     status_code: int | None
     error: str | None  # null: delivered
 
@@ -61,31 +62,31 @@ class Dispatcher:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def send_next(self) -> bool:
-        """Send a delivery that is due; False when none is. Raises `SQLAlchemyError`."""
+        """Send a due delivery; return False when none is. Raises `SQLAlchemyError`."""
         with self._database.read() as session:
             due = repository.due(session, CANDIDATES)
         if not due:
             return False
         with self._database.transaction() as session:
-            claimed = repository.claim(session, CHANCE.choice(due), LEASE_SECONDS)
+            claimed = repository.claim(session, RANDOM.choice(due), LEASE_SECONDS)
             endpoint = session.get_one(WebhookEndpoint, claimed.endpoint_id) if claimed else None
         if claimed is not None and endpoint is not None:
             self._record(claimed, self._send(claimed, endpoint))
         return True
 
     def _work(self) -> None:
-        while not self._ended.wait(TICK_SECONDS * CHANCE.uniform(0.8, 1.2)):
+        while not self._ended.wait(TICK_SECONDS * RANDOM.uniform(0.8, 1.2)):
             try:
                 while not self._ended.is_set() and self.send_next():
                     pass
             except SQLAlchemyError as error:
-                log.warning("webhooks: the database is away", error=str(error))
+                log.warning("webhooks: the database is unavailable", error=str(error))
             except Exception:  # a bad delivery must not keep the others waiting
                 log.exception("webhook not sent")
 
-    def _send(self, claimed: WebhookDelivery, endpoint: WebhookEndpoint) -> Result:
+    def _send(self, claimed: WebhookDelivery, endpoint: WebhookEndpoint) -> DeliveryResult:
         if not endpoint.enabled:
-            return Result(None, service.ENDPOINT_DISABLED)
+            return DeliveryResult(None, service.ENDPOINT_DISABLED)
         assert claimed.attempted_at is not None
         try:
             status_code = service.send(
@@ -98,12 +99,12 @@ class Dispatcher:
                 self._settings,
             )
         except Undelivered as error:
-            return Result(None, str(error))
+            return DeliveryResult(None, str(error))
         if 200 <= status_code < 300:
-            return Result(status_code, None)
-        return Result(status_code, f"the endpoint answered {status_code}")
+            return DeliveryResult(status_code, None)
+        return DeliveryResult(status_code, f"the endpoint answered {status_code}")
 
-    def _record(self, claimed: WebhookDelivery, result: Result) -> None:
+    def _record(self, claimed: WebhookDelivery, result: DeliveryResult) -> None:
         log.info(
             "webhook",
             delivery=claimed.id,
@@ -115,7 +116,7 @@ class Dispatcher:
             endpoint = session.get(WebhookEndpoint, claimed.endpoint_id, with_for_update=True)
             if endpoint is None:  # deleted meanwhile
                 return
-            if result.status_code == GONE:
+            if result.status_code == STATUS_GONE:
                 service.disable(session, endpoint, service.DISABLED_BY_ANSWER)
             outcome = {"status_code": result.status_code, "error": result.error}
             if result.error is not None and endpoint.enabled and claimed.attempts < MAX_ATTEMPTS:
@@ -128,9 +129,9 @@ class Dispatcher:
 
 
 def retry_seconds(attempts: int) -> float:
-    """Return how long to wait after so many attempts."""
+    """Return the wait after so many attempts."""
     return (
         FIRST_DELAY_SECONDS
         * DELAY_FACTOR ** (attempts - 1)
-        * CHANCE.uniform(1 - JITTER, 1 + JITTER)
+        * RANDOM.uniform(1 - JITTER, 1 + JITTER)
     )

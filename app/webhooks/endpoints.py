@@ -78,7 +78,7 @@ def rotate_secret(
 def test_endpoint(
     services: ServicesDep, caller: Writer, webhook_endpoint_id: str, body: TestRequest
 ) -> TestResult:
-    """Sends a sample of the event now, whether or not the endpoint listens to it, and leaves no
+    """Send a sample of the event now, whether or not the endpoint subscribes to it, and leave no
     delivery behind.
     """
     return service.test_endpoint(services, caller, webhook_endpoint_id, body)

@@ -1,6 +1,4 @@
-"""What webhooks tell of, and the rows that will tell it. Free of the web framework: workers end
-jobs too.
-"""
+"""Events for webhooks, and the rows to send them. No web framework here: workers end jobs too."""
 
 import json
 from datetime import datetime
@@ -19,10 +17,10 @@ EventType = Literal[
     "fine_tuning.job.succeeded",
     "fine_tuning.job.failed",
     "fine_tuning.job.cancelled",
-    # Unknown to OpenAI's client, so only for those who ask.
+    # Unknown to OpenAI's client, so only sent on request.
     "fine_tuning.job.running",
     "fine_tuning.job.paused",
-    # Of those that the project has in a month: nearly used up, and used up.
+    # Device hours of a project in a month: nearly used up, and used up.
     "project.device_hours.warning",
     "project.device_hours.exhausted",
 ]
@@ -45,7 +43,7 @@ def record_device_hours(session: Session, project_id: str, level: str) -> None:
 
 def _add(session: Session, project_id: str, event_type: str, job_id: str = "") -> None:
     event_id = new_id("evt_")
-    for endpoint in repository.enabled(session, project_id):
+    for endpoint in repository.list_enabled(session, project_id):
         if event_type in endpoint.event_types:
             session.add(
                 WebhookDelivery(

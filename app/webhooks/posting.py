@@ -1,4 +1,4 @@
-"""One POST to a project's URL: resolved once, checked, and connected to the very address that was
+"""POST to a project's URL: resolved once, checked, and connected to the very address that was
 checked.
 
 No proxy, no redirect, no keep-alive, and nothing read beyond the head of the answer. All of it ends
@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
-from app.base.outbound.addresses import Networks, Refused, Target, parse_target
+from app.base.outbound.addresses import AddressRefused, Networks, OutboundTarget, parse_target
 from app.base.outbound.connection import connect, reason_of, seconds_left
 
 TIMEOUT_SECONDS = 10.0
 
 
 class Undelivered(Exception):
-    """The message is for the user."""
+    """The delivery failed; the message is for the user."""
 
 
 def post(url: str, body: bytes, headers: Mapping[str, str], networks: Networks) -> int:
@@ -28,7 +28,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str], networks: Networks) 
     try:
         target = parse_target(url, networks)
         return _exchange(target, connect(target, networks, deadline), body, headers, deadline)
-    except Refused as error:
+    except AddressRefused as error:
         raise Undelivered(str(error)) from None
     except (OSError, HTTPException, ValueError) as error:
         if time.monotonic() >= deadline:
@@ -37,7 +37,7 @@ def post(url: str, body: bytes, headers: Mapping[str, str], networks: Networks) 
 
 
 def _exchange(
-    target: Target,
+    target: OutboundTarget,
     connected: socket.socket,
     body: bytes,
     headers: Mapping[str, str],
@@ -46,7 +46,7 @@ def _exchange(
     connection = (HTTPSConnection if target.https else HTTPConnection)(target.host, target.port)
     connection.sock = connected
     connected.settimeout(seconds_left(deadline))
-    # A socket's timeout begins anew with each byte; who sends them one by one is cut off here.
+    # A socket's timeout begins again with each byte; a sender of single bytes is cut off here.
     cut = threading.Timer(seconds_left(deadline), _shut, [connected])
     cut.daemon = True
     cut.start()

@@ -42,7 +42,7 @@ def newest_first(
     )
 
 
-def enabled(session: Session, project_id: str) -> list[WebhookEndpoint]:
+def list_enabled(session: Session, project_id: str) -> list[WebhookEndpoint]:
     statement = select(WebhookEndpoint).where(
         WebhookEndpoint.project_id == project_id, WebhookEndpoint.enabled
     )

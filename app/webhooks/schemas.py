@@ -27,12 +27,12 @@ class _Request(BaseModel):
 
 class NewEndpoint(_Request):
     url: HttpUrl
-    name: Name | None = Field(None, description="the host of the URL where none is given")
+    name: Name | None = Field(None, description="default: the host of the URL")
     event_types: EventTypes = list(DEFAULT_EVENT_TYPES)
 
 
 class EndpointChanges(_Request):
-    """What is absent or null stays as it is."""
+    """Changes of an endpoint; absent or null fields stay as they are."""
 
     url: HttpUrl | None = None
     name: Name | None = None

@@ -1,4 +1,4 @@
-"""What callers do with webhook endpoints; each function is one unit of work."""
+"""Use cases of webhook endpoints; each function is one unit of work."""
 
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
@@ -37,13 +37,13 @@ DISABLED_BY_ANSWER = "gone"
 ENDPOINT_DISABLED = "the endpoint was disabled"
 
 
-MAX_ENDPOINTS = 16  # of a project
+MAX_ENDPOINTS = 16  # per project
 OLD_SECRET_SECONDS = 24 * 3600.0
 
 
 def create_endpoint(services: Services, caller: Caller, request: NewEndpoint) -> EndpointWithSecret:
     """Make an endpoint; the answer holds its signing secret, to be shown once."""
-    url = _allowed(request.url, services.settings)
+    url = _check_url(request.url, services.settings)
     endpoint_id = new_id("whe_")
     secret = signing.derive(server_secret(services.settings), endpoint_id, 1)
     endpoint = WebhookEndpoint(
@@ -92,7 +92,7 @@ def update_endpoint(
     with services.database.transaction() as session:
         endpoint = _get(session, caller, endpoint_id, lock=True)
         if changes.url is not None:
-            endpoint.url = _allowed(changes.url, services.settings)
+            endpoint.url = _check_url(changes.url, services.settings)
         if changes.name is not None:
             endpoint.name = changes.name
         if changes.event_types is not None:
@@ -106,7 +106,7 @@ def update_endpoint(
         elif changes.enabled is False and endpoint.enabled:
             disable(session, endpoint, DISABLED_BY_USER)
             audit.record(session, caller, "webhook.disabled", endpoint_id)
-        return EndpointObject.of(_flushed(session, endpoint))
+        return EndpointObject.of(_flush(session, endpoint))
 
 
 def delete_endpoint(services: Services, caller: Caller, endpoint_id: str) -> EndpointDeleted:
@@ -129,7 +129,7 @@ def rotate_secret(
             server_secret(services.settings), endpoint.id, endpoint.secret_generation
         )
         endpoint.secret_hint = signing.hint(secret)
-        _flushed(session, endpoint)
+        _flush(session, endpoint)
         audit.record(session, caller, "webhook.rotated", endpoint_id)
     return EndpointWithSecret.of(endpoint, signing_secret=secret)
 
@@ -213,15 +213,15 @@ def _get(
     return endpoint
 
 
-def _allowed(url: HttpUrl, settings: Settings) -> str:
+def _check_url(url: HttpUrl, settings: Settings) -> str:
     try:
         addresses.parse_target(str(url), settings.webhook_networks)
-    except addresses.Refused as error:
+    except addresses.AddressRefused as error:
         raise InvalidRequest(f"url: {error}.", param="url") from None
     return str(url)
 
 
-def _flushed(session: Session, endpoint: WebhookEndpoint) -> WebhookEndpoint:
+def _flush(session: Session, endpoint: WebhookEndpoint) -> WebhookEndpoint:
     if session.is_modified(endpoint):
         endpoint.updated_at = now_plus()
     session.flush()
@@ -264,7 +264,7 @@ def send(
 
 
 def _secrets_of(endpoint: WebhookEndpoint, sent_at: datetime, settings: Settings) -> list[str]:
-    """Return those that sign, the newest first."""
+    """Return the secrets that sign, the newest first."""
     generations = [endpoint.secret_generation]
     previous_until = endpoint.previous_secret_until
     if previous_until is not None and previous_until > sent_at:

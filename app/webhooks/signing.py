@@ -18,7 +18,7 @@ def derive(server_secret: str, endpoint_id: str, generation: int) -> str:
 
 
 def hint(secret: str) -> str:
-    """Return what shows which secret it is, and betrays a changed server secret."""
+    """Return a hint that identifies the secret, and reveals a changed server secret."""
     return f"{PREFIX}...{secret.rstrip('=')[-HINT_LENGTH:]}"
 
 

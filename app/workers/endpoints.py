@@ -11,7 +11,7 @@ router = APIRouter(prefix="/v1/workers", tags=["workers"], route_class=ApiRoute)
 
 @router.get("")
 def list_workers(services: ServicesDep, caller: Reader) -> Page[WorkerObject]:
-    """List the machines that execute jobs: those that have one, and those that looked for one
+    """List the machines that execute jobs: those that have one, and those that polled for one
     lately.
     """
     return service.list_workers(services, caller)

@@ -18,17 +18,17 @@ class LiveWorker(NamedTuple):
 
 class WorkerObject(Object):
     object: Literal["worker"] = "worker"
-    machine: Annotated[str, Field(description="its host; workers of one host share its cards")]
+    machine: Annotated[str, Field(description="host name; workers of one host share its cards")]
     device: str
-    num_devices: Annotated[int, Field(description="of one GPU 1; on a CPU, the cores of a slot")]
+    num_devices: Annotated[int, Field(description="1 for a GPU; on a CPU, the cores of a slot")]
     max_gpus: Annotated[
-        int, Field(description="that its machine has and one job can have; on a CPU its slots")
+        int, Field(description="GPUs of its machine that one job can have; on a CPU its slots")
     ]
     cards: Annotated[
         list[int],
         Field(
-            description="those that its job has, by the driver's number, on a CPU slots; empty "
-            "while it is idle, and where there is only one that nobody has named"
+            description="cards of its job, by the driver's number, on a CPU slots; empty "
+            "while it is idle, and if there is only one without a name"
         ),
     ]
     status: Annotated[
@@ -38,17 +38,21 @@ class WorkerObject(Object):
     draining: Annotated[
         Drain | None,
         Field(
-            description="where it takes no more jobs: finish lets the one it has end, stop sends "
-            "it back to the queue"
+            description=(
+                "set while it takes no more jobs: finish lets its job end, stop sends the job "
+                "back to the queue"
+            )
         ),
     ]
-    job: Annotated[
-        str | None, Field(description="what it executes; null also for a job of another project")
-    ]
+    job: Annotated[str | None, Field(description="its job; null also for a job of another project")]
     heartbeat_age_seconds: float
     diagnosis: Annotated[
         Diagnosis | None,
-        Field(description="what `falqon doctor` found when the worker started; null on a CPU"),
+        Field(
+            description=(
+                "problem that `falqon doctor` reported when the worker started; null on a CPU"
+            )
+        ),
     ]
 
     @classmethod
@@ -83,7 +87,7 @@ class WorkerTokenRequest(BaseModel):
 
 
 class WorkerTokenView(NamedTuple):
-    """A token without its secret. It is only shown, and in no answer of the API."""
+    """Token without its secret. It is only shown, and in no response of the API."""
 
     id: str
     name: str

@@ -1,4 +1,4 @@
-"""What callers do with workers; each function is one unit of work."""
+"""Use cases of workers; each function is one unit of work."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from app.workers.schemas import LiveWorker, WorkerObject, WorkerTokenRequest, Wo
 from falqon_core.contract.diagnosis import Diagnosis
 from falqon_core.estimate.calibration import Calibration
 
-MISSED_LOOKS = 3  # after so many polls without a look an idle worker is taken for gone
+MISSED_POLLS = 3  # polls without a sign of life after which an idle worker counts as gone
 FORGOTTEN_SECONDS = 24 * 3600.0
 LOST = "lost"  # the outcome of an attempt
 
@@ -29,7 +29,7 @@ LOST = "lost"  # the outcome of an attempt
 class WorkerHistory(NamedTuple):
     worker_id: str
     device: str
-    num_devices: int  # of its largest job
+    num_devices: int  # largest job
     num_attempts: int
     num_lost: int
     first_at: datetime
@@ -37,7 +37,7 @@ class WorkerHistory(NamedTuple):
 
 
 def list_workers(services: Services, caller: Caller) -> Page[WorkerObject]:
-    """Return those that have a job, and those that looked for one lately, newest first."""
+    """Return the workers that have a job, and those that polled for one lately, newest first."""
     with services.database.read() as session:
         workers = list_live(session, services.settings)
     return Page[WorkerObject].of([WorkerObject.of(worker, caller.project_id) for worker in workers])
@@ -58,7 +58,7 @@ def create_token(
 
 
 def list_tokens(services: Services, caller: Caller) -> Sequence[WorkerTokenView]:
-    """Return those that are not revoked, oldest first."""
+    """Return the tokens that are not revoked, oldest first."""
     caller.must_administer_installation()
     with services.database.read() as session:
         tokens = worker_tokens.list_all(session)
@@ -80,8 +80,8 @@ def mark_seen(
     max_gpus: int = 1,
     cards: Sequence[int] = (),
 ) -> bool:
-    """Let a worker be seen, for the first time or again; return whether it may take jobs. `cards`:
-    those that it may use, or none has a name.
+    """Record a poll of a worker; return whether it may take jobs. `cards`: those that it may use,
+    or none has a name.
     """
     again = (
         update(Worker)
@@ -91,7 +91,7 @@ def mark_seen(
     )
     row = session.execute(again, execution_options=UNSYNCED).one_or_none()
     if row is None:
-        # One that executes a job shows itself again when that has ended.
+        # A worker that executes a job polls again when that has ended.
         has_job = exists().where(Job.lease_owner == Worker.id, Job.status == JobStatus.RUNNING)
         is_gone = Worker.seen_at < now_plus(-FORGOTTEN_SECONDS)
         session.execute(delete(Worker).where(is_gone, ~has_job), execution_options=UNSYNCED)
@@ -110,7 +110,7 @@ def mark_seen(
 
 
 def must_stop(session: Session, worker_id: str) -> bool:
-    """Return whether a worker is to give back the job that it has."""
+    """Return True if a worker has to release its job."""
     draining = session.scalar(select(Worker.draining).where(Worker.id == worker_id))
     return draining == Drain.STOP
 
@@ -142,7 +142,7 @@ def store_calibration(session: Session, worker_id: str, calibration: Calibration
 
 
 def calibration_of(session: Session, device: str) -> Calibration | None:
-    """Return what the newest worker with such a device has measured."""
+    """Return the measurements of the newest worker with such a device."""
     measured = (Worker.device == device, Worker.calibration.is_not(None))
     newest_first = select(Worker.calibration).where(*measured).order_by(Worker.created_at.desc())
     return session.scalars(newest_first.limit(1)).first()
@@ -168,7 +168,7 @@ def list_idle(session: Session, settings: Settings) -> dict[str, str]:
     free.
     """
     cards_of = dict(session.execute(_CARDS).all())
-    taken = _taken_cards(cards_of)
+    taken = _find_taken_cards(cards_of)
     seen = select(Worker).where(Worker.seen_at > _since(settings))
     return {
         worker.id: worker.device
@@ -186,15 +186,15 @@ def list_live(session: Session, settings: Settings) -> list[LiveWorker]:
         .where(Job.id.is_not(None) | (Worker.seen_at > _since(settings)))
     )
     rows = session.execute(statement.order_by(Worker.id.desc())).all()
-    taken = _taken_cards({row[0].id: row[2].cards if row[2] else None for row in rows})
+    taken = _find_taken_cards({row[0].id: row[2].cards if row[2] else None for row in rows})
     return [_live(*row, taken, settings) for row in rows]
 
 
 def history(
     session: Session, project_id: str | None, since: date, limit: int
 ) -> list[WorkerHistory]:
-    """Return what workers have done since that day, gone ones too, the latest first; a project of
-    None restricts nothing.
+    """Return the work of workers since that day, including gone ones, the latest first; a project
+    of None restricts nothing.
     """
     began = datetime.combine(since, time(), UTC)
     latest = func.max(Attempt.created_at)
@@ -204,7 +204,7 @@ def history(
             func.max(Attempt.device),
             func.max(Attempt.num_devices),
             func.count(),
-            func.sum(case((Attempt.outcome == LOST, 1), else_=0)),
+            func.sum(case((Attempt.outcome == OUTCOME_LOST, 1), else_=0)),
             func.min(Attempt.created_at),
             latest,
         )
@@ -221,15 +221,15 @@ def history(
 
 
 def most_gpus(session: Session, settings: Settings) -> dict[str, int]:
-    """Return how many GPUs a job can have at most of each kind of device that a live worker has."""
-    # Read once; with a look for each worker its cost grew with the square of the fleet.
+    """Return the most GPUs that a job can have of each kind of device that a live worker has."""
+    # Read once; with a query for each worker its cost grew with the square of the fleet.
     owners = select(Job.lease_owner).where(_is_leased())
     is_live = (Worker.seen_at > _since(settings)) | Worker.id.in_(owners)
     most = select(Worker.device, func.max(Worker.max_gpus)).where(is_live).group_by(Worker.device)
     return dict(session.execute(most).all())
 
 
-def _taken_cards(cards_of: Mapping[str, Sequence[int] | None]) -> Mapping[str, set[int]]:
+def _find_taken_cards(cards_of: Mapping[str, Sequence[int] | None]) -> Mapping[str, set[int]]:
     """Return the cards of each machine that its workers have."""
     taken: defaultdict[str, set[int]] = defaultdict(set)
     for worker_id, cards in cards_of.items():
@@ -238,14 +238,14 @@ def _taken_cards(cards_of: Mapping[str, Sequence[int] | None]) -> Mapping[str, s
 
 
 def _is_taken(worker: Worker, taken: set[int]) -> bool:
-    """Return whether all cards that a worker may use are among those of its machine."""
+    """Return True if all cards that a worker may use are among those of its machine."""
     if worker.cards:
         return taken.issuperset(worker.cards)
     return len(taken) >= worker.max_gpus
 
 
 def _executes() -> ColumnElement[bool]:
-    """Return whether a job is the one that a worker has."""
+    """Return True if a job is the worker's current one."""
     return (Job.lease_owner == Worker.id) & _is_leased()
 
 
@@ -254,7 +254,7 @@ def _is_leased() -> ColumnElement[bool]:
 
 
 def _is_latest() -> ColumnElement[bool]:
-    """Return whether an attempt is the one that its job is in."""
+    """Return True if an attempt is its job's current one."""
     return (Attempt.job_id == Job.id) & (Attempt.number == Job.attempt)
 
 
@@ -274,8 +274,8 @@ def _live(
 
 
 def _since(settings: Settings) -> now_plus:
-    return now_plus(-MISSED_LOOKS * settings.poll.total_seconds())
+    return now_plus(-MISSED_POLLS * settings.poll.total_seconds())
 
 
-# Built once, as every submission looks.
+# Built once, as every submission reads it.
 _CARDS = select(Worker.id, Attempt.cards).join(Job, _executes()).outerjoin(Attempt, _is_latest())

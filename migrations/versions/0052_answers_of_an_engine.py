@@ -1,4 +1,4 @@
-"""How many answers an engine gives at once; null where an older worker has loaded it"""
+"""Number of answers that an engine gives at once; null where an older worker has loaded it"""
 
 import sqlalchemy as sa
 from alembic import op

@@ -248,7 +248,7 @@ def test_what_cannot_be_printed_is_said_in_a_sentence(arguments: list[str]) -> N
     command = [sys.executable, "-m", "app.cli", *arguments]
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
-    sentence = "Error: what is printed cannot be written: No space left on device.\n"
+    sentence = "Error: the output cannot be written: No space left on device.\n"
     assert (ended.returncode, ended.stderr) == (1, sentence)
 
 

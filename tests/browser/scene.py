@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from app.base.database import now_plus
 from app.base.ids import new_id
 from app.jobs import claims
-from app.jobs.claims import Claim, Failure
+from app.jobs.claims import Claim, JobFailure
 from app.jobs.events import NewEvent
 from app.models import (
     Checkpoint,
@@ -63,7 +63,7 @@ def scene(tenant: Tenant) -> Scene:
         tenant,
         failed,
         JobStatus.FAILED,
-        failure=Failure("loss_not_finite", "The loss became infinite at step 40."),
+        failure=JobFailure("loss_not_finite", "The loss became infinite at step 40."),
     )
     succeeded = job(tenant, file, "support-desk", STEPS)
     model_id = a_model(tenant, succeeded.job_id)

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from playwright.sync_api import expect
 
-from app.jobs.claims import Failure
+from app.jobs.claims import JobFailure
 from app.jobs.events import NewEvent
 from app.models import JobStatus
 from app.models.trainer_log import TrainerLog
@@ -47,7 +47,7 @@ def test_what_is_written_into_a_job_is_text(visits: Visits, tenant: Tenant) -> N
     assert page.locator("#log-text pre").text_content() == f"{log}\n"
     expect(page.locator("#events li > span", has_text="answers")).to_be_visible()
     expect(page.locator(".sample")).to_have_count(len(PAYLOADS))
-    scene.finish(tenant, claim, JobStatus.FAILED, failure=Failure("x", PAYLOADS[0], PAYLOADS[1]))
+    scene.finish(tenant, claim, JobStatus.FAILED, failure=JobFailure("x", PAYLOADS[0], PAYLOADS[1]))
     expect(page.get_by_role("alert")).to_contain_text(PAYLOADS[0])
     # And in the page itself.
     for _ in range(2):

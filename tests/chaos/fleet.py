@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 from sqlalchemy import select, update
 
-from app.base.database import AWAY
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import IllegalState
 from app.jobs import service
 from app.models import DEFAULT_PROJECT_ID, Job, JobStatus
@@ -76,7 +76,7 @@ class Fleet:
         hold its lock.
         """
         live = sum(status not in TERMINAL for status in self.statuses().values())
-        with suppress(AWAY):
+        with suppress(DATABASE_UNAVAILABLE_ERRORS):
             self.add(*(self.rng.choice(fakes) for _ in range(num_jobs - live)))
 
     def kill_worker(self) -> None:
@@ -111,7 +111,7 @@ class Fleet:
                     self._signal(self.workers, signal.SIGSTOP)
                 with self.writing():
                     break
-            except AWAY:
+            except DATABASE_UNAVAILABLE_ERRORS:
                 self.wake(self.workers)
         frozen = self.workers
         self.workers = []
@@ -152,7 +152,7 @@ class Fleet:
                 self._reconciler.sweep()
                 if self.resumes_full_disks:
                     self._resume()
-            except AWAY:
+            except DATABASE_UNAVAILABLE_ERRORS:
                 # a stopped worker holds the database's lock: looked at again with the next tick
                 pass
             self._reconcile_at = time.monotonic() + RECONCILE_SECONDS

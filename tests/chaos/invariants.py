@@ -203,7 +203,7 @@ def check_nothing_nameless(records: Records) -> None:
         pass
     stored = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - OWN
     with records.database.read() as session:
-        assert orphans.referenced(session, stored) == stored, "bytes that nothing names"
+        assert orphans.find_referenced(session, stored) == stored, "bytes that nothing names"
 
 
 def state_of(records: Records, job_id: str) -> tuple[object, ...]:

@@ -357,7 +357,7 @@ class JobsMachine(RuleBasedStateMachine):
             priority=priority,
             falqon=FalqonOptions(gpu=gpu),
         )
-        asking = idempotency.Request(
+        asking = idempotency.SubmissionRequest(
             CALLER, "create", request.model_dump(mode="json", exclude_unset=True), key
         )
         with self.database.transaction() as session:

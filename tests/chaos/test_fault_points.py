@@ -16,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from app.attempts.endings import POISON
-from app.base.database import AWAY, now_plus
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS, now_plus
 from app.models import JobStatus
 from falqon_core import fault_points
 from tests.chaos.api_process import ApiProcess
@@ -148,7 +148,7 @@ def test_jobs_survive_a_fault_at_every_point(
         fleet.tick()
         armed = [fault for fault in armed if not fault.is_over()]
         if is_to_spool:
-            with suppress(AWAY), fleet.writing():
+            with suppress(DATABASE_UNAVAILABLE_ERRORS), fleet.writing():
                 # a spool is written only while the database does not answer
                 time.sleep(HOLD_SECONDS)
             fleet.run_for(HOLD_SECONDS / 2)

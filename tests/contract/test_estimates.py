@@ -111,7 +111,7 @@ def test_only_the_same_kind_counts(tenant: Tenant, stranger: Tenant) -> None:
             claim,
             JobStatus.FAILED,
             NewEvent("no"),
-            failure=claims.Failure("loss_not_finite", "no"),
+            failure=claims.JobFailure("loss_not_finite", "no"),
         )
     assert estimate_of(tenant)["n"] == 1
     assert estimate_of(stranger)["n"] == 0, "another model"

@@ -12,9 +12,17 @@ from typing import Any
 import httpx
 import pytest
 
-from app.attempts.values import Batch, Claimed, Columns, Ending, Measured, Offer, Verdict
+from app.attempts.values import (
+    AttemptMeasurements,
+    Batch,
+    Claimed,
+    Columns,
+    Ending,
+    Verdict,
+    WorkerOffer,
+)
 from app.auth import worker_tokens
-from app.base.storage import StorageAway
+from app.base.storage import StorageUnavailable
 from app.jobs import claims, repository
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
@@ -27,7 +35,7 @@ from worker.attempt.lease import LeaseLost
 from worker.gateway import ServiceAway
 from worker.joined.gateway import JoinedGateway, Refused
 
-OFFER = Offer("cpu", 2, 1)
+OFFER = WorkerOffer("cpu", 2, 1)
 COLUMNS = Columns(progress=JobProgress(step=3), device_seconds=1.0, execution_seconds=1.0)
 LOG = TrainerLog(head="loading\n")
 EVENTS = [NewEvent("one"), NewEvent("two", type="metrics", data={"step": 1, "train_loss": 0.5})]
@@ -89,7 +97,9 @@ def test_a_job_is_claimed_fed_and_given_back(
     got = storage.fetch(inputs.files[0].storage_key, tmp_path / "rows.jsonl")
     assert got.sha256 == inputs.files[0].sha256
     assert (tmp_path / "rows.jsonl").read_bytes() == jsonl()
-    batch = Batch(before=0, events=EVENTS, columns=COLUMNS, measured=Measured(start_step=0))
+    batch = Batch(
+        before=0, events=EVENTS, columns=COLUMNS, measured=AttemptMeasurements(start_step=0)
+    )
     for _ in range(2):  # the answer to the first one was lost
         price = gateway.append_batch(claim, "cpu", batch)
         assert price == claimed.price
@@ -208,7 +218,7 @@ def test_what_a_proxy_says_takes_no_job_away(
         gateway.http.base_url = f"http://127.0.0.1:{proxy.server_port}/v1/worker"
         with pytest.raises(ServiceAway, match="default backend"):
             gateway.renew(claim)
-        with pytest.raises(StorageAway):
+        with pytest.raises(StorageUnavailable):
             gateway.storage_of(claim).put_file("projects/x/y", tmp_path / "file")
         proxy.shutdown()
         thread.join()

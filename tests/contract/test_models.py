@@ -72,7 +72,7 @@ def test_a_list_has_adapters_only_on_demand_and_a_model_says_why_it_cannot_be_as
     ]
     assert (
         listed["engine_note"]
-        == f"'{adapter}' is an adapter; ask '{tuned}', which has it merged in."
+        == f"'{adapter}' is an adapter; use '{tuned}', which has it merged in."
     )
     assert tenant.client.models.retrieve(adapter).to_dict() == listed
 

@@ -86,7 +86,7 @@ def test_stored_bytes_are_counted_until_they_are_deleted(tenant: Tenant) -> None
     error = refusal(lambda: tenant.upload(check=False))
     assert error.param == "max_storage_bytes"
     assert (
-        f"hold {2 * SIZE} bytes, {SIZE} more are asked for, and its quota is {2 * SIZE}"
+        f"hold {2 * SIZE} bytes, {SIZE} more are requested, and its quota is {2 * SIZE}"
         in error.message
     )
     assert len(tenant.api.storage.keys(keys.file_content(tenant.project_id, ""))) == 2

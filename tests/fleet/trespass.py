@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import httpx
 
-from app.attempts.values import Columns, Ending, Offer, Verdict
+from app.attempts.values import Columns, Ending, Verdict, WorkerOffer
 from app.jobs.claims import Claim
 from app.models import Artifact, Desired, File
 from app.models.job_progress import JobProgress
@@ -16,7 +16,7 @@ from tests.support.waiting import Late
 from worker.attempt.lease import Lease
 from worker.joined.gateway import JoinedGateway
 
-OFFER = Offer("cpu", 1, 1)
+OFFER = WorkerOffer("cpu", 1, 1)
 GIVEN_BACK = Ending(
     verdict=Verdict.STOPPED,
     failure=None,

@@ -66,7 +66,7 @@ def test_a_worker_that_dies_here_costs_one_attempt(
     assert seqs == list(range(1, job.last_event_seq + 1))
     with backend.database.read() as session:
         winner = set(backend.storage.keys(f"projects/{job.project_id}/jobs/{job_id}/2"))
-        assert orphans.referenced(session, winner) == winner
+        assert orphans.find_referenced(session, winner) == winner
 
 
 def test_a_worker_that_dies_after_it_has_finished_costs_nothing(

@@ -14,7 +14,7 @@ from obstore.exceptions import BaseError
 from app.attempts.values import SavedCheckpoint
 from app.base import counters
 from app.base.ids import new_id
-from app.base.storage import StorageAway, keys
+from app.base.storage import StorageUnavailable, keys
 from app.jobs.events import NewEvent
 from app.models import Job
 from falqon_core.contract.errors import is_disk_full
@@ -66,7 +66,7 @@ class CheckpointUploads:
         while (saved := self._queue.get()) is not None:
             try:
                 if self._storage_away and saved.step < self._newest_step:
-                    raise StorageAway("not tried, a newer checkpoint waits")
+                    raise StorageUnavailable("not tried, a newer checkpoint waits")
                 started_at = time.monotonic()
                 self._store(saved)
                 counters.CHECKPOINT_SECONDS.observe(time.monotonic() - started_at)
@@ -79,7 +79,7 @@ class CheckpointUploads:
                 log.warning(
                     "checkpoint not stored", job_id=self._job.id, step=saved.step, error=repr(error)
                 )
-                self._storage_away = isinstance(error, StorageAway)
+                self._storage_away = isinstance(error, StorageUnavailable)
                 if is_disk_full(error):
                     self._on_full_disk()
                 text = f"The checkpoint of step {saved.step} could not be stored"
@@ -91,7 +91,7 @@ class CheckpointUploads:
         )
         try:
             self._upload(saved, prefix)
-        except StorageAway:
+        except StorageUnavailable:
             raise
         except (OSError, BaseError):
             discard(self._storage, prefix)

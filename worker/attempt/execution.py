@@ -6,10 +6,10 @@ from pathlib import Path
 
 import structlog
 
-from app.attempts.values import Claimed, Ending, Inputs, Outcome, Verdict
+from app.attempts.values import AttemptOutcome, Claimed, Ending, Inputs, Verdict
 from app.base.settings import Settings
-from app.base.storage import StorageAway, keys
-from app.jobs.claims import Claim, Failure
+from app.base.storage import StorageUnavailable, keys
+from app.jobs.claims import Claim, JobFailure
 from app.jobs.space import TOO_LARGE
 from falqon_core.contract.errors import is_disk_full
 from falqon_core.contract.layout import model_folder
@@ -120,7 +120,7 @@ class Execution:
         self._log.info("attempt ended", verdict=verdict.name if verdict else "lease lost")
         return verdict
 
-    def _record(self, outcome: Outcome) -> None:
+    def _record(self, outcome: AttemptOutcome) -> None:
         """Write how the attempt ended. Raises `LeaseLost`."""
         cap = self._stop_policy.reached_cap()
 
@@ -139,33 +139,35 @@ class Execution:
         if not self._writer.write_end(record):
             self._writer.raise_lease_lost()
 
-    def _execute(self) -> Outcome:
+    def _execute(self) -> AttemptOutcome:
         """Turn whatever ends the attempt into its outcome. Raises `LeaseLost`."""
         try:
             return self._execute_in_scratch()
         except StopRequested:
-            return Outcome(Verdict.STOPPED)
+            return AttemptOutcome(Verdict.STOPPED)
         except LeaseLost:
             raise
         except BaseMissing as error:
-            return Outcome(Verdict.FAILED, Failure("base_model_missing", str(error), "model"))
+            return AttemptOutcome(
+                Verdict.FAILED, JobFailure("base_model_missing", str(error), "model")
+            )
         except NeverFits as error:
             message = f"{error} Choose a smaller model, falqon.rank or falqon.keep_checkpoints."
-            return Outcome(Verdict.FAILED, Failure(TOO_LARGE, message, "model"))
-        except StorageAway as error:
+            return AttemptOutcome(Verdict.FAILED, JobFailure(TOO_LARGE, message, "model"))
+        except StorageUnavailable as error:
             self._outage.begin(error)
-            return Outcome(Verdict.STORAGE_AWAY)
+            return AttemptOutcome(Verdict.STORAGE_AWAY)
         except BytesMissing:
             self._log.exception("attempt failed")
-            return Outcome(Verdict.LOST, Failure("bytes_missing", BYTES_MISSING))
+            return AttemptOutcome(Verdict.LOST, JobFailure("bytes_missing", BYTES_MISSING))
         except Exception as error:  # the edge of the process: a full disk, a fault of ours
             self._log.exception("attempt failed")
             if is_disk_full(error):
-                return Outcome(Verdict.DISK_FULL)
+                return AttemptOutcome(Verdict.DISK_FULL)
             message = f"The worker could not execute the job ({type(error).__name__})."
-            return Outcome(Verdict.LOST, Failure("internal_error", message))
+            return AttemptOutcome(Verdict.LOST, JobFailure("internal_error", message))
 
-    def _execute_in_scratch(self) -> Outcome:
+    def _execute_in_scratch(self) -> AttemptOutcome:
         name = f"{self._job.id}.{self._job.attempt}"
         with scratch(self._settings.work_dir / "attempts", name) as folder:
             claim = self._writer.claim
@@ -175,7 +177,9 @@ class Execution:
             with ModelCache(self._settings, rows, self._storage, check) as model_cache:
                 return self._execute_with(model_cache, inputs, folder)
 
-    def _execute_with(self, model_cache: ModelCache, inputs: Inputs, folder: Path) -> Outcome:
+    def _execute_with(
+        self, model_cache: ModelCache, inputs: Inputs, folder: Path
+    ) -> AttemptOutcome:
         """Train in `folder` on a model that `model_cache` keeps here meanwhile."""
         with part_span("stage"):
             staged = stage(self._settings, model_cache, self._job, inputs, self._machine, folder)
@@ -191,11 +195,11 @@ class Execution:
         model = model_folder(staged.output)
         with part_span("publish"):
             is_ours = publish_with_retry(self._attempt, inputs.model_id, model, finished)
-        return outcome if is_ours else Outcome(Verdict.STOPPED)  # a cancel came first
+        return outcome if is_ours else AttemptOutcome(Verdict.STOPPED)  # a cancel came first
 
     def _train(
         self, staged: Staged, folder: Path, trackers: Trackers
-    ) -> tuple[Outcome, Finished | None]:
+    ) -> tuple[AttemptOutcome, Finished | None]:
         self._stop_policy.check()
         uploads = CheckpointUploads(
             self._storage,
@@ -240,7 +244,7 @@ class Execution:
             spans.end_steps()
         outcome = classify(end, relay.failed)
         if outcome.verdict is Verdict.STOPPED and self._stop_policy.is_disk_full:
-            outcome = Outcome(Verdict.DISK_FULL)
+            outcome = AttemptOutcome(Verdict.DISK_FULL)
         if outcome.verdict in (Verdict.LOST, Verdict.FAILED, Verdict.DISK_FULL):
             self._trainer_log = trainer.last_log_lines()
             self._log_failure(end, outcome.failure)
@@ -267,7 +271,7 @@ class Execution:
                 trainer.kill_hung()
         return End(exit_code, kill_at is not None, hung)
 
-    def _log_failure(self, end: End, failure: Failure | None) -> None:
+    def _log_failure(self, end: End, failure: JobFailure | None) -> None:
         """Log the code alone: the sentence may quote the data, which no log may."""
         self._log.warning(
             "trainer failed",

@@ -3,8 +3,8 @@
 import signal
 from typing import NamedTuple
 
-from app.attempts.values import Outcome, Verdict
-from app.jobs.claims import Failure
+from app.attempts.values import AttemptOutcome, Verdict
+from app.jobs.claims import JobFailure
 from falqon_core.contract.errors import DiskFull
 from falqon_core.contract.messages import ENDLESS_TEMPLATE, ExitCode, Failed
 
@@ -24,63 +24,66 @@ class End(NamedTuple):
     hung: bool = False
 
 
-def classify(end: End, failed: Failed | None) -> Outcome:
+def classify(end: End, failed: Failed | None) -> AttemptOutcome:
     """`failed` is the trainer's own message."""
-    failure = Failure(failed.code, failed.message, failed.param) if failed else None
+    failure = JobFailure(failed.code, failed.message, failed.param) if failed else None
     if end.hung:
-        return Outcome(
+        return AttemptOutcome(
             Verdict.LOST,
-            Failure("trainer_hung", "The trainer made no progress any more and was killed."),
+            JobFailure("trainer_hung", "The trainer made no progress any more and was killed."),
         )
     match end.exit_code:
         case ExitCode.DONE:
-            return Outcome(Verdict.SUCCEEDED)
+            return AttemptOutcome(Verdict.SUCCEEDED)
         case ExitCode.USER_ERROR:
-            return Outcome(
+            return AttemptOutcome(
                 Verdict.FAILED,
                 failure
-                or Failure("invalid_job", "The trainer refused the job without saying why."),
+                or JobFailure("invalid_job", "The trainer refused the job without saying why."),
             )
         case ExitCode.OUT_OF_MEMORY:
-            return Outcome(
+            return AttemptOutcome(
                 Verdict.FAILED,
                 failure
-                or Failure("out_of_memory", "The job needs more memory than the device has."),
+                or JobFailure("out_of_memory", "The job needs more memory than the device has."),
             )
         case ExitCode.CERTIFICATE_MISMATCH:
-            return Outcome(
+            return AttemptOutcome(
                 Verdict.FAILED,
                 failure
-                or Failure("certificate_mismatch", "The exported files are not the trained model."),
+                or JobFailure(
+                    "certificate_mismatch", "The exported files are not the trained model."
+                ),
             )
         # On our request, or on that of an init system that signals every process at once.
         case ExitCode.STOPPED:
-            return Outcome(Verdict.STOPPED)
+            return AttemptOutcome(Verdict.STOPPED)
         case code if code == ENDLESS_TEMPLATE:
-            return Outcome(
+            return AttemptOutcome(
                 Verdict.FAILED,
-                Failure(
+                JobFailure(
                     "model_refused", "The model's chat template does not come to an end.", "model"
                 ),
             )
         case ExitCode.INTERNAL if failure is not None and failure.code == DiskFull.code:
-            return Outcome(Verdict.DISK_FULL)
+            return AttemptOutcome(Verdict.DISK_FULL)
         case code if code < 0 and end.stop_requested:
-            return Outcome(Verdict.STOPPED)
+            return AttemptOutcome(Verdict.STOPPED)
         case code if -code in FROM_OUTSIDE:
-            return Outcome(
+            return AttemptOutcome(
                 Verdict.LOST,
-                Failure("trainer_killed", f"The trainer was killed by {signal_name(-code)}."),
+                JobFailure("trainer_killed", f"The trainer was killed by {signal_name(-code)}."),
             )
         case code if code < 0:
-            return Outcome(
+            return AttemptOutcome(
                 Verdict.LOST,
-                Failure("trainer_crashed", f"The trainer crashed with {signal_name(-code)}."),
+                JobFailure("trainer_crashed", f"The trainer crashed with {signal_name(-code)}."),
             )
         case code:
-            return Outcome(
+            return AttemptOutcome(
                 Verdict.LOST,
-                failure or Failure("internal_error", f"The trainer ended with exit code {code}."),
+                failure
+                or JobFailure("internal_error", f"The trainer ended with exit code {code}."),
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import structlog
 from pydantic import ValidationError
 
-from app.attempts.values import Batch, Measured
+from app.attempts.values import AttemptMeasurements, Batch
 from app.base import counters
 from app.jobs.events import NewEvent
 from app.models.base import JsonObject
@@ -163,9 +163,11 @@ class Relay:
 
     def _write_batch(self) -> None:
         claim = self._writer.claim
-        measured = Measured()
+        measured = AttemptMeasurements()
         if self._started is not None:
-            measured = Measured(start_step=self._started.start_step, **self._progress.measured)
+            measured = AttemptMeasurements(
+                start_step=self._started.start_step, **self._progress.measured
+            )
         batch = Batch(
             before=self._num_written,
             events=self._batch,

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from app.attempts.values import Measured, Result, UploadedFile
-from app.base.storage import StorageAway, keys
+from app.attempts.values import AttemptMeasurements, TrainingResult, UploadedFile
+from app.base.storage import StorageUnavailable, keys
 from app.jobs.events import NewEvent
 from app.models import Job
 from falqon_core.contract.layout import SHA256SUMS
@@ -30,7 +30,7 @@ def publish_with_retry(
     while True:
         try:
             return _publish(attempt, folder, finished)
-        except StorageAway as error:
+        except StorageUnavailable as error:
             attempt.outage.begin(error)
         if not has_warned:
             text = "The storage does not answer; the trained model waits until it does"
@@ -47,12 +47,14 @@ def _publish(attempt: AttemptContext, folder: Path, finished: Finished | None) -
     actual = progress.actual()
 
     def publish() -> bool:
-        result = Result(
+        result = TrainingResult(
             files=files,
             config=config,
             trained_tokens=finished.trained_tokens if finished else 0,
             columns=progress.last_columns,
-            measured=Measured(overhead_seconds=progress.overhead_seconds, **progress.measured),
+            measured=AttemptMeasurements(
+                overhead_seconds=progress.overhead_seconds, **progress.measured
+            ),
             actual=actual,
         )
         return attempt.gateway.publish(attempt.job, attempt.lease.claim, result)

@@ -42,7 +42,9 @@ class StopPolicy:
         """
         if self._progress.all_steps_done:
             return None
-        return self._budget.reached(self._progress.execution_seconds, self._progress.accrued)
+        return self._budget.find_reached_cap(
+            self._progress.execution_seconds, self._progress.accrued
+        )
 
     def check(self) -> None:
         """Raise `LeaseLost` or `StopRequested` if the attempt should not go on."""

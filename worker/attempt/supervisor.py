@@ -3,9 +3,9 @@
 import threading
 import time
 
-from app.attempts.values import Offer
+from app.attempts.values import WorkerOffer
 from app.base.settings import Settings
-from app.base.storage import StorageAway
+from app.base.storage import StorageUnavailable
 from falqon_core.fault_points import fault
 from worker.attempt.execution import Execution
 from worker.gateway import Gateway
@@ -55,9 +55,9 @@ class Supervisor:
         self.gateway.show(self._offer(self.machine))
         return False
 
-    def _offer(self, machine: Machine) -> Offer:
+    def _offer(self, machine: Machine) -> WorkerOffer:
         whole = self.machine
-        return Offer(
+        return WorkerOffer(
             machine.device, machine.num_devices, whole.max_gpus, machine.cards, whole.cards
         )
 
@@ -66,7 +66,7 @@ class Supervisor:
         claimed_at = time.monotonic()
         try:
             claimed = self.gateway.claim(self._offer(machine))
-        except StorageAway as error:
+        except StorageUnavailable as error:
             self._outage.begin(error)
             return False
         if claimed is None:

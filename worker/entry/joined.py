@@ -10,7 +10,7 @@ import structlog
 
 from app.base import logging, tracing
 from app.base.settings import Settings, load_settings
-from app.base.storage import StorageAway
+from app.base.storage import StorageUnavailable
 from worker.attempt.supervisor import Supervisor
 from worker.entry import process
 from worker.gateway import ServiceAway
@@ -53,7 +53,7 @@ def _work(gateway: JoinedGateway, settings: Settings) -> None:
                 supervisor = Supervisor(settings, gateway, detect(settings), shutting_down)
                 log.info("worker joined", owner=gateway.owner)
             has_worked = supervisor.execute_next()
-        except (ServiceAway, StorageAway) as error:
+        except (ServiceAway, StorageUnavailable) as error:
             log.warning("the service is away", error=str(error))
             has_worked = False
         pulse.beat()

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import httpx
 import structlog
 
-from app.base.database import AWAY
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, InvalidRequest, NotFound
 from app.inference import service
-from app.inference.refusals import GONE, refusal_of
-from app.inference.service import Target
+from app.inference.refusals import CONNECTION_ERRORS, refusal_of
+from app.inference.service import EngineTarget
 from app.notifier.broker import Notifier
 from worker.context import WorkerContext
 from worker.evaluation.rows import COMPLETION
@@ -81,10 +81,10 @@ class Asker:
             num_tries += 1
             self._pause()
 
-    def _find_target(self, model_id: str) -> Target:
+    def _find_target(self, model_id: str) -> EngineTarget:
         """Wait for the engine. That of this worker loads models in a thread of its own."""
         lookup = (self._settings, self._database, self._notifier)
-        ask = partial(service.find_or_ask, *lookup, self._project_id, model_id)
+        ask = partial(service.find_or_request, *lookup, self._project_id, model_id)
         target = self._look_up(ask)
         deadline = time.monotonic() + LOAD_SECONDS
         while target is None:
@@ -93,22 +93,22 @@ class Asker:
                 raise NotAnswered("model_loading", f"{message} Does a cpu worker run?")
             self._heartbeat()
             time.sleep(TICK_SECONDS)
-            look = partial(service.look, self._database, self._project_id, model_id)
+            look = partial(service.poll, self._database, self._project_id, model_id)
             target = self._look_up(look)
         return target
 
-    def _look_up(self, look: Callable[[], Target | None]) -> Target | None:
+    def _look_up(self, look: Callable[[], EngineTarget | None]) -> EngineTarget | None:
         """Look again while the database is away: the heartbeat raises when the lease is over."""
         while True:
             try:
                 return look()
-            except AWAY as error:
+            except DATABASE_UNAVAILABLE_ERRORS as error:
                 log.warning("the database did not name an engine", error=str(error))
                 self._heartbeat()
                 time.sleep(TICK_SECONDS)
 
     async def _ask_at_once(
-        self, target: Target, questions: Sequence[Question]
+        self, target: EngineTarget, questions: Sequence[Question]
     ) -> list[str | Refused]:
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         async with httpx.AsyncClient(timeout=timeout, trust_env=False) as client:
@@ -119,7 +119,7 @@ class Asker:
                     _, pending = await asyncio.wait(pending, timeout=TICK_SECONDS)
                     self._heartbeat()
                 return [task.result() for task in tasks]
-            except GONE as error:
+            except CONNECTION_ERRORS as error:
                 service.give_up(self._database, target)
                 raise EngineAway(repr(error)) from error
             finally:
@@ -138,7 +138,9 @@ class EngineAway(Exception):
     """The engine does not answer."""
 
 
-async def _answer(client: httpx.AsyncClient, target: Target, question: Question) -> str | Refused:
+async def _answer(
+    client: httpx.AsyncClient, target: EngineTarget, question: Question
+) -> str | Refused:
     answer = await client.post(
         f"{target.address}{question.path}",
         content=target.body(question.body),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.base.database import AWAY
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.catalogue import repository as catalogue
 from app.inference import claims
 from app.models import Engine, EngineState, Model
@@ -123,7 +123,7 @@ class EngineRun:
         try:
             with self._database.transaction() as session:
                 return claims.unload_idle(session, self._engine, idle_seconds)
-        except AWAY:  # the next beat says so
+        except DATABASE_UNAVAILABLE_ERRORS:  # the next beat says so
             return False
 
     def _beat(self) -> None:
@@ -139,7 +139,7 @@ class EngineRun:
                 figures = self._figures._asdict()
                 if not claims.renew(session, self._engine, lease_seconds, **figures):
                     raise EngineAbandoned
-        except AWAY as error:
+        except DATABASE_UNAVAILABLE_ERRORS as error:
             self._retry_at = time.monotonic() + TRY_AGAIN_SECONDS
             if self._retry_at > self._renewed_at + lease_seconds:
                 raise

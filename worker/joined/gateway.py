@@ -20,14 +20,14 @@ from app.attempts.values import (
     Claimed,
     Ending,
     Inputs,
-    Offer,
     Renewal,
-    Result,
     SavedCheckpoint,
+    TrainingResult,
+    WorkerOffer,
 )
 from app.attempts.wire import ClaimedJson, InputsJson
 from app.base.ids import new_id
-from app.base.storage import StorageAway, Stored
+from app.base.storage import StorageUnavailable, Stored
 from app.base.storage.hashing import Hashes
 from app.base.storage.reach import KeyTaken
 from app.base.storage.storage import chunks_of
@@ -93,13 +93,13 @@ class JoinedGateway:
         path = f"/next?device={quote(device)}&max_gpus={max_gpus}"
         return _next_job.validate_python(self._call("GET", path))
 
-    def hold(self, offer: Offer, job_id: str) -> bool:
+    def hold(self, offer: WorkerOffer, job_id: str) -> bool:
         return self._ask("/hold", {"offer": offer, "job_id": job_id})
 
-    def show(self, offer: Offer) -> None:
+    def show(self, offer: WorkerOffer) -> None:
         self._ask("/seen", {"offer": offer})
 
-    def claim(self, offer: Offer) -> Claimed | None:
+    def claim(self, offer: WorkerOffer) -> Claimed | None:
         claimed = _claimed.validate_python(self._call("POST", "/claims", {"offer": offer}))
         return None if claimed is None else claimed.value()
 
@@ -133,7 +133,7 @@ class JoinedGateway:
     def record(self, claim: Claim, ending: Ending) -> bool:
         return self._write(claim, "ending", ending)
 
-    def publish(self, job: Job, claim: Claim, result: Result) -> bool:
+    def publish(self, job: Job, claim: Claim, result: TrainingResult) -> bool:
         return self._write(claim, "result", result)
 
     def is_watched(self, job: Job) -> bool:
@@ -152,7 +152,7 @@ class JoinedGateway:
         try:
             self._call("POST", "/storage")
         except (ServiceAway, Refused) as error:
-            raise StorageAway(str(error)) from error
+            raise StorageUnavailable(str(error)) from error
 
     def _write(self, claim: Claim, name: str, body: object) -> bool:
         return bool(_unless_lost(lambda: self._ask(f"{_path(claim)}/{name}", body)))
@@ -262,10 +262,10 @@ class JoinedStorage:
             yield
         except httpx.TransportError as error:
             if str(error.request.url).startswith(str(self.http.base_url)):
-                raise StorageAway(str(error)) from error
+                raise StorageUnavailable(str(error)) from error
             raise LinkBroken(str(error)) from error
         except ServiceAway as error:
-            raise StorageAway(str(error)) from error
+            raise StorageUnavailable(str(error)) from error
         except Refused as error:
             if error.status in LOST:
                 raise LeaseLost from error
@@ -333,7 +333,7 @@ def _failure_of(response: httpx.Response) -> Exception:
     if code == "key_taken":
         return KeyTaken(message)
     if code == "storage_unavailable":
-        return StorageAway(message)
+        return StorageUnavailable(message)
     if status >= httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.TOO_MANY_REQUESTS:
         return ServiceAway(f"{status}: {message}")
     return Refused(status, message)

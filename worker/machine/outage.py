@@ -7,7 +7,7 @@ from collections.abc import Callable
 import structlog
 from obstore.exceptions import BaseError
 
-from app.base.storage import StorageAway
+from app.base.storage import StorageUnavailable
 
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
@@ -21,7 +21,7 @@ class StorageOutage:
         self._shutting_down = shutting_down
         self.is_on = False
 
-    def begin(self, error: StorageAway) -> None:
+    def begin(self, error: StorageUnavailable) -> None:
         """Remember that the storage is away."""
         log.warning("the storage is away", error=str(error))
         self.is_on = True
@@ -47,7 +47,7 @@ class StorageOutage:
         """Ask the storage; one that says that it is full does answer."""
         try:
             self._probe()
-        except StorageAway as error:
+        except StorageUnavailable as error:
             self.begin(error)
             return False
         except (OSError, BaseError) as error:

@@ -53,7 +53,7 @@ class RowsOfDatabase:
 
     def artifacts_of(self, model_id: str) -> Sequence[Artifact]:
         with self._database.read() as session:
-            return artifact_rows.of_model(session, model_id)
+            return artifact_rows.list_of_model(session, model_id)
 
 
 class RowsOfInputs:

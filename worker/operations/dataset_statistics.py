@@ -44,7 +44,7 @@ class DatasetStatisticsHandler(OperationHandler[DatasetStatistics]):
         ids = [id_ for id_ in (operation.file_id, operation.validation_file_id) if id_]
         with self._database.read() as session:
             files = [file_rows.get(session, file_id) for file_id in ids]
-            artifacts = artifact_rows.of_model(session, operation.model_id)
+            artifacts = artifact_rows.list_of_model(session, operation.model_id)
         small = [artifact for artifact in artifacts if not artifact.name.endswith(WEIGHTS)]
         fetch_artifacts(self._storage, small, folder / "model", heartbeat)
         data, *validation = fetch_data(self._storage, files, folder, heartbeat)

@@ -122,7 +122,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         """Return the lines that the training held out, as the trainer chooses them."""
         assert job.recipe is not None, "a fraction was held out"
         with self._database.read() as session:
-            artifacts = artifact_rows.of_model(session, job.base_model_id)
+            artifacts = artifact_rows.list_of_model(session, job.base_model_id)
         small = [artifact for artifact in artifacts if not artifact.name.endswith(WEIGHTS)]
         fetch_artifacts(self._storage, small, folder / "model", heartbeat)
         config = TrainConfig(model=folder / "model", train_file=path, recipe=job.recipe)

@@ -8,7 +8,7 @@ import structlog
 from obstore.exceptions import BaseError
 
 from app.artifacts import repository as artifact_rows
-from app.base.storage import StorageAway, keys
+from app.base.storage import StorageUnavailable, keys
 from app.catalogue import repository as catalogue
 from app.exports import repository
 from app.jobs import checkpoint_repository
@@ -71,7 +71,7 @@ class ExportHandler(OperationHandler[Export]):
                 source_id = job.base_model_id if job else ""
             source = catalogue.find_in_any_project(session, source_id)
             checkpoints = checkpoint_repository.of_job(session, export.job_id)
-            artifacts = artifact_rows.of_model(session, source_id)
+            artifacts = artifact_rows.list_of_model(session, source_id)
         if source is None or (export.step is None and source.deleted_at is not None):
             raise PermanentError("model_not_found", "The model has been deleted meanwhile.")
         return ExportInputs(source, artifacts, job, _checkpoint_of(export, job, checkpoints))
@@ -176,7 +176,7 @@ class ExportHandler(OperationHandler[Export]):
             with self._database.transaction() as session:
                 if not repository.complete(session, export, model, artifacts):
                     raise OperationAbandoned
-        except StorageAway:
+        except StorageUnavailable:
             raise
         except (OperationAbandoned, OSError, BaseError):
             discard(

@@ -20,6 +20,6 @@ def record_verdict(
 ) -> list[str]:
     """Write the verdict, first of all rows as a deletion does; return the jobs that may run."""
     files.judge(session, file_id, status, details, report)
-    waiting = jobs.validating_with(session, file_id)
+    waiting = jobs.list_validating_with(session, file_id)
     statuses = {job.id: finish_validation(session, job, settings) for job in waiting}
     return [job_id for job_id, job_status in statuses.items() if job_status is JobStatus.QUEUED]

@@ -11,8 +11,8 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from app.base.database import AWAY, Database
-from app.base.storage import StorageAway
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS, Database
+from app.base.storage import StorageUnavailable
 from app.models.operation import Operation
 from app.operations import claims
 from falqon_core.contract.errors import is_disk_full
@@ -86,7 +86,7 @@ class OperationHandler(PollLoop, Generic[T]):
             return False
         try:
             self._storage.check_installation()
-        except StorageAway as error:
+        except StorageUnavailable as error:
             self._outage.begin(error)
             return True
         operation = self._claim()
@@ -121,7 +121,7 @@ class OperationHandler(PollLoop, Generic[T]):
             self._run(operation, Heartbeat(self._context, operation, self.limit_seconds))
         except OperationAbandoned:
             self._release(operation)
-        except StorageAway as error:
+        except StorageUnavailable as error:
             self._outage.begin(error)
             self._release(operation)
         except SQLAlchemyError:
@@ -181,7 +181,7 @@ def write_progress(database: Database, operation: Operation, **values: object) -
         with database.transaction() as session:
             if not claims.write(session, operation, **values):
                 raise OperationAbandoned
-    except AWAY as error:
+    except DATABASE_UNAVAILABLE_ERRORS as error:
         log.warning("progress not written", id=operation.id, error=str(error))
 
 
@@ -215,7 +215,7 @@ class Heartbeat:
             with self._context.database.transaction() as session:
                 if not claims.renew(session, self._operation, lease_seconds):
                     raise OperationAbandoned
-        except AWAY as error:
+        except DATABASE_UNAVAILABLE_ERRORS as error:
             self._retry_at = time.monotonic() + TRY_AGAIN_SECONDS
             if self._retry_at > self._renewed + lease_seconds:
                 raise

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 from urllib.parse import urljoin
 
-from app.base.outbound.addresses import Networks, Refused, Target, parse_target
+from app.base.outbound.addresses import AddressRefused, Networks, OutboundTarget, parse_target
 from app.base.outbound.connection import connect, reason_of
 from worker.sources.checked_socket import (
     MIN_BYTES_PER_SECOND,
@@ -99,7 +99,7 @@ class Downloader(NamedTuple):
                     first = first or host
                     own = headers if host == first else _without_secrets(headers)
                     response = self._ask(target, own, opened, pace)
-                except (Refused, ValueError) as error:
+                except (AddressRefused, ValueError) as error:
                     message = f"The source is not reached: {error}."
                     raise SourceRefused("source_refused", message) from error
                 if response.status not in REDIRECTS:
@@ -109,7 +109,7 @@ class Downloader(NamedTuple):
             yield response
 
     def _ask(
-        self, target: Target, headers: Mapping[str, str], opened: ExitStack, pace: Pace
+        self, target: OutboundTarget, headers: Mapping[str, str], opened: ExitStack, pace: Pace
     ) -> HTTPResponse:
         self.check()
         connected = connect(target, self.networks, time.monotonic() + CONNECT_SECONDS)

@@ -1,5 +1,5 @@
-"""Which addresses a webhook or a download may reach. A project's URL must never become a way into
-the network that this service stands in.
+"""Addresses that a webhook or a download may reach. A project's URL must never become a way into
+the network of this service.
 """
 
 import socket
@@ -12,11 +12,11 @@ Address = IPv4Address | IPv6Address
 Networks = Sequence[IPv4Network | IPv6Network]
 
 HTTPS_PORT = 443
-FIRST_FREE_PORT = 1024  # below it live protocols that must not be spoken to
+FIRST_FREE_PORT = 1024  # protocols below it must not be spoken to
 IPV6_PUBLIC = IPv6Network("2000::/3")
-# What `ipaddress` of some supported Python takes for public: protocol assignments with a cloud's
-# metadata among them, 6to4 relays, documentation; and a cloud's inner service that stands at a
-# public number.
+# Networks that `ipaddress` of some supported Python reports as public: protocol assignments with a
+# cloud's metadata among them, 6to4 relays, documentation; and a cloud's internal service at a
+# public address.
 NOT_PUBLIC = [
     ip_network(name) for name in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "168.63.129.16/32")
 ]
@@ -27,52 +27,52 @@ REFUSED = (
 )
 
 
-class Refused(ValueError):
-    """The message is for the user; it names no address, since names of an inner network may resolve
-    to one.
+class AddressRefused(ValueError):
+    """The address is not allowed; the message is for the user and contains no address, since names
+    of an internal network may resolve to one.
     """
 
 
-class Target(NamedTuple):
+class OutboundTarget(NamedTuple):
     https: bool
     host: str
     port: int
-    path: str  # with its query
+    path: str  # query included
 
 
-def parse_target(url: str, networks: Networks) -> Target:
+def parse_target(url: str, networks: Networks) -> OutboundTarget:
     """Return the parts of a normalized URL.
 
-    Raise `Refused` where it could never be allowed, whatever its host resolves to.
+    Raise `Refused` if it could never be allowed, independently of the addresses of its host.
     """
     parts = urlsplit(url)
     host = parts.hostname or ""
     https = parts.scheme == "https"
     if not https and not (parts.scheme == "http" and networks):
-        raise Refused("only https is accepted")
+        raise AddressRefused("only https is accepted")
     if "@" in parts.netloc:
-        raise Refused("user name and password cannot be part of it")
+        raise AddressRefused("user name and password cannot be part of it")
     default_port = HTTPS_PORT if https else 80
     query = f"?{parts.query}" if parts.query else ""
-    target = Target(https, host, parts.port or default_port, (parts.path or "/") + query)
+    target = OutboundTarget(https, host, parts.port or default_port, (parts.path or "/") + query)
     if (literal := _literal(host)) is not None and not may_reach(literal, target, networks):
-        raise Refused(REFUSED)
+        raise AddressRefused(REFUSED)
     return target
 
 
-def resolve(target: Target, networks: Networks) -> list[Address]:
-    """Return the addresses of the host; a forbidden one among them is enough to refuse all.
+def resolve(target: OutboundTarget, networks: Networks) -> list[Address]:
+    """Return the addresses of the host; a single forbidden one refuses all.
 
     Raise `OSError` when the name does not resolve.
     """
     answers = socket.getaddrinfo(target.host.encode(), target.port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(ip_address(answer[4][0]) for answer in answers))
     if not all(may_reach(address, target, networks) for address in addresses):
-        raise Refused(REFUSED)
+        raise AddressRefused(REFUSED)
     return addresses
 
 
-def may_reach(address: Address, target: Target, networks: Networks) -> bool:
+def may_reach(address: Address, target: OutboundTarget, networks: Networks) -> bool:
     if any(address in network for network in networks):
         return True
     return (
@@ -91,8 +91,8 @@ def is_public(address: Address) -> bool:
     ):
         return False
     if isinstance(address, IPv6Address):
-        # What carries an IPv4 address inside (mapped, 6to4, Teredo, NAT64) reaches that one, and
-        # nobody needs it.
+        # An address that carries an IPv4 address inside (mapped, 6to4, Teredo, NAT64) reaches that
+        # address, and no legitimate target needs it.
         return address in IPV6_PUBLIC and address.sixtofour is None and address.teredo is None
     return True
 

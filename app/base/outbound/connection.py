@@ -1,4 +1,4 @@
-"""A connection to the very address that was checked: nothing is looked up a second time."""
+"""Connection to the very address that was checked: the name is not resolved a second time."""
 
 import socket
 import ssl
@@ -6,18 +6,18 @@ import time
 from functools import cache
 from http.client import HTTPException
 
-from app.base.outbound.addresses import Networks, Target, resolve
+from app.base.outbound.addresses import Networks, OutboundTarget, resolve
 
-# after the deadline each step still fails by itself, and 0 would mean not to wait at all
+# After the deadline each step still fails by itself, and 0 would mean not to wait at all.
 MIN_TIMEOUT_SECONDS = 0.01
 
 
-def connect(target: Target, networks: Networks, deadline: float) -> socket.socket:
+def connect(target: OutboundTarget, networks: Networks, deadline: float) -> socket.socket:
     """Connect by the deadline, a reading of the monotonic clock. Raises `Refused` and `OSError`."""
     addresses = resolve(target, networks)
     for address in addresses:
         try:
-            # a literal address
+            # An IP address literal.
             plain = socket.create_connection(
                 (str(address), target.port), timeout=seconds_left(deadline)
             )
@@ -36,7 +36,7 @@ def seconds_left(deadline: float) -> float:
 
 
 def reason_of(error: OSError | HTTPException | ValueError) -> str:
-    """Say why no answer came, without an address."""
+    """Return the reason of a failed request, without an address."""
     match error:
         case socket.gaierror():
             return "the host name does not resolve"
@@ -48,8 +48,8 @@ def reason_of(error: OSError | HTTPException | ValueError) -> str:
             reason = error.strerror or str(error) or type(error).__name__
             return f"the connection failed: {reason}"
         case HTTPException():
-            return "the answer is not HTTP"
-        case ValueError():  # from encoding the name
+            return "the response is not HTTP"
+        case ValueError():  # encoding of the host name failed
             return "the host name is not valid"
 
 

@@ -1,4 +1,4 @@
-"""The one way to start another program: nothing of it outlives the thread that started it."""
+"""Start of other programs: none of them outlives the thread that started it."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ Stream = int | IO[bytes]
 
 
 class ChildProcess(subprocess.Popen[bytes]):
-    """A program in a session and a process group of its own, so that Ctrl-C in the terminal reaches
+    """Program in a session and a process group of its own, so that Ctrl-C in the terminal reaches
     only us, and all of it can be stopped. As a context manager it is killed at the end.
     """
 
@@ -51,14 +51,14 @@ class ChildProcess(subprocess.Popen[bytes]):
         super().__exit__(kind, error, trace)
 
     def wait_up_to(self, seconds: float) -> int | None:
-        """Return the exit code, negative for a signal, or None if it still runs then."""
+        """Return the exit code, negative for a signal, or None if it still runs by then."""
         try:
             return self.wait(seconds)
         except subprocess.TimeoutExpired:
             return None
 
     def signal_group(self, number: signal.Signals) -> None:
-        """Signal all of the group, also when its leader has ended."""
+        """Signal the whole group, also when its leader has ended."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
 
@@ -66,6 +66,6 @@ class ChildProcess(subprocess.Popen[bytes]):
         self.signal_group(signal.SIGKILL)
 
     def close(self) -> None:
-        """Leave nothing of the group behind, whatever the leader did."""
+        """Terminate the whole process group, independently of the leader's exit."""
         self.kill_group()
         self.wait()

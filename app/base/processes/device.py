@@ -1,5 +1,5 @@
-"""What this machine trains on: what is set, or what its driver names. Said once, for estimates,
-claims, bills and the trainer.
+"""Device that this machine trains on: from the settings or the driver. It is determined once, for
+estimates, claims, bills and the trainer.
 """
 
 import os
@@ -12,8 +12,8 @@ CPU = "cpu"
 
 
 def device_name(settings: Settings) -> str:
-    """Return the entry of the price table: with `auto` the first card's; the CPU where there is no
-    card, or one without a price.
+    """Return the entry of the price table: with `auto` the first card's; the CPU if there is no
+    card, or none with a price.
     """
     if settings.device != "auto":
         return settings.device
@@ -23,8 +23,8 @@ def device_name(settings: Settings) -> str:
 
 
 def training_cards(settings: Settings) -> tuple[int, ...]:
-    """Return the indices of the cards that may train: all are charged alike. On a CPU those of its
-    slots, where it has several.
+    """Return the indices of the cards that may train: all have the same price. On a CPU those of
+    its slots, if it has several.
     """
     name = device_name(settings)
     if name == CPU:
@@ -34,7 +34,7 @@ def training_cards(settings: Settings) -> tuple[int, ...]:
 
 
 def cores_of_slot(settings: Settings) -> int:
-    """Return how many cores of this machine one trainer process computes on."""
+    """Return the number of cores of this machine that one trainer process computes on."""
     cores = len(os.sched_getaffinity(0)) // settings.slots
     return settings.num_threads or max(1, cores)
 
@@ -48,6 +48,6 @@ def _is_chosen(index: int, settings: Settings) -> bool:
 
 
 def _counts_as(card: Card, name: str, settings: Settings) -> bool:
-    """Return whether a card is charged as `name`; one without a price is where that was set."""
+    """Return True if a card is charged as `name`; an unknown card counts as the configured one."""
     device = reported_device(card.name)
     return device == DEVICES.get(name) if device is not None else settings.device == name

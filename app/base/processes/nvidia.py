@@ -1,4 +1,6 @@
-"""The NVIDIA cards of this machine as its driver names them. No torch: who asks never trains."""
+"""NVIDIA cards of this machine as its driver names them. There is no torch here, because the
+callers never train.
+"""
 
 import os
 import shutil
@@ -10,14 +12,14 @@ from functools import cache
 import structlog
 
 QUERY = ["--query-gpu=index,uuid,name", "--format=csv,noheader"]
-ANSWER_SECONDS = 60.0  # a driver that nothing keeps loaded takes seconds for each card
+ANSWER_SECONDS = 60.0  # a driver without a persistence daemon takes seconds for each card
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Card:
-    """`index` counts in the order of the PCI bus; `name` is what the driver calls the card."""
+    """`index` counts in the order of the PCI bus; `name` is the driver's name of the card."""
 
     index: int
     uuid: str
@@ -25,7 +27,7 @@ class Card:
 
 
 def visible_cards() -> tuple[Card, ...]:
-    """Return the cards that programs started here may use, none where there is no driver."""
+    """Return the cards that programs started here may use, none without a driver."""
     tool = shutil.which("nvidia-smi")
     cards = () if tool is None else _ask_driver(tool)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -35,7 +37,7 @@ def visible_cards() -> tuple[Card, ...]:
 def card_environment(indices: Iterable[int]) -> dict[str, str]:
     """Return the variables by which CUDA sees these cards only."""
     return {
-        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # as the driver's tool counts
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # same order as the driver's tool
         "CUDA_VISIBLE_DEVICES": ",".join(map(str, indices)),
     }
 
@@ -47,7 +49,7 @@ def _ask_driver(tool: str) -> tuple[Card, ...]:
             [tool, *QUERY], capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        log.warning("the NVIDIA driver does not answer, so no card is used", error=str(error))
+        log.warning("the NVIDIA driver does not respond, so no card is used", error=str(error))
         return ()
     if answer.returncode != 0:
         reason = (answer.stdout + answer.stderr).strip().partition("\n")[0]

@@ -1,13 +1,13 @@
-"""How many files a process may open."""
+"""Limit of the files that a process may open."""
 
 import resource
 
-# Enough for what one process serves; some programs walk through all that they may open.
+# Enough for the connections of one process; some programs iterate over all possible files.
 OPEN_FILES = 65_536
 
 
 def raise_open_files() -> None:
-    """Open as many files as this process may, as far as that helps; children inherit it."""
+    """Raise the limit of open files as far as useful; children inherit it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= OPEN_FILES:
         return

@@ -1,13 +1,11 @@
-"""Run a command that dies with the process that started it, even when that one is killed with
-SIGKILL.
+"""Start of a command that dies with its parent process, even when that one is killed with SIGKILL.
 
-It gains no rights that we do not have, and leaves no image of its memory, with data and keys in it,
-when it crashes.
+It gains no additional rights, and its crash leaves no core dump, which would contain data and keys.
 
-A tiny Python asks the kernel for a signal at its parent's death and then becomes the command. A
-`preexec_fn` would do the same but may not run in a process with threads. The kernel means the
-*thread* that started it, so start long-lived children from a thread that lives as long as they
-should.
+A small Python process requests a signal from the kernel at its parent's death and then becomes the
+command. A `preexec_fn` would do the same but may not run in a process with threads. The kernel
+watches the *thread* that started it, so start long-lived children from a thread that lives as long
+as they should.
 """
 
 import ctypes
@@ -32,7 +30,7 @@ def die_with_parent(parent: int) -> None:
     signal_at_death_of_parent(signal.SIGKILL)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        if os.getppid() != parent:  # it died before we asked
+        if os.getppid() != parent:  # the parent died before the request
             os._exit(1)
 
 

@@ -1,8 +1,7 @@
-"""What programs that read strangers' files may see of this process's environment: named here, or
-not passed on.
+"""Environment of programs that read untrusted files: only the variables listed here are passed on.
 
-They get no address and no secret: those of the database, Redis and storage, keys, and whatever else
-an operator has set.
+They get no address and no secret: those of the database, Redis and storage, keys, and any other
+setting of the operator.
 """
 
 import re
@@ -24,13 +23,13 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 def offline_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a program sees that has no business outside this machine."""
+    """Return the environment of a program that needs no network."""
     return _harmless(environment) | OFFLINE | {"PYTHONUNBUFFERED": "1"}
 
 
 def hub_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return what a download from the Hugging Face Hub sees: also proxies, and the operator's token
-    for the Hub.
+    """Return the environment of a download from the Hugging Face Hub: also proxies, and the
+    operator's token for the Hub.
     """
     variables = {
         name: value for name, value in environment.items() if NETWORK.fullmatch(name.upper())

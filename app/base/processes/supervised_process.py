@@ -1,4 +1,4 @@
-"""Programs that run beside this process: started again when they crash, stopped in order, dead when
+"""Programs that run beside this process: restarted when they crash, stopped in order, dead when
 this process is.
 """
 
@@ -18,8 +18,8 @@ from app.base.processes.child_process import ChildProcess
 from app.base.terminal import plain
 
 BACKOFF_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
-STABLE_SECONDS = 30.0  # a program that ran this long and then crashes is in no crash loop
-MAX_LOG_BYTES = 10 * 2**20  # of a log, and of the one before it
+STABLE_SECONDS = 30.0  # a program that ran this long before a crash is not in a crash loop
+MAX_LOG_BYTES = 10 * 2**20  # bytes per log file, and of its predecessor
 MAX_LINE_BYTES = 2**16  # a longer one is several
 # Lines of trouble on the terminal.
 LINES_AT_ONCE = 20
@@ -28,8 +28,8 @@ TROUBLE = re.compile(r"\b(error|critical|exception|traceback)\b", re.IGNORECASE)
 
 
 class SupervisedProcess:
-    """All methods belong to one thread: the kernel ties a process's life to the thread that started
-    it.
+    """Process that restarts and logs. All methods belong to one thread: the kernel ties a process's
+    life to the thread that started it.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class SupervisedProcess:
         return self._process is not None and self._process.poll() is None
 
     def restart_if_ended(self) -> None:
-        """Start it again if it ended, after a pause that grows with each crash."""
+        """Restart it if it ended, after a pause that grows with each crash."""
         if self.is_alive():
             return
         now = time.monotonic()
@@ -87,7 +87,7 @@ class SupervisedProcess:
             self._process.send_signal(number)
 
     def close(self) -> None:
-        """Leave nothing of it behind."""
+        """Terminate the whole group."""
         if self._process is not None:
             self._process.close()
 
@@ -110,25 +110,27 @@ class SupervisedProcess:
 
 
 class ProcessLog(RotatingFileHandler):
-    """A log that is rotated while it is written; one old log is kept."""
+    """Log file that is rotated while it is written; one old file is kept."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=MAX_LOG_BYTES, backupCount=1, encoding="utf-8", delay=True)
         self.namer = lambda _: str(path.with_suffix(".old.log"))
 
     def handleError(self, record: LogRecord) -> None:
-        """Lose the line: a process that nobody reads from stands still, whatever the disk says."""
+        """Drop the line: a process whose output is not read blocks, so errors of the disk must not
+        stop it.
+        """
 
 
 class LineLimit:
-    """Let some lines pass at once and then one a second, and count those between."""
+    """Lets some lines pass at once and then one a second, and counts those between."""
 
     def __init__(self) -> None:
-        self._full_at = 0.0  # when as many may pass at once as at first
+        self._full_at = 0.0  # time at which the full allowance is available again
         self._left_out = 0
 
     def take(self) -> int | None:
-        """Return how many lines were left out before this one; None if this one is."""
+        """Return the number of lines dropped before this line; None if this line is dropped."""
         now = time.monotonic()
         full_at = max(now, self._full_at) + 1 / LINES_PER_SECOND
         if full_at - now > LINES_AT_ONCE / LINES_PER_SECOND:

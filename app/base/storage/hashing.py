@@ -1,5 +1,5 @@
-"""SHA-256 of an object as a whole and of each of its blocks, in one pass: a block that went bad on
-the way is fetched again alone.
+"""SHA-256 of an object as a whole and of each of its blocks, in one pass: a block corrupted in
+transit is fetched again alone.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ BLOCK_BYTES = 64 * 2**20
 class Stored(NamedTuple):
     bytes: int
     sha256: str
-    block_sha256: list[str]  # of every BLOCK_BYTES, the last one shorter; at least one
+    block_sha256: list[str]  # hashes of every BLOCK_BYTES, the last block shorter; at least one
 
 
 class Hashes:

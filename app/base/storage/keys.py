@@ -1,4 +1,4 @@
-"""Every storage key is built here, from our own ids and checked names, never from a user's text."""
+"""Storage keys, all built here from our own ids and checked names, never from a user's text."""
 
 import re
 
@@ -14,8 +14,8 @@ def file_content(project_id: str, file_id: str) -> str:
 
 
 def imported_content(project_id: str, file_id: str, attempt: int) -> str:
-    # The attempt is part of the key, so that a worker that was taken for dead cannot overwrite what
-    # another has stored.
+    # The attempt is part of the key, so that a worker that was taken for dead cannot overwrite
+    # another's objects.
     return f"{file_content(project_id, file_id)}.{attempt}"
 
 
@@ -60,8 +60,8 @@ def result_prefix(project_id: str, job_id: str, attempt: int) -> str:
 
 
 def export_file(project_id: str, export_id: str, number: int, name: str) -> str:
-    # The try is part of the key, so that a worker that was taken for dead cannot overwrite what
-    # another has stored.
+    # The attempt is part of the key, so that a worker that was taken for dead cannot overwrite
+    # another's objects.
     return f"{export_prefix(project_id, export_id, number)}/{relative(name)}"
 
 
@@ -74,22 +74,24 @@ def evaluation_card(project_id: str, evaluation_id: str, number: int) -> str:
 
 
 def probe() -> str:
-    """Return the key that is written to learn whether the storage takes writes."""
+    """Return the key that is written to check that the storage accepts writes."""
     return "probe"
 
 
 def installation() -> str:
-    """Holds the id by which the storage knows its database."""
+    """Return the key of the id by which the storage knows its database."""
     return "installation"
 
 
 def generation() -> str:
-    """Counts up with the database; see `app.garbage.installation`."""
+    """Return the key of the number that counts up with the database; see
+    `app.garbage.installation`.
+    """
     return "installation-generation"
 
 
 def relative(name: str) -> str:
-    """Return `name` if as a path it only leads downwards, on any system. Raises `ValueError`."""
+    """Return `name` if as a path it stays below its folder, on any system. Raises `ValueError`."""
     parts = name.split("/")
     if (
         not all(part.isprintable() and part not in ("", ".", "..") for part in parts)

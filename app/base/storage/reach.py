@@ -1,6 +1,4 @@
-"""How long a store may stay silent, and what tells one that is away from everything else that goes
-wrong.
-"""
+"""Timeouts of an object store, and the errors that mean that it is unavailable."""
 
 import os
 from collections.abc import Iterator
@@ -21,8 +19,7 @@ from obstore.exceptions import (
 from app.base import counters
 from falqon_core.contract.errors import is_disk_full
 
-# Options displace what the environment says to the client (AWS_ALLOW_HTTP, …), so that is read
-# here.
+# Options displace the client's environment variables (AWS_ALLOW_HTTP, …), so those are read here.
 OF_ENVIRONMENT = (
     *("allow_http", "allow_invalid_certificates", "user_agent"),
     *("proxy_url", "proxy_ca_certificate", "proxy_excludes"),
@@ -38,24 +35,24 @@ OTHER_FAULTS = (
 )
 
 
-class Patience(NamedTuple):
-    """How long an object store may take before an operation fails."""
+class StoreTimeouts(NamedTuple):
+    """Timeouts of the operations on an object store."""
 
     connect: timedelta
-    silence: timedelta  # until the answer begins, and between two pieces of it
-    whole: timedelta  # for one request with all of its answer
+    silence: timedelta  # silence before and within the response
+    whole: timedelta  # one request including its whole response
     retries: timedelta  # no request is repeated later than this after the first
     num_retries: int
 
 
-FOR_REQUESTS = Patience(
+FOR_REQUESTS = StoreTimeouts(
     connect=timedelta(seconds=5),
     silence=timedelta(seconds=20),
     whole=timedelta(hours=1),
     retries=timedelta(seconds=15),
     num_retries=3,
 )
-FOR_PROBES = Patience(
+FOR_PROBES = StoreTimeouts(
     connect=timedelta(seconds=2),
     silence=timedelta(seconds=4),
     whole=timedelta(seconds=5),
@@ -64,30 +61,30 @@ FOR_PROBES = Patience(
 )
 
 
-class StorageAway(BaseError):
-    """The storage does not answer, or refuses us: the same may succeed once it is back."""
+class StorageUnavailable(BaseError):
+    """The storage does not respond, or refuses us: the same may succeed once it is back."""
 
 
 class KeyTaken(BaseError):
-    """A key is written once."""
+    """A key can be written only once."""
 
 
 @contextmanager
-def reaching() -> Iterator[None]:
-    """Raise `StorageAway` in place of what the store raises when it is away."""
+def translate_errors() -> Iterator[None]:
+    """Translate errors of an unavailable store into `StorageUnavailable`."""
     try:
         yield
-    except (FileNotFoundError, StorageAway, KeyTaken, *OTHER_FAULTS):
+    except (FileNotFoundError, StorageUnavailable, KeyTaken, *OTHER_FAULTS):
         raise
     except (BaseError, OSError) as error:
         if is_disk_full(error):
             raise
         counters.STORAGE_ERRORS.inc()
-        raise StorageAway(str(error)) from error
+        raise StorageUnavailable(str(error)) from error
 
 
-def client_limits(patience: Patience) -> dict[str, Any]:
-    """Return how long to wait for the store, with what the environment says to its client."""
+def client_limits(patience: StoreTimeouts) -> dict[str, Any]:
+    """Return the timeouts of the store's client, merged with those from the environment."""
     names = {f"{prefix}_{name}".upper(): name for prefix in PREFIXES for name in OF_ENVIRONMENT}
     return {
         "client_options": {

@@ -17,16 +17,22 @@ from obstore.store import AzureStore, GCSStore, LocalStore, ObjectStore, S3Store
 from app.base.private_dir import private_folder
 from app.base.storage import keys, reach
 from app.base.storage.hashing import Hashes, Stored
-from app.base.storage.reach import KeyTaken, Patience, StorageAway, client_limits, reaching
+from app.base.storage.reach import (
+    KeyTaken,
+    StorageUnavailable,
+    StoreTimeouts,
+    client_limits,
+    translate_errors,
+)
 from falqon_core.fault_points import fault
 
 CHUNK_BYTES = 2**20
-MAX_COPIED_BYTES = 5 * 2**30  # that an S3 store copies in one piece
+MAX_COPIED_BYTES = 5 * 2**30  # largest object that an S3 store copies in one request
 STAGED = ".staged-"
 LISTED_AT_ONCE = 1000
-KNOWN_SECONDS = 5.0  # so long an object store is taken for the one that it was
+CHECKED_SECONDS = 5.0  # seconds for which a check of the store's id stays valid
 SIGNING = AzureStore, GCSStore, S3Store  # the stores that can
-# the object store adds it to the name of a file that it is still writing
+# Suffix that the object store adds to the name of a file that it is still writing.
 UNFINISHED = re.compile(r"#\d+$")
 PART_BYTES, PARTS_AT_ONCE = (
     8 * 2**20,
@@ -34,25 +40,25 @@ PART_BYTES, PARTS_AT_ONCE = (
 )  # object stores take at most 10,000 parts of one object; memory holds these at once
 
 
-class Listed(NamedTuple):
+class ListedObject(NamedTuple):
     key: str
     bytes: int
-    modified: datetime  # by the storage's clock
+    modified: datetime  # time of the storage's clock
 
 
 class Storage:
     """Immutable objects by key, in a local folder or any object store obstore speaks to. Hashes on
     the way in and out.
 
-    Whatever needs the store raises `StorageAway` while it is away. So does what writes, or finds
-    nothing, where the store is not the one that is expected: a folder that is not mounted is empty.
+    Operations raise `StorageUnavailable` while the store is unavailable. So do writes, and reads
+    that find nothing, if the store is not the expected one: a folder that is not mounted is empty.
     """
 
-    def __init__(self, url: str, patience: Patience | None = None) -> None:
-        """Wait for an object store as long as `patience` says, or else as long as a request may."""
+    def __init__(self, url: str, patience: StoreTimeouts | None = None) -> None:
+        """Use the timeouts of `patience` for an object store, or else those of a request."""
         limits = client_limits(patience or reach.FOR_REQUESTS)
         parts = urlsplit(url)
-        # without what may be a secret
+        # Text without possible secrets.
         self.address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
         self._expected: bytes | None = None
         self._known_at = -math.inf
@@ -64,7 +70,7 @@ class Storage:
         elif parts.scheme == "memory":
             self._store = from_url(url)
         elif parts.scheme in ("s3", "s3a"):
-            # the store refuses bytes that changed on the way to it
+            # The store refuses bytes that changed in transit.
             self._store = S3Store.from_url(
                 url, checksum_algorithm="SHA256", copy_if_not_exists="multipart", **limits
             )
@@ -72,41 +78,41 @@ class Storage:
             self._store = from_url(url, **limits)
 
     def expect(self, installation_id: str) -> None:
-        """Be away from now on where the store does not hold this id."""
+        """Treat the store as unavailable from now on if it does not hold this id."""
         self._expected = installation_id.encode()
 
     def check_installation(self, *, afresh: bool = False) -> None:
-        """Raise `StorageAway` where the store is not the one that is expected. An object store is
-        asked again after a while, or `afresh`.
+        """Raise `StorageUnavailable` if the store is not the expected one. The id in an object
+        store is read again after a while, or `afresh`.
         """
         age = time.monotonic() - self._known_at
-        is_known = self._root is None and not afresh and age < KNOWN_SECONDS
+        is_known = self._root is None and not afresh and age < CHECKED_SECONDS
         if self._expected is None or is_known:
             return
         content = self.read(keys.installation())
         if content is None:
-            raise StorageAway(f"{self.address} is empty, or not mounted")
+            raise StorageUnavailable(f"{self.address} is empty, or not mounted")
         if content.strip() != self._expected:
-            raise StorageAway(f"{self.address} is the storage of another installation")
+            raise StorageUnavailable(f"{self.address} is the storage of another installation")
         self._known_at = time.monotonic()
 
     def put(self, key: str, chunks: Iterable[bytes]) -> Stored:
         """Write an object from a stream, which may come from this storage; it appears whole or not
         at all.
 
-        Objects do not change: the same bytes again are fine (whose answer was lost sends them
-        twice), others raise `KeyTaken`. Two writers at once are told apart by a folder, and by an
-        object store as far as one part goes; of larger objects there each key has one writer, as it
-        names the attempt.
+        Objects do not change: the same bytes again are accepted (a client retries after a lost
+        response), others raise `KeyTaken`. Two writers at once are told apart by a folder, and by
+        an object store as far as one part goes; of larger objects there each key has one writer, as
+        it names the attempt.
         """
         return self._put(key, chunks, is_staged=self._root is not None, check=lambda: None)
 
     def put_untrusted(
         self, key: str, chunks: Iterable[bytes], num_bytes: int, check: Callable[[], object]
     ) -> Stored:
-        """Write an object of a writer that may lie about being the only one. `check` is called once
-        all bytes are here and raises where they may not be written any more. `num_bytes`: as the
-        writer announces it.
+        """Write an object of a worker that may lie about being the only writer. `check` is called
+        once all bytes are here and raises if they may not be written any more. `num_bytes`: as
+        announced by the writer.
         """
         return self._put(key, chunks, is_staged=num_bytes <= MAX_COPIED_BYTES, check=check)
 
@@ -117,18 +123,19 @@ class Storage:
             self.check_installation()
         stored = self._write(key, chunks, is_staged=is_staged, check=check)
         if self._root is not None and key != keys.installation():
-            self.check_installation()  # else it went into the folder below the one that was mounted
+            self.check_installation()  # otherwise it would go into the folder below the mount point
         return stored
 
     def _write(
         self, key: str, chunks: Iterable[bytes], *, is_staged: bool, check: Callable[[], object]
     ) -> Stored:
-        """Write under a key of its own first where `is_staged`, and let the object take its place
-        only if none is there. What is too large to be copied is looked for once more at the end.
+        """Write under a temporary key first where `is_staged`, and move the object into place only
+        if the key is free. For an object that is too large to be copied the key is checked once
+        more at the end.
         """
         hashes = Hashes()
         buffer = bytearray()
-        rest = _hashed(chunks, hashes)
+        rest = _hash_chunks(chunks, hashes)
         for chunk in rest:
             buffer += chunk
             if len(buffer) > PART_BYTES:
@@ -147,16 +154,16 @@ class Storage:
                     self._store, target, buffer_size=PART_BYTES, max_concurrency=PARTS_AT_ONCE
                 )
             )
-            with reaching():
+            with translate_errors():
                 writer.write(bytes(buffer))
-            buffer.clear()  # a part less in memory
-            for chunk in rest:  # whose own errors are none of the store's
-                with reaching():
+            buffer.clear()  # one part less in memory
+            for chunk in rest:  # errors of the source are not errors of the store
+                with translate_errors():
                     writer.write(chunk)
             check()
             if not is_staged and self._stands(key):
                 raise KeyTaken(f"an object stands under {key} already")
-            with reaching():
+            with translate_errors():
                 opened.close()
         if is_staged:
             return self._place(target, key, hashes.stored())
@@ -164,9 +171,9 @@ class Storage:
         return hashes.stored()
 
     def _place(self, staged: str, key: str, stored: Stored) -> Stored:
-        """Let a staged object take its place, if none is there."""
+        """Move a staged object into place, if the key is free."""
         try:
-            with reaching():
+            with translate_errors():
                 obstore.copy(self._store, staged, key, overwrite=False)
         except AlreadyExistsError:
             return self._compared(key, stored)
@@ -177,7 +184,7 @@ class Storage:
 
     def _create(self, key: str, content: bytes, stored: Stored) -> Stored:
         try:
-            with reaching():
+            with translate_errors():
                 obstore.put(self._store, key, content, mode="create", use_multipart=False)
         except AlreadyExistsError:
             return self._compared(key, stored)
@@ -194,7 +201,7 @@ class Storage:
 
     def _stands(self, key: str) -> bool:
         try:
-            with reaching():
+            with translate_errors():
                 obstore.head(self._store, key)
         except FileNotFoundError:
             return False
@@ -207,30 +214,30 @@ class Storage:
     def chunks(self, key: str, part: tuple[int, int] | None = None) -> Iterator[bytes]:
         """Yield the object, or [start, end) of it, in one request."""
         try:
-            with reaching():
+            with translate_errors():
                 yield from self._chunks(key, part)
         except FileNotFoundError:
             self.check_installation(afresh=True)
             raise
 
     def _chunks(self, key: str, part: tuple[int, int] | None) -> Iterator[bytes]:
-        # the store reads it in small pieces, at a third of the speed
+        # The store reads it in small pieces, at a third of the speed.
         if (path := self.local_path(key)) is not None:
-            yield from _of_file(path, part)
+            yield from _read_file(path, part)
             return
         result = obstore.get(self._store, key, options={"range": part} if part else {})
         for chunk in result.stream(min_chunk_size=CHUNK_BYTES):
             yield bytes(chunk)
 
     def signed_url(self, key: str, lifetime: timedelta) -> str | None:
-        """Return an address that anybody may read for so long; None if the store makes none."""
+        """Return an address that everyone may read for so long; None if the store makes none."""
         if isinstance(self._store, SIGNING):
             return obstore.sign(self._store, "GET", key, expires_in=lifetime)
         return None
 
     def signed_upload(self, key: str, lifetime: timedelta) -> str | None:
-        """Return an address that takes an object by one PUT for so long; None if the store makes
-        none, or wants more than a PUT.
+        """Return an address that accepts an object in one PUT for so long; None if the store makes
+        none, or needs more than a PUT.
         """
         if isinstance(self._store, S3Store):
             return obstore.sign(self._store, "PUT", key, expires_in=lifetime)
@@ -248,36 +255,39 @@ class Storage:
         return hashes.stored()
 
     def probe(self) -> None:
-        """Learn whether the storage takes writes."""
+        """Check that the storage accepts writes."""
         self.check_installation(afresh=True)
-        with reaching():
+        with translate_errors():
             obstore.put(self._store, keys.probe(), b"ok")
 
     def keys(self, prefix: str) -> list[str]:
-        with reaching():
+        with translate_errors():
             return [meta["path"] for batch in obstore.list(self._store, prefix) for meta in batch]
 
     def now(self) -> datetime:
         """Return the time on the storage's own clock."""
         self.probe()
-        with reaching():
+        with translate_errors():
             modified: datetime = obstore.head(self._store, keys.probe())["last_modified"]
         return modified
 
-    def objects(self, prefix: str) -> Iterator[list[Listed]]:
-        """Yield all of them, in batches."""
-        with reaching():
+    def objects(self, prefix: str) -> Iterator[list[ListedObject]]:
+        """Yield all objects, in batches."""
+        with translate_errors():
             for batch in obstore.list(self._store, prefix, chunk_size=LISTED_AT_ONCE):
-                yield [Listed(meta["path"], meta["size"], meta["last_modified"]) for meta in batch]
+                yield [
+                    ListedObject(meta["path"], meta["size"], meta["last_modified"])
+                    for meta in batch
+                ]
 
     def holds_any(self, prefix: str) -> bool:
-        """Return whether an object's key begins so."""
-        with reaching():
+        """Return True if the key of an object begins with this prefix."""
+        with translate_errors():
             return any(obstore.list(self._store, prefix, chunk_size=1))
 
     def read(self, key: str) -> bytes | None:
-        """Read a small object whole; None where there is none."""
-        with reaching():
+        """Read a small object whole; None if there is none."""
+        with translate_errors():
             try:
                 return bytes(obstore.get(self._store, key).bytes())
             except FileNotFoundError:
@@ -287,13 +297,14 @@ class Storage:
         return None
 
     def replace(self, key: str, content: bytes) -> None:
-        """Write an object that does change, whole or not at all."""
-        with reaching():
+        """Write an object that may change, whole or not at all."""
+        with translate_errors():
             obstore.put(self._store, key, content)
             self._sync(key)
 
     def remove_unfinished(self, age: timedelta) -> None:
-        """Remove what killed writers left in a local folder, under names that are no keys.
+        """Remove the files that killed writers left in a local folder, under names that are no
+        keys.
 
         Buckets have a rule of their own for it.
         """
@@ -306,23 +317,23 @@ class Storage:
                         path.unlink()
 
     def delete(self, *keys: str) -> None:
-        """Delete those objects that exist."""
+        """Delete the objects that exist."""
         self.check_installation()
         try:
-            with reaching():
+            with translate_errors():
                 obstore.delete(self._store, list(keys))
         except FileNotFoundError:  # a local folder stops at what is gone already
             for key in keys:
-                with suppress(FileNotFoundError), reaching():
+                with suppress(FileNotFoundError), translate_errors():
                     obstore.delete(self._store, key)
 
     @property
     def local_root(self) -> Path | None:
-        """Return the folder that holds everything, where the store is one of this machine."""
+        """Return the root folder, if the store is on this machine."""
         return self._root
 
     def local_path(self, key: str) -> Path | None:
-        """Return the object as a file of this machine, where the store is a local folder."""
+        """Return the object as a file of this machine, if the store is a local folder."""
         return None if self._root is None else self._root / key
 
     def _sync(self, key: str) -> None:
@@ -344,14 +355,14 @@ def chunks_of(content: BinaryIO) -> Iterator[bytes]:
     return iter(lambda: content.read(CHUNK_BYTES), b"")
 
 
-def _hashed(chunks: Iterable[bytes], hashes: Hashes) -> Iterator[bytes]:
+def _hash_chunks(chunks: Iterable[bytes], hashes: Hashes) -> Iterator[bytes]:
     for chunk in chunks:
         hashes.update(chunk)
         fault("storage_write")
         yield chunk
 
 
-def _of_file(path: Path, part: tuple[int, int] | None) -> Iterator[bytes]:
+def _read_file(path: Path, part: tuple[int, int] | None) -> Iterator[bytes]:
     with path.open("rb", buffering=0) as file:
         start, end = part or (0, os.fstat(file.fileno()).st_size)
         file.seek(start)

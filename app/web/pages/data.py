@@ -177,7 +177,7 @@ def file_page(
         models = catalogue.trainable(session, caller.project_id)
         using = [
             (job, state(job))
-            for job in jobs.using(session, caller.project_id, file_id, limit=MAX_JOBS)
+            for job in jobs.list_using(session, caller.project_id, file_id, limit=MAX_JOBS)
         ]
         num_using = jobs.num_using(session, caller.project_id, [file_id]).get(file_id, 0)
     if not model and earlier:

@@ -13,7 +13,7 @@ from app.auth.caller import Caller
 from app.base.errors import NotFound
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
-from app.http.event_stream import CURSOR, event_stream, read_patiently
+from app.http.event_stream import CURSOR, event_stream, read_with_retry
 from app.jobs import actions, metrics, service
 from app.jobs.readings import number, step_of
 from app.jobs.schemas import MetricsObject
@@ -186,7 +186,7 @@ async def _events(
                 _look, services, caller, job_id, seq, context, validation, is_first=not sent
             )
             try:
-                news = await read_patiently(look)
+                news = await read_with_retry(look)
             except NotFound:  # deleted meanwhile
                 yield ENDED
                 return

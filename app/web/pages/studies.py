@@ -62,7 +62,7 @@ def study_page(
 ) -> Response:
     with services.database.read() as session:
         study = service.get(session, caller.project_id, study_id)
-        of_study = jobs.of_studies(session, caller.project_id, [study_id])[study_id]
+        of_study = jobs.list_of_studies(session, caller.project_id, [study_id])[study_id]
         context = _table(session, study, of_study, sort)
         ids = [study.requested.training_file, study.requested.validation_file]
         context["files"] = files.names(session, caller.project_id, [id_ for id_ in ids if id_])
@@ -124,7 +124,7 @@ def study_stream(
 
     def render() -> live.Parts:
         with services.database.read() as session:
-            of_study = jobs.of_studies(session, caller.project_id, [study_id])[study_id]
+            of_study = jobs.list_of_studies(session, caller.project_id, [study_id])[study_id]
             table = _table(session, study, of_study, sort)
         return {"study": fragment("studies/table.html", **context, **table)}
 

@@ -87,7 +87,7 @@ def _state(session: Session, services: Services, caller: Caller) -> dict[str, An
         for job in waiting.jobs
         if job.is_waiting
     ]
-    places.sort(key=lambda row: (row[1] and row[1].position) or queue_forecast.FORESEEN)
+    places.sort(key=lambda row: (row[1] and row[1].position) or queue_forecast.MAX_FORECAST)
     rows = []
     taken: defaultdict[str, set[int]] = defaultdict(set)  # cards of each machine
     for live_worker in workers.list_live(session, services.settings):

@@ -10,7 +10,7 @@ HOME = "203.0.113.7"
 def fail(counted: Failures, address: str, times: int) -> None:
     for _ in range(times):
         assert counted.wait_seconds(address, "wrong") == 0
-        counted.failed(address)
+        counted.record_failure(address)
 
 
 def test_after_a_few_an_address_has_to_wait_and_no_other() -> None:
@@ -25,13 +25,13 @@ def test_waiting_helps() -> None:
     fail(counted, HOME, 60)
     assert 0 < counted.wait_seconds(HOME, "wrong") <= 1
     wait_for(lambda: counted.wait_seconds(HOME, "wrong") == 0, what="one more try")
-    counted.failed(HOME)
+    counted.record_failure(HOME)
     assert counted.wait_seconds(HOME, "wrong") > 0
 
 
 def test_a_key_that_opened_the_door_before_still_does() -> None:
     counted = Failures(1)
-    counted.opened("right")
+    counted.record_success("right")
     fail(counted, HOME, 1)
     assert counted.wait_seconds(HOME, "right") == 0
     assert counted.wait_seconds(HOME, "other") > 0
@@ -51,8 +51,8 @@ def test_memory_is_bounded() -> None:
     counted = Failures(10)
     started = time.monotonic()
     for number in range(failures.MAX_ADDRESSES + 500):
-        counted.failed(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
-        counted.opened(str(number))
+        counted.record_failure(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+        counted.record_success(str(number))
     assert (len(counted._full_at), len(counted._known)) == (
         failures.MAX_ADDRESSES,
         failures.MAX_KNOWN_KEYS,

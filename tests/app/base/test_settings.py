@@ -45,12 +45,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         ({"FALQON_ALLOWED_ORIGINS": '["https://a.example/"]'}, "is not an origin"),
         (
             {"FALQON_POL": "1"},
-            "FALQON_POL is no setting of this service; did you mean FALQON_POLL?",
+            "FALQON_POL is not a setting of this service; did you mean FALQON_POLL?",
         ),
         ({"FALQON_DEVICE": "abacus"}, "FALQON_DEVICE is 'abacus'; known are auto, "),
         (
             {"falqon_hostz": "[]"},
-            "falqon_hostz is no setting of this service; did you mean FALQON_HOSTS?",
+            "falqon_hostz is not a setting of this service; did you mean FALQON_HOSTS?",
         ),
     ],
 )
@@ -72,7 +72,7 @@ def test_a_variable_of_the_user_s_own_is_warned_of_once(
     assert load_settings() == load_settings()
     assert capsys.readouterr() == (
         "",
-        "FALQON_BIN is no setting of this service and has no effect\n",
+        "FALQON_BIN is not a setting of this service and has no effect\n",
     )
 
 

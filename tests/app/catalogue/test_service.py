@@ -35,8 +35,8 @@ def test_a_name_that_nothing_has_is_not_looked_for_in_all_models(
         session.flush()
         session.add(Model(id=TUNED, project_id="proj_a", config={}, bytes=1))
     with database.read() as session, pytest.raises(NotFound):
-        service.by_hub_id(session, "proj_a", "acme/nothing")
+        service.find_by_hub_id(session, "proj_a", "acme/nothing")
     assert TUNED not in loaded
     with database.read() as session:
-        assert service.by_hub_id(session, "proj_a", "odd-name").id == "odd name"
-        assert service.by_hub_id(session, "proj_a", "ft/tiny-01234567").id == TUNED
+        assert service.find_by_hub_id(session, "proj_a", "odd-name").id == "odd name"
+        assert service.find_by_hub_id(session, "proj_a", "ft/tiny-01234567").id == TUNED

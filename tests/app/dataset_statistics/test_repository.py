@@ -62,7 +62,7 @@ def amount_at(
 def test_asking_twice_is_asking_once(database: Database) -> None:
     prepare(database, KEY, KEY, KEY._replace(max_seq_length=512))
     with database.read() as session:
-        assert len(repository.of_file(session, "file-1")) == 2
+        assert len(repository.list_of_file(session, "file-1")) == 2
         assert operations.num_in_progress(session, DatasetStatistics, DEFAULT_PROJECT_ID) == 2
         assert operations.num_in_progress(session, DatasetStatistics, "another") == 0
 
@@ -127,7 +127,7 @@ def test_other_variables_wait_for_those_in_progress_and_replace_them(database: D
         assert repository.find(session, other) is None
         complete(session, {"tokens_per_epoch": 100, "longest": 20})
         repository.add(session, DEFAULT_PROJECT_ID, other)
-        assert (repository.find(session, KEY), len(repository.of_file(session, "file-1"))) == (
+        assert (repository.find(session, KEY), len(repository.list_of_file(session, "file-1"))) == (
             None,
             1,
         )
@@ -143,5 +143,7 @@ def test_with_a_file_goes_what_quotes_it(database: Database) -> None:
     )
     with database.transaction() as session:
         files.mark_deleted(session, ["file-1"])
-        assert repository.of_file(session, "file-1") == []
-        assert [row.validation_file_id for row in repository.of_file(session, "file-2")] == [""]
+        assert repository.list_of_file(session, "file-1") == []
+        assert [row.validation_file_id for row in repository.list_of_file(session, "file-2")] == [
+            ""
+        ]

@@ -64,7 +64,7 @@ def objects(backend: Backend) -> set[str]:
 
 def referenced(backend: Backend) -> set[str]:
     with backend.database.read() as session:
-        return orphans.referenced(session, sorted(objects(backend)))
+        return orphans.find_referenced(session, sorted(objects(backend)))
 
 
 def test_what_every_row_names_stays_and_the_rest_goes(backend: Backend) -> None:
@@ -150,7 +150,7 @@ def test_what_a_killed_writer_left_under_no_key_goes(backend: Backend) -> None:
         (folder / name).write_bytes(b"half")
     age(backend)
     (folder / "new#12").write_bytes(b"half")
-    backend.storage.remove_unfinished(collector.AGE)
+    backend.storage.remove_unfinished(collector.MIN_AGE)
     assert sorted(path.name for path in folder.iterdir()) == ["new#12", "old"]
 
 
@@ -259,7 +259,7 @@ def test_a_restored_copy_lets_nothing_go_until_confirmed(
     reconciler = Reconciler(
         backend.database, backend.storage, Notifier(backend.settings), backend.settings
     )
-    with pytest.raises(installation.Restored, match="older copy"):
+    with pytest.raises(installation.DatabaseRestored, match="older copy"):
         collector.collect(backend.database, backend.storage)
     reconciler.sweep()
     assert left <= objects(backend)
@@ -278,7 +278,7 @@ def test_a_restored_copy_lets_nothing_go_until_confirmed(
 
 
 def test_more_than_a_thousand_wait_for_an_admin(backend: Backend) -> None:
-    left = leave(backend, collector.NAMELESS)
+    left = leave(backend, collector.MAX_UNREFERENCED)
     age(backend)
     assert collector.collect(backend.database, backend.storage) == len(left)
     with backend.database.transaction() as session:
@@ -294,9 +294,9 @@ def test_more_than_a_thousand_wait_for_an_admin(backend: Backend) -> None:
 
 
 def test_of_many_objects_one_in_a_hundred_may_go() -> None:
-    assert collector.Survey(listed_keys=500_000, nameless=5000).hold_reason() is None
+    assert collector.Survey(listed_keys=500_000, unreferenced=5000).hold_reason() is None
     assert "more than 5,000" in (
-        collector.Survey(listed_keys=500_000, nameless=5001).hold_reason() or ""
+        collector.Survey(listed_keys=500_000, unreferenced=5001).hold_reason() or ""
     )
 
 
@@ -317,7 +317,7 @@ def test_a_database_younger_than_the_objects_lets_nothing_go(backend: Backend) -
 def test_many_more_than_fit_into_memory_are_announced_in_turns(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(collector, "ANNOUNCED_AT_ONCE", 2)
+    monkeypatch.setattr(collector, "MAX_ANNOUNCED", 2)
     left = leave(backend, 5)
     age(backend)
     assert collector.collect(backend.database, backend.storage) == 2

@@ -193,7 +193,7 @@ def test_an_adopted_storage_is_this_databases_own(
     assert installation.adopt(left, storage)
     installation.mark(left, storage)
     assert installation.check(left, storage).id == stored_id(storage)
-    with pytest.raises(installation.Restored, match="garbage --confirm"):
+    with pytest.raises(installation.DatabaseRestored, match="garbage --confirm"):
         installation.advance(left, storage)
     installation.accept(left, storage)
     installation.advance(left, storage)
@@ -211,7 +211,7 @@ def test_a_database_that_is_behind_its_storage_was_restored(
         session.execute(update(Installation).values(generation=2))
     for _ in range(2):
         with pytest.raises(
-            installation.Restored, match=r"generation is 2, that of the storage .* is 3"
+            installation.DatabaseRestored, match=r"generation is 2, that of the storage .* is 3"
         ):
             installation.advance(database, storage)
     installation.accept(database, storage)
@@ -232,12 +232,12 @@ def test_a_process_that_ends_between_row_and_object_was_not_restored(
 
 def test_a_guard_looks_again(make: Make, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     database = make("a")
-    guard = installation.Guard(database, storage)
+    guard = installation.CleaningGuard(database, storage)
     assert not guard.allows(), "no id yet"
     installation.mark(database, storage)
     assert not guard.allows(), "not a minute later"
     monkeypatch.setattr(installation, "ADVANCE_SECONDS", 0.0)
-    guard = installation.Guard(database, storage)
+    guard = installation.CleaningGuard(database, storage)
     assert guard.allows()
     storage.delete(keys.installation())
     assert not guard.allows()
@@ -252,7 +252,7 @@ def test_a_full_storage_may_still_be_cleaned(make: Make, storage: Storage) -> No
     """As one that is full, and gets no space if nothing goes."""
     database = make("a")
     installation.mark(database, storage)
-    assert installation.Guard(database, FullStorage(storage.address)).allows()
+    assert installation.CleaningGuard(database, FullStorage(storage.address)).allows()
     assert row(database).generation == 1
 
 

@@ -39,7 +39,7 @@ def test_rounds_look_below_ended_attempts_and_once_a_week_everywhere(
         session.execute(delete(Orphan))
     assert collect(hour, day) == 0, "the round before has looked there"
     with monkeypatch.context() as strict:
-        strict.setattr(collector, "NAMELESS", 0)
+        strict.setattr(collector, "MAX_UNREFERENCED", 0)
         with pytest.raises(collector.HeldBack):
             collect(2 * hour, day)
     again = collector.collect_due(backend.database, backend.storage, lambda _: None)

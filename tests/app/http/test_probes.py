@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.http import probes
-from app.http.probes import OK, UNKNOWN, Watch
+from app.http.probes import OK, UNKNOWN, BackgroundCheck
 from tests.support.waiting import wait_for
 
 
@@ -31,8 +31,8 @@ def test_an_old_verdict_is_none(silent: threading.Event) -> None:
             time.sleep(0.02)
         return OK
 
-    watch = Watch("storage", answer)
-    other = Watch("database", lambda: OK)
+    watch = BackgroundCheck("storage", answer)
+    other = BackgroundCheck("database", lambda: OK)
     watch.start()
     other.start()
     watch.wait_for_first(5)
@@ -48,7 +48,7 @@ def test_an_old_verdict_is_none(silent: threading.Event) -> None:
 
 def test_a_probe_that_breaks_comes_again() -> None:
     answers = iter([OK])
-    watch = Watch("redis", lambda: next(answers, None) or str(1 / 0))
+    watch = BackgroundCheck("redis", lambda: next(answers, None) or str(1 / 0))
     watch.start()
     wait_for(lambda: watch.verdict == UNKNOWN, 5)
     answers = iter([OK] * 1000)
@@ -64,7 +64,7 @@ def test_a_start_waits_for_a_verdict_but_not_for_ever(silent: threading.Event) -
             time.sleep(0.02)
         return OK
 
-    watch = Watch("storage", answer)
+    watch = BackgroundCheck("storage", answer)
     watch.start()
     started = time.monotonic()
     watch.wait_for_first(0.1)

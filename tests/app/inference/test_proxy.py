@@ -10,11 +10,11 @@ from starlette.types import Message, Send
 
 from app.inference import answer_stream, outbox
 from app.inference.answer_stream import MAX_LINE_BYTES, AnswerStream
-from app.inference.proxy import Calls, Exchange, OpenAnswer, make_client
+from app.inference.proxy import Exchange, OpenAnswer, ProxyCallbacks, make_client
 from app.inference.questions import split
-from app.inference.service import Target
+from app.inference.service import EngineTarget
 from app.inference.turns import EngineQueue
-from app.inference.usage import Bill, Tally
+from app.inference.usage import Bill, UsageTally
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 ENGINE_USAGE = USAGE | {"prompt_tokens_details": {"cached_tokens": 2}}
@@ -75,10 +75,10 @@ class Relay:
 
     async def _run(self, send: Send, receive: object) -> None:
         questions = split(b'{"prompt": "a"}')
-        tally = Tally([5], 1)
+        tally = UsageTally([5], 1)
         tally.add_sent(questions[0])
-        calls = Calls(lambda: None, lambda: None)
-        target = Target("http://127.0.0.1:1", "", None, 1, "p", is_private=False)
+        calls = ProxyCallbacks(lambda: None, lambda: None)
+        target = EngineTarget("http://127.0.0.1:1", "", None, 1, "p", is_private=False)
         exchange = Exchange(make_client(), target, self.queue, "/v1", calls, tally)
         opened = OpenAnswer(httpx.Response(200, stream=self.tokens), await self.queue.take("p"))
         bill = Bill(tally, self._charge)

@@ -7,10 +7,10 @@ import pytest
 
 from app.base.errors import RateLimited
 from app.inference.in_flight import AnswersInFlight
-from app.inference.turns import EngineQueue, Turn
+from app.inference.turns import EngineQueue, EngineTurn
 
 
-async def start(*waiting: Coroutine[None, None, Turn]) -> list[asyncio.Task[Turn]]:
+async def start(*waiting: Coroutine[None, None, EngineTurn]) -> list[asyncio.Task[EngineTurn]]:
     tasks = [asyncio.create_task(each) for each in waiting]
     await asyncio.sleep(0)
     return tasks
@@ -22,7 +22,7 @@ def test_the_project_with_the_fewest_answers_has_the_next_turn() -> None:
     async def take_turns() -> None:
         queue = EngineQueue(max_answers=3)
 
-        async def take(project_id: str) -> Turn:
+        async def take(project_id: str) -> EngineTurn:
             turn = await queue.take(project_id)
             turns.append(project_id)
             return turn

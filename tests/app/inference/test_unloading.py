@@ -17,7 +17,7 @@ def test_what_waits_for_a_worker_can_be_unloaded(backend: Backend) -> None:
         assert not repository.end(session, BASE_MODEL)
         assert claims.claim(session, "w", 60) is None
     with backend.database.transaction() as session:
-        assert repository.ask_for(session, BASE_MODEL), "a question has it loaded again"
+        assert repository.request_engine(session, BASE_MODEL), "a question has it loaded again"
         claimed = claims.claim(session, "w", 60)
         assert claimed is not None
         assert (claimed.attempt, claimed.keep_loaded) == (4, False)

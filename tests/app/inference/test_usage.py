@@ -2,12 +2,12 @@ import json
 
 import pytest
 
-from app.inference.questions import Question, estimate_tokens, split
+from app.inference.questions import EngineRequest, estimate_tokens, split
 from app.inference.schemas import CompletionRequest
-from app.inference.usage import Tally, Usage, usage_of
+from app.inference.usage import TokenUsage, UsageTally, usage_of
 
 
-def questions() -> list[Question]:
+def questions() -> list[EngineRequest]:
     fields = {"model": "m", "prompt": ["a" * 40, "b" * 80], "n": 2, "seed": 7}
     return split(CompletionRequest.model_validate(fields).for_engine())
 
@@ -25,14 +25,14 @@ def test_prompts_count_once_and_all_answers() -> None:
     all_questions = questions()
     first, second = estimate_tokens(all_questions)
     assert 10 <= first < second <= 40
-    tally = Tally([first, second], len(all_questions))
+    tally = UsageTally([first, second], len(all_questions))
     assert (tally.estimate, tally.num_tokens) == (first + second, 0), "nothing is sent yet"
     for question in all_questions[:3]:
         tally.add_sent(question)
         tally.add_event(question)
     assert tally.num_tokens == first + second + 3
     for question in all_questions[:2]:
-        tally.set_usage(question, Usage(12, 6, question.choice * 11))
+        tally.set_usage(question, TokenUsage(12, 6, question.choice * 11))
     assert tally.num_tokens == 12 + second + 2 * 6 + 1
     tally.take_refused(all_questions[2])
     assert tally.document(is_private=False) == {
@@ -50,7 +50,7 @@ def test_prompts_count_once_and_all_answers() -> None:
 )
 def test_the_figures_of_an_engine_are_bounded(number: object, expected: int) -> None:
     usage = usage_of({"usage": {"prompt_tokens": number, "completion_tokens": 1}})
-    assert usage == Usage(expected, 1, 0)
+    assert usage == TokenUsage(expected, 1, 0)
 
 
 def test_an_engine_may_tell_nothing() -> None:

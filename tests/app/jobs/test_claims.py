@@ -6,7 +6,7 @@ from sqlalchemy import delete, select, update
 from app.base.database import Database, now_plus
 from app.base.ids import new_id
 from app.jobs import claims
-from app.jobs.claims import Claim, Failure
+from app.jobs.claims import Claim, JobFailure
 from app.jobs.events import NewEvent
 from app.models import (
     DEFAULT_PROJECT_ID,
@@ -171,7 +171,7 @@ def test_a_failure_is_kept_on_job_and_attempt(database: Database, jobs: list[str
             mine,
             JobStatus.FAILED,
             NewEvent("bad", level="error"),
-            failure=Failure("loss_not_finite", "NaN", "learning_rate"),
+            failure=JobFailure("loss_not_finite", "NaN", "learning_rate"),
         )
         assert not claims.finish(session, mine, JobStatus.SUCCEEDED, NewEvent("done"))
     job = read(database, mine.job_id)

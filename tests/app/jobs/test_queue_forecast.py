@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.jobs.queue_forecast import (
-    FORESEEN,
+    MAX_FORECAST,
     ProjectQueue,
     Queue,
     QueueObject,
@@ -111,7 +111,7 @@ def test_a_job_starts_when_the_first_worker_is_free_of_those_before(
 def test_what_cannot_be_told_has_a_reason() -> None:
     nobody = queue_of([], [], 0).position_if_added(MINE, 0)
     endless = queue_of([], [None], 0).position_if_added(MINE, 0)
-    long = queue_of([1.0] * FORESEEN, [], 1)
+    long = queue_of([1.0] * MAX_FORECAST, [], 1)
     assert (nobody.position, nobody.estimated_start, nobody.reason) == (1, None, "no_live_worker")
     assert (endless.position, endless.estimated_start, endless.reason) == (
         1,

@@ -120,7 +120,7 @@ def test_a_backup_is_restored_onto_an_empty_machine(
     assert restored.job(done).status == JobStatus.SUCCEEDED
     for path in (tmp_path / "new" / "data" / "objects").rglob("*"):
         os.utime(path, (1, 1))
-    with pytest.raises(installation.Restored):
+    with pytest.raises(installation.DatabaseRestored):
         collector.collect(restored.database, restored.storage)
     while restored.supervisor().execute_next():
         pass

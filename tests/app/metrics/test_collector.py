@@ -127,7 +127,7 @@ def test_a_model_that_waits_after_its_worker_was_lost_is_counted(backend: Backen
         lost = {"state": EngineState.READY, "lease_expires_at": now(session) - timedelta(hours=1)}
         session.add(Engine(model_id=BASE_MODEL, used_at=now(session), **lost))
         session.flush()
-        assert engines.ask_for(session, BASE_MODEL)
+        assert engines.request_engine(session, BASE_MODEL)
     assert value(scrape(backend), "falqon_engines", state="waiting") == 1
 
 

@@ -3,7 +3,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from app.notifier.watched import Page, Watched
+from app.notifier.watched import EventFeed, EventPage
 
 
 class Table:
@@ -14,13 +14,15 @@ class Table:
         self.may_answer = asyncio.Event()
         self.may_answer.set()
 
-    async def read(self, after: int) -> Page:
+    async def read(self, after: int) -> EventPage:
         self.num_reads += 1
         await self.may_answer.wait()
-        return Page([(seq, b"") for seq in range(after + 1, self.last + 1)], None)
+        return EventPage([(seq, b"") for seq in range(after + 1, self.last + 1)], None)
 
 
-async def follow(watched: Watched, read: Callable[[int], Awaitable[Page]], until: int) -> list[int]:
+async def follow(
+    watched: EventFeed, read: Callable[[int], Awaitable[EventPage]], until: int
+) -> list[int]:
     """As a stream does."""
     seqs: list[int] = [0]
     while seqs[-1] < until:
@@ -34,7 +36,7 @@ async def follow(watched: Watched, read: Callable[[int], Awaitable[Page]], until
 
 def test_readers_at_the_same_place_cause_one_read() -> None:
     async def scenario() -> None:
-        watched = Watched()
+        watched = EventFeed()
         table = Table()
         readers = [asyncio.create_task(follow(watched, table.read, until=3)) for _ in range(100)]
         for last in (1, 2, 3):
@@ -49,10 +51,10 @@ def test_readers_at_the_same_place_cause_one_read() -> None:
 
 def test_an_event_that_comes_while_a_page_is_read_is_not_missed() -> None:
     async def scenario() -> None:
-        watched = Watched()
+        watched = EventFeed()
         table = Table()
 
-        async def read(after: int) -> Page:
+        async def read(after: int) -> EventPage:
             page = await table.read(after)
             if table.last == 0:  # just after this look
                 table.last = 1
@@ -66,7 +68,7 @@ def test_an_event_that_comes_while_a_page_is_read_is_not_missed() -> None:
 
 def test_the_reader_that_began_a_read_may_go() -> None:
     async def scenario() -> None:
-        watched = Watched()
+        watched = EventFeed()
         table = Table()
         table.last = 1
         table.may_answer.clear()
@@ -85,10 +87,10 @@ def test_the_reader_that_began_a_read_may_go() -> None:
 
 def test_after_a_read_that_failed_the_next_reader_tries_again() -> None:
     async def scenario() -> None:
-        watched = Watched()
+        watched = EventFeed()
         table = Table()
 
-        async def fails(after: int) -> Page:
+        async def fails(after: int) -> EventPage:
             raise ConnectionError
 
         readers = [asyncio.create_task(watched.page(0, fails)) for _ in range(2)]

@@ -4,7 +4,7 @@ import re
 import httpx
 
 from app.jobs import claims
-from app.jobs.claims import Failure
+from app.jobs.claims import JobFailure
 from app.jobs.events import NewEvent
 from app.models import JobStatus
 from tests.browser import scene
@@ -18,7 +18,7 @@ def test_a_job_that_ended_without_a_step_has_no_charts(
 ) -> None:
     claim = tenant.claim(tenant.job().id)
     assert SECTION in browser.get(f"/jobs/{claim.job_id}").text
-    failure = Failure("internal_error", "The trainer did not start.")
+    failure = JobFailure("internal_error", "The trainer did not start.")
     scene.finish(tenant, claim, JobStatus.FAILED, failure=failure)
     page = browser.get(f"/jobs/{claim.job_id}").text
     assert SECTION not in page

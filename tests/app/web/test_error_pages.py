@@ -7,7 +7,7 @@ from html import unescape
 import httpx
 import pytest
 
-from app.base.storage import StorageAway
+from app.base.storage import StorageUnavailable
 from tests.support.api import Api, Tenant
 from tests.support.pages import SAME_SITE, sign_in, token
 
@@ -59,7 +59,7 @@ def test_a_storage_that_is_away_is_a_page(
     browser: httpx.Client, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(*_: object) -> None:
-        raise StorageAway("nothing answers")
+        raise StorageUnavailable("nothing answers")
 
     file_id = tenant.upload()
     monkeypatch.setattr("app.files.actions.read_first_lines", read)

@@ -47,7 +47,7 @@ def test_the_form_offers_what_a_worker_has_and_says_what_each_number_buys(
     assert re.search(r"GPUs Time Cost 1 .* 2 this job .* 3 .* 4 ", visible_text(page))
     assert re.search(r"Device h100 .&nbsp;2", visible_text(page))
     for number, error in (
-        ("8", "8 GPUs of one machine are asked for, and no worker has more than 4."),
+        ("8", "8 GPUs of one machine are requested, and no worker has more than 4."),
         ("many", "write a whole number from 1 to 64, or auto"),
     ):
         for path in ("", "/estimate"):

@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from app.base.database import Database, now_plus
 from app.base.settings import Settings
 from app.jobs import claims
-from app.jobs.claims import Claim, Failure
+from app.jobs.claims import Claim, JobFailure
 from app.jobs.events import NewEvent
 from app.models import (
     DeliveryStatus,
@@ -59,7 +59,7 @@ def end_a_job(backend: Backend, status: JobStatus = JobStatus.FAILED) -> str:
     with backend.database.transaction() as session:
         job = claims.claim(session, owner="w", device="cpu", num_devices=1, lease_seconds=60)
         assert job is not None
-        failure = Failure("bad", "bad") if status is JobStatus.FAILED else None
+        failure = JobFailure("bad", "bad") if status is JobStatus.FAILED else None
         assert claims.finish(
             session, Claim(job.id, job.attempt, "w"), status, NewEvent("end"), failure=failure
         )

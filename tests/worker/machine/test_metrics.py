@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 from app.base.database import Database
 from app.base.settings import Settings
 from app.jobs import claims
-from app.jobs.claims import Claim, Failure
+from app.jobs.claims import Claim, JobFailure
 from app.jobs.events import NewEvent
 from app.models import JobStatus
 from tests.support.backend import Backend
@@ -91,6 +91,6 @@ def claim_and_lose(database: Database, before_commit: Callable[[], object]) -> N
             NewEvent("lost"),
             counts_as_failure=True,
             max_infra_failures=3,
-            failure=Failure("of_another_program", "lost"),
+            failure=JobFailure("of_another_program", "lost"),
         )
         before_commit()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from app.base.storage import Storage, StorageAway, reach
+from app.base.storage import Storage, StorageUnavailable, reach
 from app.models import Desired, FileCheck, JobStatus
 from tests.support.backend import Backend
 from tests.support.checks import uncheck_files
@@ -139,7 +139,7 @@ def test_a_worker_that_met_it_claims_nothing_and_still_ends(
     attempts: list[int],
 ) -> None:
     """It meets it before it takes a job, or where the storage has just answered with one."""
-    monkeypatch.setattr("app.base.storage.storage.KNOWN_SECONDS", known_seconds)
+    monkeypatch.setattr("app.base.storage.storage.CHECKED_SECONDS", known_seconds)
     backend = remote_backend
     jobs = [backend.add_job(FAKE) for _ in range(2)]
     switch.away("refusing")
@@ -194,9 +194,9 @@ def test_large_objects_and_streams_say_that_the_storage_is_away(
     storage: Storage = remote_backend.storage
     storage.put("large", [b"x" * 2**20] * 9)
     switch.away("refusing")
-    with pytest.raises(StorageAway):
+    with pytest.raises(StorageUnavailable):
         storage.put("larger", [b"x" * 2**20] * 20)
-    with pytest.raises(StorageAway):
+    with pytest.raises(StorageUnavailable):
         list(storage.chunks("large"))
-    with pytest.raises(StorageAway):
+    with pytest.raises(StorageUnavailable):
         storage.delete("large")

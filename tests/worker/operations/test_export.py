@@ -226,7 +226,7 @@ def test_a_worker_that_dies_leaves_nothing_half_done_and_another_does_it(
     assert content(backend, export_id, "bf16.txt").startswith(export.exported_model_id)
     prefix = f"projects/{export.project_id}/exports/{export_id}"
     with backend.database.read() as session:
-        referenced = orphans.referenced(session, backend.storage.keys(prefix))
+        referenced = orphans.find_referenced(session, backend.storage.keys(prefix))
     assert referenced == {f"{prefix}/2/bf16.txt"}
 
 

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.base.database import Database
 from app.inference import service
-from app.inference.service import Target
+from app.inference.service import EngineTarget
 from app.models import Evaluation, FileImport, ModelImport
 from app.models.evaluation import AnswerScores
 from tests.support.backend import Backend
@@ -52,18 +52,18 @@ def test_an_operation_that_others_have_is_given_up_with_its_progress(
 def test_an_engine_is_looked_up_again_while_the_database_is_away(
     embedded_backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = Target("http://engine", "", None)
+    target = EngineTarget("http://engine", "", None)
     num_calls = 0
     beats: list[None] = []
 
-    def find_or_ask(*_lookup: object) -> Target:
+    def find_or_ask(*_lookup: object) -> EngineTarget:
         nonlocal num_calls
         num_calls += 1
         if num_calls < 3:
             raise OperationalError("SELECT", {}, Exception("the server is away"))
         return target
 
-    monkeypatch.setattr(service, "find_or_ask", find_or_ask)
+    monkeypatch.setattr(service, "find_or_request", find_or_ask)
     asker = Asker(embedded_backend.context(), "proj_a", lambda: beats.append(None))
     assert asker._find_target("m") is target
     assert len(beats) == 2

@@ -9,7 +9,7 @@ from app.base.errors import ApiError
 from app.http.dependencies import After, ServicesDep
 from app.http.event_stream import event_stream
 from app.jobs import service as jobs
-from app.projects.quotas import WARNED_SHARE
+from app.projects.quotas import WARNING_SHARE
 from app.services import Services
 from app.web import live
 from app.web.forms import (
@@ -34,7 +34,7 @@ LOOK_SECONDS = 2.0
 FIELDS = ("url", "name", "event_types")
 WEBHOOKS = f"{HERE}/webhooks"
 EVENTS = {event: event.removeprefix(PREFIX) for event in EVENT_TYPES} | {
-    "project.device_hours.warning": f"{WARNED_SHARE:.0%} of a month's device hours used",
+    "project.device_hours.warning": f"{WARNING_SHARE:.0%} of a month's device hours used",
     "project.device_hours.exhausted": "a month's device hours used up",
 }
 Field = Annotated[str | None, Form()]

@@ -5,7 +5,7 @@ import pytest
 from pydantic import HttpUrl
 
 from app.base.outbound import addresses
-from app.base.outbound.addresses import Refused, is_public, parse_target, resolve
+from app.base.outbound.addresses import AddressRefused, is_public, parse_target, resolve
 
 NOT_PUBLIC = [
     "0.0.0.0", "10.0.0.1", "100.64.0.1", "100.100.100.200", "127.0.0.1", "127.255.255.254",
@@ -48,7 +48,7 @@ REFUSED_AT_ONCE = [
 @pytest.mark.parametrize("url", REFUSED_AT_ONCE)
 def test_urls_that_can_never_be_allowed(url: str) -> None:
     """In the form that the API stores: a number in any notation has become an address by then."""
-    with pytest.raises(Refused):
+    with pytest.raises(AddressRefused):
         parse_target(str(HttpUrl(url)), [])
 
 
@@ -65,7 +65,7 @@ def test_ordinary_urls_are_allowed() -> None:
 
 def test_names_of_inner_addresses_are_refused_without_naming_them() -> None:
     target = parse_target("https://localhost/", [])
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(AddressRefused) as caught:
         resolve(target, [])
     assert "127.0.0.1" not in str(caught.value)
     assert "::1" not in str(caught.value)
@@ -80,7 +80,7 @@ def test_one_inner_address_among_several_is_enough(
         for address in ("8.8.8.8", inner)
     ]
     monkeypatch.setattr(addresses.socket, "getaddrinfo", lambda *_, **__: answers)
-    with pytest.raises(Refused):
+    with pytest.raises(AddressRefused):
         resolve(parse_target("https://hooks.example.com/", []), [])
 
 
@@ -89,5 +89,5 @@ def test_named_networks_are_allowed_also_without_tls() -> None:
     target = parse_target("http://127.0.0.1:9/", networks)
     assert resolve(target, networks) == [ip_address("127.0.0.1")]
     for url in ("http://8.8.8.8/", "http://10.0.0.1/", "https://10.0.0.1/"):
-        with pytest.raises(Refused):
+        with pytest.raises(AddressRefused):
             parse_target(url, networks)

@@ -20,7 +20,7 @@ from huggingface_hub import snapshot_download
 from obstore.exceptions import BaseError
 from typer.testing import CliRunner
 
-from app.attempts.values import Offer
+from app.attempts.values import WorkerOffer
 from app.auth import worker_tokens
 from app.base.storage import Storage, keys
 from app.base.storage.storage import PART_BYTES, KeyTaken
@@ -264,7 +264,7 @@ def test_a_worker_that_cannot_follow_a_link_has_the_api_carry_the_bytes(
         monkeypatch.setenv("NO_PROXY", "localhost")
         gateway = JoinedGateway(api.url.replace("127.0.0.1", "localhost"), secret, "spot")
         stack.callback(gateway.close)
-        claimed = gateway.claim(Offer("cpu", 2, 1))
+        claimed = gateway.claim(WorkerOffer("cpu", 2, 1))
         assert claimed is not None
         claim = Claim(claimed.job.id, claimed.job.attempt, gateway.owner)
         (file,) = gateway.read_inputs(claim).files
