@@ -185,7 +185,7 @@ ZIP = b"PK\x03\x04\x14\x00\x00\n\x08\x00"
     [
         (ZIP + b"rows.jsonl", "a zip archive", "unpack it"),
         (b"PK\x03\x04\x14\x00[Content_Types].xml", "an Excel workbook", "save the sheet as CSV"),
-        (gzip.compress(b"{}"), "a gzip file", "unpack it"),
+        (gzip.compress(b"{}", mtime=0), "a gzip file", "unpack it"),
         (bz2.compress(b"{}"), "a bzip2 file", "pack it with gzip"),
         (lzma.compress(b"{}"), "an xz file", "pack it with gzip"),
         (pickle.dumps([{"text": "a"}]), "a Python pickle", "JSON lines"),
