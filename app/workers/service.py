@@ -23,7 +23,7 @@ from falqon_core.estimate.calibration import Calibration
 
 MISSED_POLLS = 3  # polls without a sign of life after which an idle worker counts as gone
 FORGOTTEN_SECONDS = 24 * 3600.0
-LOST = "lost"  # the outcome of an attempt
+OUTCOME_LOST = "lost"  # the outcome of an attempt
 
 
 class WorkerHistory(NamedTuple):

@@ -5,7 +5,7 @@ import io
 import re
 import subprocess
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -30,17 +30,26 @@ def prose_of(source: str) -> Iterator[str]:
             yield ast.get_docstring(node) or ""
 
 
-def is_there(name: str, beside: Path, names: set[str]) -> bool:
-    """Return whether a tracked file ends with the name, or stands there seen from its mention."""
-    reached = (beside / name).resolve()
+def tails_of(names: Iterable[str]) -> set[str]:
+    """Return every name of the files, by itself and with the folders that lead to it."""
+    return {
+        "/".join(parts[start:])
+        for parts in (name.split("/") for name in names)
+        for start in range(len(parts))
+    }
+
+
+def is_there(name: str, beside: Path, tails: set[str]) -> bool:
+    """Return whether a tracked file ends with the name, or the name leads to a file from there."""
     tail = name.rsplit("../", 1)[-1].removeprefix("./")
-    return reached.exists() or any(path == tail or path.endswith(f"/{tail}") for path in names)
+    return tail in tails or (beside / name).resolve().exists()
 
 
 def test_files_that_comments_and_documents_name_exist() -> None:
-    names = set(tracked())
+    paths = tracked()
+    tails = tails_of(paths)
     missing = []
-    for path in sorted(names):
+    for path in paths:
         if not path.endswith((".py", ".md")) or path.startswith("benchmarks/results/"):
             continue
         text = (ROOT / path).read_text()
@@ -53,6 +62,6 @@ def test_files_that_comments_and_documents_name_exist() -> None:
         missing += [
             f"{path}: {name}"
             for name in sorted(mentions - NOT_OURS)
-            if not is_there(name, (ROOT / path).parent, names)
+            if not is_there(name, (ROOT / path).parent, tails)
         ]
     assert missing == []
