@@ -10,7 +10,7 @@ from typing import NamedTuple
 from app.projects.quotas import WARNED_SHARE
 from app.projects.schemas import ProjectObject
 from app.usage.amounts import Usage
-from app.usage.service import Span
+from app.usage.span import Span
 
 
 class Bar(NamedTuple):
