@@ -15,7 +15,7 @@ import httpx
 from app.base.errors import InvalidRequest
 from app.inference.completions import Echo, TokenScore, score_of
 from app.inference.engine_traits import EngineTraits, Post
-from app.inference.refusals import refusal_of
+from app.inference.refusals import NO_SUCH_TOKENS, refusal_of
 from app.inference.rewriting import Document
 from app.inference.schemas import CompletionRequest
 
@@ -47,8 +47,7 @@ async def _echo(
         if with_special[1:] == ids:
             first, ids = 1, with_special
     else:
-        ids = prompt
-        text = str((await _ask(post, "/detokenize", {"tokens": ids}))["content"])
+        text, ids = await _detokenize(prompt, post), prompt
     if num_top is None:
         return Echo(text, len(ids), None)
     if traits.context is not None and len(ids) > traits.context:
@@ -61,7 +60,7 @@ async def _echo(
     ends = frozenset(eos if len(eos) == 1 else ())
     scores = await _score(ids, max(first, 1), num_top, ends, post)
     if first == 0 and ids:
-        start = str((await _ask(post, "/detokenize", {"tokens": ids[:1]}))["content"])
+        start = await _detokenize(ids[:1], post)
         scores.insert(0, TokenScore(start, None, None))
     return Echo(text, len(ids), scores)
 
@@ -106,6 +105,13 @@ async def _tokenize(text: str, post: Post, *, add_special: bool) -> list[int]:
     fields = {"content": text, "add_special": add_special, "parse_special": True}
     tokens: list[int] = (await _ask(post, "/tokenize", fields))["tokens"]
     return tokens
+
+
+async def _detokenize(ids: list[int], post: Post) -> str:
+    answer = await post("/detokenize", {"tokens": ids})
+    if answer.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:  # an id beyond the vocabulary
+        raise InvalidRequest(NO_SUCH_TOKENS, param="prompt")
+    return str(_read(answer)["content"])
 
 
 async def _ask(post: Post, path: str, fields: dict[str, Any]) -> Document:

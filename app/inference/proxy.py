@@ -77,7 +77,7 @@ class Exchange(NamedTuple):
         """Send a request other than a completion, in the project's turn; None: a GET."""
         turn = await self.queue.take(self.target.project_id)
         try:
-            return await self.client.request(
+            answer = await self.client.request(
                 "GET" if fields is None else "POST",
                 f"{self.target.address}{path}",
                 content=None if fields is None else self.target.body(json.dumps(fields).encode()),
@@ -85,6 +85,10 @@ class Exchange(NamedTuple):
             )
         finally:
             turn.release()
+        is_answered = path == self.path and answer.status_code == httpx.codes.OK
+        if is_answered and (usage := usage_of(parse(answer.content))):
+            self.tally.add_beside(usage)
+        return answer
 
     async def take_turn(self) -> EngineTurn:
         return await self.queue.take(self.target.project_id)

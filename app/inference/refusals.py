@@ -5,7 +5,8 @@ import httpx
 from app.base.errors import ApiError, InvalidRequest, Unavailable
 
 MAX_ERROR_BYTES = 65_536
-# Error for an engine that does not respond, or no longer.
+NO_SUCH_TOKENS = "prompt: the model has no such tokens."
+# Errors of an engine that does not respond, or no longer.
 CONNECTION_ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.TimeoutException)
 
 
@@ -25,7 +26,7 @@ def refusal_of(status: int, raw: bytes, prompt_field: str = "messages") -> ApiEr
             if "context" in message:
                 return InvalidRequest(message, param=prompt_field, code="context_length_exceeded")
             if "invalid tokens" in message:
-                return InvalidRequest("prompt: the model has no such tokens.", param=prompt_field)
+                return InvalidRequest(NO_SUCH_TOKENS, param=prompt_field)
             return InvalidRequest(message, code="refused_by_engine")
         case 404:
             return InvalidRequest(

@@ -40,6 +40,7 @@ class UsageTally:
         self._prompts: dict[int, int] = {}  # prompts that were sent
         self._cached: dict[int, int] = {}
         self._answers = [0] * num_answers
+        self._num_beside = 0
 
     @property
     def estimate(self) -> int:
@@ -48,7 +49,11 @@ class UsageTally:
 
     @property
     def num_tokens(self) -> int:
-        return sum(self._prompts.values()) + sum(self._answers)
+        return sum(self._prompts.values()) + sum(self._answers) + self._num_beside
+
+    def add_beside(self, usage: TokenUsage) -> None:
+        """Count what the engine read and wrote for a question that is no answer, as for an echo."""
+        self._num_beside += usage.prompt_tokens + usage.completion_tokens
 
     def add_sent(self, question: EngineRequest) -> None:
         self._prompts.setdefault(question.prompt, self._estimates[question.prompt])

@@ -130,6 +130,7 @@ def test_an_end_within_the_prompt_has_its_probability(
         ({"prompt": [1, "a"]}, "prompt", "invalid_value"),
         ({"prompt": [[1], []]}, "prompt", "invalid_value"),
         ({"prompt": [2**30]}, "prompt", "invalid_value"),
+        ({"prompt": [2**30], "echo": True}, "prompt", "invalid_value"),
         ({"prompt": ["a"] * 64, "n": 9}, "n", "invalid_value"),
         ({"prompt": "a", "suffix": "b"}, "suffix", "unsupported_parameter"),
         ({"prompt": "word " * 5000}, "prompt", "context_length_exceeded"),

@@ -146,13 +146,13 @@ TOOL = {"type": "function", "function": {"name": "f"}}
             "messages.0.tool_calls.0.function.arguments",
         ),
         (
-            {"messages": [call(type="function", function=FUNCTION, id=None)]},
+            {"messages": [call(type="function", function=FUNCTION, id=5)]},
             "messages.0.tool_calls.0.id",
         ),
         ({"messages": [part(type="video_url", video_url={})]}, "messages.0.content"),
-        ({"messages": [part(type="picture")]}, "messages.0.content.0.type"),
+        ({"messages": [part(type="picture")]}, "messages.0.content.0"),
         ({"messages": [part(type="text")]}, "messages.0.content.0.text"),
-        ({"messages": [part(text="x")]}, "messages.0.content.0.type"),
+        ({"messages": [part(text="x")]}, "messages.0.content.0"),
         ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"response_format": {"type": "text", "schema": BACKWARDS}}, "response_format.schema"),
@@ -160,7 +160,7 @@ TOOL = {"type": "function", "function": {"name": "f"}}
             {"response_format": {"type": "json_object", "schema": BACKWARDS}},
             "response_format.schema.maxItems",
         ),
-        ({"n": 5}, "n"),
+        ({"n": 129}, "n"),
     ],
 )
 def test_what_is_malformed_is_refused_with_its_place(

@@ -49,6 +49,14 @@ def remaining(tenant: Tenant) -> int:
     return int(answer.headers["x-ratelimit-remaining-tokens"])
 
 
+def test_an_echo_counts_also_where_a_later_prompt_is_refused(limited: Tenant) -> None:
+    prompts = ["One, two " * 40, "é"]
+    question = {"model": MODEL, "prompt": prompts, "max_tokens": 0, "echo": True, "logprobs": 0}
+    answer = limited.http.post("/v1/completions", json=question)
+    assert answer.json()["error"]["code"] == "echo_not_possible"
+    assert remaining(limited) < PER_MINUTE - 100
+
+
 def test_answers_count_as_the_engine_says(limited: Tenant) -> None:
     question = {"model": MODEL, "messages": HELLO, "max_tokens": 64}
     started = time.monotonic()
