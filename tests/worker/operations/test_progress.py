@@ -44,7 +44,7 @@ def test_a_database_that_is_away_misses_what_is_written_of_progress(
 def test_an_operation_that_others_have_is_given_up_with_its_progress(
     embedded_backend: Backend,
 ) -> None:
-    unknown = FileImport(id="a", attempts=1)
+    unknown = FileImport(id="a", attempt=1)
     with pytest.raises(OperationAbandoned):
         ProgressWriter(embedded_backend.database, unknown).write(progress=0.5)
 
