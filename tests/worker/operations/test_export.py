@@ -233,7 +233,7 @@ def test_a_worker_that_dies_leaves_nothing_half_done_and_another_does_it(
 def test_workers_that_die_again_and_again_end_it(embedded_backend: Backend) -> None:
     export_id = ask(embedded_backend, model_of(embedded_backend), "bf16")
     with embedded_backend.database.transaction() as session:
-        session.execute(update(Export).values(attempts=MAX_ATTEMPTS))
+        session.execute(update(Export).values(attempt=MAX_ATTEMPTS))
     handler_of(embedded_backend).poll()
     export = read_export(embedded_backend, export_id)
     assert (export.status, export.error_code) == (OperationStatus.FAILED, "export_failed")

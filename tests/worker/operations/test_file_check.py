@@ -90,7 +90,7 @@ def test_a_file_that_kills_its_workers_is_given_up_and_its_job_fails(backend: Ba
     job_id = waiting_job(backend)
     uncheck_files(backend.database)
     with backend.database.transaction() as session:
-        session.execute(update(FileCheck).values(attempts=MAX_ATTEMPTS))
+        session.execute(update(FileCheck).values(attempt=MAX_ATTEMPTS))
     FileCheckHandler(backend.context()).poll()
     check, file, job = check_of(backend, job_id), file_of(backend, job_id), backend.job(job_id)
     assert (check.status, check.error_code) == (OperationStatus.FAILED, "file_check_failed")
