@@ -28,10 +28,8 @@ KNOWN_SECONDS = 5.0  # so long an object store is taken for the one that it was
 SIGNING = AzureStore, GCSStore, S3Store  # the stores that can
 # the object store adds it to the name of a file that it is still writing
 UNFINISHED = re.compile(r"#\d+$")
-PART_BYTES, PARTS_AT_ONCE = (
-    8 * 2**20,
-    4,
-)  # object stores take at most 10,000 parts of one object; memory holds these at once
+PART_BYTES = 8 * 2**20  # object stores take at most 10,000 parts of one object
+PARTS_AT_ONCE = 4  # in memory
 
 
 class Listed(NamedTuple):
