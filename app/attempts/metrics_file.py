@@ -1,7 +1,5 @@
 """Metrics of a job as the CSV that OpenAI's users find in `result_files`: one line per step."""
 
-import csv
-import io
 from collections.abc import Iterator
 
 from sqlalchemy.orm import Session
@@ -10,7 +8,7 @@ from app.base.database import Database
 from app.base.storage import Storage, Stored
 from app.files import service as files
 from app.garbage import orphans
-from app.jobs import repository
+from app.jobs import metrics_csv, repository
 from app.jobs.effective_steps import effective_steps
 from app.jobs.readings import number, step_of
 from app.models import File, Job, Purpose
@@ -23,7 +21,6 @@ COLUMNS = {
     "valid_loss": ("valid_loss",),
     "valid_mean_token_accuracy": ("valid_mean_token_accuracy",),
 }
-LINES_AT_ONCE = 10_000
 
 Steps = dict[int, dict[str, float]]
 
@@ -62,16 +59,8 @@ def read_steps(session: Session, job_id: str) -> Steps:
 
 
 def write_csv(steps: Steps) -> Iterator[bytes]:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["step", *COLUMNS], lineterminator="\n")
-    writer.writeheader()
-    for count, step in enumerate(sorted(steps), 1):
-        writer.writerow({"step": step} | steps[step])
-        if count % LINES_AT_ONCE == 0:
-            yield text.getvalue().encode()
-            text.seek(0)
-            text.truncate()
-    yield text.getvalue().encode()
+    rows = ({"step": step} | steps[step] for step in sorted(steps))
+    return metrics_csv.write_csv(COLUMNS, rows)
 
 
 def _columns(data: JsonObject) -> dict[str, float]:

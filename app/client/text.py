@@ -1,39 +1,34 @@
 """How things are said on a terminal."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
+from app.base import text
 from app.base.terminal import one_line
+from app.base.text import duration as duration
+from app.base.text import size as size
 
+MOST_DIGITS = 15  # of an amount that is written out; a service may send any exponent
 BARS = "▁▂▃▄▅▆▇█"
 
 
-def size(num_bytes: int) -> str:
-    amount = float(num_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if amount < 1024:
-            if unit == "B":
-                return f"{amount:.0f} {unit}"
-            return f"{amount:.1f} {unit}"
-        amount /= 1024
-    return f"{amount:.1f} TiB"
-
-
 def usd(amount: object) -> str:
-    """Say as the service wrote it what it costs, unless that is less than a cent or nothing."""
+    """Write an amount of the service; as it stands where that is no plain number."""
     written = one_line(amount)
     try:
-        amount_usd = Decimal(written)
-        if 0 < amount_usd < Decimal("0.01"):
-            return "< $0.01"
-        if amount_usd == 0:
-            return "$0.00"
-        return f"${written}"
+        value = Decimal(written)
+        if value.is_finite() and value.adjusted() < MOST_DIGITS:
+            return text.usd(value)
     except ArithmeticError:
-        return f"${written}"
+        pass
+    return f"${written}"
+
+
+def moment(seconds: int | None) -> str:
+    """Write a moment to the minute; nothing where there is none."""
+    return "" if seconds is None else text.minute(seconds)
 
 
 def cards(holder: Mapping[str, Any]) -> str:
@@ -69,30 +64,6 @@ def done(job: Mapping[str, Any]) -> str:
     if not progress.get("total_steps"):
         return ""
     return f"{progress['percent']:.0f}%, step {progress['step']}/{progress['total_steps']}"
-
-
-def duration(seconds: float) -> str:
-    if 0 < seconds < 1:
-        return "< 1 s"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    if minutes:
-        return f"{minutes} min {rest:02} s"
-    return f"{rest} s"
-
-
-def moment(seconds: int | None) -> str:
-    if seconds is None:
-        return ""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
-
-
-def second(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def sparkline(values: list[float], width: int) -> str:

@@ -16,6 +16,7 @@ from app.files.schemas import (
     SourceRequest,
     UploadPurpose,
 )
+from app.files.sending import send_content
 from app.files.tables import MAX_MAPPING_CHARACTERS, parse_filename, parse_mapping
 from app.http import downloads
 from app.http.dependencies import (
@@ -181,10 +182,4 @@ def retrieve_content(
         Query(include_in_schema=False),
     ] = False,
 ) -> Response:
-    if skip_bad_lines:
-        stream = actions.retrieve_good_lines(services, caller, file_id)
-        return downloads.send_stream(request, stream)
-    content = actions.retrieve_content(services, caller, file_id)
-    return downloads.send(
-        request, services.storage, content, redirects=services.settings.download_redirects
-    )
+    return send_content(services, caller, request, file_id, skip_bad_lines=skip_bad_lines)

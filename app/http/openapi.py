@@ -11,10 +11,8 @@ from pydantic import BaseModel
 
 Json = dict[str, Any]
 
-OF_FASTAPI = (
-    "HTTPValidationError",
-    "ValidationError",
-)  # faults in a request are answered with 400 and our own body
+# Faults in a request are answered with 400 and our own body.
+UNUSED_SCHEMAS = ("HTTPValidationError", "ValidationError")
 
 
 def _rate_limit_headers(unit: str, limit: str, remaining: str) -> Json:
@@ -107,7 +105,7 @@ def describe(app: FastAPI) -> Callable[[], Json]:
 
 def _complete(schema: Json) -> Json:
     components = schema["components"]
-    for name in OF_FASTAPI:
+    for name in UNUSED_SCHEMAS:
         components["schemas"].pop(name, None)
     envelope = ErrorResponse.model_json_schema(ref_template="#/components/schemas/{model}")
     components["schemas"] |= envelope.pop("$defs") | {"ErrorResponse": envelope}

@@ -226,7 +226,7 @@ def write_metrics_csv(services: Services, caller: Caller, job_id: str) -> Iterat
     """Return all metrics of every step as CSV, in pieces that are read on demand."""
     with services.database.read() as session:
         service.get(session, caller.project_id, job_id)
-    return metrics_csv.write_csv(services.database, job_id)
+    return metrics_csv.write_all(services.database, job_id)
 
 
 def read_log(

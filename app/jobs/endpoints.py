@@ -14,7 +14,7 @@ from app.http.dependencies import (
 )
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
-from app.jobs import actions, metrics
+from app.jobs import actions, metrics, metrics_csv
 from app.jobs.requests import JobFilters, ResumeRequest
 from app.jobs.schemas import (
     CheckpointObject,
@@ -182,7 +182,8 @@ def retrieve_metrics(
     """
     series = actions.read_metrics(services, caller, job_id, _parse_keys(keys), points)
     if format == "csv" or (format is None and "text/csv" in accept):
-        return Response(metrics.as_csv(series), media_type="text/csv")
+        content = b"".join(metrics_csv.write_series(series))
+        return Response(content, media_type="text/csv")
     return MetricsObject.of(job_id, series)
 
 

@@ -2,8 +2,6 @@
 with the job.
 """
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 
 from sqlalchemy.orm import Session
@@ -66,14 +64,3 @@ def series(session: Session, job: Job, keys: Sequence[str], num_points: int) -> 
                 if key in thinned and (value := number(key, reported)) is not None:
                     thinned[key].add((step, value))
     return {key: series.points(num_points) for key, series in thinned.items()}
-
-
-def as_csv(series: SeriesByKey) -> str:
-    """Write one row a step; empty where a key has no point there."""
-    by_key = {key: dict(points) for key, points in series.items()}
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["step", *by_key])
-    for step in sorted({step for points in by_key.values() for step in points}):
-        writer.writerow([step, *(points.get(step, "") for points in by_key.values())])
-    return text.getvalue()

@@ -2,15 +2,19 @@
 
 from typing import Any, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.base.errors import InvalidRequest
 from app.models.falqon_options import Budget
 from app.models.job_request import DpoHyperparameters, Hyperparameters, JobRequest, StrictModel
 from app.models.stored_json import build_validator
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.recipe_options import LearningRate
 
 _STORED_RECIPE = build_validator(Recipe)
+_LEARNING_RATE: TypeAdapter[float] = TypeAdapter(
+    LearningRate, config=ConfigDict(strict=True, allow_inf_nan=False)
+)
 
 
 class JobFilters(NamedTuple):
@@ -61,11 +65,14 @@ def resolve_recipe(request: JobRequest) -> RequestedRecipe:
     """
     fields, multiplier = _merge_fields(request)
     try:
-        requested = RequestedRecipe(Recipe.model_validate(fields), multiplier)
-        requested.resolved(num_records=1)
+        recipe = Recipe.model_validate(fields)
     except ValidationError as error:
         raise _impossible(error) from None
-    return requested
+    try:
+        _LEARNING_RATE.validate_python(recipe.default_learning_rate * multiplier)
+    except ValidationError as error:
+        raise _impossible(error, "learning_rate_multiplier") from None
+    return RequestedRecipe(recipe, multiplier)
 
 
 def read_recipe(stored: JobRequest) -> RequestedRecipe:
@@ -105,12 +112,10 @@ def _merge_fields(request: JobRequest) -> tuple[dict[str, Any], float]:
     return extras, multiplier or 1.0
 
 
-def _impossible(error: ValidationError) -> InvalidRequest:
+def _impossible(error: ValidationError, param: str | None = None) -> InvalidRequest:
     fault = error.errors(include_url=False)[0]
-    name = (
-        str(fault["loc"][0])
-        if fault["loc"]
-        else fault["msg"].removeprefix("Value error, ").partition(":")[0]
-    )
-    param = {"num_epochs": "n_epochs", "learning_rate": "learning_rate_multiplier"}.get(name, name)
-    return InvalidRequest(f"{param}: {fault['msg'].removeprefix('Value error, ')}", param=param)
+    message = fault["msg"].removeprefix("Value error, ")
+    if param is None:
+        name = str(fault["loc"][0]) if fault["loc"] else message.partition(":")[0]
+        param = {"num_epochs": "n_epochs"}.get(name, name)
+    return InvalidRequest(f"{param}: {message}", param=param)

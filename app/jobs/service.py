@@ -17,8 +17,7 @@ from app.garbage import orphans
 from app.http.pagination import check_cursor
 from app.jobs import checkpoint_repository, idempotency, repository
 from app.jobs.events import NewEvent, append
-from app.jobs.gpus import limit_auto
-from app.jobs.plan import JobPlan, estimate_data, estimate_plan, plan_job
+from app.jobs.plan import plan_job, plan_without_files
 from app.jobs.repository import events_after as events_after
 from app.jobs.repository import list_of_studies as list_of_studies
 from app.jobs.repository import list_using as list_using
@@ -26,11 +25,13 @@ from app.jobs.repository import messages as messages
 from app.jobs.repository import num_using as num_using
 from app.jobs.repository import present as present
 from app.jobs.requests import JobFilters
-from app.jobs.validation import finish_validation
+from app.jobs.resolution import FilePlan, resolve_job, resolve_stated
+from app.jobs.validation import finish_validation, queue_validated
 from app.models import (
     Attempt,
     Checkpoint,
     Desired,
+    FileStatus,
     Job,
     JobMetadata,
     JobStatus,
@@ -85,12 +86,11 @@ def create(
         JobMetadata(job_id=job.id, project_id=project_id, name=name, value=value)
         for name, value in pairs
     )
-    finish_validation(
-        session,
-        job,
-        settings,
-        prior_events=[NewEvent(f"Created fine-tuning job: {job.id}"), NewEvent("Validating files")],
-    )
+    created = [NewEvent(f"Created fine-tuning job: {job.id}"), NewEvent("Validating files")]
+    if planned.is_checked:
+        queue_validated(session, job, settings, planned, created)
+    else:
+        append(session, job.id, created)
     session.refresh(job)
     return job
 
@@ -100,8 +100,11 @@ def preview(session: Session, project_id: str, request: JobRequest, settings: Se
     planned = plan_job(session, project_id, request, settings)
     job = _new_job(project_id, request, planned, "ftjob-dry-run")
     job.created_at = planned.training.created_at
-    job.recipe, job.estimate = estimate_plan(session, planned, settings)
-    job.num_gpus = limit_auto(planned.num_gpus, request, job.recipe)
+    _require_checked(planned)
+    resolved = resolve_job(session, settings, planned)
+    job.recipe = resolved.recipe
+    job.estimate = resolved.estimate
+    job.num_gpus = resolved.num_gpus
     return job
 
 
@@ -117,14 +120,16 @@ def estimate(
     """
     if isinstance(request, EstimateRequest) and request.training_data is not None:
         data = request.training_data
+        without_files = plan_without_files(session, project_id, request, settings)
 
         def estimate_on(target: estimates.TrainingTarget | None) -> Estimate:
-            return estimate_data(session, project_id, request, data, settings, target)
+            return resolve_stated(session, settings, without_files, data, target).estimate
     else:
         planned = plan_job(session, project_id, request, settings)
+        _require_checked(planned)
 
         def estimate_on(target: estimates.TrainingTarget | None) -> Estimate:
-            return estimate_plan(session, planned, settings, target)[1]
+            return resolve_job(session, settings, planned, target).estimate
 
     most = target or estimates.most_gpus(session, settings, request.falqon.gpu)
     counts = range(1, min(most.num_devices, MAX_COMPARED_GPUS) + 1)
@@ -289,7 +294,18 @@ def unknown_event(param: str, value: str) -> InvalidRequest:
     )
 
 
-def _new_job(project_id: str, request: JobRequest, planned: JobPlan, job_id: str) -> Job:
+def _require_checked(planned: FilePlan) -> None:
+    """Raise `InvalidRequest` while the check of the training file is still to come."""
+    if planned.training.status != FileStatus.PROCESSED:
+        raise InvalidRequest(
+            f"training_file: {planned.training.id} is still being checked; "
+            "ask again when its status is 'processed'.",
+            param="training_file",
+            code="file_not_processed",
+        )
+
+
+def _new_job(project_id: str, request: JobRequest, planned: FilePlan, job_id: str) -> Job:
     base_checkpoint_id = planned.checkpoint.id if planned.checkpoint else None
     validation_file_id = planned.validation.id if planned.validation else None
     return Job(

@@ -64,13 +64,13 @@ def list_models() -> None:
     """List the base models, oldest first."""
     from app.base.settings import load_settings
     from app.base.terminal import one_line
+    from app.base.text import minute, size
     from app.catalogue import service as catalogue
-    from app.client.text import moment, size
 
     with open_database(load_settings()) as database, database.read() as session:
         bases = catalogue.newest(session, None, limit=MAX_LISTED)
     for model in reversed(bases.models):
-        typer.echo(f"{one_line(model.id)}  {size(model.bytes)}  {moment(model.created)}")
+        typer.echo(f"{one_line(model.id)}  {size(model.bytes)}  {minute(model.created)}")
     if bases.num_models > len(bases.models):
         typer.echo(f"and {bases.num_models - len(bases.models)} older ones", err=True)
 
@@ -116,7 +116,7 @@ def list_engines() -> None:
     """List the models that are loaded or about to be, those asked last first."""
     from app.base.settings import load_settings
     from app.base.terminal import one_line
-    from app.client.text import moment, size
+    from app.base.text import minute, size
     from app.inference import engines as loaded
 
     with open_database(load_settings()) as database, database.read() as session:
@@ -124,7 +124,7 @@ def list_engines() -> None:
     for engine in rows:
         kept = "  kept loaded" if engine.keep_loaded else ""
         memory = size(engine.memory_bytes or 0)
-        used_at = moment(int(engine.used_at.timestamp()))
+        used_at = minute(int(engine.used_at.timestamp()))
         typer.echo(f"{one_line(engine.model_id)}  {engine.state}  {memory}  {used_at}{kept}")
 
 

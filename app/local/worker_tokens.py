@@ -38,13 +38,13 @@ def list_tokens() -> None:
     from app.auth import worker_tokens
     from app.base.settings import load_settings
     from app.base.terminal import one_line
-    from app.client.text import moment
+    from app.base.text import minute
 
     with open_database(load_settings()) as database, database.read() as session:
         tokens = worker_tokens.list_all(session)
     for token in tokens:
         projects = ", ".join(token.project_ids)
-        created = moment(int(token.created_at.timestamp()))
+        created = minute(int(token.created_at.timestamp()))
         typer.echo(f"{token.id}  {one_line(token.name)}  {projects}  {created}")
 
 

@@ -4,7 +4,8 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, ForeignKey, false
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, CreatedAt
+from app.models.base import CreatedAt
+from app.models.leased import Leased
 
 
 class EngineState(StrEnum):
@@ -14,14 +15,13 @@ class EngineState(StrEnum):
     FAILED = "failed"  # retried with the next request
 
 
-class Engine(Base):
-    """Program on a worker that serves one model; its row goes when the model is unloaded."""
+class Engine(Leased):
+    """A program on a worker that answers for one model; its row goes when the model is unloaded."""
 
     __tablename__ = "engines"
 
     model_id: Mapped[str] = mapped_column(ForeignKey("models.id"), primary_key=True)
     state: Mapped[str] = mapped_column(index=True)
-    attempt: Mapped[int] = mapped_column(default=0)  # the newest one's number fences its writes
     owner: Mapped[str | None]  # the worker that holds it until `lease_expires_at`
     address: Mapped[str | None]
     # Secret of the engine, so that other users of that machine cannot use it.
@@ -29,7 +29,6 @@ class Engine(Base):
     max_answers: Mapped[int | None]  # simultaneous ones; null with an older worker
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
-    lease_expires_at: Mapped[datetime | None]
     used_at: Mapped[datetime]
     # Exempt from making room for others and from the idle timeout.
     keep_loaded: Mapped[bool] = mapped_column(default=False, server_default=false())

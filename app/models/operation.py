@@ -5,7 +5,8 @@ from typing import ClassVar
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, CreatedAt
+from app.models.base import CreatedAt
+from app.models.leased import Leased
 
 
 class OperationStatus(StrEnum):
@@ -14,9 +15,9 @@ class OperationStatus(StrEnum):
     FAILED = "failed"
 
 
-class Operation(Base):
-    """Background work other than training; subclasses add the columns of their kind.
-    `app.operations.claims` claims and ends it.
+class Operation(Leased):
+    """Background work that is no training, besides what is particular to its kind.
+    `app.operations.claims` takes and ends it.
     """
 
     __abstract__ = True
@@ -25,9 +26,8 @@ class Operation(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
     status: Mapped[str] = mapped_column(index=True)
-    attempts: Mapped[int] = mapped_column(default=0)  # the newest one's number fences its writes
+    attempt: Mapped[int] = mapped_column("attempts", default=0)  # the column's first name stays
     error_code: Mapped[str | None]
     error_message: Mapped[str | None]
     created_at: Mapped[CreatedAt]
-    lease_expires_at: Mapped[datetime | None]
-    notified_at: Mapped[datetime | None]  # latest notification of the workers
+    notified_at: Mapped[datetime | None]  # when workers were last told to poll

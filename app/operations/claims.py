@@ -5,12 +5,13 @@ guarded statement. The number of attempts is the fencing token.
 from collections.abc import Collection
 from typing import TypeVar
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import or_, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
 from app.base.database import UNSYNCED, now_plus
 from app.models.operation import Operation, OperationStatus
+from app.operations import leases
 
 T = TypeVar("T", bound=Operation)
 
@@ -32,22 +33,9 @@ def claim(
     """Claim an operation without a worker, or whose worker has been silent for too long: the oldest
     of the project that comes `after` the one with the previous turn, in a circle `without` some.
     """
-    is_allowed = (*is_waiting(kind), kind.project_id.not_in(without))
-    next_id = (
-        select(kind.id)
-        .where(*is_allowed)
-        .order_by((kind.project_id > after).desc(), kind.project_id, kind.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
-    statement = (
-        update(kind)
-        .where(kind.id == next_id, *is_waiting(kind))
-        .values(lease_expires_at=now_plus(lease_seconds), attempts=kind.attempts + 1)
-        .returning(kind)
-    )
-    return session.scalars(statement, execution_options=UNSYNCED).one_or_none()
+    conditions = (*is_waiting(kind), kind.project_id.not_in(without))
+    order = ((kind.project_id > after).desc(), kind.project_id, kind.id)
+    return leases.claim_first(session, kind, conditions, order, lease_seconds)
 
 
 def renew(session: Session, operation: Operation, lease_seconds: float) -> bool:
@@ -56,8 +44,8 @@ def renew(session: Session, operation: Operation, lease_seconds: float) -> bool:
 
 
 def release(session: Session, operation: Operation) -> bool:
-    """Release it to other workers as if this attempt had never been."""
-    return write(session, operation, lease_expires_at=None, attempts=operation.attempts - 1)
+    """Leave it to others as if this attempt had never been."""
+    return write(session, operation, lease_expires_at=None, attempt=operation.attempt - 1)
 
 
 def complete(session: Session, operation: Operation, **values: object) -> bool:
@@ -72,13 +60,8 @@ def fail(session: Session, operation: Operation, code: str, message: str) -> boo
 def write(session: Session, operation: Operation, **values: object) -> bool:
     """Set columns, unless the lease is lost."""
     kind = type(operation)
-    is_mine = (
-        kind.id == operation.id,
-        kind.status == OperationStatus.IN_PROGRESS,
-        kind.attempts == operation.attempts,
-    )
-    statement = update(kind).where(*is_mine).values(**values).returning(kind.id)
-    return session.scalar(statement, execution_options=UNSYNCED) is not None
+    is_mine = (*leases.is_attempt(operation), kind.status == OperationStatus.IN_PROGRESS)
+    return leases.execute(session, kind, update(kind).where(*is_mine).values(**values))
 
 
 def restart(session: Session, operation: Operation, id_: str) -> None:
@@ -89,7 +72,7 @@ def restart(session: Session, operation: Operation, id_: str) -> None:
     values = {
         "id": id_,
         "status": OperationStatus.IN_PROGRESS,
-        "attempts": 0,
+        "attempt": 0,
         "error_code": None,
         "error_message": None,
         "lease_expires_at": None,

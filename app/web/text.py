@@ -4,19 +4,16 @@ import json
 import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
 from app.base.database import MAX_COUNTED
+from app.base.text import DAY, HOUR, MINUTE, duration, moment, rate, size, usd
 from app.models import Desired, Job, JobStatus
 from app.web import svg
 from app.web.sizes import write_size
 
 STOPPING = {Desired.CANCEL: "cancelling", Desired.PAUSE: "pausing"}
-MINUTE = 60
-HOUR = 3600
-DAY = 86400
 
 
 def state(job: Job) -> str:
@@ -24,20 +21,6 @@ def state(job: Job) -> str:
     if job.status == JobStatus.RUNNING and job.desired in STOPPING:
         return STOPPING[Desired(job.desired)]
     return job.status.replace("_", " ")
-
-
-def duration(seconds: float) -> str:
-    if 0 < seconds < 1:
-        return "< 1 s"
-    minutes, rest = divmod(round(seconds), MINUTE)
-    hours, minutes = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24} d {hours % 24:02} h"
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    if minutes:
-        return f"{minutes} min {rest:02} s"
-    return f"{rest} s"
 
 
 def ago(seconds: float) -> str:
@@ -59,10 +42,6 @@ def ahead(moment: int) -> str:
     if seconds >= 1:
         return f"in about {duration(seconds)}"
     return "at once"
-
-
-def moment(seconds: int) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def iso(seconds: int) -> str:
@@ -91,34 +70,6 @@ def metric(value: float) -> str:
     if value == 0 or 0.001 <= abs(value) < 10_000:
         return f"{value:.4g}"
     return f"{value:.2e}"
-
-
-def size(num_bytes: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            if unit == "B":
-                return f"{num_bytes:.0f} {unit}"
-            return f"{num_bytes:.1f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:.2f} TiB"
-
-
-def usd(amount: str | Decimal) -> str:
-    """Cents where there are dollars, four digits where there are not; less than a cent is not
-    counted out.
-    """
-    value = Decimal(amount)
-    if 0 < value < Decimal("0.01"):
-        return "< $0.01"
-    return rate(value)
-
-
-def rate(amount: str | Decimal) -> str:
-    """Dollars for an hour or a million tokens, which stay apart however small they are."""
-    value = Decimal(amount)
-    if value >= 1 or value == 0:
-        return f"${value:,.2f}"
-    return f"${value:.4f}"
 
 
 def percent(share: float) -> str:

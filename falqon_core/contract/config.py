@@ -148,7 +148,8 @@ class Recipe(RecipeOptions):
         What depends on the memory of a device (`microbatch_tokens`, `activation_checkpointing`,
         `base_copy`) stays open; `estimate.memory` decides it. Batch size follows 0.2 % of the
         records, between 4 and 16; three epochs. An explicit `learning_rate` is absolute, so
-        `learning_rate_multiplier` scales the automatic one only.
+        `learning_rate_multiplier` scales the automatic one only. Nothing is validated again: every
+        automatic value but a multiplied rate is valid in any valid recipe.
         """
         auto: dict[str, object] = {
             "num_epochs": 3,
@@ -163,7 +164,7 @@ class Recipe(RecipeOptions):
         else:
             auto["alpha"] = float(self.rank)
         missing = {name: value for name, value in auto.items() if getattr(self, name) is None}
-        return Recipe.model_validate(self.model_dump() | missing)
+        return self.model_copy(update=dict(self) | missing)
 
     def _auto_options(self) -> dict[str, object]:
         """Return the automatic values of the options that the method has of its own."""

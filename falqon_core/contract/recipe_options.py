@@ -13,6 +13,7 @@ LrSchedule = Literal["constant", "linear", "cosine"]
 BaseCopy = Literal["device", "int8", "host", "none"]
 Quantizer = Literal["nf4", "int4"]
 WeightFormat = Literal["e3m2", "e2m3"]
+LearningRate = Annotated[float, Field(gt=0, le=1)]
 
 # a file with more bad lines than this is taken for a mistake as a whole
 MAX_BAD_RECORD_FRACTION = 0.1
@@ -90,7 +91,7 @@ class RecipeOptions(BaseModel):
         description="records, or sequences of long texts, per optimizer step; auto: 0.2% of the "
         "records, from 4 to 16",
     )
-    learning_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+    learning_rate: LearningRate | None = Field(
         None, description="absolute, not a multiplier; auto: that of the method"
     )
     lr_schedule: LrSchedule = Field(

@@ -74,7 +74,7 @@ def finish(tenant: Tenant) -> None:
             bytes=5,
             deleted_at=None,
         )
-        key = keys.export_file(export.project_id, export.id, export.attempts, "file")
+        key = keys.export_file(export.project_id, export.id, export.attempt, "file")
         stored = tenant.api.storage.put(key, [b"bytes"])
         artifact = Artifact(model_id=model.id, name="file", storage_key=key, **stored._asdict())
         assert repository.complete(session, export, model, [artifact])

@@ -161,7 +161,7 @@ def test_a_table_that_kills_its_workers_is_given_up(tenant: Tenant) -> None:
     file = upload(tenant, "rows.csv", b"text\na\n")
     with tenant.api.database.transaction() as session:
         session.execute(
-            update(FileImport).where(FileImport.file_id == file["id"]).values(attempts=MAX_ATTEMPTS)
+            update(FileImport).where(FileImport.file_id == file["id"]).values(attempt=MAX_ATTEMPTS)
         )
     work(tenant)
     file = tenant.http.get(f"/v1/files/{file['id']}").json()

@@ -121,7 +121,7 @@ def test_a_folder_that_is_not_mounted_takes_nothing(
     check.join(10)
     assert tenant.http.get(f"/v1/files/{waiting}").json()["status"] == "processed"
     with api.database.read() as session:
-        assert session.scalars(select(FileCheck.attempts)).all() == [1]
+        assert session.scalars(select(FileCheck.attempt)).all() == [1]
     assert tenant.http.post("/v1/files", data=form, files=files).status_code == 200
     assert tenant.http.get(f"/v1/files/{waiting}/content").content == jsonl()
     wait_for(lambda: storage_is(tenant, "ok"), 5)

@@ -54,9 +54,8 @@ class Backend(Records):
             data_dir=folder,
             database_url=database_url,
             storage_url=storage_url,
-            lease=timedelta(
-                seconds=5
-            ),  # a busy machine must not take a healthy worker for a dead one
+            # Long enough that a busy machine does not take a healthy worker for a dead one.
+            lease=timedelta(seconds=5),
             heartbeat=timedelta(seconds=0.3),
             poll=timedelta(seconds=0.5),
             stop_grace=timedelta(seconds=1.5),

@@ -2,11 +2,11 @@
 
 import tempfile
 import threading
-import time
 from collections.abc import Callable
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.catalogue import repository as catalogue
@@ -21,16 +21,12 @@ from worker.inference.metrics import EngineMetrics, Figures
 from worker.inference.progress import ProgressWatch
 from worker.machine.subprocesses import ToolFailed
 from worker.models.model_cache import ModelCache
-from worker.operations.handler import PermanentError
+from worker.operations.handler import OperationAbandoned, PermanentError
+from worker.operations.polled_lease import PolledLease
 
 TICK_SECONDS = 0.2
-TRY_AGAIN_SECONDS = 1.0  # the database may be back before the lease ends
 
 log = structlog.get_logger()
-
-
-class EngineAbandoned(Exception):
-    """The lease is lost, or the engine is to end."""
 
 
 class EngineRun:
@@ -46,8 +42,7 @@ class EngineRun:
         self._engine = engine
         self._make_room = make_room
         self._stopping = threading.Event()
-        self._renewed_at = time.monotonic()
-        self._retry_at = 0.0  # after a database that was away
+        self._lease = PolledLease(context, self._renew, model=self.model_id)
         self._figures = Figures()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -68,7 +63,7 @@ class EngineRun:
     def _run(self) -> None:
         try:
             self._serve()
-        except EngineAbandoned:
+        except OperationAbandoned:
             self._release()
         except SQLAlchemyError as error:
             # The lease runs out, and others load the model.
@@ -112,7 +107,7 @@ class EngineRun:
         """Return whether the row has gone for want of use; asked when the lease is renewed. Raises
         `EngineEnded` for an engine that makes no progress.
         """
-        is_due = self._is_renewal_due()
+        is_due = self._lease.is_due
         if is_due:
             self._figures = metrics.read()
             watch.check()
@@ -127,34 +122,19 @@ class EngineRun:
             return False
 
     def _beat(self) -> None:
-        """Renew the lease when that is due. Raises `EngineAbandoned`."""
+        """Renew the lease when that is due. Raises `OperationAbandoned`."""
         if self._stopping.is_set() or self._context.shutting_down.is_set():
-            raise EngineAbandoned
-        if not self._is_renewal_due():
-            return
-        now = time.monotonic()
-        lease_seconds = self._settings.lease.total_seconds()
-        try:
-            with self._database.transaction() as session:
-                figures = self._figures._asdict()
-                if not claims.renew(session, self._engine, lease_seconds, **figures):
-                    raise EngineAbandoned
-        except DATABASE_UNAVAILABLE_ERRORS as error:
-            self._retry_at = time.monotonic() + TRY_AGAIN_SECONDS
-            if self._retry_at > self._renewed_at + lease_seconds:
-                raise
-            log.warning("engine not renewed", model=self.model_id, error=str(error))
-            return
-        self._renewed_at = now
+            raise OperationAbandoned
+        self._lease.renew_when_due()
+
+    def _renew(self, session: Session, lease_seconds: float) -> None:
+        if not claims.renew(session, self._engine, lease_seconds, **self._figures._asdict()):
+            raise OperationAbandoned
 
     def _write(self, **values: object) -> None:
         with self._database.transaction() as session:
             if not claims.write(session, self._engine, **values):
-                raise EngineAbandoned
-
-    def _is_renewal_due(self) -> bool:
-        heartbeat_seconds = self._settings.heartbeat.total_seconds()
-        return time.monotonic() >= max(self._renewed_at + heartbeat_seconds, self._retry_at)
+                raise OperationAbandoned
 
     def _release(self) -> None:
         """Leave the model to another worker where it is to stay loaded and this one ends."""

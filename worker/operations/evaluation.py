@@ -61,7 +61,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
 
     def _publish(self, operation: Evaluation, result: EvaluationResult, **values: object) -> None:
         """Complete with the result, which is downloaded with the model, too."""
-        key = keys.evaluation_card(operation.project_id, operation.id, operation.attempts)
+        key = keys.evaluation_card(operation.project_id, operation.id, operation.attempt)
         card = write_card(operation.plan, result).encode()
         stored = orphans.put(self._database, self._storage, key, [card])
         with self._database.transaction() as session:

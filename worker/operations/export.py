@@ -152,7 +152,7 @@ class ExportHandler(OperationHandler[Export]):
                 heartbeat()
                 fault("during_export_upload")
                 name = path.relative_to(folder).as_posix()
-                key = keys.export_file(export.project_id, export.id, export.attempts, name)
+                key = keys.export_file(export.project_id, export.id, export.attempt, name)
                 stored = self._storage.put_file(key, path)
                 artifacts.append(
                     Artifact(
@@ -179,9 +179,7 @@ class ExportHandler(OperationHandler[Export]):
         except StorageUnavailable:
             raise
         except (OperationAbandoned, OSError, BaseError):
-            discard(
-                self._storage, keys.export_prefix(export.project_id, export.id, export.attempts)
-            )
+            discard(self._storage, keys.export_prefix(export.project_id, export.id, export.attempt))
             raise
         log.info("exported", export_id=export.id, model=export.exported_model_id)
 

@@ -67,7 +67,7 @@ class FileCheckHandler(OperationHandler[FileCheck]):
         except FileNotFoundError as error:
             if not self._outage.answers():  # where the whole bucket is gone, no file is missing
                 raise OperationAbandoned from error
-            if operation.attempts < MAX_ATTEMPTS:
+            if operation.attempt < MAX_ATTEMPTS:
                 raise BytesNotFound(file.storage_key) from error
             raise PermanentError(BytesMissing.code, BYTES_MISSING) from error
 

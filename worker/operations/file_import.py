@@ -117,7 +117,7 @@ class FileImportHandler(OperationHandler[FileImport]):
         except SourceRefused as error:
             raise PermanentError(error.code, error.message) from error
         except SourceAway as error:
-            if operation.attempts < MAX_ATTEMPTS:
+            if operation.attempt < MAX_ATTEMPTS:
                 raise
             raise PermanentError("source_unavailable", f"The source fails: {error}.") from error
 
@@ -129,7 +129,7 @@ class FileImportHandler(OperationHandler[FileImport]):
         try:
             fetch(self._storage, file.storage_key, target, file.sha256)
         except BytesMissing as error:
-            if operation.attempts < MAX_ATTEMPTS:  # a folder of several machines may show it late
+            if operation.attempt < MAX_ATTEMPTS:  # a folder of several machines may show it late
                 raise OSError(f"{file.storage_key} is not in the storage yet") from error
             raise
 
@@ -169,7 +169,7 @@ class FileImportHandler(OperationHandler[FileImport]):
         self, operation: FileImport, lines: list[Path], heartbeat: Heartbeat, **values: object
     ) -> None:
         """Store the lines, and have them checked."""
-        key = keys.imported_content(operation.project_id, operation.file_id, operation.attempts)
+        key = keys.imported_content(operation.project_id, operation.file_id, operation.attempt)
         chunks = chain.from_iterable(_of_file(path, heartbeat) for path in lines)
         stored = orphans.put(self._database, self._storage, key, chunks)
         try:

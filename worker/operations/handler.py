@@ -25,15 +25,15 @@ from worker.models.disk_space import NeverFits, require_space
 from worker.models.fetching import BytesDiffer
 from worker.models.model_cache import BaseMissing
 from worker.operations.poll_loop import PollLoop
+from worker.operations.polled_lease import PolledLease
 
 MAX_ATTEMPTS = 3  # of workers that were killed, or whose disk or storage failed
-TRY_AGAIN_SECONDS = 1.0  # the database may be back before the lease ends
 T = TypeVar("T", bound=Operation)
 log = structlog.get_logger()
 
 
 class OperationAbandoned(Exception):
-    """This worker ends, or has lost its lease."""
+    """This worker ends, or has lost its lease on an operation or an engine."""
 
 
 class PermanentError(Exception):
@@ -76,7 +76,7 @@ class OperationHandler(PollLoop, Generic[T]):
 
     def _scratch(self, operation: T) -> AbstractContextManager[Path]:
         root = self._settings.work_dir / self.kind.__tablename__
-        return scratch(root, f"{operation.id}.{operation.attempts}")
+        return scratch(root, f"{operation.id}.{operation.attempt}")
 
     def _require_space(self, folder: Path, num_bytes: int) -> None:
         require_space(self._settings.work_dir, folder, num_bytes)
@@ -116,7 +116,7 @@ class OperationHandler(PollLoop, Generic[T]):
 
     def _execute(self, operation: T) -> None:
         try:
-            if operation.attempts > MAX_ATTEMPTS:
+            if operation.attempt > MAX_ATTEMPTS:
                 raise self._too_many_attempts()
             self._run(operation, Heartbeat(self._context, operation, self.limit_seconds))
         except OperationAbandoned:
@@ -128,7 +128,7 @@ class OperationHandler(PollLoop, Generic[T]):
             raise
         except Exception as error:  # the top-level handler: one must not keep others waiting
             failure = self._permanent_error(error)
-            if failure is None and operation.attempts >= MAX_ATTEMPTS:
+            if failure is None and operation.attempt >= MAX_ATTEMPTS:
                 failure = self._last_error(error)
             log.warning("operation failed", id=operation.id, permanent=bool(failure), exc_info=True)
             if failure is not None:
@@ -191,35 +191,22 @@ class Heartbeat:
     """
 
     def __init__(self, context: WorkerContext, operation: Operation, limit_seconds: float) -> None:
-        self._context = context
+        self._shutting_down = context.shutting_down
         self._operation = operation
         self._limit_seconds = limit_seconds
-        self._started = self._renewed = time.monotonic()
-        self._retry_at = 0.0  # after a database that was away
+        self._started_at = time.monotonic()
+        self._lease = PolledLease(context, self._renew, id=operation.id)
 
     def __call__(self) -> None:
-        now = time.monotonic()
-        if self._context.shutting_down.is_set():
+        if self._shutting_down.is_set():
             raise OperationAbandoned
-        if now > self._started + self._limit_seconds:
+        if time.monotonic() > self._started_at + self._limit_seconds:
             raise PermanentError(
                 "too_slow", f"It took more than {self._limit_seconds / 60:g} minutes."
             )
-        heartbeat_seconds = self._context.settings.heartbeat.total_seconds()
-        if now > max(self._renewed + heartbeat_seconds, self._retry_at):
-            self._renew(now)
+        if self._lease.renew_when_due():
+            pulse.beat()
 
-    def _renew(self, now: float) -> None:
-        lease_seconds = self._context.settings.lease.total_seconds()
-        try:
-            with self._context.database.transaction() as session:
-                if not claims.renew(session, self._operation, lease_seconds):
-                    raise OperationAbandoned
-        except DATABASE_UNAVAILABLE_ERRORS as error:
-            self._retry_at = time.monotonic() + TRY_AGAIN_SECONDS
-            if self._retry_at > self._renewed + lease_seconds:
-                raise
-            log.warning("operation not renewed", id=self._operation.id, error=str(error))
-            return
-        self._renewed = now
-        pulse.beat()
+    def _renew(self, session: Session, lease_seconds: float) -> None:
+        if not claims.renew(session, self._operation, lease_seconds):
+            raise OperationAbandoned

@@ -84,7 +84,7 @@ class ModelImportHandler(OperationHandler[ModelImport]):
         except SourceRefused as error:
             raise PermanentError(error.code, error.message) from error
         except SourceAway as error:
-            if progress.operation.attempts < MAX_ATTEMPTS:
+            if progress.operation.attempt < MAX_ATTEMPTS:
                 raise
             raise PermanentError("source_unavailable", f"The source fails: {error}.") from error
         return target

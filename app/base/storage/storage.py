@@ -34,10 +34,8 @@ CHECKED_SECONDS = 5.0  # seconds for which a check of the store's id stays valid
 SIGNING = AzureStore, GCSStore, S3Store  # the stores that can
 # Suffix that the object store adds to the name of a file that it is still writing.
 UNFINISHED = re.compile(r"#\d+$")
-PART_BYTES, PARTS_AT_ONCE = (
-    8 * 2**20,
-    4,
-)  # object stores take at most 10,000 parts of one object; memory holds these at once
+PART_BYTES = 8 * 2**20  # object stores take at most 10,000 parts of one object
+PARTS_AT_ONCE = 4  # in memory
 
 
 class ListedObject(NamedTuple):

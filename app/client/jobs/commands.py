@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from app.base.text import moment as to_second
 from app.client import text
 from app.client.api import Json, segment
 from app.client.columns import Column
@@ -68,8 +69,7 @@ def list_events(client: Client, job_id: JobId, limit: Limit = 20, after: After =
         f"/fine_tuning/jobs/{segment(job_id)}/events", {"limit": limit, "after": after}
     )
     rows = (
-        (text.second(event["created_at"]), event["level"], event["message"])
-        for event in page["data"]
+        (to_second(event["created_at"]), event["level"], event["message"]) for event in page["data"]
     )
     client.out.page(page, ("when", "level", Column("what", "wrapped")), rows, "Nothing yet.")
 

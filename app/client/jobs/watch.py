@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.live import Live
 
+from app.base.text import moment as to_second
 from app.client import text
 from app.client.api import Json, segment
 from app.client.command import Client, command
@@ -81,7 +82,7 @@ def _as_lines(client: Client, watched: Watched) -> None:
             client.out.say(_trouble(event))
         elif isinstance(event, dict):
             watched.take(event)
-            when = text.second(event["created_at"])
+            when = to_second(event["created_at"])
             if event["type"] != "metrics":
                 client.out.say(f"{when}  {event['message']}")
             elif watched.latest and (

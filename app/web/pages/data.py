@@ -13,8 +13,8 @@ from app.dataset_statistics import service as dataset_statistics
 from app.files import actions
 from app.files import service as files
 from app.files.schemas import FileObject, SourceRequest
+from app.files.sending import send_content
 from app.files.tables import MAX_MAPPING_CHARACTERS, parse_filename, parse_mapping
-from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service as jobs
 from app.models import FileStatus, Purpose
@@ -219,13 +219,7 @@ def file_content(
     file_id: str,
     skip_bad_lines: bool = False,
 ) -> Response:
-    if skip_bad_lines:
-        stream = actions.retrieve_good_lines(services, caller, file_id)
-        return downloads.send_stream(request, stream)
-    content = actions.retrieve_content(services, caller, file_id)
-    return downloads.send(
-        request, services.storage, content, redirects=services.settings.download_redirects
-    )
+    return send_content(services, caller, request, file_id, skip_bad_lines=skip_bad_lines)
 
 
 @router.post("/{file_id}/check", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)

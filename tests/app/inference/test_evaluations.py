@@ -254,7 +254,7 @@ def test_a_worker_that_ends_leaves_it_to_others(
     assert read(tenant, job_id, evaluation_id)["status"] == "in_progress"
     with api.database.transaction() as session:
         evaluation = session.get_one(Evaluation, evaluation_id)
-        assert (evaluation.attempts, evaluation.lease_expires_at) == (0, None)
+        assert (evaluation.attempt, evaluation.lease_expires_at) == (0, None)
         session.delete(evaluation)
 
 

@@ -84,7 +84,7 @@ def read_all(backend: Backend, job_id: str) -> dict[str, object]:
             ),
             "newest": repository.newest_metrics_step(session, job_id),
             "series": metrics.series(session, job, metrics.KEYS, 100),
-            "csv": b"".join(metrics_csv.write_csv(backend.database, job_id)),
+            "csv": b"".join(metrics_csv.write_all(backend.database, job_id)),
         }
 
 

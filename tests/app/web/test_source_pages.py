@@ -84,7 +84,7 @@ def finish_import(api: Api, **values: object) -> None:
     """Do what a worker does at the end of the only import."""
     with api.database.transaction() as session:
         (imported,) = session.query(ModelImport)
-        imported.attempts = 1
+        imported.attempt = 1
         session.flush()
         assert claims.complete(session, imported, **values)
 

@@ -4,10 +4,11 @@ import io
 import pytest
 from sqlalchemy import select
 
-from app.attempts.metrics_file import LINES_AT_ONCE, read_steps, write_csv
+from app.attempts.metrics_file import read_steps, write_csv
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
+from app.jobs.metrics_csv import ROWS_AT_ONCE
 from app.models import Attempt, Desired, File, FileStatus, JobStatus, Orphan, Purpose
 from app.models.base import JsonObject
 from tests.support.backend import Backend
@@ -108,7 +109,7 @@ def test_what_was_measured_last_counts(backend: Backend) -> None:
         assert read_steps(session, job_id) == {1: {"train_loss": 7.0}}
 
 
-@pytest.mark.parametrize("count", [0, 1, LINES_AT_ONCE, LINES_AT_ONCE + 1])
+@pytest.mark.parametrize("count", [0, 1, ROWS_AT_ONCE, ROWS_AT_ONCE + 1])
 def test_lines_survive_being_cut_into_chunks(count: int) -> None:
     content = b"".join(
         write_csv({step: {"train_loss": 0.1 * step} for step in range(count, 0, -1)})

@@ -185,7 +185,7 @@ def test_a_file_is_neither_judged_nor_counted_while_the_storage_is_away(
     looks.join(20)
     assert backend.job(job_id).status == JobStatus.QUEUED
     with backend.database.read() as session:
-        assert session.scalars(select(FileCheck.attempts)).all() == [1]
+        assert session.scalars(select(FileCheck.attempt)).all() == [1]
 
 
 def test_large_objects_and_streams_say_that_the_storage_is_away(

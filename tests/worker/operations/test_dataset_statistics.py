@@ -141,7 +141,7 @@ def test_a_question_that_kills_its_workers_is_given_up(
     with embedded_backend.database.transaction() as session:
         session.execute(
             update(DatasetStatistics).values(
-                attempts=MAX_ATTEMPTS,
+                attempt=MAX_ATTEMPTS,
                 lease_expires_at=now_plus(-1.0),
             )
         )

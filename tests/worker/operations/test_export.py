@@ -61,7 +61,7 @@ def ask(backend: Backend, model_id: str, format: str, step: int | None = None) -
             format=format,
             exported_model_id=source if format == "fp8" else f"{source}:{format}",
             status=OperationStatus.IN_PROGRESS,
-            attempts=0,
+            attempt=0,
         )
         repository.add(session, export)
     return export.id
@@ -215,7 +215,7 @@ def test_a_worker_that_dies_leaves_nothing_half_done_and_another_does_it(
     assert backend.start_worker("cpu").wait(60) == 137
     assert (tmp_path / "marks" / point).exists()
     export = read_export(backend, export_id)
-    assert (export.status, export.attempts) == (OperationStatus.IN_PROGRESS, 1)
+    assert (export.status, export.attempt) == (OperationStatus.IN_PROGRESS, 1)
     with backend.database.read() as session:
         assert session.get(Model, export.exported_model_id) is None
 
@@ -233,7 +233,7 @@ def test_a_worker_that_dies_leaves_nothing_half_done_and_another_does_it(
 def test_workers_that_die_again_and_again_end_it(embedded_backend: Backend) -> None:
     export_id = ask(embedded_backend, model_of(embedded_backend), "bf16")
     with embedded_backend.database.transaction() as session:
-        session.execute(update(Export).values(attempts=MAX_ATTEMPTS))
+        session.execute(update(Export).values(attempt=MAX_ATTEMPTS))
     handler_of(embedded_backend).poll()
     export = read_export(embedded_backend, export_id)
     assert (export.status, export.error_code) == (OperationStatus.FAILED, "export_failed")
@@ -263,13 +263,13 @@ def test_a_worker_that_ends_gives_it_back(embedded_backend: Backend) -> None:
         claimed = claims.claim(session, Export, 60)
     assert claimed is not None
     worker.poll()  # somebody holds it
-    assert read_export(embedded_backend, export_id).attempts == 1
+    assert read_export(embedded_backend, export_id).attempt == 1
     with embedded_backend.database.transaction() as session:
         claims.release(session, claimed)
     shutting_down.set()
     worker.poll()
     assert (
-        read_export(embedded_backend, export_id).attempts,
+        read_export(embedded_backend, export_id).attempt,
         read_export(embedded_backend, export_id).lease_expires_at,
     ) == (0, None)
     shutting_down.clear()
@@ -299,7 +299,7 @@ def test_one_that_was_deleted_is_made_again(embedded_backend: Backend) -> None:
     with backend.database.transaction() as session:
         zombie = claims.claim(session, Export, 60)
     with backend.database.transaction() as session:
-        session.execute(update(Export).values(lease_expires_at=None, attempts=0))
+        session.execute(update(Export).values(lease_expires_at=None, attempt=0))
     worker = handler_of(backend)
     worker.poll()
     with backend.database.transaction() as session:
@@ -309,7 +309,7 @@ def test_one_that_was_deleted_is_made_again(embedded_backend: Backend) -> None:
         again = new_id("export-")
         claims.restart(session, session.get_one(Export, before), again)
         winner = claims.claim(session, Export, 60)
-        assert (winner and winner.id, zombie and zombie.attempts) == (again, 1)
+        assert (winner and winner.id, zombie and zombie.attempt) == (again, 1)
         assert not claims.renew(session, zombie, 60), "it has the number of the new attempt"
         assert claims.release(session, winner)
     worker.poll()

@@ -81,7 +81,7 @@ def test_two_workers_never_check_the_same_file(backend: Backend) -> None:
     FileCheckHandler(backend.context()).poll()
     first.join()
     check = check_of(backend, job_id)
-    assert (check.status, check.attempts) == (OperationStatus.COMPLETED, 1)
+    assert (check.status, check.attempt) == (OperationStatus.COMPLETED, 1)
     assert backend.job(job_id).status == JobStatus.QUEUED
 
 
@@ -90,7 +90,7 @@ def test_a_file_that_kills_its_workers_is_given_up_and_its_job_fails(backend: Ba
     job_id = waiting_job(backend)
     uncheck_files(backend.database)
     with backend.database.transaction() as session:
-        session.execute(update(FileCheck).values(attempts=MAX_ATTEMPTS))
+        session.execute(update(FileCheck).values(attempt=MAX_ATTEMPTS))
     FileCheckHandler(backend.context()).poll()
     check, file, job = check_of(backend, job_id), file_of(backend, job_id), backend.job(job_id)
     assert (check.status, check.error_code) == (OperationStatus.FAILED, "file_check_failed")
@@ -112,7 +112,7 @@ def test_a_check_that_dies_is_tried_again_and_keeps_no_other_waiting(backend: Ba
     os.kill(wait_for(checker_process, what="the process that checks"), signal.SIGKILL)
     worker.join()
     check = check_of(backend, deadly)
-    assert (check.status, check.attempts) == (OperationStatus.IN_PROGRESS, 1)
+    assert (check.status, check.attempt) == (OperationStatus.IN_PROGRESS, 1)
     assert file_of(backend, deadly).status == FileStatus.UPLOADED
     assert file_of(backend, good).status == FileStatus.PROCESSED
 
@@ -128,7 +128,7 @@ def test_a_worker_that_ends_leaves_the_check_to_others(backend: Backend) -> None
     shutting_down.set()
     worker.join(5)
     check = check_of(backend, job_id)
-    assert (check.status, check.attempts, check.lease_expires_at) == (
+    assert (check.status, check.attempt, check.lease_expires_at) == (
         OperationStatus.IN_PROGRESS,
         0,
         None,

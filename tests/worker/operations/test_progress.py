@@ -44,7 +44,7 @@ def test_a_database_that_is_away_misses_what_is_written_of_progress(
 def test_an_operation_that_others_have_is_given_up_with_its_progress(
     embedded_backend: Backend,
 ) -> None:
-    unknown = FileImport(id="a", attempts=1)
+    unknown = FileImport(id="a", attempt=1)
     with pytest.raises(OperationAbandoned):
         ProgressWriter(embedded_backend.database, unknown).write(progress=0.5)
 
@@ -52,7 +52,7 @@ def test_an_operation_that_others_have_is_given_up_with_its_progress(
 def test_an_engine_is_looked_up_again_while_the_database_is_away(
     embedded_backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = EngineTarget("http://engine", "", None, 1, "proj_a", False)
+    target = EngineTarget("http://engine", "", None, 1, "proj_a", True)
     num_calls = 0
     beats: list[None] = []
 

@@ -1,0 +1,130 @@
+"""Recipe and estimate of a job whose training data are known. Free of the web framework: the worker
+resolves a job after the check of its files.
+"""
+
+from dataclasses import dataclass
+
+from sqlalchemy.orm import Session
+
+from app.base.settings import Settings
+from app.dataset_statistics.service import exact_amount
+from app.estimates import service as estimates
+from app.files.unused import describe_unused_fields
+from app.jobs.gpus import limit_auto
+from app.jobs.requests import RequestedRecipe
+from app.models import Checkpoint, File, FileStatus, Model
+from app.models.job_request import JobRequest, TrainingData
+from falqon_core.contract.config import Recipe
+from falqon_core.estimate.estimate import Estimate, TokensBasis
+from falqon_core.estimate.long_text import EpochAmount
+from falqon_core.records.file_check import FileReport
+from falqon_core.records.shapes import wrong_kind
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A request that passed every check that needs no training data, with the rows it names."""
+
+    project_id: str
+    request: JobRequest
+    requested: RequestedRecipe
+    model: Model
+    checkpoint: Checkpoint | None  # of a training of that model, to continue from
+    num_gpus: int
+
+
+@dataclass(frozen=True)
+class FilePlan(Plan):
+    """A plan with the files of the job."""
+
+    training: File
+    validation: File | None
+
+    @property
+    def files(self) -> dict[str, File]:
+        """Return the files by parameter name."""
+        files = {"training_file": self.training, "validation_file": self.validation}
+        return {param: file for param, file in files.items() if file is not None}
+
+    @property
+    def is_checked(self) -> bool:
+        return all(file.status == FileStatus.PROCESSED for file in self.files.values())
+
+
+@dataclass(frozen=True)
+class ResolvedJob:
+    recipe: Recipe
+    estimate: Estimate
+    num_gpus: int
+    unused_fields: str | None = None  # a warning, which the estimate has too
+
+
+def incompatibility(file: File, recipe: Recipe) -> str | None:
+    """Return why a file that passed its check cannot train with this recipe; None when it can."""
+    report = file.report
+    assert report is not None, "a processed file has a report"
+    reason = report.too_bad(recipe.max_bad_record_fraction) or (
+        wrong_kind(report.shape, recipe.objective) if report.shape else None
+    )
+    return f"{file.filename}: {reason}" if reason else None
+
+
+def resolve_job(
+    session: Session,
+    settings: Settings,
+    plan: FilePlan,
+    target: estimates.TrainingTarget | None = None,
+) -> ResolvedJob:
+    """Resolve a job whose training file has passed its check."""
+    report = plan.training.report
+    assert report is not None, "a processed file has a report"
+    recipe = plan.requested.resolved(report.num_records)
+    amount = exact_amount(session, plan.training.id, plan.model.id, recipe)
+    resolved = _estimate(session, settings, plan, recipe, report, amount, "counted", target)
+    warning = describe_unused_fields(session, plan.training)
+    if warning is None:
+        return resolved
+    warnings = [*resolved.estimate.warnings, warning]
+    estimate = resolved.estimate.model_copy(update={"warnings": warnings})
+    return ResolvedJob(recipe, estimate, resolved.num_gpus, warning)
+
+
+def resolve_stated(
+    session: Session,
+    settings: Settings,
+    plan: Plan,
+    data: TrainingData,
+    target: estimates.TrainingTarget | None = None,
+) -> ResolvedJob:
+    """Resolve a job whose training file is not here yet, from its stated size."""
+    recipe = plan.requested.resolved(data.num_records)
+    report = FileReport(num_records=data.num_records)
+    amount = EpochAmount(data.num_records, data.num_tokens)
+    return _estimate(session, settings, plan, recipe, report, amount, "stated", target)
+
+
+def _estimate(
+    session: Session,
+    settings: Settings,
+    plan: Plan,
+    recipe: Recipe,
+    report: FileReport,
+    amount: EpochAmount | None,
+    tokens_basis: TokensBasis,
+    target: estimates.TrainingTarget | None,
+) -> ResolvedJob:
+    num_gpus = limit_auto(plan.num_gpus, plan.request, recipe)
+    estimate = estimates.estimate_job(
+        session,
+        plan.model,
+        recipe,
+        report,
+        settings,
+        project_id=plan.project_id,
+        amount=amount,
+        tokens_basis=tokens_basis,
+        target=target,
+        gpu=plan.request.falqon.gpu,
+        num_gpus=num_gpus,
+    )
+    return ResolvedJob(recipe, estimate, num_gpus)
