@@ -24,7 +24,7 @@ class AttemptWriter:
         self.lease = lease
 
     def write(self, call: Callable[[], T]) -> T:
-        """Do one call of the gateway. Raises one of `AWAY`, `LeaseLost`."""
+        """Do one call of the gateway. Raises one of `UNAVAILABLE`, `LeaseLost`."""
         self.lease.check()
         return call()
 
@@ -35,7 +35,7 @@ class AttemptWriter:
             try:
                 return self.write(call)
             except AWAY as error:
-                log.warning("the database is away", job_id=self.claim.job_id, error=str(error))
+                log.warning("database unavailable", job_id=self.claim.job_id, error=str(error))
                 time.sleep(backoff)
                 backoff = min(MAX_BACKOFF_SECONDS, 2 * backoff)
 

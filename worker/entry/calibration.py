@@ -25,7 +25,7 @@ from worker.machine.gpu import Machine, mark_seen
 from worker.machine.scratch import scratch
 from worker.machine.subprocesses import ToolFailed, run_tool
 
-NUM_STEPS = 120  # the first fifty are slow while the verifier starts on the same cores
+NUM_STEPS = 120  # The first fifty are slow while the verifier starts on the same cores.
 BATCH_SIZE = 4
 LIMIT_SECONDS = 300.0
 LOOK_SECONDS = 1.0
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 class _GivenUp(Exception):
-    """Somebody needs the machine, or it takes too long."""
+    """A job needs the machine, or it takes too long."""
 
 
 def calibrate_worker(context: WorkerContext, machine: Machine) -> bool:

@@ -54,7 +54,7 @@ def _work(gateway: JoinedGateway, settings: Settings) -> None:
                 log.info("worker joined", owner=gateway.owner)
             has_worked = supervisor.execute_next()
         except (ServiceAway, StorageAway) as error:
-            log.warning("the service is away", error=str(error))
+            log.warning("service unavailable", error=str(error))
             has_worked = False
         pulse.beat()
         if not has_worked:

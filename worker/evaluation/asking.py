@@ -18,12 +18,12 @@ from app.notifier.broker import Notifier
 from worker.context import WorkerContext
 from worker.evaluation.rows import COMPLETION
 
-AT_ONCE = 2  # of the four answers that an engine gives at once; others ask it, too
+AT_ONCE = 2  # An engine gives four answers at once; other callers need the rest.
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 300.0
-LOAD_SECONDS = 660.0  # longer than a worker tries to load a model
+LOAD_SECONDS = 660.0  # Longer than a worker tries to load a model.
 TICK_SECONDS = 0.2
-# After a failure. By then an engine that nobody uses any more makes room for this one.
+# Pause after a failure. By then an engine that is unused makes room for this one.
 PAUSE_SECONDS = 15.0
 MAX_TRIES = 3
 TOO_LARGE = ("context_length_exceeded", "refused_by_engine")
@@ -53,7 +53,8 @@ class Refused(NamedTuple):
 
 
 class Asker:
-    """Who asks for a project. `heartbeat` is called all the time and may raise to give up."""
+    """The caller of an evaluation's models. `heartbeat` is called all the time and may raise to
+    give up."""
 
     def __init__(
         self, context: WorkerContext, project_id: str, heartbeat: Callable[[], None]
@@ -98,7 +99,9 @@ class Asker:
         return target
 
     def _look_up(self, look: Callable[[], Target | None]) -> Target | None:
-        """Look again while the database is away: the heartbeat raises when the lease is over."""
+        """Poll again while the database is unavailable: the heartbeat raises when the lease is
+        over.
+        """
         while True:
             try:
                 return look()
@@ -156,7 +159,7 @@ async def _answer(client: httpx.AsyncClient, target: Target, question: Question)
 
 
 def _is_passing(error: Exception) -> bool:
-    """Return whether asking again may help."""
+    """Return True if a retry may help."""
     return not isinstance(error, InvalidRequest | NotFound)
 
 

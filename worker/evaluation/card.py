@@ -1,6 +1,5 @@
-"""What an evaluation says of a model, as a file that is downloaded with it. The model card itself
-stays as it is: the certificate vouches for its bytes.
-"""
+"""The results of an evaluation, as a file that is downloaded with the model. The model card itself
+stays as it is: the certificate vouches for its bytes."""
 
 from collections.abc import Iterator
 

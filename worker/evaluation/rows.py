@@ -32,7 +32,7 @@ class Row(NamedTuple):
     question: dict[str, Any]
 
     def body(self, model: str, max_tokens: int, template_kwargs: dict[str, Any] | None) -> bytes:
-        """Return what a model is asked, as the API would pass it on."""
+        """Return the request body for a model, as the API would pass it on."""
         request: InferenceRequest
         fields = {"model": model, "max_tokens": max_tokens, "temperature": 0.0, **self.question}
         if self.path == COMPLETION:
@@ -56,7 +56,7 @@ def choose(records: Iterable[tuple[int, Parsed]], max_rows: int) -> list[tuple[i
 
 
 def row_of(line: int, parsed: Parsed) -> Row | None:
-    """Return what a record asks; None for a text or a lone answer, which ask nothing."""
+    """Return the row of a record; None for a text or a lone answer, which have no prompt."""
     match parsed.record:
         case ChatRecord(messages=[_]):
             return None

@@ -53,7 +53,7 @@ class EngineProcess(ChildProcess):
             os.close(write_end)
 
     def wait_for_address(self, check: Callable[[], None]) -> str:
-        """Return where it listens once the model is loaded. `check` may raise to give up."""
+        """Return the engine's address once the model is loaded. `check` may raise to give up."""
         deadline = time.monotonic() + LOAD_SECONDS
         line = b""
         while not line.endswith(b"\n"):

@@ -24,7 +24,7 @@ from worker.models.model_cache import ModelCache
 from worker.operations.handler import PermanentError
 
 TICK_SECONDS = 0.2
-TRY_AGAIN_SECONDS = 1.0  # the database may be back before the lease ends
+TRY_AGAIN_SECONDS = 1.0  # The database may be back before the lease ends.
 
 log = structlog.get_logger()
 
@@ -47,7 +47,7 @@ class EngineRun:
         self._make_room = make_room
         self._stopping = threading.Event()
         self._renewed_at = time.monotonic()
-        self._retry_at = 0.0  # after a database that was away
+        self._retry_at = 0.0  # After the database was unavailable.
         self._figures = Figures()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -78,7 +78,7 @@ class EngineRun:
             self._fail(_failure_of(error))
 
     def _serve(self) -> None:
-        """Answer until nobody asks any more."""
+        """Answer until the engine is unused."""
         with ModelCache.of(self._context, self._beat) as cache:
             loading = prepare(self._model(), cache, self._settings)
             self._make_room(loading)
@@ -109,9 +109,8 @@ class EngineRun:
         return model
 
     def _is_idle(self, metrics: EngineMetrics, watch: ProgressWatch) -> bool:
-        """Return whether the row has gone for want of use; asked when the lease is renewed. Raises
-        `EngineEnded` for an engine that makes no progress.
-        """
+        """Return True if the row ended for want of use; called when the lease is renewed. Raises
+        `EngineEnded` for an engine that makes no progress."""
         is_due = self._is_renewal_due()
         if is_due:
             self._figures = metrics.read()
@@ -170,7 +169,7 @@ class EngineRun:
 
 
 def _failure_of(error: Exception) -> PermanentError:
-    """Return what whoever asks is to read."""
+    """Return the error text for users of the engine."""
     match error:
         case PermanentError():
             return error

@@ -22,10 +22,11 @@ from worker.inference.llama_cpp import TOKEN
 TICK_SECONDS = 0.2
 ANSWER_SECONDS = 5
 PARALLEL_ANSWERS = 64
-NEVER_SECONDS = "1000000"  # its figures are asked for, and need no lines in its log
-PRIVATE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # it tells nobody what it does
+# The worker reads the engine's metrics, so its log needs no lines of them.
+NEVER_SECONDS = "1000000"
+PRIVATE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # No telemetry.
 CHAT_TEMPLATE = "chat_template.jinja"
-HERMES_CALL = "<tool_call>"  # how most models write that they call a tool
+HERMES_CALL = "<tool_call>"  # Most models write their tool calls so.
 
 
 def find_command() -> str | None:
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--cache-bytes", type=int, required=True, help="for keys and values")
     parser.add_argument("--on-cpu", action="store_true")
     args = parser.parse_args()
-    # vLLM's own processes do not notice when the one that started them is gone.
+    # vLLM's own processes do not notice the death of the process that started them.
     signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
     signal_at_death_of_parent(signal.SIGTERM)
     port = _free_port(args.host)
@@ -68,7 +69,7 @@ def command_of(args: Namespace, port: int) -> list[str]:
     command += ["--max-num-seqs", str(PARALLEL_ANSWERS)]
     command += ["--disable-uvicorn-access-log", "--disable-fastapi-docs"]
     if args.on_cpu:
-        command.append("--enforce-eager")  # compiling takes minutes there and a compiler
+        command.append("--enforce-eager")  # Compiling takes minutes there and a compiler.
     template = args.folder / CHAT_TEMPLATE
     if template.is_file() and HERMES_CALL in template.read_text(encoding="utf-8"):
         command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]

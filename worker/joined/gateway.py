@@ -41,9 +41,9 @@ from worker.attempt.lease import LeaseLost
 from worker.gateway import ServiceAway
 
 PATIENCE = httpx.Timeout(30.0, connect=5.0)
-PATIENCE_WITH_BYTES = httpx.Timeout(120.0, connect=5.0)  # the storage has to flush a large object
+PATIENCE_WITH_BYTES = httpx.Timeout(120.0, connect=5.0)  # The storage has to flush a large object.
 CHUNK_BYTES = 2**20
-LOST = {401, 403, 404, 409}  # the token is revoked, or another attempt has the job
+LOST = {401, 403, 404, 409}  # The token is revoked, or another attempt has the job.
 UNSAFE = re.compile(r"[^A-Za-z0-9.-]+|^[^A-Za-z0-9]+")
 MAX_NAME = 90
 MAX_REASON = 300  # characters
@@ -180,11 +180,11 @@ class JoinedGateway:
 
 
 class LinkBroken(Exception):
-    """What a link of the service leads to gives this machine no bytes, or takes none of it."""
+    """A link of the service leads to an address that this machine cannot read from or write to."""
 
 
 class JoinedStorage:
-    """What an attempt reads and stores, by the API or by the links that it gives."""
+    """The storage of an attempt, reached through the API or through links that it gives."""
 
     local_root = None
 
@@ -321,8 +321,9 @@ def _failure_of(response: httpx.Response) -> Exception:
     try:
         error = response.json()["error"]
         code, message, param = error["code"], str(error["message"]), error["param"]
-    except (ValueError, KeyError, TypeError):  # of a proxy between us and the service
-        if response.status_code == httpx.codes.NOT_FOUND:  # to which it is lost, for the moment
+    except (ValueError, KeyError, TypeError):  # A proxy between us and the service may answer.
+        # The proxy has lost the service for the moment.
+        if response.status_code == httpx.codes.NOT_FOUND:
             return ServiceAway(f"404: {response.text[:MAX_REASON]}")
         code, message, param = "", response.text[:MAX_REASON], None
     status = response.status_code

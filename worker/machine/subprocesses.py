@@ -19,7 +19,7 @@ TICK_SECONDS = 0.1
 
 
 class CoreProcess(ChildProcess):
-    """One command of `falqon_core`. Whoever starts it reads and closes `messages`."""
+    """One command of `falqon_core`. The caller reads and closes `messages`."""
 
     def __init__(
         self,
@@ -61,10 +61,8 @@ def run_tool(
     on_message: Callable[[AnyMessage], None] = lambda _: None,
     environment: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Return what the command writes to its standard output. `check` is called meanwhile and may
-    raise to give up. Without an `environment` it sees nothing outside this machine. Raises
-    `ToolFailed`.
-    """
+    """Return the standard output of the command. `check` is called meanwhile and may raise to give
+    up. Without an `environment` it sees nothing outside this machine. Raises `ToolFailed`."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as log:
         process = CoreProcess(
             program, arguments, stdout=output, stderr=log, environment=environment

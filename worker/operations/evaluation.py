@@ -81,7 +81,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
                 orphans.mark_orphaned(session, [before.storage_key])
 
     def write_scores(self, operation: Evaluation, scores: AnswerScores) -> None:
-        """Keep what was answered, for whoever looks and for the next attempt."""
+        """Store the answers, for readers and for the next attempt."""
         write_progress(self._database, operation, **_columns_of(scores))
 
     def _permanent_error(self, error: Exception) -> PermanentError | None:
@@ -93,7 +93,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         with self._database.read() as session:
             job = jobs.find(session, operation.job_id)
             file = files.get(session, operation.file_id)
-        if job is None:  # and its evaluations with it
+        if job is None:  # The job has been deleted, and its evaluations with it.
             raise OperationAbandoned
         if file.deleted_at is not None:
             raise PermanentError("file_not_found", f"The file {file.id} has been deleted.")
@@ -102,7 +102,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
     def _rows(
         self, operation: Evaluation, job: Job, file: File, folder: Path, heartbeat: Heartbeat
     ) -> list[Row]:
-        """Return what is asked: the same rows in every attempt."""
+        """Return the rows of the evaluation: the same in every attempt."""
         (path,) = fetch_data(self._storage, [file], folder, heartbeat)
         lines = None
         if operation.origin == "validation_fraction":

@@ -47,16 +47,16 @@ from worker.sources.tables import SourceReader, Table, kind_of_secret
 
 READER = [sys.executable, "-m", "falqon_core.tables"]
 OF_THE_USER = ("unknown_columns", "source_unreadable", "source_too_large")
-SPACE = 3  # the lines of a table are rarely more than twice its bytes
+SPACE = 3  # The lines of a table are rarely more than twice its bytes.
 WRITTEN_EVERY_SECONDS = 1.0
-TURN_SECONDS = 1.0  # between two heartbeats while another table is read
+TURN_SECONDS = 1.0  # Interval of heartbeats while another table is read.
 SHOWN_RECORDS = 5
 SHOWN_CHARACTERS = 2_000
 ADVICE = "correct the source or its mapping, and add it again"
 
 
 class Reading(NamedTuple):
-    """What the tables of an import have become so far."""
+    """The progress of the tables of an import."""
 
     digest: "hashlib._Hash"
     lines: list[Path]
@@ -66,11 +66,11 @@ class Reading(NamedTuple):
 class FileImportHandler(OperationHandler[FileImport]):
     kind = FileImport
     limit_seconds = 6 * 3600.0
-    num_at_once = 4  # a source may send slowly for hours
+    num_at_once = 4  # A source may send slowly for hours.
 
     def __init__(self, context: WorkerContext) -> None:
         super().__init__(context)
-        self._reading = threading.Lock()  # of tables, which takes memory
+        self._reading = threading.Lock()  # Reading tables takes memory, so one is read at a time.
         self._notifier = Notifier(context.settings)
 
     def _run(self, operation: FileImport, heartbeat: Heartbeat) -> None:
@@ -129,7 +129,8 @@ class FileImportHandler(OperationHandler[FileImport]):
         try:
             fetch(self._storage, file.storage_key, target, file.sha256)
         except BytesMissing as error:
-            if operation.attempts < MAX_ATTEMPTS:  # a folder of several machines may show it late
+            # A folder of several machines may show the file late.
+            if operation.attempts < MAX_ATTEMPTS:
                 raise OSError(f"{file.storage_key} is not in the storage yet") from error
             raise
 
@@ -189,7 +190,7 @@ class FileImportHandler(OperationHandler[FileImport]):
         orphans.mark_orphaned(session, [before])
         files.add_check(session, file)
         session.flush()
-        quotas.admit_bytes(session, operation.project_id, 0)  # what they are more is in the row
+        quotas.admit_bytes(session, operation.project_id, 0)  # The row holds the new size already.
 
     def _fail(self, session: Session, operation: FileImport, error: PermanentError) -> None:
         fault = RecordError(
@@ -210,7 +211,7 @@ class ProgressWriter:
         self._database = database
         self._operation = operation
         self._written_at = 0.0
-        self._num_records: dict[int, int] = {}  # of each table, by its position
+        self._num_records: dict[int, int] = {}  # Records of each table, by its position.
 
     def fetched(self, table: Table, fraction: float) -> None:
         if time.monotonic() > self._written_at + WRITTEN_EVERY_SECONDS:

@@ -26,8 +26,8 @@ from worker.models.fetching import BytesDiffer
 from worker.models.model_cache import BaseMissing
 from worker.operations.poll_loop import PollLoop
 
-MAX_ATTEMPTS = 3  # of workers that were killed, or whose disk or storage failed
-TRY_AGAIN_SECONDS = 1.0  # the database may be back before the lease ends
+MAX_ATTEMPTS = 3  # Attempts whose workers were killed, or whose disk or storage failed.
+TRY_AGAIN_SECONDS = 1.0  # The database may be back before the lease ends.
 T = TypeVar("T", bound=Operation)
 log = structlog.get_logger()
 
@@ -48,7 +48,7 @@ class PermanentError(Exception):
 class OperationHandler(PollLoop, Generic[T]):
     kind: type[T]
     limit_seconds: ClassVar[float]
-    num_at_once: ClassVar[int] = 1  # in a worker, each of another project
+    num_at_once: ClassVar[int] = 1  # Operations in a worker, each of another project.
 
     def __init__(self, context: WorkerContext) -> None:
         super().__init__(context.shutting_down, self.num_at_once)
@@ -126,7 +126,7 @@ class OperationHandler(PollLoop, Generic[T]):
             self._release(operation)
         except SQLAlchemyError:
             raise
-        except Exception as error:  # the top-level handler: one must not keep others waiting
+        except Exception as error:  # Top-level handler: one operation must not keep others waiting.
             failure = self._permanent_error(error)
             if failure is None and operation.attempts >= MAX_ATTEMPTS:
                 failure = self._last_error(error)
@@ -147,7 +147,7 @@ class OperationHandler(PollLoop, Generic[T]):
         )
 
     def _last_error(self, error: Exception) -> PermanentError:
-        """Return what the user is to read when no attempt is left."""
+        """Return the error for the user when no attempt is left."""
         if is_disk_full(error):
             return PermanentError(
                 "disk_full",
@@ -157,7 +157,7 @@ class OperationHandler(PollLoop, Generic[T]):
         return self._too_many_attempts()
 
     def _permanent_error(self, error: Exception) -> PermanentError | None:
-        """Return what the user is to read; None where another attempt may succeed."""
+        """Return the error for the user; None where another attempt may succeed."""
         match error:
             case PermanentError():
                 return error
@@ -174,7 +174,7 @@ class OperationHandler(PollLoop, Generic[T]):
 
 
 def write_progress(database: Database, operation: Operation, **values: object) -> None:
-    """Set columns that say how far it is. A database that is away misses them: the heartbeat
+    """Set the columns of its progress. An unavailable database misses them: the heartbeat
     decides how long that may last.
     """
     try:
@@ -195,7 +195,7 @@ class Heartbeat:
         self._operation = operation
         self._limit_seconds = limit_seconds
         self._started = self._renewed = time.monotonic()
-        self._retry_at = 0.0  # after a database that was away
+        self._retry_at = 0.0  # After the database was unavailable.
 
     def __call__(self) -> None:
         now = time.monotonic()

@@ -65,9 +65,8 @@ class ModelImportHandler(OperationHandler[ModelImport]):
         return read_conversions(output)
 
     def _hub_environment(self, operation: ModelImport) -> dict[str, str]:
-        """Return what a download sees: the token of the project that asks comes before the
-        operator's.
-        """
+        """Return the environment of a download: the project's own token comes before the
+        operator's."""
         environment = hub_environment(os.environ)
         if self._settings.hub_endpoint:
             environment["HF_ENDPOINT"] = self._settings.hub_endpoint

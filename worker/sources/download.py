@@ -1,4 +1,4 @@
-"""One GET of a stranger's address to a file: every address on its way is checked, redirects too,
+"""One GET of an external address to a file: every address on its way is checked, redirects too,
 and what a broken connection has left is continued where the server can.
 """
 

@@ -12,7 +12,8 @@ from huggingface_hub import constants
 from app.files.addresses import HubAddress
 from worker.sources.download import Downloader, SourceAway, SourceRefused
 
-FORMATS = (".parquet", ".jsonl", ".json", ".csv", ".tsv")  # the first that a split has is read
+# The first format that a split has is read.
+FORMATS = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
 MAX_LISTED_BYTES = 16 * 2**20
 MAX_PAGES = 100
 MAX_FILES = 10_000
@@ -72,7 +73,7 @@ def choose_files(paths: list[str], target: str) -> list[str]:
 
 
 def _is_of(path: str, folder: str, split: str) -> bool:
-    """Return whether a file belongs to a split: its name or its folder has the split as a word."""
+    """Return True if a file belongs to a split: its name or its folder has the split as a word."""
     parts = PurePosixPath(path).parts
     if folder and not path.startswith(f"{folder}/") and f"/{folder}/" not in path:
         return False

@@ -17,7 +17,7 @@ from worker.sources.s3 import url_of
 class Table(NamedTuple):
     path: Path
     format: SourceFormat
-    # what the address means now: a commit, or the version that the server names
+    # The version that the address means now: a commit, or the server's own name for it.
     revision: str | None = None
     position: int = 0  # among the tables of a source
     num_tables: int = 1

@@ -1,6 +1,5 @@
-"""What goes to a tracker's process, line by line on its standard input: a `Run`, then `Metrics`,
-at the end an `Outcome`.
-"""
+"""The lines on the standard input of a tracker's process: a `Run`, then `Metrics`, at the end an
+`Outcome`."""
 
 from typing import Literal, Protocol
 
