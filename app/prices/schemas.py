@@ -1,12 +1,18 @@
 from datetime import UTC, date, datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.http.pagination import Object
-from app.prices.service import ListedPrice, Source
 from falqon_core.estimate.devices import DEVICES
-from falqon_core.estimate.prices import Dollars, PriceKind
+from falqon_core.estimate.prices import Dollars, Price, PriceKind
+
+Source = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class ListedPrice(NamedTuple):
+    price: Price
+    in_force: bool
 
 
 class PriceObject(Object):

@@ -5,9 +5,9 @@ from datetime import date
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from app.auth import audit
@@ -16,13 +16,12 @@ from app.base.settings import Settings
 from app.http.pagination import Page
 from app.models import PriceOverride
 from app.prices import repository
-from app.prices.schemas import PriceObject, PricesRequest
+from app.prices.schemas import ListedPrice, PriceObject, PricesRequest, Source
 from app.services import Services
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import PRICES, Dollars, Price, default_price
 
 HERE, FILE = "this installation", "price file"
-Source = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class FilePrice(BaseModel):
@@ -37,11 +36,6 @@ class NewPrice(NamedTuple):
     device: str
     usd_per_device_hour: Decimal
     source: str
-
-
-class ListedPrice(NamedTuple):
-    price: Price
-    in_force: bool
 
 
 _file = TypeAdapter(dict[str, FilePrice])

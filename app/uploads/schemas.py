@@ -5,7 +5,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from app.files.schemas import FileObject, Lifetime, UploadPurpose
 from app.http.pagination import Object
 from app.models import File, FileImport, Upload, UploadPart
-from app.uploads.service import MAX_PARTS
+
+MAX_PARTS = 10_000
 
 
 class _Request(BaseModel):

@@ -25,12 +25,11 @@ from app.models import File, Purpose, Upload, UploadPart, UploadStatus
 from app.projects import quotas
 from app.services import Services
 from app.uploads import repository
-from app.uploads.schemas import PartObject, UploadObject, UploadRequest
+from app.uploads.schemas import MAX_PARTS, PartObject, UploadObject, UploadRequest
 from falqon_core.contract.sources import HEAD_BYTES
 
 LIFETIME = timedelta(hours=1)
 MAX_PART_BYTES = 64 * 2**20  # what the official client cuts files into
-MAX_PARTS = 10_000
 # Parts may hold this many times the upload's bytes together: a client sends one again when an
 # answer was lost.
 MAX_REPETITION = 2

@@ -8,8 +8,7 @@ from typing import Annotated, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, Field
 
-from app.usage.amounts import FIELDS, Usage
-from app.usage.service import Span, begin_of
+from app.usage.amounts import FIELDS, Span, Usage, begin_of
 
 PAGE = "page_"
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes a cell for that begins so

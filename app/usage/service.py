@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy.orm import Session
@@ -12,31 +12,11 @@ from app.base.database import now
 from app.base.errors import InvalidRequest
 from app.services import Services
 from app.usage import repository
-from app.usage.amounts import Usage
+from app.usage.amounts import Span, Usage
 from app.usage.schemas import PAGE
 
 MAX_DAYS = 180  # of a page
 MAX_RESULTS = 10_000  # of a page
-
-
-class Span(NamedTuple):
-    """The days from `begin` to the one before `end`."""
-
-    begin: date
-    end: date
-
-    def first(self, num_days: int) -> "Span":
-        return Span(self.begin, min(self.end, self.begin + timedelta(days=num_days)))
-
-    @classmethod
-    def until(cls, last: date, num_days: int) -> "Span":
-        return cls(last - timedelta(days=num_days - 1), last + timedelta(days=1))
-
-    @property
-    def days(self) -> list[date]:
-        return [
-            self.begin + timedelta(days=number) for number in range((self.end - self.begin).days)
-        ]
 
 
 LATEST = 32_503_680_000  # the year 3000
@@ -116,8 +96,3 @@ def dearest(
 ) -> list[Usage]:
     """Return the sums of the whole span by one field, the dearest first."""
     return repository.dearest(session, project_id, span.begin, span.end, field, limit)
-
-
-def begin_of(day: date) -> int:
-    """Return the first second of the day, since 1970."""
-    return int(datetime.combine(day, time(), UTC).timestamp())

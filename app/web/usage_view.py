@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from app.projects.quotas import WARNED_SHARE
 from app.projects.schemas import ProjectObject
-from app.usage.amounts import Usage
-from app.usage.service import Span
+from app.usage.amounts import Span, Usage
 
 
 class Bar(NamedTuple):

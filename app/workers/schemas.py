@@ -4,9 +4,16 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.http.pagination import Object
-from app.models import Drain, WorkerToken
-from app.workers.service import LiveWorker
+from app.models import Attempt, Drain, Job, Worker, WorkerToken
 from falqon_core.contract.diagnosis import Diagnosis
+
+
+class LiveWorker(NamedTuple):
+    worker: Worker
+    job: Job | None
+    attempt: Attempt | None  # of that job
+    seconds_since_seen: float
+    is_busy: bool  # it has a job, or every card that it may use is taken
 
 
 class WorkerObject(Object):

@@ -17,21 +17,13 @@ from app.http.pagination import Page
 from app.models import Attempt, Drain, Job, JobStatus, Worker
 from app.models.worker import machine_of
 from app.services import Services
-from app.workers.schemas import WorkerObject, WorkerTokenRequest, WorkerTokenView
+from app.workers.schemas import LiveWorker, WorkerObject, WorkerTokenRequest, WorkerTokenView
 from falqon_core.contract.diagnosis import Diagnosis
 from falqon_core.estimate.calibration import Calibration
 
 MISSED_LOOKS = 3  # after so many polls without a look an idle worker is taken for gone
 FORGOTTEN_SECONDS = 24 * 3600.0
 LOST = "lost"  # the outcome of an attempt
-
-
-class LiveWorker(NamedTuple):
-    worker: Worker
-    job: Job | None
-    attempt: Attempt | None  # of that job
-    seconds_since_seen: float
-    is_busy: bool  # it has a job, or every card that it may use is taken
 
 
 class WorkerHistory(NamedTuple):

@@ -15,8 +15,7 @@ from app.projects import service as projects
 from app.projects.schemas import ProjectObject
 from app.services import Services
 from app.usage import schemas, service
-from app.usage.amounts import FIELDS
-from app.usage.service import Span
+from app.usage.amounts import FIELDS, Span
 from app.web.rendering import page
 from app.web.usage_view import alerts_of, bars_of, totals_of
 from app.web.visitor import PageRoute, Visitor
