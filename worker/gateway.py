@@ -25,11 +25,11 @@ from app.models.trainer_log import TrainerLog
 from falqon_core.estimate.prices import Price
 
 
-class ServiceAway(Exception):
+class ServiceUnavailable(Exception):
     """The service does not answer; the same call may succeed a moment later."""
 
 
-AWAY = (*database.AWAY, ServiceAway)
+UNAVAILABLE = (*database.AWAY, ServiceUnavailable)
 
 
 class ObjectStore(Protocol):

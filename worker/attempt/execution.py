@@ -38,7 +38,7 @@ from worker.models.disk_space import NeverFits
 from worker.models.fetching import BytesMissing
 from worker.models.model_cache import BaseMissing, ModelCache, RowsOfInputs
 
-TICK_SECONDS = 0.1
+TRAINER_POLL_SECONDS = 0.1
 PIPE_END_SECONDS = 10.0
 TRAINER_LOG = "trainer.log"
 BYTES_MISSING = (
@@ -252,7 +252,7 @@ class Execution:
         """
         kill_at: float | None = None
         hung = False
-        while (exit_code := trainer.wait_up_to(TICK_SECONDS)) is None:
+        while (exit_code := trainer.wait_up_to(TRAINER_POLL_SECONDS)) is None:
             self._lease.check()
             relay.pump()
             if kill_at is not None:

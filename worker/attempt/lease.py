@@ -11,13 +11,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.jobs.claims import Claim
 from app.models import Desired
 from falqon_core.fault_points import fault
-from worker.gateway import Gateway, ServiceAway
+from worker.gateway import Gateway, ServiceUnavailable
 from worker.machine import pulse
 
 # Share of the lease that may pass without a confirmed renewal. It ends before the database may give
 # the job to another worker.
 FENCE = 3 / 4
-TRY_AGAIN_SECONDS = 1.0  # The database may be back just before the fence.
+RENEWAL_RETRY_SECONDS = 1.0  # The database may be back just before the fence.
 log = structlog.get_logger()
 
 
@@ -90,9 +90,9 @@ class Lease:
             asked_at = time.monotonic()
             try:
                 renewal = self._gateway.renew(self.claim)
-            except (SQLAlchemyError, ServiceAway) as error:
+            except (SQLAlchemyError, ServiceUnavailable) as error:
                 log.warning("lease not renewed", job_id=self.claim.job_id, error=str(error))
-                pause = min(self._heartbeat_seconds, TRY_AGAIN_SECONDS)
+                pause = min(self._heartbeat_seconds, RENEWAL_RETRY_SECONDS)
                 continue
             if renewal is None:
                 if not self.is_ending:  # The write of the end reports the loss itself.

@@ -30,7 +30,7 @@ from falqon_core.fault_points import fault
 from worker.attempt.progress import Progress
 from worker.attempt.spool import Spool
 from worker.attempt.writer import MAX_BACKOFF_SECONDS, AttemptWriter
-from worker.gateway import AWAY
+from worker.gateway import UNAVAILABLE
 
 BATCH_SECONDS = 1.0  # Interval while somebody reads the events, or may.
 BATCH_MESSAGES = 50
@@ -134,7 +134,7 @@ class Relay:
             fault("before_batch")
             self._write_batch()
             fault("after_batch")
-        except AWAY as error:
+        except UNAVAILABLE as error:
             self._backoff = min(MAX_BACKOFF_SECONDS, max(0.1, 2 * self._backoff))
             log.warning(
                 "events not written yet",

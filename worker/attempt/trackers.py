@@ -25,7 +25,7 @@ from app.models.base import JsonObject
 from app.models.integrations import Integration
 from worker.attempt.lease import LeaseLost
 from worker.attempt.writer import AttemptWriter
-from worker.trackers.protocol import Line, Metrics, Outcome, OutcomeName, Run
+from worker.trackers.protocol import Metrics, Outcome, OutcomeName, Run, TrackerLine
 
 FINISH_SECONDS = 15.0  # Shared by all trackers, after the trainer has ended.
 MAX_BEHIND = 10_000  # Points that a tracker may lag behind the training.
@@ -98,13 +98,13 @@ class TrackerProcess:
         self._run = run
         self._home = home
         self._log = logs / f"{run.type}.log"
-        self._lines: queue.Queue[Line | None] = queue.Queue(MAX_BEHIND)  # None: stopped
+        self._lines: queue.Queue[TrackerLine | None] = queue.Queue(MAX_BEHIND)  # None: stopped
         self._process: ChildProcess | None = None
         self._stopped_because: str | None = None  # Empty for a stop without a message.
         self._thread = threading.Thread(target=self._work, name=f"tracker {run.type}", daemon=True)
         self._thread.start()
 
-    def put(self, line: Line) -> None:
+    def put(self, line: TrackerLine) -> None:
         if self._stopped_because is None and self._thread.is_alive():
             try:
                 self._lines.put_nowait(line)
@@ -167,7 +167,7 @@ class TrackerProcess:
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(BrokenPipeError), process.stdin as stdin:
-            line: Line | None = self._run
+            line: TrackerLine | None = self._run
             while line is not None and self._stopped_because is None:
                 stdin.write(line.model_dump_json().encode() + b"\n")
                 stdin.flush()

@@ -10,7 +10,7 @@ import structlog
 
 from app.jobs.events import NewEvent
 from worker.attempt.lease import Lease, LeaseLost
-from worker.gateway import AWAY, Gateway
+from worker.gateway import UNAVAILABLE, Gateway
 
 MAX_BACKOFF_SECONDS = 5.0
 T = TypeVar("T")
@@ -34,7 +34,7 @@ class AttemptWriter:
         while True:
             try:
                 return self.write(call)
-            except AWAY as error:
+            except UNAVAILABLE as error:
                 log.warning("database unavailable", job_id=self.claim.job_id, error=str(error))
                 time.sleep(backoff)
                 backoff = min(MAX_BACKOFF_SECONDS, 2 * backoff)

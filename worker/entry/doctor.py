@@ -21,7 +21,7 @@ from worker.machine.card_locks import lock_cards
 from worker.machine.gpu import Machine, mark_seen
 
 LIMIT_SECONDS = 120.0  # Doctor ends by itself within a minute, unless something in it hangs.
-TICK_SECONDS = 0.1
+DOCTOR_POLL_SECONDS = 0.1
 
 log = structlog.get_logger()
 
@@ -56,7 +56,7 @@ def _run_doctor(context: WorkerContext, cards: Sequence[int]) -> Diagnosis | Non
         tempfile.TemporaryFile() as output,
         ChildProcess(command, environment, stdout=output, stderr=subprocess.DEVNULL) as process,
     ):
-        while process.wait_up_to(TICK_SECONDS) is None:
+        while process.wait_up_to(DOCTOR_POLL_SECONDS) is None:
             if context.shutting_down.is_set():
                 return None
             if time.monotonic() > deadline:

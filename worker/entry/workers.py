@@ -15,7 +15,7 @@ from worker.entry.doctor import diagnose_worker
 from worker.machine import pulse
 
 # A generator of its own: tests seed the one that everything in the process shares.
-CHANCE = random.Random()
+JITTER = random.Random()
 
 log = structlog.get_logger()
 
@@ -74,7 +74,7 @@ class Poller:
         self._thread.join()
 
     def _work(self) -> None:
-        while not self._shutting_down.wait(self._seconds * CHANCE.uniform(0.8, 1.2)):
+        while not self._shutting_down.wait(self._seconds * JITTER.uniform(0.8, 1.2)):
             try:
                 self._poll()
             except Exception:  # Top-level handler: after any error the next poll has to come.

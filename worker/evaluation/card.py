@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from app.models.evaluation import EvaluationPlan, EvaluationResult, GraderScore
 
-NAME = "EVALUATION.md"
+CARD_NAME = "EVALUATION.md"
 VERDICTS = {
     "better": "better than base",
     "worse": "**worse than base**",

@@ -23,8 +23,8 @@ from worker.machine.subprocesses import ToolFailed
 from worker.models.model_cache import ModelCache
 from worker.operations.handler import PermanentError
 
-TICK_SECONDS = 0.2
-TRY_AGAIN_SECONDS = 1.0  # The database may be back before the lease ends.
+ENGINE_POLL_SECONDS = 0.2
+RENEWAL_RETRY_SECONDS = 1.0  # The database may be back before the lease ends.
 
 log = structlog.get_logger()
 
@@ -98,7 +98,7 @@ class EngineRun:
             self._figures = metrics.read()
             watch = ProgressWatch(metrics, loading.needed_bytes)
             while not self._is_idle(metrics, watch):
-                process.check_alive(TICK_SECONDS)
+                process.check_alive(ENGINE_POLL_SECONDS)
         log.info("model unloaded", model=self.model_id)
 
     def _model(self) -> Model:
@@ -139,7 +139,7 @@ class EngineRun:
                 if not claims.renew(session, self._engine, lease_seconds, **figures):
                     raise EngineAbandoned
         except AWAY as error:
-            self._retry_at = time.monotonic() + TRY_AGAIN_SECONDS
+            self._retry_at = time.monotonic() + RENEWAL_RETRY_SECONDS
             if self._retry_at > self._renewed_at + lease_seconds:
                 raise
             log.warning("engine not renewed", model=self.model_id, error=str(error))

@@ -8,7 +8,7 @@ import signal
 import sys
 from argparse import ArgumentParser
 
-TOKEN = "FALQON_ENGINE_TOKEN"
+TOKEN_VARIABLE = "FALQON_ENGINE_TOKEN"
 PARALLEL_ANSWERS = 4
 STEP_TOKENS = 512  # Prompt tokens a step; the engine serves other requests between two steps.
 
@@ -34,7 +34,7 @@ def main() -> None:
     parameters.model_alias = {args.name}
     parameters.hostnames = [args.host]
     parameters.port = 0
-    parameters.api_keys = [os.environ.pop(TOKEN)]
+    parameters.api_keys = [os.environ.pop(TOKEN_VARIABLE)]
     # Each answer has a context of its own, so that no other one can fill it.
     parameters.n_ctx = args.context * PARALLEL_ANSWERS
     parameters.n_batch = STEP_TOKENS

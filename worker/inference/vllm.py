@@ -17,14 +17,14 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from app.base.processes.parent_death import signal_at_death_of_parent
-from worker.inference.llama_cpp import TOKEN
+from worker.inference.llama_cpp import TOKEN_VARIABLE
 
-TICK_SECONDS = 0.2
+SERVER_POLL_SECONDS = 0.2
 ANSWER_SECONDS = 5
 PARALLEL_ANSWERS = 64
 # The worker reads the engine's metrics, so its log needs no lines of them.
-NEVER_SECONDS = "1000000"
-PRIVATE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # No telemetry.
+LOG_STATS_SECONDS = "1000000"
+NO_TELEMETRY = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # No telemetry.
 CHAT_TEMPLATE = "chat_template.jinja"
 HERMES_CALL = "<tool_call>"  # Most models write their tool calls so.
 
@@ -54,7 +54,7 @@ def main() -> None:
     while not _is_ready(args.host, port):
         if process.poll() is not None:
             break
-        time.sleep(TICK_SECONDS)
+        time.sleep(SERVER_POLL_SECONDS)
     else:
         os.write(1, f"http://{args.host}:{port}\n".encode())
     sys.stderr.write(f"vllm has ended with {process.wait()}\n")
@@ -77,9 +77,9 @@ def command_of(args: Namespace, port: int) -> list[str]:
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    others = {name: value for name, value in environment.items() if name != TOKEN}
-    log = {"VLLM_LOG_STATS_INTERVAL": NEVER_SECONDS}
-    return others | PRIVATE | log | {"VLLM_API_KEY": environment[TOKEN]}
+    others = {name: value for name, value in environment.items() if name != TOKEN_VARIABLE}
+    log = {"VLLM_LOG_STATS_INTERVAL": LOG_STATS_SECONDS}
+    return others | NO_TELEMETRY | log | {"VLLM_API_KEY": environment[TOKEN_VARIABLE]}
 
 
 def _free_port(host: str) -> int:

@@ -11,7 +11,7 @@ from app.base.storage import StorageAway
 
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
-TICK_SECONDS = 0.5  # Interval of the checks whether waiting still makes sense.
+CHECK_INTERVAL_SECONDS = 0.5  # Interval of the checks whether waiting still makes sense.
 log = structlog.get_logger()
 
 
@@ -57,6 +57,6 @@ class StorageOutage:
     def _sleep(self, seconds: float, check: Callable[[], None]) -> None:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            if self._shutting_down.wait(min(left, TICK_SECONDS)):
+            if self._shutting_down.wait(min(left, CHECK_INTERVAL_SECONDS)):
                 return
             check()

@@ -15,7 +15,7 @@ from app.base.processes.subprocess_env import offline_environment
 from falqon_core.contract.messages import ENDLESS_TEMPLATE, AnyMessage, ExitCode, Failed, decode
 
 KEPT_LOG_LINES = 200
-TICK_SECONDS = 0.1
+TOOL_POLL_SECONDS = 0.1
 
 
 class CoreProcess(ChildProcess):
@@ -92,7 +92,7 @@ def _follow(
     while not has_ended:
         check()
         # Asked before the pipe is read, so that the last messages count.
-        has_ended = process.wait_up_to(TICK_SECONDS) is not None
+        has_ended = process.wait_up_to(TOOL_POLL_SECONDS) is not None
         *lines, rest = (rest + (process.messages.raw.read() or b"")).split(b"\n")
         for message in _decode_messages(lines):
             if isinstance(message, Failed):

@@ -18,7 +18,7 @@ from falqon_core.records.jsonl import RecordError, lines_of
 
 # Files up to this size are checked in this process: another one costs more than the check.
 SMALL_BYTES = 2**16
-TICK_SECONDS = 0.2  # between two calls of the heartbeat
+CHECK_POLL_SECONDS = 0.2  # between two calls of the heartbeat
 BASE_SECONDS = 60  # CPU time, like all limits here.
 BYTES_PER_SECOND = 10**6  # Records of ten bytes are checked twice as fast, usual ones fifty times.
 
@@ -69,13 +69,13 @@ def _feed_checker(
         try:
             while not feeding.done():
                 heartbeat()
-                wait([feeding], TICK_SECONDS)
+                wait([feeding], CHECK_POLL_SECONDS)
         except BaseException:
             process.kill_group()  # The death of the process ends the feeding.
             wait([feeding])
             raise
         feeding.result()
-        while (exit_code := process.wait_up_to(TICK_SECONDS)) is None:
+        while (exit_code := process.wait_up_to(CHECK_POLL_SECONDS)) is None:
             heartbeat()
         return exit_code
 

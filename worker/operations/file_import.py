@@ -42,17 +42,17 @@ from worker.operations.handler import (
     PermanentError,
     write_progress,
 )
-from worker.sources.download import SourceAway, SourceRefused
-from worker.sources.tables import SourceReader, Table, kind_of_secret
+from worker.sources.download import SourceRefused, SourceUnavailable
+from worker.sources.tables import SourceReader, SourceTable, kind_of_secret
 
-READER = [sys.executable, "-m", "falqon_core.tables"]
-OF_THE_USER = ("unknown_columns", "source_unreadable", "source_too_large")
-SPACE = 3  # The lines of a table are rarely more than twice its bytes.
+READER_COMMAND = [sys.executable, "-m", "falqon_core.tables"]
+USER_ERRORS = ("unknown_columns", "source_unreadable", "source_too_large")
+SPACE_FACTOR = 3  # The lines of a table are rarely more than twice its bytes.
 WRITTEN_EVERY_SECONDS = 1.0
-TURN_SECONDS = 1.0  # Interval of heartbeats while another table is read.
+HEARTBEAT_INTERVAL_SECONDS = 1.0  # Interval of heartbeats while another table is read.
 SHOWN_RECORDS = 5
 SHOWN_CHARACTERS = 2_000
-ADVICE = "correct the source or its mapping, and add it again"
+SOURCE_ADVICE = "correct the source or its mapping, and add it again"
 
 
 class Reading(NamedTuple):
@@ -100,10 +100,10 @@ class FileImportHandler(OperationHandler[FileImport]):
         folder: Path,
         heartbeat: Heartbeat,
         progress: "ProgressWriter",
-    ) -> Iterator[Table]:
+    ) -> Iterator[SourceTable]:
         if operation.is_uploaded:
             self._fetch_upload(operation, folder / "table", heartbeat)
-            yield Table(folder / "table", operation.format or "jsonl")
+            yield SourceTable(folder / "table", operation.format or "jsonl")
             return
         with self._database.read() as session:
             kind = kind_of_secret(operation.source)
@@ -116,7 +116,7 @@ class FileImportHandler(OperationHandler[FileImport]):
                 yield table
         except SourceRefused as error:
             raise PermanentError(error.code, error.message) from error
-        except SourceAway as error:
+        except SourceUnavailable as error:
             if operation.attempts < MAX_ATTEMPTS:
                 raise
             raise PermanentError("source_unavailable", f"The source fails: {error}.") from error
@@ -124,7 +124,7 @@ class FileImportHandler(OperationHandler[FileImport]):
     def _fetch_upload(self, operation: FileImport, target: Path, heartbeat: Heartbeat) -> None:
         with self._database.read() as session:
             file = files.get(session, operation.file_id)
-        self._require_space(target.parent, SPACE * file.bytes)
+        self._require_space(target.parent, SPACE_FACTOR * file.bytes)
         heartbeat()
         try:
             fetch(self._storage, file.storage_key, target, file.sha256)
@@ -137,13 +137,13 @@ class FileImportHandler(OperationHandler[FileImport]):
     def _write_lines(
         self,
         operation: FileImport,
-        table: Table,
+        table: SourceTable,
         reading: Reading,
         heartbeat: Heartbeat,
         progress: "ProgressWriter",
     ) -> None:
         """Write the lines of a table beside those of the tables before it."""
-        self._require_space(table.path.parent, (SPACE - 1) * table.path.stat().st_size)
+        self._require_space(table.path.parent, (SPACE_FACTOR - 1) * table.path.stat().st_size)
         for chunk in _of_file(table.path, heartbeat):
             reading.digest.update(chunk)
         written = sum(path.stat().st_size for path in reading.lines)
@@ -160,9 +160,9 @@ class FileImportHandler(OperationHandler[FileImport]):
         arguments += ["--max-bytes", str(self._settings.max_upload_bytes - written)]
         try:
             with _holding(self._reading, heartbeat):
-                run_tool(READER, arguments, heartbeat, on_message)
+                run_tool(READER_COMMAND, arguments, heartbeat, on_message)
         except ToolFailed as error:
-            if error.failure.code in OF_THE_USER:
+            if error.failure.code in USER_ERRORS:
                 raise
             raise OSError("the program that reads the table has ended") from error
 
@@ -194,7 +194,7 @@ class FileImportHandler(OperationHandler[FileImport]):
 
     def _fail(self, session: Session, operation: FileImport, error: PermanentError) -> None:
         fault = RecordError(
-            line=1, column=1, field="", code=error.code, message=error.message, advice=ADVICE
+            line=1, column=1, field="", code=error.code, message=error.message, advice=SOURCE_ADVICE
         )
         report = FileReport(num_errors=1, errors=[fault])
         file_id, status = operation.file_id, FileStatus.ERROR
@@ -213,12 +213,12 @@ class ProgressWriter:
         self._written_at = 0.0
         self._num_records: dict[int, int] = {}  # Records of each table, by its position.
 
-    def fetched(self, table: Table, fraction: float) -> None:
+    def fetched(self, table: SourceTable, fraction: float) -> None:
         if time.monotonic() > self._written_at + WRITTEN_EVERY_SECONDS:
             self._written_at = time.monotonic()
             self.write(progress=(table.position + fraction / 2) / table.num_tables)
 
-    def written(self, table: Table, message: RecordsWritten, lines: Path) -> None:
+    def written(self, table: SourceTable, message: RecordsWritten, lines: Path) -> None:
         share = message.fraction if self._operation.is_uploaded else (1 + message.fraction) / 2
         self._num_records[table.position] = message.num_records
         self.write(
@@ -233,7 +233,7 @@ class ProgressWriter:
 
 @contextmanager
 def _holding(lock: threading.Lock, heartbeat: Callable[[], None]) -> Iterator[None]:
-    while not lock.acquire(timeout=TURN_SECONDS):
+    while not lock.acquire(timeout=HEARTBEAT_INTERVAL_SECONDS):
         heartbeat()
     try:
         yield

@@ -27,7 +27,7 @@ from worker.models.model_cache import BaseMissing
 from worker.operations.poll_loop import PollLoop
 
 MAX_ATTEMPTS = 3  # Attempts whose workers were killed, or whose disk or storage failed.
-TRY_AGAIN_SECONDS = 1.0  # The database may be back before the lease ends.
+RENEWAL_RETRY_SECONDS = 1.0  # The database may be back before the lease ends.
 T = TypeVar("T", bound=Operation)
 log = structlog.get_logger()
 
@@ -216,7 +216,7 @@ class Heartbeat:
                 if not claims.renew(session, self._operation, lease_seconds):
                     raise OperationAbandoned
         except AWAY as error:
-            self._retry_at = time.monotonic() + TRY_AGAIN_SECONDS
+            self._retry_at = time.monotonic() + RENEWAL_RETRY_SECONDS
             if self._retry_at > self._renewed + lease_seconds:
                 raise
             log.warning("operation not renewed", id=self._operation.id, error=str(error))

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable
 
-TICK_SECONDS = 2.0  # the longest wait between two checks
+CHECK_INTERVAL_SECONDS = 2.0  # the longest wait between two checks
 SILENT_SECONDS = 30.0
 # Limit of an answer as a whole, with its head and the redirects before it.
 RATE_SECONDS = 60.0
@@ -48,7 +48,7 @@ class CheckedSocket:
         self._connected.sendall(data)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        self._connected.settimeout(TICK_SECONDS)
+        self._connected.settimeout(CHECK_INTERVAL_SECONDS)
         return io.BufferedReader(self._reader)
 
     def close(self) -> None:

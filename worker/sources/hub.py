@@ -10,7 +10,7 @@ from urllib.parse import quote, unquote
 from huggingface_hub import constants
 
 from app.files.addresses import HubAddress
-from worker.sources.download import Downloader, SourceAway, SourceRefused
+from worker.sources.download import Downloader, SourceRefused, SourceUnavailable
 
 # The first format that a split has is read.
 FORMATS = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
@@ -90,7 +90,7 @@ def _paths(downloader: Downloader, url: str, headers: Mapping[str, str]) -> list
         if following is None or len(paths) > MAX_FILES:
             break
         if not following.startswith(url):  # it would be sent the token
-            raise SourceAway("the list of its files goes on elsewhere")
+            raise SourceUnavailable("the list of its files goes on elsewhere")
         page = following
     if len(paths) > MAX_FILES:
         raise SourceRefused("source_too_large", f"It has more than {MAX_FILES} files.")
@@ -103,4 +103,4 @@ def _read(downloader: Downloader, url: str, headers: Mapping[str, str]) -> tuple
     try:
         return json.loads(content), following[1] if following else None
     except ValueError as error:
-        raise SourceAway("the answer is not JSON") from error
+        raise SourceUnavailable("the answer is not JSON") from error
