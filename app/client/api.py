@@ -28,14 +28,14 @@ Json = dict[str, Any]
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 120.0
 NOTHING_DONE = {429, 503}
-# Of an answer that is none of this service, however often it is asked for.
+# Errors of an answer that does not come from this service, in every retry.
 NO_ANSWER = (httpx.TooManyRedirects, httpx.DecodingError)
 SHA256_ETAG = re.compile(r'(?:W/)?"([0-9a-f]{64})"')
 AS_JSON = {"content-type": "application/json"}
 
 
 class Advice(NamedTuple):
-    """What to look at when there is no talking to the service."""
+    """Advice for a service that cannot be reached."""
 
     silent: str
     other_service: str
@@ -44,7 +44,7 @@ class Advice(NamedTuple):
 
 class Api:
     repeat_after_seconds: ClassVar[tuple[float, ...]] = (0.5, 1.0, 2.0, 4.0)
-    # a service that wants us to wait longer is reported instead
+    # A longer wait is reported instead.
     max_wait_seconds: ClassVar[float] = 30.0
     advice: ClassVar[Advice] = Advice(
         silent="Is the service running (`falqon up`), and is --base-url right?",
@@ -82,7 +82,9 @@ class Api:
         return self._json("GET", self._beside("/openapi.json"))
 
     def readiness(self) -> Json:
-        """Return what the service finds of its parts; it does so where one of them is away, too."""
+        """Return the service's report on its parts; it comes even where one of them is
+        unavailable.
+        """
         response = self._send("GET", self._beside("/readyz"), repeatable=False)
         with suppress(ValueError):
             if "checks" in (answer := response.json()):
@@ -237,7 +239,7 @@ class Api:
         """Name what did not answer, which is another machine after a redirect to it."""
         try:
             url = error.request.url
-        except RuntimeError:  # of an answer that had begun
+        except RuntimeError:  # The answer had begun.
             return self.base_url
         here = self._http.base_url
         if (url.host, url.port) == (here.host, here.port):
@@ -287,7 +289,7 @@ def segment(id_: str) -> str:
 
 
 def _content(body: Json | None) -> bytes | None:
-    """Return what is sent. Raises `Misused` for a number that JSON does not have."""
+    """Return the body of a request. Raises `Misused` for a number that JSON does not have."""
     if body is None:
         return None
     try:
@@ -324,7 +326,7 @@ def _is_final(response: httpx.Response) -> bool:
 
 
 def _retry_after_seconds(response: httpx.Response, default: float) -> float:
-    """Return what the answer asks for, in whole seconds or OpenAI's milliseconds."""
+    """Return the wait that the answer asks for, in whole seconds or OpenAI's milliseconds."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         number = response.headers.get(name, "")
         if number.isdecimal():

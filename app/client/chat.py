@@ -17,7 +17,7 @@ from app.client.errors import ClientError, Misused, NoConnection, Refused, Unava
 from app.client.server_sent_events import DONE, read_messages
 
 PATH = "/chat/completions"
-SILENCE_SECONDS = 600.0  # as long as the service waits for its engine
+SILENCE_SECONDS = 600.0  # The service waits as long for its engine.
 LOADING_SECONDS = 600.0
 LOADING = "model_loading"
 
@@ -27,7 +27,7 @@ class Part(NamedTuple):
 
     text: str = ""
     is_reasoning: bool = False
-    is_cut: bool = False  # the answer ends here, at its limit of tokens
+    is_cut: bool = False  # The answer ends here, at its limit of tokens.
 
 
 def chat(
@@ -61,7 +61,7 @@ def chat(
 
 
 class Conversation:
-    """What was said so far. A question that has no answer is forgotten."""
+    """The messages so far. A question without an answer is forgotten."""
 
     def __init__(self, client: Client, options: Json, system: str | None) -> None:
         self.has_begun = False
@@ -168,14 +168,14 @@ def _talk(client: Client, conversation: Conversation) -> None:
         except KeyboardInterrupt:
             client.out.note("Ended.")
         except ClientError as error:
-            # What was wrong with the very first question will be wrong with the next.
+            # A fault of the very first question will be one of the next.
             if not conversation.has_begun and not isinstance(error, Refused):
                 raise
             client.out.error(error)
 
 
 def _read_question(client: Client) -> str | None:
-    """Return what is typed; None where the user leaves."""
+    """Return the typed question; None where the user leaves."""
     try:
         return input("> ")
     except KeyboardInterrupt:

@@ -26,7 +26,7 @@ SILENCE_SECONDS = 60.0
 CONTENT_RANGE = re.compile(r"bytes (\d+)-")
 READ_BYTES = 2**20
 
-# bytes that are there now; less than before where a part was given up
+# The number of bytes that are there now; smaller than before where a part was given up.
 Moved = Callable[[int], None]
 
 
@@ -57,7 +57,7 @@ class Block(NamedTuple):
 
 
 class Source(NamedTuple):
-    """What the service says of an object."""
+    """The properties of an object, as the service reports them."""
 
     path: str
     bytes: int
@@ -126,7 +126,7 @@ def _complete(
         return digest
     if have < block.end and _arrives(api, source, block, file, have, digest, moved):
         return digest
-    # the beginning may be what is wrong; or all of it was here and is damaged
+    # The beginning may be wrong; or all of it was here and is damaged.
     digest = Digest(before)
     if not _arrives(api, source, block, file, block.start, digest, moved):
         raise Damaged
@@ -134,7 +134,7 @@ def _complete(
 
 
 def _read(file: BinaryIO, block: Block, digest: Digest) -> int:
-    """Return what the file has of this block, and where that ends."""
+    """Return the hash of the file's part of this block, and the end of that part."""
     position = block.start
     file.seek(position)
     while position < block.end and (chunk := file.read(min(READ_BYTES, block.end - position))):
@@ -193,7 +193,7 @@ def _chunks(api: Api, source: Source, start: int, end: int) -> Iterator[bytes]:
         for chunk in response.iter_raw():
             yield chunk[:left]
             left -= len(chunk)
-            if left < 0:  # of a server that sends the whole, this is enough
+            if left < 0:  # A server that sends the whole sends no more than this.
                 return
         if left > 0:
             raise httpx.RemoteProtocolError("The answer ended before its time.")

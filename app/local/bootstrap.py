@@ -1,5 +1,4 @@
-"""What must be there before the first request: tables, the default project with a key, the small
-model.
+"""Preparation for the first request: tables, the default project with a key, the small model.
 
 `falqon up` has it done by a process of its own (`python -m app.local.bootstrap URL`), as the
 libraries of databases and storage would stay in its memory for as long as the service is up.
@@ -113,7 +112,7 @@ def _key_of_last_time(settings: Settings, database: Database) -> str | None:
     except (
         NoConnection,
         InvalidApiKey,
-    ):  # a file that others could read, or a key that was revoked
+    ):  # Others could read the file, or the key was revoked.
         return None
 
 

@@ -1,4 +1,4 @@
-"""What the commands of `falqon admin` share."""
+"""Shared parts of the commands of `falqon admin`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -38,7 +38,7 @@ EXIT_ALREADY_UP = 3
 EXIT_FAILED = 1
 TICK_SECONDS = 0.2
 READY_SECONDS = 60.0
-STOP_SECONDS = 30.0  # longer than a trainer gets to write its checkpoint
+STOP_SECONDS = 30.0  # Longer than a trainer gets to write its checkpoint.
 GRACEFUL_REQUESTS_SECONDS = 5
 # One machine that watches itself can notice a dead worker sooner than a fleet should.
 PACE = {
@@ -140,7 +140,8 @@ class Embedded:
         return prepared
 
     def _is_ready(self) -> bool:
-        """Return whether it serves: also with a full disk, on which a user can then make room."""
+        """Return True if the service serves: also with a full disk, on which a user can then make
+        room."""
         try:
             with urlopen(f"{self._url}/readyz", timeout=2) as answer:
                 return bool(answer.status == HTTPStatus.OK)
@@ -175,7 +176,7 @@ class Embedded:
             Panel.fit("\n".join(lines), title="FALQON is up", subtitle="Ctrl-C stops it"),
             highlight=False,
         )
-        # outside: a panel would cut it
+        # Outside of the panel, which would cut it.
         console.print(f"Signs you in once, within the hour: {prepared.link}", highlight=False)
 
     def _on_stop(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""How pages say things: every number with its unit, every moment both as an age and exactly."""
+"""Texts of pages: every number with its unit, every moment both as an age and exactly."""
 
 import json
 import shlex
@@ -104,7 +104,7 @@ def size(num_bytes: float) -> str:
 
 
 def usd(amount: str | Decimal) -> str:
-    """Cents where there are dollars, four digits where there are not; less than a cent is not
+    """Write cents where there are dollars, four digits where there are not; less than a cent is not
     counted out.
     """
     value = Decimal(amount)
@@ -114,7 +114,7 @@ def usd(amount: str | Decimal) -> str:
 
 
 def rate(amount: str | Decimal) -> str:
-    """Dollars for an hour or a million tokens, which stay apart however small they are."""
+    """Write dollars for an hour or a million tokens, which stay apart however small they are."""
     value = Decimal(amount)
     if value >= 1 or value == 0:
         return f"${value:,.2f}"

@@ -14,7 +14,7 @@ BaseCopy = Literal["device", "int8", "host", "none"]
 Quantizer = Literal["nf4", "int4"]
 WeightFormat = Literal["e3m2", "e2m3"]
 
-# a file with more bad lines than this is taken for a mistake as a whole
+# Above this share of bad lines the whole file is taken for a mistake.
 MAX_BAD_RECORD_FRACTION = 0.1
 
 

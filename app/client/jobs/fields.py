@@ -17,7 +17,7 @@ OPTIONS = "FalqonOptions"
 PREFIX = "falqon."
 UNKNOWN = "unknown_parameter"
 LIST_THEM = "`falqon jobs fields` lists all of them."
-# what a schema says of numbers, and how it reads
+# Bounds of numbers in a schema, and their wording.
 BOUNDS = {
     "minimum": "from {}",
     "exclusiveMinimum": "above {}",

@@ -1,4 +1,4 @@
-"""What the trainer of a job wrote beside its messages, once or as it comes."""
+"""The log of a job's trainer, once or as it grows."""
 
 import sys
 import time

@@ -13,9 +13,9 @@ from app.client.api import Api, Json, segment
 from app.client.errors import NoConnection, Unavailable
 from app.client.server_sent_events import DONE, read_messages
 
-SILENCE_SECONDS = 45.0  # the service sends a comment every 15
+SILENCE_SECONDS = 45.0  # The service sends a comment every 15.
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
-GIVE_UP_SECONDS = 600.0  # a restart, an update, a night train's tunnel
+GIVE_UP_SECONDS = 600.0  # A restart, an update, a night train's tunnel.
 
 
 class Lost(NamedTuple):

@@ -19,7 +19,7 @@ from app.client.uploading import checked, upload
 
 JOBS = "/fine_tuning/jobs"
 ID_PREFIX = "file-"
-NOT_HERE_YET = "not-here-yet"  # in the place of the id of a file
+NOT_HERE_YET = "not-here-yet"  # Stands for the id of a file that is not uploaded yet.
 
 
 class DataOption(NamedTuple):
@@ -110,7 +110,7 @@ def _ask(client: Client, body: Json) -> None:
     try:
         agreed = typer.confirm("Submit this job?", err=client.out.as_json)
     except typer.Abort:
-        client.out.say("")  # the question has left the cursor behind it
+        client.out.say("")  # The question has left the cursor behind it.
         agreed = False
     if not agreed:
         raise Refused(

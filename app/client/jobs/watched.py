@@ -1,4 +1,4 @@
-"""What is known of a job that is being watched, and how it looks."""
+"""The state of a watched job, and its display."""
 
 import time
 
@@ -21,8 +21,8 @@ class Watched:
         self.job = job
         self.losses: dict[int, float] = {}
         self.valid_loss: float | None = None
-        self.latest: Json = {}  # of the newest step
-        self._heard_at = time.monotonic()  # when it came
+        self.latest: Json = {}  # Metrics of the newest step.
+        self._heard_at = time.monotonic()  # Time of their arrival.
         self.heard = ""
         self.trouble = ""
 
@@ -36,7 +36,7 @@ class Watched:
         if data.get("train_loss") is None:
             return
         step = data["step"]
-        # another execution goes on from an earlier checkpoint
+        # Another attempt goes on from an earlier checkpoint.
         if step <= self.latest.get("step", 0):
             self.losses = {earlier: loss for earlier, loss in self.losses.items() if earlier < step}
         self.losses[step] = data["train_loss"]

@@ -39,7 +39,7 @@ class Account(Api):
         }
         super().__init__(Connection(base_url.rstrip("/"), api_key), scope)
         self._api_key = readable_key(api_key)
-        self._http.follow_redirects = False  # prompts go to the address that is named, only
+        self._http.follow_redirects = False  # Prompts go to the named address only.
 
     @classmethod
     def from_environment(cls, base_url: str) -> "Account":

@@ -1,6 +1,5 @@
-"""What a move of an account comes to: each file and job there, what is here of it already, and what
-stands against the rest. Nothing is written.
-"""
+"""The plan of a move: each file and job of the account, its copies here, and the obstacles of the
+rest. Nothing is written."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ METHODS = ("supervised", "dpo")
 STAYS = ("failed", "cancelled")
 FINE_TUNED = "ft:"
 CHECKPOINT = ":ckpt-"
-NUM_FILTERED_PAIRS = 4  # of a job's metadata in one address, whose length is limited
+NUM_FILTERED_PAIRS = 4  # Pairs of a job's metadata in one address, whose length is limited.
 
 
 @dataclass
@@ -35,16 +34,16 @@ class FileMove:
 @dataclass
 class JobMove:
     origin: OriginJob
-    last_step: int | None = None  # of its newest checkpoint there
-    num_checkpoints: int | None = None  # there; not asked for once the job is here
-    model: str = ""  # what it is trained from here
+    last_step: int | None = None  # Step of the newest checkpoint there.
+    num_checkpoints: int | None = None  # Checkpoints there; not read once the job is here.
+    model: str = ""  # The model that it is trained from here.
     here: Json | None = None
     estimate: Json | None = None
     problem: str = ""
 
     @property
     def stays(self) -> bool:
-        """Return whether it has left no model there that could be trained here."""
+        """Return True if it has left no model there that could be trained here."""
         return self.origin.status in STAYS
 
     @property
@@ -56,7 +55,8 @@ class JobMove:
 class Plan:
     files: dict[str, FileMove] = field(default_factory=dict)
     jobs: list[JobMove] = field(default_factory=list)  # the oldest first
-    other_models: list[str] = field(default_factory=list)  # fine-tuned there by no job of the list
+    # Models that no job of the list made there.
+    other_models: list[str] = field(default_factory=list)
     models: dict[str, str | None] = field(default_factory=dict)  # here, by the name there
 
     @property

@@ -52,7 +52,7 @@ def test_an_operation_that_others_have_is_given_up_with_its_progress(
 def test_an_engine_is_looked_up_again_while_the_database_is_away(
     embedded_backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = Target("http://engine", "", None)
+    target = Target("http://engine", "", None, 1, "proj_a", False)
     num_calls = 0
     beats: list[None] = []
 
