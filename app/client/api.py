@@ -25,13 +25,13 @@ from app.client.errors import (
 
 Json = dict[str, Any]
 
-CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 120.0
+CONNECT_TIMEOUT_SECONDS = 5.0
+ANSWER_TIMEOUT_SECONDS = 120.0
 NOTHING_DONE = {429, 503}
 # Errors of an answer that does not come from this service, in every retry.
 NO_ANSWER = (httpx.TooManyRedirects, httpx.DecodingError)
 SHA256_ETAG = re.compile(r'(?:W/)?"([0-9a-f]{64})"')
-AS_JSON = {"content-type": "application/json"}
+JSON_HEADERS = {"content-type": "application/json"}
 
 
 class Advice(NamedTuple):
@@ -63,7 +63,7 @@ class Api:
                 "user-agent": "falqon-cli",
                 **(headers or {}),
             },
-            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            timeout=httpx.Timeout(ANSWER_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
             follow_redirects=True,
         )
 
@@ -71,11 +71,11 @@ class Api:
         self._http.close()
 
     def get(
-        self, path: str, query: Mapping[str, Any] | None = None, *, patient: bool = False
+        self, path: str, query: Mapping[str, Any] | None = None, *, repeatable: bool = False
     ) -> Json:
         """Send a GET; parameters that are None are left out."""
         params = {name: value for name, value in (query or {}).items() if value is not None}
-        return self._json("GET", path, repeatable=patient, params=params)
+        return self._json("GET", path, repeatable=repeatable, params=params)
 
     def read_description(self) -> Json:
         """Return the service's description of its own API, /openapi.json."""
@@ -98,7 +98,7 @@ class Api:
         *,
         idempotency_key: str | None = None,
         repeatable: bool = False,
-        silence_seconds: float = ANSWER_SECONDS,
+        silence_seconds: float = ANSWER_TIMEOUT_SECONDS,
     ) -> Json:
         """Repeated when its answer is lost if that is said to be harmless; with an idempotency key
         it is: the service does it once.
@@ -109,8 +109,8 @@ class Api:
             path,
             repeatable=repeatable or idempotency_key is not None,
             content=_content(body),
-            headers=AS_JSON | headers if body is not None else headers,
-            timeout=httpx.Timeout(silence_seconds, connect=CONNECT_SECONDS),
+            headers=JSON_HEADERS | headers if body is not None else headers,
+            timeout=httpx.Timeout(silence_seconds, connect=CONNECT_TIMEOUT_SECONDS),
         )
 
     def send_file(
@@ -133,7 +133,9 @@ class Api:
         )
 
     def send_part(self, path: str, content: bytes) -> Json:
-        """Send a part, again if the answer is lost: a part nobody names counts for nothing."""
+        """Send a part, again if the answer is lost: a part that is never named counts for
+        nothing.
+        """
         return self._json("POST", path, repeatable=True, files={"data": ("upload", content)})
 
     def delete(self, path: str) -> Json:
@@ -141,7 +143,7 @@ class Api:
 
     def sha256_of(self, path: str) -> str:
         """Return the hash that the service states for the object, its ETag."""
-        # A proxy that compresses answers would take the ETag away, or weaken it.
+        # A proxy that compresses answers would remove the ETag, or weaken it.
         headers = {"accept-encoding": "identity"}
         response = self._send("HEAD", path, repeatable=True, headers=headers)
         if response.is_error:
@@ -163,9 +165,9 @@ class Api:
         """An answer to read bit by bit, to a GET or to a POST with a body. Transport errors are the
         caller's, who can go on where it was.
         """
-        timeout = httpx.Timeout(silence_seconds, connect=CONNECT_SECONDS)
+        timeout = httpx.Timeout(silence_seconds, connect=CONNECT_TIMEOUT_SECONDS)
         method = "GET" if body is None else "POST"
-        sent = dict(headers or {}) if body is None else AS_JSON | dict(headers or {})
+        sent = dict(headers or {}) if body is None else JSON_HEADERS | dict(headers or {})
         try:
             with self._http.stream(
                 method, path, headers=sent, content=_content(body), timeout=timeout

@@ -25,7 +25,7 @@ from app.keys.service import WeakAdminKey, add_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, Scope
 from app.web import link
 
-UNUSABLE = (*AWAY, ArgumentError, StorageError)
+CONNECTION_ERRORS = (*AWAY, ArgumentError, StorageError)
 
 
 class NotPrepared(Exception):
@@ -44,7 +44,7 @@ def prepare(settings: Settings) -> str | None:
         migrate.upgrade(database)
         with migrate.one_at_a_time(database):
             return _bootstrap(database, settings)
-    except UNUSABLE as error:
+    except CONNECTION_ERRORS as error:
         raise NotPrepared(reason_of(error, settings)) from None
     except (ModelNotAdded, migrate.CannotMigrate) as error:
         raise NotPrepared(str(error)) from None
@@ -53,7 +53,7 @@ def prepare(settings: Settings) -> str | None:
 
 
 def reason_of(error: Exception, settings: Settings) -> str:
-    """Say what is wrong with database or storage, when one of `UNUSABLE` was raised."""
+    """Say what is wrong with database or storage, when one of `CONNECTION_ERRORS` was raised."""
     reason = str(error.__cause__ or error).strip().splitlines()[0]
     if isinstance(error, ArgumentError):
         return f"DATABASE_URL cannot be read: {reason}"

@@ -1,4 +1,4 @@
-"""`python -m falqon_core.tables FILE --format parquet --output LINES.jsonl`: a stranger's table
+"""`python -m falqon_core.tables FILE --format parquet --output LINES.jsonl`: an external table
 becomes JSON lines, in bounded memory and time.
 """
 

@@ -59,7 +59,7 @@ def _between(expected: str, low: str, high: str) -> str:
 
 
 def place(queue: Json) -> str:
-    """Describe where a job stands in the queue, and when it may start or why nobody knows."""
+    """Describe a job's position in the queue, and its likely start or why it is unknown."""
     return ", ".join(
         each
         for each in (f"{queue['position']}" if queue["position"] else "", _start(queue))

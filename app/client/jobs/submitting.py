@@ -46,7 +46,7 @@ def with_data(client: Client, path: str, body: Json, options: Sequence[DataOptio
 
 
 def _refuse_what_cannot_be(client: Client, path: str, body: Json, stand_ins: Json) -> None:
-    """Send the request without its files, which the service looks at last: one that is refused for
+    """Send the request without its files, which the service checks last: one that is refused for
     them alone will do.
     """
     try:

@@ -40,7 +40,7 @@ def watch(
             _as_display(client, path, watched)
         else:
             _as_lines(client, watched)
-        job = client.api.get(path, patient=True)
+        job = client.api.get(path, repeatable=True)
     if client.out.as_json:
         client.out.json_line(job)
     _conclude(client, job)
@@ -71,7 +71,7 @@ def _as_display(client: Client, path: str, watched: Watched) -> None:
                 with suppress(NoConnection, Unavailable):
                     watched.job = client.api.get(path)
                 refresh_at = time.monotonic() + SECONDS_BETWEEN_REFRESHES
-        watched.job = client.api.get(path, patient=True)
+        watched.job = client.api.get(path, repeatable=True)
 
 
 def _as_lines(client: Client, watched: Watched) -> None:

@@ -12,7 +12,7 @@ from app.client import text
 from app.client.api import Json
 
 SPARKLINE_WIDTH = 40
-ENDED = {"succeeded", "failed", "cancelled"}
+FINAL_STATUSES = {"succeeded", "failed", "cancelled"}
 STATUS_STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "paused": "yellow"}
 
 
@@ -74,7 +74,7 @@ class Watched:
         if self.latest:
             lines += [self._bar(), self._curve(), Text(self.numbers())]
         lines.append(Text(self.heard, "dim", no_wrap=True, overflow="ellipsis"))
-        if self.trouble or status not in ENDED:
+        if self.trouble or status not in FINAL_STATUSES:
             lines.append(
                 Text(
                     self.trouble or "Ctrl-C leaves the job running.",

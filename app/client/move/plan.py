@@ -13,7 +13,7 @@ from app.client.move.request import ORIGIN, estimate_body, has_room, key_of
 
 PURPOSE = "fine-tune"
 METHODS = ("supervised", "dpo")
-STAYS = ("failed", "cancelled")
+UNMOVED_STATUSES = ("failed", "cancelled")
 FINE_TUNED = "ft:"
 CHECKPOINT = ":ckpt-"
 NUM_FILTERED_PAIRS = 4  # Pairs of a job's metadata in one address, whose length is limited.
@@ -44,7 +44,7 @@ class JobMove:
     @property
     def stays(self) -> bool:
         """Return True if it has left no model there that could be trained here."""
-        return self.origin.status in STAYS
+        return self.origin.status in UNMOVED_STATUSES
 
     @property
     def is_due(self) -> bool:
@@ -127,7 +127,7 @@ def obstacle(client: Client, plan: Plan, job: JobMove) -> str:
 
 def _model_here(client: Client, name: str) -> str | None:
     try:
-        return str(client.api.get(f"/models/{segment(name)}", patient=True)["id"])
+        return str(client.api.get(f"/models/{segment(name)}", repeatable=True)["id"])
     except NotFound:
         return None
 
@@ -143,7 +143,7 @@ def _continue_from(job: JobMove, parent: JobMove) -> str:
 
 
 def _add_file(client: Client, plan: Plan, origin: OriginFile) -> None:
-    page = client.api.get("/files", {"idempotency_key": key_of(origin.id)}, patient=True)
+    page = client.api.get("/files", {"idempotency_key": key_of(origin.id)}, repeatable=True)
     plan.files[origin.id] = FileMove(origin, here=next(iter(page["data"]), None))
 
 
@@ -202,7 +202,7 @@ def _find_without_origin(client: Client, plan: Plan, origin: OriginJob) -> Json 
 def _jobs_with(client: Client, metadata: dict[str, str]) -> Iterator[Json]:
     query: dict[str, str | int] = {f"metadata[{name}]": text for name, text in metadata.items()}
     while True:
-        page = client.api.get("/fine_tuning/jobs", query, patient=True)
+        page = client.api.get("/fine_tuning/jobs", query, repeatable=True)
         yield from page["data"]
         if not page.get("has_more") or not page["data"]:
             return
@@ -223,7 +223,7 @@ def _estimate(client: Client, plan: Plan, job: JobMove) -> None:
 
 def _other_models(account: Account, jobs: Iterable[OriginJob]) -> list[str]:
     of_jobs = {job.fine_tuned_model for job in jobs}
-    ids = [str(model["id"]) for model in account.get("/models", patient=True).get("data") or []]
+    ids = [str(model["id"]) for model in account.get("/models", repeatable=True).get("data") or []]
     return [
         id_
         for id_ in ids

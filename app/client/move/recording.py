@@ -1,5 +1,5 @@
 """Ask a model while it still answers, and keep its answers as a training and a held-out file. The
-two files are all there is: whoever is interrupted reads in them what is answered.
+two files are all there is: after an interruption they say which prompts are answered.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ TRAINING = "training.jsonl"
 HELD_OUT = "held_out.jsonl"
 HELD_OUT_EVERY = 10
 NUM_REQUESTS_AT_ONCE = 4
-ENDS = ("stop", "tool_calls", "function_call")
+FINISH_REASONS = ("stop", "tool_calls", "function_call")
 ANSWER_FIELDS = ("content", "tool_calls", "function_call")
 
 Refusal = tuple[int, str]  # Line of the prompt, and the reason for no answer.
@@ -123,7 +123,7 @@ def _ask(account: Account, model: str, prompt: Prompt) -> Json | str:
         return "the answer is not as OpenAI describes it"
     if refusal:
         return "the model refuses to answer"
-    if reason not in ENDS or not message:
+    if reason not in FINISH_REASONS or not message:
         return f"the answer is not whole: {reason}"
     return {"role": "assistant", **message}
 
