@@ -78,11 +78,13 @@ def _streams(services: Services, filled: Filled) -> Iterator[Look]:
     )
     yield Look(
         "job page, what each step changes",
-        lambda session: job_view.quick(session, services, caller, filled.longest),
+        lambda session: job_view.progress_context(session, services, caller, filled.longest),
     )
     yield Look(
         "job page, what each message changes",
-        lambda session: job_view.slow(session, caller, session.get_one(Job, filled.longest), ""),
+        lambda session: job_view.results_context(
+            session, caller, session.get_one(Job, filled.longest), ""
+        ),
     )
     yield Look(
         "a job under all quotas",

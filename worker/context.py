@@ -1,4 +1,4 @@
-"""What every part of a worker process works with."""
+"""The parts that everything in a worker process uses."""
 
 import threading
 from dataclasses import dataclass

@@ -1,4 +1,5 @@
-"""What an attempt asks of the service and of the storage, whichever way a worker reaches them."""
+"""The calls of an attempt to the service and to the storage, for each way by which a worker reaches
+them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,11 +25,11 @@ from app.models.trainer_log import TrainerLog
 from falqon_core.estimate.prices import Price
 
 
-class ServiceAway(Exception):
+class ServiceUnavailable(Exception):
     """The service does not answer; the same call may succeed a moment later."""
 
 
-AWAY = (*database.DATABASE_UNAVAILABLE_ERRORS, ServiceAway)
+UNAVAILABLE = (*database.DATABASE_UNAVAILABLE_ERRORS, ServiceUnavailable)
 
 
 class ObjectStore(Protocol):
@@ -45,7 +46,7 @@ class ObjectStore(Protocol):
 
 class Gateway(Protocol):
     """`app.attempts.gateway.DirectGateway`, where each function is described. All of them raise one
-    of `AWAY` while the service is away.
+    of `UNAVAILABLE` while the service is unavailable.
     """
 
     owner: str

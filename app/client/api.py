@@ -25,17 +25,17 @@ from app.client.errors import (
 
 Json = dict[str, Any]
 
-CONNECT_SECONDS = 5.0
-ANSWER_SECONDS = 120.0
+CONNECT_TIMEOUT_SECONDS = 5.0
+ANSWER_TIMEOUT_SECONDS = 120.0
 NOTHING_DONE = {429, 503}
-# Of an answer that is none of this service, however often it is asked for.
+# Errors of an answer that does not come from this service, in every retry.
 NO_ANSWER = (httpx.TooManyRedirects, httpx.DecodingError)
 SHA256_ETAG = re.compile(r'(?:W/)?"([0-9a-f]{64})"')
-AS_JSON = {"content-type": "application/json"}
+JSON_HEADERS = {"content-type": "application/json"}
 
 
 class Advice(NamedTuple):
-    """What to look at when there is no talking to the service."""
+    """Advice for a service that cannot be reached."""
 
     silent: str
     other_service: str
@@ -44,7 +44,7 @@ class Advice(NamedTuple):
 
 class Api:
     repeat_after_seconds: ClassVar[tuple[float, ...]] = (0.5, 1.0, 2.0, 4.0)
-    # a service that wants us to wait longer is reported instead
+    # A longer wait is reported instead.
     max_wait_seconds: ClassVar[float] = 30.0
     advice: ClassVar[Advice] = Advice(
         silent="Is the service running (`falqon up`), and is --base-url right?",
@@ -63,7 +63,7 @@ class Api:
                 "user-agent": "falqon-cli",
                 **(headers or {}),
             },
-            timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            timeout=httpx.Timeout(ANSWER_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS),
             follow_redirects=True,
         )
 
@@ -71,18 +71,20 @@ class Api:
         self._http.close()
 
     def get(
-        self, path: str, query: Mapping[str, Any] | None = None, *, patient: bool = False
+        self, path: str, query: Mapping[str, Any] | None = None, *, repeatable: bool = False
     ) -> Json:
         """Send a GET; parameters that are None are left out."""
         params = {name: value for name, value in (query or {}).items() if value is not None}
-        return self._json("GET", path, repeatable=patient, params=params)
+        return self._json("GET", path, repeatable=repeatable, params=params)
 
     def read_description(self) -> Json:
         """Return the service's description of its own API, /openapi.json."""
         return self._json("GET", self._beside("/openapi.json"))
 
     def readiness(self) -> Json:
-        """Return what the service finds of its parts; it does so where one of them is away, too."""
+        """Return the service's report on its parts; it comes even where one of them is
+        unavailable.
+        """
         response = self._send("GET", self._beside("/readyz"), repeatable=False)
         with suppress(ValueError):
             if "checks" in (answer := response.json()):
@@ -96,7 +98,7 @@ class Api:
         *,
         idempotency_key: str | None = None,
         repeatable: bool = False,
-        silence_seconds: float = ANSWER_SECONDS,
+        silence_seconds: float = ANSWER_TIMEOUT_SECONDS,
     ) -> Json:
         """Repeated when its answer is lost if that is said to be harmless; with an idempotency key
         it is: the service does it once.
@@ -107,8 +109,8 @@ class Api:
             path,
             repeatable=repeatable or idempotency_key is not None,
             content=_content(body),
-            headers=AS_JSON | headers if body is not None else headers,
-            timeout=httpx.Timeout(silence_seconds, connect=CONNECT_SECONDS),
+            headers=JSON_HEADERS | headers if body is not None else headers,
+            timeout=httpx.Timeout(silence_seconds, connect=CONNECT_TIMEOUT_SECONDS),
         )
 
     def send_file(
@@ -131,7 +133,9 @@ class Api:
         )
 
     def send_part(self, path: str, content: bytes) -> Json:
-        """Send a part, again if the answer is lost: a part nobody names counts for nothing."""
+        """Send a part, again if the answer is lost: a part that is never named counts for
+        nothing.
+        """
         return self._json("POST", path, repeatable=True, files={"data": ("upload", content)})
 
     def delete(self, path: str) -> Json:
@@ -139,7 +143,7 @@ class Api:
 
     def sha256_of(self, path: str) -> str:
         """Return the hash that the service states for the object, its ETag."""
-        # A proxy that compresses answers would take the ETag away, or weaken it.
+        # A proxy that compresses answers would remove the ETag, or weaken it.
         headers = {"accept-encoding": "identity"}
         response = self._send("HEAD", path, repeatable=True, headers=headers)
         if response.is_error:
@@ -161,9 +165,9 @@ class Api:
         """An answer to read bit by bit, to a GET or to a POST with a body. Transport errors are the
         caller's, who can go on where it was.
         """
-        timeout = httpx.Timeout(silence_seconds, connect=CONNECT_SECONDS)
+        timeout = httpx.Timeout(silence_seconds, connect=CONNECT_TIMEOUT_SECONDS)
         method = "GET" if body is None else "POST"
-        sent = dict(headers or {}) if body is None else AS_JSON | dict(headers or {})
+        sent = dict(headers or {}) if body is None else JSON_HEADERS | dict(headers or {})
         try:
             with self._http.stream(
                 method, path, headers=sent, content=_content(body), timeout=timeout
@@ -237,7 +241,7 @@ class Api:
         """Name what did not answer, which is another machine after a redirect to it."""
         try:
             url = error.request.url
-        except RuntimeError:  # of an answer that had begun
+        except RuntimeError:  # The answer had begun.
             return self.base_url
         here = self._http.base_url
         if (url.host, url.port) == (here.host, here.port):
@@ -287,7 +291,7 @@ def segment(id_: str) -> str:
 
 
 def _content(body: Json | None) -> bytes | None:
-    """Return what is sent. Raises `Misused` for a number that JSON does not have."""
+    """Return the body of a request. Raises `Misused` for a number that JSON does not have."""
     if body is None:
         return None
     try:
@@ -324,7 +328,7 @@ def _is_final(response: httpx.Response) -> bool:
 
 
 def _retry_after_seconds(response: httpx.Response, default: float) -> float:
-    """Return what the answer asks for, in whole seconds or OpenAI's milliseconds."""
+    """Return the wait that the answer asks for, in whole seconds or OpenAI's milliseconds."""
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         number = response.headers.get(name, "")
         if number.isdecimal():

@@ -16,18 +16,18 @@ from app.client.command import Client
 from app.client.errors import ClientError, Misused, NoConnection, Refused, Unavailable
 from app.client.server_sent_events import DONE, read_messages
 
-PATH = "/chat/completions"
-SILENCE_SECONDS = 600.0  # as long as the service waits for its engine
+CHAT_PATH = "/chat/completions"
+ANSWER_TIMEOUT_SECONDS = 600.0  # The service waits as long for its engine.
 LOADING_SECONDS = 600.0
 LOADING = "model_loading"
 
 
-class Part(NamedTuple):
+class AnswerPart(NamedTuple):
     """A piece of an answer, or of the thoughts that precede it."""
 
     text: str = ""
     is_reasoning: bool = False
-    is_cut: bool = False  # the answer ends here, at its limit of tokens
+    is_cut: bool = False  # The answer ends here, at its limit of tokens.
 
 
 def chat(
@@ -61,7 +61,7 @@ def chat(
 
 
 class Conversation:
-    """What was said so far. A question that has no answer is forgotten."""
+    """The messages so far. A question without an answer is forgotten."""
 
     def __init__(self, client: Client, options: Json, system: str | None) -> None:
         self.has_begun = False
@@ -72,7 +72,7 @@ class Conversation:
     def retrieve_answer(self, question: str) -> Json:
         messages = [*self._messages, _message("user", question)]
         body = self._options | {"messages": messages}
-        return self._client.api.post(PATH, body, silence_seconds=SILENCE_SECONDS)
+        return self._client.api.post(CHAT_PATH, body, silence_seconds=ANSWER_TIMEOUT_SECONDS)
 
     def print_answer(self, question: str, *, with_reasoning: bool = False) -> None:
         """Print the answer as it comes; what came is remembered, also where it was interrupted."""
@@ -99,7 +99,7 @@ class Conversation:
             if texts:
                 self._messages += [turn, _message("assistant", "".join(texts))]
 
-    def _parts(self, messages: list[Json]) -> Iterator[Part]:
+    def _parts(self, messages: list[Json]) -> Iterator[AnswerPart]:
         api = self._client.api
         body = self._options | {"messages": messages, "stream": True}
         try:
@@ -115,7 +115,9 @@ class Conversation:
         """Return the stream of the answer, as soon as the model is loaded."""
         deadline = math.inf
         while True:
-            stream = self._client.api.stream(PATH, body=body, silence_seconds=SILENCE_SECONDS)
+            stream = self._client.api.stream(
+                CHAT_PATH, body=body, silence_seconds=ANSWER_TIMEOUT_SECONDS
+            )
             try:
                 return stack.enter_context(stream)
             except Unavailable as error:
@@ -127,7 +129,7 @@ class Conversation:
                 pause = error.wait_seconds
             time.sleep(pause)
 
-    def _read(self, data: str) -> Iterator[Part]:
+    def _read(self, data: str) -> Iterator[AnswerPart]:
         try:
             chunk: Json = json.loads(data)
             error: Json | None = chunk.get("error")
@@ -143,14 +145,14 @@ class Conversation:
         yield from parts
 
 
-def _parts_of(choice: Json) -> Iterator[Part]:
+def _parts_of(choice: Json) -> Iterator[AnswerPart]:
     delta = choice["delta"]
     if reasoning := delta.get("reasoning_content"):
-        yield Part(str(reasoning), is_reasoning=True)
+        yield AnswerPart(str(reasoning), is_reasoning=True)
     if text := delta.get("content"):
-        yield Part(str(text))
+        yield AnswerPart(str(text))
     if choice.get("finish_reason") == "length":
-        yield Part(is_cut=True)
+        yield AnswerPart(is_cut=True)
 
 
 def _talk(client: Client, conversation: Conversation) -> None:
@@ -168,14 +170,14 @@ def _talk(client: Client, conversation: Conversation) -> None:
         except KeyboardInterrupt:
             client.out.note("Ended.")
         except ClientError as error:
-            # What was wrong with the very first question will be wrong with the next.
+            # A fault of the very first question will be one of the next.
             if not conversation.has_begun and not isinstance(error, Refused):
                 raise
             client.out.error(error)
 
 
 def _read_question(client: Client) -> str | None:
-    """Return what is typed; None where the user leaves."""
+    """Return the typed question; None where the user leaves."""
     try:
         return input("> ")
     except KeyboardInterrupt:

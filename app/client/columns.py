@@ -1,4 +1,4 @@
-"""Which columns of a table a terminal has room for, and how wide each is.
+"""The columns of a table that fit on a terminal, and the width of each.
 
 An id is never cut or wrapped, for it is there to be copied. Words give way first, then whole
 columns, from the last one on: each row stays one line, and `--json` has what is left out.
@@ -15,7 +15,7 @@ MIN_WORDS_WIDTH = 12
 
 class Column(NamedTuple):
     name: str
-    # what may be done to its words where they do not fit; None: they are ids or numbers
+    # The way to shorten words that do not fit; None: they are ids or numbers.
     words: Literal["shortened", "wrapped"] | None = None
 
     @classmethod

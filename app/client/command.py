@@ -36,7 +36,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own ob
 
 
 class Client:
-    """What a command works with."""
+    """The values that every command uses."""
 
     def __init__(self, api: Api, out: Output) -> None:
         self.api = api

@@ -19,8 +19,8 @@ from app.client.jobs.submitting import DataOption, with_data
 from app.client.polling import poll
 
 STUDIES = "/falqon/studies"
-LOOK_SECONDS = 2.0
-SILENCE_SECONDS = 60.0
+STUDY_POLL_SECONDS = 2.0
+READ_TIMEOUT_SECONDS = 60.0
 GOES_ON = {"validating_files", "queued", "running"}
 
 
@@ -135,7 +135,7 @@ def _follow(client: Client, path: str, study: Json) -> Json:
             before = now
             if not counts.keys() & GOES_ON:
                 return study
-            time.sleep(LOOK_SECONDS)
+            time.sleep(STUDY_POLL_SECONDS)
             study = poll(client, path, how_to_go_on=f"The jobs go on. {where}")
     except KeyboardInterrupt:
         client.out.note(f"The jobs go on. {where}")
@@ -145,7 +145,7 @@ def _follow(client: Client, path: str, study: Json) -> Json:
 def _table(client: Client, path: str, suffix: str) -> str:
     address = f"{path}/table{suffix}"
     try:
-        with client.api.stream(address, silence_seconds=SILENCE_SECONDS) as answer:
+        with client.api.stream(address, silence_seconds=READ_TIMEOUT_SECONDS) as answer:
             return answer.read().decode()
     except httpx.TransportError as error:
         raise client.api.unreachable(error) from None

@@ -1,4 +1,4 @@
-"""Which service is meant, and the key for it."""
+"""The address of the service, and the key for it."""
 
 import os
 from typing import NamedTuple

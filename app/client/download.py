@@ -19,9 +19,9 @@ from app.client import text
 from app.client.api import Json, segment
 from app.client.command import Client
 from app.client.errors import Refused
-from app.client.fetching import Block, Moved, Source, fetch
+from app.client.fetching import Block, Moved, RemoteObject, fetch
 
-UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+UNSAFE_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def download(
@@ -50,7 +50,7 @@ def download(
 
 
 def folder_name(model: str) -> str:
-    return UNSAFE.sub("-", model).strip(".-") or "model"
+    return UNSAFE_CHARACTERS.sub("-", model).strip(".-") or "model"
 
 
 def download_files(client: Client, model: str, manifest: Json, folder: Path) -> int:
@@ -85,7 +85,7 @@ def _behind(before: int, moved: Moved) -> Moved:
     return lambda there: moved(before + there)
 
 
-def _source(path: str, file: Json) -> Source:
+def _source(path: str, file: Json) -> RemoteObject:
     size = file["bytes"]
     step = file["block_bytes"]
     hashes = file["block_sha256"]
@@ -98,7 +98,7 @@ def _source(path: str, file: Json) -> Source:
         Block(start, min(size, start + step), sha256)
         for start, sha256 in zip(range(0, max(1, size), step), hashes, strict=True)
     ]
-    return Source(f"{path}/{file['url']}", size, file["sha256"], blocks)
+    return RemoteObject(f"{path}/{file['url']}", size, file["sha256"], blocks)
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -116,5 +116,8 @@ def file_content(client: Client, file: Json, target: Path) -> None:
     path = f"/files/{segment(file['id'])}/content"
     with transfer(client, target.name, file["bytes"]) as moved:
         fetch(
-            client.api, Source.whole(path, file["bytes"], client.api.sha256_of(path)), target, moved
+            client.api,
+            RemoteObject.whole(path, file["bytes"], client.api.sha256_of(path)),
+            target,
+            moved,
         )

@@ -1,6 +1,4 @@
-"""What a command can end with besides success. The exit codes are part of the interface
-(docs/command-line.md).
-"""
+"""Failures of a command. The exit codes are part of the interface (docs/command-line.md)."""
 
 from typing import Any
 

@@ -15,11 +15,11 @@ from app.client.command import Client
 from app.client.errors import Misused, Refused
 from app.client.polling import poll
 
-LOOK_SECONDS = 1.0
-SAME = {"type": "string_check", "name": "same", "operation": "eq"}
-HOLDS = {"type": "string_check", "name": "holds", "operation": "like"}
+EVALUATION_POLL_SECONDS = 1.0
+SAME_GRADER = {"type": "string_check", "name": "same", "operation": "eq"}
+HOLDS_GRADER = {"type": "string_check", "name": "holds", "operation": "like"}
 SIMILARITIES = ("fuzzy_match", "rouge_1", "rouge_2", "rouge_l")
-GRADERS: dict[str, Json] = {"same": SAME, "holds": HOLDS} | {
+GRADERS: dict[str, Json] = {"same": SAME_GRADER, "holds": HOLDS_GRADER} | {
     name: {"type": "text_similarity", "name": name, "evaluation_metric": name}
     for name in SIMILARITIES
 }
@@ -87,7 +87,7 @@ def _graders(name: str) -> list[Json]:
 
 def _ended(client: Client, path: str, evaluation: Json) -> Json:
     while evaluation["status"] == "in_progress":
-        time.sleep(LOOK_SECONDS)
+        time.sleep(EVALUATION_POLL_SECONDS)
         evaluation = poll(
             client,
             f"{path}/{evaluation['id']}",

@@ -11,7 +11,7 @@ from app.client.command import Client
 from app.client.errors import Refused
 from app.client.polling import poll
 
-LOOK_SECONDS = 1.0
+EXPORT_POLL_SECONDS = 1.0
 
 
 class Format(StrEnum):
@@ -58,7 +58,7 @@ def export_model(
 
 def _ended(client: Client, path: str, export: Json) -> Json:
     while export["status"] == "in_progress":
-        time.sleep(LOOK_SECONDS)
+        time.sleep(EXPORT_POLL_SECONDS)
         export = poll(
             client,
             f"{path}/{export['format']}",

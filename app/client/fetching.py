@@ -1,7 +1,7 @@
 """One object of the service into one local file: block by block, each proved by its SHA-256 before
 the next one is asked for.
 
-What is there already, of this download or of a file that went bad, is looked at first and kept
+Bytes on disk, of this download or of a file that went bad, are checked first and kept
 where it is right. So after `kill -9` only what is missing travels, and of a damaged file only its
 damaged blocks; the file has its name only when it is whole.
 """
@@ -19,14 +19,14 @@ import httpx
 from app.client.api import Api
 from app.client.errors import ClientError, Refused, Unavailable
 
-# Between tries that bring nothing at all; any byte begins them anew. A minute together: a service
+# Between tries that bring nothing at all; any byte begins them again. A minute together: a service
 # that is started again is waited for.
-PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-SILENCE_SECONDS = 60.0
+RETRY_DELAYS_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
+READ_TIMEOUT_SECONDS = 60.0
 CONTENT_RANGE = re.compile(r"bytes (\d+)-")
 READ_BYTES = 2**20
 
-# bytes that are there now; less than before where a part was given up
+# The number of bytes that are there now; smaller than before where a part was given up.
 Moved = Callable[[int], None]
 
 
@@ -56,8 +56,8 @@ class Block(NamedTuple):
     sha256: str
 
 
-class Source(NamedTuple):
-    """What the service says of an object."""
+class RemoteObject(NamedTuple):
+    """The properties of an object, as the service reports them."""
 
     path: str
     bytes: int
@@ -65,7 +65,7 @@ class Source(NamedTuple):
     blocks: list[Block]
 
     @classmethod
-    def whole(cls, path: str, size: int, sha256: str) -> "Source":
+    def whole(cls, path: str, size: int, sha256: str) -> "RemoteObject":
         """Return the plan of one block, where only the hash of the whole is known."""
         return cls(path, size, sha256, [Block(0, size, sha256)])
 
@@ -74,7 +74,7 @@ class Damaged(Exception):
     """A block came twice, and both times not as promised."""
 
 
-def fetch(api: Api, source: Source, target: Path, moved: Moved) -> None:
+def fetch(api: Api, source: RemoteObject, target: Path, moved: Moved) -> None:
     part = target.with_name(f".{target.name}.{source.sha256[:12]}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def fetch(api: Api, source: Source, target: Path, moved: Moved) -> None:
         ) from None
 
 
-def _take_up(target: Path, part: Path, source: Source) -> None:
+def _take_up(target: Path, part: Path, source: RemoteObject) -> None:
     """Keep what is right in a damaged file; where its length differs, no block is taken up."""
     target.replace(part)
     if (size := part.stat().st_size) != source.bytes:
@@ -116,7 +116,7 @@ def _take_up(target: Path, part: Path, source: Source) -> None:
 
 
 def _complete(
-    api: Api, source: Source, block: Block, file: BinaryIO, before: Digest, moved: Moved
+    api: Api, source: RemoteObject, block: Block, file: BinaryIO, before: Digest, moved: Moved
 ) -> Digest:
     """The file holds this block and those before it; the digest of all that."""
     digest = Digest(before)
@@ -126,7 +126,7 @@ def _complete(
         return digest
     if have < block.end and _arrives(api, source, block, file, have, digest, moved):
         return digest
-    # the beginning may be what is wrong; or all of it was here and is damaged
+    # The beginning may be wrong; or all of it was here and is damaged.
     digest = Digest(before)
     if not _arrives(api, source, block, file, block.start, digest, moved):
         raise Damaged
@@ -134,7 +134,7 @@ def _complete(
 
 
 def _read(file: BinaryIO, block: Block, digest: Digest) -> int:
-    """Return what the file has of this block, and where that ends."""
+    """Return the hash of the file's part of this block, and the end of that part."""
     position = block.start
     file.seek(position)
     while position < block.end and (chunk := file.read(min(READ_BYTES, block.end - position))):
@@ -145,7 +145,7 @@ def _read(file: BinaryIO, block: Block, digest: Digest) -> int:
 
 def _arrives(
     api: Api,
-    source: Source,
+    source: RemoteObject,
     block: Block,
     file: BinaryIO,
     position: int,
@@ -167,13 +167,13 @@ def _arrives(
                 moved(position)
         except (httpx.TransportError, Unavailable) as error:
             failures = 0 if position > before else failures + 1
-            if failures > len(PAUSES_SECONDS):
+            if failures > len(RETRY_DELAYS_SECONDS):
                 raise _interrupted(api, error) from None
-            time.sleep(PAUSES_SECONDS[max(0, failures - 1)])
+            time.sleep(RETRY_DELAYS_SECONDS[max(0, failures - 1)])
     return digest.of_block == block.sha256
 
 
-def _chunks(api: Api, source: Source, start: int, end: int) -> Iterator[bytes]:
+def _chunks(api: Api, source: RemoteObject, start: int, end: int) -> Iterator[bytes]:
     """Yield at most these bytes.
 
     An object store that the service redirects to knows nothing of the service's validators, so none
@@ -181,7 +181,7 @@ def _chunks(api: Api, source: Source, start: int, end: int) -> Iterator[bytes]:
     """
     headers = {"accept-encoding": "identity", "range": f"bytes={start}-{end - 1}"}
     left = end - start
-    with api.stream(source.path, headers=headers, silence_seconds=SILENCE_SECONDS) as response:
+    with api.stream(source.path, headers=headers, silence_seconds=READ_TIMEOUT_SECONDS) as response:
         if response.status_code == httpx.codes.PARTIAL_CONTENT:
             match = CONTENT_RANGE.match(response.headers.get("content-range", ""))
             if match is None or int(match[1]) != start:
@@ -193,13 +193,13 @@ def _chunks(api: Api, source: Source, start: int, end: int) -> Iterator[bytes]:
         for chunk in response.iter_raw():
             yield chunk[:left]
             left -= len(chunk)
-            if left < 0:  # of a server that sends the whole, this is enough
+            if left < 0:  # A server that sends the whole sends no more than this.
                 return
         if left > 0:
             raise httpx.RemoteProtocolError("The answer ended before its time.")
 
 
-def _is_right(target: Path, source: Source) -> bool:
+def _is_right(target: Path, source: RemoteObject) -> bool:
     with target.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() == source.sha256
 

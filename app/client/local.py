@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from app.client.errors import NoConnection
 
-NAME = "client.json"
-OTHERS = 0o077
+CLIENT_FILE = "client.json"
+OTHERS_PERMISSIONS = 0o077
 
 
 class LocalService(NamedTuple):
@@ -27,7 +27,7 @@ def read(folder: Path) -> LocalService | None:
 
     A key that others could have read or planted is not used.
     """
-    path = folder / NAME
+    path = folder / CLIENT_FILE
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
@@ -36,7 +36,7 @@ def read(folder: Path) -> LocalService | None:
         return None
     except OSError as error:
         raise NoConnection(f"{path} cannot be read: {error.strerror}.") from None
-    if status.st_uid != os.geteuid() or status.st_mode & OTHERS:
+    if status.st_uid != os.geteuid() or status.st_mode & OTHERS_PERMISSIONS:
         raise NoConnection(
             f"{path} can be read by others, so its key is not used.",
             f"chmod 600 {path}, and revoke the key if others did.",
@@ -50,8 +50,8 @@ def read(folder: Path) -> LocalService | None:
 
 
 def write(folder: Path, service: LocalService) -> None:
-    path = folder / NAME
-    staged = folder / f".{NAME}.{os.getpid()}"
+    path = folder / CLIENT_FILE
+    staged = folder / f".{CLIENT_FILE}.{os.getpid()}"
     with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(service._asdict(), file)
     staged.replace(path)

@@ -1,4 +1,4 @@
-"""What a command prints: the service's own objects as JSON, or tables and sentences for people."""
+"""Output of commands: the service's own objects as JSON, or tables and sentences for people."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ from app.base.terminal import CONTROL, one_line, plain
 from app.client import columns
 from app.client.errors import ClientError
 
-UNLIMITED = 2**31  # what is not a terminal has no width
+UNLIMITED = 2**31  # Width of a file or a pipe.
 
 
 class Output:
@@ -67,7 +67,8 @@ class Output:
         names = [columns.Column.of(head) for head in heads]
         cells = [["" if cell is None else one_line(cell) for cell in row] for row in rows]
         widths = columns.fit(names, cells, self.console.width)
-        if not self.console.is_terminal or len(widths) == 1:  # which can be wider than a terminal
+        # A single column may be wider than a terminal.
+        if not self.console.is_terminal or len(widths) == 1:
             for line in ([column.name for column in names], *cells):
                 self.console.file.write("\t".join(line[: len(widths)]) + "\n")  # rich expands tabs
             return

@@ -1,5 +1,5 @@
-"""An object of which a command waits for a change, for minutes or hours in which the service may be
-away: a restart, an update.
+"""Polling of an object for minutes or hours, in which the service may be unavailable: a restart, an
+update.
 """
 
 import time
@@ -10,21 +10,21 @@ from app.client.api import Json
 from app.client.command import Client
 from app.client.errors import Unavailable, Unreachable
 
-GIVE_UP_SECONDS = 600.0
-PAUSE_SECONDS = 2.0
+POLL_TIMEOUT_SECONDS = 600.0
+RETRY_SECONDS = 2.0
 
 
 def poll(
     client: Client, path: str, query: Mapping[str, Any] | None = None, *, how_to_go_on: str
 ) -> Json:
-    """Return the object as it is now. A service that stays away raises `Unreachable` or
+    """Return the object as it is now. A service that stays unavailable raises `Unreachable` or
     `Unavailable`, which say how to go on.
     """
-    give_up_at = time.monotonic() + GIVE_UP_SECONDS
+    give_up_at = time.monotonic() + POLL_TIMEOUT_SECONDS
     is_told = False
     while True:
         try:
-            return client.api.get(path, query, patient=True)
+            return client.api.get(path, query, repeatable=True)
         except (Unreachable, Unavailable) as error:
             if not _may_pass(error) or time.monotonic() > give_up_at:
                 error.hint = how_to_go_on
@@ -32,9 +32,9 @@ def poll(
             if not is_told:
                 client.out.note(f"{error.message} Trying again.")
                 is_told = True
-            time.sleep(max(PAUSE_SECONDS, error.wait_seconds))
+            time.sleep(max(RETRY_SECONDS, error.wait_seconds))
 
 
 def _may_pass(error: Unreachable | Unavailable) -> bool:
-    """Tell a service that is away from one that fails at this request, and so names no time."""
+    """Tell an unavailable service from one that fails at this request, and so names no time."""
     return error.body.get("type") != "server_error" or error.wait_seconds > 0

@@ -18,9 +18,9 @@ from app.client.errors import ClientError, Misused, NoConnection, Refused
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-HUB = "hf:"
+HUB_PREFIX = "hf:"
 COMMIT_MESSAGE = "Upload with FALQON"
-AGAIN = "Run the same command again; what has arrived does not travel twice."
+RETRY_ADVICE = "Run the same command again; what has arrived does not travel twice."
 MAX_ANSWER_LENGTH = 300  # characters of what a hub answers
 WHICH_TOKEN = "Set HF_TOKEN to one that may write there, or run `hf auth login`."
 
@@ -43,7 +43,7 @@ def publish(
     """Upload every file of a model to a Hugging Face hub. Run it again to go on after an
     interruption.
     """
-    if not destination.startswith(HUB):
+    if not destination.startswith(HUB_PREFIX):
         raise Misused(
             f"'{destination}' is no destination.",
             "Give hf:OWNER/NAME; `falqon download MODEL --output FOLDER` fills a folder.",
@@ -52,7 +52,7 @@ def publish(
     hub = _hub(quiet=client.out.as_json or not client.out.console.is_terminal)
     folder = Path(f".{folder_name(model)}.publish")
     with _explain_refusals(hub.endpoint):
-        repository = _repository(hub, destination.removeprefix(HUB), private)
+        repository = _repository(hub, destination.removeprefix(HUB_PREFIX), private)
     download_files(client, model, manifest, folder)
     with _explain_refusals(hub.endpoint):
         from huggingface_hub import CommitOperationAdd
@@ -123,9 +123,9 @@ def _explain_refusals(endpoint: str) -> Iterator[None]:
             ) from None
         if isinstance(cause, NoAnswer | ConnectionError):
             raise NoConnection(
-                f"{endpoint} cannot be reached: {cause}", f"Is HF_ENDPOINT right? {AGAIN}"
+                f"{endpoint} cannot be reached: {cause}", f"Is HF_ENDPOINT right? {RETRY_ADVICE}"
             ) from None
-        raise Refused(f"{endpoint} did not take the model: {error}", AGAIN) from None
+        raise Refused(f"{endpoint} did not take the model: {error}", RETRY_ADVICE) from None
 
 
 def _refusal(endpoint: str, status: int, answer: str) -> ClientError:
@@ -134,4 +134,4 @@ def _refusal(endpoint: str, status: int, answer: str) -> ClientError:
         return NoConnection(
             f"{endpoint} does not let this token write there ({status}): {answer}", WHICH_TOKEN
         )
-    return Refused(f"{endpoint} did not take the model ({status}): {answer}", AGAIN)
+    return Refused(f"{endpoint} did not take the model ({status}): {answer}", RETRY_ADVICE)

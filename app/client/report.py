@@ -1,4 +1,4 @@
-"""What the check of a file found, and what the file is to a model."""
+"""Reports on a file: the result of its check, and its statistics under a model."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -15,8 +15,8 @@ from app.client.polling import poll
 POLL_SECONDS = (0.2, 0.5, 1.0, 2.0)
 MAX_WAIT_SECONDS = 1800.0  # large files take a worker minutes
 EXAMPLES = 3
-PREVIEWS = 2  # records that are shown token by token
-# of the check, in the words of a reader
+PREVIEWS = 2  # Records that are shown token by token.
+# Figures of the check, with their labels.
 FACTS = {
     "shape": "shape",
     "num_records": "records",
@@ -86,7 +86,7 @@ def _show_check(client: Client, answer: Json) -> None:
 
 def readings(report: Json) -> Iterator[tuple[str, str]]:
     """Yield how the lines were read, as far as a reader could expect something else."""
-    # none from a service that is older
+    # An older service sends none.
     if len(kinds := report.get("kinds", {})) > 1:
         lines = (
             f"{kind}: {lines['num_lines']:,}, the first is line {lines['first_line']:,}"
@@ -125,7 +125,7 @@ def _facts(inspection: Json) -> Iterator[tuple[str, object]]:
         "tokens"
     )
     yield "truncated", f"{cut} at max_seq_length {result['max_seq_length']:,}"
-    # none from a service that is older
+    # An older service sends none.
     if split := result.get("split"):
         yield (
             "split",
@@ -143,7 +143,7 @@ def _facts(inspection: Json) -> Iterator[tuple[str, object]]:
     yield "bad records", result["bad_records"] or ""
     for number, error in enumerate(result["errors"], 1):
         yield f"error {number}", error
-    # none from a service that is older
+    # An older service sends none.
     for number, warning in enumerate(result.get("warnings", ()), 1):
         yield f"warning {number}", warning["message"]
 
@@ -156,7 +156,7 @@ def _previews(record: Json) -> Iterator[tuple[str, str]]:
     yield line, _written_tokens(record["tokens"])
     if record["rejected"]:
         yield f"{line}, not preferred", _written_tokens(record["rejected"])
-    # none from a service that is older
+    # An older service sends none.
     for number, turn in enumerate(record.get("later_turns", ()), 2):
         yield f"{line}, sequence {number}", _written_tokens(turn)
 

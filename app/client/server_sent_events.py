@@ -6,12 +6,12 @@ from typing import NamedTuple
 DONE = "[DONE]"
 
 
-class Message(NamedTuple):
+class StreamMessage(NamedTuple):
     seq: int | None
     data: str
 
 
-def read_messages(chunks: Iterator[bytes]) -> Iterator[Message | None]:
+def read_messages(chunks: Iterator[bytes]) -> Iterator[StreamMessage | None]:
     """Yield the messages; None for a comment, which is how the service says that it is there."""
     seq: int | None = None
     data: list[str] = []
@@ -26,7 +26,7 @@ def read_messages(chunks: Iterator[bytes]) -> Iterator[Message | None]:
             elif name == "id" and value.isdecimal():
                 seq = int(value)
         elif data:
-            yield Message(seq, "\n".join(data))
+            yield StreamMessage(seq, "\n".join(data))
             seq = None
             data = []
 

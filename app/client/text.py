@@ -1,4 +1,4 @@
-"""How things are said on a terminal."""
+"""Wording of values on a terminal."""
 
 from collections.abc import Mapping
 from decimal import Decimal

@@ -15,11 +15,11 @@ from app.client.errors import Misused, Refused
 from app.client.polling import poll
 
 PURPOSE = "fine-tune"
-# the most that one part may hold; each part is repeated by itself if it is lost
+# Size of one part; a lost part is repeated by itself.
 PART_BYTES = 64 * 2**20
 TOO_LARGE = "request_too_large"
 POLL_SECONDS = (0.1, 0.2, 0.5, 1.0)
-MAX_CHECK_SECONDS = 1800.0  # as long as the official client waits
+MAX_CHECK_SECONDS = 1800.0  # The official client waits as long.
 
 
 def upload(client: Client, path: Path) -> Json:
@@ -56,7 +56,7 @@ def upload_content(
             return client.api.send_file(
                 "/files", {"purpose": PURPOSE}, (name, content), idempotency_key=idempotency_key
             )
-        except Refused as error:  # the limit of one request is the service's to choose
+        except Refused as error:  # The service chooses the limit of one request.
             if error.body.get("code") != TOO_LARGE:
                 raise
         content.seek(0)

@@ -9,7 +9,7 @@ from app.client.api import Json, segment
 from app.client.columns import Column
 from app.client.command import Client, command
 
-PATH = "/webhook_endpoints"
+WEBHOOKS_PATH = "/webhook_endpoints"
 
 app = typer.Typer(
     no_args_is_help=True, help="Addresses that the service tells of what happens to jobs."
@@ -23,7 +23,7 @@ After = Annotated[str | None, typer.Option(help="Start after this one.", show_de
 @command(app, "list", "falqon webhooks list")
 def list_webhooks(client: Client, limit: Limit = 20, after: After = None) -> None:
     """Show the webhooks of the project, newest first."""
-    page = client.api.get(PATH, {"limit": limit, "after": after})
+    page = client.api.get(WEBHOOKS_PATH, {"limit": limit, "after": after})
     rows = (
         (
             each["id"],
@@ -64,7 +64,7 @@ def add_webhook(
         body["event_types"] = event
     if name is not None:
         body["name"] = name
-    endpoint = client.api.post(PATH, body)
+    endpoint = client.api.post(WEBHOOKS_PATH, body)
     client.out.show(
         endpoint,
         {
@@ -79,7 +79,7 @@ def add_webhook(
 @command(app, "delete", "falqon webhooks delete WEBHOOK")
 def delete_webhook(client: Client, webhook_id: EndpointId) -> None:
     """Delete a webhook; nothing more is sent to it."""
-    answer = client.api.delete(f"{PATH}/{segment(webhook_id)}")
+    answer = client.api.delete(f"{WEBHOOKS_PATH}/{segment(webhook_id)}")
     client.out.show(answer, f"{webhook_id} is deleted.")
 
 
@@ -90,7 +90,7 @@ def enable_webhook(
     enabled: Annotated[bool, typer.Option("--on/--off", help="Send to it, or no longer.")] = True,
 ) -> None:
     """Send to a webhook again from the next event on, as after it was disabled for failing."""
-    endpoint = client.api.post(f"{PATH}/{segment(webhook_id)}", {"enabled": enabled})
+    endpoint = client.api.post(f"{WEBHOOKS_PATH}/{segment(webhook_id)}", {"enabled": enabled})
     client.out.show(endpoint, f"{endpoint['id']} is {_state(endpoint)}.")
 
 
@@ -103,7 +103,7 @@ def send_sample(
     ),
 ) -> None:
     """Send a sample of an event now; exit 1 when it is not accepted."""
-    result = client.api.post(f"{PATH}/{segment(webhook_id)}/test", {"event_type": event})
+    result = client.api.post(f"{WEBHOOKS_PATH}/{segment(webhook_id)}/test", {"event_type": event})
     client.out.show(result, f"{webhook_id} answered {result['status_code']}.")
 
 
@@ -113,7 +113,7 @@ def list_deliveries(
 ) -> None:
     """Show what was sent to a webhook, newest first, and what is still to be sent again."""
     page = client.api.get(
-        f"{PATH}/{segment(webhook_id)}/deliveries", {"limit": limit, "after": after}
+        f"{WEBHOOKS_PATH}/{segment(webhook_id)}/deliveries", {"limit": limit, "after": after}
     )
     rows = (
         (
@@ -144,7 +144,7 @@ def resend_delivery(
     delivery_id: Annotated[str, typer.Argument(metavar="DELIVERY", show_default=False)],
 ) -> None:
     """Send what a delivery told once more, as a new delivery."""
-    path = f"{PATH}/{segment(webhook_id)}/deliveries/{segment(delivery_id)}/resend"
+    path = f"{WEBHOOKS_PATH}/{segment(webhook_id)}/deliveries/{segment(delivery_id)}/resend"
     delivery = client.api.post(path)
     client.out.show(delivery, f"{delivery['id']} is {delivery['status']}.")
 

@@ -26,7 +26,7 @@ from app.models import Installation
 
 MANIFEST, INVENTORY, OBJECTS = "backup.json", "inventory.csv", "objects"
 DUMPS = {"sqlite": "database.sqlite", "postgresql": "database.dump"}
-MAX_ERROR_CHARACTERS = 500  # of what a tool says
+MAX_ERROR_CHARACTERS = 500  # Characters of a tool's output.
 
 
 class BackupFailed(Exception):
@@ -34,13 +34,13 @@ class BackupFailed(Exception):
 
 
 class Manifest(BaseModel):
-    """What `backup.json` says."""
+    """The content of `backup.json`."""
 
     format: Literal[1] = 1
     installation: str
     created_at: datetime
     database: Literal["sqlite", "postgresql"]
-    storage: str  # its address, without secrets
+    storage: str  # Address without secrets.
     with_objects: bool
     num_objects: int
 

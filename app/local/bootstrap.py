@@ -1,5 +1,4 @@
-"""What must be there before the first request: tables, the default project with a key, the small
-model.
+"""Preparation for the first request: tables, the default project with a key, the small model.
 
 `falqon up` has it done by a process of its own (`python -m app.local.bootstrap URL`), as the
 libraries of databases and storage would stay in its memory for as long as the service is up.
@@ -26,7 +25,7 @@ from app.keys.service import WeakAdminKey, add_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, Scope
 from app.web import link
 
-UNUSABLE = (*DATABASE_UNAVAILABLE_ERRORS, ArgumentError, StorageError)
+CONNECTION_ERRORS = (*DATABASE_UNAVAILABLE_ERRORS, ArgumentError, StorageError)
 
 
 class NotPrepared(Exception):
@@ -45,7 +44,7 @@ def prepare(settings: Settings) -> str | None:
         migrate.upgrade(database)
         with migrate.one_at_a_time(database):
             return _bootstrap(database, settings)
-    except UNUSABLE as error:
+    except CONNECTION_ERRORS as error:
         raise NotPrepared(reason_of(error, settings)) from None
     except (ModelNotAdded, migrate.CannotMigrate) as error:
         raise NotPrepared(str(error)) from None
@@ -54,7 +53,7 @@ def prepare(settings: Settings) -> str | None:
 
 
 def reason_of(error: Exception, settings: Settings) -> str:
-    """Say what is wrong with database or storage, when one of `UNUSABLE` was raised."""
+    """Say what is wrong with database or storage, when one of `CONNECTION_ERRORS` was raised."""
     reason = str(error.__cause__ or error).strip().splitlines()[0]
     if isinstance(error, ArgumentError):
         return f"DATABASE_URL cannot be read: {reason}"
@@ -113,7 +112,7 @@ def _key_of_last_time(settings: Settings, database: Database) -> str | None:
     except (
         NoConnection,
         InvalidApiKey,
-    ):  # a file that others could read, or a key that was revoked
+    ):  # Others could read the file, or the key was revoked.
         return None
 
 

@@ -19,17 +19,17 @@ from app.base.storage.reach import FOR_PROBES, KeyTaken
 from app.prices.service import file_prices
 
 REDIS_TIMEOUT_SECONDS = 2
-# signed addresses and certificates of TLS stand no more than minutes
+# Signed addresses and certificates of TLS stand no more than minutes.
 MAX_SKEW = timedelta(seconds=30)
 CONTENT = b"falqon check"
 OTHER = b"falqon check, other bytes"
 
 
-Step = Callable[[Storage, str], str]  # what is wrong, or nothing
+Step = Callable[[Storage, str], str]  # Returns the fault, or an empty text.
 
 
 class Result(NamedTuple):
-    """What one check found; `advice` only where it found something wrong."""
+    """The result of one check; `advice` only where it failed."""
 
     part: str
     is_ok: bool

@@ -1,4 +1,4 @@
-"""What the commands of `falqon admin` share."""
+"""Shared parts of the commands of `falqon admin`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +22,11 @@ def refuse(error: Exception | str) -> NoReturn:
 @contextmanager
 def refusing_what_is_unusable(settings: "Settings") -> Iterator[None]:
     """End with a sentence where the database or the storage cannot be used."""
-    from app.local.bootstrap import UNUSABLE, reason_of
+    from app.local.bootstrap import CONNECTION_ERRORS, reason_of
 
     try:
         yield
-    except UNUSABLE as error:
+    except CONNECTION_ERRORS as error:
         refuse(reason_of(error, settings))
 
 

@@ -36,12 +36,12 @@ from app.notifier.queues import CPU_QUEUE, GPU_QUEUE, worker_command
 EXIT_REFUSED = 2
 EXIT_ALREADY_UP = 3
 EXIT_FAILED = 1
-TICK_SECONDS = 0.2
+PROCESS_POLL_SECONDS = 0.2
 READY_SECONDS = 60.0
-STOP_SECONDS = 30.0  # longer than a trainer gets to write its checkpoint
+STOP_SECONDS = 30.0  # Longer than a trainer gets to write its checkpoint.
 GRACEFUL_REQUESTS_SECONDS = 5
 # One machine that watches itself can notice a dead worker sooner than a fleet should.
-PACE = {
+EMBEDDED_DURATIONS = {
     "FALQON_LEASE": "PT15S",
     "FALQON_HEARTBEAT": "PT3S",
     "FALQON_POLL": "PT2S",
@@ -75,7 +75,9 @@ def up(host: str, port: int, data_dir: Path | None, allow_remote: bool) -> int:
                 EXIT_REFUSED,
             )
         env_file.read_into(os.environ)
-        os.environ.update({name: value for name, value in PACE.items() if name not in os.environ})
+        os.environ.update(
+            {name: value for name, value in EMBEDDED_DURATIONS.items() if name not in os.environ}
+        )
         if data_dir is not None:
             os.environ["FALQON_DATA_DIR"] = str(data_dir)
         settings = load_settings()
@@ -123,7 +125,7 @@ class Embedded:
             while not self._stops_asked:
                 for child in (*self._valkey, self._api, *self._workers):
                     child.restart_if_ended()
-                time.sleep(TICK_SECONDS)
+                time.sleep(PROCESS_POLL_SECONDS)
             return 0
         finally:
             self._stop()
@@ -140,7 +142,8 @@ class Embedded:
         return prepared
 
     def _is_ready(self) -> bool:
-        """Return whether it serves: also with a full disk, on which a user can then make room."""
+        """Return True if the service serves: also with a full disk, on which a user can then make
+        room."""
         try:
             with urlopen(f"{self._url}/readyz", timeout=2) as answer:
                 return bool(answer.status == HTTPStatus.OK)
@@ -175,7 +178,7 @@ class Embedded:
             Panel.fit("\n".join(lines), title="FALQON is up", subtitle="Ctrl-C stops it"),
             highlight=False,
         )
-        # outside: a panel would cut it
+        # Outside of the panel, which would cut it.
         console.print(f"Signs you in once, within the hour: {prepared.link}", highlight=False)
 
     def _on_stop(self, *_: object) -> None:

@@ -85,7 +85,7 @@ def backup(
         storage = Storage(settings.resolved_storage_url)
         if objects is None:
             objects = storage.local_root is not None
-        # not brought up to date: this may be the way back from an upgrade
+        # No migration: this may be the way back from an upgrade.
         database = Database(settings.resolved_database_url)
         try:
             written = back_up(database, storage, folder, with_objects=objects)

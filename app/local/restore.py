@@ -34,7 +34,7 @@ from app.local.backup import (
 
 class Restored(NamedTuple):
     num_objects: int
-    missing: list[str]  # or not as the inventory says
+    missing: list[str]  # Missing, or not as the inventory says.
 
 
 def restore(settings: Settings, folder: Path) -> Restored:

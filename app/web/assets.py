@@ -1,4 +1,4 @@
-"""What browsers load beside a page: files of our own, and three packages of node_modules. Nothing
+"""Files that browsers load beside a page: our own, and three packages of node_modules. Nothing
 comes from another site.
 
 Pages name each file under the hash of its folder, so a browser keeps it for good and asks for the
@@ -15,17 +15,17 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-OWN = Path(__file__).parent / "static"
-PACKAGES = Path(__file__).parents[2] / "node_modules"
+STATIC_FOLDER = Path(__file__).parent / "static"
+PACKAGES_FOLDER = Path(__file__).parents[2] / "node_modules"
 FOLDERS = {
-    "/static": OWN,
-    "/assets/htmx": PACKAGES / "htmx.org" / "dist",
-    "/assets/uplot": PACKAGES / "uplot" / "dist",
-    "/docs/assets": PACKAGES / "swagger-ui-dist",
+    "/static": STATIC_FOLDER,
+    "/assets/htmx": PACKAGES_FOLDER / "htmx.org" / "dist",
+    "/assets/uplot": PACKAGES_FOLDER / "uplot" / "dist",
+    "/docs/assets": PACKAGES_FOLDER / "swagger-ui-dist",
 }
-NEEDED = ("htmx.org/dist/htmx.min.js", "uplot/dist/uPlot.iife.min.js")
+REQUIRED_FILES = ("htmx.org/dist/htmx.min.js", "uplot/dist/uPlot.iife.min.js")
 HASH_CHARACTERS = 12
-HASHED = re.compile(rf"([0-9a-f]{{{HASH_CHARACTERS}}})/(.+)")
+HASHED_PATH = re.compile(rf"([0-9a-f]{{{HASH_CHARACTERS}}})/(.+)")
 
 
 class Assets(StaticFiles):
@@ -43,7 +43,7 @@ class Assets(StaticFiles):
         """
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        match = HASHED.fullmatch(path)
+        match = HASHED_PATH.fullmatch(path)
         response = await super().get_response(match[2] if match else path, scope)
         is_current = match is not None and match[1] == hash_of(self._folder)
         kept = "public, max-age=31536000, immutable" if is_current else "no-cache"
@@ -74,4 +74,4 @@ def hash_of(folder: Path) -> str:
 
 
 def are_installed() -> bool:
-    return all((PACKAGES / name).exists() for name in NEEDED)
+    return all((PACKAGES_FOLDER / name).exists() for name in REQUIRED_FILES)

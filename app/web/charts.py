@@ -1,4 +1,4 @@
-"""What is drawn of a job's training, and the numbers that a page loads for it."""
+"""Charts of a job's training, and the numbers that a page loads for them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,9 +11,9 @@ from app.jobs.readings import DOLLARS
 from app.models import Checkpoint, Job, JobStatus
 from app.services import Services
 
-AXES = ("elapsed_seconds", "trained_tokens", DOLLARS)  # what a curve may run against, beside steps
-MAX_POINTS = 1000  # of one curve: more than a wide screen has pixels for
-DIGITS = 6  # of a number that is drawn
+AXES = ("elapsed_seconds", "trained_tokens", DOLLARS)  # Axes of a curve beside steps.
+MAX_POINTS = 1000  # Points of one curve: more than a wide screen has pixels for.
+DIGITS = 6  # Digits of a drawn number.
 TRAINS_CODES = ("falqon", "qa_lora")  # methods whose steps change quantized values
 CODES = "codes_changed"
 
@@ -22,9 +22,9 @@ class Chart(NamedTuple):
     title: str
     keys: tuple[str, ...]
     unit: str = ""
-    factor: float = 1.0  # from what is stored to what is shown
+    factor: float = 1.0  # Multiplies a stored value into a shown one.
     is_large: bool = False
-    has_log: bool = False  # whether a logarithmic scale says something
+    has_log: bool = False  # A logarithmic scale makes sense.
 
 
 # In this order; a page shows those that its jobs have values for.
@@ -47,7 +47,7 @@ KEYS = (*(key for chart in CHARTS for key in chart.keys), *AXES)
 
 
 def charts_of(jobs: Sequence[Job]) -> list[Chart]:
-    """Return what these jobs may have values for; every trainer reports the codes."""
+    """Return the charts for which these jobs may have values; every trainer reports the codes."""
     trains_codes = any(job.recipe is None or job.recipe.method in TRAINS_CODES for job in jobs)
     return [chart for chart in CHARTS if trains_codes or CODES not in chart.keys]
 
@@ -55,7 +55,7 @@ def charts_of(jobs: Sequence[Job]) -> list[Chart]:
 def marks_of(
     spans: Sequence[AttemptSpan], checkpoints: Sequence[Checkpoint]
 ) -> list[dict[str, Any]]:
-    """Return what happened on the way, by rising step: checkpoints, pauses and later attempts."""
+    """Return the marks of a curve, by rising step: checkpoints, pauses and later attempts."""
     labels: dict[int, list[str]] = {}
     for number, span in enumerate(spans):
         if number and span.start is not None:
@@ -73,7 +73,7 @@ def marks_of(
 
 
 def read_series(services: Services, caller: Caller, job_id: str) -> SeriesByKey:
-    """Return what the charts of a job need, without series that have no value."""
+    """Return the series that the charts of a job need, without those that have no value."""
     series = actions.read_metrics(services, caller, job_id, KEYS, MAX_POINTS)
     return {
         key: [(step, float(f"{value:.{DIGITS}g}")) for step, value in points]

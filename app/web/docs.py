@@ -13,7 +13,7 @@ router = APIRouter(include_in_schema=False)
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
 def docs_page(request: Request) -> Response:
-    if not (assets.PACKAGES / "swagger-ui-dist" / "swagger-ui-bundle.js").exists():
+    if not (assets.PACKAGES_FOLDER / "swagger-ui-dist" / "swagger-ui-bundle.js").exists():
         return templates.TemplateResponse(
             request, "docs_missing.html", status_code=503, headers=page_headers()
         )

@@ -1,4 +1,4 @@
-"""What pages show of a file: what its check found, and what it is to a model."""
+"""Views of a file for pages: the result of its check, and its statistics under a model."""
 
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ class FileView(NamedTuple):
     file: FileObject
     report: FileReport | None
     inspection: InspectionObject | None
-    refused: str  # why it cannot be inspected
+    refused: str  # Reason that it cannot be inspected.
 
     @property
     def rewrites(self) -> list[tuple[str, int]]:
@@ -28,7 +28,7 @@ class FileView(NamedTuple):
 
     @property
     def is_pending(self) -> bool:
-        """Return whether to look again soon."""
+        """Return True if the page should poll again soon."""
         return self.file.status == FileStatus.UPLOADED or (
             self.inspection is not None and self.inspection.status == "in_progress"
         )
@@ -42,7 +42,7 @@ def view_file(
     max_seq_length: int,
     chat_template_kwargs: str = "",
 ) -> FileView:
-    """Ask for the inspection where nobody has yet. Raises `NotFound` for the file alone."""
+    """Request the inspection unless there is one. Raises `NotFound` for the file alone."""
     file = files.retrieve_file(services, caller, file_id)
     report = file.report
     if report is None or file.status == FileStatus.ERROR or not model:
@@ -56,6 +56,6 @@ def view_file(
             max_seq_length,
             chat_template_kwargs=chat_template_kwargs,
         )
-    except ApiError as error:  # of the model; the file itself is there
+    except ApiError as error:  # The model is missing; the file itself is there.
         return FileView(file, report, None, error.message)
     return FileView(file, report, answer.inspections[0], "")

@@ -1,6 +1,5 @@
-"""What forms send, as the API's requests: a field left empty is one that was not sent. What is
-wrong stands at its field, beside what was typed.
-"""
+"""Forms as requests of the API: an empty field counts as not sent. An error stands at its field,
+beside the text that the user typed."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from app.web.session import notify
 from app.web.visitor import FORM_SCRIPT
 
 T = TypeVar("T", bound=BaseModel)
-Errors = dict[str, str]  # by field; of no field by the empty name
+Errors = dict[str, str]  # By field; an empty name stands for the whole form.
 
 
 class InvalidForm(InvalidRequest):
@@ -31,14 +30,15 @@ class InvalidForm(InvalidRequest):
 def parse_form(kind: type[T], **fields: Any) -> T:
     """Read texts as the fields of a request. Raises `InvalidForm`."""
     values = {name: value for name, value in fields.items() if value not in (None, "")}
-    # Of lists pydantic reads no texts.
+    # Pydantic's validation of strings does not take lists.
     has_lists = any(isinstance(value, list) for value in values.values())
     try:
         if has_lists:
             return kind.model_validate(values)
         return kind.model_validate_strings(values)
     except ValidationError as error:
-        faults = reversed(error.errors(include_url=False))  # of several at one field, the first
+        # The first of several errors at one field wins.
+        faults = reversed(error.errors(include_url=False))
         raise InvalidForm(
             {
                 str(fault["loc"][0]) if fault["loc"] else "": in_plain_words(fault)
@@ -48,7 +48,7 @@ def parse_form(kind: type[T], **fields: Any) -> T:
 
 
 def errors_of(error: ApiError, fields: Collection[str]) -> Errors:
-    """Return what stands at each of `fields`, and at the top what is about none of them."""
+    """Return the errors at each of `fields`; those of no field go to the top."""
     if isinstance(error, InvalidForm):
         return {name if name in fields else "": words for name, words in error.errors.items()}
     last = (error.param or "").rpartition(".")[2]

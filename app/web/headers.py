@@ -1,6 +1,5 @@
-"""What every page says to the browser that shows it. Scripts, styles and connections are this
-site's own, nothing is inline.
-"""
+"""Security headers of every page. Scripts, styles and connections are this site's own, nothing is
+inline."""
 
 POLICY = {
     "default-src": "'none'",

@@ -1,6 +1,5 @@
-"""What a model in training answered to validation prompts, as a page shows it: the newest answer
-beside what was expected, and the prompt as a conversation.
-"""
+"""Answers of a model in training to validation prompts, for a page: the newest answer beside the
+expected one, and the prompt as a conversation."""
 
 import re
 from collections.abc import Sequence
@@ -38,7 +37,7 @@ def answered(prompts: Sequence[SamplePrompt]) -> list[AnsweredPrompt]:
 
 
 def read_turns(prompt: str) -> list[Turn]:
-    """Read who says what; a prompt that names nobody is the user's."""
+    """Split a prompt into turns; one without roles is the user's."""
     marks = list(ROLE.finditer(prompt))
     if not marks:
         return [Turn("user", prompt)]

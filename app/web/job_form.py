@@ -29,12 +29,12 @@ Kind = Literal["integer", "number", "boolean", "list", "choice", "text", "json",
 Values = Mapping[str, str]
 Errors = dict[str, str]
 
-OFFICIAL = {
+OPENAI_NAMES = {
     "num_epochs": "n_epochs",
     "batch_size": "batch_size",
-}  # hyperparameters that OpenAI's request has a place for
-MAIN = ("method", "num_epochs", "learning_rate", "batch_size", "rank")
-LEFT_OUT = {  # settings without a field of their name, and why
+}  # Hyperparameters that OpenAI's request has a place for.
+MAIN_NAMES = ("method", "num_epochs", "learning_rate", "batch_size", "rank")
+LEFT_OUT = {  # Settings without a field of their name, each with the reason.
     "objective": "the training file decides it",
     "budget": "its two caps are fields",
     "early_stopping": "early_stopping_patience says the same",
@@ -55,11 +55,11 @@ JOB: dict[str, Kind] = {
     "metadata": "pairs",
     "integrations": "json",
 }
-SERVICE: dict[str, Kind] = {  # of the `falqon` object, and of no recipe
+SERVICE: dict[str, Kind] = {  # Options of the `falqon` object that belong to no recipe.
     "num_gpus": "integer",
     "gpu": "text",
 }
-UNREADABLE = {  # what stands at a field whose text means nothing to the API
+UNREADABLE = {  # Errors at fields whose text the API cannot parse.
     "metadata": "Write one key=value on each line.",
     "integrations": "Write a list as JSON, as the API takes it.",
 }
@@ -81,7 +81,7 @@ class Field(NamedTuple):
 
     @property
     def methods(self) -> str:
-        """Return those that have it, where not all do."""
+        """Return the methods that have this field, where not all do."""
         return " ".join(name for name, spec in METHODS.items() if self.name in spec.options)
 
 
@@ -97,7 +97,12 @@ def _field(name: str, schema: dict[str, Any]) -> Field:
     label = LABELS.get(name, name.replace("_", " ").capitalize())
     choices = ("true", "false") if kind == "boolean" else tuple(kinds[0].get("enum", ()))
     return Field(
-        OFFICIAL.get(name, name), label, kind, default_text, schema.get("description", ""), choices
+        OPENAI_NAMES.get(name, name),
+        label,
+        kind,
+        default_text,
+        schema.get("description", ""),
+        choices,
     )
 
 
@@ -106,8 +111,8 @@ _FIELDS = {
     for name, schema in Recipe.model_json_schema()["properties"].items()
     if name not in LEFT_OUT and name not in JOB
 }
-KNOBS = [_FIELDS[name] for name in MAIN]
-MORE = [field for name, field in _FIELDS.items() if name not in MAIN]
+MAIN_FIELDS = [_FIELDS[name] for name in MAIN_NAMES]
+OTHER_FIELDS = [field for name, field in _FIELDS.items() if name not in MAIN_NAMES]
 TEXTS = ("model", "training_file", "validation_file", "suffix")
 TRACKERS = tracker_fields.FIELDS
 NAMES = (
@@ -134,7 +139,7 @@ def body_of(values: Values, shape: Shape | None) -> dict[str, Any]:
         for name, field in _FIELDS.items()
         if field.name in texts
     }
-    official = {OFFICIAL[name]: settings.pop(name) for name in OFFICIAL if name in settings}
+    official = {OPENAI_NAMES[name]: settings.pop(name) for name in OPENAI_NAMES if name in settings}
     objective = objective_for(shape) if shape else "supervised"
     if objective == "dpo" and "beta" in settings:
         official["beta"] = settings.pop("beta")
@@ -162,18 +167,18 @@ def request_of(values: Values, body: dict[str, Any]) -> JobRequest | Errors:
             refusal_of(dict(fault) | {"loc": ("body", *fault["loc"]), "msg": in_plain_words(fault)})
             for fault in error.errors(include_url=False)
         ]
-        return dict(  # of several at one field, the first
+        return dict(  # The first of several errors at one field wins.
             at_field(refusal, trackers_in_fields=in_fields) for refusal in reversed(refusals)
         )
 
 
 def at_field(error: ApiError, *, trackers_in_fields: bool = True) -> tuple[str, str]:
-    """Return where it stands and what it says there; an error of no field stands at the top, by
-    the empty name.
+    """Return the field and the text of an error; one of no field has the empty name, for the
+    top.
     """
     param = error.param or ""
     name, *within = _path_of(param, trackers_in_fields)
-    name = OFFICIAL.get(name, OTHER_NAMES.get(name, name))
+    name = OPENAI_NAMES.get(name, OTHER_NAMES.get(name, name))
     if name not in NAMES:
         return "", error.message
     message = error.message.removeprefix(f"{param}: ")

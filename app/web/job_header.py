@@ -1,6 +1,4 @@
-"""What the top of a job's page answers at a glance: whether it learns, when it is done, and what it
-costs.
-"""
+"""Figures at the top of a job's page: the loss, the time of its end, and the cost."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -23,7 +21,7 @@ class Learning(NamedTuple):
     loss, with its place in the box.
     """
 
-    first: float  # of the curve that matters
+    first: float  # First value of the curve that matters.
     last: float
     training: str
     validation: str
@@ -32,7 +30,7 @@ class Learning(NamedTuple):
 
 
 class Budgeted(NamedTuple):
-    """What has been used of a cap. `reaches_it`: before the job would end."""
+    """The used share of a cap. `reaches_it`: before the job would end."""
 
     used: float
     cap: float
@@ -82,7 +80,7 @@ def seconds_of_budget(row: Job) -> Budgeted | None:
 
 
 def waited_seconds(row: Job) -> float | None:
-    """Return how long it was until the first attempt; None before that."""
+    """Return the time until the first attempt; None before that."""
     if row.started_at is None:
         return None
     return max(0.0, (row.started_at - row.created_at).total_seconds())

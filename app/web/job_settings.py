@@ -5,15 +5,15 @@ file holds and to the method, and three presets.
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from app.web.job_form import MORE, Field, Values
+from app.web.job_form import OTHER_FIELDS, Field, Values
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHODS
 from falqon_core.records.shapes import Shape, objective_for
 
-MAX_UNSEARCHED = 10  # files, among which one is seen at once
+MAX_UNSEARCHED = 10  # Files that are seen at once, without a search.
 DEFAULT_METHOD: str = Recipe.model_fields["method"].default
 DEFAULT_UPDATE_RULE: str = Recipe.model_fields["update_rule"].default
-GROUPED = {
+FIELDS_BY_GROUP = {
     "Training": (
         "beta",
         "max_steps",
@@ -55,7 +55,7 @@ GROUPED = {
         "chat_template_kwargs",
     ),
 }
-LEARNED: dict[Shape, str] = {  # from records of each shape
+LEARNED_BY_SHAPE: dict[Shape, str] = {  # The learned part of records of each shape.
     "messages": "Chats: the job learns the assistant's turns (supervised).",
     "prompt/completion": "Prompts with completions: the job learns the completions (supervised).",
     "text": "Texts: the job learns to continue them (supervised).",
@@ -80,9 +80,10 @@ class Preset(NamedTuple):
     settings: Mapping[str, str]
 
     def values(self, values: Values) -> dict[str, str]:
-        """Return what it sets, beside what is filled in."""
+        """Return the values that it sets, beside those that are filled in."""
         settings = dict.fromkeys(PRESET_FIELDS, "") | dict(self.settings)
-        if values.get("validation_file"):  # validates instead of a part of the training file
+        # The validation file takes the place of a part of the training file.
+        if values.get("validation_file"):
             settings["validation_fraction"] = ""
         return settings
 
@@ -93,10 +94,10 @@ class Preset(NamedTuple):
 GROUPS = [
     Group(
         title,
-        [field for field in MORE if field.name in names],
+        [field for field in OTHER_FIELDS if field.name in names],
         ("seed", "num_gpus", "gpu") if title == "Training" else (),
     )
-    for title, names in GROUPED.items()
+    for title, names in FIELDS_BY_GROUP.items()
 ]
 PRESETS = (
     Preset(
@@ -117,8 +118,8 @@ PRESET_FIELDS = ("n_epochs", "max_steps", "early_stopping_patience", "validation
 
 
 def applies(name: str, values: Values, shape: Shape | None) -> bool:
-    """Return whether a field means anything beside the others; what a file holds that nobody has
-    checked may be anything.
+    """Return True if a field has a meaning beside the others; an unchecked file may hold
+    anything.
     """
     method = values.get("method") or DEFAULT_METHOD
     owners = [owner for owner, spec in METHODS.items() if name in spec.options]
@@ -144,7 +145,7 @@ def applies(name: str, values: Values, shape: Shape | None) -> bool:
 
 
 def applicable(values: Values, shape: Shape | None) -> list[str]:
-    return [field.name for field in MORE if applies(field.name, values, shape)]
+    return [field.name for field in OTHER_FIELDS if applies(field.name, values, shape)]
 
 
 def without_foreign(values: Values, shape: Shape | None) -> dict[str, str]:

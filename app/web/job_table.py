@@ -11,35 +11,35 @@ from app.jobs.listing import SORTS, JobQuery
 from app.models import JobStatus
 
 MAX_PAGE = 100_000
-MAX_PAIRS = 16  # as many as a job has
-MAX_TEXT = 600  # the name of a pair, its value, and what joins them
-COOKIE = "falqon_columns"  # the columns of the next visit
+MAX_PAIRS = 16  # Pairs of one job at most.
+MAX_FILTER_CHARACTERS = 600  # The name of a pair, its value, and their separator.
+COLUMNS_COOKIE = "falqon_columns"  # the columns of the next visit
 COOKIE_SECONDS = 365 * 86_400
 
 
-class Column(NamedTuple):
+class JobColumn(NamedTuple):
     label: str
     kind: str = ""  # the class of its cells
-    falls: bool = True  # what is sorted by it begins with the largest
+    falls: bool = True  # Sorting begins with the largest.
 
 
 COLUMNS = {
-    "status": Column("Status", falls=False),
-    "progress": Column("Progress"),
-    "eta": Column("Time left", "number", falls=False),
-    "cost": Column("Cost", "number"),
-    "speed": Column("Speed", "number"),
-    "device": Column("Device"),
-    "loss": Column("Training loss"),
-    "valid_loss": Column("Validation loss", "number", falls=False),
-    "created": Column("Created"),
-    "method": Column("Method"),
-    "rank": Column("Rank", "number"),
-    "learning_rate": Column("Learning rate", "number"),
-    "epochs": Column("Epochs", "number"),
-    "file": Column("Training file"),
-    "metadata": Column("Metadata"),
-    "id": Column("Id"),
+    "status": JobColumn("Status", falls=False),
+    "progress": JobColumn("Progress"),
+    "eta": JobColumn("Time left", "number", falls=False),
+    "cost": JobColumn("Cost", "number"),
+    "speed": JobColumn("Speed", "number"),
+    "device": JobColumn("Device"),
+    "loss": JobColumn("Training loss"),
+    "valid_loss": JobColumn("Validation loss", "number", falls=False),
+    "created": JobColumn("Created"),
+    "method": JobColumn("Method"),
+    "rank": JobColumn("Rank", "number"),
+    "learning_rate": JobColumn("Learning rate", "number"),
+    "epochs": JobColumn("Epochs", "number"),
+    "file": JobColumn("Training file"),
+    "metadata": JobColumn("Metadata"),
+    "id": JobColumn("Id"),
 }
 DEFAULT = (
     "status",
@@ -85,7 +85,7 @@ class TableQuery(NamedTuple):
         return self.address(metadata=tuple(dict.fromkeys([*self.jobs.metadata, (name, value)])))
 
 
-Text = Annotated[str, Query(max_length=MAX_TEXT)]
+Text = Annotated[str, Query(max_length=MAX_FILTER_CHARACTERS)]
 
 
 def _query(
@@ -139,7 +139,7 @@ def read_columns(names: list[str]) -> tuple[str, ...]:
 
 def remembered_columns(request: Request) -> tuple[str, ...]:
     """Return the columns last chosen in this browser, without those that are no more."""
-    names = request.cookies.get(COOKIE, "").split(".")
+    names = request.cookies.get(COLUMNS_COOKIE, "").split(".")
     return tuple(name for name in COLUMNS if name in names) or DEFAULT
 
 

@@ -53,23 +53,23 @@ from falqon_core.records.jsonl import RecordError
 MAX_MESSAGES = 200
 MAX_CHECKPOINTS = 50
 MAX_EVALUATIONS = 3
-MAX_BAD_LINES = 5  # of a file that a job failed of; its page has more
-OUTLINE_POINTS = 200  # of the curve that is drawn where no script runs
+MAX_BAD_LINES = 5  # Bad lines of a file that made a job fail; the page of the file has more.
+OUTLINE_POINTS = 200  # Points of the curve that is drawn without scripts.
 
-# The parts of the page that a stream replaces. What is quick to gather changes with every step; the
-# rest when something happened.
-QUICK = ("title", "actions", "progress", "cost", "log")
-SLOW = ("marks", "attempts", "samples", "checkpoints", "evaluations", "artifacts")
+# The parts of the page that a stream replaces. Progress is cheap to read and changes with every
+# step; the rest when something happened.
+PROGRESS_PARTS = ("title", "actions", "progress", "cost", "log")
+RESULT_PARTS = ("marks", "attempts", "samples", "checkpoints", "evaluations", "artifacts")
 
 
-class Line(NamedTuple):
+class LogLine(NamedTuple):
     seq: int
     event: EventObject
 
 
-class Failure(NamedTuple):
+class JobFailure(NamedTuple):
     reason: str
-    file: File | None  # that is at fault
+    file: File | None  # The file that made it fail.
     lines: list[RecordError]
     num_more: int
 
@@ -87,14 +87,16 @@ class CheckpointRow(NamedTuple):
         return self.export is not None and self.export.status == OperationStatus.IN_PROGRESS
 
 
-def quick(
+def progress_context(
     session: Session,
     services: Services,
     caller: Caller,
     job_id: str,
     validation: Points | None = None,
 ) -> dict[str, Any]:
-    """`validation`: its losses by step, where they are known; to find them is not quick."""
+    """Return the values of the parts that change with every step. `validation`: losses by step,
+    where the caller has them: reading them is slow.
+    """
     row = service.get(session, caller.project_id, job_id)
     job = to_object(session, services.settings, row)
     training = listing.sparklines(session, [row]).get(row.id, [])
@@ -122,15 +124,17 @@ def quick(
 
 
 def tab_title(job: Job) -> str:
-    """Return what tells the tab of a job from others: how far it is, then its name."""
+    """Return the title of a job's tab: its progress, then its name."""
     name = job.suffix or f"Job {job.id[-8:]}"
     if job.status == JobStatus.RUNNING and job.progress is not None:
         return f"{job.progress.percent:.0f} % · {name}"
     return f"{state(job).capitalize()} · {name}"
 
 
-def slow(session: Session, caller: Caller, job: Job, origin: str) -> dict[str, Any]:
-    """`origin`: of the service, for commands."""
+def results_context(session: Session, caller: Caller, job: Job, origin: str) -> dict[str, Any]:
+    """Return the values of the parts that change now and then. `origin`: the address of the
+    service, for commands.
+    """
     messages, older_than = read_messages(session, job.id)
     checkpoints = service.checkpoints(session, job, after=None, limit=MAX_CHECKPOINTS)[
         :MAX_CHECKPOINTS
@@ -165,18 +169,18 @@ def read_messages(
     return newest, newest[-1].seq if len(messages) > len(newest) else None
 
 
-def lines(messages: list[Event]) -> list[Line]:
-    return [Line(event.seq, EventObject.of(event)) for event in messages]
+def lines(messages: list[Event]) -> list[LogLine]:
+    return [LogLine(event.seq, EventObject.of(event)) for event in messages]
 
 
 def _file_names(session: Session, job: Job) -> dict[str, str]:
-    """Return them by parameter, without those that have been deleted."""
+    """Return the names of files by parameter, without deleted files."""
     ids = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
     rows = {use: files.find(session, job.project_id, id_) for use, id_ in ids.items()}
     return {use: file.filename for use, file in rows.items() if file is not None}
 
 
-def _failure(session: Session, row: Job, job: JobObject) -> Failure | None:
+def _failure(session: Session, row: Job, job: JobObject) -> JobFailure | None:
     """Say why the job failed; of a bad file with its first lines that are."""
     if job.error is None:
         return None
@@ -188,14 +192,14 @@ def _failure(session: Session, row: Job, job: JobObject) -> Failure | None:
     ids = {"training_file": row.training_file_id, "validation_file": row.validation_file_id}
     file = files.find(session, row.project_id, ids.get(param))
     if file is None or file.report is None:
-        return Failure(reason, None, [], 0)
+        return JobFailure(reason, None, [], 0)
     tolerated = read_recipe(row.requested).recipe.max_bad_record_fraction
     if file.status == FileStatus.ERROR:
         reason = f"{name} {file.filename} is not valid."
     elif not file.report.too_bad(tolerated):
-        return Failure(reason, None, [], 0)
+        return JobFailure(reason, None, [], 0)
     first = file.report.errors[:MAX_BAD_LINES]
-    return Failure(reason, file, first, file.report.num_errors - len(first))
+    return JobFailure(reason, file, first, file.report.num_errors - len(first))
 
 
 def _model(session: Session, caller: Caller, job: Job, origin: str) -> dict[str, Any]:
@@ -205,7 +209,7 @@ def _model(session: Session, caller: Caller, job: Job, origin: str) -> dict[str,
     try:
         model = ModelObject.of(catalogue.get(session, caller.project_id, job.fine_tuned_model_id))
         rows = artifacts.list_of_model(session, caller.project_id, model.id)
-    except NotFound:  # the model has been deleted; its job stays
+    except NotFound:  # The model has been deleted; its job stays.
         return {"artifacts": [], "commands": []}
     return {
         "artifacts": [ArtifactObject.of(artifact) for artifact in rows],
@@ -231,7 +235,7 @@ def _evaluations(session: Session, caller: Caller, job: Job) -> list[EvaluationO
 
 
 def _possible(job: Job) -> set[str]:
-    """Return what a user may ask of it now; the services refuse the rest."""
+    """Return the actions that a user may take now; the services refuse the rest."""
     running = job.status == JobStatus.RUNNING
     desired = job.desired
     may = {"clone"}

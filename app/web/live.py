@@ -13,10 +13,10 @@ from app.base.errors import NotFound
 from app.http.event_stream import read_with_retry
 from app.services import Services
 
-PAUSE_SECONDS = 0.5  # between two messages, however much happens
-# A look that takes long, such as a search through all jobs, is followed by a longer pause: it takes
+MIN_PAUSE_SECONDS = 0.5  # between two messages, however much happens
+# A slow poll, such as a search through all jobs, is followed by a longer pause: polling takes
 # a tenth of the time at most, until that would be too long to wait for.
-LOOKS_IN_PAUSE = 9
+PAUSE_FACTOR = 9
 MAX_PAUSE_SECONDS = 5.0
 
 Parts = Mapping[str, str]  # HTML by the id of the element that it replaces
@@ -29,13 +29,14 @@ async def parts(
     render: Callable[[], Parts],
     every_seconds: float | None = None,
 ) -> AsyncIterator[bytes]:
-    """Send all parts at first, for what happened since the page was made. `every_seconds`: look
-    that often even if nobody says so.
+    """Send all parts at first, for what happened since the page was made. `every_seconds`: poll
+    that often, even without a notification.
     """
     sent: Parts = {}
     with services.wakeups.watching(followed, key_id) as watched:
         while not services.wakeups.refuses(key_id):
-            # taken before the look: what comes after that is not slept through
+            # The ticket is taken before the poll, so that a later notification is not slept
+            # through.
             changed = watched.changed
             began = time.monotonic()
             try:
@@ -52,15 +53,15 @@ async def parts(
 async def rest(
     changed: asyncio.Event, at_most_seconds: float | None = None, took: float = 0.0
 ) -> None:
-    """Wait until something has changed. `took`: how many seconds the last look did."""
+    """Wait until something has changed. `took`: seconds of the last poll."""
     await asyncio.sleep(pause(took))
     with suppress(TimeoutError):
         await asyncio.wait_for(changed.wait(), at_most_seconds)
 
 
 def pause(took: float) -> float:
-    """Tell how many seconds to leave the database alone after a look that took so many."""
-    return min(max(PAUSE_SECONDS, took * LOOKS_IN_PAUSE), MAX_PAUSE_SECONDS)
+    """Return the seconds until the next poll after one that took so many."""
+    return min(max(MIN_PAUSE_SECONDS, took * PAUSE_FACTOR), MAX_PAUSE_SECONDS)
 
 
 def replaced(before: Parts, now: Parts) -> str:

@@ -1,6 +1,5 @@
-"""What a model's page shows beside what the API says of it: where it comes from, how to have it,
-and its certificate.
-"""
+"""The model page's view beside the API's object: the model's origin, the ways to get it, and its
+certificate."""
 
 import shlex
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ MAX_GENERATIONS = 20
 CERTIFICATES = (
     CERTIFICATE,
     f"fp8-{CERTIFICATE}",
-)  # an export carries that of the model it was made from
+)  # An export carries the certificate of the model it was made from.
 MAX_CERTIFICATE_BYTES = 2**22
 
 
@@ -50,7 +49,7 @@ class Generation(NamedTuple):
     model_id: str
     model: ModelObject | None  # None: it has been deleted
     job: Job | None
-    began_from: str | None  # the checkpoint that its training began from
+    began_from: str | None  # The checkpoint that its training began from.
     files: list[TrainedOn]
 
 

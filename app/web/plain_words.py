@@ -1,11 +1,11 @@
-"""What is wrong with a value that somebody typed, in words that need no knowledge of a program."""
+"""Errors about a typed value, in words that need no knowledge of a program."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from app.base.errors import InvalidRequest
 
-MAX_SHOWN_CHARACTERS = 60  # of what was typed
+MAX_SHOWN_CHARACTERS = 60  # Characters of the typed text.
 
 _WORDS = {
     "missing": "Fill this in.",

@@ -1,4 +1,4 @@
-"""What the playground offers beside the models: prompts of the data that a model was made with."""
+"""Example prompts of the playground, from the data that a model was made with."""
 
 import json
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ MAX_PROMPTS = 8
 CHAT_ROLES = ("user", "assistant")
 
 
-class Prompt(NamedTuple):
+class ExamplePrompt(NamedTuple):
     """A question of a file, with what stands before it, and its answer there."""
 
     system: str
@@ -39,8 +39,8 @@ class Prompt(NamedTuple):
 
 
 class Prompts(NamedTuple):
-    are_validation: bool  # else of the data that was trained on
-    prompts: list[Prompt]
+    are_validation: bool  # Validation data; otherwise training data.
+    prompts: list[ExamplePrompt]
 
 
 def list_prompts(services: Services, caller: Caller, models: Sequence[ModelObject]) -> Prompts:
@@ -53,17 +53,19 @@ def list_prompts(services: Services, caller: Caller, models: Sequence[ModelObjec
             job = jobs.get(session, caller.project_id, job_id)
         file_id = job.validation_file_id or job.training_file_id
         records = files.read_first_records(services, caller, file_id)
-    except (NotFound, BytesMissing):  # the job or the file has been deleted, or its bytes are lost
+    except (NotFound, BytesMissing):  # The job or the file has been deleted, or its bytes are lost.
         return Prompts(False, [])
     prompts = [prompt for record in records if (prompt := prompt_of(record)) is not None]
     return Prompts(job.validation_file_id is not None, prompts[:MAX_PROMPTS])
 
 
-def prompt_of(record: Record) -> Prompt | None:
+def prompt_of(record: Record) -> ExamplePrompt | None:
     """Return the first question of a record; None where it has none, or needs tools."""
     match record:
         case CompletionRecord():
-            return Prompt("", [{"role": "user", "content": record.prompt}], record.completion)
+            return ExamplePrompt(
+                "", [{"role": "user", "content": record.prompt}], record.completion
+            )
         case PreferenceRecord():
             messages = [*record.input.messages, *record.preferred_output]
             has_tools = record.input.tools is not None
@@ -78,8 +80,8 @@ def prompt_of(record: Record) -> Prompt | None:
     return None
 
 
-def _prompt_of_chat(messages: Sequence[ChatMessage], index: int) -> Prompt | None:
-    """Return what stands before the answer at `index`."""
+def _prompt_of_chat(messages: Sequence[ChatMessage], index: int) -> ExamplePrompt | None:
+    """Return the messages before the answer at `index`."""
     before = messages[:index]
     system = "\n".join(message.text for message in before if message.role == "system")
     turns = [message for message in before if message.role != "system"]
@@ -87,4 +89,4 @@ def _prompt_of_chat(messages: Sequence[ChatMessage], index: int) -> Prompt | Non
     if not turns or turns[-1].role != "user" or not is_plain:
         return None
     contents = [{"role": message.role, "content": message.text} for message in turns]
-    return Prompt(system, contents, messages[index].text)
+    return ExamplePrompt(system, contents, messages[index].text)

@@ -1,6 +1,5 @@
-"""How pages and parts of pages become HTML. Every text of a user passes through Jinja's escaping;
-nothing is marked safe.
-"""
+"""Rendering of pages and their parts as HTML. Every text of a user passes through Jinja's escaping;
+nothing is marked safe."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from app.models import Scope
 from app.web import assets, session, text
 from app.web.headers import page_headers
 
-HERE = Path(__file__).parent
+WEB_FOLDER = Path(__file__).parent
 
 
 class Screen(NamedTuple):
@@ -45,8 +44,8 @@ def current_screen(path: str) -> Screen | None:
     )
 
 
-templates = Jinja2Templates(HERE / "templates")
-templates.env.auto_reload = False  # a look at every file for every part of every page
+templates = Jinja2Templates(WEB_FOLDER / "templates")
+templates.env.auto_reload = False  # It would check every file for every part of every page.
 templates.env.trim_blocks = templates.env.lstrip_blocks = True
 templates.env.filters |= text.FILTERS
 templates.env.globals |= {
@@ -82,7 +81,7 @@ def fragment(name: str, **context: Any) -> str:
 
 
 def shared(request: Request, caller: Caller | None) -> dict[str, Any]:
-    """Return what every template may use."""
+    """Return the values that every template may use."""
     may_write = caller is not None and RIGHTS.index(caller.scope) >= RIGHTS.index(Scope.WRITE)
     origin = str(request.base_url).rstrip("/")
     return {

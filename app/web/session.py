@@ -1,6 +1,6 @@
 """The dashboard's cookie: signed, it holds the ids of a session and of an API key, a token for
 forms, and what the next page shall say; and the ids of keys of other projects, to go there without
-another sign-in. `/v1` never looks at it.
+another sign-in. `/v1` never reads it.
 """
 
 import secrets
@@ -24,15 +24,15 @@ from app.models import EndedSession
 
 SESSION_ID = "session_id"
 KEY_ID = "key_id"
-OTHER_KEYS = "other_keys"  # by the name of their project
+OTHER_KEYS = "other_keys"  # By the name of their project.
 MAX_OTHER_KEYS = 8  # a cookie has 4 KB
 MAX_NAME_BYTES = 64
 FORM_TOKEN = "form_token"
 NOTICE = "notice"
 TOKEN_HEADER = "x-form-token"
-STALE_FORM = "stale_form"  # the code of a form of a session that is no longer this one
-COOKIE = "falqon_session"
-MAX_AGE_SECONDS = 14 * 86_400  # since it was last signed
+STALE_FORM = "stale_form"  # Error code of a form whose session has been replaced.
+SESSION_COOKIE = "falqon_session"
+MAX_AGE_SECONDS = 14 * 86_400  # Age since it was last signed.
 MAX_NOTICE_BYTES = 500
 
 
@@ -44,13 +44,13 @@ class CookieSessions:
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         secret = server_secret(settings)
         self._plain = SessionMiddleware(
-            app, secret, max_age=MAX_AGE_SECONDS, session_cookie=COOKIE, same_site="lax"
+            app, secret, max_age=MAX_AGE_SECONDS, session_cookie=SESSION_COOKIE, same_site="lax"
         )
         self._secure = SessionMiddleware(
             app,
             secret,
             max_age=MAX_AGE_SECONDS,
-            session_cookie=f"__Host-{COOKIE}",
+            session_cookie=f"__Host-{SESSION_COOKIE}",
             same_site="lax",
             https_only=True,
         )
@@ -114,7 +114,9 @@ def end(database: Session, request: Request) -> None:
 
 
 def form_token(request: Request) -> str:
-    """Return what every form that changes something carries; empty for who is not signed in."""
+    """Return the token that every form with effects carries; empty for a visitor without a
+    session.
+    """
     return str(request.session.get(FORM_TOKEN, ""))
 
 

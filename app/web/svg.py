@@ -1,4 +1,4 @@
-"""What is drawn on the server: for a glance in a table, and for charts where no script runs."""
+"""Pictures drawn on the server: small ones for tables, and charts for browsers without scripts."""
 
 import math
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import NamedTuple, Self
 
 from falqon_core.contract.inspection import Histogram
 
-LEAST_HEIGHT = 2.0  # of a bar that stands for something, of 100
+LEAST_HEIGHT = 2.0  # Height of the smallest bar above zero, of 100.
 
 Point = tuple[float, float]
 
@@ -17,7 +17,7 @@ class Bar(NamedTuple):
     first: int
     last: int
     num_sequences: int
-    height: float  # of 100
+    height: float  # Percent of the full height.
 
 
 class Frame(NamedTuple):

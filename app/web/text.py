@@ -1,4 +1,4 @@
-"""How pages say things: every number with its unit, every moment both as an age and exactly."""
+"""Texts of pages: every number with its unit, every moment both as an age and exactly."""
 
 import json
 import shlex

@@ -16,7 +16,7 @@ from app.models.integrations import (
     WandbOptions,
 )
 
-AS_JSON = "integrations"  # the field that stands in the place of the others
+AS_JSON = "integrations"  # The field that replaces the others.
 OPTIONS: dict[str, type[BaseModel]] = {
     "mlflow": MlflowOptions,
     "tensorboard": TensorboardOptions,

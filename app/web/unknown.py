@@ -1,4 +1,4 @@
-"""Addresses that nothing answers, as pages for who looks at them in a browser."""
+"""Pages for browsers at addresses without a route."""
 
 from fastapi import FastAPI, Request, Response
 from starlette.exceptions import HTTPException

@@ -1,6 +1,5 @@
-"""What the usage page shows: amounts by day as bars, the dearest of each kind, limits that are
-nearly used up.
-"""
+"""The usage page: amounts by day as bars, the dearest of each kind, limits that are nearly used
+up."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
@@ -12,7 +11,7 @@ from app.projects.schemas import ProjectObject
 from app.usage.amounts import DailyUsage, Span
 
 
-class Bar(NamedTuple):
+class UsageBar(NamedTuple):
     """One day; `height` is its share of the highest."""
 
     day: date
@@ -31,7 +30,7 @@ class Totals(NamedTuple):
 class Alert(NamedTuple):
     project_id: str
     project: str
-    limit: str  # what it is a limit of
+    limit: str  # Name of the limit.
     share: float
 
     @property
@@ -39,7 +38,7 @@ class Alert(NamedTuple):
         return self.share >= 1
 
 
-def bars_of(rows: Sequence[DailyUsage], span: Span) -> list[Bar]:
+def bars_of(rows: Sequence[DailyUsage], span: Span) -> list[UsageBar]:
     by_day = {usage.day: usage for usage in rows}
     highest = max((usage.cost for usage in rows), default=Decimal(0)) or Decimal(1)
     nothing = DailyUsage(span.begin, {}, Decimal(0), 0.0, 0, 0)
@@ -47,11 +46,11 @@ def bars_of(rows: Sequence[DailyUsage], span: Span) -> list[Bar]:
     for day in span.days:
         usage = by_day.get(day, nothing)
         height = float(usage.cost / highest)
-        bars.append(Bar(day, usage.cost, usage.device_seconds, usage.tokens, height))
+        bars.append(UsageBar(day, usage.cost, usage.device_seconds, usage.tokens, height))
     return bars
 
 
-def totals_of(bars: Iterable[Bar]) -> Totals:
+def totals_of(bars: Iterable[UsageBar]) -> Totals:
     days = list(bars)
     return Totals(
         sum((day.cost for day in days), Decimal(0)),

@@ -1,4 +1,4 @@
-"""Who looks at a page, and what they see when it cannot be shown."""
+"""The visitor of a page, and the pages for errors and for visitors without access."""
 
 from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
@@ -34,20 +34,21 @@ from app.web.session import (
     session_id,
 )
 
-MAX_FORM_BYTES = 2**14  # a stranger may send one
-FORM_SCRIPT = "x-form-script"  # says that a script sends the form: "send", or "repeat"
+MAX_FORM_BYTES = 2**14  # Limit of a form from a visitor without a session.
+FORM_SCRIPT = "x-form-script"  # Header of a form that a script sends: "send", or "repeat".
 NEXT_PAGE = "x-next-page"
 
 log = structlog.get_logger()
 
 
 class PageRoute(APIRoute):
-    """Errors are pages too, and who has not signed in is asked to. What can be read can be asked
-    for its head alone, as those do that watch whether a page is there. The script that sends a
-    form gets the address of the next page, or the message alone, so that its own page stays.
+    """Errors are pages too, and a visitor without a session is asked to sign in. What can be read
+    can be asked for its head alone, as those do that watch whether a page is there. The script that
+    sends a form gets the address of the next page, or the message alone, so that its own page
+    stays.
     """
 
-    keeps_forms = True  # what was typed, when the session that it was typed in has ended
+    keeps_forms = True  # The typed text survives the end of its session.
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -71,8 +72,8 @@ class PageRoute(APIRoute):
                 )
             except StorageUnavailable as error:
                 log.error("storage failed", error=str(error))
-                away = "The storage does not answer just now."
-                return await self.refuse(request, Unavailable(away, code="storage_unavailable"))
+                message = "The storage does not answer just now."
+                return await self.refuse(request, Unavailable(message, code="storage_unavailable"))
             if FORM_SCRIPT in request.headers and answer.status_code == 303:
                 return Response(status_code=204, headers={NEXT_PAGE: answer.headers["location"]})
             return answer
@@ -126,7 +127,9 @@ class ScriptRoute(APIRoute):
 
 
 def is_of_script(request: Request) -> bool:
-    """Return whether a script of a page asks, which shows no page that it is answered with."""
+    """Return True if a script of a page made the request; it shows no page that comes as an
+    answer.
+    """
     return (
         "hx-request" in request.headers
         or request.headers.get("sec-fetch-mode", "navigate") != "navigate"
@@ -134,7 +137,7 @@ def is_of_script(request: Request) -> bool:
 
 
 async def error_page(request: Request, error: ApiError) -> Response:
-    """Show what is wrong, with the navigation for who has signed in."""
+    """Show what is wrong, with the navigation if the visitor has signed in."""
     caller = await run_in_threadpool(_find_caller, request)
     refused = page(request, "error.html", caller, status_code=error.status, error=error)
     refused.headers.update(error.headers)
@@ -167,7 +170,7 @@ async def _offer_again(request: Request, error: ApiError) -> Response:
 
 
 def _find_caller(request: Request) -> Caller | None:
-    """Find who has signed in, for a page that is shown to anybody."""
+    """Return the caller of the session, for a page that everyone may see."""
     try:
         with get_services(request).database.read() as session:
             return keys.find_caller(session, key_of(session, request))
@@ -199,7 +202,7 @@ def _installation_admin(caller: Annotated[Caller, Depends(_admin)]) -> Caller:
     return caller
 
 
-CHANGES = [Depends(refuse_forged_forms)]  # the dependencies of every route that changes something
+CHANGES = [Depends(refuse_forged_forms)]  # Dependencies of every route that changes something.
 Visitor = Annotated[Caller, Depends(_visitor)]
 WritingVisitor = Annotated[Caller, Depends(_writer)]
 AdminVisitor = Annotated[Caller, Depends(_admin)]

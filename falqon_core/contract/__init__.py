@@ -1,4 +1,4 @@
-"""What trainer, worker and API agree on: configuration, messages, errors, layout of folders,
+"""The agreement of trainer, worker and API: configuration, messages, errors, layout of folders,
 formats.
 
 It needs the standard library and pydantic alone, as do `records` and `estimate`.

@@ -1,4 +1,4 @@
-"""What a training is told to do: the recipe, and what one execution reads.
+"""Configuration of a training: the recipe, and the inputs of one execution.
 
 `Recipe` holds the hyperparameters (recipe_options.py); the HTTP API, the database and the trainer
 all use this class. `None` means "auto"; `Recipe.resolved` turns every "auto" that decides steps or
@@ -29,12 +29,12 @@ ANCHORED_LEARNING_RATE: dict[AInit, float] = {
     "quant_error": 1e-3,
 }
 PUBLISHED_LEARNING_RATE = 2e-3
-# preferences are learned at a tenth of the supervised rate, as is usual in the literature; what
-# three tenths learn is in benchmarks/results/preference.md
+# Preferences are learned at a tenth of the supervised rate, as is usual in the literature;
+# benchmarks/results/preference.md has the result of three tenths.
 DPO_LEARNING_RATE_FACTOR = 0.1
 DEFAULT_BETA = 0.1
 PUBLISHED_NUM_UPDATE_ROWS = 10
-DEFAULT_GROUP_SIZE = 32  # of INT4, as published
+DEFAULT_GROUP_SIZE = 32  # INT4, as published.
 
 
 class Recipe(RecipeOptions):
@@ -113,7 +113,7 @@ class Recipe(RecipeOptions):
         return "dpo" if self.method == "falqon" else f"{self.method}+dpo"
 
     def trains_a_of(self, num_outputs: int, num_inputs: int) -> bool:
-        """Return whether A trains in linears that read the same `num_inputs` and have `num_outputs`
+        """Return True if A trains in linears that read the same `num_inputs` and have `num_outputs`
         together.
 
         Left open it does where they do not narrow: a wide input, as that of a decoder layer's down

@@ -1,4 +1,4 @@
-"""What `doctor` finds out about a machine: a row for each check."""
+"""Findings of `doctor` about a machine: a row for each check."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 CheckStatus = Literal["ok", "failed", "skipped"]
-Check = Callable[[], str]  # returns what was found; what it raises says why that is nothing
+Check = Callable[[], str]  # Returns the finding; an error says why there is none.
 
 
 class Skipped(Exception):

@@ -115,13 +115,13 @@ class CheckpointOfOtherVersion(FalqonError):
     code = "checkpoint_of_other_version"
 
 
-# How torch's CPU allocator, its callers and CUDA say that memory is out; the first raise a plain
-# RuntimeError.
+# Messages of torch's CPU allocator, its callers and CUDA when memory is out; the first raise a
+# plain RuntimeError.
 _ALLOCATORS_SAY = ("can't allocate memory", "not enough memory", "out of memory")
 
 
 def is_allocation_failure(error: BaseException) -> bool:
-    """Return whether `error` is Python's or torch's way to say that memory ran out."""
+    """Return True if `error` is Python's or torch's way to say that memory ran out."""
     return isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(text in str(error) for text in _ALLOCATORS_SAY)
     )
@@ -133,9 +133,8 @@ _DISKS_SAY = re.compile(r"No space left on device|Disk quota exceeded|os error (
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether `error`, or what it came from, says that there is no space left, or none that
-    we may use.
-    """
+    """Return True if `error`, or its cause, says that there is no space left, or none that we may
+    use."""
     return any(
         getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         or _DISKS_SAY.search(str(cause))
@@ -144,9 +143,8 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def blamed_on_model(what: str, error: Exception) -> Exception:
-    """Return what to raise for whatever a model's files have caused; a machine without memory or
-    space is not their fault.
-    """
+    """Return the error to raise for a fault of a model's files; a machine without memory or space
+    is not their fault."""
     if is_allocation_failure(error) or is_disk_full(error):
         return error
     return ModelError(f"{what}: {str(error) or type(error).__name__}", "model")
@@ -159,9 +157,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def as_falqon_error(error: Exception) -> FalqonError:
-    """Return what may be told of any error: itself when it is ours, out of memory when it means
-    that, otherwise only that it happened.
-    """
+    """Return the public form of any error: itself when it is ours, out of memory when it means
+    that, otherwise only that it happened."""
     if isinstance(error, FalqonError):
         return error
     if is_disk_full(error):

@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field
 MAX_STEPS = 2**31 - 1
 MAX_COUNT = 2**63 - 1
 MAX_SECONDS = 1e10  # three centuries
-MAX_MEASURE = 1e100  # a training that diverges has gradients of many digits
-MAX_DOLLARS = Decimal(10) ** 20  # with four places; decimals are computed with 28 digits
+MAX_MEASURE = 1e100  # A training that diverges has gradients of many digits.
+MAX_DOLLARS = Decimal(10) ** 20  # With four decimal places; decimals are computed with 28 digits.
 MAX_TEXT = 2**16  # characters
 
 Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]

@@ -6,8 +6,9 @@ from falqon_core.contract.config import DEFAULT_GROUP_SIZE, Recipe
 from falqon_core.contract.errors import UserError
 
 FormatName = Literal["fp8", "lora", "bf16", "gguf", "q4_1"]
-MergedFormat = Literal["fp8", "q4_1"]  # written from a checkpoint and its base model
-ConvertedFormat = Literal["lora", "bf16", "gguf"]  # the first from a checkpoint, others from "fp8"
+MergedFormat = Literal["fp8", "q4_1"]  # Written from a checkpoint and its base model.
+# LoRA is written from a checkpoint, the others from "fp8".
+ConvertedFormat = Literal["lora", "bf16", "gguf"]
 FROM_CHECKPOINT: tuple[FormatName, ...] = ("lora", "q4_1")
 
 FORMATS: dict[FormatName, str] = {
@@ -31,8 +32,8 @@ GGUF_ARCHITECTURES = {
     "mistral": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
-}  # by model_type; what llama.cpp calls it
-# Of a config.json, what decides whether it has a GGUF.
+}  # llama.cpp's name, by model_type.
+# Parts of a config.json that decide whether it has a GGUF.
 ENGINE_KEYS = (
     "model_type",
     "rope_scaling",
@@ -125,7 +126,7 @@ def _gguf_obstacle(model_config: dict[str, object]) -> str | None:
 
 
 def _has_window(model_config: dict[str, object]) -> bool:
-    """Return whether the last token of a whole context attends to a part of it only."""
+    """Return True if the last token of a whole context attends to a part of it only."""
     window, context = (
         model_config.get(key) for key in ("sliding_window", "max_position_embeddings")
     )

@@ -1,4 +1,4 @@
-"""What a file of records is to a model: the answer of `python -m falqon_core inspect`, one JSON
+"""Statistics of a file under a model: the answer of `python -m falqon_core inspect`, one JSON
 object.
 
 Tokens are counted with the model's own tokenizer and chat template. A preference record is two

@@ -1,4 +1,4 @@
-"""Where a training keeps what in its output folder; trainer and supervisor both read it here.
+"""Layout of a training's output folder; trainer and supervisor both read it here.
 
 OUTPUT/checkpoints/<step>/   complete checkpoints, each with manifest.json: bytes and sha256 of the
                              rest

@@ -1,4 +1,4 @@
-"""What the trainer tells its supervisor: typed JSON lines on one file descriptor, and the exit
+"""Messages of the trainer to its supervisor: typed JSON lines on one file descriptor, and the exit
 code.
 
 One message is one line of UTF-8 JSON whose `type` names the class. Order is the order of events;
@@ -25,10 +25,10 @@ class ExitCode(IntEnum):
     STOPPED = 75  # EX_TEMPFAIL: asked to stop; the same command continues
 
 
-MAX_SAMPLES = 1000  # of one evaluation
+MAX_SAMPLES = 1000  # Samples of one evaluation.
 MAX_METRICS = 100
 MAX_PATH = 4096
-# how a process ends whose chat template cannot be interrupted (data.bounded)
+# Exit code of a process whose chat template cannot be interrupted (data.bounded).
 ENDLESS_TEMPLATE = -int(signal.SIGPROF)
 
 

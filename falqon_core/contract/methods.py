@@ -69,7 +69,7 @@ METHODS: dict[MethodName, MethodSpec] = {
         title="QA-LoRA",
         paper="arXiv 2309.14717",
         summary="weights in INT4 groups whose minima train, so that the merged model is INT4 again",
-        base_bytes=0.6875,  # codes, and three fp16 numbers a group of 32
+        base_bytes=0.6875,  # Codes, and three fp16 numbers a group of 32.
         learning_rate=2e-3,
         keeps_inputs=False,
         options=("group_size",),
@@ -78,7 +78,7 @@ METHODS: dict[MethodName, MethodSpec] = {
         title="IR-LoRA",
         paper="arXiv 2402.05445",
         summary="4-bit codes of the largest entropy, and adapters that average over inputs as well",
-        base_bytes=0.625,  # int4 in groups of 32; nf4: 0.532
+        base_bytes=0.625,  # Int4 in groups of 32; nf4: 0.532.
         learning_rate=2e-3,
         options=("quantizer", "group_size"),
     ),

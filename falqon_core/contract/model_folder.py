@@ -1,4 +1,5 @@
-"""What a folder must be before anything loads a model or tokenizer from it: data and nothing else.
+"""Requirements on a folder before anything loads a model or tokenizer from it: data and nothing
+else.
 
 Files are judged by name and by their first bytes, JSON by its keys. Refused are models that
 need code of their own, weights in any other format than safetensors, and what is no dense decoder
@@ -14,7 +15,7 @@ from falqon_core.contract.errors import ModelError
 from falqon_core.contract.weights import UnsoundWeights, check_safetensors
 
 CLASS_SUFFIX = "ForCausalLM"
-# how transformers' configs count the experts of a mixture
+# Fields by which transformers' configs count the experts of a mixture.
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".msgpack"}
 PICKLE_STARTS = (
@@ -25,11 +26,11 @@ PICKLE_STARTS = (
 CODE_SUFFIXES = {".py", ".pyc", ".so"}
 CODE_STARTS = (b"\x7fELF",)
 CODE_KEYS = {"auto_map", "custom_pipelines", "custom_generate", "trust_remote_code"}
-VOCABULARIES = ("tokenizer.json", "vocab.json")  # their keys are words, which may be any
+VOCABULARIES = ("tokenizer.json", "vocab.json")  # Their keys are words, and any word is allowed.
 MAX_TEMPLATE_BYTES = 64 * 2**10
 SINGLE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-FILE_SUFFIXES = {".safetensors", ".json", ".jinja"}  # no folder is called so
+FILE_SUFFIXES = {".safetensors", ".json", ".jinja"}  # A name with such an end is never a folder.
 
 
 def check_model_folder(folder: Path) -> dict[str, Any]:
@@ -90,7 +91,7 @@ def check_architecture(config: dict[str, Any]) -> None:
 
 
 def _is_decoder(classes: object) -> bool:
-    """Return whether the value of "architectures" names one causal language model."""
+    """Return True if the value of "architectures" names one causal language model."""
     match classes:
         case [str(name)]:
             return name.endswith(CLASS_SUFFIX)
@@ -169,9 +170,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def chooses_implementation(key: str) -> bool:
-    """Return whether a key of a config tells which program computes something; a value like
-    "owner/name" would be fetched and run.
-    """
+    """Return True if a key of a config chooses the program that computes something; a value like
+    "owner/name" would be fetched and run."""
     return "implementation" in key or key in ("use_kernels", "kernel_config")
 
 
@@ -189,7 +189,7 @@ def _check_regular(path: Path, name: str) -> None:
 
 def _check_kind(path: Path, name: str) -> None:
     suffix = path.suffix.lower()
-    # of those the header is checked, whose first bytes are a number
+    # A safetensors header is checked apart: its first bytes are a number.
     start = b"" if suffix == ".safetensors" else _first_bytes(path)
     if suffix in PICKLE_SUFFIXES or start.startswith(PICKLE_STARTS):
         raise ModelError(

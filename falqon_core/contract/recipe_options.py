@@ -15,7 +15,7 @@ Quantizer = Literal["nf4", "int4"]
 WeightFormat = Literal["e3m2", "e2m3"]
 LearningRate = Annotated[float, Field(gt=0, le=1)]
 
-# a file with more bad lines than this is taken for a mistake as a whole
+# Above this share of bad lines the whole file is taken for a mistake.
 MAX_BAD_RECORD_FRACTION = 0.1
 
 

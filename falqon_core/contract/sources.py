@@ -9,10 +9,10 @@ from pydantic import Field, StringConstraints
 
 SourceFormat = Literal["parquet", "csv", "json", "jsonl"]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-# the column of each field: {"prompt": "question", "completion": "answer"}
+# The column of each field: {"prompt": "question", "completion": "answer"}.
 Mapping = Annotated[dict[ColumnName, ColumnName], Field(min_length=1, max_length=32)]
 
-HEAD_BYTES = 512  # of a file, by which its format is known
+HEAD_BYTES = 512  # Bytes of a file that tell its format.
 PARQUET_MAGIC = b"PAR1"
 GZIP_MAGIC = b"\x1f\x8b"
 BOM = b"\xef\xbb\xbf"

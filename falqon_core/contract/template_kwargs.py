@@ -10,7 +10,7 @@ from typing import Annotated
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-# what comes with each chat; no default may stand for it
+# Arguments that come with each chat; no default may stand for them.
 RESERVED = frozenset({"messages", "tools", "documents", "add_generation_prompt", "chat_template"})
 
 TemplateVariable = Annotated[

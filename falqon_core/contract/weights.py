@@ -79,7 +79,7 @@ def _check_header(header: dict[str, Any], num_bytes: int) -> dict[str, tuple[int
 
 
 def _extent(name: str, entry: Any) -> tuple[int, int]:
-    """Return where a tensor stands, [start, end)."""
+    """Return the range of a tensor, [start, end)."""
     quoted = repr(name[:100])
     try:
         dtype = entry["dtype"]
@@ -94,7 +94,7 @@ def _extent(name: str, entry: Any) -> tuple[int, int]:
             raise ValueError
     except (KeyError, TypeError, ValueError):
         raise UnsoundWeights(f"the entry of {quoted} is not understood") from None
-    for axis in shape:  # stops early, so that hostile shapes make no large numbers
+    for axis in shape:  # The loop stops early, so that hostile shapes make no large numbers.
         width *= axis
         if width > end:
             break

@@ -215,7 +215,7 @@ def read_sharegpt(line: dict[str, Any]) -> Rewritten:
 
 
 def has_roles(line: dict[str, Any]) -> bool:
-    """Return whether the turns of 'conversations' are messages with 'role' and 'content'."""
+    """Return True if the turns of 'conversations' are messages with 'role' and 'content'."""
     match line.get("conversations"):
         case [dict(first), *_]:
             return "role" in first and "from" not in first
@@ -252,6 +252,6 @@ def _read_turn(turn: Any, path: Path, rewrites: set[LineRewrite]) -> Any:
         for key, inner in turn.items()
         if inner is not None and key not in ("train", "weight")
     }
-    if weight is None or (weight == 0 and not is_answer):  # only answers are ever learned
+    if weight is None or (weight == 0 and not is_answer):  # Only answers are ever learned.
         return fields
     return fields | {"weight": weight}

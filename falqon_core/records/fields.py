@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from falqon_core.records.jsonl import BadRecord, Unusable, parse_line
 from falqon_core.records.openai_lines import Path, Rewrite
 
-# whose text is JSON: a table of texts has no other way to hold a list
+# Fields whose text is JSON: a table of texts has no other way to hold a list.
 JSON_FIELDS = frozenset(
     (
         "messages",
@@ -79,9 +79,8 @@ def without_system(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def refuse_second_system(system: tuple[str, Any], first: Any, *, role: str, content: str) -> bool:
-    """Return whether `first`, a message or a turn, is the same system prompt. Raises `Unusable` for
-    another one.
-    """
+    """Return True if `first`, a message or a turn, is the same system prompt. Raises `Unusable` for
+    another one."""
     if not isinstance(first, dict) or first.get(role) not in ("system", "developer"):
         return False
     if not first.get(content):
@@ -101,7 +100,7 @@ def add_system(line: dict[str, Any], path: tuple[str, ...] = ()) -> Rewritten:
         return Rewritten(without_system(line))
     chat = line[path[0]] if path else line
     messages = chat.get("messages")
-    if not isinstance(messages, list) or not messages:  # which the shape refuses
+    if not isinstance(messages, list) or not messages:  # The shape refuses it.
         return Rewritten(without_system(line))
     if refuse_second_system(system, messages[0], role="role", content="content"):
         return Rewritten(without_system(line))

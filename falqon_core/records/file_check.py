@@ -28,11 +28,11 @@ from falqon_core.records.shapes import (
 )
 
 MAX_ERRORS = 50
-MAX_LINES = 50_000_000  # blank ones included, which cost time as well
-MAX_BAD_RECORDS = 100_000  # then the check ends: the file is something else
+MAX_LINES = 50_000_000  # Blank lines count as well, since they cost time.
+MAX_BAD_RECORDS = 100_000  # The check ends there: the file is something else.
 EXAMPLE_CHARACTERS = 200
 EXAMPLE_ITEMS = 8
-MAX_IGNORED_FIELDS = 20  # that are named
+MAX_IGNORED_FIELDS = 20  # Names of fields in a report.
 
 _EMPTY = RecordError(
     line=1,
@@ -60,8 +60,7 @@ class MixedShapes(BadRecord):
 
 class Conversion(BaseModel):
     """How records of a dialect are read, with the first one as an example; long texts and lists are
-    cut.
-    """
+    cut."""
 
     dialect: Dialect
     shape: Shape
@@ -136,7 +135,8 @@ class FileReport(BaseModel):
 
     @property
     def num_sequences(self) -> int:
-        """Return what the model reads: a preference record is read twice, once with each answer."""
+        """Return the number of sequences that the model reads: two for a preference record, one
+        with each answer."""
         if self.shape == "preference":
             return 2 * self.num_records
         return self.num_records
@@ -147,9 +147,8 @@ class FileReport(BaseModel):
 
     @property
     def ok(self) -> bool:
-        """Return whether some job may train on it: without a fault, or with few enough for one
-        that tolerates them.
-        """
+        """Return True if some job may train on it: without a fault, or with few enough for one that
+        tolerates them."""
         is_whole = self.mixed_at_line is None and self.given_up_at_line is None
         return self.num_records > 0 and is_whole and self.bad_fraction <= MAX_BAD_RECORD_FRACTION
 

@@ -1,4 +1,4 @@
-"""Where in a line of JSON a value stands, so that a fault comes with its field and column.
+"""Positions of values in a line of JSON, so that a fault comes with its field and column.
 
 The line is read again from its start, which only happens for a line that is at fault.
 """
@@ -58,7 +58,7 @@ def column_of_second(text: str, key: str) -> int:
     """
     decoder = json.JSONDecoder()
     position = 0
-    seen: list[bool] = []  # per object and array that is open, whether the key was there
+    seen: list[bool] = []  # For each open object and array: the key was there.
     while mark := _MARK.search(text, position):
         start, position = mark.span()
         if mark.group() in "{[":

@@ -19,16 +19,16 @@ from falqon_core.records.json_positions import column_of, column_of_second, fiel
 
 MAX_LINE_BYTES = 8 * 2**20
 MAX_NESTING = 64
-MAX_VALUES = 100_000  # of one line; a message has about four
+MAX_VALUES = 100_000  # Values of one line; a message has about four.
 CHUNK_BYTES = 2**20
 MAX_FIELD_CHARACTERS = 200
-QUOTED_CHARACTERS = 120  # of a bad line
-QUOTED_BEFORE = 40  # of those before its column
+QUOTED_CHARACTERS = 120  # Characters of a bad line.
+QUOTED_BEFORE = 40  # Those before its column.
 BINARY_FILE = "binary_file"
 
-# also one without its end, so that none is tried twice
+# Matches a text without its end too, so that none is tried twice.
 _STRING = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
-# brackets of which none is closed between
+# Brackets of which none is closed between.
 _DEEP = re.compile(rf"(?:[\[{{][^\[\]{{}}]*+){{{MAX_NESTING + 1}}}")
 _SUSPICIOUS = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
@@ -61,7 +61,7 @@ class BadRecord(ValueError):
     def __init__(self, error: RecordError) -> None:
         super().__init__(str(error))
         self.error = error
-        self.raw = b""  # the line, once a reader knows it
+        self.raw = b""  # The line, once a reader has it.
 
     def quoted(self) -> RecordError:
         """Return the error with the text around its column."""
@@ -180,7 +180,7 @@ def parse_line(text: str, line: int, max_values: int = MAX_VALUES) -> Any:
         end = 0
         if text.startswith("{"):
             value, end = _decoder.raw_decode(text)
-        # white space around it, something else than an object, or more than one value
+        # The line has white space around it, something else than an object, or more than one value.
         if end < len(text):
             value = _decoder.decode(text)
     except json.JSONDecodeError as error:

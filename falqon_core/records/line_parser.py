@@ -69,7 +69,7 @@ _KINDS: dict[str, tuple[_Written, Dialect | None]] = {
 }
 _CLASSES: tuple[_Written, ...] = (*(kind for kind, _ in _KINDS.values()), AlpacaPreference)
 _FIELDS = {kind: frozenset(kind.model_fields) for kind in _CLASSES}
-# every field that some kind of record has, or is refused for
+# Every field that some kind of record has, or is refused for.
 RECORD_FIELDS = (
     frozenset[str]().union(*_FIELDS.values(), SYSTEM_FIELDS, REFUSED_FIELDS)
     | _KINDS.keys()
@@ -105,8 +105,8 @@ _ADVICE = {
 class Parsed(NamedTuple):
     record: Record
     dialect: Dialect | None
-    value: dict[str, Any]  # as the line has it
-    ignored: tuple[str, ...] = ()  # the names of its fields that train nothing
+    value: dict[str, Any]  # The value as the line has it.
+    ignored: tuple[str, ...] = ()  # Names of its fields that train nothing.
     rewrites: frozenset[Rewrite] = frozenset()
 
     @property
@@ -118,7 +118,7 @@ class Parsed(NamedTuple):
 
 
 def has_known_kind(names: Iterable[str]) -> bool:
-    """Return whether an object with these keys is meant as a record."""
+    """Return True if an object with these keys is meant as a record."""
     return not _KINDS.keys().isdisjoint(names)
 
 
@@ -156,7 +156,7 @@ def parse(raw: bytes, line: int) -> Parsed:
 def _without_nulls(line: dict[str, Any]) -> dict[str, Any]:
     if len(line) == 1 or None not in line.values():
         return line
-    # a preference without its prompt is to be refused as one
+    # A preference without its prompt is to be refused as one.
     kept = {"input"} if "preferred_output" in line else set()
     return {
         name: inner

@@ -1,8 +1,8 @@
-"""What OpenAI's clients and logs write into a line, in the fields of `records.shapes`.
+"""Forms of a line that OpenAI's clients and logs write, in the fields of `records.shapes`.
 
-What means the same is rewritten and counted by its name, what trains nothing is left out and
-counted by the field's name, and a feature that this service does not train is refused with a code
-of its own. One pass, linear in the values of a line; a plain message passes as it is.
+An equivalent form is rewritten and counted by its name, a field that trains nothing is left out and
+counted by its name, and a feature that this service does not train is refused with a code of its
+own. One pass, linear in the values of a line; a plain message passes as it is.
 """
 
 from collections.abc import Set
@@ -46,7 +46,7 @@ _CONVERSATIONS = ("messages", "preferred_output", "non_preferred_output")
 _PLAIN_ROLES = ("system", "user", "assistant")
 _TEXT_PARTS = ("text", "input_text", "output_text")
 _REASONING = ("reasoning_content", "reasoning", "thinking")
-# what logs keep of an answer, and what no template reads
+# Logs keep these of an answer, and no template reads them.
 _LOGGED = ("annotations", "id", "type", "status", "reasoning_details")
 _MAY_BE_EMPTY = (*_LOGGED, *_REASONING, "refusal", "audio", "function_call")
 _NO_IMAGES = ("vision_not_supported", "images", "remove the images, or the line")
@@ -84,7 +84,8 @@ class Normaliser:
         self.ignored: list[str] = []
         self._rewrites: set[LineRewrite] = set()
         self._calls = ToolCalls()
-        self._kept: dict[Path, list[int]] = {}  # the places of a chat's messages, if some went
+        # Places of a chat's messages, if some were left out.
+        self._kept: dict[Path, list[int]] = {}
 
     @property
     def rewrites(self) -> frozenset[Rewrite]:
@@ -111,7 +112,7 @@ class Normaliser:
         num_ids = self._calls.num_ids
         for key in _CONVERSATIONS:
             if isinstance(messages := result.get(key), list) and messages:
-                self._calls.num_ids = num_ids  # so that equal answers stay equal
+                self._calls.num_ids = num_ids  # Equal answers must stay equal.
                 result[key] = self.messages(messages, (key,))
         return result
 
@@ -242,7 +243,7 @@ class Normaliser:
             self._rewrites.add("reasoning_field")
 
     def _call(self, call: Any, path: Path) -> Any:
-        if isinstance(call, dict) and call.get("index") is not None:  # of a stream
+        if isinstance(call, dict) and call.get("index") is not None:  # A stream numbers its calls.
             self._ignore(path, "index")
             call = {key: inner for key, inner in call.items() if key != "index"}
         return self._calls.read(call, path)
@@ -252,9 +253,8 @@ _CHAT_FIELDS = frozenset(("messages", "tools", "parallel_tool_calls"))
 
 
 def written_path(path: Path, value: Any) -> Path:
-    """Return where in the line, as it is written, the value at `path` of the rewritten one stands,
-    as far as the line has it.
-    """
+    """Return the path in the line as it is written, for the value at `path` of the rewritten one,
+    as far as the line has it."""
     written: list[int | str] = []
     for part in path:
         if isinstance(part, int):
@@ -276,7 +276,7 @@ def written_path(path: Path, value: Any) -> Path:
 
 
 def _is_plain(message: Any) -> bool:
-    """Return whether there is nothing to rewrite, as in most messages."""
+    """Return True if there is nothing to rewrite, as in most messages."""
     return (
         isinstance(message, dict)
         and len(message) == 2

@@ -7,7 +7,7 @@ from typing import Any
 
 from falqon_core.records.jsonl import Unusable
 
-# which only their refusal reads, so that no table loses them either
+# Fields that only their refusal reads, listed so that no table loses them either.
 REFUSED_FIELDS = (
     "chat_template_kwargs",
     "completions",
@@ -31,7 +31,7 @@ _MEDIA = {"images": "vision", "videos": "vision", "audios": "audio"}
 _OF_FORMATS = frozenset(("schemaVersion", "body", "completions"))
 _BATCH_FIELDS = ("custom_id", "method", "url")
 _PAIR = "rename '{}' to 'prompt' and '{}' to 'completion'"
-# fields of data sets whose names are others here
+# Fields of data sets whose names are others here.
 _RENAMES: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("instruction", "context", "response"),
@@ -60,12 +60,12 @@ _RENAMES: tuple[tuple[tuple[str, ...], str], ...] = (
 
 
 def renaming(line: Mapping[str, Any]) -> str | None:
-    """Return which fields of a known data set are to be renamed, where the line is of one."""
+    """Return the fields of a known data set that are to be renamed, where the line is from one."""
     return next((advice for names, advice in _RENAMES if line.keys() >= set(names)), None)
 
 
 def advice_on_missing(line: Mapping[str, Any], name: str) -> str:
-    """Return what to do about a line without the field."""
+    """Return the advice about a line without the field."""
     if advice := renaming(line):
         return advice
     if name == "completion":

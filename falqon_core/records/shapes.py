@@ -56,7 +56,7 @@ class ToolCall(StrictRecord):
 
 class ChatMessage(StrictRecord):
     role: Literal["system", "user", "assistant", "tool"]
-    content: str | list[str] | None = None  # several text parts, where there are several
+    content: str | list[str] | None = None  # Several text parts, where there are several.
     reasoning_content: Text | None = None
     name: str | None = None
     weight: Annotated[int, Field(ge=0, le=1)] | None = None
@@ -92,7 +92,7 @@ class ChatMessage(StrictRecord):
 
 
 class Chat(StrictRecord):
-    """What a chat template takes."""
+    """The input of a chat template."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, fail_fast=True)]
     tools: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
@@ -108,7 +108,7 @@ class Chat(StrictRecord):
         except (
             ValueError,
             RecursionError,
-        ) as error:  # a number such as 1e999, half a surrogate pair, deep nesting
+        ) as error:  # A number such as 1e999, half a surrogate pair, deep nesting.
             raise ValueError(f"tools cannot be written as JSON again: {error}") from None
         return tools
 
@@ -247,7 +247,7 @@ def objective_for(shape: Shape) -> ObjectiveName:
 
 
 def wrong_kind(shape: Shape, objective: ObjectiveName) -> str | None:
-    """Return what to do about records of this shape under `objective`; None when they fit."""
+    """Return the advice about records of this shape under `objective`; None when they fit."""
     if objective_for(shape) == objective:
         return None
     if objective == "dpo":
@@ -263,9 +263,8 @@ def wrong_kind(shape: Shape, objective: ObjectiveName) -> str | None:
 
 
 def num_characters(record: Record) -> int:
-    """Return how many characters the model reads, without the template; the input of a preference
-    record counts twice.
-    """
+    """Return the number of characters that the model reads, without the template; the input of a
+    preference record counts twice."""
     match record:
         case ChatRecord():
             return sum(map(_message_characters, record.messages))

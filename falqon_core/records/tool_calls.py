@@ -16,9 +16,9 @@ class ToolCalls:
 
     def __init__(self) -> None:
         self.rewrites: set[CallRewrite] = set()
-        self.num_ids = 0  # that were made
-        self._ids_by_name: dict[str, str] = {}  # of a function's last `function_call`
-        # calls without an answer, the earliest first; those that have one are passed over
+        self.num_ids = 0  # Ids made so far.
+        self._ids_by_name: dict[str, str] = {}  # Id of a function's last `function_call`.
+        # Calls without an answer, the earliest first; answered ones are passed over.
         self._open: deque[str] = deque()
         self._open_by_name: dict[str, deque[str]] = {}
         self._answered: set[str] = set()
@@ -100,7 +100,7 @@ class ToolCalls:
 
     def _make_id(self) -> str:
         self.num_ids += 1
-        return f"call{self.num_ids - 1:05d}"  # nine letters and digits, as some templates demand
+        return f"call{self.num_ids - 1:05d}"  # Nine letters and digits, as some templates demand.
 
     def _function(self, function: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(arguments := function.get("arguments"), dict):

@@ -1,4 +1,4 @@
-"""`python -m falqon_core.tables FILE --format parquet --output LINES.jsonl`: a stranger's table
+"""`python -m falqon_core.tables FILE --format parquet --output LINES.jsonl`: an external table
 becomes JSON lines, in bounded memory and time.
 """
 
@@ -29,11 +29,11 @@ from falqon_core.tables import csv_rows, json_lines
 from falqon_core.tables.columns import write_line
 from falqon_core.tables.packed import refuse_binary, unpack
 
-MEMORY_BYTES = 1536 * 2**20  # more than any sound file needs; a damaged one may ask for anything
-BASE_SECONDS = 60  # of CPU time
+MEMORY_BYTES = 1536 * 2**20  # More than any sound file needs; a damaged one may ask for anything.
+BASE_SECONDS = 60  # CPU time.
 BYTES_PER_SECOND = 10**6
 SENT_EVERY_SECONDS = 1.0
-FIRST_RECORDS = 5  # are reported at once, to be shown
+FIRST_RECORDS = 5  # Reported at once, as a preview.
 
 
 class Source(NamedTuple):
@@ -80,7 +80,7 @@ def _open(source: Source) -> Iterator[tuple[list[str], Iterator[tuple[float, byt
             refuse_binary(source.path)
             opening = csv_rows.open_table(source.path, source.mapping)
         case "parquet":
-            from falqon_core.tables import parquet_rows  # its library takes a while to load
+            from falqon_core.tables import parquet_rows  # The library takes a while to load.
 
             opening = parquet_rows.open_table(source.path, source.mapping)
     with opening as table:

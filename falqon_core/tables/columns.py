@@ -1,4 +1,4 @@
-"""Which column of a table is which field of a record, and how a cell is written."""
+"""Mapping of a table's columns to the fields of a record, and the text of a cell."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ class Table(NamedTuple):
     """Rows by field, each with how much of the file is read by then, 0 to 1."""
 
     rows: Iterator[tuple[float, dict[str, Any]]]
-    ignored: list[str]  # columns that are no field of a record
+    ignored: list[str]  # Columns that are no field of a record.
 
 
 def ignored_columns(names: Sequence[str], columns: Mapping[str, str]) -> list[str]:
@@ -50,14 +50,13 @@ def write_line(cells: Mapping[str, Any]) -> bytes:
     """Write a row, by field, as a line. A null is no field."""
     row = {field: _value_of(field, cell) for field, cell in cells.items() if cell is not None}
     text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=_text_of)
-    # half of a surrogate pair is for the check to refuse, which names the line
+    # The check refuses half of a surrogate pair, and names the line.
     return text.encode("utf-8", "surrogatepass") + b"\n"
 
 
 def _text_of(cell: Any) -> str:
-    """Return what JSON has no type for as text. Bytes are: many writers of Parquet do not mark
-    theirs as UTF-8. Others are for the check to refuse, as above.
-    """
+    """Return text for a type that JSON does not have. Bytes are text: many writers of Parquet do
+    not mark theirs as UTF-8. Others are for the check to refuse, as above."""
     if isinstance(cell, bytes):
         return cell.decode("utf-8", "surrogateescape")
     return str(cell)
@@ -77,7 +76,7 @@ def _parsed(cell: str) -> Any:
     try:
         return json.loads(cell)
     except (ValueError, RecursionError):
-        return cell  # which the check refuses, with its line
+        return cell  # The check refuses it, and names the line.
 
 
 def _without_nulls(cell: Any) -> Any:

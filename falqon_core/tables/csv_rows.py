@@ -1,4 +1,4 @@
-"""Rows of a CSV file with a header. Every cell is text: what looks like a number stays as it is."""
+"""Rows of a CSV file with a header. Every cell is text: numbers stay as they are written."""
 
 import csv
 import io

@@ -31,7 +31,7 @@ def read_list(path: Path, mapping: Mapping[str, str]) -> Iterator[tuple[float, b
     size = max(1, path.stat().st_size)
     with path.open("rb") as file:
         for number, text in enumerate(_Objects(file), 1):
-            # a raw line break can stand between values only
+            # A raw line break can stand between values only.
             line = text.replace("\r", " ").replace("\n", " ").encode() + b"\n"
             yield file.tell() / size, _renamed(line, number, mapping)
 
@@ -135,7 +135,7 @@ class _Objects:
                         f"{name} is not JSON, or longer than {MAX_LINE_BYTES} bytes: {error}"
                     ) from None
                 continue
-            # a number may go on in what is not read yet
+            # A number may go on in the part that is not read yet.
             if end == len(self._text) and self._read(max(CHUNK_BYTES, length)):
                 continue
             text = self._text[self._position : end]

@@ -13,9 +13,8 @@ from falqon_core.records.jsonl import CHUNK_BYTES, printable
 
 
 def unpack(path: Path, max_bytes: int) -> Path:
-    """Return where the content of a gzip file is, next to it; of any other file, its own path.
-    Raises `UserError`, and `OSError` where the disk has no room for as much again.
-    """
+    """Return the path of a gzip file's unpacked content, next to it; of any other file, its own
+    path. Raises `UserError`, and `OSError` where the disk has no room for as much again."""
     with path.open("rb") as packed:
         if not is_gzip(packed.read(HEAD_BYTES)):
             return path

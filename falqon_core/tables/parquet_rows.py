@@ -12,16 +12,16 @@ from falqon_core.contract.errors import SourceUnreadable
 from falqon_core.records.jsonl import printable
 from falqon_core.tables.columns import Table, ignored_columns, select_columns
 
-BATCH_BYTES = 8 * 2**20  # of decoded rows
+BATCH_BYTES = 8 * 2**20  # Bytes of decoded rows.
 MAX_BATCH_ROWS = 1024
-BUFFER_BYTES = 2**20  # of each column
+BUFFER_BYTES = 2**20  # Bytes of each column.
 MAX_DEPTH = 32
 
 
 @contextmanager
 def open_table(path: Path, mapping: Mapping[str, str]) -> Iterator[Table]:
     """Read the columns of the file; its rows are read as they are taken."""
-    pa.set_memory_pool(pa.system_memory_pool())  # whose memory goes back to the system
+    pa.set_memory_pool(pa.system_memory_pool())  # The system's pool gives its memory back.
     with ExitStack() as opened:
         with _refusals():
             file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
@@ -57,7 +57,7 @@ def _next_cells(
 
 
 def _batch_rows(table: pq.ParquetFile) -> int:
-    """Return how many rows to decode at once: few where rows are large."""
+    """Return the number of rows to decode at once: few where rows are large."""
     metadata = table.metadata
     groups = [metadata.row_group(index) for index in range(metadata.num_row_groups)]
     largest = max((group.total_byte_size / max(1, group.num_rows) for group in groups), default=1)

@@ -25,7 +25,7 @@ def chromium() -> Iterator[Browser]:
     path = next(filter(None, map(shutil.which, CHROMIUMS)), None)
     if path is None:
         pytest.skip(f"no Chromium on PATH ({', '.join(CHROMIUMS)}): apt-get install chromium")
-    if not assets.are_installed() or not (assets.PACKAGES / "axe-core").exists():
+    if not assets.are_installed() or not (assets.PACKAGES_FOLDER / "axe-core").exists():
         pytest.skip("the browser assets are not installed: make assets")
     as_root = ["--no-sandbox"] if os.geteuid() == 0 else []
     expect.set_options(PATIENCE)

@@ -12,7 +12,7 @@ from tests.browser.visit import Visits
 from tests.contract.access_objects import a_study
 from tests.support.api import Api, Tenant, installation_admin
 
-AXE = (assets.PACKAGES / "axe-core" / "axe.min.js").read_text
+AXE = (assets.PACKAGES_FOLDER / "axe-core" / "axe.min.js").read_text
 SERIOUS = {"serious", "critical"}
 BY_LOOKS = ("color-contrast", "target-size", "scrollable-region-focusable")
 DESK: ViewportSize = {"width": 1280, "height": 720}

@@ -19,7 +19,7 @@ from falqon_core.contract.messages import CheckpointSaved
 from tests.contract.test_joined_workers import OFFER, claim_of, token_for
 from tests.support.api import Api, Tenant
 from tests.support.object_store import ObjectStore
-from worker.joined.gateway import JoinedGateway, Refused
+from worker.joined.gateway import JoinedGateway, ServiceRefused
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_checkpoint_goes_to_the_store_and_counts_once_it_is_whole(
         links = f"/jobs/{job_id}/attempts/{claim.attempt}/links"
 
         storage.put_file(f"{prefix}/{MANIFEST}", manifest)
-        with pytest.raises(Refused, match="its manifest names"):
+        with pytest.raises(ServiceRefused, match="its manifest names"):
             gateway.add_checkpoint(claimed.job, claim, stored)
         assert storage.put_file(f"{prefix}/state.bin", state) == (7, digest, [digest])
         assert storage.put_file(f"{prefix}/state.bin", state).bytes == 7  # the answer was lost

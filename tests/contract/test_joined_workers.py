@@ -32,8 +32,8 @@ from app.models.trainer_log import HEAD_BYTES, TrainerLog
 from tests.contract.worker_requests import check_nothing_comes
 from tests.support.api import Api, Tenant, jsonl
 from worker.attempt.lease import LeaseLost
-from worker.gateway import ServiceAway
-from worker.joined.gateway import JoinedGateway, Refused
+from worker.gateway import ServiceUnavailable
+from worker.joined.gateway import JoinedGateway, ServiceRefused
 
 OFFER = WorkerOffer("cpu", 2, 1)
 COLUMNS = Columns(progress=JobProgress(step=3), device_seconds=1.0, execution_seconds=1.0)
@@ -187,7 +187,7 @@ def test_a_revoked_token_opens_nothing(tenant: Tenant, join: Join) -> None:
     with tenant.api.database.transaction() as session:
         worker_tokens.revoke(session, token_id)
     assert gateway.renew(claim) is None
-    with pytest.raises(Refused, match="Incorrect worker token"):
+    with pytest.raises(ServiceRefused, match="Incorrect worker token"):
         gateway.claim(OFFER)
 
 
@@ -216,7 +216,7 @@ def test_what_a_proxy_says_takes_no_job_away(
         thread = threading.Thread(target=proxy.serve_forever)
         thread.start()
         gateway.http.base_url = f"http://127.0.0.1:{proxy.server_port}/v1/worker"
-        with pytest.raises(ServiceAway, match="default backend"):
+        with pytest.raises(ServiceUnavailable, match="default backend"):
             gateway.renew(claim)
         with pytest.raises(StorageUnavailable):
             gateway.storage_of(claim).put_file("projects/x/y", tmp_path / "file")

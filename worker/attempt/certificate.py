@@ -1,4 +1,4 @@
-"""What only the service knows of a model goes into its certificate, before anybody has read it."""
+"""Facts that only the service knows, added to the certificate of a model before it is read."""
 
 import hashlib
 from pathlib import Path

@@ -73,8 +73,8 @@ class CheckpointUploads:
                 self._storage_away = False
             except LeaseLost:
                 return
-            # The edge of a thread; storage away, most likely: training goes on, the next one may
-            # succeed.
+            # Top-level handler of a thread. Storage is unavailable, most likely: training goes on,
+            # the next one may succeed.
             except Exception as error:
                 log.warning(
                     "checkpoint not stored", job_id=self._job.id, step=saved.step, error=repr(error)
@@ -125,7 +125,7 @@ class CheckpointUploads:
 
 
 def discard(storage: ObjectStore, prefix: str) -> None:
-    """Remove bytes that no row names any more; what stays behind harms nobody."""
+    """Remove bytes that no row names any more; those that stay behind are harmless."""
     try:
         if keys := storage.keys(prefix):
             storage.delete(*keys)

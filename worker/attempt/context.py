@@ -1,4 +1,4 @@
-"""What the parts of one attempt share."""
+"""The values that the parts of one attempt share."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What a job has cost so far, at the price of each moment. Times are given, in seconds."""
+"""The cost of a job so far, at the price of each moment. Callers pass the time, in seconds."""
 
 from decimal import Decimal
 
@@ -11,7 +11,7 @@ class CostMeter:
     def __init__(self, accrued: Decimal, price: Price | None, num_devices: int) -> None:
         self._price = price
         self._num_devices = num_devices
-        self._charged = accrued  # until `_charged_at`, at the prices of its time
+        self._charged = accrued  # Cost until `_charged_at`, at the prices of its time.
         self._charged_at = 0.0
 
     def reprice(self, price: Price | None, now: float) -> None:

@@ -38,7 +38,7 @@ from worker.models.disk_space import NeverFits
 from worker.models.fetching import BytesMissing
 from worker.models.model_cache import BaseMissing, ModelCache, RowsOfInputs
 
-TICK_SECONDS = 0.1
+TRAINER_POLL_SECONDS = 0.1
 PIPE_END_SECONDS = 10.0
 TRAINER_LOG = "trainer.log"
 BYTES_MISSING = (
@@ -71,7 +71,7 @@ class Execution:
         self._outage = outage
         self._job = job
         self._trainer: TrainerProcess | None = None
-        self._trainer_log = ""  # its end, of a trainer that failed
+        self._trainer_log = ""  # End of the log, of a trainer that failed.
         self._log = log.bind(job_id=job.id, attempt=job.attempt, request_id=job.request_id)
         self._lease = Lease(
             gateway,
@@ -100,14 +100,14 @@ class Execution:
             end_attempt(span, self._run())
 
     def _run(self) -> Verdict | None:
-        """Return how it ended; None where the lease was lost."""
+        """Return the verdict of the attempt; None where the lease was lost."""
         self._log.info("attempt starts")
         verdict = None
         try:
             with self._lease:
                 outcome = self._execute()
                 fault("before_settle")
-                if outcome.verdict is not Verdict.SUCCEEDED:  # else it is written with its model
+                if outcome.verdict is not Verdict.SUCCEEDED:  # Success is written with its model.
                     self._record(outcome)
                 fault("after_settle")
                 verdict = outcome.verdict
@@ -140,7 +140,7 @@ class Execution:
             self._writer.raise_lease_lost()
 
     def _execute(self) -> AttemptOutcome:
-        """Turn whatever ends the attempt into its outcome. Raises `LeaseLost`."""
+        """Turn any end of the attempt into its outcome. Raises `LeaseLost`."""
         try:
             return self._execute_in_scratch()
         except StopRequested:
@@ -160,7 +160,7 @@ class Execution:
         except BytesMissing:
             self._log.exception("attempt failed")
             return AttemptOutcome(Verdict.LOST, JobFailure("bytes_missing", BYTES_MISSING))
-        except Exception as error:  # the edge of the process: a full disk, a fault of ours
+        except Exception as error:  # Top-level handler: a full disk, a fault of ours.
             self._log.exception("attempt failed")
             if is_disk_full(error):
                 return AttemptOutcome(Verdict.DISK_FULL)
@@ -256,7 +256,7 @@ class Execution:
         """
         kill_at: float | None = None
         hung = False
-        while (exit_code := trainer.wait_up_to(TICK_SECONDS)) is None:
+        while (exit_code := trainer.wait_up_to(TRAINER_POLL_SECONDS)) is None:
             self._lease.check()
             relay.pump()
             if kill_at is not None:

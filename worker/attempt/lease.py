@@ -11,17 +11,18 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.jobs.claims import Claim
 from app.models import Desired
 from falqon_core.fault_points import fault
-from worker.gateway import Gateway, ServiceAway
+from worker.gateway import Gateway, ServiceUnavailable
 from worker.machine import pulse
 
-# Of the lease, without a confirmed renewal: before the database may give the job to another.
+# Share of the lease that may pass without a confirmed renewal. It ends before the database may give
+# the job to another worker.
 FENCE = 3 / 4
-TRY_AGAIN_SECONDS = 1.0  # the database may be back just before the fence
+RENEWAL_RETRY_SECONDS = 1.0  # The database may be back just before the fence.
 log = structlog.get_logger()
 
 
 class LeaseLost(Exception):
-    """Somebody else may hold the job now; nothing more may be written."""
+    """Another worker may hold the job now; nothing more may be written."""
 
 
 class Lease:
@@ -51,8 +52,8 @@ class Lease:
         self._lock = threading.Lock()
         self._lost = False
         self.desired = Desired.RUN
-        self.must_stop = False  # its worker is being drained
-        self.is_ending = False  # its end is being written, after which nobody renews it
+        self.must_stop = False  # The worker is being drained.
+        self.is_ending = False  # The end is being written, and the lease is no longer renewed.
         self._threads = [
             threading.Thread(target=work, name=work.__name__, daemon=True)
             for work in (self._beat, self._watch)
@@ -89,12 +90,12 @@ class Lease:
             asked_at = time.monotonic()
             try:
                 renewal = self._gateway.renew(self.claim)
-            except (SQLAlchemyError, ServiceAway) as error:
+            except (SQLAlchemyError, ServiceUnavailable) as error:
                 log.warning("lease not renewed", job_id=self.claim.job_id, error=str(error))
-                pause = min(self._heartbeat_seconds, TRY_AGAIN_SECONDS)
+                pause = min(self._heartbeat_seconds, RENEWAL_RETRY_SECONDS)
                 continue
             if renewal is None:
-                if not self.is_ending:  # else that write is told whose the job was
+                if not self.is_ending:  # The write of the end reports the loss itself.
                     self.lose()
                 return
             pause = self._heartbeat_seconds

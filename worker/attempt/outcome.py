@@ -1,4 +1,4 @@
-"""What the end of a trainer process means for its job. Pure."""
+"""The meaning of a trainer's end for its job. Pure functions."""
 
 import signal
 from typing import NamedTuple

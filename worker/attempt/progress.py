@@ -1,6 +1,5 @@
-"""How far a job is, when it will end and what it costs, from the trainer's messages. No database,
-no clock but the given one.
-"""
+"""Progress, ETA and cost of a job from the trainer's messages. No database, no clock but the given
+one."""
 
 import threading
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from worker.attempt.cost_meter import CostMeter
 from worker.attempt.step_timing import StepTiming
 from worker.machine.gpu import Machine
 
-# what an attempt that goes on after the last evaluation does not hear again
+# An attempt that goes on after the last evaluation does not receive these again.
 RESULTS = {"num_trainable_parameters", "valid_loss", "valid_loss_as_served"}
 
 
@@ -48,11 +47,11 @@ class Progress:
         self._heard_at = 0.0
 
     def listen(self) -> None:
-        """Note that the trainer has been started, or has sent what shows that it goes on."""
+        """Note that the trainer has been started, or has sent a sign of life."""
         self._heard_at = self._clock()
 
     def is_stuck(self, floor: float) -> bool:
-        """Return whether the trainer has been silent for much longer than it should be."""
+        """Return True if the trainer has been silent for much longer than it should be."""
         with self._lock:
             step = self._last.step if self._last else 0
             total_steps = self._last.total_steps if self._last else 1
@@ -197,9 +196,8 @@ class Progress:
             )
 
     def _time_left(self, last: StepMetrics) -> Eta | None:
-        """Return what follows from this attempt's measurements alone; before it has measured any
-        step, the estimate's share.
-        """
+        """Return the ETA from this attempt's measurements alone; before any step was measured, the
+        estimate's share."""
         if measured := self._step_timing.remaining(last.step, last.total_steps):
             return Eta(*(min(seconds, MAX_SECONDS) for seconds in measured))
         return self._estimated(last.step, last.total_steps)
@@ -213,7 +211,7 @@ class Progress:
         )
 
     def _before_the_first_step(self) -> JobProgress:
-        """Return what earlier attempts reached, and nothing of their rate."""
+        """Return the progress of earlier attempts, without their rate."""
         before = self._before
         left = self._estimated(before.step, before.total_steps)
         eta = _eta(left) if "step" in before.model_fields_set else {}

@@ -30,15 +30,15 @@ from falqon_core.fault_points import fault
 from worker.attempt.progress import Progress
 from worker.attempt.spool import Spool
 from worker.attempt.writer import MAX_BACKOFF_SECONDS, AttemptWriter
-from worker.gateway import AWAY
+from worker.gateway import UNAVAILABLE
 
-BATCH_SECONDS = 1.0  # while somebody reads what is written, or may
+BATCH_SECONDS = 1.0  # Interval while somebody reads the events, or may.
 BATCH_MESSAGES = 50
 UNREAD_SECONDS = 5.0
 UNREAD_MESSAGES = 500
-QUIET_SECONDS = 5.0  # without a message, for time and cost go on all the same
-MAX_BATCH = 1_000  # in one transaction
-MAX_LINE_BYTES = 2**20  # of a message; what is longer is none
+QUIET_SECONDS = 5.0  # Time and cost change without messages, too.
+MAX_BATCH = 1_000  # Events in one transaction.
+MAX_LINE_BYTES = 2**20  # A longer line is not a message.
 log = structlog.get_logger()
 
 
@@ -62,7 +62,7 @@ class Relay:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`device`: whose price is charged. `is_watched`: whether somebody reads the events as they
-        come. Where nobody does, they are written once in `unread_seconds`.
+        come. Without a reader they are written once in `unread_seconds`.
         """
         self._writer = writer
         self._progress = progress
@@ -96,8 +96,8 @@ class Relay:
             self._reader.join(seconds)
 
     def pump(self) -> None:
-        """Write a batch if one is due; when the database is away it stays for the next time. Raises
-        `LeaseLost`.
+        """Write a batch if one is due; when the database is unavailable it stays for the next time.
+        Raises `LeaseLost`.
         """
         if self._is_due(self._clock() - self._tried_at):
             self._write()
@@ -120,7 +120,7 @@ class Relay:
             return True
         if since < BATCH_SECONDS and num_waiting < BATCH_MESSAGES:
             return False
-        # Asked once a second too, so that whoever begins to read waits no longer than that.
+        # The check runs once a second too, so that a new reader waits no longer than that.
         if self._clock() - self._asked_at >= BATCH_SECONDS:
             self._asked_at = self._clock()
             self._was_watched = self._is_watched()
@@ -134,7 +134,7 @@ class Relay:
             fault("before_batch")
             self._write_batch()
             fault("after_batch")
-        except AWAY as error:
+        except UNAVAILABLE as error:
             self._backoff = min(MAX_BACKOFF_SECONDS, max(0.1, 2 * self._backoff))
             log.warning(
                 "events not written yet",

@@ -21,7 +21,7 @@ from worker.models.outputs import files_of
 def publish_with_retry(
     attempt: AttemptContext, model_id: str, folder: Path, finished: Finished | None
 ) -> bool:
-    """Publish the result, and wait for a storage that is away as long as the lease lasts and nobody
+    """Publish the result, and wait for an unavailable storage as long as the lease lasts and nobody
     wants a stop. Return False if the user cancelled first.
     """
     fault("before_hand_in")

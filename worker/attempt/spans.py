@@ -23,7 +23,7 @@ from falqon_core.contract.messages import (
     StepMetrics,
 )
 
-# What the trainer has done when it sends a message, since the one before.
+# The work that the trainer has done when it sends a message, since the message before.
 PHASES: dict[type[Message], str] = {
     Started: "load",
     Evaluated: "evaluate",

@@ -1,5 +1,5 @@
-"""Events on their way to the database, in order: a few in memory, those that come while it is away
-in a file of the attempt.
+"""Events on their way to the database, in order: a few in memory, those that come while it is
+unavailable in a file of the attempt.
 
 The file is bounded. What does not fit, or cannot be written because the disk is full, is given up
 and counted: training must not wait.
@@ -21,7 +21,7 @@ from falqon_core.fault_points import fault
 IN_MEMORY = 1_000  # events
 MAX_BYTES = 64 * 2**20
 MAX_EVENT_BYTES = READ_BYTES = 2**20
-SYNC_SECONDS = 1.0  # a write that the disk refuses must be noticed here, not when it is read
+SYNC_SECONDS = 1.0  # A write that the disk refuses must be noticed here, not when it is read.
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ class Spool:
         self._lock = threading.Lock()
         self._memory: deque[NewEvent] = deque()
         self._file: BinaryIO | None = None
-        # What of the file is still to be taken.
+        # The unread part of the file.
         self._start = 0
         self._end = 0
         self._in_file = 0
@@ -66,7 +66,7 @@ class Spool:
             return events
 
     def take_lost(self) -> int:
-        """Return how many events were given up since the last call."""
+        """Return the number of events dropped since the last call."""
         with self._lock:
             lost = self._lost
             self._lost = 0

@@ -15,7 +15,7 @@ HANG_STEPS = 20
 HANG_PAUSES = 5
 # Loading, and merging after the last step, take longer than steps, and nothing is known of them.
 HANG_CLOSING = 6
-NUM_KEPT = 256  # of the latest steps, evaluations and checkpoints
+NUM_KEPT = 256  # Latest steps, evaluations and checkpoints.
 
 
 class StepTiming:
@@ -26,7 +26,7 @@ class StepTiming:
         self._checkpoints: deque[float] = deque(maxlen=NUM_KEPT)
         self._num_examples = 0
         self._num_validation_records = 0
-        self._elapsed: float | None = None  # in the trainer's last step
+        self._elapsed: float | None = None  # Trainer's time at its last step.
         self._heard_at = 0.0
         self._paused = 0.0
         self._closing = 0.0
@@ -71,9 +71,7 @@ class StepTiming:
         )
 
     def hang_timeout(self, step: int, total_steps: int, floor: float) -> float:
-        """Return how long the trainer may be silent after this step before it counts as hung; at
-        least `floor`.
-        """
+        """Return the seconds of silence after this step that count as a hang; at least `floor`."""
         may_be_over = (
             self._paused > 0
             and self._recipe is not None
@@ -98,9 +96,8 @@ class StepTiming:
         return seconds
 
     def _pauses(self, step: int, total_steps: int) -> list[Interruptions]:
-        """Return what will interrupt the steps. Until one was measured, an evaluation counts as so
-        many steps as its records would make, a checkpoint as one step.
-        """
+        """Return the pauses between steps that are still to come. Until one was measured, an
+        evaluation counts as many steps as its records would make, a checkpoint as one step."""
         if self._recipe is None or not self._steps:
             return []
         batch_size = self._recipe.batch_size or 1

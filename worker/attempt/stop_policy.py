@@ -1,6 +1,5 @@
-"""Why an attempt should end early: a stop request, the end or the drain of its worker, a budget
-that is used up, a full disk.
-"""
+"""Reasons to end an attempt early: a stop request, the end or the drain of its worker, a budget
+that is used up, a full disk."""
 
 import threading
 

@@ -15,7 +15,7 @@ from worker.machine.outage import StorageOutage
 
 
 class Supervisor:
-    """What every attempt on this machine shares."""
+    """Parts that all attempts on this machine share."""
 
     def __init__(
         self,
@@ -29,13 +29,13 @@ class Supervisor:
         self.machine = machine
         self.shutting_down = shutting_down
         self._outage = StorageOutage(gateway.probe_storage, shutting_down)
-        self.last_job_id: str | None = None  # of the job that it had last
+        self.last_job_id: str | None = None  # The latest job of this worker.
 
     def execute_next(self) -> bool:
         """Claim and execute the next job; return False when there is none, or no card is free. One
         that wants several takes them as soon as those before it have ended: on one machine nothing
-        behind it begins meanwhile, on the others what wants fewer does. While the storage is away
-        it waits.
+        behind it begins meanwhile, on the others what wants fewer does. While the storage is
+        unavailable it waits.
         """
         if not self._outage.wait_for_end():
             return False

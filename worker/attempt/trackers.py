@@ -25,10 +25,10 @@ from app.models.base import JsonObject
 from app.models.integrations import Integration
 from worker.attempt.lease import LeaseLost
 from worker.attempt.writer import AttemptWriter
-from worker.trackers.protocol import Line, Metrics, Outcome, OutcomeName, Run
+from worker.trackers.protocol import Metrics, Outcome, OutcomeName, Run, TrackerLine
 
-FINISH_SECONDS = 15.0  # for all of them together, after the trainer has ended
-MAX_BEHIND = 10_000  # points that a tracker may be behind the training
+FINISH_SECONDS = 15.0  # Shared by all trackers, after the trainer has ended.
+MAX_BEHIND = 10_000  # Points that a tracker may lag behind the training.
 # -P: nothing in its working directory is taken for a module
 PROGRAM = [sys.executable, "-P", "-m", "worker.trackers"]
 OUR_VARIABLES = re.compile(r"^(FALQON|AWS|GOOGLE|AZURE|PG)_?|^(DATABASE|REDIS|STORAGE)_URL$")
@@ -85,7 +85,7 @@ class Trackers:
         for process in self._processes:
             if not process.join(deadline - time.monotonic()):
                 process.stop(f"it did not finish within {FINISH_SECONDS:g} seconds")
-                process.join(1.0)  # to say so
+                process.join(1.0)  # The thread still has to report the stop.
 
 
 class TrackerProcess:
@@ -98,13 +98,13 @@ class TrackerProcess:
         self._run = run
         self._home = home
         self._log = logs / f"{run.type}.log"
-        self._lines: queue.Queue[Line | None] = queue.Queue(MAX_BEHIND)  # None: stopped
+        self._lines: queue.Queue[TrackerLine | None] = queue.Queue(MAX_BEHIND)  # None: stopped
         self._process: ChildProcess | None = None
-        self._stopped_because: str | None = None  # empty: nobody needs to know
+        self._stopped_because: str | None = None  # Empty for a stop without a message.
         self._thread = threading.Thread(target=self._work, name=f"tracker {run.type}", daemon=True)
         self._thread.start()
 
-    def put(self, line: Line) -> None:
+    def put(self, line: TrackerLine) -> None:
         if self._stopped_because is None and self._thread.is_alive():
             try:
                 self._lines.put_nowait(line)
@@ -120,7 +120,7 @@ class TrackerProcess:
             self._stopped_because = reason
             if self._process is not None:
                 self._process.kill_group()
-            with suppress(queue.Full):  # then the thread has something to wake up for
+            with suppress(queue.Full):  # The thread wakes up; a full queue wakes it anyway.
                 self._lines.put_nowait(None)
 
     def _work(self) -> None:
@@ -162,12 +162,12 @@ class TrackerProcess:
                 stderr=stream,
                 folder=self._home,
             )
-        if self._stopped_because is not None:  # while it was being started
+        if self._stopped_because is not None:  # It was stopped during its start.
             process.kill_group()
         assert process.stdin is not None
         assert process.stdout is not None
         with suppress(BrokenPipeError), process.stdin as stdin:
-            line: Line | None = self._run
+            line: TrackerLine | None = self._run
             while line is not None and self._stopped_because is None:
                 stdin.write(line.model_dump_json().encode() + b"\n")
                 stdin.flush()
@@ -177,7 +177,7 @@ class TrackerProcess:
         with process.stdout as stdout:
             failure = stdout.read().decode(errors="replace")
         exit_code = process.wait()
-        process.kill_group()  # what it may have left behind
+        process.kill_group()  # The process may have left children behind.
         if self._stopped_because is not None:
             return self._stopped_because
         if exit_code == 0:

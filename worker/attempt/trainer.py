@@ -12,7 +12,7 @@ from app.base.terminal import plain
 from worker.machine.gpu import Machine
 from worker.machine.subprocesses import KEPT_LOG_LINES, CoreProcess, last_lines
 
-WRITE_STACKS = signal.SIGUSR1  # of the trainer's threads, to its log
+WRITE_STACKS = signal.SIGUSR1  # The trainer writes the stacks of its threads to its log.
 WRITE_STACKS_SECONDS = 1.0
 MAX_LOG_CHARACTERS = 16_384
 
@@ -57,7 +57,7 @@ class TrainerProcess(CoreProcess):
         self.kill_group()
 
     def last_log_lines(self) -> str:
-        """Return the end of its log, without what looks like a secret."""
+        """Return the end of its log, without likely secrets."""
         with self._log.open("rb") as stream:
             text = redact_text(last_lines(stream, KEPT_LOG_LINES))
         return plain(text)[-MAX_LOG_CHARACTERS:]

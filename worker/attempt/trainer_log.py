@@ -1,7 +1,6 @@
-"""What a trainer writes beside its messages: read from its file while it grows, cleaned of control
-characters and secrets, and stored. It may write what it likes: neither a flood nor a line without
-an end takes more than a bounded piece of memory and of work at a time.
-"""
+"""The text that a trainer writes beside its messages: read from its file while it grows, cleaned of
+control characters and secrets, and stored. The text is arbitrary: neither a flood nor an endless
+line takes more than a bounded amount of memory and of work at a time."""
 
 import os
 import re
@@ -21,7 +20,7 @@ from worker.attempt.writer import AttemptWriter
 MAX_LINE_BYTES = 16 * 2**10
 MAX_SECRET_BYTES = 512
 CHUNK_BYTES = 64 * 2**10
-STYLE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # of a terminal
+STYLE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # Escape sequences of a terminal.
 log = structlog.get_logger()
 
 
@@ -33,9 +32,9 @@ class LogReader:
         self._head = bytearray()
         self._left_out = 0
         self._tail = bytearray()
-        self._line = bytearray()  # that has not ended
-        self._cut = 0  # bytes of it that are too many
-        self._is_torn = False  # its beginning was skipped
+        self._line = bytearray()  # The line that has not ended yet.
+        self._cut = 0  # Bytes of it beyond the limit.
+        self._is_torn = False  # Its beginning was skipped.
 
     @property
     def num_bytes(self) -> int:
@@ -80,7 +79,7 @@ class LogReader:
         self._keep(bytes(lines))
 
     def _extend(self, piece: bytes) -> None:
-        """Add to the line; as on a terminal, a carriage return begins it anew."""
+        """Add to the line; as on a terminal, a carriage return begins it again."""
         begin = piece.rstrip(b"\r").rfind(b"\r") + 1
         if begin or (piece and self._line.endswith(b"\r")):
             self._line.clear()
@@ -158,11 +157,12 @@ class LogUploads:
                 self._stored_bytes = content.num_bytes
         except LeaseLost:
             return
-        # The edge of a thread; storage or database away, most likely: the next one may succeed.
+        # Top-level handler of a thread. Storage or database is unavailable, most likely: the next
+        # upload may succeed.
         except Exception as error:
             log.warning("trainer's log not stored", job_id=self._job.id, error=repr(error))
 
 
 def clean(lines: bytes) -> str:
-    """Return text without control characters and what looks like a secret."""
+    """Return text without control characters and likely secrets."""
     return plain(redact_text(STYLE.sub("", lines.decode(errors="replace"))))

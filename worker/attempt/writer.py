@@ -10,7 +10,7 @@ import structlog
 
 from app.jobs.events import NewEvent
 from worker.attempt.lease import Lease, LeaseLost
-from worker.gateway import AWAY, Gateway
+from worker.gateway import UNAVAILABLE, Gateway
 
 MAX_BACKOFF_SECONDS = 5.0
 T = TypeVar("T")
@@ -24,7 +24,7 @@ class AttemptWriter:
         self.lease = lease
 
     def write(self, call: Callable[[], T]) -> T:
-        """Do one call of the gateway. Raises one of `AWAY`, `LeaseLost`."""
+        """Do one call of the gateway. Raises one of `UNAVAILABLE`, `LeaseLost`."""
         self.lease.check()
         return call()
 
@@ -34,8 +34,8 @@ class AttemptWriter:
         while True:
             try:
                 return self.write(call)
-            except AWAY as error:
-                log.warning("the database is away", job_id=self.claim.job_id, error=str(error))
+            except UNAVAILABLE as error:
+                log.warning("database unavailable", job_id=self.claim.job_id, error=str(error))
                 time.sleep(backoff)
                 backoff = min(MAX_BACKOFF_SECONDS, 2 * backoff)
 

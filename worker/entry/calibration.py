@@ -25,10 +25,10 @@ from worker.machine.gpu import Machine, mark_seen
 from worker.machine.scratch import scratch
 from worker.machine.subprocesses import ToolFailed, run_tool
 
-NUM_STEPS = 120  # the first fifty are slow while the verifier starts on the same cores
+NUM_STEPS = 120  # The first fifty are slow while the verifier starts on the same cores.
 BATCH_SIZE = 4
 LIMIT_SECONDS = 300.0
-LOOK_SECONDS = 1.0
+JOB_POLL_SECONDS = 1.0
 MAX_REASON_CHARACTERS = 500
 RECORD = {
     "messages": [
@@ -41,7 +41,7 @@ log = structlog.get_logger()
 
 
 class _GivenUp(Exception):
-    """Somebody needs the machine, or it takes too long."""
+    """A job needs the machine, or it takes too long."""
 
 
 def calibrate_worker(context: WorkerContext, machine: Machine) -> bool:
@@ -97,7 +97,7 @@ def _measure(
             raise _GivenUp("the worker ends, or the time is up")
         if now < look_at:
             return
-        look_at = now + LOOK_SECONDS
+        look_at = now + JOB_POLL_SECONDS
         pulse.beat()
         with context.database.transaction() as session:
             mark_seen(session, context, machine)

@@ -20,14 +20,14 @@ from worker.context import WorkerContext
 from worker.machine.card_locks import lock_cards
 from worker.machine.gpu import Machine, mark_seen
 
-LIMIT_SECONDS = 120.0  # it ends by itself within a minute, unless something in it hangs
-TICK_SECONDS = 0.1
+LIMIT_SECONDS = 120.0  # Doctor ends by itself within a minute, unless something in it hangs.
+DOCTOR_POLL_SECONDS = 0.1
 
 log = structlog.get_logger()
 
 
 def diagnose_worker(context: WorkerContext, machine: Machine) -> None:
-    """Store what `doctor` says of a card that nobody trains on; nothing for a CPU."""
+    """Store what `doctor` says of an unused card; nothing for a CPU."""
     if not machine.is_gpu:
         return
     with lock_cards(machine.cards, 1) as cards:
@@ -46,7 +46,7 @@ def diagnose_worker(context: WorkerContext, machine: Machine) -> None:
 
 
 def _run_doctor(context: WorkerContext, cards: Sequence[int]) -> Diagnosis | None:
-    """Return what it says; None when it says nothing, or this worker should end."""
+    """Return the diagnosis; None when there is none, or this worker should end."""
     environment = offline_environment(os.environ)
     if cards:
         environment |= card_environment(cards)
@@ -56,7 +56,7 @@ def _run_doctor(context: WorkerContext, cards: Sequence[int]) -> Diagnosis | Non
         tempfile.TemporaryFile() as output,
         ChildProcess(command, environment, stdout=output, stderr=subprocess.DEVNULL) as process,
     ):
-        while process.wait_up_to(TICK_SECONDS) is None:
+        while process.wait_up_to(DOCTOR_POLL_SECONDS) is None:
             if context.shutting_down.is_set():
                 return None
             if time.monotonic() > deadline:

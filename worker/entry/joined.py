@@ -13,8 +13,8 @@ from app.base.settings import Settings, load_settings
 from app.base.storage import StorageUnavailable
 from worker.attempt.supervisor import Supervisor
 from worker.entry import process
-from worker.gateway import ServiceAway
-from worker.joined.gateway import JoinedGateway, Refused
+from worker.gateway import ServiceUnavailable
+from worker.joined.gateway import JoinedGateway, ServiceRefused
 from worker.machine import metrics, pulse, scratch
 from worker.machine.gpu import detect
 
@@ -36,14 +36,14 @@ def main() -> int:
     metrics.serve(settings)
     try:
         _work(gateway, settings)
-    except Refused as error:
+    except ServiceRefused as error:
         log.error("the service refuses this worker", status=error.status, reason=str(error))
         return 1
     return 0
 
 
 def _work(gateway: JoinedGateway, settings: Settings) -> None:
-    """Execute one job after the other, with the durations of the service. Raises `Refused`."""
+    """Execute jobs one after the other, with the service's durations. Raises `ServiceRefused`."""
     shutting_down = process.shutting_down
     supervisor = None
     while not shutting_down.is_set():
@@ -53,8 +53,8 @@ def _work(gateway: JoinedGateway, settings: Settings) -> None:
                 supervisor = Supervisor(settings, gateway, detect(settings), shutting_down)
                 log.info("worker joined", owner=gateway.owner)
             has_worked = supervisor.execute_next()
-        except (ServiceAway, StorageUnavailable) as error:
-            log.warning("the service is away", error=str(error))
+        except (ServiceUnavailable, StorageUnavailable) as error:
+            log.warning("service unavailable", error=str(error))
             has_worked = False
         pulse.beat()
         if not has_worked:

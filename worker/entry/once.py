@@ -26,11 +26,11 @@ class OnceExit(IntEnum):
     """2 is left out: a command that was not understood ends with it."""
 
     SUCCEEDED = 0
-    WORKER_FAILED = 1  # it could not ask for a job; Python ends with it, too
+    WORKER_FAILED = 1  # The worker could not ask for a job; Python's own exit code, too.
     NOTHING_QUEUED = 3
-    REQUEUED = 4  # the worker was stopped, or the attempt was lost; another one continues
+    REQUEUED = 4  # The worker was stopped, or the attempt was lost; another attempt continues.
     STOPPED = 5  # paused or cancelled
-    JOB_FAILED = 6  # for good
+    JOB_FAILED = 6  # The job failed for good.
 
 
 CODES = {
@@ -65,7 +65,7 @@ def execute_once(wait_seconds: float) -> OnceExit:
 
 
 def _outcome_of(supervisor: Supervisor) -> OnceExit:
-    """Read what became of the job; what another worker has by now was requeued."""
+    """Read the outcome of the job; a job that another worker has by now was requeued."""
     assert supervisor.last_job_id is not None
     with process.database().read() as session:
         job = session.get(Job, supervisor.last_job_id)

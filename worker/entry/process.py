@@ -95,7 +95,7 @@ def _gpu_worker() -> GpuWorker:
 
 @cache
 def supervisor() -> Supervisor:
-    """Return what executes the jobs of this process, one after the other."""
+    """Return the supervisor, which executes the jobs of this process one after the other."""
     redis = Redis.from_url(
         settings().resolved_redis_url,
         socket_timeout=REDIS_TIMEOUT_SECONDS,

@@ -1,6 +1,5 @@
-"""What a worker process does when it is notified, and now and then by itself: a message is a hint,
-the row is the work.
-"""
+"""Polls of a worker process, after each notification and now and then by itself: a message is a
+hint, the row is the work."""
 
 import random
 import threading
@@ -15,15 +14,15 @@ from worker.entry.calibration import calibrate_worker
 from worker.entry.doctor import diagnose_worker
 from worker.machine import pulse
 
-# not the one generator that everything in the process shares, and tests seed
-CHANCE = random.Random()
+# A generator of its own: tests seed the one that everything in the process shares.
+JITTER = random.Random()
 
 log = structlog.get_logger()
 
 
 class GpuWorker:
-    """One lock for the process: its device never executes two jobs. Whoever waits for it polls
-    again afterwards.
+    """One lock for the process: its device never executes two jobs. A thread that waits for it
+    polls again afterwards.
     """
 
     def __init__(self, context: WorkerContext, supervisor: Supervisor) -> None:
@@ -75,9 +74,9 @@ class Poller:
         self._thread.join()
 
     def _work(self) -> None:
-        while not self._shutting_down.wait(self._seconds * CHANCE.uniform(0.8, 1.2)):
+        while not self._shutting_down.wait(self._seconds * JITTER.uniform(0.8, 1.2)):
             try:
                 self._poll()
-            except Exception:  # the top-level handler: whatever it was, the next poll has to come
+            except Exception:  # Top-level handler: after any error the next poll has to come.
                 log.exception("poll failed")
             pulse.beat()

@@ -18,13 +18,13 @@ from app.notifier.broker import Notifier
 from worker.context import WorkerContext
 from worker.evaluation.rows import COMPLETION
 
-AT_ONCE = 2  # of the four answers that an engine gives at once; others ask it, too
+MAX_CONCURRENT = 2  # An engine gives four answers at once; other callers need the rest.
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 300.0
-LOAD_SECONDS = 660.0  # longer than a worker tries to load a model
-TICK_SECONDS = 0.2
-# After a failure. By then an engine that nobody uses any more makes room for this one.
-PAUSE_SECONDS = 15.0
+LOAD_SECONDS = 660.0  # Longer than a worker tries to load a model.
+ENGINE_POLL_SECONDS = 0.2
+# Pause after a failure. By then an engine that is unused makes room for this one.
+RETRY_SECONDS = 15.0
 MAX_TRIES = 3
 TOO_LARGE = ("context_length_exceeded", "refused_by_engine")
 
@@ -45,7 +45,7 @@ class Question(NamedTuple):
     body: bytes
 
 
-class Refused(NamedTuple):
+class EngineRefused(NamedTuple):
     """A question that this engine does not take."""
 
     code: str
@@ -53,7 +53,8 @@ class Refused(NamedTuple):
 
 
 class Asker:
-    """Who asks for a project. `heartbeat` is called all the time and may raise to give up."""
+    """The caller of an evaluation's models. `heartbeat` is called all the time and may raise to
+    give up."""
 
     def __init__(
         self, context: WorkerContext, project_id: str, heartbeat: Callable[[], None]
@@ -64,7 +65,7 @@ class Asker:
         self._project_id = project_id
         self._heartbeat = heartbeat
 
-    def ask(self, model_id: str, questions: Sequence[Question]) -> list[str | Refused]:
+    def ask(self, model_id: str, questions: Sequence[Question]) -> list[str | EngineRefused]:
         """Return the answers of a model. Raises `NotAnswered` where there is no engine for it,
         or where it fails time and again.
         """
@@ -85,38 +86,40 @@ class Asker:
         """Wait for the engine. That of this worker loads models in a thread of its own."""
         lookup = (self._settings, self._database, self._notifier)
         ask = partial(service.find_or_request, *lookup, self._project_id, model_id)
-        target = self._look_up(ask)
+        target = self._poll(ask)
         deadline = time.monotonic() + LOAD_SECONDS
         while target is None:
             if time.monotonic() > deadline:
                 message = f"'{model_id}' is not loaded after {LOAD_SECONDS / 60:g} minutes."
                 raise NotAnswered("model_loading", f"{message} Does a cpu worker run?")
             self._heartbeat()
-            time.sleep(TICK_SECONDS)
-            look = partial(service.poll, self._database, self._project_id, model_id)
-            target = self._look_up(look)
+            time.sleep(ENGINE_POLL_SECONDS)
+            poll = partial(service.poll, self._database, self._project_id, model_id)
+            target = self._poll(poll)
         return target
 
-    def _look_up(self, look: Callable[[], EngineTarget | None]) -> EngineTarget | None:
-        """Look again while the database is away: the heartbeat raises when the lease is over."""
+    def _poll(self, find: Callable[[], EngineTarget | None]) -> EngineTarget | None:
+        """Poll again while the database is unavailable: the heartbeat raises when the lease is
+        over.
+        """
         while True:
             try:
-                return look()
+                return find()
             except DATABASE_UNAVAILABLE_ERRORS as error:
                 log.warning("the database did not name an engine", error=str(error))
                 self._heartbeat()
-                time.sleep(TICK_SECONDS)
+                time.sleep(ENGINE_POLL_SECONDS)
 
     async def _ask_at_once(
         self, target: EngineTarget, questions: Sequence[Question]
-    ) -> list[str | Refused]:
+    ) -> list[str | EngineRefused]:
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         async with httpx.AsyncClient(timeout=timeout, trust_env=False) as client:
             tasks = [asyncio.create_task(_answer(client, target, each)) for each in questions]
             try:
                 pending = set(tasks)
                 while pending:
-                    _, pending = await asyncio.wait(pending, timeout=TICK_SECONDS)
+                    _, pending = await asyncio.wait(pending, timeout=ENGINE_POLL_SECONDS)
                     self._heartbeat()
                 return [task.result() for task in tasks]
             except CONNECTION_ERRORS as error:
@@ -128,10 +131,10 @@ class Asker:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     def _pause(self) -> None:
-        until = time.monotonic() + PAUSE_SECONDS
+        until = time.monotonic() + RETRY_SECONDS
         while time.monotonic() < until:
             self._heartbeat()
-            time.sleep(TICK_SECONDS)
+            time.sleep(ENGINE_POLL_SECONDS)
 
 
 class EngineAway(Exception):
@@ -140,7 +143,7 @@ class EngineAway(Exception):
 
 async def _answer(
     client: httpx.AsyncClient, target: EngineTarget, question: Question
-) -> str | Refused:
+) -> str | EngineRefused:
     answer = await client.post(
         f"{target.address}{question.path}",
         content=target.body(question.body),
@@ -149,7 +152,7 @@ async def _answer(
     if answer.status_code != httpx.codes.OK:
         refusal = refusal_of(answer.status_code, answer.content)
         if refusal.code in TOO_LARGE:
-            return Refused(refusal.code, refusal.message)
+            return EngineRefused(refusal.code, refusal.message)
         raise refusal
     choice = answer.json()["choices"][0]
     if question.path == COMPLETION:
@@ -158,7 +161,7 @@ async def _answer(
 
 
 def _is_passing(error: Exception) -> bool:
-    """Return whether asking again may help."""
+    """Return True if a retry may help."""
     return not isinstance(error, InvalidRequest | NotFound)
 
 

@@ -1,12 +1,11 @@
-"""What an evaluation says of a model, as a file that is downloaded with it. The model card itself
-stays as it is: the certificate vouches for its bytes.
-"""
+"""The results of an evaluation, as a file that is downloaded with the model. The model card itself
+stays as it is: the certificate vouches for its bytes."""
 
 from collections.abc import Iterator
 
 from app.models.evaluation import EvaluationPlan, EvaluationResult, GraderScore
 
-NAME = "EVALUATION.md"
+CARD_NAME = "EVALUATION.md"
 VERDICTS = {
     "better": "better than base",
     "worse": "**worse than base**",

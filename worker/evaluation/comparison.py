@@ -77,7 +77,7 @@ def difference(own: Sequence[float], base: Sequence[float]) -> Difference:
 
 
 def sign_flip_p_value(differences: Sequence[float]) -> float:
-    """Return how often a sum is as far from 0 when each sign is drawn; the same each time."""
+    """Return the share of random signs whose sum is as far from 0; the same in each call."""
     nonzero = [value for value in differences if value]
     observed = abs(sum(nonzero)) - ROUNDING
     chance = random.Random(0)

@@ -1,4 +1,4 @@
-"""What a grader makes of an answer: a number between 0 and 1."""
+"""Grades of an answer: numbers between 0 and 1."""
 
 import json
 import re
@@ -17,7 +17,8 @@ from falqon_core.records.jsonl import BadRecord, parse_line
 from worker.evaluation.similarity import fuzzy_match, rouge_l, rouge_n
 
 Item = dict[str, Any]
-# Of a filled template. A row may have megabytes, and a template names a value hundreds of times.
+# Limit of a filled template. A row may have megabytes, and a template names a value hundreds of
+# times.
 MAX_CHARACTERS = 100_000
 
 
@@ -112,7 +113,7 @@ def _first_choice(text: str, choices: list[str]) -> str | None:
 
 
 def _is_valid(text: str, grader: JsonSchema) -> bool:
-    from jsonschema import Draft202012Validator  # as in `app.models.graders`
+    from jsonschema import Draft202012Validator  # Slow to import, as in `app.models.graders`.
 
     try:
         value = parse_line(text, 1)

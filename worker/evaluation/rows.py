@@ -21,7 +21,7 @@ CHAT = "/v1/chat/completions"
 COMPLETION = "/v1/completions"
 
 
-class Row(NamedTuple):
+class EvaluationRow(NamedTuple):
     """One question. `item` is the record as its line has it, with the expected answer as
     `reference` unless it has one of its own.
     """
@@ -32,7 +32,7 @@ class Row(NamedTuple):
     question: dict[str, Any]
 
     def body(self, model: str, max_tokens: int, template_kwargs: dict[str, Any] | None) -> bytes:
-        """Return what a model is asked, as the API would pass it on."""
+        """Return the request body for a model, as the API would pass it on."""
         request: InferenceRequest
         fields = {"model": model, "max_tokens": max_tokens, "temperature": 0.0, **self.question}
         if self.path == COMPLETION:
@@ -55,19 +55,19 @@ def choose(records: Iterable[tuple[int, Parsed]], max_rows: int) -> list[tuple[i
     return sorted(chosen, key=lambda record: record[0])
 
 
-def row_of(line: int, parsed: Parsed) -> Row | None:
-    """Return what a record asks; None for a text or a lone answer, which ask nothing."""
+def row_of(line: int, parsed: Parsed) -> EvaluationRow | None:
+    """Return the row of a record; None for a text or a lone answer, which have no prompt."""
     match parsed.record:
         case ChatRecord(messages=[_]):
             return None
         case ChatRecord(messages=messages, tools=tools):
             question = _chat(messages[:-1], tools)
-            return Row(line, _item(parsed, messages[-1].text), CHAT, question)
+            return EvaluationRow(line, _item(parsed, messages[-1].text), CHAT, question)
         case PreferenceRecord(input=chat, preferred_output=preferred):
             question = _chat(chat.messages, chat.tools)
-            return Row(line, _item(parsed, preferred[0].text), CHAT, question)
+            return EvaluationRow(line, _item(parsed, preferred[0].text), CHAT, question)
         case CompletionRecord(prompt=prompt, completion=completion):
-            return Row(line, _item(parsed, completion), COMPLETION, {"prompt": prompt})
+            return EvaluationRow(line, _item(parsed, completion), COMPLETION, {"prompt": prompt})
         case TextRecord():
             return None
 

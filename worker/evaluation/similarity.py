@@ -1,4 +1,4 @@
-"""How alike two texts are, between 0 and 1.
+"""Similarity of two texts, between 0 and 1.
 
 `fuzzy_match` is rapidfuzz's `fuzz.ratio`: twice the longest common subsequence of characters, in
 parts of both lengths. `rouge_n` and `rouge_l` are the F1 of Google's `rouge_score` without its
@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 
 WORD = re.compile(r"[a-z0-9]+")
-# Of each text; a longer one is compared by its beginning, as the work grows with both lengths.
+# Limit of each text; a longer one is compared by its beginning, as the work grows with both
+# lengths.
 MAX_CHARACTERS = 10_000
 
 

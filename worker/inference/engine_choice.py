@@ -1,4 +1,4 @@
-"""Which engine loads a model on this machine, and what that takes."""
+"""The choice of the engine that loads a model on this machine, and the memory that it takes."""
 
 import os
 from collections.abc import Callable
@@ -22,8 +22,8 @@ from worker.inference.template_trial import try_templates
 from worker.machine.subprocesses import ToolFailed
 from worker.models.model_cache import GGUF, ModelCache
 
-VLLM_PROCESSES_BYTES = 2 * 2**30  # what they and the device's libraries take before any weight
-VLLM_CONTEXTS = 4  # whose keys and values it keeps
+VLLM_PROCESSES_BYTES = 2 * 2**30  # Its processes and the device's libraries, before any weight.
+VLLM_CONTEXTS = 4  # Contexts whose keys and values it keeps.
 
 
 class Loading(NamedTuple):
@@ -32,7 +32,7 @@ class Loading(NamedTuple):
     """
 
     command: list[str]
-    max_answers: int  # at once
+    max_answers: int  # Concurrent answers.
     needed_bytes: int
     available_bytes: Callable[[], int]
 
@@ -52,7 +52,7 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
     except (FormatUnavailable, ToolFailed):
         if not has_vllm:
             raise
-    # Where no processor multiplies FP8, vLLM takes seconds for a token of the smallest model.
+    # On a processor that does not multiply FP8, vLLM takes seconds a token.
     is_quantized = "quantization_config" in model.config
     folder = _tried(model, cache)
     if is_quantized:

@@ -11,7 +11,7 @@ from worker.inference.engine_run import EngineRun
 from worker.operations.handler import PermanentError
 from worker.operations.poll_loop import PollLoop
 
-IDLE_SECONDS = 10.0  # an engine that somebody uses does not make room for another
+IDLE_SECONDS = 10.0  # An engine in use does not make room for another.
 
 log = structlog.get_logger()
 
@@ -37,7 +37,8 @@ class EngineHost(PollLoop):
         if engine is None:
             return False
         earlier = self._runs.get(engine.model_id)
-        if earlier is not None:  # it has lost its lease, and its program is about to end
+        # The earlier engine has lost its lease, and its program is about to end.
+        if earlier is not None:
             earlier.stop()
         self._runs = {id_: run for id_, run in self._runs.items() if run.is_alive()}
         run = EngineRun(self._context, engine, self._make_room)

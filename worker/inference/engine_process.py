@@ -11,12 +11,12 @@ from typing import IO
 from app.base.processes.child_process import ChildProcess
 from app.base.processes.subprocess_env import offline_environment
 from app.base.settings import Settings
-from worker.inference.llama_cpp import TOKEN
+from worker.inference.llama_cpp import TOKEN_VARIABLE
 from worker.inference.own_address import own_address
 from worker.machine.subprocesses import last_lines
 from worker.operations.handler import PermanentError
 
-TICK_SECONDS = 0.1
+PROGRAM_POLL_SECONDS = 0.1
 LOAD_SECONDS = 600.0
 KEPT_LOG_LINES = 20
 MAX_LOG_BYTES = 16 * 2**20  # llama.cpp writes 800 bytes for each request, for as long as it lives
@@ -46,19 +46,19 @@ class EngineProcess(ChildProcess):
         program = [sys.executable, "-m", *command, "--name", model_id]
         host = settings.engine_host
         program += ["--host", own_address(settings) if host == "auto" else host]
-        environment = offline_environment(os.environ) | {TOKEN: self.token}
+        environment = offline_environment(os.environ) | {TOKEN_VARIABLE: self.token}
         try:
             super().__init__(program, environment, stdout=write_end, stderr=log)
         finally:
             os.close(write_end)
 
     def wait_for_address(self, check: Callable[[], None]) -> str:
-        """Return where it listens once the model is loaded. `check` may raise to give up."""
+        """Return the engine's address once the model is loaded. `check` may raise to give up."""
         deadline = time.monotonic() + LOAD_SECONDS
         line = b""
         while not line.endswith(b"\n"):
             check()
-            self.check_alive(TICK_SECONDS)
+            self.check_alive(PROGRAM_POLL_SECONDS)
             if time.monotonic() > deadline:
                 minutes = LOAD_SECONDS / 60
                 raise PermanentError("too_slow", f"It took more than {minutes:g} minutes to load.")

@@ -8,9 +8,9 @@ import signal
 import sys
 from argparse import ArgumentParser
 
-TOKEN = "FALQON_ENGINE_TOKEN"
+TOKEN_VARIABLE = "FALQON_ENGINE_TOKEN"
 PARALLEL_ANSWERS = 4
-STEP_TOKENS = 512  # of a prompt; between two steps the engine answers what it is asked meanwhile
+STEP_TOKENS = 512  # Prompt tokens a step; the engine serves other requests between two steps.
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     parameters.model_alias = {args.name}
     parameters.hostnames = [args.host]
     parameters.port = 0
-    parameters.api_keys = [os.environ.pop(TOKEN)]
+    parameters.api_keys = [os.environ.pop(TOKEN_VARIABLE)]
     # Each answer has a context of its own, so that no other one can fill it.
     parameters.n_ctx = args.context * PARALLEL_ANSWERS
     parameters.n_batch = STEP_TOKENS
@@ -42,13 +42,13 @@ def main() -> None:
     parameters.kv_unified = False
     # Slots are every project's, so that a question says itself where it may reuse a prompt.
     parameters.cache_prompt = False
-    parameters.cache_ram_mib = 0  # its default keeps up to 8 GiB of earlier prompts
+    parameters.cache_ram_mib = 0  # The default keeps up to 8 GiB of earlier prompts.
     parameters.fit_params = False
     parameters.ui = False
     parameters.endpoint_metrics = True
     for cpu in (parameters.cpuparams, parameters.cpuparams_batch):
         cpu.n_threads = args.threads
-        cpu.poll = 0  # threads that spin take the processor from a training beside them
+        cpu.poll = 0  # Spinning threads would take the processor from a training beside them.
     server = xllamacpp.Server(parameters)
     os.write(stdout, f"{server.listening_address}\n".encode())
     os.close(stdout)

@@ -1,4 +1,4 @@
-"""What a model takes in memory once it is loaded, and what is left on a GPU."""
+"""Memory that a loaded model takes, and memory that is free on a GPU."""
 
 import os
 import subprocess
@@ -6,8 +6,8 @@ from typing import Any
 
 from falqon_core.estimate.dimensions import ModelDimensions
 
-MAX_CONTEXT = 8_192  # tokens, of one answer; its keys and values stay in memory
-CACHE_BYTES = 2  # of a number of the keys and values
+MAX_CONTEXT = 8_192  # Tokens of one answer; their keys and values stay in memory.
+CACHE_BYTES = 2  # Bytes of a number of the keys and values.
 MARGIN = 1.1
 # Beyond what a model needs: an engine's own memory, one computation, questions, and schemas within
 # their limits. Each thread may take a stack and an arena.
@@ -21,7 +21,7 @@ def context_of(config: dict[str, Any]) -> int:
 
 
 def cache_bytes(config: dict[str, Any]) -> int:
-    """Return what the keys and values of one whole context take."""
+    """Return the bytes of the keys and values of one whole context."""
     dimensions = ModelDimensions.from_config(config)
     num_values = 2 * dimensions.num_layers * dimensions.num_kv_heads * dimensions.head_dim
     return CACHE_BYTES * num_values * context_of(config)
@@ -32,12 +32,12 @@ def needed_bytes(weights_bytes: int, config: dict[str, Any], num_contexts: int) 
 
 
 def limit_bytes(needed_bytes: int) -> int:
-    """Return what an engine's process may take of memory, files that it looks into apart."""
+    """Return the limit of the memory of an engine's process, mapped files apart."""
     return needed_bytes + ENGINE_BYTES + ENGINE_BYTES_PER_CORE * (os.cpu_count() or 1)
 
 
 def available_gpu_bytes() -> int | None:
-    """Return what is free on the GPU that an engine would load into; None where there is none."""
+    """Return the free bytes of the GPU that an engine would load into; None where there is none."""
     command = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
     if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
         command += ["--id", visible.partition(",")[0]]

@@ -1,4 +1,4 @@
-"""What a running engine takes and does, in its own words."""
+"""Metrics of a running engine, as it reports them."""
 
 import math
 import os
@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-TIMEOUT_SECONDS = 0.5  # it may be deep in a long prompt
+TIMEOUT_SECONDS = 0.5  # The engine may be deep in a long prompt.
 MAX_BYTES = 4 * 2**20  # vLLM tells some hundred KiB
-# Of proc(5)'s stat, behind the name; processor time is the program's and the kernel's.
+# Fields of proc(5)'s stat behind the name; processor time is the program's and the kernel's.
 GROUP_FIELD, CPU_FIELDS, RESIDENT_FIELD = 2, slice(11, 13), 21
 NUM_REQUESTS = ("llamacpp:requests_processing", "vllm:num_requests_running")
 TOKENS_PER_SECOND = "llamacpp:predicted_tokens_seconds"
-NUM_STEPS = "llamacpp:n_decode_total"  # since its start
-NUM_TOKENS = "vllm:generation_tokens_total"  # since its start
+NUM_STEPS = "llamacpp:n_decode_total"  # A counter since the start of the engine.
+NUM_TOKENS = "vllm:generation_tokens_total"  # A counter since the start of the engine.
 SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{.*\})?[ \t]+(?P<number>\S+)", re.ASCII)
 
 
@@ -28,7 +28,10 @@ class Figures(NamedTuple):
 
 
 class EngineMetrics:
-    """What the programs of a process group tell at an address, read again and again.
+    """The metrics of the programs of a process group at an address, read again and again.
+
+    `num_steps`: the tokens or parts of a prompt that the engine has computed since its start, as
+    last reported; `cpu_seconds`: the processor time of all its programs.
 
     `num_steps`: what the engine has computed since its start, as it said last, by token or part of
     a prompt; `cpu_seconds`: the processor time of all that.
@@ -44,7 +47,7 @@ class EngineMetrics:
         self.cpu_seconds = 0.0
 
     def read(self) -> Figures:
-        """Return what is known now; None for what the engine does not tell in time."""
+        """Return the current figures; None for each that the engine does not report in time."""
         metrics = _parse(_fetch(self._address, self._token))
         num_requests = next((metrics[name] for name in NUM_REQUESTS if name in metrics), None)
         tokens_per_second = metrics.get(TOKENS_PER_SECOND)
@@ -59,7 +62,7 @@ class EngineMetrics:
         )
 
     def _rate_of(self, num_tokens: float) -> float | None:
-        """Return how many tokens a second came since the last reading."""
+        """Return the tokens a second since the last reading."""
         before, self._num_tokens = self._num_tokens, num_tokens
         counted_at, self._counted_at = self._counted_at, time.monotonic()
         if before is None or num_tokens < before:
@@ -94,7 +97,7 @@ def _fetch(address: str, token: str) -> str:
 def _parse(text: str) -> dict[str, float]:
     """Sum Prometheus' samples by name, whatever their labels: vLLM has one for each engine."""
     metrics: dict[str, float] = {}
-    for line in text.split("\n")[:-1]:  # what follows the last one may be cut
+    for line in text.split("\n")[:-1]:  # The last line may be cut.
         sample = SAMPLE.match(line)
         if sample is None:
             continue

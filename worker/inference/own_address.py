@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from app.base.settings import Settings
 
-ANY_PORT = 9  # of a datagram that is not sent
+ANY_PORT = 9  # Port of a datagram that is never sent.
 
 
 def own_address(settings: Settings) -> str:

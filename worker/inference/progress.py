@@ -1,5 +1,5 @@
 """An engine that computes without progress: a question may have it build something endless, also
-when whoever asked has gone.
+when the caller has gone.
 """
 
 import time
@@ -10,7 +10,7 @@ from worker.inference.metrics import EngineMetrics
 STALLED_CPU_SECONDS = 60.0
 # A step is up to 512 tokens of a prompt; so long a core takes for them that has no vector unit.
 STALLED_CPU_SECONDS_PER_GIB = 300.0
-IDLE_SHARE = 0.05  # of a core; less is no computation
+IDLE_SHARE = 0.05  # Share of a core below which nothing is computed.
 GIB = 2**30
 
 

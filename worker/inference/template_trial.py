@@ -11,7 +11,7 @@ from app.base.processes.subprocess_env import offline_environment
 from worker.operations.handler import PermanentError
 
 PROGRAM = "falqon_core.importers.template_trial"
-TICK_SECONDS = 0.1
+TRIAL_POLL_SECONDS = 0.1
 MAX_SENTENCE = 500
 
 
@@ -27,7 +27,7 @@ def try_templates(path: Path, check: Callable[[], None]) -> None:
             stderr=log,
         )
         with process:
-            while (exit_code := process.wait_up_to(TICK_SECONDS)) is None:
+            while (exit_code := process.wait_up_to(TRIAL_POLL_SECONDS)) is None:
                 check()
         if exit_code == 0:
             return

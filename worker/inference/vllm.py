@@ -17,15 +17,16 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from app.base.processes.parent_death import signal_at_death_of_parent
-from worker.inference.llama_cpp import TOKEN
+from worker.inference.llama_cpp import TOKEN_VARIABLE
 
-TICK_SECONDS = 0.2
+SERVER_POLL_SECONDS = 0.2
 ANSWER_SECONDS = 5
 PARALLEL_ANSWERS = 64
-NEVER_SECONDS = "1000000"  # its figures are asked for, and need no lines in its log
-PRIVATE = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # it tells nobody what it does
+# The worker reads the engine's metrics, so its log needs no lines of them.
+LOG_STATS_SECONDS = "1000000"
+NO_TELEMETRY = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # No telemetry.
 CHAT_TEMPLATE = "chat_template.jinja"
-HERMES_CALL = "<tool_call>"  # how most models write that they call a tool
+HERMES_CALL = "<tool_call>"  # Most models write their tool calls so.
 
 
 def find_command() -> str | None:
@@ -43,7 +44,7 @@ def main() -> None:
     parser.add_argument("--cache-bytes", type=int, required=True, help="for keys and values")
     parser.add_argument("--on-cpu", action="store_true")
     args = parser.parse_args()
-    # vLLM's own processes do not notice when the one that started them is gone.
+    # vLLM's own processes do not notice the death of the process that started them.
     signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
     signal_at_death_of_parent(signal.SIGTERM)
     port = _free_port(args.host)
@@ -53,7 +54,7 @@ def main() -> None:
     while not _is_ready(args.host, port):
         if process.poll() is not None:
             break
-        time.sleep(TICK_SECONDS)
+        time.sleep(SERVER_POLL_SECONDS)
     else:
         os.write(1, f"http://{args.host}:{port}\n".encode())
     sys.stderr.write(f"vllm has ended with {process.wait()}\n")
@@ -68,7 +69,7 @@ def command_of(args: Namespace, port: int) -> list[str]:
     command += ["--max-num-seqs", str(PARALLEL_ANSWERS)]
     command += ["--disable-uvicorn-access-log", "--disable-fastapi-docs"]
     if args.on_cpu:
-        command.append("--enforce-eager")  # compiling takes minutes there and a compiler
+        command.append("--enforce-eager")  # Compiling takes minutes there and a compiler.
     template = args.folder / CHAT_TEMPLATE
     if template.is_file() and HERMES_CALL in template.read_text(encoding="utf-8"):
         command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]
@@ -76,9 +77,9 @@ def command_of(args: Namespace, port: int) -> list[str]:
 
 
 def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    others = {name: value for name, value in environment.items() if name != TOKEN}
-    log = {"VLLM_LOG_STATS_INTERVAL": NEVER_SECONDS}
-    return others | PRIVATE | log | {"VLLM_API_KEY": environment[TOKEN]}
+    others = {name: value for name, value in environment.items() if name != TOKEN_VARIABLE}
+    log = {"VLLM_LOG_STATS_INTERVAL": LOG_STATS_SECONDS}
+    return others | NO_TELEMETRY | log | {"VLLM_API_KEY": environment[TOKEN_VARIABLE]}
 
 
 def _free_port(host: str) -> int:

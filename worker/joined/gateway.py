@@ -38,13 +38,13 @@ from app.models import Job
 from app.models.trainer_log import TrainerLog
 from falqon_core.estimate.prices import Price
 from worker.attempt.lease import LeaseLost
-from worker.gateway import ServiceAway
+from worker.gateway import ServiceUnavailable
 
-PATIENCE = httpx.Timeout(30.0, connect=5.0)
-PATIENCE_WITH_BYTES = httpx.Timeout(120.0, connect=5.0)  # the storage has to flush a large object
+TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+TRANSFER_TIMEOUT = httpx.Timeout(120.0, connect=5.0)  # The storage has to flush a large object.
 CHUNK_BYTES = 2**20
-LOST = {401, 403, 404, 409}  # the token is revoked, or another attempt has the job
-UNSAFE = re.compile(r"[^A-Za-z0-9.-]+|^[^A-Za-z0-9]+")
+LOST_STATUSES = {401, 403, 404, 409}  # The token is revoked, or another attempt has the job.
+UNSAFE_CHARACTERS = re.compile(r"[^A-Za-z0-9.-]+|^[^A-Za-z0-9]+")
 MAX_NAME = 90
 MAX_REASON = 300  # characters
 T = TypeVar("T")
@@ -55,7 +55,7 @@ _renewal = TypeAdapter(Renewal)
 _stored = TypeAdapter(Stored)
 
 
-class Refused(Exception):
+class ServiceRefused(Exception):
     """The same call would be refused again; with what the service says."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -75,11 +75,11 @@ class JoinedGateway:
     """The service counts every claim under `owner`, which it makes of the token and the name."""
 
     def __init__(self, url: str, token: str, machine: str) -> None:
-        self.owner = new_id(f"{UNSAFE.sub('.', machine)[:MAX_NAME] or 'machine'}-")
+        self.owner = new_id(f"{UNSAFE_CHARACTERS.sub('.', machine)[:MAX_NAME] or 'machine'}-")
         self.http = httpx.Client(
             base_url=f"{url.rstrip('/')}/v1/worker",
             headers={"authorization": f"Bearer {token}", "falqon-worker": self.owner},
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             follow_redirects=True,
         )
 
@@ -140,7 +140,7 @@ class JoinedGateway:
         claim = Claim(job.id, job.attempt, self.owner)
         try:
             answer = self._call("GET", f"{_path(claim)}/watched")
-        except (ServiceAway, Refused):
+        except (ServiceUnavailable, ServiceRefused):
             return True
         return bool(answer["yes"])
 
@@ -151,7 +151,7 @@ class JoinedGateway:
         """Learn whether the storage takes writes, and the service answers."""
         try:
             self._call("POST", "/storage")
-        except (ServiceAway, Refused) as error:
+        except (ServiceUnavailable, ServiceRefused) as error:
             raise StorageUnavailable(str(error)) from error
 
     def _write(self, claim: Claim, name: str, body: object) -> bool:
@@ -161,7 +161,9 @@ class JoinedGateway:
         return bool(self._call("POST", path, body)["yes"])
 
     def _call(self, method: str, path: str, body: object = None) -> Any:
-        """Raises `ServiceAway`, and `Refused` where the same call would be refused again."""
+        """Raises `ServiceUnavailable`, and `ServiceRefused` where the same call would be refused
+        again.
+        """
         content = None
         headers = {}
         if body is not None:
@@ -170,21 +172,23 @@ class JoinedGateway:
         try:
             response = self.http.request(method, path, content=content, headers=headers)
         except httpx.TransportError as error:
-            raise ServiceAway(str(error)) from error
+            raise ServiceUnavailable(str(error)) from error
         if not response.is_success:
             raise _failure_of(response)
         try:
             return response.json()
         except ValueError:
-            raise ServiceAway(f"no answer of the service: {response.text[:MAX_REASON]}") from None
+            raise ServiceUnavailable(
+                f"no answer of the service: {response.text[:MAX_REASON]}"
+            ) from None
 
 
 class LinkBroken(Exception):
-    """What a link of the service leads to gives this machine no bytes, or takes none of it."""
+    """A link of the service leads to an address that this machine cannot read from or write to."""
 
 
 class JoinedStorage:
-    """What an attempt reads and stores, by the API or by the links that it gives."""
+    """The storage of an attempt, reached through the API or through links that it gives."""
 
     local_root = None
 
@@ -207,7 +211,7 @@ class JoinedStorage:
                 log.warning("the API carries what no link takes", error=str(error))
                 self._follows_links = False
         with path.open("rb") as file, self._reaching():
-            response = self.http.put(self._address(key), content=file, timeout=PATIENCE_WITH_BYTES)
+            response = self.http.put(self._address(key), content=file, timeout=TRANSFER_TIMEOUT)
             if not response.is_success:
                 raise _failure_of(response)
             return _stored.validate_python(response.json())
@@ -230,7 +234,7 @@ class JoinedStorage:
         with (
             path.open("wb") as file,
             self._reaching(),
-            self.http.stream("GET", address, timeout=PATIENCE_WITH_BYTES) as response,
+            self.http.stream("GET", address, timeout=TRANSFER_TIMEOUT) as response,
         ):
             if not response.is_success:
                 response.read()
@@ -264,10 +268,10 @@ class JoinedStorage:
             if str(error.request.url).startswith(str(self.http.base_url)):
                 raise StorageUnavailable(str(error)) from error
             raise LinkBroken(str(error)) from error
-        except ServiceAway as error:
+        except ServiceUnavailable as error:
             raise StorageUnavailable(str(error)) from error
-        except Refused as error:
-            if error.status in LOST:
+        except ServiceRefused as error:
+            if error.status in LOST_STATUSES:
                 raise LeaseLost from error
             raise
 
@@ -287,7 +291,7 @@ def _put_by_link(url: str, path: Path) -> Stored | None:
         file.seek(0)
         headers = {"if-none-match": "*", "content-md5": b64encode(md5.digest()).decode()}
         try:
-            response = httpx.put(url, content=file, headers=headers, timeout=PATIENCE_WITH_BYTES)
+            response = httpx.put(url, content=file, headers=headers, timeout=TRANSFER_TIMEOUT)
         except httpx.TransportError as error:
             raise LinkBroken(str(error)) from error
     if response.status_code == httpx.codes.PRECONDITION_FAILED:
@@ -309,8 +313,8 @@ def _unless_lost(call: Callable[[], T]) -> T | None:
     """Return None where the job is not ours any more."""
     try:
         return call()
-    except Refused as error:
-        if error.status in LOST:
+    except ServiceRefused as error:
+        if error.status in LOST_STATUSES:
             return None
         raise
 
@@ -321,9 +325,10 @@ def _failure_of(response: httpx.Response) -> Exception:
     try:
         error = response.json()["error"]
         code, message, param = error["code"], str(error["message"]), error["param"]
-    except (ValueError, KeyError, TypeError):  # of a proxy between us and the service
-        if response.status_code == httpx.codes.NOT_FOUND:  # to which it is lost, for the moment
-            return ServiceAway(f"404: {response.text[:MAX_REASON]}")
+    except (ValueError, KeyError, TypeError):  # A proxy between us and the service may answer.
+        # The proxy has lost the service for the moment.
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return ServiceUnavailable(f"404: {response.text[:MAX_REASON]}")
         code, message, param = "", response.text[:MAX_REASON], None
     status = response.status_code
     if code == "bytes_missing" or (status == httpx.codes.NOT_FOUND and param == "key"):
@@ -335,5 +340,5 @@ def _failure_of(response: httpx.Response) -> Exception:
     if code == "storage_unavailable":
         return StorageUnavailable(message)
     if status >= httpx.codes.INTERNAL_SERVER_ERROR or status == httpx.codes.TOO_MANY_REQUESTS:
-        return ServiceAway(f"{status}: {message}")
-    return Refused(status, message)
+        return ServiceUnavailable(f"{status}: {message}")
+    return ServiceRefused(status, message)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 @contextmanager
 def lock_cards(cards: Sequence[int], count: int, unit: str = "card") -> Iterator[tuple[int, ...]]:
-    """Hold the first `count` of the cards (by index) that nobody else holds; fewer where fewer are
+    """Hold the first `count` of the cards (by index) that are free; fewer where fewer are
     free. `unit`: "slot" for those of a CPU.
     """
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Which device this machine offers."""
+"""The device that this machine offers."""
 
 from typing import NamedTuple, Self
 
@@ -27,16 +27,16 @@ class Machine(NamedTuple):
 
     @property
     def max_gpus(self) -> int:
-        """The most that one job can have; a card that nobody has named counts as one."""
+        """The most that one job can have; a card without a name counts as one."""
         return max(1, len(self.cards))
 
     @property
     def unit(self) -> str:
-        """What `cards` counts."""
+        """The unit of `cards`."""
         return "card" if self.is_gpu else "slot"
 
     def part(self, num_gpus: int) -> Self:
-        """Return what a job on so many GPUs has of it, and is charged for."""
+        """Return the share of the machine that a job on so many GPUs has and is charged for."""
         return self._replace(num_devices=self.num_devices * num_gpus, cards=self.cards[:num_gpus])
 
 

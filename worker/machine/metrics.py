@@ -1,11 +1,11 @@
-"""Where a worker answers Prometheus, if anywhere."""
+"""The address where a worker serves its metrics to Prometheus, if any."""
 
 import structlog
 from prometheus_client import start_http_server
 
 from app.base.settings import Settings
 
-MAX_PORTS = 64  # that workers of one machine may have, one after the other
+MAX_PORTS = 64  # Ports that workers of one machine may use, one after the other.
 LAST_PORT = 65_535
 
 log = structlog.get_logger()

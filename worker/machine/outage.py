@@ -1,4 +1,4 @@
-"""Waiting for a storage that is away: a worker that met it begins nothing before it answers."""
+"""Waiting for an unavailable storage: a worker that met it begins nothing before it answers."""
 
 import threading
 import time
@@ -11,7 +11,7 @@ from app.base.storage import StorageUnavailable
 
 FIRST_PAUSE_SECONDS = 1.0
 MAX_PAUSE_SECONDS = 30.0
-TICK_SECONDS = 0.5  # between two checks whether waiting still makes sense
+CHECK_INTERVAL_SECONDS = 0.5  # Interval of the checks whether waiting still makes sense.
 log = structlog.get_logger()
 
 
@@ -22,8 +22,8 @@ class StorageOutage:
         self.is_on = False
 
     def begin(self, error: StorageUnavailable) -> None:
-        """Remember that the storage is away."""
-        log.warning("the storage is away", error=str(error))
+        """Remember that the storage is unavailable."""
+        log.warning("storage unavailable", error=str(error))
         self.is_on = True
 
     def wait_for_end(self, check: Callable[[], None] = lambda: None) -> bool:
@@ -57,6 +57,6 @@ class StorageOutage:
     def _sleep(self, seconds: float, check: Callable[[], None]) -> None:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            if self._shutting_down.wait(min(left, TICK_SECONDS)):
+            if self._shutting_down.wait(min(left, CHECK_INTERVAL_SECONDS)):
                 return
             check()

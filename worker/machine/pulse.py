@@ -1,6 +1,6 @@
 """Show that this worker goes on: a file that it touches, whose age a health check reads.
 
-An idle worker touches it whenever it has looked for work, one with a job whenever it has renewed
+An idle worker touches it after each poll, one with a job whenever it has renewed
 the job's lease.
 """
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 from app.base.private_dir import private_folder
 
-GUARD = ".lock"
+LOCK_NAME = ".lock"
 
 
 @contextmanager
 def scratch(root: Path, name: str) -> Iterator[Path]:
     private_folder(root)
-    (root / GUARD).touch()
+    (root / LOCK_NAME).touch()
     folder = root / name
-    with locked(root / GUARD, fcntl.LOCK_EX):
+    with locked(root / LOCK_NAME, fcntl.LOCK_EX):
         _sweep(root)
         folder.mkdir()
         lock = os.open(folder, os.O_RDONLY)
@@ -33,14 +33,14 @@ def scratch(root: Path, name: str) -> Iterator[Path]:
 
 def sweep_all(work_dir: Path) -> None:
     """Remove what killed workers left in the scratch folders of this machine."""
-    for guard in work_dir.glob(f"*/{GUARD}"):
+    for guard in work_dir.glob(f"*/{LOCK_NAME}"):
         with locked(guard, fcntl.LOCK_EX):
             _sweep(guard.parent)
 
 
 def _sweep(root: Path) -> None:
     for folder in root.iterdir():
-        if folder.name != GUARD:
+        if folder.name != LOCK_NAME:
             in_use_or_gone = suppress(BlockingIOError, FileNotFoundError)
             with in_use_or_gone, locked(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 shutil.rmtree(folder, ignore_errors=True)

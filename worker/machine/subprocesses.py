@@ -15,11 +15,11 @@ from app.base.processes.subprocess_env import offline_environment
 from falqon_core.contract.messages import ENDLESS_TEMPLATE, AnyMessage, ExitCode, Failed, decode
 
 KEPT_LOG_LINES = 200
-TICK_SECONDS = 0.1
+TOOL_POLL_SECONDS = 0.1
 
 
 class CoreProcess(ChildProcess):
-    """One command of `falqon_core`. Whoever starts it reads and closes `messages`."""
+    """One command of `falqon_core`. The caller reads and closes `messages`."""
 
     def __init__(
         self,
@@ -61,10 +61,8 @@ def run_tool(
     on_message: Callable[[AnyMessage], None] = lambda _: None,
     environment: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Return what the command writes to its standard output. `check` is called meanwhile and may
-    raise to give up. Without an `environment` it sees nothing outside this machine. Raises
-    `ToolFailed`.
-    """
+    """Return the standard output of the command. `check` is called meanwhile and may raise to give
+    up. Without an `environment` it sees nothing outside this machine. Raises `ToolFailed`."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as log:
         process = CoreProcess(
             program, arguments, stdout=output, stderr=log, environment=environment
@@ -94,7 +92,7 @@ def _follow(
     while not has_ended:
         check()
         # Asked before the pipe is read, so that the last messages count.
-        has_ended = process.wait_up_to(TICK_SECONDS) is not None
+        has_ended = process.wait_up_to(TOOL_POLL_SECONDS) is not None
         *lines, rest = (rest + (process.messages.raw.read() or b"")).split(b"\n")
         for message in _decode_messages(lines):
             if isinstance(message, Failed):

@@ -1,6 +1,5 @@
-"""Whether what a job is going to write fits, asked before hours are spent on it. Others write too,
-so a disk may still fill up later.
-"""
+"""Check that a job's output fits on the disk, before hours are spent on it. Others write too, so a
+disk may still fill up later."""
 
 import errno
 import os
@@ -33,7 +32,7 @@ def check_space(job: Job, inputs: Inputs, work_dir: Path, *folders: Path | None)
 
 def require_space(work_dir: Path, folder: Path, num_bytes: int) -> None:
     """Raise `NeverFits`, or an `OSError` that says ENOSPC, where so much does not fit, also without
-    the models that nobody uses.
+    unused models.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (reason := describe_shortage(folder, num_bytes, "this worker")) is not None:

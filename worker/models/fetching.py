@@ -14,11 +14,11 @@ from worker.gateway import ObjectStore
 
 
 class BytesDiffer(Exception):
-    """What storage gave is not what the database says was stored."""
+    """The bytes in the storage are not those that the database says were stored."""
 
 
 class BytesMissing(BytesDiffer):
-    """What the database names is not in the storage, which does answer."""
+    """The bytes that the database names are not in the storage, which does answer."""
 
 
 def fetch(storage: ObjectStore, key: str, path: Path, sha256: str) -> None:
@@ -26,7 +26,7 @@ def fetch(storage: ObjectStore, key: str, path: Path, sha256: str) -> None:
     try:
         stored = storage.fetch(key, path)
     except FileNotFoundError as error:
-        storage.probe()  # where the whole bucket is gone, nothing is known of one object
+        storage.probe()  # A missing bucket says nothing about one object.
         raise BytesMissing(f"{key} is not in the storage") from error
     if stored.sha256 != sha256:
         raise BytesDiffer(f"{key} is not what was stored")

@@ -33,11 +33,11 @@ GGUF = "model.gguf"
 
 
 class BaseMissing(Exception):
-    """What the job starts from has been deleted; with a sentence for the user."""
+    """The model that the job starts from has been deleted; with a sentence for the user."""
 
 
 class ModelRows(Protocol):
-    """What the database says of models."""
+    """Reads of models from the database."""
 
     def find_checkpoint(self, checkpoint_id: str) -> tuple[Job, Checkpoint] | None: ...
     def artifacts_of(self, model_id: str) -> Sequence[Artifact]: ...
@@ -57,7 +57,7 @@ class RowsOfDatabase:
 
 
 class RowsOfInputs:
-    """Those that one attempt was given."""
+    """Rows that one attempt was given."""
 
     def __init__(self, inputs: Inputs) -> None:
         self._inputs = inputs
@@ -182,7 +182,7 @@ class ModelCache:
         return models_root(self._settings.work_dir) / name
 
     def _is_held(self, folder: Path) -> bool:
-        """Return whether the folder is there, and stays."""
+        """Return True if the folder is there, and stays."""
         descriptor = hold(folder)
         if descriptor is not None:
             self._held.callback(os.close, descriptor)
@@ -197,5 +197,5 @@ class ModelCache:
         private_folder(folder.parent)
         with scratch(staging_root(self._settings.work_dir), new_id("")) as staging:
             yield staging
-            if not folder.is_dir():  # another worker of this machine may have been faster
+            if not folder.is_dir():  # Another worker of this machine may have been faster.
                 os.rename(staging, folder)

@@ -1,4 +1,4 @@
-"""The folders of models on this machine. Whoever uses one holds its lock; those that nobody uses
+"""The folders of models on this machine. The user of one holds its lock; unused ones
 make room on a disk that is full, the least recently used first.
 """
 
@@ -21,7 +21,7 @@ def models_root(work_dir: Path) -> Path:
 
 
 def staging_root(work_dir: Path) -> Path:
-    """Return where a folder of a model is filled, and where it goes when it is removed."""
+    """Return the folder in which a model is filled, and into which it is moved for removal."""
     return work_dir / "staging"
 
 
@@ -35,7 +35,7 @@ def hold(folder: Path) -> int | None:
         return None
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     try:
-        os.utime(folder)  # by which the least recently used is found
+        os.utime(folder)  # The least recently used folder is known by its time.
         if os.path.samestat(os.fstat(descriptor), os.stat(folder)):
             return descriptor
     except FileNotFoundError:
@@ -45,7 +45,7 @@ def hold(folder: Path) -> int | None:
 
 
 def make_room(work_dir: Path, folder: Path, num_bytes: int) -> None:
-    """Remove models that nobody uses until so much is free on the disk of `folder`, or none is
+    """Remove unused models until so much is free on the disk of `folder`, or none is
     left. Does nothing where models are on another disk.
     """
     root = models_root(work_dir)
@@ -58,7 +58,8 @@ def make_room(work_dir: Path, folder: Path, num_bytes: int) -> None:
 
 
 def _last_use(model: Path) -> int:
-    """Return when a folder was last held, in ns; 0 where another worker has removed it by now."""
+    """Return the time at which a folder was last held, in ns; 0 where another worker has removed
+    it."""
     try:
         return model.stat().st_mtime_ns
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a trainer has left in a folder."""
+"""The files that a trainer has left in a folder."""
 
 from pathlib import Path
 

@@ -16,10 +16,11 @@ from falqon_core.records import checker
 from falqon_core.records.file_check import FileReport, check_file
 from falqon_core.records.jsonl import RecordError, lines_of
 
-SMALL_BYTES = 2**16  # checked without a process of its own, which costs more than the check
-TICK_SECONDS = 0.2  # between two calls of the heartbeat
-BASE_SECONDS = 60  # of CPU time, as all here
-BYTES_PER_SECOND = 10**6  # records of ten bytes are checked twice as fast, usual ones fifty times
+# Files up to this size are checked in this process: another one costs more than the check.
+SMALL_BYTES = 2**16
+CHECK_POLL_SECONDS = 0.2  # between two calls of the heartbeat
+BASE_SECONDS = 60  # CPU time, like all limits here.
+BYTES_PER_SECOND = 10**6  # Records of ten bytes are checked twice as fast, usual ones fifty times.
 
 
 class CheckFailed(Exception):
@@ -68,19 +69,19 @@ def _feed_checker(
         try:
             while not feeding.done():
                 heartbeat()
-                wait([feeding], TICK_SECONDS)
+                wait([feeding], CHECK_POLL_SECONDS)
         except BaseException:
-            process.kill_group()  # which ends the feeding
+            process.kill_group()  # The death of the process ends the feeding.
             wait([feeding])
             raise
         feeding.result()
-        while (exit_code := process.wait_up_to(TICK_SECONDS)) is None:
+        while (exit_code := process.wait_up_to(CHECK_POLL_SECONDS)) is None:
             heartbeat()
         return exit_code
 
 
 def _feed(pipe: IO[bytes], chunks: Iterable[bytes]) -> None:
-    with suppress(BrokenPipeError), pipe:  # the process may end before the file does
+    with suppress(BrokenPipeError), pipe:  # The process may end before the file does.
         for chunk in chunks:
             pipe.write(chunk)
 

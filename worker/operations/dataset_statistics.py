@@ -1,5 +1,5 @@
-"""Find out what a file is to a model: a program of its own tokenizes, so that this process needs no
-tokenizer and survives any file.
+"""Compute statistics of a data set for a model: a program of its own tokenizes, so that this
+process needs no tokenizer and survives any file.
 """
 
 from pathlib import Path
@@ -14,12 +14,12 @@ from worker.machine.subprocesses import run_tool
 from worker.models.fetching import fetch_artifacts
 from worker.operations.handler import Heartbeat, OperationAbandoned, OperationHandler
 
-WEIGHTS = ".safetensors"  # of a model only what its tokenizer needs is fetched
+WEIGHTS = ".safetensors"  # The tokenizer alone is fetched.
 
 
 class DatasetStatisticsHandler(OperationHandler[DatasetStatistics]):
     kind = DatasetStatistics
-    limit_seconds = 1800.0  # half an hour tokenizes a gigabyte on one core
+    limit_seconds = 1800.0  # Half an hour tokenizes a gigabyte on one core.
 
     def _run(self, operation: DatasetStatistics, heartbeat: Heartbeat) -> None:
         with self._scratch(operation) as folder:

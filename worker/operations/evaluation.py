@@ -21,12 +21,11 @@ from falqon_core.records.file_check import read_records
 from falqon_core.records.jsonl import lines_of_file
 from falqon_core.records.line_parser import Parsed
 from worker.attempt.staging import fetch_data
-from worker.evaluation.asking import AT_ONCE, Asker, NotAnswered, Question, Refused
-from worker.evaluation.card import NAME as CARD
-from worker.evaluation.card import write_card
+from worker.evaluation.asking import MAX_CONCURRENT, Asker, EngineRefused, NotAnswered, Question
+from worker.evaluation.card import CARD_NAME, write_card
 from worker.evaluation.comparison import compare
 from worker.evaluation.grading import MissingField, check_fields, grade
-from worker.evaluation.rows import Row, choose, row_of
+from worker.evaluation.rows import EvaluationRow, choose, row_of
 from worker.machine.subprocesses import run_tool
 from worker.models.fetching import fetch_artifacts
 from worker.operations.dataset_statistics import WEIGHTS
@@ -72,7 +71,9 @@ class EvaluationHandler(OperationHandler[Evaluation]):
             if model is None:  # deleted meanwhile
                 return
             orphans.claim(session, key)
-            artifact = Artifact(model_id=model_id, name=CARD, storage_key=key, **stored._asdict())
+            artifact = Artifact(
+                model_id=model_id, name=CARD_NAME, storage_key=key, **stored._asdict()
+            )
             before = artifact_rows.replace(session, artifact)
             model.bytes += artifact.bytes
             if before is not None:
@@ -80,7 +81,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
                 orphans.mark_orphaned(session, [before.storage_key])
 
     def write_scores(self, operation: Evaluation, scores: AnswerScores) -> None:
-        """Keep what was answered, for whoever looks and for the next attempt."""
+        """Store the answers, for readers and for the next attempt."""
         write_progress(self._database, operation, **_columns_of(scores))
 
     def _permanent_error(self, error: Exception) -> PermanentError | None:
@@ -92,7 +93,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         with self._database.read() as session:
             job = jobs.find_in_any_project(session, operation.job_id)
             file = files.get(session, operation.file_id)
-        if job is None:  # and its evaluations with it
+        if job is None:  # The job has been deleted, and its evaluations with it.
             raise OperationAbandoned
         if file.deleted_at is not None:
             raise PermanentError("file_not_found", f"The file {file.id} has been deleted.")
@@ -100,8 +101,8 @@ class EvaluationHandler(OperationHandler[Evaluation]):
 
     def _rows(
         self, operation: Evaluation, job: Job, file: File, folder: Path, heartbeat: Heartbeat
-    ) -> list[Row]:
-        """Return what is asked: the same rows in every attempt."""
+    ) -> list[EvaluationRow]:
+        """Return the rows of the evaluation: the same in every attempt."""
         (path,) = fetch_data(self._storage, [file], folder, heartbeat)
         lines = None
         if operation.origin == "validation_fraction":
@@ -140,7 +141,7 @@ class _Evaluator:
         handler: EvaluationHandler,
         operation: Evaluation,
         job: Job,
-        rows: list[Row],
+        rows: list[EvaluationRow],
         asker: Asker,
         heartbeat: Heartbeat,
     ) -> None:
@@ -152,13 +153,13 @@ class _Evaluator:
         self._asker = asker
         self._heartbeat = heartbeat
         self._scores = operation.scores.model_copy(deep=True)
-        self._refusal: Refused | None = None
+        self._refusal: EngineRefused | None = None
         self._written_at = time.monotonic()
 
     def evaluate(self, model: EvaluatedModel) -> None:
         scores = self._scores.by_model.setdefault(model.model, [])
         while len(scores) < len(self._rows):
-            rows = self._rows[len(scores) : len(scores) + AT_ONCE]
+            rows = self._rows[len(scores) : len(scores) + MAX_CONCURRENT]
             questions = [self._question(row, model) for row in rows]
             answers = self._asker.ask(model.model, questions)
             for row, answer in zip(rows, answers, strict=True):
@@ -178,12 +179,12 @@ class _Evaluator:
             )
         return self._scores
 
-    def _question(self, row: Row, model: EvaluatedModel) -> Question:
+    def _question(self, row: EvaluationRow, model: EvaluatedModel) -> Question:
         body = row.body(model.model, self._plan.max_tokens, self._template_kwargs)
         return Question(row.path, body)
 
-    def _graded(self, row: Row, answer: str | Refused) -> list[float] | None:
-        if isinstance(answer, Refused):
+    def _graded(self, row: EvaluationRow, answer: str | EngineRefused) -> list[float] | None:
+        if isinstance(answer, EngineRefused):
             self._refusal = self._refusal or answer
             return None
         return [grade(grader, row.item, answer) for grader in self._plan.graders]
@@ -207,7 +208,9 @@ def _records(
             yield line, outcome
 
 
-def _check_templates(operation: Evaluation, rows: list[Row], heartbeat: Heartbeat) -> None:
+def _check_templates(
+    operation: Evaluation, rows: list[EvaluationRow], heartbeat: Heartbeat
+) -> None:
     """Raise `PermanentError` for a field that a row does not have, before anybody is asked."""
     for grader in operation.plan.graders:
         templates = [grader.input, getattr(grader, "reference", "")]

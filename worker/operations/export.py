@@ -37,7 +37,7 @@ PROVENANCE = (
     "config.json",
     "LICENSE",
     "NOTICE",
-)  # beginnings of the files that tell base model and licence
+)  # Beginnings of the files that name base model and licence.
 log = structlog.get_logger()
 
 
@@ -81,7 +81,7 @@ class ExportHandler(OperationHandler[Export]):
     ) -> Path:
         """Return the folder of the exported model."""
         if export.step is None and export.format not in FROM_CHECKPOINT:
-            self._require_space(folder, 3 * inputs.source.bytes)  # as it is, and in bf16
+            self._require_space(folder, 3 * inputs.source.bytes)  # The model as it is, and in bf16.
             source = folder / "source"
             fetch_artifacts(self._storage, inputs.artifacts, source, heartbeat)
         elif inputs.checkpoint is None or inputs.job is None:
@@ -100,7 +100,8 @@ class ExportHandler(OperationHandler[Export]):
                 )
                 fetch_artifacts(self._storage, provenance, source, heartbeat)
         else:
-            # in FP8 and in bf16; this is its base, or the FP8 model that is larger than in INT4
+            # The merge needs room for FP8 and bf16; this is its base, or the FP8 model that is
+            # larger than in INT4.
             self._require_space(folder, 2 * inputs.source.bytes)
             source = self._merge(export, inputs.job, inputs.checkpoint, folder, heartbeat)
         if export.format in ("fp8", "q4_1"):
@@ -136,7 +137,7 @@ class ExportHandler(OperationHandler[Export]):
         return merged
 
     def _data(self, job: Job, folder: Path, heartbeat: Heartbeat) -> list[Path]:
-        """Return nothing if a file is gone: certified is what was trained on all of them."""
+        """Return None if a file is gone: only a model trained on all of them is certified."""
         with self._database.read() as session:
             files = data_files(session, job)
         if any(file.deleted_at is not None for file in files):

@@ -35,7 +35,7 @@ class BytesNotFound(Exception):
 
 class FileCheckHandler(OperationHandler[FileCheck]):
     kind = FileCheck
-    limit_seconds = math.inf  # a check has a limit of its own, which goes by the file's size
+    limit_seconds = math.inf  # The check has a limit of its own, which goes by the file's size.
 
     def __init__(self, context: WorkerContext) -> None:
         super().__init__(context)
@@ -65,14 +65,14 @@ class FileCheckHandler(OperationHandler[FileCheck]):
         try:
             return check_records(self._storage.chunks(file.storage_key), file.bytes, heartbeat)
         except FileNotFoundError as error:
-            if not self._outage.answers():  # where the whole bucket is gone, no file is missing
+            if not self._outage.answers():  # A missing bucket is an outage, not a missing file.
                 raise OperationAbandoned from error
             if operation.attempt < MAX_ATTEMPTS:
                 raise BytesNotFound(file.storage_key) from error
             raise PermanentError(BytesMissing.code, BYTES_MISSING) from error
 
     def _fail(self, session: Session, operation: FileCheck, error: PermanentError) -> None:
-        report = None  # of what nobody could read
+        report = None  # The file could not be read.
         details = error.message
         if error.code != BytesMissing.code:
             report = _unchecked(error.message)

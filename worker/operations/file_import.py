@@ -42,7 +42,7 @@ from worker.operations.handler import (
     PermanentError,
     write_progress,
 )
-from worker.sources.download import SourceAway, SourceRefused
+from worker.sources.download import SourceRefused, SourceUnavailable
 from worker.sources.tables import SourceReader, Table, kind_of_secret
 
 READER = [sys.executable, "-m", "falqon_core.tables"]
@@ -103,7 +103,7 @@ class FileImportHandler(OperationHandler[FileImport]):
     ) -> Iterator[Table]:
         if operation.is_uploaded:
             self._fetch_upload(operation, folder / "table", heartbeat)
-            yield Table(folder / "table", operation.format or "jsonl")
+            yield SourceTable(folder / "table", operation.format or "jsonl")
             return
         with self._database.read() as session:
             kind = kind_of_secret(operation.source)
@@ -116,7 +116,7 @@ class FileImportHandler(OperationHandler[FileImport]):
                 yield table
         except SourceRefused as error:
             raise PermanentError(error.code, error.message) from error
-        except SourceAway as error:
+        except SourceUnavailable as error:
             if operation.attempt < MAX_ATTEMPTS:
                 raise
             raise PermanentError("source_unavailable", f"The source fails: {error}.") from error
@@ -136,7 +136,7 @@ class FileImportHandler(OperationHandler[FileImport]):
     def _write_lines(
         self,
         operation: FileImport,
-        table: Table,
+        table: SourceTable,
         reading: Reading,
         heartbeat: Heartbeat,
         progress: "ProgressWriter",
@@ -212,12 +212,12 @@ class ProgressWriter:
         self._written_at = 0.0
         self._num_records: dict[int, int] = {}  # of each table, by its position
 
-    def fetched(self, table: Table, fraction: float) -> None:
+    def fetched(self, table: SourceTable, fraction: float) -> None:
         if time.monotonic() > self._written_at + WRITTEN_EVERY_SECONDS:
             self._written_at = time.monotonic()
             self.write(progress=(table.position + fraction / 2) / table.num_tables)
 
-    def written(self, table: Table, message: RecordsWritten, lines: Path) -> None:
+    def written(self, table: SourceTable, message: RecordsWritten, lines: Path) -> None:
         share = message.fraction if self._operation.is_uploaded else (1 + message.fraction) / 2
         self._num_records[table.position] = message.num_records
         self.write(

@@ -1,4 +1,4 @@
-"""What becomes of a file whose check or import has ended, and of the jobs that wait for it."""
+"""The end of a file's check or import: the file's state, and the jobs that wait for it."""
 
 from sqlalchemy.orm import Session
 

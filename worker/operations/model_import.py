@@ -20,7 +20,7 @@ from worker.operations.handler import (
     PermanentError,
     write_progress,
 )
-from worker.sources.download import Downloader, SourceAway, SourceRefused
+from worker.sources.download import Downloader, SourceRefused, SourceUnavailable
 
 MAX_GGUF_BYTES = 2**40
 WRITTEN_EVERY_SECONDS = 1.0
@@ -83,7 +83,7 @@ class ModelImportHandler(OperationHandler[ModelImport]):
             downloader.fetch(url, target, {}, MAX_GGUF_BYTES)
         except SourceRefused as error:
             raise PermanentError(error.code, error.message) from error
-        except SourceAway as error:
+        except SourceUnavailable as error:
             if progress.operation.attempt < MAX_ATTEMPTS:
                 raise
             raise PermanentError("source_unavailable", f"The source fails: {error}.") from error

@@ -1,1 +1,1 @@
-"""Where records stand elsewhere: which files an address means, and bringing them here."""
+"""Records from external sources: the files that an address means, and their download."""

@@ -7,9 +7,9 @@ import socket
 import time
 from collections.abc import Callable
 
-TICK_SECONDS = 2.0  # the longest wait between two checks
+CHECK_INTERVAL_SECONDS = 2.0  # the longest wait between two checks
 SILENT_SECONDS = 30.0
-# Of an answer as a whole, its head and redirects before it included.
+# Limit of an answer as a whole, with its head and the redirects before it.
 RATE_SECONDS = 60.0
 MIN_BYTES_PER_SECOND = 10 * 1024
 
@@ -37,7 +37,7 @@ class Pace:
 
 
 class CheckedSocket:
-    """The part of a socket that `http.client` uses. Whoever opened `connected` closes it."""
+    """The part of a socket that `http.client` uses. The opener of `connected` closes it."""
 
     def __init__(self, connected: socket.socket, check: Callable[[], None], pace: Pace) -> None:
         self._connected = connected
@@ -48,7 +48,7 @@ class CheckedSocket:
         self._connected.sendall(data)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
-        self._connected.settimeout(TICK_SECONDS)
+        self._connected.settimeout(CHECK_INTERVAL_SECONDS)
         return io.BufferedReader(self._reader)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One GET of a stranger's address to a file: every address on its way is checked, redirects too,
+"""One GET of an external address to a file: every address on its way is checked, redirects too,
 and what a broken connection has left is continued where the server can.
 """
 
@@ -22,7 +22,7 @@ from worker.sources.checked_socket import (
 CONNECT_SECONDS = 10.0
 MAX_REDIRECTS = 5
 MAX_RESUMPTIONS = 5
-PAUSE_SECONDS = 1.0
+RETRY_SECONDS = 1.0
 CHUNK_BYTES = 2**18
 REDIRECTS = (301, 302, 303, 307, 308)
 NOT_THERE = (401, 403, 404, 410)
@@ -37,7 +37,7 @@ class SourceRefused(Exception):
         self.message = message
 
 
-class SourceAway(Exception):
+class SourceUnavailable(Exception):
     """The source does not answer as it should; another attempt may succeed."""
 
 
@@ -71,7 +71,7 @@ class Downloader(NamedTuple):
                 return validator
             except (OSError, HTTPException) as error:
                 if attempt == MAX_RESUMPTIONS:
-                    raise SourceAway(reason_of(error)) from error
+                    raise SourceUnavailable(reason_of(error)) from error
                 self._pause()
         raise AssertionError("the last attempt returns or raises")
 
@@ -82,7 +82,7 @@ class Downloader(NamedTuple):
                 content = response.read(max_bytes + 1)
                 link = response.getheader("link") or ""
         except (OSError, HTTPException) as error:
-            raise SourceAway(reason_of(error)) from error
+            raise SourceUnavailable(reason_of(error)) from error
         if len(content) > max_bytes:
             raise SourceRefused("source_too_large", "The list of its files is too long.")
         return content, link
@@ -147,7 +147,7 @@ class Downloader(NamedTuple):
             raise ConnectionError("the connection ended before the file did")
 
     def _pause(self) -> None:
-        until = time.monotonic() + PAUSE_SECONDS
+        until = time.monotonic() + RETRY_SECONDS
         while time.monotonic() < until:
             self.check()
             time.sleep(0.1)

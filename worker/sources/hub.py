@@ -10,9 +10,10 @@ from urllib.parse import quote, unquote
 from huggingface_hub import constants
 
 from app.files.addresses import HubAddress
-from worker.sources.download import Downloader, SourceAway, SourceRefused
+from worker.sources.download import Downloader, SourceRefused, SourceUnavailable
 
-FORMATS = (".parquet", ".jsonl", ".json", ".csv", ".tsv")  # the first that a split has is read
+# The first format that a split has is read.
+FORMATS = (".parquet", ".jsonl", ".json", ".csv", ".tsv")
 MAX_LISTED_BYTES = 16 * 2**20
 MAX_PAGES = 100
 MAX_FILES = 10_000
@@ -72,7 +73,7 @@ def choose_files(paths: list[str], target: str) -> list[str]:
 
 
 def _is_of(path: str, folder: str, split: str) -> bool:
-    """Return whether a file belongs to a split: its name or its folder has the split as a word."""
+    """Return True if a file belongs to a split: its name or its folder has the split as a word."""
     parts = PurePosixPath(path).parts
     if folder and not path.startswith(f"{folder}/") and f"/{folder}/" not in path:
         return False
@@ -89,7 +90,7 @@ def _paths(downloader: Downloader, url: str, headers: Mapping[str, str]) -> list
         if following is None or len(paths) > MAX_FILES:
             break
         if not following.startswith(url):  # it would be sent the token
-            raise SourceAway("the list of its files goes on elsewhere")
+            raise SourceUnavailable("the list of its files goes on elsewhere")
         page = following
     if len(paths) > MAX_FILES:
         raise SourceRefused("source_too_large", f"It has more than {MAX_FILES} files.")
@@ -102,4 +103,4 @@ def _read(downloader: Downloader, url: str, headers: Mapping[str, str]) -> tuple
     try:
         return json.loads(content), following[1] if following else None
     except ValueError as error:
-        raise SourceAway("the answer is not JSON") from error
+        raise SourceUnavailable("the answer is not JSON") from error

@@ -21,7 +21,7 @@ LIFETIME = timedelta(hours=6)
 def url_of(address: S3Address, key: dict[str, Any]) -> str:
     """Return an address that reads the object; without a key, one of a public object."""
     region = str(key.get("region") or REGION)
-    # as the AWS documentation spells the endpoint of a region
+    # The AWS documentation spells the endpoint of a region like this.
     endpoint = str(key.get("endpoint") or f"https://s3.{region}.amazonaws.com").rstrip("/")
     if not key:
         return f"{endpoint}/{address.bucket}/{quote(address.key)}"
@@ -36,7 +36,8 @@ def url_of(address: S3Address, key: dict[str, Any]) -> str:
         endpoint=endpoint,
         region=region,
         virtual_hosted_style_request=False,
-        client_options={"allow_http": True},  # whether it may is decided where it is read
+        # The caller that reads it decides whether plain HTTP is allowed.
+        client_options={"allow_http": True},
         credential_provider=lambda: credential,
     )
     return obstore.sign(store, "GET", address.key, expires_in=LIFETIME)

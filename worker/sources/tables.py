@@ -14,10 +14,10 @@ from worker.sources.hub import find_files
 from worker.sources.s3 import url_of
 
 
-class Table(NamedTuple):
+class SourceTable(NamedTuple):
     path: Path
     format: SourceFormat
-    # what the address means now: a commit, or the version that the server names
+    # The version that the address means now: a commit, or the server's own name for it.
     revision: str | None = None
     position: int = 0  # among the tables of a source
     num_tables: int = 1
@@ -30,12 +30,12 @@ class SourceReader(NamedTuple):
 
     settings: Settings
     check: Callable[[], None]
-    on_progress: Callable[[Table, float], None]
+    on_progress: Callable[[SourceTable, float], None]
 
     def fetch(
         self, source: str, secret: Mapping[str, Any], revision: str | None, folder: Path
-    ) -> Iterator[Table]:
-        """Fetch each table when it is asked for. Raises `SourceRefused` and `SourceAway`."""
+    ) -> Iterator[SourceTable]:
+        """Fetch each table when it is asked for. Raises `SourceRefused` and `SourceUnavailable`."""
         networks = self.settings.webhook_networks
         downloader = Downloader(networks, self.check)
         headers: dict[str, str] = {}
@@ -52,7 +52,7 @@ class SourceReader(NamedTuple):
                 urls, paths, revision = [address.url], [urlsplit(address.url).path], None
         left = self.settings.max_upload_bytes
         for index, (url, path) in enumerate(zip(urls, paths, strict=True)):
-            table = Table(folder / "table", "jsonl", revision, index, len(urls))
+            table = SourceTable(folder / "table", "jsonl", revision, index, len(urls))
             on_progress = partial(self.on_progress, table)
             version = downloader.fetch(url, table.path, headers, left, on_progress)
             left -= table.path.stat().st_size

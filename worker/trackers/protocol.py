@@ -1,6 +1,5 @@
-"""What goes to a tracker's process, line by line on its standard input: a `Run`, then `Metrics`,
-at the end an `Outcome`.
-"""
+"""The lines on the standard input of a tracker's process: a `Run`, then `Metrics`, at the end an
+`Outcome`."""
 
 from typing import Literal, Protocol
 
@@ -10,11 +9,11 @@ Scalars = dict[str, int | float]
 OutcomeName = Literal["succeeded", "failed", "stopped"]
 
 
-class Line(BaseModel):
+class TrackerLine(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Run(Line):
+class Run(TrackerLine):
     job_id: str
     type: str
     options: dict[str, str | list[str] | None]
@@ -25,12 +24,12 @@ class Run(Line):
         return str(self.options.get("name") or self.job_id)
 
 
-class Metrics(Line):
+class Metrics(TrackerLine):
     step: int
     values: Scalars
 
 
-class Outcome(Line):
+class Outcome(TrackerLine):
     outcome: OutcomeName
 
 

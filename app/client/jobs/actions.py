@@ -1,4 +1,4 @@
-"""What can be done to a job that exists."""
+"""Actions on a job that exists."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from app.client.jobs.request import MaxCost, MaxSeconds, budget
 
 app = typer.Typer()
 
-# What an action means for a job that a worker is running; without one it has already happened.
+# The effect of an action on a job that a worker is running; without one it has already happened.
 UNDER_WAY = {
     "cancel": "its worker stops at the next step",
     "pause": "its worker writes a checkpoint and stops",

@@ -1,4 +1,4 @@
-"""What a job will take, shown before it is asked for."""
+"""The estimate of a job, shown before it is created."""
 
 import time
 
@@ -32,7 +32,7 @@ def show_estimate(client: Client, estimate: Json) -> None:
         }
     )
     warnings = [_words(estimate["reason"])] if estimate.get("reason") else []
-    warnings += estimate.get("warnings") or []  # none from a service that is older
+    warnings += estimate.get("warnings") or []  # An older service sends none.
     for warning in warnings:
         client.out.console.print(Text(f"The service warns: {one_line(warning)}", "yellow"))
     if estimate.get("engine_note"):
@@ -59,7 +59,7 @@ def _between(expected: str, low: str, high: str) -> str:
 
 
 def place(queue: Json) -> str:
-    """Describe where a job stands in the queue, and when it may start or why nobody knows."""
+    """Describe a job's position in the queue, and its likely start or why it is unknown."""
     return ", ".join(
         each
         for each in (f"{queue['position']}" if queue["position"] else "", _start(queue))

@@ -13,11 +13,11 @@ from app.client.columns import Column
 from app.client.command import Client, command
 from app.client.errors import NoConnection, NotFound, Refused
 
-OPTIONS = "FalqonOptions"
+OPTIONS_SCHEMA = "FalqonOptions"
 PREFIX = "falqon."
 UNKNOWN = "unknown_parameter"
 LIST_THEM = "`falqon jobs fields` lists all of them."
-# what a schema says of numbers, and how it reads
+# Bounds of numbers in a schema, and their wording.
 BOUNDS = {
     "minimum": "from {}",
     "exclusiveMinimum": "above {}",
@@ -53,7 +53,7 @@ def read_fields(api: Api) -> dict[str, Json]:
     """Return the schema of each field by its name, `a.b` for one that is inside another."""
     try:
         schemas = api.read_description()["components"]["schemas"]
-        options = schemas[OPTIONS]
+        options = schemas[OPTIONS_SCHEMA]
     except (KeyError, TypeError):
         raise NoConnection(
             f"{api.base_url} describes no settings of a job.", api.advice.other_service

@@ -1,4 +1,4 @@
-"""What the trainer of a job wrote beside its messages, once or as it comes."""
+"""The log of a job's trainer, once or as it grows."""
 
 import sys
 import time
@@ -10,11 +10,11 @@ from app.base.terminal import plain
 from app.client.api import Json, segment
 from app.client.command import Client, command
 from app.client.jobs.actions import JobId
+from app.client.jobs.watched import FINAL_STATUSES
 from app.client.polling import poll
 
 POLL_SECONDS = 2.0
 GO_ON = "The job itself goes on; the same command prints its log again."
-ENDED = {"succeeded", "failed", "cancelled"}
 
 app = typer.Typer()
 
@@ -50,7 +50,7 @@ def _follow(client: Client, path: str, log: Json, only: int | None) -> None:
         time.sleep(POLL_SECONDS)
         # Asked before the log, whose last lines are there before the job ends.
         job = poll(client, path, how_to_go_on=GO_ON)
-        has_ended = job["status"] in ENDED
+        has_ended = job["status"] in FINAL_STATUSES
         for attempt in job["attempts"]:
             if attempt["number"] < number or only not in (None, attempt["number"]):
                 continue

@@ -67,7 +67,7 @@ class JobOptions:
 
 
 def job_body(model: str | None, options: JobOptions) -> Json:
-    """Return what is given. What is not is not sent, so the service's own defaults hold."""
+    """Return the given fields alone, so that the service's own defaults hold for the others."""
     recipe = {
         "num_epochs": options.epochs,
         "batch_size": options.batch_size,
@@ -89,7 +89,7 @@ def job_body(model: str | None, options: JobOptions) -> Json:
 
 
 def parse_settings(settings: list[str], option: str = "--set", into: Json | None = None) -> Json:
-    """Return what `key=value` pairs say, beside what is there already."""
+    """Return the settings of `key=value` pairs, beside the earlier ones."""
     fields: Json = {} if into is None else into
     for setting in settings:
         name, value = pair(setting, option)

@@ -13,9 +13,9 @@ from app.client.api import Api, Json, segment
 from app.client.errors import NoConnection, Unavailable
 from app.client.server_sent_events import DONE, read_messages
 
-SILENCE_SECONDS = 45.0  # the service sends a comment every 15
-PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
-GIVE_UP_SECONDS = 600.0  # a restart, an update, a night train's tunnel
+STREAM_TIMEOUT_SECONDS = 45.0  # The service sends a comment every 15.
+RETRY_DELAYS_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
+RECONNECT_TIMEOUT_SECONDS = 600.0  # A restart, an update, a night train's tunnel.
 
 
 class Lost(NamedTuple):
@@ -51,7 +51,9 @@ def in_order(events: Iterator[Json | Lost | Tick]) -> Iterator[Json | Lost | Tic
 
 
 def follow(api: Api, job_id: str) -> Iterator[Json | Lost | Tick]:
-    """Ends when the job has. Raises `NoConnection` after `GIVE_UP_SECONDS` without an answer."""
+    """Ends when the job has. Raises `NoConnection` after `RECONNECT_TIMEOUT_SECONDS` without an
+    answer.
+    """
     last = 0
     failures = 0
     heard_at = time.monotonic()
@@ -62,7 +64,9 @@ def follow(api: Api, job_id: str) -> Iterator[Json | Lost | Tick]:
                 {"last-event-id": str(last)} if last else {}
             )
             path = f"/fine_tuning/jobs/{segment(job_id)}/stream"
-            with api.stream(path, headers=headers, silence_seconds=SILENCE_SECONDS) as response:
+            with api.stream(
+                path, headers=headers, silence_seconds=STREAM_TIMEOUT_SECONDS
+            ) as response:
                 for message in read_messages(response.iter_bytes()):
                     failures = 0
                     heard_at = time.monotonic()
@@ -77,8 +81,8 @@ def follow(api: Api, job_id: str) -> Iterator[Json | Lost | Tick]:
             reason = str(api.unreachable(error))
         except Unavailable as error:
             reason = error.message
-        if time.monotonic() - heard_at > GIVE_UP_SECONDS:
+        if time.monotonic() - heard_at > RECONNECT_TIMEOUT_SECONDS:
             raise NoConnection(reason, "The job itself goes on.")
         yield Lost(reason)
-        time.sleep(PAUSES_SECONDS[min(failures, len(PAUSES_SECONDS) - 1)])
+        time.sleep(RETRY_DELAYS_SECONDS[min(failures, len(RETRY_DELAYS_SECONDS) - 1)])
         failures += 1

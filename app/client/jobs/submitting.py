@@ -19,7 +19,7 @@ from app.client.uploading import checked, upload
 
 JOBS = "/fine_tuning/jobs"
 ID_PREFIX = "file-"
-NOT_HERE_YET = "not-here-yet"  # in the place of the id of a file
+NOT_HERE_YET = "not-here-yet"  # Stands for the id of a file that is not uploaded yet.
 
 
 class DataOption(NamedTuple):
@@ -46,7 +46,7 @@ def with_data(client: Client, path: str, body: Json, options: Sequence[DataOptio
 
 
 def _refuse_what_cannot_be(client: Client, path: str, body: Json, stand_ins: Json) -> None:
-    """Send the request without its files, which the service looks at last: one that is refused for
+    """Send the request without its files, which the service checks last: one that is refused for
     them alone will do.
     """
     try:
@@ -110,7 +110,7 @@ def _ask(client: Client, body: Json) -> None:
     try:
         agreed = typer.confirm("Submit this job?", err=client.out.as_json)
     except typer.Abort:
-        client.out.say("")  # the question has left the cursor behind it
+        client.out.say("")  # The question has left the cursor behind it.
         agreed = False
     if not agreed:
         raise Refused(

@@ -21,7 +21,7 @@ from app.client.jobs.watched import Watched
 
 REDRAWS_PER_SECOND = 4
 PERCENT_BETWEEN_LINES = 5
-SECONDS_BETWEEN_REFRESHES = 1.0  # of the job object, while its past streams by
+SECONDS_BETWEEN_REFRESHES = 1.0  # Interval of reads of the job object, while its past streams by.
 
 
 app = typer.Typer()
@@ -41,7 +41,7 @@ def watch(
             _as_display(client, path, watched)
         else:
             _as_lines(client, watched)
-        job = client.api.get(path, patient=True)
+        job = client.api.get(path, repeatable=True)
     if client.out.as_json:
         client.out.json_line(job)
     _conclude(client, job)
@@ -68,15 +68,15 @@ def _as_display(client: Client, path: str, watched: Watched) -> None:
                 watched.take(event)
             changed = isinstance(event, dict) and event["type"] != "metrics"
             if isinstance(event, Tick) or (changed and time.monotonic() > refresh_at):
-                # the stream finds out by itself whether that lasts
+                # The stream itself notices whether that lasts.
                 with suppress(NoConnection, Unavailable):
                     watched.job = client.api.get(path)
                 refresh_at = time.monotonic() + SECONDS_BETWEEN_REFRESHES
-        watched.job = client.api.get(path, patient=True)
+        watched.job = client.api.get(path, repeatable=True)
 
 
 def _as_lines(client: Client, watched: Watched) -> None:
-    last_percent = -math.inf  # percent; a log stays readable whatever the number of steps
+    last_percent = -math.inf  # Percent; a log stays readable for any number of steps.
     for event in in_order(follow(client.api, watched.job["id"])):
         if isinstance(event, Lost):
             client.out.say(_trouble(event))

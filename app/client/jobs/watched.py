@@ -1,4 +1,4 @@
-"""What is known of a job that is being watched, and how it looks."""
+"""The state of a watched job, and its display."""
 
 import time
 
@@ -12,7 +12,7 @@ from app.client import text
 from app.client.api import Json
 
 SPARKLINE_WIDTH = 40
-ENDED = {"succeeded", "failed", "cancelled"}
+FINAL_STATUSES = {"succeeded", "failed", "cancelled"}
 STATUS_STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "paused": "yellow"}
 
 
@@ -21,8 +21,8 @@ class Watched:
         self.job = job
         self.losses: dict[int, float] = {}
         self.valid_loss: float | None = None
-        self.latest: Json = {}  # of the newest step
-        self._heard_at = time.monotonic()  # when it came
+        self.latest: Json = {}  # Metrics of the newest step.
+        self._heard_at = time.monotonic()  # Time of their arrival.
         self.heard = ""
         self.trouble = ""
 
@@ -36,7 +36,7 @@ class Watched:
         if data.get("train_loss") is None:
             return
         step = data["step"]
-        # another execution goes on from an earlier checkpoint
+        # Another attempt goes on from an earlier checkpoint.
         if step <= self.latest.get("step", 0):
             self.losses = {earlier: loss for earlier, loss in self.losses.items() if earlier < step}
         self.losses[step] = data["train_loss"]
@@ -74,7 +74,7 @@ class Watched:
         if self.latest:
             lines += [self._bar(), self._curve(), Text(self.numbers())]
         lines.append(Text(self.heard, "dim", no_wrap=True, overflow="ellipsis"))
-        if self.trouble or status not in ENDED:
+        if self.trouble or status not in FINAL_STATUSES:
             lines.append(
                 Text(
                     self.trouble or "Ctrl-C leaves the job running.",

@@ -16,7 +16,7 @@ from app.client.move.objects import OriginFile
 
 OPENAI = "https://api.openai.com/v1"
 SECRET = re.compile(r"sk-[\w*.-]+")  # OpenAI repeats a refused key in part
-SILENCE_SECONDS = 60.0
+READ_TIMEOUT_SECONDS = 60.0
 OBJECTS_PER_PAGE = 100
 MAX_PAGES = 10_000
 SCOPE_HEADERS = {"OPENAI_ORG_ID": "openai-organization", "OPENAI_PROJECT_ID": "openai-project"}
@@ -39,7 +39,7 @@ class Account(Api):
         }
         super().__init__(Connection(base_url.rstrip("/"), api_key), scope)
         self._api_key = readable_key(api_key)
-        self._http.follow_redirects = False  # prompts go to the address that is named, only
+        self._http.follow_redirects = False  # Prompts go to the named address only.
 
     @classmethod
     def from_environment(cls, base_url: str) -> "Account":
@@ -56,7 +56,7 @@ class Account(Api):
         after = None
         for _ in range(MAX_PAGES):
             page = self.get(
-                path, {**query, "limit": OBJECTS_PER_PAGE, "after": after}, patient=True
+                path, {**query, "limit": OBJECTS_PER_PAGE, "after": after}, repeatable=True
             )
             objects = page.get("data") or []
             yield from objects
@@ -68,13 +68,13 @@ class Account(Api):
     def find(self, path: str) -> Json | None:
         """Return an object; None where there is none."""
         try:
-            return self.get(path, patient=True)
+            return self.get(path, repeatable=True)
         except NotFound:
             return None
 
     def download(self, file: OriginFile, target: BinaryIO) -> str:
         """Write a file's bytes to `target` and return their sha256; a broken connection begins
-        anew.
+        again.
         """
         for pause in (*self.repeat_after_seconds, None):
             wait_seconds = 0.0
@@ -95,7 +95,7 @@ class Account(Api):
         digest = hashlib.sha256()
         left = file.bytes
         path = f"/files/{segment(file.id)}/content"
-        with self.stream(path, headers={}, silence_seconds=SILENCE_SECONDS) as response:
+        with self.stream(path, headers={}, silence_seconds=READ_TIMEOUT_SECONDS) as response:
             for chunk in response.iter_bytes():
                 left -= len(chunk)
                 if left < 0:

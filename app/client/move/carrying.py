@@ -40,7 +40,7 @@ def _noted(move: FileMove | JobMove) -> Iterator[None]:
         yield
     except (Refused, NotFound) as error:
         move.problem = error.message
-    except OSError as error:  # of the temporary file
+    except OSError as error:  # The temporary file could not be written.
         move.problem = f"this machine cannot keep it meanwhile: {error.strerror}"
 
 

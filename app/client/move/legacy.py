@@ -26,7 +26,7 @@ def with_tools(chat: Json, body: Json) -> Json:
 
 def _messages(messages: list[Json]) -> list[Json]:
     result = []
-    ids: dict[str, str] = {}  # of the newest call, by the function's name
+    ids: dict[str, str] = {}  # Id of the newest call, by the function's name.
     for number, message in enumerate(messages):
         fields = {name: value for name, value in message.items() if value is not None}
         if function := fields.pop("function_call", None):

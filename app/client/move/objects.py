@@ -1,4 +1,4 @@
-"""What an account at OpenAI sends, as far as a move needs it."""
+"""The objects of an account at OpenAI, as far as a move needs them."""
 
 import re
 from typing import Any, Literal, TypeVar
@@ -47,7 +47,7 @@ class OriginJob(OriginObject):
     trained_tokens: int | None = None
     seed: int | None = None
     metadata: dict[str, str] | None = None
-    method: OriginMethod | None = None  # of older jobs, which were supervised
+    method: OriginMethod | None = None  # Older jobs have none; they were supervised.
     hyperparameters: dict[str, Any] | None = None  # the older place
     integrations: list[Any] | None = None
     suffix: str | None = None

@@ -1,4 +1,4 @@
-"""What a move looks like: as a plan, and as what became of it."""
+"""The display of a move: its plan, and its outcome."""
 
 from collections.abc import Iterator
 from decimal import Decimal

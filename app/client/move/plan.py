@@ -1,6 +1,5 @@
-"""What a move of an account comes to: each file and job there, what is here of it already, and what
-stands against the rest. Nothing is written.
-"""
+"""The plan of a move: each file and job of the account, its copies here, and the obstacles of the
+rest. Nothing is written."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,10 +13,10 @@ from app.client.move.request import ORIGIN, estimate_body, has_room, key_of
 
 PURPOSE = "fine-tune"
 METHODS = ("supervised", "dpo")
-STAYS = ("failed", "cancelled")
+UNMOVED_STATUSES = ("failed", "cancelled")
 FINE_TUNED = "ft:"
 CHECKPOINT = ":ckpt-"
-NUM_FILTERED_PAIRS = 4  # of a job's metadata in one address, whose length is limited
+NUM_FILTERED_PAIRS = 4  # Pairs of a job's metadata in one address, whose length is limited.
 
 
 @dataclass
@@ -35,17 +34,17 @@ class FileMove:
 @dataclass
 class JobMove:
     origin: OriginJob
-    last_step: int | None = None  # of its newest checkpoint there
-    num_checkpoints: int | None = None  # there; not asked for once the job is here
-    model: str = ""  # what it is trained from here
+    last_step: int | None = None  # Step of the newest checkpoint there.
+    num_checkpoints: int | None = None  # Checkpoints there; not read once the job is here.
+    model: str = ""  # The model that it is trained from here.
     here: Json | None = None
     estimate: Json | None = None
     problem: str = ""
 
     @property
     def stays(self) -> bool:
-        """Return whether it has left no model there that could be trained here."""
-        return self.origin.status in STAYS
+        """Return True if it has left no model there that could be trained here."""
+        return self.origin.status in UNMOVED_STATUSES
 
     @property
     def is_due(self) -> bool:
@@ -56,7 +55,8 @@ class JobMove:
 class Plan:
     files: dict[str, FileMove] = field(default_factory=dict)
     jobs: list[JobMove] = field(default_factory=list)  # the oldest first
-    other_models: list[str] = field(default_factory=list)  # fine-tuned there by no job of the list
+    # Models that no job of the list made there.
+    other_models: list[str] = field(default_factory=list)
     models: dict[str, str | None] = field(default_factory=dict)  # here, by the name there
 
     @property
@@ -127,7 +127,7 @@ def obstacle(client: Client, plan: Plan, job: JobMove) -> str:
 
 def _model_here(client: Client, name: str) -> str | None:
     try:
-        return str(client.api.get(f"/models/{segment(name)}", patient=True)["id"])
+        return str(client.api.get(f"/models/{segment(name)}", repeatable=True)["id"])
     except NotFound:
         return None
 
@@ -143,7 +143,7 @@ def _continue_from(job: JobMove, parent: JobMove) -> str:
 
 
 def _add_file(client: Client, plan: Plan, origin: OriginFile) -> None:
-    page = client.api.get("/files", {"idempotency_key": key_of(origin.id)}, patient=True)
+    page = client.api.get("/files", {"idempotency_key": key_of(origin.id)}, repeatable=True)
     plan.files[origin.id] = FileMove(origin, here=next(iter(page["data"]), None))
 
 
@@ -202,7 +202,7 @@ def _find_without_origin(client: Client, plan: Plan, origin: OriginJob) -> Json 
 def _jobs_with(client: Client, metadata: dict[str, str]) -> Iterator[Json]:
     query: dict[str, str | int] = {f"metadata[{name}]": text for name, text in metadata.items()}
     while True:
-        page = client.api.get("/fine_tuning/jobs", query, patient=True)
+        page = client.api.get("/fine_tuning/jobs", query, repeatable=True)
         yield from page["data"]
         if not page.get("has_more") or not page["data"]:
             return
@@ -223,7 +223,7 @@ def _estimate(client: Client, plan: Plan, job: JobMove) -> None:
 
 def _other_models(account: Account, jobs: Iterable[OriginJob]) -> list[str]:
     of_jobs = {job.fine_tuned_model for job in jobs}
-    ids = [str(model["id"]) for model in account.get("/models", patient=True).get("data") or []]
+    ids = [str(model["id"]) for model in account.get("/models", repeatable=True).get("data") or []]
     return [
         id_
         for id_ in ids

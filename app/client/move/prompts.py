@@ -10,7 +10,7 @@ from app.client.errors import Misused
 from app.client.move.legacy import UnusablePrompt, with_tools
 from app.client.move.request import BYTES_PER_TOKEN
 
-# what changes an answer, as OpenAI's reference has it
+# Parameters that change an answer, by OpenAI's reference.
 WITH_MESSAGES = (
     "frequency_penalty",
     "logit_bias",
@@ -28,18 +28,18 @@ WITH_MESSAGES = (
     "top_p",
     "verbosity",
 )
-# what changes it, too, and cannot be recorded as a text, or is none of OpenAI's
+# Parameters that change it, too, but cannot be recorded as text, or are not OpenAI's.
 REFUSED = ("audio", "chat_template_kwargs", "modalities", "prediction", "web_search_options")
 NOT_SENT = ("weight", "train")  # mean something to training only
 
 
 class Prompt(NamedTuple):
     line: int
-    body: Json  # messages, and the tools that they may call
+    body: Json  # Messages, and the tools that they may call.
 
     @property
     def key(self) -> str:
-        """Return what two prompts have in common that are the same."""
+        """Return the key that equal prompts share."""
         return json.dumps(self.body, sort_keys=True, ensure_ascii=False)
 
 
@@ -85,7 +85,7 @@ def prompt_of(record: Json) -> Json:
     if "prompt" in record:
         messages = [{"role": "user", "content": _text(record["prompt"])}]
     else:
-        chat = record.get("input", record)  # of a preference record
+        chat = record.get("input", record)  # A preference record nests it.
         messages = [
             {name: value for name, value in message.items() if name not in NOT_SENT}
             for message in chat["messages"]

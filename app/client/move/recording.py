@@ -1,5 +1,5 @@
 """Ask a model while it still answers, and keep its answers as a training and a held-out file. The
-two files are all there is: whoever is interrupted reads in them what is answered.
+two files are all there is: after an interruption they say which prompts are answered.
 """
 
 import hashlib
@@ -17,10 +17,10 @@ TRAINING = "training.jsonl"
 HELD_OUT = "held_out.jsonl"
 HELD_OUT_EVERY = 10
 NUM_REQUESTS_AT_ONCE = 4
-ENDS = ("stop", "tool_calls", "function_call")
+FINISH_REASONS = ("stop", "tool_calls", "function_call")
 ANSWER_FIELDS = ("content", "tool_calls", "function_call")
 
-Refusal = tuple[int, str]  # the line of the prompt, and why there is no answer
+Refusal = tuple[int, str]  # Line of the prompt, and the reason for no answer.
 
 
 class Recording:
@@ -50,7 +50,7 @@ class Recording:
             pool.shutdown(cancel_futures=True)
             self._keep_others(prompts, answers)
             raise
-        finally:  # where one fails for good, the others are not sent any more
+        finally:  # After a permanent failure the others are not sent any more.
             pool.shutdown(cancel_futures=True)
         return refusals
 
@@ -81,7 +81,7 @@ class Recording:
                 self._keep(prompt, message)
 
     def _keep(self, prompt: Prompt, answer: Json) -> None:
-        self.answered.add(prompt.key)  # so that an interrupted one is not written twice
+        self.answered.add(prompt.key)  # An interrupted prompt must not be written twice.
         messages = [*prompt.body["messages"], answer]
         line = json.dumps({**prompt.body, "messages": messages}, ensure_ascii=False) + "\n"
         path = self.folder / file_of(prompt)
@@ -123,13 +123,14 @@ def _ask(account: Account, model: str, prompt: Prompt) -> Json | str:
         return "the answer is not as OpenAI describes it"
     if refusal:
         return "the model refuses to answer"
-    if reason not in ENDS or not message:
+    if reason not in FINISH_REASONS or not message:
         return f"the answer is not whole: {reason}"
     return {"role": "assistant", **message}
 
 
 def _keys_in(path: Path) -> set[str]:
-    """Return which prompts a file answers, without the line that an interruption has torn."""
+    """Return the keys of the prompts that a file answers, without a line that an interruption has
+    torn."""
     whole = _lines(path)
     if path.is_file():
         with path.open("r+b") as file:

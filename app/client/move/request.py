@@ -1,11 +1,11 @@
-"""What is asked for here, from what was asked for there."""
+"""Requests for jobs here, made from jobs there."""
 
 from app.client.api import Json
 from app.client.move.objects import OriginJob
 
-ORIGIN = "moved_from"  # in a job's metadata here: its id there
+ORIGIN = "moved_from"  # Key of a job's metadata here: its id there.
 MAX_METADATA_PAIRS = 16
-# Of the lines that OpenAI trains on, where the account says no more than the size of the file.
+# Share of the lines that OpenAI trains on, where the account reports only the size of the file.
 BYTES_PER_TOKEN = 4
 BYTES_PER_RECORD = 1000
 
@@ -16,7 +16,7 @@ def key_of(origin_id: str) -> str:
 
 
 def has_room(job: OriginJob) -> bool:
-    """Return whether the metadata can also name the origin."""
+    """Return True if the metadata can also name the origin."""
     return len(job.metadata or {}) < MAX_METADATA_PAIRS
 
 

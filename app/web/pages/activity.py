@@ -11,8 +11,8 @@ from app.projects import service as projects
 from app.web.rendering import page
 from app.web.visitor import AdminVisitor, PageRoute
 
-ROWS = 50
-MAX_NAMES = 1000  # of keys and projects; the others show their ids
+PAGE_SIZE = 50
+MAX_NAMES = 1000  # Names of keys and projects; others show their ids.
 Filter = Annotated[str, Query(max_length=256)]
 
 router = APIRouter(route_class=PageRoute)
@@ -38,7 +38,7 @@ def activity_page(
         event_types=[event.strip()] if event.strip() else [],
         resource_ids=[resource.strip()] if resource.strip() else [],
         after=after,
-        limit=ROWS,
+        limit=PAGE_SIZE,
     )
     ids = [log.resource_id for log in logs.data if log.resource_id]
     with services.database.read() as session:

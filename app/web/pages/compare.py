@@ -24,18 +24,18 @@ from app.web.visitor import PageRoute, Visitor
 from falqon_core.contract.methods import METHODS
 from falqon_core.estimate.comparison import NOTES, combine, filled_columns
 
-FEWEST, MOST = 2, 6
+MIN_JOBS, MAX_JOBS = 2, 6
 
 Jobs = Annotated[Sequence[str], Query(max_length=100)]
 
 router = APIRouter(route_class=PageRoute)
 streams = APIRouter()
-PARTS = ("jobs", "figures", "results")  # that a stream replaces
+PARTS = ("jobs", "figures", "results")  # Parts that a stream replaces.
 
 
 class Difference(NamedTuple):
     name: str
-    values: list[Any]  # of each job; None where it has none
+    values: list[Any]  # One value for each job; None where it has none.
     is_same: bool
 
 
@@ -50,7 +50,7 @@ def compare_page(
 ) -> Response:
     chosen = list(dict.fromkeys(job))
     with services.database.read() as session:
-        if choose or not FEWEST <= len(chosen) <= MOST:
+        if choose or not MIN_JOBS <= len(chosen) <= MAX_JOBS:
             return page(
                 request,
                 "compare/choose.html",
@@ -68,8 +68,8 @@ def comparison_stream(
     services: ServicesDep, request: Request, caller: Visitor, job: Jobs
 ) -> EventSourceResponse:
     """Send what the jobs measured as they go on."""
-    if not FEWEST <= len(job) <= MOST:
-        raise InvalidRequest(f"job: name {FEWEST} to {MOST}.", param="job")
+    if not MIN_JOBS <= len(job) <= MAX_JOBS:
+        raise InvalidRequest(f"job: name {MIN_JOBS} to {MAX_JOBS}.", param="job")
     context = shared(request, caller)
 
     def render() -> live.Parts:
@@ -90,7 +90,7 @@ def _choice(session: Session, caller: Caller, chosen: list[str], search: str) ->
     rows = listing.in_order(session, caller.project_id, chosen)
     rows += [job for job in matching if job.id not in chosen]
     jobs = [(job, state(job)) for job in rows]
-    return {"jobs": jobs, "chosen": chosen, "fewest": FEWEST, "most": MOST, "q": search}
+    return {"jobs": jobs, "chosen": chosen, "fewest": MIN_JOBS, "most": MAX_JOBS, "q": search}
 
 
 def _comparison(

@@ -37,8 +37,8 @@ from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.estimate.estimate import tokens_from_characters
 from falqon_core.records.file_check import FileReport
 
-PAGE = 50
-MAX_JOBS = 20  # of one file, shown on its page
+PAGE_SIZE = 50
+MAX_JOBS = 20  # Jobs of one file, shown on its page.
 NEW_JOB = "/jobs/new"
 # Files for anything else have a tab where there are some.
 TABS = {Purpose.FINE_TUNE: "Training files", Purpose.FINE_TUNE_RESULTS: "Results"}
@@ -49,11 +49,11 @@ router = APIRouter(prefix="/data", route_class=PageRoute)
 uploads = APIRouter(prefix="/data", route_class=UploadPageRoute)
 
 
-class Row(NamedTuple):
+class FileRow(NamedTuple):
     file: FileObject
     report: FileReport | None
     tokens: int | None
-    are_counted: bool  # by a tokenizer; otherwise they are estimated from the characters
+    are_counted: bool  # Counted by a tokenizer; otherwise estimated from the characters.
     num_jobs: int
 
     @property
@@ -88,7 +88,7 @@ def _list_page(
         services,
         caller,
         after=after,
-        limit=PAGE,
+        limit=PAGE_SIZE,
         purpose=None if purpose == ALL else purpose,
         search=q.strip(),
     )
@@ -252,9 +252,9 @@ def _address(purpose: Tab, q: str, after: str = "") -> str:
     return f"/data?{query}" if query else "/data"
 
 
-def _row(file: FileObject, num_tokens: int | None, num_jobs: int) -> Row:
+def _row(file: FileObject, num_tokens: int | None, num_jobs: int) -> FileRow:
     report = file.report
     are_counted = num_tokens is not None
     if num_tokens is None and report and report.num_records:
         num_tokens = tokens_from_characters(report.num_characters, report.num_sequences)
-    return Row(file, report, num_tokens, are_counted, num_jobs)
+    return FileRow(file, report, num_tokens, are_counted, num_jobs)

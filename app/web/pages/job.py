@@ -22,29 +22,29 @@ from app.models.job_lifecycle import TERMINAL
 from app.services import Services
 from app.web import charts, job_view, live
 from app.web.job_header import Points
-from app.web.job_view import QUICK, SLOW
+from app.web.job_view import PROGRESS_PARTS, RESULT_PARTS
 from app.web.rendering import fragment, page, shared
 from app.web.visitor import PageRoute, Visitor
 
 router = APIRouter(route_class=PageRoute)
 streams = APIRouter()
-MAX_LOG_CHARACTERS = 65_536  # that a page shows
-PAGE = 200  # events that one message is made of, at most
-WAITING_SECONDS = 5.0  # until a waiting job is looked at again: others move in the queue
-ENDED = ServerSentEvent("", event="ended").encode()
+MAX_LOG_CHARACTERS = 65_536  # Characters that a page shows.
+MESSAGE_EVENTS = 200  # Events of one message at most.
+WAITING_SECONDS = 5.0  # Interval of updates of a waiting job: others move in the queue.
+END_EVENT = ServerSentEvent("", event="ended").encode()
 
 
 class News(NamedTuple):
-    """What a page that has seen every event up to some number lacks."""
+    """Updates for a page that has seen every event up to some number."""
 
     seq: int
     validation: Points
     points: list[dict[str, float]]
-    lines: list[job_view.Line]
+    lines: list[job_view.LogLine]
     parts: live.Parts
     has_more: bool  # there may be more
     is_last: bool
-    is_waiting: bool  # in the queue
+    is_waiting: bool  # The job is in the queue.
 
 
 @router.get("/jobs/{job_id}")
@@ -61,10 +61,10 @@ def show_job(
 ) -> Response:
     """`typed`: into the fields of the budget, where that was refused."""
     with services.database.read() as session:
-        context = job_view.quick(session, services, caller, job_id)
+        context = job_view.progress_context(session, services, caller, job_id)
         row = context["row"]
         origin = shared(request, caller)["origin"]
-        context |= job_view.slow(session, caller, row, origin) | {
+        context |= job_view.results_context(session, caller, row, origin) | {
             "outline": job_view.outline(session, row),
             "charts": charts.charts_of([row]),
         }
@@ -74,13 +74,13 @@ def show_job(
 
 @router.get("/jobs/{job_id}/metrics")
 def job_metrics(services: ServicesDep, caller: Visitor, job_id: str, format: str = "json") -> Any:
-    """Return what the charts draw and whether more may come, or as CSV all that was measured."""
+    """Return the series of the charts and whether more may come, or as CSV all measurements."""
     if format == "csv":
         headers = {"content-disposition": f'attachment; filename="{job_id}-metrics.csv"'}
         content = actions.write_metrics_csv(services, caller, job_id)
         return StreamingResponse(content, media_type="text/csv", headers=headers)
     with services.database.read() as session:
-        # before the series: what has ended is complete in them
+        # The status is read before the series: those of an ended job are complete.
         has_ended = service.get(session, caller.project_id, job_id).status in TERMINAL
     metrics_object = MetricsObject.of(job_id, charts.read_series(services, caller, job_id))
     return {**metrics_object.model_dump(), "has_ended": has_ended}
@@ -180,15 +180,16 @@ async def _events(
     validation: Points | None = None
     with services.wakeups.watching(job_id, caller.key_id) as watched:
         while not services.wakeups.refuses(caller.key_id):
-            # taken before the look: what comes after that is not slept through
+            # The ticket is taken before the poll, so that a later notification is not slept
+            # through.
             changed = watched.changed
-            look = partial(
-                _look, services, caller, job_id, seq, context, validation, is_first=not sent
+            poll = partial(
+                _poll, services, caller, job_id, seq, context, validation, is_first=not sent
             )
             try:
-                news = await read_with_retry(look)
+                news = await read_with_retry(poll)
             except NotFound:  # deleted meanwhile
-                yield ENDED
+                yield END_EVENT
                 return
             for message in _messages(news, sent, context):
                 yield message
@@ -196,7 +197,7 @@ async def _events(
             validation = news.validation
             sent = {**sent, **news.parts}
             if news.is_last:
-                yield ENDED
+                yield END_EVENT
                 return
             if not news.has_more:
                 await live.rest(changed, WAITING_SECONDS if news.is_waiting else None)
@@ -219,7 +220,7 @@ def _messages(news: News, sent: live.Parts, context: dict[str, Any]) -> list[byt
     return [message.encode() for message in messages]
 
 
-def _look(
+def _poll(
     services: Services,
     caller: Caller,
     job_id: str,
@@ -230,17 +231,17 @@ def _look(
     is_first: bool,
 ) -> News:
     with services.database.read() as session:
-        events = service.events_after(session, job_id, after=after, limit=PAGE)
+        events = service.events_after(session, job_id, after=after, limit=MESSAGE_EVENTS)
         messages = [event for event in reversed(events) if event.type == "message"]
         # Messages say among other things that an attempt began, before steps that count no more.
         if messages or any("valid_loss" in (event.data or {}) for event in events):
             validation = None
-        values = job_view.quick(session, services, caller, job_id, validation)
+        values = job_view.progress_context(session, services, caller, job_id, validation)
         row = values["row"]
-        names: tuple[str, ...] = QUICK
+        names: tuple[str, ...] = PROGRESS_PARTS
         if is_first or messages:
-            values |= job_view.slow(session, caller, row, context["origin"])
-            names = (*QUICK, *SLOW)
+            values |= job_view.results_context(session, caller, row, context["origin"])
+            names = (*PROGRESS_PARTS, *RESULT_PARTS)
     seq = events[-1].seq if events else after
     return News(
         seq=seq,

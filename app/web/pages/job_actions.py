@@ -1,4 +1,4 @@
-"""What a user does with a job, each a plain form that ends on a page."""
+"""Actions of a user on a job, each a plain form that ends on a page."""
 
 from decimal import Decimal, InvalidOperation
 from typing import Annotated

@@ -22,7 +22,7 @@ from app.web import live
 from app.web.forms import redirect_to
 from app.web.job_table import (
     COLUMNS,
-    COOKIE,
+    COLUMNS_COOKIE,
     COOKIE_SECONDS,
     DEFAULT,
     TableQuery,
@@ -35,7 +35,7 @@ from app.web.session import notify
 from app.web.text import state
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
 
-MAX_OFFERED = 50  # base models, to filter by; any other is written
+MAX_OFFERED = 50  # Base models to filter by; others are typed.
 MAX_CHOSEN = listing.ROWS + listing.MAX_PINNED
 
 router = APIRouter(route_class=PageRoute)
@@ -44,13 +44,13 @@ streams = APIRouter()
 Chosen = Annotated[list[str] | None, Form()]
 
 
-class Row(NamedTuple):
+class JobRow(NamedTuple):
     job: JobObject
     state: str
     is_live: bool
     is_pinned: bool
     loss: list[tuple[int, float]]
-    file: str  # the name of the training file; empty of one that has been deleted
+    file: str  # Name of the training file; empty once it has been deleted.
 
 
 @router.get("/")
@@ -86,10 +86,10 @@ def choose_columns(
     columns = read_columns(column or []) or DEFAULT
     answer = redirect_to(f"/?{query.address(columns)}")
     if columns == DEFAULT:
-        answer.delete_cookie(COOKIE)
+        answer.delete_cookie(COLUMNS_COOKIE)
     else:
         answer.set_cookie(
-            COOKIE,
+            COLUMNS_COOKIE,
             ".".join(columns),
             max_age=COOKIE_SECONDS,
             httponly=True,
@@ -165,7 +165,7 @@ def table_context(
         names = files.names(session, caller.project_id, list(ids))
     objects = to_objects(session, services.settings, job_page.jobs)
     rows = [
-        Row(
+        JobRow(
             object_,
             state(job),
             job.status in LIVE,
@@ -211,5 +211,5 @@ def _loss(job: Job, sparkline: list[tuple[int, float]]) -> list[tuple[int, float
     loss = list(sparkline)
     newest = job.progress
     if loss and newest and newest.train_loss is not None and newest.step > loss[-1][0]:
-        loss.append((newest.step, newest.train_loss))  # which the pick may have missed
+        loss.append((newest.step, newest.train_loss))  # The sample may have missed the newest step.
     return loss

@@ -37,13 +37,13 @@ from app.web.visitor import (
 from falqon_core.contract.formats import FORMATS
 
 MAX_ROWS = 200
-MAX_IMPORTS = 10  # that have not become models, or not as they were
-LOOK_SECONDS = 2.0
+MAX_IMPORTS = 10  # Imports without a model, or with one that differs.
+EXPORT_POLL_SECONDS = 2.0
 LINK_SECONDS = {3600: "an hour", 24 * 3600: "a day", 7 * 24 * 3600: "seven days"}
-HERE = "/models"
+MODELS_PATH = "/models"
 
-router = APIRouter(prefix=HERE, route_class=PageRoute)
-streams = APIRouter(prefix=HERE)
+router = APIRouter(prefix=MODELS_PATH, route_class=PageRoute)
+streams = APIRouter(prefix=MODELS_PATH)
 
 
 @router.get("")
@@ -119,7 +119,7 @@ def add_model(
         typed = {"id": id, "source": source}
         return _list_page(services, request, caller, "", typed, errors_of(error, typed))
     notify(request, f"A worker brings {body.id} in.")
-    return redirect_to(HERE)
+    return redirect_to(MODELS_PATH)
 
 
 @streams.get("/{model:path}/live")
@@ -135,7 +135,7 @@ def model_stream(
         return {"exports": fragment("models/exports.html", **context, model=model_object, **forms)}
 
     return event_stream(
-        live.parts(services, caller.key_id, caller.project_id, render, LOOK_SECONDS)
+        live.parts(services, caller.key_id, caller.project_id, render, EXPORT_POLL_SECONDS)
     )
 
 
@@ -185,7 +185,13 @@ def make_link(
         link_request = parse_form(LinkRequest, name=name, expires_in_seconds=expires_in_seconds)
         link = artifacts.create_link(services, caller, model, link_request, str(request.base_url))
         return page(
-            request, "models/link.html", caller, here=HERE, model_id=model, file=name, link=link
+            request,
+            "models/link.html",
+            caller,
+            here=MODELS_PATH,
+            model_id=model,
+            file=name,
+            link=link,
         )
     return redirect_to(model_page(model))
 
@@ -197,7 +203,7 @@ def delete_model(
     with notify_refusals(request):
         catalogue.delete_model(services, caller, model)
         notify(request, f"{model} is deleted.")
-        return redirect_to(HERE)
+        return redirect_to(MODELS_PATH)
     return redirect_to(model_page(model))
 
 
@@ -212,7 +218,7 @@ def show_model(services: ServicesDep, request: Request, caller: Visitor, model: 
         request,
         "models/page.html",
         caller,
-        here=HERE,
+        here=MODELS_PATH,
         model=model_object,
         kind=kind(model_object),
         engine_note=None if services.settings.engine_url else model_object.engine_note,

@@ -26,22 +26,22 @@ from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.records.shapes import Shape
 
-MAX_FILES = 200  # to choose from; an older one is found among the data
-MAX_JOB_FORM_BYTES = 2**18  # the longest metadata alone is 110 KiB when percent-encoded
+MAX_FILES = 200  # Files to choose from; older ones are among the data.
+MAX_JOB_FORM_BYTES = 2**18  # The longest metadata alone is 110 KiB when percent-encoded.
 DEFAULT_MAX_SEQ_LENGTH: int = Recipe.model_fields["max_seq_length"].default
 
 router = APIRouter(prefix="/jobs/new", route_class=PageRoute)
 
 
-class Plan(NamedTuple):
-    """What the filled-in form means. `job`: as it would be, when nothing is wrong."""
+class FormPlan(NamedTuple):
+    """The meaning of the filled-in form. `job`: as it would be, when nothing is wrong."""
 
     body: dict[str, Any]
     data: FileView | None
     job: JobObject | None
-    estimate: EstimateObject | None  # with what other devices take
+    estimate: EstimateObject | None  # The estimate, with those for other devices.
     errors: Errors
-    applicable: list[str]  # of the settings that not every job has
+    applicable: list[str]  # Names of the settings that not every job has.
 
 
 async def _values(request: Request) -> Values:
@@ -166,7 +166,7 @@ def _page(
 
 
 def _named(file: FileObject) -> str:
-    """Return what tells a file from others of its name."""
+    """Return a label that tells a file from others of its name."""
     num_records = file.report.num_records if file.report else 0
     records = f", {number(num_records)} record{'s' if num_records != 1 else ''}"
     return f"{file.filename}{records if num_records else ''}, {age(file.created_at)}"
@@ -179,7 +179,7 @@ def _with(chosen: str, options: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return options
 
 
-def _plan_context(plan: Plan, request: Request) -> dict[str, Any]:
+def _plan_context(plan: FormPlan, request: Request) -> dict[str, Any]:
     origin = str(request.base_url).rstrip("/")
     code = (
         {
@@ -198,12 +198,12 @@ def _plan_context(plan: Plan, request: Request) -> dict[str, Any]:
         "errors": plan.errors,
         "code": code,
         "applicable": plan.applicable,
-        "learned": job_settings.LEARNED,
+        "learned": job_settings.LEARNED_BY_SHAPE,
         "device_memory": memory_gib and memory_gib * 2**30,
     }
 
 
-def _plan(services: Services, caller: Caller, values: Values, *, inspects: bool = True) -> Plan:
+def _plan(services: Services, caller: Caller, values: Values, *, inspects: bool = True) -> FormPlan:
     """`inspects`: the training file, where it has not been for this model and length."""
     shape = _shape(services, caller, values)
     body = job_form.body_of(job_settings.without_foreign(values, shape), shape)
@@ -222,7 +222,7 @@ def _plan(services: Services, caller: Caller, values: Values, *, inspects: bool 
         except NotFound as error:
             errors["training_file"] = error.message
     else:
-        # that none is chosen yet is no fault before the form is sent
+        # A form without a file is no error before it is sent.
         errors.pop("training_file", None)
     if data and data.file.status == FileStatus.PROCESSED and not isinstance(job_request, dict):
         try:
@@ -230,11 +230,13 @@ def _plan(services: Services, caller: Caller, values: Values, *, inspects: bool 
             estimate = actions.estimate_job(services, caller, job_request)
         except ApiError as error:
             errors = dict([job_form.at_field(error)])
-    return Plan(body, data, job, estimate, errors, job_settings.applicable(values, shape))
+    return FormPlan(body, data, job, estimate, errors, job_settings.applicable(values, shape))
 
 
 def _shape(services: Services, caller: Caller, values: Values) -> Shape | None:
-    """Return what the records of the training file are; what they train with follows from it."""
+    """Return the shape of the training file's records, which decides the way they are trained
+    on.
+    """
     with services.database.read() as session:
         file = files.find(session, caller.project_id, values.get("training_file", ""))
     return file.report.shape if file and file.report else None

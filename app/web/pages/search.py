@@ -11,7 +11,7 @@ from app.web.rendering import page
 from app.web.text import state
 from app.web.visitor import PageRoute, Visitor
 
-MAX_FOUND = 10  # of each kind
+MAX_FOUND = 10  # Results of each kind.
 
 router = APIRouter(route_class=PageRoute)
 

@@ -29,7 +29,7 @@ def sign_in_page(
     services: ServicesDep, request: Request, link: str = "", next: str = "/", other: bool = False
 ) -> Response:
     """Ask for a key. `other`: of another project, beside the one that the session has. `link` opens
-    once, so who only looks whether the page is there does not use it.
+    once, so a request for the head alone does not use it.
     """
     if not link or request.method == "HEAD":
         return page(request, "sign_in.html", refused="", next=_local(next), other=other)

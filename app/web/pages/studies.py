@@ -35,7 +35,7 @@ from falqon_core.estimate.comparison import (
     to_markdown,
 )
 
-ROWS = 50
+PAGE_SIZE = 50
 SORTS = ("method", *(column.field for column in COLUMNS))
 
 router = APIRouter(route_class=PageRoute)
@@ -46,7 +46,7 @@ class MethodJobs(NamedTuple):
     """The jobs of one method. `series`: the colour of its curve, from 1."""
 
     series: int
-    jobs: list[tuple[Job, str, str]]  # what tells it from the others, and its state
+    jobs: list[tuple[Job, str, str]]  # Each job with its label and its state.
 
 
 @router.get("/studies")
@@ -133,14 +133,16 @@ def study_stream(
 
 def _list(services: Services, caller: Caller, after: str | None) -> dict[str, Any]:
     return {
-        "studies": service.list_studies(services, caller, after=after, limit=ROWS),
+        "studies": service.list_studies(services, caller, after=after, limit=PAGE_SIZE),
         "titles": {name: spec.title for name, spec in METHODS.items()},
         "after": after,
     }
 
 
 def _table(session: Session, study: Study, of_study: Sequence[Job], sort: str) -> dict[str, Any]:
-    """Return what the table shows. `sort`: a field of its rows, after a minus the largest first."""
+    """Return the rows of the table. `sort`: a field of its rows, after a minus the largest
+    first.
+    """
     field = sort.removeprefix("-")
     if field and field not in SORTS:
         raise InvalidRequest(f"sort: a study is not sorted by '{field}'.", param="sort")

@@ -21,9 +21,9 @@ from app.web.usage_view import alerts_of, bars_of, totals_of
 from app.web.visitor import PageRoute, Visitor
 from app.workers import service as workers
 
-ROWS = 20  # of each table; the CSV has them all
-MAX_NAMES = 1000  # of keys and projects; the others show their ids
-MAX_LIMITED_PROJECTS = 50  # whose limits an admin of the installation is warned of
+MAX_TABLE_ROWS = 20  # Rows of each table; the CSV has them all.
+MAX_NAMES = 1000  # Names of keys and projects; others show their ids.
+MAX_LIMITED_PROJECTS = 50  # Projects whose limits an admin of the installation is warned of.
 
 
 class Range(IntEnum):
@@ -47,7 +47,7 @@ def usage_page(
         model_ids = [usage.group["model"] for usage in amounts["tables"]["model"]]
         models = catalogue.present(session, caller.project_id, [id_ for id_ in model_ids if id_])
         by_status = listing.count_by_status(session, caller.project_id)
-        history = workers.history(session, caller.administered_project, span.begin, ROWS)
+        history = workers.history(session, caller.administered_project, span.begin, MAX_TABLE_ROWS)
     own = projects.retrieve_project(services, caller, caller.project_id)
     return page(
         request,
@@ -87,7 +87,8 @@ def _amounts(session: Session, caller: Caller, span: Span) -> dict[str, Any]:
         "bars": bars,
         "totals": totals_of(bars),
         "tables": {
-            field: service.dearest(session, project_id, span, field, ROWS) for field in fields
+            field: service.dearest(session, project_id, span, field, MAX_TABLE_ROWS)
+            for field in fields
         },
     }
 

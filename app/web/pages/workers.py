@@ -23,7 +23,7 @@ from app.web.visitor import CHANGES, MAX_FORM_BYTES, InstallationVisitor, PageRo
 from app.workers import service as workers
 from app.workers.schemas import WorkerObject
 
-LOOK_SECONDS = 2.0
+WORKER_POLL_SECONDS = 2.0
 
 ModelField = Annotated[str, Form(max_length=512)]
 
@@ -73,7 +73,7 @@ def workers_stream(services: ServicesDep, request: Request, caller: Visitor) -> 
         }
 
     return event_stream(
-        live.parts(services, caller.key_id, caller.project_id, render, LOOK_SECONDS)
+        live.parts(services, caller.key_id, caller.project_id, render, WORKER_POLL_SECONDS)
     )
 
 
@@ -93,7 +93,7 @@ def _state(session: Session, services: Services, caller: Caller) -> dict[str, An
     for live_worker in workers.list_live(session, services.settings):
         worker = WorkerObject.of(live_worker, caller.project_id)
         taken[worker.machine].update(worker.cards)
-        # What a job of another project does is not this visitor's to see.
+        # A visitor must not see jobs of other projects.
         rows.append((worker, live_worker.job if worker.job else None))
     loaded = engines.list_engines(services, caller).data
     ids = [engine.id for engine in loaded]

@@ -1,4 +1,5 @@
-// Draws every <figure class="chart"> of a page from the runs that its container names, and goes on with what the page's stream brings.
+// Draws every <figure class="chart"> of a page from the runs that its container names, and goes on
+// with what the page's stream brings.
 import { expand } from "./expanded.js";
 import { savePicture } from "./picture.js";
 import { Plot, forgetColors, short } from "./plot.js";
@@ -20,8 +21,8 @@ let zoomed = null; // the first and the last step, whatever they are shown again
 // Of the axis that is shown; the first run that has it stands for the others.
 function ends() {
   for (const run of zoomed ? runs : []) {
-    const found = positions(run, settings.axis, zoomed);
-    if (found) return found;
+    const places = positions(run, settings.axis, zoomed);
+    if (places) return places;
   }
   return null;
 }
@@ -34,44 +35,80 @@ function zoom(...places) {
 
 // What happened on the way, as the page says it; the stream changes it.
 function marks() {
-  const found = JSON.parse(document.querySelector("#job-marks")?.dataset.marks ?? "[]");
-  const places = positions(runs[0], settings.axis, found.map((mark) => mark.step));
-  return places ? found.map((mark, i) => ({ ...mark, at: places[i] })) : [];
+  const jobMarks = JSON.parse(document.querySelector("#job-marks")?.dataset.marks ?? "[]");
+  const places = positions(runs[0], settings.axis, jobMarks.map((mark) => mark.step));
+  return places ? jobMarks.map((mark, i) => ({ ...mark, at: places[i] })) : [];
 }
 
 class Figure {
   constructor(figure) {
     this.figure = figure;
     const { title, unit, keys, factor, log } = figure.dataset;
-    this.chart = { title, unit, keys: keys.split(" "), factor: Number(factor), hasLog: log !== undefined };
+    this.chart = {
+      title,
+      unit,
+      keys: keys.split(" "),
+      factor: Number(factor),
+      hasLog: log !== undefined,
+    };
     this.isLarge = figure.matches(".large");
     this.place = figure.querySelector(".plot");
     this.plot = this.plotIn(this.place, () => this.view(), this.isLarge);
-    figure.querySelector("[data-png]").addEventListener("click", () => savePicture(this.plot, container.dataset.name));
-    figure.querySelector("[data-expand]").addEventListener("click", () => expand(this, () => savePicture(this.expanded, container.dataset.name)));
+    figure
+      .querySelector("[data-png]")
+      .addEventListener("click", () => savePicture(this.plot, container.dataset.name));
+    figure
+      .querySelector("[data-expand]")
+      .addEventListener("click", () =>
+        expand(this, () => savePicture(this.expanded, container.dataset.name)),
+      );
     new ResizeObserver(() => this.plot.resize()).observe(this.place);
   }
 
   plotIn(place, view, isLarge) {
-    const height = () => (container.matches(".many") ? parseFloat(getComputedStyle(place).minHeight) : place.clientHeight - LEGEND);
-    const size = () => ({ width: Math.max(200, place.clientWidth), height: Math.max(120, height()) });
-    return new Plot(place, { chart: this.chart, runs, view, ends, marks, zoom, sync: "charts", isLarge, size });
+    const height = () =>
+      container.matches(".many")
+        ? parseFloat(getComputedStyle(place).minHeight)
+        : place.clientHeight - LEGEND;
+    const size = () => ({
+      width: Math.max(200, place.clientWidth),
+      height: Math.max(120, height()),
+    });
+    return new Plot(place, {
+      chart: this.chart,
+      runs,
+      view,
+      ends,
+      marks,
+      zoom,
+      sync: "charts",
+      isLarge,
+      size,
+    });
   }
 
   view() {
-    return { axis: settings.axis, smoothing: settings.smoothing, isLog: settings.log && this.chart.hasLog };
+    return {
+      axis: settings.axis,
+      smoothing: settings.smoothing,
+      isLog: settings.log && this.chart.hasLog,
+    };
   }
 
   // One without a value is not there.
   draw() {
-    this.figure.hidden = !runs.some((run) => this.chart.keys.some((key) => run.series[key]?.steps.length));
+    this.figure.hidden = !runs.some((run) =>
+      this.chart.keys.some((key) => run.series[key]?.steps.length),
+    );
     if (this.figure.hidden) return;
     if (!this.plot.drawn) this.place.replaceChildren();
     this.plot.draw();
     this.expanded?.draw();
     for (const control of this.figure.querySelectorAll("figcaption button")) control.hidden = false;
     this.figure.dataset.points = Math.max(...this.plot.lines.map((line) => line.count));
-    this.figure.dataset.last = Math.max(...this.chart.keys.flatMap((key) => runs.map((run) => run.series[key]?.steps.at(-1) ?? 0)));
+    this.figure.dataset.last = Math.max(
+      ...this.chart.keys.flatMap((key) => runs.map((run) => run.series[key]?.steps.at(-1) ?? 0)),
+    );
     const best = this.figure.querySelector("[data-best]");
     const validation = runs.length === 1 && runs[0].series.valid_loss;
     if (!best || !validation) return;
@@ -141,7 +178,7 @@ document.addEventListener("metrics", (event) => {
     return;
   }
   for (const point of points) append(runs[0], point);
-  if (Object.values(runs[0].series).some((one) => one.steps.length > MAX_POINTS)) {
+  if (Object.values(runs[0].series).some((column) => column.steps.length > MAX_POINTS)) {
     load();
   } else {
     drawSoon();
@@ -152,12 +189,18 @@ document.addEventListener("ended", () => {
 });
 document.addEventListener("htmx:after:swap", drawSoon);
 
-const controls = Object.fromEntries([...tools.querySelectorAll("[name]")].map((control) => [control.name, control]));
+const controls = Object.fromEntries(
+  [...tools.querySelectorAll("[name]")].map((control) => [control.name, control]),
+);
 controls.smoothing.value = settings.smoothing;
 controls.log.checked = settings.log;
 controls.axis.value = settings.axis;
 tools.addEventListener("input", () => {
-  Object.assign(settings, { smoothing: Number(controls.smoothing.value), log: controls.log.checked, axis: controls.axis.value });
+  Object.assign(settings, {
+    smoothing: Number(controls.smoothing.value),
+    log: controls.log.checked,
+    axis: controls.axis.value,
+  });
   localStorage.setItem("charts", JSON.stringify(settings));
   draw();
 });

@@ -1,7 +1,9 @@
 // One chart over the whole width, with a scale, a smoothing and a range of its own; Esc goes back.
 const dialog = document.querySelector("dialog.expanded");
 const place = dialog.querySelector(".plot");
-const controls = Object.fromEntries([...dialog.querySelectorAll("[name]")].map((control) => [control.name, control]));
+const controls = Object.fromEntries(
+  [...dialog.querySelectorAll("[name]")].map((control) => [control.name, control]),
+);
 const own = new Map(); // what was chosen for each, as long as the page is open
 let figure = null;
 let save = () => {};
@@ -21,7 +23,11 @@ export function expand(shown, saved) {
   controls.high.value = chosen.high ?? "";
   dialog.showModal();
   const opened = figure;
-  figure.expanded = figure.plotIn(place, () => ({ ...own.get(opened), axis: opened.view().axis }), true);
+  figure.expanded = figure.plotIn(
+    place,
+    () => ({ ...own.get(opened), axis: opened.view().axis }),
+    true,
+  );
   figure.expanded.draw();
 }
 

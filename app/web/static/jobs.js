@@ -14,7 +14,8 @@ function count() {
 }
 
 document.addEventListener("change", (event) => {
-  if (event.target.id === "choose-all") for (const box of boxes()) box.checked = event.target.checked;
+  if (event.target.id === "choose-all")
+    for (const box of boxes()) box.checked = event.target.checked;
   count();
 });
 document.addEventListener("htmx:after:swap", count);

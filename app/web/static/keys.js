@@ -1,11 +1,14 @@
-// Keys for who would rather not use a mouse, where nothing is being written. The help says them, and turns them off.
+// Keys for who would rather not use a mouse, where nothing is being written. The help says them,
+// and turns them off.
 
 const OFF = "falqon-keys-off";
 const help = document.querySelector("#keys");
 const use = help?.querySelector("input");
 
 function move(by) {
-  const links = [...document.querySelectorAll("main tbody th.name a")].filter((link) => link.checkVisibility());
+  const links = [...document.querySelectorAll("main tbody th.name a")].filter((link) =>
+    link.checkVisibility(),
+  );
   const at = links.findIndex((link) => link.closest("tr").contains(document.activeElement));
   links[Math.max(0, Math.min(at + by, links.length - 1))]?.focus();
 }
@@ -21,7 +24,12 @@ const KEYS = {
 
 document.addEventListener("keydown", (event) => {
   if (!use?.checked || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-  if (event.target.closest("input:not([type=checkbox]), textarea, select, [contenteditable], dialog[open], [popover]:popover-open")) return;
+  if (
+    event.target.closest(
+      "input:not([type=checkbox]), textarea, select, [contenteditable], dialog[open], [popover]:popover-open",
+    )
+  )
+    return;
   if (!Object.hasOwn(KEYS, event.key)) return;
   event.preventDefault();
   KEYS[event.key]();

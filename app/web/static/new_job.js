@@ -1,4 +1,5 @@
-// Shows the settings that apply, as the service says, and hides the others, which are then not sent; fills in presets; finds files.
+// Shows the settings that apply, as the service says, and hides the others, which are then not
+// sent; fills in presets; finds files.
 const form = document.querySelector("#job-form");
 
 function showApplicable() {
@@ -6,7 +7,8 @@ function showApplicable() {
   for (const field of form.querySelectorAll("[data-field]")) {
     const applies = names.includes(field.dataset.field);
     field.hidden = !applies;
-    for (const input of field.querySelectorAll("input, select, textarea")) input.disabled = !applies;
+    for (const input of field.querySelectorAll("input, select, textarea"))
+      input.disabled = !applies;
   }
 }
 
@@ -42,7 +44,8 @@ for (const search of document.querySelectorAll("[data-search]")) {
     for (const name of ["training_file", "validation_file"]) {
       for (const option of form.elements[name].options) {
         const text = option.textContent.toLowerCase();
-        option.hidden = option.value !== "" && !option.selected && !words.every((word) => text.includes(word));
+        option.hidden =
+          option.value !== "" && !option.selected && !words.every((word) => text.includes(word));
       }
     }
   });
@@ -59,11 +62,14 @@ for (const name of ["max_seq_length", "chat_template_kwargs"]) {
 }
 
 // Until the next estimate replaces it.
-const NO_ESTIMATE = "The service does not estimate this just now: what is shown does not follow what you typed.";
+const NO_ESTIMATE =
+  "The service does not estimate this just now: what is shown does not follow what you typed.";
 function sayStale() {
   const plan = document.querySelector("#plan");
   if (plan.firstElementChild?.textContent === NO_ESTIMATE) return;
-  plan.prepend(Object.assign(document.createElement("p"), { className: "error", textContent: NO_ESTIMATE }));
+  plan.prepend(
+    Object.assign(document.createElement("p"), { className: "error", textContent: NO_ESTIMATE }),
+  );
 }
 
 for (const name of ["htmx:error", "htmx:response:error"]) form.addEventListener(name, sayStale);

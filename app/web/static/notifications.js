@@ -1,10 +1,12 @@
-// Tells who wants it that a job has ended, by a notification of the browser. Of all tabs that are open one asks, which holds the lock.
+// Tells who wants it that a job has ended, by a notification of the browser. Of all tabs that are
+// open one asks, which holds the lock.
 
 const CHOICE = "falqon-notify";
 const WATCHED = "falqon-watched-jobs"; // that had not ended when a tab last asked
 const PAUSE = 5000; // browsers stretch it to a minute in a tab that is not seen
 const isPossible = "Notification" in window && "locks" in navigator;
-const isOn = () => isPossible && Notification.permission === "granted" && Boolean(localStorage.getItem(CHOICE));
+const isOn = () =>
+  isPossible && Notification.permission === "granted" && Boolean(localStorage.getItem(CHOICE));
 
 function show(title, body, tag, address) {
   const notification = new Notification(title, { body, tag });
@@ -16,7 +18,9 @@ function show(title, body, tag, address) {
 
 async function look() {
   const watched = JSON.parse(localStorage.getItem(WATCHED) ?? "[]");
-  const answer = await fetch(`/jobs/ended?${new URLSearchParams(watched.map((id) => ["job", id]))}`);
+  const answer = await fetch(
+    `/jobs/ended?${new URLSearchParams(watched.map((id) => ["job", id]))}`,
+  );
   if (!answer.ok) return;
   const { ended, live } = await answer.json();
   localStorage.setItem(WATCHED, JSON.stringify(live)); // first: each is shown once

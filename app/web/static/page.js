@@ -1,11 +1,13 @@
-// What every page does once it is shown: ages grow, moments are local, commands can be copied. Without it the page reads the same.
+// What every page does once it is shown: ages grow, moments are local, commands can be copied.
+// Without it the page reads the same.
 import { isPost, showToast } from "./send.js";
 import { askToSignIn } from "./sign_in.js";
 
 const UNITS = [[86400, "d"], [3600, "h"], [60, "min"]];
 
 function age(seconds) {
-  for (const [unit, name] of UNITS) if (seconds >= unit) return `${Math.floor(seconds / unit)} ${name} ago`;
+  for (const [unit, name] of UNITS)
+    if (seconds >= unit) return `${Math.floor(seconds / unit)} ${name} ago`;
   return seconds < 10 ? "just now" : `${Math.floor(seconds)} s ago`;
 }
 
@@ -22,7 +24,8 @@ function writeLocal(time) {
   const now = new Date();
   const parts = { hour: "2-digit", minute: "2-digit" };
   if (time.dataset.local === "seconds") parts.second = "2-digit";
-  if (moment.toDateString() !== now.toDateString()) Object.assign(parts, { day: "numeric", month: "short" });
+  if (moment.toDateString() !== now.toDateString())
+    Object.assign(parts, { day: "numeric", month: "short" });
   if (moment.getFullYear() !== now.getFullYear()) parts.year = "numeric";
   const text = moment.toLocaleString(undefined, parts);
   if (time.textContent !== text) time.textContent = text;
@@ -31,7 +34,8 @@ function writeLocal(time) {
 function localise() {
   const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
   for (const time of document.querySelectorAll("time[data-local]")) writeLocal(time);
-  for (const name of document.querySelectorAll("[data-time-zone]")) if (name.textContent !== zone) name.textContent = zone;
+  for (const name of document.querySelectorAll("[data-time-zone]"))
+    if (name.textContent !== zone) name.textContent = zone;
 }
 
 // What a tab is called goes on with the page.

@@ -1,4 +1,5 @@
-// Asks one or two models the same and shows their answers as they come. What people and models write becomes text, never HTML.
+// Asks one or two models the same and shows their answers as they come. What people and models
+// write becomes text, never HTML.
 import { askToSignIn } from "./sign_in.js";
 
 const ADDRESS = "/playground/v1/chat/completions";
@@ -8,9 +9,15 @@ const STORED = "playground";
 class Refusal extends Error {}
 
 const root = document.querySelector("#playground");
-const [turns, announcement, question, message, stop, settings, code] = ["turns", "announcement", "question", "message", "stop", "settings", "code"].map(
-  (id) => document.getElementById(id),
-);
+const [turns, announcement, question, message, stop, settings, code] = [
+  "turns",
+  "announcement",
+  "question",
+  "message",
+  "stop",
+  "settings",
+  "code",
+].map((id) => document.getElementById(id));
 const sides = root ? JSON.parse(root.dataset.models).map((model) => ({ model, turns: [] })) : [];
 if (root) root.hidden = false; // without a script it does nothing
 let running = null; // what stops the answers that are being written
@@ -23,15 +30,16 @@ function announce(text) {
 function options() {
   const fields = settings.elements;
   const values = {};
-  for (const name of ["temperature", "max_tokens", "seed"]) if (fields[name].value !== "") values[name] = Number(fields[name].value);
+  for (const name of ["temperature", "max_tokens", "seed"])
+    if (fields[name].value !== "") values[name] = Number(fields[name].value);
   const texts = fields.stop.value.split("\n").filter(Boolean);
   if (texts.length) values.stop = texts;
   return values;
 }
 
-function messages(side, asked) {
+function messages(side, newTurns) {
   const system = settings.elements.system.value.trim();
-  return [...(system ? [{ role: "system", content: system }] : []), ...side.turns, ...asked];
+  return [...(system ? [{ role: "system", content: system }] : []), ...side.turns, ...newTurns];
 }
 
 // One answer on the page.
@@ -70,10 +78,10 @@ function append(element, text) {
   element.firstChild.appendData(text);
 }
 
-function addTurn(asked, expected, isFresh) {
+function addTurn(prompt, expected, isFresh) {
   const article = document.getElementById("turn").content.cloneNode(true).firstElementChild;
   article.classList.toggle("fresh", isFresh);
-  article.querySelector("blockquote").textContent = asked;
+  article.querySelector("blockquote").textContent = prompt;
   const answers = sides.map((side) => new Answer(side.model));
   const place = article.querySelector(".answers");
   place.append(...answers.map((answer) => answer.figure));
@@ -100,7 +108,8 @@ async function send(body, answer, signal) {
     if (response.ok) return response;
     if (response.status === 401 && (await askToSignIn())) continue;
     const error = (await response.json().catch(() => ({}))).error;
-    if (error?.code !== "model_loading" || Date.now() > until) throw new Refusal(error?.message ?? `The service answered ${response.status}.`);
+    if (error?.code !== "model_loading" || Date.now() > until)
+      throw new Refusal(error?.message ?? `The service answered ${response.status}.`);
     const seconds = Number(response.headers.get("retry-after")) || 2;
     answer.state.textContent = `The model is being loaded; it is asked again in ${seconds} s.`;
     announce(answer.state.textContent);
@@ -138,9 +147,15 @@ async function* events(response) {
   }
 }
 
-async function answerOf(side, asked, answer, signal) {
-  const body = { model: side.model, messages: messages(side, asked), ...options(), stream: true, stream_options: { include_usage: true } };
-  const told = side.turns; // another one, once the conversation starts over
+async function answerOf(side, newTurns, answer, signal) {
+  const body = {
+    model: side.model,
+    messages: messages(side, newTurns),
+    ...options(),
+    stream: true,
+    stream_options: { include_usage: true },
+  };
+  const earlier = side.turns; // another one, once the conversation starts over
   let text = "";
   let numTokens = 0;
   let reason = "";
@@ -164,13 +179,14 @@ async function answerOf(side, asked, answer, signal) {
   } catch (error) {
     answer.end(sentence(error), error.name !== "AbortError");
   }
-  if (text) told.push(...asked, { role: "assistant", content: text });
+  if (text) earlier.push(...newTurns, { role: "assistant", content: text });
 }
 
 function speed(numTokens, wait, time, reason) {
   if (!numTokens) return "(nothing)";
   const parts = [`${numTokens} ${numTokens === 1 ? "token" : "tokens"}`];
-  if (numTokens > 1 && time > 0) parts.push(`${((numTokens - 1) / (time / 1000)).toFixed(1)} tokens/s`);
+  if (numTokens > 1 && time > 0)
+    parts.push(`${((numTokens - 1) / (time / 1000)).toFixed(1)} tokens/s`);
   if (wait > 0) parts.push(`the first after ${(wait / 1000).toFixed(1)} s`);
   if (reason === "length") parts.push("cut at its limit of tokens");
   return parts.join(", ");
@@ -183,26 +199,30 @@ function sentence(error) {
 }
 
 // `asked`: what is said now; its last turn is the question. True unless it was stopped.
-async function ask(asked, expected = "", isFresh = false) {
+async function ask(newTurns, expected = "", isFresh = false) {
   const { signal } = (running = new AbortController());
   stop.disabled = false;
   announce(sides.length > 1 ? "The models answer." : "The model answers.");
-  const answers = addTurn(asked.at(-1).content, expected, isFresh);
-  await Promise.all(sides.map((side, i) => answerOf(side, asked, answers[i], signal)));
+  const answers = addTurn(newTurns.at(-1).content, expected, isFresh);
+  await Promise.all(sides.map((side, i) => answerOf(side, newTurns, answers[i], signal)));
   running = null;
   if (document.activeElement === stop) message.focus();
   stop.disabled = true;
-  announce(signal.aborted ? "Stopped." : `Answered: ${answers.map((answer) => answer.state.textContent).join("; ")}`);
+  announce(
+    signal.aborted
+      ? "Stopped."
+      : `Answered: ${answers.map((answer) => answer.state.textContent).join("; ")}`,
+  );
   showCode();
   return !signal.aborted;
 }
 
 // A conversation of its own, with the system prompt of the record.
-function askPrompt({ system, turns: asked, expected }) {
+function askPrompt({ system, turns: newTurns, expected }) {
   settings.elements.system.value = system;
   keepSettings();
   for (const side of sides) side.turns = [];
-  return ask(asked, expected, true);
+  return ask(newTurns, expected, true);
 }
 
 function isBusy() {
@@ -210,14 +230,19 @@ function isBusy() {
   return running !== null;
 }
 
-// The next question to the first model as a program; JSON's texts, lists and objects are Python's, too.
+// The next question to the first model as a program; JSON's texts, lists and objects are Python's,
+// too.
 function showCode() {
   const next = message.value.trim();
-  const said = [...sides[0].turns];
-  if (!next && said.at(-1)?.role === "assistant") said.pop();
-  const asked = next || !said.length ? [{ role: "user", content: next || "Hello" }] : [];
-  const lines = messages({ turns: said }, asked).map((turn) => `        ${JSON.stringify(turn)},\n`);
-  const values = Object.entries(options()).map(([name, value]) => `    ${name}=${JSON.stringify(value)},\n`);
+  const earlier = [...sides[0].turns];
+  if (!next && earlier.at(-1)?.role === "assistant") earlier.pop();
+  const newTurns = next || !earlier.length ? [{ role: "user", content: next || "Hello" }] : [];
+  const lines = messages({ turns: earlier }, newTurns).map(
+    (turn) => `        ${JSON.stringify(turn)},\n`,
+  );
+  const values = Object.entries(options()).map(
+    ([name, value]) => `    ${name}=${JSON.stringify(value)},\n`,
+  );
   code.textContent =
     "import os\n\nfrom openai import OpenAI\n\n" +
     `client = OpenAI(base_url=${JSON.stringify(`${root.dataset.origin}/v1`)}, api_key=os.environ["FALQON_API_KEY"])\n` +
@@ -268,7 +293,10 @@ if (root) {
   });
   const buttons = [...document.querySelectorAll("[data-prompt]")];
   for (const button of buttons) {
-    button.addEventListener("click", () => isBusy() || askPrompt(JSON.parse(button.dataset.prompt)));
+    button.addEventListener(
+      "click",
+      () => isBusy() || askPrompt(JSON.parse(button.dataset.prompt)),
+    );
   }
   document.getElementById("ask-all")?.addEventListener("click", async () => {
     if (isBusy()) return;

@@ -7,39 +7,93 @@ const DOTTED = 40; // fewer are dots as well
 const PAD = 0.05; // of a logarithmic scale, above and below
 const LEAST_PAD = 0.01; // a fortieth of a value
 const NAMES = {
-  train_loss: "training", valid_loss: "validation", train_mean_token_accuracy: "training", valid_mean_token_accuracy: "validation",
-  train_reward_accuracy: "training", valid_reward_accuracy: "validation", train_reward_margin: "training", valid_reward_margin: "validation",
+  train_loss: "training",
+  valid_loss: "validation",
+  train_mean_token_accuracy: "training",
+  valid_mean_token_accuracy: "validation",
+  train_reward_accuracy: "training",
+  valid_reward_accuracy: "validation",
+  train_reward_margin: "training",
+  valid_reward_margin: "validation",
 };
-export const AXES = { step: "Step", elapsed_seconds: "Time", trained_tokens: "Tokens", cost_accrued: "Cost" };
+export const AXES = {
+  step: "Step",
+  elapsed_seconds: "Time",
+  trained_tokens: "Tokens",
+  cost_accrued: "Cost",
+};
 const FONT = "system-ui, sans-serif";
 const WHOLE = increments(0, 10); // between two ticks: there is no half a step
 const ANY = increments(-6, 12);
 
 function increments(from, to) {
-  return Array.from({ length: to - from }, (_, i) => [1, 2, 5].map((digit) => Number(`${digit}e${from + i}`))).flat();
+  return Array.from({ length: to - from }, (_, i) =>
+    [1, 2, 5].map((digit) => Number(`${digit}e${from + i}`)),
+  ).flat();
 }
 
-// `chart`: {title, unit, keys, factor}. `runs` as in series.js. `view()` gives {axis, smoothing, isLog, low, high}, `ends()` the x that
-// are shown, or null for all, `marks()` [{at, label, isCheckpoint}]. `zoom(from, to)` is told what was dragged over, `zoom()` a double click.
+// `chart`: {title, unit, keys, factor}. `runs` as in series.js. `view()` gives {axis, smoothing,
+// isLog, low, high}, `ends()` the x that are shown, or null for all, `marks()` [{at, label,
+// isCheckpoint}]. `zoom(from, to)` is told what was dragged over, `zoom()` a double click.
 export class Plot {
-  constructor(place, { chart, runs, view, ends, marks, zoom, sync, isLarge, size, scale = 1, hasTitles = false, ready }) {
-    Object.assign(this, { place, chart, runs, view, ends, marks, zoom, sync, isLarge, size, scale, hasTitles, ready });
-    this.series = runs.flatMap((run, r) => chart.keys.map((key, k) => ({
-      run,
-      key,
-      color: `--series-${((runs.length > 1 ? r : k) % 8) + 1}`,
-      dash: runs.length > 1 && k ? [4 * scale, 4 * scale] : undefined,
-      name: [runs.length > 1 && run.label, chart.keys.length > 1 && NAMES[key]].filter(Boolean).join(" ") || chart.title,
-    })));
+  constructor(
+    place,
+    {
+      chart,
+      runs,
+      view,
+      ends,
+      marks,
+      zoom,
+      sync,
+      isLarge,
+      size,
+      scale = 1,
+      hasTitles = false,
+      ready,
+    },
+  ) {
+    Object.assign(this, {
+      place,
+      chart,
+      runs,
+      view,
+      ends,
+      marks,
+      zoom,
+      sync,
+      isLarge,
+      size,
+      scale,
+      hasTitles,
+      ready,
+    });
+    this.series = runs.flatMap((run, r) =>
+      chart.keys.map((key, k) => ({
+        run,
+        key,
+        color: `--series-${((runs.length > 1 ? r : k) % 8) + 1}`,
+        dash: runs.length > 1 && k ? [4 * scale, 4 * scale] : undefined,
+        name:
+          [runs.length > 1 && run.label, chart.keys.length > 1 && NAMES[key]]
+            .filter(Boolean)
+            .join(" ") || chart.title,
+      })),
+    );
     this.drawn = null;
   }
 
   // Whether there was anything to draw.
   draw() {
-    this.lines = this.series.map((one) => this.lineOf(one));
+    this.lines = this.series.map((curve) => this.lineOf(curve));
     const filled = this.lines.filter((line) => line.count);
     if (!filled.length) return false;
-    const data = uPlot.join(this.lines.flatMap(({ at, measured, shown }) => [[at, measured], [at, shown]]));
+    const data = uPlot.join(
+      this.lines.flatMap(({ at, measured, shown }) => [
+        [at, measured],
+        [at, shown],
+      ]),
+    );
     const [min, max] = this.ends() ?? [data[0][0], data[0].at(-1)];
     const ends = min < max ? { min, max } : { min: min - 0.5, max: max + 0.5 };
     if (this.drawn) {
@@ -60,12 +114,12 @@ export class Plot {
 
   // Faintly what was measured, and over it the smoothed line.
   lineOf({ run, key }) {
-    const one = run.series[key];
+    const column = run.series[key];
     const { axis, smoothing, isLog } = this.view();
-    const xs = one && positions(run, axis, one.steps);
+    const xs = column && positions(run, axis, column.steps);
     if (!xs) return { at: [], measured: [], shown: [], count: 0 };
-    const [at, values] = rising(xs, one.values.map((value) => value * this.chart.factor));
-    const scaled = isLog ? logarithms : (found) => found;
+    const [at, values] = rising(xs, column.values.map((value) => value * this.chart.factor));
+    const scaled = isLog ? logarithms : (values) => values;
     const isSmoothed = smoothing > 0 && values.length > SMOOTHED;
     const best = key === "valid_loss" && lowest(values);
     return {
@@ -73,7 +127,11 @@ export class Plot {
       measured: isSmoothed ? scaled(values) : values.map(() => null),
       shown: scaled(isSmoothed ? smooth(values, smoothing) : values),
       count: values.length,
-      best: key === "valid_loss" && { at: at[best], value: scaled([values[best]])[0], text: short(values[best]) },
+      best: key === "valid_loss" && {
+        at: at[best],
+        value: scaled([values[best]])[0],
+        text: short(values[best]),
+      },
     };
   }
 
@@ -81,13 +139,38 @@ export class Plot {
     const { scale } = this;
     const font = `${Math.round(12 * scale)}px ${FONT}`;
     const line = { stroke: () => colorOf("--line"), width: scale };
-    const axis = { stroke: () => colorOf("--faint"), grid: line, ticks: { ...line, size: 6 * scale }, font, gap: 5 * scale, labelFont: font, labelSize: 22 * scale };
+    const axis = {
+      stroke: () => colorOf("--faint"),
+      grid: line,
+      ticks: { ...line, size: 6 * scale },
+      font,
+      gap: 5 * scale,
+      labelFont: font,
+      labelSize: 22 * scale,
+    };
     const titled = (label) => (this.hasTitles ? { label } : {});
     const value = (y) => short(this.view().isLog ? 10 ** y : y);
-    const dots = { show: (_, i) => this.lines[Math.floor((i - 1) / 2)].count < DOTTED, size: 5 * scale };
+    const dots = {
+      show: (_, i) => this.lines[Math.floor((i - 1) / 2)].count < DOTTED,
+      size: 5 * scale,
+    };
     const styles = this.series.flatMap(({ name, color, dash }, i) => [
-      { label: `${name}, measured`, class: "measured", stroke: () => colorOf(color), width: scale, alpha: 0.25, points: { show: false } },
-      { label: name, class: `series-${color.at(-1)}`, stroke: () => colorOf(color), width: 1.75 * scale, dash, points: { ...dots, fill: () => colorOf(color) } },
+      {
+        label: `${name}, measured`,
+        class: "measured",
+        stroke: () => colorOf(color),
+        width: scale,
+        alpha: 0.25,
+        points: { show: false },
+      },
+      {
+        label: name,
+        class: `series-${color.at(-1)}`,
+        stroke: () => colorOf(color),
+        width: 1.75 * scale,
+        dash,
+        points: { ...dots, fill: () => colorOf(color) },
+      },
     ]);
     return {
       ...this.size(),
@@ -99,24 +182,44 @@ export class Plot {
         points: { size: 6 },
       },
       legend: { show: !this.ready, live: true, markers: { show: true, width: 0, fill: null } },
-      scales: { x: { time: false, range: (_, min, max) => [min ?? ends.min, max ?? ends.max], ...ends }, y: { range: (_, min, max) => this.heights(min, max) } },
+      scales: {
+        x: { time: false, range: (_, min, max) => [min ?? ends.min, max ?? ends.max], ...ends },
+        y: { range: (_, min, max) => this.heights(min, max) },
+      },
       series: [
         { label: AXES.step, value: (_, x) => (x == null ? "–" : onAxis(x, this.view().axis)) },
-        ...styles.map((style) => ({ spanGaps: true, value: (_, y) => (y == null ? "–" : value(y)), ...style })),
+        ...styles.map((style) => ({
+          spanGaps: true,
+          value: (_, y) => (y == null ? "–" : value(y)),
+          ...style,
+        })),
       ],
       axes: [
-        { ...axis, ...titled(AXES[this.view().axis]), incrs: () => (this.view().axis === "step" ? WHOLE : ANY), values: (_, xs) => xs.map((x) => onAxis(x, this.view().axis)), size: 30 * scale, space: 60 * scale },
         {
           ...axis,
-          ...titled([this.chart.title, this.chart.unit && `(${this.chart.unit})`].filter(Boolean).join(" ")),
-          splits: (_, __, min, max, step) => (this.view().isLog ? logTicks(min, max) : ticks(min, max, step)),
+          ...titled(AXES[this.view().axis]),
+          incrs: () => (this.view().axis === "step" ? WHOLE : ANY),
+          values: (_, xs) => xs.map((x) => onAxis(x, this.view().axis)),
+          size: 30 * scale,
+          space: 60 * scale,
+        },
+        {
+          ...axis,
+          ...titled(
+            [this.chart.title, this.chart.unit && `(${this.chart.unit})`].filter(Boolean).join(" "),
+          ),
+          splits: (_, __, min, max, step) =>
+            this.view().isLog ? logTicks(min, max) : ticks(min, max, step),
           values: (_, ys) => ys.map(value),
           size: 56 * scale,
           space: 30 * scale,
         },
       ],
       hooks: {
-        setScale: [({ scales: { y } }, key) => key === "y" && Object.assign(this.place.dataset, { low: y.min, high: y.max })],
+        setScale: [
+          ({ scales: { y } }, key) =>
+            key === "y" && Object.assign(this.place.dataset, { low: y.min, high: y.max }),
+        ],
         setSelect: [(plot) => this.select(plot)],
         drawAxes: [(plot) => this.drawMarks(plot)],
         draw: [(plot) => this.drawBest(plot), (plot) => this.ready?.(plot)],
@@ -127,12 +230,14 @@ export class Plot {
   // What the view asks for, or room for all values.
   heights(min, max) {
     const { isLog, low, high } = this.view();
-    const asked = (isLog ? logarithms : (found) => found)([low, high]).map((value, i) => ([low, high][i] == null ? null : value));
-    if (min == null) return [asked[0] ?? 0, asked[1] ?? 1];
+    const limits = (isLog ? logarithms : (values) => values)([low, high]).map((value, i) =>
+      [low, high][i] == null ? null : value,
+    );
+    if (min == null) return [limits[0] ?? 0, limits[1] ?? 1];
     const pad = Math.max((max - min) * PAD, LEAST_PAD);
     const fitting = isLog ? [min - pad, max + pad] : uPlot.rangeNum(min, max, 0.1, true);
-    const found = asked.map((value, i) => value ?? fitting[i]);
-    return found[0] < found[1] ? found : fitting;
+    const range = limits.map((value, i) => value ?? fitting[i]);
+    return range[0] < range[1] ? range : fitting;
   }
 
   select(plot) {
@@ -141,7 +246,8 @@ export class Plot {
     if (width > 0) this.zoom(plot.posToVal(left, "x"), plot.posToVal(left + width, "x"));
   }
 
-  // Lines where something happened, with as many of their names as there is room for: what ended or began above, checkpoints below.
+  // Lines where something happened, with as many of their names as there is room for: what ended or
+  // began above, checkpoints below.
   drawMarks(plot) {
     const { ctx, bbox } = plot;
     const ratio = devicePixelRatio * this.scale;
@@ -162,7 +268,11 @@ export class Plot {
       const width = ctx.measureText(label).width;
       const left = Math.min(x + 4 * ratio, bbox.left + bbox.width - width);
       if (!this.isLarge || left < taken[isCheckpoint]) continue;
-      ctx.fillText(label, left, isCheckpoint ? bbox.top + bbox.height - 5 * ratio : bbox.top + 11 * ratio);
+      ctx.fillText(
+        label,
+        left,
+        isCheckpoint ? bbox.top + bbox.height - 5 * ratio : bbox.top + 11 * ratio,
+      );
       taken[isCheckpoint] = left + width + 8 * ratio;
     }
     ctx.restore();
@@ -176,7 +286,8 @@ export class Plot {
     this.lines.forEach(({ best }, i) => {
       if (!best || best.value == null) return;
       const [x, y] = [plot.valToPos(best.at, "x", true), plot.valToPos(best.value, "y", true)];
-      if (x < bbox.left || x > bbox.left + bbox.width || y < bbox.top || y > bbox.top + bbox.height) return;
+      if (x < bbox.left || x > bbox.left + bbox.width || y < bbox.top || y > bbox.top + bbox.height)
+        return;
       ctx.strokeStyle = ctx.fillStyle = colorOf(this.series[i].color);
       ctx.lineWidth = 2 * ratio;
       ctx.beginPath();

@@ -1,6 +1,7 @@
-// Sends forms with `data-action` without leaving the page: where that fails, the page stays, says why, and can send the same again.
-// Other forms leave it, once it is known that the service is there and the session stands.
-// The service answers with the address of the next page, or refuses with a message.
+// Sends forms with `data-action` without leaving the page: where that fails, the page stays, says
+// why, and can send the same again. Other forms leave it, once it is known that the service is
+// there and the session stands. The service answers with the address of the next page, or refuses
+// with a message.
 import { askToSignIn, isSignedIn } from "./sign_in.js";
 
 const NO_ANSWER = "The service does not answer. Nothing on this page is lost.";
@@ -10,11 +11,16 @@ export function isPost({ target, submitter }) {
   return (submitter?.getAttribute("formmethod") ?? target.getAttribute("method")) === "post";
 }
 
-// Resolves to {next} where it was done, else to {status, message}; status 0: there was no answer. `isRepeated`: the form may have arrived before.
+// Resolves to {next} where it was done, else to {status, message}; status 0: there was no answer.
+// `isRepeated`: the form may have arrived before.
 export async function sendForm(form, submitter, isRepeated = false) {
   const headers = { "x-form-script": isRepeated ? "repeat" : "send" };
   try {
-    const answer = await fetch(form.action, { method: "POST", headers, body: new URLSearchParams(new FormData(form, submitter)) });
+    const answer = await fetch(form.action, {
+      method: "POST",
+      headers,
+      body: new URLSearchParams(new FormData(form, submitter)),
+    });
     const next = answer.headers.get("x-next-page");
     if (answer.ok && next) return { next };
     const { error } = await answer.json();
@@ -28,18 +34,32 @@ export async function sendForm(form, submitter, isRepeated = false) {
 export function showToast(text, again) {
   document.querySelector("#toast")?.remove();
   const toast = document.createElement("div");
-  Object.assign(toast, { id: "toast", className: "toast notice", popover: "manual", role: "alert" });
+  Object.assign(toast, {
+    id: "toast",
+    className: "toast notice",
+    popover: "manual",
+    role: "alert",
+  });
   toast.dataset.tone = "bad";
   toast.append(Object.assign(document.createElement("p"), { textContent: text }));
-  const buttons = toast.appendChild(Object.assign(document.createElement("p"), { className: "row" }));
-  if (again) addButton(buttons, "Try again", () => { toast.remove(); again(); });
+  const buttons = toast.appendChild(
+    Object.assign(document.createElement("p"), { className: "row" }),
+  );
+  if (again)
+    addButton(buttons, "Try again", () => {
+      toast.remove();
+      again();
+    });
   addButton(buttons, "Close", () => toast.remove());
   document.body.append(toast);
   toast.showPopover();
 }
 
 function addButton(place, text, onClick) {
-  const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+  const button = Object.assign(document.createElement("button"), {
+    type: "button",
+    textContent: text,
+  });
   button.addEventListener("click", onClick);
   place.append(button);
 }

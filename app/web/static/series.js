@@ -1,18 +1,20 @@
-// The numbers behind charts, free of the page. A run is {label, series: {key: {steps: [], values: []}}}, each by rising step.
+// The numbers behind charts, free of the page. A run is {label, series: {key: {steps: [], values:
+// []}}}, each by rising step.
 
 const MAX_TICKS = 100; // of a range so narrow that numbers cannot tell its steps apart
 
-// A live point of a step that is there already, or lies behind, means that a later attempt does these steps again.
+// A live point of a step that is there already, or lies behind, means that a later attempt does
+// these steps again.
 export function append(run, point) {
   for (const [key, value] of Object.entries(point)) {
     if (key === "step") continue;
-    const one = (run.series[key] ??= { steps: [], values: [] });
-    while (one.steps.length && one.steps.at(-1) >= point.step) {
-      one.steps.pop();
-      one.values.pop();
+    const column = (run.series[key] ??= { steps: [], values: [] });
+    while (column.steps.length && column.steps.at(-1) >= point.step) {
+      column.steps.pop();
+      column.values.pop();
     }
-    one.steps.push(point.step);
-    one.values.push(value);
+    column.steps.push(point.step);
+    column.values.push(value);
   }
 }
 
@@ -28,28 +30,29 @@ export function smooth(values, weight) {
 // Where the steps lie on another axis. Null where the run has no such axis.
 export function positions(run, axis, steps) {
   if (axis === "step") return steps;
-  const found = run.series[axis];
-  return found?.steps.length ? between(found.steps, along(axis, found), steps) : null;
+  const column = run.series[axis];
+  return column?.steps.length ? between(column.steps, along(axis, column), steps) : null;
 }
 
 // The other way round: the steps at these places of an axis.
 export function stepsAt(run, axis, places) {
   if (axis === "step") return places;
-  const found = run.series[axis];
-  return found?.steps.length ? between(along(axis, found), found.steps, places) : null;
+  const column = run.series[axis];
+  return column?.steps.length ? between(along(axis, column), column.steps, places) : null;
 }
 
 // Seconds begin again with each attempt; on the axis they go on.
-function along(axis, found) {
-  if (axis !== "elapsed_seconds") return found.values;
+function along(axis, column) {
+  if (axis !== "elapsed_seconds") return column.values;
   let offset = 0;
-  return found.values.map((value, i) => {
-    if (i && value < found.values[i - 1]) offset += found.values[i - 1];
+  return column.values.map((value, i) => {
+    if (i && value < column.values[i - 1]) offset += column.values[i - 1];
     return value + offset;
   });
 }
 
-// Straight between two points of `xs` and `ys`, and on beyond the last two. `at` rises, as `xs` does.
+// Straight between two points of `xs` and `ys`, and on beyond the last two. `at` rises, as `xs`
+// does.
 function between(xs, ys, at) {
   let i = 0;
   return at.map((x) => {
@@ -75,7 +78,7 @@ export function rising(xs, ys) {
 
 // The place of the lowest value, the first of equals.
 export function lowest(values) {
-  return values.reduce((found, value, i) => (value < values[found] ? i : found), 0);
+  return values.reduce((best, value, i) => (value < values[best] ? i : best), 0);
 }
 
 // A logarithmic scale is a linear one of logarithms; what has none is a gap.
@@ -86,16 +89,20 @@ export function logarithms(values) {
 export function ticks(min, max, step) {
   const first = Math.ceil(min / step - 1e-9);
   const count = Math.min(MAX_TICKS, Math.floor(max / step + 1e-9) - first + 1);
-  return Array.from({ length: Math.max(0, count) }, (_, i) => Number(((first + i) * step).toPrecision(12)));
+  return Array.from({ length: Math.max(0, count) }, (_, i) =>
+    Number(((first + i) * step).toPrecision(12)),
+  );
 }
 
-// 1, 2 and 5 of each decade, or its powers alone when there are many; a narrow range is divided evenly.
+// 1, 2 and 5 of each decade, or its powers alone when there are many; a narrow range is divided
+// evenly.
 export function logTicks(min, max) {
-  const found = [];
+  const candidates = [];
   for (const decade of ticks(Math.floor(min), max, 1)) {
-    for (const digit of max - min > 3 ? [1] : [1, 2, 5]) found.push(decade + Math.log10(digit));
+    for (const digit of max - min > 3 ? [1] : [1, 2, 5])
+      candidates.push(decade + Math.log10(digit));
   }
-  const inside = found.filter((place) => place >= min && place <= max);
+  const inside = candidates.filter((place) => place >= min && place <= max);
   if (inside.length >= 3) return inside;
   const [low, high] = [10 ** min, 10 ** max];
   const rough = (high - low) / 4;

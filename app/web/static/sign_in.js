@@ -1,10 +1,16 @@
-// A session that ends under an open page: somebody signs in over it, and what they wanted to send is sent. The page stays as it is filled in.
+// A session that ends under an open page: somebody signs in over it, and what they wanted to send
+// is sent. The page stays as it is filled in.
 
 let dialog;
 
-// Returns whether a session stands; throws where there is no answer. The page it asks for costs the service little.
+// Returns whether a session stands; throws where there is no answer. The page it asks for costs the
+// service little.
 export async function isSignedIn() {
-  const answer = await fetch("/settings/webhooks", { method: "HEAD", redirect: "manual", cache: "no-store" });
+  const answer = await fetch("/settings/webhooks", {
+    method: "HEAD",
+    redirect: "manual",
+    cache: "no-store",
+  });
   if (answer.status >= 500) throw new Error(`The service answered ${answer.status}.`);
   return answer.type !== "opaqueredirect" && answer.status !== 401;
 }
@@ -56,7 +62,8 @@ async function signIn(key) {
     const answer = await fetch("/sign-in", { method: "POST", body });
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const token = page.querySelector("input[name=csrf]")?.value;
-    if (!answer.ok || !token) return page.querySelector("[role=alert]")?.textContent ?? "That did not work.";
+    if (!answer.ok || !token)
+      return page.querySelector("[role=alert]")?.textContent ?? "That did not work.";
     for (const input of document.querySelectorAll("[name=csrf]")) input.value = token;
     for (const part of document.querySelectorAll("[data-token]")) part.dataset.token = token;
     return "";

@@ -1,6 +1,7 @@
-// The stream that carries the changes of a page. A browser opens six connections to a service, over all its tabs, and a request beyond them waits:
-// a hidden page has no stream, three of the visible ones keep theirs open, and the others open theirs every few seconds for what is new.
-// Leases in the local storage say who the three are; a Web Lock would need HTTPS.
+// The stream that carries the changes of a page. A browser opens six connections to a service, over
+// all its tabs, and a request beyond them waits: a hidden page has no stream, three of the visible
+// ones keep theirs open, and the others open theirs every few seconds for what is new. Leases in
+// the local storage say who the three are; a Web Lock would need HTTPS.
 
 const LEASES = "falqon-streams"; // the moment at which each ends, by page
 const MAX_STREAMS = 3;
@@ -54,7 +55,10 @@ function delayOfNext() {
 document.addEventListener("htmx:sse:before:connection", ({ detail }) => {
   stream = detail.connection;
   const reconnectDelay = delayOfNext();
-  Object.assign(stream.config, { reconnectDelay, reconnectMaxDelay: Math.max(reconnectDelay, MAX_BREAK_MS) });
+  Object.assign(stream.config, {
+    reconnectDelay,
+    reconnectMaxDelay: Math.max(reconnectDelay, MAX_BREAK_MS),
+  });
 });
 document.addEventListener("htmx:sse:after:connection", () => {
   arrange();
@@ -76,21 +80,26 @@ setInterval(() => { if (stream) arrange(); }, RENEW_MS);
 
 // What somebody has typed into the page and not sent.
 function isTypedInto() {
-  const fields = document.querySelectorAll("form[method=post] :is(input:not([type=hidden], [type=checkbox]), textarea)");
+  const fields = document.querySelectorAll(
+    "form[method=post] :is(input:not([type=hidden], [type=checkbox]), textarea)",
+  );
   return [...fields].some((field) => field.value !== field.defaultValue);
 }
 
-// The stream of the page: whether it stands is said. A session that has ended leads to the sign-in page, a thing that was deleted to the page
-// that says so.
+// The stream of the page: whether it stands is said. A session that has ended leads to the sign-in
+// page, a thing that was deleted to the page that says so.
 const connection = document.querySelector("#connection");
 const RETRY_MS = 5000;
 document.addEventListener("htmx:sse:after:connection", () => { connection.hidden = true; });
 function showEnd() {
   if (!isTypedInto()) location.reload();
 }
-// A stream alone may be missing, at a service of another release: to load its page again and again would not bring it.
+// A stream alone may be missing, at a service of another release: to load its page again and again
+// would not bring it.
 async function checkPage() {
-  const answer = await fetch(location.href, { method: "HEAD", cache: "no-store" }).catch(() => null);
+  const answer = await fetch(location.href, { method: "HEAD", cache: "no-store" }).catch(
+    () => null,
+  );
   if (answer?.status === 404) showEnd();
 }
 // One that stood is asked for again by itself, one that never did is not.

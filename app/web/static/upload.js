@@ -1,4 +1,5 @@
-// A file that is chosen or dropped is sent at once, and how far it is can be seen. Without this the same form has a button.
+// A file that is chosen or dropped is sent at once, and how far it is can be seen. Without this the
+// same form has a button.
 import { askToSignIn } from "./sign_in.js";
 
 const zone = document.querySelector("[data-drop]");
@@ -13,7 +14,8 @@ if (zone) {
   zone.querySelector("[data-drop-hint]").hidden = false;
   button.hidden = true;
 
-  const size = (bytes) => (bytes < 2 ** 20 ? `${(bytes / 2 ** 10).toFixed(1)} KiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`);
+  const size = (bytes) =>
+    bytes < 2 ** 20 ? `${(bytes / 2 ** 10).toFixed(1)} KiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
   function begin() {
     const file = input.files[0];
@@ -26,7 +28,9 @@ if (zone) {
       says.textContent = `${file.name}: ${size(loaded)} of ${size(total)}`;
     });
     request.addEventListener("load", () => end(request, file));
-    request.addEventListener("error", () => refuse("The connection was lost; choose the file again."));
+    request.addEventListener("error", () =>
+      refuse("The connection was lost; choose the file again."),
+    );
     request.open("POST", form.action);
     request.responseType = "document";
     request.send(new FormData(form));
@@ -40,7 +44,10 @@ if (zone) {
       return;
     }
     if (request.status !== 200) {
-      refuse(request.response?.querySelector(".error[role=alert]")?.textContent ?? `The file was not taken (${request.status}); load the page again and choose it once more.`);
+      refuse(
+        request.response?.querySelector(".error[role=alert]")?.textContent ??
+          `The file was not taken (${request.status}); load the page again and choose it once more.`,
+      );
       return;
     }
     const id = new URL(request.responseURL).searchParams.get("training_file");
@@ -78,7 +85,8 @@ if (zone) {
       zone.dataset.over = "";
     });
   }
-  for (const name of ["dragleave", "drop"]) zone.addEventListener(name, () => delete zone.dataset.over);
+  for (const name of ["dragleave", "drop"])
+    zone.addEventListener(name, () => delete zone.dataset.over);
   zone.addEventListener("drop", (event) => {
     event.preventDefault();
     if (!event.dataTransfer.files.length) return;

@@ -130,7 +130,7 @@ def test_a_service_that_stays_away_during_a_check_leaves_the_id_of_the_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Api, "repeat_after_seconds", (0.01,))
-    monkeypatch.setattr(polling, "GIVE_UP_SECONDS", 0.0)
+    monkeypatch.setattr(polling, "POLL_TIMEOUT_SECONDS", 0.0)
     client = Client(Api(Connection("http://127.0.0.1:1/v1", KEY)), Output(as_json=False))
     with pytest.raises(NoConnection) as caught:
         uploading.checked(client, {"id": "file-1", "status": "uploaded"})

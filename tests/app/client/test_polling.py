@@ -24,8 +24,8 @@ from tests.support.waiting import wait_for
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Api, "repeat_after_seconds", (0.01,))
-    monkeypatch.setattr(polling, "PAUSE_SECONDS", 0.05)
-    monkeypatch.setattr(compare, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(polling, "RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(compare, "STUDY_POLL_SECONDS", 0.05)
 
 
 def test_a_study_is_followed_through_a_restart(

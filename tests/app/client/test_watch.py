@@ -220,7 +220,7 @@ def test_a_service_that_stays_away_ends_the_watch_but_not_the_job(
     proxy: Proxy,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(stream, "GIVE_UP_SECONDS", 0.2)
+    monkeypatch.setattr(stream, "RECONNECT_TIMEOUT_SECONDS", 0.2)
     job_id = submitted(steps=5000, step_seconds=0.02)
     request = f"GET /v1/fine_tuning/jobs/{job_id}/stream"
     leaving = threading.Thread(

@@ -261,7 +261,7 @@ def test_a_worker_that_ends_leaves_it_to_others(
 def test_an_engine_that_dies_is_loaded_again(
     api: Api, tenant: Tenant, handler: EvaluationHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "PAUSE_SECONDS", 0.2)
+    monkeypatch.setattr(asking, "RETRY_SECONDS", 0.2)
     job_id = a_job(api, tenant, validation_file=tenant.upload(rows(*QUESTIONS * 10)))
     evaluation_id = ask(tenant, job_id, max_tokens=30)
     thread = threading.Thread(target=handler.poll)

@@ -3,7 +3,7 @@ import re
 import httpx
 
 from app.web import assets
-from app.web.rendering import HERE
+from app.web.rendering import WEB_FOLDER
 from tests.app.web.test_page_weight import LOADED
 from tests.browser import scene
 from tests.support.api import Tenant
@@ -32,7 +32,7 @@ def test_a_page_of_another_version_gets_its_files_and_keeps_none(browser: httpx.
 
 def test_no_template_names_a_file_without_its_hash() -> None:
     bare = re.compile(r'(?:href|src)="/(?:static|assets|docs/assets)/')
-    for path in (HERE / "templates").rglob("*.html"):
+    for path in (WEB_FOLDER / "templates").rglob("*.html"):
         assert not bare.search(path.read_text()), f'{path}: write {{{{ asset("/static/…") }}}}'
 
 

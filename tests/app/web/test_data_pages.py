@@ -177,7 +177,7 @@ def test_files_of_another_project_are_not_there(browser: httpx.Client, tenant: T
 def test_every_setting_has_a_field_or_a_reason_why_not(browser: httpx.Client) -> None:
     names = set(re.findall(r'name="(\w+)"', browser.get("/jobs/new").text))
     settings = Recipe.model_fields.keys() | FalqonOptions.model_fields.keys()
-    fields = {job_form.OFFICIAL.get(name, name) for name in settings}
+    fields = {job_form.OPENAI_NAMES.get(name, name) for name in settings}
     assert fields - names == job_form.LEFT_OUT.keys()
     assert {field.tracker for field in job_form.TRACKERS} == set(get_args(IntegrationType))
 

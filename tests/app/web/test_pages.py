@@ -19,9 +19,9 @@ from app.jobs import claims
 from app.models import ApiKey, EndedSession, Scope
 from app.models.job_progress import JobProgress
 from app.web import assets
-from app.web.link import NAME, issue
+from app.web.link import LINK_FILE, issue
 from app.web.rendering import NAVIGATION
-from app.web.session import COOKIE, MAX_AGE_SECONDS, SESSION_ID
+from app.web.session import MAX_AGE_SECONDS, SESSION_COOKIE, SESSION_ID
 from tests.browser import scene
 from tests.contract.test_jobs import COST, PROGRESS
 from tests.support.api import Api, Tenant
@@ -94,7 +94,7 @@ def test_signing_out_ends_the_session_and_not_only_the_cookie(
     browser: httpx.Client, tenant: Tenant, api: Api
 ) -> None:
     csrf = token(sign_in(browser, tenant))
-    cookie = {"cookie": f"{COOKIE}={browser.cookies[COOKIE]}"}
+    cookie = {"cookie": f"{SESSION_COOKIE}={browser.cookies[SESSION_COOKIE]}"}
     with httpx.Client(base_url=api.url, follow_redirects=True, verify=False) as other:
         assert "Sign out" in sign_in(other, tenant).text
         assert (
@@ -136,13 +136,13 @@ def test_a_cookie_that_names_no_session_opens_nothing(
     """As those before sessions had ids: nobody could end it."""
     sign_in(browser, tenant)
     signer = TimestampSigner(server_secret(api.settings))
-    content = json.loads(b64decode(signer.unsign(browser.cookies[COOKIE])))
+    content = json.loads(b64decode(signer.unsign(browser.cookies[SESSION_COOKIE])))
     for left_out, is_signed_in in (("nothing", True), (SESSION_ID, False)):
         remaining = {name: value for name, value in content.items() if name != left_out}
         signed = signer.sign(b64encode(json.dumps(remaining).encode())).decode()
         page = httpx.get(
             f"{api.url}/",
-            headers={"cookie": f"{COOKIE}={signed}"},
+            headers={"cookie": f"{SESSION_COOKIE}={signed}"},
             verify=False,
             follow_redirects=True,
         )
@@ -203,9 +203,9 @@ def test_a_link_signs_in_once(browser: httpx.Client, tenant: Tenant, api: Api) -
     browser.cookies.clear()
     assert browser.get(f"/sign-in?link={link}").status_code == 401
     link = issue(folder, key_id)
-    os.utime(folder / NAME, (0, 0))
+    os.utime(folder / LINK_FILE, (0, 0))
     assert browser.get(f"/sign-in?link={link}").status_code == 401
-    assert not (folder / NAME).exists()
+    assert not (folder / LINK_FILE).exists()
 
 
 def test_a_wrong_key_and_a_forged_cookie_get_nothing(browser: httpx.Client) -> None:
@@ -300,7 +300,7 @@ def test_pages_allow_nothing_from_elsewhere_and_nothing_inline(
 def test_docs_say_how_to_get_their_assets(
     browser: httpx.Client, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(assets, "PACKAGES", tmp_path)
+    monkeypatch.setattr(assets, "PACKAGES_FOLDER", tmp_path)
     page = browser.get("/docs")
     assert page.status_code == 503
     assert "make assets" in page.text

@@ -78,7 +78,7 @@ def test_older_studies_lead_back_to_the_newest(
 ) -> None:
     create(tenant, name="first")
     create(tenant, name="second")
-    monkeypatch.setattr(studies, "ROWS", 1)
+    monkeypatch.setattr(studies, "PAGE_SIZE", 1)
     newest = browser.get("/studies").text
     (older,) = re.findall(r'rel="next" href="([^"]+)"', newest)
     assert ("second" in newest, ">Newest<" in newest) == (True, False)

@@ -1,7 +1,7 @@
 import re
 
 from app.web import text
-from app.web.rendering import HERE
+from app.web.rendering import WEB_FOLDER
 
 
 def test_a_setting_is_written_as_json_spells_it() -> None:
@@ -11,7 +11,7 @@ def test_a_setting_is_written_as_json_spells_it() -> None:
 
 
 def test_a_moment_stands_where_the_script_writes_it_in_the_readers_time_zone() -> None:
-    for path in (HERE / "templates").rglob("*.html"):
+    for path in (WEB_FOLDER / "templates").rglob("*.html"):
         template = path.read_text()
         for attributes, content in re.findall(r"<time\b([^>]*)>(.*?)</time>", template):
             assert "moment" not in content or "data-local" in attributes, path

@@ -2,7 +2,7 @@ import json
 from typing import Any
 
 from falqon_core.records.line_parser import parse
-from worker.evaluation.rows import Row, choose, row_of
+from worker.evaluation.rows import EvaluationRow, choose, row_of
 
 CHAT = {
     "messages": [
@@ -19,7 +19,7 @@ CHAT = {
 }
 
 
-def row(record: dict[str, Any]) -> Row:
+def row(record: dict[str, Any]) -> EvaluationRow:
     result = row_of(3, parse(json.dumps(record).encode(), 3))
     assert result is not None
     return result

@@ -8,7 +8,7 @@ import pytest
 from app.base.outbound.addresses import Networks
 from tests.support.source_server import SourceServer, serving_sources
 from worker.sources import checked_socket, download
-from worker.sources.download import Downloader, SourceAway, SourceRefused
+from worker.sources.download import Downloader, SourceRefused, SourceUnavailable
 from worker.sources.hub import choose_files
 
 LOOPBACK: Networks = [ip_network("127.0.0.0/8")]
@@ -23,7 +23,7 @@ def server() -> Iterator[SourceServer]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(download, "RETRY_SECONDS", 0.01)
 
 
 def fetch(url: str, target: Path, networks: Networks = LOOPBACK) -> str | None:
@@ -44,7 +44,7 @@ def test_a_broken_connection_is_continued(server: SourceServer, tmp_path: Path) 
 def test_what_breaks_for_ever_may_be_tried_later(server: SourceServer, tmp_path: Path) -> None:
     server.files["/rows"] = b"a" * 1000
     server.breaks = 99
-    with pytest.raises(SourceAway, match="ended before the file did"):
+    with pytest.raises(SourceUnavailable, match="ended before the file did"):
         fetch(f"{server.url}/rows", tmp_path / "rows")
     assert len(server.requests) == download.MAX_RESUMPTIONS + 1
 

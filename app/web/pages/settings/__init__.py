@@ -1,4 +1,4 @@
-"""Who may do what, what it costs, and who is told: five screens under one heading."""
+"""Settings: access rights, prices and notifications, five screens under one heading."""
 
 from fastapi import APIRouter
 

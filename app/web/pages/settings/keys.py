@@ -13,11 +13,11 @@ from app.models import Scope
 from app.projects import service as projects
 from app.services import Services
 from app.web.forms import Errors, InvalidForm, errors_of, notify_refusals, parse_form, redirect_to
-from app.web.pages.settings.layout import HERE, NOTHING, settings_page
+from app.web.pages.settings.layout import NO_VALUES, SETTINGS_PATH, settings_page
 from app.web.session import notify
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, AdminVisitor, PageRoute
 
-LIMIT = 50
+PAGE_SIZE = 50
 MAX_PROJECTS = 1000
 DAY = 24 * 3600
 LIFETIMES = {
@@ -32,10 +32,10 @@ RIGHTS = {
     Scope.WRITE: "also uploads, trains, cancels and deletes",
     Scope.ADMIN: "also makes and revokes keys, and administers the project",
 }
-KEYS = f"{HERE}/keys"
+KEYS_PATH = f"{SETTINGS_PATH}/keys"
 Field = Annotated[str | None, Form()]
 
-router = APIRouter(prefix=KEYS, route_class=PageRoute)
+router = APIRouter(prefix=KEYS_PATH, route_class=PageRoute)
 
 
 @router.get("")
@@ -68,7 +68,7 @@ def create_key(
     except ApiError as error:
         fields = [name for name in typed if name != "project_id" or caller.administers_installation]
         return _page(services, request, caller, None, typed, errors_of(error, fields))
-    return settings_page(request, "key.html", caller, KEYS, key=key)
+    return settings_page(request, "key.html", caller, KEYS_PATH, key=key)
 
 
 @router.post("/{key_id}/revoke", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -78,11 +78,11 @@ def revoke_key(
     with notify_refusals(request):
         service.revoke_key(services, caller, key_id)
         notify(request, "The key is revoked: it opens nothing any more.")
-    return redirect_to(KEYS)
+    return redirect_to(KEYS_PATH)
 
 
 def _expiry(lifetime: str) -> str | None:
-    """Return when a key ends that is made now. Raises `InvalidForm`."""
+    """Return the expiry of a key that is made now. Raises `InvalidForm`."""
     if lifetime not in LIFETIMES:
         raise InvalidForm({"": "Choose when it expires from the list."})
     return str(int(time.time()) + int(lifetime)) if lifetime else None
@@ -93,17 +93,17 @@ def _page(
     request: Request,
     caller: Caller,
     after: str | None,
-    values: Mapping[str, str | None] = NOTHING,
+    values: Mapping[str, str | None] = NO_VALUES,
     errors: Errors | None = None,
 ) -> Response:
-    keys = service.list_keys(services, caller, after=after, limit=LIMIT)
+    keys = service.list_keys(services, caller, after=after, limit=PAGE_SIZE)
     administered = projects.list_projects(services, caller, limit=MAX_PROJECTS).data
     names = {project.id: project.name for project in administered if project.status == "active"}
     return settings_page(
         request,
         "keys.html",
         caller,
-        KEYS,
+        KEYS_PATH,
         values,
         errors,
         keys=keys,

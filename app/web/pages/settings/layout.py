@@ -9,23 +9,23 @@ from app.models import Scope
 from app.web.forms import Errors
 from app.web.rendering import page
 
-HERE = "/settings"
-NOTHING: Mapping[str, str | None] = MappingProxyType({})  # was typed
+SETTINGS_PATH = "/settings"
+NO_VALUES: Mapping[str, str | None] = MappingProxyType({})  # was typed
 
 
 class Tab(NamedTuple):
     path: str
     label: str
     needs: Scope
-    of_installation: bool = False  # for those who administer the whole service
+    of_installation: bool = False  # Shown to admins of the installation alone.
 
 
 TABS = (
-    Tab(HERE, "Projects", Scope.READ),
-    Tab(f"{HERE}/keys", "Keys", Scope.ADMIN),
-    Tab(f"{HERE}/prices", "Prices", Scope.READ),
-    Tab(f"{HERE}/webhooks", "Webhooks", Scope.READ),
-    Tab(f"{HERE}/worker_tokens", "Worker tokens", Scope.ADMIN, of_installation=True),
+    Tab(SETTINGS_PATH, "Projects", Scope.READ),
+    Tab(f"{SETTINGS_PATH}/keys", "Keys", Scope.ADMIN),
+    Tab(f"{SETTINGS_PATH}/prices", "Prices", Scope.READ),
+    Tab(f"{SETTINGS_PATH}/webhooks", "Webhooks", Scope.READ),
+    Tab(f"{SETTINGS_PATH}/worker_tokens", "Worker tokens", Scope.ADMIN, of_installation=True),
 )
 
 
@@ -34,7 +34,7 @@ def settings_page(
     name: str,
     caller: Caller,
     path: str,
-    values: Mapping[str, str | None] = NOTHING,
+    values: Mapping[str, str | None] = NO_VALUES,
     errors: Errors | None = None,
     **context: Any,
 ) -> Response:
@@ -49,7 +49,7 @@ def settings_page(
         and (caller.administers_installation or not tab.of_installation)
     ]
     context |= {
-        "here": HERE,
+        "here": SETTINGS_PATH,
         "tabs": tabs,
         "tab": path,
         "values": {name: text or "" for name, text in values.items()},

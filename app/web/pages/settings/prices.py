@@ -12,15 +12,15 @@ from app.prices.schemas import Override, PriceObject, PricesRequest
 from app.prices.service import HERE as SET_HERE
 from app.services import Services
 from app.web.forms import Errors, InvalidForm, errors_of, parse_form, redirect_to
-from app.web.pages.settings.layout import HERE, NOTHING, settings_page
+from app.web.pages.settings.layout import NO_VALUES, SETTINGS_PATH, settings_page
 from app.web.session import notify
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, InstallationVisitor, PageRoute, Visitor
 
-PRICES = f"{HERE}/prices"
-COLUMNS = {"usd_per_device_hour": "usd"}  # where a field of an override is typed
+PRICES_PATH = f"{SETTINGS_PATH}/prices"
+COLUMNS = {"usd_per_device_hour": "usd"}  # Form field of an override's field.
 Fields = Annotated[list[str], Form()]
 
-router = APIRouter(prefix=PRICES, route_class=PageRoute)
+router = APIRouter(prefix=PRICES_PATH, route_class=PageRoute)
 
 
 @router.get("")
@@ -48,25 +48,25 @@ def set_prices(
         typed |= {f"source-{name}": origin for name, _, origin in rows}
         return _page(services, request, caller, typed, errors_of(error, typed))
     notify(request, "The prices are set, at once for new estimates and running jobs.")
-    return redirect_to(PRICES)
+    return redirect_to(PRICES_PATH)
 
 
 def _page(
     services: Services,
     request: Request,
     caller: Caller,
-    values: Mapping[str, str | None] = NOTHING,
+    values: Mapping[str, str | None] = NO_VALUES,
     errors: Errors | None = None,
 ) -> Response:
     prices = service.list_prices(services).data
     rows = [(price, _others(prices, price.device)) for price in prices if price.in_force]
     return settings_page(
-        request, "prices.html", caller, PRICES, values, errors, rows=rows, set_here=SET_HERE
+        request, "prices.html", caller, PRICES_PATH, values, errors, rows=rows, set_here=SET_HERE
     )
 
 
 def _others(prices: list[PriceObject], device: str) -> list[PriceObject]:
-    """Return those of one device, the lowest first."""
+    """Return the other prices of one device, the lowest first."""
     others = [price for price in prices if price.device == device and not price.in_force]
     return sorted(others, key=lambda price: Decimal(price.usd_per_device_hour))
 

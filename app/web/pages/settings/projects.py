@@ -18,7 +18,7 @@ from app.web.forms import (
     parse_form,
     redirect_to,
 )
-from app.web.pages.settings.layout import HERE, NOTHING, settings_page
+from app.web.pages.settings.layout import NO_VALUES, SETTINGS_PATH, settings_page
 from app.web.session import notify
 from app.web.sizes import read_size
 from app.web.visitor import (
@@ -30,10 +30,10 @@ from app.web.visitor import (
     Visitor,
 )
 
-LIMIT = 20
+PAGE_SIZE = 20
 Field = Annotated[str | None, Form()]
 
-router = APIRouter(prefix=HERE, route_class=PageRoute)
+router = APIRouter(prefix=SETTINGS_PATH, route_class=PageRoute)
 
 
 @router.get("")
@@ -54,7 +54,7 @@ def create_project(
         typed = {"name": name}
         return _list_page(services, request, caller, None, typed, errors_of(error, typed))
     notify(request, "The project is there. Set its limits, and make a key for it.")
-    return redirect_to(f"{HERE}/projects/{project.id}")
+    return redirect_to(f"{SETTINGS_PATH}/projects/{project.id}")
 
 
 @router.get("/projects/{project_id}")
@@ -79,7 +79,7 @@ def change_project(
         typed = {"name": name}
         return _project_page(services, request, caller, project_id, typed, errors_of(error, typed))
     notify(request, "The project has its new name.")
-    return redirect_to(f"{HERE}/projects/{project_id}")
+    return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
 
 
 @router.post("/projects/{project_id}/limits", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -94,7 +94,7 @@ def limit_project(
     max_storage_bytes: Field = None,
     max_device_hours: Field = None,
 ) -> Response:
-    """Set the limits; an empty field takes one away."""
+    """Set the limits; an empty field removes one."""
     limits = {
         "requests_per_minute": requests_per_minute,
         "max_live_jobs": max_live_jobs,
@@ -113,7 +113,7 @@ def limit_project(
         typed = limits | {"weight": weight}
         return _project_page(services, request, caller, project_id, typed, errors_of(error, typed))
     notify(request, "The limits are set.")
-    return redirect_to(f"{HERE}/projects/{project_id}")
+    return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
 
 
 @router.post("/projects/{project_id}/archive", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -123,11 +123,11 @@ def archive_project(
     with notify_refusals(request):
         service.archive_project(services, caller, project_id)
         notify(request, "The project is archived; its keys open nothing any more.")
-    return redirect_to(f"{HERE}/projects/{project_id}")
+    return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
 
 
 def _read_limits(typed: Mapping[str, str | None]) -> dict[str, Any]:
-    """Return those that are set. Raises `InvalidForm`."""
+    """Return the limits that are set. Raises `InvalidForm`."""
     texts = dict(typed)
     errors: Errors = {}
     if size := texts.pop("max_storage_bytes"):
@@ -149,13 +149,13 @@ def _list_page(
     request: Request,
     caller: Caller,
     after: str | None,
-    values: Mapping[str, str | None] = NOTHING,
+    values: Mapping[str, str | None] = NO_VALUES,
     errors: Errors | None = None,
 ) -> Response:
     projects = None
     if caller.scope is Scope.ADMIN:
         projects = service.list_projects(
-            services, caller, after=after, limit=LIMIT, with_usage=True
+            services, caller, after=after, limit=PAGE_SIZE, with_usage=True
         )
     context = {
         "projects": projects,
@@ -164,7 +164,7 @@ def _list_page(
         "default_rate": services.settings.requests_per_minute,
         "tokens_per_minute": services.settings.tokens_per_minute,
     }
-    return settings_page(request, "projects.html", caller, HERE, values, errors, **context)
+    return settings_page(request, "projects.html", caller, SETTINGS_PATH, values, errors, **context)
 
 
 def _project_page(
@@ -172,11 +172,11 @@ def _project_page(
     request: Request,
     caller: Caller,
     project_id: str,
-    values: Mapping[str, str | None] = NOTHING,
+    values: Mapping[str, str | None] = NO_VALUES,
     errors: Errors | None = None,
 ) -> Response:
     context = {
         "project": service.retrieve_project(services, caller, project_id),
         "month": service.read_month(services),
     }
-    return settings_page(request, "project.html", caller, HERE, values, errors, **context)
+    return settings_page(request, "project.html", caller, SETTINGS_PATH, values, errors, **context)

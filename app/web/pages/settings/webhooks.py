@@ -20,7 +20,7 @@ from app.web.forms import (
     parse_form,
     redirect_to,
 )
-from app.web.pages.settings.layout import HERE, NOTHING, settings_page
+from app.web.pages.settings.layout import NO_VALUES, SETTINGS_PATH, settings_page
 from app.web.rendering import fragment, shared
 from app.web.session import notify
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
@@ -30,9 +30,9 @@ from app.webhooks.schemas import EndpointChanges, NewEndpoint, Rotation, TestReq
 
 MAX_ENDPOINTS = 100
 DELIVERIES = 20
-LOOK_SECONDS = 2.0
+DELIVERY_POLL_SECONDS = 2.0
 FIELDS = ("url", "name", "event_types")
-WEBHOOKS = f"{HERE}/webhooks"
+WEBHOOKS_PATH = f"{SETTINGS_PATH}/webhooks"
 EVENTS = {event: event.removeprefix(PREFIX) for event in EVENT_TYPES} | {
     "project.device_hours.warning": f"{WARNING_SHARE:.0%} of a month's device hours used",
     "project.device_hours.exhausted": "a month's device hours used up",
@@ -40,8 +40,8 @@ EVENTS = {event: event.removeprefix(PREFIX) for event in EVENT_TYPES} | {
 Field = Annotated[str | None, Form()]
 Fields = Annotated[list[str] | None, Form()]
 
-router = APIRouter(prefix=WEBHOOKS, route_class=PageRoute)
-streams = APIRouter(prefix=WEBHOOKS)
+router = APIRouter(prefix=WEBHOOKS_PATH, route_class=PageRoute)
+streams = APIRouter(prefix=WEBHOOKS_PATH)
 
 
 @router.get("")
@@ -69,7 +69,7 @@ def create_webhook(
         errors = errors_of(error, FIELDS)
         return _list_page(services, request, caller, event or [], typed, errors)
     return settings_page(
-        request, "webhook_secret.html", caller, WEBHOOKS, endpoint=endpoint, is_new=True
+        request, "webhook_secret.html", caller, WEBHOOKS_PATH, endpoint=endpoint, is_new=True
     )
 
 
@@ -98,7 +98,7 @@ def webhook_stream(
         }
 
     return event_stream(
-        live.parts(services, caller.key_id, caller.project_id, render, LOOK_SECONDS)
+        live.parts(services, caller.key_id, caller.project_id, render, DELIVERY_POLL_SECONDS)
     )
 
 
@@ -122,7 +122,7 @@ def change_webhook(
             services, request, caller, endpoint_id, None, event or [], typed, errors
         )
     notify(request, "The endpoint is changed.")
-    return redirect_to(f"{WEBHOOKS}/{endpoint_id}")
+    return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
 @router.post("/{endpoint_id}/enable", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -132,7 +132,7 @@ def enable_webhook(
     with notify_refusals(request):
         service.update_endpoint(services, caller, endpoint_id, EndpointChanges(enabled=True))
         notify(request, "The endpoint is told of the next event.")
-    return redirect_to(f"{WEBHOOKS}/{endpoint_id}")
+    return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
 @router.post("/{endpoint_id}/disable", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -142,7 +142,7 @@ def disable_webhook(
     with notify_refusals(request):
         service.update_endpoint(services, caller, endpoint_id, EndpointChanges(enabled=False))
         notify(request, "The endpoint is told of nothing; what was still to be sent is given up.")
-    return redirect_to(f"{WEBHOOKS}/{endpoint_id}")
+    return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
 @router.post("/{endpoint_id}/rotate", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -157,9 +157,9 @@ def rotate_secret(
         rotation = Rotation(keep_old_secret_active_for_24_hours=keep_old is not None)
         endpoint = service.rotate_secret(services, caller, endpoint_id, rotation)
         return settings_page(
-            request, "webhook_secret.html", caller, WEBHOOKS, endpoint=endpoint, is_new=False
+            request, "webhook_secret.html", caller, WEBHOOKS_PATH, endpoint=endpoint, is_new=False
         )
-    return redirect_to(f"{WEBHOOKS}/{endpoint_id}")
+    return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
 @router.post("/{endpoint_id}/test", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -175,7 +175,7 @@ def send_sample(
             services, caller, endpoint_id, parse_form(TestRequest, event_type=event_type)
         ).status_code
         notify(request, f"The endpoint answered the sample with {status}.", failed=status >= 300)
-    return redirect_to(f"{WEBHOOKS}/{endpoint_id}")
+    return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
 @router.post("/{endpoint_id}/delete", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
@@ -185,8 +185,8 @@ def delete_webhook(
     with notify_refusals(request):
         service.delete_endpoint(services, caller, endpoint_id)
         notify(request, "The endpoint and its deliveries are deleted.")
-        return redirect_to(WEBHOOKS)
-    return redirect_to(f"{WEBHOOKS}/{endpoint_id}")
+        return redirect_to(WEBHOOKS_PATH)
+    return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
 @router.post(
@@ -204,7 +204,7 @@ def resend_delivery(
     with notify_refusals(request):
         service.resend_delivery(services, caller, endpoint_id, delivery_id)
         notify(request, "The event is sent again.")
-    return redirect_to(f"{WEBHOOKS}/{endpoint_id}")
+    return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
 def _chosen(event: list[str] | None) -> list[str]:
@@ -218,12 +218,12 @@ def _list_page(
     request: Request,
     caller: Caller,
     chosen: Collection[str],
-    values: Mapping[str, str | None] = NOTHING,
+    values: Mapping[str, str | None] = NO_VALUES,
     errors: Errors | None = None,
 ) -> Response:
     endpoints = service.list_endpoints(services, caller, limit=MAX_ENDPOINTS).data
     context = {"endpoints": endpoints, "events": EVENTS, "chosen": chosen}
-    return settings_page(request, "webhooks.html", caller, WEBHOOKS, values, errors, **context)
+    return settings_page(request, "webhooks.html", caller, WEBHOOKS_PATH, values, errors, **context)
 
 
 def _endpoint_page(
@@ -233,7 +233,7 @@ def _endpoint_page(
     endpoint_id: str,
     after: str | None,
     chosen: Collection[str] | None = None,
-    values: Mapping[str, str | None] = NOTHING,
+    values: Mapping[str, str | None] = NO_VALUES,
     errors: Errors | None = None,
 ) -> Response:
     """`chosen`: the events that were chosen, where something was typed."""
@@ -243,7 +243,7 @@ def _endpoint_page(
         "chosen": endpoint.event_types if chosen is None else chosen,
         **_deliveries(services, caller, endpoint_id, after),
     }
-    return settings_page(request, "webhook.html", caller, WEBHOOKS, values, errors, **context)
+    return settings_page(request, "webhook.html", caller, WEBHOOKS_PATH, values, errors, **context)
 
 
 def _deliveries(

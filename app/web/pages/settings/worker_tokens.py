@@ -9,19 +9,19 @@ from app.http.dependencies import ServicesDep
 from app.projects import service as projects
 from app.services import Services
 from app.web.forms import Errors, errors_of, notify_refusals, parse_form, redirect_to
-from app.web.pages.settings.layout import HERE, NOTHING, settings_page
+from app.web.pages.settings.layout import NO_VALUES, SETTINGS_PATH, settings_page
 from app.web.session import notify
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, InstallationVisitor, PageRoute
 from app.workers import service
 from app.workers.schemas import WorkerTokenRequest
 
 MAX_PROJECTS = 1000
-MAX_FIELDS = MAX_PROJECTS + 10  # one a project, and those beside them
+MAX_FIELDS = MAX_PROJECTS + 10  # One field a project, and the fields beside them.
 MAX_TOKEN_FORM_BYTES = MAX_FIELDS * 64  # an id has 37 characters
-TOKENS = f"{HERE}/worker_tokens"
+TOKENS_PATH = f"{SETTINGS_PATH}/worker_tokens"
 FIELDS = ("name", "project_ids")
 
-router = APIRouter(prefix=TOKENS, route_class=PageRoute)
+router = APIRouter(prefix=TOKENS_PATH, route_class=PageRoute)
 
 
 @router.get("")
@@ -55,7 +55,7 @@ def create_worker_token(
         errors = errors_of(error, FIELDS)
         return _page(services, request, caller, chosen, {"name": name}, errors)
     return settings_page(
-        request, "worker_token.html", caller, TOKENS, worker_token=token, secret=secret
+        request, "worker_token.html", caller, TOKENS_PATH, worker_token=token, secret=secret
     )
 
 
@@ -66,7 +66,7 @@ def revoke_worker_token(
     with notify_refusals(request):
         service.revoke_token(services, caller, token_id)
         notify(request, "The token is revoked: its workers lose their jobs with their next call.")
-    return redirect_to(TOKENS)
+    return redirect_to(TOKENS_PATH)
 
 
 def _page(
@@ -74,7 +74,7 @@ def _page(
     request: Request,
     caller: Caller,
     chosen: Collection[str],
-    values: Mapping[str, str | None] = NOTHING,
+    values: Mapping[str, str | None] = NO_VALUES,
     errors: Errors | None = None,
 ) -> Response:
     listed = projects.list_projects(services, caller, limit=MAX_PROJECTS)
@@ -82,7 +82,7 @@ def _page(
         request,
         "worker_tokens.html",
         caller,
-        TOKENS,
+        TOKENS_PATH,
         values,
         errors,
         worker_tokens=service.list_tokens(services, caller),
