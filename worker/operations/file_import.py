@@ -43,7 +43,7 @@ from worker.operations.handler import (
     write_progress,
 )
 from worker.sources.download import SourceRefused, SourceUnavailable
-from worker.sources.tables import SourceReader, Table, kind_of_secret
+from worker.sources.tables import SourceReader, SourceTable, kind_of_secret
 
 READER = [sys.executable, "-m", "falqon_core.tables"]
 OF_THE_USER = ("unknown_columns", "source_unreadable", "source_too_large")
@@ -100,7 +100,7 @@ class FileImportHandler(OperationHandler[FileImport]):
         folder: Path,
         heartbeat: Heartbeat,
         progress: "ProgressWriter",
-    ) -> Iterator[Table]:
+    ) -> Iterator[SourceTable]:
         if operation.is_uploaded:
             self._fetch_upload(operation, folder / "table", heartbeat)
             yield SourceTable(folder / "table", operation.format or "jsonl")
