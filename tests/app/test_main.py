@@ -65,7 +65,7 @@ def test_a_database_that_is_not_migrated_is_not_ready(api: Api) -> None:
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_a_newer_schema_is_served_and_nobody_writes_of_it(
+def test_the_api_serves_a_newer_schema_without_a_log_line(
     api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A rolling upgrade migrates before the old processes end."""

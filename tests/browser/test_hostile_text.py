@@ -20,7 +20,7 @@ from tests.support.hostile import PAYLOADS
 from worker.attempt.trainer_log import clean
 
 
-def test_there_are_sixty() -> None:
+def test_the_payloads_are_sixty_and_distinct() -> None:
     assert len(set(PAYLOADS)) == len(PAYLOADS) == 60
 
 

@@ -119,7 +119,7 @@ def test_who_may_only_read_is_offered_no_changes(visits: Visits, tenant: Tenant)
     )
 
 
-def test_without_scripts_everything_can_be_done(visits: Visits, tenant: Tenant) -> None:
+def test_a_model_is_exported_and_deleted_without_javascript(visits: Visits, tenant: Tenant) -> None:
     model = model_of(tenant)
     page = visits.sign_in_by_form(tenant.api.url, tenant.key, java_script_enabled=False)
     page.goto(model_page(model))

@@ -140,7 +140,7 @@ def test_what_is_refused_or_changes_nothing_leaves_none(tenant: Tenant) -> None:
         assert len(rows) == num_rows
 
 
-def test_the_official_client_reads_them_by_actor_type_and_object(
+def test_the_official_client_filters_audit_logs_by_actor_type_and_object(
     api: Api, admins: dict[bool, Tenant]
 ) -> None:
     admin = admins[False]
@@ -167,6 +167,6 @@ def test_the_official_client_reads_them_by_actor_type_and_object(
     writer.http.close()
 
 
-def test_only_admins_read_them(tenant: Tenant) -> None:
+def test_audit_logs_are_for_admins_only(tenant: Tenant) -> None:
     answer: httpx.Response = tenant.http.get("/v1/organization/audit_logs")
     assert answer.status_code == 403

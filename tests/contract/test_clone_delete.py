@@ -194,7 +194,9 @@ def test_a_clone_is_made_once(tenant: Tenant) -> None:
     assert response.json()["id"] == bare["id"]
 
 
-def test_jobs_of_others_are_neither_cloned_nor_deleted(tenant: Tenant, stranger: Tenant) -> None:
+def test_jobs_of_another_project_are_neither_cloned_nor_deleted(
+    tenant: Tenant, stranger: Tenant
+) -> None:
     job_id = tenant.job().id
     for method, path in (("POST", "/clone"), ("DELETE", "")):
         answers = [

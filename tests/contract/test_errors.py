@@ -113,7 +113,7 @@ def test_malformed_bodies_are_the_callers_fault(tenant: Tenant, body: bytes) -> 
         assert error_of(response)["type"] == "invalid_request_error"
 
 
-def test_a_body_that_is_too_long_for_json(tenant: Tenant) -> None:
+def test_a_json_body_that_is_too_large_is_refused(tenant: Tenant) -> None:
     response = tenant.http.post(
         "/v1/fine_tuning/jobs", json={"model": "x" * 2**20, "training_file": "f"}
     )

@@ -112,7 +112,7 @@ def test_asking_twice_is_asking_once_and_the_result_is_a_model(
     )
 
 
-def test_one_that_failed_or_was_deleted_is_made_again(tenant: Tenant) -> None:
+def test_a_failed_or_deleted_export_is_made_again(tenant: Tenant) -> None:
     model = a_model(tenant)
     ask(tenant, model, "bf16")
     with tenant.api.database.transaction() as session:

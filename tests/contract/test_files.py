@@ -57,7 +57,7 @@ def test_checking_twice_changes_nothing(tenant: Tenant) -> None:
     assert tenant.check("file-that-is-not-there") == []
 
 
-def test_a_file_is_judged_anew(tenant: Tenant) -> None:
+def test_a_file_is_checked_again_under_newer_rules(tenant: Tenant) -> None:
     file_id = tenant.upload()
     queued = tenant.job(training_file=file_id)
     with tenant.api.database.transaction() as session:  # as an older release judged it
@@ -376,7 +376,7 @@ def test_a_length_that_lies(tenant: Tenant, claimed: int, status: bytes) -> None
     assert (tenant.num_rows(File, Orphan), tenant.stored()) == (before, [])
 
 
-def test_a_body_without_a_length_is_limited_too(tenant: Tenant) -> None:
+def test_a_body_without_a_length_is_limited(tenant: Tenant) -> None:
     head = b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
     head += b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 

@@ -104,7 +104,7 @@ def refused(answer: httpx.Response, *statuses: int) -> dict[str, Any]:
     return error
 
 
-def test_every_call_with_a_body_is_here(place: Place) -> None:
+def test_every_call_with_a_body_has_a_sample_body(place: Place) -> None:
     with_json = {
         name
         for name, details in place.operations()
@@ -134,7 +134,7 @@ def test_values_of_another_type(place: Place, operation: str) -> None:
 
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("operation", BODIES)
-def test_fields_that_are_not_there(place: Place, operation: str) -> None:
+def test_unknown_fields_are_refused_by_name(place: Place, operation: str) -> None:
     for changed in with_a_field_more(BODIES[operation], free="metadata"):
         error = refused(place.send_json(operation, changed))
         assert error["code"] == "unknown_parameter"
@@ -221,7 +221,7 @@ def test_forms_that_cannot_be_read(place: Place, operation: str, field: str) -> 
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_bodies_that_are_too_large_or_compressed(place: Place) -> None:
+def test_bodies_that_are_too_large_or_compressed_are_refused(place: Place) -> None:
     compressed = gzip.compress(bytes(2**20))
     for operation, details in place.operations():
         if "security" not in details:

@@ -38,7 +38,7 @@ def get(tenant: Tenant, job_id: str, **query: Any) -> dict[str, Any]:
     return series
 
 
-def test_every_value_is_there_while_there_is_room(tenant: Tenant) -> None:
+def test_every_value_is_returned_while_the_points_suffice(tenant: Tenant) -> None:
     job = tenant.job()
     assert get(tenant, job.id) == {}
     assert get(tenant, job.id, keys="train_loss") == {"train_loss": {"steps": [], "values": []}}
@@ -116,7 +116,7 @@ def test_as_csv(tenant: Tenant) -> None:
         ]
 
 
-def test_questions_it_cannot_answer(tenant: Tenant, stranger: Tenant) -> None:
+def test_metrics_refuse_bad_queries_by_parameter(tenant: Tenant, stranger: Tenant) -> None:
     job = tenant.job()
     url = f"/v1/fine_tuning/jobs/{job.id}/metrics"
     for query, param in (

@@ -324,7 +324,7 @@ def test_dry_run_and_estimate_write_nothing_and_say_what_creation_stores(tenant:
     assert caught.value.code == "file_not_processed"
 
 
-def test_jobs_of_others_are_not_there(tenant: Tenant, stranger: Tenant) -> None:
+def test_jobs_of_another_project_are_not_found(tenant: Tenant, stranger: Tenant) -> None:
     job_id = tenant.job().id
     calls = jobs_of(stranger)
     for call in (

@@ -126,6 +126,6 @@ def test_a_cursor_that_cannot_be_is_refused(tenant: Tenant, cursor: str) -> None
         assert response.json()["error"]["param"].lower() in ("after", "last-event-id")
 
 
-def test_jobs_of_others_have_no_stream(tenant: Tenant, stranger: Tenant) -> None:
+def test_a_job_of_another_project_has_no_stream(tenant: Tenant, stranger: Tenant) -> None:
     with pytest.raises(openai.NotFoundError):
         stream(stranger, tenant.job().id)

@@ -60,7 +60,7 @@ def finish(tenant: Tenant, job_id: str, valid_loss: float) -> None:
         )
 
 
-def test_each_method_has_a_job_and_all_the_same_data_and_options(tenant: Tenant) -> None:
+def test_a_study_has_a_job_for_each_method_with_the_same_data_and_options(tenant: Tenant) -> None:
     study = create(
         tenant,
         name="mine",
@@ -166,7 +166,7 @@ def test_cancelling_a_study_cancels_the_jobs_that_have_not_ended(tenant: Tenant)
     assert tenant.http.post(f"{STUDIES}/{study['id']}/cancel").json() == cancelled
 
 
-def test_one_refusal_writes_no_job_at_all(tenant: Tenant) -> None:
+def test_a_study_with_one_refused_job_writes_none(tenant: Tenant) -> None:
     tenant.limit(max_live_jobs=3)
     before = tenant.num_rows(Study, Job, Event, Submission)
     refused = post(tenant, body(tenant, seeds=[0, 1]))

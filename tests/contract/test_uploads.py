@@ -34,7 +34,7 @@ def refusal(call: Callable[[], object]) -> tuple[int, str | None, str | None]:
     return caught.value.status_code, caught.value.param, caught.value.code
 
 
-def test_the_client_cuts_a_file_and_gets_one(tenant: Tenant, tmp_path: Path) -> None:
+def test_the_official_client_uploads_a_file_in_parts(tenant: Tenant, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(CONTENT)
     upload = tenant.client.uploads.upload_file_chunked(
         file=tmp_path / "rows.jsonl",
@@ -139,7 +139,7 @@ def test_cancelling_is_final_and_may_be_repeated(tenant: Tenant) -> None:
     assert refusal(lambda: uploads.cancel(done)) == (400, "upload_id", "upload_completed")
 
 
-def test_bytes_that_are_not_the_announced_ones(tenant: Tenant) -> None:
+def test_an_upload_with_wrong_bytes_is_refused(tenant: Tenant) -> None:
     upload_id = begin(tenant)
     a, b = send(tenant, upload_id, CONTENT[:10], CONTENT[10:])
     uploads = tenant.client.uploads
@@ -274,7 +274,7 @@ def test_the_description_says_how_bytes_are_sent(tenant: Tenant) -> None:
         assert list(paths[path]["post"]["requestBody"]["content"]) == types
 
 
-def test_uploads_of_others_are_not_there(tenant: Tenant, stranger: Tenant) -> None:
+def test_uploads_of_another_project_are_not_found(tenant: Tenant, stranger: Tenant) -> None:
     upload_id = begin(tenant)
     part_ids = send(tenant, upload_id, CONTENT)
     uploads = stranger.client.uploads

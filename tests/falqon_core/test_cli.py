@@ -238,7 +238,7 @@ def failure_of(*arguments: str | Path) -> dict[str, Any]:
     return dict(failed)
 
 
-def test_inspect_tells_why_it_failed_on_the_descriptor(tiny_folder: Path, train_file: Path) -> None:
+def test_inspect_reports_its_failure_on_the_descriptor(tiny_folder: Path, train_file: Path) -> None:
     train_file.write_text("{oops\n")
     failed = failure_of("inspect", train_file, "--model", tiny_folder)
     assert (failed["code"], failed["param"]) == ("invalid_training_file", "training_file")
@@ -250,7 +250,9 @@ def test_help_documents_the_exit_codes() -> None:
     assert all(str(code.value) in text for code in ExitCode)
 
 
-def test_it_ends_when_its_parent_dies(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+def test_the_trainer_ends_when_its_parent_dies(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
     config = write_config(
         tmp_path / "config.json",
         tiny_folder,

@@ -37,7 +37,7 @@ def passed(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_not_armed_nothing_happens() -> None:
+def test_an_unarmed_fault_point_does_nothing() -> None:
     fault("here")
 
 

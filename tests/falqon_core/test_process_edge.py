@@ -28,7 +28,7 @@ def test_what_is_read_is_never_replaced(tmp_path: Path, monkeypatch: pytest.Monk
     )
 
 
-def test_only_an_earlier_export_is_replaced(tmp_path: Path) -> None:
+def test_an_export_replaces_an_earlier_export_only(tmp_path: Path) -> None:
     output = tmp_path / "output"
     source = tmp_path / "source"
     check_output(output, source, None)

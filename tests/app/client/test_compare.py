@@ -29,7 +29,7 @@ def test_methods_are_trained_and_their_table_is_written(
     assert "| 0.004 |" in output.read_text()
 
 
-def test_without_watching_it_says_what_was_submitted(
+def test_compare_without_watching_lists_the_submitted_jobs(
     falqon: Falqon, service: Service, fake_file: Callable[..., Path]
 ) -> None:
     slow = fake_file(steps=2000, step_seconds=0.02)

@@ -92,7 +92,7 @@ def test_create_shows_the_estimate_and_asks(
     )
 
 
-def test_with_json_stdout_is_one_document(
+def test_jobs_show_and_jobs_list_with_json_print_one_document(
     falqon: Falqon, service: Service, submitted: Submitted
 ) -> None:
     job_id = submitted("--suffix", "json")

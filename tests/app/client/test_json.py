@@ -89,7 +89,7 @@ def commands(group: TyperGroup, *before: str) -> Iterator[tuple[tuple[str, ...],
             yield (*before, name), command
 
 
-def test_every_command_of_the_client_takes_it() -> None:
+def test_every_command_of_the_client_accepts_json() -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     here = {

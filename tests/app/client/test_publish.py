@@ -153,7 +153,7 @@ def test_a_card_that_the_hub_does_not_take_is_told(
     )
 
 
-def test_without_the_library_it_says_what_to_install(
+def test_publish_without_huggingface_hub_names_the_package_to_install(
     falqon: Falqon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

@@ -13,7 +13,7 @@ def test_less_than_a_cent_or_a_second_is_not_nothing() -> None:
     assert [text.duration(each) for each in (0.0, 0.04, 1.0)] == ["0.0 s", "< 1 s", "1.0 s"]
 
 
-def test_cards_are_named_as_what_they_are() -> None:
+def test_gpus_are_named_by_their_models() -> None:
     assert text.cards({"device": "h100", "cards": [1]}) == "card 1"
     assert text.cards({"device": "cpu", "cards": [0, 1]}) == "slots 0, 1"
     assert text.cards({"device": "cpu", "cards": []}) == ""

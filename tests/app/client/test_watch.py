@@ -167,7 +167,7 @@ def test_create_can_watch_at_once(falqon: Falqon, fake_file: Callable[..., Path]
     assert lines[-1]["status"] == "succeeded"
 
 
-def test_it_ends_as_the_job_ends(falqon: Falqon, submitted: Submitted) -> None:
+def test_watch_exits_as_the_job_ends(falqon: Falqon, submitted: Submitted) -> None:
     failed = falqon("jobs", "watch", submitted(user_error_at=3))
     assert failed.exit_code == 1
     assert "failed. The loss became infinite." in failed.stderr

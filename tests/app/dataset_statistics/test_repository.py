@@ -77,7 +77,7 @@ def test_tokens_are_known_for_every_length_that_cuts_nothing(database: Database)
         assert amount_at(session, 2048, "file-2") is None
 
 
-def test_what_was_cut_is_known_for_its_own_length_only(database: Database) -> None:
+def test_counts_of_cut_texts_hold_for_their_own_length_only(database: Database) -> None:
     prepare(database, KEY)
     with database.transaction() as session:
         complete(session, {"tokens_per_epoch": 100, "sequences": 9, "longest": 3000, "split": 0})
@@ -120,7 +120,9 @@ def test_tokens_are_of_one_chat_template(database: Database) -> None:
             assert amount_at(session, 2048, chat_template_kwargs=kwargs) == expected
 
 
-def test_other_variables_wait_for_those_in_progress_and_replace_them(database: Database) -> None:
+def test_new_parameters_wait_for_statistics_in_progress_and_replace_them(
+    database: Database,
+) -> None:
     other = KEY._replace(chat_template_kwargs='{"enable_thinking":false}')
     prepare(database, KEY, other)
     with database.transaction() as session:
@@ -134,7 +136,7 @@ def test_other_variables_wait_for_those_in_progress_and_replace_them(database: D
         assert repository.find(session, other) is not None
 
 
-def test_with_a_file_goes_what_quotes_it(database: Database) -> None:
+def test_a_deleted_file_takes_its_statistics_along(database: Database) -> None:
     prepare(
         database,
         KEY,

@@ -129,7 +129,7 @@ def test_the_bytes_of_deleted_models_jobs_and_files_go(backend: Backend) -> None
     assert objects(backend) == {key for key in objects(backend) if key.startswith("models/")}
 
 
-def test_models_deleted_before_anybody_collected_go_too(backend: Backend) -> None:
+def test_models_deleted_before_the_first_collection_are_collected(backend: Backend) -> None:
     backend.add_job()
     backend.supervisor().execute_next()
     with backend.database.transaction() as session:
@@ -293,7 +293,7 @@ def test_more_than_a_thousand_wait_for_an_admin(backend: Backend) -> None:
     assert announced(backend) == left | more
 
 
-def test_of_many_objects_one_in_a_hundred_may_go() -> None:
+def test_a_collection_removes_at_most_one_object_in_a_hundred() -> None:
     assert collector.Survey(listed_keys=500_000, nameless=5000).hold_reason() is None
     assert "more than 5,000" in (
         collector.Survey(listed_keys=500_000, nameless=5001).hold_reason() or ""
@@ -325,7 +325,9 @@ def test_many_more_than_fit_into_memory_are_announced_in_turns(
     assert announced(backend) == left
 
 
-def test_one_collects_at_a_time(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_collectors_never_run_at_the_same_time(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     left = leave(backend, 3)
     age(backend)
     storage = Storage(backend.settings.resolved_storage_url)
@@ -368,7 +370,7 @@ def test_the_turn_of_a_collector_that_was_killed_ends(
     assert collector.collect(backend.database, backend.storage) == 1
 
 
-def test_who_was_too_slow_lets_nothing_go(
+def test_a_collector_that_was_too_slow_announces_nothing(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collector, "TURN_SECONDS", 0.0)

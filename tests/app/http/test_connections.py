@@ -87,7 +87,7 @@ def drip(connection: socket.socket, pauses: int, what: bytes = b"x") -> None:
             connection.sendall(what)
 
 
-def test_a_head_has_a_deadline_however_it_drips_in(api: Api) -> None:
+def test_a_request_head_that_drips_in_has_a_deadline(api: Api) -> None:
     began = time.monotonic()
     with (
         connect(api) as silent,
@@ -103,7 +103,7 @@ def test_a_head_has_a_deadline_however_it_drips_in(api: Api) -> None:
     assert time.monotonic() - began < 6 * SECONDS
 
 
-def test_the_second_head_has_one_too(api: Api) -> None:
+def test_the_second_request_head_of_a_connection_has_a_deadline(api: Api) -> None:
     with connect(api, b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n") as connection:
         assert b"200 OK" in connection.recv(65_536)
         began = time.monotonic()
@@ -119,7 +119,7 @@ def test_a_body_that_stalls_is_refused(tenant: Tenant) -> None:
     assert SECONDS / 2 < time.monotonic() - began < 5 * SECONDS
 
 
-def test_a_body_that_nobody_reads_any_more_ends_in_time_although_it_drips(api: Api) -> None:
+def test_a_dripping_body_of_a_refused_request_ends_in_time(api: Api) -> None:
     unknown = b"POST /v1/files HTTP/1.1\r\nhost: a\r\ncontent-length: 100000\r\n\r\n"
     began = time.monotonic()
     with connect(api, unknown) as connection:
@@ -182,7 +182,7 @@ def test_a_download_that_is_read_slowly_arrives_whole(tenant: Tenant) -> None:
         assert (begun + rest(connection)).endswith(content)
 
 
-def test_the_one_that_has_waited_longest_makes_room(api: Api) -> None:
+def test_the_longest_waiting_connection_makes_room(api: Api) -> None:
     with contextlib.ExitStack() as crowd:
         first = crowd.enter_context(connect(api, HALF_A_HEAD))
         for _ in range(NUM_ALLOWED):
@@ -266,7 +266,7 @@ def test_1100_half_requests_keep_nobody_out_where_files_are_few(tmp_path: Path) 
         assert log.stat().st_size < 20_000
 
 
-def test_it_opens_as_many_files_as_it_may(tmp_path: Path) -> None:
+def test_the_server_raises_its_limit_of_open_files(tmp_path: Path) -> None:
     hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], OPEN_FILES)
     assert hard > 1024
     with served_with_1024_files(tmp_path, hard) as (_, _, _, pid):

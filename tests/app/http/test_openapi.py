@@ -160,7 +160,7 @@ def test_bodies_take_no_field_that_is_not_named(
     assert {"JobRequest", "FalqonOptions", "FileForm", "Integration", "Budget"} <= checked
 
 
-def test_a_method_that_is_not_there_is_told_which_are(description: dict[str, Any]) -> None:
+def test_a_wrong_method_is_answered_with_the_allowed_ones(description: dict[str, Any]) -> None:
     client = TestClient(create_app(Settings(_env_file=None)))
     for path, methods in description["paths"].items():
         answer = client.patch(path.replace("{", "").replace("}", ""))

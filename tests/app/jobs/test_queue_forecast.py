@@ -157,7 +157,7 @@ def test_a_new_job_is_foreseen_where_its_project_and_priority_put_it() -> None:
     st.lists(st.floats(0, 1e6), max_size=5),
     st.integers(1, 5),
 )
-def test_another_worker_never_makes_it_later(
+def test_an_additional_worker_never_delays_a_start(
     before: list[float | None], running: list[float | None], num_idle: int
 ) -> None:
     few, more = (

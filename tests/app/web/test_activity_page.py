@@ -148,7 +148,7 @@ def browser(api: Api, admin: Tenant) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_every_form_is_here_or_says_why_not() -> None:
+def test_every_form_is_audited_or_listed_as_unaudited() -> None:
     changes = {path for method, path in routes_of(pages.router.routes) if method not in SAFE}
     assert changes == set(FORMS) | set(SEVERAL) | (set(UNAUDITED) & changes)
 
@@ -207,7 +207,7 @@ def test_the_page_says_who_changed_what_and_filters(admin: Tenant, browser: http
     assert "Nothing was changed" in by_nobody
 
 
-def test_only_admins_see_it(api: Api, tenant: Tenant) -> None:
+def test_the_activity_page_is_for_admins_only(api: Api, tenant: Tenant) -> None:
     with httpx.Client(base_url=api.url, verify=False, timeout=20) as client:
         sign_in(client, tenant)
         assert client.get("/activity").status_code == 403

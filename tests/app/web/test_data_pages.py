@@ -151,7 +151,7 @@ def test_a_file_is_deleted_unless_a_job_needs_it(browser: httpx.Client, tenant: 
     assert browser.get(f"/data/{used}/content").content == jsonl()
 
 
-def test_files_of_another_project_are_not_there(browser: httpx.Client, tenant: Tenant) -> None:
+def test_files_of_another_project_are_not_found(browser: httpx.Client, tenant: Tenant) -> None:
     other = Tenant(tenant.api)
     file = other.upload()
     job = other.job().id
@@ -369,7 +369,7 @@ def test_preferences_train_with_the_method_they_are_for(
     assert tenant.client.fine_tuning.jobs.retrieve(page.url.path[6:]).method.type == "dpo"  # type: ignore[union-attr]
 
 
-def test_of_a_file_whose_bytes_are_gone_the_page_says_so(
+def test_the_page_of_a_file_without_its_bytes_reports_the_loss(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
     file_id = tenant.upload()

@@ -35,7 +35,7 @@ PATHS = [
 ACTIONS = ["cancel", "pause", "resume", "clone", "delete"]
 
 
-def test_jobs_of_another_project_are_not_there(browser: httpx.Client, tenant: Tenant) -> None:
+def test_jobs_of_another_project_are_not_found(browser: httpx.Client, tenant: Tenant) -> None:
     other = Tenant(tenant.api)
     job_id = scene.scene(other).succeeded
     for path in PATHS:

@@ -36,7 +36,7 @@ def cell(page: httpx.Response, job_id: str, column: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", inner)).strip()
 
 
-def test_each_column_says_what_its_job_has(browser: httpx.Client, tenant: Tenant) -> None:
+def test_every_column_shows_the_value_of_its_job(browser: httpx.Client, tenant: Tenant) -> None:
     file = tenant.upload()
     hyperparameters = {"n_epochs": 2}
     job = tenant.job(
@@ -67,7 +67,7 @@ def test_each_column_says_what_its_job_has(browser: httpx.Client, tenant: Tenant
     assert f'href="/data/{file}"' in page.text
 
 
-def test_chosen_columns_are_in_the_address_and_there_at_the_next_visit(
+def test_chosen_columns_are_kept_in_the_address_and_at_the_next_visit(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
     tenant.job(suffix="desk")

@@ -56,7 +56,9 @@ def test_models_are_listed_with_what_they_came_from(browser: httpx.Client, tenan
     assert "No name contains “nowhere”" in browser.get("/models?q=nowhere").text
 
 
-def test_pages_say_what_it_takes_to_ask_a_model(browser: httpx.Client, tenant: Tenant) -> None:
+def test_pages_show_the_requirements_of_a_models_inference(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     model = new_id("gemma-")
     with tenant.api.database.transaction() as session:
         config = TINY_CONFIG | {"model_type": "gemma2"}
@@ -245,7 +247,7 @@ def test_files_come_one_by_one_as_a_tar_and_by_a_link(
         assert says in post(browser, f"{here}/links", name=name, expires_in_seconds=seconds).text
 
 
-def test_deleting_says_what_follows_and_what_forbids_it(
+def test_deleting_a_model_shows_consequences_and_obstacles(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
     model = a_model(tenant)
@@ -261,7 +263,7 @@ def test_deleting_says_what_follows_and_what_forbids_it(
     assert "only an administrator of the whole service deletes it" in html.unescape(refused.text)
 
 
-def test_models_of_another_project_are_not_there(browser: httpx.Client, tenant: Tenant) -> None:
+def test_models_of_another_project_are_not_found(browser: httpx.Client, tenant: Tenant) -> None:
     other = Tenant(tenant.api)
     model = a_model(other)
     here = model_page(model)

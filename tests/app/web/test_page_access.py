@@ -90,7 +90,7 @@ def belongings(api: Api, project_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("method", "path"), OF_SOMETHING, ids=lambda part: part)
-def test_what_others_have_is_not_there(
+def test_objects_of_another_project_are_not_found_on_any_page(
     api: Api, stranger: httpx.Client, ids: dict[str, str], method: str, path: str
 ) -> None:
     """Some forms lead back to the page of the thing with what went wrong: not there either."""

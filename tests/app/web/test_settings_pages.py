@@ -144,7 +144,7 @@ def test_a_key_that_cannot_be_made_is_refused_with_the_reason(
     assert not re.search(SECRET, page.text)
 
 
-def test_the_admin_of_one_project_sees_that_one_alone(admin: Browser, tenant: Tenant) -> None:
+def test_the_admin_of_a_project_sees_that_project_only(admin: Browser, tenant: Tenant) -> None:
     other = Tenant(tenant.api)
     page = admin.get("/settings").text
     assert f"/settings/projects/{tenant.project_id}" in page
@@ -334,7 +334,7 @@ def test_the_stream_brings_deliveries(writer: Browser, tenant: Tenant, receiver:
     assert writer.get("/settings/webhooks/whe_none/live").status_code == 404
 
 
-def test_webhooks_of_another_project_are_not_there(
+def test_webhooks_of_another_project_are_not_found(
     writer: Browser, tenant: Tenant, receiver: Receiver
 ) -> None:
     other = Tenant(tenant.api)

@@ -70,7 +70,7 @@ def test_a_system_that_fails_is_named_and_the_others_go_on() -> None:
     assert fine.status == "measured"
 
 
-def test_what_the_time_limit_cuts_off_says_so() -> None:
+def test_a_step_cut_off_by_the_time_limit_is_marked() -> None:
     for result in measured(System("late", (), Falqon), seconds=-1):
         assert result.status == "not measured: the time limit was reached"
 
@@ -99,7 +99,7 @@ def test_the_bound_counts_the_operations_of_our_method() -> None:
     )
 
 
-def test_without_room_for_a_base_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_that_does_not_fit_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SETUP.recipe(CPU).base_copy == "device"
     monkeypatch.setattr(steps, "available_bytes", lambda _: 1000)
     assert SETUP.recipe(CPU).base_copy == "none"

@@ -65,7 +65,7 @@ def test_round_trip_in_one_line(message: Message) -> None:
     assert decode(line) == message
 
 
-def test_every_kind_of_message_is_tried_here() -> None:
+def test_every_kind_of_message_has_an_example() -> None:
     assert {type(message) for message in MESSAGES} == set(Message.__subclasses__())
 
 

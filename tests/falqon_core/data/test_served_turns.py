@@ -141,7 +141,9 @@ def _arguments(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "chat"), CASES)
-def test_prompts_and_targets_are_those_of_serving(name: str, chat: str, tiny_folder: Path) -> None:
+def test_training_prompts_and_targets_equal_those_of_serving(
+    name: str, chat: str, tiny_folder: Path
+) -> None:
     family = FAMILIES[name]
     tokenizer = family.tokenizer(tiny_folder)
 
@@ -149,7 +151,7 @@ def test_prompts_and_targets_are_those_of_serving(name: str, chat: str, tiny_fol
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_turns_share_a_sequence_where_later_ones_leave_them_alone(
+def test_turns_share_a_sequence_where_later_turns_do_not_change_them(
     name: str, tiny_folder: Path
 ) -> None:
     tokenizer = FAMILIES[name].tokenizer(tiny_folder)

@@ -47,7 +47,7 @@ INTERRUPTIONS = st.builds(
     st.lists(INTERRUPTIONS, max_size=2),
     st.floats(0, 1000),
 )
-def test_with_interruptions_it_is_a_band_still_and_never_less_than_the_steps_alone(
+def test_an_eta_with_interruptions_is_a_band_and_never_below_the_bare_steps(
     seconds: list[float], left: int, interruptions: list[Interruptions], closing: float
 ) -> None:
     bare = estimate_eta(seconds, left)

@@ -118,7 +118,7 @@ def test_the_largest_that_fits_gives_up_the_microbatch_first_then_length_then_ra
     assert largest_fitting(SEVEN_B, fixed, GIB, True) is None
 
 
-def test_on_a_gpu_the_base_is_kept_in_eight_bits_and_leaves_the_device_when_it_must() -> None:
+def test_the_base_on_a_gpu_has_eight_bits_and_moves_to_the_host_when_memory_is_short() -> None:
     def fitted(num_bytes: float, **options: Any) -> tuple[str | None, bool | None]:
         chosen = fit_recipe(SMALL, recipe(**options), num_bytes, False)
         assert chosen is not None

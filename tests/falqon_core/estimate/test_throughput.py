@@ -32,7 +32,7 @@ def test_the_band_narrows_with_the_number_of_attempts() -> None:
     assert factors[-1] == LEAST_FACTOR
 
 
-def test_attempts_that_differ_widen_it() -> None:
+def test_differing_attempts_widen_the_throughput_band() -> None:
     even, uneven = (
         throughput([Sample(rate, None) for rate in rates])
         for rates in ((100.0,) * 4, (50.0, 80.0, 120.0, 200.0))
@@ -48,7 +48,7 @@ def test_attempts_that_differ_widen_it() -> None:
         max_size=30,
     )
 )
-def test_a_rate_is_between_those_measured(samples: list[Sample]) -> None:
+def test_a_throughput_lies_between_the_measured_rates(samples: list[Sample]) -> None:
     rate_band = throughput(samples)
 
     rates = [sample.tokens_per_second for sample in samples]

@@ -24,7 +24,7 @@ def state() -> tuple[object, ...]:
     )
 
 
-def test_what_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_import_step_that_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SECONDS", 0.1)
     before = state()
 
@@ -33,7 +33,7 @@ def test_what_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     assert state() == before
 
 
-def test_a_library_that_catches_everything_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_catches_every_exception_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SECONDS", 0.1)
 
     def swallow() -> None:
@@ -45,7 +45,7 @@ def test_a_library_that_catches_everything_is_ended_too(monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
-def test_what_takes_too_much_memory_is_refused(
+def test_an_import_step_that_takes_too_much_memory_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(limits, "MEMORY_BYTES", 2**26)

@@ -391,7 +391,7 @@ def test_the_report_names_a_bounded_number_of_ignored_fields() -> None:
     assert report.num_other_ignored == 3 * (100 - MAX_IGNORED_FIELDS)
 
 
-def test_a_preference_is_one_however_it_is_written() -> None:
+def test_every_spelling_of_a_preference_is_a_preference() -> None:
     pair = {"prompt": [ASK], "chosen": [ANSWER], "rejected": PAIR["non_preferred_output"]}
 
     assert type(parse_record(line(pair))) is PreferenceRecord

@@ -335,7 +335,7 @@ def test_a_variable_that_is_missing_is_named(
         pass
 
 
-def test_without_torchrun_the_world_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_torchrun_is_a_world_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with join_process_group() as world:
         assert world is ALONE

@@ -40,7 +40,7 @@ def text_of(pieces: list[tuple[str, bool]], *, learned: bool | None = None) -> s
     return "".join(piece for piece, mask in pieces if learned is None or mask == learned)
 
 
-def test_the_figures_are_those_of_training(tiny_folder: Path, tmp_path: Path) -> None:
+def test_inspected_figures_are_those_of_training(tiny_folder: Path, tmp_path: Path) -> None:
     records = [chat(f"Answer {index}." * (index + 1)) for index in range(20)] + [
         chat("Short.", question="word " * 100)
     ]
@@ -177,7 +177,7 @@ READ_LINES: list[tuple[dict[str, Any], list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("record", "learned", "only_read"), READ_LINES)
-def test_each_line_learns_its_answers_and_nothing_else(
+def test_every_inspected_line_learns_its_answers_only(
     tiny_folder: Path,
     tmp_path: Path,
     record: dict[str, Any],

@@ -154,7 +154,7 @@ def test_what_is_available_heeds_the_control_group(
     assert available_bytes(CPU) == 80 * MIB, "what the file cache holds can be had back"
 
 
-def test_placing_takes_what_is_there(tiny_folder: Path) -> None:
+def test_placement_uses_the_available_memory(tiny_folder: Path) -> None:
     dimensions = load_dimensions(tiny_folder)
     recipe = Recipe(max_seq_length=512, rank=8).resolved(100)
     ample = fit_to_memory(recipe, dimensions, CPU, 2**40)

@@ -92,7 +92,7 @@ def test_a_job_that_succeeded_early_is_complete() -> None:
     assert (ended.step, ended.percent, ended.eta_seconds) == (40, 100.0, 0.0)
 
 
-def test_earlier_attempts_are_paid_for_too() -> None:
+def test_the_cost_includes_earlier_attempts() -> None:
     before = JobProgress(step=40, cost=cost("1.2500"))
     progress = Progress(job(before, 700.0), Machine("h100", 1), lambda: HOUR, H100)
     progress.step(step(41))
@@ -248,7 +248,7 @@ def test_evaluations_and_checkpoints_still_to_come_are_counted() -> None:
     )
 
 
-def test_events_carry_the_bounds_too() -> None:
+def test_events_carry_the_bounds_of_the_eta() -> None:
     trainer = Trainer(Job())
     for _ in range(4):
         trainer.step(2.0)
@@ -260,7 +260,7 @@ def test_events_carry_the_bounds_too() -> None:
         assert event[f"cost_{name}"] == str(getattr(now.cost, name))
 
 
-def test_what_follows_the_last_step_is_counted_where_it_is_known() -> None:
+def test_the_eta_includes_the_closing_work_where_it_is_known() -> None:
     trainer = Trainer(
         Job(
             recipe=RECIPE,

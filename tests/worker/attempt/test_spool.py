@@ -54,7 +54,7 @@ def test_order_and_content_survive_the_disk(path: Path, spool: Spool) -> None:
     assert not path.exists()
 
 
-def test_one_adds_while_another_takes(path: Path, spool: Spool) -> None:
+def test_a_spool_is_written_and_read_at_the_same_time(path: Path, spool: Spool) -> None:
     events: list[NewEvent] = []
     writer = threading.Thread(target=lambda: [spool.add(draft(number)) for number in range(2000)])
     writer.start()

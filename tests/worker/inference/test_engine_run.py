@@ -17,7 +17,7 @@ MODEL = "falqon-tiny"
 BUSY_SECONDS = 5.0  # that a transaction waits for another
 
 
-def test_it_stays_as_long_as_its_lease(tmp_path: Path) -> None:
+def test_an_engine_stays_loaded_as_long_as_its_lease(tmp_path: Path) -> None:
     path = tmp_path / "falqon.db"
     api = Api(f"sqlite:///{path}", tmp_path, engine_wait=timedelta(seconds=60))
     tenant = Tenant(api)

@@ -145,7 +145,7 @@ def test_files_of_a_split(paths: list[str], path: str, chosen: list[str]) -> Non
         (["README.md"], "train", "it has no Parquet, JSON or CSV"),
     ],
 )
-def test_a_split_that_is_not_there_or_not_clear(paths: list[str], path: str, message: str) -> None:
+def test_a_missing_or_ambiguous_split_is_refused(paths: list[str], path: str, message: str) -> None:
     with pytest.raises(SourceRefused) as refusal:
         choose_files(paths, path)
     assert message in refusal.value.message

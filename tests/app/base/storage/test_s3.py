@@ -117,7 +117,7 @@ def test_a_key_is_written_once(storage: Storage, content: bytes) -> None:
     storage.delete("once")
 
 
-def test_of_two_writers_at_once_one_is_told(storage: Storage) -> None:
+def test_one_of_several_simultaneous_writers_succeeds(storage: Storage) -> None:
     together = threading.Barrier(4)
 
     def write(number: int) -> int | None:

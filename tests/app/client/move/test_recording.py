@@ -69,7 +69,7 @@ def test_answers_become_a_training_and_a_held_out_file(
         assert check_file(file).num_errors == 0
 
 
-def test_after_an_interruption_it_goes_on_where_it_was(
+def test_an_interrupted_recording_continues_where_it_stopped(
     account: OpenAiAccount, tmp_path: Path, move: Move
 ) -> None:
     def answer(body: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def test_after_an_interruption_it_goes_on_where_it_was(
     assert account.bodies == []
 
 
-def test_answers_behind_the_one_that_ended_it_are_kept(
+def test_answers_that_arrive_with_a_fatal_refusal_are_kept(
     account: OpenAiAccount, tmp_path: Path, move: Move
 ) -> None:
     others = threading.Semaphore(0)
@@ -289,7 +289,7 @@ def test_functions_are_sent_as_tools_and_a_system_prompt_as_a_message() -> None:
         ({"messages": [{"role": "system", "content": "a"}], "system": "b"}, "differ"),
     ],
 )
-def test_a_line_that_cannot_be_asked_as_it_is_meant_is_named(
+def test_a_prompt_that_cannot_be_sent_as_written_is_refused_by_its_line(
     account: OpenAiAccount, move: Move, tmp_path: Path, fields: dict[str, Any], reason: str
 ) -> None:
     write(tmp_path / "prompts.jsonl", [ask(1), ask(2) | fields])
