@@ -244,7 +244,7 @@ def test_a_worker_gets_the_cards_that_it_is_given(
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["admin", "keys", "--help"]])
-def test_what_cannot_be_printed_is_said_in_a_sentence(arguments: list[str]) -> None:
+def test_unprintable_output_is_reported_in_a_sentence(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "app.cli", *arguments]
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)

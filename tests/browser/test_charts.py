@@ -154,7 +154,7 @@ def test_ticks_are_whole_steps(visits: Visits, tenant: Tenant) -> None:
     assert not {"1.5", "2.5"} & texts
 
 
-def test_what_has_no_value_has_no_chart(visits: Visits, tenant: Tenant) -> None:
+def test_a_metric_without_values_has_no_chart(visits: Visits, tenant: Tenant) -> None:
     job = tenant.job()
     page = visits.sign_in(tenant.api.url, tenant.key)
     page.goto(f"/jobs/{job.id}")

@@ -154,7 +154,7 @@ def test_an_estimate_says_what_each_number_of_gpus_buys(tenant: Tenant) -> None:
     assert seconds == sorted(seconds, reverse=True)
 
 
-def test_what_does_not_fit_is_said(tenant: Tenant) -> None:
+def test_an_estimate_says_when_memory_does_not_suffice(tenant: Tenant) -> None:
     estimate = estimate_of(
         tenant, {"device": "rtx-4090"}, falqon={"microbatch_tokens": 1_000_000_000}
     )

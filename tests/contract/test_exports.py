@@ -155,7 +155,7 @@ def test_a_checkpoint_becomes_a_model_of_its_name(tenant: Tenant) -> None:
     )
 
 
-def test_what_cannot_be_had_is_refused_with_the_reason(tenant: Tenant) -> None:
+def test_an_unavailable_export_is_refused_with_the_reason(tenant: Tenant) -> None:
     for model, format, code, words in (
         (tenant.base_model, "bf16", "model_not_exportable", "not the result of a fine-tuning job"),
         (a_model(tenant), "fp8", "format_not_available", "is the FP8 model already"),

@@ -95,7 +95,7 @@ def test_a_key_has_its_limits(tenant: Tenant, key: str) -> None:
     assert tenant.num_rows(Job) == before
 
 
-def test_what_was_refused_leaves_the_key_free(tenant: Tenant) -> None:
+def test_a_refused_request_leaves_its_key_free(tenant: Tenant) -> None:
     request = body(tenant)
     before = tenant.num_rows(Submission)
     assert post(tenant, request | {"model": "nobody"}, idempotency_key="k").status_code == 400

@@ -95,7 +95,7 @@ def test_a_signed_link_ends_with_the_key_that_made_it(
         {"more": 1},
     ],
 )
-def test_what_cannot_be_given_is_refused(tenant: Tenant, body: dict[str, object]) -> None:
+def test_a_bad_link_request_is_refused(tenant: Tenant, body: dict[str, object]) -> None:
     model = a_model(tenant)
     body = body if body == {} else {"name": model["name"]} | body
     assert tenant.http.post(f"/v1/models/{model['model']}/links", json=body).status_code == 400

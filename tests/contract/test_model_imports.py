@@ -135,7 +135,7 @@ def test_an_import_of_a_missing_file_fails(
         ({"source": TINY, "id": "a/b/c"}, "id"),
     ],
 )
-def test_what_cannot_be_a_model_is_refused(
+def test_a_bad_model_import_is_refused(
     admin: httpx.Client, body: dict[str, str], param: str
 ) -> None:
     answer = admin.post("/v1/models", json={"id": "acme/new"} | body)

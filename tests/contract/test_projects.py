@@ -92,7 +92,7 @@ def test_projects_are_listed_in_pages(admin: httpx.Client) -> None:
     assert listed[:4] == [DEFAULT_PROJECT_ID, *created[::-1]]
 
 
-def test_what_cannot_be_archived(admin: httpx.Client, tenant: Tenant) -> None:
+def test_a_project_in_use_cannot_be_archived(admin: httpx.Client, tenant: Tenant) -> None:
     job = tenant.job()
     assert code_of(admin.post(f"/v1/projects/{tenant.project_id}/archive"))[:2] == (
         400,

@@ -194,7 +194,7 @@ def test_a_study_with_one_refused_job_writes_none(tenant: Tenant) -> None:
         ({"training_file": "file-none"}, "training_file"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(
+def test_an_impossible_study_is_refused_by_its_parameter(
     tenant: Tenant, extra: dict[str, Any], param: str
 ) -> None:
     before = tenant.num_rows(Study, Job)

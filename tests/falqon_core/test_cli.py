@@ -139,7 +139,7 @@ def test_messages_arrive_on_the_descriptor_and_an_export_gives_the_same_files(
         ({"model": "/nowhere/model"}, "model_refused", "model"),
     ],
 )
-def test_what_the_user_got_wrong_is_named(
+def test_a_user_error_is_reported_by_code_and_parameter(
     change: dict[str, Any],
     code: str,
     param: str,

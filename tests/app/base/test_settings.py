@@ -54,7 +54,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         ),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
+def test_an_impossible_setting_is_refused(
     environment: Mapping[str, str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():

@@ -155,7 +155,7 @@ def test_the_key_of_this_machine_goes_nowhere_else(falqon: Falqon) -> None:
         (["--base-url", "{elsewhere}/zipped", "--api-key", "x"], 4, "decompressing"),
     ],
 )
-def test_who_cannot_be_asked(
+def test_an_unreachable_or_foreign_service_is_reported(
     falqon: Falqon, service: Service, elsewhere: str, arguments: list[str], code: int, reason: str
 ) -> None:
     done = falqon(

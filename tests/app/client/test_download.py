@@ -87,7 +87,7 @@ def test_a_damaged_part_of_a_download_is_fetched_again(falqon: Falqon, tmp_path:
         assert weights.read_bytes() == content
 
 
-def test_what_cannot_be_written_is_told(falqon: Falqon, tmp_path: Path) -> None:
+def test_a_download_that_cannot_be_written_is_reported(falqon: Falqon, tmp_path: Path) -> None:
     (tmp_path / "model").write_text("a file where the folder would be")
     done = falqon("download", MODEL, "--output", "model")
     assert done.exit_code == 1

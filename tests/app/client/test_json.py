@@ -67,7 +67,7 @@ def still(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("command", READS)
-def test_what_is_asked_is_answered_as_the_service_does(
+def test_json_output_equals_the_answer_of_the_service(
     falqon: Falqon, service: Service, ended: dict[str, str], command: str
 ) -> None:
     path = READS[command]

@@ -85,7 +85,7 @@ def test_counts_of_cut_texts_hold_for_their_own_length_only(database: Database) 
         assert amounts == [Amount(9, 100), None, None]
 
 
-def test_what_was_counted_when_texts_were_cut_is_known_where_nothing_is(database: Database) -> None:
+def test_counts_without_splits_are_unknown_where_texts_are_longer(database: Database) -> None:
     prepare(database, KEY)
     with database.transaction() as session:
         complete(session, {"tokens_per_epoch": 100, "sequences": 9, "longest": 3000})

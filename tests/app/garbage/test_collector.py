@@ -67,7 +67,7 @@ def referenced(backend: Backend) -> set[str]:
         return orphans.referenced(session, sorted(objects(backend)))
 
 
-def test_what_every_row_names_stays_and_the_rest_goes(backend: Backend) -> None:
+def test_objects_named_by_rows_stay_and_the_rest_is_collected(backend: Backend) -> None:
     job_id = backend.add_job()
     backend.supervisor().execute_next()
     expected = objects(backend)
@@ -94,7 +94,7 @@ def test_what_every_row_names_stays_and_the_rest_goes(backend: Backend) -> None:
     assert backend.weights(job_id)
 
 
-def test_who_gets_a_row_in_the_last_hour_is_spared(backend: Backend) -> None:
+def test_an_object_named_in_the_last_hour_is_spared(backend: Backend) -> None:
     key = f"projects/{DEFAULT_PROJECT_ID}/jobs/ftjob-x/1/model/late"
     backend.storage.put(key, [b"1"])
     age(backend)
@@ -143,7 +143,7 @@ def test_models_deleted_before_the_first_collection_are_collected(backend: Backe
     assert referenced(backend) == objects(backend)
 
 
-def test_what_a_killed_writer_left_under_no_key_goes(backend: Backend) -> None:
+def test_bytes_that_a_killed_writer_left_are_collected(backend: Backend) -> None:
     folder = backend.settings.data_dir / "objects" / "projects"
     folder.mkdir(exist_ok=True)
     for name in ("old#1", "old"):

@@ -87,7 +87,7 @@ def test_every_error_is_described_with_our_body(
     )
 
 
-def test_what_can_go_wrong_follows_from_what_is_asked(operations: list[Operation]) -> None:
+def test_the_described_errors_follow_from_the_request(operations: list[Operation]) -> None:
     for operation in operations:
         statuses = set(operation.responses)
         assert ({"401", "413", "415", "429", "503"} <= statuses) == operation.asks_for_a_key, (

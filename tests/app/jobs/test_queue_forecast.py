@@ -108,7 +108,7 @@ def test_a_job_starts_when_the_first_worker_is_free_of_those_before(
     )
 
 
-def test_what_cannot_be_told_has_a_reason() -> None:
+def test_a_forecast_that_cannot_be_made_has_a_reason() -> None:
     nobody = queue_of([], [], 0).position_if_added(MINE, 0)
     endless = queue_of([], [None], 0).position_if_added(MINE, 0)
     long = queue_of([1.0] * FORESEEN, [], 1)
@@ -131,7 +131,7 @@ def test_projects_take_turns_by_their_weight() -> None:
     assert order(heavy, "a0", "a1", "a2", "b0", "b1") == "a0 b0 a1 a2 b1"
 
 
-def test_who_has_fewer_running_jobs_comes_first() -> None:
+def test_the_project_with_fewer_running_jobs_comes_first() -> None:
     queue = Queue(
         {"a": line("a", 2), "b": line("b", 2)}, [RunningJob("a", 100.0, "cpu")], ["cpu"] * 2
     )

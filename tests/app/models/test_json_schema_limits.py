@@ -149,7 +149,7 @@ def test_a_refusal_names_its_place(schema: Any, path: str) -> None:
     ],
     ids=["arrays", "objects", "bounded", "doubled by references", "patterns"],
 )
-def test_what_an_answer_may_follow_in_endless_ways_is_refused(schema: dict[str, Any]) -> None:
+def test_an_ambiguous_schema_of_endless_matches_is_refused(schema: dict[str, Any]) -> None:
     with pytest.raises(SchemaRefused, match=r"begin|ways"):
         SchemaLimits().check(schema, "schema")
 

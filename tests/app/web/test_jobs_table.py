@@ -97,7 +97,9 @@ def test_chosen_columns_are_kept_in_the_address_and_at_the_next_visit(
         ("&".join(f"metadata=a={number}" for number in range(17)), "At most 16 are allowed."),
     ],
 )
-def test_what_an_address_cannot_mean_is_said(browser: httpx.Client, query: str, words: str) -> None:
+def test_a_bad_query_of_the_jobs_table_is_reported(
+    browser: httpx.Client, query: str, words: str
+) -> None:
     page = browser.get(f"/?{query}")
     assert (page.status_code, words in page.text) == (400, True), page.text
 
@@ -170,7 +172,7 @@ def test_many_jobs_are_cancelled_and_deleted_at_once(browser: httpx.Client, tena
     assert act(browser, "cancel", [f"ftjob-{n}" for n in range(71)]).status_code == 400
 
 
-def test_who_reads_chooses_only_to_compare(browser: httpx.Client, tenant: Tenant) -> None:
+def test_a_reader_selects_jobs_only_to_compare(browser: httpx.Client, tenant: Tenant) -> None:
     job_id = tenant.job().id
     browser.post("/sign-in", data={"key": tenant.new_key(Scope.READ)}, headers=SAME_SITE)
     page = browser.get("/")

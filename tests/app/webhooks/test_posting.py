@@ -143,12 +143,12 @@ def test_an_endless_body_is_not_read() -> None:
     ("answer", "reason"),
     [(b"SSH-2.0-x\r\n", "not HTTP"), (b"HTTP/1.1 200 OK\r\na: " + b"x" * 70_000, "not HTTP")],
 )
-def test_what_is_not_http_is_said(answer: bytes, reason: str) -> None:
+def test_an_answer_that_is_not_http_is_reported(answer: bytes, reason: str) -> None:
     with raw_server(answer) as url, pytest.raises(Undelivered, match=reason):
         post(url, b"{}", {}, LOOPBACK)
 
 
-def test_what_cannot_be_reached_is_said() -> None:
+def test_an_unreachable_receiver_is_reported() -> None:
     with pytest.raises(Undelivered, match="connection failed: Connection refused"):
         post("http://127.0.0.1:1/", b"{}", {}, LOOPBACK)
     with pytest.raises(Undelivered, match="does not resolve"):

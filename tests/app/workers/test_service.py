@@ -19,7 +19,7 @@ def unseen_for(database: Database, worker_id: str, seconds: float) -> None:
         )
 
 
-def test_who_does_not_look_any_more_is_not_counted(database: Database) -> None:
+def test_a_worker_that_stopped_polling_is_not_counted(database: Database) -> None:
     for worker_id in ("a", "b", "a"):
         with database.transaction() as session:
             service.mark_seen(session, worker_id, "cpu", 2)

@@ -56,7 +56,7 @@ from falqon_core.contract.config import (
         ({"lora_dropout": 0.1}, "lora_dropout"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(arguments: dict[str, Any], match: str) -> None:
+def test_an_impossible_recipe_is_refused(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(ValidationError, match=match):
         Recipe(**arguments)
 

@@ -73,7 +73,7 @@ def test_loss_is_on_assistant_turns_and_their_end(
 
 
 @pytest.mark.parametrize("template", ["marked", "unmarked"])
-def test_what_comes_before_a_target_is_what_serving_sends(
+def test_the_tokens_before_a_target_equal_those_of_serving(
     template: str, request: pytest.FixtureRequest
 ) -> None:
     tokenizer = request.getfixturevalue(template)

@@ -95,7 +95,7 @@ def test_adapters_over_groups_are_counted_as_the_paper_counts_them(
         {"intermediate_size": [1]},
     ],
 )
-def test_what_is_no_decoder_is_refused(change: dict[str, Any]) -> None:
+def test_a_config_of_no_decoder_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="no supported decoder"):
         ModelDimensions.from_config(SIZES | change)
     with pytest.raises(ModelError, match="no supported decoder"):
@@ -103,7 +103,7 @@ def test_what_is_no_decoder_is_refused(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", [*DEFAULTS, *FUSED, "granite", "llama", "olmo2"])
-def test_what_a_config_does_not_say_is_what_transformers_takes(kind: str) -> None:
+def test_missing_config_values_are_the_defaults_of_transformers(kind: str) -> None:
     plain = AutoConfig.for_model(kind)
     config = {
         key: size for key, size in SIZES.items() if key not in ("num_key_value_heads", "head_dim")

@@ -79,7 +79,7 @@ def test_one_measured_interruption_leaves_uncertainty() -> None:
 
 
 @given(st.integers(1, 60), st.integers(0, 200), st.integers(0, 200))
-def test_what_is_left_is_what_a_loop_would_do(every: int, step: int, more: int) -> None:
+def test_the_remaining_evaluations_equal_those_of_a_loop(every: int, step: int, more: int) -> None:
     total = step + more
 
     assert num_left(every, step, total) == sum(

@@ -87,7 +87,7 @@ def test_activations_are_checkpointed_only_when_nothing_fits_without() -> None:
     assert fit_recipe(SMALL, recipe(activation_checkpointing=False), smallest - 1, True) is None
 
 
-def test_what_was_asked_for_is_kept() -> None:
+def test_requested_memory_settings_are_kept() -> None:
     fixed = recipe(microbatch_tokens=3000, activation_checkpointing=True, base_copy="device")
 
     assert fit_recipe(SMALL, fixed, math.inf, True) == fixed

@@ -46,7 +46,7 @@ def test_front_matter_is_what_the_hub_reads(tmp_path: Path) -> None:
     assert data.tags == ["fp8", "falqon"]
 
 
-def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+def test_the_card_omits_unknown_figures(tmp_path: Path) -> None:
     assert write(tmp_path, fields={}).data.license is None
     front_matter = (tmp_path / "README.md").read_text().split("---")[1]
     assert "license" not in front_matter

@@ -65,7 +65,7 @@ def test_an_import_step_that_takes_too_much_memory_is_refused(
         bytearray(2**28)
 
 
-def test_what_cannot_be_interrupted_is_ended_by_the_kernel() -> None:
+def test_an_uninterruptible_import_step_is_ended_by_the_kernel() -> None:
     program = (
         "import os; os.cpu_count = lambda: 1\n"
         "from falqon_core.importers import limits\n"

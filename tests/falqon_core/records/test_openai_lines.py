@@ -361,7 +361,7 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] =
     [case[1:] for case in ACCEPTED],
     ids=[case[0] for case in ACCEPTED],
 )
-def test_what_is_accepted(
+def test_lines_of_openais_dialect_are_accepted(
     value: dict[str, Any], meaning: dict[str, Any], ignored: set[str], rewrites: set[str]
 ) -> None:
     assert parse_record(line(value)).model_dump(exclude_none=True) == meaning

@@ -232,7 +232,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(
     ("value", "code", "field"), REFUSED, ids=[f"{row[1]}: {row[2]}" for row in REFUSED]
 )
-def test_what_is_refused(value: dict[str, Any], code: str, field: str) -> None:
+def test_a_bad_record_is_refused_with_code_and_field(
+    value: dict[str, Any], code: str, field: str
+) -> None:
     raw = line(value)
     error = check_file([line(PLAIN), raw]).errors[0]
 

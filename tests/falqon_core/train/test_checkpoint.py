@@ -177,7 +177,7 @@ def test_leftovers_of_a_crash_do_not_count_and_are_swept(tmp_path: Path) -> None
     assert names(tmp_path) == [".nfs0001", "1"]
 
 
-def test_who_only_reads_removes_nothing(tmp_path: Path) -> None:
+def test_a_reader_of_checkpoints_removes_nothing(tmp_path: Path) -> None:
     """Neither what a training is writing just now, nor what is damaged."""
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
     (save_checkpoint(tmp_path, checkpoint(2), keep=2).path / "progress.json").write_text("{}")

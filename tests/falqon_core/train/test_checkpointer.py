@@ -115,7 +115,7 @@ def saved_steps(messages: list[Message]) -> list[int]:
 @pytest.mark.parametrize(
     "recipe", [{"early_stopping_patience": 2, "learning_rate": 0.3}, {"base_copy": "none"}]
 )
-def test_what_a_thread_writes_is_what_a_step_left(
+def test_a_checkpoint_written_by_a_thread_holds_the_state_of_its_step(
     recipe: dict[str, Any], train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same folders: whole states of their own step, the newest and the best kept."""

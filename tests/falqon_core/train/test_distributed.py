@@ -174,7 +174,7 @@ def test_a_stop_request_of_one_stops_both_and_either_number_continues(
     assert_same_model(folder / "one", folder / "alone")
 
 
-def test_what_one_process_began_two_continue(
+def test_two_processes_continue_the_training_of_one(
     config: Path, alone: list[Message], folder: Path
 ) -> None:
     polls = iter(range(NUM_STEPS))

@@ -222,7 +222,7 @@ WITH_TOOLS = (
 )
 
 
-def test_what_the_template_drops_and_what_becomes_control_tokens_is_told(
+def test_inspection_reports_dropped_fields_and_control_tokens(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
     forged = PREFERENCE | {"input": {"messages": [{"role": "user", "content": FORGED}]}}
@@ -353,7 +353,7 @@ def test_copies_and_leaks_are_found(tiny_folder: Path, tmp_path: Path) -> None:
         ([chat("Yes."), {"text": "No."}], "line 2, column 1"),
     ],
 )
-def test_what_cannot_be_trained_at_all_is_refused(
+def test_records_that_cannot_be_trained_are_refused(
     records: list[Any], match: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DatasetError, match=match):

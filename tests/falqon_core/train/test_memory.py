@@ -76,7 +76,7 @@ def _address_space() -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmSize:"))
 
 
-def test_what_cannot_fit_is_refused_at_the_start(
+def test_a_training_that_cannot_fit_is_refused_at_the_start(
     tiny_folder: Path, long_file: Path, tmp_path: Path
 ) -> None:
     recipe = {
@@ -129,7 +129,7 @@ def test_an_allocation_that_fails_in_a_step_names_what_would_fit(
     assert code == ExitCode.DONE, output
 
 
-def test_what_is_available_heeds_the_limit_of_the_process() -> None:
+def test_available_memory_heeds_the_limit_of_the_process() -> None:
     before = available_bytes(CPU)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = _address_space()
@@ -141,7 +141,7 @@ def test_what_is_available_heeds_the_limit_of_the_process() -> None:
     assert before > 0
 
 
-def test_what_is_available_heeds_the_control_group(
+def test_available_memory_heeds_the_control_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host_memory, "CGROUPS", tmp_path)

@@ -114,7 +114,7 @@ def test_every_step_tells_its_figures(run: Any) -> None:
     )
 
 
-def test_what_memory_decided_is_kept_when_continued(run: Any) -> None:
+def test_memory_decisions_are_kept_when_a_training_continues(run: Any) -> None:
     _, first = run(stop=stop_after(2), microbatch_tokens=None, activation_checkpointing=True)
     _, second = run(microbatch_tokens=None)
     for messages in (first, second):

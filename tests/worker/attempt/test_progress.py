@@ -70,7 +70,7 @@ def test_cost_and_time_left_follow_the_measured_steps() -> None:
     assert progress.device_seconds == HOUR
 
 
-def test_what_a_step_says_of_its_device_reaches_job_and_event() -> None:
+def test_device_figures_of_a_step_reach_job_and_event() -> None:
     progress = Progress(job(), Machine("h100", 1), lambda: HOUR, H100)
     progress.step(step(1))
     now = progress.snapshot()
@@ -209,7 +209,7 @@ class Trainer:
         self.progress.checkpointed()
 
 
-def test_what_a_comparison_needs_outlives_the_attempt() -> None:
+def test_figures_for_a_comparison_outlive_the_attempt() -> None:
     trainer = Trainer(Job(recipe=RECIPE))
     trainer.started(num_validation_records=8)
     for seconds in (9.0, 2.0, 3.0, 2.0):
@@ -357,7 +357,7 @@ def test_an_early_end_is_compared_with_nothing() -> None:
     assert Trainer(Job()).progress.actual() is None
 
 
-def test_how_long_a_trainer_may_be_silent() -> None:
+def test_the_allowed_silence_of_a_trainer_follows_its_phase() -> None:
     now, floor = 0.0, 600.0
     progress = Progress(job(), Machine("h100", 1), lambda: now, H100)
 

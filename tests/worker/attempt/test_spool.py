@@ -63,7 +63,7 @@ def test_a_spool_is_written_and_read_at_the_same_time(path: Path, spool: Spool) 
     assert events == [draft(number) for number in range(2000)]
 
 
-def test_what_does_not_fit_is_counted(
+def test_events_that_do_not_fit_the_spool_are_counted(
     path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spools, "MAX_BYTES", 1000)

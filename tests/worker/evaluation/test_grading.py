@@ -113,7 +113,7 @@ def test_a_template_does_not_multiply_a_long_text() -> None:
         ({"type": "telepathy"}, "string_check"),
     ],
 )
-def test_what_is_refused_is_named(grader: dict[str, Any], message: str) -> None:
+def test_a_bad_grader_is_refused_with_its_reason(grader: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         EvaluationRequest.model_validate({"graders": [{"name": "g"} | grader]})
 

@@ -153,7 +153,7 @@ def test_a_question_that_kills_its_workers_is_given_up(
     assert not ran.exists()
 
 
-def test_who_has_been_overtaken_answers_nothing(backend: Backend, tmp_path: Path) -> None:
+def test_an_overtaken_worker_writes_no_statistics(backend: Backend, tmp_path: Path) -> None:
     question = ask(backend, add_file(backend, record("Yes.")))
     go = tmp_path / "go"
     waits = (

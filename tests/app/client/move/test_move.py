@@ -334,7 +334,7 @@ def test_the_account_s_key_stays_between_us_and_the_account(
     assert KEY not in json.dumps(requested(tenant, job.id))
 
 
-def test_what_cannot_be_meant_is_refused_before_anything_is_asked(
+def test_impossible_options_of_move_are_refused_before_any_request(
     account: OpenAiAccount, tenant: Tenant, move: Move
 ) -> None:
     no_key = move(OPENAI_API_KEY="")

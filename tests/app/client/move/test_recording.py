@@ -130,7 +130,7 @@ def test_answers_that_arrive_with_a_fatal_refusal_are_kept(
     assert sorted(kept) == sorted(f"question {number}" for number in range(1, 12))
 
 
-def test_what_has_no_answer_to_train_on_is_told_by_line(
+def test_an_answer_that_cannot_be_trained_on_is_reported_by_its_line(
     account: OpenAiAccount, move: Move, tmp_path: Path
 ) -> None:
     def answer(body: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def test_prompts_go_to_no_other_address(account: OpenAiAccount, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("line", ["[]", "{", '{"text": "a"}', '{"messages": []}', '{"prompt": 1}'])
-def test_what_is_no_prompt_is_told_by_line(
+def test_a_line_that_is_no_prompt_is_reported_by_its_number(
     account: OpenAiAccount, move: Move, tmp_path: Path, line: str
 ) -> None:
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "good"}\n' + line + "\n")
