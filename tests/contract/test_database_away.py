@@ -29,7 +29,8 @@ def postgres_tenant(postgres: PostgresServer, tmp_path: Path) -> Iterator[Tenant
 
 
 @pytest.fixture
-def sqlite_tenant(tmp_path: Path) -> Iterator[Tenant]:
+def sqlite_tenant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenant]:
+    monkeypatch.setattr("app.base.database.BUSY_TIMEOUT_MS", 500)
     yield from a_tenant(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path)
 
 
