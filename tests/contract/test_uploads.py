@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from app.models import File, Upload, UploadPart
+from app.models import Upload, UploadPart
 from tests.support.api import Tenant, jsonl
 
 CONTENT = jsonl(100)
@@ -215,7 +215,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_refused_says_why_and_leaves_nothing(tenant: Tenant, kind: str) -> None:
+def test_a_refused_upload_says_why_and_leaves_nothing(tenant: Tenant, kind: str) -> None:
     fields, status, param, code = REFUSED[kind]
     before = tenant.num_rows(Upload)
     request = {
@@ -272,19 +272,3 @@ def test_the_description_says_how_bytes_are_sent(tenant: Tenant) -> None:
         ("/v1/uploads/{upload_id}/parts", [form]),
     ):
         assert list(paths[path]["post"]["requestBody"]["content"]) == types
-
-
-def test_uploads_of_another_project_are_not_found(tenant: Tenant, stranger: Tenant) -> None:
-    upload_id = begin(tenant)
-    part_ids = send(tenant, upload_id, CONTENT)
-    uploads = stranger.client.uploads
-    before = tenant.num_rows(File, UploadPart)
-    for call in (
-        lambda: uploads.cancel(upload_id),
-        lambda: uploads.complete(upload_id, part_ids=part_ids),
-        lambda: uploads.parts.create(upload_id, data=CONTENT),
-        lambda: uploads.cancel("upload_missing"),
-    ):
-        assert refusal(call) == (404, "upload_id", "not_found")
-    assert tenant.num_rows(File, UploadPart) == before
-    assert stranger.stored() == []
