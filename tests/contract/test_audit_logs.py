@@ -19,10 +19,7 @@ EVENT_TYPES = {
     ("DELETE", "/v1/api_keys/{key_id}"): "api_key.deleted",
     ("DELETE", "/v1/engines/{model:path}"): "engine.deleted",
     ("DELETE", "/v1/files/{file_id}"): "file.deleted",
-    (
-        "DELETE",
-        f"{CHECKPOINT}/permissions/{{permission_id}}",
-    ): "checkpoint.permission.deleted",
+    ("DELETE", f"{CHECKPOINT}/permissions/{{permission_id}}"): "checkpoint.permission.deleted",
     ("DELETE", "/v1/fine_tuning/jobs/{job_id}"): "job.deleted",
     ("DELETE", "/v1/models/{model:path}"): "model.deleted",
     ("DELETE", "/v1/source_tokens/{token_id}"): "source_token.deleted",
@@ -70,10 +67,7 @@ OVERRIDES = {"overrides": [OURS]}
 @pytest.fixture(scope="module")
 def admins(api: Api) -> Iterator[dict[bool, Tenant]]:
     """By whether they administer the whole installation."""
-    tenants = {
-        False: Tenant(api, Scope.ADMIN),
-        True: Tenant(api, Scope.ADMIN, DEFAULT_PROJECT_ID),
-    }
+    tenants = {False: Tenant(api, Scope.ADMIN), True: Tenant(api, Scope.ADMIN, DEFAULT_PROJECT_ID)}
     yield tenants
     tenants[True].http.put("/v1/prices", json={"overrides": []})
     for tenant in tenants.values():

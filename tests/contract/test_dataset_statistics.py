@@ -81,12 +81,7 @@ def test_statistics_describe_a_file_for_a_model(
         result["records"],
         result["truncated"],
         result["bad_records"],
-    ) == (
-        "completed",
-        13,
-        0,
-        0,
-    )
+    ) == ("completed", 13, 0, 0)
     assert sum(result["histogram"]["counts"]) == 13
     assert result["duplicates"]["exact"] == {
         "records": 1,

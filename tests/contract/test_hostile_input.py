@@ -228,11 +228,7 @@ def test_bodies_that_are_too_large_or_compressed_are_refused(place: Place) -> No
             continue
         for encoding in ("gzip", "deflate", "br", "gzip, identity"):
             error = refused(
-                place.send(
-                    operation,
-                    content=compressed,
-                    headers={"content-encoding": encoding},
-                ),
+                place.send(operation, content=compressed, headers={"content-encoding": encoding}),
                 415,
             )
             assert (error["code"], error["param"]) == (

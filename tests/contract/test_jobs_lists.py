@@ -181,8 +181,4 @@ def test_checkpoints_carry_the_name_the_model_will_have(tenant: Tenant) -> None:
         checkpoints[0].fine_tuning_job_id,
         checkpoints[0].metrics.step,
         checkpoints[0].metrics.train_loss,
-    ) == (
-        job.id,
-        3,
-        0.5,
-    )
+    ) == (job.id, 3, 0.5)

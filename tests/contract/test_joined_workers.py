@@ -242,13 +242,7 @@ HOSTILE: list[tuple[str, str, Any]] = [
         {
             "id": "ftckpt_1",
             "keep": 2,
-            "saved": {
-                "step": 2,
-                "path": "/",
-                "bytes": 1,
-                "manifest_sha256": "0",
-                "metrics": {},
-            },
+            "saved": {"step": 2, "path": "/", "bytes": 1, "manifest_sha256": "0", "metrics": {}},
         },
     ),
     (

@@ -209,10 +209,7 @@ def test_the_same_key_and_body_are_the_same_study(tenant: Tenant) -> None:
     before = tenant.num_rows(Study, Job)
     assert post(tenant, request, **{"idempotency-key": "k"}).json()["id"] == first["id"]
     mismatch = post(tenant, request | {"seeds": [1]}, **{"idempotency-key": "k"})
-    assert (mismatch.status_code, mismatch.json()["error"]["code"]) == (
-        422,
-        "idempotency_mismatch",
-    )
+    assert (mismatch.status_code, mismatch.json()["error"]["code"]) == (422, "idempotency_mismatch")
     assert tenant.num_rows(Study, Job) == before
     repeated = {"x-stainless-retry-count": "1"}
     bare = post(tenant, request | {"seeds": [2]}).json()

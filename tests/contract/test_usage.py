@@ -188,14 +188,7 @@ def test_a_table_for_spreadsheets_holds_no_formula(tenant: Tenant) -> None:
     )
     assert answer.headers["content-type"].startswith("text/csv")
     header, row = csv.reader(io.StringIO(answer.text))
-    assert header == [
-        "day",
-        "model",
-        "cost_usd",
-        "device_seconds",
-        "trained_tokens",
-        "num_jobs",
-    ]
+    assert header == ["day", "model", "cost_usd", "device_seconds", "trained_tokens", "num_jobs"]
     assert row == ["2026-11-02", f"'{tenant.base_model}", "0.5000", "5.0", "50", "1"]
 
 

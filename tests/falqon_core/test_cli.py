@@ -33,12 +33,7 @@ from falqon_core.contract.messages import (
     StepMetrics,
 )
 from falqon_core.process_edge import exit_code_of
-from tests.falqon_core.train.processes import (
-    ENVIRONMENT,
-    parent_of_trainer,
-    trainer,
-    write_config,
-)
+from tests.falqon_core.train.processes import ENVIRONMENT, parent_of_trainer, trainer, write_config
 
 RECIPE = {"rank": 8, "max_seq_length": 64, "batch_size": 4, "max_steps": 3}
 RECORD = {

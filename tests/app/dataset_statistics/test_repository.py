@@ -6,14 +6,7 @@ from app.base.database import Database
 from app.dataset_statistics import repository
 from app.dataset_statistics.repository import StatisticsKey
 from app.files import repository as files
-from app.models import (
-    DEFAULT_PROJECT_ID,
-    DatasetStatistics,
-    File,
-    FileStatus,
-    Model,
-    Project,
-)
+from app.models import DEFAULT_PROJECT_ID, DatasetStatistics, File, FileStatus, Model, Project
 from app.models.base import JsonObject
 from app.operations import claims
 from app.operations import service as operations

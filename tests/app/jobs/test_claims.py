@@ -8,16 +8,7 @@ from app.base.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import NewEvent
-from app.models import (
-    DEFAULT_PROJECT_ID,
-    Attempt,
-    Desired,
-    Event,
-    Job,
-    JobStatus,
-    Model,
-    Project,
-)
+from app.models import DEFAULT_PROJECT_ID, Attempt, Desired, Event, Job, JobStatus, Model, Project
 from app.models.job_progress import JobProgress
 from app.models.job_request import JobRequest
 from tests.support.rows import checked_file

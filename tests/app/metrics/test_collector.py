@@ -33,9 +33,7 @@ def scrape(backend: Backend) -> str:
     return generate_latest(registry_of(backend)).decode()
 
 
-def test_an_installation_without_jobs_says_zero_where_an_autoscaler_looks(
-    backend: Backend,
-) -> None:
+def test_an_installation_without_jobs_says_zero_where_an_autoscaler_looks(backend: Backend) -> None:
     text = scrape(backend)
     assert samples(text)["falqon_queue_jobs", (("device", "any"), ("num_devices", "1"))] == 0
     assert value(text, "falqon_queue_age_seconds") == 0

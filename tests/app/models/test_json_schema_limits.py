@@ -134,9 +134,7 @@ def test_a_refusal_names_its_place(schema: Any, path: str) -> None:
     "schema",
     [
         of_definitions(node={"anyOf": [array_of(ITSELF), array_of(ITSELF, maxItems=5)]}),
-        of_definitions(
-            node={"anyOf": [object_of(of=ITSELF, a={}), object_of(of=ITSELF, b={})]},
-        ),
+        of_definitions(node={"anyOf": [object_of(of=ITSELF, a={}), object_of(of=ITSELF, b={})]}),
         of_definitions(node={"anyOf": [array_of(ITSELF), array_of(ITSELF, minItems=1)]}),
         of_definitions(
             **{

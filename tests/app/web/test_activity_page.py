@@ -56,10 +56,7 @@ def a_disabled_webhook(tenant: Tenant) -> Parameters:
 
 def a_sent_delivery(tenant: Tenant) -> Parameters:
     params = a_delivery(tenant)
-    return {
-        "endpoint_id": params["webhook_endpoint_id"],
-        "delivery_id": params["delivery_id"],
-    }
+    return {"endpoint_id": params["webhook_endpoint_id"], "delivery_id": params["delivery_id"]}
 
 
 def a_job_form(tenant: Tenant) -> Parameters:
@@ -88,8 +85,7 @@ FORMS = {
     "/studies/{study_id}/cancel": Form("study.cancelled", a_study),
     "/data": Form("file.created"),
     "/data/sources": Form(
-        "file.created",
-        fields={"source": "https://files.example.com/rows.parquet"},
+        "file.created", fields={"source": "https://files.example.com/rows.parquet"}
     ),
     "/data/{file_id}/check": Form("file.checked", a_file),
     "/data/{file_id}/delete": Form("file.deleted", a_file),
@@ -128,10 +124,7 @@ FORMS = {
     "/sign-out": Form("logout.succeeded"),
 }
 
-SEVERAL = {
-    "/jobs/cancel": ("job.cancelled", a_job),
-    "/jobs/delete": ("job.deleted", an_ended_job),
-}
+SEVERAL = {"/jobs/cancel": ("job.cancelled", a_job), "/jobs/delete": ("job.deleted", an_ended_job)}
 
 
 @pytest.fixture(scope="module")

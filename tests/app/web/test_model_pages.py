@@ -135,10 +135,10 @@ def test_a_certificate_that_says_no_is_shown_so_and_one_that_cannot_be_read_brea
     for damage in (lambda: path.write_text("{}"), path.unlink):
         damage()
         page = browser.get(model_page(model))
-        assert (
-            page.status_code,
-            "None of its files can be read as one" in page.text,
-        ) == (200, True)
+        assert (page.status_code, "None of its files can be read as one" in page.text) == (
+            200,
+            True,
+        )
 
 
 def test_the_line_goes_back_to_the_first_base_and_says_what_is_gone(

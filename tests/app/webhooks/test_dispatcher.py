@@ -13,12 +13,7 @@ from app.base.settings import Settings
 from app.jobs import claims
 from app.jobs.claims import Claim, Failure
 from app.jobs.events import NewEvent
-from app.models import (
-    DeliveryStatus,
-    JobStatus,
-    WebhookDelivery,
-    WebhookEndpoint,
-)
+from app.models import DeliveryStatus, JobStatus, WebhookDelivery, WebhookEndpoint
 from app.webhooks import repository, service
 from app.webhooks.dispatcher import MAX_ATTEMPTS, Dispatcher, retry_seconds
 from app.webhooks.schemas import EndpointObject, NewEndpoint

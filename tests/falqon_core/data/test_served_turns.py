@@ -41,9 +41,7 @@ CHATS: dict[str, dict[str, Any]] = {
     "one": {"messages": TWO_TURNS[:2]},
     "two": {"messages": TWO_TURNS},
     "three": {"messages": [*TWO_TURNS, user("Thanks"), assistant("You are welcome.")]},
-    "first_unlearned": {
-        "messages": [TWO_TURNS[0], TWO_TURNS[1] | {"weight": 0}, *TWO_TURNS[2:]],
-    },
+    "first_unlearned": {"messages": [TWO_TURNS[0], TWO_TURNS[1] | {"weight": 0}, *TWO_TURNS[2:]]},
     "last_unlearned": {"messages": [*TWO_TURNS[:3], TWO_TURNS[3] | {"weight": 0}]},
     "in_a_row": {"messages": [*TWO_TURNS, assistant("And free above forty.")]},
     "system": {"messages": [{"role": "system", "content": "Be brief."}, *TWO_TURNS]},
@@ -53,7 +51,7 @@ CHATS: dict[str, dict[str, Any]] = {
             TWO_TURNS[1] | {"reasoning_content": "It costs 5."},
             TWO_TURNS[2],
             TWO_TURNS[3] | {"reasoning_content": "Two cost 9."},
-        ],
+        ]
     },
     "tools": {
         "messages": [

@@ -149,13 +149,7 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] =
         {"function_call"},
         {"functions"},
     ),
-    (
-        "functions of null",
-        chat(ASK, ANSWER, functions=None),
-        PLAIN,
-        set(),
-        set(),
-    ),
+    ("functions of null", chat(ASK, ANSWER, functions=None), PLAIN, set(), set()),
     ("a dumped answer", chat(ASK, answer(**DUMPED, function_call=None)), PLAIN, set(), set()),
     ("a dumped question", chat(ASK | {"name": None}, ANSWER), PLAIN, set(), set()),
     (
@@ -267,13 +261,7 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] =
         {"metadata", "id", "response_format", "temperature"},
         set(),
     ),
-    (
-        "a text with a label",
-        {"text": "a", "label": True},
-        {"text": "a"},
-        {"label"},
-        set(),
-    ),
+    ("a text with a label", {"text": "a", "label": True}, {"text": "a"}, {"label"}, set()),
     ("a line's weight of one", chat(ASK, ANSWER, weight=1), PLAIN, {"weight"}, set()),
     ("a preference", PREFERENCE | {"score": 1}, PREFERENCE, {"score"}, set()),
     (

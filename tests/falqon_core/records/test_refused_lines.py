@@ -174,11 +174,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (chat(EMPTY), "invalid_record", "messages"),
     (chat({"role": "system"}, ASK, ANSWER), "invalid_record", "messages[0]"),
     (chat(EMPTY, ASK, {"role": "tool", "content": "5"}, ANSWER), "invalid_record", "messages[2]"),
-    (
-        {"conversations": [ASK, answer(wieght=0)]},
-        "unknown_field",
-        "conversations[1].wieght",
-    ),
+    ({"conversations": [ASK, answer(wieght=0)]}, "unknown_field", "conversations[1].wieght"),
     ({"conversations": [ASK, ANSWER], "chosen": ANSWER}, "ambiguous_record", "conversations"),
     (chat(ASK, ANSWER, chosen=ANSWER), "ambiguous_record", "chosen"),
     ({"instruction": "a", "output": "b", "chosen": "b"}, "ambiguous_record", "output"),

@@ -106,11 +106,7 @@ def test_the_preview_shows_every_token_and_what_is_learned(
 
 USER = {"role": "user", "content": "What?"}
 READ_LINES: list[tuple[dict[str, Any], list[str], list[str]]] = [
-    (
-        chat("Yes.") | {"system": "Be brief."},
-        ["Yes.<|im_end|>"],
-        ["Be brief.", "What?"],
-    ),
+    (chat("Yes.") | {"system": "Be brief."}, ["Yes.<|im_end|>"], ["Be brief.", "What?"]),
     (
         {
             "instruction": "What?",

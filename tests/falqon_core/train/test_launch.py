@@ -8,13 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from falqon_core.contract.messages import (
-    CheckpointSaved,
-    ExitCode,
-    Finished,
-    Started,
-    StepMetrics,
-)
+from falqon_core.contract.messages import CheckpointSaved, ExitCode, Finished, Started, StepMetrics
 from falqon_core.train.launch import _common_code
 from tests.falqon_core.train.processes import Running, children, launched, ranks, write_config
 from tests.support.waiting import wait_for

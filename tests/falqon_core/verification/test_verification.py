@@ -42,10 +42,7 @@ RECIPE = {
 }
 
 # what methods need of their own on falqon-tiny, whose matrices have 64 and 176 inputs
-OF_METHODS: dict[str, dict[str, Any]] = {
-    "qa_lora": {"group_size": 16},
-    "ir_lora": {"rank": 16},
-}
+OF_METHODS: dict[str, dict[str, Any]] = {"qa_lora": {"group_size": 16}, "ir_lora": {"rank": 16}}
 
 
 class Trained(NamedTuple):

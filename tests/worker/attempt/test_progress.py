@@ -57,12 +57,7 @@ def test_cost_and_time_left_follow_the_measured_steps() -> None:
     for number in range(1, 51):
         progress.step(step(number))
     now = progress.snapshot()
-    assert (now.step, now.percent, now.eta_seconds, now.trained_tokens) == (
-        50,
-        50.0,
-        1800.0,
-        500,
-    )
+    assert (now.step, now.percent, now.eta_seconds, now.trained_tokens) == (50, 50.0, 1800.0, 500)
     assert now.eta_low_seconds <= now.eta_seconds <= now.eta_high_seconds
     assert now.cost.accrued == Decimal("2.6900")
     assert now.cost.projected == Decimal("5.3800")
@@ -262,11 +257,7 @@ def test_events_carry_the_bounds_of_the_eta() -> None:
 
 def test_the_eta_includes_the_closing_work_where_it_is_known() -> None:
     trainer = Trainer(
-        Job(
-            recipe=RECIPE,
-            estimate=estimated(1.0, 2.0, 3.0, overhead=50.0),
-        ),
-        total_steps=10,
+        Job(recipe=RECIPE, estimate=estimated(1.0, 2.0, 3.0, overhead=50.0)), total_steps=10
     )
     trainer.now = 20.0
     trainer.started(num_validation_records=0)
@@ -311,12 +302,12 @@ def test_bounds_hold_and_cost_only_grows(
             assert accrued <= charged.projected_low <= charged.projected <= charged.projected_high
     trainer.step(1.0)
     ended = trainer.progress.snapshot(ended=True)
-    assert (
-        ended.eta_low_seconds,
-        ended.eta_seconds,
-        ended.eta_high_seconds,
-        ended.percent,
-    ) == (0.0, 0.0, 0.0, 100.0)
+    assert (ended.eta_low_seconds, ended.eta_seconds, ended.eta_high_seconds, ended.percent) == (
+        0.0,
+        0.0,
+        0.0,
+        100.0,
+    )
     assert ended.cost.projected == ended.cost.accrued
 
 
@@ -342,10 +333,7 @@ def test_an_attempt_says_what_it_measured() -> None:
 
 
 def test_an_early_end_is_compared_with_nothing() -> None:
-    trainer = Trainer(
-        Job(estimate=estimated(1.0, 2.0, 9.0)),
-        total_steps=2,
-    )
+    trainer = Trainer(Job(estimate=estimated(1.0, 2.0, 9.0)), total_steps=2)
     trainer.step(2.0)
     early = trainer.progress.actual()
     assert early is not None

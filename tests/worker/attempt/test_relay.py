@@ -57,13 +57,7 @@ def relayed(
     price = default_price("cpu")
     progress = Progress(backend.job(job_id), supervisor.machine, lambda: 0, price)
     spool = Spool(backend.settings.data_dir / "events.spool")
-    relay = Relay(
-        AttemptWriter(gateway, lease),
-        progress,
-        "cpu",
-        spool,
-        on_checkpoint,
-    )
+    relay = Relay(AttemptWriter(gateway, lease), progress, "cpu", spool, on_checkpoint)
     read_end, write_end = os.pipe()
     relay.read(os.fdopen(read_end, "rb"))
     os.write(write_end, lines)

@@ -24,9 +24,7 @@ def test_the_own_address_faces_the_database(address: str) -> None:
     assert own_address(Settings(_env_file=None, database_url=url)) == address
 
 
-def test_the_own_address_faces_redis_where_the_database_is_local(
-    address: str,
-) -> None:
+def test_the_own_address_faces_redis_where_the_database_is_local(address: str) -> None:
     """As where PgBouncer runs beside the worker."""
     settings = Settings(
         _env_file=None,

@@ -140,10 +140,7 @@ def test_a_question_that_kills_its_workers_is_given_up(
     ran = tmp_path / "ran"
     with embedded_backend.database.transaction() as session:
         session.execute(
-            update(DatasetStatistics).values(
-                attempts=MAX_ATTEMPTS,
-                lease_expires_at=now_plus(-1.0),
-            )
+            update(DatasetStatistics).values(attempts=MAX_ATTEMPTS, lease_expires_at=now_plus(-1.0))
         )
 
     handler_of(embedded_backend, program(tmp_path, f"open({str(ran)!r}, 'w')")).poll()

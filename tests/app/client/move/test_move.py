@@ -10,13 +10,7 @@ from app.client.move.account import Account
 from app.models import File, Job
 from tests.app.client.move.conftest import BASE, MAX_FILE_BYTES, Move
 from tests.support.api import Tenant, jsonl
-from tests.support.openai_account import (
-    KEY,
-    OpenAiAccount,
-    Refusal,
-    a_checkpoint,
-    an_error,
-)
+from tests.support.openai_account import KEY, OpenAiAccount, Refusal, a_checkpoint, an_error
 
 FORBIDDEN = Refusal(
     400,

@@ -11,12 +11,7 @@ from app.client.move.prompts import Prompt, prompt_of
 from app.client.move.recording import HELD_OUT, NUM_REQUESTS_AT_ONCE, TRAINING, Recording, file_of
 from falqon_core.records.file_check import check_file
 from tests.app.client.move.conftest import Move
-from tests.support.openai_account import (
-    OpenAiAccount,
-    Refusal,
-    a_completion,
-    an_error,
-)
+from tests.support.openai_account import OpenAiAccount, Refusal, a_completion, an_error
 
 MODEL = "ft:gpt-4o-mini-2024-07-18:acme::00000000"
 TOO_FAST = Refusal(
