@@ -50,7 +50,7 @@ def _run(arguments: tuple[str, ...], stderr: Path) -> None:
     run_falqon(arguments)
 
 
-def test_help_names_the_commands_and_imports_what_it_needs(tmp_path: Path) -> None:
+def test_help_names_the_commands_without_heavy_imports(tmp_path: Path) -> None:
     """Imports wait for the command that needs them, or help would take seconds."""
     command = [sys.executable, "-X", "importtime", "-m", "app.cli", "--help"]
     settings = os.environ | environment_of(tmp_path)
@@ -122,7 +122,7 @@ def test_three_migrations_at_once_all_succeed(tmp_path: Path, empty_database_url
         ("mysterious://somewhere", "cannot be read"),
     ],
 )
-def test_a_database_that_is_not_there_is_one_sentence(
+def test_a_missing_database_is_reported_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], url: str, word: str
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
@@ -134,7 +134,7 @@ def test_a_database_that_is_not_there_is_one_sentence(
     assert "secret-word" not in done.stderr
 
 
-def test_a_storage_that_is_not_there_is_one_sentence_and_makes_no_key(
+def test_a_missing_storage_is_reported_in_one_sentence_and_makes_no_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A key that was made and not shown could never be shown again."""
@@ -244,7 +244,7 @@ def test_a_worker_gets_the_cards_that_it_is_given(
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["admin", "keys", "--help"]])
-def test_what_cannot_be_printed_is_said_in_a_sentence(arguments: list[str]) -> None:
+def test_unprintable_output_is_reported_in_a_sentence(arguments: list[str]) -> None:
     command = [sys.executable, "-m", "app.cli", *arguments]
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT)
@@ -255,7 +255,7 @@ def test_what_cannot_be_printed_is_said_in_a_sentence(arguments: list[str]) -> N
 @pytest.mark.parametrize(
     ("closed", "arguments", "status"), [("<&-", "", 2), (">&-", "--once Hi --json", 4)]
 )
-def test_a_stream_that_was_closed_is_an_empty_one(closed: str, arguments: str, status: int) -> None:
+def test_a_closed_standard_stream_counts_as_empty(closed: str, arguments: str, status: int) -> None:
     command = f"{sys.executable} -m app.cli chat some-model {arguments} {closed}"
     environment = os.environ | {"FALQON_BASE_URL": "http://127.0.0.1:1", "FALQON_API_KEY": "key"}
     ended = subprocess.run(

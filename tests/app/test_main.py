@@ -4,6 +4,7 @@ told.
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -20,12 +21,19 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from app.base.database import Database
+from app.base.processes.open_files import OPEN_FILES
 from app.models import DEFAULT_PROJECT_ID, Desired, File, FileStatus, Job, JobStatus, Model
 from app.models.job_request import JobRequest
 from tests.support.api import NOTHING_LISTENS, Api, Tenant
 from tests.support.schema import migrate_database
 from tests.support.waiting import wait_for
 
+WITH_1024_FILES = """
+import os, resource, sys
+hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 IMPORT = "import json, sys, app.main; print(json.dumps(sorted(sys.modules)))"
 
 
@@ -65,7 +73,7 @@ def test_a_database_that_is_not_migrated_is_not_ready(api: Api) -> None:
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_a_newer_schema_is_served_and_nobody_writes_of_it(
+def test_the_api_serves_a_newer_schema_without_a_log_line(
     api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A rolling upgrade migrates before the old processes end."""
@@ -99,7 +107,7 @@ def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(api: Api) -> 
     tenant.http.close()
 
 
-def test_what_nobody_foresaw_is_a_500_in_the_usual_shape(api: Api) -> None:
+def test_an_unforeseen_error_is_a_500_in_the_usual_shape(api: Api) -> None:
     tenant = Tenant(api)
     services = api.app.state.services
     api.app.state.services = None
@@ -120,7 +128,9 @@ def test_the_description_names_every_call(api: Api) -> None:
     } <= set(paths)
 
 
-def test_a_process_is_small_and_ends_its_streams_when_told_to_leave(tmp_path: Path) -> None:
+def test_a_process_is_small_raises_its_limit_of_files_and_ends_its_streams_at_sigterm(
+    tmp_path: Path,
+) -> None:
     database = Database(f"sqlite:///{tmp_path / 'falqon.db'}")
     migrate_database(database)
     key = "an-admin-key-for-this-test"
@@ -130,18 +140,24 @@ def test_a_process_is_small_and_ends_its_streams_when_told_to_leave(tmp_path: Pa
         "FALQON_ADMIN_KEY": key,
     }
     environment.pop("DATABASE_URL", None)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    most = min(hard, OPEN_FILES)
+    assert most > 1024
     port = free_port()
     command = [sys.executable, "-m", "app.cli", "api", "--port", str(port)]
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-c", WITH_1024_FILES, *command], env=environment, stderr=log
+        )
     try:
         with httpx.Client(
             base_url=f"http://127.0.0.1:{port}",
             headers={"authorization": f"Bearer {key}"},
             verify=False,
         ) as http:
-            wait_for(lambda: is_ready(http))
+            wait_for(lambda: is_ready(http), 60)
             assert resident_bytes(process.pid) < 200 * 2**20
+            assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (most, hard)
             job_id = add_job(database)
             with http.stream("GET", f"/v1/fine_tuning/jobs/{job_id}/stream") as response:
                 assert response.status_code == 200

@@ -118,7 +118,7 @@ def test_a_storage_that_cannot_delete_is_asked_again_later(
     assert "pebble" not in backend.storage.keys("")
 
 
-def test_it_survives_a_database_that_is_away(
+def test_the_reconciler_survives_an_unavailable_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.reconciler.TICK_SECONDS", 0.01)

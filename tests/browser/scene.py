@@ -9,14 +9,7 @@ from app.base.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim, JobFailure
 from app.jobs.events import NewEvent
-from app.models import (
-    Checkpoint,
-    DatasetStatistics,
-    JobStatus,
-    Model,
-    OperationStatus,
-    Worker,
-)
+from app.models import Checkpoint, DatasetStatistics, JobStatus, Model, OperationStatus, Worker
 from app.models.job_progress import JobProgress
 from falqon_core.contract import certificate as certificates
 from falqon_core.contract.certificate import (

@@ -118,7 +118,9 @@ def test_no_page_has_a_serious_fault_in_light_or_dark(
     assert faults_of(page, PAGES, **names) == {}
 
 
-def test_nor_has_one_of_those_who_administer(visits: Visits, project: tuple[Tenant, Scene]) -> None:
+def test_no_admin_page_has_an_accessibility_fault(
+    visits: Visits, project: tuple[Tenant, Scene]
+) -> None:
     tenant, _ = project
     tenant.limit(max_live_jobs=9)
     with installation_admin(tenant.api) as http:

@@ -94,7 +94,7 @@ def press_twice(page: Page, button: Locator, pending: list[Route]) -> None:
         until(page, lambda: len(pending) >= 1, "it is sent")
 
 
-def test_what_is_pressed_twice_is_sent_once(visits: Visits, tenant: Tenant) -> None:
+def test_a_button_pressed_twice_sends_one_request(visits: Visits, tenant: Tenant) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)
     pending: list[Route] = []
     page.goto("/settings/webhooks")

@@ -86,7 +86,7 @@ def test_a_zoom_survives_every_setting_and_what_the_stream_brings(
     expect(page.locator(f"{LOSS} canvas")).to_have_attribute("data-first", "1")
 
 
-def test_one_opens_with_a_scale_and_a_range_of_its_own(visits: Visits, tenant: Tenant) -> None:
+def test_an_expanded_chart_has_its_own_scale_and_range(visits: Visits, tenant: Tenant) -> None:
     page, _ = open_job(visits, tenant, 80)
     loss, speed, large = View(page), View(page, SPEED), View(page, "dialog")
     before, before_speed = loss.heights, speed.heights
@@ -154,7 +154,7 @@ def test_ticks_are_whole_steps(visits: Visits, tenant: Tenant) -> None:
     assert not {"1.5", "2.5"} & texts
 
 
-def test_what_has_no_value_has_no_chart(visits: Visits, tenant: Tenant) -> None:
+def test_a_metric_without_values_has_no_chart(visits: Visits, tenant: Tenant) -> None:
     job = tenant.job()
     page = visits.sign_in(tenant.api.url, tenant.key)
     page.goto(f"/jobs/{job.id}")

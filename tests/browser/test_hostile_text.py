@@ -20,11 +20,11 @@ from tests.support.hostile import PAYLOADS
 from worker.attempt.trainer_log import clean
 
 
-def test_there_are_sixty() -> None:
+def test_the_payloads_are_sixty_and_distinct() -> None:
     assert len(set(PAYLOADS)) == len(PAYLOADS) == 60
 
 
-def test_what_is_written_into_a_job_is_text(visits: Visits, tenant: Tenant) -> None:
+def test_hostile_text_in_a_job_is_shown_as_text(visits: Visits, tenant: Tenant) -> None:
     metadata = {f"{payload[:40]}": payload for payload in PAYLOADS[::4]}
     file = tenant.client.files.create(
         file=(PAYLOADS[3], b'{"text": "four"}\n' * 12), purpose="fine-tune"
@@ -68,7 +68,7 @@ def test_what_is_written_into_a_job_is_text(visits: Visits, tenant: Tenant) -> N
     expect(page.locator(f"#row-{claim.job_id}")).to_contain_text(PAYLOADS[0])
 
 
-def test_what_is_searched_for_is_text(visits: Visits, tenant: Tenant) -> None:
+def test_hostile_text_in_a_search_is_shown_as_text(visits: Visits, tenant: Tenant) -> None:
     tenant.job()
     page = visits.sign_in(tenant.api.url, tenant.key)
     for payload in PAYLOADS[::12]:
@@ -94,7 +94,7 @@ def test_models_with_odd_names_are_text(visits: Visits, tenant: Tenant) -> None:
     )
 
 
-def test_what_stands_in_a_file_is_text(visits: Visits, tenant: Tenant) -> None:
+def test_hostile_text_in_a_file_is_shown_as_text(visits: Visits, tenant: Tenant) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)
     for payload in PAYLOADS[::6]:
         records = [

@@ -20,7 +20,7 @@ def at(tenant: Tenant, visits: Visits, **options: object) -> tuple[Page, Scene]:
     return visits.sign_in(tenant.api.url, tenant.key, **options), ids
 
 
-def test_what_is_chosen_stays_while_jobs_change(visits: Visits, tenant: Tenant) -> None:
+def test_selected_jobs_stay_selected_while_jobs_change(visits: Visits, tenant: Tenant) -> None:
     page, ids = at(tenant, visits)
     actions = page.get_by_role("form", name="Chosen jobs")
     expect(actions).to_be_hidden()

@@ -168,7 +168,9 @@ def test_data_is_looked_at_and_deleted(
     expect(page.get_by_role("link", name="twice.jsonl")).to_have_count(0)
 
 
-def test_it_works_without_javascript(visits: Visits, fake_service: Service, tmp_path: Path) -> None:
+def test_a_job_is_submitted_without_javascript(
+    visits: Visits, fake_service: Service, tmp_path: Path
+) -> None:
     page = visits.sign_in(fake_service.url, KEY, java_script_enabled=False)
     page.goto("/jobs/new")
     page.get_by_label("A JSONL file").set_input_files(written(tmp_path, "plain.jsonl", GOOD))

@@ -98,7 +98,7 @@ def test_an_answer_is_stopped_and_the_conversation_starts_over(
     expect(page.locator("#turns article")).to_have_count(0)
 
 
-def test_what_is_refused_can_be_asked_again(visits: Visits, tenant: Tenant) -> None:
+def test_a_refused_question_can_be_asked_again(visits: Visits, tenant: Tenant) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)
     page.goto(playground(tenant.base_model))
     refusal = {"error": {"message": "Too many requests.", "code": "rate_limit_exceeded"}}
@@ -142,7 +142,7 @@ def test_prompts_of_the_job_two_models_and_the_code(visits: Visits, echoing: Api
     expect(page.locator("#turns .error").first).to_contain_text("stop")
 
 
-def test_what_is_said_is_text(visits: Visits, echoing: Api) -> None:
+def test_an_answer_in_the_playground_is_shown_as_text(visits: Visits, echoing: Api) -> None:
     tenant = Tenant(echoing)
     tenant.add_model(PAYLOADS[0], project_id=tenant.project_id)
     page = visits.sign_in(echoing.url, tenant.key)

@@ -19,7 +19,7 @@ def sign_in_over(page: Page, key: str) -> None:
     dialog.get_by_role("button", name="Sign in").click()
 
 
-def test_what_was_typed_is_sent_after_signing_in_over_the_page(
+def test_a_typed_form_is_sent_after_signing_in_over_the_page(
     visits: Visits, tenant: Tenant
 ) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)

@@ -96,7 +96,7 @@ def test_the_deliveries_of_a_webhook_come_by_themselves_and_are_sent_again(
         expect(rows.nth(1).get_by_text("delivered")).to_be_visible()
 
 
-def test_who_may_only_read_is_offered_no_changes(visits: Visits, tenant: Tenant) -> None:
+def test_a_reader_is_offered_no_changes_of_settings(visits: Visits, tenant: Tenant) -> None:
     model = model_of(tenant)
     endpoint = tenant.http.post(
         "/v1/webhook_endpoints", json={"url": "http://127.0.0.1:1/hook"}
@@ -119,7 +119,7 @@ def test_who_may_only_read_is_offered_no_changes(visits: Visits, tenant: Tenant)
     )
 
 
-def test_without_scripts_everything_can_be_done(visits: Visits, tenant: Tenant) -> None:
+def test_a_model_is_exported_and_deleted_without_javascript(visits: Visits, tenant: Tenant) -> None:
     model = model_of(tenant)
     page = visits.sign_in_by_form(tenant.api.url, tenant.key, java_script_enabled=False)
     page.goto(model_page(model))

@@ -136,7 +136,7 @@ def test_curves_and_states_of_several_jobs_follow_them(
     assert not any("/metrics" in url for url in requests), "nothing more can come"
 
 
-def test_what_a_page_shows_stays_while_the_service_answers_with_errors(
+def test_a_page_keeps_its_content_while_the_service_answers_with_errors(
     visits: Visits, tenant: Tenant
 ) -> None:
     file = tenant.upload(check=False)

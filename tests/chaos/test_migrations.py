@@ -95,7 +95,7 @@ def connection(used: Database) -> Iterator[Connection]:
         yield connection
 
 
-def test_there_and_back_nothing_is_lost_and_old_code_works_on_new_tables(
+def test_a_downgrade_and_upgrade_lose_nothing_and_old_code_works_on_new_tables(
     connection: Connection, count: Count
 ) -> None:
     tables = tables_of(connection)

@@ -127,12 +127,7 @@ class Probe(threading.Thread):
 
 
 def test_two_versions_work_side_by_side(
-    old: Release,
-    new: Release,
-    database: Database,
-    users: list[User],
-    tmp_path: Path,
-    count: Count,
+    old: Release, new: Release, database: Database, users: list[User], tmp_path: Path, count: Count
 ) -> None:
     user_of_old, user_of_new = users
     old.migrate()

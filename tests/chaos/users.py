@@ -34,10 +34,7 @@ def submit(
     record = json.dumps({"text": fake.model_dump_json()}).encode()
     file = client.files.create(file=("fake.jsonl", record), purpose="fine-tune")
     job = client.fine_tuning.jobs.create(
-        model="falqon-tiny",
-        training_file=file.id,
-        extra_headers=headers,
-        extra_body=body,
+        model="falqon-tiny", training_file=file.id, extra_headers=headers, extra_body=body
     )
     return job.id
 

@@ -172,10 +172,7 @@ ROUTES = {
     ("GET", "/v1/fine_tuning/jobs/{job_id}/logs"): Route(READ, an_ended_job, without_ended_job),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/stream"): Route(READ, an_ended_job, without_ended_job),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/evaluations"): Route(
-        WRITE,
-        a_job_to_evaluate,
-        without_ended_job,
-        send=an_evaluation_request,
+        WRITE, a_job_to_evaluate, without_ended_job, send=an_evaluation_request
     ),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/evaluations"): Route(
         READ, an_ended_job, without_ended_job

@@ -171,6 +171,8 @@ UNREADABLE = {
     "deep lists": b"[" * 100_000 + b"]" * 100_000,
     "deep objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
     "a list": b"[1]",
+    "a string": b'"x"',
+    "null": b"null",
     "nothing": b"",
     "NUL bytes": b"\0\0",
 }

@@ -99,7 +99,7 @@ def never_was(params: Parameters) -> Parameters:
     }
 
 
-def test_every_route_has_a_line_here(api: Api) -> None:
+def test_every_route_is_in_the_access_matrix(api: Api) -> None:
     # those: tests/app/web/test_page_access.py
     registered = routes_of(api.app.routes) - routes_of(pages.router.routes)
     assert {route for route in registered if route[1].startswith("/v1/")}
@@ -137,7 +137,7 @@ def test_the_owner_is_served_and_nobody_else(tenants: Tenants, method: str, path
 
 
 @every_route
-def test_what_is_not_theirs_or_not_there_looks_the_same(
+def test_foreign_and_unknown_objects_are_answered_alike(
     tenants: Tenants, method: str, path: str
 ) -> None:
     route = ROUTES[method, path]

@@ -194,18 +194,6 @@ def test_a_clone_is_made_once(tenant: Tenant) -> None:
     assert response.json()["id"] == bare["id"]
 
 
-def test_jobs_of_others_are_neither_cloned_nor_deleted(tenant: Tenant, stranger: Tenant) -> None:
-    job_id = tenant.job().id
-    for method, path in (("POST", "/clone"), ("DELETE", "")):
-        answers = [
-            stranger.http.request(method, f"/v1/fine_tuning/jobs/{id_}{path}")
-            for id_ in (job_id, "ftjob-nobody")
-        ]
-        assert [answer.status_code for answer in answers] == [404, 404]
-        assert len({answer.json()["error"]["code"] for answer in answers}) == 1
-    assert tenant.client.fine_tuning.jobs.retrieve(job_id).status == "queued"
-
-
 def test_only_a_job_that_has_ended_is_deleted(tenant: Tenant) -> None:
     job = tenant.job()
     for prepare in (lambda: None, lambda: tenant.client.fine_tuning.jobs.pause(job.id)):

@@ -101,7 +101,7 @@ def test_checkpoints_of_a_job_that_goes_on_cannot_be_used_yet(tenant: Tenant) ->
 
 
 @pytest.mark.parametrize("change", ["step", "model", "job"])
-def test_a_checkpoint_that_is_not_there(tenant: Tenant, checkpoint: str, change: str) -> None:
+def test_an_unknown_checkpoint_is_refused(tenant: Tenant, checkpoint: str, change: str) -> None:
     assert "/" in checkpoint
     head, _, step = checkpoint.rpartition("-")
     name = {
@@ -223,7 +223,7 @@ def test_permissions_are_listed_in_both_orders_and_end(tenant: Tenant, checkpoin
         other.http.close()
 
 
-def test_only_the_owner_gives_and_only_to_projects_that_are_there(
+def test_only_the_owner_shares_a_model_and_only_with_existing_projects(
     tenant: Tenant, stranger: Tenant, checkpoint: str
 ) -> None:
     before = tenant.num_rows(CheckpointPermission)

@@ -29,7 +29,8 @@ def postgres_tenant(postgres: PostgresServer, tmp_path: Path) -> Iterator[Tenant
 
 
 @pytest.fixture
-def sqlite_tenant(tmp_path: Path) -> Iterator[Tenant]:
+def sqlite_tenant(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenant]:
+    monkeypatch.setattr("app.base.database.BUSY_TIMEOUT_MS", 500)
     yield from a_tenant(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path)
 
 
@@ -103,7 +104,7 @@ def test_a_commit_whose_answer_is_lost_makes_one_job(
     assert tenant.num_rows(Job) == [1]
 
 
-def test_who_waits_too_long_for_a_lock_is_sent_away(postgres_tenant: Tenant) -> None:
+def test_a_request_that_waits_too_long_for_a_lock_is_refused(postgres_tenant: Tenant) -> None:
     tenant = postgres_tenant
     job_id = tenant.job().id
     with tenant.api.database.transaction() as session:
@@ -112,7 +113,7 @@ def test_who_waits_too_long_for_a_lock_is_sent_away(postgres_tenant: Tenant) -> 
     assert tenant.http.post(f"/v1/fine_tuning/jobs/{job_id}/cancel").json()["status"] == "cancelled"
 
 
-def test_a_locked_file_of_sqlite_is_waited_for_and_then_said_so(sqlite_tenant: Tenant) -> None:
+def test_a_locked_sqlite_file_is_waited_for_and_then_reported(sqlite_tenant: Tenant) -> None:
     tenant = sqlite_tenant
     job_id = tenant.job().id
     other = sqlite3.connect(tenant.api.settings.data_dir / "falqon.db", isolation_level=None)

@@ -45,7 +45,9 @@ def work(tenant: Tenant) -> None:
     ).poll()
 
 
-def test_what_a_file_is_to_a_model(tenant: Tenant, tiny_files: dict[str, bytes]) -> None:
+def test_statistics_describe_a_file_for_a_model(
+    tenant: Tenant, tiny_files: dict[str, bytes]
+) -> None:
     model = add_model(tenant, tiny_files)
     questions = [
         f"What is the price of lamp number {n} in the shop at the corner?" for n in range(12)
@@ -79,12 +81,7 @@ def test_what_a_file_is_to_a_model(tenant: Tenant, tiny_files: dict[str, bytes])
         result["records"],
         result["truncated"],
         result["bad_records"],
-    ) == (
-        "completed",
-        13,
-        0,
-        0,
-    )
+    ) == ("completed", 13, 0, 0)
     assert sum(result["histogram"]["counts"]) == 13
     assert result["duplicates"]["exact"] == {
         "records": 1,
@@ -168,7 +165,7 @@ def test_a_faulty_file_is_nothing_to_a_model(tenant: Tenant) -> None:
     assert "line 1, column 2" in inspection["error"]["message"]
 
 
-def test_what_cannot_be_asked_is_refused_and_starts_nothing(
+def test_a_bad_statistics_request_is_refused_and_starts_nothing(
     tenant: Tenant, stranger: Tenant
 ) -> None:
     file_id = tenant.upload()

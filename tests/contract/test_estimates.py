@@ -85,7 +85,7 @@ def test_an_estimate_and_its_job_say_what_it_takes_to_ask_the_model(tenant: Tena
     assert job.to_dict()["estimate"]["engine_note"] == note  # type: ignore[index]
 
 
-def test_later_ones_by_what_the_first_ones_measured(tenant: Tenant) -> None:
+def test_later_estimates_use_the_rates_of_finished_jobs(tenant: Tenant) -> None:
     for tokens in (900, 1000, 1100):
         finish(tenant, tokens=tokens)
     finish(tenant, tokens=10**6, method={"type": "supervised"}, extra_body={"falqon": {"rank": 16}})
@@ -100,7 +100,9 @@ def test_later_ones_by_what_the_first_ones_measured(tenant: Tenant) -> None:
     )
 
 
-def test_only_the_same_kind_counts(tenant: Tenant, stranger: Tenant) -> None:
+def test_an_estimate_uses_measurements_of_the_same_kind_only(
+    tenant: Tenant, stranger: Tenant
+) -> None:
     finish(tenant, tokens=1000)
     failed = tenant.job()
     claim = tenant.claim(failed.id)
@@ -152,7 +154,7 @@ def test_an_estimate_says_what_each_number_of_gpus_buys(tenant: Tenant) -> None:
     assert seconds == sorted(seconds, reverse=True)
 
 
-def test_what_does_not_fit_is_said(tenant: Tenant) -> None:
+def test_an_estimate_says_when_memory_does_not_suffice(tenant: Tenant) -> None:
     estimate = estimate_of(
         tenant, {"device": "rtx-4090"}, falqon={"microbatch_tokens": 1_000_000_000}
     )
@@ -211,7 +213,7 @@ def test_a_job_waits_for_the_kind_of_device_that_it_names(tenant: Tenant) -> Non
     quiet(api)  # later tests are about a service that trains on its CPU
 
 
-def test_a_turn_comes_when_those_before_have_ended(tenant: Tenant) -> None:
+def test_a_job_starts_when_the_jobs_before_it_have_ended(tenant: Tenant) -> None:
     api = tenant.api
     quiet(api)
     first = tenant.job()
@@ -355,7 +357,7 @@ def test_an_exhausted_budget_must_be_raised_to_resume(tenant: Tenant) -> None:
     assert Decimal(resumed.cost["accrued"]) == Decimal("0.5")
 
 
-def test_a_file_that_is_not_here_yet_is_estimated_by_its_size(tenant: Tenant) -> None:
+def test_a_file_that_has_not_arrived_is_estimated_by_its_size(tenant: Tenant) -> None:
     def estimate(**body: Any) -> Any:
         body["model"] = tenant.base_model
         return tenant.http.post("/v1/fine_tuning/estimates", json=body).json()

@@ -96,7 +96,9 @@ def test_an_evaluation_waits_for_a_worker_and_its_result_is_read_where_it_is(
         assert session.get(Evaluation, created["id"]) is None
 
 
-def test_which_rows_are_asked(tenant: Tenant, stranger: Tenant) -> None:
+def test_an_evaluation_asks_the_rows_that_its_request_chooses(
+    tenant: Tenant, stranger: Tenant
+) -> None:
     trained_on = tenant.upload()
     job_id = a_job(tenant, training_file=trained_on)
     refused = ask(tenant, job_id).json()["error"]
@@ -138,7 +140,7 @@ def test_checkpoints_are_asked_once_they_are_exported(tenant: Tenant) -> None:
     assert models == [tenant.base_model, name, name.removesuffix(":ckpt-step-5")]
 
 
-def test_a_job_without_a_model_or_with_one_that_is_gone(tenant: Tenant) -> None:
+def test_a_job_without_a_model_is_not_evaluated(tenant: Tenant) -> None:
     unfinished = tenant.job(validation_file=tenant.upload()).id
     assert ask(tenant, unfinished).json()["error"]["code"] == "no_model_to_evaluate"
     job_id = a_job(tenant, validation_file=tenant.upload())
@@ -146,7 +148,7 @@ def test_a_job_without_a_model_or_with_one_that_is_gone(tenant: Tenant) -> None:
     assert ask(tenant, job_id).json()["error"]["code"] == "model_not_found"
 
 
-def test_a_project_has_few_at_once(tenant: Tenant) -> None:
+def test_a_project_has_a_limit_of_open_evaluations(tenant: Tenant) -> None:
     job_id = a_job(tenant, validation_file=tenant.upload(jsonl(answer="five")))
     for _ in range(MAX_IN_PROGRESS):
         ask(tenant, job_id).raise_for_status()
@@ -165,6 +167,8 @@ def test_a_project_has_few_at_once(tenant: Tenant) -> None:
         ({"model": "gpt-4o"}, "model"),
     ],
 )
-def test_what_is_refused_is_named(tenant: Tenant, body: dict[str, Any], param: str) -> None:
+def test_a_bad_evaluation_request_is_refused_by_its_parameter(
+    tenant: Tenant, body: dict[str, Any], param: str
+) -> None:
     answer = ask(tenant, a_job(tenant), **body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)

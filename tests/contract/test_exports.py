@@ -112,7 +112,7 @@ def test_asking_twice_is_asking_once_and_the_result_is_a_model(
     )
 
 
-def test_one_that_failed_or_was_deleted_is_made_again(tenant: Tenant) -> None:
+def test_a_failed_or_deleted_export_is_made_again(tenant: Tenant) -> None:
     model = a_model(tenant)
     ask(tenant, model, "bf16")
     with tenant.api.database.transaction() as session:
@@ -155,7 +155,7 @@ def test_a_checkpoint_becomes_a_model_of_its_name(tenant: Tenant) -> None:
     )
 
 
-def test_what_cannot_be_had_is_refused_with_the_reason(tenant: Tenant) -> None:
+def test_an_unavailable_export_is_refused_with_the_reason(tenant: Tenant) -> None:
     for model, format, code, words in (
         (tenant.base_model, "bf16", "model_not_exportable", "not the result of a fine-tuning job"),
         (a_model(tenant), "fp8", "format_not_available", "is the FP8 model already"),

@@ -87,7 +87,7 @@ def test_records_are_counted_once_however_often_they_are_reported(tenant: Tenant
     assert source["num_records"] == FIRST_RECORDS
 
 
-def test_a_table_in_parts_becomes_json_lines_too(tenant: Tenant) -> None:
+def test_a_table_in_parts_becomes_json_lines(tenant: Tenant) -> None:
     content = b'[{"text": "a"},\n {"text": "b"}]'
     upload = tenant.client.uploads.create(
         filename="rows.json", bytes=len(content), mime_type="application/json", purpose="fine-tune"

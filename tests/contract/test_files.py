@@ -54,7 +54,7 @@ def test_checking_twice_changes_nothing(tenant: Tenant) -> None:
     assert tenant.check("file-that-is-not-there") == []
 
 
-def test_a_file_is_judged_anew(tenant: Tenant) -> None:
+def test_a_file_is_checked_again_under_newer_rules(tenant: Tenant) -> None:
     file_id = tenant.upload()
     queued = tenant.job(training_file=file_id)
     with tenant.api.database.transaction() as session:  # as an older release judged it
@@ -141,7 +141,7 @@ def test_pages_end_and_follow_the_order(tenant: Tenant) -> None:
         ) == (400, "after", "invalid_cursor")
 
 
-def test_who_deletes_what_is_listed_reaches_the_end(tenant: Tenant) -> None:
+def test_a_client_that_deletes_listed_files_reaches_the_end(tenant: Tenant) -> None:
     ids = [tenant.upload(check=False) for _ in range(3)]
     assert [
         tenant.client.files.delete(file.id).id for file in tenant.client.files.list(limit=1)
@@ -271,7 +271,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_refused_says_why_and_leaves_nothing(tenant: Tenant, kind: str) -> None:
+def test_a_refused_file_says_why_and_leaves_nothing(tenant: Tenant, kind: str) -> None:
     fields, files, param, code = REFUSED[kind]
     sent = {"purpose": "fine-tune"} | fields
     parts = {"file": ("a", jsonl())} | files

@@ -104,7 +104,7 @@ def refused(answer: httpx.Response, *statuses: int) -> dict[str, Any]:
     return error
 
 
-def test_every_call_with_a_body_is_here(place: Place) -> None:
+def test_every_call_with_a_body_has_a_sample_body(place: Place) -> None:
     with_json = {
         name
         for name, details in place.operations()
@@ -115,7 +115,7 @@ def test_every_call_with_a_body_is_here(place: Place) -> None:
 
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("operation", BODIES)
-def test_text_that_no_database_keeps(place: Place, operation: str) -> None:
+def test_text_that_no_database_keeps_is_refused_by_its_field(place: Place, operation: str) -> None:
     for changed, where in with_every_text_replaced(BODIES[operation]):
         error = refused(place.send_json(operation, changed))
         assert (error["param"] or "").startswith(where.split(".")[0]), (where, error)
@@ -124,7 +124,7 @@ def test_text_that_no_database_keeps(place: Place, operation: str) -> None:
 
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("operation", BODIES)
-def test_values_of_another_type(place: Place, operation: str) -> None:
+def test_values_of_a_wrong_type_are_refused_by_their_field(place: Place, operation: str) -> None:
     for changed, where in with_every_type_changed(BODIES[operation]):
         if changed in ALSO_TAKEN:
             continue
@@ -134,7 +134,7 @@ def test_values_of_another_type(place: Place, operation: str) -> None:
 
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("operation", BODIES)
-def test_fields_that_are_not_there(place: Place, operation: str) -> None:
+def test_unknown_fields_are_refused_by_name(place: Place, operation: str) -> None:
     for changed in with_a_field_more(BODIES[operation], free="metadata"):
         error = refused(place.send_json(operation, changed))
         assert error["code"] == "unknown_parameter"
@@ -143,10 +143,10 @@ def test_fields_that_are_not_there(place: Place, operation: str) -> None:
 
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("operation", BODIES)
-def test_bodies_that_cannot_be_read(place: Place, operation: str) -> None:
+def test_bodies_that_cannot_be_read_are_refused(place: Place, operation: str) -> None:
     optional = operation.endswith(("/clone", "/resume", "/rotate_secret"))
     for name, content in UNREADABLE.items():
-        if name == "nothing" and optional:
+        if name in {"nothing", "null"} and optional:
             continue
         refused(
             place.send(operation, content=content, headers={"content-type": "application/json"})
@@ -169,7 +169,7 @@ def test_bodies_that_cannot_be_read(place: Place, operation: str) -> None:
     ("operation", "field"),
     [("POST /v1/files", "file"), ("POST /v1/uploads/{upload_id}/parts", "data")],
 )
-def test_forms_that_cannot_be_read(place: Place, operation: str, field: str) -> None:
+def test_forms_that_cannot_be_read_are_refused(place: Place, operation: str, field: str) -> None:
     purpose = (
         b'--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
         if field == "file"
@@ -221,18 +221,14 @@ def test_forms_that_cannot_be_read(place: Place, operation: str, field: str) -> 
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_bodies_that_are_too_large_or_compressed(place: Place) -> None:
+def test_bodies_that_are_too_large_or_compressed_are_refused(place: Place) -> None:
     compressed = gzip.compress(bytes(2**20))
     for operation, details in place.operations():
         if "security" not in details:
             continue
         for encoding in ("gzip", "deflate", "br", "gzip, identity"):
             error = refused(
-                place.send(
-                    operation,
-                    content=compressed,
-                    headers={"content-encoding": encoding},
-                ),
+                place.send(operation, content=compressed, headers={"content-encoding": encoding}),
                 415,
             )
             assert (error["code"], error["param"]) == (
@@ -270,7 +266,7 @@ def claimed(place: Place, operation: str, length: int) -> bytes:
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_ids_that_are_none(place: Place) -> None:
+def test_malformed_ids_in_a_path_are_refused(place: Place) -> None:
     for operation, details in place.operations():
         method, path = operation.split()
         for parameter in details.get("parameters", []):
@@ -289,7 +285,7 @@ def test_ids_that_are_none(place: Place) -> None:
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_queries_out_of_range(place: Place) -> None:
+def test_queries_out_of_range_are_refused(place: Place) -> None:
     num_refusals = 0
     for operation, details in place.operations():
         needed = {
@@ -336,7 +332,7 @@ def test_queries_out_of_range(place: Place) -> None:
         "k=v",
     ],
 )
-def test_metadata_beyond_its_limits(place: Place, metadata: object) -> None:
+def test_metadata_beyond_its_limits_is_refused(place: Place, metadata: object) -> None:
     for operation in (
         "POST /v1/fine_tuning/jobs",
         "POST /v1/fine_tuning/estimates",
@@ -358,7 +354,7 @@ def test_metadata_at_its_limits_is_kept(place: Place) -> None:
 
 
 @pytest.mark.usefixtures("unchanged")
-def test_names_of_files_that_are_paths(place: Place) -> None:
+def test_file_names_that_are_paths_are_refused_or_cut(place: Place) -> None:
     for name in ("../x", "/etc/passwd", "a/b", "a\\b", "..", ".", "a\nb", "a\x7fb", "n" * 256):
         body = BODIES["POST /v1/uploads"] | {"filename": name}
         assert refused(place.send_json("POST /v1/uploads", body))["param"] == "filename"

@@ -95,7 +95,7 @@ def test_a_key_has_its_limits(tenant: Tenant, key: str) -> None:
     assert tenant.num_rows(Job) == before
 
 
-def test_what_was_refused_leaves_the_key_free(tenant: Tenant) -> None:
+def test_a_refused_request_leaves_its_key_free(tenant: Tenant) -> None:
     request = body(tenant)
     before = tenant.num_rows(Submission)
     assert post(tenant, request | {"model": "nobody"}, idempotency_key="k").status_code == 400
@@ -134,7 +134,7 @@ def test_a_repetition_whose_original_never_arrived_makes_the_job(tenant: Tenant)
     assert len(list(tenant.client.fine_tuning.jobs.list())) == 1
 
 
-def test_after_ten_minutes_the_same_is_a_new_request(tenant: Tenant) -> None:
+def test_a_request_without_a_key_is_new_after_ten_minutes(tenant: Tenant) -> None:
     request = body(tenant)
     first = post(tenant, request).json()["id"]
     for seconds, same in ((590, True), (610, False)):
@@ -217,7 +217,7 @@ def test_the_same_key_and_bytes_are_the_same_file(tenant: Tenant, stranger: Tena
     assert upload(tenant, jsonl(3), "k").json()["id"] != first["id"]
 
 
-def test_of_files_with_one_key_at_the_same_moment_there_is_one(tenant: Tenant) -> None:
+def test_simultaneous_uploads_with_one_key_make_one_file(tenant: Tenant) -> None:
     before = tenant.num_rows(File)
     barrier = Barrier(6)
 

@@ -25,7 +25,7 @@ def test_integrations_come_back_as_they_were_asked_for(tenant: Tenant) -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, []])
-def test_without_integrations_the_list_is_empty(tenant: Tenant, nothing: Any) -> None:
+def test_a_job_without_integrations_has_an_empty_list(tenant: Tenant, nothing: Any) -> None:
     assert tenant.job(integrations=nothing).integrations == []
 
 

@@ -182,7 +182,7 @@ def test_graders_say_what_is_missing(tenant: Tenant) -> None:
         assert (caught.value.code, caught.value.param) == ("graders_not_supported", "grader")
 
 
-def test_an_estimated_finish_only_while_it_runs(tenant: Tenant) -> None:
+def test_a_job_has_an_estimated_finish_only_while_it_runs(tenant: Tenant) -> None:
     job = tenant.job()
     claim = tenant.claim(job.id)
     assert tenant.client.fine_tuning.jobs.retrieve(job.id).estimated_finish is None

@@ -5,7 +5,7 @@ import openai
 import pytest
 
 from app.models import Event, Job, Model
-from tests.support.api import TINY_CONFIG, Tenant, jsonl
+from tests.support.api import TINY_CONFIG, Tenant
 
 PROGRESS = {
     "step": 4,
@@ -261,7 +261,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_cannot_be_is_refused_and_nothing_is_written(tenant: Tenant, kind: str) -> None:
+def test_an_impossible_job_is_refused_and_nothing_is_written(tenant: Tenant, kind: str) -> None:
     extra, param, code = REFUSED[kind]
     training_file = tenant.upload()
     before = tenant.num_rows(Job, Event)
@@ -322,30 +322,6 @@ def test_dry_run_and_estimate_write_nothing_and_say_what_creation_stores(tenant:
             cast_to=object,
         )
     assert caught.value.code == "file_not_processed"
-
-
-def test_jobs_of_others_are_not_there(tenant: Tenant, stranger: Tenant) -> None:
-    job_id = tenant.job().id
-    calls = jobs_of(stranger)
-    for call in (
-        calls.retrieve,
-        calls.cancel,
-        calls.pause,
-        calls.resume,
-        calls.list_events,
-        calls.checkpoints.list,
-    ):
-        with pytest.raises(openai.NotFoundError) as foreign:
-            call(job_id)
-        with pytest.raises(openai.NotFoundError) as missing:
-            call("ftjob-nobody")
-        assert (foreign.value.code, foreign.value.param) == (
-            missing.value.code,
-            missing.value.param,
-        )
-    with pytest.raises(openai.BadRequestError) as caught:
-        stranger.job(training_file=tenant.upload(jsonl(3)))
-    assert caught.value.code == "invalid_training_file"
 
 
 def test_a_model_that_no_disk_of_the_storage_holds_is_refused_with_numbers(tenant: Tenant) -> None:

@@ -96,7 +96,7 @@ def test_a_page_without_rows_and_cursors_that_are_not_ours(
     ] == [mine]
 
 
-def test_who_deletes_what_is_listed_reaches_the_end(tenant: Tenant) -> None:
+def test_a_client_that_deletes_listed_jobs_reaches_the_end(tenant: Tenant) -> None:
     ids = [tenant.job().id for _ in range(3)]
     for job in jobs_of(tenant).list(limit=1):
         jobs_of(tenant).cancel(job.id)
@@ -181,8 +181,4 @@ def test_checkpoints_carry_the_name_the_model_will_have(tenant: Tenant) -> None:
         checkpoints[0].fine_tuning_job_id,
         checkpoints[0].metrics.step,
         checkpoints[0].metrics.train_loss,
-    ) == (
-        job.id,
-        3,
-        0.5,
-    )
+    ) == (job.id, 3, 0.5)

@@ -205,7 +205,7 @@ class _Page(BaseHTTPRequestHandler):
         pass
 
 
-def test_what_a_proxy_says_takes_no_job_away(
+def test_an_answer_of_a_proxy_takes_no_job_from_a_worker(
     tenant: Tenant, gateway: JoinedGateway, tmp_path: Path
 ) -> None:
     tenant.job()
@@ -252,13 +252,7 @@ HOSTILE: list[tuple[str, str, Any]] = [
         {
             "id": "ftckpt_1",
             "keep": 2,
-            "saved": {
-                "step": 2,
-                "path": "/",
-                "bytes": 1,
-                "manifest_sha256": "0",
-                "metrics": {},
-            },
+            "saved": {"step": 2, "path": "/", "bytes": 1, "manifest_sha256": "0", "metrics": {}},
         },
     ),
     (
@@ -277,7 +271,7 @@ HOSTILE: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize(("method", "path", "body"), HOSTILE)
-def test_what_no_worker_sends_is_refused(
+def test_a_malformed_worker_request_is_refused(
     tenant: Tenant, gateway: JoinedGateway, method: str, path: str, body: Any
 ) -> None:
     tenant.job()

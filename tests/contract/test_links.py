@@ -32,7 +32,9 @@ def code(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
-def test_it_opens_the_artifact_without_a_key(tenant: Tenant, anonymous: httpx.Client) -> None:
+def test_a_signed_link_opens_its_artifact_without_a_key(
+    tenant: Tenant, anonymous: httpx.Client
+) -> None:
     url = link(tenant, a_model(tenant))
     assert url.endswith("/part%201.bin")
     answer = anonymous.get(url, headers={"range": "bytes=1-2"})
@@ -45,7 +47,7 @@ def test_it_opens_the_artifact_without_a_key(tenant: Tenant, anonymous: httpx.Cl
     )
 
 
-def test_it_opens_nothing_else(tenant: Tenant, anonymous: httpx.Client) -> None:
+def test_a_signed_link_opens_no_other_artifact(tenant: Tenant, anonymous: httpx.Client) -> None:
     model = a_model(tenant)
     other = a_model(tenant)
     url = link(tenant, model)
@@ -61,7 +63,9 @@ def test_it_opens_nothing_else(tenant: Tenant, anonymous: httpx.Client) -> None:
     assert anonymous.post(url).status_code == 405
 
 
-def test_it_ends(tenant: Tenant, anonymous: httpx.Client) -> None:
+def test_a_signed_link_expires_and_ends_with_its_model(
+    tenant: Tenant, anonymous: httpx.Client
+) -> None:
     model = a_model(tenant)
     short = link(tenant, model, expires_in_seconds=1)
     long = link(tenant, model)
@@ -71,7 +75,9 @@ def test_it_ends(tenant: Tenant, anonymous: httpx.Client) -> None:
     assert anonymous.get(long).status_code == 404
 
 
-def test_it_ends_with_the_key_that_asked_for_it(tenant: Tenant, anonymous: httpx.Client) -> None:
+def test_a_signed_link_ends_with_the_key_that_made_it(
+    tenant: Tenant, anonymous: httpx.Client
+) -> None:
     key = tenant.new_key(Scope.READ)
     url = link(tenant, a_model(tenant), key)
     assert anonymous.get(url).status_code == 200
@@ -89,13 +95,13 @@ def test_it_ends_with_the_key_that_asked_for_it(tenant: Tenant, anonymous: httpx
         {"more": 1},
     ],
 )
-def test_what_cannot_be_given_is_refused(tenant: Tenant, body: dict[str, object]) -> None:
+def test_a_bad_link_request_is_refused(tenant: Tenant, body: dict[str, object]) -> None:
     model = a_model(tenant)
     body = body if body == {} else {"name": model["name"]} | body
     assert tenant.http.post(f"/v1/models/{model['model']}/links", json=body).status_code == 400
 
 
-def test_an_address_of_bytes_gives_these_or_none(tenant: Tenant) -> None:
+def test_an_address_with_a_sha256_gives_those_bytes_or_none(tenant: Tenant) -> None:
     model = a_model(tenant)
     path = f"/v1/models/{model['model']}/artifacts"
     (file,) = tenant.http.get(f"{path}/manifest.json").json()["files"]

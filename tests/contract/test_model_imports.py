@@ -115,7 +115,7 @@ def test_an_import_says_what_was_converted(
     assert next(item for item in listed if item["id"] == done["id"]) == done
 
 
-def test_a_file_that_is_not_there_fails(
+def test_an_import_of_a_missing_file_fails(
     api: Api, admin: httpx.Client, server: SourceServer
 ) -> None:
     failed = imported(api, admin, "broken", f"{server.url}/a/model.gguf?signature=secret")
@@ -135,7 +135,7 @@ def test_a_file_that_is_not_there_fails(
         ({"source": TINY, "id": "a/b/c"}, "id"),
     ],
 )
-def test_what_cannot_be_a_model_is_refused(
+def test_a_bad_model_import_is_refused(
     admin: httpx.Client, body: dict[str, str], param: str
 ) -> None:
     answer = admin.post("/v1/models", json={"id": "acme/new"} | body)

@@ -68,7 +68,7 @@ def test_a_project_from_creation_to_archive(api: Api, admin: httpx.Client) -> No
     assert code_of(admin.post("/v1/api_keys", json=new_key))[:2] == (400, "project_archived")
 
 
-def test_usage_counts_what_is_there(admin: httpx.Client, tenant: Tenant) -> None:
+def test_usage_counts_live_jobs_and_stored_bytes(admin: httpx.Client, tenant: Tenant) -> None:
     job = tenant.job()
     usage = admin.get(f"/v1/projects/{tenant.project_id}").json()["usage"]
     assert usage["live_jobs"] == 1
@@ -92,7 +92,7 @@ def test_projects_are_listed_in_pages(admin: httpx.Client) -> None:
     assert listed[:4] == [DEFAULT_PROJECT_ID, *created[::-1]]
 
 
-def test_what_cannot_be_archived(admin: httpx.Client, tenant: Tenant) -> None:
+def test_a_project_in_use_cannot_be_archived(admin: httpx.Client, tenant: Tenant) -> None:
     job = tenant.job()
     assert code_of(admin.post(f"/v1/projects/{tenant.project_id}/archive"))[:2] == (
         400,
@@ -106,7 +106,7 @@ def test_what_cannot_be_archived(admin: httpx.Client, tenant: Tenant) -> None:
     )
 
 
-def test_an_admin_of_one_project_sees_and_names_that_one(
+def test_an_admin_of_a_project_sees_and_renames_that_project_only(
     own_admin: Tenant, stranger: Tenant
 ) -> None:
     http = own_admin.http

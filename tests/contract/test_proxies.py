@@ -74,7 +74,7 @@ def test_an_address_that_was_made_up_is_not_believed(
     assert {event["address"] for event in events if event["event"] == "request"} == {"127.0.0.1"}
 
 
-def test_nor_is_a_scheme(alone: Tenant) -> None:
+def test_a_forwarded_scheme_of_an_untrusted_peer_is_ignored(alone: Tenant) -> None:
     assert make_link(alone, **{"x-forwarded-proto": "https"}).startswith("http://")
     headers = SAME_SITE | {"x-forwarded-proto": "https"}
     answer = httpx.post(
@@ -126,7 +126,7 @@ def test_a_proxy_that_can_never_match_is_refused(nonsense: str) -> None:
 
 
 @pytest.mark.skipif(NGINX is None, reason="needs nginx")
-def test_nginx_as_the_documentation_sets_it_up(behind_proxy: Tenant, tmp_path: Path) -> None:
+def test_nginx_works_as_documented(behind_proxy: Tenant, tmp_path: Path) -> None:
     """But for TLS, which it only claims to have."""
     port = free_port()
     with (

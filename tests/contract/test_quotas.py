@@ -141,7 +141,7 @@ def test_parts_of_uploads_count_until_their_file_takes_their_place(tenant: Tenan
     assert tenant.upload()
 
 
-def test_a_file_in_parts_is_refused_after_its_bytes_too(tenant: Tenant) -> None:
+def test_a_file_in_parts_over_the_quota_is_refused_after_its_bytes(tenant: Tenant) -> None:
     uploads = tenant.client.uploads
     upload = uploads.create(
         filename="rows.jsonl", purpose="fine-tune", bytes=SIZE, mime_type="application/jsonl"

@@ -49,7 +49,7 @@ def test_every_answer_says_what_is_left(user: Tenant) -> None:
     assert 0.5 < float(second.headers["x-ratelimit-reset-requests"].removesuffix("s")) <= 2
 
 
-def test_who_asks_too_often_is_told_when_to_come_back(user: Tenant) -> None:
+def test_a_limited_request_is_told_when_to_retry(user: Tenant) -> None:
     user.limit(requests_per_minute=3)
     spend(user, 3)
     with pytest.raises(openai.RateLimitError) as caught:
@@ -74,7 +74,7 @@ def test_the_official_client_waits_and_goes_on(user: Tenant) -> None:
     assert time.monotonic() - started < 5
 
 
-def test_without_redis_nobody_is_refused(
+def test_requests_are_not_limited_while_redis_is_away(
     user: Tenant, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rate_limit, "RETRY_SECONDS", 0.0)

@@ -154,7 +154,9 @@ def test_a_source_that_cannot_be_read_fails_with_its_job(
         ({}, "source"),
     ],
 )
-def test_what_is_no_source_is_refused(tenant: Tenant, body: dict[str, Any], param: str) -> None:
+def test_a_bad_source_is_refused_by_its_parameter(
+    tenant: Tenant, body: dict[str, Any], param: str
+) -> None:
     answer = tenant.http.post("/v1/files", json={"purpose": "fine-tune"} | body)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 

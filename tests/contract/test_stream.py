@@ -124,8 +124,3 @@ def test_a_cursor_that_cannot_be_is_refused(tenant: Tenant, cursor: str) -> None
         response = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}/stream", **ask)  # type: ignore[arg-type]
         assert response.status_code == 400
         assert response.json()["error"]["param"].lower() in ("after", "last-event-id")
-
-
-def test_jobs_of_others_have_no_stream(tenant: Tenant, stranger: Tenant) -> None:
-    with pytest.raises(openai.NotFoundError):
-        stream(stranger, tenant.job().id)

@@ -60,7 +60,7 @@ def finish(tenant: Tenant, job_id: str, valid_loss: float) -> None:
         )
 
 
-def test_each_method_has_a_job_and_all_the_same_data_and_options(tenant: Tenant) -> None:
+def test_a_study_has_a_job_for_each_method_with_the_same_data_and_options(tenant: Tenant) -> None:
     study = create(
         tenant,
         name="mine",
@@ -166,7 +166,7 @@ def test_cancelling_a_study_cancels_the_jobs_that_have_not_ended(tenant: Tenant)
     assert tenant.http.post(f"{STUDIES}/{study['id']}/cancel").json() == cancelled
 
 
-def test_one_refusal_writes_no_job_at_all(tenant: Tenant) -> None:
+def test_a_study_with_one_refused_job_writes_none(tenant: Tenant) -> None:
     tenant.limit(max_live_jobs=3)
     before = tenant.num_rows(Study, Job, Event, Submission)
     refused = post(tenant, body(tenant, seeds=[0, 1]))
@@ -194,7 +194,7 @@ def test_one_refusal_writes_no_job_at_all(tenant: Tenant) -> None:
         ({"training_file": "file-none"}, "training_file"),
     ],
 )
-def test_what_cannot_be_is_refused_by_name(
+def test_an_impossible_study_is_refused_by_its_parameter(
     tenant: Tenant, extra: dict[str, Any], param: str
 ) -> None:
     before = tenant.num_rows(Study, Job)
@@ -209,10 +209,7 @@ def test_the_same_key_and_body_are_the_same_study(tenant: Tenant) -> None:
     before = tenant.num_rows(Study, Job)
     assert post(tenant, request, **{"idempotency-key": "k"}).json()["id"] == first["id"]
     mismatch = post(tenant, request | {"seeds": [1]}, **{"idempotency-key": "k"})
-    assert (mismatch.status_code, mismatch.json()["error"]["code"]) == (
-        422,
-        "idempotency_mismatch",
-    )
+    assert (mismatch.status_code, mismatch.json()["error"]["code"]) == (422, "idempotency_mismatch")
     assert tenant.num_rows(Study, Job) == before
     repeated = {"x-stainless-retry-count": "1"}
     bare = post(tenant, request | {"seeds": [2]}).json()

@@ -8,7 +8,7 @@ from typing import Any
 import openai
 import pytest
 
-from app.models import File, Upload, UploadPart
+from app.models import Upload, UploadPart
 from tests.support.api import Tenant, jsonl
 
 CONTENT = jsonl(100)
@@ -34,7 +34,7 @@ def refusal(call: Callable[[], object]) -> tuple[int, str | None, str | None]:
     return caught.value.status_code, caught.value.param, caught.value.code
 
 
-def test_the_client_cuts_a_file_and_gets_one(tenant: Tenant, tmp_path: Path) -> None:
+def test_the_official_client_uploads_a_file_in_parts(tenant: Tenant, tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(CONTENT)
     upload = tenant.client.uploads.upload_file_chunked(
         file=tmp_path / "rows.jsonl",
@@ -139,7 +139,7 @@ def test_cancelling_is_final_and_may_be_repeated(tenant: Tenant) -> None:
     assert refusal(lambda: uploads.cancel(done)) == (400, "upload_id", "upload_completed")
 
 
-def test_bytes_that_are_not_the_announced_ones(tenant: Tenant) -> None:
+def test_an_upload_with_wrong_bytes_is_refused(tenant: Tenant) -> None:
     upload_id = begin(tenant)
     a, b = send(tenant, upload_id, CONTENT[:10], CONTENT[10:])
     uploads = tenant.client.uploads
@@ -215,7 +215,7 @@ REFUSED: dict[str, tuple[dict[str, Any], int, str, str]] = {
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_is_refused_says_why_and_leaves_nothing(tenant: Tenant, kind: str) -> None:
+def test_a_refused_upload_says_why_and_leaves_nothing(tenant: Tenant, kind: str) -> None:
     fields, status, param, code = REFUSED[kind]
     before = tenant.num_rows(Upload)
     request = {
@@ -272,19 +272,3 @@ def test_the_description_says_how_bytes_are_sent(tenant: Tenant) -> None:
         ("/v1/uploads/{upload_id}/parts", [form]),
     ):
         assert list(paths[path]["post"]["requestBody"]["content"]) == types
-
-
-def test_uploads_of_others_are_not_there(tenant: Tenant, stranger: Tenant) -> None:
-    upload_id = begin(tenant)
-    part_ids = send(tenant, upload_id, CONTENT)
-    uploads = stranger.client.uploads
-    before = tenant.num_rows(File, UploadPart)
-    for call in (
-        lambda: uploads.cancel(upload_id),
-        lambda: uploads.complete(upload_id, part_ids=part_ids),
-        lambda: uploads.parts.create(upload_id, data=CONTENT),
-        lambda: uploads.cancel("upload_missing"),
-    ):
-        assert refusal(call) == (404, "upload_id", "not_found")
-    assert tenant.num_rows(File, UploadPart) == before
-    assert stranger.stored() == []

@@ -168,9 +168,7 @@ def test_pages_follow_each_other_and_say_where_they_end(tenant: Tenant, jobs: li
         ({}, "start_time"),
     ],
 )
-def test_what_cannot_be_answered_is_refused(
-    tenant: Tenant, params: dict[str, Any], param: str
-) -> None:
+def test_a_bad_usage_query_is_refused(tenant: Tenant, params: dict[str, Any], param: str) -> None:
     for path in ("/v1/usage", "/v1/organization/costs"):
         answer = tenant.http.get(path, params=params)
         assert answer.status_code == 400, answer.text
@@ -190,14 +188,7 @@ def test_a_table_for_spreadsheets_holds_no_formula(tenant: Tenant) -> None:
     )
     assert answer.headers["content-type"].startswith("text/csv")
     header, row = csv.reader(io.StringIO(answer.text))
-    assert header == [
-        "day",
-        "model",
-        "cost_usd",
-        "device_seconds",
-        "trained_tokens",
-        "num_jobs",
-    ]
+    assert header == ["day", "model", "cost_usd", "device_seconds", "trained_tokens", "num_jobs"]
     assert row == ["2026-11-02", f"'{tenant.base_model}", "0.5000", "5.0", "50", "1"]
 
 

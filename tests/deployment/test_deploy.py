@@ -61,7 +61,7 @@ def test_kubernetes_knows_every_field(described: dict[str, Any]) -> None:
     kubernetes_validate.validate(described, KUBERNETES, strict=True)
 
 
-def test_what_is_applied_is_there_and_each_file_is_applied_or_said_to_be_optional() -> None:
+def test_every_applied_file_exists_and_every_file_is_applied_or_optional() -> None:
     (kustomization,) = [each for each in OBJECTS if each["kind"] == "Kustomization"]
     optional = {"kustomization.yaml", "keda.yaml", "worker-once.yaml"}
     assert set(kustomization["resources"]) | optional == {path.name for path in FILES}
@@ -93,7 +93,7 @@ def test_workers_get_more_time_than_their_trainers() -> None:
             assert pod["terminationGracePeriodSeconds"] >= 2 * grace
 
 
-def test_workers_that_hang_are_started_anew() -> None:
+def test_hanging_workers_are_restarted() -> None:
     (config,) = [each for each in OBJECTS if each["kind"] == "ConfigMap"]
     workers = [each for each in containers(OBJECTS) if each["args"][1] == "worker"]
     assert len(workers) == 3

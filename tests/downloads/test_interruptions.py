@@ -54,11 +54,7 @@ def assert_whole(process: subprocess.Popen[str], folder: Path) -> None:
     assert (folder / "model.safetensors").read_bytes() == WEIGHTS
     assert sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
-    ) == [
-        "config.json",
-        "model.safetensors",
-        "nested/vocab.txt",
-    ]
+    ) == ["config.json", "model.safetensors", "nested/vocab.txt"]
 
 
 def test_the_server_is_killed_again_and_again(server: ApiProcess, folder: Path) -> None:

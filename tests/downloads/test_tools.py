@@ -55,7 +55,7 @@ def test_random_ranges_are_exact(server: ApiProcess) -> None:
         assert part.content == WEIGHTS[first : last + 1]
 
 
-def test_curl_goes_on_where_it_stopped(server: ApiProcess, tmp_path: Path) -> None:
+def test_curl_resumes_an_interrupted_download(server: ApiProcess, tmp_path: Path) -> None:
     url = f"{server.url}{ARTIFACTS}/model.safetensors?sha256={SHA256}"
     (tmp_path / "weights").write_bytes(WEIGHTS[:77_777_777])
     run("curl", "-sSf", "-C", "-", "-H", BEARER, "-o", "weights", url, folder=tmp_path)

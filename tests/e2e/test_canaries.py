@@ -126,7 +126,7 @@ def test_a_job_that_fails_by_its_data(http: httpx.Client) -> None:
     answered["jobs"].append(job_id)
 
 
-def test_no_log_holds_any_of_them(service: Service) -> None:
+def test_no_log_holds_a_secret_or_training_text(service: Service) -> None:
     logs = {
         path.name: path.read_text()
         for path in [service.output, *(service.folder / "logs").iterdir()]

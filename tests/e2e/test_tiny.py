@@ -41,7 +41,7 @@ def done(trained: Trained) -> Any:
     return trained.job
 
 
-def test_it_succeeds_and_says_what_it_cost(done: Any) -> None:
+def test_a_tiny_job_succeeds_and_reports_its_cost(done: Any) -> None:
     assert done.status == "succeeded", done.error
     assert done.fine_tuned_model.startswith("ft:falqon-tiny:default:codes:")
     assert done.trained_tokens > 1000
@@ -80,7 +80,7 @@ def test_the_stream_told_every_step_and_the_loss_fell(service: Service, trained:
     ]
 
 
-def test_its_metrics_are_a_table(service: Service, done: Any) -> None:
+def test_the_metrics_of_a_tiny_job_are_a_table(service: Service, done: Any) -> None:
     (file_id,) = done.result_files
     assert service.client.files.retrieve(file_id).purpose == "fine-tune-results"
     rows = list(csv.DictReader(io.StringIO(service.client.files.content(file_id).text)))
@@ -91,7 +91,7 @@ def test_its_metrics_are_a_table(service: Service, done: Any) -> None:
     assert any(row["valid_loss"] and row["valid_mean_token_accuracy"] for row in rows)
 
 
-def test_what_is_downloaded_is_what_was_stored_and_transformers_loads_it(
+def test_the_downloaded_model_equals_the_stored_one_and_loads_in_transformers(
     service: Service, done: Any, tmp_path: Path
 ) -> None:
     listing: Any = service.client.get(f"/models/{done.fine_tuned_model}/artifacts", cast_to=object)
@@ -127,7 +127,7 @@ def test_what_is_downloaded_is_what_was_stored_and_transformers_loads_it(
     assert "2024" in answer.stdout
 
 
-def test_asked_it_answers_as_its_certificate_says(service: Service, done: Any) -> None:
+def test_the_trained_model_answers_as_in_its_certificate(service: Service, done: Any) -> None:
     address = f"{service.url}/v1/models/{done.fine_tuned_model}/artifacts/certificate.json"
     response = httpx.get(address, headers={"Authorization": f"Bearer {service.key}"})
     canary = response.json()["canary"]

@@ -33,12 +33,7 @@ from falqon_core.contract.messages import (
     StepMetrics,
 )
 from falqon_core.process_edge import exit_code_of
-from tests.falqon_core.train.processes import (
-    ENVIRONMENT,
-    parent_of_trainer,
-    trainer,
-    write_config,
-)
+from tests.falqon_core.train.processes import ENVIRONMENT, parent_of_trainer, trainer, write_config
 
 RECIPE = {"rank": 8, "max_seq_length": 64, "batch_size": 4, "max_steps": 3}
 RECORD = {
@@ -139,7 +134,7 @@ def test_messages_arrive_on_the_descriptor_and_an_export_gives_the_same_files(
         ({"model": "/nowhere/model"}, "model_refused", "model"),
     ],
 )
-def test_what_the_user_got_wrong_is_named(
+def test_a_user_error_is_reported_by_code_and_parameter(
     change: dict[str, Any],
     code: str,
     param: str,
@@ -238,7 +233,7 @@ def failure_of(*arguments: str | Path) -> dict[str, Any]:
     return dict(failed)
 
 
-def test_inspect_tells_why_it_failed_on_the_descriptor(tiny_folder: Path, train_file: Path) -> None:
+def test_inspect_reports_its_failure_on_the_descriptor(tiny_folder: Path, train_file: Path) -> None:
     train_file.write_text("{oops\n")
     failed = failure_of("inspect", train_file, "--model", tiny_folder)
     assert (failed["code"], failed["param"]) == ("invalid_training_file", "training_file")
@@ -250,7 +245,9 @@ def test_help_documents_the_exit_codes() -> None:
     assert all(str(code.value) in text for code in ExitCode)
 
 
-def test_it_ends_when_its_parent_dies(tiny_folder: Path, train_file: Path, tmp_path: Path) -> None:
+def test_the_trainer_ends_when_its_parent_dies(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
     config = write_config(
         tmp_path / "config.json",
         tiny_folder,

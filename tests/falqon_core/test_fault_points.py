@@ -37,7 +37,7 @@ def passed(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_not_armed_nothing_happens() -> None:
+def test_an_unarmed_fault_point_does_nothing() -> None:
     fault("here")
 
 
@@ -60,7 +60,7 @@ def test_a_stopped_process_continues_when_told(tmp_path: Path) -> None:
     assert child.communicate(timeout=20)[0] == "passed\n"
 
 
-def test_which_passage_fires(tmp_path: Path) -> None:
+def test_a_fault_point_fires_at_the_named_passage(tmp_path: Path) -> None:
     fault_points.arm("third=enospc*3 each=raise*", str(tmp_path))
     fault("third")
     fault("third")
@@ -75,6 +75,6 @@ def test_which_passage_fires(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["here", "here=explode", "here=exit*0", "here=exit,there=exit"])
-def test_what_is_misspelt_is_refused(text: str) -> None:
+def test_a_misspelt_fault_point_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=re.escape(text)):
         fault_points.arm(text)

@@ -42,7 +42,7 @@ def test_a_models_own_way_to_generate_changes_no_token(
     assert model.generation_config is config, "the model is exported with what it came with"
 
 
-def test_it_ends_where_the_model_says_that_answers_end(
+def test_generation_ends_at_the_models_end_token(
     model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(model, "generation_config", GenerationConfig())

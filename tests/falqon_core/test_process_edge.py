@@ -9,7 +9,7 @@ from falqon_core.contract.messages import ExitCode
 from falqon_core.process_edge import check_folder, check_output
 
 
-def test_what_is_read_is_never_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_output_never_replaces_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder that a person stands in, with the training and everything else."""
     monkeypatch.chdir(tmp_path)
     for name in ("training", "base"):
@@ -28,7 +28,7 @@ def test_what_is_read_is_never_replaced(tmp_path: Path, monkeypatch: pytest.Monk
     )
 
 
-def test_only_an_earlier_export_is_replaced(tmp_path: Path) -> None:
+def test_an_export_replaces_an_earlier_export_only(tmp_path: Path) -> None:
     output = tmp_path / "output"
     source = tmp_path / "source"
     check_output(output, source, None)

@@ -73,7 +73,7 @@ def test_packed_samples_have_the_outputs_and_gradients_that_they_have_alone(
         assert (member.grad.float() - other.grad.float()).norm() < 0.02 * other.grad.float().norm()
 
 
-def test_what_one_sample_says_changes_no_bit_of_the_others() -> None:
+def test_the_content_of_one_sample_changes_no_bit_of_other_samples() -> None:
     qkv = inputs()
     changed = inputs()
     with torch.no_grad():

@@ -137,7 +137,7 @@ def test_resume_is_bit_exact_on_the_same_card(
     assert bytes_of(tmp_path / "parts") == bytes_of(tmp_path / "whole")
 
 
-def test_a_training_goes_on_without_a_kernel_that_is_wrong_here(
+def test_a_training_continues_without_a_kernel_that_fails_its_check(
     tiny_folder: Path, train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def wrong(qdata: Tensor, *rest: object) -> Tensor:

@@ -209,11 +209,7 @@ def _page(objects: list[Json], query: dict[str, list[str]]) -> Json:
     if after:
         start = [each["id"] for each in newest_first].index(after[0]) + 1
     end = start + min(PAGE, int(query["limit"][0]))
-    return {
-        "object": "list",
-        "data": newest_first[start:end],
-        "has_more": end < len(newest_first),
-    }
+    return {"object": "list", "data": newest_first[start:end], "has_more": end < len(newest_first)}
 
 
 def _object(objects: list[Json], id_: str) -> Json:

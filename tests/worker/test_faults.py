@@ -44,7 +44,7 @@ def rescue(backend: Backend) -> list[str]:
 
 
 @pytest.mark.parametrize("point", DIES)
-def test_a_worker_that_dies_here_costs_one_attempt(
+def test_a_worker_that_dies_at_a_fault_point_costs_one_attempt(
     silent_backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     backend = silent_backend

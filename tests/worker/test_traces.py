@@ -48,10 +48,7 @@ def test_a_job_is_one_trace_from_the_request_to_the_trainer(embedded_backend: Ba
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.port}",
             "OTEL_BSP_SCHEDULE_DELAY": "50",
         }
-        with (
-            closing(ApiProcess(backend, environment)) as api,
-            Client(backend, api.url) as client,
-        ):
+        with closing(ApiProcess(backend, environment)) as api, Client(backend, api.url) as client:
             client.http.get("/links/a-secret/model.safetensors")
             file_id = client.upload(FakeTrainer(steps=10, checkpoint_every=5))
             body = {"model": BASE_MODEL, "training_file": file_id}

@@ -13,7 +13,7 @@ def fail(counted: Failures, address: str, times: int) -> None:
         counted.record_failure(address)
 
 
-def test_after_a_few_an_address_has_to_wait_and_no_other() -> None:
+def test_an_address_waits_after_a_few_failures_and_other_addresses_do_not() -> None:
     counted = Failures(10)
     fail(counted, HOME, 10)
     assert 0 < counted.wait_seconds(HOME, "wrong") <= 6

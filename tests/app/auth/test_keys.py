@@ -8,7 +8,7 @@ from app.keys.service import add_key, ensure_admin_key
 from app.models import DEFAULT_PROJECT_ID, Scope
 
 
-def test_only_the_exact_secret_opens(database: Database) -> None:
+def test_a_key_opens_with_its_exact_secret_only(database: Database) -> None:
     ensure_admin_key(database, Settings(_env_file=None))
     with database.transaction() as session:
         _, secret = add_key(session, DEFAULT_PROJECT_ID, "k", Scope.READ)

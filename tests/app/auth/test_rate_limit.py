@@ -52,7 +52,7 @@ def test_a_bucket_that_is_full_again_leaves_nothing_behind(redis: Redis) -> None
     assert 0 < redis.pttl(KEY_PREFIX + "key_a") <= 100
 
 
-def test_tokens_are_counted_beyond_what_there_is(redis: Redis) -> None:
+def test_more_tokens_than_the_bucket_holds_are_counted(redis: Redis) -> None:
     limiter = limiter_of(redis, tokens_per_minute=6000)
     untouched = take(limiter).tokens
     assert untouched == ("tokens", 6000, 6000, 0, 0)

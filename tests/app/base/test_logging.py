@@ -83,7 +83,7 @@ def test_answers_hide_our_own_keys_and_nothing_else() -> None:
     )
 
 
-def test_what_this_process_was_told_is_known_whatever_it_looks_like() -> None:
+def test_secrets_of_the_environment_are_masked_whatever_their_form() -> None:
     settings = Settings(
         _env_file=None,
         admin_key="plain-words-as-a-key",

@@ -85,7 +85,7 @@ def execute(url: str, owner: str) -> str:
     return job.id
 
 
-def test_workers_share_a_few_connections_with_two_hundred_others(
+def test_workers_and_two_hundred_clients_share_a_few_connections(
     direct: Database, pooled_url: str
 ) -> None:
     with ExitStack() as stack:
@@ -126,7 +126,7 @@ def test_no_lock_of_a_migration_stays_with_a_shared_connection(
         assert session.scalar(text("SELECT count(*) FROM pg_locks WHERE locktype='advisory'")) == 0
 
 
-def test_a_url_that_does_not_name_it_is_refused_at_once(pooled_url: str) -> None:
+def test_a_url_of_pgbouncer_without_its_parameter_is_refused_at_once(pooled_url: str) -> None:
     database = Database(pooled_url)
     try:
         with pytest.raises(OperationalError, match="unsupported startup parameter"):

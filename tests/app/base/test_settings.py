@@ -54,7 +54,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         ),
     ],
 )
-def test_what_cannot_be_meant_is_refused(
+def test_an_impossible_setting_is_refused(
     environment: Mapping[str, str], words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
@@ -76,7 +76,7 @@ def test_a_variable_of_the_user_s_own_is_warned_of_once(
     )
 
 
-def test_a_name_is_looked_at_in_the_file_too(elsewhere: Path) -> None:
+def test_a_misspelled_setting_in_the_env_file_is_refused(elsewhere: Path) -> None:
     (elsewhere / ".env").write_text("FALQON_HEARTBEET=PT5S\nPOSTGRES_PASSWORD=x\n")
     with pytest.raises(WrongSettings, match="did you mean FALQON_HEARTBEAT"):
         load_settings()
@@ -130,7 +130,9 @@ def test_a_pace_in_the_file_is_that_of_up(elsewhere: Path) -> None:
     assert load_settings().heartbeat == timedelta(seconds=3)
 
 
-def test_names_of_others_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variables_of_the_client_and_of_kubernetes_are_accepted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Those of the client, and those that Kubernetes sets for a service named falqon."""
     for name in (
         "FALQON_API_KEY",
@@ -168,7 +170,9 @@ def test_every_setting_is_documented() -> None:
     ],
     ids=["api", "worker", "celery", "up", "migrate"],
 )
-def test_every_process_says_it_without_a_traceback(command: list[str], tmp_path: Path) -> None:
+def test_every_process_reports_a_misspelled_setting_without_a_traceback(
+    command: list[str], tmp_path: Path
+) -> None:
     output = tmp_path / "output"
     fork = Fork(run_module, command, environment=os.environ | {"FALQON_POL": "1"}, output=output)
     assert fork.wait(120) != 0

@@ -95,7 +95,7 @@ def test_a_model_is_stored_with_its_hashes(
     assert list((settings.work_dir / "imports").iterdir()) == []
 
 
-def test_what_an_import_prints_is_what_it_converted(
+def test_an_import_reports_the_conversions_that_its_program_prints(
     database: Database, storage: Storage, tmp_path: Path, tiny: Path
 ) -> None:
     code = (
@@ -107,7 +107,7 @@ def test_what_an_import_prints_is_what_it_converted(
     assert conversions == ["Dequantized.", "[2m" + 497 * "a", *["More."] * 18]
 
 
-def test_the_same_again_is_fine_and_another_is_refused(
+def test_the_same_model_is_imported_twice_and_a_different_one_is_refused(
     database: Database, storage: Storage, copying: Settings, tiny: Path, write_model: WriteModel
 ) -> None:
     other = write_model("two")
@@ -164,7 +164,7 @@ class Overtaken(Storage):
 
 
 @pytest.mark.parametrize("refused", [False, True])
-def test_who_is_overtaken_removes_its_own_bytes_and_only_those(
+def test_an_overtaken_import_removes_its_own_bytes_only(
     database: Database,
     storage: Storage,
     copying: Settings,
@@ -212,7 +212,7 @@ def test_a_refused_source_leaves_nothing_behind(
     assert list((settings.work_dir / "imports").iterdir()) == []
 
 
-def test_an_import_that_the_kernel_ends_says_so(
+def test_an_import_that_the_kernel_kills_reports_the_signal(
     database: Database, storage: Storage, tmp_path: Path
 ) -> None:
     ended = [sys.executable, "-c", "import os, signal; os.kill(os.getpid(), signal.SIGXCPU)"]

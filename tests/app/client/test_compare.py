@@ -29,7 +29,7 @@ def test_methods_are_trained_and_their_table_is_written(
     assert "| 0.004 |" in output.read_text()
 
 
-def test_without_watching_it_says_what_was_submitted(
+def test_compare_without_watching_lists_the_submitted_jobs(
     falqon: Falqon, service: Service, fake_file: Callable[..., Path]
 ) -> None:
     slow = fake_file(steps=2000, step_seconds=0.02)
@@ -61,7 +61,7 @@ def test_a_failure_is_the_end_of_the_command(
     assert "| LoRA |" in failed.stdout, "what there is of the table is shown all the same"
 
 
-def test_what_cannot_be_read_is_refused_before_anything_is_sent(
+def test_an_unreadable_file_is_refused_before_any_request(
     falqon: Falqon, fake_file: Callable[..., Path]
 ) -> None:
     misused = falqon(*COMMON, "--file", str(fake_file()), "--output", "table.txt")
@@ -71,7 +71,7 @@ def test_what_cannot_be_read_is_refused_before_anything_is_sent(
     assert "numbers with commas" in misused.stderr
 
 
-def test_what_cannot_be_is_refused_before_an_upload(
+def test_an_impossible_comparison_is_refused_before_an_upload(
     falqon: Falqon, service: Service, fake_file: Callable[..., Path]
 ) -> None:
     path = str(fake_file())

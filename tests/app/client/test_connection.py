@@ -155,7 +155,7 @@ def test_the_key_of_this_machine_goes_nowhere_else(falqon: Falqon) -> None:
         (["--base-url", "{elsewhere}/zipped", "--api-key", "x"], 4, "decompressing"),
     ],
 )
-def test_who_cannot_be_asked(
+def test_an_unreachable_or_foreign_service_is_reported(
     falqon: Falqon, service: Service, elsewhere: str, arguments: list[str], code: int, reason: str
 ) -> None:
     done = falqon(
@@ -168,7 +168,7 @@ def test_who_cannot_be_asked(
     assert len(done.stderr.splitlines()) == 2  # what is wrong, and what to do
 
 
-def test_the_settings_of_another_api_are_none(falqon: Falqon, elsewhere: str) -> None:
+def test_an_api_without_job_settings_is_refused(falqon: Falqon, elsewhere: str) -> None:
     done = falqon("jobs", "fields", "--base-url", elsewhere, "--api-key", "x")
     assert done.exit_code == 4
     assert "describes no settings of a job." in done.stderr
@@ -181,20 +181,22 @@ def test_an_object_without_an_etag_is_of_another_service(elsewhere: str) -> None
     api.close()
 
 
-def test_what_surrounds_a_key_is_no_part_of_it(falqon: Falqon, service: Service) -> None:
+def test_whitespace_around_a_key_is_removed(falqon: Falqon, service: Service) -> None:
     """As a file with lines of another system leaves it."""
     variables = {"FALQON_BASE_URL": service.url, "FALQON_API_KEY": f"{KEY}\r\n"}
     assert falqon("models", "list", env=variables).exit_code == 0
 
 
-def test_without_any_service_the_ways_to_one_are_named(falqon: Falqon, tmp_path: Path) -> None:
+def test_a_client_without_a_service_lists_the_ways_to_connect(
+    falqon: Falqon, tmp_path: Path
+) -> None:
     done = falqon("models", "list", env={"FALQON_DATA_DIR": str(tmp_path)})
     assert done.exit_code == 4
     assert "falqon up" in done.stderr
     assert "FALQON_BASE_URL" in done.stderr
 
 
-def test_a_key_that_others_can_read_is_not_used(
+def test_a_key_file_that_other_users_can_read_is_not_used(
     falqon: Falqon, service: Service, tmp_path: Path
 ) -> None:
     local.write(tmp_path, LocalService(service.url, KEY))

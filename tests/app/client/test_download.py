@@ -38,7 +38,7 @@ def test_every_file_arrives(falqon: Falqon, tmp_path: Path) -> None:
     assert is_whole(falqon, tmp_path / "falqon-tiny")
 
 
-def test_a_cut_connection_is_taken_up_where_it_broke(
+def test_a_cut_download_resumes_at_the_broken_byte(
     falqon: Falqon, service: Service, proxy: Proxy, tmp_path: Path
 ) -> None:
     proxy.cut_after = 100_000
@@ -56,7 +56,7 @@ def test_a_cut_connection_is_taken_up_where_it_broke(
     assert len(starts) >= 3
 
 
-def test_run_again_it_goes_on_and_repeats_nothing(
+def test_a_repeated_download_continues_and_fetches_nothing_twice(
     falqon: Falqon, proxy: Proxy, tmp_path: Path
 ) -> None:
     assert falqon("download", MODEL, "--output", "model").exit_code == 0
@@ -75,7 +75,7 @@ def test_run_again_it_goes_on_and_repeats_nothing(
     assert head["range"] == f"bytes=1000-{len(content) - 1}"
 
 
-def test_a_part_that_went_bad_is_fetched_anew(falqon: Falqon, tmp_path: Path) -> None:
+def test_a_damaged_part_of_a_download_is_fetched_again(falqon: Falqon, tmp_path: Path) -> None:
     assert falqon("download", MODEL, "--output", "model").exit_code == 0
     weights = tmp_path / "model" / "model.safetensors"
     content = weights.read_bytes()
@@ -87,7 +87,7 @@ def test_a_part_that_went_bad_is_fetched_anew(falqon: Falqon, tmp_path: Path) ->
         assert weights.read_bytes() == content
 
 
-def test_what_cannot_be_written_is_told(falqon: Falqon, tmp_path: Path) -> None:
+def test_a_download_that_cannot_be_written_is_reported(falqon: Falqon, tmp_path: Path) -> None:
     (tmp_path / "model").write_text("a file where the folder would be")
     done = falqon("download", MODEL, "--output", "model")
     assert done.exit_code == 1

@@ -100,7 +100,7 @@ def test_a_file_says_how_its_lines_were_read(falqon: Falqon, tmp_path: Path) -> 
     assert list(printed)[:6] == [*names, "bad lines", "first line of another shape"]
 
 
-def test_what_is_not_there_is_not_uploaded(falqon: Falqon) -> None:
+def test_a_missing_file_is_not_uploaded(falqon: Falqon) -> None:
     done = falqon("files", "upload", "nowhere.jsonl")
     assert done.exit_code == 2
     assert "nowhere.jsonl cannot be read: No such file" in done.stderr
@@ -174,7 +174,7 @@ def large_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_is_too_large_for_one_request_goes_up_in_parts(
+def test_a_file_too_large_for_one_request_is_uploaded_in_parts(
     falqon: Falqon, service: Service, proxy: Proxy, large_file: Path, tmp_path: Path
 ) -> None:
     done = falqon(

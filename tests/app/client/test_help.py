@@ -29,7 +29,7 @@ COMMANDS = dict(commands(ROOT))
 
 
 @pytest.mark.parametrize("path", COMMANDS)
-def test_each_command_takes_its_example(
+def test_every_command_accepts_the_example_of_its_help(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "backup-of-today").mkdir()
@@ -41,7 +41,7 @@ def test_each_command_takes_its_example(
     assert command.make_context(path, arguments).command is command
 
 
-def test_the_help_shows_it_and_the_version_is_told() -> None:
+def test_the_help_shows_its_example_and_version_prints_the_version() -> None:
     assert (
         "Example: falqon jobs watch JOB"
         in CliRunner().invoke(app, ["jobs", "watch", "--help"]).stdout

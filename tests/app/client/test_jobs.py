@@ -92,7 +92,7 @@ def test_create_shows_the_estimate_and_asks(
     )
 
 
-def test_with_json_stdout_is_one_document(
+def test_jobs_show_and_jobs_list_with_json_print_one_document(
     falqon: Falqon, service: Service, submitted: Submitted
 ) -> None:
     job_id = submitted("--suffix", "json")
@@ -177,7 +177,7 @@ def test_an_id_of_a_file_is_not_uploaded_again(
         ),
     ],
 )
-def test_what_cannot_be_is_refused_with_the_reason(
+def test_an_impossible_job_is_refused_with_the_reason(
     falqon: Falqon,
     service: Service,
     fake_file: Callable[..., Path],
@@ -336,7 +336,9 @@ def test_a_clone_of_what_the_openai_client_submitted(
     assert service.client.files.list(limit=1, purpose="fine-tune").data[0].id == file_id
 
 
-def test_what_a_job_leaves_until_it_is_deleted(falqon: Falqon, submitted: Submitted) -> None:
+def test_log_events_and_metrics_of_a_job_are_kept_until_it_is_deleted(
+    falqon: Falqon, submitted: Submitted
+) -> None:
     job_id = submitted("--suffix", "left", steps=20)
     early = falqon("jobs", "delete", job_id)
     assert early.exit_code == 1

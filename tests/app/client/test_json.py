@@ -67,7 +67,7 @@ def still(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("command", READS)
-def test_what_is_asked_is_answered_as_the_service_does(
+def test_json_output_equals_the_answer_of_the_service(
     falqon: Falqon, service: Service, ended: dict[str, str], command: str
 ) -> None:
     path = READS[command]
@@ -89,7 +89,7 @@ def commands(group: TyperGroup, *before: str) -> Iterator[tuple[tuple[str, ...],
             yield (*before, name), command
 
 
-def test_every_command_of_the_client_takes_it() -> None:
+def test_every_command_of_the_client_accepts_json() -> None:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
     here = {

@@ -11,7 +11,9 @@ from tests.support.terminal import CONTROL_SEQUENCE
 HOSTILE = {"name": "\x1b[2J\x9b31m\u202egnp.exe\x7f", "ordinary": "größer\n"}
 
 
-def test_json_steers_no_terminal_and_means_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_has_no_control_characters_and_keeps_its_values(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     out = Output(as_json=True)
     out.show(HOSTILE)
     out.json_line(HOSTILE)
@@ -21,7 +23,9 @@ def test_json_steers_no_terminal_and_means_the_same(capsys: pytest.CaptureFixtur
     assert json.loads(output.splitlines()[-1]) == HOSTILE
 
 
-def test_nor_do_tables_and_sentences(capsys: pytest.CaptureFixture[str]) -> None:
+def test_tables_and_sentences_have_no_control_characters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     out = Output(as_json=False)
     out.say(HOSTILE["name"])
     out.table(["a"], [[HOSTILE["name"]]])

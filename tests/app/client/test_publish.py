@@ -79,7 +79,7 @@ def test_every_file_arrives_in_one_commit(publish: Publish, hub: HubServer, tmp_
     assert not list(tmp_path.glob(".*.publish"))
 
 
-def test_what_broke_is_taken_up(
+def test_a_broken_publication_is_resumed(
     publish: Publish, hub: HubServer, service: Service, tmp_path: Path
 ) -> None:
     hub.refuse_large = 507
@@ -99,7 +99,7 @@ def test_what_broke_is_taken_up(
     assert len(hub.repositories["acme/support"].files) == 7
 
 
-def test_who_may_not_write_is_told_and_no_token_is_shown(
+def test_a_token_without_write_access_is_reported_and_not_shown(
     publish: Publish, hub: HubServer, tmp_path: Path
 ) -> None:
     for token, owner, status in (("hf_wrong_token", "acme", 401), (stub.TOKEN, "somebody", 403)):
@@ -112,7 +112,7 @@ def test_who_may_not_write_is_told_and_no_token_is_shown(
     assert not list(tmp_path.glob(".*.publish")), "nothing is downloaded before it can be uploaded"
 
 
-def test_what_is_public_does_not_become_private(publish: Publish, hub: HubServer) -> None:
+def test_a_public_repository_stays_public(publish: Publish, hub: HubServer) -> None:
     assert publish(MODEL, "hf:acme/closed", "--private").returncode == 0
     assert hub.repositories["acme/closed"].private
     assert publish(MODEL, "hf:acme/closed", "--private").returncode == 0
@@ -122,7 +122,7 @@ def test_what_is_public_does_not_become_private(publish: Publish, hub: HubServer
     assert "is public; nothing was uploaded" in refused.stderr
 
 
-def test_what_is_wrong_is_told_before_anything_happens(publish: Publish, hub: HubServer) -> None:
+def test_a_wrong_publication_is_refused_before_any_upload(publish: Publish, hub: HubServer) -> None:
     cases = {
         ("nobody/knows", "hf:acme/support"): (3, "nobody/knows"),
         (MODEL, "some/folder"): (2, "falqon download MODEL --output FOLDER"),
@@ -153,7 +153,7 @@ def test_a_card_that_the_hub_does_not_take_is_told(
     )
 
 
-def test_without_the_library_it_says_what_to_install(
+def test_publish_without_huggingface_hub_names_the_package_to_install(
     falqon: Falqon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)

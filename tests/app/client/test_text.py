@@ -9,7 +9,7 @@ def test_a_cost_is_written_as_on_a_page_and_what_is_none_as_the_service_sent_it(
     assert [text.usd(each) for each in strange] == [f"${each}" for each in strange]
 
 
-def test_cards_are_named_as_what_they_are() -> None:
+def test_gpus_are_named_by_their_models() -> None:
     assert text.cards({"device": "h100", "cards": [1]}) == "card 1"
     assert text.cards({"device": "cpu", "cards": [0, 1]}) == "slots 0, 1"
     assert text.cards({"device": "cpu", "cards": []}) == ""

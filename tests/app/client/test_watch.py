@@ -113,7 +113,7 @@ def test_a_checkpoint_is_told_of_behind_its_step() -> None:
     ]
 
 
-def test_what_is_left_behind_the_last_step_is_said_to_be_the_merge() -> None:
+def test_watch_calls_the_time_after_the_last_step_the_merge() -> None:
     watched = Watched({"id": "ftjob-1", "status": "running"})
     step = {"step": 4, "total_steps": 5, "train_loss": 1.0, "eta_seconds": 80.0}
     watched.take({"type": "metrics", "data": step})
@@ -167,7 +167,7 @@ def test_create_can_watch_at_once(falqon: Falqon, fake_file: Callable[..., Path]
     assert lines[-1]["status"] == "succeeded"
 
 
-def test_it_ends_as_the_job_ends(falqon: Falqon, submitted: Submitted) -> None:
+def test_watch_exits_as_the_job_ends(falqon: Falqon, submitted: Submitted) -> None:
     failed = falqon("jobs", "watch", submitted(user_error_at=3))
     assert failed.exit_code == 1
     assert "failed. The loss became infinite." in failed.stderr

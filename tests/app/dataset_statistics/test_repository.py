@@ -6,14 +6,7 @@ from app.base.database import Database
 from app.dataset_statistics import repository
 from app.dataset_statistics.repository import StatisticsKey
 from app.files import repository as files
-from app.models import (
-    DEFAULT_PROJECT_ID,
-    DatasetStatistics,
-    File,
-    FileStatus,
-    Model,
-    Project,
-)
+from app.models import DEFAULT_PROJECT_ID, DatasetStatistics, File, FileStatus, Model, Project
 from app.models.base import JsonObject
 from app.operations import claims
 from app.operations import service as operations
@@ -77,7 +70,7 @@ def test_tokens_are_known_for_every_length_that_cuts_nothing(database: Database)
         assert amount_at(session, 2048, "file-2") is None
 
 
-def test_what_was_cut_is_known_for_its_own_length_only(database: Database) -> None:
+def test_counts_of_cut_texts_hold_for_their_own_length_only(database: Database) -> None:
     prepare(database, KEY)
     with database.transaction() as session:
         complete(session, {"tokens_per_epoch": 100, "sequences": 9, "longest": 3000, "split": 0})
@@ -85,7 +78,7 @@ def test_what_was_cut_is_known_for_its_own_length_only(database: Database) -> No
         assert amounts == [EpochAmount(9, 100), None, None]
 
 
-def test_what_was_counted_when_texts_were_cut_is_known_where_nothing_is(database: Database) -> None:
+def test_counts_without_splits_are_unknown_where_texts_are_longer(database: Database) -> None:
     prepare(database, KEY)
     with database.transaction() as session:
         complete(session, {"tokens_per_epoch": 100, "sequences": 9, "longest": 3000})
@@ -120,7 +113,9 @@ def test_tokens_are_of_one_chat_template(database: Database) -> None:
             assert amount_at(session, 2048, chat_template_kwargs=kwargs) == expected
 
 
-def test_other_variables_wait_for_those_in_progress_and_replace_them(database: Database) -> None:
+def test_new_parameters_wait_for_statistics_in_progress_and_replace_them(
+    database: Database,
+) -> None:
     other = KEY._replace(chat_template_kwargs='{"enable_thinking":false}')
     prepare(database, KEY, other)
     with database.transaction() as session:
@@ -134,7 +129,7 @@ def test_other_variables_wait_for_those_in_progress_and_replace_them(database: D
         assert repository.find(session, other) is not None
 
 
-def test_with_a_file_goes_what_quotes_it(database: Database) -> None:
+def test_a_deleted_file_takes_its_statistics_along(database: Database) -> None:
     prepare(
         database,
         KEY,

@@ -32,9 +32,7 @@ def database(postgres: PostgresServer) -> Database:
     return database
 
 
-def test_jobs_on_the_same_file_do_not_wait_for_each_other_but_its_end_does(
-    database: Database,
-) -> None:
+def test_jobs_share_the_lock_of_a_file_and_its_deletion_waits(database: Database) -> None:
     with database.transaction() as first, database.transaction() as second:
         assert repository.find_several(first, DEFAULT_PROJECT_ID, ["file-1"], lock=True)
         second.execute(text("SET LOCAL lock_timeout = '200ms'"))

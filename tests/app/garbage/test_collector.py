@@ -67,7 +67,7 @@ def referenced(backend: Backend) -> set[str]:
         return orphans.find_referenced(session, sorted(objects(backend)))
 
 
-def test_what_every_row_names_stays_and_the_rest_goes(backend: Backend) -> None:
+def test_objects_named_by_rows_stay_and_the_rest_is_collected(backend: Backend) -> None:
     job_id = backend.add_job()
     backend.supervisor().execute_next()
     expected = objects(backend)
@@ -94,7 +94,7 @@ def test_what_every_row_names_stays_and_the_rest_goes(backend: Backend) -> None:
     assert backend.weights(job_id)
 
 
-def test_who_gets_a_row_in_the_last_hour_is_spared(backend: Backend) -> None:
+def test_an_object_named_in_the_last_hour_is_spared(backend: Backend) -> None:
     key = f"projects/{DEFAULT_PROJECT_ID}/jobs/ftjob-x/1/model/late"
     backend.storage.put(key, [b"1"])
     age(backend)
@@ -129,7 +129,7 @@ def test_the_bytes_of_deleted_models_jobs_and_files_go(backend: Backend) -> None
     assert objects(backend) == {key for key in objects(backend) if key.startswith("models/")}
 
 
-def test_models_deleted_before_anybody_collected_go_too(backend: Backend) -> None:
+def test_models_deleted_before_the_first_collection_are_collected(backend: Backend) -> None:
     backend.add_job()
     backend.supervisor().execute_next()
     with backend.database.transaction() as session:
@@ -143,7 +143,7 @@ def test_models_deleted_before_anybody_collected_go_too(backend: Backend) -> Non
     assert referenced(backend) == objects(backend)
 
 
-def test_what_a_killed_writer_left_under_no_key_goes(backend: Backend) -> None:
+def test_bytes_that_a_killed_writer_left_are_collected(backend: Backend) -> None:
     folder = backend.settings.data_dir / "objects" / "projects"
     folder.mkdir(exist_ok=True)
     for name in ("old#1", "old"):
@@ -325,7 +325,9 @@ def test_many_more_than_fit_into_memory_are_announced_in_turns(
     assert announced(backend) == left
 
 
-def test_one_collects_at_a_time(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_collectors_never_run_at_the_same_time(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
     left = leave(backend, 3)
     age(backend)
     storage = Storage(backend.settings.resolved_storage_url)
@@ -368,7 +370,7 @@ def test_the_turn_of_a_collector_that_was_killed_ends(
     assert collector.collect(backend.database, backend.storage) == 1
 
 
-def test_who_was_too_slow_lets_nothing_go(
+def test_a_collector_that_was_too_slow_announces_nothing(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(collector, "TURN_SECONDS", 0.0)

@@ -75,7 +75,9 @@ def row(database: Database) -> Installation:
         return session.query(Installation).one()
 
 
-def test_both_sides_get_one_id_once(database: Database, storage: Storage) -> None:
+def test_database_and_storage_get_one_installation_id_once(
+    database: Database, storage: Storage
+) -> None:
     with pytest.raises(installation.NotMarked, match="falqon migrate"):
         installation.check(database, storage)
     installation.mark(database, storage)
@@ -86,7 +88,7 @@ def test_both_sides_get_one_id_once(database: Database, storage: Storage) -> Non
     assert installation.check(database, storage).id == stored_id(storage) == first
 
 
-def test_what_was_in_use_before_there_were_ids_is_marked(make: Make, storage: Storage) -> None:
+def test_an_installation_older_than_the_ids_is_marked(make: Make, storage: Storage) -> None:
     database = make("a")
     use(database, storage)
     installation.mark(database, storage)
@@ -136,7 +138,9 @@ def test_an_empty_database_is_refused_by_a_used_storage(
     installation.check(right, storage)
 
 
-def test_two_that_know_others_are_refused(make: Make, storage: Storage, other: Storage) -> None:
+def test_a_database_and_a_storage_of_two_installations_are_refused(
+    make: Make, storage: Storage, other: Storage
+) -> None:
     left = make("left")
     right = make("right")
     installation.mark(left, storage)
@@ -161,7 +165,7 @@ def test_two_that_know_others_are_refused(make: Make, storage: Storage, other: S
         assert all(word in text for word in words)
 
 
-def test_a_used_storage_without_an_id_is_not_the_one_that_was_given_it(
+def test_a_used_storage_that_lost_its_id_is_refused(
     make: Make, storage: Storage, other: Storage
 ) -> None:
     database = make("a")
@@ -230,7 +234,9 @@ def test_a_process_that_ends_between_row_and_object_was_not_restored(
     assert storage.read(keys.generation()) == b"3"
 
 
-def test_a_guard_looks_again(make: Make, storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guard_checks_the_installation_again(
+    make: Make, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database = make("a")
     guard = installation.CleaningGuard(database, storage)
     assert not guard.allows(), "no id yet"
@@ -262,7 +268,7 @@ def test_a_storage_that_is_away_is_no_mismatch(make: Make) -> None:
     installation.refuse_mismatch(database, away)
 
 
-def test_a_worker_waits_until_it_is_known(
+def test_a_worker_waits_until_the_installation_is_known(
     tmp_path: Path, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(installation, "RETRY_SECONDS", 0.01)
@@ -281,7 +287,9 @@ def test_a_worker_waits_until_it_is_known(
     database.dispose()
 
 
-def test_waiting_ends_at_its_limit_and_with_its_process(make: Make, storage: Storage) -> None:
+def test_waiting_for_the_installation_ends_at_its_limit_and_with_its_process(
+    make: Make, storage: Storage
+) -> None:
     installation.mark(make("a"), storage)
     away = Database("sqlite:////nowhere/falqon.db")
     running, ending = threading.Event(), threading.Event()

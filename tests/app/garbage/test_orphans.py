@@ -60,7 +60,7 @@ def test_an_adoption_that_is_rolled_back_is_none(database: Database, storage: St
     assert keys(database) == ["a"]
 
 
-def test_what_is_being_removed_is_not_claimed(
+def test_an_object_being_removed_is_not_claimed(
     database: Database, storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orphans.put(database, storage, "a", [b"1"])

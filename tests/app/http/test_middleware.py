@@ -31,7 +31,7 @@ def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "tuning.example.com:443"]
 )
-def test_it_answers_to_its_names(api: Api, host: str) -> None:
+def test_the_service_answers_to_its_host_names(api: Api, host: str) -> None:
     assert httpx.get(f"{api.url}/healthz", headers={"host": host}, verify=False).status_code == 200
 
 
@@ -48,7 +48,7 @@ def test_it_answers_to_its_names(api: Api, host: str) -> None:
         "/",
     ],
 )
-def test_it_answers_to_no_other_name(api: Api, host: str) -> None:
+def test_the_service_refuses_an_unknown_host_name(api: Api, host: str) -> None:
     answer = httpx.get(f"{api.url}/", headers={"host": host}, verify=False)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unknown_host")
     assert "FALQON_HOSTS" in answer.json()["error"]["message"]

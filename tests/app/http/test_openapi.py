@@ -87,7 +87,7 @@ def test_every_error_is_described_with_our_body(
     )
 
 
-def test_what_can_go_wrong_follows_from_what_is_asked(operations: list[Operation]) -> None:
+def test_the_described_errors_follow_from_the_request(operations: list[Operation]) -> None:
     for operation in operations:
         statuses = set(operation.responses)
         assert ({"401", "413", "415", "429", "503"} <= statuses) == operation.asks_for_a_key, (
@@ -160,7 +160,7 @@ def test_bodies_take_no_field_that_is_not_named(
     assert {"JobRequest", "FalqonOptions", "FileForm", "Integration", "Budget"} <= checked
 
 
-def test_a_method_that_is_not_there_is_told_which_are(description: dict[str, Any]) -> None:
+def test_a_wrong_method_is_answered_with_the_allowed_ones(description: dict[str, Any]) -> None:
     client = TestClient(create_app(Settings(_env_file=None)))
     for path, methods in description["paths"].items():
         answer = client.patch(path.replace("{", "").replace("}", ""))

@@ -46,7 +46,7 @@ def test_an_old_verdict_is_none(silent: threading.Event) -> None:
     other.stop()
 
 
-def test_a_probe_that_breaks_comes_again() -> None:
+def test_a_failing_probe_runs_again() -> None:
     answers = iter([OK])
     watch = BackgroundCheck("redis", lambda: next(answers, None) or str(1 / 0))
     watch.start()

@@ -89,7 +89,7 @@ def test_each_checkpoint_that_is_a_model_is_a_revision(hub: Hub, tmp_path: Path)
         list(hub.api().list_repo_tree(hub.tuned, "extra"))
 
 
-def test_what_is_not_there_is_told_as_the_hub_tells_it(hub: Hub, tmp_path: Path) -> None:
+def test_a_missing_model_or_file_is_refused_as_on_the_hub(hub: Hub, tmp_path: Path) -> None:
     def get(
         repo: str, name: str = "config.json", revision: str = "main", key: str | bool = KEY
     ) -> str:

@@ -8,16 +8,7 @@ from app.base.ids import new_id
 from app.jobs import claims
 from app.jobs.claims import Claim, JobFailure
 from app.jobs.events import NewEvent
-from app.models import (
-    DEFAULT_PROJECT_ID,
-    Attempt,
-    Desired,
-    Event,
-    Job,
-    JobStatus,
-    Model,
-    Project,
-)
+from app.models import DEFAULT_PROJECT_ID, Attempt, Desired, Event, Job, JobStatus, Model, Project
 from app.models.job_progress import JobProgress
 from app.models.job_request import JobRequest
 from tests.support.rows import checked_file
@@ -241,7 +232,9 @@ def test_a_lost_job_waits_twice_as_long_each_time_and_holds_up_no_other(
     assert read(database, jobs[1]).not_before is None
 
 
-def test_what_is_released_uncounted_does_not_wait(database: Database, jobs: list[str]) -> None:
+def test_a_job_released_without_a_failure_does_not_wait(
+    database: Database, jobs: list[str]
+) -> None:
     mine = must_take(database)
     with database.transaction() as session:
         claims.release(

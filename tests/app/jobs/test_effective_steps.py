@@ -69,7 +69,7 @@ def test_the_same_steps_count_wherever_a_job_is_shown(
     assert watched.losses == EFFECTIVE
 
 
-def test_what_has_not_been_done_again_yet_does_not_count_either(backend: Backend) -> None:
+def test_steps_that_a_new_attempt_has_not_reached_do_not_count(backend: Backend) -> None:
     job_id = backend.add_job()
     attempt(backend, 0, 8)
     attempt(backend, 5, 6)

@@ -36,7 +36,7 @@ def test_more_than_any_live_worker_has_is_refused_with_the_numbers(database: Dat
     assert (caught.value.param, caught.value.code) == ("falqon.num_gpus", "too_few_gpus")
 
 
-def test_while_no_worker_lives_a_job_waits_for_one(database: Database) -> None:
+def test_a_job_waits_while_no_worker_is_alive(database: Database) -> None:
     assert chosen(database, 8) == 8
     assert chosen(database, "auto") == 1
 

@@ -34,7 +34,7 @@ def attempt(backend: Backend, start: int | None, end: int, *, lost: bool = False
         )
 
 
-def test_what_an_attempt_did_again_is_told(backend: Backend) -> None:
+def test_the_history_names_the_steps_that_an_attempt_repeated(backend: Backend) -> None:
     job_id = backend.add_job()
     attempt(backend, 0, 8, lost=True)
     # rewound to the checkpoint, and lost before it was where the first had been

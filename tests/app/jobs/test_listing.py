@@ -135,11 +135,7 @@ def test_a_spark_is_the_whole_course_in_few_points_without_what_was_done_again(
             claims.update_attempt(session, job_claim, start_step=steps[0] - 1)
             claims.append_events(session, job_claim, [*drafts, evaluated])
             claims.release(
-                session,
-                job_claim,
-                NewEvent("again"),
-                counts_as_failure=False,
-                max_infra_failures=3,
+                session, job_claim, NewEvent("again"), counts_as_failure=False, max_infra_failures=3
             )
 
     def spark() -> list[tuple[int, float]]:

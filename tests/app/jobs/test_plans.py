@@ -175,7 +175,7 @@ def test_rows_come_from_an_index_in_their_order(large: Database, name: str) -> N
     assert not any(plan.sorts for plan in plans(large, LOOKS[name]))
 
 
-def test_what_streams_look_at_each_second_does_not_grow(large: Database) -> None:
+def test_the_rows_that_streams_read_each_second_do_not_grow(large: Database) -> None:
     assert max(plan.most_rows for plan in plans(large, LOOKS["streams"])) <= 5
 
 

@@ -108,7 +108,7 @@ def test_a_job_starts_when_the_first_worker_is_free_of_those_before(
     )
 
 
-def test_what_cannot_be_told_has_a_reason() -> None:
+def test_a_forecast_that_cannot_be_made_has_a_reason() -> None:
     nobody = queue_of([], [], 0).position_if_added(MINE, 0)
     endless = queue_of([], [None], 0).position_if_added(MINE, 0)
     long = queue_of([1.0] * MAX_FORECAST, [], 1)
@@ -131,7 +131,7 @@ def test_projects_take_turns_by_their_weight() -> None:
     assert order(heavy, "a0", "a1", "a2", "b0", "b1") == "a0 b0 a1 a2 b1"
 
 
-def test_who_has_fewer_running_jobs_comes_first() -> None:
+def test_the_project_with_fewer_running_jobs_comes_first() -> None:
     queue = Queue(
         {"a": line("a", 2), "b": line("b", 2)}, [RunningJob("a", 100.0, "cpu")], ["cpu"] * 2
     )
@@ -157,7 +157,7 @@ def test_a_new_job_is_foreseen_where_its_project_and_priority_put_it() -> None:
     st.lists(st.floats(0, 1e6), max_size=5),
     st.integers(1, 5),
 )
-def test_another_worker_never_makes_it_later(
+def test_an_additional_worker_never_delays_a_start(
     before: list[float | None], running: list[float | None], num_idle: int
 ) -> None:
     few, more = (

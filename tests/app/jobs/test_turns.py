@@ -109,7 +109,7 @@ def test_a_project_of_three_times_the_weight_gets_three_times_as_much(
     assert Counter(serve(database).project_id for _ in range(40)) == {"heavy": 30, "light": 10}
 
 
-def test_who_was_idle_does_not_catch_up(database: Database) -> None:
+def test_an_idle_project_does_not_catch_up(database: Database) -> None:
     add_project(database, "busy")
     add_project(database, "late")
     queue(database, "busy", [0] * 40)

@@ -89,7 +89,7 @@ def test_a_backup_is_restored_into_an_empty_installation(
     assert "has tables already" in again.output
 
 
-def test_a_backup_is_of_the_schema_that_is_there(
+def test_a_backup_keeps_the_schema_of_its_database(
     backend: Backend, admin: Admin, tmp_path: Path
 ) -> None:
     """Before an upgrade the new version makes it, which must not begin to upgrade."""
@@ -177,7 +177,7 @@ def test_a_restore_that_was_cut_short_is_begun_once_more(
     records.database.dispose()
 
 
-def test_what_is_no_backup_or_is_of_another_installation_is_refused(
+def test_a_restore_refuses_foreign_files_and_other_installations(
     backend: Backend, admin: Admin, tmp_path: Path
 ) -> None:
     folder = tmp_path / "backup"
@@ -198,7 +198,7 @@ def test_what_is_no_backup_or_is_of_another_installation_is_refused(
 
 
 @pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
-def test_without_the_programs_of_postgres_a_sentence_says_so(
+def test_a_backup_without_pg_dump_is_refused_in_a_sentence(
     backend: Backend, admin: Admin, tmp_path: Path
 ) -> None:
     refused = admin("backup", str(tmp_path / "backup"), PATH="")

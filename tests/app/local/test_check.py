@@ -48,7 +48,7 @@ def verdicts(done: Result) -> dict[str, str]:
     return dict(lines)
 
 
-def test_what_is_right_is_said_to_be(good: pytest.MonkeyPatch) -> None:
+def test_a_sound_installation_passes_every_check(good: pytest.MonkeyPatch) -> None:
     done = run()
     names = ["settings", "database", "clocks", "schema", "redis"]
     assert verdicts(done) == dict.fromkeys([*names, *(f"storage: {step}" for step in STEPS)], "ok")

@@ -53,7 +53,7 @@ def kill(service: Service, *words: str) -> int:
     return pid
 
 
-def test_it_is_ready_and_private(service: Service) -> None:
+def test_falqon_up_is_ready_and_its_files_are_private(service: Service) -> None:
     assert service.ready() == "ok"
     assert service.folder.stat().st_mode & 0o777 == 0o700
     assert (service.folder / "valkey.sock").stat().st_mode & 0o077 == 0
@@ -70,7 +70,7 @@ def test_it_is_ready_and_private(service: Service) -> None:
     assert (rebound.status_code, rebound.json()["error"]["code"]) == (400, "unknown_host")
 
 
-def test_there_is_a_worker_for_each_card(
+def test_falqon_up_starts_a_worker_for_each_card(
     short_tmp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_driver(tmp_path, monkeypatch, RTX_4090, H100, RTX_4090)
@@ -89,7 +89,7 @@ def test_a_job_runs(service: Service) -> None:
     wait_for(lambda: status(service, job) == "succeeded", what="the job succeeds")
 
 
-def test_what_it_keeps_is_for_this_user_alone(service: Service) -> None:
+def test_files_of_falqon_up_are_private_after_a_job(service: Service) -> None:
     """After a job, so that every folder is there."""
     folders = [path for path in service.folder.iterdir() if path.is_dir()]
     assert {path.name for path in folders} >= {"logs", "objects", "valkey", "work"}
@@ -98,7 +98,7 @@ def test_what_it_keeps_is_for_this_user_alone(service: Service) -> None:
     assert [path for path in secrets if path.stat().st_mode & 0o777 != 0o600] == []
 
 
-def test_a_second_one_says_who_was_first(service: Service) -> None:
+def test_a_second_falqon_up_names_the_running_process(service: Service) -> None:
     second = service.run("up", "--port", str(free_port()), "--data-dir", str(service.folder))
     assert second.returncode == EXIT_ALREADY_UP
     assert str(service.process.pid) in second.stderr
@@ -121,7 +121,7 @@ def test_a_killed_child_comes_back_and_work_goes_on(
     wait_for(lambda: status(service, job) == "succeeded", what="the job succeeds")
 
 
-def test_when_it_is_killed_itself_nothing_is_left(service: Service) -> None:
+def test_a_killed_falqon_up_leaves_no_process(service: Service) -> None:
     create_job(service, FakeTrainer(steps=5000, step_seconds=0.02))
     wait_for(lambda: service.pids("fake_trainer.py"), what="a trainer")
     assert len(service.pids()) >= 6
@@ -176,7 +176,9 @@ def test_a_second_interrupt_does_not_wait_for_anybody(service: Service) -> None:
         (["--data-dir", "/dev/null"], 1, "/dev/null cannot be the data folder: File exists."),
     ],
 )
-def test_it_refuses(tmp_path: Path, arguments: list[str], code: int, reason: str) -> None:
+def test_falqon_up_refuses_bad_arguments(
+    tmp_path: Path, arguments: list[str], code: int, reason: str
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         filled = [argument.format(used=server.getsockname()[1]) for argument in arguments]
         command = Service.command("up", "--data-dir", str(tmp_path / "data"), *filled)

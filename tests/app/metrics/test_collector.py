@@ -33,9 +33,7 @@ def scrape(backend: Backend) -> str:
     return generate_latest(registry_of(backend)).decode()
 
 
-def test_an_installation_without_jobs_says_zero_where_an_autoscaler_looks(
-    backend: Backend,
-) -> None:
+def test_an_installation_without_jobs_says_zero_where_an_autoscaler_looks(backend: Backend) -> None:
     text = scrape(backend)
     assert samples(text)["falqon_queue_jobs", (("device", "any"), ("num_devices", "1"))] == 0
     assert value(text, "falqon_queue_age_seconds") == 0
@@ -100,7 +98,7 @@ def test_a_silent_worker_shows_in_the_age_of_its_lease(backend: Backend) -> None
     assert value(scrape(backend), "falqon_lease_age_seconds") == pytest.approx(600, abs=60)
 
 
-def test_what_waits_for_workers_of_files_is_counted(backend: Backend) -> None:
+def test_operations_that_wait_for_workers_are_counted(backend: Backend) -> None:
     for _ in range(3):
         backend.add_job()
     uncheck_files(backend.database)

@@ -54,7 +54,7 @@ def test_attempts_add_up_by_device_and_month(database: Database) -> None:
     assert booked(database, at(10, 31, 20), at(10, 31, 21), 1) == ("2026-11", 7200)
 
 
-def test_what_nears_or_passes_the_months_limit_is_said_once(database: Database) -> None:
+def test_a_project_near_or_over_its_monthly_limit_is_reported_once(database: Database) -> None:
     def alerts_of(day: int, minutes: int, month: int = 11) -> str | None:
         started = at(month, day, 1)
         with database.transaction() as session:
@@ -81,7 +81,7 @@ def test_last_months_hours_do_not_count_now(database: Database) -> None:
         assert repository.device_seconds(session, session.get_one(Project, "p")) == 0
 
 
-def test_what_many_projects_use_takes_as_many_statements_as_of_one(database: Database) -> None:
+def test_usage_of_many_projects_takes_the_statements_of_one(database: Database) -> None:
     with database.transaction() as session:
         session.add_all([Project(id=f"q{i}", name="q") for i in range(5)])
         session.flush()

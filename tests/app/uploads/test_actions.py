@@ -84,7 +84,7 @@ def test_an_upload_that_nobody_completes_expires_and_its_parts_go(uploads: Uploa
     assert service.expire(uploads.database) == 0
 
 
-def test_its_hour_ends_though_nobody_has_looked_yet(uploads: Uploads) -> None:
+def test_an_upload_expires_before_the_reconciler_runs(uploads: Uploads) -> None:
     upload_id = uploads.begin()
     part_id = uploads.send(upload_id, b"abcdef")
     uploads.let_an_hour_pass()

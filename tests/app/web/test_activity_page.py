@@ -56,10 +56,7 @@ def a_disabled_webhook(tenant: Tenant) -> Parameters:
 
 def a_sent_delivery(tenant: Tenant) -> Parameters:
     params = a_delivery(tenant)
-    return {
-        "endpoint_id": params["webhook_endpoint_id"],
-        "delivery_id": params["delivery_id"],
-    }
+    return {"endpoint_id": params["webhook_endpoint_id"], "delivery_id": params["delivery_id"]}
 
 
 def a_job_form(tenant: Tenant) -> Parameters:
@@ -88,8 +85,7 @@ FORMS = {
     "/studies/{study_id}/cancel": Form("study.cancelled", a_study),
     "/data": Form("file.created"),
     "/data/sources": Form(
-        "file.created",
-        fields={"source": "https://files.example.com/rows.parquet"},
+        "file.created", fields={"source": "https://files.example.com/rows.parquet"}
     ),
     "/data/{file_id}/check": Form("file.checked", a_file),
     "/data/{file_id}/delete": Form("file.deleted", a_file),
@@ -128,10 +124,7 @@ FORMS = {
     "/sign-out": Form("logout.succeeded"),
 }
 
-SEVERAL = {
-    "/jobs/cancel": ("job.cancelled", a_job),
-    "/jobs/delete": ("job.deleted", an_ended_job),
-}
+SEVERAL = {"/jobs/cancel": ("job.cancelled", a_job), "/jobs/delete": ("job.deleted", an_ended_job)}
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +141,7 @@ def browser(api: Api, admin: Tenant) -> Iterator[httpx.Client]:
         yield client
 
 
-def test_every_form_is_here_or_says_why_not() -> None:
+def test_every_form_is_audited_or_listed_as_unaudited() -> None:
     changes = {path for method, path in routes_of(pages.router.routes) if method not in SAFE}
     assert changes == set(FORMS) | set(SEVERAL) | (set(UNAUDITED) & changes)
 
@@ -207,7 +200,7 @@ def test_the_page_says_who_changed_what_and_filters(admin: Tenant, browser: http
     assert "Nothing was changed" in by_nobody
 
 
-def test_only_admins_see_it(api: Api, tenant: Tenant) -> None:
+def test_the_activity_page_is_for_admins_only(api: Api, tenant: Tenant) -> None:
     with httpx.Client(base_url=api.url, verify=False, timeout=20) as client:
         sign_in(client, tenant)
         assert client.get("/activity").status_code == 403

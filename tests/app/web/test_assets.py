@@ -60,7 +60,6 @@ def test_streams_downloads_and_the_api_are_left_alone(
         assert "content-encoding" not in answer.headers, path
         assert int(answer.headers["content-length"]) == len(answer.content)
     part = browser.get(
-        f"/jobs/{jobs.succeeded}/artifacts/model.safetensors",
-        headers=GZIP | {"range": "bytes=1-2"},
+        f"/jobs/{jobs.succeeded}/artifacts/model.safetensors", headers=GZIP | {"range": "bytes=1-2"}
     )
     assert (part.status_code, part.content, part.headers["content-length"]) == (206, b"yt", "2")

@@ -28,7 +28,7 @@ def test_statuses_figures_and_results_follow_the_jobs(
     assert stream_address not in browser.get(f"/compare?{address}").text
 
 
-def test_a_comparison_of_what_is_not_there_has_no_stream(
+def test_a_comparison_with_an_unknown_job_has_no_stream(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
     own = tenant.job().id

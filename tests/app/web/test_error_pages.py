@@ -69,7 +69,7 @@ def test_a_storage_that_is_away_is_a_page(
     assert 'aria-label="Screens"' in page.text
 
 
-def test_what_is_refused_keeps_the_navigation_and_is_said_plainly(browser: httpx.Client) -> None:
+def test_a_refusal_keeps_the_navigation_and_is_plainly_worded(browser: httpx.Client) -> None:
     for path, status, words in (
         ("/jobs/ftjob-none", 404, "There is no such job in this project."),
         ("/settings/keys", 403, "right 'admin'"),

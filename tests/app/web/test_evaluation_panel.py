@@ -70,9 +70,7 @@ def test_the_page_says_plainly_what_is_worse(browser: httpx.Client, tenant: Tena
         assert words in page
 
 
-def test_what_goes_on_after_the_job_has_ended_is_asked_for_again(
-    browser: httpx.Client, tenant: Tenant
-) -> None:
+def test_an_evaluation_of_an_ended_job_is_polled(browser: httpx.Client, tenant: Tenant) -> None:
     job_id = tenant.job().id
     tenant.client.fine_tuning.jobs.cancel(job_id)
     asks = 'hx-select="#job-evaluations"'
@@ -81,7 +79,7 @@ def test_what_goes_on_after_the_job_has_ended_is_asked_for_again(
     assert asks in browser.get(f"/jobs/{job_id}").text
 
 
-def test_one_that_failed_says_why(browser: httpx.Client, tenant: Tenant) -> None:
+def test_a_failed_evaluation_shows_its_reason(browser: httpx.Client, tenant: Tenant) -> None:
     job_id = tenant.job().id
     failure = {"error_code": "engine_failed", "error_message": "The engine <has> ended."}
     add(tenant, job_id, status=OperationStatus.FAILED, **failure)

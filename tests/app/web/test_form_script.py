@@ -9,7 +9,7 @@ BY_SCRIPT = SAME_SITE | {"x-form-script": "send"}
 AGAIN = SAME_SITE | {"x-form-script": "repeat"}
 
 
-def test_it_gets_the_next_page_which_says_what_was_done(
+def test_a_form_sent_by_script_gets_the_next_page_with_its_message(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
     job_id = tenant.job().id
@@ -29,9 +29,7 @@ def test_a_refusal_is_a_message(browser: httpx.Client, tenant: Tenant) -> None:
     assert tenant.client.fine_tuning.jobs.retrieve(job_id).status == "queued"
 
 
-def test_a_refusal_of_what_was_typed_is_a_message_too(
-    browser: httpx.Client, tenant: Tenant
-) -> None:
+def test_a_refused_value_is_a_message(browser: httpx.Client, tenant: Tenant) -> None:
     job_id = tenant.job(extra_body={"falqon": {"budget": {"max_seconds": 10}}}).id
     tenant.client.fine_tuning.jobs.pause(job_id)
     csrf = token(browser.get(f"/jobs/{job_id}"))

@@ -68,5 +68,7 @@ def test_a_script_gets_what_to_add_to_the_page(browser: httpx.Client, job_id: st
     assert older(part) != [address]
 
 
-def test_a_job_with_few_messages_has_no_older_ones(browser: httpx.Client, tenant: Tenant) -> None:
+def test_a_job_with_few_messages_has_no_older_messages(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     assert "There are older events." not in browser.get(f"/jobs/{tenant.job().id}").text

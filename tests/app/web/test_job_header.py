@@ -114,9 +114,7 @@ def test_a_failed_job_says_why_in_words_with_the_lines_at_fault(
         assert re.search(rf'<section id="job-{part}"[^>]* hidden>', page), part
 
 
-def test_how_long_it_waited_is_until_its_first_attempt(
-    browser: httpx.Client, tenant: Tenant
-) -> None:
+def test_the_wait_of_a_job_ends_at_its_first_attempt(browser: httpx.Client, tenant: Tenant) -> None:
     claim = tenant.claim(tenant.job().id)
     with tenant.api.database.transaction() as session:
         row = session.get_one(Job, claim.job_id)

@@ -23,36 +23,19 @@ from tests.browser import scene
 from tests.support.api import Api, Tenant
 from tests.support.pages import SAME_SITE, token
 
-PATHS = [
-    "",
-    "/events",
-    "/log",
-    "/metrics",
-    "/metrics?format=csv",
-    "/artifacts/config.json",
-    "/live",
-]
 ACTIONS = ["cancel", "pause", "resume", "clone", "delete"]
 
 
-def test_jobs_of_another_project_are_not_there(browser: httpx.Client, tenant: Tenant) -> None:
-    other = Tenant(tenant.api)
-    job_id = scene.scene(other).succeeded
-    for path in PATHS:
-        assert browser.get(f"/jobs/{job_id}{path}").status_code == 404, path
-    csrf = token(browser.get("/"))
-    for action in ACTIONS:
-        page = browser.post(f"/jobs/{job_id}/{action}", data={"csrf": csrf}, headers=SAME_SITE)
-        assert (page.status_code, "Could not find" in page.text) == (404, True), action
-    own = tenant.job().id
-    assert browser.get(f"/compare?job={own}&job={job_id}").status_code == 404
-    endings = browser.get(f"/jobs/ended?job={own}&job={job_id}").json()
+def test_lists_of_job_ids_in_a_query_show_no_job_of_another_project(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    own, foreign = tenant.job().id, scene.scene(Tenant(tenant.api)).succeeded
+    assert browser.get(f"/compare?job={own}&job={foreign}").status_code == 404
+    endings = browser.get(f"/jobs/ended?job={own}&job={foreign}").json()
     assert endings == {"ended": [], "live": [own]}
-    assert other.client.fine_tuning.jobs.retrieve(job_id).status == "succeeded"
-    assert [job.id for job in tenant.client.fine_tuning.jobs.list()] == [own]
 
 
-def test_who_may_only_read_is_offered_nothing_and_changes_nothing(api: Api, tenant: Tenant) -> None:
+def test_a_reader_is_offered_no_job_action_and_changes_nothing(api: Api, tenant: Tenant) -> None:
     job_id = tenant.job().id
     with httpx.Client(base_url=api.url, follow_redirects=True, verify=False) as browser:
         browser.post("/sign-in", data={"key": tenant.new_key(Scope.READ)}, headers=SAME_SITE)
@@ -114,7 +97,9 @@ def test_the_log_of_a_trainer_is_a_panel_of_its_own(browser: httpx.Client, tenan
     assert "hx-trigger" not in browser.get(f"{url}/log?after={len(lines) + 8}").text
 
 
-def test_what_cannot_be_done_now_is_said_on_the_page(browser: httpx.Client, tenant: Tenant) -> None:
+def test_an_action_refused_in_the_jobs_state_is_explained_on_the_page(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     job_id = tenant.job().id
     csrf = token(browser.get("/"))
     page = browser.post(f"/jobs/{job_id}/resume", data={"csrf": csrf}, headers=SAME_SITE)
@@ -124,7 +109,7 @@ def test_what_cannot_be_done_now_is_said_on_the_page(browser: httpx.Client, tena
     assert "cancel it before you delete it" in page.text
 
 
-def test_what_an_action_does_to_a_job_that_has_not_begun_is_said(
+def test_an_action_on_a_job_that_has_not_begun_reports_its_effect(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
     running = tenant.claim(tenant.job().id).job_id
@@ -278,7 +263,9 @@ def test_streams_end_with_the_key(browser: httpx.Client, tenant: Tenant) -> None
         list(lines)
 
 
-def test_what_is_compared(browser: httpx.Client, tenant: Tenant) -> None:
+def test_a_comparison_shows_curves_and_settings_of_its_jobs(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     file = tenant.upload()
     first = tenant.job(training_file=file, suffix="one", extra_body={"falqon": {"rank": 16}}).id
     second = tenant.job(training_file=file, suffix="two", extra_body={"falqon": {"rank": 32}}).id
@@ -297,7 +284,7 @@ def test_what_is_compared(browser: httpx.Client, tenant: Tenant) -> None:
     assert "at most 6" in browser.get(f"/compare?{seven}").text
 
 
-def test_what_is_chosen_to_compare_stays_beside_what_a_search_finds(
+def test_jobs_chosen_to_compare_stay_beside_the_results_of_a_search(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
     file = tenant.upload()

@@ -36,7 +36,7 @@ def cell(page: httpx.Response, job_id: str, column: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", inner)).strip()
 
 
-def test_each_column_says_what_its_job_has(browser: httpx.Client, tenant: Tenant) -> None:
+def test_every_column_shows_the_value_of_its_job(browser: httpx.Client, tenant: Tenant) -> None:
     file = tenant.upload()
     hyperparameters = {"n_epochs": 2}
     job = tenant.job(
@@ -67,7 +67,7 @@ def test_each_column_says_what_its_job_has(browser: httpx.Client, tenant: Tenant
     assert f'href="/data/{file}"' in page.text
 
 
-def test_chosen_columns_are_in_the_address_and_there_at_the_next_visit(
+def test_chosen_columns_are_kept_in_the_address_and_at_the_next_visit(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
     tenant.job(suffix="desk")
@@ -97,7 +97,9 @@ def test_chosen_columns_are_in_the_address_and_there_at_the_next_visit(
         ("&".join(f"metadata=a={number}" for number in range(17)), "At most 16 are allowed."),
     ],
 )
-def test_what_an_address_cannot_mean_is_said(browser: httpx.Client, query: str, words: str) -> None:
+def test_a_bad_query_of_the_jobs_table_is_reported(
+    browser: httpx.Client, query: str, words: str
+) -> None:
     page = browser.get(f"/?{query}")
     assert (page.status_code, words in page.text) == (400, True), page.text
 
@@ -170,7 +172,7 @@ def test_many_jobs_are_cancelled_and_deleted_at_once(browser: httpx.Client, tena
     assert act(browser, "cancel", [f"ftjob-{n}" for n in range(71)]).status_code == 400
 
 
-def test_who_reads_chooses_only_to_compare(browser: httpx.Client, tenant: Tenant) -> None:
+def test_a_reader_selects_jobs_only_to_compare(browser: httpx.Client, tenant: Tenant) -> None:
     job_id = tenant.job().id
     browser.post("/sign-in", data={"key": tenant.new_key(Scope.READ)}, headers=SAME_SITE)
     page = browser.get("/")

@@ -45,7 +45,7 @@ def test_the_stream_of_what_is_deleted_ends(browser: httpx.Client, tenant: Tenan
     assert browser.get(f"/models/{model}/live").status_code == 404
 
 
-def test_a_job_that_waits_is_told_of_those_before_it(
+def test_a_waiting_job_shows_the_jobs_before_it(
     browser: httpx.Client, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.web.pages.job.WAITING_SECONDS", 0.1)

@@ -70,7 +70,7 @@ def test_valid_files_are_offered_by_name_records_and_age(
     ],
     ids=["chats", "preferences", "texts"],
 )
-def test_what_is_learned_is_seen_from_the_file(
+def test_the_form_takes_the_objective_from_the_file(
     browser: httpx.Client,
     tenant: Tenant,
     content: bytes,

@@ -24,7 +24,9 @@ def store(tenant: Tenant, job_id: str, **columns: object) -> None:
             session.execute(statement, {"value": json.dumps(value), "id": job_id})
 
 
-def test_each_is_shown_as_it_is_and_hides_no_other(tenant: Tenant, browser: httpx.Client) -> None:
+def test_a_job_of_older_rules_is_shown_unchanged_beside_the_rest(
+    tenant: Tenant, browser: httpx.Client
+) -> None:
     queued = tenant.job()
     unchecked = tenant.job(training_file=tenant.upload(check=False))
     recipe = queued.model_extra["config"] | RECIPE | {"method": "falqon"}
@@ -48,7 +50,7 @@ def test_each_is_shown_as_it_is_and_hides_no_other(tenant: Tenant, browser: http
     assert (clone.status_code, clone.json()["error"]["type"]) == (400, "invalid_request_error")
 
 
-def test_one_that_can_no_longer_be_trained_fails_with_the_reason(tenant: Tenant) -> None:
+def test_a_job_of_older_rules_that_cannot_train_fails_with_the_reason(tenant: Tenant) -> None:
     job = tenant.job(training_file=tenant.upload(check=False))
     request = {"model": tenant.base_model, "training_file": job.training_file}
     store(tenant, job.id, requested=request | {"falqon": {"rank": 4096}})

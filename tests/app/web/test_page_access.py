@@ -60,7 +60,7 @@ def filled(path: str, ids: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize(("method", "path"), PAGES, ids=lambda part: part)
-def test_who_has_not_signed_in_sees_nothing(
+def test_a_visitor_without_a_session_sees_no_page(
     api: Api, ids: dict[str, str], method: str, path: str
 ) -> None:
     """A page or a file leads to the sign-in; streams, which nobody reads, are refused."""
@@ -90,7 +90,7 @@ def belongings(api: Api, project_id: str) -> list[str]:
 
 
 @pytest.mark.parametrize(("method", "path"), OF_SOMETHING, ids=lambda part: part)
-def test_what_others_have_is_not_there(
+def test_objects_of_another_project_are_not_found_on_any_page(
     api: Api, stranger: httpx.Client, ids: dict[str, str], method: str, path: str
 ) -> None:
     """Some forms lead back to the page of the thing with what went wrong: not there either."""
@@ -103,13 +103,18 @@ def test_what_others_have_is_not_there(
             "format": "bf16",
             "name": "config.json",
             "expires_in_seconds": "60",
+            "url": "https://8.8.8.8/",
+            "event": "fine_tuning.job.failed",
+            "event_type": "fine_tuning.job.failed",
         }
     )
     answer = stranger.request(method, filled(path, ids), data=form, headers=SAME_SITE)
     if answer.status_code == 303 and method == "POST":
         answer = stranger.get(answer.headers["location"])
     # the page of all keys says that this one is not there
-    refused = answer.status_code in {403, 404} or 'data-tone="bad"' in answer.text
+    refused = answer.status_code == 404 or (
+        method == "POST" and (answer.status_code == 403 or 'data-tone="bad"' in answer.text)
+    )
     assert refused, answer.text[-500:]
     assert belongings(api, ids["project_id"]) == before
 

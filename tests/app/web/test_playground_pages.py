@@ -29,7 +29,9 @@ def headers(browser: httpx.Client) -> dict[str, str]:
     return SAME_SITE | {"x-form-token": token(browser.get("/"))}
 
 
-def test_a_job_that_is_done_and_its_model_lead_there(browser: httpx.Client, tenant: Tenant) -> None:
+def test_a_succeeded_job_and_its_model_link_to_the_playground(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     objects = scene.scene(tenant)
     link = f'href="{playground(objects.model)}"'
     job = browser.get(f"/jobs/{objects.succeeded}").text
@@ -50,7 +52,9 @@ def test_the_base_model_stands_beside_a_model(browser: httpx.Client, tenant: Ten
     assert browser.get("/playground?model=nothing").status_code == 404
 
 
-def test_prompts_are_those_of_the_job(browser: httpx.Client, tenant: Tenant) -> None:
+def test_the_playground_offers_the_sample_prompts_of_the_job(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
     held_out = tenant.upload(jsonl(12, "held out"))
     job_id = tenant.job(validation_file=held_out).id
     tenant.add_model("ft:a:acme::1", project_id=tenant.project_id, job_id=job_id)
@@ -97,7 +101,7 @@ def test_the_prompt_of_a_record(record: dict[str, Any], expected: object) -> Non
     assert prompt_of(parse_record(json.dumps(record).encode())) == expected
 
 
-def test_refusals_are_those_of_the_api(browser: httpx.Client, tenant: Tenant) -> None:
+def test_the_playground_refuses_as_the_api_does(browser: httpx.Client, tenant: Tenant) -> None:
     sent = headers(browser)
     question = {"model": tenant.base_model, "messages": HELLO}
     waiting = browser.post(ASK, json=question, headers=sent)  # no worker here loads it
@@ -113,7 +117,7 @@ def test_refusals_are_those_of_the_api(browser: httpx.Client, tenant: Tenant) ->
     assert large.status_code == 413
 
 
-def test_only_the_page_itself_asks(browser: httpx.Client, tenant: Tenant) -> None:
+def test_the_playground_answers_its_own_page_only(browser: httpx.Client, tenant: Tenant) -> None:
     question = {"model": tenant.base_model, "messages": HELLO}
     sent = headers(browser)
     for forged in (

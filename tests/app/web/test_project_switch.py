@@ -38,7 +38,7 @@ def sign_in_beside(browser: httpx.Client, key: str) -> httpx.Response:
     return browser.post("/sign-in", data={"key": key, "other": "1"}, headers=SAME_SITE)
 
 
-def test_the_header_names_the_project_and_leads_to_others_of_the_session(
+def test_the_header_names_the_project_and_links_the_sessions_other_projects(
     browser: httpx.Client, tenant: Tenant, second: Tenant
 ) -> None:
     mine = tenant.job().id
@@ -58,7 +58,7 @@ def test_the_header_names_the_project_and_leads_to_others_of_the_session(
     assert "Sign out" not in browser.get("/").text
 
 
-def test_only_keys_that_were_given_and_still_open_something_lead_anywhere(
+def test_the_project_switch_links_valid_keys_of_the_session_only(
     browser: httpx.Client, tenant: Tenant, second: Tenant, api: Api
 ) -> None:
     csrf = token(browser.get("/"))

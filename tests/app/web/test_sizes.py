@@ -23,7 +23,7 @@ def test_people_write_sizes_with_units(text: str, num_bytes: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "ten GB", "10 parsecs", "-1", "1e9", "10 GB more", "9" * 30])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_a_malformed_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="such as 10 GB"):
         read_size(text)
 

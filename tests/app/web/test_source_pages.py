@@ -89,7 +89,7 @@ def finish_import(api: Api, **values: object) -> None:
         assert claims.complete(session, imported, **values)
 
 
-def test_who_administers_the_service_adds_and_deletes_base_models(
+def test_an_installation_admin_adds_and_deletes_base_models(
     api: Api, browser: httpx.Client, tenant: Tenant
 ) -> None:
     assert "Add a model" not in browser.get("/models").text

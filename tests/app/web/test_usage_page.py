@@ -27,7 +27,9 @@ def used(tenant: Tenant, accrued: str, days_ago: int = 0) -> str:
     return str(job.api_key_id)
 
 
-def test_cost_stands_there_by_day_key_and_model(tenant: Tenant, browser: httpx.Client) -> None:
+def test_the_usage_page_shows_cost_by_day_key_and_model(
+    tenant: Tenant, browser: httpx.Client
+) -> None:
     key_id = used(tenant, "3.2500")
     used(tenant, "1.0000", days_ago=8)
     page = browser.get("/usage")

@@ -49,7 +49,7 @@ def test_loaded_models_are_kept_and_unloaded_by_who_administers_them(
     assert "is not loaded" in again.text
 
 
-def test_others_see_base_models_and_their_own(
+def test_a_project_sees_engines_of_base_models_and_of_its_own_models(
     browser: httpx.Client, tenant: Tenant, api: Api
 ) -> None:
     other = Tenant(api)
@@ -64,7 +64,7 @@ def test_others_see_base_models_and_their_own(
     other.http.close()
 
 
-def test_what_doctor_found_stands_beside_the_card(
+def test_the_worker_page_shows_the_diagnosis_beside_the_card(
     browser: httpx.Client, tenant: Tenant, api: Api
 ) -> None:
     rows = (

@@ -13,12 +13,7 @@ from app.base.settings import Settings
 from app.jobs import claims
 from app.jobs.claims import Claim, JobFailure
 from app.jobs.events import NewEvent
-from app.models import (
-    DeliveryStatus,
-    JobStatus,
-    WebhookDelivery,
-    WebhookEndpoint,
-)
+from app.models import DeliveryStatus, JobStatus, WebhookDelivery, WebhookEndpoint
 from app.webhooks import repository, service
 from app.webhooks.dispatcher import MAX_ATTEMPTS, Dispatcher, retry_seconds
 from app.webhooks.schemas import EndpointObject, NewEndpoint
@@ -85,7 +80,7 @@ def send_all(dispatcher: Dispatcher) -> None:
         pass
 
 
-def test_each_event_goes_to_those_who_asked_for_it(
+def test_every_event_goes_to_its_subscribed_endpoints(
     backend: Backend, receiver: Receiver, dispatcher: Dispatcher
 ) -> None:
     add_endpoint(backend, receiver.url)
@@ -268,7 +263,7 @@ def test_gone_disables_the_endpoint_and_what_was_still_to_come(
     assert (stored.enabled, stored.disabled_reason) == (False, "gone")
 
 
-def test_what_a_dead_sender_had_comes_back_and_its_late_result_counts_for_nothing(
+def test_deliveries_of_a_dead_sender_are_sent_again_and_its_late_result_is_ignored(
     backend: Backend, receiver: Receiver, dispatcher: Dispatcher
 ) -> None:
     add_endpoint(backend, receiver.url)
@@ -286,7 +281,9 @@ def test_what_a_dead_sender_had_comes_back_and_its_late_result_counts_for_nothin
     assert (row.status, row.attempts, row.error) == ("delivered", 2, None)
 
 
-def test_addresses_are_checked_when_it_is_sent(backend: Backend, receiver: Receiver) -> None:
+def test_the_address_of_a_webhook_is_checked_at_each_delivery(
+    backend: Backend, receiver: Receiver
+) -> None:
     """The setting, or what the name resolves to, may have changed since it was created."""
     add_endpoint(backend, receiver.url)
     end_a_job(backend)

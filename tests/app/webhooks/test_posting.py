@@ -66,7 +66,7 @@ def test_a_post_arrives_whole() -> None:
     )
 
 
-def test_nothing_is_connected_to_where_it_is_not_allowed() -> None:
+def test_a_forbidden_address_is_never_connected_to() -> None:
     with receiving() as receiver:
         for url in (
             receiver.url,
@@ -123,7 +123,9 @@ def test_the_address_that_was_checked_is_the_one_connected_to(
 
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 200 OK\r\nx-slow: " + b"a" * 100, b""])
-def test_who_answers_too_slowly_is_cut_off(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_that_answers_too_slowly_is_cut_off(
+    answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(posting, "TIMEOUT_SECONDS", 0.5)
     with raw_server(answer, pause=0.1) as url:
         began = time.monotonic()
@@ -141,12 +143,12 @@ def test_an_endless_body_is_not_read() -> None:
     ("answer", "reason"),
     [(b"SSH-2.0-x\r\n", "not HTTP"), (b"HTTP/1.1 200 OK\r\na: " + b"x" * 70_000, "not HTTP")],
 )
-def test_what_is_not_http_is_said(answer: bytes, reason: str) -> None:
+def test_an_answer_that_is_not_http_is_reported(answer: bytes, reason: str) -> None:
     with raw_server(answer) as url, pytest.raises(Undelivered, match=reason):
         post(url, b"{}", {}, LOOPBACK)
 
 
-def test_what_cannot_be_reached_is_said() -> None:
+def test_an_unreachable_receiver_is_reported() -> None:
     with pytest.raises(Undelivered, match="connection failed: Connection refused"):
         post("http://127.0.0.1:1/", b"{}", {}, LOOPBACK)
     with pytest.raises(Undelivered, match="does not resolve"):

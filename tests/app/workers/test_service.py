@@ -19,7 +19,7 @@ def unseen_for(database: Database, worker_id: str, seconds: float) -> None:
         )
 
 
-def test_who_does_not_look_any_more_is_not_counted(database: Database) -> None:
+def test_a_worker_that_stopped_polling_is_not_counted(database: Database) -> None:
     for worker_id in ("a", "b", "a"):
         with database.transaction() as session:
             service.mark_seen(session, worker_id, "cpu", 2)
@@ -32,7 +32,7 @@ def test_who_does_not_look_any_more_is_not_counted(database: Database) -> None:
         assert service.list_idle(session, SETTINGS).keys() == {"a", "b"}
 
 
-def test_those_that_never_come_back_are_forgotten(database: Database) -> None:
+def test_a_worker_that_never_returns_is_forgotten(database: Database) -> None:
     with database.transaction() as session:
         service.mark_seen(session, "gone", "cpu", 2)
     unseen_for(database, "gone", service.FORGOTTEN_SECONDS + 1)
@@ -42,7 +42,7 @@ def test_those_that_never_come_back_are_forgotten(database: Database) -> None:
         assert session.scalars(select(Worker.id)).all() == ["new"]
 
 
-def test_one_with_a_long_job_is_not_forgotten(database: Database) -> None:
+def test_a_worker_with_a_long_job_is_not_forgotten(database: Database) -> None:
     """While it has one it is seen by its lease alone."""
     with database.transaction() as session:
         session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))

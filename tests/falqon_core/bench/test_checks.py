@@ -65,7 +65,7 @@ def test_products_are_compared_at_the_models_sizes(monkeypatch: pytest.MonkeyPat
         check_products(48, 32, torch.device("cpu"))
 
 
-def test_the_sizes_are_those_of_the_model(tmp_path: Path) -> None:
+def test_check_sizes_are_those_of_the_model(tmp_path: Path) -> None:
     assert distinct_shapes(dimensions_of(llama_7b())) == {
         (4096, 4096): "q, k, v, o",
         (11008, 4096): "gate, up",

@@ -108,7 +108,7 @@ def test_the_bound_counts_the_operations_of_our_method() -> None:
     )
 
 
-def test_without_room_for_a_base_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_that_does_not_fit_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     assert SETUP.recipe(CPU).base_copy == "device"
     monkeypatch.setattr(steps, "available_bytes", lambda _: 1000)
     assert SETUP.recipe(CPU).base_copy == "none"

@@ -56,7 +56,7 @@ from falqon_core.contract.config import (
         ({"lora_dropout": 0.1}, "lora_dropout"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused(arguments: dict[str, Any], match: str) -> None:
+def test_an_impossible_recipe_is_refused(arguments: dict[str, Any], match: str) -> None:
     with pytest.raises(ValidationError, match=match):
         Recipe(**arguments)
 
@@ -109,7 +109,7 @@ def test_resolving_keeps_what_was_asked_for(recipe: Recipe, num_records: int) ->
     )
 
 
-def test_each_rule_has_its_defaults() -> None:
+def test_every_update_rule_has_its_defaults() -> None:
     anchored = Recipe(rank=32).resolved(1000)
     topk = Recipe(rank=32, update_rule="topk").resolved(1000)
 
@@ -166,7 +166,7 @@ def test_steps_are_epochs_of_full_batches_and_a_rest(max_steps: int | None, step
     assert recipe.num_steps(10) == steps
 
 
-def test_there_is_one_source_of_validation() -> None:
+def test_a_recipe_has_one_source_of_validation_data() -> None:
     paths = {"model": Path("m"), "train_file": Path("t"), "validation_file": Path("v")}
 
     assert TrainConfig(**paths).recipe == Recipe()

@@ -65,7 +65,7 @@ def test_round_trip_in_one_line(message: Message) -> None:
     assert decode(line) == message
 
 
-def test_every_kind_of_message_is_tried_here() -> None:
+def test_every_kind_of_message_has_an_example() -> None:
     assert {type(message) for message in MESSAGES} == set(Message.__subclasses__())
 
 
@@ -80,7 +80,7 @@ def test_every_kind_of_message_is_tried_here() -> None:
         b'{"type":"exported","path":"a","more":1}',
     ],
 )
-def test_what_is_not_ours_is_refused(line: bytes) -> None:
+def test_a_foreign_line_is_no_message(line: bytes) -> None:
     with pytest.raises(ValidationError):
         decode(line)
 

@@ -189,7 +189,7 @@ def test_a_chat_template_has_a_limit(name: str, content: str, folder: Path) -> N
         {"model_type": "llama", "architectures": [7]},
     ],
 )
-def test_only_decoders(config: dict[str, Any]) -> None:
+def test_models_other_than_decoders_are_refused(config: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="not supported"):
         check_architecture(config)
     check_architecture({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})

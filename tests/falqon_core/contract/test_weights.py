@@ -27,7 +27,7 @@ def write(folder: Path, header: Any, body: int = 0) -> Path:
     return path
 
 
-def test_what_the_library_writes_is_sound(tmp_path: Path) -> None:
+def test_a_file_written_by_safetensors_is_sound(tmp_path: Path) -> None:
     tensors = {
         "a": np.zeros((3, 4), dtype=np.float32),
         "b": np.zeros((), dtype=np.int64),

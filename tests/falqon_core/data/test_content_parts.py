@@ -33,7 +33,7 @@ def test_a_template_that_expects_a_string_gets_a_line_for_each_part(
 
 
 @pytest.mark.parametrize("template", [ONLY_PARTS, BOTH])
-def test_a_template_that_loops_over_parts_gets_them(template: str) -> None:
+def test_a_template_that_loops_over_parts_gets_parts(template: str) -> None:
     assert content_for(template, "user", ["How", "much?"]) == PARTS
     assert content_for(template, "system", ["How", "much?"]) == PARTS
 

@@ -168,7 +168,7 @@ def test_time_memory_and_output_have_an_end(
     assert len(str(result)) < 2 * chat_template.MAX_REASON_CHARACTERS
 
 
-def test_what_cannot_be_interrupted_ends_the_process() -> None:
+def test_an_uninterruptible_template_ends_the_process() -> None:
     limits = (
         "from falqon_core.data import resource_limits as b; "
         "b.CPU_SECONDS, b.FATAL_CPU_SECONDS = 0.1, 0.3"

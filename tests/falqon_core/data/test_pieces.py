@@ -56,9 +56,7 @@ def test_pieces_are_counted_for_every_overlap(num_begin: int, max_length: int) -
     whole = [split_text(text(length, num_begin), num_begin, max_length, 0) for length in lengths]
     sequences = [part for parts in whole for part in parts]
     without = OverlapCount(
-        text_overlap_tokens=0,
-        sequences=len(sequences),
-        tokens_per_epoch=sum(map(len, sequences)),
+        text_overlap_tokens=0, sequences=len(sequences), tokens_per_epoch=sum(map(len, sequences))
     )
     counts = count_overlaps(lengths, num_begin, max_length, without)
     assert counts[0] == without

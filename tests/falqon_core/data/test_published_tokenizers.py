@@ -32,7 +32,7 @@ def folder_of(name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ENDS)
-def test_prompts_and_targets_are_those_of_serving(name: str) -> None:
+def test_prompts_and_targets_of_published_tokenizers_equal_those_of_serving(name: str) -> None:
     """A chat that the template refuses is refused in training, too."""
     tokenizer = AutoTokenizer.from_pretrained(folder_of(name))
     num_trained = 0

@@ -47,7 +47,7 @@ def test_reasoning_is_learned(tokenizer: PreTrainedTokenizerBase, read: str, fie
     assert chat.dropped == ()
 
 
-def test_a_template_without_reasoning_leaves_it_out(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_a_template_without_reasoning_omits_reasoning(tokenizer: PreTrainedTokenizerBase) -> None:
     assert rendered(tokenizer, "", "thinking").dropped == ("reasoning",)
 
 

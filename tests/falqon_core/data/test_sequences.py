@@ -73,7 +73,7 @@ def test_loss_is_on_assistant_turns_and_their_end(
 
 
 @pytest.mark.parametrize("template", ["marked", "unmarked"])
-def test_what_comes_before_a_target_is_what_serving_sends(
+def test_the_tokens_before_a_target_equal_those_of_serving(
     template: str, request: pytest.FixtureRequest
 ) -> None:
     tokenizer = request.getfixturevalue(template)
@@ -111,7 +111,7 @@ def test_a_template_that_strips_content_is_followed(unmarked: PreTrainedTokenize
     assert targets(sequence, unmarked)[0] == "Five dollars.<|im_end|>"
 
 
-def test_a_turn_that_changes_once_others_follow_is_a_sequence_of_its_own(
+def test_a_turn_that_changes_with_later_turns_is_a_separate_sequence(
     unmarked: PreTrainedTokenizerBase,
 ) -> None:
     content = "message['content']"

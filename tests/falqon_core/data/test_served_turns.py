@@ -41,9 +41,7 @@ CHATS: dict[str, dict[str, Any]] = {
     "one": {"messages": TWO_TURNS[:2]},
     "two": {"messages": TWO_TURNS},
     "three": {"messages": [*TWO_TURNS, user("Thanks"), assistant("You are welcome.")]},
-    "first_unlearned": {
-        "messages": [TWO_TURNS[0], TWO_TURNS[1] | {"weight": 0}, *TWO_TURNS[2:]],
-    },
+    "first_unlearned": {"messages": [TWO_TURNS[0], TWO_TURNS[1] | {"weight": 0}, *TWO_TURNS[2:]]},
     "last_unlearned": {"messages": [*TWO_TURNS[:3], TWO_TURNS[3] | {"weight": 0}]},
     "in_a_row": {"messages": [*TWO_TURNS, assistant("And free above forty.")]},
     "system": {"messages": [{"role": "system", "content": "Be brief."}, *TWO_TURNS]},
@@ -53,7 +51,7 @@ CHATS: dict[str, dict[str, Any]] = {
             TWO_TURNS[1] | {"reasoning_content": "It costs 5."},
             TWO_TURNS[2],
             TWO_TURNS[3] | {"reasoning_content": "Two cost 9."},
-        ],
+        ]
     },
     "tools": {
         "messages": [
@@ -141,7 +139,9 @@ def _arguments(value: Any) -> Any:
 
 
 @pytest.mark.parametrize(("name", "chat"), CASES)
-def test_prompts_and_targets_are_those_of_serving(name: str, chat: str, tiny_folder: Path) -> None:
+def test_training_prompts_and_targets_equal_those_of_serving(
+    name: str, chat: str, tiny_folder: Path
+) -> None:
     family = FAMILIES[name]
     tokenizer = family.tokenizer(tiny_folder)
 
@@ -149,7 +149,7 @@ def test_prompts_and_targets_are_those_of_serving(name: str, chat: str, tiny_fol
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_turns_share_a_sequence_where_later_ones_leave_them_alone(
+def test_turns_share_a_sequence_where_later_turns_do_not_change_them(
     name: str, tiny_folder: Path
 ) -> None:
     tokenizer = FAMILIES[name].tokenizer(tiny_folder)

@@ -95,7 +95,7 @@ def test_adapters_over_groups_are_counted_as_the_paper_counts_them(
         {"intermediate_size": [1]},
     ],
 )
-def test_what_is_no_decoder_is_refused(change: dict[str, Any]) -> None:
+def test_a_config_of_no_decoder_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(ModelError, match="no supported decoder"):
         ModelDimensions.from_config(SIZES | change)
     with pytest.raises(ModelError, match="no supported decoder"):

@@ -230,7 +230,7 @@ MEASURED = Throughput(
 )
 
 
-def test_what_was_measured_here_speaks_before_any_roofline() -> None:
+def test_a_local_measurement_precedes_any_roofline() -> None:
     arguments = {
         "num_records": 1000,
         "tokens_per_epoch": 200_000,

@@ -47,7 +47,7 @@ INTERRUPTIONS = st.builds(
     st.lists(INTERRUPTIONS, max_size=2),
     st.floats(0, 1000),
 )
-def test_with_interruptions_it_is_a_band_still_and_never_less_than_the_steps_alone(
+def test_an_eta_with_interruptions_is_a_band_and_never_below_the_bare_steps(
     seconds: list[float], left: int, interruptions: list[Interruptions], closing: float
 ) -> None:
     bare = estimate_eta(seconds, left)
@@ -79,7 +79,7 @@ def test_one_measured_interruption_leaves_uncertainty() -> None:
 
 
 @given(st.integers(1, 60), st.integers(0, 200), st.integers(0, 200))
-def test_what_is_left_is_what_a_loop_would_do(every: int, step: int, more: int) -> None:
+def test_the_remaining_evaluations_equal_those_of_a_loop(every: int, step: int, more: int) -> None:
     total = step + more
 
     assert num_left(every, step, total) == sum(

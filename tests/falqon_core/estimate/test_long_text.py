@@ -39,7 +39,7 @@ def test_sequences_are_estimated_from_the_lengths_of_texts(spread: float, share:
         assert estimated.num_tokens == 1000 + overlap * (estimated.num_examples - 500)
 
 
-def test_only_texts_have_lengths() -> None:
+def test_only_text_records_have_lengths() -> None:
     assert check_file([b'{"prompt": "a", "completion": "b"}']).text_lengths == {}
     assert amount_from_lengths({}, 7, Recipe(text_overlap_tokens=64)) == EpochAmount(0, 7)
     assert FileReport.model_validate_json(report_of([1, 2, 3]).model_dump_json()).text_lengths == {
@@ -52,7 +52,7 @@ def test_only_texts_have_lengths() -> None:
     ("overlap", "amount"),
     [(0, (10, 100)), (4, (11, 108)), (8, (12, 116)), (10, (14, 152)), (16, (20, 260))],
 )
-def test_an_overlap_lies_between_those_that_were_counted(
+def test_an_uncounted_overlap_is_interpolated_between_counted_ones(
     overlap: int, amount: tuple[int, int]
 ) -> None:
     assert amount_with_overlap(COUNTS, overlap) == EpochAmount(*amount)

@@ -87,7 +87,7 @@ def test_activations_are_checkpointed_only_when_nothing_fits_without() -> None:
     assert fit_recipe(SMALL, recipe(activation_checkpointing=False), smallest - 1, True) is None
 
 
-def test_what_was_asked_for_is_kept() -> None:
+def test_requested_memory_settings_are_kept() -> None:
     fixed = recipe(microbatch_tokens=3000, activation_checkpointing=True, base_copy="device")
 
     assert fit_recipe(SMALL, fixed, math.inf, True) == fixed
@@ -118,7 +118,7 @@ def test_the_largest_that_fits_gives_up_the_microbatch_first_then_length_then_ra
     assert largest_fitting(SEVEN_B, fixed, GIB, True) is None
 
 
-def test_on_a_gpu_the_base_is_kept_in_eight_bits_and_leaves_the_device_when_it_must() -> None:
+def test_the_base_on_a_gpu_has_eight_bits_and_moves_to_the_host_when_memory_is_short() -> None:
     def fitted(num_bytes: float, **options: Any) -> tuple[str | None, bool | None]:
         chosen = fit_recipe(SMALL, recipe(**options), num_bytes, False)
         assert chosen is not None

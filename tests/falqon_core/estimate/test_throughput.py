@@ -35,7 +35,7 @@ def test_the_band_narrows_with_the_number_of_attempts() -> None:
     assert factors[-1] == LEAST_FACTOR
 
 
-def test_attempts_that_differ_widen_it() -> None:
+def test_differing_attempts_widen_the_throughput_band() -> None:
     even, uneven = (
         throughput([ThroughputSample(rate, None) for rate in rates])
         for rates in ((100.0,) * 4, (50.0, 80.0, 120.0, 200.0))

@@ -19,7 +19,7 @@ def lines_of(svg: str) -> list[list[tuple[float, float]]]:
     ]
 
 
-def test_losses_stand_where_they_belong() -> None:
+def test_losses_are_drawn_at_their_coordinates() -> None:
     svg = draw_curve([(1, 3.0), (2, 2.0), (5, 1.0)], [(5, 1.5)])
 
     train, valid = lines_of(svg)
@@ -31,7 +31,7 @@ def test_losses_stand_where_they_belong() -> None:
     assert {"step", "loss", "training", "validation", "1", "5", "1.5", "3"} <= set(labels)
 
 
-def test_it_is_shapes_and_text_and_nothing_that_runs_or_is_fetched() -> None:
+def test_a_curve_holds_shapes_and_text_and_no_script_or_link() -> None:
     root = ElementTree.fromstring(draw_curve([(1, 3.0), (2, 2.0)], [(2, 2.5)]))
 
     assert {element.tag.removeprefix(SVG) for element in root.iter()} == SHAPES
@@ -45,7 +45,7 @@ def test_it_is_shapes_and_text_and_nothing_that_runs_or_is_fetched() -> None:
     )
 
 
-def test_of_many_points_a_choice_is_drawn_and_the_same_each_time() -> None:
+def test_a_long_curve_draws_the_same_selection_each_time() -> None:
     many = [(step, 1 / step) for step in range(1, 100_001)]
 
     svg = draw_curve(many, many[::2])

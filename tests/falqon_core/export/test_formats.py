@@ -348,7 +348,7 @@ def test_rules_that_keep_no_delta_have_no_adapter(recipe: dict[str, Any]) -> Non
         ({"model_type": "qwen2", "use_sliding_window": True}, "sliding window"),
     ],
 )
-def test_what_gguf_would_get_wrong_is_refused(config: dict[str, Any], reason: str) -> None:
+def test_a_config_that_gguf_cannot_express_is_refused(config: dict[str, Any], reason: str) -> None:
     with pytest.raises(FormatUnavailable, match=reason):
         check_format("gguf", Recipe(), config)
 

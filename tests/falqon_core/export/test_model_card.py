@@ -46,7 +46,7 @@ def test_front_matter_is_what_the_hub_reads(tmp_path: Path) -> None:
     assert data.tags == ["fp8", "falqon"]
 
 
-def test_what_is_not_known_is_left_out(tmp_path: Path) -> None:
+def test_the_card_omits_unknown_figures(tmp_path: Path) -> None:
     assert write(tmp_path, fields={}).data.license is None
     front_matter = (tmp_path / "README.md").read_text().split("---")[1]
     assert "license" not in front_matter
@@ -69,12 +69,12 @@ def test_a_licence_cannot_break_the_front_matter(tmp_path: Path) -> None:
     assert (data.license_name, data.license) == (name, "other")
 
 
-def test_it_shows_the_curve_beside_it(tmp_path: Path) -> None:
+def test_the_card_shows_the_training_curve(tmp_path: Path) -> None:
     assert "](training_curve.svg)" in write(tmp_path).text
     assert ">validation</text>" in (tmp_path / "training_curve.svg").read_text()
 
 
-def test_it_tells_of_the_data(tmp_path: Path) -> None:
+def test_the_card_describes_the_data(tmp_path: Path) -> None:
     text = write(tmp_path).text
 
     assert "| their tokens | 24,680, 20.0 a record on average |" in text
@@ -84,12 +84,12 @@ def test_it_tells_of_the_data(tmp_path: Path) -> None:
     assert "validation records" not in write(tmp_path, data=None).text
 
 
-def test_its_limits_follow_from_what_was_measured(tmp_path: Path) -> None:
+def test_the_limits_on_the_card_follow_from_the_measurements(tmp_path: Path) -> None:
     assert "There is no validation loss" not in write(tmp_path).text
     assert "There is no validation loss" in write(tmp_path, rows=ROWS[:1]).text
 
 
-def test_it_tells_training_recipe_and_use(tmp_path: Path) -> None:
+def test_the_card_describes_training_recipe_and_use(tmp_path: Path) -> None:
     text = write(tmp_path).text
 
     assert "| 2 | 1.2500 | 1.5000 | 5.00e-04 |" in text
@@ -100,7 +100,7 @@ def test_it_tells_training_recipe_and_use(tmp_path: Path) -> None:
     assert "from_pretrained" in text
 
 
-def test_it_names_the_method(tmp_path: Path) -> None:
+def test_the_card_names_the_method(tmp_path: Path) -> None:
     assert "Supervised fine-tuning: 1,234 records" in write(tmp_path).text
 
     card = write(tmp_path, objective="dpo")

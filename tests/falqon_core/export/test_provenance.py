@@ -42,7 +42,7 @@ def test_a_base_is_called_as_on_the_hub_that_it_came_from(tmp_path: Path) -> Non
     assert card_fields(tmp_path, "small")["base_model"] == "acme/small-1b"
 
 
-def test_what_was_trained_from_our_model_has_its_base(tmp_path: Path) -> None:
+def test_a_model_trained_from_a_fine_tuned_model_names_the_original_base(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(
         "---\nbase_model: acme/small-1b\ntags:\n- fp8\n- falqon\n---\n"
     )
@@ -52,7 +52,7 @@ def test_what_was_trained_from_our_model_has_its_base(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["ft:small:default::0011aabb", "/home/someone/model", "a/b/c", "a\nlicense: mit", ""]
 )
-def test_what_the_hub_would_not_take_is_no_base_model(name: str, tmp_path: Path) -> None:
+def test_a_name_that_the_hub_refuses_is_no_base_model(name: str, tmp_path: Path) -> None:
     assert card_fields(tmp_path, name) == {}
 
 

@@ -223,9 +223,7 @@ def gemma(tiny_folder: Path, tmp_path: Path) -> tuple[Path, Gemma3ForConditional
     ids=["as published", "as newer versions name them"],
 )
 def test_the_text_decoder_of_a_model_that_sees_is_taken(
-    rename: Callable[[str], str],
-    gemma: tuple[Path, Gemma3ForConditionalGeneration],
-    tmp_path: Path,
+    rename: Callable[[str], str], gemma: tuple[Path, Gemma3ForConditionalGeneration], tmp_path: Path
 ) -> None:
     folder, model = gemma
     tensors = load_file(folder / "model.safetensors")

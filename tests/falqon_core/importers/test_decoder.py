@@ -46,7 +46,7 @@ def test_decoders_of_the_known_linears_are_built(kind: str, tmp_path: Path) -> N
         ({"model_type": "qwen3_moe", "num_experts": 1}, "no nn.Linear"),
     ],
 )  # fmt: skip
-def test_others_are_refused_with_the_reason(
+def test_models_that_are_no_known_decoders_are_refused_with_the_reason(
     config: dict[str, Any], says: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelError, match=says):

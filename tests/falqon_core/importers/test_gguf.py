@@ -208,7 +208,7 @@ def test_the_tokenizer_and_its_template_survive(
         ("llama", True, "scaled rotary embeddings"),
     ],
 )
-def test_what_cannot_be_converted_is_refused(
+def test_a_gguf_file_that_cannot_be_converted_is_refused(
     architecture: str,
     scaled_rope: bool,
     match: str,

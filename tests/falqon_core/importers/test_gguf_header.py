@@ -129,7 +129,7 @@ def written(path: Path) -> Path:
     return path
 
 
-def test_what_the_library_writes_passes(tmp_path: Path) -> None:
+def test_a_file_written_by_the_gguf_library_passes(tmp_path: Path) -> None:
     check_gguf(written(tmp_path / "model.gguf"))
 
 

@@ -212,7 +212,7 @@ def test_a_hub_that_does_not_answer_is_a_refusal(
     assert list((tmp_path / "models").iterdir()) == []
 
 
-def test_what_came_from_a_hub_knows_its_name_there(tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_model_from_a_hub_keeps_its_hub_name(tiny_folder: Path, tmp_path: Path) -> None:
     edit_json(tiny_folder / "config.json", _name_or_path="/home/someone")
     (tmp_path / "model").mkdir()
 

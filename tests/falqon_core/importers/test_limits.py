@@ -48,7 +48,7 @@ def test_a_library_that_catches_everything_is_ended_too(monkeypatch: pytest.Monk
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is limited on Linux only")
-def test_what_takes_too_much_memory_is_refused(
+def test_an_import_step_that_takes_too_much_memory_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(limits, "MEMORY_BYTES", 2**26)
@@ -68,7 +68,7 @@ def test_what_takes_too_much_memory_is_refused(
         bytearray(2**28)
 
 
-def test_what_cannot_be_interrupted_is_ended_by_the_kernel() -> None:
+def test_an_uninterruptible_import_step_is_ended_by_the_kernel() -> None:
     program = (
         "import os; os.cpu_count = lambda: 1\n"
         "from falqon_core.importers import limits\n"

@@ -34,7 +34,7 @@ def test_a_template_that_takes_too_much_is_refused(
         try_templates(folder_with(tmp_path, template))
 
 
-def test_one_that_refuses_a_chat_is_fine(tmp_path: Path) -> None:
+def test_a_template_that_refuses_a_chat_is_accepted(tmp_path: Path) -> None:
     try_templates(folder_with(tmp_path, "{{ raise_exception('roles alternate') }}"))
 
 

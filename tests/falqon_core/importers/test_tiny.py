@@ -39,7 +39,9 @@ def test_every_build_gives_the_same_bytes_and_needs_no_torch(
     assert sum(path.stat().st_size for path in tiny_folder.iterdir()) < 5_000_000
 
 
-def test_it_has_sizes_that_every_method_divides_and_vllm_serves(tiny_folder: Path) -> None:
+def test_the_tiny_model_has_sizes_that_every_method_divides_and_vllm_serves(
+    tiny_folder: Path,
+) -> None:
     dimensions = ModelDimensions.from_config(check_model_folder(tiny_folder))
 
     assert all(size % 32 == 0 for shape in dimensions.linear_shapes.values() for size in shape)
@@ -48,7 +50,7 @@ def test_it_has_sizes_that_every_method_divides_and_vllm_serves(tiny_folder: Pat
     assert dimensions.head_dim >= 32
 
 
-def test_transformers_loads_and_runs_it(tiny_folder: Path) -> None:
+def test_transformers_loads_and_runs_the_tiny_model(tiny_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_folder)
     tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
     prompt = tokenizer.apply_chat_template(

@@ -122,7 +122,7 @@ def test_all_faults_are_counted_and_the_first_are_listed() -> None:
     assert report.num_records == 1
 
 
-def test_a_file_with_few_bad_lines_is_for_those_who_tolerate_them() -> None:
+def test_a_file_with_few_bad_lines_is_usable_where_they_are_tolerated() -> None:
     report = check_file([line(CHAT)] * 97 + [b"{"] * 3)
 
     assert report.ok

@@ -149,13 +149,7 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] =
         {"function_call"},
         {"functions"},
     ),
-    (
-        "functions of null",
-        chat(ASK, ANSWER, functions=None),
-        PLAIN,
-        set(),
-        set(),
-    ),
+    ("functions of null", chat(ASK, ANSWER, functions=None), PLAIN, set(), set()),
     ("a dumped answer", chat(ASK, answer(**DUMPED, function_call=None)), PLAIN, set(), set()),
     ("a dumped question", chat(ASK | {"name": None}, ANSWER), PLAIN, set(), set()),
     (
@@ -267,13 +261,7 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] =
         {"metadata", "id", "response_format", "temperature"},
         set(),
     ),
-    (
-        "a text with a label",
-        {"text": "a", "label": True},
-        {"text": "a"},
-        {"label"},
-        set(),
-    ),
+    ("a text with a label", {"text": "a", "label": True}, {"text": "a"}, {"label"}, set()),
     ("a line's weight of one", chat(ASK, ANSWER, weight=1), PLAIN, {"weight"}, set()),
     ("a preference", PREFERENCE | {"score": 1}, PREFERENCE, {"score"}, set()),
     (
@@ -361,7 +349,7 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] =
     [case[1:] for case in ACCEPTED],
     ids=[case[0] for case in ACCEPTED],
 )
-def test_what_is_accepted(
+def test_lines_of_openais_dialect_are_accepted(
     value: dict[str, Any], meaning: dict[str, Any], ignored: set[str], rewrites: set[str]
 ) -> None:
     assert parse_record(line(value)).model_dump(exclude_none=True) == meaning
@@ -391,7 +379,7 @@ def test_the_report_names_a_bounded_number_of_ignored_fields() -> None:
     assert report.num_other_ignored == 3 * (100 - MAX_IGNORED_FIELDS)
 
 
-def test_a_preference_is_one_however_it_is_written() -> None:
+def test_every_spelling_of_a_preference_is_a_preference() -> None:
     pair = {"prompt": [ASK], "chosen": [ANSWER], "rejected": PAIR["non_preferred_output"]}
 
     assert type(parse_record(line(pair))) is PreferenceRecord

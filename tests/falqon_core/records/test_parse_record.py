@@ -342,7 +342,7 @@ def test_a_byte_order_mark_is_passed_over_on_the_first_line_only() -> None:
     assert "BOM" in fault(raw, 2).message
 
 
-def test_what_a_hostile_line_says_is_told_in_printable_characters() -> None:
+def test_an_error_quotes_a_hostile_line_in_printable_characters() -> None:
     raw = (
         b'{"messages": [{"role": "user", "content": "a", "\\u001b[31m": "' + b"b" * 10_000 + b'"}]}'
     )

@@ -174,11 +174,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (chat(EMPTY), "invalid_record", "messages"),
     (chat({"role": "system"}, ASK, ANSWER), "invalid_record", "messages[0]"),
     (chat(EMPTY, ASK, {"role": "tool", "content": "5"}, ANSWER), "invalid_record", "messages[2]"),
-    (
-        {"conversations": [ASK, answer(wieght=0)]},
-        "unknown_field",
-        "conversations[1].wieght",
-    ),
+    ({"conversations": [ASK, answer(wieght=0)]}, "unknown_field", "conversations[1].wieght"),
     ({"conversations": [ASK, ANSWER], "chosen": ANSWER}, "ambiguous_record", "conversations"),
     (chat(ASK, ANSWER, chosen=ANSWER), "ambiguous_record", "chosen"),
     ({"instruction": "a", "output": "b", "chosen": "b"}, "ambiguous_record", "output"),
@@ -232,7 +228,9 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(
     ("value", "code", "field"), REFUSED, ids=[f"{row[1]}: {row[2]}" for row in REFUSED]
 )
-def test_what_is_refused(value: dict[str, Any], code: str, field: str) -> None:
+def test_a_bad_record_is_refused_with_code_and_field(
+    value: dict[str, Any], code: str, field: str
+) -> None:
     raw = line(value)
     error = check_file([line(PLAIN), raw]).errors[0]
 

@@ -237,7 +237,7 @@ def test_a_line_that_is_no_object_is_left_for_the_check(tmp_path: Path) -> None:
         (parquet({"text": ["a" * 999] * 99})[:-50], "parquet", "the Parquet file cannot be read"),
     ],
 )
-def test_what_cannot_be_read_is_refused(
+def test_an_unreadable_table_is_refused(
     tmp_path: Path, content: bytes, format: SourceFormat, reason: str
 ) -> None:
     with pytest.raises(SourceUnreadable) as refusal:

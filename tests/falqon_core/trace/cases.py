@@ -107,9 +107,7 @@ CASES: dict[str, Case] = {
     "packed, anchored, dpo": Case(dpo=True, packed=True, options=MODES["anchored"]),
     "padded, anchored, 4 microbatches": Case(microbatch_tokens=4 * 528, options=MODES["anchored"]),
     "padded, none, recompute, 13B, 2 microbatches": Case(
-        config=MODELS["Llama-13B"],
-        microbatch_tokens=8 * 528,
-        options=MODES["none"] | RECOMPUTE,
+        config=MODELS["Llama-13B"], microbatch_tokens=8 * 528, options=MODES["none"] | RECOMPUTE
     ),
 }
 # whose planned memory is compared with what is traced

@@ -59,7 +59,7 @@ def test_a_step_waits_for_the_device_only_at_its_end(traced: dict[str, dict[str,
     )
 
 
-def test_gemms_are_those_of_the_method(traced: dict[str, dict[str, float]]) -> None:
+def test_the_gemms_of_a_step_are_those_of_the_method(traced: dict[str, dict[str, float]]) -> None:
     """Two FP8 GEMMs over every linear weight, one over A, the head's two, and the gradients of what
     trains.
     """

@@ -46,7 +46,7 @@ def names(output: Path) -> list[str]:
     return sorted(path.name for path in (output / "checkpoints").iterdir())
 
 
-def test_it_comes_back_and_its_manifest_holds_every_hash(tmp_path: Path) -> None:
+def test_a_checkpoint_loads_unchanged_and_its_manifest_holds_every_hash(tmp_path: Path) -> None:
     saved = save_checkpoint(tmp_path, checkpoint(7), keep=2)
     loaded = newest_checkpoint(tmp_path, pytest.fail)
     assert loaded is not None
@@ -65,7 +65,7 @@ def test_it_comes_back_and_its_manifest_holds_every_hash(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("action", ["enospc", "raise"])
-def test_one_that_cannot_be_written_leaves_the_one_before_and_nothing_else(
+def test_a_checkpoint_that_cannot_be_written_leaves_only_the_previous_one(
     tmp_path: Path, action: str
 ) -> None:
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
@@ -99,7 +99,7 @@ def test_libraries_say_in_words_that_a_disk_is_full(text: str) -> None:
     assert as_falqon_error(wrapped).code == "disk_full"
 
 
-def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 10, 100):
         save_checkpoint(tmp_path, checkpoint(step), keep=2)
     assert names(tmp_path) == ["10", "100"]
@@ -120,7 +120,7 @@ def test_the_best_is_kept_until_another_is_better(tmp_path: Path) -> None:
     "name", ["method.safetensors", "optimizer.safetensors", "progress.json", "manifest.json"]
 )
 @pytest.mark.parametrize("damage", ["flip", "cut", "missing"])
-def test_a_damaged_one_is_reported_and_the_one_before_is_used(
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_is_used(
     name: str, damage: str, tmp_path: Path
 ) -> None:
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
@@ -143,7 +143,7 @@ def test_a_damaged_one_is_reported_and_the_one_before_is_used(
     assert names(tmp_path) == ["1"]  # or pruning would keep the broken one and drop the good one
 
 
-def test_one_of_another_version_is_refused_by_name_and_not_removed(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_version_is_refused_by_name_and_kept(tmp_path: Path) -> None:
     for step in (1, 2):
         path = save_checkpoint(tmp_path, checkpoint(step), keep=2).path
     progress = path / "progress.json"
@@ -156,7 +156,7 @@ def test_one_of_another_version_is_refused_by_name_and_not_removed(tmp_path: Pat
     assert names(tmp_path) == ["1", "2"]
 
 
-def test_one_that_cannot_be_read_now_is_not_removed(tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_read_now_is_kept(tmp_path: Path) -> None:
     """A link that goes round in circles stands for a disk that fails for a moment."""
     for step in (1, 2):
         path = save_checkpoint(tmp_path, checkpoint(step), keep=2).path / "method.safetensors"
@@ -177,7 +177,7 @@ def test_leftovers_of_a_crash_do_not_count_and_are_swept(tmp_path: Path) -> None
     assert names(tmp_path) == [".nfs0001", "1"]
 
 
-def test_who_only_reads_removes_nothing(tmp_path: Path) -> None:
+def test_a_reader_of_checkpoints_removes_nothing(tmp_path: Path) -> None:
     """Neither what a training is writing just now, nor what is damaged."""
     save_checkpoint(tmp_path, checkpoint(1), keep=2)
     (save_checkpoint(tmp_path, checkpoint(2), keep=2).path / "progress.json").write_text("{}")

@@ -115,7 +115,7 @@ def saved_steps(messages: list[Message]) -> list[int]:
 @pytest.mark.parametrize(
     "recipe", [{"early_stopping_patience": 2, "learning_rate": 0.3}, {"base_copy": "none"}]
 )
-def test_what_a_thread_writes_is_what_a_step_left(
+def test_a_checkpoint_written_by_a_thread_holds_the_state_of_its_step(
     recipe: dict[str, Any], train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same folders: whole states of their own step, the newest and the best kept."""
@@ -130,7 +130,7 @@ def test_what_a_thread_writes_is_what_a_step_left(
     assert CheckpointSaved not in kinds[kinds.index(Exported) :]
 
 
-def test_steps_go_on_while_it_is_written_and_the_next_save_waits(
+def test_steps_continue_while_a_checkpoint_is_written_and_the_next_save_waits(
     gate: Gate, train: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out" / "checkpoints"
@@ -153,7 +153,9 @@ def test_steps_go_on_while_it_is_written_and_the_next_save_waits(
     assert [type(message) for message in messages[-3:]] == [CheckpointSaved, Exported, Finished]
 
 
-def test_a_stop_waits_for_it(gate: Gate, train: Any, tmp_path: Path) -> None:
+def test_a_stop_waits_for_the_checkpoint_in_progress(
+    gate: Gate, train: Any, tmp_path: Path
+) -> None:
     messages: list[Message] = []
 
     def stop() -> bool:
@@ -211,7 +213,7 @@ def test_a_training_that_fails_meanwhile_says_why_and_keeps_what_was_whole(
     assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["2"]
 
 
-def test_killed_while_it_is_written_it_continues_from_the_one_before(
+def test_a_training_killed_while_saving_continues_from_the_previous_checkpoint(
     tiny_folder: Path, train_file: Path, train: Any, tmp_path: Path
 ) -> None:
     arguments = (tiny_folder, train_file, tmp_path / "parts")

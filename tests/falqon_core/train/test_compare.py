@@ -75,7 +75,7 @@ def test_a_rate_that_no_recipe_may_have_is_refused() -> None:
     assert caught.value.param == "learning_rate"
 
 
-def test_an_unheard_of_method_is_refused_with_those_there_are() -> None:
+def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
     assert parse_methods("lora, qlora") == ["lora", "qlora"]
     with pytest.raises(ConfigError, match="no method 'magic'; there are falqon, lora"):
         parse_methods("lora,magic")
@@ -114,7 +114,7 @@ def test_a_question_may_hold_any_character(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line", [b"{}", b"no", b'{"input": "?", "output": "E"}', b'["A"]', b'{"input": "\xff"}']
 )
-def test_what_is_no_question_is_refused_with_its_line(line: bytes, tmp_path: Path) -> None:
+def test_a_line_that_is_no_question_is_refused_by_its_number(line: bytes, tmp_path: Path) -> None:
     (tmp_path / "questions.jsonl").write_bytes(line)
     with pytest.raises(DatasetError, match="line 1"):
         read_questions(tmp_path / "questions.jsonl", 10)

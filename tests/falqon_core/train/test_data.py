@@ -43,7 +43,7 @@ def test_bad_records_within_the_tolerance_are_left_out_and_told(
     ]
 
 
-def test_what_is_beyond_the_tolerance_names_the_file(tiny_folder: Path, tmp_path: Path) -> None:
+def test_too_many_bad_records_are_refused_with_the_file(tiny_folder: Path, tmp_path: Path) -> None:
     config = TrainConfig(
         model=tiny_folder,
         train_file=write(tmp_path / "train.jsonl", 40, 0),
@@ -55,7 +55,7 @@ def test_what_is_beyond_the_tolerance_names_the_file(tiny_folder: Path, tmp_path
     assert caught.value.param == "validation_file"
 
 
-def test_what_a_model_makes_of_records_is_told_and_changes_nothing(
+def test_the_models_reading_of_records_is_logged_and_changes_nothing(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
     call = {"id": "1", "type": "function", "function": {"name": "price", "arguments": "{}"}}

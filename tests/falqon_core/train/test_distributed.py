@@ -174,7 +174,7 @@ def test_a_stop_request_of_one_stops_both_and_either_number_continues(
     assert_same_model(folder / "one", folder / "alone")
 
 
-def test_what_one_process_began_two_continue(
+def test_two_processes_continue_the_training_of_one(
     config: Path, alone: list[Message], folder: Path
 ) -> None:
     polls = iter(range(NUM_STEPS))
@@ -335,7 +335,7 @@ def test_a_variable_that_is_missing_is_named(
         pass
 
 
-def test_without_torchrun_the_world_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_torchrun_is_a_world_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with join_process_group() as world:
         assert world is SINGLE_PROCESS

@@ -78,7 +78,9 @@ def whole(
     return output, messages
 
 
-def test_it_ends_after_the_patience_and_says_why(whole: tuple[Path, list[Message]]) -> None:
+def test_early_stopping_ends_after_its_patience_and_reports_why(
+    whole: tuple[Path, list[Message]],
+) -> None:
     _, messages = whole
     losses = {message.step: message.valid_loss for message in of(Evaluated, messages)}
     best = min(losses, key=lambda step: losses[step])
@@ -132,7 +134,7 @@ def test_the_exported_model_is_the_best_one(
 
 
 @pytest.mark.parametrize("where", ["before the best", "while waiting"])
-def test_interrupted_it_ends_with_the_same_bytes(
+def test_early_stopping_after_an_interruption_gives_the_same_bytes(
     where: str,
     whole: tuple[Path, list[Message]],
     tiny_folder: Path,
@@ -166,7 +168,7 @@ def test_interrupted_it_ends_with_the_same_bytes(
     }
 
 
-def test_once_stopped_it_stays_stopped(
+def test_a_training_that_stopped_early_stays_stopped(
     whole: tuple[Path, list[Message]], tiny_folder: Path, train_file: Path
 ) -> None:
     output, messages = whole
@@ -179,7 +181,7 @@ def test_once_stopped_it_stays_stopped(
     assert (output / "model" / "SHA256SUMS").read_text() == before
 
 
-def test_without_validation_data_it_is_refused(
+def test_early_stopping_without_validation_data_is_refused(
     tiny_folder: Path, train_file: Path, tmp_path: Path
 ) -> None:
     config = {

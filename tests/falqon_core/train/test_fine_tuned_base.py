@@ -63,11 +63,13 @@ def assert_same_weights(folder: Path) -> None:
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
-def test_its_weights_come_back_exactly(training: Path) -> None:
+def test_a_fine_tuned_base_loads_its_weights_exactly(training: Path) -> None:
     assert_same_weights(model_folder(training))
 
 
-def test_training_goes_on_from_it(training: Path, train_file: Path, tmp_path: Path) -> None:
+def test_training_continues_from_a_fine_tuned_base(
+    training: Path, train_file: Path, tmp_path: Path
+) -> None:
     again = train(model_folder(training), train_file, tmp_path / "out")
     assert_same_weights(again)
     config = json.loads((again / "config.json").read_text())
@@ -82,7 +84,7 @@ def test_training_goes_on_from_it(training: Path, train_file: Path, tmp_path: Pa
     assert not torch.equal(before[name].view(torch.uint8), after[name].view(torch.uint8))
 
 
-def test_with_several_files_of_weights(training: Path, tmp_path: Path) -> None:
+def test_a_fine_tuned_base_loads_from_several_weight_files(training: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(model_folder(training), tmp_path / "model")
     whole = load_base_model(folder).state_dict()
     tensors = load_file(folder / "model.safetensors")
@@ -97,7 +99,7 @@ def test_with_several_files_of_weights(training: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [{"format": "int-quantized"}, {"quant_method": "gptq"}])
-def test_other_quantized_models_are_refused(
+def test_quantized_models_not_made_by_training_are_refused(
     training: Path, tmp_path: Path, change: dict[str, str]
 ) -> None:
     folder = shutil.copytree(model_folder(training), tmp_path / "model")

@@ -21,7 +21,9 @@ def write(path: Path) -> Path:
     return path
 
 
-def test_the_lines_are_those_that_training_holds_out(tiny_folder: Path, tmp_path: Path) -> None:
+def test_held_out_lines_are_those_that_training_holds_out(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
     path = write(tmp_path / "rows.jsonl")
     recipe = Recipe(validation_fraction=0.3, seed=5, max_seq_length=128)
     config = TrainConfig(model=tiny_folder, train_file=path, recipe=recipe)
@@ -44,7 +46,7 @@ def write_lines(path: Path, lines: list[str]) -> Path:
     return path
 
 
-def test_the_command_prints_them(tiny_folder: Path, tmp_path: Path) -> None:
+def test_the_held_out_command_prints_the_held_out_lines(tiny_folder: Path, tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl")
     recipe = Recipe(validation_fraction=0.1, max_seq_length=128)
     config = TrainConfig(model=tiny_folder, train_file=path, recipe=recipe)

@@ -40,7 +40,7 @@ def text_of(pieces: list[tuple[str, bool]], *, learned: bool | None = None) -> s
     return "".join(piece for piece, mask in pieces if learned is None or mask == learned)
 
 
-def test_the_figures_are_those_of_training(tiny_folder: Path, tmp_path: Path) -> None:
+def test_inspected_figures_are_those_of_training(tiny_folder: Path, tmp_path: Path) -> None:
     records = [chat(f"Answer {index}." * (index + 1)) for index in range(20)] + [
         chat("Short.", question="word " * 100)
     ]
@@ -106,11 +106,7 @@ def test_the_preview_shows_every_token_and_what_is_learned(
 
 USER = {"role": "user", "content": "What?"}
 READ_LINES: list[tuple[dict[str, Any], list[str], list[str]]] = [
-    (
-        chat("Yes.") | {"system": "Be brief."},
-        ["Yes.<|im_end|>"],
-        ["Be brief.", "What?"],
-    ),
+    (chat("Yes.") | {"system": "Be brief."}, ["Yes.<|im_end|>"], ["Be brief.", "What?"]),
     (
         {
             "instruction": "What?",
@@ -177,7 +173,7 @@ READ_LINES: list[tuple[dict[str, Any], list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("record", "learned", "only_read"), READ_LINES)
-def test_each_line_learns_its_answers_and_nothing_else(
+def test_every_inspected_line_learns_its_answers_only(
     tiny_folder: Path,
     tmp_path: Path,
     record: dict[str, Any],
@@ -222,7 +218,7 @@ WITH_TOOLS = (
 )
 
 
-def test_what_the_template_drops_and_what_becomes_control_tokens_is_told(
+def test_inspection_reports_dropped_fields_and_control_tokens(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
     forged = PREFERENCE | {"input": {"messages": [{"role": "user", "content": FORGED}]}}
@@ -353,7 +349,7 @@ def test_copies_and_leaks_are_found(tiny_folder: Path, tmp_path: Path) -> None:
         ([chat("Yes."), {"text": "No."}], "line 2, column 1"),
     ],
 )
-def test_what_cannot_be_trained_at_all_is_refused(
+def test_records_that_cannot_be_trained_are_refused(
     records: list[Any], match: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DatasetError, match=match):

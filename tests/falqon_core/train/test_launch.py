@@ -8,13 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from falqon_core.contract.messages import (
-    CheckpointSaved,
-    ExitCode,
-    Finished,
-    Started,
-    StepMetrics,
-)
+from falqon_core.contract.messages import CheckpointSaved, ExitCode, Finished, Started, StepMetrics
 from falqon_core.train.launch import _common_code
 from tests.falqon_core.train.processes import Running, children, launched, ranks, write_config
 from tests.support.waiting import wait_for
@@ -61,7 +55,7 @@ def bytes_of(output: Path) -> dict[str, bytes]:
     return {path.relative_to(output).as_posix(): path.read_bytes() for path in files}
 
 
-def test_whatever_ends_it_the_same_command_continues_to_the_same_bytes(
+def test_the_same_command_continues_any_ended_launch_to_the_same_bytes(
     tiny_folder: Path, train_file: Path, tmp_path: Path
 ) -> None:
     config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE)

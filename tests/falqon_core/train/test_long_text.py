@@ -70,7 +70,7 @@ def test_a_continued_training_ends_with_the_same_bytes(
         assert (parts[-1] / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_training_that_began_when_texts_were_cut_goes_on_cutting_them(
+def test_a_training_that_began_with_cut_texts_continues_to_cut(
     config: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     """As a checkpoint of that time has it: nothing is said about an overlap."""

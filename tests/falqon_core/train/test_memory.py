@@ -76,7 +76,7 @@ def _address_space() -> int:
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmSize:"))
 
 
-def test_what_cannot_fit_is_refused_at_the_start(
+def test_a_training_that_cannot_fit_is_refused_at_the_start(
     tiny_folder: Path, long_file: Path, tmp_path: Path
 ) -> None:
     recipe = {
@@ -129,7 +129,7 @@ def test_an_allocation_that_fails_in_a_step_names_what_would_fit(
     assert code == ExitCode.DONE, output
 
 
-def test_what_is_available_heeds_the_limit_of_the_process() -> None:
+def test_available_memory_heeds_the_limit_of_the_process() -> None:
     before = available_bytes(CPU)
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = _address_space()
@@ -141,7 +141,7 @@ def test_what_is_available_heeds_the_limit_of_the_process() -> None:
     assert before > 0
 
 
-def test_what_is_available_heeds_the_control_group(
+def test_available_memory_heeds_the_control_group(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(host_memory, "CGROUPS", tmp_path)
@@ -154,7 +154,7 @@ def test_what_is_available_heeds_the_control_group(
     assert available_bytes(CPU) == 80 * MIB, "what the file cache holds can be had back"
 
 
-def test_placing_takes_what_is_there(tiny_folder: Path) -> None:
+def test_placement_uses_the_available_memory(tiny_folder: Path) -> None:
     dimensions = load_dimensions(tiny_folder)
     recipe = Recipe(max_seq_length=512, rank=8).resolved(100)
     ample = fit_to_memory(recipe, dimensions, CPU, 2**40)

@@ -25,7 +25,7 @@ def test_a_model_comes_in_bf16_ready_to_train(tiny_folder: Path) -> None:
         ({"auto_map": {}}, "remote code"),
     ],
 )
-def test_what_cannot_be_trained_is_refused(
+def test_a_model_that_cannot_be_trained_is_refused(
     change: dict[str, object], says: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "model")

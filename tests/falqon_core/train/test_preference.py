@@ -181,7 +181,7 @@ def test_the_model_is_asked_about_the_pairs_that_are_read(run: Any, tmp_path: Pa
     assert stored["reference.validation"].isfinite().all()
 
 
-def test_it_says_how_far_it_is_and_stops_before_the_first_step(
+def test_the_reference_pass_reports_progress_and_stops_on_request(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reference, "REPORT_SECONDS", 0.0)

@@ -58,7 +58,7 @@ def restored(checkpoint: Checkpoint, base: Path) -> QaLora:
     return method
 
 
-def test_its_weights_are_bit_for_bit_those_that_were_trained_with(
+def test_q4_1_weights_equal_the_trained_weights_bit_for_bit(
     training: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
     _, checkpoint = choose_checkpoint(training, None)
@@ -113,7 +113,9 @@ def test_the_command_writes_a_folder_whose_file_llama_cpp_answers_with(
     assert isinstance(json.loads(completed.stdout), str)
 
 
-def test_another_base_is_refused(training: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_a_q4_1_export_with_another_base_is_refused(
+    training: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
     _, checkpoint = choose_checkpoint(training, None)
     changed = dict(checkpoint.method)
     changed[f"{GATE}.base_sha256"] = torch.zeros(32, dtype=torch.uint8)

@@ -19,7 +19,7 @@ def test_a_step_is_one_line_and_leaves_out_what_is_not_known() -> None:
     assert "3,210 tokens/s (25% of peak)" in describe(STEP.model_copy(update={"mfu": 0.25}))
 
 
-def test_each_sample_is_one_line() -> None:
+def test_every_sample_is_reported_on_one_line() -> None:
     sample = Sample(prompt="How\nmany?", completion="Six.", expected="Seven.")
     assert (
         describe(Sampled(step=3, samples=[sample, sample])).splitlines()
@@ -27,7 +27,7 @@ def test_each_sample_is_one_line() -> None:
     )
 
 
-def test_it_says_what_memory_decided_and_why_it_ended() -> None:
+def test_the_report_shows_memory_decisions_and_the_end_reason() -> None:
     started = Started(
         total_steps=9, start_step=0, num_records=4, num_examples=4, num_truncated_records=0,
         tokens_per_epoch=99, device="cpu",
@@ -47,7 +47,7 @@ def test_it_says_what_memory_decided_and_why_it_ended() -> None:
     )
 
 
-def test_a_log_that_others_read_quotes_no_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_without_permission_for_data_quotes_none(capsys: pytest.CaptureFixture[str]) -> None:
     quoting = [
         Sampled(
             step=3, samples=[Sample(prompt="private", completion="private", expected="private")]

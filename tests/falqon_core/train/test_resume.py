@@ -52,11 +52,7 @@ def test_killed_stopped_and_continued_is_uninterrupted(
     recipe: dict[str, Any], tiny_folder: Path, train_file: Path, tmp_path: Path
 ) -> None:
     config = write_config(
-        tmp_path / "config.json",
-        tiny_folder,
-        train_file,
-        RECIPE | recipe,
-        certificate=True,
+        tmp_path / "config.json", tiny_folder, train_file, RECIPE | recipe, certificate=True
     )
     with trainer(config, tmp_path / "whole") as running:
         assert running.finish() == ExitCode.DONE

@@ -114,7 +114,7 @@ def test_every_step_tells_its_figures(run: Any) -> None:
     )
 
 
-def test_what_memory_decided_is_kept_when_continued(run: Any) -> None:
+def test_memory_decisions_are_kept_when_a_training_continues(run: Any) -> None:
     _, first = run(stop=stop_after(2), microbatch_tokens=None, activation_checkpointing=True)
     _, second = run(microbatch_tokens=None)
     for messages in (first, second):
@@ -197,14 +197,14 @@ def test_a_cpu_without_bf16_instructions_trains_the_same(
     assert losses[1] != losses[0], "nothing was widened"
 
 
-def test_asked_to_stop_before_the_first_step_it_writes_nothing(run: Any, tmp_path: Path) -> None:
+def test_a_training_stopped_before_its_first_step_writes_nothing(run: Any, tmp_path: Path) -> None:
     code, messages = run(stop=stop_after(0))
     assert code == ExitCode.STOPPED
     assert not of(CheckpointSaved, messages)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_corrupt_checkpoint_costs_a_warning_and_the_steps_since_the_one_before(
+def test_a_corrupt_checkpoint_costs_a_warning_and_the_steps_since_the_previous_one(
     run: Any, tmp_path: Path
 ) -> None:
     run("whole")
@@ -232,7 +232,7 @@ def test_another_recipe_in_the_same_folder_is_refused(run: Any) -> None:
         run(learning_rate=0.5)
 
 
-def test_a_loss_that_is_not_finite_ends_it_before_the_update(
+def test_an_infinite_loss_ends_the_training_before_the_update(
     tiny_folder: Path, train_file: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(tiny_folder, tmp_path / "model")

@@ -42,10 +42,7 @@ RECIPE = {
 }
 
 # what methods need of their own on falqon-tiny, whose matrices have 64 and 176 inputs
-OF_METHODS: dict[str, dict[str, Any]] = {
-    "qa_lora": {"group_size": 16},
-    "ir_lora": {"rank": 16},
-}
+OF_METHODS: dict[str, dict[str, Any]] = {"qa_lora": {"group_size": 16}, "ir_lora": {"rank": 16}}
 
 
 class Trained(NamedTuple):
@@ -98,7 +95,7 @@ def certificate_of(folder: Path) -> Certificate:
     return Certificate.model_validate_json((folder / "certificate.json").read_bytes())
 
 
-def test_it_says_what_was_trained_from_what_and_how(trained: Trained) -> None:
+def test_the_certificate_names_base_data_and_recipe(trained: Trained) -> None:
     certificate = certificate_of(trained.folder)
 
     assert [(check.name, check.passed) for check in certificate.checks] == [
@@ -158,7 +155,7 @@ def test_every_file_is_in_the_certificate_or_in_the_sums(trained: Trained) -> No
     )
 
 
-def test_the_card_shows_it(trained: Trained) -> None:
+def test_the_model_card_shows_the_certificate(trained: Trained) -> None:
     card = (trained.folder / "README.md").read_text()
     assert "| codes and scales | none | 28 tensors, bit for bit |" in card
     assert "4 rows of the validation data" in card
@@ -270,7 +267,7 @@ def test_only_bits_and_tokens_are_strict_where_no_bounds_were_measured(
     ],
     ids=lambda recipe: recipe.get("method", next(iter(recipe))),
 )
-def test_every_way_to_train_has_one(
+def test_every_way_to_train_passes_its_certificate(
     recipe: dict[str, Any], tiny_folder: Path, train_file: Path, tmp_path: Path
 ) -> None:
     trained = train(tiny_folder, train_file, tmp_path / "out", certificate=False, **recipe)

@@ -55,7 +55,7 @@ def paused_by_cost(backend: Backend, fake: FakeTrainer) -> str:
     return job_id
 
 
-def test_at_the_cap_it_writes_a_checkpoint_and_pauses(backend: Backend) -> None:
+def test_a_job_at_its_cap_writes_a_checkpoint_and_pauses(backend: Backend) -> None:
     job_id = paused_by_cost(backend, LONG)
     job = backend.job(job_id)
     assert (job.status, job.paused_reason, job.infra_failures) == (
@@ -79,7 +79,7 @@ def test_at_the_cap_it_writes_a_checkpoint_and_pauses(backend: Backend) -> None:
     assert patient(backend).execute_next() is False
 
 
-def test_a_raised_cap_lets_it_continue_to_the_same_bytes(
+def test_a_job_with_a_raised_cap_continues_to_the_same_bytes(
     embedded_backend: Backend, tmp_path: Path
 ) -> None:
     backend = embedded_backend
@@ -118,7 +118,7 @@ def test_a_raised_cap_lets_it_continue_to_the_same_bytes(
     assert backend.weights(job_id) == weights_of(fake.steps)
 
 
-def test_seconds_are_a_cap_too(embedded_backend: Backend) -> None:
+def test_a_job_pauses_at_its_cap_of_seconds(embedded_backend: Backend) -> None:
     backend = embedded_backend
     job_id = backend.add_job(LONG)
     backend.set(job_id, budget=Budget(max_seconds=1))

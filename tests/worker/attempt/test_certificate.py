@@ -52,14 +52,14 @@ def test_a_model_that_nothing_proves_is_not_handed_out(content: str, tmp_path: P
     assert (tmp_path / "certificate.json").read_text() == content
 
 
-def test_nor_is_one_whose_certificate_was_changed(tmp_path: Path) -> None:
+def test_a_model_whose_certificate_was_changed_is_not_handed_out(tmp_path: Path) -> None:
     write(tmp_path, certificate().model_dump_json())
     (tmp_path / "certificate.json").write_text(certificate().model_dump_json(indent=1))
     with pytest.raises(ExportDamaged):
         add_service_facts(tmp_path, "ftjob-1", "ft:fake:acme::1", None)
 
 
-def test_what_is_stored_knows_its_job(backend: Backend) -> None:
+def test_the_stored_certificate_names_its_job(backend: Backend) -> None:
     job_id = backend.add_job(FakeTrainer(steps=2))
     backend.supervisor().execute_next()
     model_id = backend.job(job_id).fine_tuned_model_id

@@ -24,11 +24,7 @@ def supervisor(backend: Backend, machine: Machine) -> Supervisor:
     ("device", "cards", "seen"), [("h100", (1, 2), "1,2"), ("h100", (), "7"), ("cpu", (0, 1), "")]
 )
 def test_the_trainer_sees_the_cards_of_its_attempt(
-    device: str,
-    cards: tuple[int, ...],
-    seen: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    device: str, cards: tuple[int, ...], seen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     program = [sys.executable, "-c", SHOW_CARDS]

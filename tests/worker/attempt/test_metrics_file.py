@@ -80,7 +80,7 @@ def test_after_a_crash_every_step_stands_there_once(embedded_backend: Backend) -
     assert [int(row["step"]) for row in rows] == list(range(1, 13))
 
 
-def test_what_was_measured_last_counts(backend: Backend) -> None:
+def test_the_latest_measurement_of_a_step_counts(backend: Backend) -> None:
     job_id = backend.add_job()
     attempt(
         backend,

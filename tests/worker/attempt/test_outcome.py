@@ -63,7 +63,7 @@ def test_a_signal_is_named() -> None:
     assert failure.message == "The trainer was killed by SIGKILL."
 
 
-def test_what_we_killed_because_it_hung_was_lost_whatever_it_ended_with() -> None:
+def test_a_trainer_killed_for_hanging_is_lost_whatever_its_exit_code() -> None:
     outcome = classify(End(-signal.SIGKILL, stop_requested=True, hung=True), None)
     assert outcome.verdict is Verdict.LOST
     assert outcome.failure is not None

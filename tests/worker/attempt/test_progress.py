@@ -57,12 +57,7 @@ def test_cost_and_time_left_follow_the_measured_steps() -> None:
     for number in range(1, 51):
         progress.step(step(number))
     now = progress.snapshot()
-    assert (now.step, now.percent, now.eta_seconds, now.trained_tokens) == (
-        50,
-        50.0,
-        1800.0,
-        500,
-    )
+    assert (now.step, now.percent, now.eta_seconds, now.trained_tokens) == (50, 50.0, 1800.0, 500)
     assert now.eta_low_seconds <= now.eta_seconds <= now.eta_high_seconds
     assert now.cost.accrued == Decimal("2.6900")
     assert now.cost.projected == Decimal("5.3800")
@@ -70,7 +65,7 @@ def test_cost_and_time_left_follow_the_measured_steps() -> None:
     assert progress.device_seconds == HOUR
 
 
-def test_what_a_step_says_of_its_device_reaches_job_and_event() -> None:
+def test_device_figures_of_a_step_reach_job_and_event() -> None:
     progress = Progress(job(), Machine("h100", 1), lambda: HOUR, H100)
     progress.step(step(1))
     now = progress.snapshot()
@@ -92,7 +87,7 @@ def test_a_job_that_succeeded_early_is_complete() -> None:
     assert (ended.step, ended.percent, ended.eta_seconds) == (40, 100.0, 0.0)
 
 
-def test_earlier_attempts_are_paid_for_too() -> None:
+def test_the_cost_includes_earlier_attempts() -> None:
     before = JobProgress(step=40, cost=cost("1.2500"))
     progress = Progress(job(before, 700.0), Machine("h100", 1), lambda: HOUR, H100)
     progress.step(step(41))
@@ -209,7 +204,7 @@ class Trainer:
         self.progress.checkpointed()
 
 
-def test_what_a_comparison_needs_outlives_the_attempt() -> None:
+def test_figures_for_a_comparison_outlive_the_attempt() -> None:
     trainer = Trainer(Job(recipe=RECIPE))
     trainer.started(num_validation_records=8)
     for seconds in (9.0, 2.0, 3.0, 2.0):
@@ -248,7 +243,7 @@ def test_evaluations_and_checkpoints_still_to_come_are_counted() -> None:
     )
 
 
-def test_events_carry_the_bounds_too() -> None:
+def test_events_carry_the_bounds_of_the_eta() -> None:
     trainer = Trainer(Job())
     for _ in range(4):
         trainer.step(2.0)
@@ -260,13 +255,9 @@ def test_events_carry_the_bounds_too() -> None:
         assert event[f"cost_{name}"] == str(getattr(now.cost, name))
 
 
-def test_what_follows_the_last_step_is_counted_where_it_is_known() -> None:
+def test_the_eta_includes_the_closing_work_where_it_is_known() -> None:
     trainer = Trainer(
-        Job(
-            recipe=RECIPE,
-            estimate=estimated(1.0, 2.0, 3.0, overhead=50.0),
-        ),
-        total_steps=10,
+        Job(recipe=RECIPE, estimate=estimated(1.0, 2.0, 3.0, overhead=50.0)), total_steps=10
     )
     trainer.now = 20.0
     trainer.started(num_validation_records=0)
@@ -311,12 +302,12 @@ def test_bounds_hold_and_cost_only_grows(
             assert accrued <= charged.projected_low <= charged.projected <= charged.projected_high
     trainer.step(1.0)
     ended = trainer.progress.snapshot(ended=True)
-    assert (
-        ended.eta_low_seconds,
-        ended.eta_seconds,
-        ended.eta_high_seconds,
-        ended.percent,
-    ) == (0.0, 0.0, 0.0, 100.0)
+    assert (ended.eta_low_seconds, ended.eta_seconds, ended.eta_high_seconds, ended.percent) == (
+        0.0,
+        0.0,
+        0.0,
+        100.0,
+    )
     assert ended.cost.projected == ended.cost.accrued
 
 
@@ -342,10 +333,7 @@ def test_an_attempt_says_what_it_measured() -> None:
 
 
 def test_an_early_end_is_compared_with_nothing() -> None:
-    trainer = Trainer(
-        Job(estimate=estimated(1.0, 2.0, 9.0)),
-        total_steps=2,
-    )
+    trainer = Trainer(Job(estimate=estimated(1.0, 2.0, 9.0)), total_steps=2)
     trainer.step(2.0)
     early = trainer.progress.actual()
     assert early is not None
@@ -357,7 +345,7 @@ def test_an_early_end_is_compared_with_nothing() -> None:
     assert Trainer(Job()).progress.actual() is None
 
 
-def test_how_long_a_trainer_may_be_silent() -> None:
+def test_the_allowed_silence_of_a_trainer_follows_its_phase() -> None:
     now, floor = 0.0, 600.0
     progress = Progress(job(), Machine("h100", 1), lambda: now, H100)
 

@@ -57,13 +57,7 @@ def relayed(
     price = default_price("cpu")
     progress = Progress(backend.job(job_id), supervisor.machine, lambda: 0, price)
     spool = Spool(backend.settings.data_dir / "events.spool")
-    relay = Relay(
-        AttemptWriter(gateway, lease),
-        progress,
-        "cpu",
-        spool,
-        on_checkpoint,
-    )
+    relay = Relay(AttemptWriter(gateway, lease), progress, "cpu", spool, on_checkpoint)
     read_end, write_end = os.pipe()
     relay.read(os.fdopen(read_end, "rb"))
     os.write(write_end, lines)
@@ -94,7 +88,7 @@ def test_noise_on_the_pipe_is_passed_over(backend: Backend) -> None:
     assert saved == [checkpoint]
 
 
-def test_what_no_training_can_say_is_no_message(backend: Backend) -> None:
+def test_an_impossible_figure_makes_no_message(backend: Backend) -> None:
     """A trainer may have been taken over by the data that it reads."""
     saved: list[CheckpointSaved] = []
     line = encode(CheckpointSaved(step=1, path="/", bytes=1, manifest_sha256="0", metrics={}))
@@ -107,7 +101,7 @@ def test_what_no_training_can_say_is_no_message(backend: Backend) -> None:
     assert backend.events(relayed(backend, long)) == []
 
 
-def test_what_a_database_keeps_not_of_an_answer_is_replaced(backend: Backend) -> None:
+def test_characters_that_no_database_keeps_are_replaced_in_samples(backend: Backend) -> None:
     """A model may answer any byte; NUL in one event must not end the attempt."""
     sample = Sample(prompt="How many?", completion="a\x00b", expected="Seven.")
     lines = encode(Sampled(step=40, samples=[sample])) + encode(Log(text="after\x00"))

@@ -100,14 +100,16 @@ def redis(valkey: Valkey) -> Iterator[Redis]:
         yield redis
 
 
-def test_what_nobody_reads_is_written_once_in_five_seconds(backend: Backend, redis: Redis) -> None:
+def test_events_without_a_reader_are_written_every_five_seconds(
+    backend: Backend, redis: Redis
+) -> None:
     running = Running(backend, redis)
     assert running.num_transactions() == SECONDS / UNREAD_SECONDS
     assert len(backend.events(running.job_id)) >= SECONDS - UNREAD_SECONDS
 
 
 @pytest.mark.parametrize("followed", ["job", "project"])
-def test_what_a_stream_follows_is_written_each_second(
+def test_events_with_a_reader_are_written_every_second(
     backend: Backend, redis: Redis, valkey: Valkey, followed: str
 ) -> None:
     """And no longer once the stream has ended."""

@@ -33,7 +33,7 @@ def processes_of(backend: Backend, job_id: str) -> list[str]:
     return [text for text in texts if text.startswith("processes:")]
 
 
-def test_a_job_has_its_cards_a_process_on_each_and_pays_for_them(backend: Backend) -> None:
+def test_a_job_runs_a_process_on_each_of_its_cards_and_pays_for_all(backend: Backend) -> None:
     job_id = backend.add_job()
     backend.set(job_id, num_gpus=2)
     with lock_cards([0], 1):
@@ -51,7 +51,7 @@ def test_a_job_has_its_cards_a_process_on_each_and_pays_for_them(backend: Backen
     assert float(job.progress.cost.accrued) == pytest.approx(expected, rel=0.2, abs=1e-4)
 
 
-def test_it_waits_for_its_cards_and_nothing_behind_it_begins(backend: Backend) -> None:
+def test_a_job_waits_for_its_cards_and_no_later_job_overtakes_it(backend: Backend) -> None:
     wide, narrow = backend.add_job(), backend.add_job()
     backend.set(wide, num_gpus=2)
     supervisor = worker(backend, 0, 1)
@@ -74,7 +74,9 @@ def test_a_machine_with_fewer_cards_takes_what_it_can(backend: Backend) -> None:
     assert backend.job(narrow).status == JobStatus.SUCCEEDED
 
 
-def test_one_machine_keeps_its_cards_for_it_and_the_others_go_on(backend: Backend) -> None:
+def test_one_machine_reserves_its_cards_for_a_wide_job_and_others_continue(
+    backend: Backend,
+) -> None:
     wide, narrow, last = (backend.add_job() for _ in range(3))
     backend.set(wide, num_gpus=2)
     first, second = worker(backend, 0, 1, name="a-1"), worker(backend, 2, 3, name="b-1")

@@ -54,7 +54,7 @@ def test_order_and_content_survive_the_disk(path: Path, spool: Spool) -> None:
     assert not path.exists()
 
 
-def test_one_adds_while_another_takes(path: Path, spool: Spool) -> None:
+def test_a_spool_is_written_and_read_at_the_same_time(path: Path, spool: Spool) -> None:
     events: list[NewEvent] = []
     writer = threading.Thread(target=lambda: [spool.add(draft(number)) for number in range(2000)])
     writer.start()
@@ -63,7 +63,7 @@ def test_one_adds_while_another_takes(path: Path, spool: Spool) -> None:
     assert events == [draft(number) for number in range(2000)]
 
 
-def test_what_does_not_fit_is_counted(
+def test_events_that_do_not_fit_the_spool_are_counted(
     path: Path, spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spools, "MAX_BYTES", 1000)

@@ -83,12 +83,12 @@ def test_progress_and_events_tell_the_story(backend: Backend) -> None:
     assert any("Checkpoint of step 15" in event.message for event in events)
     progress = backend.job(job_id).progress
     assert progress is not None
-    assert (
-        progress.step,
-        progress.total_steps,
-        progress.percent,
-        progress.eta_seconds,
-    ) == (20, 20, 100.0, 0.0)
+    assert (progress.step, progress.total_steps, progress.percent, progress.eta_seconds) == (
+        20,
+        20,
+        100.0,
+        0.0,
+    )
     assert progress.cost is not None
     assert progress.cost.accrued == progress.cost.projected >= 0
     assert backend.job(job_id).device_seconds > 0.2

@@ -55,9 +55,7 @@ def test_a_line_without_an_end_is_cut_and_no_secret_with_it(
     assert "s" not in reader.log.head.partition(" [")[0]
 
 
-def test_a_log_keeps_its_first_and_its_newest_lines(
-    written: tuple[BinaryIO, LogReader],
-) -> None:
+def test_a_log_keeps_its_first_and_its_newest_lines(written: tuple[BinaryIO, LogReader]) -> None:
     file, reader = written
     lines = [b"%08d\n" % number for number in range(200_000)]
     position = 0

@@ -55,7 +55,7 @@ def test_a_new_worker_measures_once_and_the_first_estimate_knows_it(backend: Bac
     assert stored(backend) == measured
 
 
-def test_no_job_waits_for_it(embedded_backend: Backend) -> None:
+def test_no_job_waits_for_the_calibration(embedded_backend: Backend) -> None:
     usual = embedded_backend.context()
     settings = usual.settings.model_copy(
         update={"calibrate": True, "trainer_command": [sys.executable, "-c", TRAINER]}

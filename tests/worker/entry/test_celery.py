@@ -46,7 +46,7 @@ def rescue(backend: Backend) -> list[str]:
         return claims.rescue(session, max_infra_failures=3)
 
 
-def test_one_ring_empties_the_queue_one_job_at_a_time(notified_backend: Backend) -> None:
+def test_one_notification_empties_the_queue_one_job_at_a_time(notified_backend: Backend) -> None:
     backend = notified_backend
     jobs = [backend.add_job(FakeTrainer(steps=30, step_seconds=0.02)) for _ in range(3)]
     notifier = Notifier(backend.settings)
@@ -120,7 +120,7 @@ def test_a_worker_with_the_storage_of_another_claims_nothing(silent_backend: Bac
     assert (backend.job(job_id).status, backend.attempts(job_id)) == (JobStatus.QUEUED, [])
 
 
-def test_a_worker_with_an_empty_folder_of_its_own_says_so(
+def test_a_worker_with_an_empty_data_folder_reports_the_mismatch(
     silent_backend: Backend, tmp_path: Path
 ) -> None:
     """As on a machine that does not share the storage with the API."""

@@ -38,7 +38,7 @@ def log_of(backend: Backend) -> str:
     return (backend.settings.data_dir / "once.log").read_text()
 
 
-def test_one_job_and_then_the_end(embedded_backend: Backend) -> None:
+def test_worker_once_runs_one_job_and_ends(embedded_backend: Backend) -> None:
     backend = embedded_backend
     first, second = backend.add_job(FakeTrainer(user_error_at=3)), backend.add_job()
     backend.set(first, request_id="req_of_the_first")

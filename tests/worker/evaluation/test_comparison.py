@@ -52,7 +52,7 @@ def test_verdicts() -> None:
     assert difference([1.0, *low[1:]], low).verdict == "no_clear_difference"
 
 
-def test_only_rows_that_all_have_answered_are_compared() -> None:
+def test_only_rows_answered_by_every_model_are_compared() -> None:
     scores = AnswerScores(by_model={"base": [[0.0], None, [1.0]], "mine": [[1.0], [1.0], [1.0]]})
     result = compare(plan("base", "mine"), scores, lambda: None)
     assert (result.rows, result.rows_left_out) == (2, 1)

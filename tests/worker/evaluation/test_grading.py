@@ -58,7 +58,7 @@ def test_json_schema(answer: str, expected: float) -> None:
     assert score(answer, type="json_schema", schema=OBJECT) == expected
 
 
-def test_a_schema_may_name_and_allow_what_it_may_not_say() -> None:
+def test_a_schema_may_use_keywords_as_property_names_and_values() -> None:
     text = {"type": "string", "enum": ["$ref", {"pattern": "(a+)+$"}]}
     schema = {"type": "object", "properties": {"pattern": text}, "required": ["pattern"]}
     assert score('{"pattern": "$ref"}', type="json_schema", schema=schema) == 1
@@ -113,19 +113,19 @@ def test_a_template_does_not_multiply_a_long_text() -> None:
         ({"type": "telepathy"}, "string_check"),
     ],
 )
-def test_what_is_refused_is_named(grader: dict[str, Any], message: str) -> None:
+def test_a_bad_grader_is_refused_with_its_reason(grader: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         EvaluationRequest.model_validate({"graders": [{"name": "g"} | grader]})
 
 
 @pytest.mark.parametrize("kind", ["score_model", "label_model", "python", "endpoint", "multi"])
-def test_graders_of_openai_that_are_not_here(kind: str) -> None:
+def test_unsupported_graders_of_openai_are_refused(kind: str) -> None:
     with pytest.raises(InvalidRequest, match=f"'{kind}' is not supported") as refusal:
         EvaluationRequest.model_validate({"graders": [{"name": "g", "type": kind}]})
     assert refusal.value.code == "grader_not_supported"
 
 
-def test_each_grader_has_a_name_of_its_own() -> None:
+def test_two_graders_with_one_name_are_refused() -> None:
     twice = [{"type": "string_check", "name": "g", "operation": "eq"}] * 2
     with pytest.raises(ValidationError, match="two graders have one name"):
         EvaluationRequest.model_validate({"graders": twice})

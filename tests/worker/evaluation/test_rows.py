@@ -58,7 +58,7 @@ def test_tools_and_calls_are_asked_as_they_were_trained() -> None:
     assert body["messages"][2] == messages[2]
 
 
-def test_other_records() -> None:
+def test_completions_and_preferences_become_rows_and_plain_text_does_not() -> None:
     completion = row({"prompt": "1 + 1 =", "completion": " 2"})
     assert (completion.path, completion.item["reference"]) == ("/v1/completions", " 2")
     assert json.loads(completion.body("m", 4, None))["prompt"] == "1 + 1 ="

@@ -31,14 +31,14 @@ def test_fuzzy_match_is_the_ratio_of_the_longest_common_subsequence(seed: int) -
     )
 
 
-def test_scores_are_those_of_the_libraries() -> None:
+def test_similarity_scores_equal_those_of_the_libraries() -> None:
     assert fuzzy_match(FOX, DOG) == pytest.approx(0.6590909, abs=1e-6)
     assert rouge_n(FOX, DOG, 1) == pytest.approx(0.7777777, abs=1e-6)
     assert rouge_n(FOX, DOG, 2) == pytest.approx(0.375, abs=1e-6)
     assert rouge_l(FOX, DOG) == pytest.approx(0.4444444, abs=1e-6)
 
 
-def test_nothing_and_the_same() -> None:
+def test_empty_and_equal_texts_have_scores_of_zero_and_one() -> None:
     assert fuzzy_match("", "") == fuzzy_match(FOX, FOX) == rouge_l(FOX, FOX) == 1
     assert fuzzy_match("", FOX) == rouge_l("", FOX) == rouge_n("one", "one", 2) == 0
 

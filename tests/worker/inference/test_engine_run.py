@@ -6,6 +6,8 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from app.catalogue.importer import ensure_tiny_model
 from app.models import Engine
 from tests.support.api import Api, Tenant
@@ -14,10 +16,13 @@ from tests.support.engines import engine_worker
 from tests.support.waiting import wait_for
 
 MODEL = "falqon-tiny"
-BUSY_SECONDS = 5.0  # that a transaction waits for another
+BUSY_SECONDS = 0.5  # that a transaction waits for another
 
 
-def test_it_stays_as_long_as_its_lease(tmp_path: Path) -> None:
+def test_an_engine_stays_loaded_as_long_as_its_lease(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.base.database.BUSY_TIMEOUT_MS", int(BUSY_SECONDS * 1000))
     path = tmp_path / "falqon.db"
     api = Api(f"sqlite:///{path}", tmp_path, engine_wait=timedelta(seconds=60))
     tenant = Tenant(api)
@@ -29,7 +34,7 @@ def test_it_stays_as_long_as_its_lease(tmp_path: Path) -> None:
             programs = processes("worker.inference.llama_cpp", str(tmp_path))
             with closing(sqlite3.connect(path)) as other:
                 other.execute("BEGIN EXCLUSIVE")
-                time.sleep(BUSY_SECONDS + 2)
+                time.sleep(BUSY_SECONDS + 1.5)
                 other.rollback()
             with api.database.read() as session:
                 before = session.get_one(Engine, MODEL).lease_expires_at

@@ -19,14 +19,12 @@ def address() -> str:
         return str(datagrams.getsockname()[0])
 
 
-def test_it_is_the_one_towards_the_database(address: str) -> None:
+def test_the_own_address_faces_the_database(address: str) -> None:
     url = f"postgresql://falqon:secret@{ELSEWHERE}:5432/falqon"
     assert own_address(Settings(_env_file=None, database_url=url)) == address
 
 
-def test_it_is_the_one_towards_redis_where_the_database_is_reached_through_this_machine(
-    address: str,
-) -> None:
+def test_the_own_address_faces_redis_where_the_database_is_local(address: str) -> None:
     """As where PgBouncer runs beside the worker."""
     settings = Settings(
         _env_file=None,
@@ -36,7 +34,7 @@ def test_it_is_the_one_towards_redis_where_the_database_is_reached_through_this_
     assert own_address(settings) == address
 
 
-def test_without_either_it_is_that_of_the_name() -> None:
+def test_the_own_address_is_that_of_the_host_name_without_remote_services() -> None:
     try:
         expected = socket.gethostbyname(socket.gethostname())
     except OSError:

@@ -39,7 +39,7 @@ def test_an_engine_that_does_not_tell_its_steps_is_let_alone(metrics: EngineMetr
     watch.check()
 
 
-def test_what_an_idle_engine_uses_does_not_add_up(
+def test_cpu_time_of_an_idle_engine_does_not_add_up(
     metrics: EngineMetrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "STALLED_CPU_SECONDS", 0.0)

@@ -52,7 +52,7 @@ def engine(
         yield process
 
 
-def test_it_answers_who_knows_the_token_and_leaves_no_process(
+def test_vllm_answers_with_its_token_and_leaves_no_process(
     engine: EngineProcess, tmp_path: Path
 ) -> None:
     address = engine.wait_for_address(lambda: None)
@@ -75,7 +75,7 @@ def test_it_answers_who_knows_the_token_and_leaves_no_process(
     wait_for(lambda: not processes(str(tmp_path)), 5, "what it has started ends with it")
 
 
-def test_it_dies_with_the_worker(
+def test_vllm_ends_with_its_worker(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vllm_stand_in.install(tmp_path / "bin", monkeypatch)
@@ -88,7 +88,7 @@ def test_it_dies_with_the_worker(
     wait_for(lambda: not processes(str(tmp_path)), 5, "the engine ends")
 
 
-def test_one_that_does_not_start_is_told_with_its_log(
+def test_an_engine_that_does_not_start_is_reported_with_its_log(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vllm_stand_in.install(tmp_path / "bin", monkeypatch, "echo no such device >&2; exit 3;")

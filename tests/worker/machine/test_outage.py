@@ -131,7 +131,7 @@ def test_a_result_that_waits_for_the_storage_heeds_a_stop_request(
 
 
 @pytest.mark.parametrize(("known_seconds", "attempts"), [(3600.0, [1, 0]), (0.0, [0, 0])])
-def test_a_worker_that_met_it_claims_nothing_and_still_ends(
+def test_a_worker_in_a_storage_outage_claims_nothing_and_still_ends(
     remote_backend: Backend,
     switch: Switch,
     monkeypatch: pytest.MonkeyPatch,

@@ -25,7 +25,7 @@ def left_by_a_killed_worker(root: Path) -> Path:
     return root / "dead.1"
 
 
-def test_what_a_killed_worker_left_is_swept(tmp_path: Path) -> None:
+def test_folders_of_a_killed_worker_are_removed(tmp_path: Path) -> None:
     folder = left_by_a_killed_worker(tmp_path / "attempts")
     with scratch(tmp_path / "attempts", "b.1"):
         assert not folder.exists()

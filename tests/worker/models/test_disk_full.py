@@ -137,7 +137,7 @@ def job_on_model_of(backend: Backend, changed: dict[str, int]) -> str:
     return backend.add_job()
 
 
-def test_what_does_not_fit_now_is_not_begun(embedded_backend: Backend) -> None:
+def test_a_job_that_does_not_fit_the_disk_now_is_not_begun(embedded_backend: Backend) -> None:
     backend = embedded_backend
     with (backend.settings.data_dir / "taken").open("wb") as file:
         os.posix_fallocate(file.fileno(), 0, TAKEN_BYTES)
@@ -152,7 +152,7 @@ def test_what_does_not_fit_now_is_not_begun(embedded_backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("num_layers", [128, 512])
-def test_what_can_never_fit_fails_at_once_with_numbers(
+def test_a_job_that_can_never_fit_the_disk_fails_at_once_with_numbers(
     embedded_backend: Backend, num_layers: int
 ) -> None:
     backend = embedded_backend

@@ -40,7 +40,7 @@ def test_a_manifest_does_not_choose_where_its_files_land(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("place", [".", "sub"])
-def test_what_a_trainer_links_to_is_not_handed_out(place: str, tmp_path: Path) -> None:
+def test_a_link_that_a_trainer_left_is_not_handed_out(place: str, tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("secret")
     folder = tmp_path / "model"
     (folder / "sub").mkdir(parents=True)

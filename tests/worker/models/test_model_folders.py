@@ -75,7 +75,7 @@ def test_the_least_recently_used_goes_first_and_no_more_than_is_needed(
     assert [path.name for path in (tmp_path / "staging").iterdir()] == [".lock"]
 
 
-def test_what_is_in_use_stays_and_what_was_just_used_goes_last(
+def test_models_in_use_stay_and_recently_used_models_go_last(
     tmp_path: Path, leave_free: LeaveFree
 ) -> None:
     busy = add_model(tmp_path, "busy", 1)

@@ -76,7 +76,7 @@ def handler_of(
     return DatasetStatisticsHandler(backend.context(shutting_down, trainer_command=command))
 
 
-def test_what_the_program_refuses_is_told_in_its_words(
+def test_a_refusal_of_the_statistics_program_is_reported_in_its_words(
     embedded_backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -97,7 +97,7 @@ def test_what_the_program_refuses_is_told_in_its_words(
     ] == [".lock"]
 
 
-def test_one_question_after_the_other_until_none_is_left(backend: Backend, tmp_path: Path) -> None:
+def test_a_worker_counts_until_no_request_is_left(backend: Backend, tmp_path: Path) -> None:
     questions = [ask(backend, add_file(backend, record("Yes."))) for _ in range(3)]
 
     handler_of(backend, program(tmp_path, "raise SystemExit(70)")).poll()
@@ -153,7 +153,7 @@ def test_a_question_that_kills_its_workers_is_given_up(
     assert not ran.exists()
 
 
-def test_who_has_been_overtaken_answers_nothing(backend: Backend, tmp_path: Path) -> None:
+def test_an_overtaken_worker_writes_no_statistics(backend: Backend, tmp_path: Path) -> None:
     question = ask(backend, add_file(backend, record("Yes.")))
     go = tmp_path / "go"
     waits = (
@@ -174,9 +174,7 @@ def test_who_has_been_overtaken_answers_nothing(backend: Backend, tmp_path: Path
         assert claims.complete(session, winner, result={})
 
 
-def test_a_worker_that_ends_leaves_the_question_to_others(
-    embedded_backend: Backend, tmp_path: Path
-) -> None:
+def test_a_worker_that_ends_releases_its_request(embedded_backend: Backend, tmp_path: Path) -> None:
     question = ask(embedded_backend, add_file(embedded_backend, record("Yes.")))
     shutting_down = threading.Event()
     worker = handler_of(

@@ -84,7 +84,7 @@ def content(backend: Backend, export_id: str, name: str) -> str:
     return b"".join(backend.storage.chunks(artifact.storage_key)).decode()
 
 
-def test_each_is_made_from_what_it_should_and_becomes_a_model(backend: Backend) -> None:
+def test_every_export_is_made_from_its_source_and_becomes_a_model(backend: Backend) -> None:
     model_id = model_of(backend)
     expected = {
         "bf16": (ask(backend, model_id, "bf16"), weights_of(20)),
@@ -178,7 +178,9 @@ def fake_state(step: int) -> str:
     return state
 
 
-def test_what_the_program_refuses_is_told_in_its_words(embedded_backend: Backend) -> None:
+def test_a_refusal_of_the_export_program_is_reported_in_its_words(
+    embedded_backend: Backend,
+) -> None:
     export_id = ask(embedded_backend, model_of(embedded_backend), "gguf")
     handler_of(embedded_backend).poll()
     export = read_export(embedded_backend, export_id)
@@ -230,7 +232,7 @@ def test_a_worker_that_dies_leaves_nothing_half_done_and_another_does_it(
     assert referenced == {f"{prefix}/2/bf16.txt"}
 
 
-def test_workers_that_die_again_and_again_end_it(embedded_backend: Backend) -> None:
+def test_an_export_fails_after_several_dead_workers(embedded_backend: Backend) -> None:
     export_id = ask(embedded_backend, model_of(embedded_backend), "bf16")
     with embedded_backend.database.transaction() as session:
         session.execute(update(Export).values(attempt=MAX_ATTEMPTS))
@@ -239,7 +241,7 @@ def test_workers_that_die_again_and_again_end_it(embedded_backend: Backend) -> N
     assert (export.status, export.error_code) == (OperationStatus.FAILED, "export_failed")
 
 
-def test_workers_whose_disks_are_full_end_it_and_say_so(
+def test_an_export_fails_after_several_full_disks_with_the_reason(
     embedded_backend: Backend, tmp_path: Path, disarmed: None
 ) -> None:
     export_id = ask(embedded_backend, model_of(embedded_backend), "bf16")
@@ -255,7 +257,7 @@ def test_workers_whose_disks_are_full_end_it_and_say_so(
     assert "no room" in export.error_message
 
 
-def test_a_worker_that_ends_gives_it_back(embedded_backend: Backend) -> None:
+def test_a_worker_that_ends_releases_its_export(embedded_backend: Backend) -> None:
     export_id = ask(embedded_backend, model_of(embedded_backend), "bf16")
     shutting_down = threading.Event()
     worker = handler_of(embedded_backend, shutting_down)
@@ -293,7 +295,7 @@ def test_a_zombie_writes_nothing(embedded_backend: Backend) -> None:
         assert not repository.complete(session, zombie, model, [])
 
 
-def test_one_that_was_deleted_is_made_again(embedded_backend: Backend) -> None:
+def test_a_deleted_export_is_made_again(embedded_backend: Backend) -> None:
     backend = embedded_backend
     before = ask(backend, model_of(backend), "bf16")
     with backend.database.transaction() as session:

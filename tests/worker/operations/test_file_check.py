@@ -117,7 +117,7 @@ def test_a_check_that_dies_is_tried_again_and_keeps_no_other_waiting(backend: Ba
     assert file_of(backend, good).status == FileStatus.PROCESSED
 
 
-def test_a_worker_that_ends_leaves_the_check_to_others(backend: Backend) -> None:
+def test_a_worker_that_ends_releases_its_check(backend: Backend) -> None:
     job_id = waiting_job(backend)
     write_records(backend, job_id, b'{"text":"a"}\n' * 80_000, 100)
     uncheck_files(backend.database)

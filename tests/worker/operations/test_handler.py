@@ -25,22 +25,29 @@ def claimed_check(backend: Backend) -> FileCheck:
     return operation
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.base.database.BUSY_TIMEOUT_MS", 200)
+    monkeypatch.setattr("worker.operations.handler.TRY_AGAIN_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_database_that_is_away_costs_no_attempt_while_the_lease_lasts(
     embedded_backend: Backend,
 ) -> None:
     backend = embedded_backend
     operation = claimed_check(backend)
-    context = backend.context(heartbeat=timedelta(0), lease=timedelta(seconds=9))
+    context = backend.context(heartbeat=timedelta(0), lease=timedelta(seconds=2))
     heartbeat = Heartbeat(context, operation, 60)
     heartbeat()
     with closing(sqlite3.connect(backend.settings.data_dir / "falqon.db")) as other:
         other.execute("BEGIN EXCLUSIVE")
-        heartbeat()  # waits 5 s for the other transaction
-        time.sleep(1.0)
+        heartbeat()  # waits for the other transaction
+        time.sleep(2.0)
         with pytest.raises(OperationalError, match="locked"):
             heartbeat()  # by now the lease is over
         other.rollback()
-    time.sleep(1.0)
+    time.sleep(0.2)
     heartbeat()
     with backend.database.transaction() as session:
         session.delete(session.get_one(FileCheck, operation.id))

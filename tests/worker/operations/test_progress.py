@@ -41,7 +41,7 @@ def test_a_database_that_is_away_misses_what_is_written_of_progress(
     without_database(EvaluationHandler(context)).write_scores(Evaluation(id="c"), scores)
 
 
-def test_an_operation_that_others_have_is_given_up_with_its_progress(
+def test_an_operation_claimed_elsewhere_is_given_up_at_its_progress_report(
     embedded_backend: Backend,
 ) -> None:
     unknown = FileImport(id="a", attempt=1)

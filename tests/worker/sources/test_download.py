@@ -41,7 +41,9 @@ def test_a_broken_connection_is_continued(server: SourceServer, tmp_path: Path) 
     assert ranges == [None, "bytes=128000-", "bytes=192000-"]
 
 
-def test_what_breaks_for_ever_may_be_tried_later(server: SourceServer, tmp_path: Path) -> None:
+def test_a_download_that_breaks_repeatedly_may_be_retried_later(
+    server: SourceServer, tmp_path: Path
+) -> None:
     server.files["/rows"] = b"a" * 1000
     server.breaks = 99
     with pytest.raises(SourceUnavailable, match="ended before the file did"):
@@ -74,7 +76,7 @@ def test_private_addresses_are_refused_also_behind_a_redirect(
     assert len(server.requests) == 1
 
 
-def test_what_cannot_be_had_is_refused(server: SourceServer, tmp_path: Path) -> None:
+def test_an_unavailable_source_is_refused(server: SourceServer, tmp_path: Path) -> None:
     server.files["/large"] = b"a" * (LIMIT + 1)
     server.redirects = {"/round": "/round"}
     for path, code in (
@@ -87,9 +89,7 @@ def test_what_cannot_be_had_is_refused(server: SourceServer, tmp_path: Path) -> 
         assert refusal.value.code == code
 
 
-def test_what_comes_byte_by_byte_is_checked_all_the_time(
-    server: SourceServer, tmp_path: Path
-) -> None:
+def test_a_dripping_download_is_checked_throughout(server: SourceServer, tmp_path: Path) -> None:
     server.files["/rows"] = b"a" * 30
     until = time.monotonic() + 0.5
 
@@ -145,7 +145,7 @@ def test_files_of_a_split(paths: list[str], path: str, chosen: list[str]) -> Non
         (["README.md"], "train", "it has no Parquet, JSON or CSV"),
     ],
 )
-def test_a_split_that_is_not_there_or_not_clear(paths: list[str], path: str, message: str) -> None:
+def test_a_missing_or_ambiguous_split_is_refused(paths: list[str], path: str, message: str) -> None:
     with pytest.raises(SourceRefused) as refusal:
         choose_files(paths, path)
     assert message in refusal.value.message

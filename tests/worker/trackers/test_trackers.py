@@ -176,7 +176,7 @@ def test_whatever_the_library_does_the_job_succeeds(
     assert processes("worker.trackers", str(tmp_path)) == []
 
 
-def test_who_falls_behind_is_stopped_and_training_never_waits(
+def test_a_tracker_that_falls_behind_is_stopped_and_training_never_waits(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trackers, "MAX_BEHIND", 10)

@@ -27,12 +27,12 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("address", NOT_PUBLIC)
-def test_what_is_not_public(address: str) -> None:
+def test_inner_addresses_are_not_public(address: str) -> None:
     assert not is_public(ip_address(address))
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_what_is_public(address: str) -> None:
+def test_internet_addresses_are_public(address: str) -> None:
     assert is_public(ip_address(address))
 
 
@@ -63,7 +63,7 @@ def test_ordinary_urls_are_allowed() -> None:
     assert parse_target("https://[2606:4700:4700::1111]/", []).host == "2606:4700:4700::1111"
 
 
-def test_names_of_inner_addresses_are_refused_without_naming_them() -> None:
+def test_a_name_of_an_inner_address_is_refused_without_the_address() -> None:
     target = parse_target("https://localhost/", [])
     with pytest.raises(AddressRefused) as caught:
         resolve(target, [])
@@ -72,7 +72,7 @@ def test_names_of_inner_addresses_are_refused_without_naming_them() -> None:
 
 
 @pytest.mark.parametrize("inner", ["10.0.0.7", "::ffff:127.0.0.1", "169.254.169.254"])
-def test_one_inner_address_among_several_is_enough(
+def test_a_name_with_one_inner_address_among_several_is_refused(
     inner: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = [

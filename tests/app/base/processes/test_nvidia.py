@@ -23,7 +23,7 @@ def test_cards_that_cuda_would_not_see_are_left_out(
     assert [card.index for card in visible_cards()] == indices
 
 
-def test_what_a_child_is_given_is_what_it_sees(
+def test_a_child_sees_the_cards_that_its_environment_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_driver(tmp_path, monkeypatch, H100, H100, H100)
@@ -40,7 +40,7 @@ def test_a_driver_that_does_not_answer_has_no_cards(
     assert visible_cards() == ()
 
 
-def test_without_a_driver_there_are_no_cards(
+def test_a_machine_without_a_driver_has_no_cards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

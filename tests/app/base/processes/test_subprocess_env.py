@@ -45,7 +45,7 @@ SECRET = (
 )
 
 
-def test_only_what_is_no_address_and_no_secret_is_passed_on() -> None:
+def test_a_subprocess_gets_no_address_and_no_secret() -> None:
     environment = offline_environment(HARMLESS | dict.fromkeys(SECRET, "canary"))
 
     assert environment.items() >= HARMLESS.items()

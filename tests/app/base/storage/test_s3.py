@@ -66,7 +66,9 @@ def artifact(server: ApiProcess, **headers: str) -> httpx.Response:
     )
 
 
-def test_what_is_written_comes_back(store: ObjectStore, storage: Storage, tmp_path: Path) -> None:
+def test_an_object_is_read_as_it_was_written(
+    store: ObjectStore, storage: Storage, tmp_path: Path
+) -> None:
     stored = storage.put("several/parts", [WEIGHTS[:1000], WEIGHTS[1000:]])
     assert (stored.bytes, stored.sha256) == (len(WEIGHTS), SHA256)
     assert storage.fetch("several/parts", tmp_path / "copy") == stored
@@ -117,7 +119,7 @@ def test_a_key_is_written_once(storage: Storage, content: bytes) -> None:
     storage.delete("once")
 
 
-def test_of_two_writers_at_once_one_is_told(storage: Storage) -> None:
+def test_one_of_several_simultaneous_writers_succeeds(storage: Storage) -> None:
     together = threading.Barrier(4)
 
     def write(number: int) -> int | None:
@@ -135,7 +137,7 @@ def test_of_two_writers_at_once_one_is_told(storage: Storage) -> None:
 
 
 @pytest.mark.parametrize("num_bytes", [len(WEIGHTS), 2**40], ids=["copied", "too large to copy"])
-def test_what_stands_when_an_untrusted_writer_ends_stays(storage: Storage, num_bytes: int) -> None:
+def test_an_object_survives_a_later_untrusted_writer(storage: Storage, num_bytes: int) -> None:
     first = WEIGHTS[::-1]
 
     def interrupted() -> Iterator[bytes]:

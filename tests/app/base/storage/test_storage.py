@@ -16,7 +16,7 @@ def storage(tmp_path: Path) -> Storage:
     return Storage(tmp_path.as_uri())
 
 
-def test_what_is_written_comes_back_with_its_hash(storage: Storage) -> None:
+def test_an_object_comes_back_with_its_hash(storage: Storage) -> None:
     stored = storage.put("a/b", [MIB] * 20)
     whole = hashlib.sha256(MIB * 20).hexdigest()
     assert stored == (20 * 2**20, whole, [whole])
@@ -46,7 +46,7 @@ def test_deleting_what_is_gone_deletes_the_rest(tmp_path: Path, url: str) -> Non
     assert storage.keys("a") == ["a/3"]
 
 
-def test_of_two_large_writers_at_once_the_later_one_is_refused(
+def test_the_later_of_two_simultaneous_large_writers_is_refused(
     storage: Storage, tmp_path: Path
 ) -> None:
     def interrupted() -> Iterator[bytes]:

@@ -20,10 +20,7 @@ Move = Callable[..., Result]
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("move")
     api = Api(
-        f"sqlite:///{folder}/move.db",
-        folder,
-        model_aliases=ALIASES,
-        max_file_bytes=MAX_FILE_BYTES,
+        f"sqlite:///{folder}/move.db", folder, model_aliases=ALIASES, max_file_bytes=MAX_FILE_BYTES
     )
     Tenant(api).add_model(BASE, project_id=None)
     yield api

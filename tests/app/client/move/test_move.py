@@ -10,13 +10,7 @@ from app.client.move.account import Account
 from app.models import File, Job
 from tests.app.client.move.conftest import BASE, MAX_FILE_BYTES, Move
 from tests.support.api import Tenant, jsonl
-from tests.support.openai_account import (
-    KEY,
-    OpenAiAccount,
-    Refusal,
-    a_checkpoint,
-    an_error,
-)
+from tests.support.openai_account import KEY, OpenAiAccount, Refusal, a_checkpoint, an_error
 
 FORBIDDEN = Refusal(
     400,
@@ -95,7 +89,7 @@ def test_a_plan_says_what_all_takes_and_writes_nothing(
     assert not any(path.endswith("/content") for path in account.requests)
 
 
-def test_bytes_and_requests_arrive_as_they_were(
+def test_moved_files_and_jobs_keep_their_bytes_and_requests(
     account: OpenAiAccount, tenant: Tenant, move: Move
 ) -> None:
     training, validation = (
@@ -162,7 +156,7 @@ def test_bytes_and_requests_arrive_as_they_were(
     ], "in the order in which they were trained there"
 
 
-def test_again_copies_and_submits_nothing(
+def test_a_repeated_move_copies_and_submits_nothing(
     account: OpenAiAccount, tenant: Tenant, move: Move
 ) -> None:
     file, full = account.add_file(jsonl()), {f"k{n}": "v" for n in range(16)}
@@ -192,7 +186,7 @@ def jobs_here_id(tenant: Tenant, origin: str) -> str:
     return page.data[0].id
 
 
-def test_what_cannot_be_moved_is_told_with_its_object(
+def test_an_object_that_cannot_be_moved_is_reported_by_its_id(
     account: OpenAiAccount, tenant: Tenant, move: Move
 ) -> None:
     file = account.add_file(jsonl())
@@ -244,7 +238,7 @@ def test_what_cannot_be_moved_is_told_with_its_object(
     assert jobs["of a file that may not be downloaded"]["id"] in jobs_here(tenant)
 
 
-def test_a_job_that_continues_another_waits_for_that_one_here(
+def test_a_job_that_continues_another_waits_for_the_moved_base(
     account: OpenAiAccount, tenant: Tenant, move: Move
 ) -> None:
     file = account.add_file(jsonl())
@@ -295,7 +289,7 @@ def test_rate_limits_are_waited_for_and_a_used_up_quota_is_told(
     assert account.requests[f"/files/{broke}/content"] == 1
 
 
-def test_a_file_of_other_bytes_than_it_says_is_not_taken(
+def test_a_file_whose_size_is_wrong_is_not_moved(
     account: OpenAiAccount, tenant: Tenant, move: Move, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Account, "repeat_after_seconds", (0.01,))
@@ -334,7 +328,7 @@ def test_the_account_s_key_stays_between_us_and_the_account(
     assert KEY not in json.dumps(requested(tenant, job.id))
 
 
-def test_what_cannot_be_meant_is_refused_before_anything_is_asked(
+def test_impossible_options_of_move_are_refused_before_any_request(
     account: OpenAiAccount, tenant: Tenant, move: Move
 ) -> None:
     no_key = move(OPENAI_API_KEY="")
@@ -345,7 +339,9 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_asked(
     assert not account.requests
 
 
-def test_what_is_not_as_openai_describes_it_is_told(account: OpenAiAccount, move: Move) -> None:
+def test_an_answer_that_differs_from_openais_description_is_reported(
+    account: OpenAiAccount, move: Move
+) -> None:
     job = account.add_job(account.add_file(jsonl()))
     del job["training_file"]
     done = move()

@@ -11,12 +11,7 @@ from app.client.move.prompts import Prompt, prompt_of
 from app.client.move.recording import HELD_OUT, NUM_REQUESTS_AT_ONCE, TRAINING, Recording, file_of
 from falqon_core.records.file_check import check_file
 from tests.app.client.move.conftest import Move
-from tests.support.openai_account import (
-    OpenAiAccount,
-    Refusal,
-    a_completion,
-    an_error,
-)
+from tests.support.openai_account import OpenAiAccount, Refusal, a_completion, an_error
 
 MODEL = "ft:gpt-4o-mini-2024-07-18:acme::00000000"
 TOO_FAST = Refusal(
@@ -69,7 +64,7 @@ def test_answers_become_a_training_and_a_held_out_file(
         assert check_file(file).num_errors == 0
 
 
-def test_after_an_interruption_it_goes_on_where_it_was(
+def test_an_interrupted_recording_continues_where_it_stopped(
     account: OpenAiAccount, tmp_path: Path, move: Move
 ) -> None:
     def answer(body: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +99,7 @@ def test_after_an_interruption_it_goes_on_where_it_was(
     assert account.bodies == []
 
 
-def test_answers_behind_the_one_that_ended_it_are_kept(
+def test_answers_that_arrive_with_a_fatal_refusal_are_kept(
     account: OpenAiAccount, tmp_path: Path, move: Move
 ) -> None:
     others = threading.Semaphore(0)
@@ -130,7 +125,7 @@ def test_answers_behind_the_one_that_ended_it_are_kept(
     assert sorted(kept) == sorted(f"question {number}" for number in range(1, 12))
 
 
-def test_what_has_no_answer_to_train_on_is_told_by_line(
+def test_an_answer_that_cannot_be_trained_on_is_reported_by_its_line(
     account: OpenAiAccount, move: Move, tmp_path: Path
 ) -> None:
     def answer(body: dict[str, Any]) -> dict[str, Any]:
@@ -212,7 +207,7 @@ def test_prompts_go_to_no_other_address(account: OpenAiAccount, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("line", ["[]", "{", '{"text": "a"}', '{"messages": []}', '{"prompt": 1}'])
-def test_what_is_no_prompt_is_told_by_line(
+def test_a_line_that_is_no_prompt_is_reported_by_its_number(
     account: OpenAiAccount, move: Move, tmp_path: Path, line: str
 ) -> None:
     (tmp_path / "prompts.jsonl").write_text('{"prompt": "good"}\n' + line + "\n")
@@ -289,7 +284,7 @@ def test_functions_are_sent_as_tools_and_a_system_prompt_as_a_message() -> None:
         ({"messages": [{"role": "system", "content": "a"}], "system": "b"}, "differ"),
     ],
 )
-def test_a_line_that_cannot_be_asked_as_it_is_meant_is_named(
+def test_a_prompt_that_cannot_be_sent_as_written_is_refused_by_its_line(
     account: OpenAiAccount, move: Move, tmp_path: Path, fields: dict[str, Any], reason: str
 ) -> None:
     write(tmp_path / "prompts.jsonl", [ask(1), ask(2) | fields])
