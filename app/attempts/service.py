@@ -29,7 +29,7 @@ from app.jobs.events import NewEvent
 from app.models import Job
 from app.services import Services
 from falqon_core.contract.layout import MANIFEST
-from falqon_core.estimate.devices import DEVICES
+from falqon_core.estimate.cards import find_device
 from falqon_core.estimate.prices import Price
 
 MAX_SIGNED_BYTES = 5 * 2**30  # that a store takes by one PUT
@@ -188,8 +188,8 @@ def claim(services: Services, worker: WorkerCaller, offer: Offer) -> Claimed | N
 
 
 def _check_device(offer: Offer) -> None:
-    if offer.device not in DEVICES:
-        raise InvalidRequest("device: the price table has no such device.", param="device")
+    if find_device(offer.device) is None:
+        raise InvalidRequest("device: this names no card that is known.", param="device")
 
 
 def hold(services: Services, worker: WorkerCaller, offer: Offer, job_id: str) -> bool:

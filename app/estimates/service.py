@@ -23,6 +23,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.formats import engine_note
 from falqon_core.contract.methods import group_size_refusal
+from falqon_core.estimate.cards import find_device
 from falqon_core.estimate.devices import DEVICES, Device
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.estimate import (
@@ -72,9 +73,9 @@ def list_accuracy(services: Services, caller: Caller) -> Page[AccuracyObject]:
 def device_of(settings: Settings) -> Target:
     """Return what this machine trains on: what is set, or the card that its driver names."""
     name = device_name(settings)
-    if name not in DEVICES:
+    if (device := find_device(name)) is None:
         raise ValueError(f"FALQON_DEVICE is '{name}'; known devices: {', '.join(sorted(DEVICES))}")
-    return Target(DEVICES[name], cores_of_slot(settings) if name == CPU else 1)
+    return Target(device, cores_of_slot(settings) if name == CPU else 1)
 
 
 def target_of(session: Session, settings: Settings, device: str = ANY_DEVICE) -> Target:
@@ -83,10 +84,11 @@ def target_of(session: Session, settings: Settings, device: str = ANY_DEVICE) ->
     """
     if device != ANY_DEVICE:
         worker = workers.newest(session, device)
-        return Target(DEVICES[device], worker.num_devices if worker else 1)
+        return target_named(device, worker.num_devices if worker else 1)
     worker = workers.newest(session) if settings.device == "auto" else None
-    if worker is not None and worker.device in DEVICES:  # else it is of a newer version
-        return Target(DEVICES[worker.device], worker.num_devices)
+    shown = find_device(worker.device) if worker is not None else None
+    if worker is not None and shown is not None:  # else it is of a newer version
+        return Target(shown, worker.num_devices)
     return device_of(settings)
 
 
@@ -100,25 +102,25 @@ def most_gpus(session: Session, settings: Settings, device: str) -> Target:
 def live_targets(session: Session, settings: Settings) -> list[Target]:
     """Return each kind of device that a live worker has, as one job of one GPU would have it."""
     names = workers.most_gpus(session, settings)
-    return [target_of(session, settings, name) for name in sorted(names) if name in DEVICES]
+    return [target_of(session, settings, name) for name in sorted(names) if find_device(name)]
 
 
 def target_named(device: str, num_devices: int) -> Target:
     """Raises `InvalidRequest`."""
-    if device not in DEVICES:
+    if (entry := find_device(device)) is None:
         raise InvalidRequest(
             f"device: '{device}' is not known; known devices: {', '.join(sorted(DEVICES))}",
             param="device",
             code="unknown_device",
         )
-    return Target(DEVICES[device], num_devices)
+    return Target(entry, num_devices)
 
 
 def check_device(session: Session, name: str, settings: Settings) -> None:
     """Raises `InvalidRequest` for a device that no worker has, nor had lately."""
     if name == ANY_DEVICE:
         return
-    devices = workers.devices(session) & DEVICES.keys()
+    devices = {device for device in workers.devices(session) if find_device(device)}
     devices |= {target_of(session, settings).device.name}
     if name not in devices:
         offered = "', '".join(sorted(devices))

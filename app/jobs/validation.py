@@ -101,6 +101,13 @@ def incompatibility(file: File, recipe: Recipe) -> str | None:
 
 def _budget_warning(job: Job, estimate: Estimate) -> list[NewEvent]:
     """Warn only: estimates err, and a job loses nothing at its cap."""
+    if estimate.cost.is_unpriced and job.budget and job.budget.max_cost_usd is not None:
+        text = (
+            f"The budget in dollars stops nothing on {estimate.device}, which has no price: set "
+            "one under Settings, Prices, or limit the seconds"
+        )
+        data = {"code": "budget_unpriced", "param": "falqon.budget.max_cost_usd"}
+        return [NewEvent(text, level="warn", data=data)]
     cap = (job.budget or Budget()).reached(estimate.seconds.low, estimate.cost.low)
     if cap is None:
         return []

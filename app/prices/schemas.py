@@ -4,9 +4,11 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.http.pagination import Object
+from falqon_core.estimate.cards import find_device
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import Dollars, Price, PriceKind
 
+MAX_OVERRIDES = 100  # the table's devices, and cards of the operator's own
 Source = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -23,7 +25,8 @@ class PriceObject(Object):
         PriceKind,
         Field(
             description="typical: nobody's quote; "
-            "override: set for this installation, by file or by PUT"
+            "override: set for this installation, by file or by PUT; "
+            "unpriced: a card that the table does not list, whose price nobody has set"
         ),
     ]
     usd_per_device_hour: str
@@ -66,7 +69,7 @@ class Override(_Request):
 
     @model_validator(mode="after")
     def _check_device(self) -> Self:
-        if self.device not in DEVICES:
+        if find_device(self.device) is None:
             raise ValueError(
                 f"device: '{self.device}' is not known; known devices: {', '.join(sorted(DEVICES))}"
             )
@@ -76,7 +79,7 @@ class Override(_Request):
 class PricesRequest(_Request):
     """All overrides there shall be; those that are left out are withdrawn."""
 
-    overrides: Annotated[list[Override], Field(max_length=len(DEVICES))]
+    overrides: Annotated[list[Override], Field(max_length=MAX_OVERRIDES)]
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

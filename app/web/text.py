@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from app.base.database import MAX_COUNTED
@@ -17,6 +17,7 @@ STOPPING = {Desired.CANCEL: "cancelling", Desired.PAUSE: "pausing"}
 MINUTE = 60
 HOUR = 3600
 DAY = 86400
+UNPRICED = "unpriced"
 
 
 def state(job: Job) -> str:
@@ -103,11 +104,18 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.2f} TiB"
 
 
-def usd(amount: str | Decimal) -> str:
+class Priced(Protocol):
+    @property
+    def usd_per_device_hour(self) -> Decimal: ...
+
+
+def usd(amount: str | Decimal, cost: Priced | None = None) -> str:
     """Cents where there are dollars, four digits where there are not; less than a cent is not
-    counted out.
+    counted out. `cost`: the amount is one of it, and nothing was charged where it has no price.
     """
     value = Decimal(amount)
+    if value == 0 and cost is not None and cost.usd_per_device_hour == 0:
+        return UNPRICED
     if 0 < value < Decimal("0.01"):
         return "< $0.01"
     return rate(value)
@@ -119,6 +127,11 @@ def rate(amount: str | Decimal) -> str:
     if value >= 1 or value == 0:
         return f"${value:,.2f}"
     return f"${value:.4f}"
+
+
+def price(usd_per_device_hour: str | Decimal) -> str:
+    """Dollars of an hour of a device; zero stands for a price that nobody has set."""
+    return rate(usd_per_device_hour) if Decimal(usd_per_device_hour) else UNPRICED
 
 
 def percent(share: float) -> str:
@@ -162,6 +175,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "size": size,
     "written_size": write_size,
     "usd": usd,
+    "price": price,
     "rate": rate,
     "percent": percent,
     "setting": setting,

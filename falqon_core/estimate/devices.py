@@ -17,6 +17,7 @@ class Device(BaseModel):
     name: str
     tflops: float
     memory_gib: float | None = None
+    is_assumed: bool = False  # no figure of this card stands behind `tflops`
     reported_as: tuple[str, ...] = ()
 
 
