@@ -104,8 +104,10 @@ def check_torch() -> str:
         if shutil.which("nvidia-smi") is None:
             raise Skipped(f"no GPU: {why_no_gpu()}; trainings take the CPU")
         raise RuntimeError(f"torch sees no GPU: {why_no_gpu()}")
-    gpu_needs.check_torch(torch.__version__)
     properties = torch.cuda.get_device_properties(0)
+    capability = (properties.major, properties.minor)
+    gpu_needs.check_capability(properties.name, capability)
+    gpu_needs.check_torch(torch.__version__, capability)
     free, total = torch.cuda.mem_get_info(0)
     return (
         f"torch {torch.__version__}, CUDA {torch.version.cuda}; {properties.name}, "
