@@ -7,13 +7,13 @@ behind the other, and the driver is told of them once, after they were written: 
 taken only when it is written, so what was copied can be freed on the way.
 """
 
+import sys
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
-
-from falqon_core.contract.errors import OutOfMemory
 
 ALIGNMENT_BYTES = 8  # no dtype needs more
 GIB = 2**30
@@ -50,20 +50,25 @@ class HostArena:
         """Let the next tensors be written over those that were placed."""
         self._num_placed = 0
 
-    def lock(self) -> None:
-        """Have the driver lock the pages. Raises `OutOfMemory` when it does not."""
+    def lock(self) -> bool:
+        """Have the driver lock the pages. Where it refuses, they stay plain memory: copies take
+        longer and are waited for, and the log says so.
+        """
         if self._device.type != "cuda" or not len(self._memory):
-            return
+            return False
         runtime = torch.cuda.cudart()
         status = runtime.cudaHostRegister(self._memory.data_ptr(), len(self._memory), 0)
         if int(status):
-            raise OutOfMemory(
+            sys.stderr.write(
                 f"the driver does not lock {len(self._memory) / GIB:.2f} GiB of host memory: "
-                f"{runtime.cudaGetErrorString(status)}"
+                f"{runtime.cudaGetErrorString(status)}; copies go through plain memory, slower\n"
             )
+            _clear_error(self._device)
+            return False
         self._is_locked = True
         # this holds the memory, so that it is not freed before it is unlocked
         weakref.finalize(self, _unlock, self._memory)
+        return True
 
 
 def arena_bytes(tensors: Iterable[Tensor]) -> int:
@@ -73,6 +78,12 @@ def arena_bytes(tensors: Iterable[Tensor]) -> int:
 
 def _unlock(memory: Tensor) -> None:
     torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
+
+
+def _clear_error(device: torch.device) -> None:
+    """Take the refusal from the driver, which reports its last error with the next launch."""
+    with suppress(RuntimeError, AssertionError):  # the latter from a torch without CUDA
+        torch.empty(1, device=device).fill_(0.0)
 
 
 def _aligned(num_bytes: int) -> int:
