@@ -26,6 +26,7 @@ from falqon_core.process_edge import (
     check_output,
     create_ports,
     errors_become_exit_codes,
+    prepare_environment,
     prepare_process,
     read_config,
     to_stderr,
@@ -367,7 +368,7 @@ def doctor(
     """
     from falqon_core.doctor import diagnose
 
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    prepare_environment(offline=True)
     with errors_become_exit_codes(to_stderr):  # of the folder; what is broken is a row
         diagnosis = diagnose(model, (lambda _: None) if as_json else _show_check)
     if as_json:

@@ -64,6 +64,8 @@ def _checks(model: Path | None) -> Iterator[tuple[str, Check]]:
     yield "driver", check_driver
     yield "torch", check_torch
     has_card = _sees_card()
+    if has_card:
+        yield "allocator", check_allocator
     for name, check in (("C compiler", check_compiler), ("Triton", check_triton)):
         yield name, check if has_card else partial(_without_need, check)
     if importlib.util.find_spec("torch") is not None:
@@ -114,6 +116,16 @@ def check_torch() -> str:
         f"sm_{properties.major}{properties.minor}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB "
         "free"
     )
+
+
+def check_allocator() -> str:
+    """Allocate as a training does."""
+    import torch
+
+    from falqon_core.train.allocator import describe_allocator
+
+    torch.ones(2**22, device="cuda").sum().item()
+    return describe_allocator()
 
 
 def check_compiler() -> str:
