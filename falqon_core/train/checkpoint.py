@@ -53,6 +53,7 @@ class Progress(BaseModel):
     num_tokens: int
     num_threads: int
     num_processes: int = 1
+    device_name: str | None = None  # unknown to trainings that began before it was kept
     data: DataSummary | None = None  # unknown to trainings that began before it was kept
     step: int = 0
     trained_tokens: int = 0
