@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from falqon_core.contract.diagnosis import Check, CheckRow, Diagnosis, Skipped
+from falqon_core.contract.diagnosis import Check, CheckRow, Diagnosis, Measurement, Skipped
 
 LIMIT_SECONDS = 52.0  # a check that begins last still ends within a minute
 DRIVER_SECONDS = 20.0
@@ -47,15 +47,23 @@ def diagnose(model: Path | None, tell: Callable[[CheckRow], None]) -> Diagnosis:
 
 def run_check(name: str, check: Check) -> CheckRow:
     start = time.monotonic()
+    tflops = None
     try:
-        status, detail = "ok", check()
+        status, found = "ok", check()
+        detail, tflops = found if isinstance(found, Measurement) else (found, None)
     except Skipped as reason:
         status, detail = "skipped", str(reason)
     except Exception as error:  # whatever is broken, the others are still worth trying
         status, detail = "failed", " ".join(f"{type(error).__name__}: {error}".split())
     seconds = round(time.monotonic() - start, 2)
     return CheckRow.model_validate(
-        {"name": name, "status": status, "detail": _cut(detail), "seconds": seconds}
+        {
+            "name": name,
+            "status": status,
+            "detail": _cut(detail),
+            "seconds": seconds,
+            "tflops": tflops,
+        }
     )
 
 
@@ -157,7 +165,7 @@ def _sees_card() -> bool:
         return False
 
 
-def _without_need(check: Check) -> str:
+def _without_need(check: Check) -> str | Measurement:
     """Run a check that matters on a GPU only."""
     try:
         return check()

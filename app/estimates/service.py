@@ -23,7 +23,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.formats import engine_note
 from falqon_core.contract.methods import group_size_refusal
-from falqon_core.estimate.cards import find_device
+from falqon_core.estimate.cards import find_device, with_measured_peak
 from falqon_core.estimate.devices import DEVICES, Device
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.estimate import (
@@ -173,7 +173,9 @@ def estimate_job(
         num_records=records,
         num_examples=whole.num_examples * records // max(1, report.num_records),
         tokens_per_epoch=whole.num_tokens * records // max(1, report.num_records),
-        device=target.device,
+        device=with_measured_peak(
+            target.device, workers.measured_tflops(session, target.device.name)
+        ),
         num_devices=target.num_devices,
         price=prices.price_of(session, settings, target.device.name),
         throughput=throughput(_samples(session, model, recipe, target, project_id)),

@@ -76,8 +76,15 @@ def find_device(name: str) -> Device | None:
         name=name,
         tflops=round(tflops, 1),
         memory_gib=float(match["memory"]) if match["memory"] else None,
-        is_assumed=True,
+        peak="assumed",
     )
+
+
+def with_measured_peak(device: Device, tflops: float | None) -> Device:
+    """Let a measured rate of its products stand in for a peak that was assumed."""
+    if tflops is None or device.peak != "assumed":
+        return device
+    return device.model_copy(update={"tflops": round(tflops, 1), "peak": "measured"})
 
 
 def _model_of(name: str) -> str:

@@ -318,10 +318,10 @@ def _roofline_speed(
     overhead = times.start_seconds + times.export_seconds + SECONDS_PER_GIB[kind] * gib
     fixed = overhead + times.step_seconds * steps
     band = FIXED_BAND if calibration is None else CALIBRATED_BAND
-    computed_band = ASSUMED_BAND if device.is_assumed else ROOFLINE_BAND
+    computed_band = ASSUMED_BAND if device.peak == "assumed" else ROOFLINE_BAND
     low, high = (computed * r + fixed * f for r, f in zip(computed_band, band, strict=True))
-    assumed = "an assumed " if device.is_assumed else ""
-    peak = f"{efficiency:.0%} of {assumed}{device.tflops * num_devices:g} TFLOP/s"
+    kind_of_peak = {"listed": "", "assumed": "an assumed ", "measured": "a measured "}[device.peak]
+    peak = f"{efficiency:.0%} of {kind_of_peak}{device.tflops * num_devices:g} TFLOP/s"
     return _Speed(
         seconds=Range(low=low, expected=computed + fixed, high=high),
         overhead_seconds=overhead,

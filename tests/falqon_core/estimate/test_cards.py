@@ -3,7 +3,7 @@ from decimal import Decimal
 import pytest
 
 from falqon_core.contract.config import Recipe
-from falqon_core.estimate.cards import Capability, device_of_card, find_device
+from falqon_core.estimate.cards import Capability, device_of_card, find_device, with_measured_peak
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.estimate import estimate
@@ -55,7 +55,7 @@ def test_every_card_that_a_driver_names_is_a_device_unless_it_is_too_old(
     assert device is not None
     assert device.name == expected
     assert device == find_device(expected), "the name is enough on another machine"
-    assert device.is_assumed == (expected not in DEVICES)
+    assert device.peak == ("listed" if expected in DEVICES else "assumed")
     assert device.tflops > 0
 
 
@@ -86,6 +86,11 @@ def test_an_estimate_on_it_says_what_is_assumed_and_that_it_is_unpriced() -> Non
     result = estimate(dimensions, recipe, num_records=100, tokens_per_epoch=10**9, device=device)
     assert "of an assumed 400 TFLOP/s" in result.explanation
     assert result.seconds.high > 3 * result.seconds.expected
+    measured = with_measured_peak(device, 250.0)
+    better = estimate(dimensions, recipe, num_records=100, tokens_per_epoch=10**9, device=measured)
+    assert "of a measured 250 TFLOP/s" in better.explanation
+    assert better.seconds.high < 3 * better.seconds.expected
+    assert with_measured_peak(DEVICES["h100"], 250.0) == DEVICES["h100"]
     assert result.cost.is_unpriced
     assert result.cost.price_source.startswith("unpriced: no price of rtx-5090-31gib-sm120 is set")
     assert default_price(device.name).usd_per_device_hour == Decimal(0)
