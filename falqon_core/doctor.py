@@ -49,8 +49,8 @@ def run_check(name: str, check: Check) -> CheckRow:
     start = time.monotonic()
     tflops = None
     try:
-        status, found = "ok", check()
-        detail, tflops = found if isinstance(found, Measurement) else (found, None)
+        status, answer = "ok", check()
+        detail, tflops = answer if isinstance(answer, Measurement) else (answer, None)
     except Skipped as reason:
         status, detail = "skipped", str(reason)
     except Exception as error:  # whatever is broken, the others are still worth trying

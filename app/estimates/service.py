@@ -86,9 +86,9 @@ def target_of(session: Session, settings: Settings, device: str = ANY_DEVICE) ->
         worker = workers.newest(session, device)
         return target_named(device, worker.num_devices if worker else 1)
     worker = workers.newest(session) if settings.device == "auto" else None
-    shown = find_device(worker.device) if worker is not None else None
-    if worker is not None and shown is not None:  # else it is of a newer version
-        return Target(shown, worker.num_devices)
+    device_of_worker = find_device(worker.device) if worker is not None else None
+    if worker is not None and device_of_worker is not None:  # else it is of a newer version
+        return Target(device_of_worker, worker.num_devices)
     return device_of(settings)
 
 

@@ -15,6 +15,6 @@ def overrides(session: Session) -> dict[str, PriceOverride]:
     return {row.device: row for row in rows}
 
 
-def shown_devices(session: Session) -> set[str]:
+def devices_of_workers(session: Session) -> set[str]:
     """Return the kinds of device that workers have, or had lately."""
     return set(session.scalars(select(Worker.device).distinct()))

@@ -68,8 +68,8 @@ def all_prices(session: Session, settings: Settings) -> list[ListedPrice]:
     overrides = repository.overrides(session)
     of_file = file_prices(settings.prices)
     rows = []
-    shown = {name for name in repository.shown_devices(session) if find_device(name)}
-    unlisted = (shown | overrides.keys() | of_file.keys()) - DEVICES.keys()
+    of_workers = {name for name in repository.devices_of_workers(session) if find_device(name)}
+    unlisted = (of_workers | overrides.keys() | of_file.keys()) - DEVICES.keys()
     for device in (*DEVICES, *sorted(unlisted)):
         chosen = _in_force(overrides, of_file, device)
         own = [of_file[device]] if device in of_file else []

@@ -78,6 +78,7 @@ WITHOUT_PROJECT = {
     "permissions.delete": BEHIND_A_SCOPED_LOOK_UP,
     "permissions.find": BEHIND_A_SCOPED_LOOK_UP,
     "permissions.unknown_projects": OF_THE_INSTALLATION,
+    "prices.devices_of_workers": OF_THE_INSTALLATION,
     "prices.overrides": OF_THE_INSTALLATION,
     "projects.book_attempt": BY_THE_SERVICE_ITSELF,
     "projects.current_month": OF_THE_INSTALLATION,
