@@ -26,6 +26,7 @@ from falqon_core.process_edge import (
     check_output,
     create_ports,
     errors_become_exit_codes,
+    prepare_environment,
     prepare_process,
     read_config,
     to_stderr,
@@ -373,7 +374,7 @@ def doctor(
     """
     from falqon_core.doctor import diagnose
 
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    prepare_environment(offline=True)
     # Errors of the folder itself; a broken part is a row.
     with errors_become_exit_codes(to_stderr):
         diagnosis = diagnose(model, (lambda _: None) if as_json else _show_check)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from falqon_core.contract.diagnosis import Check, CheckRow, Diagnosis, Skipped
+from falqon_core.contract.diagnosis import Check, CheckRow, Diagnosis, Measurement, Skipped
 
 LIMIT_SECONDS = 52.0  # A check that begins last still ends within a minute.
 DRIVER_SECONDS = 20.0
@@ -47,8 +47,10 @@ def diagnose(model: Path | None, tell: Callable[[CheckRow], None]) -> Diagnosis:
 def run_check(name: str, check: Check) -> CheckRow:
     """Run one check and time it; any exception becomes a row."""
     start = time.monotonic()
+    tflops = None
     try:
-        status, detail = "ok", check()
+        status, answer = "ok", check()
+        detail, tflops = answer if isinstance(answer, Measurement) else (answer, None)
     except Skipped as reason:
         status, detail = "skipped", str(reason)
     # Any error is a result of its check; the others are still worth a try.
@@ -56,7 +58,13 @@ def run_check(name: str, check: Check) -> CheckRow:
         status, detail = "failed", " ".join(f"{type(error).__name__}: {error}".split())
     seconds = round(time.monotonic() - start, 2)
     return CheckRow.model_validate(
-        {"name": name, "status": status, "detail": _shorten(detail), "seconds": seconds}
+        {
+            "name": name,
+            "status": status,
+            "detail": _shorten(detail),
+            "seconds": seconds,
+            "tflops": tflops,
+        }
     )
 
 
@@ -65,6 +73,8 @@ def _checks(model: Path | None) -> Iterator[tuple[str, Check]]:
     yield "driver", check_driver
     yield "torch", check_torch
     has_card = _sees_card()
+    if has_card:
+        yield "allocator", check_allocator
     for name, check in (("C compiler", check_compiler), ("Triton", check_triton)):
         yield name, check if has_card else partial(_without_need, check)
     if importlib.util.find_spec("torch") is not None:
@@ -105,14 +115,26 @@ def check_torch() -> str:
         if shutil.which("nvidia-smi") is None:
             raise Skipped(f"no GPU: {why_no_gpu()}; trainings take the CPU")
         raise RuntimeError(f"torch sees no GPU: {why_no_gpu()}")
-    gpu_needs.check_torch(torch.__version__)
     properties = torch.cuda.get_device_properties(0)
+    capability = (properties.major, properties.minor)
+    gpu_needs.check_capability(properties.name, capability)
+    gpu_needs.check_torch(torch.__version__, capability)
     free, total = torch.cuda.mem_get_info(0)
     return (
         f"torch {torch.__version__}, CUDA {torch.version.cuda}; {properties.name}, "
         f"sm_{properties.major}{properties.minor}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB "
         "free"
     )
+
+
+def check_allocator() -> str:
+    """Allocate as a training does."""
+    import torch
+
+    from falqon_core.train.allocator import describe_allocator
+
+    torch.ones(2**22, device="cuda").sum().item()
+    return describe_allocator()
 
 
 def check_compiler() -> str:
@@ -144,7 +166,7 @@ def _sees_card() -> bool:
         return False
 
 
-def _without_need(check: Check) -> str:
+def _without_need(check: Check) -> str | Measurement:
     """Run a check that matters on a GPU only."""
     try:
         return check()

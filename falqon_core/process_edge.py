@@ -24,6 +24,7 @@ from falqon_core.contract.errors import (
 )
 from falqon_core.contract.layout import SHA256SUMS
 from falqon_core.contract.messages import ExitCode, Failed, Message
+from falqon_core.train.allocator import choose_allocator
 from falqon_core.train.report import MessagePort, Port, describe, person_port
 
 
@@ -87,6 +88,16 @@ def prepare_process(offline: bool) -> None:
     """Prepare the process before transformers is imported: no network unless asked for, no progress
     bars and notices of its own.
     """
+    prepare_environment(offline)
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def prepare_environment(offline: bool) -> None:
+    """Set what torch, transformers and OpenMP read from the environment, the same for a training
+    and for `doctor`.
+    """
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # Threads that wait may spin only briefly: as soon as anything else runs on this machine they
@@ -94,14 +105,9 @@ def prepare_process(offline: bool) -> None:
     # beside one busy process: spinning 14 and 79 s, sleeping at once (OMP_WAIT_POLICY=PASSIVE) 24
     # and 22 s, spinning this long 15 and 13 s.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    # Microbatches differ in length, and segments of fixed sizes would leave holes on a GPU.
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # Torch before 2.9 reads this name.
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    choose_allocator()
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from app.jobs.events import NewEvent
 from app.models import Job
 from app.services import Services
 from falqon_core.contract.layout import MANIFEST
-from falqon_core.estimate.devices import DEVICES
+from falqon_core.estimate.cards import find_device
 from falqon_core.estimate.prices import Price
 
 MAX_SIGNED_BYTES = 5 * 2**30  # largest object that a store accepts in one PUT
@@ -186,8 +186,8 @@ def claim(services: Services, worker: WorkerCaller, offer: WorkerOffer) -> Claim
 
 
 def _check_device(offer: WorkerOffer) -> None:
-    if offer.device not in DEVICES:
-        raise InvalidRequest("device: the price table has no such device.", param="device")
+    if find_device(offer.device) is None:
+        raise InvalidRequest("device: this is no name of a known card.", param="device")
 
 
 def hold(services: Services, worker: WorkerCaller, offer: WorkerOffer, job_id: str) -> bool:

@@ -23,6 +23,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from app.base import env_file
 from app.base.setting_checks import check_origin, check_proxies
+from falqon_core.estimate.cards import find_device
 from falqon_core.estimate.devices import DEVICES
 
 PREFIX = "FALQON_"
@@ -344,7 +345,7 @@ def load_settings() -> Settings:
         raise WrongSettings([sentence]) from None
     except ValidationError as error:
         raise WrongSettings([_sentence(fault) for fault in error.errors()]) from None
-    if settings.device not in ("auto", *DEVICES):
+    if settings.device != "auto" and find_device(settings.device) is None:
         devices = ", ".join(sorted(DEVICES))
         raise WrongSettings([f"FALQON_DEVICE is '{settings.device}'; known are auto, {devices}"])
     return settings

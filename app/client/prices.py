@@ -8,7 +8,7 @@ def prices(client: Client) -> None:
     rows = (
         (
             each["device"],
-            f"${each['usd_per_device_hour']}",
+            f"${each['usd_per_device_hour']}" if each["kind"] != "unpriced" else "unpriced",
             "in force" if each["in_force"] else "",
             each["provider"],
             each["kind"],

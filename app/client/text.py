@@ -39,11 +39,19 @@ def cards(holder: Mapping[str, Any]) -> str:
     return f"{unit}{ending} {', '.join(map(str, numbers))}" if numbers else ""
 
 
-def cost_of(accrued: object, projected: object) -> str:
+def usd_at(amount: object, usd_per_device_hour: object) -> str:
+    """Say an amount as `usd` does, but that nothing was charged where the device has no price."""
+    written = usd(amount)
+    return "unpriced" if written == "$0.00" and usd(usd_per_device_hour) == written else written
+
+
+def cost_of(accrued: object, projected: object, usd_per_device_hour: object = None) -> str:
     """Say what a job has cost, and what it will have cost where that is known and reads
     differently.
     """
-    now = usd(accrued)
+    now = usd_at(accrued, usd_per_device_hour)
+    if now == "unpriced":
+        return now
     at_end = "" if projected is None else usd(projected)
     if at_end not in ("", now):
         return f"{now} of about {at_end}"
@@ -55,7 +63,7 @@ def cost_so_far(job: Mapping[str, Any]) -> str:
     cost = job.get("cost") or {}
     if cost.get("accrued") is None:
         return ""
-    return cost_of(cost["accrued"], cost.get("projected"))
+    return cost_of(cost["accrued"], cost.get("projected"), cost.get("usd_per_device_hour"))
 
 
 def done(job: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.formats import engine_note
 from falqon_core.contract.methods import group_size_refusal
+from falqon_core.estimate.cards import find_device, with_measured_peak
 from falqon_core.estimate.devices import DEVICES, DeviceSpec
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.estimate import (
@@ -72,9 +73,9 @@ def list_accuracy(services: Services, caller: Caller) -> Page[AccuracyObject]:
 def device_of(settings: Settings) -> TrainingTarget:
     """Return the device of this machine: the configured one, or the card that its driver names."""
     name = device_name(settings)
-    if name not in DEVICES:
+    if (device := find_device(name)) is None:
         raise ValueError(f"FALQON_DEVICE is '{name}'; known devices: {', '.join(sorted(DEVICES))}")
-    return TrainingTarget(DEVICES[name], cores_of_slot(settings) if name == CPU else 1)
+    return TrainingTarget(device, cores_of_slot(settings) if name == CPU else 1)
 
 
 def target_of(session: Session, settings: Settings, device: str = ANY_DEVICE) -> TrainingTarget:
@@ -83,10 +84,12 @@ def target_of(session: Session, settings: Settings, device: str = ANY_DEVICE) ->
     """
     if device != ANY_DEVICE:
         worker = workers.newest(session, device)
-        return TrainingTarget(DEVICES[device], worker.num_devices if worker else 1)
+        return target_named(device, worker.num_devices if worker else 1)
     worker = workers.newest(session) if settings.device == "auto" else None
-    if worker is not None and worker.device in DEVICES:  # otherwise it is of a newer version
-        return TrainingTarget(DEVICES[worker.device], worker.num_devices)
+    device_of_worker = find_device(worker.device) if worker is not None else None
+    # A device without a specification is of a newer version.
+    if worker is not None and device_of_worker is not None:
+        return TrainingTarget(device_of_worker, worker.num_devices)
     return device_of(settings)
 
 
@@ -100,25 +103,25 @@ def most_gpus(session: Session, settings: Settings, device: str) -> TrainingTarg
 def live_targets(session: Session, settings: Settings) -> list[TrainingTarget]:
     """Return each kind of device that a live worker has, as the target of a job with one GPU."""
     names = workers.most_gpus(session, settings)
-    return [target_of(session, settings, name) for name in sorted(names) if name in DEVICES]
+    return [target_of(session, settings, name) for name in sorted(names) if find_device(name)]
 
 
 def target_named(device: str, num_devices: int) -> TrainingTarget:
     """Return the target with this name. Raises `InvalidRequest`."""
-    if device not in DEVICES:
+    if (entry := find_device(device)) is None:
         raise InvalidRequest(
             f"device: '{device}' is not known; known devices: {', '.join(sorted(DEVICES))}",
             param="device",
             code="unknown_device",
         )
-    return TrainingTarget(DEVICES[device], num_devices)
+    return TrainingTarget(entry, num_devices)
 
 
 def check_device(session: Session, name: str, settings: Settings) -> None:
     """Check that a worker has this device, or had it lately. Raises `InvalidRequest`."""
     if name == ANY_DEVICE:
         return
-    devices = workers.devices(session) & DEVICES.keys()
+    devices = {device for device in workers.devices(session) if find_device(device)}
     devices |= {target_of(session, settings).device.name}
     if name not in devices:
         offered = "', '".join(sorted(devices))
@@ -171,7 +174,9 @@ def estimate_job(
         num_records=records,
         num_examples=whole.num_examples * records // max(1, report.num_records),
         tokens_per_epoch=whole.num_tokens * records // max(1, report.num_records),
-        device=target.device,
+        device=with_measured_peak(
+            target.device, workers.measured_tflops(session, target.device.name)
+        ),
         num_devices=target.num_devices,
         price=prices.price_of(session, settings, target.device.name),
         throughput=throughput(_samples(session, model, recipe, target, project_id)),

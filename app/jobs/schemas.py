@@ -252,18 +252,22 @@ class EstimateObject(Estimate):
         list[DeviceObject], Field(description="for each kind of device that live workers have")
     ]
 
-    @computed_field(description="the one of `by_device` on which the job fits")  # type: ignore[prop-decorator]
+    @computed_field(description="the one of `by_device` on which the job fits at the lowest price")  # type: ignore[prop-decorator]
     @property
     def cheapest_device(self) -> str | None:
-        return self._best_device(lambda each: float(each.cost.expected))
+        priced = [each for each in self.by_device if not each.cost.is_unpriced]
+        return self._best_device(priced, lambda each: float(each.cost.expected))
 
     @computed_field(description="the one of `by_device` on which the job fits")  # type: ignore[prop-decorator]
     @property
     def fastest_device(self) -> str | None:
-        return self._best_device(lambda each: each.seconds.expected)
+        return self._best_device(self.by_device, lambda each: each.seconds.expected)
 
-    def _best_device(self, key: Callable[[DeviceObject], float]) -> str | None:
-        fitting = [each for each in self.by_device if each.fits is not False]
+    @staticmethod
+    def _best_device(
+        devices: list[DeviceObject], key: Callable[[DeviceObject], float]
+    ) -> str | None:
+        fitting = [each for each in devices if each.fits is not False]
         return min(fitting, key=key).device if fitting else None
 
 

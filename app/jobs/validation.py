@@ -90,21 +90,25 @@ def queue_validated(
 
 def _budget_warning(job: Job, estimate: Estimate) -> list[NewEvent]:
     """Warn only: estimates err, and a job loses nothing at its cap."""
-    cap = (job.budget or Budget()).find_reached_cap(estimate.seconds.low, estimate.cost.low)
+    warnings: list[NewEvent] = []
+    budget = job.budget or Budget()
+    if estimate.cost.is_unpriced and budget.max_cost_usd is not None:
+        unpriced = (
+            f"The budget in dollars stops nothing on {estimate.device}, which has no price: set "
+            "one under Settings, Prices, or limit the seconds"
+        )
+        data = {"code": "budget_unpriced", "param": "falqon.budget.max_cost_usd"}
+        warnings.append(NewEvent(unpriced, level="warn", data=data))
+    cap = budget.find_reached_cap(estimate.seconds.low, estimate.cost.low)
     if cap is None:
-        return []
+        return warnings
     at_best = f"{estimate.seconds.low:.0f} s and ${estimate.cost.low}"
     text = (
         f"The budget is less than this job is estimated to take at best ({at_best}); "
         f"it will pause at {cap}"
     )
-    return [
-        NewEvent(
-            text,
-            level="warn",
-            data={"code": "budget_below_estimate", "param": f"falqon.budget.{cap.split()[0]}"},
-        )
-    ]
+    data = {"code": "budget_below_estimate", "param": f"falqon.budget.{cap.split()[0]}"}
+    return [*warnings, NewEvent(text, level="warn", data=data)]
 
 
 def _fail(

@@ -1,7 +1,7 @@
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.models import PriceOverride
+from app.models import PriceOverride, Worker
 
 
 def overrides(session: Session) -> dict[str, PriceOverride]:
@@ -13,3 +13,8 @@ def overrides(session: Session) -> dict[str, PriceOverride]:
         )
     )
     return {row.device: row for row in rows}
+
+
+def devices_of_workers(session: Session) -> set[str]:
+    """Return the kinds of device that workers have, or had lately."""
+    return set(session.scalars(select(Worker.device).distinct()))

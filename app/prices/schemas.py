@@ -4,9 +4,11 @@ from typing import Annotated, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.http.pagination import Object
+from falqon_core.estimate.cards import find_device
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import Dollars, Price, PriceKind
 
+MAX_OVERRIDES = 100  # the table's devices, and cards of the operator's own
 Source = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -24,7 +26,7 @@ class PriceObject(Object):
         Field(
             description=(
                 "typical: a typical rate, not a quote; override: set for this installation, by "
-                "file or by PUT"
+                "file or by PUT; unpriced: a card that the table does not list, without a price"
             )
         ),
     ]
@@ -68,7 +70,7 @@ class Override(_Request):
 
     @model_validator(mode="after")
     def _check_device(self) -> Self:
-        if self.device not in DEVICES:
+        if find_device(self.device) is None:
             raise ValueError(
                 f"device: '{self.device}' is not known; known devices: {', '.join(sorted(DEVICES))}"
             )
@@ -78,7 +80,7 @@ class Override(_Request):
 class PricesRequest(_Request):
     """Complete list of overrides; absent ones are withdrawn."""
 
-    overrides: Annotated[list[Override], Field(max_length=len(DEVICES))]
+    overrides: Annotated[list[Override], Field(max_length=MAX_OVERRIDES)]
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

@@ -18,6 +18,7 @@ from app.models import PriceOverride
 from app.prices import repository
 from app.prices.schemas import ListedPrice, PriceObject, PricesRequest, Source
 from app.services import Services
+from falqon_core.estimate.cards import find_device
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import PRICES, Dollars, Price, default_price
 
@@ -67,7 +68,9 @@ def all_prices(session: Session, settings: Settings) -> list[ListedPrice]:
     overrides = repository.overrides(session)
     of_file = file_prices(settings.prices)
     rows = []
-    for device in DEVICES:
+    of_workers = {name for name in repository.devices_of_workers(session) if find_device(name)}
+    unlisted = (of_workers | overrides.keys() | of_file.keys()) - DEVICES.keys()
+    for device in (*DEVICES, *sorted(unlisted)):
         chosen = _in_force(overrides, of_file, device)
         own = [of_file[device]] if device in of_file else []
         others = [price for price in (*own, *PRICES) if price.device == device and price != chosen]
@@ -104,7 +107,7 @@ def file_prices(path: Path | None) -> dict[str, Price]:
         reason = fault["msg"].removeprefix("Value error, ")
         place = f"{path}: {where}" if where else path
         raise ValueError(f"FALQON_PRICES: {place}: {reason}") from None
-    if unknown := sorted(prices.keys() - DEVICES.keys()):
+    if unknown := sorted(device for device in prices if find_device(device) is None):
         raise ValueError(
             f"FALQON_PRICES: {path}: unknown device '{unknown[0]}'; "
             f"known devices: {', '.join(sorted(DEVICES))}"

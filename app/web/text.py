@@ -4,16 +4,19 @@ import json
 import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from decimal import Decimal
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from app.base.database import MAX_COUNTED
-from app.base.text import DAY, HOUR, MINUTE, duration, moment, rate, size, usd
+from app.base.text import DAY, HOUR, MINUTE, duration, moment, rate, size
+from app.base.text import usd as plain_usd
 from app.models import Desired, Job, JobStatus
 from app.web import svg
 from app.web.sizes import write_size
 
 STOPPING = {Desired.CANCEL: "cancelling", Desired.PAUSE: "pausing"}
+UNPRICED = "unpriced"
 
 
 def state(job: Job) -> str:
@@ -72,6 +75,23 @@ def metric(value: float) -> str:
     return f"{value:.2e}"
 
 
+class Priced(Protocol):
+    @property
+    def usd_per_device_hour(self) -> Decimal: ...
+
+
+def usd(amount: str | Decimal, cost: Priced | None = None) -> str:
+    """Write an amount; a zero of a `cost` without a price reads "unpriced"."""
+    if cost is not None and Decimal(amount) == 0 and cost.usd_per_device_hour == 0:
+        return UNPRICED
+    return plain_usd(amount)
+
+
+def price(usd_per_device_hour: str | Decimal) -> str:
+    """Write the dollars of an hour of a device; zero stands for a missing price."""
+    return rate(usd_per_device_hour) if Decimal(usd_per_device_hour) else UNPRICED
+
+
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
@@ -113,6 +133,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "size": size,
     "written_size": write_size,
     "usd": usd,
+    "price": price,
     "rate": rate,
     "percent": percent,
     "setting": setting,

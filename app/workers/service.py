@@ -148,6 +148,16 @@ def calibration_of(session: Session, device: str) -> Calibration | None:
     return session.scalars(newest_first.limit(1)).first()
 
 
+def measured_tflops(session: Session, device: str) -> float | None:
+    """Return the rate of products that `doctor` has measured on the newest worker with such a
+    device.
+    """
+    diagnosed = (Worker.device == device, Worker.diagnosis.is_not(None))
+    newest_first = select(Worker.diagnosis).where(*diagnosed).order_by(Worker.created_at.desc())
+    diagnosis = session.scalars(newest_first.limit(1)).first()
+    return diagnosis.product_tflops if diagnosis else None
+
+
 def newest(session: Session, device: str | None = None) -> Worker | None:
     """Return the worker that came last, of those with this device if one is named; it may have left
     since.

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ from falqon_core.bench.model import dimensions_of, llama_7b, random_model
 from falqon_core.bench.steps import StepSetup, workloads
 from falqon_core.bench.timing import median_seconds, what_went_wrong
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.diagnosis import Check, Skipped
+from falqon_core.contract.diagnosis import Check, Measurement, Skipped
 from falqon_core.contract.model_folder import read_config
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import fit_recipe, largest_fitting, training_memory_bytes
@@ -215,25 +215,27 @@ def skip_card() -> str:
     raise Skipped("FP8 products, kernels and a step on the card were not tried: there is no card")
 
 
-def check_products(outputs: int, inputs: int, device: torch.device) -> str:
+def check_products(outputs: int, inputs: int, device: torch.device) -> Measurement:
     """Time each way to multiply FP8 codes at one linear's size, and compare it with the oracle."""
     draw = KernelDraw(device)
     operands = (*draw.qdata(SHAPES_7B.tokens, inputs), *draw.qdata(outputs, inputs), True)
     expected = scaled_mm.oracle(*operands)
     flops = 2.0 * SHAPES_7B.tokens * outputs * inputs
-    figures: list[str] = []
+    rates: dict[Any, float] = {}
     faults: list[str] = []
     for gemm in GEMMS:
         try:
             _check_noise([gemm(*operands)], [expected])
             seconds = median_seconds(partial(gemm, *operands), device, MEASURED_SECONDS)
-            figures.append(f"{gemm.__name__} {flops / seconds / 1e12:.0f} TFLOP/s")
+            rates[gemm] = flops / seconds / 1e12
         except Exception as error:
             faults.append(f"{gemm.__name__} {what_went_wrong(error)}")
-    if not figures:
+    if not rates:
         _raise_unless_old(device, "; ".join(faults))
     chosen = gemm_for(device, GemmShape(SHAPES_7B.tokens, outputs, inputs, fast_accumulation=True))
-    return "; ".join([*figures, *faults, f"trainings take {chosen.__name__}"])
+    figures = [f"{gemm.__name__} {rate:.0f} TFLOP/s" for gemm, rate in rates.items()]
+    detail = "; ".join([*figures, *faults, f"trainings take {chosen.__name__}"])
+    return Measurement(detail, rates.get(chosen, min(rates.values())))
 
 
 def check_kernel(line: KernelLine, shapes: Shapes, device: torch.device) -> str:

@@ -1,12 +1,23 @@
 """Findings of `doctor` about a machine: a row for each check."""
 
+import statistics
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 CheckStatus = Literal["ok", "failed", "skipped"]
-Check = Callable[[], str]  # Returns the finding; an error says why there is none.
+MAX_TFLOPS = 1e6  # limit for one device
+
+
+class Measurement(NamedTuple):
+    """Detail of a row, and the rate at which trainings multiply there."""
+
+    detail: str
+    tflops: float
+
+
+Check = Callable[[], str | Measurement]  # Returns the finding; an error says why there is none.
 
 
 class Skipped(Exception):
@@ -14,7 +25,9 @@ class Skipped(Exception):
 
 
 class CheckRow(BaseModel):
-    """`detail`: what was found, why it failed, or why it was not tried."""
+    """`detail`: what was found, why it failed, or why it was not tried. `tflops`: of a row that has
+    measured products as trainings make them.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -22,6 +35,7 @@ class CheckRow(BaseModel):
     status: CheckStatus
     detail: str
     seconds: float
+    tflops: Annotated[float, Field(gt=0, le=MAX_TFLOPS)] | None = None
 
 
 class Diagnosis(BaseModel):
@@ -31,6 +45,12 @@ class Diagnosis(BaseModel):
 
     rows: tuple[CheckRow, ...]
     seconds: float
+
+    @property
+    def product_tflops(self) -> float | None:
+        """Return the median rate of the products that were measured; None where none was."""
+        rates = [row.tflops for row in self.rows if row.tflops is not None]
+        return statistics.median(rates) if rates else None
 
     def count(self, status: CheckStatus) -> int:
         return sum(row.status == status for row in self.rows)

@@ -2,7 +2,13 @@
 calls them.
 """
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict
+
+# Of `tflops`: the vendor's figure, that of a middling card of the same capability, or a rate of
+# products that this card has reached.
+Peak = Literal["listed", "assumed", "measured"]
 
 
 class DeviceSpec(BaseModel):
@@ -17,6 +23,7 @@ class DeviceSpec(BaseModel):
     name: str
     tflops: float
     memory_gib: float | None = None
+    peak: Peak = "listed"
     reported_as: tuple[str, ...] = ()
 
 

@@ -38,6 +38,8 @@ GIB = 2**30
 ROOFLINE_EFFICIENCY = {"cpu": 0.45, "gpu": 0.40}
 # Low and high as multiples of the expected seconds: a roofline gives no more than that.
 ROOFLINE_BAND = (0.6, 2.5)
+# The same if the peak itself is assumed from the card's capability.
+ASSUMED_BAND = (0.2, 6.0)
 
 # Times that no arithmetic gives, until an attempt has been measured here. CPU: a job of falqon-tiny
 # on two shared cores (2026-11-26; 300 steps of 400 records; of two jobs the one with less beside
@@ -80,8 +82,12 @@ class Cost(BaseModel):
     low: Decimal
     expected: Decimal
     high: Decimal
-    usd_per_device_hour: Decimal
+    usd_per_device_hour: Decimal  # zero: the device has no price
     price_source: str
+
+    @property
+    def is_unpriced(self) -> bool:
+        return self.usd_per_device_hour == 0
 
 
 class Estimate(BaseModel):
@@ -314,8 +320,10 @@ def _roofline_speed(
     overhead = times.start_seconds + times.export_seconds + SECONDS_PER_GIB[kind] * gib
     fixed = overhead + times.step_seconds * steps
     band = FIXED_BAND if calibration is None else CALIBRATED_BAND
-    low, high = (computed * r + fixed * f for r, f in zip(ROOFLINE_BAND, band, strict=True))
-    peak = f"{efficiency:.0%} of {device.tflops * num_devices:g} TFLOP/s"
+    computed_band = ASSUMED_BAND if device.peak == "assumed" else ROOFLINE_BAND
+    low, high = (computed * r + fixed * f for r, f in zip(computed_band, band, strict=True))
+    kind_of_peak = {"listed": "", "assumed": "an assumed ", "measured": "a measured "}[device.peak]
+    peak = f"{efficiency:.0%} of {kind_of_peak}{device.tflops * num_devices:g} TFLOP/s"
     return _Speed(
         seconds=Range(low=low, expected=computed + fixed, high=high),
         overhead_seconds=overhead,

@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from falqon_core.contract.figures import MAX_DOLLARS
 
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,4})?")
-PriceKind = Literal["typical", "on_demand", "marketplace", "spot", "override"]
+PriceKind = Literal["typical", "on_demand", "marketplace", "spot", "override", "unpriced"]
 
 
 def _decimal_string(value: object) -> object:
@@ -38,7 +38,8 @@ Dollars = Annotated[
 
 
 class Price(BaseModel):
-    """`kind` "typical": the usual price of such a device, not a quote. Every other kind was read at
+    """`kind` "typical": the usual price of such a device, not a quote. "unpriced": none is set,
+    and a rate of zero stands in for it, which no other kind has. Every other kind was read at
     `source` on `as_of`.
     """
 
@@ -54,6 +55,8 @@ class Price(BaseModel):
     @property
     def label(self) -> str:
         """Describe the price beside an amount, in a few words."""
+        if self.kind == "unpriced":
+            return f"unpriced: {self.source}"
         return f"{self.provider}, {self.kind.replace('_', ' ')}, {self.as_of.isoformat()}"
 
 
@@ -186,11 +189,20 @@ def _rows() -> list[Price]:
 
 
 PRICES: tuple[Price, ...] = tuple(_rows())
+TABLE_DATE = max(price.as_of for price in PRICES)
 
 
 def default_price(device: str) -> Price:
-    """Return the first price of a device."""
-    return next(price for price in PRICES if price.device == device)
+    """Return the first price of a device; an unlisted device is unpriced."""
+    listed = next((price for price in PRICES if price.device == device), None)
+    return listed or Price(
+        device=device,
+        provider="none",
+        kind="unpriced",
+        usd_per_device_hour=Decimal(0),
+        as_of=TABLE_DATE,
+        source=f"no price of {device} is set; an administrator sets it under Settings, Prices",
+    )
 
 
 def usd(usd_per_hour: Decimal, seconds: float) -> Decimal:

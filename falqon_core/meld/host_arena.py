@@ -7,13 +7,13 @@ behind the other, and are registered with the driver once, after they were writt
 page is taken only when it is written, so what was copied can be freed on the way.
 """
 
+import sys
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
-
-from falqon_core.contract.errors import OutOfMemory
 
 ALIGNMENT_BYTES = 8  # No dtype needs more.
 GIB = 2**30
@@ -52,20 +52,25 @@ class HostArena:
         """Let the next tensors be written over those that were placed."""
         self._num_placed = 0
 
-    def lock(self) -> None:
-        """Have the driver lock the pages. Raises `OutOfMemory` when it does not."""
+    def lock(self) -> bool:
+        """Have the driver lock the pages. Where it refuses, they stay plain memory: copies take
+        longer and are waited for, and the log says so.
+        """
         if self._device.type != "cuda" or not len(self._memory):
-            return
+            return False
         runtime = torch.cuda.cudart()
         status = runtime.cudaHostRegister(self._memory.data_ptr(), len(self._memory), 0)
         if int(status):
-            raise OutOfMemory(
+            sys.stderr.write(
                 f"the driver does not lock {len(self._memory) / GIB:.2f} GiB of host memory: "
-                f"{runtime.cudaGetErrorString(status)}"
+                f"{runtime.cudaGetErrorString(status)}; copies go through plain memory, slower\n"
             )
+            _clear_error(self._device)
+            return False
         self._is_locked = True
         # The finalizer holds the memory, so that it is not freed before it is unlocked.
         weakref.finalize(self, _unlock, self._memory)
+        return True
 
 
 def arena_bytes(tensors: Iterable[Tensor]) -> int:
@@ -75,6 +80,13 @@ def arena_bytes(tensors: Iterable[Tensor]) -> int:
 
 def _unlock(memory: Tensor) -> None:
     torch.cuda.cudart().cudaHostUnregister(memory.data_ptr())
+
+
+def _clear_error(device: torch.device) -> None:
+    """Clear the driver's last error, which it would report with the next launch."""
+    # An AssertionError comes from a torch without CUDA.
+    with suppress(RuntimeError, AssertionError):
+        torch.empty(1, device=device).fill_(0.0)
 
 
 def _round_up(num_bytes: int) -> int:

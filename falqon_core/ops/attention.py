@@ -22,7 +22,7 @@ softmax, like transformers' "eager".
 
 import inspect
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from typing import Any
 
@@ -232,15 +232,13 @@ def _sdpa(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
     return in_fixed_order(attend) if query.is_cuda else attend()
 
 
-def _takes_windows_and_groups(function: Callable[..., Any] | None) -> bool:
-    """Earlier versions of torch's variable-length attention lack one or both."""
-    return (
-        function is not None
-        and {"window_size", "enable_gqa", "scale"} <= inspect.signature(function).parameters.keys()
-    )
+@cache
+def _has_parameters(function: Callable[..., Any] | None, *names: str) -> bool:
+    return function is not None and {*names} <= inspect.signature(function).parameters.keys()
 
 
-HAS_VARLEN = _takes_windows_and_groups(varlen_attn)
+# Earlier versions of torch's variable-length attention lack one or both.
+HAS_VARLEN = _has_parameters(varlen_attn, "window_size", "scale")
 
 
 def varlen_attention(
@@ -261,6 +259,11 @@ def varlen_attention(
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     # Tokens seen to the left and to the right of a token; -1 is all of them.
     window_size = (-1 if window is None else window - 1, 0)
+    # Before torch had this parameter, fewer heads of keys than of queries needed no permission
+    # (pytorch#179468).
+    groups: dict[str, Any] = {}
+    if _has_parameters(varlen_attn, "enable_gqa"):
+        groups["enable_gqa"] = q.shape[1] != k.shape[1]
     attend = partial(
         varlen_attn,
         q,
@@ -272,7 +275,7 @@ def varlen_attention(
         max_seqlen,
         scale=scaling,
         window_size=window_size,
-        enable_gqa=q.shape[1] != k.shape[1],
+        **groups,
     )
     return in_fixed_order(attend).transpose(0, 1).unsqueeze(0)
 

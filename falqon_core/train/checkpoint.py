@@ -54,7 +54,9 @@ class Progress(BaseModel):
     num_tokens: int
     num_threads: int
     num_processes: int = 1
-    data: DataSummary | None = None  # Trainings that began before it was kept have none.
+    # Trainings that began before these were kept have none.
+    device_name: str | None = None
+    data: DataSummary | None = None
     step: int = 0
     trained_tokens: int = 0
     loader: dict[str, int] = {}

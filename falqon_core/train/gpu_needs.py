@@ -5,11 +5,14 @@ from collections.abc import Callable, Mapping
 import torch
 
 from falqon_core.contract.errors import DeviceUnfit
+from falqon_core.estimate.cards import MIN_CAPABILITY, Capability
 from falqon_core.ops.dispatch import faults_on
 from falqon_core.ops.toolchain import check_compiler
 
-# Before it, FP8 products with scales by row left the current stream on sm_89 (pytorch#177651).
-MIN_TORCH = (2, 12)
+MIN_TORCH = (2, 11)
+# Before these, by capability: FP8 products with scales by row left the current stream on sm_89
+# (pytorch#177651).
+MIN_TORCH_OF = {(8, 9): (2, 12)}
 
 
 def check_gpu_needs(device: torch.device, warn: Callable[[str], None]) -> None:
@@ -20,19 +23,34 @@ def check_gpu_needs(device: torch.device, warn: Callable[[str], None]) -> None:
     """
     if device.type != "cuda":
         return
-    check_torch(torch.__version__)
+    capability = torch.cuda.get_device_capability(device)
+    check_capability(torch.cuda.get_device_name(device), capability)
+    check_torch(torch.__version__, capability)
     check_compiler()
     if faults := faults_on(device):
         warn(describe_faults(torch.cuda.get_device_name(device), faults))
 
 
-def check_torch(version: str) -> None:
-    """Raise `DeviceUnfit` when `version` is too old for a GPU."""
-    major, minor = version.split(".")[:2]
-    if (int(major), int(minor)) < MIN_TORCH:
-        needed = ".".join(map(str, MIN_TORCH))
+def check_capability(name: str, capability: Capability) -> None:
+    """Raise `DeviceUnfit` for a card without bf16 in its tensor cores."""
+    if capability < MIN_CAPABILITY:
         raise DeviceUnfit(
-            f"torch {version} is installed, and a GPU needs {needed} or later: "
+            f"{name} has compute capability {capability[0]}.{capability[1]}, and a training needs "
+            f"{MIN_CAPABILITY[0]}.{MIN_CAPABILITY[1]} or later (bf16); take another card, or set "
+            "FALQON_DEVICE=cpu",
+            "device",
+        )
+
+
+def check_torch(version: str, capability: Capability) -> None:
+    """Raise `DeviceUnfit` when `version` is too old for a GPU of this compute capability."""
+    major, minor = version.split(".")[:2]
+    floor = MIN_TORCH_OF.get(capability, MIN_TORCH)
+    if (int(major), int(minor)) < floor:
+        needed = ".".join(map(str, floor))
+        raise DeviceUnfit(
+            f"torch {version} is installed, and a GPU of compute capability "
+            f"{capability[0]}.{capability[1]} needs {needed} or later: "
             f"pip install --upgrade 'torch>={needed}'",
             "device",
         )

@@ -6,8 +6,11 @@ process's clock, so the first step of an attempt includes what is warmed up.
 
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable
+from functools import cache
+from typing import TypeVar
 
 import torch
 
@@ -19,6 +22,8 @@ from falqon_core.estimate.estimate import training_flops
 from falqon_core.train.checkpoint import Progress
 from falqon_core.train.step import StepResult
 
+T = TypeVar("T")
+MAX_REASON_CHARACTERS = 300
 NUM_CORES = len(os.sched_getaffinity(0))
 
 
@@ -81,35 +86,43 @@ def peak_flops(device: torch.device) -> float | None:
     """
     if device.type == "cpu":
         return DEVICES["cpu"].tflops * 1e12 * torch.get_num_threads()
-    known_device = reported_device(torch.cuda.get_device_name(device))
-    if known_device is None:
-        return None
-    return known_device.tflops * 1e12
+    name = _read_gauge("name", torch.cuda.get_device_name, device)
+    known_device = None if name is None else reported_device(name)
+    return None if known_device is None else known_device.tflops * 1e12
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Return the most that was allocated so far."""
+    """Return the most that was allocated so far; 0 where torch does not say."""
     if device.type == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return torch.cuda.max_memory_allocated(device)
+    return _read_gauge("memory", torch.cuda.max_memory_allocated, device) or 0
 
 
 def gpu_utilization(device: torch.device) -> float | None:
     """Return the percentage of the driver's last sampling period in which a kernel ran; None on a
     CPU and where NVML's binding is not installed.
     """
-    return _ask_driver(torch.cuda.utilization, device)
+    return _read_gauge("utilization", torch.cuda.utilization, device)
 
 
 def gpu_temperature(device: torch.device) -> float | None:
     """Return degrees Celsius; None as above."""
-    return _ask_driver(torch.cuda.temperature, device)
+    return _read_gauge("temperature", torch.cuda.temperature, device)
 
 
-def _ask_driver(ask: Callable[[torch.device], int], device: torch.device) -> float | None:
+def _read_gauge(name: str, read: Callable[[torch.device], T], device: torch.device) -> T | None:
+    """Read a figure that is only shown; it ends no training. NVML raises errors of its own kinds,
+    on a MIG slice or a vGPU for each of these.
+    """
     if device.type == "cpu":
         return None
     try:
-        return ask(device)
-    except (ModuleNotFoundError, RuntimeError):
+        return read(device)
+    except Exception as error:
+        _log_once(name, f"{type(error).__name__}: {error}")
         return None
+
+
+@cache
+def _log_once(name: str, reason: str) -> None:
+    sys.stderr.write(f"the GPU's {name} is not shown: {reason[:MAX_REASON_CHARACTERS]}\n")

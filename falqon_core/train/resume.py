@@ -31,9 +31,11 @@ def recipe_fit_to_memory(
     dimensions: ModelDimensions,
     device: torch.device,
     group: ProcessGroup,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Recipe:
     """Decide the parts of `recipe` that depend on memory: now at a first start, as `before` when
-    continued, because it changes the last bits.
+    continued, because it changes the last bits. On another card than before, the passes of a step
+    are planned again, and `warn` reports it.
 
     The free memory of rank 0 decides for all; ranks are taken to share the memory of one machine.
     Raises `OutOfMemory` when the estimate says that nothing fits, or that a GPU's base is to lie in
@@ -49,8 +51,43 @@ def recipe_fit_to_memory(
         fitted = recipe.model_copy(
             update={name: getattr(before.recipe, name) for name in open_ones}
         )
+        if has_changed_card(before, device):
+            fitted = _planned_again(recipe, before, dimensions, device, group, warn)
     if device.type != "cpu" and (needed := host_base_bytes(dimensions, fitted)):
         check_host_memory(group.size * needed, _available_to_rank0(torch.device("cpu"), group))
+    return fitted
+
+
+def device_name(device: torch.device) -> str:
+    """Return what the driver calls the card, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def has_changed_card(before: Progress, device: torch.device) -> bool:
+    return before.device_name is not None and before.device_name != device_name(device)
+
+
+def _planned_again(
+    recipe: Recipe,
+    before: Progress,
+    dimensions: ModelDimensions,
+    device: torch.device,
+    group: ProcessGroup,
+    warn: Callable[[str], None],
+) -> Recipe:
+    """Decide the passes of a step for this card; the base stays where `before` has it, because its
+    rounding is part of the training.
+    """
+    base_copy = before.recipe.base_copy if recipe.base_copy is None else recipe.base_copy
+    sharing = group.size if device.type == "cpu" else 1
+    available = _available_to_rank0(device, group) // sharing
+    kept = recipe.model_copy(update={"base_copy": base_copy})
+    fitted = fit_to_memory(kept, dimensions, device, available)
+    warn(
+        f"continuing on {device_name(device)} after {before.device_name}: "
+        f"{fitted.microbatch_tokens} tokens a pass, {before.recipe.microbatch_tokens} before; "
+        "results differ in the last bits"
+    )
     return fitted
 
 
@@ -60,9 +97,17 @@ def _available_to_rank0(device: torch.device, group: ProcessGroup) -> int:
     return int(available)
 
 
+def _without_plan(progress: Progress, now: Progress) -> Recipe:
+    """Return its recipe, with the passes of `now` where the card has changed."""
+    if progress.device_name in (None, now.device_name):
+        return progress.recipe
+    planned = ("microbatch_tokens", "activation_checkpointing")
+    return progress.recipe.model_copy(update={name: getattr(now.recipe, name) for name in planned})
+
+
 def check_same_training(before: Progress, now: Progress, warn: Callable[[str], None]) -> None:
     """Raises `ConfigError` for another recipe or other data; warns when the bits will differ."""
-    if before.recipe != now.recipe:
+    if _without_plan(before, now) != _without_plan(now, now):
         raise ConfigError(
             "the output folder holds a checkpoint of another recipe; choose another folder",
             "recipe",

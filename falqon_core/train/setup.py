@@ -29,7 +29,12 @@ from falqon_core.train.model import (
     load_tokenizer,
 )
 from falqon_core.train.reference import apply_reference, compute_reference, read_reference
-from falqon_core.train.resume import check_same_training, recipe_fit_to_memory, recipe_for_data
+from falqon_core.train.resume import (
+    check_same_training,
+    device_name,
+    recipe_fit_to_memory,
+    recipe_for_data,
+)
 from falqon_core.train.state import TrainState, build_state, prepare_method
 from falqon_core.train.streaming import stream_layers
 
@@ -74,13 +79,14 @@ def set_up(
     for dataset in data.by_name().values():
         check_token_id(dataset.largest_token_id, dimensions.vocab_size, tokenizer)
     resolved = recipe.resolved(data.train.num_records)
-    recipe = recipe_fit_to_memory(resolved, before, dimensions, device, group)
+    recipe = recipe_fit_to_memory(resolved, before, dimensions, device, group, warn)
     progress = Progress(
         recipe=recipe,
         num_records=data.train.num_records,
         num_tokens=data.train.num_tokens,
         num_threads=torch.get_num_threads(),
         num_processes=group.size,
+        device_name=device_name(device),
         data=summarize(data.train, data.validation),
     )
     if checkpoint is not None:

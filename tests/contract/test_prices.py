@@ -68,6 +68,20 @@ def test_an_override_counts_at_once_and_for_new_estimates_only(admin: Tenant) ->
     assert admin.num_rows(PriceOverride) == [before[0] + 2], "the record is kept"
 
 
+def test_a_card_that_the_table_does_not_list_is_unpriced_until_a_price_is_set(
+    admin: Tenant,
+) -> None:
+    card = "rtx-5090-31gib-sm120"
+    job = {"model": admin.base_model, "training_file": admin.upload()}
+    path = f"/v1/fine_tuning/estimates?device={card}"
+    cost = admin.http.post(path, json=job).json()["cost"]
+    assert (cost["usd_per_device_hour"], cost["expected"]) == ("0", "0.0000")
+    assert cost["price_source"].startswith("unpriced: ")
+    admin.http.put(PATH, json={"overrides": [OURS | {"device": card}]})
+    assert in_force(admin)[card]["usd_per_device_hour"] == "0.10"
+    assert admin.http.post(path, json=job).json()["cost"]["usd_per_device_hour"] == "0.10"
+
+
 @pytest.mark.parametrize(
     ("body", "param", "code"),
     [

@@ -104,3 +104,11 @@ def test_a_card_that_torch_does_not_see_is_a_failure(
     (tmp_path / "nvidia-smi").unlink()
     with pytest.raises(Skipped, match="trainings take the CPU"):
         check_torch()
+
+
+def test_it_runs_in_the_environment_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LIMIT_SECONDS", -1.0)
+    monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")
+    monkeypatch.delenv("PYTORCH_ALLOC_CONF")
+    CliRunner().invoke(app, ["doctor", "--json"])
+    assert os.environ["PYTORCH_ALLOC_CONF"].startswith("expandable_segments:")

@@ -80,8 +80,8 @@ def test_refreshed_codes_are_the_oracles_but_for_a_step_in_a_tiny_share() -> Non
     apart = codes_apart(ours[0], oracle[0])
     assert apart.max() <= 1
     assert (apart > 0).float().mean() < 1e-3
+    torch.testing.assert_close(ours[1], oracle[1], rtol=1e-4, atol=0)
     assert torch.equal(ours[2], oracle[2])
-    assert torch.equal(ours[1].view(torch.uint8), ours[0].t().view(torch.uint8))
     assert abs(changed - expected) <= (apart > 0).sum()
 
 

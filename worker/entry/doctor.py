@@ -12,10 +12,11 @@ import structlog
 from pydantic import ValidationError
 
 from app.base.processes.child_process import ChildProcess
+from app.base.processes.device import why_cards_are_unused
 from app.base.processes.nvidia import card_environment
 from app.base.processes.subprocess_env import offline_environment
 from app.workers import service as workers
-from falqon_core.contract.diagnosis import Diagnosis
+from falqon_core.contract.diagnosis import CheckRow, Diagnosis
 from worker.context import WorkerContext
 from worker.machine.card_locks import lock_cards
 from worker.machine.gpu import Machine, mark_seen
@@ -27,8 +28,11 @@ log = structlog.get_logger()
 
 
 def diagnose_worker(context: WorkerContext, machine: Machine) -> None:
-    """Store what `doctor` says of an unused card; nothing for a CPU."""
+    """Store the diagnosis of an unused card; for a CPU only the reason why it replaces a card."""
     if not machine.is_gpu:
+        if reason := why_cards_are_unused(context.settings):
+            row = CheckRow(name="GPU", status="failed", detail=reason, seconds=0.0)
+            _store(context, machine, Diagnosis(rows=(row,), seconds=0.0))
         return
     with lock_cards(machine.cards, 1) as cards:
         if machine.cards and not cards:
@@ -40,6 +44,10 @@ def diagnose_worker(context: WorkerContext, machine: Machine) -> None:
         if row.status == "failed":
             log.warning("doctor found a fault", check=row.name, detail=row.detail)
     log.info("doctor ended", found=diagnosis.summary)
+    _store(context, machine, diagnosis)
+
+
+def _store(context: WorkerContext, machine: Machine, diagnosis: Diagnosis) -> None:
     with context.database.transaction() as session:
         mark_seen(session, context, machine)
         workers.store_diagnosis(session, context.owner, diagnosis)

@@ -1,5 +1,6 @@
 """One job a card: a lock for each card of this machine, whoever asks for it and from whatever
-folder; for each slot of a CPU likewise.
+folder; for each slot of a CPU likewise. A card's lock bears its UUID, which is the same in every
+container and after a card is split anew; its number where the driver tells no UUID.
 
 The kernel drops a lock when its holder dies. What is given up: containers have a folder each, and
 do not see each other's locks.
@@ -7,10 +8,15 @@ do not see each other's locks.
 
 import fcntl
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+
+from app.base.processes.nvidia import uuid_of
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9-]")
 
 
 @contextmanager
@@ -30,7 +36,9 @@ def lock_cards(cards: Sequence[int], count: int, unit: str = "card") -> Iterator
 
 
 def lock_path(card: int, unit: str = "card") -> Path:
-    return Path(tempfile.gettempdir()) / f"falqon-{unit}-{card}.lock"
+    uuid = uuid_of(card) if unit == "card" else None
+    name = str(card) if uuid is None else _UNSAFE.sub("-", uuid)
+    return Path(tempfile.gettempdir()) / f"falqon-{unit}-{name}.lock"
 
 
 @contextmanager

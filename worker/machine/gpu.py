@@ -2,13 +2,22 @@
 
 from typing import NamedTuple, Self
 
+import structlog
 from sqlalchemy.orm import Session
 
-from app.base.processes.device import CPU, cores_of_slot, training_cards
+from app.base.processes.device import (
+    CPU,
+    cores_of_slot,
+    training_cards,
+    why_cards_are_unused,
+)
+from app.base.processes.nvidia import has_slice
 from app.base.settings import Settings
 from app.estimates.service import device_of
 from app.workers import service as workers
 from worker.context import WorkerContext
+
+log = structlog.get_logger()
 
 
 class Machine(NamedTuple):
@@ -27,8 +36,10 @@ class Machine(NamedTuple):
 
     @property
     def max_gpus(self) -> int:
-        """The most that one job can have; a card without a name counts as one."""
-        return max(1, len(self.cards))
+        """The most that one job can have; a card without a name counts as one. A process uses one
+        MIG slice, and slices do not reach each other, so no job has two.
+        """
+        return 1 if self.is_gpu and has_slice(self.cards) else max(1, len(self.cards))
 
     @property
     def unit(self) -> str:
@@ -62,4 +73,6 @@ def detect(settings: Settings) -> Machine:
     on, not for one that is merely there.
     """
     device, num_devices = device_of(settings)
+    if reason := why_cards_are_unused(settings):
+        log.warning("a GPU is here and not used", reason=reason)
     return Machine(device.name, num_devices, training_cards(settings))

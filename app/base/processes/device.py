@@ -4,22 +4,22 @@ estimates, claims, bills and the trainer.
 
 import os
 
-from app.base.processes.nvidia import Card, visible_cards
+from app.base.processes.nvidia import Card, present_cards, visible_cards
 from app.base.settings import Settings
-from falqon_core.estimate.devices import DEVICES, reported_device
+from falqon_core.estimate.cards import MIN_CAPABILITY, device_of_card
+from falqon_core.estimate.devices import DeviceSpec, reported_device
 
 CPU = "cpu"
 
 
 def device_name(settings: Settings) -> str:
-    """Return the entry of the price table: with `auto` the first card's; the CPU if there is no
-    card, or none with a price.
+    """Return the name of the device: with `auto` that of the first card that can train; the CPU if
+    there is none.
     """
     if settings.device != "auto":
         return settings.device
-    cards = _chosen_cards(settings)
-    device = reported_device(cards[0].name) if cards else None
-    return CPU if device is None else device.name
+    devices = (_device(card) for card in _chosen_cards(settings))
+    return next((device.name for device in devices if device is not None), CPU)
 
 
 def training_cards(settings: Settings) -> tuple[int, ...]:
@@ -31,6 +31,30 @@ def training_cards(settings: Settings) -> tuple[int, ...]:
         slots = range(settings.slots) if settings.slots > 1 else ()
         return tuple(slot for slot in slots if _is_chosen(slot, settings))
     return tuple(card.index for card in _chosen_cards(settings) if _counts_as(card, name, settings))
+
+
+def why_cards_are_unused(settings: Settings) -> str | None:
+    """Say why no card of this machine trains, and what to do; None where one does, where there is
+    none, or where the CPU was chosen.
+    """
+    cards = present_cards()
+    if settings.device != "auto" or not cards or device_name(settings) != CPU:
+        return None
+    names = ", ".join(sorted({card.name for card in cards}))
+    chosen = _chosen_cards(settings)
+    if not visible_cards():
+        return (
+            f"the driver names {names}, and CUDA_VISIBLE_DEVICES="
+            f"'{os.environ.get('CUDA_VISIBLE_DEVICES', '')}' leaves every card out; unset it, or "
+            "name a card as `nvidia-smi -L` does"
+        )
+    if not chosen:
+        return f"the driver names {names}, and FALQON_CARDS leaves every card out; correct it"
+    needed = ".".join(map(str, MIN_CAPABILITY))
+    return (
+        f"the driver names {names}, and a card needs compute capability {needed} or later (bf16): "
+        "trainings take the CPU; set FALQON_DEVICE=cpu if that is meant"
+    )
 
 
 def cores_of_slot(settings: Settings) -> int:
@@ -48,6 +72,15 @@ def _is_chosen(index: int, settings: Settings) -> bool:
 
 
 def _counts_as(card: Card, name: str, settings: Settings) -> bool:
-    """Return True if a card is charged as `name`; an unknown card counts as the configured one."""
-    device = reported_device(card.name)
-    return device == DEVICES.get(name) if device is not None else settings.device == name
+    """Return True if a card is charged as `name`; an unlisted card also counts as the configured
+    device.
+    """
+    device = _device(card)
+    if device is None:
+        return False
+    is_listed = reported_device(card.name) is not None
+    return device.name == name or (not is_listed and settings.device == name)
+
+
+def _device(card: Card) -> DeviceSpec | None:
+    return device_of_card(card.name, card.memory_mib, card.capability)

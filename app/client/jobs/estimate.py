@@ -23,7 +23,12 @@ def show_estimate(client: Client, estimate: Json) -> None:
                 f"{text.duration(seconds['expected'])} ({text.duration(seconds['low'])} to "
                 f"{text.duration(seconds['high'])}){_overhead(estimate)}"
             ),
-            "cost": _between(*(text.usd(cost[name]) for name in ("expected", "low", "high"))),
+            "cost": _between(
+                *(
+                    text.usd_at(cost[name], cost.get("usd_per_device_hour"))
+                    for name in ("expected", "low", "high")
+                )
+            ),
             "memory": f"{memory} on {estimate['device']}",
             "cheapest device": _of_several(estimate, "cheapest_device"),
             "fastest device": _of_several(estimate, "fastest_device"),

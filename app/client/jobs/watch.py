@@ -127,10 +127,10 @@ def _conclude(client: Client, job: Json) -> None:
             f"What happened: falqon jobs events {job['id']}",
         )
     if not client.out.as_json:
-        cost = (job.get("cost") or {}).get("accrued")
+        cost = text.cost_so_far(job | {"cost": (job.get("cost") or {}) | {"projected": None}})
         tokens = "" if job.get("trained_tokens") is None else f", {job['trained_tokens']:,} tokens"
         client.out.say(
-            f"{job['id']} succeeded{tokens}" + (f", {text.usd(cost)}" if cost is not None else ""),
+            f"{job['id']} succeeded{tokens}" + (f", {cost}" if cost else ""),
             "green",
         )
         client.out.say(f"Download it with: falqon download {job['fine_tuned_model']}")

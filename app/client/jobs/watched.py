@@ -121,4 +121,5 @@ class Watched:
         projected = self.latest.get("cost_projected")
         if accrued is None:
             return ""
-        return text.cost_of(accrued, projected)
+        rate = (self.job.get("cost") or {}).get("usd_per_device_hour")
+        return text.cost_of(accrued, projected, rate)

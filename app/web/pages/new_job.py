@@ -23,7 +23,7 @@ from app.web.visitor import CHANGES, PageRoute, Visitor, WritingVisitor
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.template_kwargs import write_template_kwargs
-from falqon_core.estimate.devices import DEVICES
+from falqon_core.estimate.cards import find_device
 from falqon_core.records.shapes import Shape
 
 MAX_FILES = 200  # Files to choose from; older ones are among the data.
@@ -189,9 +189,9 @@ def _plan_context(plan: FormPlan, request: Request) -> dict[str, Any]:
         if plan.job
         else {}
     )
-    memory_gib = (
-        DEVICES[plan.job.estimate.device].memory_gib if plan.job and plan.job.estimate else None
-    )
+    estimate = plan.job.estimate if plan.job else None
+    device = find_device(estimate.device) if estimate else None
+    memory_gib = device.memory_gib if device else None
     return {
         "plan": plan,
         "data": plan.data,

@@ -14,3 +14,9 @@ def test_gpus_are_named_by_their_models() -> None:
     assert text.cards({"device": "cpu", "cards": [0, 1]}) == "slots 0, 1"
     assert text.cards({"device": "cpu", "cards": []}) == ""
     assert text.cards({"device": "h100"}) == "", "of an earlier service"
+
+
+def test_an_amount_at_no_price_is_unpriced() -> None:
+    cost = {"accrued": "0.0000", "projected": "0.0000", "usd_per_device_hour": "0"}
+    assert text.cost_so_far({"cost": cost}) == "unpriced"
+    assert text.cost_so_far({"cost": cost | {"usd_per_device_hour": "0.10"}}) == "$0.00"

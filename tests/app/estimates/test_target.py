@@ -4,7 +4,9 @@ from app.base.database import Database
 from app.base.errors import InvalidRequest
 from app.base.settings import Settings
 from app.estimates.service import check_device, most_gpus, target_of
+from app.prices.service import all_prices
 from app.workers import service as workers
+from falqon_core.contract.diagnosis import CheckRow, Diagnosis
 
 
 def test_auto_is_what_the_worker_that_came_last_trains_on(database: Database) -> None:
@@ -43,3 +45,21 @@ def test_a_device_that_only_a_newer_worker_knows_is_passed_over(database: Databa
         assert (target.device.name, target.num_devices) == ("cpu", 3)
         with pytest.raises(InvalidRequest, match=r"this service trains on 'cpu'\."):
             check_device(session, "z9000", settings)
+
+
+def test_a_card_that_is_not_listed_is_what_its_workers_name_says(database: Database) -> None:
+    settings = Settings(device="auto", num_threads=3)
+    card = "rtx-5090-31gib-sm120"
+    row = CheckRow(name="FP8 products", status="ok", detail="", seconds=0.1, tflops=350.0)
+    with database.transaction() as session:
+        workers.mark_seen(session, "owner", card, 1)
+        check_device(session, card, settings)
+        target = target_of(session, settings)
+        assert (target.device.name, target.device.memory_gib) == (card, 31)
+        (price,) = (
+            listed.price for listed in all_prices(session, settings) if listed.price.device == card
+        )
+        assert price.kind == "unpriced"
+        assert workers.measured_tflops(session, card) is None
+        workers.store_diagnosis(session, "owner", Diagnosis(rows=(row,), seconds=1.0))
+        assert workers.measured_tflops(session, card) == 350

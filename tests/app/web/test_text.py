@@ -1,7 +1,11 @@
 import re
+from decimal import Decimal
 
 from app.web import text
 from app.web.rendering import WEB_FOLDER
+from falqon_core.estimate.estimate import Cost
+
+ZERO = Decimal(0)
 
 
 def test_a_setting_is_written_as_json_spells_it() -> None:
@@ -17,3 +21,11 @@ def test_a_moment_stands_where_the_script_writes_it_in_the_readers_time_zone() -
             assert "moment" not in content or "data-local" in attributes, path
         outside = re.sub(r"<time\b[^>]*>.*?</time>", "", template)
         assert not re.search(r"\| *moment *}}", outside), path
+
+
+def test_an_amount_at_no_price_is_unpriced_and_one_that_was_charged_stays() -> None:
+    unpriced = Cost(
+        low=ZERO, expected=ZERO, high=ZERO, usd_per_device_hour=ZERO, price_source="unpriced"
+    )
+    assert text.usd(ZERO, unpriced) == text.price(ZERO) == "unpriced"
+    assert text.usd("0.5", unpriced) == text.price("0.5") == "$0.5000"

@@ -56,7 +56,8 @@ def test_products_are_compared_at_the_models_sizes(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(checks, "GEMMS", (unit_scale, broken))
     monkeypatch.setattr(checks, "SHAPES_7B", TINY)
-    answer = check_products(48, 32, DEVICE)
+    answer, tflops = check_products(48, 32, DEVICE)
+    assert 0 < tflops < 1
     assert answer.startswith("unit_scale 0 TFLOP/s")
     assert "broken failed: RuntimeError: no such product" in answer
     assert "trainings take " in answer

@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -137,12 +139,43 @@ def varlen_as_documented(
     )[0].transpose(0, 1)
 
 
+def varlen_of_torch_2_11(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+) -> torch.Tensor:
+    """The same before it had `enable_gqa`: fewer heads of keys need no permission."""
+    return varlen_as_documented(
+        query,
+        key,
+        value,
+        cu_seq_q,
+        cu_seq_k,
+        max_q,
+        max_k,
+        scale=scale,
+        window_size=window_size,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+@pytest.mark.parametrize("varlen", [varlen_as_documented, varlen_of_torch_2_11])
 @pytest.mark.parametrize("groups", [2, 6])
 @pytest.mark.parametrize("window", [None, 1, 4, 100])
 def test_the_way_through_variable_length_attention_is_the_same_attention(
-    window: int | None, groups: int, monkeypatch: pytest.MonkeyPatch
+    window: int | None,
+    groups: int,
+    varlen: Callable[..., torch.Tensor],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(attention, "varlen_attn", varlen_as_documented)
+    monkeypatch.setattr(attention, "varlen_attn", varlen)
     query, key, value = qkv(1, 17, groups=groups)
     cu_seqlens = torch.tensor([0, 6, 7, 17], dtype=torch.int32)
     expected, _ = falqon_attention(
@@ -152,7 +185,7 @@ def test_the_way_through_variable_length_attention_is_the_same_attention(
     torch.testing.assert_close(output.transpose(1, 2), expected)
 
 
-def test_only_a_variable_length_attention_that_takes_windows_and_groups_is_used() -> None:
+def test_only_a_variable_length_attention_that_takes_windows_is_used() -> None:
     def of_torch_2_10(
         query: int,
         key: int,
@@ -164,6 +197,8 @@ def test_only_a_variable_length_attention_that_takes_windows_and_groups_is_used(
         is_causal: bool,
     ) -> None: ...
 
-    assert attention._takes_windows_and_groups(varlen_as_documented)
-    assert not attention._takes_windows_and_groups(of_torch_2_10)
-    assert not attention._takes_windows_and_groups(None)
+    needed = ("window_size", "scale")
+    assert attention._has_parameters(varlen_as_documented, *needed)
+    assert attention._has_parameters(varlen_of_torch_2_11, *needed)
+    assert not attention._has_parameters(of_torch_2_10, *needed)
+    assert not attention._has_parameters(None, *needed)

@@ -9,12 +9,12 @@ import torch
 
 from falqon_core.bench.model import dimensions_of, llama_7b
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.errors import OutOfMemory
+from falqon_core.contract.errors import ConfigError, OutOfMemory
 from falqon_core.contract.messages import ExitCode, Started, StepMetrics
 from falqon_core.estimate import host_memory
 from falqon_core.train.checkpoint import Progress
 from falqon_core.train.distributed import ProcessGroup
-from falqon_core.train.resume import recipe_fit_to_memory
+from falqon_core.train.resume import check_same_training, recipe_fit_to_memory
 from tests.falqon_core.estimate.test_estimate import TINY
 from tests.falqon_core.train.processes import Running, trainer, write_config
 
@@ -109,6 +109,31 @@ def test_a_base_stays_what_it_was_when_the_training_began(chosen: str) -> None:
     again = recipe_fit_to_memory(resolved, before, TINY, torch.device("cpu"), ProcessGroup())
 
     assert again == before.recipe
+
+
+def progress_on(card: str | None, recipe: Recipe) -> Progress:
+    return Progress(recipe=recipe, num_records=1, num_tokens=1, num_threads=1, device_name=card)
+
+
+def test_another_card_gets_a_plan_of_its_own_and_says_so() -> None:
+    resolved = Recipe(max_seq_length=64).resolved(100)
+    fitted = {"base_copy": "int8", "microbatch_tokens": 65, "activation_checkpointing": True}
+    before = progress_on("NVIDIA H100 80GB HBM3", resolved.model_copy(update=fitted))
+    warnings: list[str] = []
+    cpu = torch.device("cpu")
+    again = recipe_fit_to_memory(resolved, before, TINY, cpu, ProcessGroup(), warnings.append)
+    assert again.base_copy == "int8"
+    assert again.microbatch_tokens is not None
+    assert again.microbatch_tokens > 65
+    (warning,) = warnings
+    assert warning.startswith("continuing on cpu after NVIDIA H100 80GB HBM3: ")
+    assert f"{again.microbatch_tokens} tokens a pass, 65 before" in warning
+    check_same_training(before, progress_on("cpu", again), warnings.append)
+    with pytest.raises(ConfigError, match="another recipe"):
+        check_same_training(before, progress_on(before.device_name, again), warnings.append)
+    other = again.model_copy(update={"rank": again.rank + 1})
+    with pytest.raises(ConfigError, match="another recipe"):
+        check_same_training(before, progress_on("cpu", other), warnings.append)
 
 
 @pytest.mark.parametrize("is_continued", [False, True])

@@ -8,6 +8,7 @@ import pytest
 from app.models import Worker
 from falqon_core.contract.diagnosis import Diagnosis
 from tests.support.backend import Backend, supervise
+from tests.support.nvidia import H100, install_driver
 from worker.entry.doctor import diagnose_worker
 from worker.entry.workers import GpuWorker
 from worker.machine.card_locks import lock_cards
@@ -50,6 +51,21 @@ def test_a_card_in_use_and_a_cpu_are_left_alone(backend: Backend) -> None:
         diagnose_worker(context, GPU)
     diagnose_worker(context, Machine("cpu", 2))
     assert stored_diagnosis(backend, context.owner) is None
+
+
+def test_a_card_that_a_cpu_stands_in_for_is_a_failure(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install_driver(tmp_path, monkeypatch, H100)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    backend.settings = backend.settings.model_copy(update={"device": "auto"})
+    context = backend.context()
+    diagnose_worker(context, Machine("cpu", 2))
+    diagnosis = stored_diagnosis(backend, context.owner)
+    assert diagnosis is not None
+    (row,) = diagnosis.rows
+    assert (row.name, row.status) == ("GPU", "failed")
+    assert "leaves every card out; unset it" in row.detail
 
 
 @pytest.mark.parametrize(

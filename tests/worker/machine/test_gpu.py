@@ -2,10 +2,12 @@ import os
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.base.settings import Settings
 from app.estimates.service import device_of
-from tests.support.nvidia import H100, RTX_4090, install_driver
+from tests.support.nvidia import H100, RTX_4090, DriverCard, install_driver
+from worker.machine.card_locks import lock_path
 from worker.machine.gpu import Machine, detect
 
 
@@ -61,12 +63,48 @@ def test_a_worker_has_only_the_cards_that_were_chosen_for_it(
     assert detect(Settings(device="cpu", slots=3, num_threads=1, cards=(2,))).cards == (2,)
 
 
-def test_a_card_without_a_price_trains_when_its_price_is_set(
+def test_a_card_that_is_not_listed_may_be_charged_as_one_that_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_driver(tmp_path, monkeypatch, "NVIDIA RTX 6000")
-    assert detect(Settings(device="auto")).device == "cpu"
+    assert detect(Settings(device="auto")) == ("rtx-6000-gpu", 1, (0,))
     assert detect(Settings(device="l40s")) == ("l40s", 1, (0,))
+
+
+def test_a_job_has_one_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = DriverCard("NVIDIA H100 80GB HBM3", "81559 MiB", "9.0", ("3g.40gb", "3g.40gb"))
+    install_driver(tmp_path, monkeypatch, card)
+    machine = detect(Settings(device="auto"))
+    assert machine == ("h100-80gb-hbm3-mig-3g-40gb-39gib-sm90", 1, (100, 101))
+    assert machine.max_gpus == 1
+    assert lock_path(101).name == "falqon-card-MIG-b01.lock"
+
+
+UNUSED = [
+    (DriverCard("Tesla T4", "15360 MiB", "7.5"), None, None, "compute capability 8.0 or later"),
+    (H100, "", None, "CUDA_VISIBLE_DEVICES='' leaves every card out"),
+    (H100, None, (3,), "FALQON_CARDS leaves every card out"),
+]
+
+
+@pytest.mark.parametrize(("card", "visible", "cards", "reason"), UNUSED)
+def test_a_card_that_is_not_used_is_said_in_the_log(
+    card: str | DriverCard,
+    visible: str | None,
+    cards: tuple[int, ...] | None,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    install_driver(tmp_path, monkeypatch, card)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    with capture_logs() as lines:
+        assert detect(Settings(device="auto", cards=cards)).device == "cpu"
+        assert detect(Settings(device="cpu")).device == "cpu"
+    (line,) = lines
+    assert (line["log_level"], line["event"]) == ("warning", "a GPU is here and not used")
+    assert reason in line["reason"]
 
 
 def test_an_unknown_device_is_refused_by_name() -> None:
