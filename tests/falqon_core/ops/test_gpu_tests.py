@@ -5,7 +5,7 @@ card can pass is seen where there is no card.
 import pytest
 import torch
 
-from falqon_core.bench.kernels import LINES, Draw, Shapes
+from falqon_core.bench.kernels import LINES, KernelDraw, Shapes
 from tests.gpu import test_kernels
 
 SMALL = Shapes(tokens=48, hidden=64, intermediate=96, rank=16, update_rows=4)
@@ -30,4 +30,4 @@ def test_refreshed_codes() -> None:
 
 @pytest.mark.parametrize("name", CASTS)
 def test_casts(name: str) -> None:
-    getattr(test_kernels.TestCasts(), name)(Draw(CPU))
+    getattr(test_kernels.TestCasts(), name)(KernelDraw(CPU))
