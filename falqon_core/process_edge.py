@@ -95,8 +95,8 @@ def prepare_process(offline: bool) -> None:
 
 
 def prepare_environment(offline: bool) -> None:
-    """Set what torch, transformers and OpenMP read from the environment, the same for a training
-    and for `doctor`.
+    """Set the variables of torch, transformers and OpenMP, the same for a training and for
+    `doctor`.
     """
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -40,7 +40,7 @@ def cards(holder: Mapping[str, Any]) -> str:
 
 
 def usd_at(amount: object, usd_per_device_hour: object) -> str:
-    """Say an amount as `usd` does, but that nothing was charged where the device has no price."""
+    """Write an amount as `usd` does; a zero on a device without a price reads "unpriced"."""
     written = usd(amount)
     return "unpriced" if written == "$0.00" and usd(usd_per_device_hour) == written else written
 

@@ -252,7 +252,7 @@ class EstimateObject(Estimate):
         list[DeviceObject], Field(description="for each kind of device that live workers have")
     ]
 
-    @computed_field(description="the one of `by_device` on which the job fits at the lowest price")  # type: ignore[prop-decorator]
+    @computed_field(description="the one of `by_device` that has a price and on which the job fits")  # type: ignore[prop-decorator]
     @property
     def cheapest_device(self) -> str | None:
         priced = [each for each in self.by_device if not each.cost.is_unpriced]

@@ -25,8 +25,8 @@ class Skipped(Exception):
 
 
 class CheckRow(BaseModel):
-    """`detail`: what was found, why it failed, or why it was not tried. `tflops`: of a row that has
-    measured products as trainings make them.
+    """`detail`: what was found, why it failed, or why it was not tried. `tflops`: rate of the
+    products that the row measured, which are those of trainings.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,7 +48,7 @@ class Diagnosis(BaseModel):
 
     @property
     def product_tflops(self) -> float | None:
-        """Return the median rate of the products that were measured; None where none was."""
+        """Return the median rate of the products that were measured; None if none was."""
         rates = [row.tflops for row in self.rows if row.tflops is not None]
         return statistics.median(rates) if rates else None
 

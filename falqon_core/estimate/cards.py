@@ -1,8 +1,8 @@
-"""Cards that the table of devices does not list: an entry made from what the driver says.
+"""Cards that the table of devices does not list: an entry is made from the driver's figures.
 
 The name of such an entry carries its memory and its compute capability, "rtx-5090-31gib-sm120", so
-that the service reads from it what the worker read from its driver, on another machine. A part that
-the driver does not tell is left out.
+that the service reads from it the figures of the worker's driver, on another machine. A part that
+the driver does not report is left out.
 """
 
 import re
@@ -20,7 +20,7 @@ _NAME = re.compile(
     r"(?P<model>[a-z0-9]+(?:-[a-z0-9]+)*?)"
     r"(?:-(?P<memory>[1-9][0-9]{0,3})gib)?(?:-sm(?P<major>[0-9]{1,2})(?P<minor>[0-9]))?(?P<bare>-gpu)?"
 )
-_LEFT_OUT = frozenset({"nvidia", "geforce", "gpu"})  # words of a driver's name that tell nothing
+_LEFT_OUT = frozenset({"nvidia", "geforce", "gpu"})  # words without information in a driver's name
 _SLICE = re.compile(r"-mig-([1-7])(?:c-[1-7])?g-")
 SLICES_OF_CARD = 7
 
@@ -44,8 +44,8 @@ UNKNOWN_TFLOPS = 200.0
 def device_of_card(
     name: str, memory_mib: int | None = None, capability: Capability | None = None
 ) -> DeviceSpec | None:
-    """Return the device that a card is: the table's, or one made from these. None for a card that
-    is too old to train on, or that has no name.
+    """Return the device of a card: the table's, or one made from these figures. None for a card
+    that is too old to train on, or that has no name.
     """
     if capability is not None and capability < MIN_CAPABILITY:
         return None

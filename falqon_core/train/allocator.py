@@ -2,7 +2,7 @@
 holes.
 
 Under WSL2 and on a vGPU the first allocation of such a segment may fail ("CUDA driver error"), so
-there a process of its own tries one, and they are left off where that fails.
+a separate process tries one there, and they are left off if that fails.
 """
 
 import os
@@ -37,14 +37,14 @@ def choose_allocator() -> None:
 
 
 def may_refuse_segments() -> bool:
-    """Return whether this is a machine where growing segments are known to fail."""
+    """Return True on a kind of machine where growing segments are known to fail."""
     return "microsoft" in _text_of(OS_RELEASE).lower() or any(
         _VIRTUAL_CARD.search(_text_of(path)) for path in DRIVER_CARDS.glob("*/information")
     )
 
 
 def allocates(configuration: str) -> bool:
-    """Try this configuration of the allocator in a process of its own."""
+    """Try this configuration of the allocator in a separate process."""
     try:
         probe = subprocess.run(
             [sys.executable, "-c", _PROBE],

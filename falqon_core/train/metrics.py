@@ -92,7 +92,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def memory_bytes(device: torch.device) -> int:
-    """Return the most that was allocated so far; 0 where torch does not say."""
+    """Return the most that was allocated so far; 0 if torch does not report it."""
     if device.type == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return _read_gauge("memory", torch.cuda.max_memory_allocated, device) or 0

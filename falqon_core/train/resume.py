@@ -59,7 +59,7 @@ def recipe_fit_to_memory(
 
 
 def device_name(device: torch.device) -> str:
-    """Return what the driver calls the card, or "cpu"."""
+    """Return the driver's name of the card, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
@@ -98,7 +98,7 @@ def _available_to_rank0(device: torch.device, group: ProcessGroup) -> int:
 
 
 def _without_plan(progress: Progress, now: Progress) -> Recipe:
-    """Return its recipe, with the passes of `now` where the card has changed."""
+    """Return its recipe, with the passes of `now` if the card has changed."""
     if progress.device_name in (None, now.device_name):
         return progress.recipe
     planned = ("microbatch_tokens", "activation_checkpointing")

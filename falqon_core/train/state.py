@@ -72,7 +72,8 @@ def build_state(
     recipe = progress.recipe
     loader = training_loader(train, recipe, model.device)
     if checkpoint is not None:
-        plan = {"recipe": recipe, "device_name": progress.device_name}  # of another card, perhaps
+        # The plan may be that of another card than the checkpoint's.
+        plan = {"recipe": recipe, "device_name": progress.device_name}
         progress = checkpoint.progress.model_copy(update=plan)
         loader.load_state_dict(progress.loader)
     moments = METHODS[recipe.method].moments

@@ -21,11 +21,11 @@ UNSCOPED = {
     ("catalogue.service", "retrieve_model", "model_id"): "an alias of the settings, resolved first",
     ("inference.engines", "change_engine", "model_id"): INSTALLATION,
     ("inference.engines", "unload_engine", "model_id"): INSTALLATION,
-    ("inference.service", "look", "model_id"): READ_BEFORE,
+    ("inference.service", "poll", "model_id"): READ_BEFORE,
     ("model_imports.service", "add", "model_id"): "ids of models are unique in the installation",
     ("stream.service", "follow_job", "job_id"): READ_BEFORE,
     ("uploads.service", "_complete", "part_ids"): "parts of an upload that was read in the project",
-    ("web.pages.job", "_look", "job_id"): READ_BEFORE,
+    ("web.pages.job", "_poll", "job_id"): READ_BEFORE,
     ("workers.service", "revoke_token", "token_id"): INSTALLATION,
 }
 

@@ -1,6 +1,6 @@
 """One job a card: a lock for each card of this machine, whoever asks for it and from whatever
-folder; for each slot of a CPU likewise. A card's lock bears its UUID, which is the same in every
-container and after a card is split anew; its number where the driver tells no UUID.
+folder; for each slot of a CPU likewise. The name of a card's lock has the card's UUID, which is the
+same in every container and after a card is split again; its number if the driver reports no UUID.
 
 The kernel drops a lock when its holder dies. What is given up: containers have a folder each, and
 do not see each other's locks.

@@ -34,8 +34,8 @@ def training_cards(settings: Settings) -> tuple[int, ...]:
 
 
 def why_cards_are_unused(settings: Settings) -> str | None:
-    """Say why no card of this machine trains, and what to do; None where one does, where there is
-    none, or where the CPU was chosen.
+    """Return the reason why no card of this machine trains, and the remedy; None if a card trains,
+    if there is no card, or if the CPU was chosen.
     """
     cards = present_cards()
     if settings.device != "auto" or not cards or device_name(settings) != CPU:

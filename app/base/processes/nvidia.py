@@ -49,7 +49,7 @@ class Card:
 
     @property
     def card_index(self) -> int:
-        """The number of the card, for a slice that of the card which it is a part of."""
+        """Index of the card; for a slice, that of its card."""
         return self.index // SLICES_OF_CARD - 1 if self.is_slice else self.index
 
     def slice(self, profile: str, number: int, uuid: str) -> Self:
@@ -65,7 +65,7 @@ class Card:
 
 
 def present_cards() -> tuple[Card, ...]:
-    """Return the cards and slices that the driver has, none where there is no driver."""
+    """Return the cards and slices that the driver has, none without a driver."""
     tool = shutil.which("nvidia-smi")
     return () if tool is None else _ask_driver(tool)
 
@@ -87,12 +87,12 @@ def card_environment(indices: Iterable[int]) -> dict[str, str]:
 
 
 def has_slice(indices: Iterable[int]) -> bool:
-    """Return whether one of the numbers is that of a MIG slice."""
+    """Return True if one of the indices is that of a MIG slice."""
     return any(index >= SLICES_OF_CARD for index in indices)
 
 
 def uuid_of(index: int) -> str | None:
-    """Return the UUID of a card or slice; None where the driver names none of this number."""
+    """Return the UUID of a card or slice; None if the driver has no such index."""
     return next((card.uuid for card in present_cards() if card.index == index), None)
 
 
@@ -124,7 +124,7 @@ def _run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _card(row: Sequence[str], num_columns: int) -> Card:
-    """Read a row of the driver's answer; what is no number there is not known."""
+    """Read a row of the driver's answer; a figure that is not a number is unknown."""
     index, uuid, *rest = (column.strip() for column in row)
     if num_columns == len(QUERIES[1].split(",")):
         return Card(int(index), uuid, ", ".join(rest))
@@ -143,8 +143,8 @@ def _card(row: Sequence[str], num_columns: int) -> Card:
 def _with_slices(
     cards: Sequence[Card], rows: Sequence[Sequence[str]], lines: Iterable[str]
 ) -> Iterable[Card]:
-    """Put in the place of each card that is split its slices, by the lines of `nvidia-smi -L`: as
-    a whole such a card computes nothing.
+    """Replace each split card, which computes nothing as a whole, by its slices, which the lines
+    of `nvidia-smi -L` name.
     """
     slices: dict[int, list[Card]] = {}
     by_index = {card.index: card for card in cards}
