@@ -17,9 +17,9 @@ def test_a_setting_is_written_as_json_spells_it() -> None:
 def test_a_moment_stands_where_the_script_writes_it_in_the_readers_time_zone() -> None:
     for path in (WEB_FOLDER / "templates").rglob("*.html"):
         template = path.read_text()
-        for attributes, content in re.findall(r"<time\b([^>]*)>(.*?)</time>", template):
+        for attributes, content in re.findall(r"<time\b([^>]*)>(.*?)</time>", template, re.DOTALL):
             assert "moment" not in content or "data-local" in attributes, path
-        outside = re.sub(r"<time\b[^>]*>.*?</time>", "", template)
+        outside = re.sub(r"<time\b[^>]*>.*?</time>", "", template, flags=re.DOTALL)
         assert not re.search(r"\| *moment *}}", outside), path
 
 
