@@ -6,7 +6,7 @@ import math
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Boolean, ColumnElement, Dialect, Float, case
+from sqlalchemy import Boolean, ColumnElement, Dialect, Double, case
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import FunctionElement
@@ -22,7 +22,7 @@ MAX_FLOAT = 1e15  # sums of millions of rows stay finite
 class ReportedFloat(TypeDecorator[float]):
     """Number that a worker reports: finite and bounded when read, even if the stored one is not."""
 
-    impl = Float
+    impl = Double
     cache_ok = True
 
     def process_bind_param(self, value: float | None, dialect: Dialect) -> float | None:

@@ -256,10 +256,11 @@ def metrics(step: int, loss: float) -> dict[str, Any]:
 
 
 def progress(step: int) -> JobProgress:
-    percent = 100 * step / STEPS
+    total_steps = max(STEPS, step)
+    percent = 100 * step / total_steps
     at = {
         "step": step,
-        "total_steps": STEPS,
+        "total_steps": total_steps,
         "percent": percent,
         "trained_tokens": 512 * step,
         "elapsed_seconds": 0.6 * step,

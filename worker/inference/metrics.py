@@ -32,9 +32,6 @@ class EngineMetrics:
 
     `num_steps`: the tokens or parts of a prompt that the engine has computed since its start, as
     last reported; `cpu_seconds`: the processor time of all its programs.
-
-    `num_steps`: what the engine has computed since its start, as it said last, by token or part of
-    a prompt; `cpu_seconds`: the processor time of all that.
     """
 
     def __init__(self, group: int, address: str, token: str) -> None:
