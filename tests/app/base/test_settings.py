@@ -104,6 +104,9 @@ def test_empty_variables_of_the_object_store_are_not_set(monkeypatch: pytest.Mon
     assert address.startswith("https://s3.us-east-1.amazonaws.com/bucket/key?")
 
 
+UNAVAILABLE = "service unavailable"
+
+
 def test_the_token_of_a_joined_worker_may_stand_in_the_file(elsewhere: Path) -> None:
     (elsewhere / ".env").write_text("FALQON_WORKER_TOKEN=ft_work_of-nobody\n")
     output = elsewhere / "output"
@@ -113,9 +116,9 @@ def test_the_token_of_a_joined_worker_may_stand_in_the_file(elsewhere: Path) -> 
         worker = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
     try:
         wait_for(
-            lambda: "is away" in output.read_text() or worker.poll() is not None, what="it asks"
+            lambda: UNAVAILABLE in output.read_text() or worker.poll() is not None, what="it asks"
         )
-        assert "the service is away" in output.read_text()
+        assert UNAVAILABLE in output.read_text()
     finally:
         worker.kill()
         worker.wait()
