@@ -19,6 +19,11 @@ from worker.evaluation.grading import Item
 
 CHAT = "/v1/chat/completions"
 COMPLETION = "/v1/completions"
+MAX_CHARACTERS = 2**25  # Characters of the rows of one evaluation, which are in memory together.
+
+
+class RowsTooLong(Exception):
+    """The rows that are chosen do not fit into memory together."""
 
 
 class EvaluationRow(NamedTuple):
@@ -44,15 +49,45 @@ class EvaluationRow(NamedTuple):
 
 
 def choose(records: Iterable[tuple[int, Parsed]], max_rows: int) -> list[tuple[int, Parsed]]:
-    """Return at most so many, each as likely as any other, in their order; the same each time."""
+    """Return at most so many, each as likely as any other, in their order; the same each time.
+
+    Raises `RowsTooLong` where they hold more than `MAX_CHARACTERS`.
+    """
     chance = random.Random(0)
     chosen: list[tuple[int, Parsed]] = []
+    sizes: list[int] = []
+    total = 0
     for index, record in enumerate(records):
-        if len(chosen) < max_rows:
+        place = len(chosen) if len(chosen) < max_rows else chance.randrange(index + 1)
+        if place >= max_rows:
+            continue
+        size = _num_characters(record[1].value)
+        if place == len(chosen):
             chosen.append(record)
-        elif (place := chance.randrange(index + 1)) < max_rows:
+            sizes.append(size)
+        else:
+            total -= sizes[place]
             chosen[place] = record
+            sizes[place] = size
+        total += size
+        if total > MAX_CHARACTERS:
+            raise RowsTooLong
     return sorted(chosen, key=lambda record: record[0])
+
+
+def _num_characters(value: Any) -> int:
+    """Return the characters of all texts in a JSON value, and one for each other value."""
+    total = 0
+    values = [value]
+    while values:
+        current = values.pop()
+        if isinstance(current, dict):
+            values += [*current.keys(), *current.values()]
+        elif isinstance(current, list):
+            values += current
+        else:
+            total += len(current) if isinstance(current, str) else 1
+    return total
 
 
 def row_of(line: int, parsed: Parsed) -> EvaluationRow | None:

@@ -25,7 +25,13 @@ from worker.evaluation.asking import MAX_CONCURRENT, Asker, EngineRefused, NotAn
 from worker.evaluation.card import CARD_NAME, write_card
 from worker.evaluation.comparison import compare
 from worker.evaluation.grading import MissingField, check_fields, grade
-from worker.evaluation.rows import EvaluationRow, choose, row_of
+from worker.evaluation.rows import (
+    MAX_CHARACTERS,
+    EvaluationRow,
+    RowsTooLong,
+    choose,
+    row_of,
+)
 from worker.machine.subprocesses import run_tool
 from worker.models.fetching import fetch_artifacts
 from worker.operations.dataset_statistics import WEIGHTS
@@ -107,7 +113,14 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         lines = None
         if operation.origin == "validation_fraction":
             lines = self._held_out_lines(job, path, folder, heartbeat)
-        chosen = choose(_records(path, lines, heartbeat), operation.plan.max_rows)
+        try:
+            chosen = choose(_records(path, lines, heartbeat), operation.plan.max_rows)
+        except RowsTooLong:
+            raise PermanentError(
+                "rows_too_long",
+                f"The chosen rows of {file.filename} hold more than {MAX_CHARACTERS:,} characters "
+                "together; choose fewer (max_rows), or evaluate with shorter records.",
+            ) from None
         rows = [row for line, parsed in chosen if (row := row_of(line, parsed)) is not None]
         if not rows:
             raise PermanentError(

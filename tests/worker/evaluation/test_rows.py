@@ -1,8 +1,11 @@
 import json
 from typing import Any
 
+import pytest
+
 from falqon_core.records.line_parser import parse
-from worker.evaluation.rows import EvaluationRow, choose, row_of
+from worker.evaluation import rows
+from worker.evaluation.rows import EvaluationRow, RowsTooLong, choose, row_of
 
 CHAT = {
     "messages": [
@@ -84,3 +87,12 @@ def test_rows_are_chosen_at_random_and_always_the_same() -> None:
     assert len(lines) == 100
     assert 350 < sum(lines) / 100 < 650
     assert choose(iter(records[:7]), 100) == records[:7]
+
+
+def test_the_rows_of_an_evaluation_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "MAX_CHARACTERS", 1000)
+    line = json.dumps({"prompt": "p" * 100, "completion": "c"}).encode()
+    records = [(number, parse(line, number)) for number in range(1, 21)]
+    assert len(choose(records, 5)) == 5
+    with pytest.raises(RowsTooLong):
+        choose(records, 20)
