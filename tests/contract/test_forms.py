@@ -29,7 +29,7 @@ REFUSED = {
     "a large field": (
         MULTIPART,
         PURPOSE + field(b"file", b"x" * (2**20 + 1)),
-        "larger than 1048576 bytes. What is larger is sent as a file",
+        "larger than 1048576 bytes. Send a larger value as a file",
         None,
     ),
     "a long header": (MULTIPART, PURPOSE + file(b"n" * 5000), "Send a shorter filename", None),

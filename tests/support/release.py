@@ -13,7 +13,6 @@ from pathlib import Path
 import httpx
 from openai import OpenAI
 
-from app.notifier.queues import joined_command, worker_command
 from tests.support.forks import ROOT
 from tests.support.service import KEY, free_port
 from tests.support.waiting import wait_for
@@ -80,11 +79,11 @@ class Release:
 
     def start_worker(self, queue: str) -> None:
         """`queue`: one, or both with a comma."""
-        self.workers[queue] = self._start(f"worker-{queue}", worker_command(queue))
+        self.workers[queue] = self._start_by("worker_command", f"worker-{queue}", queue)
 
     def start_joined_worker(self, url: str) -> None:
         """Start one that sees only the API at `url`; its token is in the environment."""
-        self.workers["joined"] = self._start("worker-joined", joined_command(url))
+        self.workers["joined"] = self._start_by("joined_command", "worker-joined", url)
 
     def wait_until_up(self) -> None:
         wait_for(self.database_verdict, START_SECONDS, f"{self._folder.name} is up")
@@ -124,6 +123,14 @@ class Release:
 
     def _falqon(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "app.cli", *arguments]
+
+    def _start_by(self, function: str, name: str, argument: str) -> subprocess.Popen[bytes]:
+        """Start the program whose command a function of this version's code gives."""
+        program = (
+            f"import os, sys; from app.notifier.queues import {function}; "
+            f"command = {function}(sys.argv[1]); os.execv(command[0], command)"
+        )
+        return self._start(name, [sys.executable, "-c", program, argument])
 
     def _start(self, name: str, command: Sequence[str]) -> subprocess.Popen[bytes]:
         with (self._folder / f"{name}.out").open("ab") as output:

@@ -238,6 +238,9 @@ def test_the_text_decoder_of_a_model_that_sees_is_taken(
     input_ids = torch.arange(10, 40)[None]
     with torch.no_grad():
         torch.testing.assert_close(decoder(input_ids).logits, model(input_ids).logits)
-    assert changes == [
-        "Of the gemma3 model only the text decoder is taken; it sees no images here."
-    ]
+    decoder_only, note = changes
+    assert (
+        decoder_only
+        == "Of the gemma3 model only the text decoder is taken; it sees no images here."
+    )
+    assert "there is no GGUF for the architecture 'gemma3_text'" in note

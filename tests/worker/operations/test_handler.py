@@ -28,7 +28,7 @@ def claimed_check(backend: Backend) -> FileCheck:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.base.database.BUSY_TIMEOUT_MS", 200)
-    monkeypatch.setattr("worker.operations.handler.TRY_AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr("worker.operations.polled_lease.RETRY_SECONDS", 0.1)
 
 
 @pytest.mark.usefixtures("impatient")
