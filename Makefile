@@ -15,7 +15,7 @@ help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
 	@echo "make check      formatting, types and the quick tests, for every commit"
 	@echo "make test       set up and run every check"
-	@echo "make lock       pin every dependency anew, within the ranges of pyproject.toml"
+	@echo "make lock       pin every dependency again, within the ranges of pyproject.toml"
 	@echo "make serve      run the service in the foreground"
 	@echo "make benchmark  training speed against PEFT LoRA on this machine"
 	@echo "make fuzz       50,000 made-up requests over both databases and every role, against what /openapi.json says"
