@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from app.base.errors import UploadTooSlow
 
-LOOK_SECONDS = 5.0
+CHECK_INTERVAL_SECONDS = 5.0
 GRACE_SECONDS = 60.0
 BYTES_PER_SECOND = 32 * 2**10  # minimum rate over the whole upload; a line of 256 kbit/s
 
@@ -18,14 +18,14 @@ def watch(
     """Pass chunks on. Raise `UploadTooSlow` when they come too slowly, and let errors of `check`,
     which is called now and then, propagate.
     """
-    begin = looked_at = clock()
+    begin = checked_at = clock()
     num_bytes = 0
     for chunk in chunks:
         num_bytes += len(chunk)
         now = clock()
         if now - begin > GRACE_SECONDS + num_bytes / BYTES_PER_SECOND:
             raise UploadTooSlow
-        if now - looked_at > LOOK_SECONDS:
+        if now - checked_at > CHECK_INTERVAL_SECONDS:
             check()
-            looked_at = now
+            checked_at = now
         yield chunk
