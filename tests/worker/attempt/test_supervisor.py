@@ -20,11 +20,13 @@ from tests.support.schema import migrate_database
 from tests.support.waiting import wait_for
 from worker.attempt.supervisor import Supervisor
 
-# The same weights at two speeds.
-QUICK, INTERRUPTIBLE = (
-    FakeTrainer(steps=120, step_seconds=seconds, checkpoint_every=20) for seconds in (0, 0.02)
-)
+QUICK = FakeTrainer(steps=120, step_seconds=0, checkpoint_every=20)
 SLOW = FakeTrainer(steps=2000, step_seconds=0.02)
+
+
+def slow_until(file: Path) -> FakeTrainer:
+    """Trains the weights of `QUICK`, and takes its time until the file is there."""
+    return QUICK.model_copy(update={"step_seconds": 0.2, "run_fast": file})
 
 
 @contextmanager
@@ -145,11 +147,13 @@ def test_a_stop_request_stops_the_trainer(
     assert backend.checkpoints(job_id)[-1].step == job.progress.step, "the work done so far is kept"
 
 
-def test_pause_and_resume_give_the_same_bytes(backend: Backend) -> None:
-    job_id = backend.add_job(INTERRUPTIBLE)
+def test_pause_and_resume_give_the_same_bytes(backend: Backend, tmp_path: Path) -> None:
+    run_fast = tmp_path / "run_fast"
+    job_id = backend.add_job(slow_until(run_fast))
     with executing(backend.supervisor()):
         backend.wait_for_step(job_id, 1)
         backend.set(job_id, desired=Desired.PAUSE)
+    run_fast.touch()
     assert 0 < backend.job(job_id).progress.step < QUICK.steps
     assert backend.supervisor().execute_next() is False, "a paused job is not taken"
     backend.set(job_id, desired=Desired.RUN, status=JobStatus.QUEUED)
@@ -183,7 +187,7 @@ def test_a_user_error_is_final(backend: Backend) -> None:
 
 def test_a_killed_trainer_continues_from_its_checkpoint(embedded_backend: Backend) -> None:
     backend = embedded_backend
-    broken = backend.add_job(INTERRUPTIBLE)
+    broken = backend.add_job(QUICK.model_copy(update={"hang_at": 50}))
     supervisor = backend.supervisor()
     with executing(supervisor):
         backend.wait_for_checkpoint(broken)
@@ -228,7 +232,7 @@ def test_a_trainer_that_does_not_obey_is_killed(embedded_backend: Backend) -> No
 
 
 def test_a_trainer_that_hangs_is_killed_and_the_job_tried_again(backend: Backend) -> None:
-    job_id = backend.add_job(INTERRUPTIBLE.model_copy(update={"hang_at": 50}))
+    job_id = backend.add_job(QUICK.model_copy(update={"hang_at": 50}))
     supervisor = backend.supervisor(hang=timedelta(seconds=1))
     supervisor.execute_next()
     assert backend.trainers() == []
@@ -348,10 +352,12 @@ def test_a_database_that_is_away_loses_no_event_and_stops_no_trainer(
     database = Database(url)
     migrate_database(database)
     backend = Backend(tmp_path / "data", database, url)
-    job_id = backend.add_job(INTERRUPTIBLE)
+    run_fast = tmp_path / "run_fast"
+    job_id = backend.add_job(slow_until(run_fast))
     with executing(backend.supervisor(lease=timedelta(seconds=120))):
         backend.wait_for_step(job_id, 1)
         postgres.stop(signal.SIGQUIT)
+        run_fast.touch()
         try:
             wait_for(
                 lambda: list(backend.settings.work_dir.rglob("events.spool")),
