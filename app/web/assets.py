@@ -1,5 +1,5 @@
-"""Files that browsers load beside a page: our own, and three packages of node_modules. Nothing
-comes from another site.
+"""Files that browsers load beside a page: our own, and those of three npm packages. Nothing comes
+from another site.
 
 Pages name each file under the hash of its folder, so a browser keeps it for good and asks for the
 files of another version by another address.
@@ -16,14 +16,25 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 STATIC_FOLDER = Path(__file__).parent / "static"
-PACKAGES_FOLDER = Path(__file__).parents[2] / "node_modules"
+# `make wheel` copies the packages' files into the wheel; a checkout has them from npm.
+BUNDLED_FOLDER = Path(__file__).parent / "packages"
+PACKAGES_FOLDER = (
+    BUNDLED_FOLDER if BUNDLED_FOLDER.is_dir() else Path(__file__).parents[2] / "node_modules"
+)
+PACKAGE_FILES = (
+    "htmx.org/dist/htmx.min.js",
+    "htmx.org/dist/ext/hx-sse.min.js",
+    "uplot/dist/uPlot.iife.min.js",
+    "uplot/dist/uPlot.min.css",
+    "swagger-ui-dist/swagger-ui-bundle.js",
+    "swagger-ui-dist/swagger-ui.css",
+)
 FOLDERS = {
     "/static": STATIC_FOLDER,
     "/assets/htmx": PACKAGES_FOLDER / "htmx.org" / "dist",
     "/assets/uplot": PACKAGES_FOLDER / "uplot" / "dist",
     "/docs/assets": PACKAGES_FOLDER / "swagger-ui-dist",
 }
-REQUIRED_FILES = ("htmx.org/dist/htmx.min.js", "uplot/dist/uPlot.iife.min.js")
 HASH_CHARACTERS = 12
 HASHED_PATH = re.compile(rf"([0-9a-f]{{{HASH_CHARACTERS}}})/(.+)")
 
@@ -74,4 +85,4 @@ def hash_of(folder: Path) -> str:
 
 
 def are_installed() -> bool:
-    return all((PACKAGES_FOLDER / name).exists() for name in REQUIRED_FILES)
+    return all((PACKAGES_FOLDER / name).exists() for name in PACKAGE_FILES)
