@@ -11,7 +11,6 @@ thread). On every other machine these are torch's own products, bit for bit.
 """
 
 import platform
-from functools import partial
 from typing import Any
 
 import torch
@@ -97,12 +96,18 @@ class _FrozenLinear(torch.autograd.Function):
         return matmul(grad, ctx.weight), None, None
 
 
+class _WidenedLinear(nn.Linear):
+    """x [.., I] -> [.., O], differentiable in x alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not is_widened(x):  # the weight has been copied to a GPU, which must not keep it
+            return super().forward(x)
+        product: Tensor = _FrozenLinear.apply(x, self.weight, self.bias)
+        return product
+
+
 def widen_linears(model: nn.Module) -> None:
     """Make the bf16 linears of a model with frozen weights multiply as `matmul` does."""
     for module in model.modules():
         if type(module) is nn.Linear and is_widened(module.weight):
-            module.forward = partial(_multiply, module.weight, module.bias)
-
-
-def _multiply(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
-    return _FrozenLinear.apply(x, weight, bias)
+            module.__class__ = _WidenedLinear

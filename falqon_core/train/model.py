@@ -91,7 +91,7 @@ def load_base_model(
     model.eval()
     if streamed:
         move_all_but_linears(model, device or torch.device("cpu"))
-        return model
-    model.to(device or "cpu")
+    else:
+        model.to(device or "cpu")
     widen_linears(model)
     return model
