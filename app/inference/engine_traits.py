@@ -27,7 +27,6 @@ class EngineTraits:
     kind: EngineKind
     template_has_tools: bool = True
     template_has_system: bool = True
-    max_choices: int | None = None  # per request
     context: int | None = None  # tokens, of one answer with its prompt
     eos: str = ""
 
@@ -54,14 +53,12 @@ async def _probe(post: Post, model_id: str) -> EngineTraits:
     capabilities = properties.get("chat_template_caps")
     if not isinstance(capabilities, dict):
         return EngineTraits("other", template_has_tools=await _renders_tools(post, model_id))
-    slots = properties.get("total_slots")
     defaults = properties.get("default_generation_settings")
     context = defaults.get("n_ctx") if isinstance(defaults, dict) else None
     return EngineTraits(
         "llama.cpp",
         template_has_tools=bool(capabilities.get("supports_tools", True)),
         template_has_system=bool(capabilities.get("supports_system_role", True)),
-        max_choices=slots if isinstance(slots, int) else None,
         context=context if isinstance(context, int) else None,
         eos=str(properties.get("eos_token") or ""),
     )
