@@ -8,7 +8,7 @@ from app.base.settings import Settings
 from app.base.storage import Storage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class WorkerContext:
     """`owner` names this process in its claims; `shutting_down` is set once it should end."""
 

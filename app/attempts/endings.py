@@ -5,14 +5,14 @@ from sqlalchemy.orm import Session
 from app.attempts.values import Ending, Verdict
 from app.base.settings import Settings
 from app.jobs import claims
-from app.jobs.claims import Claim, JobFailure
+from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Desired, JobStatus
 from falqon_core.contract.errors import DiskFull
 
 # Failures of one attempt after the other at the same step: another attempt will not help. A kill
 # from outside says nothing about the job.
-POISON = {"trainer_crashed", "internal_error", "checkpoint_corrupt"}
+POISON_CODES = {"trainer_crashed", "internal_error", "checkpoint_corrupt"}
 POISON_SECONDS = 60.0
 
 
@@ -42,8 +42,10 @@ def _release(session: Session, settings: Settings, claim: Claim, ending: Ending)
     elif ending.cap is not None:
         claims.pause(session, claim, f"budget: {ending.cap} is used up")
     max_infra_failures = settings.max_infra_failures
+    code = ending.failure.code if ending.failure else ""
     # Before training the fault is this machine's, and another may do better.
-    if ending.has_trained and _ends_as_before(session, claim, ending.failure):
+    is_poison = ending.has_trained and code in POISON_CODES
+    if is_poison and claims.ends_as_before(session, claim, code, POISON_SECONDS):
         max_infra_failures = 0
     return claims.release(
         session,
@@ -61,12 +63,6 @@ def _add_log(event: NewEvent, ending: Ending) -> NewEvent:
     if not ending.trainer_log:
         return event
     return event._replace(data={**(event.data or {}), "trainer_log": ending.trainer_log})
-
-
-def _ends_as_before(session: Session, claim: Claim, failure: JobFailure | None) -> bool:
-    if failure is None or failure.code not in POISON:
-        return False
-    return claims.ends_as_before(session, claim, failure.code, POISON_SECONDS)
 
 
 def _release_event(claim: Claim, ending: Ending) -> NewEvent:

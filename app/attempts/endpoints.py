@@ -33,7 +33,7 @@ from app.models.trainer_log import TrainerLog
 from falqon_core.contract.figures import Count
 from falqon_core.estimate.prices import Price
 
-ATTEMPT = "/jobs/{job_id}/attempts/{attempt}"
+ATTEMPT_PATH = "/jobs/{job_id}/attempts/{attempt}"
 router = APIRouter(prefix="/v1/worker", route_class=WorkerRoute, include_in_schema=False)
 objects = APIRouter(route_class=ObjectRoute, include_in_schema=False)
 T = TypeVar("T")
@@ -115,19 +115,19 @@ def claim(services: ServicesDep, worker: WorkerDep, body: Capacity) -> ClaimedJs
     return claimed and ClaimedJson.of(claimed)
 
 
-@router.post(f"{ATTEMPT}/renew")
+@router.post(f"{ATTEMPT_PATH}/renew")
 def renew(services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int) -> Renewal:
     leased = LeasedJob(services, worker, job_id, attempt)
     return _require_lease(leased.gateway.renew(leased.claim))
 
 
-@router.get(f"{ATTEMPT}/inputs")
+@router.get(f"{ATTEMPT_PATH}/inputs")
 def read_inputs(services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int) -> InputsJson:
     leased = LeasedJob(services, worker, job_id, attempt)
     return InputsJson.of(leased.gateway.read_inputs(leased.claim))
 
 
-@router.post(f"{ATTEMPT}/events")
+@router.post(f"{ATTEMPT_PATH}/events")
 def append_events(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, body: Events
 ) -> YesNo:
@@ -135,7 +135,7 @@ def append_events(
     return YesNo(yes=leased.append_events(body.events))
 
 
-@router.post(f"{ATTEMPT}/batches")
+@router.post(f"{ATTEMPT_PATH}/batches")
 def append_batch(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, batch: Batch
 ) -> Price:
@@ -143,13 +143,13 @@ def append_batch(
     return _require_lease(leased.append_batch(batch))
 
 
-@router.get(f"{ATTEMPT}/watched")
+@router.get(f"{ATTEMPT_PATH}/watched")
 def is_watched(services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int) -> YesNo:
     leased = LeasedJob(services, worker, job_id, attempt)
     return YesNo(yes=leased.gateway.is_watched(leased.job))
 
 
-@router.post(f"{ATTEMPT}/checkpoints", dependencies=TOUCHES_STORAGE)
+@router.post(f"{ATTEMPT_PATH}/checkpoints", dependencies=TOUCHES_STORAGE)
 def add_checkpoint(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, stored: SavedCheckpoint
 ) -> YesNo:
@@ -157,7 +157,7 @@ def add_checkpoint(
     return YesNo(yes=True)
 
 
-@router.post(f"{ATTEMPT}/log", dependencies=TOUCHES_STORAGE)
+@router.post(f"{ATTEMPT_PATH}/log", dependencies=TOUCHES_STORAGE)
 def store_log(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, log: TrainerLog
 ) -> YesNo:
@@ -165,7 +165,7 @@ def store_log(
     return YesNo(yes=leased.gateway.store_log(leased.job, leased.claim, log))
 
 
-@router.post(f"{ATTEMPT}/ending")
+@router.post(f"{ATTEMPT_PATH}/ending")
 def record(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, ending: Ending
 ) -> YesNo:
@@ -173,14 +173,14 @@ def record(
     return YesNo(yes=leased.record(ending))
 
 
-@router.post(f"{ATTEMPT}/result", dependencies=TOUCHES_STORAGE)
+@router.post(f"{ATTEMPT_PATH}/result", dependencies=TOUCHES_STORAGE)
 def publish(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, result: TrainingResult
 ) -> YesNo:
     return YesNo(yes=LeasedJob(services, worker, job_id, attempt).publish(result))
 
 
-@router.get(f"{ATTEMPT}/objects/{{key:path}}", dependencies=TOUCHES_STORAGE)
+@router.get(f"{ATTEMPT_PATH}/objects/{{key:path}}", dependencies=TOUCHES_STORAGE)
 def read_object(
     services: ServicesDep,
     worker: WorkerDep,
@@ -195,7 +195,7 @@ def read_object(
     return StreamingResponse(read_in_threads(opened), media_type="application/octet-stream")
 
 
-@router.post(f"{ATTEMPT}/links")
+@router.post(f"{ATTEMPT_PATH}/links")
 def sign_upload(
     services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, upload: AnnouncedUpload
 ) -> UploadLink:
@@ -203,7 +203,7 @@ def sign_upload(
     return UploadLink(url=leased.sign_upload(upload.key, upload.bytes))
 
 
-@objects.put(f"{ATTEMPT}/objects/{{key:path}}")
+@objects.put(f"{ATTEMPT_PATH}/objects/{{key:path}}")
 async def put_object(
     request: Request, services: ServicesDep, worker: WorkerDep, job_id: str, attempt: int, key: str
 ) -> Stored:

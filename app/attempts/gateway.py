@@ -229,12 +229,7 @@ class DirectGateway:
     def _is_seen(self, session: Session, offer: WorkerOffer) -> bool:
         """Mark this worker as alive; return whether it may begin a job."""
         return workers.mark_seen(
-            session,
-            self.owner,
-            offer.device,
-            offer.num_devices,
-            offer.max_gpus,
-            offer.worker_cards,
+            session, self.owner, offer.device, offer.num_devices, offer.max_gpus, offer.worker_cards
         )
 
     def _write(self, claim: Claim, action: Callable[[Session], T]) -> T:

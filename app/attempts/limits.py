@@ -7,8 +7,9 @@ and fast must not lose its job because a clock was set back.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
-from typing import NamedTuple, Self, TypeVar
+from typing import Self, TypeVar
 
 from sqlalchemy.orm import Session
 
@@ -33,7 +34,8 @@ ZERO = Decimal(0)
 Number = TypeVar("Number", float, Decimal)
 
 
-class AttemptLimits(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AttemptLimits:
     """Limits of one attempt at one moment. The seconds of the job are the sum over all its
     attempts.
     """

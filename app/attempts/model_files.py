@@ -30,7 +30,7 @@ MAX_TEXT_BYTES = 4 * 2**20  # bytes per file that is read whole
 MAX_TEXTS_BYTES = 32 * 2**20  # bytes of all such files
 MAX_DEPTH = 64
 FIRST_BYTES = 8  # enough to recognise an executable and a pickle
-TEXTS = {".json", ".jinja"}
+TEXT_SUFFIXES = {".json", ".jinja"}
 
 
 def check_and_read_config(storage: Storage, prefix: str, sizes: Mapping[str, int]) -> JsonObject:
@@ -59,7 +59,7 @@ def _copy(storage: Storage, prefix: str, sizes: Mapping[str, int], folder: Path)
     for name, size in sizes.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        is_text = path.suffix.lower() in TEXTS and path.name not in VOCABULARIES
+        is_text = path.suffix.lower() in TEXT_SUFFIXES and path.name not in VOCABULARIES
         if is_text and size > MAX_TEXT_BYTES:
             raise ModelError(f"{name} is larger than {MAX_TEXT_BYTES >> 20} MiB", "model")
         left -= size if is_text else 0

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
@@ -19,12 +20,13 @@ from app.http.strict_json import StrictRequest, refuse_nul
 from app.services import Services
 
 WORKER_HEADER = "falqon-worker"
-WORKER = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})-([A-Za-z0-9]{1,64})")
+WORKER_PATTERN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})-([A-Za-z0-9]{1,64})")
 MAX_CALL_BYTES = 64 * 2**20  # room for the events buffered while the service was unavailable
 MAX_OBJECT_BYTES = 2**40
 
 
-class WorkerCaller(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class WorkerCaller:
     """`owner` names the worker in its claims; it holds the id of the token, so that no other token
     can speak for it.
     """
@@ -84,7 +86,7 @@ def _admit(services: Services, request: Request) -> WorkerCaller:
         services.failures.record_failure(address)
         raise
     services.failures.record_success(digest)
-    name = WORKER.fullmatch(request.headers.get(WORKER_HEADER, ""))
+    name = WORKER_PATTERN.fullmatch(request.headers.get(WORKER_HEADER, ""))
     if name is None:
         raise InvalidRequest(f"{WORKER_HEADER}: not <machine>-<process>.", param=WORKER_HEADER)
     worker = WorkerCaller(token.project_ids, f"{name[1]}.{token.id}-{name[2]}")

@@ -37,12 +37,12 @@ MAX_MANIFEST_BYTES = 16 * 2**20
 UPLOAD_LIFETIME = timedelta(minutes=5)  # time to begin an upload
 
 
-class _ManifestFile(BaseModel):
+class _CheckpointFile(BaseModel):
     bytes: int
 
 
-class _Manifest(BaseModel):
-    files: dict[str, _ManifestFile]
+class _CheckpointManifest(BaseModel):
+    files: dict[str, _CheckpointFile]
 
 
 class LeasedJob:
@@ -154,7 +154,7 @@ class LeasedJob:
         if hashlib.sha256(content).hexdigest() != manifest_sha256:
             return False
         try:
-            files = _Manifest.model_validate_json(content).files
+            files = _CheckpointManifest.model_validate_json(content).files
         except ValidationError:
             return False
         return all(sizes.get(f"{prefix}/{name}") == file.bytes for name, file in files.items())

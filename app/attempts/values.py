@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -42,10 +43,10 @@ MAX_EVENT_BYTES = 2**21
 MAX_FILES = 1_000  # per model
 MAX_LOG = 2**16  # characters of a trainer's log with the failure of its attempt
 MAX_INTEGER = 2**63
-AMOUNT = re.compile(r"[0-9]{1,21}(\.[0-9]{1,9})?")
-AMOUNTS = "cost_"  # prefix of the metrics that are money, as decimal text
-OF_THE_SERVICE = ("worker", "trainer_log")  # keys that only the service's own events contain
-DIGEST = re.compile(r"[0-9a-f]{64}")
+AMOUNT_PATTERN = re.compile(r"[0-9]{1,21}(\.[0-9]{1,9})?")
+AMOUNT_PREFIX = "cost_"  # prefix of the metrics that are money, as decimal text
+RESERVED_KEYS = ("worker", "trainer_log")  # keys that only the service's own events contain
+DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
 MAX_KEY = 64
 Few = Annotated[int, Field(ge=1, le=MAX_CARDS)]
 Card = Annotated[int, Field(ge=0, le=MAX_CARDS)]
@@ -72,13 +73,17 @@ def _check_metrics(number: int, data: JsonObject) -> None:
     for key, value in data.items():
         if len(key) > MAX_KEY:
             raise ValueError(f"{number}.data: a name is longer than {MAX_KEY} characters")
-        is_amount = key.startswith(AMOUNTS) and isinstance(value, str) and AMOUNT.fullmatch(value)
+        is_amount = (
+            key.startswith(AMOUNT_PREFIX)
+            and isinstance(value, str)
+            and AMOUNT_PATTERN.fullmatch(value)
+        )
         if value is not None and not is_amount and not is_measure(value):
             raise ValueError(f"{number}.data.{key}: it is no number of at most {MAX_MEASURE:g}")
 
 
 def _check_message(number: int, data: JsonObject) -> None:
-    for key in OF_THE_SERVICE:
+    for key in RESERVED_KEYS:
         if key in data:
             raise ValueError(f"{number}.data.{key}: the service itself writes it")
     if "samples" in data:
@@ -117,7 +122,7 @@ def _check_stored(stored: Stored) -> Stored:
     digests = [stored.sha256, *stored.block_sha256]
     if not 0 <= stored.bytes <= MAX_COUNT or len(stored.block_sha256) != num_blocks:
         raise ValueError(f"it has a checksum for each {BLOCK_BYTES} bytes, and not less than none")
-    if not all(DIGEST.fullmatch(digest) for digest in digests):
+    if not all(DIGEST_PATTERN.fullmatch(digest) for digest in digests):
         raise ValueError("a checksum is no SHA-256 in hexadecimal digits")
     return stored
 
@@ -133,7 +138,8 @@ class Verdict(StrEnum):
     LOST = "lost"  # a defect of ours or of the machine; retried, up to a limit
 
 
-class AttemptOutcome(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AttemptOutcome:
     verdict: Verdict
     failure: JobFailure | None = None
 
@@ -160,7 +166,8 @@ class Renewal(NamedTuple):
     must_stop: bool
 
 
-class Inputs(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Inputs:
     """Inputs of an attempt. `bases`: by id the checkpoints that its base is merged from, each with
     its job; a missing checkpoint was deleted. `artifacts`: by model, the files it may need.
     """

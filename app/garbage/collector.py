@@ -81,7 +81,7 @@ def collect_due(database: Database, storage: Storage, wait: Callable[[float], ob
     """Mark unreferenced objects as orphaned, as far as a round is due; return how many, 0 while
     another process does it. `wait` is called so that it reads at a bounded rate.
 
-    Raises `Refused`.
+    Raises `CleaningRefused`.
     """
     installation.check(database, storage)
     with _turn(database) as renew:
@@ -112,19 +112,6 @@ def collect_due(database: Database, storage: Storage, wait: Callable[[float], ob
         return len(objects.some)
 
 
-def collect(database: Database, storage: Storage) -> int:
-    """Mark all unreferenced objects as orphaned; return how many, 0 while another process does it.
-
-    Raises `Refused`.
-    """
-    installation.check(database, storage)
-    with _turn(database) as renew:
-        if renew is None:
-            return 0
-        created_at = installation.advance(database, storage).created_at
-        return _announce_unless_held(database, _scan(database, storage, created_at, renew))
-
-
 def survey(database: Database, storage: Storage) -> Survey:
     """Count what `confirm` would announce. Raises `Mismatch`."""
     return _scan(database, storage, installation.check(database, storage).created_at, lambda: None)
@@ -148,7 +135,7 @@ def describe(database: Database, storage: Storage) -> str:
 
 
 def confirm(database: Database, storage: Storage) -> int:
-    """Collect the held objects too, and trust the database from now on. Raises `Refused`."""
+    """Collect held objects too, and trust the database from now on. Raises `CleaningRefused`."""
     created_at = installation.check(database, storage).created_at
     count = 0
     with _turn(database) as renew:
@@ -208,13 +195,6 @@ def _find_unreferenced(database: Database, batch: list[ListedObject]) -> list[Li
         )
         owned = orphans.find_referenced(session, listed_keys) | set(announced)
     return [item for item in batch if item.key not in owned]
-
-
-def _announce_unless_held(database: Database, objects: Survey) -> int:
-    if reason := objects.hold_reason():
-        raise HeldBack(reason)
-    _announce(database, objects.some)
-    return len(objects.some)
 
 
 def _announce(database: Database, unreferenced: list[str]) -> None:

@@ -10,6 +10,7 @@ behind its storage belongs to a restored copy.
 import math
 import threading
 import time
+from contextlib import suppress
 from typing import NoReturn
 
 import structlog
@@ -28,7 +29,7 @@ START_SECONDS = 5.0  # a start waits no longer for an unresponsive storage
 RETRY_SECONDS = 5.0
 ADVANCE_SECONDS = 60.0
 Id = str | None
-UNKNOWN = "unknown if storage and database belong together"
+UNKNOWN_PAIR = "unknown if storage and database belong together"
 log = structlog.get_logger()
 
 
@@ -62,10 +63,11 @@ def mark(database: Database, storage: Storage) -> None:
     except (StorageError, OSError) as error:
         if row is None or not row.stored:
             raise
-        log.warning(UNKNOWN, error=str(error))
+        log.warning(UNKNOWN_PAIR, error=str(error))
         return
     if row is None:
-        _refuse_new_pair(database, storage, stored_id)
+        if stored_id is not None or (_is_empty(database) and _is_used(storage)):
+            _mismatch(database, storage, None, stored_id)
         row = _add_row(database)
     elif row.stored and stored_id is None and _is_used(storage):
         _mismatch(database, storage, row.id, None)
@@ -94,9 +96,9 @@ def check(database: Database, storage: Storage) -> Installation:
 
 def advance(database: Database, storage: Storage) -> Installation:
     """Raise the generation of both. Raises `CleaningRefused`."""
-    row, generation_before = _compare(database, storage)
-    if row.generation < generation_before:
-        raise DatabaseRestored(_describe_restore(database, storage, row, generation_before))
+    row, reason = _compare(database, storage)
+    if reason is not None:
+        raise DatabaseRestored(reason)
     try:
         _raise_generation(database, storage, 0)
     except (StorageError, OSError) as error:  # a full storage must still be cleaned
@@ -108,10 +110,7 @@ def describe_restore(database: Database, storage: Storage) -> str | None:
     """Return the reason to take the database for an older copy, if it is one. Raises `Mismatch` and
     `NotMarked`.
     """
-    row, generation_before = _compare(database, storage)
-    if row.generation < generation_before:
-        return _describe_restore(database, storage, row, generation_before)
-    return None
+    return _compare(database, storage)[1]
 
 
 def accept(database: Database, storage: Storage) -> None:
@@ -141,13 +140,12 @@ def refuse_mismatch(database: Database, storage: Storage) -> None:
 
     def try_check() -> None:
         try:
-            check(database, storage)
+            with suppress(NotMarked):
+                check(database, storage)
         except Mismatch as error:
             mismatches.append(error)
-        except NotMarked:
-            pass
         except (SQLAlchemyError, StorageError, OSError) as error:
-            log.warning(UNKNOWN, error=str(error))
+            log.warning(UNKNOWN_PAIR, error=str(error))
 
     thread = threading.Thread(target=try_check, name="installation", daemon=True)
     thread.start()
@@ -168,13 +166,11 @@ def wait_until_known(
     deadline = time.monotonic() + limit_seconds
     while not shutting_down.is_set():
         try:
-            check(database, storage)
-        except NotMarked:
+            with suppress(NotMarked):
+                check(database, storage)
             return True
         except (SQLAlchemyError, StorageError, OSError) as error:
-            log.warning(UNKNOWN, error=str(error))
-        else:
-            return True
+            log.warning(UNKNOWN_PAIR, error=str(error))
         seconds_left = deadline - time.monotonic()
         if seconds_left <= 0:
             return False
@@ -188,13 +184,13 @@ class CleaningGuard:
     def __init__(self, database: Database, storage: Storage) -> None:
         self._database = database
         self._storage = storage
-        self._look_at = 0.0
+        self._compare_at = 0.0
         self._allowed = False
 
     def allows(self) -> bool:
         """Return True if cleaning is allowed. Raises the errors of database and storage."""
-        if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + ADVANCE_SECONDS
+        if time.monotonic() >= self._compare_at:
+            self._compare_at = time.monotonic() + ADVANCE_SECONDS
             self._allowed = False
             try:
                 advance(self._database, self._storage)
@@ -204,20 +200,17 @@ class CleaningGuard:
         return self._allowed
 
 
-def _compare(database: Database, storage: Storage) -> tuple[Installation, int]:
+def _compare(database: Database, storage: Storage) -> tuple[Installation, str | None]:
+    """Return the row, and the reason to take the database for an older copy, if it is one."""
     generation_before = _generation(storage)  # read before the row, which is never behind it
-    return check(database, storage), generation_before
-
-
-def _describe_restore(
-    database: Database, storage: Storage, row: Installation, generation_before: int
-) -> str:
-    return (
+    row = check(database, storage)
+    if row.generation >= generation_before:
+        return row, None
+    return row, (
         f"The database {_name(database)} is an older copy: its generation is {row.generation}, "
         f"that of the storage {storage.address} is {generation_before}. Objects made since then "
-        "have no row. "
-        "None is removed before you have checked: `falqon admin garbage --dry-run`, then "
-        "`falqon admin garbage --confirm`."
+        "have no row. None is removed before you have checked: `falqon admin garbage --dry-run`, "
+        "then `falqon admin garbage --confirm`."
     )
 
 
@@ -268,11 +261,6 @@ def _raise_generation(database: Database, storage: Storage, least: int) -> None:
         raised = update(Installation).values(generation=generation)
         session.execute(raised, execution_options=UNSYNCED)
     storage.replace(keys.generation(), b"%d" % generation)
-
-
-def _refuse_new_pair(database: Database, storage: Storage, stored_id: str | None) -> None:
-    if stored_id is not None or (_is_empty(database) and _is_used(storage)):
-        _mismatch(database, storage, None, stored_id)
 
 
 def _is_empty(database: Database) -> bool:

@@ -30,9 +30,9 @@ from app.inference.rewriting import Rewriter, trim
 from app.inference.usage import Bill, usage_of
 
 MAX_LINE_BYTES = 2**20  # bytes per event
-UNREAD_SECONDS = 60.0  # seconds without a read after which a client is disconnected
-DONE = b"data: [DONE]\n\n"
-OF_ALL_EVENTS = ("id", "object", "created", "model")  # fields with the same value in each event
+CLIENT_READ_SECONDS = 60.0  # seconds without a read after which a client is disconnected
+END_OF_STREAM = b"data: [DONE]\n\n"
+SHARED_FIELDS = ("id", "object", "created", "model")  # fields with the same value in each event
 
 log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ class AnswerStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
-            with anyio.fail_after(UNREAD_SECONDS):
+            with anyio.fail_after(CLIENT_READ_SECONDS):
                 await send(message)
 
         relaying = asyncio.create_task(self._relay())
@@ -95,7 +95,7 @@ class AnswerStream(StreamingResponse):
             if self._wants_usage:
                 usage = self._exchange.tally.document(is_private=self._exchange.target.is_private)
                 self._outbox.add(_event(self._shared | {"choices": [], "usage": usage}))
-            self._outbox.add(DONE)
+            self._outbox.add(END_OF_STREAM)
         except CONNECTION_ERRORS as error:
             await self._exchange.give_up(error)
             message = "The engine ended before the answer was complete; try again."
@@ -147,7 +147,7 @@ class AnswerStream(StreamingResponse):
             self._exchange.tally.set_usage(question, usage)
         trim(event)
         if not self._shared:
-            self._shared = {name: event[name] for name in OF_ALL_EVENTS if name in event}
+            self._shared = {name: event[name] for name in SHARED_FIELDS if name in event}
         if not choices:
             return b""
         choices = [choice | {"index": question.choice} for choice in choices]

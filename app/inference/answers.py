@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import httpx
 from fastapi import Depends, Request, Response
@@ -27,7 +28,8 @@ from app.inference.usage import Bill, UsageTally
 from app.services import Services
 
 
-class Engines(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Engines:
     """Connection of an API process to the engines."""
 
     client: httpx.AsyncClient
@@ -52,11 +54,7 @@ async def open_engines() -> AsyncIterator[Engines]:
 
 
 async def answer(
-    services: Services,
-    engines: Engines,
-    caller: Caller,
-    request: Request,
-    body: InferenceRequest,
+    services: Services, engines: Engines, caller: Caller, request: Request, body: InferenceRequest
 ) -> Response:
     """Return the response of the model's engine, once that is ready and it is the project's turn.
 
@@ -91,7 +89,7 @@ async def answer(
         )
         key = (target.address, target.token, body.model)
         in_own_words = partial(translate, body, engines.traits, key, exchange.post)
-        translation = await proxy.prepare(in_own_words, exchange, request)
+        translation = await proxy.while_connected(in_own_words, request, exchange)
         if translation.content is None:
             for question in questions:
                 tally.add_sent(question)

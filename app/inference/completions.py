@@ -2,18 +2,21 @@
 front if the client requests its echo.
 """
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from app.inference.rewriting import Document, Rewriter
 
 
-class TokenScore(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TokenScore:
     token: str
     logprob: float | None  # None: nothing stands before it
     top: dict[str, float] | None
 
 
-class Echo(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Echo:
     """Prompt that is returned before its answer. `scores` is None if no logprobs are requested."""
 
     text: str

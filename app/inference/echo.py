@@ -20,8 +20,8 @@ from app.inference.rewriting import Document
 from app.inference.schemas import CompletionRequest
 
 MAX_ENDS = 32  # tokens within a prompt that end answers; each takes a request of its own
-CERTAIN = 10_000  # a bias that no other token outweighs
-NOT_POSSIBLE = (
+CERTAIN_BIAS = 10_000  # a bias that no other token outweighs
+ECHO_NOT_POSSIBLE = (
     "echo: llama.cpp, the engine of this model, gives no log probabilities of this prompt, because "
     "a token of it ends within a character, or ends answers. vLLM gives them; docs/serving.md says "
     "how it is used."
@@ -70,12 +70,12 @@ async def _score(
 ) -> list[TokenScore]:
     """Return the scores of the tokens from `start` on."""
     if sum(token in ends for token in ids[start:]) > MAX_ENDS:
-        raise InvalidRequest(NOT_POSSIBLE, param="echo", code="echo_not_possible")
+        raise InvalidRequest(ECHO_NOT_POSSIBLE, param="echo", code="echo_not_possible")
     scores: list[TokenScore] = []
     while start < len(ids):
         stop = next((i for i in range(start, len(ids)) if ids[i] in ends), len(ids))
         stop = max(stop, start + 1)
-        forced: dict[str, Any] = {"logit_bias": {str(ids[start]): CERTAIN}}
+        forced: dict[str, Any] = {"logit_bias": {str(ids[start]): CERTAIN_BIAS}}
         if ids[start] not in ends:
             forced = {"grammar": "root ::= " + " ".join(f"<[{id_}]>" for id_ in ids[start:stop])}
         scores += await _write(ids[:start], ids[start:stop], forced, num_top, post)
@@ -94,16 +94,16 @@ async def _write(
     }
     answer = await post("/v1/completions", question | forced)
     if answer.status_code == HTTPStatus.INTERNAL_SERVER_ERROR and b"grammar" in answer.content:
-        raise InvalidRequest(NOT_POSSIBLE, param="echo", code="echo_not_possible")
+        raise InvalidRequest(ECHO_NOT_POSSIBLE, param="echo", code="echo_not_possible")
     content = ((_read(answer)["choices"][0].get("logprobs") or {}).get("content")) or []
     if [each.get("id") for each in content] != ids:
-        raise InvalidRequest(NOT_POSSIBLE, param="echo", code="echo_not_possible")
+        raise InvalidRequest(ECHO_NOT_POSSIBLE, param="echo", code="echo_not_possible")
     return [score_of(each, num_top) for each in content]
 
 
 async def _tokenize(text: str, post: Post, *, add_special: bool) -> list[int]:
     fields = {"content": text, "add_special": add_special, "parse_special": True}
-    tokens: list[int] = (await _ask(post, "/tokenize", fields))["tokens"]
+    tokens: list[int] = _read(await post("/tokenize", fields))["tokens"]
     return tokens
 
 
@@ -112,10 +112,6 @@ async def _detokenize(ids: list[int], post: Post) -> str:
     if answer.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:  # an id beyond the vocabulary
         raise InvalidRequest(NO_SUCH_TOKENS, param="prompt")
     return str(_read(answer)["content"])
-
-
-async def _ask(post: Post, path: str, fields: dict[str, Any]) -> Document:
-    return _read(await post(path, fields))
 
 
 def _read(answer: httpx.Response) -> Document:

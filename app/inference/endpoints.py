@@ -9,7 +9,7 @@ from app.inference.answers import EnginesDep, answer
 from app.inference.schemas import ChatCompletionRequest, CompletionRequest
 
 router = APIRouter(prefix="/v1", tags=["inference"], route_class=ApiRoute)
-ANSWERS: dict[int | str, dict[str, Any]] = {
+RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {"application/json": {}, "text/event-stream": {}},
         "headers": HEADERS_OF_TOKENS,
@@ -19,7 +19,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.post("/chat/completions", response_class=Response, responses=ANSWERS)
+@router.post("/chat/completions", response_class=Response, responses=RESPONSES)
 async def create_chat_completion(
     services: ServicesDep,
     engines: EnginesDep,
@@ -33,7 +33,7 @@ async def create_chat_completion(
     return await answer(services, engines, caller, request, body)
 
 
-@router.post("/completions", response_class=Response, responses=ANSWERS)
+@router.post("/completions", response_class=Response, responses=RESPONSES)
 async def create_completion(
     services: ServicesDep,
     engines: EnginesDep,

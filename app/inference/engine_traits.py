@@ -4,7 +4,8 @@ template supports tools. They are read from the engine itself.
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
@@ -16,16 +17,16 @@ MAX_KNOWN = 10_000
 # Sends a request to the engine: address, fields (None: a GET) -> its response, independently of the
 # status.
 Post = Callable[[str, dict[str, Any] | None], Awaitable[httpx.Response]]
-BUSY = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
-HELLO = [{"role": "user", "content": "Hello"}]
-PROBE = {"type": "function", "function": {"name": "probe", "parameters": {"type": "object"}}}
+BUSY_STATUSES = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
+PROBE_MESSAGES = [{"role": "user", "content": "Hello"}]
+PROBE_TOOL = {"type": "function", "function": {"name": "probe", "parameters": {"type": "object"}}}
 
 
-class EngineTraits(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EngineTraits:
     kind: EngineKind
     template_has_tools: bool = True
     template_has_system: bool = True
-    max_choices: int | None = None  # per request
     context: int | None = None  # tokens, of one answer with its prompt
     eos: str = ""
 
@@ -52,14 +53,12 @@ async def _probe(post: Post, model_id: str) -> EngineTraits:
     capabilities = properties.get("chat_template_caps")
     if not isinstance(capabilities, dict):
         return EngineTraits("other", template_has_tools=await _renders_tools(post, model_id))
-    slots = properties.get("total_slots")
     defaults = properties.get("default_generation_settings")
     context = defaults.get("n_ctx") if isinstance(defaults, dict) else None
     return EngineTraits(
         "llama.cpp",
         template_has_tools=bool(capabilities.get("supports_tools", True)),
         template_has_system=bool(capabilities.get("supports_system_role", True)),
-        max_choices=slots if isinstance(slots, int) else None,
         context=context if isinstance(context, int) else None,
         eos=str(properties.get("eos_token") or ""),
     )
@@ -69,14 +68,16 @@ async def _renders_tools(post: Post, model_id: str) -> bool:
     """Return True if a prompt with tools is longer, as vLLM counts it; an engine that does not
     count is assumed to render them.
     """
-    question = {"model": model_id, "messages": HELLO}
+    question = {"model": model_id, "messages": PROBE_MESSAGES}
     plain = _object_of(await post("/tokenize", question)).get("count")
-    with_tools = _object_of(await post("/tokenize", question | {"tools": [PROBE]})).get("count")
+    with_tools = _object_of(await post("/tokenize", question | {"tools": [PROBE_TOOL]})).get(
+        "count"
+    )
     return plain is None or plain != with_tools
 
 
 def _object_of(answer: httpx.Response) -> dict[str, Any]:
-    if answer.status_code in BUSY:  # the engine is busy; its traits are read later
+    if answer.status_code in BUSY_STATUSES:  # the engine is busy; its traits are read later
         raise refusal_of(answer.status_code, answer.content)
     if answer.status_code != httpx.codes.OK:
         return {}

@@ -9,7 +9,7 @@ from falqon_core.records.jsonl import Unusable
 from falqon_core.records.openai_lines import Normaliser
 
 CHAT_FIELDS = frozenset(("messages", "tools", "parallel_tool_calls"))
-MEDIA = {
+MEDIA_CODES = {
     "image_url": "vision_not_supported",
     "input_image": "vision_not_supported",
     "image_file": "vision_not_supported",
@@ -22,7 +22,7 @@ MEDIA = {
     "input_file": "files_not_supported",
 }
 # Codes of an invalid record; those of unsupported features keep their own.
-UNREADABLE = ("invalid_record", "invalid_json")
+INVALID_RECORD_CODES = ("invalid_record", "invalid_json")
 
 
 def normalise(body: dict[str, Any]) -> dict[str, Any]:
@@ -42,7 +42,10 @@ def normalise(body: dict[str, Any]) -> dict[str, Any]:
         raise _refusal_of(fault) from None
     chat["messages"] = [_without_training(message) for message in chat["messages"]]
     if body.get("function_call") is not None:
-        chat["tool_choice"] = _tool_choice_of(body["function_call"])
+        choice = body["function_call"]
+        if isinstance(choice, dict):
+            choice = {"type": "function", "function": choice}
+        chat["tool_choice"] = choice
     return body | chat
 
 
@@ -51,17 +54,17 @@ def _refuse_media(messages: list[Any]) -> None:
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():
             kind = part.get("type") if isinstance(part, dict) else None
-            if isinstance(kind, str) and kind in MEDIA:
+            if isinstance(kind, str) and kind in MEDIA_CODES:
                 raise InvalidRequest(
                     f"messages.{i}.content: '{kind}' is no text; models here read text alone.",
                     param=f"messages.{i}.content",
-                    code=MEDIA[kind],
+                    code=MEDIA_CODES[kind],
                 )
 
 
 def _refusal_of(fault: Unusable) -> InvalidRequest:
     param = ".".join(str(part) for part in fault.path)
-    code = None if fault.code in UNREADABLE else fault.code
+    code = None if fault.code in INVALID_RECORD_CODES else fault.code
     return InvalidRequest(f"{param}: {fault.message}; {fault.advice}.", param=param, code=code)
 
 
@@ -76,9 +79,3 @@ def _without_training(message: Any) -> Any:
     if isinstance(content, list):
         message["content"] = [{"type": "text", "text": text} for text in content]
     return message
-
-
-def _tool_choice_of(function_call: Any) -> Any:
-    if isinstance(function_call, dict):
-        return {"type": "function", "function": function_call}
-    return function_call

@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import anyio
 import httpx
@@ -17,21 +18,24 @@ from app.inference.questions import EngineRequest
 from app.inference.refusals import CONNECTION_ERRORS, EngineError, refusal_of
 from app.inference.rewriting import Rewriter, trim
 from app.inference.service import EngineTarget
-from app.inference.translation import Translation
 from app.inference.turns import EngineQueue, EngineTurn
 from app.inference.usage import UsageTally, usage_of
 
 CONNECT_SECONDS = 5.0
-SILENCE_SECONDS = 600.0  # the timeout of the official client
+RESPONSE_SECONDS = 600.0  # the timeout of the official client
 MAX_CONNECTIONS = 2_000
-IDLE_SECONDS = 2.0  # Engines close a connection that is idle for 5 s, and may do so while we send.
+KEEPALIVE_SECONDS = (
+    2.0  # Engines close a connection that is idle for 5 s, and may do so while we send.
+)
 CHECKED_EVERY_SECONDS = 0.5
-NOT_PASSED_ON = ("timings", "usage")  # the engine's own figures, and the usage of one choice
+ENGINE_FIELDS = ("timings", "usage")  # the engine's own figures, and the usage of one choice
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 
-class ProxyCallbacks(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ProxyCallbacks:
     """Callbacks beside passing a response on; each waits for a database."""
 
     note_use: Callable[[], None]
@@ -45,7 +49,8 @@ class ClientGone(ApiError):
     code = "client_gone"
 
 
-class OpenAnswer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OpenAnswer:
     """Answer that the engine has begun, and the turn that it takes."""
 
     answer: httpx.Response
@@ -62,7 +67,8 @@ class OpenAnswer(NamedTuple):
             self.turn.release()
 
 
-class Exchange(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Exchange:
     """Requests of a project to one engine."""
 
     client: httpx.AsyncClient
@@ -136,8 +142,8 @@ class Exchange(NamedTuple):
 
 def make_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        timeout=httpx.Timeout(SILENCE_SECONDS, connect=CONNECT_SECONDS),
-        limits=httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=IDLE_SECONDS),
+        timeout=httpx.Timeout(RESPONSE_SECONDS, connect=CONNECT_SECONDS),
+        limits=httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS),
         trust_env=False,
     )
 
@@ -160,13 +166,8 @@ async def fetch_answer(
         if usage := usage_of(document):
             exchange.tally.set_usage(question, usage)
 
-    async def fetch_all() -> None:
-        await run_all([partial(fetch, question) for question in questions])
-
-    try:
-        await while_connected(fetch_all, request, exchange)
-    except CONNECTION_ERRORS as error:
-        raise await exchange.give_up(error) from None
+    fetch_all = partial(run_all, [partial(fetch, question) for question in questions])
+    await while_connected(fetch_all, request, exchange)
     choices = [
         choice | {"index": question.choice}
         for question, document in zip(questions, documents, strict=True)
@@ -180,42 +181,21 @@ async def fetch_answer(
     return Response(dump(document), headers=headers("application/json"))
 
 
-async def prepare(
-    translate: Callable[[], Awaitable[Translation]], exchange: Exchange, request: Request
-) -> Translation:
-    """Return the requests in the engine's own words."""
-    translation: Translation | None = None
-
-    async def work() -> None:
-        nonlocal translation
-        translation = await translate()
-
-    try:
-        await while_connected(work, request, exchange)
-    except CONNECTION_ERRORS as error:
-        raise await exchange.give_up(error) from None
-    assert translation is not None
-    return translation
-
-
 async def open_first(exchange: Exchange, question: EngineRequest, request: Request) -> OpenAnswer:
     """Return the first of several answers; a refusal comes before a stream has begun."""
     opened: OpenAnswer | None = None
 
-    async def open_() -> None:
+    async def open_() -> OpenAnswer:
         nonlocal opened
         opened = await exchange.open(question, await exchange.take_turn())
+        return opened
 
     try:
-        await while_connected(open_, request, exchange)
-    except CONNECTION_ERRORS as error:
-        raise await exchange.give_up(error) from None
+        return await while_connected(open_, request, exchange)
     except ClientGone:
         if opened is not None:
             await opened.close()
         raise
-    assert opened is not None
-    return opened
 
 
 async def run_all(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
@@ -238,16 +218,14 @@ async def run_all(works: Sequence[Callable[[], Awaitable[None]]]) -> None:
 
 
 async def while_connected(
-    work: Callable[[], Awaitable[None]], request: Request, exchange: Exchange
-) -> None:
-    """Stop the work when the client disconnects, so that the engine stops, too."""
-    is_done = False
+    work: Callable[[], Awaitable[T]], request: Request, exchange: Exchange
+) -> T:
+    """Return the result of the work, and stop it when the client disconnects, so that the engine
+    stops, too. Raises `Unavailable` if the engine is gone.
+    """
 
     async def finish() -> None:
-        nonlocal is_done
-        await work()
-        is_done = True
-        raise _Done
+        raise _Done(await work())
 
     async def watch() -> None:
         while not await request.is_disconnected():
@@ -257,12 +235,19 @@ async def while_connected(
 
     try:
         await run_all([finish, watch])
-    except _Done:
-        return
+    except _Done as done:
+        result: T = done.result
+        return result
+    except CONNECTION_ERRORS as error:
+        raise await exchange.give_up(error) from None
+    raise AssertionError("one of the two raises")
 
 
 class _Done(Exception):
     """The work has ended."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
 
 
 def headers(content_type: str) -> dict[str, str]:
@@ -285,7 +270,7 @@ def dump(document: dict[str, Any]) -> bytes:
 
 
 def strip(document: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in document.items() if name not in NOT_PASSED_ON}
+    return {name: value for name, value in document.items() if name not in ENGINE_FIELDS}
 
 
 def choices_of(document: dict[str, Any]) -> list[dict[str, Any]]:

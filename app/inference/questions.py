@@ -4,13 +4,15 @@ once for each of its choices.
 
 import json
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 BYTES_OF_A_TOKEN = 4  # estimate for a prompt's JSON
-OF_A_PROMPT = ("messages", "tools", "prompt")
+PROMPT_FIELDS = ("messages", "tools", "prompt")
 
 
-class EngineRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EngineRequest:
     """Prompt, and the choice that its answer becomes."""
 
     fields: dict[str, Any]  # spelled as the engine reads them
@@ -43,7 +45,11 @@ def split(content: bytes) -> list[EngineRequest]:
 def estimate_tokens(questions: Sequence[EngineRequest]) -> list[int]:
     """Return for each prompt an estimate of its tokens, before an engine has counted them."""
     of_prompts = {question.prompt: question.fields for question in questions}
-    return [_num_bytes(of_prompts[prompt]) // BYTES_OF_A_TOKEN for prompt in sorted(of_prompts)]
+    prompts = [
+        {name: fields[name] for name in PROMPT_FIELDS if name in fields}
+        for _, fields in sorted(of_prompts.items())
+    ]
+    return [len(json.dumps(prompt)) // BYTES_OF_A_TOKEN for prompt in prompts]
 
 
 def _prompts(fields: dict[str, Any]) -> list[dict[str, Any]]:
@@ -51,7 +57,3 @@ def _prompts(fields: dict[str, Any]) -> list[dict[str, Any]]:
     if not isinstance(prompt, list) or isinstance(prompt[0], int):  # a text, or its tokens
         return [{}]
     return [{"prompt": each} for each in prompt]
-
-
-def _num_bytes(fields: dict[str, Any]) -> int:
-    return len(json.dumps({name: fields[name] for name in OF_A_PROMPT if name in fields}))

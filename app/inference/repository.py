@@ -76,7 +76,7 @@ def list_loaded(session: Session, project_id: str | None) -> Sequence[Engine]:
     """Return the engines of base models and of the project's own that are loaded or about to be,
     those used last first; with a project of None those of every project.
     """
-    statement = select(Engine).where(or_(Engine.state == EngineState.WAITING, _is_alive()))
+    statement = select(Engine).where(_is_requested())
     if project_id is not None:
         own = or_(Model.project_id.is_(None), Model.project_id == project_id)
         statement = statement.join(Model, Model.id == Engine.model_id).where(own)
@@ -84,8 +84,7 @@ def list_loaded(session: Session, project_id: str | None) -> Sequence[Engine]:
 
 
 def keep_loaded(session: Session, model_id: str, keep: bool) -> Engine | None:
-    is_there = or_(Engine.state == EngineState.WAITING, _is_alive())
-    statement = update(Engine).where(Engine.model_id == model_id, is_there)
+    statement = update(Engine).where(Engine.model_id == model_id, _is_requested())
     return session.scalars(
         statement.values(keep_loaded=keep).returning(Engine), execution_options=UNSYNCED
     ).one_or_none()
@@ -95,13 +94,13 @@ def end(session: Session, model_id: str) -> bool:
     """Take the lease from the worker, which ends the engine with its next heartbeat; a waiting
     engine is not loaded until the next request. Return False if there is neither.
     """
-    is_there = or_(Engine.state == EngineState.WAITING, _is_alive())
-    statement = update(Engine).where(Engine.model_id == model_id, is_there)
+    statement = update(Engine).where(Engine.model_id == model_id, _is_requested())
     # Not deleted: the number of its attempt fences out workers that come back.
     gone = {"state": EngineState.LOADING, "lease_expires_at": now_plus(-1)}
     ended = statement.values(**gone, keep_loaded=False)
     return session.scalar(ended.returning(Engine.model_id), execution_options=UNSYNCED) is not None
 
 
-def _is_alive() -> ColumnElement[bool]:
-    return and_(Engine.state.in_(ON_A_WORKER), Engine.lease_expires_at >= now_plus())
+def _is_requested() -> ColumnElement[bool]:
+    is_alive = and_(Engine.state.in_(ON_A_WORKER), Engine.lease_expires_at >= now_plus())
+    return or_(Engine.state == EngineState.WAITING, is_alive)

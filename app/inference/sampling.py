@@ -10,7 +10,7 @@ EngineKind = Literal["llama.cpp", "other"]  # vLLM and compatible servers
 
 ALL_TOKENS = 8_192  # the longest context of llama.cpp here
 LEAST_TOP_P = 1e-6  # vLLM takes no 0
-LACKING: dict[EngineKind, dict[str, str]] = {
+MISSING_FIELDS: dict[EngineKind, dict[str, str]] = {
     "llama.cpp": {
         "min_tokens": "llama.cpp, the engine of this model, has no shortest answer; leave it out",
         "stop_token_ids": "llama.cpp, the engine of this model, stops at texts; send stop",
@@ -50,10 +50,10 @@ def name_for_engine(fields: dict[str, Any], kind: EngineKind) -> dict[str, Any]:
     """Return the fields under the engine's names. Raises `InvalidRequest` for a field that it does
     not have.
     """
-    for name, advice in LACKING[kind].items():
+    for name, advice in MISSING_FIELDS[kind].items():
         if fields.get(name):
             raise InvalidRequest(f"{name}: {advice}.", param=name, code="unsupported_parameter")
-    named = {name: value for name, value in fields.items() if name not in LACKING[kind]}
+    named = {name: value for name, value in fields.items() if name not in MISSING_FIELDS[kind]}
     if kind == "llama.cpp" and "repetition_penalty" in named:
         named["repeat_penalty"] = named.pop("repetition_penalty")
         named["repeat_last_n"] = ALL_TOKENS

@@ -3,9 +3,11 @@ passed to the engine unchanged, or as `translation` rewrites it for that engine.
 """
 
 import json
+import re
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -19,7 +21,6 @@ from app.base.errors import InvalidRequest
 from app.inference import messages
 from app.inference.sampling import LEAST_TOP_P, OWN_FIELDS, EngineSampling, seed_for_engine
 from app.inference.structure import (
-    check_functions,
     check_parts,
     check_response_format,
     check_tool_calls,
@@ -28,7 +29,7 @@ from app.inference.structure import (
 from app.models.json_schema_limits import SchemaLimits
 
 # OpenAI's parameters that no engine here supports, each with the alternative.
-UNSUPPORTED = {
+UNSUPPORTED_FIELDS = {
     "audio": "models here answer with text",
     "modalities": "models here answer with text",
     "prediction": "leave it out",
@@ -39,7 +40,7 @@ UNSUPPORTED = {
 }
 # Values that OpenAI's client sends although they mean the same as leaving the field out.
 IGNORED_VALUES: dict[str, JsonValue] = {"verbosity": "medium", "modalities": ["text"], "best_of": 1}
-LABELS = frozenset(
+LABEL_FIELDS = frozenset(
     {
         "user",
         "metadata",
@@ -50,7 +51,7 @@ LABELS = frozenset(
         "store",
     }
 )
-READ_BY_US = frozenset({"stream_options", "functions", "function_call"})
+TRANSLATED_FIELDS = frozenset({"stream_options", "functions", "function_call"})
 MAX_ANSWERS = 128
 MAX_PROMPTS = 64
 MAX_STOPS = 4
@@ -100,6 +101,16 @@ def _is_tokens(value: list[Any]) -> bool:
     return all(type(each) is int and 0 <= each < 2**31 for each in value)
 
 
+def _check_token_ids(biases: dict[str, float]) -> dict[str, float]:
+    for name in biases:
+        if not re.fullmatch("[0-9]{1,10}", name):
+            raise ValueError(
+                f"'{name[:40]}' is no token; a key is the number of a token in the model's "
+                'tokenizer, as in {"15496": 1}'
+            )
+    return biases
+
+
 Stop = Annotated[str | list[str], BeforeValidator(_stop)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
 Tokens = Annotated[list[int], Field(fail_fast=True)]
@@ -132,7 +143,7 @@ class InferenceRequest(EngineSampling):
     stop: Stop | None = None
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float], AfterValidator(_check_token_ids)] | None = None
     user: Annotated[str | None, Field(description="a label; not used here")] = None
     store: Annotated[bool | None, Field(description="answers are not kept here")] = None
     service_tier: Annotated[str | None, Field(description="not used here")] = None
@@ -142,15 +153,15 @@ class InferenceRequest(EngineSampling):
     def _refuse_unsupported(cls, body: Any) -> Any:
         if not isinstance(body, dict):
             return body
-        for name in UNSUPPORTED.keys() & body.keys():
+        for name in UNSUPPORTED_FIELDS.keys() & body.keys():
             value = body[name]
             if value is not None and value != IGNORED_VALUES.get(name):
                 raise InvalidRequest(
-                    f"{name}: not supported here; {UNSUPPORTED[name]}.",
+                    f"{name}: not supported here; {UNSUPPORTED_FIELDS[name]}.",
                     param=name,
                     code="unsupported_parameter",
                 )
-        return {name: value for name, value in body.items() if name not in UNSUPPORTED}
+        return {name: value for name, value in body.items() if name not in UNSUPPORTED_FIELDS}
 
     @property
     def wants_usage(self) -> bool:
@@ -167,7 +178,10 @@ class InferenceRequest(EngineSampling):
         report the usage, which counts against the API key.
         """
         fields = self.model_dump(
-            mode="json", exclude_unset=True, exclude_none=True, exclude=set(LABELS | READ_BY_US)
+            mode="json",
+            exclude_unset=True,
+            exclude_none=True,
+            exclude=set(LABEL_FIELDS | TRANSLATED_FIELDS),
         )
         if self.stream:
             fields["stream_options"] = {"include_usage": True}
@@ -182,7 +196,7 @@ class InferenceRequest(EngineSampling):
         return json.dumps(self.engine_fields()).encode()
 
 
-class Message(BaseModel):
+class RequestMessage(BaseModel):
     """Turn of the chat, with the fields that the client's own answers carry when they are sent
     back.
     """
@@ -208,14 +222,15 @@ class Message(BaseModel):
 
 
 class ChatCompletionRequest(InferenceRequest):
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[RequestMessage], Field(min_length=1)]
     max_completion_tokens: Annotated[int | None, Field(ge=1)] = None
-    tools: list[dict[str, JsonValue]] | None = None
-    tool_choice: JsonValue = None
-    parallel_tool_calls: bool | None = None
+    # Before `tools`, which are made of them: of two errors the first is told.
     functions: Annotated[
         list[dict[str, JsonValue]] | None, Field(description="the older form of tools")
     ] = None
+    tools: list[dict[str, JsonValue]] | None = None
+    tool_choice: JsonValue = None
+    parallel_tool_calls: bool | None = None
     function_call: Annotated[JsonValue, Field(description="the older form of tool_choice")] = None
     response_format: dict[str, JsonValue] | None = None
     logprobs: bool | None = None
@@ -241,8 +256,7 @@ class ChatCompletionRequest(InferenceRequest):
         """
         limits = SchemaLimits()
         check_response_format(self.response_format, limits)
-        check_tools(self.tools, limits)
-        check_functions(self.functions, limits)
+        check_tools(self.tools, limits, is_legacy=self.is_legacy)
         for i, message in enumerate(self.messages):
             check_parts(message.content, f"messages.{i}.content")
             check_tool_calls(message.tool_calls, f"messages.{i}.tool_calls")

@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from contextlib import suppress
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
@@ -23,10 +23,11 @@ from app.services import Services
 
 DEFAULT_ANSWERS = 4  # simultaneous ones, for an engine of an older worker
 # Errors that a retry cannot resolve.
-PERMANENT = ("engine_not_available", "model_not_servable", "chat_template_refused")
+PERMANENT_CODES = ("engine_not_available", "model_not_servable", "chat_template_refused")
 
 
-class EngineTarget(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EngineTarget:
     """Engine to send a request to, and the identity to send it with."""
 
     address: str
@@ -99,9 +100,7 @@ def find_or_request(
         is_private = repository.is_private(session, model)
     if model.format == NOT_SERVABLE:
         raise InvalidRequest(
-            f"model: {engine_note_of(model)}",
-            param="model",
-            code="model_not_servable",
+            f"model: {engine_note_of(model)}", param="model", code="model_not_servable"
         )
     if settings.engine_url:
         token = settings.engine_key.get_secret_value() if settings.engine_key else ""
@@ -182,6 +181,6 @@ def _target_of(engine: Engine, project_id: str, is_private: bool) -> EngineTarge
 def _failure_of(engine: Engine) -> ApiError:
     code = engine.error_code or "engine_failed"
     message = engine.error_message or "The engine could not be started; the worker's log says why."
-    if code in PERMANENT:
+    if code in PERMANENT_CODES:
         return InvalidRequest(message, param="model", code=code)
     return EngineFailed(message, code=code, headers={"retry-after": "10"})

@@ -6,23 +6,24 @@ import json
 import re
 import uuid
 from collections.abc import Iterator, Set
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
 
 from app.inference.rewriting import Document, Rewriter
 from app.inference.tool_choice import CallPlan
 
 END_OF_REASONING = "</think>"
-FENCE = "```"
+CODE_FENCE = "```"
 BEGINS_A_CALL = ("{", "[", "`")
 MAX_CALLS = 128
 MAX_CHARACTERS = 2**20  # per call; longer ones are plain text
 # Call that `max_tokens` has cut; its schema puts the name first.
-CUT = re.compile(r'\s*\{\s*"name"\s*:\s*("[^"\\]*")\s*,\s*"arguments"\s*:\s*')
+CUT_CALL = re.compile(r'\s*\{\s*"name"\s*:\s*("[^"\\]*")\s*,\s*"arguments"\s*:\s*')
 
 _decoder = json.JSONDecoder()
 
 
-class ParsedCall(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ParsedCall:
     name: str
     arguments: str  # their JSON
 
@@ -112,7 +113,7 @@ class ToolCallRewriter(Rewriter):
             return []
         text = content.rpartition(END_OF_REASONING)[2]
         calls = _calls_of(text, self._plan.names)
-        if not calls and self._plan.mode == "forced" and (cut := CUT.match(text)):
+        if not calls and self._plan.mode == "forced" and (cut := CUT_CALL.match(text)):
             return [ParsedCall(json.loads(cut[1], strict=False), text[cut.end() :])]
         return calls
 
@@ -132,8 +133,8 @@ class ToolCallRewriter(Rewriter):
 def _calls_of(text: str, names: Set[str]) -> list[ParsedCall]:
     """Return the calls if the text holds nothing else: objects after each other, or a list."""
     text = text.strip()
-    if text.startswith(FENCE) and text.endswith(FENCE):
-        text = text.removeprefix(FENCE).removesuffix(FENCE).removeprefix("json").strip()
+    if text.startswith(CODE_FENCE) and text.endswith(CODE_FENCE):
+        text = text.removeprefix(CODE_FENCE).removesuffix(CODE_FENCE).removeprefix("json").strip()
     calls: list[ParsedCall] = []
     place = 0
     while place < len(text) and len(calls) < MAX_CALLS:
@@ -163,10 +164,6 @@ def _call_of(value: object, names: Set[str]) -> ParsedCall | None:
 def _write_calls(calls: list[ParsedCall], *, is_event: bool = False) -> list[Document]:
     written: list[Document] = []
     for i, call in enumerate(calls):
-        document = {
-            "id": f"call_{uuid.uuid4().hex}",
-            "type": "function",
-            "function": call._asdict(),
-        }
+        document = {"id": f"call_{uuid.uuid4().hex}", "type": "function", "function": asdict(call)}
         written.append({"index": i} | document if is_event else document)
     return written

@@ -5,7 +5,8 @@ hold every model to. If the model's chat template has no tools, the prompt descr
 """
 
 import json
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from app.base.errors import InvalidRequest
 from app.inference.engine_traits import EngineTraits
@@ -19,25 +20,35 @@ ANY_OBJECT = {"type": "object"}
 CALL_FORM = '{"name": NAME, "arguments": {…}}'
 
 
-class Choice(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Choice:
     """Choice of functions. `functions`: by name, those that may be called."""
 
     kind: Literal["auto", "none", "required", "named"]
     functions: dict[str, Fields]
 
 
-class CallPlan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CallPlan:
     mode: Mode
     names: frozenset[str]
     finish_reason: str
     is_legacy: bool
 
 
+class _ChoiceRefused(ValueError):
+    pass
+
+
 def plan_calls(
     body: ChatCompletionRequest, fields: Fields, traits: EngineTraits
 ) -> tuple[Fields, CallPlan]:
     """Return the engine's request and the parser of its response. Raises `InvalidRequest`."""
-    choice = _choice_of(body)
+    try:
+        choice = _choice_of(body)
+    except _ChoiceRefused as refusal:
+        field = "tool_choice" if body.function_call is None else "function_call"
+        raise InvalidRequest(f"{field}: {refusal}.", param=field) from None
     names = frozenset(choice.functions)
     match choice.kind:
         case "required" | "named":
@@ -67,16 +78,16 @@ def plan_calls(
 
 
 def _choice_of(body: ChatCompletionRequest) -> Choice:
-    functions = _functions_of(body.tools or [])
+    offered: list[Any] = body.tools or []
+    functions: dict[str, Fields] = {tool["function"]["name"]: tool["function"] for tool in offered}
     chosen: Any = body.tool_choice
     if chosen is None:
         chosen = "auto" if functions else "none"
     if isinstance(chosen, dict) and chosen.get("type") == "allowed_tools":
         allowed = chosen.get("allowed_tools")
         if not isinstance(allowed, dict) or not isinstance(allowed.get("tools"), list):
-            raise _refusal("allowed_tools need their 'mode' and 'tools'")
-        tools: list[Any] = list(allowed["tools"])
-        functions = dict(_find(functions, _name_of(tool)) for tool in tools)
+            raise _ChoiceRefused("allowed_tools need their 'mode' and 'tools'")
+        functions = dict(_find(functions, _name_of(tool)) for tool in allowed["tools"])
         chosen = allowed.get("mode")
     if isinstance(chosen, dict):
         return Choice("named", dict([_find(functions, _name_of(chosen))]))
@@ -88,44 +99,22 @@ def _choice_of(body: ChatCompletionRequest) -> Choice:
         case "auto":
             return Choice("none", {})
         case "required":
-            raise _refusal("'required' needs tools")
-    raise _refusal("write 'none', 'auto', 'required', or the function to call")
-
-
-def _functions_of(tools: list[Fields]) -> dict[str, Fields]:
-    functions = {}
-    for i, tool in enumerate(tools):
-        function = tool.get("function")
-        if tool.get("type", "function") != "function":
-            raise InvalidRequest(
-                f"tools.{i}.type: only functions are supported here.",
-                param=f"tools.{i}.type",
-                code="unsupported_parameter",
-            )
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-            raise InvalidRequest(
-                f"tools.{i}.function: a function needs its name.", param=f"tools.{i}.function"
-            )
-        functions[function["name"]] = function
-    return functions
+            raise _ChoiceRefused("'required' needs tools")
+    raise _ChoiceRefused("write 'none', 'auto', 'required', or the function to call")
 
 
 def _name_of(choice: Any) -> str:
     function = choice.get("function") if isinstance(choice, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(name, str):
-        raise _refusal("a function is chosen by its 'name'")
+        raise _ChoiceRefused("a function is chosen by its 'name'")
     return name
 
 
 def _find(functions: dict[str, Fields], name: str) -> tuple[str, Fields]:
     if name not in functions:
-        raise _refusal(f"'{name[:64]}' is none of the tools")
+        raise _ChoiceRefused(f"'{name[:64]}' is none of the tools")
     return name, functions[name]
-
-
-def _refusal(message: str) -> InvalidRequest:
-    return InvalidRequest(f"tool_choice: {message}.", param="tool_choice")
 
 
 def _tools_of(choice: Choice) -> list[Fields]:

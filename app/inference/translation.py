@@ -1,7 +1,8 @@
 """Translation of a request into the words of an engine, and of the response back."""
 
 import json
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from app.inference.completions import CompletionRewriter
 from app.inference.echo import echo_prompts, without_answers
@@ -13,7 +14,8 @@ from app.inference.tool_calls import ToolCallRewriter
 from app.inference.tool_choice import plan_calls
 
 
-class Translation(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Translation:
     """Result of a translation. `content`: the request for the engine; None if the response is known
     without it.
     """

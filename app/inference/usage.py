@@ -1,7 +1,8 @@
 """Tokens of a request: estimated when it is sent, and counted as its answers arrive."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import anyio
 from anyio.to_thread import run_sync
@@ -11,7 +12,8 @@ from app.inference.questions import EngineRequest
 MAX_TOKENS = 2**31  # upper bound of the tokens counted for one answer
 
 
-class TokenUsage(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
     """Tokens of one answer, as its engine counted them."""
 
     prompt_tokens: int

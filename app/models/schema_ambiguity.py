@@ -188,7 +188,7 @@ class _Graph:
             starts.append((name, _values(value)))
             if self._is_within(union, value):
                 return starts
-        if not node.get("additionalProperties") and "allOf" not in node:
+        if node.get("additionalProperties", False) is False and "allOf" not in node:
             starts.append((None, None))
         return starts
 

@@ -73,6 +73,24 @@ def children(node: Schema, path: str) -> Iterator[tuple[Any, str, int]]:
             yield value, f"{path}.{keyword}", len(keyword)
 
 
+def without_true(schema: Any) -> Any:
+    """Return the schema with `{}`, which every engine reads, in place of each `true`."""
+    if schema is True:
+        return {}
+    if not isinstance(schema, dict):
+        return schema
+    plain = dict(schema)
+    for keyword in plain.keys() & {*NAMED_SCHEMAS, *SCHEMA_LISTS, *SCHEMAS}:
+        value = plain[keyword]
+        if isinstance(value, list):
+            plain[keyword] = [without_true(each) for each in value]
+        elif keyword in NAMED_SCHEMAS and isinstance(value, dict):
+            plain[keyword] = {name: without_true(each) for name, each in value.items()}
+        elif keyword in SCHEMAS:
+            plain[keyword] = without_true(value)
+    return plain
+
+
 def target_of(root: Schema, node: Schema, path: str) -> Schema:
     """Return the schema that the node's `$ref` leads to."""
     reference = node["$ref"]

@@ -9,18 +9,8 @@ CPU_QUEUE = "cpu"
 
 
 def worker_command(queue: str) -> list[str]:
-    options = [
-        "-P",
-        "threads",
-        "-c",
-        "1",
-        "-Q",
-        queue,
-        "--without-gossip",
-        "--without-mingle",
-        "-n",
-        f"{new_id(f'{queue}-')}@%h",
-    ]
+    name = f"{new_id(f'{queue}-')}@%h"
+    options = f"-P threads -c 1 -Q {queue} --without-gossip --without-mingle -n {name}".split()
     return [sys.executable, "-m", "celery", "-A", "worker.entry.celery_app", "worker", *options]
 
 

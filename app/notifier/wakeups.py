@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import structlog
 from anyio.to_thread import run_sync
@@ -44,7 +44,8 @@ def are_watched(redis: Redis, ids: Sequence[str]) -> bool:
     return any(count for _, count in counts)
 
 
-class Changes(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Changes:
     """Changes in the database: for each existing job or project a value that changes whenever its
     stream goes on; and the keys that are no longer valid.
     """

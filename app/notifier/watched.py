@@ -4,10 +4,11 @@ and all of them send it.
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 
-class EventPage(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EventPage:
     """Next events, encoded, and the number of the last event, once that is certain."""
 
     events: list[tuple[int, bytes]]

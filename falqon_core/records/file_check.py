@@ -8,6 +8,7 @@ truncation and templates belong to `falqon_core.data`.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from pydantic import BaseModel
@@ -42,6 +43,7 @@ _EMPTY = RecordError(
     message="the file is empty",
     advice=f"write one JSON object a line: {EXPECTED}",
 )
+_BLANK = _EMPTY.model_copy(update={"message": "the file holds nothing but blanks"})
 
 
 class TooManyLines(BadRecord):
@@ -243,7 +245,9 @@ def check_file(lines: Iterable[bytes]) -> FileReport:
     """Check every line of a file, in constant memory."""
     first: tuple[int, Parsed] | None = None
     report = FileReport()
-    for number, outcome in read_records(lines):
+    rest = iter(lines)
+    first_line = next(rest, b"")
+    for number, outcome in read_records(chain([first_line], rest)):
         if isinstance(outcome, Parsed):
             first = first or (number, outcome)
             report.add(outcome)
@@ -263,7 +267,7 @@ def check_file(lines: Iterable[bytes]) -> FileReport:
         report.kinds = {first[1].kind: own} | report.kinds
     elif report.num_errors == 0:
         report.num_errors = 1
-        report.errors = [_EMPTY]
+        report.errors = [_BLANK if first_line.removeprefix(BOM) else _EMPTY]
     return report
 
 

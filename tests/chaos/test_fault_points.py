@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
-from app.attempts.endings import POISON
+from app.attempts.endings import POISON_CODES
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS, now_plus
 from app.models import JobStatus
 from falqon_core import fault_points
@@ -207,6 +207,6 @@ def crashed_twice_alike(fleet: Fleet) -> list[str]:
                 last.error_code,
                 last.start_step,
             )
-            assert last.error_code in POISON
+            assert last.error_code in POISON_CODES
             job_ids.append(job_id)
     return job_ids

@@ -14,9 +14,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         choose_databases(metafunc, "api")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """Without a worker and without Redis: both may be away, and everything here must still hold."""
+    """Without a worker and without Redis: both may be away, and everything here must still hold.
+
+    It ends with this folder: its reconciler would go on to notify nobody of the jobs that are left,
+    and its warnings would stand in the logs that later tests of the process read.
+    """
     folder = tmp_path_factory.mktemp(f"api-{request.param}")
     url = create_database(request, folder)
     api = Api(url, folder, max_file_bytes=2**20)

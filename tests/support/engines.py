@@ -11,7 +11,8 @@ from worker.context import WorkerContext
 from worker.entry.workers import Poller
 from worker.inference.engine_host import EngineHost
 
-LEASE = timedelta(seconds=2)
+# A machine that is busy for seconds must not cost a worker its engines, and others their streams.
+LEASE = timedelta(seconds=60)
 HEARTBEAT = timedelta(seconds=0.3)
 
 

@@ -4,20 +4,20 @@ from dataclasses import dataclass
 
 from app.models import Job
 from worker.attempt.lease import Lease
-from worker.attempt.progress import Progress
+from worker.attempt.progress import AttemptProgress
 from worker.attempt.stop_policy import StopPolicy
 from worker.attempt.writer import AttemptWriter
 from worker.gateway import Gateway, ObjectStore
 from worker.machine.outage import StorageOutage
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class AttemptContext:
     gateway: Gateway
     storage: ObjectStore
     job: Job
     lease: Lease
     writer: AttemptWriter
-    progress: Progress
+    progress: AttemptProgress
     stop_policy: StopPolicy
     outage: StorageOutage

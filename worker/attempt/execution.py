@@ -18,8 +18,8 @@ from falqon_core.fault_points import fault
 from worker.attempt.checkpoint_upload import CheckpointUploads, discard
 from worker.attempt.context import AttemptContext
 from worker.attempt.lease import Lease, LeaseLost
-from worker.attempt.outcome import End, classify
-from worker.attempt.progress import Progress
+from worker.attempt.outcome import TrainerEnd, classify
+from worker.attempt.progress import AttemptProgress
 from worker.attempt.relay import Relay
 from worker.attempt.results import publish_with_retry
 from worker.attempt.spans import TrainerSpans, attempt_span, end_attempt, part_span
@@ -35,7 +35,7 @@ from worker.machine.gpu import Machine
 from worker.machine.outage import StorageOutage
 from worker.machine.scratch import scratch
 from worker.models.disk_space import NeverFits
-from worker.models.fetching import BytesMissing
+from worker.models.fetching import ObjectMissing
 from worker.models.model_cache import BaseMissing, ModelCache, RowsOfInputs
 
 TRAINER_POLL_SECONDS = 0.1
@@ -82,7 +82,7 @@ class Execution:
             on_lost=self._kill_trainer,
         )
         self._writer = AttemptWriter(gateway, self._lease)
-        self._progress = Progress(job, machine, lambda: time.monotonic() - claimed_at, price)
+        self._progress = AttemptProgress(job, machine, lambda: time.monotonic() - claimed_at, price)
         self._stop_policy = StopPolicy(shutting_down, job, self._lease, self._progress)
         self._attempt = AttemptContext(
             gateway,
@@ -157,7 +157,7 @@ class Execution:
         except StorageUnavailable as error:
             self._outage.begin(error)
             return AttemptOutcome(Verdict.STORAGE_AWAY)
-        except BytesMissing:
+        except ObjectMissing:
             self._log.exception("attempt failed")
             return AttemptOutcome(Verdict.LOST, JobFailure("bytes_missing", BYTES_MISSING))
         except Exception as error:  # Top-level handler: a full disk, a fault of ours.
@@ -247,10 +247,16 @@ class Execution:
             outcome = AttemptOutcome(Verdict.DISK_FULL)
         if outcome.verdict in (Verdict.LOST, Verdict.FAILED, Verdict.DISK_FULL):
             self._trainer_log = trainer.last_log_lines()
-            self._log_failure(end, outcome.failure)
+            # The code alone: the sentence may quote the data, which no log may.
+            self._log.warning(
+                "trainer failed",
+                exit_code=end.exit_code,
+                code=outcome.failure.code if outcome.failure else None,
+                trainer_log=self._trainer_log,
+            )
         return outcome, relay.finished
 
-    def _watch(self, trainer: TrainerProcess, relay: Relay) -> End:
+    def _watch(self, trainer: TrainerProcess, relay: Relay) -> TrainerEnd:
         """Wait for the end of the trainer; stop it when it should, kill it when it does not obey or
         hangs.
         """
@@ -269,16 +275,7 @@ class Execution:
             elif not hung and self._progress.is_stuck(self._settings.hang.total_seconds()):
                 hung = True
                 trainer.kill_hung()
-        return End(exit_code, kill_at is not None, hung)
-
-    def _log_failure(self, end: End, failure: JobFailure | None) -> None:
-        """Log the code alone: the sentence may quote the data, which no log may."""
-        self._log.warning(
-            "trainer failed",
-            exit_code=end.exit_code,
-            code=failure.code if failure else None,
-            trainer_log=self._trainer_log,
-        )
+        return TrainerEnd(exit_code, kill_at is not None, hung)
 
     def _kill_trainer(self) -> None:
         if self._trainer is not None:

@@ -16,7 +16,7 @@ from worker.machine import pulse
 
 # Share of the lease that may pass without a confirmed renewal. It ends before the database may give
 # the job to another worker.
-FENCE = 3 / 4
+FENCE_SHARE = 3 / 4
 RENEWAL_RETRY_SECONDS = 1.0  # The database may be back just before the fence.
 log = structlog.get_logger()
 
@@ -105,7 +105,7 @@ class Lease:
 
     def _watch(self) -> None:
         while not self._lost:
-            left = self._confirmed_at + FENCE * self._lease_seconds - time.monotonic()
+            left = self._confirmed_at + FENCE_SHARE * self._lease_seconds - time.monotonic()
             if left <= 0:
                 self.lose()
             elif self._ended.wait(left):

@@ -1,7 +1,7 @@
 """The meaning of a trainer's end for its job. Pure functions."""
 
 import signal
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from app.attempts.values import AttemptOutcome, Verdict
 from app.jobs.claims import JobFailure
@@ -9,10 +9,27 @@ from falqon_core.contract.errors import DiskFull
 from falqon_core.contract.messages import ENDLESS_TEMPLATE, ExitCode, Failed
 
 # An operator, or a kernel that is out of memory.
-FROM_OUTSIDE = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+OUTSIDE_SIGNALS = {signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+
+# Failures of a trainer that did not say why, by its exit code.
+REFUSALS = {
+    int(ExitCode.USER_ERROR): JobFailure(
+        "invalid_job", "The trainer refused the job without saying why."
+    ),
+    int(ExitCode.OUT_OF_MEMORY): JobFailure(
+        "out_of_memory", "The job needs more memory than the device has."
+    ),
+    int(ExitCode.CERTIFICATE_MISMATCH): JobFailure(
+        "certificate_mismatch", "The exported files are not the trained model."
+    ),
+    ENDLESS_TEMPLATE: JobFailure(
+        "model_refused", "The model's chat template does not come to an end.", "model"
+    ),
+}
 
 
-class End(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TrainerEnd:
     """The end of a trainer process.
 
     `stop_requested`: we sent SIGTERM, for a stop request or a drain; then a death by signal is a
@@ -24,7 +41,7 @@ class End(NamedTuple):
     hung: bool = False
 
 
-def classify(end: End, failed: Failed | None) -> AttemptOutcome:
+def classify(end: TrainerEnd, failed: Failed | None) -> AttemptOutcome:
     """`failed` is the trainer's own message."""
     failure = JobFailure(failed.code, failed.message, failed.param) if failed else None
     if end.hung:
@@ -35,41 +52,16 @@ def classify(end: End, failed: Failed | None) -> AttemptOutcome:
     match end.exit_code:
         case ExitCode.DONE:
             return AttemptOutcome(Verdict.SUCCEEDED)
-        case ExitCode.USER_ERROR:
-            return AttemptOutcome(
-                Verdict.FAILED,
-                failure
-                or JobFailure("invalid_job", "The trainer refused the job without saying why."),
-            )
-        case ExitCode.OUT_OF_MEMORY:
-            return AttemptOutcome(
-                Verdict.FAILED,
-                failure
-                or JobFailure("out_of_memory", "The job needs more memory than the device has."),
-            )
-        case ExitCode.CERTIFICATE_MISMATCH:
-            return AttemptOutcome(
-                Verdict.FAILED,
-                failure
-                or JobFailure(
-                    "certificate_mismatch", "The exported files are not the trained model."
-                ),
-            )
+        case code if code in REFUSALS:
+            return AttemptOutcome(Verdict.FAILED, failure or REFUSALS[code])
         # On our request, or on that of an init system that signals every process at once.
         case ExitCode.STOPPED:
             return AttemptOutcome(Verdict.STOPPED)
-        case code if code == ENDLESS_TEMPLATE:
-            return AttemptOutcome(
-                Verdict.FAILED,
-                JobFailure(
-                    "model_refused", "The model's chat template does not come to an end.", "model"
-                ),
-            )
         case ExitCode.INTERNAL if failure is not None and failure.code == DiskFull.code:
             return AttemptOutcome(Verdict.DISK_FULL)
         case code if code < 0 and end.stop_requested:
             return AttemptOutcome(Verdict.STOPPED)
-        case code if -code in FROM_OUTSIDE:
+        case code if -code in OUTSIDE_SIGNALS:
             return AttemptOutcome(
                 Verdict.LOST,
                 JobFailure("trainer_killed", f"The trainer was killed by {signal_name(-code)}."),

@@ -19,10 +19,10 @@ from worker.attempt.step_timing import StepTiming
 from worker.machine.gpu import Machine
 
 # An attempt that goes on after the last evaluation does not receive these again.
-RESULTS = {"num_trainable_parameters", "valid_loss", "valid_loss_as_served"}
+RESULT_FIELDS = {"num_trainable_parameters", "valid_loss", "valid_loss_as_served"}
 
 
-class Progress:
+class AttemptProgress:
     """One thread passes on the trainer's messages, another reads. `clock` gives the seconds since
     this attempt was claimed; staging holds the device too, so it is paid for.
     """
@@ -42,7 +42,7 @@ class Progress:
         self._cost_meter = CostMeter(accrued, price, machine.num_devices)
         self._step_timing = StepTiming(job.recipe)
         self._last: StepMetrics | None = None
-        self._results = self._before.model_dump(include=RESULTS, exclude_none=True)
+        self._results = self._before.model_dump(include=RESULT_FIELDS, exclude_none=True)
         self._tokens = 0
         self._heard_at = 0.0
 
@@ -79,7 +79,7 @@ class Progress:
 
     def merged(self, message: Merged) -> None:
         with self._lock:
-            self._results |= message.model_dump(include=RESULTS)
+            self._results |= message.model_dump(include=RESULT_FIELDS)
             self.listen()
 
     def sampled(self) -> None:

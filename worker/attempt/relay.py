@@ -27,7 +27,7 @@ from falqon_core.contract.messages import (
     decode,
 )
 from falqon_core.fault_points import fault
-from worker.attempt.progress import Progress
+from worker.attempt.progress import AttemptProgress
 from worker.attempt.spool import Spool
 from worker.attempt.writer import MAX_BACKOFF_SECONDS, AttemptWriter
 from worker.gateway import UNAVAILABLE
@@ -50,7 +50,7 @@ class Relay:
     def __init__(
         self,
         writer: AttemptWriter,
-        progress: Progress,
+        progress: AttemptProgress,
         device: str,
         spool: Spool,
         on_checkpoint: Callable[[CheckpointSaved], None],

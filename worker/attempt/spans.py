@@ -32,7 +32,7 @@ PHASES: dict[type[Message], str] = {
     Merged: "merge",
     Exported: "export",
 }
-FAILURES = {Verdict.FAILED, Verdict.LOST, None}
+FAILED_VERDICTS = {Verdict.FAILED, Verdict.LOST, None}
 _tracer = trace.get_tracer("falqon.worker")
 
 
@@ -50,7 +50,7 @@ def attempt_span(job: Job, worker: str, device: str) -> AbstractContextManager[S
 def end_attempt(span: Span, verdict: Verdict | None) -> None:
     """Write on its span how an attempt ended. None: its lease was lost."""
     span.set_attribute("falqon.verdict", verdict or "lease_lost")
-    if verdict in FAILURES:
+    if verdict in FAILED_VERDICTS:
         span.set_status(Status(StatusCode.ERROR))
 
 
@@ -61,11 +61,7 @@ def part_span(
     no error, and its words may quote data.
     """
     return _tracer.start_as_current_span(
-        name,
-        parent,
-        attributes=attributes,
-        record_exception=False,
-        set_status_on_exception=False,
+        name, parent, attributes=attributes, record_exception=False, set_status_on_exception=False
     )
 
 

@@ -4,8 +4,8 @@ meanwhile.
 
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 from sqlalchemy.orm import Session
@@ -26,7 +26,8 @@ from worker.models.model_cache import ModelCache
 log = structlog.get_logger()
 
 
-class Staged(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Staged:
     config: Path
     output: Path
     recipe: Recipe

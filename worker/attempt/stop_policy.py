@@ -6,7 +6,7 @@ import threading
 from app.models import Desired, Job
 from app.models.falqon_options import Budget
 from worker.attempt.lease import Lease
-from worker.attempt.progress import Progress
+from worker.attempt.progress import AttemptProgress
 
 
 class StopRequested(Exception):
@@ -15,7 +15,7 @@ class StopRequested(Exception):
 
 class StopPolicy:
     def __init__(
-        self, shutting_down: threading.Event, job: Job, lease: Lease, progress: Progress
+        self, shutting_down: threading.Event, job: Job, lease: Lease, progress: AttemptProgress
     ) -> None:
         self._shutting_down = shutting_down
         self._lease = lease

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from dataclasses import replace
 
 from app.attempts.values import WorkerOffer
 from app.base.settings import Settings
@@ -18,11 +19,7 @@ class Supervisor:
     """Parts that all attempts on this machine share."""
 
     def __init__(
-        self,
-        settings: Settings,
-        gateway: Gateway,
-        machine: Machine,
-        shutting_down: threading.Event,
+        self, settings: Settings, gateway: Gateway, machine: Machine, shutting_down: threading.Event
     ) -> None:
         self.settings = settings
         self.gateway = gateway
@@ -48,7 +45,7 @@ class Supervisor:
             num_gpus = job.num_gpus if job else 1
             with lock_cards(cards, num_gpus, self.machine.unit) as locked:
                 if len(locked) == num_gpus:
-                    return self._execute_next_on(self.machine._replace(cards=locked))
+                    return self._execute_next_on(replace(self.machine, cards=locked))
                 num_free = len(locked)
             if job and num_free and self.gateway.hold(self._offer(self.machine), job.id):
                 return False

@@ -30,8 +30,8 @@ from worker.trackers.protocol import Metrics, Outcome, OutcomeName, Run, Tracker
 FINISH_SECONDS = 15.0  # Shared by all trackers, after the trainer has ended.
 MAX_BEHIND = 10_000  # Points that a tracker may lag behind the training.
 # -P: nothing in its working directory is taken for a module
-PROGRAM = [sys.executable, "-P", "-m", "worker.trackers"]
-OUR_VARIABLES = re.compile(r"^(FALQON|AWS|GOOGLE|AZURE|PG)_?|^(DATABASE|REDIS|STORAGE)_URL$")
+TRACKER_COMMAND = [sys.executable, "-P", "-m", "worker.trackers"]
+SERVICE_VARIABLES = re.compile(r"^(FALQON|AWS|GOOGLE|AZURE|PG)_?|^(DATABASE|REDIS|STORAGE)_URL$")
 # Nothing beyond what the user asked for leaves the machine.
 NO_TELEMETRY = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -39,11 +39,8 @@ NO_TELEMETRY = {
     "GRADIO_ANALYTICS_ENABLED": "False",
 }
 KEPT_LOG_LINES = 20
-OUTCOMES: dict[Verdict, OutcomeName] = {
-    Verdict.SUCCEEDED: "succeeded",
-    Verdict.FAILED: "failed",
-}
-NOT_METRICS = {"step", "total_steps"}
+OUTCOMES: dict[Verdict, OutcomeName] = {Verdict.SUCCEEDED: "succeeded", Verdict.FAILED: "failed"}
+COUNTER_NAMES = {"step", "total_steps"}
 
 log = structlog.get_logger()
 
@@ -71,7 +68,7 @@ class Trackers:
         numbers = {
             name: value
             for name, value in data.items()
-            if isinstance(value, int | float) and name not in NOT_METRICS
+            if isinstance(value, int | float) and name not in COUNTER_NAMES
         }
         for process in self._processes:
             process.put(Metrics(step=step, values=numbers))
@@ -150,12 +147,12 @@ class TrackerProcess:
         private_folder(self._home)
         with self._log.open("wb") as stream:
             process = self._process = ChildProcess(
-                PROGRAM,
+                TRACKER_COMMAND,
                 NO_TELEMETRY
                 | {
                     name: value
                     for name, value in os.environ.items()
-                    if not OUR_VARIABLES.search(name)
+                    if not SERVICE_VARIABLES.search(name)
                 },
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -12,8 +12,8 @@ from app.base.terminal import plain
 from worker.machine.gpu import Machine
 from worker.machine.subprocesses import KEPT_LOG_LINES, CoreProcess, last_lines
 
-WRITE_STACKS = signal.SIGUSR1  # The trainer writes the stacks of its threads to its log.
-WRITE_STACKS_SECONDS = 1.0
+STACKS_SIGNAL = signal.SIGUSR1  # The trainer writes the stacks of its threads to its log.
+STACKS_SECONDS = 1.0
 MAX_LOG_CHARACTERS = 16_384
 
 
@@ -23,12 +23,7 @@ class TrainerProcess(CoreProcess):
     """
 
     def __init__(
-        self,
-        program: Sequence[str],
-        config: Path,
-        output: Path,
-        log: Path,
-        machine: Machine,
+        self, program: Sequence[str], config: Path, output: Path, log: Path, machine: Machine
     ) -> None:
         self._log = log
         environment = offline_environment(os.environ)
@@ -39,11 +34,7 @@ class TrainerProcess(CoreProcess):
             arguments += ["--num-processes", str(len(machine.cards))]
         with log.open("ab") as stream:
             super().__init__(
-                program,
-                arguments,
-                stdout=stream,
-                stderr=stream,
-                environment=environment,
+                program, arguments, stdout=stream, stderr=stream, environment=environment
             )
 
     def stop(self) -> None:
@@ -52,8 +43,8 @@ class TrainerProcess(CoreProcess):
 
     def kill_hung(self) -> None:
         """Kill it after its log says where it was, if it can still say anything."""
-        self.signal_group(WRITE_STACKS)
-        self.wait_up_to(WRITE_STACKS_SECONDS)
+        self.signal_group(STACKS_SIGNAL)
+        self.wait_up_to(STACKS_SECONDS)
         self.kill_group()
 
     def last_log_lines(self) -> str:

@@ -20,7 +20,7 @@ from worker.attempt.writer import AttemptWriter
 MAX_LINE_BYTES = 16 * 2**10
 MAX_SECRET_BYTES = 512
 CHUNK_BYTES = 64 * 2**10
-STYLE = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # Escape sequences of a terminal.
+ESCAPE_PATTERN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")  # Escape sequences of a terminal.
 log = structlog.get_logger()
 
 
@@ -165,4 +165,4 @@ class LogUploads:
 
 def clean(lines: bytes) -> str:
     """Return text without control characters and likely secrets."""
-    return plain(redact_text(STYLE.sub("", lines.decode(errors="replace"))))
+    return plain(redact_text(ESCAPE_PATTERN.sub("", lines.decode(errors="replace"))))

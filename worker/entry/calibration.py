@@ -27,10 +27,10 @@ from worker.machine.subprocesses import ToolFailed, run_tool
 
 NUM_STEPS = 120  # The first fifty are slow while the verifier starts on the same cores.
 BATCH_SIZE = 4
-LIMIT_SECONDS = 300.0
+CALIBRATION_SECONDS = 300.0
 JOB_POLL_SECONDS = 1.0
 MAX_REASON_CHARACTERS = 500
-RECORD = {
+SAMPLE_RECORD = {
     "messages": [
         {"role": "user", "content": "What is two and two?"},
         {"role": "assistant", "content": "It is four."},
@@ -87,17 +87,17 @@ def _measure(
     environment = offline_environment(os.environ)
     if cards:
         environment |= card_environment(cards if machine.is_gpu else ())
-    deadline = time.monotonic() + LIMIT_SECONDS
-    look_at = 0.0
+    deadline = time.monotonic() + CALIBRATION_SECONDS
+    poll_at = 0.0
 
     def check() -> None:
-        nonlocal look_at
+        nonlocal poll_at
         now = time.monotonic()
         if context.shutting_down.is_set() or now > deadline:
             raise _GivenUp("the worker ends, or the time is up")
-        if now < look_at:
+        if now < poll_at:
             return
-        look_at = now + JOB_POLL_SECONDS
+        poll_at = now + JOB_POLL_SECONDS
         pulse.beat()
         with context.database.transaction() as session:
             mark_seen(session, context, machine)
@@ -107,7 +107,7 @@ def _measure(
     model = folder / "model"
     run_tool(program, ["import", "builtin:falqon-tiny", "--output", str(model)], check)
     records = folder / "records.jsonl"
-    records.write_text(f"{json.dumps(RECORD)}\n" * (NUM_STEPS * BATCH_SIZE))
+    records.write_text(f"{json.dumps(SAMPLE_RECORD)}\n" * (NUM_STEPS * BATCH_SIZE))
     config = TrainConfig(
         model=model,
         train_file=records,

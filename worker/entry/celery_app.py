@@ -43,14 +43,10 @@ def _start_polling(instance: Any, **_: object) -> None:
 def _noticing_signals() -> Iterator[None]:
     """Celery takes signals later. Until then the first process of a container would ignore them."""
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, _drain_on_signal) for number in numbers]
+    before = [signal.signal(number, _drain) for number in numbers]
     yield
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
-
-
-def _drain_on_signal(*_: object) -> None:
-    process.shutting_down.set()
 
 
 def _wait_for_installation() -> None:
@@ -61,7 +57,7 @@ def _wait_for_installation() -> None:
         raise SystemExit(str(error)) from None
 
 
-def _drain(**_: object) -> None:
+def _drain(*_: object, **__: object) -> None:
     process.shutting_down.set()
 
 

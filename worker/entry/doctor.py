@@ -21,7 +21,7 @@ from worker.context import WorkerContext
 from worker.machine.card_locks import lock_cards
 from worker.machine.gpu import Machine, mark_seen
 
-LIMIT_SECONDS = 120.0  # Doctor ends by itself within a minute, unless something in it hangs.
+DOCTOR_SECONDS = 120.0  # Doctor ends by itself within a minute, unless something in it hangs.
 DOCTOR_POLL_SECONDS = 0.1
 
 log = structlog.get_logger()
@@ -59,7 +59,7 @@ def _run_doctor(context: WorkerContext, cards: Sequence[int]) -> Diagnosis | Non
     if cards:
         environment |= card_environment(cards)
     command = [*context.settings.trainer_command, "doctor", "--json"]
-    deadline = time.monotonic() + LIMIT_SECONDS
+    deadline = time.monotonic() + DOCTOR_SECONDS
     with (
         tempfile.TemporaryFile() as output,
         ChildProcess(command, environment, stdout=output, stderr=subprocess.DEVNULL) as process,
@@ -68,7 +68,7 @@ def _run_doctor(context: WorkerContext, cards: Sequence[int]) -> Diagnosis | Non
             if context.shutting_down.is_set():
                 return None
             if time.monotonic() > deadline:
-                log.warning("doctor hangs", seconds=LIMIT_SECONDS)
+                log.warning("doctor hangs", seconds=DOCTOR_SECONDS)
                 return None
         output.seek(0)
         try:

@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import socket
+from dataclasses import asdict
 from datetime import timedelta
 
 import structlog
@@ -63,7 +64,7 @@ def _work(gateway: JoinedGateway, settings: Settings) -> None:
 
 def _with_terms(gateway: JoinedGateway, settings: Settings) -> Settings:
     terms = gateway.read_terms()
-    seconds = {name: timedelta(seconds=value) for name, value in terms._asdict().items()}
+    seconds = {name: timedelta(seconds=value) for name, value in asdict(terms).items()}
     return settings.model_copy(update=seconds)
 
 

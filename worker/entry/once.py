@@ -33,7 +33,7 @@ class OnceExit(IntEnum):
     JOB_FAILED = 6  # The job failed for good.
 
 
-CODES = {
+EXIT_BY_STATUS = {
     JobStatus.SUCCEEDED: OnceExit.SUCCEEDED,
     JobStatus.FAILED: OnceExit.JOB_FAILED,
     JobStatus.PAUSED: OnceExit.STOPPED,
@@ -70,7 +70,7 @@ def _outcome_of(supervisor: Supervisor) -> OnceExit:
     with process.database().read() as session:
         job = session.get(Job, supervisor.last_job_id)
     status = JobStatus.CANCELLED if job is None else JobStatus(job.status)
-    return CODES.get(status, OnceExit.REQUEUED)
+    return EXIT_BY_STATUS.get(status, OnceExit.REQUEUED)
 
 
 def main() -> int:

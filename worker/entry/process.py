@@ -66,12 +66,8 @@ def pollers(queues: Collection[str]) -> list[Poller]:
         Poller(partial(poll, kind.__tablename__), settings().poll.total_seconds(), shutting_down)
         for kind in KINDS
         if queue_of(kind) in queues
-        for _ in range(_num_at_once(kind))
+        for _ in range(HANDLERS[kind].num_at_once if kind in HANDLERS else 1)
     ]
-
-
-def _num_at_once(kind: type[Base]) -> int:
-    return HANDLERS[kind].num_at_once if kind in HANDLERS else 1
 
 
 @cache
@@ -82,15 +78,11 @@ def engine_host() -> EngineHost:
 @cache
 def _worker(kind: str) -> GpuWorker | EngineHost | OperationHandler[Any]:
     if kind == Job.__tablename__:
-        return _gpu_worker()
+        return GpuWorker(context(), supervisor())
     if kind == Engine.__tablename__:
         return engine_host()
     handlers = {model.__tablename__: handler for model, handler in HANDLERS.items()}
     return handlers[kind](context())
-
-
-def _gpu_worker() -> GpuWorker:
-    return GpuWorker(context(), supervisor())
 
 
 @cache

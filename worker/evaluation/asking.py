@@ -3,8 +3,8 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
 
 import httpx
 import structlog
@@ -16,17 +16,17 @@ from app.inference.refusals import CONNECTION_ERRORS, refusal_of
 from app.inference.service import EngineTarget
 from app.notifier.broker import Notifier
 from worker.context import WorkerContext
-from worker.evaluation.rows import COMPLETION
+from worker.evaluation.rows import COMPLETION_PATH
 
 MAX_CONCURRENT = 2  # An engine gives four answers at once; other callers need the rest.
 CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 300.0
-LOAD_SECONDS = 660.0  # Longer than a worker tries to load a model.
+LOAD_WAIT_SECONDS = 660.0  # Longer than a worker tries to load a model.
 ENGINE_POLL_SECONDS = 0.2
 # Pause after a failure. By then an engine that is unused makes room for this one.
 RETRY_SECONDS = 15.0
 MAX_TRIES = 3
-TOO_LARGE = ("context_length_exceeded", "refused_by_engine")
+TOO_LARGE_CODES = ("context_length_exceeded", "refused_by_engine")
 
 log = structlog.get_logger()
 
@@ -40,12 +40,14 @@ class NotAnswered(Exception):
         self.message = message
 
 
-class Question(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Question:
     path: str
     body: bytes
 
 
-class EngineRefused(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EngineRefused:
     """A question that this engine does not take."""
 
     code: str
@@ -77,7 +79,7 @@ class Asker:
             except (EngineAway, ApiError) as error:
                 failure = _failure_of(error)
                 log.warning("a model was not asked", model=model_id, error=failure.message)
-                if num_tries == MAX_TRIES or not _is_passing(error):
+                if num_tries == MAX_TRIES or isinstance(error, InvalidRequest | NotFound):
                     raise failure from error
             num_tries += 1
             self._pause()
@@ -87,10 +89,10 @@ class Asker:
         lookup = (self._settings, self._database, self._notifier)
         ask = partial(service.find_or_request, *lookup, self._project_id, model_id)
         target = self._poll(ask)
-        deadline = time.monotonic() + LOAD_SECONDS
+        deadline = time.monotonic() + LOAD_WAIT_SECONDS
         while target is None:
             if time.monotonic() > deadline:
-                message = f"'{model_id}' is not loaded after {LOAD_SECONDS / 60:g} minutes."
+                message = f"'{model_id}' is not loaded after {LOAD_WAIT_SECONDS / 60:g} minutes."
                 raise NotAnswered("model_loading", f"{message} Does a cpu worker run?")
             self._heartbeat()
             time.sleep(ENGINE_POLL_SECONDS)
@@ -151,18 +153,13 @@ async def _answer(
     )
     if answer.status_code != httpx.codes.OK:
         refusal = refusal_of(answer.status_code, answer.content)
-        if refusal.code in TOO_LARGE:
+        if refusal.code in TOO_LARGE_CODES:
             return EngineRefused(refusal.code, refusal.message)
         raise refusal
     choice = answer.json()["choices"][0]
-    if question.path == COMPLETION:
+    if question.path == COMPLETION_PATH:
         return str(choice["text"])
     return choice["message"].get("content") or ""
-
-
-def _is_passing(error: Exception) -> bool:
-    """Return True if a retry may help."""
-    return not isinstance(error, InvalidRequest | NotFound)
 
 
 def _failure_of(error: ApiError | EngineAway) -> NotAnswered:

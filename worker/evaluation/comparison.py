@@ -21,8 +21,8 @@ from app.models.evaluation import (
 )
 
 NUM_FLIPS = 2_000
-SIGNIFICANT = 0.05
-ROUNDING = 1e-12
+SIGNIFICANCE_LEVEL = 0.05
+ROUNDING_ERROR = 1e-12
 
 
 def compare(
@@ -66,20 +66,17 @@ def difference(own: Sequence[float], base: Sequence[float]) -> Difference:
     mean = fmean(differences)
     p_value = sign_flip_p_value(differences)
     verdict: Verdict = "no_clear_difference"
-    if p_value < SIGNIFICANT:
+    if p_value < SIGNIFICANCE_LEVEL:
         verdict = "better" if mean > 0 else "worse"
     return Difference(
-        mean=mean,
-        standard_error=standard_error(differences),
-        p_value=p_value,
-        verdict=verdict,
+        mean=mean, standard_error=standard_error(differences), p_value=p_value, verdict=verdict
     )
 
 
 def sign_flip_p_value(differences: Sequence[float]) -> float:
     """Return the share of random signs whose sum is as far from 0; the same in each call."""
     nonzero = [value for value in differences if value]
-    observed = abs(sum(nonzero)) - ROUNDING
+    observed = abs(sum(nonzero)) - ROUNDING_ERROR
     chance = random.Random(0)
     num_as_far = 0
     for _ in range(NUM_FLIPS):

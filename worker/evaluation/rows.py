@@ -4,7 +4,8 @@ know of each.
 
 import random
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from app.inference.schemas import ChatCompletionRequest, CompletionRequest, InferenceRequest
 from falqon_core.records.line_parser import Parsed
@@ -17,8 +18,8 @@ from falqon_core.records.shapes import (
 )
 from worker.evaluation.grading import Item
 
-CHAT = "/v1/chat/completions"
-COMPLETION = "/v1/completions"
+CHAT_PATH = "/v1/chat/completions"
+COMPLETION_PATH = "/v1/completions"
 MAX_CHARACTERS = 2**25  # Characters of the rows of one evaluation, which are in memory together.
 
 
@@ -26,7 +27,8 @@ class RowsTooLong(Exception):
     """The rows that are chosen do not fit into memory together."""
 
 
-class EvaluationRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EvaluationRow:
     """One question. `item` is the record as its line has it, with the expected answer as
     `reference` unless it has one of its own.
     """
@@ -40,7 +42,7 @@ class EvaluationRow(NamedTuple):
         """Return the request body for a model, as the API would pass it on."""
         request: InferenceRequest
         fields = {"model": model, "max_tokens": max_tokens, "temperature": 0.0, **self.question}
-        if self.path == COMPLETION:
+        if self.path == COMPLETION_PATH:
             request = CompletionRequest.model_validate(fields)
         else:
             fields["chat_template_kwargs"] = template_kwargs or None
@@ -97,12 +99,14 @@ def row_of(line: int, parsed: Parsed) -> EvaluationRow | None:
             return None
         case ChatRecord(messages=messages, tools=tools):
             question = _chat(messages[:-1], tools)
-            return EvaluationRow(line, _item(parsed, messages[-1].text), CHAT, question)
+            return EvaluationRow(line, _item(parsed, messages[-1].text), CHAT_PATH, question)
         case PreferenceRecord(input=chat, preferred_output=preferred):
             question = _chat(chat.messages, chat.tools)
-            return EvaluationRow(line, _item(parsed, preferred[0].text), CHAT, question)
+            return EvaluationRow(line, _item(parsed, preferred[0].text), CHAT_PATH, question)
         case CompletionRecord(prompt=prompt, completion=completion):
-            return EvaluationRow(line, _item(parsed, completion), COMPLETION, {"prompt": prompt})
+            return EvaluationRow(
+                line, _item(parsed, completion), COMPLETION_PATH, {"prompt": prompt}
+            )
         case TextRecord():
             return None
 

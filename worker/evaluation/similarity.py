@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Sequence
 
-WORD = re.compile(r"[a-z0-9]+")
+WORD_PATTERN = re.compile(r"[a-z0-9]+")
 # Limit of each text; a longer one is compared by its beginning, as the work grows with both
 # lengths.
 MAX_CHARACTERS = 10_000
@@ -33,7 +33,7 @@ def rouge_l(answer: str, reference: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    return WORD.findall(text[:MAX_CHARACTERS].lower())
+    return WORD_PATTERN.findall(text[:MAX_CHARACTERS].lower())
 
 
 def _ngrams(words: list[str], n: int) -> Counter[tuple[str, ...]]:

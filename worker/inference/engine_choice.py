@@ -2,8 +2,8 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from app.base.settings import Settings
 from app.models import Model
@@ -26,7 +26,8 @@ VLLM_PROCESSES_BYTES = 2 * 2**30  # Its processes and the device's libraries, be
 VLLM_CONTEXTS = 4  # Contexts whose keys and values it keeps.
 
 
-class Loading(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Loading:
     """`command`: module and arguments of the engine's program. `available_bytes`: of the memory
     that it loads the model into.
     """
@@ -46,7 +47,7 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
     """
     has_vllm = vllm.find_command() is not None and model.format not in ("gguf", "q4_1")
     if has_vllm and available_gpu_bytes() is not None:
-        return _for_vllm(model, _tried(model, cache), _free_on_gpu)
+        return _for_vllm(model, _tried(model, cache), lambda: available_gpu_bytes() or 0)
     try:
         return _for_llama_cpp(model, cache, settings)
     except (FormatUnavailable, ToolFailed):
@@ -90,7 +91,3 @@ def _for_vllm(model: Model, folder: Path, free_bytes: Callable[[], int]) -> Load
         command.append("--on-cpu")
     needed = needed_bytes(weights_bytes, model.config, VLLM_CONTEXTS) + VLLM_PROCESSES_BYTES
     return Loading(command, vllm.PARALLEL_ANSWERS, needed, free_bytes)
-
-
-def _free_on_gpu() -> int:
-    return available_gpu_bytes() or 0

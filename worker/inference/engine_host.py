@@ -11,7 +11,7 @@ from worker.inference.engine_run import EngineRun
 from worker.operations.handler import PermanentError
 from worker.operations.poll_loop import PollLoop
 
-IDLE_SECONDS = 10.0  # An engine in use does not make room for another.
+UNUSED_SECONDS = 10.0  # An engine in use does not make room for another.
 
 log = structlog.get_logger()
 
@@ -65,6 +65,6 @@ class EngineHost(PollLoop):
 
     def _least_recently_used(self) -> EngineRun | None:
         with self._context.database.read() as session:
-            model_ids = claims.idle_engines(session, self._context.owner, IDLE_SECONDS)
+            model_ids = claims.idle_engines(session, self._context.owner, UNUSED_SECONDS)
         runs = [self._runs.get(model_id) for model_id in model_ids]
         return next((run for run in runs if run is not None and run.is_alive()), None)

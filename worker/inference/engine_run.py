@@ -3,6 +3,7 @@
 import tempfile
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,7 +25,7 @@ from worker.models.model_cache import ModelCache
 from worker.operations.handler import OperationAbandoned, PermanentError
 from worker.operations.polled_lease import PolledLease
 
-TICK_SECONDS = 0.2
+ENGINE_CHECK_SECONDS = 0.2
 
 log = structlog.get_logger()
 
@@ -93,7 +94,7 @@ class EngineRun:
             self._figures = metrics.read()
             watch = ProgressWatch(metrics, loading.needed_bytes)
             while not self._is_idle(metrics, watch):
-                process.check_alive(TICK_SECONDS)
+                process.check_alive(ENGINE_CHECK_SECONDS)
         log.info("model unloaded", model=self.model_id)
 
     def _model(self) -> Model:
@@ -128,7 +129,7 @@ class EngineRun:
         self._lease.renew_when_due()
 
     def _renew(self, session: Session, lease_seconds: float) -> None:
-        if not claims.renew(session, self._engine, lease_seconds, **self._figures._asdict()):
+        if not claims.renew(session, self._engine, lease_seconds, **asdict(self._figures)):
             raise OperationAbandoned
 
     def _write(self, **values: object) -> None:

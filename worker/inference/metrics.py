@@ -5,9 +5,9 @@ import os
 import re
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 TIMEOUT_SECONDS = 0.5  # The engine may be deep in a long prompt.
@@ -18,10 +18,11 @@ NUM_REQUESTS = ("llamacpp:requests_processing", "vllm:num_requests_running")
 TOKENS_PER_SECOND = "llamacpp:predicted_tokens_seconds"
 NUM_STEPS = "llamacpp:n_decode_total"  # A counter since the start of the engine.
 NUM_TOKENS = "vllm:generation_tokens_total"  # A counter since the start of the engine.
-SAMPLE = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{.*\})?[ \t]+(?P<number>\S+)", re.ASCII)
+SAMPLE_PATTERN = re.compile(r"(?P<name>[a-zA-Z_:][\w:]*)(?:\{.*\})?[ \t]+(?P<number>\S+)", re.ASCII)
 
 
-class Figures(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Figures:
     memory_bytes: int | None = None
     num_requests: int | None = None
     tokens_per_second: float | None = None
@@ -53,9 +54,7 @@ class EngineMetrics:
         self.num_steps = metrics.get(NUM_STEPS, self.num_steps)
         memory_bytes, self.cpu_seconds = _usage_of(self._group)
         return Figures(
-            memory_bytes,
-            None if num_requests is None else int(num_requests),
-            tokens_per_second,
+            memory_bytes, None if num_requests is None else int(num_requests), tokens_per_second
         )
 
     def _rate_of(self, num_tokens: float) -> float | None:
@@ -95,7 +94,7 @@ def _parse(text: str) -> dict[str, float]:
     """Sum Prometheus' samples by name, whatever their labels: vLLM has one for each engine."""
     metrics: dict[str, float] = {}
     for line in text.split("\n")[:-1]:  # The last line may be cut.
-        sample = SAMPLE.match(line)
+        sample = SAMPLE_PATTERN.match(line)
         if sample is None:
             continue
         name, number = sample.group("name", "number")

@@ -10,7 +10,7 @@ from app.base.processes.child_process import ChildProcess
 from app.base.processes.subprocess_env import offline_environment
 from worker.operations.handler import PermanentError
 
-PROGRAM = "falqon_core.importers.template_trial"
+TRIAL_MODULE = "falqon_core.importers.template_trial"
 TRIAL_POLL_SECONDS = 0.1
 MAX_SENTENCE = 500
 
@@ -21,7 +21,7 @@ def try_templates(path: Path, check: Callable[[], None]) -> None:
     """
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as log:
         process = ChildProcess(
-            [sys.executable, "-m", PROGRAM, str(path)],
+            [sys.executable, "-m", TRIAL_MODULE, str(path)],
             offline_environment(os.environ),
             stdout=output,
             stderr=log,

@@ -20,7 +20,7 @@ from app.base.processes.parent_death import signal_at_death_of_parent
 from worker.inference.llama_cpp import TOKEN_VARIABLE
 
 SERVER_POLL_SECONDS = 0.2
-ANSWER_SECONDS = 5
+HEALTH_SECONDS = 5
 PARALLEL_ANSWERS = 64
 # The worker reads the engine's metrics, so its log needs no lines of them.
 LOG_STATS_SECONDS = "1000000"
@@ -92,7 +92,7 @@ def _free_port(host: str) -> int:
 def _is_ready(host: str, port: int) -> bool:
     with (
         suppress(OSError, HTTPException),
-        closing(HTTPConnection(host, port, timeout=ANSWER_SECONDS)) as connection,
+        closing(HTTPConnection(host, port, timeout=HEALTH_SECONDS)) as connection,
     ):
         connection.request("GET", "/health")
         return connection.getresponse().status == HTTPStatus.OK

@@ -7,8 +7,9 @@ import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -63,7 +64,8 @@ class ServiceRefused(Exception):
         self.status = status
 
 
-class Terms(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Terms:
     """Durations in seconds, as the service counts."""
 
     lease: float
@@ -167,7 +169,7 @@ class JoinedGateway:
         content = None
         headers = {}
         if body is not None:
-            content = _json(body)
+            content = TypeAdapter(type(body)).dump_json(body)
             headers = {"content-type": "application/json"}
         try:
             response = self.http.request(method, path, content=content, headers=headers)
@@ -303,10 +305,6 @@ def _put_by_link(url: str, path: Path) -> Stored | None:
 
 def _path(claim: Claim) -> str:
     return f"/jobs/{claim.job_id}/attempts/{claim.attempt}"
-
-
-def _json(body: object) -> bytes:
-    return TypeAdapter(type(body)).dump_json(body)
 
 
 def _unless_lost(call: Callable[[], T]) -> T | None:

@@ -1,16 +1,12 @@
 """The device that this machine offers."""
 
-from typing import NamedTuple, Self
+from dataclasses import dataclass, replace
+from typing import Self
 
 import structlog
 from sqlalchemy.orm import Session
 
-from app.base.processes.device import (
-    CPU,
-    cores_of_slot,
-    training_cards,
-    why_cards_are_unused,
-)
+from app.base.processes.device import CPU, cores_of_slot, training_cards, why_cards_are_unused
 from app.base.processes.nvidia import has_slice
 from app.base.settings import Settings
 from app.estimates.service import device_of
@@ -20,7 +16,8 @@ from worker.context import WorkerContext
 log = structlog.get_logger()
 
 
-class Machine(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Machine:
     """`device` is a name of the price table. On `cpu`, `num_devices` counts the cores of a slot.
     `cards`: indices of those that a job may have, on a CPU of its slots; none where the driver
     names none, or a CPU has one slot.
@@ -48,7 +45,8 @@ class Machine(NamedTuple):
 
     def part(self, num_gpus: int) -> Self:
         """Return the share of the machine that a job on so many GPUs has and is charged for."""
-        return self._replace(num_devices=self.num_devices * num_gpus, cards=self.cards[:num_gpus])
+        num_devices = self.num_devices * num_gpus
+        return replace(self, num_devices=num_devices, cards=self.cards[:num_gpus])
 
 
 def num_threads_of(settings: Settings) -> int | None:
@@ -59,12 +57,7 @@ def num_threads_of(settings: Settings) -> int | None:
 def mark_seen(session: Session, context: WorkerContext, machine: Machine) -> bool:
     """Show this worker; return whether it may begin a job."""
     return workers.mark_seen(
-        session,
-        context.owner,
-        machine.device,
-        machine.num_devices,
-        machine.max_gpus,
-        machine.cards,
+        session, context.owner, machine.device, machine.num_devices, machine.max_gpus, machine.cards
     )
 
 

@@ -21,7 +21,9 @@ def check_space(job: Job, inputs: Inputs, work_dir: Path, *folders: Path | None)
     """Check a training whose inputs are here, and which writes to these folders. Raises as
     `require_space`.
     """
-    num_bytes = _expected_bytes(job, inputs)
+    assert job.recipe is not None, "a job has its recipe before it is queued"
+    largest = max((checkpoint.bytes for checkpoint in inputs.checkpoints), default=None)
+    num_bytes = expected_bytes(inputs.base_config, job.recipe, largest)
     by_disk: defaultdict[int, int] = defaultdict(int)
     for folder in filter(None, folders):
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,9 +48,3 @@ def require_space(work_dir: Path, folder: Path, num_bytes: int) -> None:
             f"{os.strerror(errno.ENOSPC)}: about {needed} bytes are needed, {free} are free",
             str(folder),
         )
-
-
-def _expected_bytes(job: Job, inputs: Inputs) -> int:
-    assert job.recipe is not None, "a job has its recipe before it is queued"
-    largest = max((checkpoint.bytes for checkpoint in inputs.checkpoints), default=None)
-    return expected_bytes(inputs.base_config, job.recipe, largest)

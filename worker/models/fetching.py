@@ -17,7 +17,7 @@ class BytesDiffer(Exception):
     """The bytes in the storage are not those that the database says were stored."""
 
 
-class BytesMissing(BytesDiffer):
+class ObjectMissing(BytesDiffer):
     """The bytes that the database names are not in the storage, which does answer."""
 
 
@@ -27,7 +27,7 @@ def fetch(storage: ObjectStore, key: str, path: Path, sha256: str) -> None:
         stored = storage.fetch(key, path)
     except FileNotFoundError as error:
         storage.probe()  # A missing bucket says nothing about one object.
-        raise BytesMissing(f"{key} is not in the storage") from error
+        raise ObjectMissing(f"{key} is not in the storage") from error
     if stored.sha256 != sha256:
         raise BytesDiffer(f"{key} is not what was stored")
 

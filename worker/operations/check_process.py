@@ -14,7 +14,8 @@ from app.base.processes.child_process import ChildProcess
 from app.base.processes.subprocess_env import offline_environment
 from falqon_core.records import checker
 from falqon_core.records.file_check import FileReport, check_file
-from falqon_core.records.jsonl import RecordError, lines_of
+from falqon_core.records.jsonl import lines_of
+from worker.operations.file_verdict import SPLIT_ADVICE, report_of_fault
 
 # Files up to this size are checked in this process: another one costs more than the check.
 SMALL_BYTES = 2**16
@@ -39,7 +40,8 @@ def check_records(chunks: Iterable[bytes], size: int, heartbeat: Callable[[], No
         output.seek(0)
         log.seek(0)
         if exit_code == -signal.SIGXCPU:
-            return _too_slow(size, seconds)
+            limit = f"{seconds} seconds, the limit for {size} bytes"
+            return report_of_fault(f"the check of the file was ended after {limit}", SPLIT_ADVICE)
         if exit_code != 0:
             raise CheckFailed(
                 f"the check ended with {exit_code}: {log.read().decode(errors='replace')}"
@@ -84,12 +86,3 @@ def _feed(pipe: IO[bytes], chunks: Iterable[bytes]) -> None:
     with suppress(BrokenPipeError), pipe:  # The process may end before the file does.
         for chunk in chunks:
             pipe.write(chunk)
-
-
-def _too_slow(size: int, seconds: int) -> FileReport:
-    message = f"the check of the file was ended after {seconds} seconds, the limit for {size} bytes"
-    advice = "split the file, and shorten lines that hold far more than the others"
-    return FileReport(
-        num_errors=1,
-        errors=[RecordError(line=1, column=1, field="", message=message, advice=advice)],
-    )

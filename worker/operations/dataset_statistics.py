@@ -14,7 +14,7 @@ from worker.machine.subprocesses import run_tool
 from worker.models.fetching import fetch_artifacts
 from worker.operations.handler import Heartbeat, OperationAbandoned, OperationHandler
 
-WEIGHTS = ".safetensors"  # The tokenizer alone is fetched.
+WEIGHTS_SUFFIX = ".safetensors"  # The tokenizer alone is fetched.
 
 
 class DatasetStatisticsHandler(OperationHandler[DatasetStatistics]):
@@ -45,7 +45,7 @@ class DatasetStatisticsHandler(OperationHandler[DatasetStatistics]):
         with self._database.read() as session:
             files = [file_rows.get(session, file_id) for file_id in ids]
             artifacts = artifact_rows.list_of_model(session, operation.model_id)
-        small = [artifact for artifact in artifacts if not artifact.name.endswith(WEIGHTS)]
+        small = [artifact for artifact in artifacts if not artifact.name.endswith(WEIGHTS_SUFFIX)]
         fetch_artifacts(self._storage, small, folder / "model", heartbeat)
         data, *validation = fetch_data(self._storage, files, folder, heartbeat)
         return [

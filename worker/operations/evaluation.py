@@ -25,16 +25,10 @@ from worker.evaluation.asking import MAX_CONCURRENT, Asker, EngineRefused, NotAn
 from worker.evaluation.card import CARD_NAME, write_card
 from worker.evaluation.comparison import compare
 from worker.evaluation.grading import MissingField, check_fields, grade
-from worker.evaluation.rows import (
-    MAX_CHARACTERS,
-    EvaluationRow,
-    RowsTooLong,
-    choose,
-    row_of,
-)
+from worker.evaluation.rows import MAX_CHARACTERS, EvaluationRow, RowsTooLong, choose, row_of
 from worker.machine.subprocesses import run_tool
 from worker.models.fetching import fetch_artifacts
-from worker.operations.dataset_statistics import WEIGHTS
+from worker.operations.dataset_statistics import WEIGHTS_SUFFIX
 from worker.operations.handler import (
     Heartbeat,
     OperationAbandoned,
@@ -57,7 +51,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         _check_templates(operation, rows, heartbeat)
         write_progress(self._database, operation, num_rows=len(rows))
         asker = Asker(self._context, operation.project_id, heartbeat)
-        evaluator = _Evaluator(self, operation, job, rows, asker, heartbeat)
+        evaluator = _ModelEvaluator(self, operation, job, rows, asker, heartbeat)
         for model in operation.plan.models:
             evaluator.evaluate(model)
         scores = evaluator.finish()
@@ -137,7 +131,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         assert job.recipe is not None, "a fraction was held out"
         with self._database.read() as session:
             artifacts = artifact_rows.list_of_model(session, job.base_model_id)
-        small = [artifact for artifact in artifacts if not artifact.name.endswith(WEIGHTS)]
+        small = [artifact for artifact in artifacts if not artifact.name.endswith(WEIGHTS_SUFFIX)]
         fetch_artifacts(self._storage, small, folder / "model", heartbeat)
         config = TrainConfig(model=folder / "model", train_file=path, recipe=job.recipe)
         (folder / "config.json").write_text(config.model_dump_json())
@@ -146,7 +140,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         return frozenset(json.loads(output))
 
 
-class _Evaluator:
+class _ModelEvaluator:
     """Asks models the rows that an earlier attempt has not asked, and grades the answers."""
 
     def __init__(
@@ -173,7 +167,8 @@ class _Evaluator:
         scores = self._scores.by_model.setdefault(model.model, [])
         while len(scores) < len(self._rows):
             rows = self._rows[len(scores) : len(scores) + MAX_CONCURRENT]
-            questions = [self._question(row, model) for row in rows]
+            fields = (model.model, self._plan.max_tokens, self._template_kwargs)
+            questions = [Question(row.path, row.body(*fields)) for row in rows]
             answers = self._asker.ask(model.model, questions)
             for row, answer in zip(rows, answers, strict=True):
                 self._heartbeat()
@@ -191,10 +186,6 @@ class _Evaluator:
                 "no_row_was_answered", f"No row was answered by every model: {message}"
             )
         return self._scores
-
-    def _question(self, row: EvaluationRow, model: EvaluatedModel) -> Question:
-        body = row.body(model.model, self._plan.max_tokens, self._template_kwargs)
-        return Question(row.path, body)
 
     def _graded(self, row: EvaluationRow, answer: str | EngineRefused) -> list[float] | None:
         if isinstance(answer, EngineRefused):

@@ -1,8 +1,8 @@
 """Make exports: a program of its own writes the files, here they are stored and become a model."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 from obstore.exceptions import BaseError
@@ -32,16 +32,13 @@ from worker.operations.handler import (
     PermanentError,
 )
 
-PROVENANCE = (
-    "README.md",
-    "config.json",
-    "LICENSE",
-    "NOTICE",
-)  # Beginnings of the files that name base model and licence.
+# Beginnings of the names of files that name base model and licence.
+PROVENANCE_NAMES = ("README.md", "config.json", "LICENSE", "NOTICE")
 log = structlog.get_logger()
 
 
-class ExportInputs(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ExportInputs:
     """`artifacts`: of `source`, which is the model that is exported, or the base of the checkpoint
     that is. `checkpoint`: the one that is exported, or that the model was made from, if it is still
     there.
@@ -96,7 +93,7 @@ class ExportHandler(OperationHandler[Export]):
                 provenance = (
                     artifact
                     for artifact in inputs.artifacts
-                    if artifact.name.startswith(PROVENANCE)
+                    if artifact.name.startswith(PROVENANCE_NAMES)
                 )
                 fetch_artifacts(self._storage, provenance, source, heartbeat)
         else:
@@ -107,14 +104,8 @@ class ExportHandler(OperationHandler[Export]):
         if export.format in ("fp8", "q4_1"):
             return source
         base_model = inputs.job.requested.model if inputs.job else inputs.source.base_model_id or ""
-        arguments = [
-            "convert",
-            str(source),
-            "--to",
-            export.format,
-            "--output",
-            str(folder / "output"),
-        ]
+        arguments = ["convert", str(source), "--to", export.format]
+        arguments += ["--output", str(folder / "output")]
         arguments += ["--name", export.exported_model_id, "--base-model", base_model]
         run_tool(self._settings.trainer_command, arguments, heartbeat)
         return folder / "output"

@@ -11,10 +11,9 @@ from app.models import File, FileCheck, FileStatus, Job
 from app.notifier.broker import Notifier
 from app.operations import claims
 from falqon_core.records.file_check import FileReport
-from falqon_core.records.jsonl import RecordError
 from worker.context import WorkerContext
 from worker.operations.check_process import check_records
-from worker.operations.file_verdict import record_verdict
+from worker.operations.file_verdict import SPLIT_ADVICE, record_verdict, report_of_fault
 from worker.operations.handler import (
     MAX_ATTEMPTS,
     Heartbeat,
@@ -75,15 +74,9 @@ class FileCheckHandler(OperationHandler[FileCheck]):
         report = None  # The file could not be read.
         details = error.message
         if error.code != BytesMissing.code:
-            report = _unchecked(error.message)
+            report = report_of_fault(error.message, SPLIT_ADVICE)
             details = report.summary()
         record_verdict(
             session, self._settings, operation.file_id, FileStatus.ERROR, details, report
         )
         super()._fail(session, operation, error)
-
-
-def _unchecked(message: str) -> FileReport:
-    advice = "split the file, and shorten lines that hold far more than the others"
-    error = RecordError(line=1, column=1, field="", message=message, advice=advice)
-    return FileReport(num_errors=1, errors=[error])

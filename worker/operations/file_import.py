@@ -9,9 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path, PurePath
-from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -28,12 +28,10 @@ from app.projects import quotas
 from app.source_tokens import repository as source_tokens
 from falqon_core.contract.messages import Message, RecordsWritten
 from falqon_core.contract.sources import unpacked_name
-from falqon_core.records.file_check import FileReport
-from falqon_core.records.jsonl import RecordError
 from worker.context import WorkerContext
 from worker.machine.subprocesses import ToolFailed, run_tool
-from worker.models.fetching import BytesMissing, fetch
-from worker.operations.file_verdict import record_verdict
+from worker.models.fetching import ObjectMissing, fetch
+from worker.operations.file_verdict import record_verdict, report_of_fault
 from worker.operations.handler import (
     MAX_ATTEMPTS,
     Heartbeat,
@@ -45,17 +43,18 @@ from worker.operations.handler import (
 from worker.sources.download import SourceRefused, SourceUnavailable
 from worker.sources.tables import SourceReader, SourceTable, kind_of_secret
 
-READER = [sys.executable, "-m", "falqon_core.tables"]
-OF_THE_USER = ("unknown_columns", "source_unreadable", "source_too_large")
-SPACE = 3  # the lines of a table are rarely more than twice its bytes
+READER_COMMAND = [sys.executable, "-m", "falqon_core.tables"]
+USER_ERROR_CODES = ("unknown_columns", "source_unreadable", "source_too_large")
+SPACE_FACTOR = 3  # the lines of a table are rarely more than twice its bytes
 WRITTEN_EVERY_SECONDS = 1.0
-TURN_SECONDS = 1.0  # between two heartbeats while another table is read
+LOCK_SECONDS = 1.0  # between two heartbeats while another table is read
 SHOWN_RECORDS = 5
 SHOWN_CHARACTERS = 2_000
-ADVICE = "correct the source or its mapping, and add it again"
+CORRECTION = "correct the source or its mapping, and add it again"
 
 
-class Reading(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Reading:
     """What the tables of an import have become so far."""
 
     digest: "hashlib._Hash"
@@ -95,11 +94,7 @@ class FileImportHandler(OperationHandler[FileImport]):
         self._notifier.notify(FileCheck, operation.file_id)
 
     def _tables(
-        self,
-        operation: FileImport,
-        folder: Path,
-        heartbeat: Heartbeat,
-        progress: "ProgressWriter",
+        self, operation: FileImport, folder: Path, heartbeat: Heartbeat, progress: "ProgressWriter"
     ) -> Iterator[SourceTable]:
         if operation.is_uploaded:
             self._fetch_upload(operation, folder / "table", heartbeat)
@@ -124,11 +119,11 @@ class FileImportHandler(OperationHandler[FileImport]):
     def _fetch_upload(self, operation: FileImport, target: Path, heartbeat: Heartbeat) -> None:
         with self._database.read() as session:
             file = files.get(session, operation.file_id)
-        self._require_space(target.parent, SPACE * file.bytes)
+        self._require_space(target.parent, SPACE_FACTOR * file.bytes)
         heartbeat()
         try:
             fetch(self._storage, file.storage_key, target, file.sha256)
-        except BytesMissing as error:
+        except ObjectMissing as error:
             if operation.attempt < MAX_ATTEMPTS:  # a folder of several machines may show it late
                 raise OSError(f"{file.storage_key} is not in the storage yet") from error
             raise
@@ -142,7 +137,7 @@ class FileImportHandler(OperationHandler[FileImport]):
         progress: "ProgressWriter",
     ) -> None:
         """Write the lines of a table beside those of the tables before it."""
-        self._require_space(table.path.parent, (SPACE - 1) * table.path.stat().st_size)
+        self._require_space(table.path.parent, (SPACE_FACTOR - 1) * table.path.stat().st_size)
         for chunk in _of_file(table.path, heartbeat):
             reading.digest.update(chunk)
         written = sum(path.stat().st_size for path in reading.lines)
@@ -159,9 +154,9 @@ class FileImportHandler(OperationHandler[FileImport]):
         arguments += ["--max-bytes", str(self._settings.max_upload_bytes - written)]
         try:
             with _holding(self._reading, heartbeat):
-                run_tool(READER, arguments, heartbeat, on_message)
+                run_tool(READER_COMMAND, arguments, heartbeat, on_message)
         except ToolFailed as error:
-            if error.failure.code in OF_THE_USER:
+            if error.failure.code in USER_ERROR_CODES:
                 raise
             raise OSError("the program that reads the table has ended") from error
 
@@ -192,10 +187,7 @@ class FileImportHandler(OperationHandler[FileImport]):
         quotas.admit_bytes(session, operation.project_id, 0)  # what they are more is in the row
 
     def _fail(self, session: Session, operation: FileImport, error: PermanentError) -> None:
-        fault = RecordError(
-            line=1, column=1, field="", code=error.code, message=error.message, advice=ADVICE
-        )
-        report = FileReport(num_errors=1, errors=[fault])
+        report = report_of_fault(error.message, CORRECTION, error.code)
         file_id, status = operation.file_id, FileStatus.ERROR
         record_verdict(session, self._settings, file_id, status, error.message, report)
         super()._fail(session, operation, error)
@@ -232,7 +224,7 @@ class ProgressWriter:
 
 @contextmanager
 def _holding(lock: threading.Lock, heartbeat: Callable[[], None]) -> Iterator[None]:
-    while not lock.acquire(timeout=TURN_SECONDS):
+    while not lock.acquire(timeout=LOCK_SECONDS):
         heartbeat()
     try:
         yield

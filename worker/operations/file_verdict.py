@@ -8,6 +8,9 @@ from app.jobs import repository as jobs
 from app.jobs.validation import finish_validation
 from app.models import FileStatus, JobStatus
 from falqon_core.records.file_check import FileReport
+from falqon_core.records.jsonl import RecordError
+
+SPLIT_ADVICE = "split the file, and shorten lines that hold far more than the others"
 
 
 def record_verdict(
@@ -23,3 +26,9 @@ def record_verdict(
     waiting = jobs.list_validating_with(session, file_id)
     statuses = {job.id: finish_validation(session, job, settings) for job in waiting}
     return [job_id for job_id, job_status in statuses.items() if job_status is JobStatus.QUEUED]
+
+
+def report_of_fault(message: str, advice: str, code: str = "invalid_record") -> FileReport:
+    """Return the report on a file that could not be checked."""
+    error = RecordError(line=1, column=1, field="", code=code, message=message, advice=advice)
+    return FileReport(num_errors=1, errors=[error])

@@ -32,7 +32,7 @@ class ModelImportHandler(OperationHandler[ModelImport]):
 
     def _run(self, operation: ModelImport, heartbeat: Heartbeat) -> None:
         with self._scratch(operation) as folder:
-            progress = _Progress(self, operation, folder, heartbeat)
+            progress = _ImportProgress(self, operation, folder, heartbeat)
             conversions = self._bring(operation, folder, progress)
             try:
                 add_folder(
@@ -49,7 +49,9 @@ class ModelImportHandler(OperationHandler[ModelImport]):
     def write(self, operation: ModelImport, **values: object) -> None:
         write_progress(self._database, operation, **values)
 
-    def _bring(self, operation: ModelImport, folder: Path, progress: "_Progress") -> list[str]:
+    def _bring(
+        self, operation: ModelImport, folder: Path, progress: "_ImportProgress"
+    ) -> list[str]:
         """Make a plain folder of the source; return what was converted."""
         source = operation.source
         environment = offline_environment(os.environ)
@@ -77,7 +79,7 @@ class ModelImportHandler(OperationHandler[ModelImport]):
             environment["HF_TOKEN"] = token.secret["token"]
         return environment
 
-    def _fetch(self, url: str, target: Path, progress: "_Progress") -> Path:
+    def _fetch(self, url: str, target: Path, progress: "_ImportProgress") -> Path:
         downloader = Downloader(self._settings.webhook_networks, progress)
         try:
             downloader.fetch(url, target, {}, MAX_GGUF_BYTES)
@@ -90,7 +92,7 @@ class ModelImportHandler(OperationHandler[ModelImport]):
         return target
 
 
-class _Progress:
+class _ImportProgress:
     """A heartbeat that also writes down how many bytes are here."""
 
     def __init__(

@@ -1,13 +1,6 @@
 from typing import Any
 
-from app.models import (
-    DatasetStatistics,
-    Evaluation,
-    Export,
-    FileCheck,
-    FileImport,
-    ModelImport,
-)
+from app.models import DatasetStatistics, Evaluation, Export, FileCheck, FileImport, ModelImport
 from app.models.operation import Operation
 from worker.operations.dataset_statistics import DatasetStatisticsHandler
 from worker.operations.evaluation import EvaluationHandler

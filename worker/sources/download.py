@@ -5,27 +5,23 @@ and what a broken connection has left is continued where the server can.
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 from urllib.parse import urljoin
 
 from app.base.outbound.addresses import AddressRefused, Networks, OutboundTarget, parse_target
 from app.base.outbound.connection import connect, reason_of
-from worker.sources.checked_socket import (
-    MIN_BYTES_PER_SECOND,
-    CheckedSocket,
-    Pace,
-    SourceTooSlow,
-)
+from worker.sources.checked_socket import MIN_BYTES_PER_SECOND, CheckedSocket, Pace, SourceTooSlow
 
 CONNECT_SECONDS = 10.0
 MAX_REDIRECTS = 5
 MAX_RESUMPTIONS = 5
 RETRY_SECONDS = 1.0
 CHUNK_BYTES = 2**18
-REDIRECTS = (301, 302, 303, 307, 308)
-NOT_THERE = (401, 403, 404, 410)
+REDIRECT_STATUSES = (301, 302, 303, 307, 308)
+NOT_FOUND_STATUSES = (401, 403, 404, 410)
 
 
 class SourceRefused(Exception):
@@ -41,7 +37,8 @@ class SourceUnavailable(Exception):
     """The source does not answer as it should; another attempt may succeed."""
 
 
-class Downloader(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Downloader:
     """`check` is called every few seconds and may raise to give up."""
 
     networks: Networks
@@ -97,12 +94,14 @@ class Downloader(NamedTuple):
                     target = parse_target(url, self.networks)
                     host = f"{target.https}:{target.host}:{target.port}"
                     first = first or host
-                    own = headers if host == first else _without_secrets(headers)
+                    own = dict(headers)
+                    if host != first:
+                        own.pop("authorization", None)
                     response = self._ask(target, own, opened, pace)
                 except (AddressRefused, ValueError) as error:
                     message = f"The source is not reached: {error}."
                     raise SourceRefused("source_refused", message) from error
-                if response.status not in REDIRECTS:
+                if response.status not in REDIRECT_STATUSES:
                     break
                 url = urljoin(url, response.getheader("location") or "")
             _check_status(response.status)
@@ -166,9 +165,9 @@ def _refusing_slow() -> Iterator[None]:
 def _check_status(status: int) -> None:
     if status in (200, 206):
         return
-    if status in REDIRECTS:
+    if status in REDIRECT_STATUSES:
         raise SourceRefused("source_refused", f"It redirects more than {MAX_REDIRECTS} times.")
-    if status in NOT_THERE:
+    if status in NOT_FOUND_STATUSES:
         raise SourceRefused(
             "source_not_found",
             "It is not there, or needs a token of this project that may read it "
@@ -177,7 +176,3 @@ def _check_status(status: int) -> None:
     if status == 429 or status >= 500:
         raise ConnectionError(f"the answer was {status}")
     raise SourceRefused("source_refused", f"The answer was {status}.")
-
-
-def _without_secrets(headers: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in headers.items() if name != "authorization"}

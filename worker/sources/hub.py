@@ -3,8 +3,9 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote, unquote
 
 from huggingface_hub import constants
@@ -21,7 +22,8 @@ MAX_NAMED = 20
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 
 
-class Dataset(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class HubDataset:
     revision: str  # the commit
     paths: list[str]
     urls: list[str]
@@ -33,7 +35,7 @@ def find_files(
     headers: Mapping[str, str],
     endpoint: str,
     revision: str | None = None,
-) -> Dataset:
+) -> HubDataset:
     """Return the files that an address means; at the commit `revision`, where that is known."""
     endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
     repository = f"{endpoint}/api/datasets/{address.repository}"
@@ -42,7 +44,7 @@ def find_files(
         revision = str(_read(downloader, f"{repository}/revision/{name}", headers)[0]["sha"])
     paths = choose_files(_paths(downloader, f"{repository}/tree/{revision}", headers), address.path)
     resolve = f"{endpoint}/datasets/{address.repository}/resolve/{revision}"
-    return Dataset(revision, paths, [f"{resolve}/{quote(path)}" for path in paths])
+    return HubDataset(revision, paths, [f"{resolve}/{quote(path)}" for path in paths])
 
 
 def choose_files(paths: list[str], target: str) -> list[str]:

@@ -1,9 +1,10 @@
 """The tables that an import reads, brought to this machine one after the other."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import urlsplit
 
 from app.base.settings import Settings
@@ -14,7 +15,8 @@ from worker.sources.hub import find_files
 from worker.sources.s3 import url_of
 
 
-class SourceTable(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SourceTable:
     path: Path
     format: SourceFormat
     # The version that the address means now: a commit, or the server's own name for it.
@@ -23,7 +25,8 @@ class SourceTable(NamedTuple):
     num_tables: int = 1
 
 
-class SourceReader(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SourceReader:
     """`secret`: what the project has stored for this kind of source. `on_progress` is told of each
     table how much of it is here.
     """
@@ -58,7 +61,7 @@ class SourceReader(NamedTuple):
             left -= table.path.stat().st_size
             with table.path.open("rb") as file:
                 format = format_of(path, file.read(HEAD_BYTES))
-            yield table._replace(format=format, revision=revision or version)
+            yield replace(table, format=format, revision=revision or version)
 
 
 def kind_of_secret(source: str) -> str:

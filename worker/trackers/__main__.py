@@ -25,7 +25,8 @@ _later: TypeAdapter[Metrics | Outcome] = TypeAdapter(Metrics | Outcome)
 def report(lines: Iterable[str]) -> None:
     lines = iter(lines)
     run = Run.model_validate_json(next(lines))
-    tracker: Tracker = importlib.import_module(f"worker.trackers.{run.type}").Tracker(run)
+    module = importlib.import_module(f"worker.trackers.{run.type}")
+    tracker: Tracker = getattr(module, f"{run.type.title()}Tracker")(run)
     for line in lines:
         match _later.validate_json(line):
             case Metrics() as message:

@@ -3,10 +3,10 @@ import mlflow
 from worker.trackers.protocol import OutcomeName, Run, Scalars
 
 JOB_TAG = "falqon.job_id"
-STATUS = {"succeeded": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
+STATUS_BY_OUTCOME = {"succeeded": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
 
-class Tracker:
+class MlflowTracker:
     def __init__(self, run: Run) -> None:
         experiment = mlflow.set_experiment(run.options["experiment"])
         runs = mlflow.MlflowClient().search_runs(
@@ -22,4 +22,4 @@ class Tracker:
         mlflow.log_metrics(values, step=step)
 
     def finish(self, outcome: OutcomeName) -> None:
-        mlflow.end_run(STATUS[outcome])
+        mlflow.end_run(STATUS_BY_OUTCOME[outcome])

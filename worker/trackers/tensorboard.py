@@ -9,7 +9,7 @@ from tensorboardX import SummaryWriter  # noqa: E402
 from worker.trackers.protocol import OutcomeName, Run, Scalars  # noqa: E402
 
 
-class Tracker:
+class TensorboardTracker:
     """Event files below the working directory, one folder for each job."""
 
     def __init__(self, run: Run) -> None:

@@ -3,7 +3,7 @@ import trackio
 from worker.trackers.protocol import OutcomeName, Run, Scalars
 
 
-class Tracker:
+class TrackioTracker:
     """Runs are told apart by their names, so the job's id is part of each."""
 
     def __init__(self, run: Run) -> None:

@@ -3,7 +3,7 @@ import wandb
 from worker.trackers.protocol import OutcomeName, Run, Scalars
 
 
-class Tracker:
+class WandbTracker:
     def __init__(self, run: Run) -> None:
         options = run.options
         self._run = wandb.init(

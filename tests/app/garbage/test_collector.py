@@ -32,6 +32,7 @@ from app.models import (
 from app.notifier.broker import Notifier
 from app.reconciler import Reconciler
 from tests.support.backend import Backend
+from tests.support.garbage import collect
 from tests.support.schema import migrate_database
 
 
@@ -86,8 +87,8 @@ def test_objects_named_by_rows_stay_and_the_rest_is_collected(backend: Backend) 
     age(backend)
     fresh = f"{prefix}/8/model/model.safetensors"
     backend.storage.put(fresh, [b"of one that is uploading"])
-    assert collector.collect(backend.database, backend.storage) == len(left)
-    assert collector.collect(backend.database, backend.storage) == 0, "known already"
+    assert collect(backend.database, backend.storage) == len(left)
+    assert collect(backend.database, backend.storage) == 0, "known already"
     assert objects(backend) == expected | left | {fresh}, "an hour is left to object"
     sweep_an_hour_later(backend)
     assert objects(backend) == expected | {fresh}
@@ -98,7 +99,7 @@ def test_an_object_named_in_the_last_hour_is_spared(backend: Backend) -> None:
     key = f"projects/{DEFAULT_PROJECT_ID}/jobs/ftjob-x/1/model/late"
     backend.storage.put(key, [b"1"])
     age(backend)
-    collector.collect(backend.database, backend.storage)
+    collect(backend.database, backend.storage)
     with backend.database.transaction() as session:
         session.add(
             Artifact(model_id="fake/base", name="late", bytes=1, sha256="0", storage_key=key)
@@ -137,7 +138,7 @@ def test_models_deleted_before_the_first_collection_are_collected(backend: Backe
             update(Model).where(Model.project_id.is_not(None)).values(deleted_at=now_plus())
         )
     age(backend)
-    assert collector.collect(backend.database, backend.storage) > 0
+    assert collect(backend.database, backend.storage) > 0
     sweep_an_hour_later(backend)
     assert not any("/model/" in key for key in objects(backend))
     assert referenced(backend) == objects(backend)
@@ -192,7 +193,7 @@ def test_a_job_that_ended_keeps_its_checkpoints(backend: Backend) -> None:
     job_id = backend.add_job()
     backend.supervisor().execute_next()
     age(backend, hours=24 * 365)
-    assert collector.collect(backend.database, backend.storage) == 0
+    assert collect(backend.database, backend.storage) == 0
     assert backend.job(job_id).status == JobStatus.SUCCEEDED
     assert len(backend.checkpoints(job_id)) == 2
 
@@ -230,7 +231,7 @@ def test_a_wrong_database_lets_nothing_go(backend: Backend, tmp_path: Path) -> N
         )
         if database is wrong:
             with pytest.raises(installation.Mismatch):
-                collector.collect(database, backend.storage)
+                collect(database, backend.storage)
             with pytest.raises(installation.Mismatch):
                 collector.confirm(database, backend.storage)
             orphans.put(wrong, backend.storage, "projects/p/announced", [b"1"])
@@ -247,10 +248,10 @@ def test_a_restored_copy_lets_nothing_go_until_confirmed(
     """As a dump of yesterday: it has the right id, and no row of what was made since then."""
     with backend.database.transaction() as session:
         orphans.mark_orphaned(session, ["projects/lost/0"])  # being written while the dump was made
-    collector.collect(backend.database, backend.storage)
+    collect(backend.database, backend.storage)
     with backend.database.read() as session:
         dumped = session.query(Installation).one().generation
-    collector.collect(backend.database, backend.storage)
+    collect(backend.database, backend.storage)
     left = leave(backend, 3)
     age(backend)
     with backend.database.transaction() as session:
@@ -260,7 +261,7 @@ def test_a_restored_copy_lets_nothing_go_until_confirmed(
         backend.database, backend.storage, Notifier(backend.settings), backend.settings
     )
     with pytest.raises(installation.DatabaseRestored, match="older copy"):
-        collector.collect(backend.database, backend.storage)
+        collect(backend.database, backend.storage)
     reconciler.sweep()
     assert left <= objects(backend)
     assert announced(backend) == {"projects/lost/0"}
@@ -280,13 +281,13 @@ def test_a_restored_copy_lets_nothing_go_until_confirmed(
 def test_more_than_a_thousand_wait_for_an_admin(backend: Backend) -> None:
     left = leave(backend, collector.MAX_UNREFERENCED)
     age(backend)
-    assert collector.collect(backend.database, backend.storage) == len(left)
+    assert collect(backend.database, backend.storage) == len(left)
     with backend.database.transaction() as session:
         session.execute(delete(Orphan))
     more = leave(backend, 1, "more")
     age(backend)
     with pytest.raises(collector.HeldBack, match=r"1,001 of 1,004 objects have no row.*--dry-run"):
-        collector.collect(backend.database, backend.storage)
+        collect(backend.database, backend.storage)
     assert announced(backend) == set()
     assert "1,001 of 1,004" in collector.describe(backend.database, backend.storage)
     assert collector.confirm(backend.database, backend.storage) == 1001
@@ -308,7 +309,7 @@ def test_a_database_younger_than_the_objects_lets_nothing_go(backend: Backend) -
     with pytest.raises(
         collector.HeldBack, match="2 objects without a row are older than the database"
     ):
-        collector.collect(backend.database, backend.storage)
+        collect(backend.database, backend.storage)
     assert announced(backend) == set()
     assert collector.confirm(backend.database, backend.storage) == 2
     assert announced(backend) == left
@@ -320,7 +321,7 @@ def test_many_more_than_fit_into_memory_are_announced_in_turns(
     monkeypatch.setattr(collector, "MAX_ANNOUNCED", 2)
     left = leave(backend, 5)
     age(backend)
-    assert collector.collect(backend.database, backend.storage) == 2
+    assert collect(backend.database, backend.storage) == 2
     assert collector.confirm(backend.database, backend.storage) == 3
     assert announced(backend) == left
 
@@ -342,9 +343,9 @@ def test_two_collectors_never_run_at_the_same_time(
 
     monkeypatch.setattr(storage, "now", slowly)
     with ThreadPoolExecutor() as pool:
-        first = pool.submit(collector.collect, backend.database, storage)
+        first = pool.submit(collect, backend.database, storage)
         assert listing.wait(30)
-        assert collector.collect(backend.database, backend.storage) == 0
+        assert collect(backend.database, backend.storage) == 0
         with pytest.raises(collector.HeldBack, match="try again"):
             collector.confirm(backend.database, backend.storage)
         assert announced(backend) == set()
@@ -352,7 +353,7 @@ def test_two_collectors_never_run_at_the_same_time(
         assert first.result() == len(left)
     leave(backend, 1, "later")
     age(backend)
-    assert collector.collect(backend.database, backend.storage) == 1, "the turn was given back"
+    assert collect(backend.database, backend.storage) == 1, "the turn was given back"
 
 
 def test_the_turn_of_a_collector_that_was_killed_ends(
@@ -364,10 +365,10 @@ def test_the_turn_of_a_collector_that_was_killed_ends(
         session.execute(
             update(Installation).values(collector="killed", collecting_until=now_plus(3600))
         )
-    assert collector.collect(backend.database, backend.storage) == 0
+    assert collect(backend.database, backend.storage) == 0
     with backend.database.transaction() as session:
         session.execute(update(Installation).values(collecting_until=now_plus(-1)))
-    assert collector.collect(backend.database, backend.storage) == 1
+    assert collect(backend.database, backend.storage) == 1
 
 
 def test_a_collector_that_was_too_slow_announces_nothing(
@@ -380,7 +381,7 @@ def test_a_collector_that_was_too_slow_announces_nothing(
         backend.storage, "now", partial(_lose_the_turn, backend, backend.storage.now)
     )
     with pytest.raises(collector.HeldBack, match="too slow"):
-        collector.collect(backend.database, backend.storage)
+        collect(backend.database, backend.storage)
     assert announced(backend) == set()
 
 

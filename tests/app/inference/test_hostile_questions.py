@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from openai.lib._parsing._completions import type_to_response_format_param
+from pydantic import BaseModel, Field
 
 from tests.support.api import Api, Tenant
 from tests.support.backend import processes
@@ -161,6 +163,17 @@ TOOL = {"type": "function", "function": {"name": "f"}}
             "response_format.schema.maxItems",
         ),
         ({"n": 129}, "n"),
+        ({"logit_bias": {"x": 1}}, "logit_bias"),
+        ({"functions": ["f"]}, "functions.0"),
+        ({"functions": [{}]}, "functions.0.name"),
+        ({"functions": [FUNCTION, FUNCTION]}, "functions.1.name"),
+        (
+            {"functions": [{"name": "f", "parameters": BACKWARDS}]},
+            "functions.0.parameters.maxItems",
+        ),
+        ({"functions": [{"name": "f"}] * 129}, "functions"),
+        ({"functions": [FUNCTION], "function_call": {"name": "g"}}, "function_call"),
+        ({"tools": [TOOL], "tool_choice": {"function": {"name": "g"}}}, "tool_choice"),
     ],
 )
 def test_what_is_malformed_is_refused_with_its_place(
@@ -169,7 +182,68 @@ def test_what_is_malformed_is_refused_with_its_place(
     body = {"model": "falqon-tiny", "messages": HELLO, "max_tokens": 1} | question
     answer = tenant.http.post("/v1/chat/completions", json=body)
     assert answer.status_code == 400, answer.text
-    assert answer.json()["error"]["param"] == param
+    error = answer.json()["error"]
+    assert error["param"] == param
+    assert error["message"].startswith(param)
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("is_tool", [False, True], ids=["answer", "tool"])
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": True}, "required": ["a"]},
+        {"type": "array", "items": True, "maxItems": 2},
+        {"anyOf": [True, {"type": "null"}]},
+        {"$ref": "#/$defs/a", "$defs": {"a": True}},
+    ],
+)
+def test_a_schema_of_true_takes_anything(
+    tenant: Tenant, schema: dict[str, Any], is_tool: bool
+) -> None:
+    body = {"model": "falqon-tiny", "messages": HELLO, "max_tokens": 4}
+    answer = tenant.http.post("/v1/chat/completions", json=body | fields_of(schema, is_tool))
+    assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize(
+    ("schema", "is_strict", "place", "words"),
+    [
+        ({"type": "object", "properties": {"a": False}}, False, ".properties.a", "'false'"),
+        ({"anyOf": [False, {"type": "null"}]}, False, ".anyOf.0", "'false'"),
+        ({"type": "array", "prefixItems": [{}], "items": False}, False, ".items", "'false'"),
+        ({"type": "integer", "minimum": 0.5}, False, ".minimum", "whole number"),
+        ({"type": ["integer", "null"], "maximum": -0.5}, False, ".maximum", "whole number"),
+        ({"type": "string", "not": {"const": "a"}}, True, ".not", "no engine here follows 'not'"),
+        (properties(1, {"if": {}, "then": {}}), True, ".properties.p0.if", "follows 'if'"),
+    ],
+)
+def test_a_schema_that_no_engine_follows_is_refused(
+    tenant: Tenant, schema: dict[str, Any], is_strict: bool, place: str, words: str
+) -> None:
+    shape = {"name": "n", "schema": schema, "strict": is_strict}
+    body = {"model": "falqon-tiny", "messages": HELLO, "max_tokens": 4}
+    format = {"type": "json_schema", "json_schema": shape}
+    answer = tenant.http.post("/v1/chat/completions", json=body | {"response_format": format})
+    assert answer.status_code == 400, answer.text
+    error = answer.json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_schema", RESPONSE + place)
+    assert words in error["message"]
+
+
+@pytest.mark.usefixtures("engine")
+def test_bounds_that_pydantic_writes_are_accepted(tenant: Tenant) -> None:
+    class Item(BaseModel):
+        price: float = Field(gt=0.5, multiple_of=0.25)
+
+    answer = tenant.client.chat.completions.create(
+        model="falqon-tiny",
+        messages=HELLO,
+        max_tokens=4,
+        response_format=type_to_response_format_param(Item),
+    )
+    assert answer.choices
 
 
 def test_as_many_answers_as_an_engine_writes_at_once(tenant: Tenant) -> None:

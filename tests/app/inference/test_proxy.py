@@ -152,7 +152,7 @@ def test_what_is_no_event_ends_the_stream(part: bytes) -> None:
 
 def test_a_client_that_does_not_read_holds_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(outbox, "MAX_UNREAD_BYTES", 10 * len(TEXT))
-    monkeypatch.setattr(answer_stream, "UNREAD_SECONDS", 0.5)
+    monkeypatch.setattr(answer_stream, "CLIENT_READ_SECONDS", 0.5)
     relay = Relay([TEXT] * 1000 + [DONE])
     are_idle = []
 

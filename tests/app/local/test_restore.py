@@ -22,6 +22,7 @@ from app.models import Artifact, Checkpoint, File, Installation, JobStatus
 from falqon_core.contract.layout import MANIFEST
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer
+from tests.support.garbage import collect
 from tests.support.postgres import PostgresServer
 
 
@@ -121,7 +122,7 @@ def test_a_backup_is_restored_onto_an_empty_machine(
     for path in (tmp_path / "new" / "data" / "objects").rglob("*"):
         os.utime(path, (1, 1))
     with pytest.raises(installation.DatabaseRestored):
-        collector.collect(restored.database, restored.storage)
+        collect(restored.database, restored.storage)
     while restored.supervisor().execute_next():
         pass
     assert restored.job(waiting).status == JobStatus.SUCCEEDED

@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field
 
 from app.models.json_schema_limits import MAX_ENUM_VALUES, MAX_PARTS, SchemaLimits
 from app.models.schema_patterns import PatternRefused, cost_of
-from app.models.schema_tree import SchemaRefused
+from app.models.schema_tree import SchemaRefused, without_true
 
 ITSELF = {"$ref": "#/$defs/node"}
 
@@ -150,6 +150,31 @@ def test_a_refusal_names_its_place(schema: Any, path: str) -> None:
 def test_an_ambiguous_schema_of_endless_matches_is_refused(schema: dict[str, Any]) -> None:
     with pytest.raises(SchemaRefused, match=r"begin|ways"):
         SchemaLimits().check(schema, "schema")
+
+
+def test_a_schema_that_takes_anything_is_written_as_an_object() -> None:
+    values = {"const": True, "enum": [True], "default": True, "required": ["a"]}
+    schema = {
+        "properties": {"a": True, "items": {"items": True}, "c": False},
+        "anyOf": [True, values],
+        "additionalProperties": False,
+        "$defs": {"x": True},
+    }
+    assert without_true(schema) == {
+        "properties": {"a": {}, "items": {"items": {}}, "c": False},
+        "anyOf": [{}, values],
+        "additionalProperties": False,
+        "$defs": {"x": {}},
+    }
+
+
+def test_objects_that_take_any_other_property_do_not_differ_by_their_end() -> None:
+    for others in (True, {}):
+        choice = {
+            "anyOf": [object_of(a=ITSELF), {"type": "object", "additionalProperties": others}]
+        }
+        with pytest.raises(SchemaRefused, match="begin alike"):
+            SchemaLimits().check(of_definitions(node=choice), "schema")
 
 
 def test_the_schemas_of_a_request_share_their_limits() -> None:

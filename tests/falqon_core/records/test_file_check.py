@@ -28,8 +28,9 @@ from tests.falqon_core.records.test_parse_record import CHAT, line
 def test_a_byte_order_mark_may_stand_on_a_line_of_its_own() -> None:
     report = check_file([b"\xef\xbb\xbf", b'{"text": "a"}', b"", b'{"text": "b"}'])
     assert (report.num_records, report.num_errors) == (2, 0)
-    for empty in ([b"\xef\xbb\xbf"], [b"\xef\xbb\xbf  \r", b"\r"]):
-        assert [error.message for error in check_file(empty).errors] == ["the file is empty"]
+    assert check_file([b"\xef\xbb\xbf"]).errors[0].message == "the file is empty"
+    blank = [b"\xef\xbb\xbf  \r", b"\r"]
+    assert check_file(blank).errors[0].message == "the file holds nothing but blanks"
     assert "BOM" in check_file([b"\xef\xbb\xbf", b'\xef\xbb\xbf{"text": "a"}']).errors[0].message
     assert "BOM" in check_file([b'\xef\xbb\xbf\xef\xbb\xbf{"text": "a"}']).errors[0].message
 
@@ -81,13 +82,21 @@ def test_a_good_file_is_summed_up() -> None:
     assert report.summary() == "3 records (messages)"
 
 
-@pytest.mark.parametrize("lines", [[], [b"\n", b" \r\n"]])
-def test_an_empty_file_is_at_fault(lines: list[bytes]) -> None:
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "the file is empty"),
+        ([b"\n", b" \r\n"], "the file holds nothing but blanks"),
+        ([b" " * 2**20], "the file holds nothing but blanks"),
+    ],
+)
+def test_a_file_without_a_record_is_at_fault(lines: list[bytes], message: str) -> None:
     report = check_file(lines)
 
     assert not report.ok
     assert (report.errors[0].line, report.errors[0].column) == (1, 1)
-    assert "the file is empty; write one JSON object a line" in report.summary()
+    assert report.errors[0].code == "empty_file"
+    assert f"{message}; write one JSON object a line" in report.summary()
 
 
 def test_mixed_shapes_are_at_fault() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from app.attempts.values import Verdict
 from falqon_core.contract.messages import ExitCode, Failed
-from worker.attempt.outcome import End, classify
+from worker.attempt.outcome import TrainerEnd, classify
 
 MESSAGE = Failed(code="loss_not_finite", message="NaN", param="learning_rate")
 
@@ -47,24 +47,24 @@ MESSAGE = Failed(code="loss_not_finite", message="NaN", param="learning_rate")
 def test_an_end_means(
     exit_code: int, stop_requested: bool, failed: Failed | None, verdict: Verdict, code: str | None
 ) -> None:
-    outcome = classify(End(exit_code, stop_requested), failed)
+    outcome = classify(TrainerEnd(exit_code, stop_requested), failed)
     assert outcome.verdict is verdict
     assert (outcome.failure.code if outcome.failure else None) == code
 
 
 def test_the_trainers_own_words_reach_the_user() -> None:
-    failure = classify(End(ExitCode.USER_ERROR), MESSAGE).failure
+    failure = classify(TrainerEnd(ExitCode.USER_ERROR), MESSAGE).failure
     assert failure == ("loss_not_finite", "NaN", "learning_rate")
 
 
 def test_a_signal_is_named() -> None:
-    failure = classify(End(-9), None).failure
+    failure = classify(TrainerEnd(-9), None).failure
     assert failure is not None
     assert failure.message == "The trainer was killed by SIGKILL."
 
 
 def test_a_trainer_killed_for_hanging_is_lost_whatever_its_exit_code() -> None:
-    outcome = classify(End(-signal.SIGKILL, stop_requested=True, hung=True), None)
+    outcome = classify(TrainerEnd(-signal.SIGKILL, stop_requested=True, hung=True), None)
     assert outcome.verdict is Verdict.LOST
     assert outcome.failure is not None
     assert outcome.failure.code == "trainer_hung"

@@ -13,7 +13,7 @@ from falqon_core.estimate.estimate import Estimate, estimate
 from falqon_core.estimate.prices import default_price
 from tests.support.api import TINY_CONFIG
 from tests.support.job_columns import cost, estimated
-from worker.attempt.progress import Progress
+from worker.attempt.progress import AttemptProgress
 from worker.machine.gpu import Machine
 
 HOUR = 3600.0
@@ -53,7 +53,7 @@ def job(
 
 
 def test_cost_and_time_left_follow_the_measured_steps() -> None:
-    progress = Progress(job(), Machine("h100", 2), lambda: HOUR / 2, H100)
+    progress = AttemptProgress(job(), Machine("h100", 2), lambda: HOUR / 2, H100)
     for number in range(1, 51):
         progress.step(step(number))
     now = progress.snapshot()
@@ -66,7 +66,7 @@ def test_cost_and_time_left_follow_the_measured_steps() -> None:
 
 
 def test_device_figures_of_a_step_reach_job_and_event() -> None:
-    progress = Progress(job(), Machine("h100", 1), lambda: HOUR, H100)
+    progress = AttemptProgress(job(), Machine("h100", 1), lambda: HOUR, H100)
     progress.step(step(1))
     now = progress.snapshot()
     event = progress.metrics(step(1))
@@ -81,7 +81,7 @@ def test_device_figures_of_a_step_reach_job_and_event() -> None:
 
 
 def test_a_job_that_succeeded_early_is_complete() -> None:
-    progress = Progress(job(), Machine("h100", 1), lambda: HOUR, H100)
+    progress = AttemptProgress(job(), Machine("h100", 1), lambda: HOUR, H100)
     progress.step(step(40))
     ended = progress.snapshot(ended=True)
     assert (ended.step, ended.percent, ended.eta_seconds) == (40, 100.0, 0.0)
@@ -89,7 +89,7 @@ def test_a_job_that_succeeded_early_is_complete() -> None:
 
 def test_the_cost_includes_earlier_attempts() -> None:
     before = JobProgress(step=40, cost=cost("1.2500"))
-    progress = Progress(job(before, 700.0), Machine("h100", 1), lambda: HOUR, H100)
+    progress = AttemptProgress(job(before, 700.0), Machine("h100", 1), lambda: HOUR, H100)
     progress.step(step(41))
     now = progress.snapshot()
     assert now.cost.accrued == Decimal("3.9400")
@@ -100,14 +100,14 @@ def test_the_cost_includes_earlier_attempts() -> None:
 
 def test_before_the_first_step_the_last_known_progress_stays() -> None:
     before = JobProgress(step=40, total_steps=100, eta_seconds=9.0, cost=cost("1"))
-    now = Progress(job(before), Machine("h100", 1), lambda: 0.0, H100).snapshot()
+    now = AttemptProgress(job(before), Machine("h100", 1), lambda: 0.0, H100).snapshot()
     assert (now.step, now.eta_seconds, str(now.cost.accrued)) == (40, None, "1.0000"), (
         "the rate of an earlier attempt promises nothing"
     )
 
 
 def test_a_device_without_a_price_costs_nothing_that_we_know() -> None:
-    progress = Progress(job(), Machine("some-new-gpu", 1), lambda: HOUR, None)
+    progress = AttemptProgress(job(), Machine("some-new-gpu", 1), lambda: HOUR, None)
     progress.step(step(1))
     assert progress.snapshot().cost is None
     assert progress.metrics(step(1))["cost_accrued"] is None
@@ -122,7 +122,7 @@ def test_until_steps_are_measured_the_estimate_speaks() -> None:
         tokens_per_epoch=10**9,
         device=DEVICES["h100"],
     )
-    progress = Progress(job(estimate=first_estimate), Machine("h100", 1), lambda: 0.0, H100)
+    progress = AttemptProgress(job(estimate=first_estimate), Machine("h100", 1), lambda: 0.0, H100)
     progress.step(step(25))
     now = progress.snapshot()
     assert now.eta_seconds == round(first_estimate.seconds.expected * 0.75, 1)
@@ -132,7 +132,7 @@ def test_until_steps_are_measured_the_estimate_speaks() -> None:
 
 def test_a_new_price_counts_from_then_on() -> None:
     now = 0.0
-    progress = Progress(job(), Machine("h100", 2), lambda: now, H100)
+    progress = AttemptProgress(job(), Machine("h100", 2), lambda: now, H100)
     now = HOUR
     progress.reprice(H100.model_copy(update={"usd_per_device_hour": Decimal("1.00")}))
     assert str(progress.accrued) == "5.3800"
@@ -147,7 +147,7 @@ def test_small_amounts_are_not_rounded_away() -> None:
     """
     now = 0.0
     cpu = default_price("cpu")
-    progress = Progress(job(), Machine("cpu", 1), lambda: now, cpu)
+    progress = AttemptProgress(job(), Machine("cpu", 1), lambda: now, cpu)
     for second in range(1, 3601):
         now = float(second)
         progress.reprice(cpu)
@@ -165,7 +165,7 @@ class Trainer:
         self.elapsed = 0.0
         self.number = 0
         self.total_steps = total_steps
-        self.progress = Progress(job, Machine("h100", 1), lambda: self.now, H100)
+        self.progress = AttemptProgress(job, Machine("h100", 1), lambda: self.now, H100)
 
     def started(self, num_validation_records: int) -> None:
         self.progress.started(
@@ -216,7 +216,7 @@ def test_figures_for_a_comparison_outlive_the_attempt() -> None:
     losses = (ended.valid_loss, ended.valid_loss_as_served)
     assert (*losses, ended.seconds_per_step) == (1.25, 1.375, 2.0)
     assert ended.num_trainable_parameters is not None
-    again = Progress(job(ended), Machine("h100", 1), lambda: 0.0, H100)
+    again = AttemptProgress(job(ended), Machine("h100", 1), lambda: 0.0, H100)
     assert again.snapshot().valid_loss_as_served == 1.375
     again.step(step(5))
     continued = again.snapshot()
@@ -347,7 +347,7 @@ def test_an_early_end_is_compared_with_nothing() -> None:
 
 def test_the_allowed_silence_of_a_trainer_follows_its_phase() -> None:
     now, floor = 0.0, 600.0
-    progress = Progress(job(), Machine("h100", 1), lambda: now, H100)
+    progress = AttemptProgress(job(), Machine("h100", 1), lambda: now, H100)
 
     def silent(seconds: float) -> bool:
         nonlocal now

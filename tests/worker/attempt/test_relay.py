@@ -16,7 +16,7 @@ from falqon_core.contract.messages import CheckpointSaved, Finished, Log, Sample
 from falqon_core.estimate.prices import default_price
 from tests.support.backend import Backend, direct_gateway
 from worker.attempt.lease import Lease
-from worker.attempt.progress import Progress
+from worker.attempt.progress import AttemptProgress
 from worker.attempt.relay import MAX_BATCH, MAX_LINE_BYTES, Relay
 from worker.attempt.spool import Spool
 from worker.attempt.writer import AttemptWriter
@@ -55,7 +55,7 @@ def relayed(
         on_lost=lambda: None,
     )
     price = default_price("cpu")
-    progress = Progress(backend.job(job_id), supervisor.machine, lambda: 0, price)
+    progress = AttemptProgress(backend.job(job_id), supervisor.machine, lambda: 0, price)
     spool = Spool(backend.settings.data_dir / "events.spool")
     relay = Relay(AttemptWriter(gateway, lease), progress, "cpu", spool, on_checkpoint)
     read_end, write_end = os.pipe()

@@ -18,7 +18,7 @@ from falqon_core.estimate.prices import default_price
 from tests.support.backend import Backend, direct_gateway
 from tests.support.valkey import Valkey
 from worker.attempt.lease import Lease
-from worker.attempt.progress import Progress
+from worker.attempt.progress import AttemptProgress
 from worker.attempt.relay import Relay
 from worker.attempt.spool import Spool
 from worker.attempt.writer import AttemptWriter
@@ -53,7 +53,7 @@ class Running:
         self._spool = Spool(backend.settings.data_dir / f"{self.job_id}.spool")
         self._relay = Relay(
             AttemptWriter(gateway, lease),
-            Progress(job, backend.supervisor().machine, lambda: 0, price),
+            AttemptProgress(job, backend.supervisor().machine, lambda: 0, price),
             "cpu",
             self._spool,
             lambda _: None,

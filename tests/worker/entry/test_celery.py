@@ -134,6 +134,6 @@ def test_a_worker_that_waits_for_its_database_ends_when_told_to(silent_backend: 
     backend = silent_backend
     worker = backend.start_worker("cpu", DATABASE_URL="sqlite:////nowhere/falqon.db")
     log = backend.settings.data_dir / "worker.log"
-    wait_for(lambda: log.exists() and installation.UNKNOWN in log.read_text(), what="it waits")
+    wait_for(lambda: log.exists() and installation.UNKNOWN_PAIR in log.read_text(), what="it waits")
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(DRAIN_SECONDS) == 0

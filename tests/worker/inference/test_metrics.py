@@ -75,21 +75,25 @@ def metrics(answers: Answers) -> EngineMetrics:
 def test_llama_cpp_tells_both(answers: Answers, metrics: EngineMetrics) -> None:
     answers.text = LLAMA_CPP
     figures = metrics.read()
-    assert figures[1:] == (2, 41.5)
+    assert (figures.num_requests, figures.tokens_per_second) == (2, 41.5)
     assert figures.memory_bytes is not None
     assert figures.memory_bytes > 2**20
 
 
 def test_engines_of_vllm_are_added_up(answers: Answers, metrics: EngineMetrics) -> None:
     answers.text = VLLM
-    assert metrics.read()[1:] == (3, None), "a rate takes two readings"
+    figures = metrics.read()
+    assert (figures.num_requests, figures.tokens_per_second) == (3, None), (
+        "a rate takes two readings"
+    )
     time.sleep(0.1)
     answers.text = VLLM.replace(" 1e3", " 2e3")
     read_at = time.monotonic()
     speed = metrics.read().tokens_per_second
     assert speed is not None
     assert 1_000 / (time.monotonic() - read_at + 5) < speed <= 1_000 / 0.1
-    assert metrics.read()[1:] == (3, 0.0)
+    figures = metrics.read()
+    assert (figures.num_requests, figures.tokens_per_second) == (3, 0.0)
 
 
 def test_a_line_that_is_cut_is_not_read(answers: Answers, metrics: EngineMetrics) -> None:
@@ -100,4 +104,5 @@ def test_a_line_that_is_cut_is_not_read(answers: Answers, metrics: EngineMetrics
 
 def test_an_engine_that_is_gone_tells_nothing(metrics: EngineMetrics, answers: Answers) -> None:
     answers.server.server_close()
-    assert metrics.read()[1:] == (None, None)
+    figures = metrics.read()
+    assert (figures.num_requests, figures.tokens_per_second) == (None, None)

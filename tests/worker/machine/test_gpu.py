@@ -12,16 +12,16 @@ from worker.machine.gpu import Machine, detect
 
 
 def test_a_cpu_counts_its_cores() -> None:
-    assert detect(Settings(device="cpu", num_threads=3)) == ("cpu", 3, ())
-    assert detect(Settings(device="auto")) == ("cpu", len(os.sched_getaffinity(0)), ())
-    assert detect(Settings(device="h100")) == ("h100", 1, ())
+    assert detect(Settings(device="cpu", num_threads=3)) == Machine("cpu", 3)
+    assert detect(Settings(device="auto")) == Machine("cpu", len(os.sched_getaffinity(0)))
+    assert detect(Settings(device="h100")) == Machine("h100", 1)
 
 
 def test_a_slot_is_a_share_of_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     machine = detect(Settings(device="cpu", slots=3))
-    assert (machine, machine.max_gpus) == (("cpu", 2, (0, 1, 2)), 3)
-    assert machine.part(2) == ("cpu", 4, (0, 1))
+    assert (machine, machine.max_gpus) == (Machine("cpu", 2, (0, 1, 2)), 3)
+    assert machine.part(2) == Machine("cpu", 4, (0, 1))
     assert detect(Settings(device="cpu", slots=3, num_threads=1)).num_devices == 1
 
 
@@ -30,36 +30,36 @@ def test_the_card_that_the_driver_names_is_estimated_and_charged(
 ) -> None:
     install_driver(tmp_path, monkeypatch, H100)
     settings = Settings(device="auto")
-    assert detect(settings) == ("h100", 1, (0,))
+    assert detect(settings) == Machine("h100", 1, (0,))
     assert device_of(settings).device.name == "h100"
 
 
 def test_a_job_has_as_many_cards_as_it_pays_for() -> None:
     machine = Machine("h100", 1, (1, 3, 5))
-    assert (machine.max_gpus, machine.part(2)) == (3, ("h100", 2, (1, 3)))
+    assert (machine.max_gpus, machine.part(2)) == (3, Machine("h100", 2, (1, 3)))
     cpu = Machine("cpu", 8)
     assert (cpu.max_gpus, cpu.part(1)) == (1, cpu)
 
 
 def test_a_cpu_that_was_chosen_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_driver(tmp_path, monkeypatch, H100)
-    assert detect(Settings(device="cpu", num_threads=2)) == ("cpu", 2, ())
+    assert detect(Settings(device="cpu", num_threads=2)) == Machine("cpu", 2)
 
 
 def test_a_worker_has_only_cards_that_are_charged_alike(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_driver(tmp_path, monkeypatch, RTX_4090, H100, RTX_4090, "NVIDIA RTX 6000")
-    assert detect(Settings(device="auto")) == ("rtx-4090", 1, (0, 2))
-    assert detect(Settings(device="h100")) == ("h100", 1, (1, 3))
+    assert detect(Settings(device="auto")) == Machine("rtx-4090", 1, (0, 2))
+    assert detect(Settings(device="h100")) == Machine("h100", 1, (1, 3))
 
 
 def test_a_worker_has_only_the_cards_that_were_chosen_for_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_driver(tmp_path, monkeypatch, RTX_4090, H100, RTX_4090)
-    assert detect(Settings(device="auto", cards=(1,))) == ("h100", 1, (1,))
-    assert detect(Settings(device="auto", cards=(2, 0))) == ("rtx-4090", 1, (0, 2))
+    assert detect(Settings(device="auto", cards=(1,))) == Machine("h100", 1, (1,))
+    assert detect(Settings(device="auto", cards=(2, 0))) == Machine("rtx-4090", 1, (0, 2))
     assert detect(Settings(device="cpu", slots=3, num_threads=1, cards=(2,))).cards == (2,)
 
 
@@ -67,15 +67,15 @@ def test_a_card_that_is_not_listed_may_be_charged_as_one_that_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_driver(tmp_path, monkeypatch, "NVIDIA RTX 6000")
-    assert detect(Settings(device="auto")) == ("rtx-6000-gpu", 1, (0,))
-    assert detect(Settings(device="l40s")) == ("l40s", 1, (0,))
+    assert detect(Settings(device="auto")) == Machine("rtx-6000-gpu", 1, (0,))
+    assert detect(Settings(device="l40s")) == Machine("l40s", 1, (0,))
 
 
 def test_a_job_has_one_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = DriverCard("NVIDIA H100 80GB HBM3", "81559 MiB", "9.0", ("3g.40gb", "3g.40gb"))
     install_driver(tmp_path, monkeypatch, card)
     machine = detect(Settings(device="auto"))
-    assert machine == ("h100-80gb-hbm3-mig-3g-40gb-39gib-sm90", 1, (100, 101))
+    assert machine == Machine("h100-80gb-hbm3-mig-3g-40gb-39gib-sm90", 1, (100, 101))
     assert machine.max_gpus == 1
     assert lock_path(101).name == "falqon-card-MIG-b01.lock"
 

@@ -16,7 +16,7 @@ MAX_FILE_BYTES = 2**15  # so that a larger one, which goes up in parts, is still
 Move = Callable[..., Result]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("move")
     api = Api(
