@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,10 +21,11 @@ from sqlalchemy.exc import OperationalError
 
 from app.base.database import Database
 from app.base.processes.open_files import OPEN_FILES
-from app.models import DEFAULT_PROJECT_ID, Desired, File, FileStatus, Job, JobStatus, Model
-from app.models.job_request import JobRequest
+from app.models import DEFAULT_PROJECT_ID, Desired, JobStatus, Model
 from tests.support.api import NOTHING_LISTENS, Api, Tenant
+from tests.support.rows import checked_file, queued_job
 from tests.support.schema import migrate_database
+from tests.support.service import free_port
 from tests.support.waiting import wait_for
 
 WITH_1024_FILES = """
@@ -118,16 +118,6 @@ def test_an_unforeseen_error_is_a_500_in_the_usual_shape(api: Api) -> None:
     tenant.http.close()
 
 
-def test_the_description_names_every_call(api: Api) -> None:
-    paths = httpx.get(f"{api.url}/openapi.json", verify=False).json()["paths"]
-    assert {
-        "/v1/files",
-        "/v1/fine_tuning/jobs/{job_id}/stream",
-        "/v1/models/{model}/artifacts/{name}",
-        "/healthz",
-    } <= set(paths)
-
-
 def test_a_process_is_small_raises_its_limit_of_files_and_ends_its_streams_at_sigterm(
     tmp_path: Path,
 ) -> None:
@@ -178,12 +168,6 @@ def readiness(api: Api, part: str, verdict: str) -> httpx.Response | None:
     return answer if answer.json()["checks"][part] == verdict else None
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def is_ready(http: httpx.Client) -> bool:
     with suppress(httpx.ConnectError):
         return http.get("/readyz").status_code == 200
@@ -196,26 +180,9 @@ def resident_bytes(pid: int) -> int:
 
 def add_job(database: Database) -> str:
     with database.transaction() as session:
-        session.add(Model(id="base", config={}, bytes=1))
-        where = {"project_id": DEFAULT_PROJECT_ID, "storage_key": "k", "sha256": "0", "bytes": 1}
-        session.add(
-            File(
-                id="file-a", filename="a", purpose="fine-tune", status=FileStatus.PROCESSED, **where
-            )
-        )
+        session.add(Model(id="tiny", config={}, bytes=1))
+        session.add(checked_file("file-a", DEFAULT_PROJECT_ID))
         session.flush()
-        state = {
-            "status": JobStatus.PAUSED,
-            "desired": Desired.PAUSE,
-            "requested": JobRequest(model="base", training_file="file-a"),
-        }
-        session.add(
-            Job(
-                id="ftjob-a",
-                project_id=DEFAULT_PROJECT_ID,
-                base_model_id="base",
-                training_file_id="file-a",
-                **state,
-            )
-        )
+        paused = {"status": JobStatus.PAUSED, "desired": Desired.PAUSE}
+        session.add(queued_job("ftjob-a", DEFAULT_PROJECT_ID, "file-a", **paused))
     return "ftjob-a"

@@ -14,7 +14,6 @@ from app.models import (
     DEFAULT_PROJECT_ID,
     ApiKey,
     AuditLog,
-    Checkpoint,
     Engine,
     EngineState,
     Evaluation,
@@ -188,18 +187,7 @@ def the_project(tenant: Tenant) -> Parameters:
 
 def a_checkpoint(tenant: Tenant) -> Parameters:
     job_id = an_ended_job(tenant)["job_id"]
-    row = {
-        "attempt": 1,
-        "step": 4,
-        "storage_prefix": "p",
-        "manifest_sha256": "0",
-        "bytes": 1,
-        "metrics": {},
-    }
-    with tenant.api.database.transaction() as session:
-        session.add(Checkpoint(id=new_id("ftckpt_"), job_id=job_id, **row))
-    checkpoint = tenant.client.fine_tuning.jobs.checkpoints.list(job_id).data[0]
-    return {"checkpoint": checkpoint.fine_tuned_model_checkpoint, "job_id": job_id}
+    return {"checkpoint": tenant.add_checkpoint(job_id), "job_id": job_id}
 
 
 def a_permission(tenant: Tenant) -> Parameters:

@@ -4,6 +4,7 @@ import pytest
 
 from tests.support.api import Api, Tenant
 from tests.support.databases import choose_databases, create_database
+from tests.support.fixtures import receiver as receiver
 from tests.support.fixtures import store as store
 from tests.support.fixtures import tenant as tenant
 

@@ -4,7 +4,6 @@ import openai
 import pytest
 from sqlalchemy import func, select
 
-from app.base.ids import new_id
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import Attempt, Checkpoint, Event, Job, JobMetadata, JobStatus, Submission
@@ -154,12 +153,8 @@ def test_overrides_that_contradict_each_other_are_refused(tenant: Tenant) -> Non
 
 
 REFUSED = {
-    "unknown field": ({"rank": 3}, "rank", "unknown_parameter"),
-    "unknown extra": ({"falqon": {"ranks": 3}}, "falqon.ranks", "unknown_parameter"),
-    "a number as text": ({"seed": "1"}, "seed", "invalid_value"),
     "no model": ({"model": None}, "model", "missing_required_parameter"),
     "unknown model": ({"model": "nobody"}, "model", "model_not_found"),
-    "extras that are no object": ({"falqon": 3}, "falqon", "invalid_value"),
 }
 
 
@@ -172,11 +167,6 @@ def test_overrides_are_as_strict_as_a_new_job(tenant: Tenant, kind: str) -> None
         clone(tenant, job.id, overrides)
     assert (caught.value.param, caught.value.code) == (param, code)
     assert tenant.num_rows(Job, Event, Submission) == before
-
-
-def test_overrides_must_be_an_object(tenant: Tenant) -> None:
-    response = tenant.http.post(f"/v1/fine_tuning/jobs/{tenant.job().id}/clone", json=[1])
-    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_value")
 
 
 def test_a_clone_is_made_once(tenant: Tenant) -> None:
@@ -220,18 +210,7 @@ def test_events_and_checkpoints_go_with_the_job_and_the_model_stays(tenant: Tena
         tenant.api.storage.put(key, [b"x"])
     claim = tenant.claim(job.id)
     tenant.add_model(model, project_id=tenant.project_id, base=tenant.base_model)
-    with tenant.api.database.transaction() as session:
-        prefix = gone.removesuffix("/state.bin")
-        row = {
-            "job_id": job.id,
-            "attempt": 1,
-            "step": 1,
-            "storage_prefix": prefix,
-            "manifest_sha256": "0",
-            "bytes": 1,
-            "metrics": {},
-        }
-        session.add(Checkpoint(id=new_id("ftckpt_"), **row))
+    tenant.add_checkpoint(job.id, 1, storage_prefix=gone.removesuffix("/state.bin"))
     tenant.store_log(claim, TrainerLog(head="one\n"))
     with tenant.api.database.transaction() as session:
         claims.finish(

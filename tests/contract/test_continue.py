@@ -6,27 +6,10 @@ import openai
 import pytest
 from sqlalchemy import select
 
-from app.base.ids import new_id
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import Checkpoint, CheckpointPermission, Job, JobStatus
 from tests.support.api import Tenant
-
-
-def add_checkpoint(tenant: Tenant, job_id: str, step: int = 4, **values: Any) -> str:
-    """Its name."""
-    row = {
-        "attempt": 1,
-        "storage_prefix": "p",
-        "manifest_sha256": "0",
-        "bytes": 1,
-        "metrics": {},
-    } | values
-    with tenant.api.database.transaction() as session:
-        session.add(Checkpoint(id=new_id("ftckpt_"), job_id=job_id, step=step, **row))
-    return str(
-        tenant.client.fine_tuning.jobs.checkpoints.list(job_id).data[0].fine_tuned_model_checkpoint
-    )
 
 
 def ended_job(tenant: Tenant) -> str:
@@ -39,7 +22,7 @@ def ended_job(tenant: Tenant) -> str:
 
 @pytest.fixture
 def checkpoint(tenant: Tenant) -> str:
-    return add_checkpoint(tenant, ended_job(tenant))
+    return tenant.add_checkpoint(ended_job(tenant))
 
 
 def permissions(tenant: Tenant) -> Any:
@@ -80,8 +63,8 @@ def test_a_checkpoint_is_a_base(tenant: Tenant, checkpoint: str) -> None:
 
 def test_of_two_attempts_at_one_step_the_newer_counts(tenant: Tenant) -> None:
     job_id = ended_job(tenant)
-    add_checkpoint(tenant, job_id)
-    name = add_checkpoint(tenant, job_id, attempt=2)
+    tenant.add_checkpoint(job_id)
+    name = tenant.add_checkpoint(job_id, attempt=2)
     job = tenant.job(model=name)
     with tenant.api.database.read() as session:
         assert (
@@ -92,7 +75,7 @@ def test_of_two_attempts_at_one_step_the_newer_counts(tenant: Tenant) -> None:
 
 def test_checkpoints_of_a_job_that_goes_on_cannot_be_used_yet(tenant: Tenant) -> None:
     running = tenant.job().id
-    name = add_checkpoint(tenant, running)
+    name = tenant.add_checkpoint(running)
     before = tenant.num_rows(Job)
     with pytest.raises(openai.BadRequestError, match="queued") as caught:
         tenant.job(model=name)
@@ -123,7 +106,7 @@ def test_a_job_stays_while_its_checkpoint_is_used_also_at_second_hand(
     claim = tenant.claim(second.id)
     with tenant.api.database.transaction() as session:
         claims.finish(session, claim, JobStatus.CANCELLED, NewEvent("ended"))
-    third = tenant.job(model=add_checkpoint(tenant, second.id))
+    third = tenant.job(model=tenant.add_checkpoint(second.id))
     for job_id in (first, second.id):
         response = tenant.http.delete(f"/v1/fine_tuning/jobs/{job_id}")
         assert (response.status_code, response.json()["error"]["code"]) == (
@@ -150,6 +133,8 @@ def test_a_permission_lets_another_project_continue(
         "checkpoint.permission",
         stranger.project_id,
     )
+    (again,) = permissions(tenant).create(checkpoint, project_ids=[stranger.project_id]).data
+    assert again.id == permission.id, "giving twice is giving once"
     assert stranger.job(model=checkpoint).model == checkpoint
     deleted = permissions(tenant).delete(permission.id, fine_tuned_model_checkpoint=checkpoint)
     assert (deleted.id, deleted.object, deleted.deleted) == (
@@ -171,7 +156,7 @@ def test_a_model_stays_while_another_project_continues_from_it(
     tenant.add_model(model, project_id=tenant.project_id, base=tenant.base_model)
     job_id: str = tenant.job(model=model).id
     tenant.client.fine_tuning.jobs.cancel(job_id)
-    checkpoint = add_checkpoint(tenant, job_id)
+    checkpoint = tenant.add_checkpoint(job_id)
     permissions(tenant).create(checkpoint, project_ids=[stranger.project_id])
     theirs = stranger.job(model=checkpoint).id
     with pytest.raises(openai.BadRequestError, match="a job of another project") as caught:
@@ -184,43 +169,6 @@ def test_a_model_stays_while_another_project_continues_from_it(
     assert theirs not in refused["message"]
     stranger.client.fine_tuning.jobs.cancel(theirs)
     assert tenant.client.models.delete(model).deleted
-
-
-def test_permissions_are_listed_in_both_orders_and_end(tenant: Tenant, checkpoint: str) -> None:
-    others = [Tenant(tenant.api) for _ in range(3)]
-    ids = [
-        permissions(tenant).create(checkpoint, project_ids=[other.project_id]).data[0].id
-        for other in others
-    ]
-    again = permissions(tenant).create(
-        checkpoint, project_ids=[other.project_id for other in others]
-    )
-    assert [permission.id for permission in again] == ids, "giving twice is giving once"
-    assert [permission.id for permission in permissions(tenant).list(checkpoint, limit=2)] == ids[
-        ::-1
-    ]
-    assert [
-        permission.id
-        for permission in permissions(tenant).list(checkpoint, limit=2, order="ascending")
-    ] == ids
-    assert [
-        permission.id
-        for permission in permissions(tenant).list(checkpoint, project_id=others[1].project_id)
-    ] == [ids[1]]
-    with pytest.deprecated_call():
-        page = permissions(tenant).retrieve(checkpoint, limit=2)
-    assert (page.first_id, page.last_id, page.has_more) == (ids[2], ids[1], True)
-    for query in ("limit=0", "order=odd", "after=nobody"):
-        answer = tenant.http.get(f"/v1/fine_tuning/checkpoints/{checkpoint}/permissions?{query}")
-        assert (answer.status_code, answer.json()["error"]["param"]) == (
-            400,
-            query.partition("=")[0],
-        )
-    for permission in permissions(tenant).list(checkpoint, limit=1):
-        permissions(tenant).delete(permission.id, fine_tuned_model_checkpoint=checkpoint)
-    assert list(permissions(tenant).list(checkpoint)) == []
-    for other in others:
-        other.http.close()
 
 
 def test_only_the_owner_shares_a_model_and_only_with_existing_projects(
@@ -255,9 +203,3 @@ def test_only_the_owner_shares_a_model_and_only_with_existing_projects(
         assert (
             session.scalars(select(CheckpointPermission.project_id)).all().count("proj_nobody") == 0
         )
-
-
-def test_base_models_are_not_deleted_and_the_reason_has_a_code(tenant: Tenant) -> None:
-    with pytest.raises(openai.PermissionDeniedError) as caught:
-        tenant.client.models.delete(tenant.base_model)
-    assert (caught.value.code, caught.value.param) == ("model_not_deletable", "model")

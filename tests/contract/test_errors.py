@@ -4,7 +4,6 @@ import httpx
 import openai
 import pytest
 
-from app.models import Scope
 from tests.support.api import Api, Tenant
 
 
@@ -23,28 +22,6 @@ def test_a_wrong_key_is_refused(api: Api, tenant: Tenant, key: str) -> None:
         assert response.status_code == 401
         assert error_of(response)["code"] == "invalid_api_key"
         assert response.headers["x-should-retry"] == "false"
-
-
-def test_a_key_that_may_only_ask_models_sees_nothing_else(api: Api) -> None:
-    asker = Tenant(api, Scope.INFER)
-    assert asker.client.models.retrieve(asker.base_model).id == asker.base_model
-    with pytest.raises(openai.InternalServerError) as loading:  # no worker is here to load it
-        asker.client.with_options(max_retries=0).completions.create(
-            model=asker.base_model, prompt="Hello"
-        )
-    assert loading.value.code == "model_loading"
-    with pytest.raises(openai.PermissionDeniedError) as caught:
-        asker.client.files.list()
-    assert caught.value.code == "insufficient_permissions"
-    asker.http.close()
-
-
-def test_unknown_routes_and_methods_are_refused(tenant: Tenant) -> None:
-    response = tenant.http.post("/v1/fine_tuning/nowhere", json={})
-    assert (response.status_code, error_of(response)["code"]) == (404, "unknown_url")
-    response = tenant.http.put("/v1/files")
-    assert (response.status_code, error_of(response)["code"]) == (405, "method_not_allowed")
-    assert response.headers["allow"]
 
 
 def test_known_addresses_that_are_not_served_say_what_to_use(tenant: Tenant) -> None:

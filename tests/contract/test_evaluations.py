@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from app.base.ids import new_id
 from app.evaluations.service import MAX_IN_PROGRESS
-from app.models import Checkpoint, Evaluation, Job, JobStatus
+from app.models import Evaluation, Job, JobStatus
 from app.models.evaluation import EvaluationResult
 from falqon_core.contract.config import Recipe
 from tests.support.api import Tenant, jsonl
@@ -119,19 +118,7 @@ def test_checkpoints_are_asked_once_they_are_exported(tenant: Tenant) -> None:
     job_id = a_job(tenant, validation_file=tenant.upload())
     name = f"ft:{tenant.base_model}:acme::{job_id[-8:]}:ckpt-step-5"
     assert ask(tenant, job_id, checkpoints=[5]).json()["error"]["code"] == "checkpoint_not_found"
-    with tenant.api.database.transaction() as session:
-        session.add(
-            Checkpoint(
-                id=new_id("ftckpt_"),
-                job_id=job_id,
-                attempt=1,
-                step=5,
-                bytes=1,
-                metrics={},
-                storage_prefix="nowhere",
-                manifest_sha256="0" * 64,
-            )
-        )
+    assert tenant.add_checkpoint(job_id, 5) == name
     refused = ask(tenant, job_id, checkpoints=[5]).json()["error"]
     assert refused["code"] == "checkpoint_not_exported"
     assert f"/v1/models/{name}/exports" in refused["message"]

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from app.base.ids import new_id
 from app.base.storage import keys
 from app.exports import repository
-from app.models import Artifact, Checkpoint, Export, Job, JobStatus, Model
+from app.models import Artifact, Export, Job, JobStatus, Model
 from app.operations import claims
 from falqon_core.contract.config import Recipe
 from tests.support.api import Tenant
@@ -133,18 +133,7 @@ def test_a_failed_or_deleted_export_is_made_again(tenant: Tenant) -> None:
 
 def test_a_checkpoint_becomes_a_model_of_its_name(tenant: Tenant) -> None:
     job_id = a_job(tenant)
-    row = {
-        "attempt": 1,
-        "step": 4,
-        "storage_prefix": "p",
-        "manifest_sha256": "0",
-        "bytes": 1,
-        "metrics": {},
-    }
-    with tenant.api.database.transaction() as session:
-        session.add(Checkpoint(id=new_id("ftckpt_"), job_id=job_id, **row))
-    (checkpoint,) = tenant.client.fine_tuning.jobs.checkpoints.list(job_id).data
-    name = checkpoint.fine_tuned_model_checkpoint
+    name = tenant.add_checkpoint(job_id)
     assert ask(tenant, name, "fp8").json()["status"] == "in_progress"
     finish(tenant)
     assert ask(tenant, name, "fp8").json()["exported_model"] == name

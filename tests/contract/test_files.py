@@ -1,4 +1,3 @@
-import hashlib
 import io
 
 import openai
@@ -83,19 +82,6 @@ def test_a_file_is_checked_again_under_newer_rules(tenant: Tenant) -> None:
     assert (refused["code"], refused["param"]) == ("not_checked", "id")
 
 
-def test_raw_bytes_come_back(tenant: Tenant) -> None:
-    content = jsonl(50)
-    file_id = tenant.upload(content)
-    assert tenant.client.files.content(file_id).read() == content
-    with tenant.client.files.with_streaming_response.content(file_id) as response:
-        assert b"".join(response.iter_bytes()) == content
-    part = tenant.client.files.with_raw_response.content(
-        file_id, extra_headers={"Range": "bytes=10-19"}
-    )
-    assert part.status_code == 206
-    assert part.content == content[10:20]
-
-
 def test_names_are_display_text_only(tenant: Tenant) -> None:
     file = tenant.client.files.create(
         file=("r\u00fcckblick \U0001f4c8.jsonl", jsonl()), purpose="fine-tune"
@@ -168,28 +154,6 @@ def test_files_for_other_purposes_are_kept_but_neither_checked_nor_trained_on(
     assert tenant.client.files.retrieve(file.id) == file
 
 
-def test_content_as_browsers_and_download_tools_ask_for_it(tenant: Tenant) -> None:
-    content = jsonl(50)
-    path = f"/v1/files/{tenant.upload(content, check=False)}/content"
-    head = tenant.http.head(path)
-    assert (head.status_code, head.content, head.headers["content-length"]) == (
-        200,
-        b"",
-        str(len(content)),
-    )
-    etag = head.headers["etag"]
-    assert etag == f'"{hashlib.sha256(content).hexdigest()}"'
-    assert tenant.http.get(path, headers={"if-none-match": etag}).status_code == 304
-    resumed = tenant.http.get(path, headers={"range": "bytes=100-", "if-range": etag})
-    assert (resumed.status_code, resumed.content) == (206, content[100:])
-    assert (
-        tenant.http.get(path, headers={"range": "bytes=100-", "if-range": '"another"'}).content
-        == content
-    )
-    beyond = tenant.http.get(path, headers={"range": f"bytes={len(content)}-"})
-    assert (beyond.status_code, beyond.json()["error"]["code"]) == (416, "range_not_satisfiable")
-
-
 def test_a_file_may_be_given_an_end(tenant: Tenant) -> None:
     create = tenant.client.files.create
     assert create(file=("a", jsonl()), purpose="fine-tune").expires_at is None
@@ -201,21 +165,6 @@ def test_a_file_may_be_given_an_end(tenant: Tenant) -> None:
         )
         assert file.expires_at == file.created_at + seconds
         assert tenant.client.files.retrieve(file.id) == file
-
-
-def test_deleting_hides_and_is_final(tenant: Tenant) -> None:
-    file_id = tenant.upload()
-    deleted = tenant.client.files.delete(file_id)
-    assert (deleted.id, deleted.object, deleted.deleted) == (file_id, "file", True)
-    for call in (
-        tenant.client.files.retrieve,
-        tenant.client.files.content,
-        tenant.client.files.delete,
-    ):
-        with pytest.raises(openai.NotFoundError) as caught:
-            call(file_id)
-        assert caught.value.code == "not_found"
-    assert list(tenant.client.files.list()) == []
 
 
 def test_a_file_in_use_stays(tenant: Tenant) -> None:

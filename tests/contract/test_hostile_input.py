@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
-from app.models import DEFAULT_PROJECT_ID, Checkpoint, Scope
+from app.models import DEFAULT_PROJECT_ID, Scope
 from tests.contract.hostile_input import ALSO_TAKEN, BODIES, JOB, NUMBERS, PATHS, UNREADABLE, Place
 from tests.support.api import Api, Tenant
 from tests.support.mutations import (
+    HALF_A_CHARACTER,
     NUL,
     with_a_field_more,
     with_every_text_replaced,
@@ -34,21 +35,6 @@ def place(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
     tenant.client.fine_tuning.jobs.pause(job.id)  # nobody is notified of it
     ended = tenant.job()
     tenant.client.fine_tuning.jobs.cancel(ended.id)
-    row = {
-        "attempt": 1,
-        "step": 1,
-        "storage_prefix": "p",
-        "manifest_sha256": "0",
-        "bytes": 1,
-        "metrics": {},
-    }
-    with api.database.transaction() as session:
-        session.add(Checkpoint(id="ftckpt_a", job_id=ended.id, **row))
-    checkpoint = (
-        tenant.client.fine_tuning.jobs.checkpoints.list(ended.id)
-        .data[0]
-        .fine_tuned_model_checkpoint
-    )
     upload = tenant.client.uploads.create(
         bytes=9, filename="a", mime_type="text/jsonl", purpose="fine-tune"
     )
@@ -64,7 +50,7 @@ def place(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
         "delivery_id": "whd_x",
         "model": tenant.base_model,
         "name": "config.json",
-        "checkpoint": checkpoint,
+        "checkpoint": tenant.add_checkpoint(ended.id),
         "permission_id": "cp_x",
         "project_id": Tenant(api).project_id,
         "key_id": "key_x",
@@ -355,13 +341,25 @@ def test_metadata_at_its_limits_is_kept(place: Place) -> None:
 
 @pytest.mark.usefixtures("unchanged")
 def test_file_names_that_are_paths_are_refused_or_cut(place: Place) -> None:
-    for name in ("../x", "/etc/passwd", "a/b", "a\\b", "..", ".", "a\nb", "a\x7fb", "n" * 256):
+    for name in (
+        "../x",
+        "/etc/passwd",
+        "a/b",
+        "a\\b",
+        "..",
+        ".",
+        "a\nb",
+        "a\x7fb",
+        "a\0b",
+        HALF_A_CHARACTER,
+        "n" * 256,
+    ):
         body = BODIES["POST /v1/uploads"] | {"filename": name}
         assert refused(place.send_json("POST /v1/uploads", body))["param"] == "filename"
         for header in (f'filename="{name}"', f"filename*=utf-8''{name}"):
             part = f'--x\r\nContent-Disposition: form-data; name="file"; {header}\r\n\r\n{{}}\r\n'
             purpose = '--x\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nfine-tune\r\n'
-            content = (purpose + part + "--x--\r\n").encode()
+            content = (purpose + part + "--x--\r\n").encode(errors="surrogatepass")
             answer = place.send(
                 "POST /v1/files",
                 content=content,

@@ -6,7 +6,7 @@ import pytest
 
 from app.jobs import claims
 from app.jobs.events import NewEvent
-from app.models import Attempt, JobStatus
+from app.models import Attempt
 from tests.support.api import Tenant
 
 pytestmark = pytest.mark.both_databases
@@ -68,29 +68,6 @@ def test_a_long_series_keeps_its_extremes(tenant: Tenant) -> None:
     assert {step // 110 for step in values_by_step} >= set(range(45))
     assert len(get(tenant, job.id, keys="train_loss", points=2)["train_loss"]["steps"]) == 2
     assert len(get(tenant, job.id, keys="train_loss", points=2000)["train_loss"]["steps"]) <= 2000
-
-
-def test_steps_that_were_done_again_count_once_as_the_last_time(tenant: Tenant) -> None:
-    job = tenant.job()
-    claim = tenant.claim(job.id)
-    record(tenant, claim, 0, losses(range(1, 9)))
-    with tenant.api.database.transaction() as session:
-        claims.release(
-            session, claim, NewEvent("lost"), counts_as_failure=True, max_infra_failures=3
-        )
-    claim = tenant.claim(job.id)
-    record(tenant, claim, 5, losses(range(6, 8), offset=0.5))
-    first = get(tenant, job.id, keys="train_loss")["train_loss"]
-    assert first == {"steps": [1, 2, 3, 4, 5, 6, 7], "values": [1, 2, 3, 4, 5, 6.5, 7.5]}
-    with tenant.api.database.transaction() as session:
-        claims.release(
-            session, claim, NewEvent("lost"), counts_as_failure=True, max_infra_failures=3
-        )
-    claim = tenant.claim(job.id)
-    record(tenant, claim, 2, [])
-    assert get(tenant, job.id, keys="train_loss")["train_loss"]["steps"] == [1, 2]
-    with tenant.api.database.transaction() as session:
-        claims.finish(session, claim, JobStatus.CANCELLED, NewEvent("ended"))
 
 
 def test_as_csv(tenant: Tenant) -> None:

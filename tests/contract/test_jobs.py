@@ -190,18 +190,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "invalid_value",
     ),
     "unheard-of method": ({"method": {"type": "magic"}}, "method.type", "invalid_value"),
-    "integrations": (
-        {"integrations": [{"type": "neptune"}]},
-        "integrations.0.type",
-        "invalid_value",
-    ),
-    "metadata not text": ({"metadata": {"a": 1}}, "metadata.a", "invalid_value"),
-    "metadata too long": ({"metadata": {"a": "x" * 513}}, "metadata.a", "invalid_value"),
-    "metadata too much": (
-        {"metadata": {str(i): "" for i in range(17)}},
-        "metadata",
-        "invalid_value",
-    ),
     "negative seed": ({"seed": -1}, "seed", "invalid_value"),
     "unknown field": ({"extra_body": {"rank": 3}}, "rank", "unknown_parameter"),
     "unknown extra": (

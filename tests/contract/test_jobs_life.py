@@ -91,6 +91,7 @@ def test_ended_jobs_stay_as_they_are(tenant: Tenant) -> None:
 def test_progress_cost_and_attempts_of_a_running_job(tenant: Tenant) -> None:
     job = tenant.job()
     claim = tenant.claim(job.id)
+    assert jobs_of(tenant).retrieve(job.id).estimated_finish is None
     with tenant.api.database.transaction() as session:
         claims.append_events(
             session, claim, [], progress=JobProgress.model_validate(PROGRESS | {"cost": COST})

@@ -1,7 +1,6 @@
 import openai
 import pytest
 
-from app.base.ids import new_id
 from app.catalogue.naming import fine_tuned_model_id
 from app.jobs import claims
 from app.jobs.events import NewEvent
@@ -106,16 +105,8 @@ def test_a_client_that_deletes_listed_jobs_reaches_the_end(tenant: Tenant) -> No
 
 def test_a_page_of_checkpoints_continues_behind_one_that_is_gone(tenant: Tenant) -> None:
     job = tenant.job()
-    where = {
-        "job_id": job.id,
-        "attempt": 1,
-        "storage_prefix": "p",
-        "manifest_sha256": "0",
-        "bytes": 1,
-        "metrics": {},
-    }
-    with tenant.api.database.transaction() as session:
-        session.add_all(Checkpoint(id=new_id("ftckpt_"), step=step, **where) for step in (1, 2, 3))
+    for step in (1, 2, 3):
+        tenant.add_checkpoint(job.id, step)
     page = jobs_of(tenant).checkpoints.list(job.id, limit=2)
     with tenant.api.database.transaction() as session:
         session.delete(session.get_one(Checkpoint, page.data[-1].id))
@@ -155,18 +146,9 @@ def test_events_page_back_to_the_first(tenant: Tenant) -> None:
 
 def test_checkpoints_carry_the_name_the_model_will_have(tenant: Tenant) -> None:
     job = tenant.job(suffix="mine")
-    with tenant.api.database.transaction() as session:
-        where = {
-            "job_id": job.id,
-            "attempt": 1,
-            "storage_prefix": "p",
-            "manifest_sha256": "0",
-            "bytes": 1,
-        }
-        session.add_all(
-            Checkpoint(id=new_id("ftckpt_"), step=step, metrics={"train_loss": 0.5}, **where)
-            for step in (1, 2, 3)
-        )
+    for step in (1, 2, 3):
+        tenant.add_checkpoint(job.id, step, metrics={"train_loss": 0.5})
+    with tenant.api.database.read() as session:
         row = session.get_one(Job, job.id)
     name = fine_tuned_model_id(row, "acme")
     assert name == f"ft:{tenant.base_model}:acme:mine:{job.id[-8:]}"

@@ -2,10 +2,8 @@
 and out of work once that is revoked.
 """
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +29,7 @@ from app.models.job_progress import JobProgress
 from app.models.trainer_log import HEAD_BYTES, TrainerLog
 from tests.contract.worker_requests import check_nothing_comes
 from tests.support.api import Api, Tenant, jsonl
+from tests.support.local_server import QuietHandler, serving_by
 from worker.attempt.lease import LeaseLost
 from worker.gateway import ServiceUnavailable
 from worker.joined.gateway import JoinedGateway, ServiceRefused
@@ -191,18 +190,11 @@ def test_a_revoked_token_opens_nothing(tenant: Tenant, join: Join) -> None:
         gateway.claim(OFFER)
 
 
-class _Page(BaseHTTPRequestHandler):
+class _Page(QuietHandler):
     """What stands before the service, while that is started again."""
 
     def do_POST(self) -> None:
-        content = b"<html>default backend - 404</html>"
-        self.send_response(404)
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.send(404, b"<html>default backend - 404</html>")
 
 
 def test_an_answer_of_a_proxy_takes_no_job_from_a_worker(
@@ -212,16 +204,12 @@ def test_an_answer_of_a_proxy_takes_no_job_from_a_worker(
     claim = claim_of(gateway, gateway.claim(OFFER))
     (tmp_path / "file").write_bytes(b"bytes")
     own = gateway.http.base_url
-    with HTTPServer(("127.0.0.1", 0), _Page) as proxy:
-        thread = threading.Thread(target=proxy.serve_forever)
-        thread.start()
-        gateway.http.base_url = f"http://127.0.0.1:{proxy.server_port}/v1/worker"
+    with serving_by(_Page) as url:
+        gateway.http.base_url = f"{url}/v1/worker"
         with pytest.raises(ServiceUnavailable, match="default backend"):
             gateway.renew(claim)
         with pytest.raises(StorageUnavailable):
             gateway.storage_of(claim).put_file("projects/x/y", tmp_path / "file")
-        proxy.shutdown()
-        thread.join()
     gateway.http.base_url = own
     assert gateway.renew(claim) == (Desired.RUN, False)
 

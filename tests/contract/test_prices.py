@@ -111,9 +111,3 @@ def test_a_bad_override_changes_nothing(
     error = answer.json()["error"]
     assert (error["param"], error["code"]) == (param, code)
     assert admin.num_rows(PriceOverride) == before
-
-
-def test_only_an_admin_of_the_installation_sets_prices(tenant: Tenant) -> None:
-    headers = {"authorization": f"Bearer {tenant.new_key(Scope.ADMIN)}"}
-    answer = tenant.http.put(PATH, json={"overrides": [OURS]}, headers=headers)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "insufficient_permissions")

@@ -5,9 +5,8 @@ import pytest
 
 from tests.support.api import Tenant
 
-pytestmark = pytest.mark.both_databases
 
-
+@pytest.mark.both_databases
 def test_a_priority_is_kept_and_shown(tenant: Tenant) -> None:
     job = tenant.job(extra_body={"priority": 5})
     assert job.priority == 5

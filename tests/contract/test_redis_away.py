@@ -8,12 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from app.models import Job, JobStatus
-from app.notifier.broker import Notifier
-from app.reconciler import Reconciler
-from tests.app.test_reconciler import CountingNotifier
+from app.models import JobStatus
 from tests.support.api import Api, Tenant
-from tests.support.valkey import Valkey
 
 
 @pytest.fixture
@@ -39,23 +35,3 @@ def test_a_half_open_redis_refuses_nobody(tenant: Tenant) -> None:
     claim = tenant.claim(job.id)
     assert tenant.client.fine_tuning.jobs.cancel(claim.job_id).status == JobStatus.RUNNING
     assert tenant.http.get("/readyz").json()["checks"]["redis"] == "unreachable"
-
-
-def test_workers_are_notified_again_of_what_a_wiped_redis_forgot(
-    tmp_path: Path, valkey: Valkey
-) -> None:
-    api = Api(
-        f"sqlite:///{tmp_path / 'falqon.db'}",
-        tmp_path,
-        redis_url=valkey.settings.resolved_redis_url,
-    )
-    tenant = Tenant(api)
-    job_id = tenant.job().id
-    valkey.kill()
-    valkey.start()
-    notifier = CountingNotifier(api.settings)
-    assert isinstance(notifier, Notifier)
-    Reconciler(api.database, api.storage, notifier, api.settings).tick()
-    assert notifier.notified == [(Job, job_id)]
-    tenant.http.close()
-    api.stop()

@@ -152,3 +152,4 @@ def test_bytes_that_somebody_removed_are_no_broken_download(tenant: Tenant) -> N
     for path in (content, f"{content}?skip_bad_lines=true", f"/v1/models/{model}/archive"):
         answer = tenant.http.get(path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (500, "bytes_missing"), path
+    assert tenant.http.head(content).status_code == 200  # which reads nothing

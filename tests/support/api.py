@@ -28,7 +28,7 @@ from app.jobs import claims
 from app.jobs.claims import Claim
 from app.keys.service import add_key
 from app.main import create_app
-from app.models import DEFAULT_PROJECT_ID, Artifact, Job, Model, Project, Scope
+from app.models import DEFAULT_PROJECT_ID, Artifact, Checkpoint, Job, Model, Project, Scope
 from app.models.trainer_log import TrainerLog
 from tests.support.checks import check_file
 from tests.support.schema import migrate_database
@@ -177,6 +177,14 @@ class Tenant:
                 session.add(
                     Artifact(model_id=model_id, name=name, storage_key=key, **stored._asdict())
                 )
+
+    def add_checkpoint(self, job_id: str, step: int = 4, **values: Any) -> str:
+        """Return the name of a new one of the job."""
+        row = {"attempt": 1, "storage_prefix": "p", "manifest_sha256": "0", "metrics": {}} | values
+        with self.api.database.transaction() as session:
+            session.add(Checkpoint(id=new_id("ftckpt_"), job_id=job_id, step=step, bytes=1, **row))
+        newest = self.client.fine_tuning.jobs.checkpoints.list(job_id).data[0]
+        return str(newest.fine_tuned_model_checkpoint)
 
     def upload(self, content: bytes | None = None, *, check: bool = True) -> str:
         file = self.client.files.create(

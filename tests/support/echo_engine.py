@@ -4,17 +4,16 @@ what no model can be made to say.
 
 import itertools
 import json
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import AbstractContextManager, suppress
+
+from tests.support.local_server import QuietHandler, serving_by
 
 COUNT = "Count."
 COUNT_SECONDS = 0.05
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(QuietHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         text = body["messages"][-1]["content"]
@@ -40,19 +39,7 @@ class Handler(BaseHTTPRequestHandler):
         data = json.dumps(event, ensure_ascii=False)  # as vLLM writes it
         self.wfile.write(f"data: {data}\n\n".encode())
 
-    def log_message(self, format: str, *args: object) -> None:
-        pass
 
-
-@contextmanager
-def echo_engine() -> Iterator[str]:
-    """Yield the address that it listens at."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+def echo_engine() -> AbstractContextManager[str]:
+    """Give the address that it listens at."""
+    return serving_by(Handler)

@@ -9,6 +9,7 @@ from app.base.database import Database
 from tests.support.api import Api, Tenant
 from tests.support.backend import Backend
 from tests.support.object_store import ObjectStore
+from tests.support.receiver import Receiver, receiving
 
 
 @pytest.fixture
@@ -24,6 +25,12 @@ def tenant(api: Api) -> Iterator[Tenant]:
     tenant = Tenant(api)
     yield tenant
     tenant.http.close()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as receiver:
+        yield receiver
 
 
 @pytest.fixture(scope="module")

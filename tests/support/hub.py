@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.local_server import LocalServer
+from tests.support.local_server import LocalServer, QuietHandler
 
 TOKEN = "hf_a_token_of_acme"
 OWNER = "acme"
@@ -131,17 +131,13 @@ class HubServer(LocalServer):
         }
 
     def _handler(hub) -> type[BaseHTTPRequestHandler]:
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_POST(self) -> None:
                 hub.requests.append(f"{self.command} {self.path}")
                 authorized = self.headers["authorization"] == f"Bearer {TOKEN}"
                 status, answer = hub.answer(self.command, self.path, authorized, self._body())
                 content = json.dumps(answer).encode()
-                self.send_response(status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                self.send(status, content, content_type="application/json")
 
             do_GET = do_PUT = do_POST
 
@@ -154,9 +150,6 @@ class HubServer(LocalServer):
                     self.rfile.readline()
                 self.rfile.readline()
                 return body
-
-            def log_message(self, format: str, *arguments: object) -> None:
-                pass
 
         return Handler
 

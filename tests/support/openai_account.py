@@ -6,9 +6,10 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qs, urlsplit
+
+from tests.support.local_server import LocalServer, QuietHandler
 
 Json = dict[str, Any]
 
@@ -85,7 +86,7 @@ class Refusal(Exception):
         self.headers = headers
 
 
-class OpenAiAccount:
+class OpenAiAccount(LocalServer):
     def __init__(self) -> None:
         self.files: list[Json] = []
         self.contents: dict[str, bytes] = {}
@@ -98,7 +99,7 @@ class OpenAiAccount:
         self._lock = threading.Lock()
         account = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
             wbufsize = -1  # head and body in one packet, or each answer waits 40 ms
 
@@ -119,28 +120,16 @@ class OpenAiAccount:
                 except Refusal as refusal:
                     status, answer, headers = refusal.status, refusal.body, refusal.headers
                 content = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name.replace("_", "-"), value)
-                self.send_header("content-length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                self.send(status, content, **headers)
 
-            def log_message(self, format: str, *arguments: object) -> None:
-                """Say nothing."""
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        super().__init__(Handler)
+        self.url += "/v1"
 
     def __enter__(self) -> Self:
-        self._thread.start()
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        self.close()
 
     def add_file(self, content: bytes, **fields: Any) -> str:
         file = a_file(len(self.files), content, **fields)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler
 from typing import NamedTuple
 
-from tests.support.local_server import LocalServer
+from tests.support.local_server import LocalServer, QuietHandler
 
 
 class Received(NamedTuple):
@@ -29,7 +29,7 @@ class Receiver(LocalServer):
         self.url += "/hook?a=b"
 
     def _handler(receiver) -> type[BaseHTTPRequestHandler]:
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 headers = {name.lower(): value for name, value in self.headers.items()}
@@ -39,9 +39,6 @@ class Receiver(LocalServer):
                 if receiver.location:
                     self.send_header("location", receiver.location)
                 self.end_headers()
-
-            def log_message(self, format: str, *arguments: object) -> None:
-                pass
 
         return Handler
 

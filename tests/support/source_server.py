@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
 
-from tests.support.local_server import LocalServer
+from tests.support.local_server import LocalServer, QuietHandler
 
 COMMIT = "c" * 40
 TOKEN = "hf_of_the_project"
@@ -75,7 +75,7 @@ class SourceServer(LocalServer):
         return self.models.get(match[1], {}).get(match[2]) if match else None
 
     def _handler(server) -> type[BaseHTTPRequestHandler]:
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(QuietHandler):
             protocol_version = "HTTP/1.1"
 
             def handle(self) -> None:
@@ -126,9 +126,6 @@ class SourceServer(LocalServer):
                     self.close_connection = True
                 if self.command != "HEAD":
                     self._write(content)
-
-            def log_message(self, format: str, *arguments: object) -> None:
-                pass
 
         return Handler
 

@@ -122,7 +122,7 @@ def test_the_same_model_is_imported_twice_and_a_different_one_is_refused(
 def test_an_id_never_leads_elsewhere(
     database: Database, storage: Storage, settings: Settings, tmp_path: Path
 ) -> None:
-    for model_id in NAMES:
+    for model_id in (*NAMES, ".hidden", "with space", "ft:x", "a" * 97):
         with pytest.raises(ModelNotAdded, match="is no model id"):
             add_base_model(database, storage, settings, model_id, BUILTIN)
     assert rows(database) == ([], [])
@@ -185,28 +185,14 @@ def test_an_overtaken_import_removes_its_own_bytes_only(
     assert_stored(database, storage, copying)
 
 
-@pytest.mark.parametrize(
-    "model_id", ["", "../up", "a/b/c", "/a", "a/", ".hidden", "with space", "ft:x", "a" * 97]
-)
-def test_an_id_must_be_plain(
-    database: Database, storage: Storage, settings: Settings, model_id: str
-) -> None:
-    with pytest.raises(ModelNotAdded, match="is no model id"):
-        add_base_model(database, storage, settings, model_id, "anything")
-
-
 def test_a_refused_source_leaves_nothing_behind(
     database: Database, storage: Storage, settings: Settings, write_model: WriteModel
 ) -> None:
     folder = write_model("one")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 1000}))
-    for source, reason in (
-        (str(folder), "config.json makes it"),
-        (str(folder / "nowhere"), "nowhere"),
-    ):
-        with pytest.raises(ModelNotAdded, match=reason):
-            add_base_model(database, storage, settings, "bad", source)
+    with pytest.raises(ModelNotAdded, match=r"config\.json makes it"):
+        add_base_model(database, storage, settings, "bad", str(folder))
     assert rows(database) == ([], [])
     assert storage.keys("models") == []
     assert list((settings.work_dir / "imports").iterdir()) == []

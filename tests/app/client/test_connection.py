@@ -1,7 +1,5 @@
-import http.server
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,73 +11,51 @@ from app.client.connection import Connection, resolve_here
 from app.client.errors import NoConnection
 from app.client.local import LocalService
 from tests.app.client.conftest import Falqon
+from tests.support.local_server import QuietHandler, serving_by
 from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
 
 
-class _IsNoService(http.server.SimpleHTTPRequestHandler):
+class _IsNoService(QuietHandler):
     """Knows nothing; leads in a circle below /again, calls zipped what is not below /zipped, and
     describes another API.
     """
 
     def do_GET(self) -> None:
         if self.path == "/openapi.json":
-            self.send_response(200)
-            self.send_header("content-length", "13")
-            self.end_headers()
-            self.wfile.write(b'{"paths": {}}')
+            self.send(200, b'{"paths": {}}')
         elif self.path.startswith("/again"):
-            self.send_response(302)
-            self.send_header("location", self.path)
-            self.send_header("content-length", "0")
-            self.end_headers()
+            self.send(302, location=self.path)
         elif self.path.startswith("/zipped"):
-            self.send_response(200)
-            self.send_header("content-encoding", "gzip")
-            self.send_header("content-length", "2")
-            self.end_headers()
-            self.wfile.write(b"{}")
+            self.send(200, b"{}", content_encoding="gzip")
         else:
-            super().do_GET()
+            self.send(404, b"<h1>Not found</h1>", content_type="text/html")
 
-    def log_message(self, *_: object) -> None:
-        pass
+    def do_HEAD(self) -> None:
+        self.send(200)
 
 
 @pytest.fixture
 def elsewhere() -> Iterator[str]:
     """Something that speaks HTTP and is no service of ours."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _IsNoService)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving_by(_IsNoService) as url:
+        yield url
 
 
-class _SendsElsewhere(http.server.BaseHTTPRequestHandler):
+class _SendsElsewhere(QuietHandler):
     """Redirects to a port of this machine at which nobody listens, as to a store out of reach."""
 
     def do_GET(self) -> None:
-        self.send_response(302)
-        self.send_header("location", "http://127.0.0.1:1/bucket/key")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.send(302, location="http://127.0.0.1:1/bucket/key")
 
 
 def test_a_store_that_cannot_be_reached_is_named() -> None:
-    with http.server.HTTPServer(("127.0.0.1", 0), _SendsElsewhere) as server:
-        thread = threading.Thread(target=server.handle_request)
-        thread.start()
-        address = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    with serving_by(_SendsElsewhere) as url:
+        address = f"{url}/v1"
         api = Api(Connection(address, "key"))
         with pytest.raises(NoConnection) as refused:
             api.get("/files")
         api.close()
-        thread.join()
     assert str(refused.value).startswith(f"http://127.0.0.1:1, the object store to which {address}")
 
 

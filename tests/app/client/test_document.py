@@ -129,9 +129,7 @@ def test_the_installation_without_its_api(service: Service, folder: Path) -> Non
     ("typed", "completed"),
     [
         ("falqon jobs c", ["checkpoints", "create", "clone", "cancel", "compare"]),
-        ("falqon jobs m", ["metrics"]),
         ("falqon jobs resume --max", ["--max-cost-usd", "--max-seconds"]),
-        ("falqon files report --m", ["--model", "--max-seq-length"]),
         (
             "falqon projects change P --unlimited max-",
             ["max-live-jobs", "max-storage-bytes", "max-device-hours"],

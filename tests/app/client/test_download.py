@@ -1,7 +1,5 @@
 import hashlib
-import http.server
 import json
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 from app.client.download import _inside
 from app.client.errors import Refused
 from tests.app.client.conftest import Falqon
+from tests.support.local_server import QuietHandler, serving_by
 from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
 from tests.support.traversal import NAMES
@@ -95,20 +94,12 @@ def test_a_download_that_cannot_be_written_is_reported(falqon: Falqon, tmp_path:
     assert falqon("download", "nobody/knows").exit_code == 3
 
 
-class Hostile(http.server.BaseHTTPRequestHandler):
+class Hostile(QuietHandler):
     manifest: dict[str, object] = {}
 
     def do_GET(self) -> None:
-        body = (
-            json.dumps(self.manifest).encode() if self.path.endswith("manifest.json") else b"evil"
-        )
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        of_model = self.path.endswith("manifest.json")
+        self.send(200, json.dumps(self.manifest).encode() if of_model else b"evil")
 
 
 def manifest_of(name: str, sha256: str) -> dict[str, object]:
@@ -125,13 +116,8 @@ def manifest_of(name: str, sha256: str) -> dict[str, object]:
 
 @pytest.fixture
 def hostile() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hostile)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving_by(Hostile) as url:
+        yield url
 
 
 @pytest.mark.parametrize(

@@ -92,14 +92,6 @@ def test_create_shows_the_estimate_and_asks(
     )
 
 
-def test_jobs_show_and_jobs_list_with_json_print_one_document(
-    falqon: Falqon, service: Service, submitted: Submitted
-) -> None:
-    job_id = submitted("--suffix", "json")
-    assert json.loads(falqon("jobs", "show", job_id, "--json").stdout)["suffix"] == "json"
-    assert json.loads(falqon("jobs", "list", "--json", "--limit", "1").stdout)["object"] == "list"
-
-
 def test_an_id_of_a_file_is_not_uploaded_again(
     falqon: Falqon, service: Service, fake_file: Callable[..., Path]
 ) -> None:

@@ -1,9 +1,8 @@
 """Commands that wait for a change, while the service goes away."""
 
-import http.server
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from app.client.errors import Unavailable
 from app.client.output import Output
 from app.client.polling import poll
 from tests.app.client.conftest import Falqon
+from tests.support.local_server import QuietHandler, serving_by
 from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
 from tests.support.waiting import wait_for
@@ -53,34 +53,17 @@ def test_a_study_is_followed_through_a_restart(
     assert Path("table.md").read_text().startswith("|")
 
 
-class _Fails(http.server.BaseHTTPRequestHandler):
+class _Fails(QuietHandler):
     """Answers as the service does where it has a defect."""
 
     def do_GET(self) -> None:
         error = {"message": "The server had an error.", "type": "server_error", "code": "x"}
-        content = json.dumps({"error": error}).encode()
-        self.send_response(500)
-        self.send_header("content-length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
+        self.send(500, json.dumps({"error": error}).encode())
 
 
-@pytest.fixture
-def failing() -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Fails)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-def test_a_service_that_fails_at_the_request_is_not_waited_for(failing: str) -> None:
-    client = Client(Api(Connection(failing, KEY)), Output(as_json=False))
-    with pytest.raises(Unavailable, match="The server had an error"):
-        poll(client, "/files/file-1", how_to_go_on="Run it again.")
-    client.api.close()
+def test_a_service_that_fails_at_the_request_is_not_waited_for() -> None:
+    with serving_by(_Fails) as url:
+        client = Client(Api(Connection(f"{url}/v1", KEY)), Output(as_json=False))
+        with pytest.raises(Unavailable, match="The server had an error"):
+            poll(client, "/files/file-1", how_to_go_on="Run it again.")
+        client.api.close()

@@ -139,13 +139,6 @@ def test_steps_cost_the_same_however_many_came_before() -> None:
     assert take(range(58_001, 60_001)) < 10 * first + 0.1
 
 
-def test_an_execution_that_goes_on_from_a_checkpoint_replaces_the_steps_behind_it() -> None:
-    watched = Watched({"id": "ftjob-1", "status": "running"})
-    for step, loss in ((1, 4.0), (2, 3.0), (3, 2.0), (2, 3.5)):
-        watched.take({"type": "metrics", "data": {"step": step, "train_loss": loss}})
-    assert watched.losses == {1: 4.0, 2: 3.5}
-
-
 def test_create_can_watch_at_once(falqon: Falqon, fake_file: Callable[..., Path]) -> None:
     create = (
         "jobs",

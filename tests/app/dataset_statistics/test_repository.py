@@ -6,12 +6,13 @@ from app.base.database import Database
 from app.dataset_statistics import repository
 from app.dataset_statistics.repository import StatisticsKey
 from app.files import repository as files
-from app.models import DEFAULT_PROJECT_ID, DatasetStatistics, File, FileStatus, Model, Project
+from app.models import DEFAULT_PROJECT_ID, DatasetStatistics, Model, Project
 from app.models.base import JsonObject
 from app.operations import claims
 from app.operations import service as operations
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.long_text import EpochAmount
+from tests.support.rows import checked_file
 
 KEY = StatisticsKey("file-1", "base", 2048, "")
 
@@ -22,18 +23,7 @@ def prepare(database: Database, *questions: StatisticsKey) -> None:
         session.add(Model(id="base", config={}, bytes=1))
         session.flush()
         for name in ("file-1", "file-2"):
-            session.add(
-                File(
-                    id=name,
-                    project_id=DEFAULT_PROJECT_ID,
-                    filename=name,
-                    purpose="fine-tune",
-                    bytes=1,
-                    sha256="",
-                    storage_key=name,
-                    status=FileStatus.PROCESSED,
-                )
-            )
+            session.add(checked_file(name, DEFAULT_PROJECT_ID, name))
         session.flush()
         for question in questions:
             repository.add(session, DEFAULT_PROJECT_ID, question)

@@ -4,8 +4,9 @@ from sqlalchemy.exc import OperationalError
 
 from app.base.database import Database
 from app.files import repository
-from app.models import DEFAULT_PROJECT_ID, File, FileStatus, Project
+from app.models import DEFAULT_PROJECT_ID, FileStatus, Project
 from tests.support.postgres import PostgresServer
+from tests.support.rows import checked_file
 from tests.support.schema import migrate_database
 
 
@@ -17,18 +18,7 @@ def database(postgres: PostgresServer) -> Database:
     with database.transaction() as session:
         session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))
         session.flush()
-        session.add(
-            File(
-                id="file-1",
-                project_id=DEFAULT_PROJECT_ID,
-                filename="rows.jsonl",
-                purpose="fine-tune",
-                bytes=1,
-                sha256="0",
-                storage_key="k",
-                status=FileStatus.UPLOADED,
-            )
-        )
+        session.add(checked_file("file-1", DEFAULT_PROJECT_ID, status=FileStatus.UPLOADED))
     return database
 
 

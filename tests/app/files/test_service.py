@@ -1,11 +1,9 @@
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from sqlalchemy import update
 
-from app.base.database import Database, now
+from app.base.database import now
 from app.base.errors import InvalidRequest
 from app.files import service
 from app.garbage import orphans
@@ -13,13 +11,6 @@ from app.models import DEFAULT_PROJECT_ID, File, JobStatus, Orphan
 from app.notifier.broker import Notifier
 from app.reconciler import Reconciler
 from tests.support.backend import Backend
-
-
-@pytest.fixture
-def backend(tmp_path: Path, database: Database, database_url: str) -> Iterator[Backend]:
-    backend = Backend(tmp_path / "data", database, database_url)
-    yield backend
-    backend.close()
 
 
 def age(backend: Backend, file_id: str, seconds: int) -> None:

@@ -1,7 +1,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
@@ -34,13 +34,6 @@ from app.reconciler import Reconciler
 from tests.support.backend import Backend
 from tests.support.garbage import collect
 from tests.support.schema import migrate_database
-
-
-@pytest.fixture
-def backend(tmp_path: Path, database: Database, database_url: str) -> Iterator[Backend]:
-    backend = Backend(tmp_path / "data", database, database_url)
-    yield backend
-    backend.close()
 
 
 def age(backend: Backend, hours: float = 23) -> None:

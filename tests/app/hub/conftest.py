@@ -39,14 +39,14 @@ class Hub(NamedTuple):
     def api(self, key: str | None = KEY) -> HfApi:
         return HfApi(endpoint=self.endpoint, token=key if key else False)
 
-    def environment(self, folder: Path, key: str = KEY) -> dict[str, str]:
+    def environment(self, folder: Path) -> dict[str, str]:
         """What a user would set."""
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith("HF_")
         }
         variables = {
             "HF_ENDPOINT": self.endpoint,
-            "HF_TOKEN": key,
+            "HF_TOKEN": KEY,
             "HF_HOME": str(folder),
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }

@@ -15,7 +15,7 @@ from sqlalchemy import delete, update
 from app.base.database import now_plus
 from app.base.ids import new_id
 from app.inference import claims
-from app.models import Checkpoint, Engine, EngineState, Model
+from app.models import Engine, EngineState, Model
 from falqon_core.estimate import host_memory
 from tests.support import vllm_stand_in
 from tests.support.api import TINY_CONFIG, Api, Tenant, installation_admin
@@ -193,11 +193,7 @@ def test_models_that_cannot_be_asked(tenant: Tenant, api: Api) -> None:
 def test_a_checkpoint_answers_once_it_is_exported(tenant: Tenant, api: Api) -> None:
     job_id = tenant.job().id
     tenant.client.fine_tuning.jobs.cancel(job_id)
-    row = {"storage_prefix": "p", "manifest_sha256": "0", "bytes": 1, "metrics": {}}
-    with api.database.transaction() as session:
-        session.add(Checkpoint(id=new_id("ftckpt_"), job_id=job_id, step=4, attempt=1, **row))
-    (checkpoint,) = tenant.client.fine_tuning.jobs.checkpoints.list(job_id)
-    name = checkpoint.fine_tuned_model_checkpoint
+    name = tenant.add_checkpoint(job_id)
     with pytest.raises(BadRequestError, match=f"falqon models export {name} --format") as raised:
         ask(tenant, model=name)
     assert raised.value.code == "checkpoint_not_exported"

@@ -10,8 +10,7 @@ from app.jobs.claims import Claim, JobFailure
 from app.jobs.events import NewEvent
 from app.models import DEFAULT_PROJECT_ID, Attempt, Desired, Event, Job, JobStatus, Model, Project
 from app.models.job_progress import JobProgress
-from app.models.job_request import JobRequest
-from tests.support.rows import checked_file
+from tests.support.rows import checked_file, queued_job
 
 LEASE = 60.0
 
@@ -26,18 +25,7 @@ def jobs(database: Database) -> list[str]:
         session.add(checked_file("file-a", DEFAULT_PROJECT_ID))
         session.flush()
         ids = [new_id("ftjob-") for _ in range(3)]
-        session.add_all(
-            Job(
-                id=id_,
-                project_id=DEFAULT_PROJECT_ID,
-                status=JobStatus.QUEUED,
-                desired=Desired.RUN,
-                base_model_id="tiny",
-                training_file_id="file-a",
-                requested=JobRequest(model="tiny", training_file="file-a"),
-            )
-            for id_ in ids
-        )
+        session.add_all(queued_job(id_, DEFAULT_PROJECT_ID, "file-a") for id_ in ids)
     return ids
 
 
@@ -63,14 +51,6 @@ def set_desired(database: Database, job_id: str, desired: Desired) -> None:
         session.execute(update(Job).where(Job.id == job_id).values(desired=desired))
 
 
-def test_the_oldest_is_taken_and_each_only_once(database: Database, jobs: list[str]) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        claimed = [t for t in pool.map(lambda i: take(database, f"worker-{i}"), range(8)) if t]
-    assert sorted(t.job_id for t in claimed) == jobs
-    assert all(t.attempt == 1 for t in claimed)
-    assert take(database) is None
-
-
 def test_only_jobs_that_should_run_are_taken(database: Database, jobs: list[str]) -> None:
     set_desired(database, jobs[0], Desired.PAUSE)
     assert must_take(database).job_id == jobs[1]
@@ -93,12 +73,6 @@ def test_renewal_answers_the_desired_state_and_a_zombie_gets_none(
         assert not claims.append_events(session, mine, [NewEvent("from the grave")])
         assert not claims.finish(session, mine, JobStatus.SUCCEEDED, NewEvent("done"))
     assert read(database, mine.job_id).status == JobStatus.RUNNING
-
-
-def test_a_live_lease_is_not_rescued(database: Database, jobs: list[str]) -> None:
-    must_take(database)
-    with database.transaction() as session:
-        assert claims.rescue(session, max_infra_failures=3) == []
 
 
 def test_a_job_that_loses_too_many_workers_fails_with_the_reason(

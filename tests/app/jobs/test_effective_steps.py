@@ -1,9 +1,6 @@
-from pathlib import Path
-
 import pytest
 
 from app.attempts.metrics_file import read_steps
-from app.base.database import Database
 from app.client.jobs.watched import Watched
 from app.jobs import claims, history, listing, metrics, repository
 from app.jobs.claims import Claim
@@ -15,11 +12,6 @@ from tests.support.backend import Backend
 # (first step - 1, last step) of each attempt; None: it never came to its training
 ATTEMPTS = [(0, 8), (5, 7), (None, 0), (5, 6), (6, 9)]
 EFFECTIVE = {1: 1, 2: 1, 3: 1, 4: 1, 5: 1, 6: 4, 7: 5, 8: 5, 9: 5}  # attempt by step
-
-
-@pytest.fixture
-def backend(tmp_path: Path, database: Database, database_url: str) -> Backend:
-    return Backend(tmp_path, database, database_url)
 
 
 def attempt(backend: Backend, start: int | None, end: int) -> None:

@@ -1,8 +1,3 @@
-from pathlib import Path
-
-import pytest
-
-from app.base.database import Database
 from app.jobs import claims, history, repository
 from app.jobs.claims import Claim
 from app.jobs.effective_steps import EffectiveSteps
@@ -10,11 +5,6 @@ from app.jobs.events import NewEvent
 from app.models import Event, Job
 from tests.support.backend import Backend
 from tests.support.plans import statements
-
-
-@pytest.fixture
-def backend(tmp_path: Path, database: Database, database_url: str) -> Backend:
-    return Backend(tmp_path, database, database_url)
 
 
 def attempt(backend: Backend, start: int | None, end: int, *, lost: bool = False) -> None:

@@ -1,10 +1,7 @@
 from itertools import pairwise
-from pathlib import Path
 
-import pytest
 from sqlalchemy import update
 
-from app.base.database import Database
 from app.jobs import claims, listing
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
@@ -15,11 +12,6 @@ from tests.support.backend import Backend
 from tests.support.job_columns import cost
 
 NEWEST = JobQuery()
-
-
-@pytest.fixture
-def backend(tmp_path: Path, database: Database, database_url: str) -> Backend:
-    return Backend(tmp_path, database, database_url)
 
 
 def job_ids(
@@ -111,43 +103,3 @@ def test_whoever_follows_a_project_learns_of_every_change(backend: Backend) -> N
     states.append(state())
     assert all(before != after for before, after in pairwise(states))
     assert state() == states[-1]
-
-
-def test_a_spark_is_the_whole_course_in_few_points_without_what_was_done_again(
-    backend: Backend,
-) -> None:
-    job_id = backend.add_job()
-
-    def run(steps: range) -> None:
-        job_claim = claim(backend)
-        drafts = [
-            NewEvent(
-                "step",
-                type="metrics",
-                data={"step": step, "train_loss": 1 / step + job_claim.attempt},
-            )
-            for step in steps
-        ]
-        evaluated = NewEvent(
-            "evaluated", type="metrics", data={"step": steps[-1], "valid_loss": 9.0}
-        )
-        with backend.database.transaction() as session:
-            claims.update_attempt(session, job_claim, start_step=steps[0] - 1)
-            claims.append_events(session, job_claim, [*drafts, evaluated])
-            claims.release(
-                session, job_claim, NewEvent("again"), counts_as_failure=False, max_infra_failures=3
-            )
-
-    def spark() -> list[tuple[int, float]]:
-        with backend.database.read() as session:
-            return listing.sparklines(session, [session.get_one(Job, job_id)])[job_id]
-
-    run(range(1, 9))
-    assert spark() == [(step, 1 / step + 1) for step in range(1, 9)]
-    run(range(5, 9))
-    assert spark() == [(step, 1 / step + (1 if step < 5 else 2)) for step in range(1, 9)]
-    run(range(9, 1000))
-    points = spark()
-    assert len(points) <= listing.SPARKLINE_POINTS
-    assert points == sorted(points)
-    assert points[-1][0] > 900

@@ -1,13 +1,10 @@
 """Whoever reads events and metrics gets the same, however they are stored."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
-import pytest
 from sqlalchemy import select
 
-from app.base.database import Database
 from app.jobs import claims, listing, metrics, metrics_csv, repository
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent, fold
@@ -19,11 +16,6 @@ START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 STEPS = 300  # of two attempts, the second from step 100
 BEGINS = {1: 0, 2: 100}
 EVERY = 40  # steps, an evaluation, and a message some steps later
-
-
-@pytest.fixture
-def backend(tmp_path: Path, database: Database, database_url: str) -> Backend:
-    return Backend(tmp_path, database, database_url)
 
 
 def written(job_id: str) -> list[Event]:

@@ -2,13 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from sqlalchemy import event, insert, text
+from sqlalchemy import insert, text
 
 from app.base.database import Database, now_plus
 from app.base.ids import new_id
@@ -20,6 +19,7 @@ from app.jobs.queue_forecast import MANY_WORKERS, read_queue
 from app.models import Job, JobStatus, Model, Project, Worker
 from app.models.job_request import JobRequest
 from app.notifier import repository as notifications
+from tests.support.plans import statements
 from tests.support.rows import checked_file
 
 QUEUED, ENDED = 10_000, 10_000
@@ -168,20 +168,6 @@ def test_claims_at_once_take_each_job_once(database: Database) -> None:
         job_ids = [job.id for job in pool.map(lambda _: take(database), range(16)) if job]
     assert len(set(job_ids)) == len(job_ids) == 16
     assert take(database) is None
-
-
-@contextmanager
-def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
-    statements_and_parameters: list[tuple[str, Any]] = []
-
-    def note(
-        _connection: object, _cursor: object, statement: str, parameters: object, *_rest: object
-    ) -> None:
-        statements_and_parameters.append((statement, parameters))
-
-    event.listen(database.engine, "before_cursor_execute", note)
-    yield statements_and_parameters
-    event.remove(database.engine, "before_cursor_execute", note)
 
 
 def plan_of(database: Database, statement: str, parameters: Any) -> str:

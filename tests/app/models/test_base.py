@@ -1,15 +1,5 @@
-from pathlib import Path
-
-import pytest
-
-from app.base.database import Database
 from app.models.job_request import JobRequest
 from tests.support.backend import Backend
-
-
-@pytest.fixture
-def backend(tmp_path: Path, database: Database, database_url: str) -> Backend:
-    return Backend(tmp_path, database, database_url)
 
 
 def test_a_request_is_stored_as_the_user_sent_it(backend: Backend) -> None:

@@ -3,11 +3,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.base.database import Database
-from app.models import Job, Model, Project
-from app.models.job_request import JobRequest
+from app.models import Model, Project
 from app.projects import quotas, repository
 from tests.support.plans import statements
-from tests.support.rows import checked_file
+from tests.support.rows import checked_file, queued_job
 
 
 def at(month: int, day: int, hour: int) -> datetime:
@@ -19,20 +18,9 @@ def _job(database: Database) -> None:
     with database.transaction() as session:
         session.add_all([Project(id="p", name="p"), Model(id="tiny", config={}, bytes=1)])
         session.flush()
-        file = checked_file("f", "p")
-        session.add(file)
+        session.add(checked_file("f", "p"))
         session.flush()
-        session.add(
-            Job(
-                id="j",
-                project_id="p",
-                status="queued",
-                desired="run",
-                base_model_id="tiny",
-                training_file_id="f",
-                requested=JobRequest(model="tiny", training_file="f"),
-            )
-        )
+        session.add(queued_job("j", "p", "f"))
 
 
 def booked(

@@ -5,8 +5,8 @@ import re
 import httpx
 import pytest
 
-from app.models import File, FileStatus
 from tests.support.api import Tenant, jsonl
+from tests.support.rows import checked_file
 
 
 def names(page: httpx.Response) -> list[str]:
@@ -28,15 +28,12 @@ def results(tenant: Tenant) -> list[str]:
     tenant.client.files.create(file=("sql.jsonl", jsonl()), purpose="fine-tune")
     with tenant.api.database.transaction() as session:
         session.add_all(
-            File(
-                id=f"file-f{number:023x}{tenant.project_id[-8:]}",
-                project_id=tenant.project_id,
+            checked_file(
+                f"file-f{number:023x}{tenant.project_id[-8:]}",
+                tenant.project_id,
+                f"{tenant.project_id}/{number}",
                 filename=f"{number}-metrics.csv",
                 purpose="fine-tune-results",
-                bytes=1,
-                sha256="0" * 64,
-                storage_key=f"{tenant.project_id}/{number}",
-                status=FileStatus.PROCESSED,
             )
             for number in range(51)
         )

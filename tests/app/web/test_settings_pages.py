@@ -9,7 +9,7 @@ from app.models import Scope
 from tests.contract.access_objects import a_delivery
 from tests.support.api import Api, Tenant, installation_admin
 from tests.support.pages import SAME_SITE, token
-from tests.support.receiver import Receiver, receiving
+from tests.support.receiver import Receiver
 from tests.support.waiting import wait_for
 
 SECRET = r"ft_live_[A-Za-z0-9_-]+"
@@ -72,12 +72,6 @@ def writer(tenant: Tenant) -> Iterator[Browser]:
     browser = Browser(tenant.api, tenant.key)
     yield browser
     browser.close()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
 
 
 def field_errors(page: httpx.Response) -> dict[str, str]:

@@ -18,7 +18,7 @@ from app.webhooks import repository, service
 from app.webhooks.dispatcher import MAX_ATTEMPTS, Dispatcher, retry_seconds
 from app.webhooks.schemas import EndpointObject, NewEndpoint
 from tests.support.backend import Backend
-from tests.support.receiver import Receiver, receiving
+from tests.support.receiver import Receiver
 from tests.support.services import ADMIN, make_services
 
 
@@ -30,12 +30,6 @@ def backend(tmp_path: Path, database: Database, database_url: str) -> Iterator[B
     )
     yield backend
     backend.close()
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as receiver:
-        yield receiver
 
 
 @pytest.fixture

@@ -4,10 +4,9 @@ from sqlalchemy import select, update
 
 from app.base.database import Database, now_plus
 from app.base.settings import Settings
-from app.models import DEFAULT_PROJECT_ID, Desired, Drain, Job, JobStatus, Model, Project, Worker
-from app.models.job_request import JobRequest
+from app.models import DEFAULT_PROJECT_ID, Drain, JobStatus, Model, Project, Worker
 from app.workers import service
-from tests.support.rows import checked_file
+from tests.support.rows import checked_file, queued_job
 
 SETTINGS = Settings(poll=timedelta(seconds=10))
 
@@ -46,23 +45,13 @@ def test_a_worker_with_a_long_job_is_not_forgotten(database: Database) -> None:
     """While it has one it is seen by its lease alone."""
     with database.transaction() as session:
         session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))
-        session.add(Model(id="base", config={}, bytes=1))
+        session.add(Model(id="tiny", config={}, bytes=1))
         session.flush()
         session.add(checked_file("file-1", DEFAULT_PROJECT_ID))
         session.flush()
-        session.add(
-            Job(
-                id="ftjob-1",
-                project_id=DEFAULT_PROJECT_ID,
-                status=JobStatus.RUNNING,
-                desired=Desired.RUN,
-                base_model_id="base",
-                training_file_id="file-1",
-                requested=JobRequest(model="base", training_file="file-1"),
-                lease_owner="busy",
-                lease_expires_at=now_plus(60),
-            )
-        )
+        leased = {"lease_owner": "busy", "lease_expires_at": now_plus(60)}
+        running = leased | {"status": JobStatus.RUNNING}
+        session.add(queued_job("ftjob-1", DEFAULT_PROJECT_ID, "file-1", **running))
         service.mark_seen(session, "busy", "h100", 1, 8)
         service.drain(session, SETTINGS, "busy", Drain.FINISH)
     unseen_for(database, "busy", service.FORGOTTEN_SECONDS + 1)
