@@ -28,11 +28,11 @@ from app.base.storage import Storage
 from app.garbage import installation
 from benchmarks import plans, scale_rows
 from benchmarks.api.report import machine
-from benchmarks.plans import Cost
+from benchmarks.plans import StatementCost
 from benchmarks.scale_columns import Scale
 from benchmarks.scale_looks import Look, looks
 from benchmarks.scale_requests import CALLS, Call, Sender, opened
-from benchmarks.scale_rows import Filled
+from benchmarks.scale_rows import FilledTables
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import Valkey
 
@@ -90,7 +90,7 @@ def _num_bytes(database: Database) -> int:
         return int(session.scalar(text("SELECT pg_database_size(current_database())")) or 0)
 
 
-def report(settings: Settings, filled: Filled, arguments: argparse.Namespace) -> list[str]:
+def report(settings: Settings, filled: FilledTables, arguments: argparse.Namespace) -> list[str]:
     print("| piece | statements | ms | pages | slowest, ms | pages | how it reads |")
     print("|---|---:|---:|---:|---:|---:|---|")
     slow = []
@@ -111,7 +111,7 @@ def send(sender: Sender, call: Call, _session: object) -> None:
     sender.send(call)
 
 
-def line_of(look: Look, costs: list[Cost], *, is_slow: bool) -> str:
+def line_of(look: Look, costs: list[StatementCost], *, is_slow: bool) -> str:
     name = look.name
     if is_slow:
         name += f": {look.reason or 'NO REASON'}"

@@ -28,7 +28,7 @@ from app.web.pages.jobs import table_context
 from app.webhooks import repository as webhooks
 from app.workers import service as workers
 from benchmarks.plans import Ask
-from benchmarks.scale_rows import KEY, Filled
+from benchmarks.scale_rows import KEY, FilledTables
 
 PROJECT = DEFAULT_PROJECT_ID
 EVENTS_KEPT = timedelta(days=90)
@@ -43,14 +43,14 @@ class Look(NamedTuple):
     reason: str = ""
 
 
-def looks(services: Services, filled: Filled) -> Iterator[Look]:
+def looks(services: Services, filled: FilledTables) -> Iterator[Look]:
     yield from _streams(services, filled)
     yield from _claims(services.database, filled)
     yield from _reconciler(services)
     yield from _collector(services)
 
 
-def _streams(services: Services, filled: Filled) -> Iterator[Look]:
+def _streams(services: Services, filled: FilledTables) -> Iterator[Look]:
     caller = Caller(KEY, PROJECT, Scope.READ, None, False)
     yield Look(
         "a stream's next events",
@@ -93,7 +93,7 @@ def _streams(services: Services, filled: Filled) -> Iterator[Look]:
     )
 
 
-def _claims(database: Database, filled: Filled) -> Iterator[Look]:
+def _claims(database: Database, filled: FilledTables) -> Iterator[Look]:
     with database.read() as session:
         job = session.get_one(Job, filled.running)
     mine = Claim(job.id, job.attempt, filled.owner)

@@ -141,7 +141,7 @@ DELIVERIES = f"""
 """
 
 
-class Filled(NamedTuple):
+class FilledTables(NamedTuple):
     """What is in the large project, most by its id."""
 
     longest: str  # of the jobs that have ended
@@ -165,7 +165,7 @@ class Filled(NamedTuple):
         return self.longest[-8:]
 
 
-def fill(database: Database, scale: Scale) -> Filled:
+def fill(database: Database, scale: Scale) -> FilledTables:
     with database.transaction() as session:
         add_template(session)
     few = {
@@ -211,7 +211,7 @@ def _without_indexes(connection: Connection, tables: list[str]) -> Iterator[None
         connection.execute(text(definition))
 
 
-def choose(database: Database, scale: Scale) -> Filled:
+def choose(database: Database, scale: Scale) -> FilledTables:
     """Choose what is asked for of a database that is filled."""
     week_ago = datetime.now(UTC) - timedelta(days=6)
     with database.read() as session:
@@ -219,7 +219,7 @@ def choose(database: Database, scale: Scale) -> Filled:
         job = session.get_one(Job, longest)
         owner = session.get_one(Job, running).lease_owner
         assert owner is not None
-        return Filled(
+        return FilledTables(
             longest,
             running,
             owner,

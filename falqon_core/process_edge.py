@@ -23,7 +23,7 @@ from falqon_core.contract.errors import (
     as_falqon_error,
 )
 from falqon_core.contract.layout import SHA256SUMS
-from falqon_core.contract.messages import ExitCode, Failed, Message
+from falqon_core.contract.messages import ExitCode, Failed, TrainerMessage
 from falqon_core.train.allocator import choose_allocator
 from falqon_core.train.report import MessagePort, Port, describe, person_port
 
@@ -111,7 +111,7 @@ def prepare_environment(offline: bool) -> None:
 
 
 @contextmanager
-def errors_become_exit_codes(send: Callable[[Message], None]) -> Iterator[None]:
+def errors_become_exit_codes(send: Callable[[TrainerMessage], None]) -> Iterator[None]:
     """Report an error as a message, and end the process with the code of its kind."""
     try:
         yield
@@ -134,6 +134,6 @@ def exit_code_of(error: FalqonError) -> ExitCode:
     return ExitCode.INTERNAL
 
 
-def to_stderr(message: Message) -> None:
+def to_stderr(message: TrainerMessage) -> None:
     """Write a message as a line on stderr."""
     sys.stderr.write(describe(message) + "\n")

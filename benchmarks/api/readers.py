@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from benchmarks.api.connection import Connection, Request
+from benchmarks.api.connection import LoadConnection, Request
 from benchmarks.api.load import Latency, at_rate
 from benchmarks.api.servers import Server
 
@@ -112,7 +112,7 @@ async def measure(streams: Streams, *, num_readers: int, seconds: float) -> Deli
     latencies.clear()
     own = time.process_time()
     started = time.perf_counter()
-    connections = [await Connection.open(streams.server.port, streams.key) for _ in range(8)]
+    connections = [await LoadConnection.open(streams.server.port, streams.key) for _ in range(8)]
     retrieving = asyncio.create_task(
         at_rate(connections, lambda: streams.retrieve, rate=20, seconds=seconds)
     )

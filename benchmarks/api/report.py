@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.api.load import Result
+from benchmarks.api.load import LoadResult
 from benchmarks.api.readers import Delivery
 
 GOAL_SUBMISSIONS_PER_SECOND = 50
@@ -48,10 +48,10 @@ The load generator took {share} of a core while the service was given all that i
 """
 
 
-class Measured(NamedTuple):
+class MeasuredRequest(NamedTuple):
     name: str
-    ours: Result
-    bare: Result
+    ours: LoadResult
+    bare: LoadResult
     goal_p99_ms: float | None
 
 
@@ -81,7 +81,7 @@ def markdown(
     arguments: argparse.Namespace,
     machine: str,
     postgres: str,
-    measured: list[Measured],
+    measured: list[MeasuredRequest],
     ours: Delivery,
     bare: Delivery,
 ) -> str:
@@ -104,7 +104,9 @@ def _goal_line(goal: Goal) -> str:
     return f"| {goal.name} | {goal.goal} | {goal.measured_value} | {holds} |"
 
 
-def _goals(arguments: argparse.Namespace, measured: list[Measured], ours: Delivery) -> list[Goal]:
+def _goals(
+    arguments: argparse.Namespace, measured: list[MeasuredRequest], ours: Delivery
+) -> list[Goal]:
     created = measured[0].ours
     rate = Goal(
         "submissions",
@@ -145,7 +147,7 @@ def _at_most(name: str, goal: float, measured_value: float, unit: str) -> Goal:
     )
 
 
-def _line(item: Measured) -> str:
+def _line(item: MeasuredRequest) -> str:
     ours = item.ours.at_rate
     bare = item.bare.at_rate
     milliseconds = " | ".join(f"{seconds * 1000:.1f} ms" for seconds in (*ours, *bare))

@@ -31,7 +31,7 @@ KEY = "a-key-for-the-load-benchmark"
 REQUESTS_PER_MINUTE = 1_000_000
 
 
-class Services(NamedTuple):
+class LoadServices(NamedTuple):
     """Database and Valkey, prepared for the service."""
 
     settings: Settings
@@ -55,7 +55,7 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def services() -> Iterator[Services]:
+def services() -> Iterator[LoadServices]:
     folder = Path(tempfile.mkdtemp(prefix="fq-load-"))
     folder.chmod(0o755)  # Postgres may run as another user
     try:
@@ -82,7 +82,7 @@ def services() -> Iterator[Services]:
                 "FALQON_REQUESTS_PER_MINUTE": str(REQUESTS_PER_MINUTE),
             }
             prepare(settings)
-            yield Services(settings, folder, outside | ours)
+            yield LoadServices(settings, folder, outside | ours)
         finally:
             valkey.kill()
             postgres.stop(signal.SIGINT)
@@ -91,7 +91,7 @@ def services() -> Iterator[Services]:
 
 
 @contextmanager
-def served(services: Services, app: str) -> Iterator[Server]:
+def served(services: LoadServices, app: str) -> Iterator[Server]:
     """uvicorn as `falqon api` starts it, on a port that the kernel chooses."""
     log = services.folder / f"{app}.log"
     command = [sys.executable, "-c", SERVE, app]

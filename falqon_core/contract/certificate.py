@@ -58,7 +58,7 @@ class FileHash(Part):
     sha256: str
 
 
-class Base(Part):
+class CertifiedBase(Part):
     name: str
     sha256: str = Field(
         description="of the lines 'sha256  name' of the folder's files, sorted by name"
@@ -104,7 +104,7 @@ class Device(Part):
     )
 
 
-class Cost(Part):
+class AccruedCost(Part):
     currency: str
     accrued: Decimal = Field(
         description="of all attempts, until the model was trained, compared and about to be "
@@ -121,7 +121,7 @@ class Service(Part):
 
     job: str
     model: str
-    cost: Cost | None
+    cost: AccruedCost | None
 
 
 class Certificate(Part):
@@ -129,7 +129,7 @@ class Certificate(Part):
     checks: list[Check]
     held_out: HeldOut
     canary: Canary
-    base: Base
+    base: CertifiedBase
     data: Data
     training: Training
     software: Software

@@ -57,7 +57,7 @@ class Trainable(Protocol):
         """Return the tensors that restore this point of the training from the base model."""
 
 
-class Method(Trainable, Protocol):
+class TrainingMethod(Trainable, Protocol):
     """A method as a job names it."""
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
@@ -71,7 +71,7 @@ class Method(Trainable, Protocol):
         """
 
 
-METHODS: dict[MethodName, Callable[[Recipe], Method]] = {
+METHODS: dict[MethodName, Callable[[Recipe], TrainingMethod]] = {
     "falqon": Falqon,
     "lora": Lora,
     "qlora": QLora,
@@ -98,6 +98,6 @@ def check_packages(method: MethodName) -> None:
             ) from None
 
 
-def create_method(recipe: Recipe) -> Method:
+def create_method(recipe: Recipe) -> TrainingMethod:
     """Return the method of a resolved recipe, which has changed no model yet."""
     return METHODS[recipe.method](recipe)

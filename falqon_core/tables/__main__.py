@@ -22,7 +22,7 @@ from falqon_core.contract.errors import (
     UserError,
     as_falqon_error,
 )
-from falqon_core.contract.messages import ExitCode, Failed, Message, RecordsWritten, encode
+from falqon_core.contract.messages import ExitCode, Failed, RecordsWritten, TrainerMessage, encode
 from falqon_core.contract.sources import SourceFormat
 from falqon_core.records.file_check import MAX_LINES
 from falqon_core.tables import csv_rows, json_lines
@@ -43,7 +43,7 @@ class Source(NamedTuple):
 
 
 def write_table(
-    source: Source, output: Path, max_bytes: int, send: Callable[[Message], object]
+    source: Source, output: Path, max_bytes: int, send: Callable[[TrainerMessage], object]
 ) -> None:
     """Write the lines. Raises `UserError`; `output` is then worth nothing."""
     sent_at = time.monotonic()
@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--message-fd", type=int, default=2)
     options = parser.parse_args(arguments)
 
-    def send(message: Message) -> None:
+    def send(message: TrainerMessage) -> None:
         os.write(options.message_fd, encode(message))
 
     try:

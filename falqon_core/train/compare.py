@@ -26,9 +26,9 @@ from falqon_core.contract.messages import (
     Failed,
     Finished,
     Merged,
-    Message,
     Started,
     StepMetrics,
+    TrainerMessage,
     decode,
 )
 from falqon_core.contract.methods import METHODS, MethodName
@@ -151,7 +151,7 @@ def recipe_of(base: Recipe, run: ComparisonRun) -> Recipe:
         raise ConfigError(f"{run.folder_name}: {param}: {first['msg']}", param) from None
 
 
-def figures_of(messages: Sequence[Message], model: Path) -> TrainingFigures:
+def figures_of(messages: Sequence[TrainerMessage], model: Path) -> TrainingFigures:
     """Make the figures of one training that has ended."""
     started = next(message for message in messages if isinstance(message, Started))
     steps = [message for message in messages if isinstance(message, StepMetrics)]
@@ -230,11 +230,11 @@ def _train(config: TrainConfig, folder: Path) -> None:
         )
 
 
-def _read(path: Path) -> list[Message]:
+def _read(path: Path) -> list[TrainerMessage]:
     """Return a trainer's messages, without a line that was cut off and without an older failure."""
     if not path.is_file():
         return []
-    messages: list[Message] = []
+    messages: list[TrainerMessage] = []
     for line in path.read_bytes().splitlines():
         try:
             message = decode(line)

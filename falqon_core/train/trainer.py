@@ -22,9 +22,9 @@ from falqon_core.contract.messages import (
     Finished,
     Log,
     Merged,
-    Message,
     Started,
     StepMetrics,
+    TrainerMessage,
 )
 from falqon_core.export.curve import MAX_POINTS
 from falqon_core.objectives import create_objective
@@ -52,7 +52,7 @@ class Trainer:
         self,
         config: TrainConfig,
         output: Path,
-        send: Callable[[Message], None],
+        send: Callable[[TrainerMessage], None],
         stop: Callable[[], bool],
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:

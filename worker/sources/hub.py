@@ -21,7 +21,7 @@ MAX_NAMED = 20
 _NEXT = re.compile(r'<([^>]+)>;\s*rel="next"')
 
 
-class Dataset(NamedTuple):
+class HubDataset(NamedTuple):
     revision: str  # the commit
     paths: list[str]
     urls: list[str]
@@ -33,7 +33,7 @@ def find_files(
     headers: Mapping[str, str],
     endpoint: str,
     revision: str | None = None,
-) -> Dataset:
+) -> HubDataset:
     """Return the files that an address means; at the commit `revision`, where that is known."""
     endpoint = (endpoint or constants.ENDPOINT).rstrip("/")
     repository = f"{endpoint}/api/datasets/{address.repository}"
@@ -42,7 +42,7 @@ def find_files(
         revision = str(_read(downloader, f"{repository}/revision/{name}", headers)[0]["sha"])
     paths = choose_files(_paths(downloader, f"{repository}/tree/{revision}", headers), address.path)
     resolve = f"{endpoint}/datasets/{address.repository}/resolve/{revision}"
-    return Dataset(revision, paths, [f"{resolve}/{quote(path)}" for path in paths])
+    return HubDataset(revision, paths, [f"{resolve}/{quote(path)}" for path in paths])
 
 
 def choose_files(paths: list[str], target: str) -> list[str]:
