@@ -3,6 +3,7 @@ here. An unexpected exception tells the user nothing but that it happened; its t
 stderr.
 """
 
+import logging
 import os
 import sys
 import traceback
@@ -89,9 +90,9 @@ def prepare_process(offline: bool) -> None:
     bars and notices of its own.
     """
     prepare_environment(offline)
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
 
 
 def prepare_environment(offline: bool) -> None:
@@ -100,6 +101,8 @@ def prepare_environment(offline: bool) -> None:
     """
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # Only jobs that compute with bitsandbytes load it; it then warns of kernels that none calls.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # Threads that wait may spin only briefly: as soon as anything else runs on this machine they
     # take the core from the thread they wait for. Eight steps of SmolLM2 on two cores, quiet and
     # beside one busy process: spinning 14 and 79 s, sleeping at once (OMP_WAIT_POLICY=PASSIVE) 24
