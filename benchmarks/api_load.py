@@ -17,8 +17,8 @@ import asyncio
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 from redis import Redis
@@ -49,7 +49,8 @@ RECORD = (
 )
 
 
-class LoadCase(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LoadCase:
     name: str
     make: Make
     peer: Make  # the nearest that the bare endpoint has

@@ -21,8 +21,8 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 
@@ -46,7 +46,8 @@ http {{
 """
 
 
-class DownloadRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DownloadRow:
     what: str
     ours: float  # bytes a second
     nginx: float

@@ -12,9 +12,10 @@ import json
 import os
 import tempfile
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from tests.support.service import Service
 from tests.support.waiting import wait_for
@@ -28,12 +29,14 @@ JOB_SECONDS = 3600
 LOOK_SECONDS = 2.0  # seldom, as looking takes time from what is measured
 
 
-class Size(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Size:
     num_records: int
     num_words: int  # in each answer
 
 
-class EstimateRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EstimateRow:
     size: Size
     steps: int
     estimate: float

@@ -5,7 +5,8 @@ how it reads its tables.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session
@@ -20,7 +21,8 @@ MAX_CONDITION = 200
 CONDITIONS = ("Index Cond", "Filter", "Rows Removed by Filter", "Sort Key")
 
 
-class StatementCost(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StatementCost:
     """Of one statement, the best of some runs with a warm cache."""
 
     statement: str

@@ -14,8 +14,8 @@ import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import psycopg
 from sqlalchemy import Connection, func, select
@@ -44,7 +44,8 @@ LEASE_SECONDS = 600.0
 TIMEOUT_SECONDS = 600.0
 
 
-class Most(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Most:
     """The highest counts that were seen."""
 
     to_postgres: int = 0

@@ -1,9 +1,9 @@
 """What `benchmarks/scale.py` asks: pieces of the service that send statements."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -35,7 +35,8 @@ EVENTS_KEPT = timedelta(days=90)
 KEYS_OF_A_LISTING = 1_000
 
 
-class Look(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Look:
     """One piece. `reason`: why a statement of it may take longer than the limit."""
 
     name: str

@@ -4,8 +4,9 @@ threads, and what they write is rolled back.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -50,7 +51,8 @@ PAGE_1000 = "it passes 50,000 entries of an index"
 COUNTED = "a narrowed list is counted up to 5,000"
 
 
-class Call(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Call:
     """A request; `path` has names of `FilledTables` in braces. `reason`: why a statement of it may
     take longer than the limit.
     """
@@ -168,7 +170,7 @@ class Sender:
     """Sends calls by the key that they have, and by a session that was begun with it."""
 
     def __init__(self, application: FastAPI, filled: FilledTables) -> None:
-        self._values = filled._asdict() | {"tail": filled.tail}
+        self._values = asdict(filled) | {"tail": filled.tail}
         self._clients = {
             secret: TestClient(application, ORIGIN, headers={"authorization": f"Bearer {secret}"})
             for secret in (SECRET, READER_SECRET)

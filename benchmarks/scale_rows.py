@@ -7,8 +7,8 @@ a long curve.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
@@ -141,7 +141,8 @@ DELIVERIES = f"""
 """
 
 
-class FilledTables(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FilledTables:
     """What is in the large project, most by its id."""
 
     longest: str  # of the jobs that have ended

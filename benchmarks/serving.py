@@ -20,8 +20,8 @@ import os
 import statistics
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from app.base.database import Database
 from app.base.processes.supervised_process import say
@@ -75,7 +75,8 @@ Tokens a second of {streams} streams at once, and the API's CPU time for one:
 """
 
 
-class Round(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Round:
     """What the engine itself did, and the same through the API."""
 
     direct: Latency
@@ -97,14 +98,16 @@ class Round(NamedTuple):
         return self.through_rate / self.direct_rate
 
 
-class ServingCase(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ServingCase:
     name: str
     model: str
     num_tokens: int  # of each of the streams that are open at once
     has_goals: bool = True
 
 
-class MeasuredEngine(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MeasuredEngine:
     case: ServingCase
     rounds: list[Round]
 

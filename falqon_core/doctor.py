@@ -18,7 +18,7 @@ from pathlib import Path
 
 from falqon_core.contract.diagnosis import Check, CheckRow, Diagnosis, Measurement, Skipped
 
-LIMIT_SECONDS = 52.0  # A check that begins last still ends within a minute.
+DOCTOR_SECONDS = 52.0  # A check that begins last still ends within a minute.
 DRIVER_SECONDS = 20.0
 DRIVER_QUERY = "--query-gpu=index,name,driver_version,memory.total,compute_cap"
 MAX_DETAIL_CHARACTERS = 400  # The limit is in characters.
@@ -32,13 +32,15 @@ def diagnose(model: Path | None, tell: Callable[[CheckRow], None]) -> Diagnosis:
     rows: list[CheckRow] = []
     untried: list[str] = []
     for name, check in _checks(model):
-        if time.monotonic() - start > LIMIT_SECONDS:
+        if time.monotonic() - start > DOCTOR_SECONDS:
             untried.append(name)
             continue
         rows.append(run_check(name, check))
         tell(rows[-1])
     if untried:
-        detail = f"{LIMIT_SECONDS:.0f} s were up before {len(untried)} checks: {'; '.join(untried)}"
+        detail = (
+            f"{DOCTOR_SECONDS:.0f} s were up before {len(untried)} checks: {'; '.join(untried)}"
+        )
         rows.append(CheckRow(name="time", status="skipped", detail=_shorten(detail), seconds=0))
         tell(rows[-1])
     return Diagnosis(rows=tuple(rows), seconds=round(time.monotonic() - start, 2))

@@ -7,10 +7,12 @@ endpoint that it measures.
 
 import asyncio
 import json
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 
-class Request(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Request:
     method: str
     path: str
     body: dict[str, Any] | None = None

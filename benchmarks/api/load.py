@@ -5,6 +5,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from benchmarks.api.connection import LoadConnection, Request
@@ -31,7 +32,8 @@ class Latency(NamedTuple):
         )
 
 
-class LoadResult(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LoadResult:
     at_rate: Latency
     most_per_second: float
     cpu_seconds: float  # of the server, for one request; Postgres has its own

@@ -4,8 +4,8 @@ import argparse
 import os
 import platform
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from benchmarks.api.load import LoadResult
 from benchmarks.api.readers import Delivery
@@ -48,14 +48,16 @@ The load generator took {share} of a core while the service was given all that i
 """
 
 
-class MeasuredRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MeasuredRequest:
     name: str
     ours: LoadResult
     bare: LoadResult
     goal_p99_ms: float | None
 
 
-class Goal(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Goal:
     name: str
     goal: str
     measured_value: str

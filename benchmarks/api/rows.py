@@ -2,7 +2,7 @@
 one that the API made.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
@@ -34,7 +34,8 @@ MANY_EVENTS = f"""
 """
 
 
-class FilledJobs(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FilledJobs:
     middle_job: str
     job_with_many_events: str
 

@@ -11,8 +11,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from app.base.processes.parent_death import command_dying_with_parent
 from app.base.processes.supervised_process import say
@@ -31,7 +31,8 @@ KEY = "a-key-for-the-load-benchmark"
 REQUESTS_PER_MINUTE = 1_000_000
 
 
-class LoadServices(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LoadServices:
     """Database and Valkey, prepared for the service."""
 
     settings: Settings
@@ -39,7 +40,8 @@ class LoadServices(NamedTuple):
     environment: Mapping[str, str]
 
 
-class Server(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Server:
     port: int
     pid: int
 

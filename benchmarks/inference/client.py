@@ -5,7 +5,7 @@ connection of its own.
 import asyncio
 import json
 import time
-from typing import NamedTuple
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from benchmarks.api.connection import UnexpectedAnswer
@@ -19,14 +19,16 @@ READ_BYTES = 2**16
 ENDS = ("0", "1", "2")  # the tokens that end an answer of either model
 
 
-class Door(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Door:
     """Where a model is asked, and as whom."""
 
     address: str
     key: str
 
 
-class TimedAnswer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TimedAnswer:
     first_seconds: float  # to the first byte of its text
     num_tokens: int
 

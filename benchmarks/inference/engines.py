@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 
@@ -32,8 +33,8 @@ def paced_engine(tokens_per_second: float) -> Iterator[Door]:
 
 def with_engine(services: LoadServices, door: Door) -> LoadServices:
     """Return them as told of an operator's own engine."""
-    return services._replace(
-        environment={**services.environment, "FALQON_ENGINE_URL": door.address}
+    return replace(
+        services, environment={**services.environment, "FALQON_ENGINE_URL": door.address}
     )
 
 

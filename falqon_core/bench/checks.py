@@ -61,7 +61,7 @@ TWO_LAYER_SETUP = StepSetup(
     num_records=4,
     record_tokens=64,
 )
-LEARNING_RATE = 0.02
+CHECK_LEARNING_RATE = 0.02
 
 
 def device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
@@ -203,7 +203,7 @@ def step_losses(device: torch.device) -> tuple[float, float]:
             objective,
             optimizer,
             StepBatch(number, batches, count, load.num_tokens),
-            LEARNING_RATE,
+            CHECK_LEARNING_RATE,
         ).metrics["loss"]
         for number in (1, 2)
     )

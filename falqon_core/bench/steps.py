@@ -74,10 +74,11 @@ SYSTEMS = (
 )
 
 
-class StepSetup(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StepSetup:
     """The model and the step that are measured, the published ones by default."""
 
-    config: LlamaConfig = llama_7b()
+    config: LlamaConfig = field(default_factory=llama_7b)
     rank: int = 64
     num_records: int = 16
     record_tokens: int = 528

@@ -11,7 +11,7 @@ MergedFormat = Literal["fp8", "q4_1"]  # Written from a checkpoint and its base 
 ConvertedFormat = Literal["lora", "bf16", "gguf"]
 FROM_CHECKPOINT: tuple[FormatName, ...] = ("lora", "q4_1")
 
-FORMATS: dict[FormatName, str] = {
+FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
     "fp8": "The merged FP8 checkpoint as it was trained (compressed-tensors): transformers and "
     "vLLM load it.",
     "lora": "The adapter as it was trained, A and B exactly: `PeftModel.from_pretrained` puts it "

@@ -16,7 +16,9 @@ from typing import TypeVar
 
 CPU_SECONDS = 2.0
 FATAL_CPU_SECONDS = 10.0
-MEMORY_BYTES = 2**30  # The limit is on top of the memory that the process has taken before.
+TEMPLATE_MEMORY_BYTES = (
+    2**30
+)  # The limit is on top of the memory that the process has taken before.
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 Result = TypeVar("Result")
@@ -38,7 +40,7 @@ def run_bounded(function: Callable[[], Result]) -> Result:
         signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
         return function()
     except MemoryError:
-        raise OutOfBounds(f"needs more than {MEMORY_BYTES >> 30} GiB of memory") from None
+        raise OutOfBounds(f"needs more than {TEMPLATE_MEMORY_BYTES >> 30} GiB of memory") from None
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -54,7 +56,7 @@ def _memory_limit(now: tuple[int, int]) -> tuple[int, int]:
     soft, hard = now
     if sys.platform != "linux":
         return now
-    limit = _num_pages() * PAGE_BYTES + MEMORY_BYTES
+    limit = _num_pages() * PAGE_BYTES + TEMPLATE_MEMORY_BYTES
     limits = [value for value in (soft, hard) if value != resource.RLIM_INFINITY]
     return min([limit, *limits]), hard
 

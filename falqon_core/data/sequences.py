@@ -12,7 +12,6 @@ tokenizer that puts a space before any text puts one before a completion that is
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -140,7 +139,8 @@ class Tokens:
     ends: np.ndarray
 
 
-class Encoding(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Encoding:
     """One encoded record. `lengths`: the tokens of each sequence before it was cut, also of those
     that are left out because all their targets were cut off.
     """

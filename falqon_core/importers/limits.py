@@ -18,11 +18,13 @@ from pathlib import Path
 
 from falqon_core.contract.errors import ModelError
 
-BASE_SECONDS = 300.0  # Seconds of the clock, for a model of any size.
+BASE_IMPORT_SECONDS = 300.0  # Seconds of the clock, for a model of any size.
 SECONDS_PER_GIB = 60.0
 # The kernel counts a process' time in ticks, which need not agree with the clock that is read here.
 EXTRA_CPU_SECONDS = 10
-MEMORY_BYTES = 4 * 2**30  # The limit is on top of the memory that the process has taken before.
+IMPORT_MEMORY_BYTES = (
+    4 * 2**30
+)  # The limit is on top of the memory that the process has taken before.
 # A tensor of two bits a weight takes 50 times its bytes while it is converted, and 16 of them are
 # at a time.
 MEMORY_PER_BYTE = 16
@@ -44,8 +46,8 @@ def limit_resources(num_bytes: int) -> Iterator[None]:
     """Raise `ModelError` when reading a model of `num_bytes` takes longer, or more memory, than any
     sound one does.
     """
-    seconds = BASE_SECONDS + SECONDS_PER_GIB * num_bytes / GIB
-    memory = MEMORY_BYTES + MEMORY_PER_BYTE * num_bytes
+    seconds = BASE_IMPORT_SECONDS + SECONDS_PER_GIB * num_bytes / GIB
+    memory = IMPORT_MEMORY_BYTES + MEMORY_PER_BYTE * num_bytes
     before = signal.signal(signal.SIGALRM, _end)
     limits = {
         kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_DATA, resource.RLIMIT_CPU)

@@ -20,7 +20,7 @@ SEED = 20251024
 HIDDEN = 64
 INTERMEDIATE = 192
 LAYERS = 2
-HEADS = 2
+NUM_HEADS = 2
 KV_HEADS = 1
 HEAD_DIM = 32
 VOCABULARY = 960
@@ -31,7 +31,7 @@ EMBEDDING_DEVIATION = 0.2
 PAD = "<|pad|>"
 START = "<|im_start|>"
 END = "<|im_end|>"
-CHAT_TEMPLATE = (
+TINY_CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
     "{{ '<|im_start|>assistant\\n' }}{% generation %}{{ message['content'] + '<|im_end|>' }}{% "
@@ -99,7 +99,7 @@ def build_tiny(output: Path) -> None:
         (folder / "tokenizer.json").write_text(
             tokenizer.to_str(pretty=True) + "\n", encoding="utf-8"
         )
-        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(TINY_CHAT_TEMPLATE, encoding="utf-8")
         (folder / "README.md").write_text(
             "---\nlicense: apache-2.0\n---\nA small model with random weights, built by falqon.\n",
             encoding="utf-8",
@@ -140,7 +140,7 @@ def _json_files() -> dict[str, dict[str, object]]:
             "hidden_size": HIDDEN,
             "intermediate_size": INTERMEDIATE,
             "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
+            "num_attention_heads": NUM_HEADS,
             "num_key_value_heads": KV_HEADS,
             "head_dim": HEAD_DIM,
             "max_position_embeddings": 2048,
@@ -163,7 +163,7 @@ def _json_files() -> dict[str, dict[str, object]]:
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
-    q = HEADS * HEAD_DIM
+    q = NUM_HEADS * HEAD_DIM
     kv = KV_HEADS * HEAD_DIM
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
     for layer in range(LAYERS):

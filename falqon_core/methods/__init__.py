@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import MethodNotInstalled
-from falqon_core.contract.methods import METHODS as SPECS
+from falqon_core.contract.methods import METHOD_CLASSES as SPECS
 from falqon_core.contract.methods import MethodName
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods.falqon import Falqon
@@ -71,7 +71,7 @@ class TrainingMethod(Trainable, Protocol):
         """
 
 
-METHODS: dict[MethodName, Callable[[Recipe], TrainingMethod]] = {
+METHOD_CLASSES: dict[MethodName, Callable[[Recipe], TrainingMethod]] = {
     "falqon": Falqon,
     "lora": Lora,
     "qlora": QLora,
@@ -100,4 +100,4 @@ def check_packages(method: MethodName) -> None:
 
 def create_method(recipe: Recipe) -> TrainingMethod:
     """Return the method of a resolved recipe, which has changed no model yet."""
-    return METHODS[recipe.method](recipe)
+    return METHOD_CLASSES[recipe.method](recipe)

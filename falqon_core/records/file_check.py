@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from falqon_core.contract.recipe_options import MAX_BAD_RECORD_FRACTION
 from falqon_core.contract.sources import BOM
-from falqon_core.records.dialects import RULES, Dialect
+from falqon_core.records.dialects import DIALECT_RULES, Dialect
 from falqon_core.records.jsonl import BINARY_FILE, BadRecord, RecordError, bad, printable
 from falqon_core.records.line_parser import EXPECTED, Parsed, parse
 from falqon_core.records.openai_lines import Rewrite
@@ -284,7 +284,7 @@ def _conversion(line: int, parsed: Parsed) -> Conversion | None:
     return Conversion(
         dialect=parsed.dialect,
         shape=shape_of(parsed.record),
-        rule=RULES[parsed.dialect],
+        rule=DIALECT_RULES[parsed.dialect],
         line=line,
         before=_short(parsed.value),
         after=_short(parsed.record.model_dump(exclude_none=True)),

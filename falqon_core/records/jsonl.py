@@ -19,7 +19,7 @@ from falqon_core.records.json_positions import column_of, column_of_second, fiel
 
 MAX_LINE_BYTES = 8 * 2**20
 MAX_NESTING = 64
-MAX_VALUES = 100_000  # Values of one line; a message has about four.
+MAX_LINE_VALUES = 100_000  # Values of one line; a message has about four.
 CHUNK_BYTES = 2**20
 MAX_FIELD_CHARACTERS = 200
 QUOTED_CHARACTERS = 120  # Characters of a bad line.
@@ -171,7 +171,7 @@ def decode_line(raw: bytes, line: int) -> str:
     return text
 
 
-def parse_line(text: str, line: int, max_values: int = MAX_VALUES) -> Any:
+def parse_line(text: str, line: int, max_values: int = MAX_LINE_VALUES) -> Any:
     """Return the value that a line holds. Too many values are refused before any is made."""
     if len(text) > max_values:
         _refuse_crowd(text, line, max_values)

@@ -12,8 +12,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from falqon_core.contract.errors import (
     FalqonError,
@@ -29,14 +29,17 @@ from falqon_core.tables import csv_rows, json_lines
 from falqon_core.tables.columns import write_line
 from falqon_core.tables.packed import refuse_binary, unpack
 
-MEMORY_BYTES = 1536 * 2**20  # More than any sound file needs; a damaged one may ask for anything.
+TABLE_MEMORY_BYTES = (
+    1536 * 2**20
+)  # More than any sound file needs; a damaged one may ask for anything.
 BASE_SECONDS = 60  # CPU time.
 BYTES_PER_SECOND = 10**6
 SENT_EVERY_SECONDS = 1.0
 FIRST_RECORDS = 5  # Reported at once, as a preview.
 
 
-class Source(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Source:
     path: Path
     format: SourceFormat
     mapping: Mapping[str, str]
@@ -119,14 +122,14 @@ def main(arguments: list[str]) -> int:
 
 def _cause_of(error: Exception) -> FalqonError:
     if isinstance(error, MemoryError):
-        limit = f"reading it needs more than {MEMORY_BYTES // 2**20} MiB of memory"
+        limit = f"reading it needs more than {TABLE_MEMORY_BYTES // 2**20} MiB of memory"
         return SourceUnreadable(f"{limit}; write it with smaller row groups and rows", "file")
     return as_falqon_error(error)
 
 
 def limit_resources(num_bytes: int) -> None:
     seconds = BASE_SECONDS + num_bytes // BYTES_PER_SECOND
-    for kind, soft in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_DATA, MEMORY_BYTES)):
+    for kind, soft in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_DATA, TABLE_MEMORY_BYTES)):
         _, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (soft, hard))
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.data.dataset import Dataset
 from falqon_core.data.loader import Loader, Microbatch
 from falqon_core.methods import TrainingMethod, create_method
@@ -76,7 +76,7 @@ def build_state(
         plan = {"recipe": recipe, "device_name": progress.device_name}
         progress = checkpoint.progress.model_copy(update=plan)
         loader.load_state_dict(progress.loader)
-    moments = METHODS[recipe.method].moments
+    moments = METHOD_SPECS[recipe.method].moments
     optimizer = Optimizer(
         method.parameters(),
         recipe.weight_decay,

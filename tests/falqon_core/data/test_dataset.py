@@ -29,7 +29,7 @@ def write(path: Path, *records: object) -> Path:
 def test_batches_give_what_encode_gives(
     tmp_path: Path, unmarked: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset, "BATCH_SIZE", 3)
+    monkeypatch.setattr(dataset, "RECORDS_AT_ONCE", 3)
     path = write(
         tmp_path / "train.jsonl", *[chat(f"Answer {index}" * (index + 1)) for index in range(8)]
     )

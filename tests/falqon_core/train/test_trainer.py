@@ -22,7 +22,7 @@ from falqon_core.contract.messages import (
     TrainerMessage,
 )
 from falqon_core.estimate.devices import DEVICES
-from falqon_core.methods import METHODS
+from falqon_core.methods import METHOD_CLASSES
 from falqon_core.train.trainer import Trainer
 
 RECIPE = {
@@ -178,7 +178,7 @@ def assert_continues(run: Any, folder: Path, **recipe: Any) -> list[TrainerMessa
         {"base_copy": "none"},
         {"packing": False},
         {"train_a": True, "a_init": "gradient"},
-        *(SMALL.get(name, {}) | {"method": name} for name in METHODS if name != "falqon"),
+        *(SMALL.get(name, {}) | {"method": name} for name in METHOD_CLASSES if name != "falqon"),
     ],
 )
 def test_continued_is_uninterrupted(recipe: dict[str, Any], run: Any, tmp_path: Path) -> None:

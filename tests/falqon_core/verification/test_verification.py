@@ -20,7 +20,7 @@ from falqon_core.contract.certificate import Certificate
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import CertificateMismatch, FalqonError
 from falqon_core.contract.messages import ExitCode
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.train import exporter
 from falqon_core.train.checkpoint import Checkpoint, load_checkpoint
 from falqon_core.train.data import load_data
@@ -263,7 +263,7 @@ def test_only_bits_and_tokens_are_strict_where_no_bounds_were_measured(
         {"simulate_fp8": True},
         {"update_rule": "topk"},
         {"base_copy": "none"},
-        *(OF_METHODS.get(name, {}) | {"method": name} for name in METHODS if name != "falqon"),
+        *(OF_METHODS.get(name, {}) | {"method": name} for name in METHOD_SPECS if name != "falqon"),
     ],
     ids=lambda recipe: recipe.get("method", next(iter(recipe))),
 )
