@@ -65,9 +65,7 @@ def main() -> None:
 
 
 def measure(server: PostgresServer, folder: Path, arguments: argparse.Namespace) -> list[str]:
-    """Fill a database and print what each piece costs; return the names of those that cost too
-    much.
-    """
+    """Fill a database and print what each piece costs; return the names of those over the limit."""
     url = server.create_database("scale")
     settings = Settings(_env_file=None, database_url=url, data_dir=folder, device="cpu")
     database = Database(url)

@@ -59,15 +59,8 @@ def run_check(name: str, check: Check) -> CheckRow:
     except Exception as error:
         status, detail = "failed", " ".join(f"{type(error).__name__}: {error}".split())
     seconds = round(time.monotonic() - start, 2)
-    return CheckRow.model_validate(
-        {
-            "name": name,
-            "status": status,
-            "detail": _shorten(detail),
-            "seconds": seconds,
-            "tflops": tflops,
-        }
-    )
+    row = {"name": name, "status": status, "detail": _shorten(detail)}
+    return CheckRow.model_validate(row | {"seconds": seconds, "tflops": tflops})
 
 
 def _checks(model: Path | None) -> Iterator[tuple[str, Check]]:
@@ -80,13 +73,9 @@ def _checks(model: Path | None) -> Iterator[tuple[str, Check]]:
     for name, check in (("C compiler", check_compiler), ("Triton", check_triton)):
         yield name, check if has_card else partial(_without_need, check)
     if importlib.util.find_spec("torch") is not None:
-        yield from _device_checks(model)
+        from falqon_core.bench.checks import device_checks
 
-
-def _device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
-    from falqon_core.bench.checks import device_checks
-
-    yield from device_checks(model)
+        yield from device_checks(model)
 
 
 def check_driver() -> str:

@@ -37,9 +37,7 @@ def create_ports(message_fd: int | None) -> list[Port]:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """Read a training's configuration. Raises `ConfigError` where the file is missing or a field is
-    wrong.
-    """
+    """Read a training's configuration. Raises `ConfigError` for no file or a wrong field."""
     try:
         return TrainConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -53,9 +51,7 @@ def read_config(path: Path) -> TrainConfig:
 
 
 def check_folder(output: Path, param: str = "output") -> None:
-    """Raise `ConfigError` where something else than a folder is in the way, or a folder that may
-    not be written to.
-    """
+    """Raise `ConfigError` where `output` is no folder, or one that may not be written to."""
     place = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
     if not place.is_dir():
         raise ConfigError(f"{param}: {place} is no folder; choose another one", param)
@@ -96,9 +92,7 @@ def prepare_process(offline: bool) -> None:
 
 
 def prepare_environment(offline: bool) -> None:
-    """Set the variables of torch, transformers and OpenMP, the same for a training and for
-    `doctor`.
-    """
+    """Set the variables of torch, transformers and OpenMP, for a training as for `doctor`."""
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # Only jobs that compute with bitsandbytes load it; it then warns of kernels that none calls.

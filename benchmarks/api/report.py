@@ -4,6 +4,7 @@ import argparse
 import os
 import platform
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,54 +167,24 @@ def _line(item: MeasuredRequest) -> str:
 
 
 def _stream_lines(ours: Delivery, bare: Delivery) -> list[str]:
-    def line(name: str, mine: float, other: float, unit: str) -> str:
+    rows: tuple[tuple[str, Callable[[Delivery], float], str], ...] = (
+        ("delivery p50, an event a second on each job", lambda d: d.steady.p50 * 1000, "ms"),
+        ("delivery p99", lambda d: d.steady.p99 * 1000, "ms"),
+        ("delivery p50, an event on all jobs at once", lambda d: d.burst.p50 * 1000, "ms"),
+        ("delivery p99", lambda d: d.burst.p99 * 1000, "ms"),
+        ("memory of a reader", lambda d: d.bytes_per_reader / 1024, "KiB"),
+        ("the server's share of a core, readers quiet", lambda d: d.quiet_share * 100, "%"),
+        ("the same, an event a second on each job", lambda d: d.steady_share * 100, "%"),
+        ("the load generator's share meanwhile", lambda d: d.generator_share * 100, "%"),
+        ("retrieving a job meanwhile, p99", lambda d: d.retrieve.p99 * 1000, "ms"),
+        ("deliveries missing", lambda d: d.missing, ""),
+    )
+    lines = []
+    for name, figure, unit in rows:
+        mine, other = figure(ours), figure(bare)
         ratio = f"{mine / other:.1f}" if other > 0 else ""
-        return f"| {name} | {mine:.0f} {unit} | {other:.0f} {unit} | {ratio} |"
-
-    return [
-        line(
-            "delivery p50, an event a second on each job",
-            ours.steady.p50 * 1000,
-            bare.steady.p50 * 1000,
-            "ms",
-        ),
-        line("delivery p99", ours.steady.p99 * 1000, bare.steady.p99 * 1000, "ms"),
-        line(
-            "delivery p50, an event on all jobs at once",
-            ours.burst.p50 * 1000,
-            bare.burst.p50 * 1000,
-            "ms",
-        ),
-        line("delivery p99", ours.burst.p99 * 1000, bare.burst.p99 * 1000, "ms"),
-        line(
-            "memory of a reader", ours.bytes_per_reader / 1024, bare.bytes_per_reader / 1024, "KiB"
-        ),
-        line(
-            "the server's share of a core, readers quiet",
-            ours.quiet_share * 100,
-            bare.quiet_share * 100,
-            "%",
-        ),
-        line(
-            "the same, an event a second on each job",
-            ours.steady_share * 100,
-            bare.steady_share * 100,
-            "%",
-        ),
-        line(
-            "the load generator's share meanwhile",
-            ours.generator_share * 100,
-            bare.generator_share * 100,
-            "%",
-        ),
-        line(
-            "retrieving a job meanwhile, p99",
-            ours.retrieve.p99 * 1000,
-            bare.retrieve.p99 * 1000,
-            "ms",
-        ),
-        line("deliveries missing", ours.missing, bare.missing, ""),
-    ]
+        lines.append(f"| {name} | {mine:.0f} {unit} | {other:.0f} {unit} | {ratio} |")
+    return lines
 
 
 def _range(shares: list[float]) -> str:

@@ -115,9 +115,7 @@ class AccruedCost(Part):
 
 
 class Service(Part):
-    """What only the service knows; null for a training by hand. `cost` is null where no price is
-    known.
-    """
+    """Facts of the service; null for a training by hand. `cost` is null where no price is known."""
 
     job: str
     model: str

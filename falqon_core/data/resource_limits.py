@@ -62,9 +62,7 @@ def _memory_limit(now: tuple[int, int]) -> tuple[int, int]:
 
 
 def _num_pages() -> int:
-    """Return the pages that this process has taken: read bare, since a chat asks at each of its
-    renderings.
-    """
+    """Return this process's pages: read bare, since a chat asks at each of its renderings."""
     descriptor = os.open("/proc/self/statm", os.O_RDONLY)
     try:
         return int(os.read(descriptor, 32).split()[0])

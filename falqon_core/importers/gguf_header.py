@@ -33,9 +33,7 @@ SCALAR_BYTES = {
 
 
 def check_gguf(path: Path) -> None:
-    """Raise `ValueError` with the reason for any other file, `OSError` for one that cannot be
-    opened.
-    """
+    """Raise `ValueError` with the reason for any other file, `OSError` for an unreadable one."""
     if path.exists() and not path.is_file():
         raise ValueError("it is no regular file")
     with path.open("rb") as file:

@@ -61,13 +61,12 @@ def limit_resources(num_bytes: int) -> Iterator[None]:
         yield
     except _Overdue:
         raise ModelError(
-            f"reading the model took more than {seconds:.0f} s, the limit for its size", "model"
+            f"reading the model took more than {seconds:.0f} s, the limit for its size"
         ) from None
     except MemoryError:
         raise ModelError(
             f"reading the model needs more than {memory / GIB:.1f} GiB of memory, the limit for "
-            "its size",
-            "model",
+            "its size"
         ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -7,13 +7,12 @@ milliseconds and for its loss to fall visibly. Its sizes are those that every me
 that vLLM serves on a CPU as well, whose heads have at least 32 dimensions.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from falqon_core.files import staged_folder
+from falqon_core.files import staged_folder, write_json
 from falqon_core.importers.bfloat16 import save_bfloat16, to_bfloat16
 
 SEED = 20251024
@@ -105,7 +104,7 @@ def build_tiny(output: Path) -> None:
             encoding="utf-8",
         )
         for name, content in _json_files().items():
-            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            write_json(folder / name, content)
         shapes = _shapes()
         generator = np.random.Generator(np.random.PCG64(SEED))
         save_bfloat16(

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import MethodNotInstalled
-from falqon_core.contract.methods import METHOD_CLASSES as SPECS
-from falqon_core.contract.methods import MethodName
+from falqon_core.contract.methods import METHOD_SPECS, MethodName
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.fishman import Fishman
@@ -27,9 +26,7 @@ from falqon_core.methods.qlora import QLora
 
 
 class Trainable(Protocol):
-    """The part of a method that changes a model so that it trains; the trainer owns data, optimizer
-    and time.
-    """
+    """The part of a method that makes a model train; the trainer owns data, optimizer and time."""
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
         """Change `model` in place for a fresh start. The microbatches are those of the first steps,
@@ -87,7 +84,7 @@ def check_packages(method: MethodName) -> None:
     """Import the packages that a method needs beyond this software. Raises `MethodNotInstalled`
     where one cannot be imported.
     """
-    for package in SPECS[method].packages:
+    for package in METHOD_SPECS[method].packages:
         try:
             import_module(package)
         except ImportError as error:

@@ -59,9 +59,7 @@ class Fishman(Lora):
         self.history = AmaxHistory(recipe.seed)
 
     def create_base(self, name: str, weight: Tensor, stored: dict[str, Tensor]) -> FrozenLinear:
-        """Return a bf16 linear that is cast to FP8 for each product, with its place in the
-        history.
-        """
+        """Return a bf16 linear, cast to FP8 for each product, with its place in the history."""
         return DelayedLinear(weight, self.history.add_product())
 
     def create_adapter(self, name: str, weight: Tensor) -> Adapter:
@@ -263,10 +261,6 @@ class DelayedLinear(DenseLinear):
     def dequantize(self) -> Tensor:
         """Return the weight as forward multiplies it: rounded to e4m3, [O, I]."""
         return self.product.quantize_weight(self.weight, E4M3).dequantize(self.dtype)
-
-    def master(self) -> Tensor:
-        """Return the unrounded weight, which the adapter is merged into."""
-        return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T [.., O] in FP8."""

@@ -59,8 +59,7 @@ class MixedShapes(BadRecord):
 
 
 class Conversion(BaseModel):
-    """How records of a dialect are read, with the first one as an example; long texts and lists are
-    cut."""
+    """Reading of a dialect's records, by the first as an example; long texts and lists are cut."""
 
     dialect: Dialect
     shape: Shape
@@ -156,12 +155,8 @@ class FileReport(BaseModel):
         """Return why a job that tolerates this fraction cannot train on it; None when it can."""
         if self.bad_fraction <= max_bad_fraction:
             return None
-        return too_many_bad(
-            self.num_errors,
-            self.num_records + self.num_errors,
-            max_bad_fraction,
-            str(self.errors[0]),
-        )
+        num_all = self.num_records + self.num_errors
+        return too_many_bad(self.num_errors, num_all, max_bad_fraction, str(self.errors[0]))
 
     def summary(self) -> str:
         origin = f", converted from {self.conversion.dialect}" if self.conversion else ""
@@ -205,7 +200,8 @@ def read_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Parsed | BadReco
             yield number, TooManyLines(error)
             return
         raw = raw.rstrip(b"\r\n")
-        if _is_blank(raw.removeprefix(BOM) if number == 1 else raw):
+        content = raw.removeprefix(BOM) if number == 1 else raw
+        if not content or content.isspace():
             continue
         try:
             parsed = parse(raw, number)
@@ -233,10 +229,6 @@ def good_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
     for _, outcome in read_records(watched()):
         if isinstance(outcome, Parsed):
             yield newest.rstrip(b"\r\n") + b"\n"
-
-
-def _is_blank(raw: bytes) -> bool:
-    return not raw or raw.isspace()
 
 
 def check_file(lines: Iterable[bytes]) -> FileReport:

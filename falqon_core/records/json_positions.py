@@ -18,9 +18,7 @@ def field_of(path: tuple[int | str, ...]) -> str:
 
 
 def column_of(text: str, path: tuple[int | str, ...]) -> int:
-    """Return the column, from 1, where the value at `path` starts, or where its nearest present
-    parent does.
-    """
+    """Return the column, from 1, where the value at `path`, or its nearest parent, starts."""
     decoder = json.JSONDecoder()
     position = _skip(text, 0)
     for part in path:

@@ -31,12 +31,7 @@ from falqon_core.records.fields import (
 from falqon_core.records.json_positions import column_of, field_of
 from falqon_core.records.jsonl import BadRecord, Unusable, bad, decode_line, parse_line
 from falqon_core.records.openai_lines import Normaliser, Path, Rewrite, written_path
-from falqon_core.records.refusals import (
-    REFUSED_FIELDS,
-    advice_on_missing,
-    refuse_formats,
-    renaming,
-)
+from falqon_core.records.refusals import REFUSED_FIELDS, advice_on_missing, refuse_formats, renaming
 from falqon_core.records.shapes import (
     ChatRecord,
     CompletionRecord,
@@ -46,15 +41,7 @@ from falqon_core.records.shapes import (
     shape_of,
 )
 
-_Written = (
-    type[ChatRecord]
-    | type[CompletionRecord]
-    | type[TextRecord]
-    | type[PreferenceRecord]
-    | type[AlpacaRecord]
-    | type[AlpacaPreference]
-    | type[ShareGptRecord]
-)
+_Written = type[Record | Converted]
 _KINDS: dict[str, tuple[_Written, Dialect | None]] = {
     "messages": (ChatRecord, None),
     "preferred_output": (PreferenceRecord, None),
@@ -77,9 +64,8 @@ RECORD_FIELDS = (
 )
 EXPECTED = (
     "an object with 'messages' (chat), 'prompt' and 'completion', 'text', or 'input', "
-    "'preferred_output' and 'non_preferred_output'; "
-    "Alpaca ('instruction', 'input', 'output'), ShareGPT ('conversations') and 'prompt', 'chosen' "
-    "and 'rejected' are converted"
+    "'preferred_output' and 'non_preferred_output'; Alpaca ('instruction', 'input', 'output'), "
+    "ShareGPT ('conversations') and 'prompt', 'chosen' and 'rejected' are converted"
 )
 _ADVICE = {
     "missing": "add it",

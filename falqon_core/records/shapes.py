@@ -106,10 +106,8 @@ class Chat(StrictRecord):
     ) -> list[dict[str, Any]] | None:
         try:
             json.dumps(tools, ensure_ascii=False, allow_nan=False).encode()
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # A number such as 1e999, half a surrogate pair, deep nesting.
+        # A number such as 1e999, half a surrogate pair, deep nesting.
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"tools cannot be written as JSON again: {error}") from None
         return tools
 
@@ -209,9 +207,7 @@ class PreferenceRecord(StrictRecord):
 
     @property
     def chats(self) -> tuple[ChatRecord, ChatRecord]:
-        """The whole chat with the preferred answer and with the other one; only the answer is
-        learned.
-        """
+        """The chat with the preferred answer and with the other one; only the answer is learned."""
         prompt = [
             m.model_copy(update={"weight": 0}) if m.role == "assistant" else m
             for m in self.input.messages

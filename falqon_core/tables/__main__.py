@@ -58,8 +58,7 @@ def write_table(
             if num_bytes > max_bytes or num_records > MAX_LINES:
                 raise SourceTooLarge(
                     f"as JSON lines it has more than {max_bytes} bytes or {MAX_LINES} records; "
-                    "split it",
-                    "file",
+                    "split it"
                 )
             file.write(line)
             if num_records == FIRST_RECORDS or time.monotonic() > sent_at + SENT_EVERY_SECONDS:
@@ -123,7 +122,7 @@ def main(arguments: list[str]) -> int:
 def _cause_of(error: Exception) -> FalqonError:
     if isinstance(error, MemoryError):
         limit = f"reading it needs more than {TABLE_MEMORY_BYTES // 2**20} MiB of memory"
-        return SourceUnreadable(f"{limit}; write it with smaller row groups and rows", "file")
+        return SourceUnreadable(f"{limit}; write it with smaller row groups and rows")
     return as_falqon_error(error)
 
 

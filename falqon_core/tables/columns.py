@@ -34,16 +34,14 @@ def select_columns(names: Sequence[str], mapping: Mapping[str, str]) -> dict[str
         if column not in names:
             raise ColumnsUnknown(
                 f"mapping.{printable(field)}: there is no column '{printable(column)}'; "
-                f"the columns are {_listed(names)}",
-                "mapping",
+                f"the columns are {_listed(names)}"
             )
     if mapping:
         return dict(mapping)
     if not has_known_kind(names):
         raise ColumnsUnknown(
             f"no known kind of record has the columns {_listed(names)}; say which is which by a "
-            'mapping such as {"prompt": "question", "completion": "answer"}',
-            "mapping",
+            'mapping such as {"prompt": "question", "completion": "answer"}'
         )
     return {name: name for name in names if name in RECORD_FIELDS}
 

@@ -148,9 +148,7 @@ class _Objects:
         return character
 
     def _next(self) -> str:
-        """Return the next character that is no white space, where the position is then; "" at the
-        end.
-        """
+        """Return the next character that is no white space, and move there; "" at the end."""
         while True:
             space = _SPACE.match(self._text, self._position)
             self._position = space.end() if space else self._position
@@ -171,4 +169,4 @@ class _Objects:
 
 
 def _unreadable(reason: str) -> SourceUnreadable:
-    return SourceUnreadable(f"the JSON file cannot be read: {printable(reason)}", "file")
+    return SourceUnreadable(f"the JSON file cannot be read: {printable(reason)}")

@@ -18,9 +18,9 @@ from torch.profiler import ProfilerActivity, profile
 from falqon_core.bench.model import random_model
 from falqon_core.bench.steps import LEARNING_RATE, StepSetup, workloads
 from falqon_core.bench.studies import Bars, StudyReport, Tell, table
+from falqon_core.bench.timing import wait_for_device
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.methods import METHOD_CLASSES as SPECS
-from falqon_core.contract.methods import MethodName
+from falqon_core.contract.methods import METHOD_SPECS, MethodName
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods import METHOD_CLASSES, check_packages, create_method
 from falqon_core.objectives.supervised import Supervised
@@ -55,10 +55,10 @@ def study_breakdown(device: torch.device, setup: StepSetup, tell: Tell) -> Study
     """Measure every method. Return the table and the picture."""
     breakdowns = []
     for method in METHOD_CLASSES:
-        tell(SPECS[method].title)
+        tell(METHOD_SPECS[method].title)
         breakdowns.append(measure_breakdown(method, device, setup))
     rows = [
-        [SPECS[method].title, f"{1e3 * breakdown.seconds:.0f}"]
+        [METHOD_SPECS[method].title, f"{1e3 * breakdown.seconds:.0f}"]
         + [f"{breakdown.parts[name] / breakdown.seconds:.1%}" for name in PART_NAMES]
         for breakdown in breakdowns
         for method in [breakdown.method]
@@ -72,7 +72,7 @@ def study_breakdown(device: torch.device, setup: StepSetup, tell: Tell) -> Study
     bars = Bars(
         "Time of a step by part",
         "ms",
-        [SPECS[breakdown.method].title for breakdown in breakdowns],
+        [METHOD_SPECS[breakdown.method].title for breakdown in breakdowns],
         {name: [1e3 * breakdown.parts[name] for breakdown in breakdowns] for name in PART_NAMES},
     )
     return StudyReport(text, bars)
@@ -98,7 +98,7 @@ def measure_breakdown(name: MethodName, device: torch.device, setup: StepSetup) 
     for _ in range(MEASURED_STEPS):
         with profile(activities=_activities(device)) as profiler:
             _forward_backward(model, batches)
-            _wait(device)
+            wait_for_device(device)
         for event in profiler.key_averages():
             own = event.self_device_time_total if device.type == "cuda" else None
             seconds = (event.self_cpu_time_total if own is None else own) / 1e6
@@ -106,10 +106,10 @@ def measure_breakdown(name: MethodName, device: torch.device, setup: StepSetup) 
         start = time.perf_counter()
         optimizer.clip()
         optimizer.step(LEARNING_RATE)
-        _wait(device)
+        wait_for_device(device)
         updated = time.perf_counter()
         method.after_step()
-        _wait(device)
+        wait_for_device(device)
         parts[OPTIMIZER] += (updated - start) / MEASURED_STEPS
         parts[AFTER_STEP] += (time.perf_counter() - updated) / MEASURED_STEPS
     return Breakdown(name, parts)
@@ -134,8 +134,3 @@ def _forward_backward(model: Any, batches: Sequence[Microbatch]) -> None:
 def _activities(device: torch.device) -> list[ProfilerActivity]:
     gpu = [ProfilerActivity.CUDA] if device.type == "cuda" else []
     return [ProfilerActivity.CPU, *gpu]
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
