@@ -29,6 +29,7 @@ from app.base.storage import Storage
 from app.jobs.events import NewEvent, append
 from app.models import Job
 from app.notifier.wakeups import publish
+from benchmarks import parser_of
 from benchmarks.api import load, readers, report, rows
 from benchmarks.api.connection import LoadConnection, Request
 from benchmarks.api.load import Make
@@ -59,9 +60,7 @@ class LoadCase:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument(
         "--events", type=int, default=50_000, help="of the job whose page of events is asked for"

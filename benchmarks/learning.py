@@ -11,7 +11,6 @@ seeds. Each finished training is one block of lines in the CSV and is never run 
 command may be stopped and started at will. Losses do not depend on how busy the machine is.
 """
 
-import argparse
 import csv
 import os
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks import parser_of
 from benchmarks.learning_report import report
 from benchmarks.rows import chat_dataset
 from falqon_core.bench.peers import PeftLora
@@ -218,9 +218,7 @@ def run_all(trainings: Iterator[LearningCase], files: Files, output: Path, jobs:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument(
         "--train",

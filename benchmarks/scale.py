@@ -26,7 +26,7 @@ from app.base.processes.supervised_process import say
 from app.base.settings import Settings
 from app.base.storage import Storage
 from app.garbage import installation
-from benchmarks import plans, scale_rows
+from benchmarks import parser_of, plans, scale_rows
 from benchmarks.api.report import machine
 from benchmarks.plans import StatementCost
 from benchmarks.scale_columns import Scale
@@ -40,9 +40,7 @@ LIMIT_MS = 20.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--jobs", type=int, default=20_000)
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--runs", type=int, default=5)

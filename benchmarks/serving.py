@@ -27,6 +27,7 @@ from app.base.database import Database
 from app.base.processes.supervised_process import say
 from app.base.storage import Storage
 from app.catalogue.importer import TINY_MODEL_ID, add_base_model
+from benchmarks import parser_of
 from benchmarks.api.load import Latency
 from benchmarks.api.report import machine
 from benchmarks.api.servers import KEY, LoadServices, Server, served, services
@@ -120,9 +121,7 @@ LLAMA_CPP = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--questions", type=int, default=200, help="of a round, for the latency")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/serving.md"))

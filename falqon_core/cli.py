@@ -332,9 +332,7 @@ def compare(
     ] = None,
     num_questions: Annotated[int, typer.Option(min=1)] = 500,
 ) -> None:
-    """Train by several methods, one after another, and print one table. What has ended in OUTPUT is
-    not trained again.
-    """
+    """Train by several methods in turn and print one table. OUTPUT is continued, not done again."""
     with errors_become_exit_codes(to_stderr):
         train_config = read_config(config)
         check_folder(output)

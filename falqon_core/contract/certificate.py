@@ -73,9 +73,7 @@ class Data(Part):
 
 
 class Training(Part):
-    """`recipe` is what ran, every "auto" resolved, seed included; `metrics` those of the last step
-    and evaluation.
-    """
+    """`recipe`: what ran, every "auto" resolved; `metrics`: of the last step and evaluation."""
 
     recipe: Recipe
     steps: int

@@ -84,9 +84,7 @@ class ModelError(UserError):
 
 
 class LossNotFinite(UserError):
-    """The loss or the gradient became NaN or infinite, and that update was not applied; or the
-    validation loss did.
-    """
+    """Loss or gradient became NaN or infinite, and nothing was applied; or the validation loss."""
 
     code = "loss_not_finite"
 
@@ -146,8 +144,7 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def blamed_on_model(what: str, error: Exception) -> Exception:
-    """Return the error to raise for a fault of a model's files; a machine without memory or space
-    is not their fault."""
+    """Return the error for a fault of a model's files; lack of memory or space is not theirs."""
     if is_allocation_failure(error) or is_disk_full(error):
         return error
     return ModelError(f"{what}: {str(error) or type(error).__name__}")

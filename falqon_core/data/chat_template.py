@@ -79,9 +79,7 @@ def _plain(text: str, spans: list[Span]) -> Rendered:
 
 
 def check_template(template: str) -> None:
-    """Raise `ModelError` for a chat template that is no Jinja; it is parsed once and cached, and
-    nothing is rendered.
-    """
+    """Raise `ModelError` for a chat template that is no Jinja; it is parsed once, not rendered."""
     try:
         run_bounded(lambda: render_jinja_template([], chat_template=template))
     except TemplateSyntaxError as error:

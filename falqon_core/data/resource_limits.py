@@ -29,9 +29,7 @@ class OutOfBounds(Exception):
 
 
 def run_bounded(function: Callable[[], Result]) -> Result:
-    """Call `function` and return its result. Raises `OutOfBounds` where it exceeds time or memory,
-    and its own errors.
-    """
+    """Call `function`. Raises its errors, and `OutOfBounds` where it exceeds time or memory."""
     before = signal.signal(signal.SIGVTALRM, _too_slow)
     memory = resource.getrlimit(resource.RLIMIT_AS)
     try:

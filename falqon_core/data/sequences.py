@@ -293,9 +293,7 @@ def _melts(text: str, start: int) -> DatasetError:
 
 
 def _begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that the tokenizer puts before any plain text: usually one
-    begin-of-sequence token, or none.
-    """
+    """Return the tokens that the tokenizer puts before any plain text: usually one, or none."""
     body = tokenizer("a", add_special_tokens=False)["input_ids"]
     if not body:
         raise ModelError("the model's tokenizer is empty: it finds no token in 'a'")

@@ -50,9 +50,7 @@ Transfer = Callable[[Path, Path], object]
 
 
 def copy_model(source: Path, output: Path) -> list[str]:
-    """Copy `source` into the existing, empty folder `output`; return, in sentences, the changed.
-    Raises `ModelError`.
-    """
+    """Copy `source` into the empty folder `output`; return the changes. Raises `ModelError`."""
     return _take(source, output, shutil.copyfile)
 
 

@@ -43,9 +43,7 @@ def size_of(source: Path) -> int:
 
 @contextmanager
 def limit_resources(num_bytes: int) -> Iterator[None]:
-    """Raise `ModelError` when reading a model of `num_bytes` takes longer, or more memory, than any
-    sound one does.
-    """
+    """Raise `ModelError` when a model of `num_bytes` takes more time or memory than a sound one."""
     seconds = BASE_IMPORT_SECONDS + SECONDS_PER_GIB * num_bytes / GIB
     memory = IMPORT_MEMORY_BYTES + MEMORY_PER_BYTE * num_bytes
     before = signal.signal(signal.SIGALRM, _end)

@@ -63,9 +63,7 @@ class TrainingMethod(Trainable, Protocol):
         """
 
     def merge(self, model: PreTrainedModel) -> None:
-        """Change `model` in place to the one that is exported, whose linears hold FP8 codes.
-        Nothing trains after it.
-        """
+        """Change `model` in place to the exported one, of FP8 codes. Nothing trains after it."""
 
 
 METHOD_CLASSES: dict[MethodName, Callable[[Recipe], TrainingMethod]] = {

@@ -115,9 +115,7 @@ class Lora(FrozenBaseMethod):
         self.layers = {}
 
     def _convert(self, model: PreTrainedModel, stored: dict[str, Tensor]) -> None:
-        """Change the model in place, one linear at a time, so that each weight is freed before the
-        next is converted.
-        """
+        """Change the model in place, a linear at a time: each weight is freed before the next."""
         swap_blocks(model)
         model.requires_grad_(False)
         device = model.get_input_embeddings().weight.device

@@ -131,7 +131,8 @@ class ShareGptRecord(StrictRecord):
                     "conversations: every turn from 'gpt' has weight 0, and nothing is learned"
                 )
             return self
-        if any(turn and turn.weight is not None for turn in self._turns()):
+        turns = (*self.conversations, self.chosen, self.rejected)
+        if any(turn and turn.weight is not None for turn in turns):
             raise ValueError("weight does not apply beside 'chosen' and 'rejected'; leave it out")
         if self.chosen is None or self.rejected is None:
             raise ValueError("'chosen' and 'rejected' go together, and one of them is missing")
@@ -145,9 +146,6 @@ class ShareGptRecord(StrictRecord):
         if self.chosen.value == self.rejected.value:
             raise ValueError("'chosen' and 'rejected' are the same, so there is nothing to learn")
         return self
-
-    def _turns(self) -> list[ShareGptTurn | None]:
-        return [*self.conversations, self.chosen, self.rejected]
 
     def converted(self) -> ChatRecord | PreferenceRecord:
         messages = [ChatMessage(role="system", content=self.system)] if self.system else []

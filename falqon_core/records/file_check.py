@@ -59,7 +59,8 @@ class MixedShapes(BadRecord):
 
 
 class Conversion(BaseModel):
-    """Reading of a dialect's records, by the first as an example; long texts and lists are cut."""
+    """How records of a dialect are read, with the first one as an example; long texts and lists are
+    cut."""
 
     dialect: Dialect
     shape: Shape
@@ -134,8 +135,7 @@ class FileReport(BaseModel):
 
     @property
     def num_sequences(self) -> int:
-        """Return the number of sequences that the model reads: two for a preference record, one
-        with each answer."""
+        """Return how many sequences the model reads: two of a preference record, one an answer."""
         if self.shape == "preference":
             return 2 * self.num_records
         return self.num_records

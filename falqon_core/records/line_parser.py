@@ -174,7 +174,8 @@ def _choose(line: dict[str, Any]) -> tuple[_Written, Dialect | None, Rewritten]:
         return kind, dialect, _then(preference_of_pair(line), add_input_system)
     if kind is PreferenceRecord:
         return kind, dialect, add_input_system(line)
-    if kind is CompletionRecord and _is_conversational(line):
+    parts = (line.get(key) for key in ("prompt", "completion"))
+    if kind is CompletionRecord and any(isinstance(part, list | dict) for part in parts):
         return ChatRecord, "conversational", _then(chat_of_completion(line), add_system)
     if kind is CompletionRecord and (system := system_of(line)):
         message = "a system prompt beside a prompt that is a text cannot be part of it"
@@ -192,10 +193,6 @@ def _then(first: Rewritten, rewrite: Callable[[dict[str, Any]], Rewritten]) -> R
         return first.locate(second.locate(path))
 
     return Rewritten(second.value, locate, first.rewrites | second.rewrites)
-
-
-def _is_conversational(value: dict[str, Any]) -> bool:
-    return any(isinstance(value.get(key), list | dict) for key in ("prompt", "completion"))
 
 
 def _path_of(error: ValidationError) -> Path:

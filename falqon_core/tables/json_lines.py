@@ -109,17 +109,14 @@ class _Objects:
             self._position += 1
             return
         for number in count(1):
-            yield self._item(number)
+            if self._next() != "{":
+                raise _unreadable(f"item {number} is no object in braces")
+            yield self._value(f"item {number}")
             separator = self._take()
             if separator == "]":
                 return
             if separator != ",":
                 raise _unreadable(f"',' or ']' is missing after item {number}")
-
-    def _item(self, number: int) -> str:
-        if self._next() != "{":
-            raise _unreadable(f"item {number} is no object in braces")
-        return self._value(f"item {number}")
 
     def _value(self, name: str) -> str:
         """Take the value at the position, as it is written."""

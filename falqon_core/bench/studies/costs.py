@@ -53,10 +53,11 @@ def study_costs() -> StudyReport:
     rows = []
     dollars: dict[str, list[float]] = {system: [] for system in PAPER_STEP_SECONDS}
     for card, cells in PAPER_CELLS.items():
-        hourly = _hourly(cells["QLoRA"])
+        # Dollars a card and hour at which days and dollars of this cell agree.
+        hourly = cells["QLoRA"].dollars / (cells["QLoRA"].days * 24 * NUM_CARDS)
         price = default_price(card)
         for system, cell in cells.items():
-            days = _days(cell.dollars, hourly)
+            days = cell.dollars / (24 * NUM_CARDS * hourly)
             here = price.usd_per_device_hour * Decimal(str(round(24 * NUM_CARDS * days, 2)))
             dollars[system].append(float(here))
             is_off = abs(days - cell.days) > DAYS_TOLERANCE * days
@@ -97,12 +98,3 @@ def study_costs() -> StudyReport:
     )
     bars = Bars("Cost of the paper's training", "US dollars", list(PAPER_CELLS), dict(dollars))
     return StudyReport(text, bars)
-
-
-def _hourly(cell: Cell) -> float:
-    """Return the dollars a card and hour at which days and dollars of a cell agree."""
-    return cell.dollars / (cell.days * 24 * NUM_CARDS)
-
-
-def _days(dollars: int, hourly: float) -> float:
-    return dollars / (24 * NUM_CARDS * hourly)
