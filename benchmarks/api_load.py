@@ -17,8 +17,8 @@ import asyncio
 import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 from redis import Redis
@@ -29,12 +29,13 @@ from app.base.storage import Storage
 from app.jobs.events import NewEvent, append
 from app.models import Job
 from app.notifier.wakeups import publish
+from benchmarks import parser_of
 from benchmarks.api import load, readers, report, rows
-from benchmarks.api.connection import Connection, Request
+from benchmarks.api.connection import LoadConnection, Request
 from benchmarks.api.load import Make
 from benchmarks.api.readers import Delivery, Streams
-from benchmarks.api.report import Measured
-from benchmarks.api.servers import KEY, Server, Services, served, services
+from benchmarks.api.report import MeasuredRequest
+from benchmarks.api.servers import KEY, LoadServices, Server, served, services
 from tests.support.checks import check_file
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -49,7 +50,8 @@ RECORD = (
 )
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LoadCase:
     name: str
     make: Make
     peer: Make  # the nearest that the bare endpoint has
@@ -58,9 +60,7 @@ class Case(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--jobs", type=int, default=100_000)
     parser.add_argument(
         "--events", type=int, default=50_000, help="of the job whose page of events is asked for"
@@ -87,8 +87,8 @@ def main() -> None:
 
 
 def measure(
-    prepared: Services, arguments: argparse.Namespace
-) -> tuple[str, list[Measured], Delivery, Delivery]:
+    prepared: LoadServices, arguments: argparse.Namespace
+) -> tuple[str, list[MeasuredRequest], Delivery, Delivery]:
     database = Database(prepared.settings.resolved_database_url)
     try:
         with database.engine.connect() as connection:
@@ -111,7 +111,7 @@ def measure(
         database.dispose()
 
 
-def _cases(training_file: str, filled: rows.Filled) -> Iterator[Case]:
+def _cases(training_file: str, filled: rows.FilledJobs) -> Iterator[LoadCase]:
     numbers = itertools.count()
 
     def body() -> dict[str, object]:
@@ -127,36 +127,40 @@ def _cases(training_file: str, filled: rows.Filled) -> Iterator[Case]:
     middle = filled.middle_job
     many = filled.job_with_many_events
     newest = get("/jobs?limit=20")
-    yield Case(
+    yield LoadCase(
         "create a job",
         lambda: Request("POST", JOBS, body()),
         lambda: Request("POST", "/jobs", body()),
         2,
         goal_p99_ms=250,
     )
-    yield Case("retrieve a job", get(f"{JOBS}/{middle}"), get(f"/jobs/{middle}"))
-    yield Case("list, newest 20 (waiting)", get(f"{JOBS}?limit=20"), newest, goal_p99_ms=150)
-    yield Case(
+    yield LoadCase("retrieve a job", get(f"{JOBS}/{middle}"), get(f"/jobs/{middle}"))
+    yield LoadCase("list, newest 20 (waiting)", get(f"{JOBS}?limit=20"), newest, goal_p99_ms=150)
+    yield LoadCase(
         "list, 20 after the middle one (ended)",
         get(f"{JOBS}?limit=20&after={middle}"),
         newest,
         goal_p99_ms=150,
     )
-    yield Case("list, 20 by status", get(f"{JOBS}?limit=20&status=failed"), newest, goal_p99_ms=150)
-    yield Case(
+    yield LoadCase(
+        "list, 20 by status", get(f"{JOBS}?limit=20&status=failed"), newest, goal_p99_ms=150
+    )
+    yield LoadCase(
         "list, 20 by metadata",
         get(f"{JOBS}?limit=20&metadata[experiment]=exp-7"),
         newest,
         goal_p99_ms=150,
     )
-    yield Case(
+    yield LoadCase(
         "newest 20 events of many",
         get(f"{JOBS}/{many}/events?limit=20"),
         get(f"/jobs/{many}/events?limit=20"),
     )
 
 
-def _measure(case: Case, server: Server, bare: Server, arguments: argparse.Namespace) -> Measured:
+def _measure(
+    case: LoadCase, server: Server, bare: Server, arguments: argparse.Namespace
+) -> MeasuredRequest:
     say(case.name)
     seconds = arguments.seconds * case.seconds_factor
     ours, theirs = (
@@ -172,11 +176,11 @@ def _measure(case: Case, server: Server, bare: Server, arguments: argparse.Names
         )
         for on, make in ((server, case.make), (bare, case.peer))
     )
-    return Measured(case.name, ours, theirs, case.goal_p99_ms)
+    return MeasuredRequest(case.name, ours, theirs, case.goal_p99_ms)
 
 
 def _measure_streams(
-    prepared: Services, database: Database, jobs: list[str], arguments: argparse.Namespace
+    prepared: LoadServices, database: Database, jobs: list[str], arguments: argparse.Namespace
 ) -> Delivery:
     """Measure in a fresh process, whose memory nothing else has grown."""
     with (
@@ -205,12 +209,12 @@ def _measure_streams(
 
 
 def _measure_bare_streams(
-    prepared: Services, jobs: list[str], arguments: argparse.Namespace
+    prepared: LoadServices, jobs: list[str], arguments: argparse.Namespace
 ) -> Delivery:
     with served(prepared, BARE) as server:
 
         async def tell(job: str, text: str) -> None:
-            connection = await Connection.open(server.port, KEY)
+            connection = await LoadConnection.open(server.port, KEY)
             await connection.send(Request("POST", f"/topics/{job}", {"message": text}))
             await connection.close()
 
@@ -221,7 +225,7 @@ def _measure_bare_streams(
         )
 
 
-def upload(server: Server, database: Database, prepared: Services) -> str:
+def upload(server: Server, database: Database, prepared: LoadServices) -> str:
     """A file that has passed its check, which a worker would make."""
     url = f"http://127.0.0.1:{server.port}/v1/files"
     answer = httpx.post(

@@ -21,8 +21,8 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import httpx
 
@@ -46,7 +46,8 @@ http {{
 """
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DownloadRow:
     what: str
     ours: float  # bytes a second
     nginx: float
@@ -95,16 +96,16 @@ def rate(urls: list[str]) -> float:
     return sum(int(size) for size, _ in measured) / max(float(seconds) for _, seconds in measured)
 
 
-def compared(what: str, ours: list[str], theirs: list[str], rounds: int) -> Row:
+def compared(what: str, ours: list[str], theirs: list[str], rounds: int) -> DownloadRow:
     rate(ours), rate(theirs)
     pairs = [(rate(ours), rate(theirs)) for _ in range(rounds)]
     medians = [statistics.median(figures) for figures in zip(*pairs, strict=True)]
-    return Row(
+    return DownloadRow(
         what, medians[0], medians[1], statistics.median(first / second for first, second in pairs)
     )
 
 
-def measure(folder: Path, gigabytes: float, rounds: int) -> list[Row]:
+def measure(folder: Path, gigabytes: float, rounds: int) -> list[DownloadRow]:
     api = ApiProcess(folder / "api", {"FALQON_REQUESTS_PER_MINUTE": "1000000"})
     try:
         api.add_model(
@@ -133,7 +134,7 @@ def measure(folder: Path, gigabytes: float, rounds: int) -> list[Row]:
         api.close()
 
 
-def report(rows: list[Row], gigabytes: float, rounds: int) -> str:
+def report(rows: list[DownloadRow], gigabytes: float, rounds: int) -> str:
     model = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     version = (
         subprocess.run(["nginx", "-v"], capture_output=True, text=True, check=True)

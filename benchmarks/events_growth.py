@@ -7,7 +7,6 @@ hundred steps a second, 500 at once. It starts its own Postgres. What the relay'
 beside its events (lease, cost, usage) is left out.
 """
 
-import argparse
 import random
 import tempfile
 from pathlib import Path
@@ -20,7 +19,7 @@ from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Job, JobStatus
-from benchmarks import scale_rows
+from benchmarks import parser_of, scale_rows
 from benchmarks.api.report import machine
 from benchmarks.scale_rows import TEMPLATE
 from tests.support.postgres import PostgresServer
@@ -38,9 +37,7 @@ HEADER = (
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--steps", type=int, default=3_000)
     steps = parser.parse_args().steps
     print(f"{machine()}. {steps:,} steps.\n")

@@ -12,9 +12,10 @@ import json
 import os
 import tempfile
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
 from tests.support.service import Service
 from tests.support.waiting import wait_for
@@ -28,12 +29,14 @@ JOB_SECONDS = 3600
 LOOK_SECONDS = 2.0  # seldom, as looking takes time from what is measured
 
 
-class Size(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Size:
     num_records: int
     num_words: int  # in each answer
 
 
-class Row(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EstimateRow:
     size: Size
     steps: int
     estimate: float
@@ -61,7 +64,7 @@ def main() -> None:
     show(rows)
 
 
-def measure(folder: Path, size: Size) -> Row:
+def measure(folder: Path, size: Size) -> EstimateRow:
     environment = {"FALQON_CALIBRATE": "true", "OMP_NUM_THREADS": str(os.cpu_count())}
     with closing(Service(folder / "data", environment, fake=False)) as service:
         try:
@@ -70,7 +73,7 @@ def measure(folder: Path, size: Size) -> Row:
             service.stop()
 
 
-def run_first_job(service: Service, size: Size) -> Row:
+def run_first_job(service: Service, size: Size) -> EstimateRow:
     service.wait_until_up()
     wait_for(
         lambda: is_calibrated(service),
@@ -92,7 +95,7 @@ def run_first_job(service: Service, size: Size) -> Row:
     if ended.status != "succeeded":
         raise SystemExit(f"the job is {ended.status}: {ended.error}")
     seconds = job.estimate["seconds"]
-    return Row(
+    return EstimateRow(
         size,
         job.estimate["steps"],
         seconds["expected"],
@@ -125,7 +128,7 @@ def ended_job(service: Service, job_id: str) -> Any:
     return job if job.status in ("succeeded", "failed", "cancelled") else None
 
 
-def show(rows: list[Row]) -> None:
+def show(rows: list[EstimateRow]) -> None:
     print("\n| records | words | steps | estimate s | band s | actual s | estimate / actual |")
     print("|---:|---:|---:|---:|---:|---:|---:|")
     for row in rows:

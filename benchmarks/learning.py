@@ -11,7 +11,6 @@ seeds. Each finished training is one block of lines in the CSV and is never run 
 command may be stopped and started at will. Losses do not depend on how busy the machine is.
 """
 
-import argparse
 import csv
 import os
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from transformers import PreTrainedModel
 
+from benchmarks import parser_of
 from benchmarks.learning_report import report
 from benchmarks.rows import chat_dataset
 from falqon_core.bench.peers import PeftLora
@@ -71,7 +71,7 @@ SYSTEMS = {
 
 
 @dataclass(frozen=True)
-class Training:
+class LearningCase:
     system: str
     learning_rate: float
     seed: int
@@ -90,7 +90,7 @@ def method_of(system: str, recipe: Recipe) -> Trainable:
     return PeftLora(recipe, train_a="frozen" not in system) if "LoRA" in system else Falqon(recipe)
 
 
-def train(training: Training, files: Files, threads: int) -> list[dict[str, object]]:
+def train(training: LearningCase, files: Files, threads: int) -> list[dict[str, object]]:
     """One training; its lines for the CSV: the loss of each step, the held-out loss on the last.
 
     After `STEPS` LoRA has a second block of lines: the same training, judged as the FP8 model that
@@ -159,13 +159,13 @@ def merge_to_fp8(model: PreTrainedModel, method: PeftLora) -> None:
         b.zero_()
 
 
-def done(path: Path) -> dict[Training, float]:
+def done(path: Path) -> dict[LearningCase, float]:
     """Finished trainings in the CSV, with their held-out loss."""
     if not path.exists():
         return {}
     with path.open(newline="") as file:
         return {
-            Training(
+            LearningCase(
                 r["system"],
                 float(r["learning_rate"]),
                 int(r["seed"]),
@@ -177,13 +177,13 @@ def done(path: Path) -> dict[Training, float]:
         }
 
 
-def search(rows: int) -> Iterator[Training]:
+def search(rows: int) -> Iterator[LearningCase]:
     for name, system in SYSTEMS.items():
         for rate in system.learning_rates:
-            yield Training(name, rate, 0, STEPS, rows)
+            yield LearningCase(name, rate, 0, STEPS, rows)
 
 
-def final(finished: dict[Training, float], seeds: int, rows: int) -> Iterator[Training]:
+def final(finished: dict[LearningCase, float], seeds: int, rows: int) -> Iterator[LearningCase]:
     for name in SYSTEMS:
         best = min(
             (training for training in search(rows) if training.system == name),
@@ -195,7 +195,7 @@ def final(finished: dict[Training, float], seeds: int, rows: int) -> Iterator[Tr
                 yield replace(best, seed=seed, steps=FEWER_STEPS)
 
 
-def run_all(trainings: Iterator[Training], files: Files, output: Path, jobs: int) -> None:
+def run_all(trainings: Iterator[LearningCase], files: Files, output: Path, jobs: int) -> None:
     """Run what is not in the CSV yet, `jobs` at a time on one thread each: two such are faster than
     one with two threads.
     """
@@ -218,9 +218,7 @@ def run_all(trainings: Iterator[Training], files: Files, output: Path, jobs: int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument(
         "--train",

@@ -1,4 +1,4 @@
-"""Write the table and the plot of `benchmarks/learning.py` from its CSV alone.
+"""Write the table of `benchmarks/learning.py` from its CSV alone.
 
 python -m benchmarks.learning_report learning.csv
 """
@@ -7,18 +7,13 @@ import csv
 import statistics
 import sys
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
-
-import matplotlib
-
-matplotlib.use("svg")
-from matplotlib import pyplot
 
 REFERENCE = "PEFT LoRA"
 HEADING = """# Held-out loss after the same steps
 
-Written, with the plot beside it, from `{csv}` by
+Written from `{csv}` by
 
     python -m benchmarks.learning --model .cache/smollm2 \\
       --train gsm8k_train.jsonl --test gsm8k_test_first500.jsonl
@@ -48,10 +43,10 @@ of the last 15 of 60 steps: 0.7349 with a frozen A along the gradient, 0.7223 wh
 - A random A that trains, at 1e-3: after 30 steps 1.01 with 8 times B's rate, 0.95 with B's, 0.94
   frozen.
 """
-SMOOTHING = 10  # steps of the running mean in the plot: one batch of four records is noisy
 
 
-class Trained(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Trained:
     system: str
     learning_rate: float
     seed: int
@@ -126,28 +121,6 @@ def table(trained: list[Trained]) -> str:
     return "\n".join(lines)
 
 
-def plot(trained: list[Trained], output: Path) -> None:
-    """Training loss by step, mean over seeds, running mean over `SMOOTHING` steps."""
-    groups = finals(trained)
-    most = max(steps for _, steps in groups)
-    figure, axes = pyplot.subplots(figsize=(8, 5))
-    for (system, steps), group in groups.items():
-        if steps == most:
-            mean = [
-                statistics.fmean(losses)
-                for losses in zip(*(run.train_loss for run in group), strict=True)
-            ]
-            smooth = [
-                statistics.fmean(mean[max(0, i - SMOOTHING + 1) : i + 1]) for i in range(len(mean))
-            ]
-            axes.plot(range(1, most + 1), smooth, label=system, linewidth=1.2)
-    axes.set_xlabel("step")
-    axes.set_ylabel(f"training loss, mean of {SMOOTHING} steps")
-    axes.legend(frameon=False)
-    figure.savefig(output, metadata={"Date": None})
-    pyplot.close(figure)
-
-
 def report(path: Path) -> None:
     trained = read(path)
     for run in trained:
@@ -158,7 +131,6 @@ def report(path: Path) -> None:
     print(table(trained))
     heading = HEADING.format(csv=path.name, rows=max(run.rows for run in trained))
     path.with_suffix(".md").write_text(heading + table(trained) + "\n" + ALSO_TRIED)
-    plot(trained, path.with_suffix(".svg"))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ how it reads its tables.
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import Session
@@ -20,7 +21,8 @@ MAX_CONDITION = 200
 CONDITIONS = ("Index Cond", "Filter", "Rows Removed by Filter", "Sort Key")
 
 
-class Cost(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StatementCost:
     """Of one statement, the best of some runs with a warm cache."""
 
     statement: str
@@ -55,7 +57,7 @@ class Cost(NamedTuple):
         return "\n".join(_describe(self.plan["Plan"], 0))
 
 
-def measure(database: Database, ask: Ask, num_runs: int) -> list[Cost]:
+def measure(database: Database, ask: Ask, num_runs: int) -> list[StatementCost]:
     """Ask once to learn the statements, then have each explained in its turn; nothing of it is
     kept. What `ask` does with the database in sessions of its own counts, too.
     """
@@ -94,9 +96,11 @@ def _note(engine: Engine) -> Iterator[list[Statement]]:
         event.remove(engine, "before_cursor_execute", note)
 
 
-def _explain_all(database: Database, statements: Sequence[Statement]) -> list[Cost]:
+def _explain_all(database: Database, statements: Sequence[Statement]) -> list[StatementCost]:
     with database.engine.connect() as connection:
-        costs = [Cost(text, _explain(connection, text, given)) for text, given in statements]
+        costs = [
+            StatementCost(text, _explain(connection, text, given)) for text, given in statements
+        ]
         connection.rollback()
     return costs
 

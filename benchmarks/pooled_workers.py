@@ -8,14 +8,13 @@ are threads: each holds two connections, as a worker does, takes one job, renews
 pace of the defaults, ends it, and then polls. There is a job for each.
 """
 
-import argparse
 import tempfile
 import threading
 import time
 from collections import Counter
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import psycopg
 from sqlalchemy import Connection, func, select
@@ -29,6 +28,7 @@ from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import Attempt, Job, JobStatus
 from app.workers import service as workers
+from benchmarks import parser_of
 from benchmarks.api.report import machine
 from tests.support.backend import Backend
 from tests.support.pgbouncer import pgbouncer, url_of
@@ -44,7 +44,8 @@ LEASE_SECONDS = 600.0
 TIMEOUT_SECONDS = 600.0
 
 
-class Most(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Most:
     """The highest counts that were seen."""
 
     to_postgres: int = 0
@@ -62,9 +63,7 @@ class Most(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--real", type=int, default=200)
     parser.add_argument("--others", type=int, default=0)
     arguments = parser.parse_args()

@@ -26,13 +26,13 @@ from app.base.processes.supervised_process import say
 from app.base.settings import Settings
 from app.base.storage import Storage
 from app.garbage import installation
-from benchmarks import plans, scale_rows
+from benchmarks import parser_of, plans, scale_rows
 from benchmarks.api.report import machine
-from benchmarks.plans import Cost
+from benchmarks.plans import StatementCost
 from benchmarks.scale_columns import Scale
 from benchmarks.scale_looks import Look, looks
 from benchmarks.scale_requests import CALLS, Call, Sender, opened
-from benchmarks.scale_rows import Filled
+from benchmarks.scale_rows import FilledTables
 from tests.support.postgres import PostgresServer
 from tests.support.valkey import Valkey
 
@@ -40,9 +40,7 @@ LIMIT_MS = 20.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--jobs", type=int, default=20_000)
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--runs", type=int, default=5)
@@ -65,9 +63,7 @@ def main() -> None:
 
 
 def measure(server: PostgresServer, folder: Path, arguments: argparse.Namespace) -> list[str]:
-    """Fill a database and print what each piece costs; return the names of those that cost too
-    much.
-    """
+    """Fill a database and print what each piece costs; return the names of those over the limit."""
     url = server.create_database("scale")
     settings = Settings(_env_file=None, database_url=url, data_dir=folder, device="cpu")
     database = Database(url)
@@ -90,7 +86,7 @@ def _num_bytes(database: Database) -> int:
         return int(session.scalar(text("SELECT pg_database_size(current_database())")) or 0)
 
 
-def report(settings: Settings, filled: Filled, arguments: argparse.Namespace) -> list[str]:
+def report(settings: Settings, filled: FilledTables, arguments: argparse.Namespace) -> list[str]:
     print("| piece | statements | ms | pages | slowest, ms | pages | how it reads |")
     print("|---|---:|---:|---:|---:|---:|---|")
     slow = []
@@ -111,7 +107,7 @@ def send(sender: Sender, call: Call, _session: object) -> None:
     sender.send(call)
 
 
-def line_of(look: Look, costs: list[Cost], *, is_slow: bool) -> str:
+def line_of(look: Look, costs: list[StatementCost], *, is_slow: bool) -> str:
     name = look.name
     if is_slow:
         name += f": {look.reason or 'NO REASON'}"

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from app.jobs.metrics_chunks import pack
 from app.models import (
@@ -53,7 +53,8 @@ METRICS = {
 }
 
 
-class Scale(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Scale:
     """How much of what grows."""
 
     jobs: int

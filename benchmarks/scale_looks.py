@@ -1,9 +1,9 @@
 """What `benchmarks/scale.py` asks: pieces of the service that send statements."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -28,14 +28,15 @@ from app.web.pages.jobs import table_context
 from app.webhooks import repository as webhooks
 from app.workers import service as workers
 from benchmarks.plans import Ask
-from benchmarks.scale_rows import KEY, Filled
+from benchmarks.scale_rows import KEY, FilledTables
 
 PROJECT = DEFAULT_PROJECT_ID
 EVENTS_KEPT = timedelta(days=90)
 KEYS_OF_A_LISTING = 1_000
 
 
-class Look(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Look:
     """One piece. `reason`: why a statement of it may take longer than the limit."""
 
     name: str
@@ -43,14 +44,14 @@ class Look(NamedTuple):
     reason: str = ""
 
 
-def looks(services: Services, filled: Filled) -> Iterator[Look]:
+def looks(services: Services, filled: FilledTables) -> Iterator[Look]:
     yield from _streams(services, filled)
     yield from _claims(services.database, filled)
     yield from _reconciler(services)
     yield from _collector(services)
 
 
-def _streams(services: Services, filled: Filled) -> Iterator[Look]:
+def _streams(services: Services, filled: FilledTables) -> Iterator[Look]:
     caller = Caller(KEY, PROJECT, Scope.READ, None, False)
     yield Look(
         "a stream's next events",
@@ -93,7 +94,7 @@ def _streams(services: Services, filled: Filled) -> Iterator[Look]:
     )
 
 
-def _claims(database: Database, filled: Filled) -> Iterator[Look]:
+def _claims(database: Database, filled: FilledTables) -> Iterator[Look]:
     with database.read() as session:
         job = session.get_one(Job, filled.running)
     mine = Claim(job.id, job.attempt, filled.owner)

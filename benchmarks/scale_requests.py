@@ -4,8 +4,9 @@ threads, and what they write is rolled back.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -26,7 +27,7 @@ from app.notifier.wakeups import Wakeups
 from app.services import Services
 from app.stream.service import read_changes
 from benchmarks.scale_columns import BASE_MODEL
-from benchmarks.scale_rows import READER_SECRET, SECRET, Filled
+from benchmarks.scale_rows import READER_SECRET, SECRET, FilledTables
 
 JOBS, MODELS, FILES = "/v1/fine_tuning/jobs", "/v1/models", "/v1/files"
 AUDIT = "/v1/organization/audit_logs"
@@ -50,9 +51,10 @@ PAGE_1000 = "it passes 50,000 entries of an index"
 COUNTED = "a narrowed list is counted up to 5,000"
 
 
-class Call(NamedTuple):
-    """A request; `path` has names of `Filled` in braces. `reason`: why a statement of it may take
-    longer than the limit.
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request; `path` has names of `FilledTables` in braces. `reason`: why a statement of it may
+    take longer than the limit.
     """
 
     path: str
@@ -167,8 +169,8 @@ CALLS = (
 class Sender:
     """Sends calls by the key that they have, and by a session that was begun with it."""
 
-    def __init__(self, application: FastAPI, filled: Filled) -> None:
-        self._values = filled._asdict() | {"tail": filled.tail}
+    def __init__(self, application: FastAPI, filled: FilledTables) -> None:
+        self._values = asdict(filled) | {"tail": filled.tail}
         self._clients = {
             secret: TestClient(application, ORIGIN, headers={"authorization": f"Bearer {secret}"})
             for secret in (SECRET, READER_SECRET)
@@ -200,7 +202,7 @@ class Undone(Database):
 
 
 @contextmanager
-def opened(settings: Settings, filled: Filled) -> Iterator[tuple[Services, Sender]]:
+def opened(settings: Settings, filled: FilledTables) -> Iterator[tuple[Services, Sender]]:
     """Give what the application works with, and who sends requests to it."""
     database = Undone(settings.resolved_database_url)
     redis = Redis.from_url(settings.resolved_redis_url)

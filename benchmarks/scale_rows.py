@@ -7,8 +7,8 @@ a long curve.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 from sqlalchemy.orm import Session
@@ -141,7 +141,8 @@ DELIVERIES = f"""
 """
 
 
-class Filled(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FilledTables:
     """What is in the large project, most by its id."""
 
     longest: str  # of the jobs that have ended
@@ -165,7 +166,7 @@ class Filled(NamedTuple):
         return self.longest[-8:]
 
 
-def fill(database: Database, scale: Scale) -> Filled:
+def fill(database: Database, scale: Scale) -> FilledTables:
     with database.transaction() as session:
         add_template(session)
     few = {
@@ -211,7 +212,7 @@ def _without_indexes(connection: Connection, tables: list[str]) -> Iterator[None
         connection.execute(text(definition))
 
 
-def choose(database: Database, scale: Scale) -> Filled:
+def choose(database: Database, scale: Scale) -> FilledTables:
     """Choose what is asked for of a database that is filled."""
     week_ago = datetime.now(UTC) - timedelta(days=6)
     with database.read() as session:
@@ -219,7 +220,7 @@ def choose(database: Database, scale: Scale) -> Filled:
         job = session.get_one(Job, longest)
         owner = session.get_one(Job, running).lease_owner
         assert owner is not None
-        return Filled(
+        return FilledTables(
             longest,
             running,
             owner,

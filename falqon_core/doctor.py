@@ -18,7 +18,7 @@ from pathlib import Path
 
 from falqon_core.contract.diagnosis import Check, CheckRow, Diagnosis, Measurement, Skipped
 
-LIMIT_SECONDS = 52.0  # A check that begins last still ends within a minute.
+DOCTOR_SECONDS = 52.0  # A check that begins last still ends within a minute.
 DRIVER_SECONDS = 20.0
 DRIVER_QUERY = "--query-gpu=index,name,driver_version,memory.total,compute_cap"
 MAX_DETAIL_CHARACTERS = 400  # The limit is in characters.
@@ -32,13 +32,15 @@ def diagnose(model: Path | None, tell: Callable[[CheckRow], None]) -> Diagnosis:
     rows: list[CheckRow] = []
     untried: list[str] = []
     for name, check in _checks(model):
-        if time.monotonic() - start > LIMIT_SECONDS:
+        if time.monotonic() - start > DOCTOR_SECONDS:
             untried.append(name)
             continue
         rows.append(run_check(name, check))
         tell(rows[-1])
     if untried:
-        detail = f"{LIMIT_SECONDS:.0f} s were up before {len(untried)} checks: {'; '.join(untried)}"
+        detail = (
+            f"{DOCTOR_SECONDS:.0f} s were up before {len(untried)} checks: {'; '.join(untried)}"
+        )
         rows.append(CheckRow(name="time", status="skipped", detail=_shorten(detail), seconds=0))
         tell(rows[-1])
     return Diagnosis(rows=tuple(rows), seconds=round(time.monotonic() - start, 2))
@@ -57,15 +59,8 @@ def run_check(name: str, check: Check) -> CheckRow:
     except Exception as error:
         status, detail = "failed", " ".join(f"{type(error).__name__}: {error}".split())
     seconds = round(time.monotonic() - start, 2)
-    return CheckRow.model_validate(
-        {
-            "name": name,
-            "status": status,
-            "detail": _shorten(detail),
-            "seconds": seconds,
-            "tflops": tflops,
-        }
-    )
+    row = {"name": name, "status": status, "detail": _shorten(detail)}
+    return CheckRow.model_validate(row | {"seconds": seconds, "tflops": tflops})
 
 
 def _checks(model: Path | None) -> Iterator[tuple[str, Check]]:
@@ -78,13 +73,9 @@ def _checks(model: Path | None) -> Iterator[tuple[str, Check]]:
     for name, check in (("C compiler", check_compiler), ("Triton", check_triton)):
         yield name, check if has_card else partial(_without_need, check)
     if importlib.util.find_spec("torch") is not None:
-        yield from _device_checks(model)
+        from falqon_core.bench.checks import device_checks
 
-
-def _device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
-    from falqon_core.bench.checks import device_checks
-
-    yield from device_checks(model)
+        yield from device_checks(model)
 
 
 def check_driver() -> str:

@@ -1,13 +1,13 @@
-"""Files and folders that appear whole or not at all: written beside their place, flushed to disk,
-then renamed.
-"""
+"""Files and folders that appear whole or not at all: written beside, flushed, then renamed."""
 
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 STAGING_SUFFIX = ".partial"
 
@@ -35,9 +35,7 @@ def staged_folder(output: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(output: Path) -> None:
-    """Remove the leftovers beside the folder `output` of a process that was killed while it wrote
-    that folder.
-    """
+    """Remove what a process that was killed while it wrote the folder `output` left beside it."""
     if output.parent.is_dir():
         for path in output.parent.iterdir():
             if path.name.startswith(f".{output.name}.") and path.name.endswith(STAGING_SUFFIX):
@@ -51,6 +49,11 @@ def write_whole(path: Path, content: str) -> None:
     _flush(staging)
     staging.rename(path)
     _flush(path.parent)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write an object as indented JSON; the caller puts the folder in its place."""
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def _flush(path: Path) -> None:

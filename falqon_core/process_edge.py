@@ -3,6 +3,7 @@ here. An unexpected exception tells the user nothing but that it happened; its t
 stderr.
 """
 
+import logging
 import os
 import sys
 import traceback
@@ -23,7 +24,7 @@ from falqon_core.contract.errors import (
     as_falqon_error,
 )
 from falqon_core.contract.layout import SHA256SUMS
-from falqon_core.contract.messages import ExitCode, Failed, Message
+from falqon_core.contract.messages import ExitCode, Failed, TrainerMessage
 from falqon_core.train.allocator import choose_allocator
 from falqon_core.train.report import MessagePort, Port, describe, person_port
 
@@ -36,9 +37,7 @@ def create_ports(message_fd: int | None) -> list[Port]:
 
 
 def read_config(path: Path) -> TrainConfig:
-    """Read a training's configuration. Raises `ConfigError` where the file is missing or a field is
-    wrong.
-    """
+    """Read a training's configuration. Raises `ConfigError` for no file or a wrong field."""
     try:
         return TrainConfig.model_validate_json(path.read_bytes())
     except ValidationError as error:
@@ -52,9 +51,7 @@ def read_config(path: Path) -> TrainConfig:
 
 
 def check_folder(output: Path, param: str = "output") -> None:
-    """Raise `ConfigError` where something else than a folder is in the way, or a folder that may
-    not be written to.
-    """
+    """Raise `ConfigError` where `output` is no folder, or one that may not be written to."""
     place = next(path for path in (output.absolute(), *output.absolute().parents) if path.exists())
     if not place.is_dir():
         raise ConfigError(f"{param}: {place} is no folder; choose another one", param)
@@ -89,17 +86,17 @@ def prepare_process(offline: bool) -> None:
     bars and notices of its own.
     """
     prepare_environment(offline)
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
 
 
 def prepare_environment(offline: bool) -> None:
-    """Set the variables of torch, transformers and OpenMP, the same for a training and for
-    `doctor`.
-    """
+    """Set the variables of torch, transformers and OpenMP, for a training as for `doctor`."""
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # Only jobs that compute with bitsandbytes load it; it then warns of kernels that none calls.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # Threads that wait may spin only briefly: as soon as anything else runs on this machine they
     # take the core from the thread they wait for. Eight steps of SmolLM2 on two cores, quiet and
     # beside one busy process: spinning 14 and 79 s, sleeping at once (OMP_WAIT_POLICY=PASSIVE) 24
@@ -111,7 +108,7 @@ def prepare_environment(offline: bool) -> None:
 
 
 @contextmanager
-def errors_become_exit_codes(send: Callable[[Message], None]) -> Iterator[None]:
+def errors_become_exit_codes(send: Callable[[TrainerMessage], None]) -> Iterator[None]:
     """Report an error as a message, and end the process with the code of its kind."""
     try:
         yield
@@ -134,6 +131,6 @@ def exit_code_of(error: FalqonError) -> ExitCode:
     return ExitCode.INTERNAL
 
 
-def to_stderr(message: Message) -> None:
+def to_stderr(message: TrainerMessage) -> None:
     """Write a message as a line on stderr."""
     sys.stderr.write(describe(message) + "\n")

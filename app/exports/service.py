@@ -24,7 +24,7 @@ from app.operations import service as operations
 from app.services import Services
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import (
-    FORMATS,
+    FORMAT_DESCRIPTIONS,
     FROM_CHECKPOINT,
     FormatName,
     FormatUnavailable,
@@ -98,7 +98,7 @@ def refusals(session: Session, project_id: str, name: str) -> dict[FormatName, s
     """Return the formats that it cannot be exported to, each with the reason."""
     source = _source(session, project_id, name)
     reasons = dict[FormatName, str]()
-    for format in FORMATS:
+    for format in FORMAT_DESCRIPTIONS:
         try:
             _check(source, format)
         except (InvalidRequest, IllegalState) as refusal:

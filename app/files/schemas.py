@@ -6,7 +6,7 @@ from app.files.addresses import MAX_ADDRESS, without_query
 from app.http.pagination import Object, unix_seconds
 from app.models import File, FileImport, Purpose
 from app.operations.schemas import OperationError, Status
-from falqon_core.contract.sources import Mapping, SourceFormat
+from falqon_core.contract.sources import ColumnMapping, SourceFormat
 from falqon_core.records.file_check import FileReport
 
 MAX_PAGE = 10_000
@@ -46,7 +46,7 @@ class SourceRequest(BaseModel):
     ]
     purpose: Literal["fine-tune"]
     mapping: Annotated[
-        Mapping | None,
+        ColumnMapping | None,
         Field(
             description='the column of each field: {"prompt": "question", "completion": "answer"}'
         ),

@@ -7,10 +7,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from app.base.errors import InvalidRequest
 from app.models import Purpose
-from falqon_core.contract.sources import Mapping, SourceFormat, format_of, is_gzip
+from falqon_core.contract.sources import ColumnMapping, SourceFormat, format_of, is_gzip
 
 MAX_MAPPING_CHARACTERS = 2**14
-_mapping = TypeAdapter(Mapping)
+_mapping = TypeAdapter(ColumnMapping)
 
 
 class UploadTable(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.methods import METHODS, MethodName
+from falqon_core.contract.methods import METHOD_SPECS, MethodName
 from falqon_core.contract.recipe_options import RecipeOptions
 from falqon_core.estimate.prices import Dollars
 
@@ -64,7 +64,7 @@ class FalqonOptions(RecipeOptions):
     method: MethodName = Field(
         "falqon",
         description="the system that trains: "
-        + "; ".join(f"{name}: {spec.summary}" for name, spec in METHODS.items()),
+        + "; ".join(f"{name}: {spec.summary}" for name, spec in METHOD_SPECS.items()),
     )
     budget: Budget | None = None
     early_stopping: EarlyStopping | None = None

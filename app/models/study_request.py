@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from app.models.job_request import NO_NUL, Name, StrictModel
-from falqon_core.contract.methods import METHODS, MethodName
+from falqon_core.contract.methods import METHOD_SPECS, MethodName
 
 MAX_JOBS = 64  # per study
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
@@ -14,7 +14,7 @@ RateFactor = Annotated[float, Field(gt=0, le=1000)]
 
 
 def _expand_all(value: object) -> object:
-    return list(METHODS) if value == "all" else value
+    return list(METHOD_SPECS) if value == "all" else value
 
 
 # One type behind a validator: an error of one branch of a union has no field's name.
@@ -30,7 +30,7 @@ class StudyRequest(StrictModel):
     training_file: Name
     validation_file: Name | None = None
     methods: Methods = Field(
-        list(METHODS),
+        list(METHOD_SPECS),
         description="a job, or one for each seed, trains with each of them; all unless set",
     )
     objective: Literal["supervised", "dpo"] = Field(

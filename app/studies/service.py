@@ -25,7 +25,7 @@ from app.services import Services
 from app.studies import repository
 from app.studies.requests import job_requests
 from app.studies.schemas import ListedStudyObject, StudyObject
-from falqon_core.contract.methods import METHODS, MethodName
+from falqon_core.contract.methods import METHOD_SPECS, MethodName
 from falqon_core.estimate.comparison import ComparisonRow, TrainingFigures, combine
 
 ID = "study-"
@@ -156,7 +156,7 @@ def compare(session: Session, project_id: str, of_study: Sequence[Job]) -> list[
             by_rate.values(), key=lambda alike: _mean_loss([figures[job.id] for job in alike])
         )
         recipe = recipe_of(best[0])
-        row = combine(METHODS[method].title, recipe, [figures[job.id] for job in best])
+        row = combine(METHOD_SPECS[method].title, recipe, [figures[job.id] for job in best])
         compared.append(ComparedMethod(row, best))
     return compared
 

@@ -22,7 +22,7 @@ from app.web import tracker_fields
 from app.web.plain_words import in_plain_words
 from app.web.tracker_fields import read_trackers, write_trackers
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.records.shapes import Shape, objective_for
 
 Kind = Literal["integer", "number", "boolean", "list", "choice", "text", "json", "pairs"]
@@ -76,13 +76,13 @@ class Field(NamedTuple):
     @property
     def options(self) -> list[tuple[str, str]]:
         if self.name == "method":
-            return [(name, spec.title) for name, spec in METHODS.items()]
+            return [(name, spec.title) for name, spec in METHOD_SPECS.items()]
         return [(choice, choice) for choice in self.choices]
 
     @property
     def methods(self) -> str:
         """Return the methods that have this field, where not all do."""
-        return " ".join(name for name, spec in METHODS.items() if self.name in spec.options)
+        return " ".join(name for name, spec in METHOD_SPECS.items() if self.name in spec.options)
 
 
 def _field(name: str, schema: dict[str, Any]) -> Field:

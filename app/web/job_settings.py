@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from app.web.job_form import OTHER_FIELDS, Field, Values
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.records.shapes import Shape, objective_for
 
 MAX_UNSEARCHED = 10  # Files that are seen at once, without a search.
@@ -122,8 +122,8 @@ def applies(name: str, values: Values, shape: Shape | None) -> bool:
     anything.
     """
     method = values.get("method") or DEFAULT_METHOD
-    owners = [owner for owner, spec in METHODS.items() if name in spec.options]
-    if owners and method in METHODS and method not in owners:
+    owners = [owner for owner, spec in METHOD_SPECS.items() if name in spec.options]
+    if owners and method in METHOD_SPECS and method not in owners:
         return False
     is_topk = (
         method == DEFAULT_METHOD and (values.get("update_rule") or DEFAULT_UPDATE_RULE) == "topk"

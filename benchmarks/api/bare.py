@@ -31,18 +31,18 @@ jobs = tables.tables["jobs"]
 events = tables.tables["events"]
 
 
-class Base(DeclarativeBase):
+class BareTable(DeclarativeBase):
     pass
 
 
-class RequestedRecipe(Base):
+class BareJob(BareTable):
     __tablename__ = "bare_jobs"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     body: Mapped[dict[str, Any]] = mapped_column(JSON)
 
 
-class BareEvent(Base):
+class BareEvent(BareTable):
     __tablename__ = "bare_events"
 
     seq: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True)
@@ -60,7 +60,7 @@ class Telling(BaseModel):
     message: str
 
 
-Base.metadata.create_all(engine)
+BareTable.metadata.create_all(engine)
 app = FastAPI()
 streams: defaultdict[str, set[asyncio.Queue[tuple[int, str]]]] = defaultdict(set)
 
@@ -69,7 +69,7 @@ streams: defaultdict[str, set[asyncio.Queue[tuple[int, str]]]] = defaultdict(set
 def create_job(body: Asking) -> dict[str, Any]:
     row = {"id": new_id("bare-"), "body": body.model_dump()}
     with Session(engine) as session, session.begin():
-        session.add(RequestedRecipe(**row))
+        session.add(BareJob(**row))
     return row
 
 

@@ -7,20 +7,22 @@ endpoint that it measures.
 
 import asyncio
 import json
-from typing import Any, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Any, Self
 
 
-class Request(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Request:
     method: str
     path: str
     body: dict[str, Any] | None = None
 
 
-class Unexpected(Exception):
-    """An answer that is not 200: nothing that was measured with it counts."""
+class UnexpectedAnswer(Exception):
+    """An answer that is not 200, or has no end: nothing that was measured with it counts."""
 
 
-class Connection:
+class LoadConnection:
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, headers: str
     ) -> None:
@@ -48,7 +50,7 @@ class Connection:
         start = answer.index(b"content-length: ") + len(b"content-length: ")
         content = await self._reader.readexactly(int(answer[start : answer.index(b"\r\n", start)]))
         if not answer.startswith(b"http/1.1 200 "):
-            raise Unexpected(
+            raise UnexpectedAnswer(
                 f"{request.method} {request.path}: "
                 f"{answer.decode()}{content.decode(errors='replace')}"
             )

@@ -5,9 +5,10 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from benchmarks.api.connection import Connection, Request
+from benchmarks.api.connection import LoadConnection, Request
 from benchmarks.api.servers import Server
 
 CONNECTIONS = 32  # as many requests of one rate may be under way
@@ -31,7 +32,8 @@ class Latency(NamedTuple):
         )
 
 
-class Result(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LoadResult:
     at_rate: Latency
     most_per_second: float
     cpu_seconds: float  # of the server, for one request; Postgres has its own
@@ -40,8 +42,8 @@ class Result(NamedTuple):
 
 async def measure(
     server: Server, key: str, make: Make, *, rate: float, seconds: float, busy_seconds: float
-) -> Result:
-    connections = [await Connection.open(server.port, key) for _ in range(CONNECTIONS)]
+) -> LoadResult:
+    connections = [await LoadConnection.open(server.port, key) for _ in range(CONNECTIONS)]
     for number in range(WARM_UP_REQUESTS):
         await connections[number % CONNECTIONS].send(make())
     latency = Latency.of(await at_rate(connections, make, rate=rate, seconds=seconds))
@@ -52,7 +54,7 @@ async def measure(
     elapsed = time.perf_counter() - started
     for connection in connections:
         await connection.close()
-    return Result(
+    return LoadResult(
         latency,
         count / elapsed,
         (server.cpu_seconds - cpu) / count,
@@ -61,7 +63,7 @@ async def measure(
 
 
 async def at_rate(
-    connections: list[Connection], make: Make, *, rate: float, seconds: float
+    connections: list[LoadConnection], make: Make, *, rate: float, seconds: float
 ) -> list[float]:
     """Latencies of requests that come as those of many users do: at random, whether or not earlier
     ones are answered.
@@ -71,7 +73,7 @@ async def at_rate(
     """
     chance = random.Random(0)
     # in turn: uvicorn closes one that rests for 5 seconds
-    idle: asyncio.Queue[Connection] = asyncio.Queue()
+    idle: asyncio.Queue[LoadConnection] = asyncio.Queue()
     for connection in connections:
         idle.put_nowait(connection)
     latencies: list[float] = []
@@ -91,7 +93,9 @@ async def at_rate(
     return latencies
 
 
-async def _as_many_as_possible(connections: list[Connection], make: Make, seconds: float) -> int:
+async def _as_many_as_possible(
+    connections: list[LoadConnection], make: Make, seconds: float
+) -> int:
     end = time.perf_counter() + seconds
 
     async def again_and_again(send: Callable[[Request], Awaitable[bytes]]) -> int:

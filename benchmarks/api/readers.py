@@ -6,9 +6,9 @@ import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
-from benchmarks.api.connection import Connection, Request
+from benchmarks.api.connection import LoadConnection, Request
 from benchmarks.api.load import Latency, at_rate
 from benchmarks.api.servers import Server
 
@@ -63,7 +63,8 @@ class Reader(asyncio.Protocol):
             self.opened.set_exception(ConnectionError(text.decode(errors="replace")))
 
 
-class Delivery(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Delivery:
     steady: Latency  # one event a second on every job, spread over the second
     burst: Latency  # an event on every job at the same moment
     bytes_per_reader: float
@@ -74,7 +75,8 @@ class Delivery(NamedTuple):
     missing: int
 
 
-class Streams(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Streams:
     """What is read: each reader takes one of `jobs`, which `path` leads to."""
 
     server: Server
@@ -112,7 +114,7 @@ async def measure(streams: Streams, *, num_readers: int, seconds: float) -> Deli
     latencies.clear()
     own = time.process_time()
     started = time.perf_counter()
-    connections = [await Connection.open(streams.server.port, streams.key) for _ in range(8)]
+    connections = [await LoadConnection.open(streams.server.port, streams.key) for _ in range(8)]
     retrieving = asyncio.create_task(
         at_rate(connections, lambda: streams.retrieve, rate=20, seconds=seconds)
     )

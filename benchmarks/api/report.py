@@ -4,10 +4,11 @@ import argparse
 import os
 import platform
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
-from benchmarks.api.load import Result
+from benchmarks.api.load import LoadResult
 from benchmarks.api.readers import Delivery
 
 GOAL_SUBMISSIONS_PER_SECOND = 50
@@ -48,14 +49,16 @@ The load generator took {share} of a core while the service was given all that i
 """
 
 
-class Measured(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MeasuredRequest:
     name: str
-    ours: Result
-    bare: Result
+    ours: LoadResult
+    bare: LoadResult
     goal_p99_ms: float | None
 
 
-class Goal(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Goal:
     name: str
     goal: str
     measured_value: str
@@ -81,7 +84,7 @@ def markdown(
     arguments: argparse.Namespace,
     machine: str,
     postgres: str,
-    measured: list[Measured],
+    measured: list[MeasuredRequest],
     ours: Delivery,
     bare: Delivery,
 ) -> str:
@@ -104,7 +107,9 @@ def _goal_line(goal: Goal) -> str:
     return f"| {goal.name} | {goal.goal} | {goal.measured_value} | {holds} |"
 
 
-def _goals(arguments: argparse.Namespace, measured: list[Measured], ours: Delivery) -> list[Goal]:
+def _goals(
+    arguments: argparse.Namespace, measured: list[MeasuredRequest], ours: Delivery
+) -> list[Goal]:
     created = measured[0].ours
     rate = Goal(
         "submissions",
@@ -145,7 +150,7 @@ def _at_most(name: str, goal: float, measured_value: float, unit: str) -> Goal:
     )
 
 
-def _line(item: Measured) -> str:
+def _line(item: MeasuredRequest) -> str:
     ours = item.ours.at_rate
     bare = item.bare.at_rate
     milliseconds = " | ".join(f"{seconds * 1000:.1f} ms" for seconds in (*ours, *bare))
@@ -162,54 +167,24 @@ def _line(item: Measured) -> str:
 
 
 def _stream_lines(ours: Delivery, bare: Delivery) -> list[str]:
-    def line(name: str, mine: float, other: float, unit: str) -> str:
+    rows: tuple[tuple[str, Callable[[Delivery], float], str], ...] = (
+        ("delivery p50, an event a second on each job", lambda d: d.steady.p50 * 1000, "ms"),
+        ("delivery p99", lambda d: d.steady.p99 * 1000, "ms"),
+        ("delivery p50, an event on all jobs at once", lambda d: d.burst.p50 * 1000, "ms"),
+        ("delivery p99", lambda d: d.burst.p99 * 1000, "ms"),
+        ("memory of a reader", lambda d: d.bytes_per_reader / 1024, "KiB"),
+        ("the server's share of a core, readers quiet", lambda d: d.quiet_share * 100, "%"),
+        ("the same, an event a second on each job", lambda d: d.steady_share * 100, "%"),
+        ("the load generator's share meanwhile", lambda d: d.generator_share * 100, "%"),
+        ("retrieving a job meanwhile, p99", lambda d: d.retrieve.p99 * 1000, "ms"),
+        ("deliveries missing", lambda d: d.missing, ""),
+    )
+    lines = []
+    for name, figure, unit in rows:
+        mine, other = figure(ours), figure(bare)
         ratio = f"{mine / other:.1f}" if other > 0 else ""
-        return f"| {name} | {mine:.0f} {unit} | {other:.0f} {unit} | {ratio} |"
-
-    return [
-        line(
-            "delivery p50, an event a second on each job",
-            ours.steady.p50 * 1000,
-            bare.steady.p50 * 1000,
-            "ms",
-        ),
-        line("delivery p99", ours.steady.p99 * 1000, bare.steady.p99 * 1000, "ms"),
-        line(
-            "delivery p50, an event on all jobs at once",
-            ours.burst.p50 * 1000,
-            bare.burst.p50 * 1000,
-            "ms",
-        ),
-        line("delivery p99", ours.burst.p99 * 1000, bare.burst.p99 * 1000, "ms"),
-        line(
-            "memory of a reader", ours.bytes_per_reader / 1024, bare.bytes_per_reader / 1024, "KiB"
-        ),
-        line(
-            "the server's share of a core, readers quiet",
-            ours.quiet_share * 100,
-            bare.quiet_share * 100,
-            "%",
-        ),
-        line(
-            "the same, an event a second on each job",
-            ours.steady_share * 100,
-            bare.steady_share * 100,
-            "%",
-        ),
-        line(
-            "the load generator's share meanwhile",
-            ours.generator_share * 100,
-            bare.generator_share * 100,
-            "%",
-        ),
-        line(
-            "retrieving a job meanwhile, p99",
-            ours.retrieve.p99 * 1000,
-            bare.retrieve.p99 * 1000,
-            "ms",
-        ),
-        line("deliveries missing", ours.missing, bare.missing, ""),
-    ]
+        lines.append(f"| {name} | {mine:.0f} {unit} | {other:.0f} {unit} | {ratio} |")
+    return lines
 
 
 def _range(shares: list[float]) -> str:

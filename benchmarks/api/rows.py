@@ -2,7 +2,7 @@
 one that the API made.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
@@ -34,12 +34,13 @@ MANY_EVENTS = f"""
 """
 
 
-class Filled(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FilledJobs:
     middle_job: str
     job_with_many_events: str
 
 
-def fill(database: Database, template: str, *, num_jobs: int, num_events: int) -> Filled:
+def fill(database: Database, template: str, *, num_jobs: int, num_events: int) -> FilledJobs:
     """Fill the tables: of ten jobs nine succeeded; the newest of all has the many events."""
     with database.engine.begin() as connection:
         connection.execute(text(NEW_JOBS), {"jobs": num_jobs, "apart": 1})
@@ -68,7 +69,7 @@ def fill(database: Database, template: str, *, num_jobs: int, num_events: int) -
         )
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))  # as autovacuum would, a minute later
-    return Filled(middle, newest)
+    return FilledJobs(middle, newest)
 
 
 def insert_copies(

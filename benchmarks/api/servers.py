@@ -11,8 +11,8 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from app.base.processes.parent_death import command_dying_with_parent
 from app.base.processes.supervised_process import say
@@ -31,7 +31,8 @@ KEY = "a-key-for-the-load-benchmark"
 REQUESTS_PER_MINUTE = 1_000_000
 
 
-class Services(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LoadServices:
     """Database and Valkey, prepared for the service."""
 
     settings: Settings
@@ -39,7 +40,8 @@ class Services(NamedTuple):
     environment: Mapping[str, str]
 
 
-class Server(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Server:
     port: int
     pid: int
 
@@ -55,7 +57,7 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def services() -> Iterator[Services]:
+def services() -> Iterator[LoadServices]:
     folder = Path(tempfile.mkdtemp(prefix="fq-load-"))
     folder.chmod(0o755)  # Postgres may run as another user
     try:
@@ -82,7 +84,7 @@ def services() -> Iterator[Services]:
                 "FALQON_REQUESTS_PER_MINUTE": str(REQUESTS_PER_MINUTE),
             }
             prepare(settings)
-            yield Services(settings, folder, outside | ours)
+            yield LoadServices(settings, folder, outside | ours)
         finally:
             valkey.kill()
             postgres.stop(signal.SIGINT)
@@ -91,7 +93,7 @@ def services() -> Iterator[Services]:
 
 
 @contextmanager
-def served(services: Services, app: str) -> Iterator[Server]:
+def served(services: LoadServices, app: str) -> Iterator[Server]:
     """uvicorn as `falqon api` starts it, on a port that the kernel chooses."""
     log = services.folder / f"{app}.log"
     command = [sys.executable, "-c", SERVE, app]

@@ -5,8 +5,10 @@ connection of its own.
 import asyncio
 import json
 import time
-from typing import NamedTuple
+from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from benchmarks.api.connection import UnexpectedAnswer
 
 PATH = "/v1/chat/completions"
 TOKEN = b'"delta":{'
@@ -17,18 +19,16 @@ READ_BYTES = 2**16
 ENDS = ("0", "1", "2")  # the tokens that end an answer of either model
 
 
-class Unexpected(Exception):
-    """An answer that is not 200, or has no end: nothing that was measured with it counts."""
-
-
-class Door(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Door:
     """Where a model is asked, and as whom."""
 
     address: str
     key: str
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TimedAnswer:
     first_seconds: float  # to the first byte of its text
     num_tokens: int
 
@@ -50,7 +50,7 @@ class Stream:
         while BODY not in stream._text:
             stream._text += await stream._read_some()
             if not OK.startswith(stream._text[: len(OK)]):
-                raise Unexpected(stream._text.decode(errors="replace"))
+                raise UnexpectedAnswer(stream._text.decode(errors="replace"))
         return stream
 
     async def read(self) -> int:
@@ -65,18 +65,18 @@ class Stream:
     async def _read_some(self) -> bytes:
         part = await self._reader.read(READ_BYTES)
         if not part:
-            raise Unexpected(f"no end of {self._text.decode(errors='replace')}")
+            raise UnexpectedAnswer(f"no end of {self._text.decode(errors='replace')}")
         return part
 
     def close(self) -> None:
         self._writer.close()
 
 
-async def ask(door: Door, model: str, max_tokens: int) -> Answer:
+async def ask(door: Door, model: str, max_tokens: int) -> TimedAnswer:
     started = time.perf_counter()
     stream = await Stream.open(door, model, max_tokens)
     first_seconds = time.perf_counter() - started
-    return Answer(first_seconds, await stream.read())
+    return TimedAnswer(first_seconds, await stream.read())
 
 
 def _request(door: Door, model: str, max_tokens: int) -> bytes:

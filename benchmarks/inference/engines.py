@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import httpx
 
@@ -11,7 +12,7 @@ from app.base.database import Database
 from app.base.processes.parent_death import command_dying_with_parent
 from app.models import Engine
 from app.notifier.queues import CPU_QUEUE, worker_command
-from benchmarks.api.servers import KEY, ROOT, STOP_SECONDS, Server, Services
+from benchmarks.api.servers import KEY, ROOT, STOP_SECONDS, LoadServices, Server
 from benchmarks.inference.client import PATH, Door
 
 LOAD_SECONDS = 300.0
@@ -30,15 +31,15 @@ def paced_engine(tokens_per_second: float) -> Iterator[Door]:
             process.kill()
 
 
-def with_engine(services: Services, door: Door) -> Services:
+def with_engine(services: LoadServices, door: Door) -> LoadServices:
     """Return them as told of an operator's own engine."""
-    return services._replace(
-        environment={**services.environment, "FALQON_ENGINE_URL": door.address}
+    return replace(
+        services, environment={**services.environment, "FALQON_ENGINE_URL": door.address}
     )
 
 
 @contextmanager
-def worker(services: Services) -> Iterator[None]:
+def worker(services: LoadServices) -> Iterator[None]:
     """A worker that loads what is asked for."""
     with (services.folder / "worker.log").open("ab") as log:
         process = subprocess.Popen(

@@ -48,9 +48,7 @@ class Ceilings:
 
 
 def require_gpu() -> torch.device:
-    """Return the GPU. Raises `DeviceMissing` (param `device`) where there is none, with the
-    reason.
-    """
+    """Return the GPU. Raises `DeviceMissing` (param `device`), with the reason, for none."""
     if torch.cuda.is_available():
         return torch.device("cuda", torch.cuda.current_device())
     raise DeviceMissing(

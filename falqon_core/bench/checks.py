@@ -61,7 +61,7 @@ TWO_LAYER_SETUP = StepSetup(
     num_records=4,
     record_tokens=64,
 )
-LEARNING_RATE = 0.02
+CHECK_LEARNING_RATE = 0.02
 
 
 def device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
@@ -85,9 +85,7 @@ def device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
 
 
 def choose_dimensions(model: Path | None) -> tuple[str, ModelDimensions]:
-    """Return the dimensions that are tried, with a name. Raises `ModelError` where the folder's
-    config.json has none.
-    """
+    """Return the dimensions to try, with a name. Raises `ModelError` where config.json has none."""
     if model is None:
         return "Llama-7B", dimensions_of(llama_7b())
     return model.name, ModelDimensions.from_config(read_config(model))
@@ -110,7 +108,9 @@ def check_memory(dimensions: ModelDimensions, device: torch.device, must_fit: bo
     usable = usable_bytes(available_bytes(device))
     if chosen := fit_recipe(dimensions, recipe, usable, is_cpu):
         needed = training_memory_bytes(dimensions, chosen, is_cpu)
-        return f"fits: {_gib(needed)} of {_gib(usable)} usable GiB, {_describe_choice(chosen)}"
+        again = "recomputed" if chosen.activation_checkpointing else "kept"
+        fits = f"fits: {_gib(needed)} of {_gib(usable)} usable GiB"
+        return f"{fits}, {chosen.microbatch_tokens} tokens at a time, activations {again}"
     smaller = largest_fitting(dimensions, recipe, usable, is_cpu)
     advice = "nothing smaller does"
     if smaller is not None:
@@ -203,7 +203,7 @@ def step_losses(device: torch.device) -> tuple[float, float]:
             objective,
             optimizer,
             StepBatch(number, batches, count, load.num_tokens),
-            LEARNING_RATE,
+            CHECK_LEARNING_RATE,
         ).metrics["loss"]
         for number in (1, 2)
     )
@@ -225,7 +225,7 @@ def check_products(outputs: int, inputs: int, device: torch.device) -> Measureme
     faults: list[str] = []
     for gemm in GEMMS:
         try:
-            _check_noise([gemm(*operands)], [expected])
+            _raise_if_noisy(_decibel([gemm(*operands)], [expected]))
             seconds = median_seconds(partial(gemm, *operands), device, MEASURED_SECONDS)
             rates[gemm] = flops / seconds / 1e12
         except Exception as error:
@@ -247,9 +247,10 @@ def check_kernel(line: KernelLine, shapes: Shapes, device: torch.device) -> str:
         result = measure_kernel(line, shapes, device, MEASURED_SECONDS)
     except Exception as error:
         _raise_unless_old(device, what_went_wrong(error))
-    if result.sqnr_db is not None and not result.sqnr_db >= MIN_SQNR_DB:
-        raise ArithmeticError(f"its result is wrong: {result.sqnr_db:.0f} dB")
-    noise = "every bit" if result.sqnr_db is None else f"{result.sqnr_db:.0f} dB"
+    noise = "every bit"
+    if result.sqnr_db is not None:
+        _raise_if_noisy(result.sqnr_db)
+        noise = f"{result.sqnr_db:.0f} dB"
     rate = f"{result.moved / result.seconds / 1e9:.0f} GB/s"
     if result.flops:
         rate = f"{result.flops / result.seconds / 1e12:.1f} TFLOP/s"
@@ -263,10 +264,9 @@ def _raise_unless_old(device: torch.device, fault: str) -> NoReturn:
     raise RuntimeError(fault)
 
 
-def _check_noise(values: list[Tensor], expected: list[Tensor]) -> None:
-    noise = _decibel(values, expected)
-    if not noise >= MIN_SQNR_DB:
-        raise ArithmeticError(f"its result is wrong: {noise:.0f} dB")
+def _raise_if_noisy(noise_db: float) -> None:
+    if not noise_db >= MIN_SQNR_DB:
+        raise ArithmeticError(f"its result is wrong: {noise_db:.0f} dB")
 
 
 def _decibel(values: list[Tensor], expected: list[Tensor]) -> float:
@@ -286,8 +286,3 @@ def _round_up(size: int) -> int:
 
 def _gib(num_bytes: float) -> str:
     return f"{num_bytes / 2**30:.1f}"
-
-
-def _describe_choice(recipe: Recipe) -> str:
-    again = "recomputed" if recipe.activation_checkpointing else "kept"
-    return f"{recipe.microbatch_tokens} tokens at a time, activations {again}"

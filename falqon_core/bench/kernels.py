@@ -109,9 +109,7 @@ class KernelResult:
 def measure_kernels(
     shapes: Shapes, device: torch.device, capability: str | None, budget_seconds: float
 ) -> Iterator[KernelResult]:
-    """Yield the result of every line, timed for `budget_seconds` each; a failure is a result as
-    well.
-    """
+    """Yield every line's result, timed for `budget_seconds` each; a failure is a result as well."""
     for line in LINES:
         if line.architectures is not None and capability not in line.architectures:
             yield KernelResult(
@@ -133,11 +131,9 @@ def measure_kernel(
     call = line.call(shapes, KernelDraw(device))
     sample = SampleInput(call.arguments, line.values)
     noise = sqnr_db(sample.values_of(kernel), sample.values_of(line.operator.oracle))
-    moved = (
-        call.moved
-        if call.moved is not None
-        else sum(x.nbytes for x in _tensors((call.arguments, kernel(*call.arguments))))
-    )
+    moved = call.moved
+    if moved is None:
+        moved = sum(x.nbytes for x in _tensors((call.arguments, kernel(*call.arguments))))
     seconds = median_seconds(lambda: kernel(*call.arguments), device, budget_seconds)
     return KernelResult(line.name, line.shape, "measured", seconds, moved, call.flops, noise)
 
@@ -178,14 +174,8 @@ def _norm_backward_codes(s: Shapes, draw: KernelDraw) -> KernelCall:
 
 
 def _norm_codes(s: Shapes, draw: KernelDraw) -> KernelCall:
-    return KernelCall(
-        (
-            draw.normal(s.tokens, s.hidden),
-            draw.normal(s.tokens, s.hidden),
-            draw.normal(s.hidden),
-            EPS,
-        )
-    )
+    x, residual = (draw.normal(s.tokens, s.hidden) for _ in range(2))
+    return KernelCall((x, residual, draw.normal(s.hidden), EPS))
 
 
 def _rotate(s: Shapes, draw: KernelDraw) -> KernelCall:
@@ -229,19 +219,12 @@ def _losses(s: Shapes, draw: KernelDraw) -> KernelCall:
 
 
 def _weight(s: Shapes, draw: KernelDraw) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(base, qdata, scale, delta, a) of one linear [I, H]; the delta is of a training's
-    size.
-    """
+    """Return (base, qdata, scale, delta, a) of a linear [I, H]; the delta as a training's."""
     base = draw.normal(s.intermediate, s.hidden, deviation=s.hidden**-0.5)
     qdata, scale = quantize_codes.oracle(base)
     a = quantize_rows.oracle(draw.normal(s.rank, s.hidden, deviation=s.hidden**-0.5))[0]
-    return (
-        base,
-        qdata,
-        scale,
-        draw.normal(s.intermediate, s.rank, deviation=0.01, dtype=torch.float32),
-        a,
-    )
+    delta = draw.normal(s.intermediate, s.rank, deviation=0.01, dtype=torch.float32)
+    return base, qdata, scale, delta, a
 
 
 def _refresh(s: Shapes, draw: KernelDraw) -> KernelCall:
@@ -264,8 +247,7 @@ def _topk(s: Shapes, draw: KernelDraw) -> KernelCall:
     _, qdata, scale, delta, a = _weight(s, draw)
     chosen = torch.arange(s.update_rows, device=draw.device) * (s.intermediate // s.update_rows)
     return KernelCall(
-        (qdata, scale, delta, a, chosen),
-        s.update_rows * (2 * s.hidden + 4 * s.rank + 4) + a.nbytes,
+        (qdata, scale, delta, a, chosen), s.update_rows * (2 * s.hidden + 4 * s.rank + 4) + a.nbytes
     )
 
 

@@ -28,9 +28,7 @@ def llama_7b() -> LlamaConfig:
 
 
 def random_model(config: LlamaConfig, device: torch.device) -> PreTrainedModel:
-    """bf16, frozen, in eval mode, with our attention; the same weights at every call on the same
-    kind of device.
-    """
+    """Return a model in bf16, frozen, in eval mode, with our attention; always the same weights."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
             config, dtype=torch.bfloat16, attn_implementation=attention.ATTENTION_NAME

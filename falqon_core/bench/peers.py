@@ -53,9 +53,7 @@ class PeftLora(FrozenBaseMethod):
             parameter.requires_grad_(True)
 
     def change_base(self, model: PreTrainedModel, names: Sequence[str]) -> None:
-        """Replace the linears `names`, in place, before they get their branches; here they stay as
-        they are.
-        """
+        """Replace the linears `names`, in place, before they get their branches; here none is."""
 
     def fuse(self, model: PreTrainedModel) -> None:
         """Make what stands around the linears fast; here as for the melded method."""
@@ -80,9 +78,7 @@ class PeftQLora(PeftLora):
     """
 
     def change_base(self, model: PreTrainedModel, names: Sequence[str]) -> None:
-        """Change one linear at a time, so that each bf16 weight is freed before the next is
-        quantized.
-        """
+        """Change one linear at a time: each bf16 weight is freed before the next is quantized."""
         from bitsandbytes.nn import Linear4bit, Params4bit
 
         for name in names:

@@ -24,9 +24,7 @@ from falqon_core.ops.scaled_mm import gemm_for
 
 @dataclass(frozen=True)
 class TimeLimits:
-    """Seconds: of everything, for each ceiling, for each kernel, for each system and workload in a
-    round.
-    """
+    """Seconds: in all, of each ceiling, each kernel, each system and workload in a round."""
 
     total: float
     ceiling: float

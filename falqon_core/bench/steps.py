@@ -32,7 +32,7 @@ from transformers import LlamaConfig
 
 from falqon_core.bench.model import dimensions_of, llama_7b, random_model
 from falqon_core.bench.peers import PeftLora, PeftQLora, TorchAO
-from falqon_core.bench.timing import Deadline, what_went_wrong
+from falqon_core.bench.timing import Deadline, wait_for_device, what_went_wrong
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import is_allocation_failure
 from falqon_core.data.loader import GPU_ROW_MULTIPLE, Microbatch, microbatches
@@ -74,10 +74,11 @@ SYSTEMS = (
 )
 
 
-class StepSetup(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StepSetup:
     """The model and the step that are measured, the published ones by default."""
 
-    config: LlamaConfig = llama_7b()
+    config: LlamaConfig = field(default_factory=llama_7b)
     rank: int = 64
     num_records: int = 16
     record_tokens: int = 528
@@ -163,9 +164,7 @@ class StepTimings:
 
 
 def workloads(setup: StepSetup) -> tuple[Workload, Workload]:
-    """Return the workloads: all records of one length, padded; and of log-normal lengths,
-    packed.
-    """
+    """Return the workloads: records of one length, padded; and of log-normal lengths, packed."""
     generator = np.random.Generator(np.random.PCG64(0))
 
     def record(length: int) -> TokenSequence:
@@ -191,9 +190,7 @@ def lengths(count: int, longest: int) -> list[int]:
 
 
 def placements(setup: StepSetup) -> list[Placement]:
-    """Return the placements, from the one expected to be fastest to the one that needs the least
-    memory.
-    """
+    """Return the placements, from the fastest expected to the one of least memory."""
     sizes = [setup.num_records * setup.record_tokens]
     while sizes[-1] > setup.record_tokens:
         sizes.append(max(setup.record_tokens, sizes[-1] // 2))
@@ -319,9 +316,7 @@ class MeasuredTraining:
     def _place(
         self, load: Workload, choices: Sequence[Placement]
     ) -> tuple[Placement, list[Microbatch]]:
-        """Warm up in the first of `choices` that memory allows. Raises the error of the last
-        one.
-        """
+        """Warm up in the first of `choices` that memory allows. Raises the error of the last."""
         for choice in choices:
             self._set_checkpointing(choice.checkpointing)
             batches = load.microbatches(choice.microbatch_tokens)
@@ -343,10 +338,10 @@ class MeasuredTraining:
     ) -> Iterator[float]:
         number = 0
         while number < MIN_STEPS or deadline.left > 0:
-            self._wait()
+            wait_for_device(self.device)
             start = time.perf_counter()
             self.step(load, batches)
-            self._wait()
+            wait_for_device(self.device)
             yield time.perf_counter() - start
             number += 1
 
@@ -367,10 +362,6 @@ class MeasuredTraining:
                 if on
                 else forward
             )
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 def _free_memory(device: torch.device) -> None:

@@ -86,29 +86,11 @@ def _kernel_row(result: KernelResult, ceilings: Ceilings) -> Sequence[str]:
     if result.status != MEASURED:
         return result.name, result.shape, result.status
     noise = "exact" if result.sqnr_db is None else f"{result.sqnr_db:.0f}"
-    name = (result.name, result.shape)
-    micros = f"{result.seconds * 1e6:.1f}"
+    rate = (result.flops or result.moved) / result.seconds
+    figures = (f"{rate / 1e9:.0f}", _percent(rate, ceilings.copy_bytes_per_second), "", "")
     if result.flops:
-        rate = result.flops / result.seconds
-        return (
-            *name,
-            micros,
-            "",
-            "",
-            f"{rate / 1e12:.0f}",
-            _percent(rate, ceilings.best_flops),
-            noise,
-        )
-    rate = result.moved / result.seconds
-    return (
-        *name,
-        micros,
-        f"{rate / 1e9:.0f}",
-        _percent(rate, ceilings.copy_bytes_per_second),
-        "",
-        "",
-        noise,
-    )
+        figures = ("", "", f"{rate / 1e12:.0f}", _percent(rate, ceilings.best_flops))
+    return (result.name, result.shape, f"{result.seconds * 1e6:.1f}", *figures, noise)
 
 
 def _steps(report: Report) -> Iterable[str]:
@@ -181,9 +163,7 @@ def _percent(part: float, whole: float) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterable[str]:
-    """Write the rows; one that is short says why in its last cell, and the cells beyond stay
-    empty.
-    """
+    """Write the rows; a short one says why in its last cell, and the cells beyond stay empty."""
     yield _line(head)
     yield "|" + "---|" * len(head)
     for row in rows:

@@ -38,6 +38,12 @@ def median_seconds(
     return statistics.median(measured)
 
 
+def wait_for_device(device: torch.device) -> None:
+    """Wait until all work launched on a GPU is done; a CPU has none left."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 class Deadline:
     """A time limit that has begun."""
 

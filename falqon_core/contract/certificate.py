@@ -58,7 +58,7 @@ class FileHash(Part):
     sha256: str
 
 
-class Base(Part):
+class CertifiedBase(Part):
     name: str
     sha256: str = Field(
         description="of the lines 'sha256  name' of the folder's files, sorted by name"
@@ -73,9 +73,7 @@ class Data(Part):
 
 
 class Training(Part):
-    """`recipe` is what ran, every "auto" resolved, seed included; `metrics` those of the last step
-    and evaluation.
-    """
+    """`recipe`: what ran, every "auto" resolved; `metrics`: of the last step and evaluation."""
 
     recipe: Recipe
     steps: int
@@ -104,7 +102,7 @@ class Device(Part):
     )
 
 
-class Cost(Part):
+class AccruedCost(Part):
     currency: str
     accrued: Decimal = Field(
         description="of all attempts, until the model was trained, compared and about to be "
@@ -115,13 +113,11 @@ class Cost(Part):
 
 
 class Service(Part):
-    """What only the service knows; null for a training by hand. `cost` is null where no price is
-    known.
-    """
+    """Facts of the service; null for a training by hand. `cost` is null where no price is known."""
 
     job: str
     model: str
-    cost: Cost | None
+    cost: AccruedCost | None
 
 
 class Certificate(Part):
@@ -129,7 +125,7 @@ class Certificate(Part):
     checks: list[Check]
     held_out: HeldOut
     canary: Canary
-    base: Base
+    base: CertifiedBase
     data: Data
     training: Training
     software: Software

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from falqon_core.contract.methods import METHODS, MethodName, foreign_options
+from falqon_core.contract.methods import METHOD_SPECS, MethodName, foreign_options
 from falqon_core.contract.recipe_options import AInit, RecipeOptions, UpdateRule
 
 ObjectiveName = Literal["supervised", "dpo"]
@@ -133,7 +133,7 @@ class Recipe(RecipeOptions):
     @property
     def default_learning_rate(self) -> float:
         """Return the automatic rate before the multiplier."""
-        rate = METHODS[self.method].learning_rate
+        rate = METHOD_SPECS[self.method].learning_rate
         if self.update_rule == "topk":
             rate = PUBLISHED_LEARNING_RATE
         elif self.method == "falqon":

@@ -15,11 +15,12 @@ class FalqonError(Exception):
     """Base of every error this package raises on purpose."""
 
     code: ClassVar[str] = "internal_error"
+    default_param: ClassVar[str | None] = None
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message, param)
         self.message = message
-        self.param = param
+        self.param = param or self.default_param
 
     def __str__(self) -> str:
         return self.message
@@ -40,9 +41,7 @@ class DeviceMissing(ConfigError):
 
 
 class DeviceUnfit(ConfigError):
-    """The GPU is here, and something that it needs to train is not; the message says what to
-    install.
-    """
+    """The GPU lacks something that it needs to train; the message says what to install."""
 
     code = "device_unfit"
 
@@ -55,34 +54,37 @@ class MethodNotInstalled(ConfigError):
 
 class DatasetError(UserError):
     code = "invalid_training_file"
+    default_param = "training_file"
 
 
 class ColumnsUnknown(UserError):
     """A table has no columns that are fields of a record, or not those that a mapping names."""
 
     code = "unknown_columns"
+    default_param = "mapping"
 
 
 class SourceUnreadable(UserError):
     """A file is not of the format that it has by its name, or is damaged."""
 
     code = "source_unreadable"
+    default_param = "file"
 
 
 class SourceTooLarge(UserError):
     code = "source_too_large"
+    default_param = "file"
 
 
 class ModelError(UserError):
     """A base model is missing, unsupported, or refused as unsafe (pickles, remote code)."""
 
     code = "model_refused"
+    default_param = "model"
 
 
 class LossNotFinite(UserError):
-    """The loss or the gradient became NaN or infinite, and that update was not applied; or the
-    validation loss did.
-    """
+    """Loss or gradient became NaN or infinite, and nothing was applied; or the validation loss."""
 
     code = "loss_not_finite"
 
@@ -133,8 +135,7 @@ _DISKS_SAY = re.compile(r"No space left on device|Disk quota exceeded|os error (
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return True if `error`, or its cause, says that there is no space left, or none that we may
-    use."""
+    """Return True if `error`, or its cause, says that no space is left, or none that we may use."""
     return any(
         getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
         or _DISKS_SAY.search(str(cause))
@@ -143,11 +144,10 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def blamed_on_model(what: str, error: Exception) -> Exception:
-    """Return the error to raise for a fault of a model's files; a machine without memory or space
-    is not their fault."""
+    """Return the error for a fault of a model's files; lack of memory or space is not theirs."""
     if is_allocation_failure(error) or is_disk_full(error):
         return error
-    return ModelError(f"{what}: {str(error) or type(error).__name__}", "model")
+    return ModelError(f"{what}: {str(error) or type(error).__name__}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

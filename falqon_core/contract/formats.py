@@ -11,7 +11,7 @@ MergedFormat = Literal["fp8", "q4_1"]  # Written from a checkpoint and its base 
 ConvertedFormat = Literal["lora", "bf16", "gguf"]
 FROM_CHECKPOINT: tuple[FormatName, ...] = ("lora", "q4_1")
 
-FORMATS: dict[FormatName, str] = {
+FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
     "fp8": "The merged FP8 checkpoint as it was trained (compressed-tensors): transformers and "
     "vLLM load it.",
     "lora": "The adapter as it was trained, A and B exactly: `PeftModel.from_pretrained` puts it "
@@ -49,6 +49,7 @@ class FormatUnavailable(UserError):
     """The model cannot be had in this form, with the reason."""
 
     code = "format_not_available"
+    default_param = "format"
 
 
 def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, object]) -> None:
@@ -60,15 +61,13 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
         raise FormatUnavailable(
             "format: with update_rule 'topk' there is no adapter: each step's B is rounded into "
             "the FP8 weights and then forgotten, so no "
-            "pair of A and B gives them back; take fp8, bf16 or gguf",
-            "format",
+            "pair of A and B gives them back; take fp8, bf16 or gguf"
         )
     if format == "lora" and recipe.method == "falqon" and recipe.base_copy == "none":
         raise FormatUnavailable(
             "format: with base_copy 'none' there is no adapter: each step is rounded into the FP8 "
             "weights by chance and then forgotten, so "
-            "no pair of A and B gives them back; take fp8, bf16 or gguf",
-            "format",
+            "no pair of A and B gives them back; take fp8, bf16 or gguf"
         )
     if format == "q4_1":
         _check_int4(recipe)
@@ -80,15 +79,13 @@ def _check_int4(recipe: Recipe) -> None:
     if recipe.method != "qa_lora":
         raise FormatUnavailable(
             "format: only method 'qa_lora' trains weights in INT4; take gguf, which "
-            "`llama-quantize` makes smaller",
-            "format",
+            "`llama-quantize` makes smaller"
         )
     group_size = recipe.group_size or DEFAULT_GROUP_SIZE
     if group_size != Q4_1_GROUP_SIZE:
         raise FormatUnavailable(
             f"format: Q4_1 has groups of {Q4_1_GROUP_SIZE} weights, and this model was trained "
-            f"with group_size {group_size}; take fp8, bf16 or gguf",
-            "format",
+            f"with group_size {group_size}; take fp8, bf16 or gguf"
         )
 
 
@@ -109,7 +106,7 @@ def engine_refusal(obstacle: str) -> str:
 def _check_gguf(model_config: dict[str, object]) -> None:
     obstacle = _gguf_obstacle(model_config)
     if obstacle is not None:
-        raise FormatUnavailable(f"format: {obstacle}; take fp8 or bf16", "format")
+        raise FormatUnavailable(f"format: {obstacle}; take fp8 or bf16")
 
 
 def _gguf_obstacle(model_config: dict[str, object]) -> str | None:

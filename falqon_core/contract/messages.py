@@ -32,7 +32,7 @@ MAX_PATH = 4096
 ENDLESS_TEMPLATE = -int(signal.SIGPROF)
 
 
-class Message(BaseModel):
+class TrainerMessage(BaseModel):
     """Numbers are finite and bounded: JSON has no others, and a loss that is not finite stops the
     training before it is sent. A line that breaks a bound is no message.
     """
@@ -40,7 +40,7 @@ class Message(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Started(Message):
+class Started(TrainerMessage):
     type: Literal["started"] = "started"
     total_steps: Step
     start_step: Step = Field(
@@ -59,7 +59,7 @@ class Started(Message):
     activation_checkpointing: bool
 
 
-class StepMetrics(Message):
+class StepMetrics(TrainerMessage):
     """Sent once per optimizer step. `tokens` are real (unpadded) tokens; seconds are monotonic and
     count this attempt only.
 
@@ -102,7 +102,7 @@ class StepMetrics(Message):
     gpu_temperature: Measure | None = Field(None, description="degrees Celsius; null on a CPU")
 
 
-class Evaluated(Message):
+class Evaluated(TrainerMessage):
     type: Literal["evaluated"] = "evaluated"
     step: Step
     valid_loss: Measure
@@ -123,7 +123,7 @@ class Sample(BaseModel):
     expected: Text
 
 
-class Sampled(Message):
+class Sampled(TrainerMessage):
     """Greedy completions, sent with an evaluation."""
 
     type: Literal["sampled"] = "sampled"
@@ -131,7 +131,7 @@ class Sampled(Message):
     samples: list[Sample] = Field(max_length=MAX_SAMPLES)
 
 
-class CheckpointSaved(Message):
+class CheckpointSaved(TrainerMessage):
     """The folder is complete, hashed and renamed into place when this is sent."""
 
     type: Literal["checkpoint"] = "checkpoint"
@@ -142,7 +142,7 @@ class CheckpointSaved(Message):
     metrics: dict[Name, Measure] = Field(max_length=MAX_METRICS)
 
 
-class Merged(Message):
+class Merged(TrainerMessage):
     """The model as it is served: with its adapters merged and rounded to FP8. Both losses are of
     the step whose model is exported, which early stopping chooses.
     """
@@ -153,18 +153,18 @@ class Merged(Message):
     valid_loss_as_served: Measure
 
 
-class Exported(Message):
+class Exported(TrainerMessage):
     type: Literal["exported"] = "exported"
     path: str = Field(max_length=MAX_PATH)
 
 
-class Log(Message):
+class Log(TrainerMessage):
     type: Literal["log"] = "log"
     level: Literal["info", "warn", "error"] = "info"
     text: Text
 
 
-class RecordsWritten(Message):
+class RecordsWritten(TrainerMessage):
     """How far a table has become JSON lines. What was written by then can be read."""
 
     type: Literal["records_written"] = "records_written"
@@ -173,14 +173,14 @@ class RecordsWritten(Message):
     ignored_columns: list[str] = Field([], description="columns that are no field of a record")
 
 
-class Failed(Message):
+class Failed(TrainerMessage):
     type: Literal["failed"] = "failed"
     code: Name
     message: Text
     param: Name | None = None
 
 
-class Finished(Message):
+class Finished(TrainerMessage):
     type: Literal["finished"] = "finished"
     steps: Step
     trained_tokens: Count
@@ -210,7 +210,7 @@ AnyMessage = Annotated[
 _adapter: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
 
 
-def encode(message: Message) -> bytes:
+def encode(message: TrainerMessage) -> bytes:
     """Write one line, newline included."""
     return message.model_dump_json().encode() + b"\n"
 

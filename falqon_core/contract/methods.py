@@ -6,7 +6,8 @@ computes is in the module of its name in `falqon_core.methods`.
 
 import math
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 MethodName = Literal[
     "falqon", "lora", "qlora", "qa_lora", "ir_lora", "fp8_lora", "fp6_lora", "fishman"
@@ -14,7 +15,8 @@ MethodName = Literal[
 Moments = Literal["fp32", "fp8"]
 
 
-class MethodSpec(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
     """`base_bytes`: of a frozen weight while it trains; `state_bytes`: of a trained parameter with
     its gradient and moments. `keeps_inputs`: those of linears whose A trains are kept for backward.
     `options`: fields of a recipe that not all methods have, and this one has. `learning_rate`: the
@@ -34,7 +36,7 @@ class MethodSpec(NamedTuple):
     packages: tuple[str, ...] = ()
 
 
-METHODS: dict[MethodName, MethodSpec] = {
+METHOD_SPECS: dict[MethodName, MethodSpec] = {
     "falqon": MethodSpec(
         title="FALQON",
         paper="NeurIPS 2025",
@@ -110,14 +112,14 @@ METHODS: dict[MethodName, MethodSpec] = {
 
 SMALLEST_GROUP = 8
 LARGEST_GROUP = 1024
-_ALL_OPTIONS = {option for spec in METHODS.values() for option in spec.options}
+_ALL_OPTIONS = {option for spec in METHOD_SPECS.values() for option in spec.options}
 
 
 def foreign_options(method: MethodName) -> dict[str, list[str]]:
     """Return the options that `method` does not have, each with the methods that have it."""
     return {
-        option: [name for name, spec in METHODS.items() if option in spec.options]
-        for option in sorted(_ALL_OPTIONS - set(METHODS[method].options))
+        option: [name for name, spec in METHOD_SPECS.items() if option in spec.options]
+        for option in sorted(_ALL_OPTIONS - set(METHOD_SPECS[method].options))
     }
 
 

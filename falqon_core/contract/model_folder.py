@@ -42,7 +42,7 @@ def check_model_folder(folder: Path) -> dict[str, Any]:
     check_model_files(folder)
     config = read_config(folder)
     if not any(folder.rglob("*.safetensors")):
-        raise ModelError("the folder holds no .safetensors weights", "model")
+        raise ModelError("the folder holds no .safetensors weights")
     return config
 
 
@@ -54,7 +54,7 @@ def check_model_files(folder: Path) -> None:
     reader wait for ever.
     """
     if not folder.is_dir():
-        raise ModelError(f"{folder.name} is not a folder", "model")
+        raise ModelError(f"{folder.name} is not a folder")
     paths = sorted(folder.rglob("*"))
     for path in paths:
         _check_regular(path, path.relative_to(folder).as_posix())
@@ -68,25 +68,21 @@ def check_model_files(folder: Path) -> None:
 
 
 def check_architecture(config: dict[str, Any]) -> None:
-    """Refuse a parsed config.json that describes no decoder, or one of experts. Raises
-    `ModelError`.
-    """
+    """Refuse a config.json, parsed, of no decoder, or of one of experts. Raises `ModelError`."""
     kind = config.get("model_type")
     if not isinstance(kind, str):
-        raise ModelError(f"model type {kind!r} is not supported; it is a name", "model")
+        raise ModelError(f"model type {kind!r} is not supported; it is a name")
     for key, value in _pairs(config):
         if key in EXPERT_KEYS and isinstance(value, int) and value > 1:
             raise ModelError(
                 f"{kind} is a mixture of experts ({key} is {value}), which is not supported; "
-                "choose a dense model",
-                "model",
+                "choose a dense model"
             )
     classes = config.get("architectures") or []
     if classes and not _is_decoder(classes):
         raise ModelError(
             f"architectures {classes!r} is not supported; of a decoder it is one class whose name "
-            f"ends with {CLASS_SUFFIX}",
-            "model",
+            f"ends with {CLASS_SUFFIX}"
         )
 
 
@@ -104,7 +100,7 @@ def check_weights(folder: Path) -> None:
         try:
             check_safetensors(path)
         except UnsoundWeights as error:
-            raise ModelError(str(error), "model") from None
+            raise ModelError(str(error)) from None
 
 
 def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -118,9 +114,9 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         try:
             tensors = check_safetensors(path)
         except UnsoundWeights as error:
-            raise ModelError(str(error), "model") from None
+            raise ModelError(str(error)) from None
         if twice := sorted(tensors.keys() & shapes.keys()):
-            raise ModelError(f"two files hold a tensor {twice[0][:100]!r}", "model")
+            raise ModelError(f"two files hold a tensor {twice[0][:100]!r}")
         shapes |= tensors
     return shapes
 
@@ -132,8 +128,7 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / INDEX).is_file():
         return [folder / name for name in check_index(folder / INDEX)]
     raise ModelError(
-        f"the folder holds neither {SINGLE_FILE} nor {INDEX}, which tells what is in which file",
-        "model",
+        f"the folder holds neither {SINGLE_FILE} nor {INDEX}, which tells what is in which file"
     )
 
 
@@ -144,13 +139,11 @@ def check_index(path: Path) -> list[str]:
     content = read_json(path)
     shards = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(shards, dict):
-        raise ModelError(f"{path.name} has no 'weight_map'", "model")
+        raise ModelError(f"{path.name} has no 'weight_map'")
     names = sorted({str(name) for name in shards.values()})
     for name in names:
         if Path(name).name != name or not (path.parent / name).is_file():
-            raise ModelError(
-                f"{path.name} names {name!r}, which is not a file of the folder", "model"
-            )
+            raise ModelError(f"{path.name} names {name!r}, which is not a file of the folder")
     return names
 
 
@@ -158,14 +151,14 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{path.name} cannot be read: {error}", "model") from None
+        raise ModelError(f"{path.name} cannot be read: {error}") from None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the parsed config.json of a folder. Raises `ModelError`."""
     config = read_json(folder / "config.json")
     if not isinstance(config, dict):
-        raise ModelError("config.json is not a JSON object", "model")
+        raise ModelError("config.json is not a JSON object")
     return config
 
 
@@ -178,12 +171,11 @@ def chooses_implementation(key: str) -> bool:
 def _check_regular(path: Path, name: str) -> None:
     if path.is_dir():
         if path.suffix.lower() in FILE_SUFFIXES:
-            raise ModelError(f"{name} is a folder, and has the name of a file; remove it", "model")
+            raise ModelError(f"{name} is a folder, and has the name of a file; remove it")
     elif not path.is_file():
         raise ModelError(
             f"{name} is no regular file (a pipe, a socket, a device, or a link to nothing); "
-            "remove it",
-            "model",
+            "remove it"
         )
 
 
@@ -193,13 +185,10 @@ def _check_kind(path: Path, name: str) -> None:
     start = b"" if suffix == ".safetensors" else _first_bytes(path)
     if suffix in PICKLE_SUFFIXES or start.startswith(PICKLE_STARTS):
         raise ModelError(
-            f"{name} may hold a pickle, which can run code when loaded; provide safetensors only",
-            "model",
+            f"{name} may hold a pickle, which can run code when loaded; provide safetensors only"
         )
     if suffix in CODE_SUFFIXES or start.startswith(CODE_STARTS):
-        raise ModelError(
-            f"{name} is program code; models that need remote code are refused", "model"
-        )
+        raise ModelError(f"{name} is program code; models that need remote code are refused")
 
 
 def _first_bytes(path: Path) -> bytes:
@@ -211,13 +200,11 @@ def _check_keys(path: Path) -> None:
     for key, value in _pairs(read_json(path)):
         if key in CODE_KEYS:
             raise ModelError(
-                f"{path.name} has {key!r}, so the model needs remote code, which is refused",
-                "model",
+                f"{path.name} has {key!r}, so the model needs remote code, which is refused"
             )
         if chooses_implementation(key) and "/" in json.dumps(value):
             raise ModelError(
-                f"{path.name} has {key!r} with a path in it, which may name code; remove it",
-                "model",
+                f"{path.name} has {key!r} with a path in it, which may name code; remove it"
             )
         if (
             key in ("chat_template", "template")
@@ -240,5 +227,5 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
 
 def _template_too_long(path: Path) -> ModelError:
     return ModelError(
-        f"the chat template in {path.name} is longer than {MAX_TEMPLATE_BYTES >> 10} KiB", "model"
+        f"the chat template in {path.name} is longer than {MAX_TEMPLATE_BYTES >> 10} KiB"
     )

@@ -20,9 +20,7 @@ MAX_BAD_RECORD_FRACTION = 0.1
 
 
 class RecipeOptions(BaseModel):
-    """The numbers and choices of a recipe. Units: tokens and steps are counts, rates are per
-    optimizer step.
-    """
+    """Numbers and choices of a recipe: tokens and steps are counts, rates per optimizer step."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -109,8 +107,7 @@ class RecipeOptions(BaseModel):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
 
     max_seq_length: Annotated[int, Field(ge=8, le=1_048_576)] = Field(
-        2048,
-        description="longer records are cut and counted, longer texts split; dpo: each half",
+        2048, description="longer records are cut and counted, longer texts split; dpo: each half"
     )
     text_overlap_tokens: Annotated[int, Field(ge=0)] | None = Field(
         None,

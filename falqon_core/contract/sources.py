@@ -2,15 +2,16 @@
 
 import re
 import zlib
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
 SourceFormat = Literal["parquet", "csv", "json", "jsonl"]
 ColumnName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 # The column of each field: {"prompt": "question", "completion": "answer"}.
-Mapping = Annotated[dict[ColumnName, ColumnName], Field(min_length=1, max_length=32)]
+ColumnMapping = Annotated[dict[ColumnName, ColumnName], Field(min_length=1, max_length=32)]
 
 HEAD_BYTES = 512  # Bytes of a file that tell its format.
 PARQUET_MAGIC = b"PAR1"
@@ -23,7 +24,8 @@ _TAR_MAGIC = b"ustar"
 _TAR_MAGIC_AT = 257
 
 
-class BinaryFormat(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class BinaryFormat:
     """A format that is no text and is not read, and what to do with it."""
 
     name: str

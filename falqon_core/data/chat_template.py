@@ -25,12 +25,7 @@ from falqon_core.data.content_parts import content_for
 from falqon_core.data.resource_limits import OutOfBounds, run_bounded
 from falqon_core.data.template_message import reasoning_field, template_message
 from falqon_core.data.turn_end import control_tokens, end_before_prompt, end_token
-from falqon_core.records.shapes import (
-    Chat,
-    ChatRecord,
-    CompletionRecord,
-    SupervisedRecord,
-)
+from falqon_core.records.shapes import Chat, ChatRecord, CompletionRecord, SupervisedRecord
 
 # All texts of one record together; its line in the file has at most a quarter of that.
 MAX_RENDERED_CHARACTERS = 32 * 2**20
@@ -84,25 +79,21 @@ def _plain(text: str, spans: list[Span]) -> Rendered:
 
 
 def check_template(template: str) -> None:
-    """Raise `ModelError` for a chat template that is no Jinja; it is parsed once and cached, and
-    nothing is rendered.
-    """
+    """Raise `ModelError` for a chat template that is no Jinja; it is parsed once, not rendered."""
     try:
         run_bounded(lambda: render_jinja_template([], chat_template=template))
     except TemplateSyntaxError as error:
         raise ModelError(
-            f"the model's chat template is no Jinja, line {error.lineno}: {_reason(error)}", "model"
+            f"the model's chat template is no Jinja, line {error.lineno}: {_reason(error)}"
         ) from None
     except Exception as error:  # Any error may come from reading an external program.
-        raise ModelError(
-            f"the model's chat template cannot be read: {_reason(error)}", "model"
-        ) from None
+        raise ModelError(f"the model's chat template cannot be read: {_reason(error)}") from None
 
 
 def _render_chat(record: ChatRecord, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     if tokenizer.chat_template is None:
         raise ModelError(
-            "the training file holds chats, but the model's tokenizer has no chat template", "model"
+            "the training file holds chats, but the model's tokenizer has no chat template"
         )
     chat = RenderedChat(record, tokenizer)
     text = chat.render(len(chat.messages))
@@ -128,8 +119,7 @@ class RenderedChat:
             self.template = tokenizer.get_chat_template(tools=record.tools)
         except ValueError:
             raise ModelError(
-                "the model has several chat templates, and none of them is called 'default'",
-                "model",
+                "the model has several chat templates, and none of them is called 'default'"
             ) from None
         check_template(self.template)
         self.reasoning_field = reasoning_field(self.template)
@@ -147,9 +137,7 @@ class RenderedChat:
 
     @cached_property
     def always_prompts(self) -> bool:
-        """True where the template writes a generation prompt behind every chat, requested or
-        not.
-        """
+        """True where the template writes a generation prompt behind every chat, asked or not."""
         question = [self._question()]
         try:
             return self._render(question, None) == self._render(question, None, True)
@@ -218,18 +206,15 @@ class RenderedChat:
             )
         except OutOfBounds as error:
             raise ModelError(
-                f"the model's chat template {error} for one record, so it is not used", "model"
+                f"the model's chat template {error} for one record, so it is not used"
             ) from None
         except Exception as error:  # A template may raise any error.
             what = "refuses the messages" if messages else "cannot begin with an assistant message"
-            raise DatasetError(
-                f"the model's chat template {what}: {_reason(error)}", "training_file"
-            ) from None
+            raise DatasetError(f"the model's chat template {what}: {_reason(error)}") from None
         if len(text) > MAX_RENDERED_CHARACTERS:
             raise ModelError(
                 "the model's chat template makes more than 32 Mi characters of one record, so it "
-                "is not used",
-                "model",
+                "is not used"
             )
         return str(text)
 
@@ -321,24 +306,19 @@ class RenderedChat:
         )
         if num_rendered > MAX_RENDERED_MESSAGES:
             reason = "the chat is rendered up to each learned turn"
-            raise DatasetError(too_many.format(reason=reason), "training_file")
+            raise DatasetError(too_many.format(reason=reason))
         num_characters = sum(len(part.text) for part in parts)
         if len(parts) > MAX_SEQUENCES or num_characters > MAX_RENDERED_CHARACTERS:
             reason = (
                 "the model's chat template rewrites turns once later ones follow, so that each is "
                 "a sequence of its own"
             )
-            raise DatasetError(too_many.format(reason=reason), "training_file")
+            raise DatasetError(too_many.format(reason=reason))
 
     def _not_served(self, index: int, prompt: str, text: str) -> DatasetError:
-        same = next(
-            (
-                place
-                for place, pair in enumerate(zip(prompt, text, strict=False))
-                if pair[0] != pair[1]
-            ),
-            min(len(prompt), len(text)),
-        )
+        pairs = enumerate(zip(prompt, text, strict=False))
+        shorter = min(len(prompt), len(text))
+        same = next((place for place, (first, second) in pairs if first != second), shorter)
         served = prompt[same:][:MAX_EXCERPT_CHARACTERS]
         written = text[same:][:MAX_EXCERPT_CHARACTERS]
         advice = "write its reasoning (reasoning_content), have the model not reason"
@@ -348,8 +328,7 @@ class RenderedChat:
             f"messages[{index}]: the model's chat template does not write this turn as the "
             f"continuation of its prompt: serving sends {served!r} where the turn has {written!r}, "
             f"so the trained tokens would not be the served ones; {advice} (chat_template_kwargs), "
-            "or give it weight 0",
-            "training_file",
+            "or give it weight 0"
         )
 
 
@@ -371,9 +350,7 @@ def _without(messages: list[dict[str, Any]], field: str) -> list[dict[str, Any]]
 
 
 def _reason(error: Exception) -> str:
-    """The template may have written it: short, and nothing that steers a terminal or that no
-    database keeps.
-    """
+    """Shorten what a template may have written, without what no terminal or database keeps."""
     text = str(error) or type(error).__name__
     return "".join(
         character if character.isprintable() else " " for character in text[:MAX_REASON_CHARACTERS]

@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -37,7 +36,7 @@ from falqon_core.records.shapes import (
     wrong_kind,
 )
 
-BATCH_SIZE = 512
+RECORDS_AT_ONCE = 512
 
 
 @dataclass(frozen=True)
@@ -128,7 +127,8 @@ def with_reference(dataset: Dataset, reference: np.ndarray) -> Dataset:
     return replace(dataset, sequences=pairs)
 
 
-class Encoded(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Encoded:
     """A record and its items: several of a long text. `lengths`: the tokens of each sequence before
     cutting and splitting; `num_cut` counts the tokens that are cut away, or left out because
     nothing is learned of them.
@@ -211,7 +211,7 @@ def encode_file(
     what the records need.
     """
     records = _number_records(path, param, objective)
-    while batch := list(islice(records, BATCH_SIZE)):
+    while batch := list(islice(records, RECORDS_AT_ONCE)):
         yield from _encode_batch(batch, encoder, param)
 
 

@@ -7,7 +7,7 @@ of which each keeps its smallest (an empty one borrows from the next). Two recor
 with the probability of their Jaccard similarity, so the share of buckets in which they agree
 estimates it. Candidates are records that agree in all buckets of one of the bands; each is compared
 with the first of its band's group only, which keeps the work linear. Memory: 144 bytes a record.
-Similarity beyond the first `MAX_CHARACTERS` of a record and among records past
+Similarity beyond the first `MAX_COMPARED_CHARACTERS` of a record and among records past
 `MAX_COMPARED_RECORDS` is not seen.
 """
 
@@ -28,7 +28,7 @@ from falqon_core.records.shapes import (
 
 NEAR_THRESHOLD = 0.8
 PIECE_CHARACTERS = 8
-MAX_CHARACTERS = 100_000
+MAX_COMPARED_CHARACTERS = 100_000
 MAX_COMPARED_RECORDS = 500_000
 MAX_EXAMPLES = 20
 BUCKET_BITS = 6
@@ -113,7 +113,7 @@ def leakage(training: Fingerprints, validation: Fingerprints) -> Leakage:
 
 def signature(text: str) -> np.ndarray:
     """uint16 [SIGNATURE_SIZE]."""
-    text = " ".join(text[:MAX_CHARACTERS].lower().split()).ljust(PIECE_CHARACTERS)
+    text = " ".join(text[:MAX_COMPARED_CHARACTERS].lower().split()).ljust(PIECE_CHARACTERS)
     codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32).astype(np.uint64)
     count = len(codes) - PIECE_CHARACTERS + 1
     pieces = _mix(

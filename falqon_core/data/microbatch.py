@@ -79,9 +79,7 @@ class Microbatch:
 
 @dataclass(frozen=True)
 class MicrobatchPlan:
-    """The sequences that share each forward pass. Its tensors, 24 bytes a token, are made on
-    demand.
-    """
+    """The sequences that share each forward pass. Tensors, 24 bytes a token, are made on demand."""
 
     groups: list[list[Item]]
     packing: bool
@@ -93,10 +91,7 @@ class MicrobatchPlan:
 
 
 def plan_microbatches(
-    items: Sequence[Item],
-    microbatch_tokens: int,
-    packing: bool,
-    multiple_of: int = 1,
+    items: Sequence[Item], microbatch_tokens: int, packing: bool, multiple_of: int = 1
 ) -> MicrobatchPlan:
     """Put all `items`, each once, in forward passes of at most `microbatch_tokens` positions.
 
@@ -111,10 +106,7 @@ def plan_microbatches(
 
 
 def microbatches(
-    items: Sequence[Item],
-    microbatch_tokens: int,
-    packing: bool,
-    multiple_of: int = 1,
+    items: Sequence[Item], microbatch_tokens: int, packing: bool, multiple_of: int = 1
 ) -> list[Microbatch]:
     """Return the forward passes of `plan_microbatches`, all of them made."""
     plan = plan_microbatches(items, microbatch_tokens, packing, multiple_of)
@@ -208,9 +200,7 @@ def _pad(sequences: list[TokenSequence], reference: torch.Tensor | None) -> Micr
 
 
 def _rectangles(lengths: list[int], capacity: int) -> Iterator[list[int]]:
-    """Yield indices from long to short, in groups whose count times longest stays within
-    `capacity`.
-    """
+    """Yield indices, long to short, in groups whose count times longest is within `capacity`."""
     group: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if group and lengths[group[0]] * (len(group) + 1) > capacity:

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Bins of indices into `lengths`, each index once. Raises `ValueError` when one length exceeds
-    `capacity`.
-    """
+    """Return bins of indices into `lengths`. Raises `ValueError` for a length above `capacity`."""
     bins: list[list[int]] = []
     room: list[tuple[int, int]] = []  # (free, bin), ascending
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

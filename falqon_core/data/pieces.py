@@ -33,8 +33,7 @@ def split_text(
     if stride < 1 or num_left > MAX_PIECES * stride:
         raise DatasetError(
             f"a text of {len(text)} tokens becomes more than {MAX_PIECES} sequences of "
-            f"{max_length}; raise max_seq_length, or write it as several records",
-            "training_file",
+            f"{max_length}; raise max_seq_length, or write it as several records"
         )
     pieces = []
     for start in range(0, num_left, stride):

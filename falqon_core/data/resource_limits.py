@@ -16,7 +16,9 @@ from typing import TypeVar
 
 CPU_SECONDS = 2.0
 FATAL_CPU_SECONDS = 10.0
-MEMORY_BYTES = 2**30  # The limit is on top of the memory that the process has taken before.
+TEMPLATE_MEMORY_BYTES = (
+    2**30
+)  # The limit is on top of the memory that the process has taken before.
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 Result = TypeVar("Result")
@@ -27,9 +29,7 @@ class OutOfBounds(Exception):
 
 
 def run_bounded(function: Callable[[], Result]) -> Result:
-    """Call `function` and return its result. Raises `OutOfBounds` where it exceeds time or memory,
-    and its own errors.
-    """
+    """Call `function`. Raises its errors, and `OutOfBounds` where it exceeds time or memory."""
     before = signal.signal(signal.SIGVTALRM, _too_slow)
     memory = resource.getrlimit(resource.RLIMIT_AS)
     try:
@@ -38,7 +38,7 @@ def run_bounded(function: Callable[[], Result]) -> Result:
         signal.setitimer(signal.ITIMER_VIRTUAL, CPU_SECONDS)
         return function()
     except MemoryError:
-        raise OutOfBounds(f"needs more than {MEMORY_BYTES >> 30} GiB of memory") from None
+        raise OutOfBounds(f"needs more than {TEMPLATE_MEMORY_BYTES >> 30} GiB of memory") from None
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -54,15 +54,13 @@ def _memory_limit(now: tuple[int, int]) -> tuple[int, int]:
     soft, hard = now
     if sys.platform != "linux":
         return now
-    limit = _num_pages() * PAGE_BYTES + MEMORY_BYTES
+    limit = _num_pages() * PAGE_BYTES + TEMPLATE_MEMORY_BYTES
     limits = [value for value in (soft, hard) if value != resource.RLIM_INFINITY]
     return min([limit, *limits]), hard
 
 
 def _num_pages() -> int:
-    """Return the pages that this process has taken: read bare, since a chat asks at each of its
-    renderings.
-    """
+    """Return this process's pages: read bare, since a chat asks at each of its renderings."""
     descriptor = os.open("/proc/self/statm", os.O_RDONLY)
     try:
         return int(os.read(descriptor, 32).split()[0])

@@ -12,7 +12,6 @@ tokenizer that puts a space before any text puts one before a completion that is
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -140,7 +139,8 @@ class Tokens:
     ends: np.ndarray
 
 
-class Encoding(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Encoding:
     """One encoded record. `lengths`: the tokens of each sequence before it was cut, also of those
     that are left out because all their targets were cut off.
     """
@@ -180,8 +180,7 @@ class Encoder:
         if not tokenizer.is_fast:
             raise ModelError(
                 "the model has no tokenizer.json, which is needed to place the loss on the right "
-                "tokens",
-                "model",
+                "tokens"
             )
         self.tokenizer = tokenizer
         self.max_seq_length = max_seq_length
@@ -280,8 +279,7 @@ class Encoder:
         if self.tokenizer.eos_token_id is None:
             raise ModelError(
                 "the model's tokenizer has no end-of-sequence token, which plain text and "
-                "prompt/completion need",
-                "model",
+                "prompt/completion need"
             )
         return self.tokenizer.eos_token_id
 
@@ -289,20 +287,15 @@ class Encoder:
 def _melts(text: str, start: int) -> DatasetError:
     return DatasetError(
         f"the tokenizer joins the end of the prompt {text[max(0, start - 12) : start]!r} with the "
-        "start of what follows "
-        f"{text[start : start + 12]!r}, so the trained tokens would not be the served ones; move "
-        "the white space between them to the "
-        "other side or remove it",
-        "training_file",
+        f"start of what follows {text[start : start + 12]!r}, so the trained tokens would not be "
+        "the served ones; move the white space between them to the other side or remove it"
     )
 
 
 def _begin_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens that the tokenizer puts before any plain text: usually one
-    begin-of-sequence token, or none.
-    """
+    """Return the tokens that the tokenizer puts before any plain text: usually one, or none."""
     body = tokenizer("a", add_special_tokens=False)["input_ids"]
     if not body:
-        raise ModelError("the model's tokenizer is empty: it finds no token in 'a'", "model")
+        raise ModelError("the model's tokenizer is empty: it finds no token in 'a'")
     whole = tokenizer("a")["input_ids"]
     return whole[: whole.index(body[0])]

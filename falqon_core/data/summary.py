@@ -1,6 +1,4 @@
-"""Counts of a training's data besides its records and tokens: checkpoints keep them and the card
-shows them.
-"""
+"""Counts of a training's data besides records and tokens, for checkpoints and the card."""
 
 from pydantic import BaseModel, ConfigDict
 

@@ -43,8 +43,10 @@ def set_template_defaults(
 def _with_defaults(template: str, values: Mapping[str, TemplateValue]) -> str:
     """Put the defaults on a line of their own, which leaves no trace in what is rendered."""
     defaults = "".join(
-        f"{{% if {name} is not defined %}}{{% set {name} = {_literal(value)} %}}{{% endif %}}"
+        f"{{% if {name} is not defined %}}{{% set {name} = {literal} %}}{{% endif %}}"
         for name, value in values.items()
+        # Jinja reads a value as JSON writes it.
+        if (literal := json.dumps(value, ensure_ascii=False))
     )
     whole = f"{defaults}\n{template}"
     if len(whole.encode()) > MAX_TEMPLATE_BYTES:
@@ -54,8 +56,3 @@ def _with_defaults(template: str, values: Mapping[str, TemplateValue]) -> str:
             "chat_template_kwargs",
         )
     return whole
-
-
-def _literal(value: TemplateValue) -> str:
-    """Write a value as Jinja reads it."""
-    return json.dumps(value, ensure_ascii=False)

@@ -33,7 +33,6 @@ def template_message(message: ChatMessage, template: str, reasoning: str) -> dic
         except BadRecord:
             name = call["function"]["name"]
             raise DatasetError(
-                f"the arguments of the call to {name!r} are not a JSON object in a string",
-                "training_file",
+                f"the arguments of the call to {name!r} are not a JSON object in a string"
             ) from None
     return plain

@@ -25,9 +25,7 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
 
 
 def end_token(text: str, tokens: ControlTokens) -> str:
-    """Return the control token that `text` ends with, or nothing; of several the first in the order
-    of their texts.
-    """
+    """Return the control token that `text` ends with, or nothing; of several the first by text."""
     ends = (text[-length:] for length in tokens.lengths)
     return min((end for end in ends if end in tokens.texts), default="")
 

@@ -5,7 +5,7 @@ backward.
 from dataclasses import dataclass
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.dimensions import ModelDimensions
 
 
@@ -39,7 +39,7 @@ def adapter_size(dimensions: ModelDimensions, recipe: Recipe) -> AdapterSize:
         per_rank = dimensions.num_layers * recipe.rank
         a = per_rank * group.num_linears * (group.num_inputs // pooled)
         b = per_rank * group.num_outputs
-        keeps_input = trains_a and METHODS[recipe.method].keeps_inputs
+        keeps_input = trains_a and METHOD_SPECS[recipe.method].keeps_inputs
         size = AdapterSize(
             frozen_a=size.frozen_a + (0 if trains_a else a),
             b_of_frozen=size.b_of_frozen + (0 if trains_a else b),

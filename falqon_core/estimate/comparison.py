@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.methods import METHODS, MethodName
+from falqon_core.contract.methods import METHOD_SPECS, MethodName
 
 MIB = 2**20
 GIB = 2**30
@@ -142,7 +142,7 @@ def sort_rows(
     rows: Iterable[ComparisonRow], field: str, *, descending: bool = False
 ) -> list[ComparisonRow]:
     """Sort by a column, rows without a value last in either direction."""
-    order = list(METHODS)
+    order = list(METHOD_SPECS)
 
     def key(row: ComparisonRow) -> Any:
         return order.index(row.method) if field == "method" else getattr(row, field)

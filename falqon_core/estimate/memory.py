@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from itertools import product
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.contract.recipe_options import BaseCopy
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import ModelDimensions
@@ -51,7 +51,7 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
     smallest, one longest record.
     """
     size = adapter_size(dimensions, recipe)
-    spec = METHODS[recipe.method]
+    spec = METHOD_SPECS[recipe.method]
     is_melded = recipe.method == "falqon"
     weight = _weight_bytes(recipe, device_is_cpu)
     backbone = round(weight * dimensions.num_linear_parameters)
@@ -89,7 +89,7 @@ def _weight_bytes(recipe: Recipe, device_is_cpu: bool) -> float:
     its base.
     """
     if recipe.method != "falqon":
-        return METHODS[recipe.method].base_bytes
+        return METHOD_SPECS[recipe.method].base_bytes
     row = 2 if device_is_cpu else 1  # bf16 values, or e4m3 codes
     if recipe.update_rule == "topk":
         return row

@@ -22,6 +22,7 @@ from torch import Tensor
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.formats import check_format
+from falqon_core.files import write_json
 
 PEFT_PREFIX = "base_model.model."
 TRAINED_B = (".delta", ".lora_b")
@@ -59,9 +60,7 @@ def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    (folder / "adapter_config.json").write_text(
-        json.dumps(config, indent=2) + "\n", encoding="utf-8"
-    )
+    write_json(folder / "adapter_config.json", config)
     return recipe
 
 

@@ -2,7 +2,7 @@
 
 It paints its own background, so it reads the same on light and dark pages, and holds shapes and
 text only: no script, no style sheet, nothing that is fetched. Equal points give equal bytes. Of
-more points than `MAX_POINTS` an even choice is drawn.
+more points than `MAX_CURVE_POINTS` an even choice is drawn.
 """
 
 import math
@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
-Point = tuple[int, float]  # A step and its loss.
+CurvePoint = tuple[int, float]  # A step and its loss.
 
 CURVE_FILE = "training_curve.svg"
-MAX_POINTS = 300
+MAX_CURVE_POINTS = 300
 WIDTH, HEIGHT = 720, 360
 # The edges of the plot within the picture.
 LEFT = 64
@@ -23,10 +23,10 @@ BOTTOM = 308
 TRAIN_COLOUR, VALID_COLOUR, TEXT_COLOUR, GRID_COLOUR = "#2563eb", "#c2410c", "#374151", "#e5e7eb"
 
 
-def draw_curve(train: Sequence[Point], valid: Sequence[Point]) -> str:
+def draw_curve(train: Sequence[CurvePoint], valid: Sequence[CurvePoint]) -> str:
     """`train` has a finite loss at least; values that are not finite are left out."""
     lines = [
-        evenly([point for point in points if math.isfinite(point[1])], MAX_POINTS)
+        evenly([point for point in points if math.isfinite(point[1])], MAX_CURVE_POINTS)
         for points in (train, valid)
     ]
     points = [point for line in lines for point in line]

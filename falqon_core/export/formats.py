@@ -11,14 +11,14 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from falqon_core.contract.certificate import CERTIFICATE
-from falqon_core.contract.formats import FORMATS, ConvertedFormat, FormatName
+from falqon_core.contract.formats import FORMAT_DESCRIPTIONS, ConvertedFormat, FormatName
 from falqon_core.contract.layout import SHA256SUMS
 from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.export.adapter import write_adapter
 from falqon_core.export.checksums import write_sha256sums
 from falqon_core.export.gguf import write_gguf
 from falqon_core.export.merged import write_merged
-from falqon_core.export.provenance import CARD_TAG, HUB_ID, Fields, card_fields, copy_licence
+from falqon_core.export.provenance import CARD_TAG, HUB_ID, CardFields, card_fields, copy_licence
 from falqon_core.files import staged_folder, write_whole
 
 
@@ -58,7 +58,7 @@ def write_format(
 
 
 def document_format(
-    format: FormatName, source: Path, folder: Path, name: str, fields: Fields, use: str = ""
+    format: FormatName, source: Path, folder: Path, name: str, fields: CardFields, use: str = ""
 ) -> None:
     """Write all that stands around the weights in `folder`: a card with `use` in it, the licence
     that `source` has, and checksums.
@@ -68,7 +68,7 @@ def document_format(
     write_sha256sums(folder)
 
 
-def _card(format: FormatName, name: str, fields: Fields, use: str) -> str:
+def _card(format: FormatName, name: str, fields: CardFields, use: str) -> str:
     library = {"lora": "peft", "gguf": "gguf", "q4_1": "gguf"}.get(format, "transformers")
     front_matter = ModelCardData(
         library_name=library, pipeline_tag="text-generation", tags=[CARD_TAG, format], **fields
@@ -78,7 +78,7 @@ def _card(format: FormatName, name: str, fields: Fields, use: str) -> str:
 ---
 # {name}
 
-{FORMATS[format]}
+{FORMAT_DESCRIPTIONS[format]}
 
 {use}`sha256sum -c {SHA256SUMS}` verifies a download.
 """

@@ -22,7 +22,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from falqon_core.files import staged_folder
+from falqon_core.files import staged_folder, write_json
 
 
 @runtime_checkable
@@ -37,6 +37,12 @@ class QuantizedLinear(Protocol):
         ...
 
 
+def quantized_linears(model: nn.Module) -> dict[str, QuantizedLinear]:
+    """Return the linears of a model that hold FP8 codes, by name."""
+    modules = model.named_modules()
+    return {name: module for name, module in modules if isinstance(module, QuantizedLinear)}
+
+
 def export_fp8(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -46,11 +52,7 @@ def export_fp8(
     """Write the checkpoint folder, whole or not at all; an existing one is replaced. Larger
     checkpoints get several files and an index.
     """
-    quantized = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, QuantizedLinear)
-    }
+    quantized = quantized_linears(model)
     unquantized = [
         name
         for name, module in model.named_modules()
@@ -58,9 +60,7 @@ def export_fp8(
     ]
     with staged_folder(folder) as staging:
         save_torch_state_dict(_tensors(model, quantized), staging, max_shard_size=max_shard_size)
-        (staging / "config.json").write_text(
-            json.dumps(_config(model, unquantized), indent=2) + "\n", encoding="utf-8"
-        )
+        write_json(staging / "config.json", _config(model, unquantized))
         if model.generation_config is not None:
             model.generation_config.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
@@ -81,9 +81,7 @@ def _tensors(
 
 
 def plain_tensors(model: PreTrainedModel, without: Container[str] = ()) -> dict[str, torch.Tensor]:
-    """Return the tensors of a model beside those of the modules `without`, bf16 on the CPU, by
-    name.
-    """
+    """Return a model's tensors beside those of the modules `without`, bf16 on the CPU, by name."""
     tensors: dict[str, torch.Tensor] = {}
     written: set[tuple[int, torch.Size]] = set()
     for name, value in model.state_dict().items():

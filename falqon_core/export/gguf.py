@@ -15,13 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import (
-    GGML_QUANT_VERSION,
-    GGMLQuantizationType,
-    GGUFWriter,
-    LlamaFileType,
-    TokenType,
-)
+from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
 from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
@@ -138,8 +132,7 @@ def _pre_tokenizer(described: dict[str, Any]) -> str:
             return name
     raise FormatUnavailable(
         "format: the GGUF export does not know how this model's tokenizer splits text; take fp8 or "
-        "bf16",
-        "format",
+        "bf16"
     )
 
 

@@ -2,7 +2,6 @@
 without its `quantization_config`.
 """
 
-import json
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from falqon_core.contract.layout import SHA256SUMS
 from falqon_core.contract.model_folder import read_config
 from falqon_core.export.curve import CURVE_FILE
 from falqon_core.export.reading import is_ours, load_dequantized
+from falqon_core.files import write_json
 
 REPLACED_FILES = {
     "config.json",
@@ -32,7 +32,7 @@ def write_merged(model: Path, folder: Path, max_shard_size: str = "5GB") -> None
         raise ModelError(f"{model.name} is no model in FP8 that was trained here", "source")
     save_torch_state_dict(load_dequantized(model), folder, max_shard_size=max_shard_size)
     del config["quantization_config"]
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / "config.json", config)
     for path in model.iterdir():
         if path.is_file() and path.name not in REPLACED_FILES and path.suffix != ".safetensors":
             shutil.copyfile(path, folder / path.name)

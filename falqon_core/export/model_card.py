@@ -4,17 +4,17 @@ it, how it was trained and on what, and what it cannot do.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from huggingface_hub import ModelCardData
 
 from falqon_core.contract.certificate import CERTIFICATE, Certificate, Check
 from falqon_core.contract.config import ObjectiveName, Recipe
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.data.summary import DataSummary
 from falqon_core.export.curve import CURVE_FILE, draw_curve, evenly
-from falqon_core.export.provenance import CARD_TAG, Fields
+from falqon_core.export.provenance import CARD_TAG, CardFields
 from falqon_core.files import write_whole
 
 MAX_TABLE_ROWS = 20
@@ -22,16 +22,17 @@ OBJECTIVES: dict[ObjectiveName, str] = {
     "supervised": "Supervised fine-tuning",
     "dpo": "Direct preference optimization (DPO) against the base model",
 }
-HELD_OUT = (
+HELD_OUT_NOTE = (
     "The validation loss says how well it predicts records like the training records, "
     "and nothing more."
 )
-NOT_HELD_OUT = (
+NOT_HELD_OUT_NOTE = (
     "There is no validation loss: nothing here says how well it does on what it has not seen."
 )
 
 
-class TrainingRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
     """One line of the training table. Losses are means, in nats: over the labels, or with
     objective "dpo" over the pairs.
     """
@@ -46,7 +47,7 @@ def write_model_card(
     folder: Path,
     *,
     base_model: str,
-    fields: Fields,
+    fields: CardFields,
     recipe: Recipe,
     rows: Sequence[TrainingRow],
     num_records: int,
@@ -74,7 +75,7 @@ def write_model_card(
     card = f"""---
 {front_matter.to_yaml()}
 ---
-# {base_model}, fine-tuned with {METHODS[recipe.method].title}
+# {base_model}, fine-tuned with {METHOD_SPECS[recipe.method].title}
 
 A merged FP8 checkpoint: every linear layer of the decoder holds e4m3 codes with one scale per
 output row, activations are quantized per token while serving, everything else is bf16. The format
@@ -119,7 +120,7 @@ bf16 weights.
 It inherits the licence, the knowledge and the biases of its base model, and has learned only what
 the training records show.
 Losses are measured during training, before the activations are quantized by the serving engine.
-{HELD_OUT if valid_losses else NOT_HELD_OUT}
+{HELD_OUT_NOTE if valid_losses else NOT_HELD_OUT_NOTE}
 It was put to no benchmark, and to no test of whether its answers are safe.
 """
     write_whole(folder / "README.md", card)
@@ -127,7 +128,7 @@ It was put to no benchmark, and to no test of whether its answers are safe.
 
 def _method(recipe: Recipe, certificate: Certificate | None) -> str:
     """Return a paragraph on the method, and on the cost of merging."""
-    spec = METHODS[recipe.method]
+    spec = METHOD_SPECS[recipe.method]
     text = f"Method: {spec.title} ({spec.paper}): {spec.summary}."
     if recipe.method == "falqon":
         return text
@@ -235,7 +236,8 @@ def thin_rows(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
     those with a validation loss.
     """
     validated = [row for row in rows if row.valid_loss is not None]
-    return sorted({*evenly(rows, MAX_TABLE_ROWS), *evenly(validated, MAX_TABLE_ROWS)})
+    chosen = {*evenly(rows, MAX_TABLE_ROWS), *evenly(validated, MAX_TABLE_ROWS)}
+    return sorted(chosen, key=lambda row: row.step)
 
 
 def _row(row: TrainingRow) -> str:

@@ -23,10 +23,10 @@ FRONT_MATTER = re.compile(r"---\r?\n(.*?)\r?\n---(\s|$)", re.DOTALL)
 MAX_FIELD = 500
 MAX_FILE_BYTES = 2**20
 
-Fields = dict[str, Any]
+CardFields = dict[str, Any]
 
 
-def card_fields(source: Path, name: str) -> Fields:
+def card_fields(source: Path, name: str) -> CardFields:
     """Return the front matter of a card: `base_model`, unless the Hub would not take it, and the
     licence that `source` declares.
 

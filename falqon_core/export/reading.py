@@ -39,7 +39,7 @@ def load_dequantized(folder: Path) -> dict[str, Tensor]:
     """
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
-        raise ModelError(f"{folder.name} holds no safetensors file", "model")
+        raise ModelError(f"{folder.name} holds no safetensors file")
     check_weights(folder)
     return _load_dequantized(paths)
 
@@ -51,12 +51,12 @@ def _load_dequantized(paths: Iterable[Path]) -> dict[str, Tensor]:
     for name in [name for name in tensors if name.endswith(SCALE_SUFFIX)]:
         weight = name.removesuffix(SCALE_SUFFIX)
         if weight not in tensors:
-            raise ModelError(f"{name} is there without {weight}", "model")
+            raise ModelError(f"{name} is there without {weight}")
         # e4m3 [O, I] times scale [O, 1]; exact in bf16, where a scale is a power of two.
         tensors[weight] = (tensors[weight].float() * tensors.pop(name)).to(torch.bfloat16)
     for name, value in tensors.items():
         if value.dtype == torch.float8_e4m3fn:
-            raise ModelError(f"{name} is there without {name}{SCALE_SUFFIX}", "model")
+            raise ModelError(f"{name} is there without {name}{SCALE_SUFFIX}")
     return tensors
 
 

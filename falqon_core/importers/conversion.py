@@ -50,7 +50,7 @@ def decoder_config(config: dict[str, Any]) -> dict[str, Any]:
     """Return the parsed config.json of the text decoder within, as if its weights were plain."""
     inner = config.get(TEXT_CONFIG_KEY, config)
     if not isinstance(inner, dict):
-        raise ModelError(f"{TEXT_CONFIG_KEY} of config.json is not a JSON object", "model")
+        raise ModelError(f"{TEXT_CONFIG_KEY} of config.json is not a JSON object")
     plain = {key: value for key, value in inner.items() if key != QUANTIZATION_KEY}
     return plain if TEXT_CONFIG_KEY not in config else _defaults(plain.get("model_type")) | plain
 
@@ -86,7 +86,7 @@ def convert_decoder(source: Path, config: dict[str, Any], output: Path) -> list[
 def _defaults(kind: object) -> dict[str, Any]:
     """Return the dimensions that transformers takes where the config of a part leaves them out."""
     if kind not in CONFIG_MAPPING:
-        raise ModelError(f"model type {kind!r} is not supported", "model")
+        raise ModelError(f"model type {kind!r} is not supported")
     defaults = CONFIG_MAPPING[kind]().to_dict()
     return {key: defaults[key] for key in DIMENSIONS if key in defaults}
 
@@ -125,7 +125,7 @@ def _load(
         raise blamed_on_model("the weights cannot be converted to bf16", error) from error
     if missing := sorted(loading["missing_keys"]):
         raise ModelError(
-            f"the model's files lack {len(missing)} tensors, the first is {missing[0]}", "model"
+            f"the model's files lack {len(missing)} tensors, the first is {missing[0]}"
         )
     return model
 
@@ -135,7 +135,7 @@ def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:
     nested = inner.get(QUANTIZATION_KEY) if isinstance(inner, dict) else None
     described = config.get(QUANTIZATION_KEY, nested)
     if described is not None and not isinstance(described, dict):
-        raise ModelError(f"{QUANTIZATION_KEY} of config.json is not a JSON object", "model")
+        raise ModelError(f"{QUANTIZATION_KEY} of config.json is not a JSON object")
     return described
 
 
@@ -155,12 +155,12 @@ def _check_scales(model: PreTrainedModel) -> None:
             is_sound &= state.state2.absmax.numel() == num_outer_blocks
             is_sound &= state.state2.code.numel() == 256
         if not is_sound:
-            raise ModelError(f"{name}.weight has not the scales that its blocks need", "model")
+            raise ModelError(f"{name}.weight has not the scales that its blocks need")
 
 
 def _num_blocks(num_values: int, block_size: object) -> int:
     if not isinstance(block_size, int) or block_size < 1:
-        raise ModelError(f"the weights are in blocks of {str(block_size)[:40]}", "model")
+        raise ModelError(f"the weights are in blocks of {str(block_size)[:40]}")
     return math.ceil(num_values / block_size)
 
 
@@ -177,8 +177,7 @@ def _loading_options(quantization: dict[str, Any]) -> dict[str, QuantizationConf
         return {}
     raise ModelError(
         f"the model is quantized already ({_describe(quantization)}), which cannot be undone here; "
-        "provide its bf16 or fp32 weights",
-        "model",
+        "provide its bf16 or fp32 weights"
     )
 
 

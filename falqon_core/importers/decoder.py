@@ -26,14 +26,12 @@ def build_decoder(folder: Path, dimensions: ModelDimensions) -> PreTrainedModel:
     """
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    # An external config may raise any error, and only the config is read here.
-    except Exception as error:
-        raise blamed_on_model("config.json describes no model that can be built", error) from error
-    model_class = decoder_class(config)
-    try:
+        model_class = decoder_class(config)
         with torch.device("meta"):
             model = model_class(config)
-    except Exception as error:  # An external config may raise any error here as well.
+    except ModelError:
+        raise
+    except Exception as error:  # An external config may raise any error.
         raise blamed_on_model("config.json describes no model that can be built", error) from error
     _check_modules(model, dimensions)
     return model
@@ -50,8 +48,7 @@ def decoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     if config.architectures not in (None, [], [model_class.__name__]):
         raise ModelError(
             f"architectures {config.architectures!r} is not supported; of a {kind} model it is "
-            f"[{model_class.__name__!r}]",
-            "model",
+            f"[{model_class.__name__!r}]"
         )
     unknown = set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES
     if unknown:
@@ -98,4 +95,4 @@ def _describe(shapes: Mapping[str, tuple[int, ...]]) -> str:
 
 
 def _unsupported(kind: str, reason: str) -> ModelError:
-    return ModelError(f"model type {kind!r} is not supported: {reason}", "model")
+    return ModelError(f"model type {kind!r} is not supported: {reason}")

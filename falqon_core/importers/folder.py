@@ -7,7 +7,6 @@ config, tokenizer and weights must fit one another (`soundness`). What is no pla
 one first, if it can be (`conversion`).
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -31,11 +30,8 @@ from falqon_core.contract.model_folder import (
     weight_shapes,
 )
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.importers.conversion import (
-    check_quantization,
-    convert_decoder,
-    decoder_config,
-)
+from falqon_core.files import write_json
+from falqon_core.importers.conversion import check_quantization, convert_decoder, decoder_config
 from falqon_core.importers.decoder import build_decoder
 from falqon_core.importers.soundness import check_generation, check_tensors, check_tokenizer
 
@@ -54,9 +50,7 @@ Transfer = Callable[[Path, Path], object]
 
 
 def copy_model(source: Path, output: Path) -> list[str]:
-    """Copy `source` into the existing, empty folder `output`; return, in sentences, the changed.
-    Raises `ModelError`.
-    """
+    """Copy `source` into the empty folder `output`; return the changes. Raises `ModelError`."""
     return _take(source, output, shutil.copyfile)
 
 
@@ -74,7 +68,7 @@ def _take(source: Path, output: Path, transfer: Transfer, origin: str | None = N
     check_quantization(config)
     dimensions = ModelDimensions.from_config(plain)
     if not (source / "tokenizer.json").is_file():
-        raise ModelError("the folder holds no tokenizer.json", "model")
+        raise ModelError("the folder holds no tokenizer.json")
     check_weights(source)
     shapes = weight_shapes(source)
     files = [path for path in sorted(source.iterdir()) if path.is_file() and _is_wanted(path.name)]
@@ -96,7 +90,7 @@ def _take(source: Path, output: Path, transfer: Transfer, origin: str | None = N
         if path.suffix != WEIGHTS_SUFFIX:
             transfer(path, output / path.name)
     config = _without_private_keys(config) | ({ORIGIN_KEY: origin} if origin else {})
-    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(output / "config.json", config)
     check_tensors(build_decoder(output, dimensions), shapes)
     check_tokenizer(output, dimensions.vocab_size)
     check_generation(output)
@@ -137,7 +131,7 @@ def _check_file(path: Path) -> None:
     if path.parent.parent.name == "snapshots":
         homes.append((path.parents[2] / "blobs").resolve())
     if not any(path.resolve().is_relative_to(home) for home in homes):
-        raise ModelError(f"{path.name} is a link that leads out of the folder", "model")
+        raise ModelError(f"{path.name} is a link that leads out of the folder")
 
 
 def _without_private_keys(value: Any) -> Any:

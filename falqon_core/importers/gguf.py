@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 
 from falqon_core.contract.errors import ModelError, blamed_on_model
 from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.files import write_json
 from falqon_core.importers.bfloat16 import save_bfloat16, to_bfloat16
 from falqon_core.importers.decoder import build_decoder
 from falqon_core.importers.gguf_header import check_gguf
@@ -51,7 +52,7 @@ def convert_gguf(source: Path, output: Path) -> list[str]:
         check_gguf(source)
         reader = GGUFReader(source)
     except (OSError, ValueError, IndexError, KeyError) as error:
-        raise ModelError(f"{source.name} cannot be read as GGUF: {error}", "model") from None
+        raise ModelError(f"{source.name} cannot be read as GGUF: {error}") from None
     config = _config(reader)
     dimensions = ModelDimensions.from_config(config)
     tensors = {_name(tensor.name): tensor for tensor in reader.tensors}
@@ -59,7 +60,7 @@ def convert_gguf(source: Path, output: Path) -> list[str]:
         name: tuple(int(size) for size in reversed(tensor.shape))
         for name, tensor in tensors.items()
     }
-    _write_json(output / "config.json", config)
+    write_json(output / "config.json", config)
     check_tensors(build_decoder(output, dimensions), shapes)
     _save_tokenizer(source, config, output)
     _drop_foreign_tokens(
@@ -72,7 +73,7 @@ def convert_gguf(source: Path, output: Path) -> list[str]:
         for key in ("bos_token_id", "eos_token_id", "pad_token_id")
         if key in config
     }
-    _write_json(output / "generation_config.json", ids)
+    write_json(output / "generation_config.json", ids)
     licence = _field(reader, "general.license")
     if isinstance(licence, str) and LICENCE_NAME.fullmatch(licence):
         (output / "README.md").write_text(
@@ -93,31 +94,29 @@ def _config(reader: GGUFReader) -> dict[str, Any]:
     if not isinstance(architecture, str) or architecture not in MODEL_CLASSES:
         raise ModelError(
             f"GGUF architecture {architecture!r} is not supported; supported: "
-            f"{', '.join(MODEL_CLASSES)}",
-            "model",
+            f"{', '.join(MODEL_CLASSES)}"
         )
     if _field(reader, f"{architecture}.expert_count", 0):
-        raise ModelError("mixtures of experts are not supported", "model")
+        raise ModelError("mixtures of experts are not supported")
     if (
         _field(reader, f"{architecture}.rope.scaling.type", "none") != "none"
         or "rope_freqs.weight" in names
     ):
         raise ModelError(
             "the file has scaled rotary embeddings, which a GGUF describes only in part; import "
-            "the safetensors model",
-            "model",
+            "the safetensors model"
         )
 
     def value(key: str) -> Any:
         content = _field(reader, f"{architecture}.{key}")
         if content is None:
-            raise ModelError(f"the GGUF file lacks {architecture}.{key}", "model")
+            raise ModelError(f"the GGUF file lacks {architecture}.{key}")
         return content
 
     def count(key: str) -> int:
         content = value(key)
         if type(content) is not int or content < 1:
-            raise ModelError(f"{architecture}.{key} of the GGUF file is no count", "model")
+            raise ModelError(f"{architecture}.{key} of the GGUF file is no count")
         return content
 
     heads = count("attention.head_count")
@@ -126,7 +125,7 @@ def _config(reader: GGUFReader) -> dict[str, Any]:
         (tensor for tensor in reader.tensors if tensor.name == "token_embd.weight"), None
     )
     if embeddings is None:
-        raise ModelError("the GGUF file has no token embeddings", "model")
+        raise ModelError("the GGUF file has no token embeddings")
     config = {
         "architectures": [MODEL_CLASSES[architecture]],
         "model_type": architecture,
@@ -176,9 +175,7 @@ def _save_weights(
 def _in_order(
     pool: ThreadPoolExecutor, convert: Callable[[str], np.ndarray], names: list[str]
 ) -> Iterator[np.ndarray]:
-    """Do as `pool.map` does, but never more than `MAX_RESULTS_AHEAD` results ahead of the
-    writer.
-    """
+    """Do as `pool.map` does, at most `MAX_RESULTS_AHEAD` results ahead of the writer."""
     for start in range(0, len(names), MAX_RESULTS_AHEAD):
         yield from pool.map(convert, names[start : start + MAX_RESULTS_AHEAD])
 
@@ -191,9 +188,7 @@ def _name(gguf_name: str) -> str:
             return f"{OUTER_NAMES[part]}.{kind}"
         if layer is not None and part in LAYER_NAMES:
             return f"model.layers.{layer}.{LAYER_NAMES[part]}.{kind}"
-    raise ModelError(
-        f"the GGUF file has a tensor {gguf_name!r} that no supported decoder has", "model"
-    )
+    raise ModelError(f"the GGUF file has a tensor {gguf_name!r} that no supported decoder has")
 
 
 def _bits(
@@ -203,8 +198,7 @@ def _bits(
         values = dequantize(tensor.data, tensor.tensor_type).reshape(shape)
     except NotImplementedError:
         raise ModelError(
-            f"{tensor.name} is of type {tensor.tensor_type.name}, which cannot be converted",
-            "model",
+            f"{tensor.name} is of type {tensor.tensor_type.name}, which cannot be converted"
         ) from None
     if config["model_type"] == "llama":
         if ".q_proj." in name:
@@ -231,14 +225,8 @@ def _save_tokenizer(source: Path, config: dict[str, Any], output: Path) -> None:
 
 
 def _drop_foreign_tokens(path: Path, num_tokens: int) -> None:
-    """Drop tokens that transformers adds to those of the file (`<|endoftext|>`): no embedding is
-    theirs.
-    """
+    """Drop tokens that transformers adds to the file's (`<|endoftext|>`): none has an embedding."""
     content = json.loads(path.read_bytes())
     own = [token for token in content["added_tokens"] if token["id"] < num_tokens]
     if len(own) < len(content["added_tokens"]):
-        _write_json(path, content | {"added_tokens": own})
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        write_json(path, content | {"added_tokens": own})

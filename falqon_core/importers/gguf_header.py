@@ -19,7 +19,7 @@ MAX_KEYS = 10_000
 # Elements of all arrays together; a vocabulary needs two to four for each of its tokens.
 MAX_ELEMENTS = 2**22
 MAX_STRING_BYTES = 16 * 2**20
-MAX_AXES = 4
+MAX_GGUF_AXES = 4
 SUPPORTED_VERSIONS = (2, 3)
 SMALLEST_KEY_BYTES = 13  # An empty name, a type and a byte.
 SMALLEST_TENSOR_BYTES = 32  # An empty name, a shape, a type and an offset.
@@ -33,9 +33,7 @@ SCALAR_BYTES = {
 
 
 def check_gguf(path: Path) -> None:
-    """Raise `ValueError` with the reason for any other file, `OSError` for one that cannot be
-    opened.
-    """
+    """Raise `ValueError` with the reason for any other file, `OSError` for an unreadable one."""
     if path.exists() and not path.is_file():
         raise ValueError("it is no regular file")
     with path.open("rb") as file:
@@ -106,8 +104,8 @@ class _Walk:
         """Return the bytes of the tensor whose description comes next."""
         name = repr(self._string("the name of a tensor")[:100])
         num_axes = self._number("I")
-        if not 1 <= num_axes <= MAX_AXES:
-            raise ValueError(f"{name} has {num_axes} axes, and not 1 to {MAX_AXES}")
+        if not 1 <= num_axes <= MAX_GGUF_AXES:
+            raise ValueError(f"{name} has {num_axes} axes, and not 1 to {MAX_GGUF_AXES}")
         count = math.prod(self._number("Q") for _ in range(num_axes))
         kind = self._number("I")
         try:

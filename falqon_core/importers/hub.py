@@ -1,6 +1,4 @@
-"""Download a model repository from the Hugging Face Hub: safetensors, JSON and tokenizer files
-only.
-"""
+"""Download a repository from the Hugging Face Hub: safetensors, JSON, tokenizer files only."""
 
 from pathlib import Path
 
@@ -28,6 +26,4 @@ def download(repository: str, folder: Path) -> None:
         )
     except (OSError, ValueError) as error:  # The library's own errors derive from these.
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(
-            f"{name} cannot be fetched from the Hugging Face Hub: {reason}", "model"
-        ) from None
+        raise ModelError(f"{name} cannot be fetched from the Hugging Face Hub: {reason}") from None

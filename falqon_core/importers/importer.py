@@ -28,12 +28,12 @@ def import_model(source: str, output: Path) -> list[str]:
     as unsafe.
     """
     if output.exists():
-        raise ModelError(f"{output.name} exists already", "model")
+        raise ModelError(f"{output.name} exists already")
     if source == BUILTIN_MODEL:
         build_tiny(output)
         return []
     if not source.startswith("hf:") and not Path(source).exists():
-        raise ModelError(f"{source} is not there", "model")
+        raise ModelError(f"{source} is not there")
     # These load torch, which takes seconds, and what is built here does without.
     from falqon_core.importers.folder import copy_model, move_model
     from falqon_core.importers.gguf import convert_gguf

@@ -18,11 +18,13 @@ from pathlib import Path
 
 from falqon_core.contract.errors import ModelError
 
-BASE_SECONDS = 300.0  # Seconds of the clock, for a model of any size.
+BASE_IMPORT_SECONDS = 300.0  # Seconds of the clock, for a model of any size.
 SECONDS_PER_GIB = 60.0
 # The kernel counts a process' time in ticks, which need not agree with the clock that is read here.
 EXTRA_CPU_SECONDS = 10
-MEMORY_BYTES = 4 * 2**30  # The limit is on top of the memory that the process has taken before.
+IMPORT_MEMORY_BYTES = (
+    4 * 2**30
+)  # The limit is on top of the memory that the process has taken before.
 # A tensor of two bits a weight takes 50 times its bytes while it is converted, and 16 of them are
 # at a time.
 MEMORY_PER_BYTE = 16
@@ -41,11 +43,9 @@ def size_of(source: Path) -> int:
 
 @contextmanager
 def limit_resources(num_bytes: int) -> Iterator[None]:
-    """Raise `ModelError` when reading a model of `num_bytes` takes longer, or more memory, than any
-    sound one does.
-    """
-    seconds = BASE_SECONDS + SECONDS_PER_GIB * num_bytes / GIB
-    memory = MEMORY_BYTES + MEMORY_PER_BYTE * num_bytes
+    """Raise `ModelError` when a model of `num_bytes` takes more time or memory than a sound one."""
+    seconds = BASE_IMPORT_SECONDS + SECONDS_PER_GIB * num_bytes / GIB
+    memory = IMPORT_MEMORY_BYTES + MEMORY_PER_BYTE * num_bytes
     before = signal.signal(signal.SIGALRM, _end)
     limits = {
         kind: resource.getrlimit(kind) for kind in (resource.RLIMIT_DATA, resource.RLIMIT_CPU)
@@ -59,13 +59,12 @@ def limit_resources(num_bytes: int) -> Iterator[None]:
         yield
     except _Overdue:
         raise ModelError(
-            f"reading the model took more than {seconds:.0f} s, the limit for its size", "model"
+            f"reading the model took more than {seconds:.0f} s, the limit for its size"
         ) from None
     except MemoryError:
         raise ModelError(
             f"reading the model needs more than {memory / GIB:.1f} GiB of memory, the limit for "
-            "its size",
-            "model",
+            "its size"
         ) from None
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

@@ -35,13 +35,11 @@ def check_tensors(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]])
             missing += [] if name in model.all_tied_weights_keys else [name]
         elif actual != expected:
             raise ModelError(
-                f"{name} has the shape {list(actual)}, but config.json makes it {list(expected)}",
-                "model",
+                f"{name} has the shape {list(actual)}, but config.json makes it {list(expected)}"
             )
     if missing:  # transformers would train on random numbers there
         raise ModelError(
-            f"the model's files lack {len(missing)} tensors, the first is {sorted(missing)[0]}",
-            "model",
+            f"the model's files lack {len(missing)} tensors, the first is {sorted(missing)[0]}"
         )
 
 
@@ -72,7 +70,7 @@ def check_tokenizer(folder: Path, num_rows: int) -> None:
     except Exception as error:  # An external tokenizer may raise any error.
         raise blamed_on_model("the tokenizer cannot be used", error) from error
     if not tokens:
-        raise ModelError(f"the tokenizer is empty: it finds no token in {PROBE_TEXT!r}", "model")
+        raise ModelError(f"the tokenizer is empty: it finds no token in {PROBE_TEXT!r}")
     check_token_id(largest, num_rows, plain)
     templates = tokenizer.chat_template or {}
     for template in templates.values() if isinstance(templates, dict) else [templates]:
@@ -85,6 +83,5 @@ def check_token_id(largest: int, num_rows: int, tokenizer: PreTrainedTokenizerBa
         text = str(tokenizer.convert_ids_to_tokens(largest))[:100]
         raise ModelError(
             f"token {largest} of the tokenizer, {text!r}, is beyond the model's {num_rows} "
-            "embeddings",
-            "model",
+            "embeddings"
         )

@@ -18,10 +18,10 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from falqon_core.contract.model_folder import MAX_TEMPLATE_BYTES
 from falqon_core.data.resource_limits import OutOfBounds, run_bounded
 from falqon_core.importers.gguf_header import read_texts
 
-MAX_TEMPLATE_BYTES = 2**16
 MAX_CONFIG_BYTES = 64 * 2**20
 MAX_TRIED_TEMPLATES = 20
 MAX_TRIED_CHARACTERS = 2**24  # of one chat, whose own text has 2**18

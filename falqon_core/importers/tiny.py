@@ -7,20 +7,19 @@ milliseconds and for its loss to fall visibly. Its sizes are those that every me
 that vLLM serves on a CPU as well, whose heads have at least 32 dimensions.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from falqon_core.files import staged_folder
+from falqon_core.files import staged_folder, write_json
 from falqon_core.importers.bfloat16 import save_bfloat16, to_bfloat16
 
 SEED = 20251024
 HIDDEN = 64
 INTERMEDIATE = 192
 LAYERS = 2
-HEADS = 2
+NUM_HEADS = 2
 KV_HEADS = 1
 HEAD_DIM = 32
 VOCABULARY = 960
@@ -31,7 +30,7 @@ EMBEDDING_DEVIATION = 0.2
 PAD = "<|pad|>"
 START = "<|im_start|>"
 END = "<|im_end|>"
-CHAT_TEMPLATE = (
+TINY_CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}"
     "{{ '<|im_start|>assistant\\n' }}{% generation %}{{ message['content'] + '<|im_end|>' }}{% "
@@ -99,13 +98,13 @@ def build_tiny(output: Path) -> None:
         (folder / "tokenizer.json").write_text(
             tokenizer.to_str(pretty=True) + "\n", encoding="utf-8"
         )
-        (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
+        (folder / "chat_template.jinja").write_text(TINY_CHAT_TEMPLATE, encoding="utf-8")
         (folder / "README.md").write_text(
             "---\nlicense: apache-2.0\n---\nA small model with random weights, built by falqon.\n",
             encoding="utf-8",
         )
         for name, content in _json_files().items():
-            (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            write_json(folder / name, content)
         shapes = _shapes()
         generator = np.random.Generator(np.random.PCG64(SEED))
         save_bfloat16(
@@ -140,7 +139,7 @@ def _json_files() -> dict[str, dict[str, object]]:
             "hidden_size": HIDDEN,
             "intermediate_size": INTERMEDIATE,
             "num_hidden_layers": LAYERS,
-            "num_attention_heads": HEADS,
+            "num_attention_heads": NUM_HEADS,
             "num_key_value_heads": KV_HEADS,
             "head_dim": HEAD_DIM,
             "max_position_embeddings": 2048,
@@ -163,7 +162,7 @@ def _json_files() -> dict[str, dict[str, object]]:
 
 
 def _shapes() -> dict[str, tuple[int, ...]]:
-    q = HEADS * HEAD_DIM
+    q = NUM_HEADS * HEAD_DIM
     kv = KV_HEADS * HEAD_DIM
     shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
     for layer in range(LAYERS):

@@ -1,6 +1,4 @@
-"""The tokenizer of a model folder, without the imports that build the model: counting tokens should
-not wait for them.
-"""
+"""The tokenizer of a model folder, without the imports that build a model and take seconds."""
 
 from pathlib import Path
 

@@ -13,8 +13,7 @@ from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import MethodNotInstalled
-from falqon_core.contract.methods import METHODS as SPECS
-from falqon_core.contract.methods import MethodName
+from falqon_core.contract.methods import METHOD_SPECS, MethodName
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.fishman import Fishman
@@ -27,9 +26,7 @@ from falqon_core.methods.qlora import QLora
 
 
 class Trainable(Protocol):
-    """The part of a method that changes a model so that it trains; the trainer owns data, optimizer
-    and time.
-    """
+    """The part of a method that makes a model train; the trainer owns data, optimizer and time."""
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
         """Change `model` in place for a fresh start. The microbatches are those of the first steps,
@@ -57,7 +54,7 @@ class Trainable(Protocol):
         """Return the tensors that restore this point of the training from the base model."""
 
 
-class Method(Trainable, Protocol):
+class TrainingMethod(Trainable, Protocol):
     """A method as a job names it."""
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
@@ -66,12 +63,10 @@ class Method(Trainable, Protocol):
         """
 
     def merge(self, model: PreTrainedModel) -> None:
-        """Change `model` in place to the one that is exported, whose linears hold FP8 codes.
-        Nothing trains after it.
-        """
+        """Change `model` in place to the exported one, of FP8 codes. Nothing trains after it."""
 
 
-METHODS: dict[MethodName, Callable[[Recipe], Method]] = {
+METHOD_CLASSES: dict[MethodName, Callable[[Recipe], TrainingMethod]] = {
     "falqon": Falqon,
     "lora": Lora,
     "qlora": QLora,
@@ -87,7 +82,7 @@ def check_packages(method: MethodName) -> None:
     """Import the packages that a method needs beyond this software. Raises `MethodNotInstalled`
     where one cannot be imported.
     """
-    for package in SPECS[method].packages:
+    for package in METHOD_SPECS[method].packages:
         try:
             import_module(package)
         except ImportError as error:
@@ -98,6 +93,6 @@ def check_packages(method: MethodName) -> None:
             ) from None
 
 
-def create_method(recipe: Recipe) -> Method:
+def create_method(recipe: Recipe) -> TrainingMethod:
     """Return the method of a resolved recipe, which has changed no model yet."""
-    return METHODS[recipe.method](recipe)
+    return METHOD_CLASSES[recipe.method](recipe)

@@ -31,9 +31,7 @@ class Adapter(nn.Module):
         self.lora_b = nn.Parameter(torch.zeros(num_outputs, rank, device=weight.device))
 
     def initial_a(self, name: str, num_inputs: int, seed: int) -> Tensor:
-        """Return A fp32 [r, I], uniform in +-1 / sqrt(I); drawn on the CPU, so that devices
-        agree.
-        """
+        """Return A fp32 [r, I], uniform in +-1 / sqrt(I); drawn on the CPU: devices agree."""
         bound = 1 / math.sqrt(num_inputs)
         random = torch.rand(self.rank, num_inputs, generator=generator_of(name, seed))
         return (2 * random - 1) * bound

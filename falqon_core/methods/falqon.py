@@ -1,6 +1,4 @@
-"""FALQON: low-rank adapters melded into the FP8 backbone (method.md), behind the protocol of
-`methods`.
-"""
+"""FALQON: adapters melded into the FP8 backbone (method.md), by the protocol of `methods`."""
 
 import math
 from collections.abc import Sequence
@@ -17,6 +15,7 @@ from falqon_core.meld.convert import convert_to_melded, swap_blocks, target_line
 from falqon_core.meld.init import gradient_sketches
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.update import update_rule
+from falqon_core.methods.frozen import tensors_of
 from falqon_core.objectives import create_objective
 
 # Measured by a prototype on the data of benchmarks/learning.py (SmolLM2, seed 0), held-out loss by
@@ -57,15 +56,7 @@ class Falqon:
         self.layers = convert_to_melded(model, self.recipe, self.rule, fresh=False)
         with torch.no_grad():
             for name, layer in self.layers.items():
-                prefix = name + "."
-                self.rule.load(
-                    layer,
-                    {
-                        key.removeprefix(prefix): value
-                        for key, value in state.items()
-                        if key.startswith(prefix)
-                    },
-                )
+                self.rule.load(layer, tensors_of(name, state))
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the deltas, fp32 [O, r], and the masters of those A that train, fp32 [r, I]."""

@@ -48,7 +48,7 @@ from falqon_core.ops.stochastic import random_bytes
 HISTORY_STEPS = 16
 INPUT, WEIGHT, GRADIENT = range(3)
 AMAX_HISTORY = "amax_history"
-NUM_STEPS = "num_steps"
+NUM_STEPS_KEY = "num_steps"
 
 
 class Fishman(Lora):
@@ -59,9 +59,7 @@ class Fishman(Lora):
         self.history = AmaxHistory(recipe.seed)
 
     def create_base(self, name: str, weight: Tensor, stored: dict[str, Tensor]) -> FrozenLinear:
-        """Return a bf16 linear that is cast to FP8 for each product, with its place in the
-        history.
-        """
+        """Return a bf16 linear, cast to FP8 for each product, with its place in the history."""
         return DelayedLinear(weight, self.history.add_product())
 
     def create_adapter(self, name: str, weight: Tensor) -> Adapter:
@@ -84,7 +82,7 @@ class Fishman(Lora):
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
         """Convert the model and load the history fp32 [N, 3, HISTORY_STEPS] of the checkpoint."""
         super().restore(model, state)
-        self.history.load(state[AMAX_HISTORY].to(model.device), int(state[NUM_STEPS]))
+        self.history.load(state[AMAX_HISTORY].to(model.device), int(state[NUM_STEPS_KEY]))
         smooth_swiglus(model)
 
     def maxima(self) -> Tensor:
@@ -100,7 +98,7 @@ class Fishman(Lora):
     def state(self) -> dict[str, Tensor]:
         """Return the adapters' tensors with the history and its count of steps."""
         num_steps = torch.tensor(self.history.num_steps)
-        return super().state() | {AMAX_HISTORY: self.history.steps, NUM_STEPS: num_steps}
+        return super().state() | {AMAX_HISTORY: self.history.steps, NUM_STEPS_KEY: num_steps}
 
     def merge(self, model: PreTrainedModel) -> None:
         """Merge the adapters, and give SwiGLU back to the blocks that were smoothed."""
@@ -263,10 +261,6 @@ class DelayedLinear(DenseLinear):
     def dequantize(self) -> Tensor:
         """Return the weight as forward multiplies it: rounded to e4m3, [O, I]."""
         return self.product.quantize_weight(self.weight, E4M3).dequantize(self.dtype)
-
-    def master(self) -> Tensor:
-        """Return the unrounded weight, which the adapter is merged into."""
-        return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T [.., O] in FP8."""

@@ -32,9 +32,7 @@ class Fp6Linear(FrozenLinear):
         self._table = format.values.to(weight.device)
 
     def dequantize(self) -> Tensor:
-        """Return the weight [O, I] in the working dtype, unpacked through the table of 64
-        values.
-        """
+        """Return the weight [O, I] in the working dtype, unpacked through a table of 64 values."""
         return dequantize_fp6(self._packed, self._scale, self._table, self.in_features, self._dtype)
 
     def codes(self) -> tuple[Tensor, ...]:

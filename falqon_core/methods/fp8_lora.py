@@ -43,10 +43,6 @@ class Fp8Linear(DenseLinear):
         """Return the weight as forward multiplies it: [O, I], rounded to e4m3 under one scale."""
         return quantize_tensor(self.weight, E4M3).dequantize(self.dtype)
 
-    def master(self) -> Tensor:
-        """Return the unrounded weight, which the adapter is merged into."""
-        return self.weight
-
     def forward(self, x: Tensor) -> Tensor:
         """Return x W^T [.., O] in FP8."""
         return multiply_fp8(x, self.weight)

@@ -25,9 +25,7 @@ class FrozenLinear(nn.Module, ABC):
 
     @abstractmethod
     def dequantize(self) -> Tensor:
-        """Return the weight as it is computed with, [O, I] in the working dtype; not to be written
-        to.
-        """
+        """Return the weight as it is computed with, [O, I] in the working dtype; read-only."""
 
     def master(self) -> Tensor:
         """Return the weight that an adapter is merged into, as `dequantized` does: the same, unless
@@ -40,9 +38,7 @@ class FrozenLinear(nn.Module, ABC):
         return ()
 
     def search_results(self) -> dict[str, Tensor]:
-        """Return the choices behind the codes that a search of the base model would repeat, for
-        checkpoints.
-        """
+        """Return what a search of the base model has chosen, for checkpoints."""
         return {}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -64,6 +60,10 @@ class DenseLinear(FrozenLinear):
         """Return the weight itself."""
         return self.weight
 
+    def master(self) -> Tensor:
+        """Return the weight itself, also where a subclass computes with rounded values."""
+        return self.weight
+
 
 class _FrozenMatmul(torch.autograd.Function):
     @staticmethod
@@ -80,6 +80,12 @@ class _FrozenMatmul(torch.autograd.Function):
         # [T, O] . [O, I] -> [T, I]
         grad_x = matmul(rows, ctx.linear.dequantize())
         return grad_x.view(*grad_output.shape[:-1], -1), None
+
+
+def tensors_of(name: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of the linear `name` in the state of a checkpoint, without that name."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
 
 
 def hash_codes(codes: tuple[Tensor, ...]) -> Tensor:

@@ -27,9 +27,7 @@ CHOICE_KEY = "choice"
 
 
 class IrLora(Lora):
-    """The method: 4-bit bases chosen by entropy, NF4 or with `group_size` INT4, and elastic
-    adapters.
-    """
+    """The method: 4-bit bases by entropy, NF4 or with `group_size` INT4, and elastic adapters."""
 
     def create_base(self, name: str, weight: Tensor, stored: dict[str, Tensor]) -> FrozenLinear:
         """Return the weight [O, I] in 4 bits; a checkpoint's choice spares the search."""
@@ -77,7 +75,17 @@ def refuse_rank(rank: int, shapes: dict[str, tuple[int, int]]) -> None:
             )
 
 
-class IcqNf4Linear(FrozenLinear):
+class IcqLinear(FrozenLinear):
+    """A frozen linear in 4 bits whose codes have the largest entropy."""
+
+    _choice: Tensor
+
+    def search_results(self) -> dict[str, Tensor]:
+        """Return the chosen shift of each block, or the range of each group."""
+        return {CHOICE_KEY: self._choice}
+
+
+class IcqNf4Linear(IcqLinear):
     """A frozen linear in NF4 whose blocks are shifted for the largest entropy."""
 
     def __init__(self, weight: Tensor, choice: Tensor | None) -> None:
@@ -97,12 +105,8 @@ class IcqNf4Linear(FrozenLinear):
         weight = self._weight
         return weight.codes, *weight.scales, weight.mean_scale, *weight.shifts
 
-    def search_results(self) -> dict[str, Tensor]:
-        """Return the chosen shift of each block."""
-        return {CHOICE_KEY: self._choice}
 
-
-class IcqInt4Linear(FrozenLinear):
+class IcqInt4Linear(IcqLinear):
     """A frozen linear in INT4 whose groups have the range of the largest entropy."""
 
     def __init__(self, weight: Tensor, group_size: int, choice: Tensor | None) -> None:
@@ -119,7 +123,3 @@ class IcqInt4Linear(FrozenLinear):
     def codes(self) -> tuple[Tensor, ...]:
         """Return codes, steps and minima."""
         return tuple(self._weight)
-
-    def search_results(self) -> dict[str, Tensor]:
-        """Return the chosen range of each group."""
-        return {CHOICE_KEY: self._choice}

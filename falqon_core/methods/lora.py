@@ -18,7 +18,7 @@ from falqon_core.data.loader import Microbatch
 from falqon_core.meld.convert import swap_blocks, target_linears
 from falqon_core.meld.init import orthonormal
 from falqon_core.methods.adapter import AdaptedLinear, Adapter
-from falqon_core.methods.frozen import DenseLinear, FrozenLinear, hash_codes
+from falqon_core.methods.frozen import DenseLinear, FrozenLinear, hash_codes, tensors_of
 from falqon_core.methods.frozen_base import FrozenBaseMethod
 from falqon_core.methods.merged import MergedLinear
 
@@ -96,9 +96,7 @@ class Lora(FrozenBaseMethod):
         }
 
     def state(self) -> dict[str, Tensor]:
-        """Return adapters, the choices behind the codes, and a sha256 of each base's codes, uint8
-        [32].
-        """
+        """Return adapters, search results, and a sha256 of each base's codes, uint8 [32]."""
         searched = {
             f"{name}.{key}": value
             for name, layer in self.layers.items()
@@ -117,9 +115,7 @@ class Lora(FrozenBaseMethod):
         self.layers = {}
 
     def _convert(self, model: PreTrainedModel, stored: dict[str, Tensor]) -> None:
-        """Change the model in place, one linear at a time, so that each weight is freed before the
-        next is converted.
-        """
+        """Change the model in place, a linear at a time: each weight is freed before the next."""
         swap_blocks(model)
         model.requires_grad_(False)
         device = model.get_input_embeddings().weight.device
@@ -127,7 +123,7 @@ class Lora(FrozenBaseMethod):
             linear = model.get_submodule(name).to(device)
             weight = linear.weight.detach()
             self._check_rank(name, weight)
-            base = self.create_base(name, weight, _with_prefix(stored, f"{name}."))
+            base = self.create_base(name, weight, tensors_of(name, stored))
             layer = self.create_layer(base, self.create_adapter(name, weight), linear.bias)
             model.set_submodule(name, layer)
             self.layers[name] = layer
@@ -148,11 +144,3 @@ class Lora(FrozenBaseMethod):
             for name, layer in self.layers.items()
             for key, parameter in layer.adapter.named_parameters()
         }
-
-
-def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value
-        for name, value in tensors.items()
-        if name.startswith(prefix)
-    }

@@ -53,9 +53,7 @@ class QaLora(Lora):
         return Int4Weight(weight, self.group_size)
 
     def create_adapter(self, name: str, weight: Tensor) -> Adapter:
-        """Return an adapter of A [r, G] and B [O, r]: a group of inputs takes the place of an
-        input.
-        """
+        """Return an adapter of A [r, G] and B [O, r]: a group of inputs stands for an input."""
         # s / sqrt(g), see above.
         scaling = self.scaling / math.sqrt(self.group_size)
         groups = weight[:, :: self.group_size]
@@ -69,9 +67,7 @@ class QaLora(Lora):
         return Int4Linear(base, adapter, bias)
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
-        """Convert the model. Raises `ConfigError` where the group size does not divide a linear's
-        inputs.
-        """
+        """Convert the model. Raises `ConfigError` for groups that do not divide the inputs."""
         linears = target_linears(model, self.recipe.target_modules)
         sizes = {name: linear.in_features for name, linear in linears.items()}
         if refusal := group_size_refusal(self.group_size, sizes):
@@ -142,9 +138,7 @@ class Int4Linear(AdaptedLinear):
 
 
 class _Int4Matmul(torch.autograd.Function):
-    """The product with an INT4 weight; its input's sums by group are kept for backward, 1 / g of
-    it.
-    """
+    """The product with an INT4 weight; sums of its input by group, 1 / g, are kept for backward."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, linear: Int4Linear) -> Tensor:

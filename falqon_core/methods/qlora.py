@@ -5,17 +5,11 @@ A weight is 0.52 bytes. What is given up: the paper's paged optimizer. bitsandby
 when this method is asked for.
 """
 
-import logging
-
 from torch import Tensor
 
 from falqon_core.methods.frozen import FrozenLinear
 from falqon_core.methods.lora import Lora
-
-BLOCK_SIZE = 64
-
-# bitsandbytes warns of a missing package of kernels that are not called here.
-logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+from falqon_core.ops.formats.nf4 import BLOCK_SIZE
 
 
 class QLora(Lora):

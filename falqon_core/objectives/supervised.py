@@ -18,8 +18,6 @@ class Supervised:
     def loss(
         self, model: PreTrainedModel, microbatch: Microbatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the summed cross entropy, fp32 [], and the sums of loss and of right
-        predictions.
-        """
+        """Return the summed cross entropy, fp32 [], and sums of loss and right predictions."""
         summed, num_correct = microbatch_loss(model, microbatch)
         return summed, {"loss": summed.detach(), "mean_token_accuracy": num_correct}

@@ -20,16 +20,16 @@ from falqon_core.records.openai_lines import LineRewrite, Path
 from falqon_core.records.shapes import (
     ChatMessage,
     ChatRecord,
+    NonEmptyText,
     PreferenceInput,
     PreferenceRecord,
     StrictRecord,
-    Text,
 )
 from falqon_core.records.weights import weight_of
 
 Dialect = Literal["alpaca", "sharegpt", "conversational", "chosen/rejected"]
 
-RULES: dict[Dialect, str] = {
+DIALECT_RULES: dict[Dialect, str] = {
     "alpaca": "the user asks 'instruction', followed by an empty line and 'input' where there is "
     "one; the assistant answers 'output', or 'chosen' rather than 'rejected'; 'system' comes "
     "first, then the questions and answers of 'history', whose answers are learned as well",
@@ -55,8 +55,8 @@ _ROLES: dict[str, Literal["system", "user", "assistant"]] = {
 
 class _AlpacaQuestion(StrictRecord):
     system: str = ""
-    history: list[list[Text]] = []
-    instruction: Text
+    history: list[list[NonEmptyText]] = []
+    instruction: NonEmptyText
     input: str = ""
 
     def _messages(self) -> list[ChatMessage]:
@@ -69,7 +69,7 @@ class _AlpacaQuestion(StrictRecord):
 
 
 class AlpacaRecord(_AlpacaQuestion):
-    output: Text
+    output: NonEmptyText
 
     def converted(self) -> ChatRecord:
         answer = ChatMessage(role="assistant", content=self.output)
@@ -77,8 +77,8 @@ class AlpacaRecord(_AlpacaQuestion):
 
 
 class AlpacaPreference(_AlpacaQuestion):
-    chosen: Text
-    rejected: Text
+    chosen: NonEmptyText
+    rejected: NonEmptyText
 
     @model_validator(mode="after")
     def _prefers_something(self) -> Self:
@@ -98,7 +98,7 @@ class ShareGptTurn(StrictRecord):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, serialize_by_alias=True)
 
     speaker: Literal["system", "human", "user", "gpt", "assistant"] = Field(alias="from")
-    value: Text
+    value: NonEmptyText
     weight: Annotated[int, Field(ge=0, le=1)] | None = None
 
     @property
@@ -131,7 +131,8 @@ class ShareGptRecord(StrictRecord):
                     "conversations: every turn from 'gpt' has weight 0, and nothing is learned"
                 )
             return self
-        if any(turn and turn.weight is not None for turn in self._turns()):
+        turns = (*self.conversations, self.chosen, self.rejected)
+        if any(turn and turn.weight is not None for turn in turns):
             raise ValueError("weight does not apply beside 'chosen' and 'rejected'; leave it out")
         if self.chosen is None or self.rejected is None:
             raise ValueError("'chosen' and 'rejected' go together, and one of them is missing")
@@ -145,9 +146,6 @@ class ShareGptRecord(StrictRecord):
         if self.chosen.value == self.rejected.value:
             raise ValueError("'chosen' and 'rejected' are the same, so there is nothing to learn")
         return self
-
-    def _turns(self) -> list[ShareGptTurn | None]:
-        return [*self.conversations, self.chosen, self.rejected]
 
     def converted(self) -> ChatRecord | PreferenceRecord:
         messages = [ChatMessage(role="system", content=self.system)] if self.system else []

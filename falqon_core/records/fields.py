@@ -92,9 +92,7 @@ def refuse_second_system(system: tuple[str, Any], first: Any, *, role: str, cont
 
 
 def add_system(line: dict[str, Any], path: tuple[str, ...] = ()) -> Rewritten:
-    """Return the chat at `path` with the line's system prompt as its first message. Raises
-    `Unusable`.
-    """
+    """Return the chat at `path` with the line's system prompt in front. Raises `Unusable`."""
     system = system_of(line)
     if system is None:
         return Rewritten(without_system(line))

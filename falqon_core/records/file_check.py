@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from falqon_core.contract.recipe_options import MAX_BAD_RECORD_FRACTION
 from falqon_core.contract.sources import BOM
-from falqon_core.records.dialects import RULES, Dialect
+from falqon_core.records.dialects import DIALECT_RULES, Dialect
 from falqon_core.records.jsonl import BINARY_FILE, BadRecord, RecordError, bad, printable
 from falqon_core.records.line_parser import EXPECTED, Parsed, parse
 from falqon_core.records.openai_lines import Rewrite
@@ -137,8 +137,7 @@ class FileReport(BaseModel):
 
     @property
     def num_sequences(self) -> int:
-        """Return the number of sequences that the model reads: two for a preference record, one
-        with each answer."""
+        """Return how many sequences the model reads: two of a preference record, one an answer."""
         if self.shape == "preference":
             return 2 * self.num_records
         return self.num_records
@@ -158,12 +157,8 @@ class FileReport(BaseModel):
         """Return why a job that tolerates this fraction cannot train on it; None when it can."""
         if self.bad_fraction <= max_bad_fraction:
             return None
-        return too_many_bad(
-            self.num_errors,
-            self.num_records + self.num_errors,
-            max_bad_fraction,
-            str(self.errors[0]),
-        )
+        num_all = self.num_records + self.num_errors
+        return too_many_bad(self.num_errors, num_all, max_bad_fraction, str(self.errors[0]))
 
     def summary(self) -> str:
         origin = f", converted from {self.conversion.dialect}" if self.conversion else ""
@@ -207,7 +202,8 @@ def read_records(lines: Iterable[bytes]) -> Iterator[tuple[int, Parsed | BadReco
             yield number, TooManyLines(error)
             return
         raw = raw.rstrip(b"\r\n")
-        if _is_blank(raw.removeprefix(BOM) if number == 1 else raw):
+        content = raw.removeprefix(BOM) if number == 1 else raw
+        if not content or content.isspace():
             continue
         try:
             parsed = parse(raw, number)
@@ -235,10 +231,6 @@ def good_lines(lines: Iterable[bytes]) -> Iterator[bytes]:
     for _, outcome in read_records(watched()):
         if isinstance(outcome, Parsed):
             yield newest.rstrip(b"\r\n") + b"\n"
-
-
-def _is_blank(raw: bytes) -> bool:
-    return not raw or raw.isspace()
 
 
 def check_file(lines: Iterable[bytes]) -> FileReport:
@@ -288,7 +280,7 @@ def _conversion(line: int, parsed: Parsed) -> Conversion | None:
     return Conversion(
         dialect=parsed.dialect,
         shape=shape_of(parsed.record),
-        rule=RULES[parsed.dialect],
+        rule=DIALECT_RULES[parsed.dialect],
         line=line,
         before=_short(parsed.value),
         after=_short(parsed.record.model_dump(exclude_none=True)),

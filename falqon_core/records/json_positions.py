@@ -18,9 +18,7 @@ def field_of(path: tuple[int | str, ...]) -> str:
 
 
 def column_of(text: str, path: tuple[int | str, ...]) -> int:
-    """Return the column, from 1, where the value at `path` starts, or where its nearest present
-    parent does.
-    """
+    """Return the column, from 1, where the value at `path`, or its nearest parent, starts."""
     decoder = json.JSONDecoder()
     position = _skip(text, 0)
     for part in path:
@@ -53,9 +51,7 @@ def _skip(text: str, position: int) -> int:
 
 
 def column_of_second(text: str, key: str) -> int:
-    """Return the column where `key` stands the second time in one object of well-formed JSON; 1
-    where it does not.
-    """
+    """Return the column where `key` stands the second time in an object of sound JSON, else 1."""
     decoder = json.JSONDecoder()
     position = 0
     seen: list[bool] = []  # For each open object and array: the key was there.

@@ -19,7 +19,7 @@ from falqon_core.records.json_positions import column_of, column_of_second, fiel
 
 MAX_LINE_BYTES = 8 * 2**20
 MAX_NESTING = 64
-MAX_VALUES = 100_000  # Values of one line; a message has about four.
+MAX_LINE_VALUES = 100_000  # Values of one line; a message has about four.
 CHUNK_BYTES = 2**20
 MAX_FIELD_CHARACTERS = 200
 QUOTED_CHARACTERS = 120  # Characters of a bad line.
@@ -30,6 +30,10 @@ BINARY_FILE = "binary_file"
 _STRING = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
 # Brackets of which none is closed between.
 _DEEP = re.compile(rf"(?:[\[{{][^\[\]{{}}]*+){{{MAX_NESTING + 1}}}")
+_TOO_DEEP = (
+    f"the JSON is nested too deeply, the limit is {MAX_NESTING} levels",
+    "write a flatter record",
+)
 _SUSPICIOUS = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
 
@@ -138,40 +142,25 @@ def decode_line(raw: bytes, line: int) -> str:
     if line == 1 and (format := binary_format(raw)):
         raise bad(1, 1, "", f"this is {format.name}", format.advice, BINARY_FILE)
     if len(raw) > MAX_LINE_BYTES:
-        raise bad(
-            line,
-            1,
-            "",
-            f"the line is too long; the limit is {MAX_LINE_BYTES} bytes",
-            "shorten the record or split it",
-        )
+        message = f"the line is too long; the limit is {MAX_LINE_BYTES} bytes"
+        raise bad(line, 1, "", message, "shorten the record or split it")
     if line == 1:
         raw = raw.removeprefix(BOM)
     try:
         text = raw.decode("utf-8")
     except UnicodeDecodeError as error:
         column = len(raw[: error.start].decode("utf-8")) + 1
-        raise bad(
-            line,
-            column,
-            "",
-            f"byte 0x{raw[error.start]:02x} is not UTF-8",
-            "save the file as UTF-8",
-        ) from None
+        message = f"byte 0x{raw[error.start]:02x} is not UTF-8"
+        raise bad(line, column, "", message, "save the file as UTF-8") from None
     if (position := text.find("\0")) >= 0:
-        raise bad(
-            line,
-            position + 1,
-            "",
-            "a NUL byte, which is no text",
-            "save the file as UTF-8, without NUL bytes",
-        )
+        advice = "save the file as UTF-8, without NUL bytes"
+        raise bad(line, position + 1, "", "a NUL byte, which is no text", advice)
     if text.startswith("\ufeff"):
         raise bad(line, 1, "", "a byte order mark (BOM), which may only begin a file", "remove it")
     return text
 
 
-def parse_line(text: str, line: int, max_values: int = MAX_VALUES) -> Any:
+def parse_line(text: str, line: int, max_values: int = MAX_LINE_VALUES) -> Any:
     """Return the value that a line holds. Too many values are refused before any is made."""
     if len(text) > max_values:
         _refuse_crowd(text, line, max_values)
@@ -188,7 +177,7 @@ def parse_line(text: str, line: int, max_values: int = MAX_VALUES) -> Any:
             line, error.colno, "", f"not JSON: {error.msg}", "write one JSON object a line"
         ) from None
     except RecursionError:
-        raise _too_deep(line) from None
+        raise bad(line, 1, "", *_TOO_DEEP) from None
     except _SecondKey as error:
         column = column_of_second(text, error.key)
         raise bad(
@@ -227,11 +216,7 @@ class _ValueCheck:
             _refuse_text(value, path)
         elif isinstance(value, dict | list):
             if len(path) >= MAX_NESTING:
-                raise Unusable(
-                    path[:1],
-                    f"the JSON is nested too deeply, the limit is {MAX_NESTING} levels",
-                    "write a flatter record",
-                )
+                raise Unusable(path[:1], *_TOO_DEEP)
             for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
                 if isinstance(key, str):
                     _refuse_text(key, path)
@@ -241,31 +226,21 @@ class _ValueCheck:
 def _refuse_text(text: str, path: tuple[int | str, ...]) -> None:
     if "\0" in text:
         raise Unusable(path, "the text holds a NUL character (\\u0000)", "remove it")
-    if not _is_unicode(text):
-        raise Unusable(
-            path,
-            "the text is not valid unicode: it holds half of a surrogate pair",
-            "write the whole character, or remove it",
-        )
-
-
-def _is_unicode(text: str) -> bool:
     try:
         text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        message = "the text is not valid unicode: it holds half of a surrogate pair"
+        advice = "write the whole character, or remove it"
+        raise Unusable(path, message, advice) from None
 
 
 def _refuse_crowd(text: str, line: int, max_values: int) -> None:
-    """Refuse what surely holds more values: each comma is followed by one, and each bracket opens
-    one.
-    """
+    """Refuse what surely holds more values: each comma precedes one, each bracket opens one."""
     if text.count(",") <= max_values and text.count("[") + text.count("{") <= max_values:
         return
     structure = _STRING.sub("", text)
     if _DEEP.search(structure):
-        raise _too_deep(line)
+        raise bad(line, 1, "", *_TOO_DEEP)
     if (
         structure.count(",") >= max_values
         or structure.count("[") + structure.count("{") > max_values
@@ -275,16 +250,6 @@ def _refuse_crowd(text: str, line: int, max_values: int) -> None:
 
 def _too_many(max_values: int) -> str:
     return f"the JSON holds too many values, the limit is {max_values}"
-
-
-def _too_deep(line: int) -> BadRecord:
-    return bad(
-        line,
-        1,
-        "",
-        f"the JSON is nested too deeply, the limit is {MAX_NESTING} levels",
-        "write a flatter record",
-    )
 
 
 def printable(text: str) -> str:

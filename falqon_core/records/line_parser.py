@@ -31,12 +31,7 @@ from falqon_core.records.fields import (
 from falqon_core.records.json_positions import column_of, field_of
 from falqon_core.records.jsonl import BadRecord, Unusable, bad, decode_line, parse_line
 from falqon_core.records.openai_lines import Normaliser, Path, Rewrite, written_path
-from falqon_core.records.refusals import (
-    REFUSED_FIELDS,
-    advice_on_missing,
-    refuse_formats,
-    renaming,
-)
+from falqon_core.records.refusals import REFUSED_FIELDS, advice_on_missing, refuse_formats, renaming
 from falqon_core.records.shapes import (
     ChatRecord,
     CompletionRecord,
@@ -46,15 +41,7 @@ from falqon_core.records.shapes import (
     shape_of,
 )
 
-_Written = (
-    type[ChatRecord]
-    | type[CompletionRecord]
-    | type[TextRecord]
-    | type[PreferenceRecord]
-    | type[AlpacaRecord]
-    | type[AlpacaPreference]
-    | type[ShareGptRecord]
-)
+_Written = type[Record | Converted]
 _KINDS: dict[str, tuple[_Written, Dialect | None]] = {
     "messages": (ChatRecord, None),
     "preferred_output": (PreferenceRecord, None),
@@ -77,9 +64,8 @@ RECORD_FIELDS = (
 )
 EXPECTED = (
     "an object with 'messages' (chat), 'prompt' and 'completion', 'text', or 'input', "
-    "'preferred_output' and 'non_preferred_output'; "
-    "Alpaca ('instruction', 'input', 'output'), ShareGPT ('conversations') and 'prompt', 'chosen' "
-    "and 'rejected' are converted"
+    "'preferred_output' and 'non_preferred_output'; Alpaca ('instruction', 'input', 'output'), "
+    "ShareGPT ('conversations') and 'prompt', 'chosen' and 'rejected' are converted"
 )
 _ADVICE = {
     "missing": "add it",
@@ -188,7 +174,8 @@ def _choose(line: dict[str, Any]) -> tuple[_Written, Dialect | None, Rewritten]:
         return kind, dialect, _then(preference_of_pair(line), add_input_system)
     if kind is PreferenceRecord:
         return kind, dialect, add_input_system(line)
-    if kind is CompletionRecord and _is_conversational(line):
+    parts = (line.get(key) for key in ("prompt", "completion"))
+    if kind is CompletionRecord and any(isinstance(part, list | dict) for part in parts):
         return ChatRecord, "conversational", _then(chat_of_completion(line), add_system)
     if kind is CompletionRecord and (system := system_of(line)):
         message = "a system prompt beside a prompt that is a text cannot be part of it"
@@ -206,10 +193,6 @@ def _then(first: Rewritten, rewrite: Callable[[dict[str, Any]], Rewritten]) -> R
         return first.locate(second.locate(path))
 
     return Rewritten(second.value, locate, first.rewrites | second.rewrites)
-
-
-def _is_conversational(value: dict[str, Any]) -> bool:
-    return any(isinstance(value.get(key), list | dict) for key in ("prompt", "completion"))
 
 
 def _path_of(error: ValidationError) -> Path:

@@ -135,17 +135,14 @@ class Normaliser:
         result = chat.copy()
         if not fields >= chat.keys():
             result = {key: inner for key, inner in chat.items() if key in fields}
-            self._leave_out(chat, fields, path)
+            for key in chat:
+                if key not in fields and not (key == "functions" and "tools" in fields):
+                    self._ignore(path, key)
             if "tools" in fields and chat.get("functions") is not None:
                 result["tools"] = self._tools(chat, path)
         if path and isinstance(messages := result.get("messages"), list):
             result["messages"] = self.messages(messages, (*path, "messages"))
         return result
-
-    def _leave_out(self, chat: dict[str, Any], fields: Set[str], path: Path) -> None:
-        for key in chat:
-            if key not in fields and not (key == "functions" and "tools" in fields):
-                self._ignore(path, key)
 
     def _ignore(self, path: Path, key: str) -> None:
         parts = ("[]" if isinstance(part, int) else f".{part}" for part in (*path, key))

@@ -6,7 +6,8 @@ is converted to these shapes by `records.dialects`.
 """
 
 import json
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -21,7 +22,7 @@ from pydantic_core import PydanticCustomError
 from falqon_core.contract.config import ObjectiveName
 from falqon_core.records.jsonl import BadRecord, parse_line
 
-Text = Annotated[str, StringConstraints(min_length=1)]
+NonEmptyText = Annotated[str, StringConstraints(min_length=1)]
 
 
 class StrictRecord(BaseModel):
@@ -29,7 +30,7 @@ class StrictRecord(BaseModel):
 
 
 class FunctionCall(StrictRecord):
-    name: Text
+    name: NonEmptyText
     arguments: str
 
     @field_validator("arguments")
@@ -57,7 +58,7 @@ class ToolCall(StrictRecord):
 class ChatMessage(StrictRecord):
     role: Literal["system", "user", "assistant", "tool"]
     content: str | list[str] | None = None  # Several text parts, where there are several.
-    reasoning_content: Text | None = None
+    reasoning_content: NonEmptyText | None = None
     name: str | None = None
     weight: Annotated[int, Field(ge=0, le=1)] | None = None
     tool_calls: Annotated[list[ToolCall], Field(fail_fast=True)] | None = None
@@ -105,10 +106,8 @@ class Chat(StrictRecord):
     ) -> list[dict[str, Any]] | None:
         try:
             json.dumps(tools, ensure_ascii=False, allow_nan=False).encode()
-        except (
-            ValueError,
-            RecursionError,
-        ) as error:  # A number such as 1e999, half a surrogate pair, deep nesting.
+        # A number such as 1e999, half a surrogate pair, deep nesting.
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"tools cannot be written as JSON again: {error}") from None
         return tools
 
@@ -156,11 +155,11 @@ class ChatRecord(Chat):
 
 class CompletionRecord(StrictRecord):
     prompt: str
-    completion: Text
+    completion: NonEmptyText
 
 
 class TextRecord(StrictRecord):
-    text: Text
+    text: NonEmptyText
 
 
 class PreferenceInput(Chat):
@@ -208,9 +207,7 @@ class PreferenceRecord(StrictRecord):
 
     @property
     def chats(self) -> tuple[ChatRecord, ChatRecord]:
-        """The whole chat with the preferred answer and with the other one; only the answer is
-        learned.
-        """
+        """The chat with the preferred answer and with the other one; only the answer is learned."""
         prompt = [
             m.model_copy(update={"weight": 0}) if m.role == "assistant" else m
             for m in self.input.messages
@@ -276,7 +273,8 @@ def num_characters(record: Record) -> int:
             return sum(num_characters(chat) for chat in record.chats)
 
 
-class LearnedTurns(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LearnedTurns:
     """The learned turns of a chat, and the characters that they come to where each is a sequence of
     its own, with all that stands before it.
     """

@@ -12,8 +12,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from falqon_core.contract.errors import (
     FalqonError,
@@ -22,28 +22,31 @@ from falqon_core.contract.errors import (
     UserError,
     as_falqon_error,
 )
-from falqon_core.contract.messages import ExitCode, Failed, Message, RecordsWritten, encode
+from falqon_core.contract.messages import ExitCode, Failed, RecordsWritten, TrainerMessage, encode
 from falqon_core.contract.sources import SourceFormat
 from falqon_core.records.file_check import MAX_LINES
 from falqon_core.tables import csv_rows, json_lines
 from falqon_core.tables.columns import write_line
 from falqon_core.tables.packed import refuse_binary, unpack
 
-MEMORY_BYTES = 1536 * 2**20  # More than any sound file needs; a damaged one may ask for anything.
+TABLE_MEMORY_BYTES = (
+    1536 * 2**20
+)  # More than any sound file needs; a damaged one may ask for anything.
 BASE_SECONDS = 60  # CPU time.
 BYTES_PER_SECOND = 10**6
 SENT_EVERY_SECONDS = 1.0
 FIRST_RECORDS = 5  # Reported at once, as a preview.
 
 
-class Source(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Source:
     path: Path
     format: SourceFormat
     mapping: Mapping[str, str]
 
 
 def write_table(
-    source: Source, output: Path, max_bytes: int, send: Callable[[Message], object]
+    source: Source, output: Path, max_bytes: int, send: Callable[[TrainerMessage], object]
 ) -> None:
     """Write the lines. Raises `UserError`; `output` is then worth nothing."""
     sent_at = time.monotonic()
@@ -55,8 +58,7 @@ def write_table(
             if num_bytes > max_bytes or num_records > MAX_LINES:
                 raise SourceTooLarge(
                     f"as JSON lines it has more than {max_bytes} bytes or {MAX_LINES} records; "
-                    "split it",
-                    "file",
+                    "split it"
                 )
             file.write(line)
             if num_records == FIRST_RECORDS or time.monotonic() > sent_at + SENT_EVERY_SECONDS:
@@ -97,7 +99,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--message-fd", type=int, default=2)
     options = parser.parse_args(arguments)
 
-    def send(message: Message) -> None:
+    def send(message: TrainerMessage) -> None:
         os.write(options.message_fd, encode(message))
 
     try:
@@ -119,14 +121,14 @@ def main(arguments: list[str]) -> int:
 
 def _cause_of(error: Exception) -> FalqonError:
     if isinstance(error, MemoryError):
-        limit = f"reading it needs more than {MEMORY_BYTES // 2**20} MiB of memory"
-        return SourceUnreadable(f"{limit}; write it with smaller row groups and rows", "file")
+        limit = f"reading it needs more than {TABLE_MEMORY_BYTES // 2**20} MiB of memory"
+        return SourceUnreadable(f"{limit}; write it with smaller row groups and rows")
     return as_falqon_error(error)
 
 
 def limit_resources(num_bytes: int) -> None:
     seconds = BASE_SECONDS + num_bytes // BYTES_PER_SECOND
-    for kind, soft in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_DATA, MEMORY_BYTES)):
+    for kind, soft in ((resource.RLIMIT_CPU, seconds), (resource.RLIMIT_DATA, TABLE_MEMORY_BYTES)):
         _, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (soft, hard))
 

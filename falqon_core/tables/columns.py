@@ -2,17 +2,19 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from falqon_core.contract.errors import ColumnsUnknown
 from falqon_core.records.fields import JSON_FIELDS
 from falqon_core.records.jsonl import printable
 from falqon_core.records.line_parser import RECORD_FIELDS, has_known_kind
 
-MAX_NAMED = 40
+MAX_NAMED_COLUMNS = 40
 
 
-class Table(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Table:
     """Rows by field, each with how much of the file is read by then, 0 to 1."""
 
     rows: Iterator[tuple[float, dict[str, Any]]]
@@ -20,7 +22,7 @@ class Table(NamedTuple):
 
 
 def ignored_columns(names: Sequence[str], columns: Mapping[str, str]) -> list[str]:
-    return [printable(name) for name in names if name not in columns.values()][:MAX_NAMED]
+    return [printable(name) for name in names if name not in columns.values()][:MAX_NAMED_COLUMNS]
 
 
 def select_columns(names: Sequence[str], mapping: Mapping[str, str]) -> dict[str, str]:
@@ -32,16 +34,14 @@ def select_columns(names: Sequence[str], mapping: Mapping[str, str]) -> dict[str
         if column not in names:
             raise ColumnsUnknown(
                 f"mapping.{printable(field)}: there is no column '{printable(column)}'; "
-                f"the columns are {_listed(names)}",
-                "mapping",
+                f"the columns are {_listed(names)}"
             )
     if mapping:
         return dict(mapping)
     if not has_known_kind(names):
         raise ColumnsUnknown(
             f"no known kind of record has the columns {_listed(names)}; say which is which by a "
-            'mapping such as {"prompt": "question", "completion": "answer"}',
-            "mapping",
+            'mapping such as {"prompt": "question", "completion": "answer"}'
         )
     return {name: name for name in names if name in RECORD_FIELDS}
 
@@ -89,7 +89,7 @@ def _without_nulls(cell: Any) -> Any:
 
 
 def _listed(names: Sequence[str]) -> str:
-    listed = ", ".join(f"'{printable(name)}'" for name in names[:MAX_NAMED])
-    if len(names) > MAX_NAMED:
-        listed += f" and {len(names) - MAX_NAMED} more"
+    listed = ", ".join(f"'{printable(name)}'" for name in names[:MAX_NAMED_COLUMNS])
+    if len(names) > MAX_NAMED_COLUMNS:
+        listed += f" and {len(names) - MAX_NAMED_COLUMNS} more"
     return listed or "(none)"

@@ -66,9 +66,7 @@ class _CsvReader:
 
     def refusal(self, reason: str) -> SourceUnreadable:
         line = self._rows.line_num
-        return SourceUnreadable(
-            f"the CSV file cannot be read: line {line}: {printable(reason)}", "file"
-        )
+        return SourceUnreadable(f"the CSV file cannot be read: line {line}: {printable(reason)}")
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
@@ -79,6 +77,5 @@ class _CsvReader:
         except UnicodeDecodeError as error:
             byte = error.object[error.start]
             raise SourceUnreadable(
-                f"the CSV file cannot be read: byte 0x{byte:02x} is not UTF-8; save it as UTF-8",
-                "file",
+                f"the CSV file cannot be read: byte 0x{byte:02x} is not UTF-8; save it as UTF-8"
             ) from None

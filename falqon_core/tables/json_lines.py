@@ -109,17 +109,14 @@ class _Objects:
             self._position += 1
             return
         for number in count(1):
-            yield self._item(number)
+            if self._next() != "{":
+                raise _unreadable(f"item {number} is no object in braces")
+            yield self._value(f"item {number}")
             separator = self._take()
             if separator == "]":
                 return
             if separator != ",":
                 raise _unreadable(f"',' or ']' is missing after item {number}")
-
-    def _item(self, number: int) -> str:
-        if self._next() != "{":
-            raise _unreadable(f"item {number} is no object in braces")
-        return self._value(f"item {number}")
 
     def _value(self, name: str) -> str:
         """Take the value at the position, as it is written."""
@@ -148,9 +145,7 @@ class _Objects:
         return character
 
     def _next(self) -> str:
-        """Return the next character that is no white space, where the position is then; "" at the
-        end.
-        """
+        """Return the next character that is no white space, and move there; "" at the end."""
         while True:
             space = _SPACE.match(self._text, self._position)
             self._position = space.end() if space else self._position
@@ -171,4 +166,4 @@ class _Objects:
 
 
 def _unreadable(reason: str) -> SourceUnreadable:
-    return SourceUnreadable(f"the JSON file cannot be read: {printable(reason)}", "file")
+    return SourceUnreadable(f"the JSON file cannot be read: {printable(reason)}")

@@ -24,9 +24,7 @@ def unpack(path: Path, max_bytes: int) -> Path:
         while chunk := _read_gzip(file):
             num_bytes += len(chunk)
             if num_bytes > max_bytes:
-                raise SourceTooLarge(
-                    f"unpacked it has more than {max_bytes} bytes; split it", "file"
-                )
+                raise SourceTooLarge(f"unpacked it has more than {max_bytes} bytes; split it")
             if shutil.disk_usage(path.parent).free < num_bytes:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(unpacked))
             output.write(chunk)
@@ -38,7 +36,7 @@ def _read_gzip(file: gzip.GzipFile) -> bytes:
         return file.read(CHUNK_BYTES)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         reason = printable(str(error))
-        raise SourceUnreadable(f"the gzip file cannot be read: {reason}", "file") from None
+        raise SourceUnreadable(f"the gzip file cannot be read: {reason}") from None
 
 
 def refuse_binary(path: Path) -> None:
@@ -46,4 +44,4 @@ def refuse_binary(path: Path) -> None:
     with path.open("rb") as file:
         format = binary_format(file.read(HEAD_BYTES))
     if format is not None:
-        raise SourceUnreadable(f"this is {format.name}; {format.advice}", "file")
+        raise SourceUnreadable(f"this is {format.name}; {format.advice}")

@@ -15,7 +15,7 @@ from falqon_core.tables.columns import Table, ignored_columns, select_columns
 BATCH_BYTES = 8 * 2**20  # Bytes of decoded rows.
 MAX_BATCH_ROWS = 1024
 BUFFER_BYTES = 2**20  # Bytes of each column.
-MAX_DEPTH = 32
+MAX_COLUMN_DEPTH = 32
 
 
 @contextmanager
@@ -66,13 +66,13 @@ def _batch_rows(table: pq.ParquetFile) -> int:
 
 def _check_column(schema: pa.Schema, name: str) -> None:
     if schema.names.count(name) > 1:
-        raise SourceUnreadable(f"two columns have the name '{printable(name)}'", "file")
+        raise SourceUnreadable(f"two columns have the name '{printable(name)}'")
     kinds = [schema.field(name).type]
-    for _ in range(MAX_DEPTH):
+    for _ in range(MAX_COLUMN_DEPTH):
         kinds = [kind.field(index).type for kind in kinds for index in range(kind.num_fields)]
         if not kinds:
             return
-    raise SourceUnreadable(f"column '{printable(name)}' is nested too deeply", "file")
+    raise SourceUnreadable(f"column '{printable(name)}' is nested too deeply")
 
 
 @contextmanager
@@ -84,4 +84,4 @@ def _refusals() -> Iterator[None]:
         raise MemoryError from error
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = printable(str(error).partition("\n")[0])
-        raise SourceUnreadable(f"the Parquet file cannot be read: {reason}", "file") from None
+        raise SourceUnreadable(f"the Parquet file cannot be read: {reason}") from None

@@ -16,7 +16,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from falqon_core.contract.messages import CheckpointSaved, Message
+from falqon_core.contract.messages import CheckpointSaved, TrainerMessage
 from falqon_core.meld.host_arena import HostArena, arena_bytes
 from falqon_core.train.checkpoint import Checkpoint, save_checkpoint
 from falqon_core.train.distributed import ProcessGroup
@@ -30,7 +30,7 @@ class Checkpointer:
         self,
         output: Path,
         saved_step: int,
-        send: Callable[[Message], None],
+        send: Callable[[TrainerMessage], None],
         group: ProcessGroup,
         device: torch.device,
         in_background: bool,

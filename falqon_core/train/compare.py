@@ -26,12 +26,12 @@ from falqon_core.contract.messages import (
     Failed,
     Finished,
     Merged,
-    Message,
     Started,
     StepMetrics,
+    TrainerMessage,
     decode,
 )
-from falqon_core.contract.methods import METHODS, MethodName
+from falqon_core.contract.methods import METHOD_SPECS, MethodName
 from falqon_core.estimate.comparison import ComparisonRow, TrainingFigures, combine
 from falqon_core.train.base_error import measure_base_error
 from falqon_core.train.choices import (
@@ -76,10 +76,11 @@ class ComparisonPlan:
 
 def parse_methods(text: str) -> list[MethodName]:
     """Read names with commas between them, or "all". Raises `ConfigError`."""
-    names = list(METHODS) if text == "all" else [name.strip() for name in text.split(",")]
-    if unknown := [name for name in names if name not in METHODS]:
+    names = list(METHOD_SPECS) if text == "all" else [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in METHOD_SPECS]:
         raise ConfigError(
-            f"methods: there is no method {unknown[0]!r}; there are {', '.join(METHODS)}", "methods"
+            f"methods: there is no method {unknown[0]!r}; there are {', '.join(METHOD_SPECS)}",
+            "methods",
         )
     return cast(list[MethodName], names)
 
@@ -117,10 +118,10 @@ def compare(plan: ComparisonPlan, output: Path, tell: Callable[[str], None]) -> 
             for seed in plan.seeds[1:]
         ]
         recipe = recipe_of(plan.base.recipe, best)
-        row = combine(METHODS[method].title, recipe, [figures[best], *others])
+        row = combine(METHOD_SPECS[method].title, recipe, [figures[best], *others])
         measured: dict[str, float] = {"base_error": _base_error(plan.base, recipe)}
         if questions is not None:
-            tell(f"{METHODS[method].title}: {len(questions)} questions")
+            tell(f"{METHOD_SPECS[method].title}: {len(questions)} questions")
             accuracy = _accuracy(model_folder(output / best.folder_name), questions)
             measured |= {
                 "accuracy": accuracy.share,
@@ -139,8 +140,8 @@ def recipe_of(base: Recipe, run: ComparisonRun) -> Recipe:
 
     Raises `ConfigError` for a rate or a seed that no recipe may have.
     """
-    foreign = {name for spec in METHODS.values() for name in spec.options}
-    foreign -= set(METHODS[run.method].options)
+    foreign = {name for spec in METHOD_SPECS.values() for name in spec.options}
+    foreign -= set(METHOD_SPECS[run.method].options)
     fields = base.model_dump(exclude_unset=True, exclude=foreign)
     fields |= {"method": run.method, "seed": run.seed, "learning_rate": run.learning_rate}
     try:
@@ -151,7 +152,7 @@ def recipe_of(base: Recipe, run: ComparisonRun) -> Recipe:
         raise ConfigError(f"{run.folder_name}: {param}: {first['msg']}", param) from None
 
 
-def figures_of(messages: Sequence[Message], model: Path) -> TrainingFigures:
+def figures_of(messages: Sequence[TrainerMessage], model: Path) -> TrainingFigures:
     """Make the figures of one training that has ended."""
     started = next(message for message in messages if isinstance(message, Started))
     steps = [message for message in messages if isinstance(message, StepMetrics)]
@@ -230,11 +231,11 @@ def _train(config: TrainConfig, folder: Path) -> None:
         )
 
 
-def _read(path: Path) -> list[Message]:
+def _read(path: Path) -> list[TrainerMessage]:
     """Return a trainer's messages, without a line that was cut off and without an older failure."""
     if not path.is_file():
         return []
-    messages: list[Message] = []
+    messages: list[TrainerMessage] = []
     for line in path.read_bytes().splitlines():
         try:
             message = decode(line)

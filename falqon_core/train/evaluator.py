@@ -6,7 +6,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.messages import Evaluated, Message, Sampled
+from falqon_core.contract.messages import Evaluated, Sampled, TrainerMessage
 from falqon_core.data.dataset import Dataset
 from falqon_core.objectives import Objective
 from falqon_core.train.data import plan_validation
@@ -27,7 +27,7 @@ class Evaluator:
         recipe: Recipe,
         objective: Objective,
         device: torch.device,
-        send: Callable[[Message], None],
+        send: Callable[[TrainerMessage], None],
         group: ProcessGroup,
     ) -> None:
         self._validation = validation

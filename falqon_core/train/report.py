@@ -22,10 +22,10 @@ from falqon_core.contract.messages import (
     Finished,
     Log,
     Merged,
-    Message,
     Sampled,
     Started,
     StepMetrics,
+    TrainerMessage,
     encode,
 )
 
@@ -33,7 +33,7 @@ from falqon_core.contract.messages import (
 class Port(Protocol):
     """A receiver of messages."""
 
-    def __call__(self, message: Message) -> None: ...
+    def __call__(self, message: TrainerMessage) -> None: ...
 
     def close(self) -> None:
         """Release the receiver; no message follows."""
@@ -47,7 +47,7 @@ class MessagePort:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
-    def __call__(self, message: Message) -> None:
+    def __call__(self, message: TrainerMessage) -> None:
         line = encode(message)
         try:
             while line:
@@ -68,7 +68,7 @@ class PlainLog:
     def __init__(self, discreet: bool) -> None:
         self._discreet = discreet
 
-    def __call__(self, message: Message) -> None:
+    def __call__(self, message: TrainerMessage) -> None:
         if self._discreet and isinstance(message, Sampled | Failed):
             return
         sys.stdout.write(describe(message) + "\n")
@@ -92,7 +92,7 @@ class ProgressBar:
         self._task = self._progress.add_task("training", total=None, figures="loading")
         self._progress.start()
 
-    def __call__(self, message: Message) -> None:
+    def __call__(self, message: TrainerMessage) -> None:
         match message:
             case Started():
                 self._progress.update(
@@ -118,7 +118,7 @@ def person_port(*, discreet: bool) -> Port:
     return PlainLog(discreet)
 
 
-def describe(message: Message) -> str:
+def describe(message: TrainerMessage) -> str:
     """One line for people; of samples, one for each."""
     match message:
         case Started():
@@ -196,10 +196,10 @@ def _quality(
     return f"reward accuracy {reward_accuracy or 0:.3f} margin {reward_margin or 0:.3f}"
 
 
-def to_all(ports: list[Port]) -> Callable[[Message], None]:
+def to_all(ports: list[Port]) -> Callable[[TrainerMessage], None]:
     """Return a function that sends a message to all ports."""
 
-    def send(message: Message) -> None:
+    def send(message: TrainerMessage) -> None:
         for port in ports:
             port(message)
 

@@ -13,7 +13,7 @@ from falqon_core.data.dataset import Dataset
 from falqon_core.data.summary import summarize
 from falqon_core.data.template_defaults import set_template_defaults
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.methods import Method, check_packages
+from falqon_core.methods import TrainingMethod, check_packages
 from falqon_core.train.activation_checkpointing import checkpoint_activations
 from falqon_core.train.agreement import check_agreement
 from falqon_core.train.checkpoint import Checkpoint, Progress, newest_checkpoint
@@ -112,7 +112,7 @@ def _prepare(
     recipe: Recipe,
     checkpoint: Checkpoint | None,
     whole: bool,
-) -> Method:
+) -> TrainingMethod:
     """Change `model` to train from the start or from `checkpoint`; unless it is `whole` its layers
     come to the device one by one.
     """

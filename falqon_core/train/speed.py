@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from falqon_core.contract.config import TrainConfig
-from falqon_core.contract.messages import Message, StepMetrics
+from falqon_core.contract.messages import StepMetrics, TrainerMessage
 from falqon_core.train.state import free_memory
 from falqon_core.train.trainer import Trainer
 
@@ -18,7 +18,7 @@ def measure_speed(config: TrainConfig, folder: Path) -> float:
     """
     speeds: list[float] = []
 
-    def keep_speed(message: Message) -> None:
+    def keep_speed(message: TrainerMessage) -> None:
         if isinstance(message, StepMetrics):
             speeds.append(message.tokens_per_second)
 

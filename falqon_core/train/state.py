@@ -8,10 +8,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.data.dataset import Dataset
 from falqon_core.data.loader import Loader, Microbatch
-from falqon_core.methods import Method, create_method
+from falqon_core.methods import TrainingMethod, create_method
 from falqon_core.train.checkpoint import Checkpoint, Progress
 from falqon_core.train.data import training_loader
 from falqon_core.train.optimizer import Optimizer
@@ -27,7 +27,7 @@ class TrainState:
     """
 
     model: PreTrainedModel
-    method: Method
+    method: TrainingMethod
     optimizer: Optimizer
     loader: Loader
     progress: Progress
@@ -48,7 +48,7 @@ class TrainState:
 
 def prepare_method(
     model: PreTrainedModel, train: Dataset, recipe: Recipe, checkpoint: Checkpoint | None
-) -> Method:
+) -> TrainingMethod:
     """Change `model`, the untouched base, to train from the beginning, or from `checkpoint`."""
     method = create_method(recipe)
     if checkpoint is None:
@@ -60,7 +60,7 @@ def prepare_method(
 
 def build_state(
     model: PreTrainedModel,
-    method: Method,
+    method: TrainingMethod,
     train: Dataset,
     reference: dict[str, Tensor],
     progress: Progress,
@@ -76,7 +76,7 @@ def build_state(
         plan = {"recipe": recipe, "device_name": progress.device_name}
         progress = checkpoint.progress.model_copy(update=plan)
         loader.load_state_dict(progress.loader)
-    moments = METHODS[recipe.method].moments
+    moments = METHOD_SPECS[recipe.method].moments
     optimizer = Optimizer(
         method.parameters(),
         recipe.weight_decay,

@@ -22,11 +22,11 @@ from falqon_core.contract.messages import (
     Finished,
     Log,
     Merged,
-    Message,
     Started,
     StepMetrics,
+    TrainerMessage,
 )
-from falqon_core.export.curve import MAX_POINTS
+from falqon_core.export.curve import MAX_CURVE_POINTS
 from falqon_core.objectives import create_objective
 from falqon_core.train.checkpoint import CurvePoint
 from falqon_core.train.checkpointer import Checkpointer
@@ -52,7 +52,7 @@ class Trainer:
         self,
         config: TrainConfig,
         output: Path,
-        send: Callable[[Message], None],
+        send: Callable[[TrainerMessage], None],
         stop: Callable[[], bool],
         group: ProcessGroup = SINGLE_PROCESS,
     ) -> None:
@@ -151,15 +151,15 @@ class Trainer:
         return meter.measure(result, progress, state.loader.epoch, rate)
 
     def _record_curve_point(self, metrics: StepMetrics) -> None:
-        """Keep a point for the curve of the model card: about `MAX_POINTS` evenly spread, and every
-        evaluation.
+        """Keep a point for the curve of the model card: about `MAX_CURVE_POINTS` evenly spread, and
+        every evaluation.
         """
         progress = self.state.progress
         valid_loss = progress.metrics.get("valid_loss")
         if (
             valid_loss is not None
             or metrics.step in (1, self._total_steps)
-            or metrics.step % math.ceil(self._total_steps / MAX_POINTS) == 0
+            or metrics.step % math.ceil(self._total_steps / MAX_CURVE_POINTS) == 0
         ):
             point = CurvePoint(
                 step=metrics.step,

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from falqon_core.contract.certificate import HeldOut
@@ -18,7 +17,7 @@ from falqon_core.data.dataset import Dataset
 from falqon_core.data.loader import row_multiple
 from falqon_core.data.microbatch import collate
 from falqon_core.data.sequences import Item, TokenSequence, sequences_of
-from falqon_core.export.fp8 import QuantizedLinear
+from falqon_core.export.fp8 import plain, quantized_linears
 from falqon_core.generate import generate
 from falqon_core.meld.packed_weight import PackedWeight
 from falqon_core.objectives.loss import states_and_labels
@@ -91,11 +90,7 @@ def _read_row(model: PreTrainedModel, sequence: TokenSequence) -> tuple[float, R
 
 def _tensor_hashes(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
     """Hash codes and scales of the quantized linears, and the bf16 values of everything else."""
-    quantized = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, QuantizedLinear)
-    }
+    quantized = quantized_linears(model)
     for name, module in quantized.items():
         codes, scale = module.quantized_weight()
         yield f"{name}.weight", tensor_sha256(codes)
@@ -103,10 +98,4 @@ def _tensor_hashes(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
     prefixes = tuple(f"{name}." for name in quantized)
     for name, value in model.state_dict().items():
         if not name.startswith(prefixes) or name.endswith(".bias"):
-            yield name, tensor_sha256(_as_stored(value))
-
-
-def _as_stored(value: Tensor) -> Tensor:
-    if value.is_floating_point():
-        return value.to(torch.bfloat16)
-    return value
+            yield name, tensor_sha256(plain(value))

@@ -115,9 +115,7 @@ def compare_bits(folder: Path, reference: ReferenceOutputs) -> list[Check]:
 
 
 def load_libraries(base: Path) -> None:
-    """Import what `compare` will need for a model of that architecture and transformers imports
-    late.
-    """
+    """Import what `compare` needs of that architecture and transformers imports late."""
     import compressed_tensors  # noqa: F401
 
     config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)

@@ -17,7 +17,14 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 import falqon_core
-from falqon_core.contract.certificate import Base, Certificate, Data, Device, Software, Training
+from falqon_core.contract.certificate import (
+    Certificate,
+    CertifiedBase,
+    Data,
+    Device,
+    Software,
+    Training,
+)
 from falqon_core.contract.config import TrainConfig
 from falqon_core.export.checksums import file_sha256, hash_files, sha256_lines
 from falqon_core.ops.matmul import LACKS_BF16
@@ -51,7 +58,7 @@ def main(requests: TextIO, answers: TextIO) -> None:
     """Answer one request with a certificate; without one end silently."""
     config = TrainConfig.model_validate_json(requests.readline())
     load_libraries(config.model)
-    base = Base(
+    base = CertifiedBase(
         name=config.base_model_name or config.model.name, sha256=_folder_sha256(config.model)
     )
     data = Data(
@@ -63,7 +70,7 @@ def main(requests: TextIO, answers: TextIO) -> None:
         answers.write(certificate.model_dump_json() + "\n")
 
 
-def certify(base: Base, data: Data, request: CertifyRequest) -> Certificate:
+def certify(base: CertifiedBase, data: Data, request: CertifyRequest) -> Certificate:
     """Return the certificate of one exported model, passed or not."""
     torch.set_num_threads(request.training.num_threads)
     device = torch.device(request.device)

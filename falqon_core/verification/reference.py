@@ -7,9 +7,8 @@ computed from the exported files alone.
 
 import hashlib
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -39,12 +38,16 @@ class ReferenceSummary(BaseModel):
     rounds_activations: bool
 
 
-class ReferenceRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ReferenceRow:
     """`logits` [P, V] at `positions` int64 [P] of the row `input_ids` int64 [T]."""
 
     input_ids: Tensor
     positions: Tensor
     logits: Tensor
+
+
+_ROW_TENSORS = [field.name for field in fields(ReferenceRow)]
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,9 @@ class ReferenceOutputs:
 def save_reference(reference: ReferenceOutputs, path: Path) -> None:
     """Write the outputs to one safetensors file, the summary in its header."""
     tensors = {
-        f"{index}.{name}": value
+        f"{index}.{name}": getattr(row, name)
         for index, row in enumerate(reference.rows)
-        for name, value in row._asdict().items()
+        for name in _ROW_TENSORS
     }
     tensors |= {"prompt": reference.prompt, "answer": reference.answer}
     save_file(
@@ -79,7 +82,7 @@ def load_reference(path: Path) -> ReferenceOutputs:
     with safe_open(path, "pt") as file:
         summary = ReferenceSummary.model_validate_json(file.metadata()[_SUMMARY])
         rows = [
-            ReferenceRow(*(file.get_tensor(f"{index}.{name}") for name in ReferenceRow._fields))
+            ReferenceRow(*(file.get_tensor(f"{index}.{name}") for name in _ROW_TENSORS))
             for index in range(summary.held_out.num_rows)
         ]
         return ReferenceOutputs(summary, rows, file.get_tensor("prompt"), file.get_tensor("answer"))

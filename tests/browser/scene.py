@@ -14,10 +14,10 @@ from app.models.job_progress import JobProgress
 from falqon_core.contract import certificate as certificates
 from falqon_core.contract.certificate import (
     CERTIFICATE,
+    AccruedCost,
     Canary,
     Certificate,
     Check,
-    Cost,
     Data,
     Device,
     HeldOut,
@@ -188,7 +188,7 @@ def certificate(answer: str = "Anything you like.") -> Certificate:
         ],
         held_out=HeldOut(source="validation", num_rows=4, num_tokens=305),
         canary=Canary(prompt="user: What can you do?", trainer=answer, reloaded=answer),
-        base=certificates.Base(name="base", sha256=sha256),
+        base=certificates.CertifiedBase(name="base", sha256=sha256),
         data=Data(train=sha256, validation=None),
         training=Training(
             recipe=Recipe(), steps=STEPS, best_step=STEPS, num_records=12,
@@ -201,7 +201,7 @@ def certificate(answer: str = "Anything you like.") -> Certificate:
         device=Device(type="cpu", name="a processor"),
         files=[],
         service=certificates.Service(
-            job="ftjob-1", model="ft", cost=Cost.model_validate(CERTIFIED_COST),
+            job="ftjob-1", model="ft", cost=AccruedCost.model_validate(CERTIFIED_COST),
         ),
     )  # fmt: skip
 

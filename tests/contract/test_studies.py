@@ -12,7 +12,7 @@ from app.jobs.events import NewEvent
 from app.models import Event, Job, JobStatus, Study, Submission
 from app.models.job_progress import JobProgress
 from app.models.study_request import MAX_JOBS
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from tests.contract.test_jobs import COST, PROGRESS
 from tests.contract.test_preferences import PREFERENCES
 from tests.support.api import Tenant
@@ -93,7 +93,7 @@ def test_all_methods_take_what_each_of_them_has(tenant: Tenant) -> None:
     study = create(
         tenant, methods="all", falqon={"group_size": 16, "weight_format": "e2m3"}, seeds=[3]
     )
-    assert [each["method"] for each in study["jobs"]] == list(METHODS)
+    assert [each["method"] for each in study["jobs"]] == list(METHOD_SPECS)
     configs = {each["method"]: job(tenant, study, i).config for i, each in enumerate(study["jobs"])}
     assert configs["qa_lora"]["group_size"] == 16
     assert configs["fp6_lora"]["weight_format"] == "e2m3"
@@ -180,7 +180,7 @@ def test_a_study_with_one_refused_job_writes_none(tenant: Tenant) -> None:
         ({"methods": []}, "methods"),
         ({"methods": ["falqon", "falqon"]}, "methods"),
         ({"methods": ["sgd"]}, "methods.0"),
-        ({"methods": "all", "seeds": list(range(MAX_JOBS // len(METHODS) + 1))}, "methods"),
+        ({"methods": "all", "seeds": list(range(MAX_JOBS // len(METHOD_SPECS) + 1))}, "methods"),
         ({"seeds": []}, "seeds"),
         ({"rate_factors": [1, 1]}, "rate_factors"),
         ({"learning_rates": {"lora": 0.9}, "rate_factors": [2]}, "falqon.learning_rate"),

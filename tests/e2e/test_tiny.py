@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from tests.e2e.conftest import RECIPE, Trained
 from tests.e2e.scale import of_a_release
 from tests.support.service import Service
@@ -182,7 +182,7 @@ OF_METHODS: dict[str, dict[str, Any]] = {
 
 @of_a_release
 def test_every_method_trains_and_is_served_in_fp8(service: Service, trained: Trained) -> None:
-    assert set(OF_METHODS) | {"falqon"} == set(METHODS)
+    assert set(OF_METHODS) | {"falqon"} == set(METHOD_SPECS)
     jobs = service.client.fine_tuning.jobs
     few = {"rank": 8, "max_steps": 2, "num_samples": 0, "learning_rate": None}
     recipe = RECIPE | few | {"validation_fraction": 0.1}

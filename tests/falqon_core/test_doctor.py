@@ -61,7 +61,7 @@ def test_a_check_that_raises_is_a_row_and_not_the_end() -> None:
 def test_a_folder_that_is_no_model_is_the_users_mistake(
     config: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "LIMIT_SECONDS", -1.0)
+    monkeypatch.setattr(doctor, "DOCTOR_SECONDS", -1.0)
     if config is not None:
         (tmp_path / "config.json").write_text(config)
     result = CliRunner().invoke(app, ["doctor", "--model", str(tmp_path)])
@@ -70,7 +70,7 @@ def test_a_folder_that_is_no_model_is_the_users_mistake(
 
 
 def test_no_check_begins_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "LIMIT_SECONDS", -1.0)
+    monkeypatch.setattr(doctor, "DOCTOR_SECONDS", -1.0)
     heard: list[CheckRow] = []
     (row,) = diagnose(None, heard.append).rows
     assert (row.name, row.status) == ("time", "skipped")
@@ -107,7 +107,7 @@ def test_a_card_that_torch_does_not_see_is_a_failure(
 
 
 def test_it_runs_in_the_environment_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "LIMIT_SECONDS", -1.0)
+    monkeypatch.setattr(doctor, "DOCTOR_SECONDS", -1.0)
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "")
     monkeypatch.delenv("PYTORCH_ALLOC_CONF")
     CliRunner().invoke(app, ["doctor", "--json"])

@@ -20,9 +20,9 @@ from pydantic import BaseModel
 
 from falqon_core.contract.certificate import (
     CERTIFICATE,
-    Base,
     Canary,
     Certificate,
+    CertifiedBase,
     Check,
     Data,
     Device,
@@ -47,9 +47,9 @@ from falqon_core.contract.messages import (
     Failed,
     Finished,
     Log,
-    Message,
     Started,
     StepMetrics,
+    TrainerMessage,
     encode,
 )
 from falqon_core.fault_points import fault
@@ -99,7 +99,7 @@ class Trainer:
     def _on_sigterm(self, *_: object) -> None:
         self.stopping = not self.fake.ignores_sigterm
 
-    def send(self, message: Message) -> None:
+    def send(self, message: TrainerMessage) -> None:
         os.write(self.fd, encode(message))
 
     def train(self) -> ExitCode:
@@ -231,7 +231,7 @@ def certificate(train: str = DIGEST, validation: str | None = None) -> Certifica
         checks=[Check(name="codes_and_scales", passed=True, detail="2 tensors, bit for bit")],
         held_out=HeldOut(source="training", num_rows=1, num_tokens=10),
         canary=Canary(prompt="Hello", trainer="fake", reloaded="fake"),
-        base=Base(name="fake/base", sha256=DIGEST),
+        base=CertifiedBase(name="fake/base", sha256=DIGEST),
         data=Data(train=train, validation=validation),
         training=Training(
             recipe=Recipe(),

@@ -6,7 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.models.job_progress import JobCost
-from falqon_core.contract.certificate import CERTIFICATE, Certificate, Cost, Service
+from falqon_core.contract.certificate import CERTIFICATE, AccruedCost, Certificate, Service
 from falqon_core.contract.layout import SHA256SUMS
 
 
@@ -29,7 +29,9 @@ def add_service_facts(folder: Path, job_id: str, model_id: str, cost: JobCost | 
     service = Service(
         job=job_id,
         model=model_id,
-        cost=Cost(**cost.model_dump(include=set(Cost.model_fields))) if cost else None,
+        cost=AccruedCost(**cost.model_dump(include=set(AccruedCost.model_fields)))
+        if cost
+        else None,
     )
     completed = (
         certificate.model_copy(update={"service": service}).model_dump_json(indent=2).encode()

@@ -17,14 +17,14 @@ from falqon_core.contract.messages import (
     Evaluated,
     Exported,
     Merged,
-    Message,
     Sampled,
     Started,
     StepMetrics,
+    TrainerMessage,
 )
 
 # The work that the trainer has done when it sends a message, since the message before.
-PHASES: dict[type[Message], str] = {
+PHASES: dict[type[TrainerMessage], str] = {
     Started: "load",
     Evaluated: "evaluate",
     Sampled: "sample",

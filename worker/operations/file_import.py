@@ -26,7 +26,7 @@ from app.notifier.broker import Notifier
 from app.operations import claims
 from app.projects import quotas
 from app.source_tokens import repository as source_tokens
-from falqon_core.contract.messages import Message, RecordsWritten
+from falqon_core.contract.messages import RecordsWritten, TrainerMessage
 from falqon_core.contract.sources import unpacked_name
 from worker.context import WorkerContext
 from worker.machine.subprocesses import ToolFailed, run_tool
@@ -144,7 +144,7 @@ class FileImportHandler(OperationHandler[FileImport]):
         lines = table.path.with_name(f"{table.position}.jsonl")
         reading.lines.append(lines)
 
-        def on_message(message: Message) -> None:
+        def on_message(message: TrainerMessage) -> None:
             if isinstance(message, RecordsWritten):
                 reading.ignored.extend(message.ignored_columns)
                 progress.written(table, message, reading.lines[0])

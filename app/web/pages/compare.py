@@ -21,7 +21,7 @@ from app.web.charts import charts_of
 from app.web.rendering import fragment, page, shared
 from app.web.text import state
 from app.web.visitor import PageRoute, Visitor
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.comparison import NOTES, combine, filled_columns
 
 MIN_JOBS, MAX_JOBS = 2, 6
@@ -116,7 +116,7 @@ def _comparison(
         "table": table,
         "columns": [column for column in filled_columns(table) if column.field != "num_jobs"],
         "notes": NOTES,
-        "titles": {name: spec.title for name, spec in METHODS.items()},
+        "titles": {name: spec.title for name, spec in METHOD_SPECS.items()},
         "charts": charts_of(rows),
         "runs": runs,
         "different": [difference for difference in differences if not difference.is_same],

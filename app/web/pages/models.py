@@ -34,7 +34,7 @@ from app.web.visitor import (
     Visitor,
     WritingVisitor,
 )
-from falqon_core.contract.formats import FORMATS
+from falqon_core.contract.formats import FORMAT_DESCRIPTIONS
 
 MAX_ROWS = 200
 MAX_IMPORTS = 10  # Imports without a model, or with one that differs.
@@ -250,7 +250,7 @@ def _exports(services: Services, caller: Caller, model: ModelObject) -> dict[str
         present = models.present(session, caller.project_id, exported)
     forms = [
         (name, description, by_format.get(name), refusals.get(name))
-        for name, description in FORMATS.items()
+        for name, description in FORMAT_DESCRIPTIONS.items()
         if name != "fp8"
     ]
     in_progress = any(export.status == "in_progress" for export in by_format.values())

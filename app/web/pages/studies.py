@@ -25,7 +25,7 @@ from app.web.rendering import fragment, page, shared
 from app.web.session import notify
 from app.web.text import state
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.comparison import (
     COLUMNS,
     NOTES,
@@ -134,7 +134,7 @@ def study_stream(
 def _list(services: Services, caller: Caller, after: str | None) -> dict[str, Any]:
     return {
         "studies": service.list_studies(services, caller, after=after, limit=PAGE_SIZE),
-        "titles": {name: spec.title for name, spec in METHODS.items()},
+        "titles": {name: spec.title for name, spec in METHOD_SPECS.items()},
         "after": after,
     }
 

@@ -11,10 +11,10 @@ from decimal import Decimal
 from falqon_core.bench.studies import Bars, StudyReport, table
 from falqon_core.estimate.prices import default_price
 
-NUM_STEPS = 1_407_000  # 5.45 s are 89.3 days and 9.44 s are 153.7: both give this number
+PAPER_STEPS = 1_407_000  # 5.45 s are 89.3 days and 9.44 s are 153.7: both give this number
 NUM_CARDS = 8
 DAY_SECONDS = 86_400
-OUR_SYSTEM = "FALQON"
+FALQON = "FALQON"
 # The share by which printed days may differ from those that dollars imply: rounding, and no more.
 DAYS_TOLERANCE = 0.03
 
@@ -31,21 +31,21 @@ PAPER_CELLS: dict[str, dict[str, Cell]] = {
     "rtx-4090": {
         "QLoRA": Cell(89.3, 6_001),
         "QA-LoRA": Cell(153.7, 10_328),
-        OUR_SYSTEM: Cell(35.7, 1_971),
+        FALQON: Cell(35.7, 1_971),
     },
     "l40s": {
         "QLoRA": Cell(98.3, 35_126),
         "QA-LoRA": Cell(164.0, 58_603),
-        OUR_SYSTEM: Cell(37.7, 10_070),
+        FALQON: Cell(37.7, 10_070),
     },
     "h100": {
         "QLoRA": Cell(31.1, 41_122),
         "QA-LoRA": Cell(25.1, 33_114),
-        OUR_SYSTEM: Cell(13.3, 13_419),
+        FALQON: Cell(13.3, 13_419),
     },
 }
 # Seconds a step that the paper measured, on an RTX 4090.
-PAPER_STEP_SECONDS = {"QLoRA": 5.45, "QA-LoRA": 9.44, OUR_SYSTEM: 1.80}
+PAPER_STEP_SECONDS = {"QLoRA": 5.45, "QA-LoRA": 9.44, FALQON: 1.80}
 
 
 def study_costs() -> StudyReport:
@@ -53,10 +53,11 @@ def study_costs() -> StudyReport:
     rows = []
     dollars: dict[str, list[float]] = {system: [] for system in PAPER_STEP_SECONDS}
     for card, cells in PAPER_CELLS.items():
-        hourly = _hourly(cells["QLoRA"])
+        # Dollars a card and hour at which days and dollars of this cell agree.
+        hourly = cells["QLoRA"].dollars / (cells["QLoRA"].days * 24 * NUM_CARDS)
         price = default_price(card)
         for system, cell in cells.items():
-            days = _days(cell.dollars, hourly)
+            days = cell.dollars / (24 * NUM_CARDS * hourly)
             here = price.usd_per_device_hour * Decimal(str(round(24 * NUM_CARDS * days, 2)))
             dollars[system].append(float(here))
             is_off = abs(days - cell.days) > DAYS_TOLERANCE * days
@@ -67,7 +68,7 @@ def study_costs() -> StudyReport:
                     f"{cell.dollars:,}",
                     f"{hourly:.3f}",
                     f"{days:.1f}" + (" (!)" if is_off else ""),
-                    f"{days * DAY_SECONDS / NUM_STEPS:.2f}",
+                    f"{days * DAY_SECONDS / PAPER_STEPS:.2f}",
                     f"{price.usd_per_device_hour}",
                     f"{here:,.0f}",
                 ]
@@ -83,11 +84,11 @@ def study_costs() -> StudyReport:
         "$ here",
     ]
     measured = ", ".join(
-        f"{system} {seconds} s = {seconds * NUM_STEPS / DAY_SECONDS:.1f} days"
+        f"{system} {seconds} s = {seconds * PAPER_STEPS / DAY_SECONDS:.1f} days"
         for system, seconds in PAPER_STEP_SECONDS.items()
     )
     text = (
-        f"# What the paper's training costs\n\n{NUM_STEPS:,} steps on each of {NUM_CARDS} cards. "
+        f"# What the paper's training costs\n\n{PAPER_STEPS:,} steps on each of {NUM_CARDS} cards. "
         f"From the seconds a step that it measured on an RTX 4090: {measured}.\n\n"
         + table(head, rows)
         + "\n(!): the printed days contradict the printed dollars. For FALQON on every card the "
@@ -97,12 +98,3 @@ def study_costs() -> StudyReport:
     )
     bars = Bars("Cost of the paper's training", "US dollars", list(PAPER_CELLS), dict(dollars))
     return StudyReport(text, bars)
-
-
-def _hourly(cell: Cell) -> float:
-    """Return the dollars a card and hour at which days and dollars of a cell agree."""
-    return cell.dollars / (cell.days * 24 * NUM_CARDS)
-
-
-def _days(dollars: int, hourly: float) -> float:
-    return dollars / (24 * NUM_CARDS * hourly)

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -90,7 +91,7 @@ def test_a_peer_that_is_not_installed_is_named() -> None:
 
 
 def test_the_workloads() -> None:
-    published, packed = workloads(SETUP._replace(num_records=16, record_tokens=528))
+    published, packed = workloads(replace(SETUP, num_records=16, record_tokens=528))
     assert (published.num_tokens, published.keys_per_token) == (8448, 264.5)
     assert [batch.input_ids.shape for batch in published.microbatches(4224)] == [(8, 528), (8, 528)]
     assert [len(record) for record in packed.records] == lengths(16, 528)

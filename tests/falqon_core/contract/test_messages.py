@@ -10,12 +10,12 @@ from falqon_core.contract.messages import (
     Finished,
     Log,
     Merged,
-    Message,
     RecordsWritten,
     Sample,
     Sampled,
     Started,
     StepMetrics,
+    TrainerMessage,
     decode,
     encode,
 )  # fmt: skip
@@ -26,7 +26,7 @@ STEP = StepMetrics(
     elapsed_seconds=7.5, codes_changed=0.125, memory_bytes=2**30, mfu=0.5, gpu_utilization=99,
     gpu_temperature=71,
 )  # fmt: skip
-MESSAGES: list[Message] = [
+MESSAGES: list[TrainerMessage] = [
     Started(
         total_steps=10,
         start_step=0,
@@ -57,7 +57,7 @@ MESSAGES: list[Message] = [
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
-def test_round_trip_in_one_line(message: Message) -> None:
+def test_round_trip_in_one_line(message: TrainerMessage) -> None:
     line = encode(message)
 
     assert line.endswith(b"\n")
@@ -66,7 +66,7 @@ def test_round_trip_in_one_line(message: Message) -> None:
 
 
 def test_every_kind_of_message_has_an_example() -> None:
-    assert {type(message) for message in MESSAGES} == set(Message.__subclasses__())
+    assert {type(message) for message in MESSAGES} == set(TrainerMessage.__subclasses__())
 
 
 @pytest.mark.parametrize(

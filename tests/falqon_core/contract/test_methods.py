@@ -4,12 +4,12 @@ import pytest
 from pydantic import ValidationError
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.contract.recipe_options import RecipeOptions
 
 
 def test_every_option_of_a_method_is_a_field_of_a_recipe() -> None:
-    options = {option for spec in METHODS.values() for option in spec.options}
+    options = {option for spec in METHOD_SPECS.values() for option in spec.options}
     assert options <= set(RecipeOptions.model_fields)
 
 
@@ -33,7 +33,7 @@ def test_an_option_that_the_method_does_not_have_is_refused_by_name(
         Recipe.model_validate(recipe)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHOD_SPECS)
 def test_a_resolved_recipe_can_be_read_again(method: str) -> None:
     recipe = Recipe.model_validate({"method": method}).resolved(100)
     assert Recipe.model_validate(recipe.model_dump()) == recipe

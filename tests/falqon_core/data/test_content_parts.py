@@ -5,7 +5,7 @@ from transformers import PreTrainedTokenizerBase
 
 from falqon_core.data.chat_template import render
 from falqon_core.data.content_parts import content_for
-from falqon_core.importers.tiny import CHAT_TEMPLATE
+from falqon_core.importers.tiny import TINY_CHAT_TEMPLATE
 from falqon_core.records.line_parser import parse_record
 from falqon_core.records.shapes import ChatRecord
 
@@ -23,7 +23,7 @@ OF_USERS = (
 ) + "{% else %}{{ message.content + '.' }}{% endif %}{% endfor %}"
 
 
-@pytest.mark.parametrize("template", [STRING, JSON, ADDED, CHAT_TEMPLATE, "{{ broken"])
+@pytest.mark.parametrize("template", [STRING, JSON, ADDED, TINY_CHAT_TEMPLATE, "{{ broken"])
 @pytest.mark.parametrize("role", ["system", "user", "assistant", "tool"])
 def test_a_template_that_expects_a_string_gets_a_line_for_each_part(
     template: str, role: str

@@ -29,7 +29,7 @@ def write(path: Path, *records: object) -> Path:
 def test_batches_give_what_encode_gives(
     tmp_path: Path, unmarked: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dataset, "BATCH_SIZE", 3)
+    monkeypatch.setattr(dataset, "RECORDS_AT_ONCE", 3)
     path = write(
         tmp_path / "train.jsonl", *[chat(f"Answer {index}" * (index + 1)) for index in range(8)]
     )
@@ -37,7 +37,7 @@ def test_batches_give_what_encode_gives(
     loaded = load_dataset(path, unmarked, 64)
 
     for raw, sequence in zip(path.read_bytes().splitlines(), loaded.sequences, strict=True):
-        expected, _ = encode(parse_record(raw), unmarked, 64)
+        expected = encode(parse_record(raw), unmarked, 64).item
         assert np.array_equal(sequence.input_ids, expected.input_ids)
         assert np.array_equal(sequence.loss_mask, expected.loss_mask)
     assert loaded.num_tokens == sum(len(sequence) for sequence in loaded.sequences)

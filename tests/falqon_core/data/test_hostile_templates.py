@@ -160,7 +160,7 @@ def test_time_memory_and_output_have_an_end(
     template: str, unmarked: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource_limits, "CPU_SECONDS", 0.3)
-    monkeypatch.setattr(resource_limits, "MEMORY_BYTES", 2**28)
+    monkeypatch.setattr(resource_limits, "TEMPLATE_MEMORY_BYTES", 2**28)
 
     result = outcome(template, unmarked)
 

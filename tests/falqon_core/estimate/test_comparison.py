@@ -5,7 +5,7 @@ import io
 from decimal import Decimal
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.comparison import (
     EMPTY_CELL,
     PAPER,
@@ -53,7 +53,7 @@ def test_one_seed_has_no_deviation_and_no_job_no_figures() -> None:
 
 
 def test_every_method_has_the_papers_figures_beside_it() -> None:
-    assert PAPER.keys() == METHODS.keys()
+    assert PAPER.keys() == METHOD_SPECS.keys()
     e3m2, e2m3 = (
         paper_figures(Recipe.model_validate({"method": "fp6_lora", "weight_format": name}))
         for name in ("e3m2", "e2m3")

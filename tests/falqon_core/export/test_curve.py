@@ -3,7 +3,16 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from falqon_core.export.curve import BOTTOM, LEFT, MAX_POINTS, RIGHT, TOP, Point, draw_curve, evenly
+from falqon_core.export.curve import (
+    BOTTOM,
+    LEFT,
+    MAX_CURVE_POINTS,
+    RIGHT,
+    TOP,
+    CurvePoint,
+    draw_curve,
+    evenly,
+)
 
 SVG = "{http://www.w3.org/2000/svg}"
 SHAPES = {"svg", "title", "rect", "path", "circle", "text", "g"}
@@ -50,7 +59,7 @@ def test_a_long_curve_draws_the_same_selection_each_time() -> None:
 
     svg = draw_curve(many, many[::2])
 
-    assert [len(line) for line in lines_of(svg)] == [MAX_POINTS, MAX_POINTS]
+    assert [len(line) for line in lines_of(svg)] == [MAX_CURVE_POINTS, MAX_CURVE_POINTS]
     assert len(svg) < 50_000
     assert svg == draw_curve(list(many), many[::2])
 
@@ -64,7 +73,7 @@ def test_a_long_curve_draws_the_same_selection_each_time() -> None:
         [(5, -0.25), (10**7, -0.26)],
     ],
 )
-def test_every_training_has_a_curve(train: list[Point]) -> None:
+def test_every_training_has_a_curve(train: list[CurvePoint]) -> None:
     (line,) = lines_of(draw_curve(train, []))
 
     assert len(line) == sum(math.isfinite(loss) for _, loss in train)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -6,10 +7,10 @@ from huggingface_hub import ModelCard
 from falqon_core.contract.config import ObjectiveName, Recipe
 from falqon_core.data.summary import DataSummary
 from falqon_core.export.model_card import MAX_TABLE_ROWS, TrainingRow, thin_rows, write_model_card
-from falqon_core.export.provenance import Fields
+from falqon_core.export.provenance import CardFields
 
 SUMMARY = DataSummary(longest=64, num_truncated=3, num_left_out=2, num_validation_records=120)
-FIELDS: Fields = {
+FIELDS: CardFields = {
     "base_model": "acme/small-1b",
     "license": "other",
     "license_name": "acme-1",
@@ -20,7 +21,7 @@ ROWS = [TrainingRow(1, 2.5, None, 1e-3), TrainingRow(2, 1.25, 1.5, 5e-4)]
 
 def write(
     folder: Path,
-    fields: Fields = FIELDS,
+    fields: CardFields = FIELDS,
     objective: ObjectiveName = "supervised",
     rows: list[TrainingRow] = ROWS,
     data: DataSummary | None = SUMMARY,
@@ -123,5 +124,5 @@ def test_long_tables_are_thinned_but_keep_validations() -> None:
         row for row in rows if row.valid_loss is not None
     ]
     assert len(table) <= MAX_TABLE_ROWS + 10
-    every = [row._replace(valid_loss=1.0) for row in rows]
+    every = [replace(row, valid_loss=1.0) for row in rows]
     assert len(thin_rows(every)) == MAX_TABLE_ROWS

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from falqon_core.export.provenance import MAX_FILE_BYTES, Fields, card_fields, copy_licence
+from falqon_core.export.provenance import MAX_FILE_BYTES, CardFields, card_fields, copy_licence
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ from falqon_core.export.provenance import MAX_FILE_BYTES, Fields, card_fields, c
         (None, {}),
     ],
 )
-def test_the_licence_of_a_base_model(card: str | None, fields: Fields, tmp_path: Path) -> None:
+def test_the_licence_of_a_base_model(card: str | None, fields: CardFields, tmp_path: Path) -> None:
     if card is not None:
         (tmp_path / "README.md").write_text(card, newline="")
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrain
 
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.layout import model_folder
-from falqon_core.contract.messages import Message, StepMetrics
+from falqon_core.contract.messages import StepMetrics, TrainerMessage
 from falqon_core.export.formats import write_format
 from falqon_core.importers.importer import import_model
 from falqon_core.ops.quantize import quantize_rows
@@ -83,7 +83,7 @@ def trained(
 def train(config: TrainConfig, output: Path) -> list[float]:
     """Return the loss of every step."""
     torch.set_num_threads(1)
-    messages: list[Message] = []
+    messages: list[TrainerMessage] = []
     Trainer(config, output, messages.append, lambda: False).run()
     return [message.train_loss for message in messages if isinstance(message, StepMetrics)]
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from falqon_core.contract.errors import ModelError
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.importers.importer import import_model
-from falqon_core.importers.tiny import CHAT_TEMPLATE
+from falqon_core.importers.tiny import TINY_CHAT_TEMPLATE
 
 HIDDEN = 64
 HEADS = 4
@@ -76,7 +76,7 @@ def write_gguf(
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(0)
-    writer.add_chat_template(CHAT_TEMPLATE)
+    writer.add_chat_template(TINY_CHAT_TEMPLATE)
     for name, values in tensors(architecture, len(tokens), tied).items():
         if values.ndim == 2:
             writer.add_tensor(

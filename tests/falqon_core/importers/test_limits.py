@@ -25,7 +25,7 @@ def state() -> tuple[object, ...]:
 
 
 def test_what_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BASE_SECONDS", 0.1)
+    monkeypatch.setattr(limits, "BASE_IMPORT_SECONDS", 0.1)
     before = state()
 
     with (
@@ -37,7 +37,7 @@ def test_what_takes_too_long_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_library_that_catches_everything_is_ended_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "BASE_SECONDS", 0.1)
+    monkeypatch.setattr(limits, "BASE_IMPORT_SECONDS", 0.1)
 
     def swallow() -> None:
         with contextlib.suppress(Exception):
@@ -51,7 +51,7 @@ def test_a_library_that_catches_everything_is_ended_too(monkeypatch: pytest.Monk
 def test_an_import_step_that_takes_too_much_memory_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(limits, "MEMORY_BYTES", 2**26)
+    monkeypatch.setattr(limits, "IMPORT_MEMORY_BYTES", 2**26)
     with (tmp_path / "large").open("wb+") as file:
         file.truncate(2**31)
         with limit_resources(0), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ):
@@ -72,7 +72,7 @@ def test_an_uninterruptible_import_step_is_ended_by_the_kernel() -> None:
     program = (
         "import os; os.cpu_count = lambda: 1\n"
         "from falqon_core.importers import limits\n"
-        "limits.BASE_SECONDS = 0.1; limits.EXTRA_CPU_SECONDS = 1\n"
+        "limits.BASE_IMPORT_SECONDS = 0.1; limits.EXTRA_CPU_SECONDS = 1\n"
         "with limits.limit_resources(0): sum(range(10**12))"
     )
 

@@ -29,7 +29,7 @@ def test_a_template_that_takes_too_much_is_refused(
     template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource_limits, "CPU_SECONDS", 0.3)
-    monkeypatch.setattr(resource_limits, "MEMORY_BYTES", 2**28)
+    monkeypatch.setattr(resource_limits, "TEMPLATE_MEMORY_BYTES", 2**28)
     with pytest.raises(TemplateRefused, match=r"^it "):
         try_templates(folder_with(tmp_path, template))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import CheckpointCorrupt, ConfigError
 from falqon_core.export.fp8 import QuantizedLinear
-from falqon_core.methods import METHODS, create_method
+from falqon_core.methods import METHOD_CLASSES, create_method
 from falqon_core.methods.lora import Lora
 from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.ops.quantize import dequantize, quantize_rows
@@ -18,7 +18,7 @@ from tests.falqon_core.methods.test_falqon import batch
 
 # groups of 32 and four equal parts fit into these
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
-RECIPES: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHODS}
+RECIPES: dict[str, dict[str, Any]] = {name: {"method": name} for name in METHOD_CLASSES}
 del RECIPES["falqon"]
 RECIPES["ir_lora int4"] = {"method": "ir_lora", "quantizer": "int4"}
 RECIPES["fp8_lora, adapters too"] = {"method": "fp8_lora", "adapters_fp8": True}

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from falqon_core.records.jsonl import (
     MAX_LINE_BYTES,
+    MAX_LINE_VALUES,
     MAX_NESTING,
-    MAX_VALUES,
     BadRecord,
     RecordError,
 )
@@ -233,10 +233,10 @@ FAULTS: list[tuple[bytes, int, str, str]] = [
         f"nested too deeply, the limit is {MAX_NESTING}",
     ),
     (
-        b'{"text": "a", "x": [' + b"1," * MAX_VALUES + b"1]}",
+        b'{"text": "a", "x": [' + b"1," * MAX_LINE_VALUES + b"1]}",
         1,
         "",
-        f"too many values, the limit is {MAX_VALUES}",
+        f"too many values, the limit is {MAX_LINE_VALUES}",
     ),
     (b'{"text": "' + b"\\n" * 1_000_000 + b'", "text" : "b"}', 2_000_014, "text", "twice"),
     (b"[1]", 1, "", "expected an object, found list"),

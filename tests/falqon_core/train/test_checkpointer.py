@@ -16,9 +16,9 @@ from falqon_core.contract.messages import (
     ExitCode,
     Exported,
     Finished,
-    Message,
     Started,
     StepMetrics,
+    TrainerMessage,
 )
 from falqon_core.train import trainer
 from falqon_core.train.checkpoint import load_checkpoint
@@ -72,7 +72,7 @@ def run(
     model: Path,
     train_file: Path,
     output: Path,
-    send: Callable[[Message], None],
+    send: Callable[[TrainerMessage], None],
     stop: Callable[[], bool] = lambda: False,
     **recipe: Any,
 ) -> ExitCode:
@@ -102,13 +102,13 @@ def bytes_of(output: Path) -> dict[str, bytes]:
     }
 
 
-def hashes(messages: list[Message]) -> dict[int, str]:
+def hashes(messages: list[TrainerMessage]) -> dict[int, str]:
     """Return those of the checkpoints' manifests, by step."""
     saved = [message for message in messages if isinstance(message, CheckpointSaved)]
     return {message.step: message.manifest_sha256 for message in saved}
 
 
-def saved_steps(messages: list[Message]) -> list[int]:
+def saved_steps(messages: list[TrainerMessage]) -> list[int]:
     return list(hashes(messages))
 
 
@@ -119,10 +119,10 @@ def test_a_checkpoint_written_by_a_thread_holds_the_state_of_its_step(
     recipe: dict[str, Any], train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same folders: whole states of their own step, the newest and the best kept."""
-    by_thread: list[Message] = []
+    by_thread: list[TrainerMessage] = []
     assert train(tmp_path / "thread", by_thread.append, **recipe) == ExitCode.DONE
     monkeypatch.setattr(trainer, "Checkpointer", Checkpointer)
-    at_once: list[Message] = []
+    at_once: list[TrainerMessage] = []
     assert train(tmp_path / "at once", at_once.append, **recipe) == ExitCode.DONE
     assert bytes_of(tmp_path / "thread") == bytes_of(tmp_path / "at once")
     assert hashes(by_thread) == hashes(at_once)
@@ -134,9 +134,9 @@ def test_steps_continue_while_a_checkpoint_is_written_and_the_next_save_waits(
     gate: Gate, train: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out" / "checkpoints"
-    messages: list[Message] = []
+    messages: list[TrainerMessage] = []
 
-    def send(message: Message) -> None:
+    def send(message: TrainerMessage) -> None:
         messages.append(message)
         if isinstance(message, StepMetrics) and message.step == 4:
             assert not saved_steps(messages)
@@ -156,7 +156,7 @@ def test_steps_continue_while_a_checkpoint_is_written_and_the_next_save_waits(
 def test_a_stop_waits_for_the_checkpoint_in_progress(
     gate: Gate, train: Any, tmp_path: Path
 ) -> None:
-    messages: list[Message] = []
+    messages: list[TrainerMessage] = []
 
     def stop() -> bool:
         steps = [message for message in messages if isinstance(message, StepMetrics)]
@@ -180,7 +180,7 @@ def test_a_failure_to_write_ends_the_training_with_itself(
     passage: int, train: Any, tmp_path: Path
 ) -> None:
     """Of the second checkpoint at a step after it, of the last one at the end."""
-    messages: list[Message] = []
+    messages: list[TrainerMessage] = []
     fault_points.arm(f"checkpoint_write=enospc*{passage}")
     with pytest.raises(OSError, match="No space left") as failed:
         train(tmp_path / "out", messages.append, validation_fraction=0.0)
@@ -196,9 +196,9 @@ def test_a_failure_to_write_ends_the_training_with_itself(
 def test_a_training_that_fails_meanwhile_says_why_and_keeps_what_was_whole(
     writer_fails: bool, gate: Gate, train: Any, tmp_path: Path
 ) -> None:
-    messages: list[Message] = []
+    messages: list[TrainerMessage] = []
 
-    def send(message: Message) -> None:
+    def send(message: TrainerMessage) -> None:
         messages.append(message)
         if isinstance(message, StepMetrics) and message.step == 3:
             gate.open()
@@ -223,7 +223,7 @@ def test_a_training_killed_while_saving_continues_from_the_previous_checkpoint(
     whole, half = sorted((path.name for path in folder.iterdir()), reverse=True)
     assert (whole, half[:3]) == ("2", ".4.")
 
-    messages: list[Message] = []
+    messages: list[TrainerMessage] = []
     assert train(tmp_path / "parts", messages.append, validation_fraction=0.0) == ExitCode.DONE
     assert isinstance(messages[0], Started)
     assert messages[0].start_step == 2

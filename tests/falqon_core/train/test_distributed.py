@@ -28,9 +28,9 @@ from falqon_core.contract.messages import (
     Failed,
     Finished,
     Log,
-    Message,
     Started,
     StepMetrics,
+    TrainerMessage,
 )
 from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group, shares
 from falqon_core.train.trainer import Trainer
@@ -51,15 +51,15 @@ def of(kind: type[Any], messages: list[Any]) -> list[Any]:
 
 def one_process(
     config: Path, output: Path, stop: Callable[[], bool] = lambda: False
-) -> list[Message]:
-    messages: list[Message] = []
+) -> list[TrainerMessage]:
+    messages: list[TrainerMessage] = []
     Trainer(
         TrainConfig.model_validate_json(config.read_text()), output, messages.append, stop
     ).run()
     return messages
 
 
-def two_processes(config: Path, output: Path) -> list[Message]:
+def two_processes(config: Path, output: Path) -> list[TrainerMessage]:
     with ranks([config, config], output) as (first, (second,)):
         assert (first.finish(), second.wait(60)) == (ExitCode.DONE, ExitCode.DONE), (
             output.parent / f"{output.name}.log"
@@ -78,16 +78,16 @@ def config(folder: Path, tiny_folder: Path, train_file: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(config: Path, folder: Path) -> list[Message]:
+def alone(config: Path, folder: Path) -> list[TrainerMessage]:
     return one_process(config, folder / "alone")
 
 
 @pytest.fixture(scope="module")
-def both(config: Path, folder: Path) -> list[Message]:
+def both(config: Path, folder: Path) -> list[TrainerMessage]:
     return two_processes(config, folder / "both")
 
 
-def assert_same_training(messages: list[Any], expected: list[Message]) -> None:
+def assert_same_training(messages: list[Any], expected: list[TrainerMessage]) -> None:
     """Every step once, with the same records, and the same figures but for rounding."""
     steps = of(StepMetrics, messages)
     expected_steps = of(StepMetrics, expected)
@@ -134,7 +134,7 @@ def bytes_of(output: Path) -> dict[str, bytes]:
 
 
 def test_two_processes_train_what_one_trains(
-    alone: list[Message], both: list[Message], folder: Path
+    alone: list[TrainerMessage], both: list[TrainerMessage], folder: Path
 ) -> None:
     assert [type(message) for message in both] == [type(message) for message in alone]
     assert_same_training(both, alone)
@@ -142,7 +142,7 @@ def test_two_processes_train_what_one_trains(
 
 
 def test_a_stop_request_of_one_stops_both_and_either_number_continues(
-    config: Path, alone: list[Message], both: list[Message], folder: Path
+    config: Path, alone: list[TrainerMessage], both: list[TrainerMessage], folder: Path
 ) -> None:
     with ranks([config, config], folder / "two") as (first, (second,)):
         for message in first.read():
@@ -176,7 +176,7 @@ def test_a_stop_request_of_one_stops_both_and_either_number_continues(
 
 
 def test_two_processes_continue_the_training_of_one(
-    config: Path, alone: list[Message], folder: Path
+    config: Path, alone: list[TrainerMessage], folder: Path
 ) -> None:
     polls = iter(range(NUM_STEPS))
     before = one_process(config, folder / "more", stop=lambda: next(polls) == 7)

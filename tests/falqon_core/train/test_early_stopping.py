@@ -15,9 +15,9 @@ from falqon_core.contract.messages import (
     ExitCode,
     Finished,
     Log,
-    Message,
     Started,
     StepMetrics,
+    TrainerMessage,
 )
 from falqon_core.train.exporter import export_training
 from falqon_core.train.trainer import Trainer
@@ -39,8 +39,8 @@ def run(
     output: Path,
     stop: Callable[[], bool] = lambda: False,
     **recipe: Any,
-) -> tuple[ExitCode, list[Message]]:
-    messages: list[Message] = []
+) -> tuple[ExitCode, list[TrainerMessage]]:
+    messages: list[TrainerMessage] = []
     config = TrainConfig(
         model=model,
         train_file=train_file,
@@ -51,7 +51,7 @@ def run(
     return Trainer(config, output, messages.append, stop).run(), messages
 
 
-def of(kind: type[Any], messages: list[Message]) -> list[Any]:
+def of(kind: type[Any], messages: list[TrainerMessage]) -> list[Any]:
     return [message for message in messages if isinstance(message, kind)]
 
 
@@ -71,7 +71,7 @@ def files_of(output: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def whole(
     tiny_folder: Path, train_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Path, list[Message]]:
+) -> tuple[Path, list[TrainerMessage]]:
     output = tmp_path_factory.mktemp("whole") / "out"
     code, messages = run(tiny_folder, train_file, output)
     assert code == ExitCode.DONE
@@ -79,7 +79,7 @@ def whole(
 
 
 def test_early_stopping_ends_after_its_patience_and_reports_why(
-    whole: tuple[Path, list[Message]],
+    whole: tuple[Path, list[TrainerMessage]],
 ) -> None:
     _, messages = whole
     losses = {message.step: message.valid_loss for message in of(Evaluated, messages)}
@@ -98,7 +98,7 @@ def test_early_stopping_ends_after_its_patience_and_reports_why(
     )
 
 
-def test_the_best_checkpoint_outlives_the_newest(whole: tuple[Path, list[Message]]) -> None:
+def test_the_best_checkpoint_outlives_the_newest(whole: tuple[Path, list[TrainerMessage]]) -> None:
     output, messages = whole
     (finished,) = of(Finished, messages)
     steps = {int(path.name) for path in (output / "checkpoints").iterdir()}
@@ -110,7 +110,7 @@ def test_the_best_checkpoint_outlives_the_newest(whole: tuple[Path, list[Message
 
 
 def test_the_exported_model_is_the_best_one(
-    whole: tuple[Path, list[Message]],
+    whole: tuple[Path, list[TrainerMessage]],
     tiny_folder: Path,
     train_file: Path,
     tmp_path: Path,
@@ -136,7 +136,7 @@ def test_the_exported_model_is_the_best_one(
 @pytest.mark.parametrize("where", ["before the best", "while waiting"])
 def test_early_stopping_after_an_interruption_gives_the_same_bytes(
     where: str,
-    whole: tuple[Path, list[Message]],
+    whole: tuple[Path, list[TrainerMessage]],
     tiny_folder: Path,
     train_file: Path,
     tmp_path: Path,
@@ -169,7 +169,7 @@ def test_early_stopping_after_an_interruption_gives_the_same_bytes(
 
 
 def test_a_training_that_stopped_early_stays_stopped(
-    whole: tuple[Path, list[Message]], tiny_folder: Path, train_file: Path
+    whole: tuple[Path, list[TrainerMessage]], tiny_folder: Path, train_file: Path
 ) -> None:
     output, messages = whole
     before = (output / "model" / "SHA256SUMS").read_text()

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import LossNotFinite
-from falqon_core.contract.messages import Message, StepMetrics
+from falqon_core.contract.messages import StepMetrics, TrainerMessage
 from falqon_core.data.microbatch import Microbatch, microbatches, plan_microbatches
 from falqon_core.data.sequences import TokenSequence
 from falqon_core.importers.tokenizer import load_tokenizer
@@ -49,7 +49,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_training(
         recipe=recipe,
         device="cpu",
     )
-    messages: list[Message] = []
+    messages: list[TrainerMessage] = []
     training = Trainer(config, tmp_path / "output", messages.append, lambda: False)
 
     with pytest.raises(LossNotFinite, match=r"validation loss \(nan\)") as caught:

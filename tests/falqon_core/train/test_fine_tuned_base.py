@@ -12,7 +12,7 @@ from falqon_core.contract.certificate import CERTIFICATE, Certificate
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.layout import checkpoint_folder, model_folder
-from falqon_core.contract.messages import ExitCode, Message
+from falqon_core.contract.messages import ExitCode, TrainerMessage
 from falqon_core.train.exporter import DataFiles, export_training
 from falqon_core.train.model import load_base_model
 from falqon_core.train.trainer import Trainer
@@ -35,7 +35,7 @@ def train(model: Path, train_file: Path, output: Path, **recipe: object) -> Path
         certificate=False,
         recipe=Recipe.model_validate(RECIPE | recipe),
     )
-    messages: list[Message] = []
+    messages: list[TrainerMessage] = []
     assert Trainer(config, output, messages.append, lambda: False).run() == ExitCode.DONE
     return model_folder(output)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from falqon_core.contract.config import Recipe, TrainConfig
-from falqon_core.contract.messages import CheckpointSaved, ExitCode, Message, Started
+from falqon_core.contract.messages import CheckpointSaved, ExitCode, Started, TrainerMessage
 from falqon_core.train.checkpoint import load_checkpoint, save_checkpoint
 from falqon_core.train.data import load_data
 from falqon_core.train.model import load_tokenizer
@@ -46,7 +46,7 @@ def config(tiny_folder: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
 def train(
     config: TrainConfig, output: Path, stop: Callable[[], bool] = lambda: False
 ) -> tuple[Started, list[Path]]:
-    messages: list[Message] = []
+    messages: list[TrainerMessage] = []
     code = Trainer(config, output, messages.append, stop).run()
     assert code in (ExitCode.DONE, ExitCode.STOPPED)
     (started,) = (each for each in messages if isinstance(each, Started))

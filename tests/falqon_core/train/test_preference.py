@@ -17,9 +17,9 @@ from falqon_core.contract.messages import (
     Evaluated,
     ExitCode,
     Log,
-    Message,
     Started,
     StepMetrics,
+    TrainerMessage,
 )
 from falqon_core.data.dataset import load_dataset
 from falqon_core.train import reference
@@ -45,13 +45,13 @@ ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 @pytest.fixture
 def run(
     tiny_folder: Path, preference_file: Path, tmp_path: Path
-) -> Callable[..., tuple[ExitCode, list[Message]]]:
+) -> Callable[..., tuple[ExitCode, list[TrainerMessage]]]:
     def run(
         output: str = "out",
         stop_after: int | None = None,
         train_file: Path = preference_file,
         **recipe: Any,
-    ) -> tuple[ExitCode, list[Message]]:
+    ) -> tuple[ExitCode, list[TrainerMessage]]:
         config = TrainConfig(
             model=tiny_folder,
             train_file=train_file,
@@ -59,7 +59,7 @@ def run(
             certificate=False,
             recipe=Recipe.model_validate(RECIPE | recipe),
         )
-        messages: list[Message] = []
+        messages: list[TrainerMessage] = []
 
         def stop() -> bool:
             return len(of(StepMetrics, messages)) == stop_after

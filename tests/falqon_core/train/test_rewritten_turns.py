@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from falqon_core.contract.config import Recipe, TrainConfig
-from falqon_core.contract.messages import ExitCode, Log, Message, Started
+from falqon_core.contract.messages import ExitCode, Log, Started, TrainerMessage
 from falqon_core.data.dataset import load_dataset
 from falqon_core.data.sequences import SequenceGroup
 from falqon_core.train.exporter import export_training
@@ -52,8 +52,8 @@ def test_two_turns_train_resume_and_are_served_as_trained(
     data.write_text("\n".join(rows))
     config = TrainConfig(model=model, train_file=data, num_threads=1, recipe=RECIPE)
 
-    def train(output: str, stop: Callable[[], bool] = lambda: False) -> list[Message]:
-        messages: list[Message] = []
+    def train(output: str, stop: Callable[[], bool] = lambda: False) -> list[TrainerMessage]:
+        messages: list[TrainerMessage] = []
         code = Trainer(config, tmp_path / output, messages.append, stop).run()
         assert code in (ExitCode.DONE, ExitCode.STOPPED)
         return messages

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from falqon_core.contract.config import Recipe, TrainConfig
-from falqon_core.contract.messages import Evaluated, Message, Sampled, StepMetrics
+from falqon_core.contract.messages import Evaluated, Sampled, StepMetrics, TrainerMessage
 from falqon_core.data.dataset import load_dataset
 from falqon_core.data.sequences import TokenSequence
 from falqon_core.generate import generate
@@ -75,7 +75,7 @@ def test_texts_are_the_records_and_bounded(tiny_folder: Path) -> None:
     assert generate(model, ids, 512, None).size <= 3, "it ends where the model's positions end"
 
 
-def train(tiny_folder: Path, train_file: Path, output: Path, **recipe: Any) -> list[Message]:
+def train(tiny_folder: Path, train_file: Path, output: Path, **recipe: Any) -> list[TrainerMessage]:
     common = {
         "rank": 8,
         "max_seq_length": 64,
@@ -91,7 +91,7 @@ def train(tiny_folder: Path, train_file: Path, output: Path, **recipe: Any) -> l
         certificate=False,
         recipe=Recipe.model_validate(common | recipe),
     )
-    messages: list[Message] = []
+    messages: list[TrainerMessage] = []
     Trainer(config, output, messages.append, lambda: False).run()
     return messages
 

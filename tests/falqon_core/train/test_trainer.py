@@ -17,12 +17,12 @@ from falqon_core.contract.messages import (
     Finished,
     Log,
     Merged,
-    Message,
     Started,
     StepMetrics,
+    TrainerMessage,
 )
 from falqon_core.estimate.devices import DEVICES
-from falqon_core.methods import METHODS
+from falqon_core.methods import METHOD_CLASSES
 from falqon_core.train.trainer import Trainer
 
 RECIPE = {
@@ -40,13 +40,13 @@ SMALL: dict[str, dict[str, Any]] = {"qa_lora": {"group_size": 8}, "ir_lora": {"r
 @pytest.fixture
 def run(
     tiny_folder: Path, train_file: Path, tmp_path: Path
-) -> Callable[..., tuple[ExitCode, list[Message]]]:
+) -> Callable[..., tuple[ExitCode, list[TrainerMessage]]]:
     def run(
         output: str | Path = "out",
         stop: Callable[[], bool] = lambda: False,
         validation_file: Path | None = None,
         **recipe: Any,
-    ) -> tuple[ExitCode, list[Message]]:
+    ) -> tuple[ExitCode, list[TrainerMessage]]:
         config = TrainConfig(
             model=tiny_folder,
             train_file=train_file,
@@ -55,14 +55,14 @@ def run(
             certificate=False,  # tests of their own
             recipe=Recipe.model_validate(RECIPE | recipe),
         )
-        messages: list[Message] = []
+        messages: list[TrainerMessage] = []
         code = Trainer(config, tmp_path / output, messages.append, stop).run()
         return code, messages
 
     return run
 
 
-def of(kind: type[Any], messages: list[Message]) -> list[Any]:
+def of(kind: type[Any], messages: list[TrainerMessage]) -> list[Any]:
     return [message for message in messages if isinstance(message, kind)]
 
 
@@ -145,7 +145,7 @@ def test_microbatches_do_not_change_the_step(run: Any) -> None:
             assert other_figures == pytest.approx(figures, rel=0.02)
 
 
-def assert_continues(run: Any, folder: Path, **recipe: Any) -> list[Message]:
+def assert_continues(run: Any, folder: Path, **recipe: Any) -> list[TrainerMessage]:
     """Train whole, and continue from its checkpoint: all numbers and files are the same."""
     code, whole = run(folder / "whole", **recipe)
     assert code == ExitCode.DONE
@@ -178,7 +178,7 @@ def assert_continues(run: Any, folder: Path, **recipe: Any) -> list[Message]:
         {"base_copy": "none"},
         {"packing": False},
         {"train_a": True, "a_init": "gradient"},
-        *(SMALL.get(name, {}) | {"method": name} for name in METHODS if name != "falqon"),
+        *(SMALL.get(name, {}) | {"method": name} for name in METHOD_CLASSES if name != "falqon"),
     ],
 )
 def test_continued_is_uninterrupted(recipe: dict[str, Any], run: Any, tmp_path: Path) -> None:

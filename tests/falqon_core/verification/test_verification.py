@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -20,7 +21,7 @@ from falqon_core.contract.certificate import Certificate
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import CertificateMismatch, FalqonError
 from falqon_core.contract.messages import ExitCode
-from falqon_core.contract.methods import METHODS
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.train import exporter
 from falqon_core.train.checkpoint import Checkpoint, load_checkpoint
 from falqon_core.train.data import load_data
@@ -30,7 +31,12 @@ from falqon_core.train.trainer import Trainer
 from falqon_core.verification.capture import capture_reference
 from falqon_core.verification.client import VerifierProcess
 from falqon_core.verification.compare import compare, has_known_bounds
-from falqon_core.verification.reference import ReferenceOutputs, load_reference, save_reference
+from falqon_core.verification.reference import (
+    ReferenceOutputs,
+    ReferenceRow,
+    load_reference,
+    save_reference,
+)
 
 RECIPE = {
     "rank": 8,
@@ -172,10 +178,11 @@ def test_reference_outputs_survive_their_file(trained: Trained, tmp_path: Path) 
     save_reference(trained.reference, tmp_path / "reference")
     read = load_reference(tmp_path / "reference")
     assert read.summary == trained.reference.summary
+    names = [field.name for field in fields(ReferenceRow)]
     assert all(
-        torch.equal(a, b)
+        torch.equal(getattr(row, name), getattr(expected_row, name))
         for row, expected_row in zip(read.rows, trained.reference.rows, strict=True)
-        for a, b in zip(row, expected_row, strict=True)
+        for name in names
     )
     assert torch.equal(read.prompt, trained.reference.prompt)
     assert torch.equal(read.answer, trained.reference.answer)
@@ -263,7 +270,7 @@ def test_only_bits_and_tokens_are_strict_where_no_bounds_were_measured(
         {"simulate_fp8": True},
         {"update_rule": "topk"},
         {"base_copy": "none"},
-        *(OF_METHODS.get(name, {}) | {"method": name} for name in METHODS if name != "falqon"),
+        *(OF_METHODS.get(name, {}) | {"method": name} for name in METHOD_SPECS if name != "falqon"),
     ],
     ids=lambda recipe: recipe.get("method", next(iter(recipe))),
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from falqon_core.bench.studies.breakdown import COLUMNS, measure_breakdown, part_of
+from falqon_core.bench.studies.breakdown import PART_NAMES, measure_breakdown, part_of
 from falqon_core.bench.studies.costs import study_costs
 from falqon_core.bench.studies.overhead import ProductSizes, study_overhead
 from falqon_core.bench.studies.plot import draw_bars
@@ -44,7 +44,7 @@ def test_overhead_measures_each_product_and_is_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["falqon", "lora"])
 def test_a_steps_time_falls_into_parts(method: str) -> None:
     breakdown = measure_breakdown(method, CPU, SETUP)  # type: ignore[arg-type]
-    assert set(breakdown.parts) <= set(COLUMNS)
+    assert set(breakdown.parts) <= set(PART_NAMES)
     assert breakdown.parts["products"] > 0
     assert breakdown.parts["after the step"] >= 0
 
