@@ -5,7 +5,7 @@ from sqlalchemy.orm import Session
 from app.base.errors import InvalidRequest
 from app.base.settings import Settings
 from app.estimates import service as estimates
-from app.files import service as files
+from app.files import lookup as files
 from app.jobs import space
 from app.jobs.base_model import base_of
 from app.jobs.gpus import choose_num_gpus

@@ -14,7 +14,7 @@ from app.base.errors import IllegalState, NotFound
 from app.base.ids import new_id
 from app.base.settings import Settings
 from app.http.pagination import Page, check_cursor
-from app.jobs import idempotency
+from app.jobs import creation, idempotency, transitions
 from app.jobs import service as jobs
 from app.jobs.comparison import figures_of, recipe_of
 from app.jobs.requests import read_recipe
@@ -111,7 +111,7 @@ def create_once(
     session.add(study)
     session.flush()
     for job_id, of_job in zip(job_ids, requests, strict=True):
-        jobs.create(session, submission.caller, of_job, settings, job_id, study.id)
+        creation.create(session, submission.caller, of_job, settings, job_id, study.id)
     audit.record(session, submission.caller, "study.created", study.id)
     return study
 
@@ -136,7 +136,7 @@ def cancel(session: Session, caller: Caller, study_id: str) -> Study:
     live = [job for job in of_study if job.status not in TERMINAL]
     for job in live:
         with suppress(IllegalState):  # it has just ended by itself
-            jobs.cancel(session, caller.project_id, job.id)
+            transitions.cancel(session, caller.project_id, job.id)
     if live:
         audit.record(session, caller, "study.cancelled", study_id)
     return study

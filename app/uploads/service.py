@@ -17,8 +17,7 @@ from app.base.ids import new_id
 from app.base.settings import Settings
 from app.base.storage import Storage, Stored, keys
 from app.base.storage.storage import chunks_of
-from app.files import service as files
-from app.files import tables
+from app.files import creation, lookup, tables
 from app.files.tables import UploadTable
 from app.garbage import orphans
 from app.models import File, Purpose, Upload, UploadPart, UploadStatus
@@ -81,8 +80,8 @@ def complete_upload(
     if file is None:
         return UploadObject.of(upload)
     with services.database.read() as session:
-        imported = files.import_of(session, file)
-    files.notify(services.notifier, file, imported)
+        imported = lookup.import_of(session, file)
+    creation.notify(services.notifier, file, imported)
     return UploadObject.of(upload, file, imported)
 
 
@@ -109,8 +108,8 @@ def _complete(
     table = table_of(services.storage, upload, parts)
     if table is not None:
         with services.database.read() as session:
-            files.admit_import(session, project_id, idempotency_key)
-    file_id, key = files.new_key(project_id)
+            creation.admit_import(session, project_id, idempotency_key)
+    file_id, key = creation.new_key(project_id)
     chunks = join_parts(services.storage, parts, md5)
     stored = orphans.put(services.database, services.storage, key, chunks)
 
@@ -131,7 +130,7 @@ def _complete(
             audit.record(session, caller, "upload.completed", upload_id)
             return upload, file
 
-    return files.add_once(complete)
+    return creation.add_once(complete)
 
 
 def create(
@@ -155,7 +154,7 @@ def create(
         id=new_id("upload_"),
         project_id=project_id,
         status=UploadStatus.PENDING,
-        filename=files.validate_name(filename, "filename"),
+        filename=creation.validate_name(filename, "filename"),
         purpose=purpose,
         bytes=num_bytes,
         file_lifetime_seconds=lifetime_seconds,
@@ -270,7 +269,7 @@ def make_file(
     _must_be_pending(session, upload)
     _drop_parts(session, [upload.id])
     quotas.admit_bytes(session, upload.project_id, stored.bytes)
-    file = files.add(
+    file = creation.add(
         session,
         upload.project_id,
         file_id,
@@ -317,7 +316,7 @@ def is_completed_with(upload: Upload, part_ids: list[str]) -> bool:
 
 
 def file_of(session: Session, upload: Upload) -> File | None:
-    return files.find(session, upload.project_id, upload.file_id)
+    return lookup.find(session, upload.project_id, upload.file_id)
 
 
 def _get(session: Session, project_id: str, upload_id: str, *, lock: bool) -> Upload:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from app.base.errors import IllegalState
-from app.jobs import service as jobs
+from app.jobs import transitions
 from app.models import DEFAULT_PROJECT_ID, Desired, JobStatus, UsageDay
 from app.models.base import JsonObject
 from app.models.falqon_options import Budget
@@ -36,7 +36,7 @@ def set_price(backend: Backend, usd_per_device_hour: str) -> None:
 
 def resume(backend: Backend, job_id: str, change: JsonObject | None = None) -> None:
     with backend.database.transaction() as session:
-        jobs.resume(
+        transitions.resume(
             session,
             DEFAULT_PROJECT_ID,
             job_id,

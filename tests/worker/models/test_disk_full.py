@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import update
 
 from app.base.storage.keys import trainer_log
-from app.jobs import service
+from app.jobs import transitions
 from app.jobs.space import MARGIN, expected_bytes
 from app.models import DEFAULT_PROJECT_ID, JobStatus, Model
 from falqon_core import fault_points
@@ -40,7 +40,7 @@ def everything(folder: Path) -> set[str]:
 
 def resume(backend: Backend, job_id: str) -> None:
     with backend.database.transaction() as session:
-        service.resume(session, DEFAULT_PROJECT_ID, job_id, backend.settings)
+        transitions.resume(session, DEFAULT_PROJECT_ID, job_id, backend.settings)
 
 
 @pytest.mark.parametrize(
