@@ -6,8 +6,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.base.errors import InvalidRequest
 from app.models.falqon_options import Budget
-from app.models.job_request import DpoHyperparameters, Hyperparameters, JobRequest, StrictModel
+from app.models.job_request import DpoHyperparameters, Hyperparameters, JobRequest
 from app.models.stored_json import build_validator
+from app.models.strict_model import StrictModel
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.recipe_options import LearningRate
 

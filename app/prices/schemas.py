@@ -1,9 +1,10 @@
 from datetime import UTC, date, datetime
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from app.http.pagination import Object
+from app.models.strict_model import StrictModel
 from falqon_core.estimate.cards import find_device
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import Dollars, Price, PriceKind
@@ -59,11 +60,7 @@ class PriceObject(Object):
         )
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Override(_Request):
+class Override(StrictModel):
     device: str
     usd_per_device_hour: Dollars
     source: Source
@@ -77,7 +74,7 @@ class Override(_Request):
         return self
 
 
-class PricesRequest(_Request):
+class PricesRequest(StrictModel):
     """Complete list of overrides; absent ones are withdrawn."""
 
     overrides: Annotated[list[Override], Field(max_length=MAX_OVERRIDES)]

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from app.auth import audit
@@ -15,6 +15,7 @@ from app.auth.caller import Caller
 from app.base.settings import Settings
 from app.http.pagination import Page
 from app.models import PriceOverride
+from app.models.strict_model import StrictModel
 from app.prices import repository
 from app.prices.schemas import ListedPrice, PriceObject, PricesRequest, Source
 from app.services import Services
@@ -25,9 +26,7 @@ from falqon_core.estimate.prices import PRICES, Dollars, Price, default_price
 HERE, FILE = "this installation", "price file"
 
 
-class FilePrice(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
+class FilePrice(StrictModel):
     usd_per_device_hour: Dollars
     source: Source
     as_of: date

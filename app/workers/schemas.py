@@ -1,10 +1,11 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from app.http.pagination import Object
 from app.models import Attempt, Drain, Job, Worker, WorkerToken
+from app.models.strict_model import StrictModel
 from falqon_core.contract.diagnosis import Diagnosis
 
 
@@ -74,9 +75,7 @@ class WorkerObject(Object):
         )
 
 
-class WorkerTokenRequest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
+class WorkerTokenRequest(StrictModel):
     name: Annotated[
         str,
         StringConstraints(
