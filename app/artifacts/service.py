@@ -14,7 +14,7 @@ from app.auth.server_secret import server_secret
 from app.base.database import now
 from app.base.errors import NotFound
 from app.catalogue import service as catalogue
-from app.catalogue.naming import UNSAFE
+from app.catalogue.naming import UNSAFE_CHARACTERS
 from app.http.downloads import Content, ContentStream
 from app.http.pagination import Page
 from app.models import Artifact
@@ -44,7 +44,7 @@ def retrieve_archive(services: Services, caller: Caller, model_id: str) -> Conte
     """Return every file in one tar, which is produced while it is read."""
     with services.database.read() as session:
         artifacts = list_of_model(session, caller.project_id, model_id)
-    folder = UNSAFE.sub("-", model_id).strip(".-") or "model"
+    folder = UNSAFE_CHARACTERS.sub("-", model_id).strip(".-") or "model"
     return ContentStream(
         archive.stream(services.storage, folder, artifacts),
         archive.length(folder, artifacts),

@@ -20,7 +20,7 @@ from app.operations import service as operations
 from app.services import Services
 
 MAX_IN_PROGRESS = 3  # per project; each sends a model hundreds of prompts
-ID = "eval-"
+ID_PREFIX = "eval-"
 
 
 def create_evaluation(
@@ -65,7 +65,7 @@ def create(
     )
     operations.admit(session, Evaluation, project_id, MAX_IN_PROGRESS)
     evaluation = Evaluation(
-        id=new_id(ID),
+        id=new_id(ID_PREFIX),
         project_id=project_id,
         job_id=job.id,
         file_id=file_id,
@@ -94,7 +94,7 @@ def page(
     session: Session, project_id: str, job_id: str, *, after: str | None, limit: int
 ) -> list[Evaluation]:
     """Return the newest first, at most one more than `limit`."""
-    check_cursor(after, ID, "an evaluation")
+    check_cursor(after, ID_PREFIX, "an evaluation")
     jobs.get(session, project_id, job_id)
     return repository.newest_first(session, project_id, job_id, after=after, limit=limit)
 

@@ -6,6 +6,7 @@ writing anything.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
@@ -27,7 +28,8 @@ MAX_RETRY_SECONDS = 60.0
 OUTCOME_LOST = "lost"
 
 
-class Claim(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Claim:
     """Right to execute a job, for as long as its lease is renewed."""
 
     job_id: str

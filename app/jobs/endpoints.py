@@ -27,8 +27,8 @@ from app.jobs.schemas import (
 from app.models import JobStatus
 from app.models.job_request import MAX_METADATA_PAIRS, JobRequest
 
-METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
-FILTERS = {"after", "limit", "status", "model"}
+METADATA_PARAMETER = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+OTHER_PARAMETERS = {"after", "limit", "status", "model"}
 # The names are the user's own, which no signature can hold.
 METADATA_FILTER = {
     "name": "metadata",
@@ -234,7 +234,7 @@ def _parse_metadata_filter(request: Request) -> dict[str, str] | None:
     pairs: dict[str, str] = {}
     is_null = False
     for name, value in request.query_params.multi_items():
-        if match := METADATA.fullmatch(name):
+        if match := METADATA_PARAMETER.fullmatch(name):
             pairs[match[1]] = value
         elif name == "metadata" and value == "null":
             is_null = True
@@ -243,7 +243,7 @@ def _parse_metadata_filter(request: Request) -> dict[str, str] | None:
                 "metadata: filter with metadata[key]=value, or metadata=null for jobs without.",
                 param="metadata",
             )
-        elif name not in FILTERS:
+        elif name not in OTHER_PARAMETERS:
             raise InvalidRequest(
                 f"{name}: jobs are not filtered by it.", param=name, code="unknown_parameter"
             )

@@ -143,11 +143,9 @@ def _events_between(session: Session, job_id: str, after: int, before: int) -> l
     near = (Event.job_id == job_id, Event.seq > after, Event.seq < before + WINDOW)
     rows = session.scalars(select(Event).where(*near, before > _FIRST_SEQ))
     events = [event for row in rows for event in metrics_chunks.unpack(row)]
-    return sorted((event for event in events if after < event.seq < before), key=_seq_of)
-
-
-def _seq_of(event: Event) -> int:
-    return event.seq
+    return sorted(
+        (event for event in events if after < event.seq < before), key=lambda event: event.seq
+    )
 
 
 def messages(

@@ -1,6 +1,7 @@
 """Recipe of a request. Free of the web framework: the worker reads stored requests with it."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -18,12 +19,13 @@ _LEARNING_RATE: TypeAdapter[float] = TypeAdapter(
 )
 
 
-class JobFilters(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class JobFilters:
     """Filters of a list of jobs."""
 
     status: str | None = None
     model: str | None = None
-    metadata: dict[str, str] | None = {}  # None: jobs without any
+    metadata: dict[str, str] | None = field(default_factory=dict)  # None: jobs without any
 
 
 class ResumeExtras(StrictModel):
@@ -36,7 +38,8 @@ class ResumeRequest(StrictModel):
     falqon: ResumeExtras = ResumeExtras()
 
 
-class RequestedRecipe(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RequestedRecipe:
     recipe: Recipe  # "auto" where the user left it open
     learning_rate_multiplier: float
 

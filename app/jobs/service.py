@@ -1,6 +1,7 @@
 """Use cases of jobs, each of which notifies after its commit, and parts for other packages."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -149,7 +150,7 @@ def list_jobs(
     """List jobs, the newest first."""
     check_cursor(after, "ftjob-", "a job")
     if filters.model is not None:
-        filters = filters._replace(model=services.settings.model_named(filters.model))
+        filters = replace(filters, model=services.settings.model_named(filters.model))
     with services.database.read() as session:
         jobs = repository.newest_first(
             session, caller.project_id, filters, after=after, limit=limit

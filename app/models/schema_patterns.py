@@ -4,7 +4,7 @@ llama.cpp treats a pattern that it cannot parse as any string, with only a line 
 its part of the language is accepted.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 MAX_PATTERN_CHARACTERS = 500
 MAX_PATTERN_DEPTH = 10
@@ -19,7 +19,8 @@ CLASS_ESCAPES = frozenset("\\]-[ntr")
 HINTS = {"d": "[0-9]", "w": "[A-Za-z0-9_]", "s": "[ \\t\\n\\r]"}
 
 
-class PatternCost(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PatternCost:
     size: int
     choices: int
 

@@ -1,5 +1,6 @@
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,7 +14,8 @@ MAX_OVERRIDES = 100  # the table's devices, and cards of the operator's own
 Source = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class ListedPrice(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ListedPrice:
     price: Price
     in_force: bool
 

@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
@@ -28,10 +28,11 @@ from app.studies.schemas import ListedStudyObject, StudyObject
 from falqon_core.contract.methods import METHODS, MethodName
 from falqon_core.estimate.comparison import ComparisonRow, TrainingFigures, combine
 
-ID = "study-"
+ID_PREFIX = "study-"
 
 
-class ComparedMethod(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ComparedMethod:
     """Method at its best learning rate. `jobs`: its trainings with that rate."""
 
     row: ComparisonRow
@@ -107,7 +108,7 @@ def create_once(
     if before is not None:
         assert before.study_id is not None
         return get(session, project_id, before.study_id)
-    study = Study(id=new_id(ID), project_id=project_id, requested=request)
+    study = Study(id=new_id(ID_PREFIX), project_id=project_id, requested=request)
     session.add(study)
     session.flush()
     for job_id, of_job in zip(job_ids, requests, strict=True):
@@ -125,7 +126,7 @@ def get(session: Session, project_id: str, study_id: str) -> Study:
 
 def page(session: Session, project_id: str, *, after: str | None, limit: int) -> list[Study]:
     """Return the newest first, at most one more than `limit`."""
-    check_cursor(after, ID, "a study")
+    check_cursor(after, ID_PREFIX, "a study")
     return repository.newest_first(session, project_id, after=after, limit=limit)
 
 

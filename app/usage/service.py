@@ -13,14 +13,14 @@ from app.base.errors import InvalidRequest
 from app.services import Services
 from app.usage import repository
 from app.usage.amounts import DailyUsage, Span
-from app.usage.schemas import PAGE
+from app.usage.schemas import CURSOR_PREFIX
 
 MAX_DAYS = 180  # of a page
 MAX_RESULTS = 10_000  # of a page
 
 
-LATEST = 32_503_680_000  # the year 3000
-CURSOR = re.compile(f"{PAGE}([0-9]{{1,11}})")
+LATEST_TIME = 32_503_680_000  # the year 3000
+CURSOR_PATTERN = re.compile(f"{CURSOR_PREFIX}([0-9]{{1,11}})")
 
 
 class Period(NamedTuple):
@@ -56,8 +56,8 @@ def read_usage(
 
 
 def _first_day(page: str, span: Span) -> date:
-    cursor = CURSOR.fullmatch(page)
-    moment = _moment(min(int(cursor[1]), LATEST)) if cursor else None
+    cursor = CURSOR_PATTERN.fullmatch(page)
+    moment = _moment(min(int(cursor[1]), LATEST_TIME)) if cursor else None
     if moment is None or not span.begin <= moment.date() < span.end:
         raise InvalidRequest(
             f"page: '{page}' is not the next_page of this request.",

@@ -1,5 +1,6 @@
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints
 
@@ -9,7 +10,8 @@ from app.models.strict_model import StrictModel
 from falqon_core.contract.diagnosis import Diagnosis
 
 
-class LiveWorker(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LiveWorker:
     worker: Worker
     job: Job | None
     attempt: Attempt | None  # of that job
@@ -85,7 +87,8 @@ class WorkerTokenRequest(StrictModel):
     project_ids: Annotated[list[str], Field(min_length=1, max_length=1000)]
 
 
-class WorkerTokenView(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class WorkerTokenView:
     """Token without its secret. It is only shown, and in no response of the API."""
 
     id: str

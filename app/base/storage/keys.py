@@ -2,8 +2,8 @@
 
 import re
 
-UNSAFE = re.compile(r"[\\:%]")  # other separators, and what some layer may decode to one
-LOG = re.compile(r"projects/[^/]+/jobs/([^/]+)/\d+/log/[^/]+")
+UNSAFE_CHARACTERS = re.compile(r"[\\:%]")  # other separators, and what some layer may decode to one
+TRAINER_LOG_PATTERN = re.compile(r"projects/[^/]+/jobs/([^/]+)/\d+/log/[^/]+")
 MAX_NAME = 255
 
 ROOTS = ("projects/", "models/")  # all that rows name is below these
@@ -47,7 +47,7 @@ def trainer_log(project_id: str, job_id: str, attempt: int) -> str:
 
 def job_of_log(key: str) -> str | None:
     """Return the job whose log may have this key."""
-    match = LOG.fullmatch(key)
+    match = TRAINER_LOG_PATTERN.fullmatch(key)
     return match[1] if match else None
 
 
@@ -95,7 +95,7 @@ def relative(name: str) -> str:
     parts = name.split("/")
     if (
         not all(part.isprintable() and part not in ("", ".", "..") for part in parts)
-        or UNSAFE.search(name)
+        or UNSAFE_CHARACTERS.search(name)
         or len(name) > MAX_NAME
     ):
         raise ValueError(f"not a plain relative name: {name[:100]!r}")

@@ -13,7 +13,7 @@ from app.auth.caller import Caller
 from app.base.errors import NotFound
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
-from app.http.event_stream import CURSOR, event_stream, read_with_retry
+from app.http.event_stream import CURSOR_PATTERN, event_stream, read_with_retry
 from app.jobs import metrics, service
 from app.jobs.readings import number, step_of
 from app.jobs.schemas import MetricsObject
@@ -162,8 +162,8 @@ async def job_stream(
     request: Request,
     caller: Visitor,
     job_id: str,
-    after: Annotated[str, Query(pattern=CURSOR)] = "0",
-    last_event_id: Annotated[str | None, Header(pattern=CURSOR)] = None,
+    after: Annotated[str, Query(pattern=CURSOR_PATTERN)] = "0",
+    last_event_id: Annotated[str | None, Header(pattern=CURSOR_PATTERN)] = None,
 ) -> EventSourceResponse:
     """Send the events after a number, as points for the charts and lines for the log, with the
     parts of the page that they change.

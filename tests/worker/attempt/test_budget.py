@@ -13,7 +13,7 @@ from app.models import DEFAULT_PROJECT_ID, Desired, JobStatus, UsageDay
 from app.models.base import JsonObject
 from app.models.falqon_options import Budget
 from app.prices import service as prices
-from app.prices.service import NewPrice
+from app.prices.schemas import Override
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.worker.attempt.test_supervisor import executing
@@ -31,7 +31,10 @@ def patient(backend: Backend, **settings: object) -> Supervisor:
 
 def set_price(backend: Backend, usd_per_device_hour: str) -> None:
     with backend.database.transaction() as session:
-        prices.replace(session, [NewPrice("cpu", Decimal(usd_per_device_hour), "test")])
+        price = Override(
+            device="cpu", usd_per_device_hour=Decimal(usd_per_device_hour), source="test"
+        )
+        prices.replace(session, [price])
 
 
 def resume(backend: Backend, job_id: str, change: JsonObject | None = None) -> None:
