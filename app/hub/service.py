@@ -39,8 +39,10 @@ def open_repository(
 def list_revisions(
     services: Services, caller: Caller, kind: Kind, repo: str
 ) -> dict[str, Repository]:
+    project_id = caller.project_id
     with services.database.read() as session:
-        return revisions(session, caller.project_id, kind, repo)
+        names = [MAIN_REVISION] if kind == "datasets" else list(_models(session, project_id, repo))
+        return {name: find_repository(session, project_id, kind, repo, name) for name in names}
 
 
 def find_repository(
@@ -70,11 +72,6 @@ def find_repository(
             code=REVISION,
         )
     return repository
-
-
-def revisions(session: Session, project_id: str, kind: Kind, repo: str) -> dict[str, Repository]:
-    names = [MAIN_REVISION] if kind == "datasets" else list(_models(session, project_id, repo))
-    return {name: find_repository(session, project_id, kind, repo, name) for name in names}
 
 
 def _models(session: Session, project_id: str, repo: str) -> dict[str, Model]:

@@ -65,8 +65,9 @@ def list_studies(
     services: Services, caller: Caller, *, after: str | None, limit: int
 ) -> Page[ListedStudyObject]:
     """List studies, the newest first."""
+    check_cursor(after, ID_PREFIX, "a study")
     with services.database.read() as session:
-        studies = page(session, caller.project_id, after=after, limit=limit)
+        studies = repository.newest_first(session, caller.project_id, after=after, limit=limit)
         by_study = jobs.list_of_studies(session, caller.project_id, [study.id for study in studies])
         objects = [ListedStudyObject.of(study, by_study[study.id]) for study in studies]
     return Page[ListedStudyObject].of(objects, limit)
@@ -78,9 +79,18 @@ def retrieve_study(services: Services, caller: Caller, study_id: str) -> StudyOb
 
 
 def cancel_study(services: Services, caller: Caller, study_id: str) -> StudyObject:
-    """Cancel the jobs of a study, each as a job is cancelled."""
+    """Cancel every job of a study that has not ended. Idempotent."""
+    project_id = caller.project_id
     with services.database.transaction() as session:
-        return _to_object(session, cancel(session, caller, study_id))
+        study = get(session, project_id, study_id)
+        of_study = jobs.list_of_studies(session, project_id, [study_id])[study_id]
+        live = [job for job in of_study if job.status not in TERMINAL]
+        for job in live:
+            with suppress(IllegalState):  # it has just ended by itself
+                transitions.cancel(session, project_id, job.id)
+        if live:
+            audit.record(session, caller, "study.cancelled", study_id)
+        return _to_object(session, study)
 
 
 def read_table(services: Services, caller: Caller, study_id: str) -> list[ComparisonRow]:
@@ -121,25 +131,6 @@ def get(session: Session, project_id: str, study_id: str) -> Study:
     study = repository.find(session, project_id, study_id)
     if study is None:
         raise NotFound(f"There is no study '{study_id}'.", param="study_id", code="study_not_found")
-    return study
-
-
-def page(session: Session, project_id: str, *, after: str | None, limit: int) -> list[Study]:
-    """Return the newest first, at most one more than `limit`."""
-    check_cursor(after, ID_PREFIX, "a study")
-    return repository.newest_first(session, project_id, after=after, limit=limit)
-
-
-def cancel(session: Session, caller: Caller, study_id: str) -> Study:
-    """Cancel every job that has not ended. Idempotent."""
-    study = get(session, caller.project_id, study_id)
-    of_study = jobs.list_of_studies(session, caller.project_id, [study_id])[study_id]
-    live = [job for job in of_study if job.status not in TERMINAL]
-    for job in live:
-        with suppress(IllegalState):  # it has just ended by itself
-            transitions.cancel(session, caller.project_id, job.id)
-    if live:
-        audit.record(session, caller, "study.cancelled", study_id)
     return study
 
 

@@ -14,7 +14,6 @@ from app.auth.caller import Caller
 from app.base.database import Database, now
 from app.base.errors import IllegalState, InvalidRequest, NotFound, TooLarge
 from app.base.ids import new_id
-from app.base.settings import Settings
 from app.base.storage import Storage, Stored, keys
 from app.base.storage.storage import chunks_of
 from app.files import creation, lookup, tables
@@ -35,16 +34,25 @@ MAX_REPETITION = 2
 
 
 def create_upload(services: Services, caller: Caller, request: UploadRequest) -> UploadObject:
+    limit = services.settings.max_upload_bytes
+    if request.bytes > limit:
+        raise TooLarge(f"bytes: {request.bytes}; the limit for one file is {limit}.", param="bytes")
     with services.database.transaction() as session:
-        upload = create(
-            session,
-            caller.project_id,
-            services.settings,
-            filename=request.filename,
+        quotas.admit_bytes(session, caller.project_id, request.bytes)
+        created_at = now(session)
+        upload = Upload(
+            id=new_id("upload_"),
+            project_id=caller.project_id,
+            status=UploadStatus.PENDING,
+            filename=creation.validate_name(request.filename, "filename"),
             purpose=request.purpose,
-            num_bytes=request.bytes,
-            lifetime_seconds=request.expires_after.seconds if request.expires_after else None,
+            bytes=request.bytes,
+            file_lifetime_seconds=request.expires_after.seconds if request.expires_after else None,
+            created_at=created_at,
+            expires_at=created_at + LIFETIME,
         )
+        session.add(upload)
+        session.flush()
         audit.record(session, caller, "upload.created", upload.id)
     return UploadObject.of(upload)
 
@@ -87,7 +95,13 @@ def complete_upload(
 
 def cancel_upload(services: Services, caller: Caller, upload_id: str) -> UploadObject:
     with services.database.transaction() as session:
-        return UploadObject.of(cancel(session, caller, upload_id))
+        upload = get_locked(session, caller.project_id, upload_id)
+        if upload.status != UploadStatus.CANCELLED:
+            _must_be_pending(session, upload)
+            upload.status = UploadStatus.CANCELLED
+            _drop_parts(session, [upload.id])
+            audit.record(session, caller, "upload.cancelled", upload_id)
+        return UploadObject.of(upload)
 
 
 def _complete(
@@ -131,39 +145,6 @@ def _complete(
             return upload, file
 
     return creation.add_once(complete)
-
-
-def create(
-    session: Session,
-    project_id: str,
-    settings: Settings,
-    *,
-    filename: str,
-    purpose: Purpose,
-    num_bytes: int,
-    lifetime_seconds: int | None,
-) -> Upload:
-    if num_bytes > settings.max_upload_bytes:
-        raise TooLarge(
-            f"bytes: {num_bytes}; the limit for one file is {settings.max_upload_bytes}.",
-            param="bytes",
-        )
-    quotas.admit_bytes(session, project_id, num_bytes)
-    created_at = now(session)
-    upload = Upload(
-        id=new_id("upload_"),
-        project_id=project_id,
-        status=UploadStatus.PENDING,
-        filename=creation.validate_name(filename, "filename"),
-        purpose=purpose,
-        bytes=num_bytes,
-        file_lifetime_seconds=lifetime_seconds,
-        created_at=created_at,
-        expires_at=created_at + LIFETIME,
-    )
-    session.add(upload)
-    session.flush()
-    return upload
 
 
 def check_part(
@@ -284,16 +265,6 @@ def make_file(
     upload.file_id = file.id
     upload.part_ids = part_ids
     return file
-
-
-def cancel(session: Session, caller: Caller, upload_id: str) -> Upload:
-    upload = get_locked(session, caller.project_id, upload_id)
-    if upload.status != UploadStatus.CANCELLED:
-        _must_be_pending(session, upload)
-        upload.status = UploadStatus.CANCELLED
-        _drop_parts(session, [upload.id])
-        audit.record(session, caller, "upload.cancelled", upload_id)
-    return upload
 
 
 def expire(database: Database) -> int:
