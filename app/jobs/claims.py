@@ -19,13 +19,13 @@ from app.base.database import UNSYNCED, after_commit, now, now_plus
 from app.jobs import next_job
 from app.jobs.events import NewEvent, append
 from app.models import Attempt, Desired, Job, JobStatus
+from app.models.attempt import OUTCOME_LOST
 from app.projects import quotas
 from app.webhooks import events as webhooks
 from falqon_core.contract.figures import Name, Text
 
 _NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
 MAX_RETRY_SECONDS = 60.0
-OUTCOME_LOST = "lost"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,6 @@
-"""Storage keys, all built here from our own ids and checked names, never from a user's text."""
+"""Storage keys, all built here from our own ids and checked names, never from a user's text. Keys
+of what workers write hold the attempt: a worker that was taken for dead overwrites nothing.
+"""
 
 import re
 
@@ -14,8 +16,6 @@ def file_content(project_id: str, file_id: str) -> str:
 
 
 def imported_content(project_id: str, file_id: str, attempt: int) -> str:
-    # The attempt is part of the key, so that a worker that was taken for dead cannot overwrite
-    # another's objects.
     return f"{file_content(project_id, file_id)}.{attempt}"
 
 
@@ -28,8 +28,6 @@ def base_model_file(model_id: str, name: str) -> str:
 
 
 def attempt_prefix(project_id: str, job_id: str, attempt: int) -> str:
-    # The attempt is part of the key, so that a worker that lost its job cannot overwrite the
-    # winner's bytes.
     return f"projects/{project_id}/jobs/{job_id}/{attempt}"
 
 
@@ -60,8 +58,6 @@ def result_prefix(project_id: str, job_id: str, attempt: int) -> str:
 
 
 def export_file(project_id: str, export_id: str, number: int, name: str) -> str:
-    # The attempt is part of the key, so that a worker that was taken for dead cannot overwrite
-    # another's objects.
     return f"{export_prefix(project_id, export_id, number)}/{relative(name)}"
 
 
