@@ -6,6 +6,7 @@ from app.base.database import Database
 from app.models import Job, Model, Project
 from app.models.job_request import JobRequest
 from app.projects import quotas, repository
+from app.projects.repository import ProjectUsage
 from tests.support.plans import statements
 from tests.support.rows import checked_file
 
@@ -92,5 +93,5 @@ def test_usage_of_many_projects_takes_the_statements_of_one(database: Database) 
         used = dict(zip(ids, repository.usages(session, projects), strict=True))
     assert len(executed) < 12
     one_file = checked_file("", "").bytes
-    assert used["p"] == (1, one_file, 0.0)
-    assert used["q3"] == (0, one_file, 0.0)
+    assert used["p"] == ProjectUsage(1, one_file, 0.0)
+    assert used["q3"] == ProjectUsage(0, one_file, 0.0)
