@@ -13,12 +13,11 @@ from app.base.errors import InvalidRequest
 from app.services import Services
 from app.usage import repository
 from app.usage.amounts import DailyUsage, Span
+from app.usage.repository import dearest as dearest
 from app.usage.schemas import CURSOR_PREFIX
 
 MAX_DAYS = 180  # of a page
 MAX_RESULTS = 10_000  # of a page
-
-
 LATEST_TIME = 32_503_680_000  # the year 3000
 CURSOR_PATTERN = re.compile(f"{CURSOR_PREFIX}([0-9]{{1,11}})")
 
@@ -75,9 +74,7 @@ def read(
     session: Session, project_id: str | None, span: Span, group_by: Sequence[str] = ()
 ) -> list[DailyUsage]:
     """Return the sums of each day and group; a project of None restricts nothing."""
-    rows = repository.between(
-        session, project_id, span.begin, span.end, group_by, limit=MAX_RESULTS + 1
-    )
+    rows = repository.between(session, project_id, span, group_by, limit=MAX_RESULTS + 1)
     if len(rows) > MAX_RESULTS:
         raise InvalidRequest(
             f"group_by: these days have more than {MAX_RESULTS} results; "
@@ -85,10 +82,3 @@ def read(
             param="group_by",
         )
     return rows
-
-
-def dearest(
-    session: Session, project_id: str | None, span: Span, field: str, limit: int
-) -> list[DailyUsage]:
-    """Return the sums of the whole span by one field, the most expensive first."""
-    return repository.dearest(session, project_id, span.begin, span.end, field, limit)
