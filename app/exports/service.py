@@ -63,17 +63,14 @@ def create_export(
 
 def list_exports(services: Services, caller: Caller, model_id: str) -> Page[ExportObject]:
     with services.database.read() as session:
-        exports = all_of(session, caller.project_id, model_id)
+        source = _source(session, caller.project_id, model_id)
+        exports = repository.list_of_source(session, caller.project_id, source.name)
         return Page[ExportObject].of([ExportObject.of(export) for export in exports])
 
 
 def retrieve_export(services: Services, caller: Caller, model_id: str, format: str) -> ExportObject:
     with services.database.read() as session:
         return ExportObject.of(get(session, caller.project_id, model_id, format))
-
-
-def all_of(session: Session, project_id: str, name: str) -> list[Export]:
-    return repository.list_of_source(session, project_id, _source(session, project_id, name).name)
 
 
 def models_of_checkpoints(
@@ -181,15 +178,8 @@ def _check(source: ExportSource, format: FormatName) -> None:
 
 def _is_over(session: Session, export: Export) -> bool:
     if export.status == OperationStatus.COMPLETED:
-        return not _is_there(session, export.project_id, export.exported_model_id)
+        return not catalogue.exists(session, export.exported_model_id)
     return export.status == OperationStatus.FAILED
-
-
-def _is_there(session: Session, project_id: str, model_id: str) -> bool:
-    with suppress(NotFound):
-        catalogue.get(session, project_id, model_id)
-        return True
-    return False
 
 
 def _job(session: Session, project_id: str, job_id: str) -> Job | None:

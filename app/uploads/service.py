@@ -95,7 +95,7 @@ def complete_upload(
 
 def cancel_upload(services: Services, caller: Caller, upload_id: str) -> UploadObject:
     with services.database.transaction() as session:
-        upload = get_locked(session, caller.project_id, upload_id)
+        upload = _get(session, caller.project_id, upload_id, lock=True)
         if upload.status != UploadStatus.CANCELLED:
             _must_be_pending(session, upload)
             upload.status = UploadStatus.CANCELLED
@@ -115,9 +115,9 @@ def _complete(
     project_id = caller.project_id
     with services.database.transaction() as session:
         # Locked, or its parts may go during the search.
-        upload = get_locked(session, project_id, upload_id)
+        upload = _get(session, project_id, upload_id, lock=True)
         if is_completed_with(upload, part_ids):
-            return upload, file_of(session, upload)
+            return upload, lookup.find(session, project_id, upload.file_id)
         parts = order_parts(session, upload, part_ids)
     table = table_of(services.storage, upload, parts)
     if table is not None:
@@ -129,9 +129,9 @@ def _complete(
 
     def complete() -> tuple[Upload, File | None]:
         with services.database.transaction() as session:
-            upload = get_locked(session, project_id, upload_id)
+            upload = _get(session, project_id, upload_id, lock=True)
             if is_completed_with(upload, part_ids):  # a concurrent call was faster
-                return upload, file_of(session, upload)
+                return upload, lookup.find(session, project_id, upload.file_id)
             file = make_file(
                 session,
                 upload,
@@ -278,16 +278,8 @@ def expire(database: Database) -> int:
         return len(ended)
 
 
-def get_locked(session: Session, project_id: str, upload_id: str) -> Upload:
-    return _get(session, project_id, upload_id, lock=True)
-
-
 def is_completed_with(upload: Upload, part_ids: list[str]) -> bool:
     return upload.status == UploadStatus.COMPLETED and upload.part_ids == part_ids
-
-
-def file_of(session: Session, upload: Upload) -> File | None:
-    return lookup.find(session, upload.project_id, upload.file_id)
 
 
 def _get(session: Session, project_id: str, upload_id: str, *, lock: bool) -> Upload:
