@@ -16,7 +16,7 @@ from app.base import counters
 from app.base.database import Database, now_plus
 from app.base.settings import Settings
 from app.base.storage import Storage
-from app.files import service as files
+from app.files import removal
 from app.garbage import collector, events, orphans
 from app.garbage.installation import CleaningGuard, CleaningRefused
 from app.jobs import claims, next_job
@@ -80,7 +80,7 @@ class Reconciler:
         self._rescue()
         self._notify_again()
         uploads.expire(self._database)
-        files.remove_expired(self._database)
+        removal.remove_expired(self._database)
         audit.remove_old(self._database)
         counters.RECONCILED_AT.set_to_current_time()
 

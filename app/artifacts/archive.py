@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from app.base.storage import Storage
 from app.models import Artifact
 
-END = bytes(tarfile.RECORDSIZE)
+END_OF_ARCHIVE = bytes(tarfile.RECORDSIZE)
 
 
 def length(folder: str, artifacts: Sequence[Artifact]) -> int:
@@ -16,7 +16,7 @@ def length(folder: str, artifacts: Sequence[Artifact]) -> int:
         len(_header(folder, artifact)) + artifact.bytes + _compute_padding(artifact)
         for artifact in artifacts
     )
-    return sum(lengths) + len(END)
+    return sum(lengths) + len(END_OF_ARCHIVE)
 
 
 def stream(storage: Storage, folder: str, artifacts: Sequence[Artifact]) -> Iterator[bytes]:
@@ -24,7 +24,7 @@ def stream(storage: Storage, folder: str, artifacts: Sequence[Artifact]) -> Iter
         yield _header(folder, artifact)
         yield from storage.chunks(artifact.storage_key)
         yield bytes(_compute_padding(artifact))
-    yield END
+    yield END_OF_ARCHIVE
 
 
 def _header(folder: str, artifact: Artifact) -> bytes:

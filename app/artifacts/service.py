@@ -14,7 +14,7 @@ from app.auth.server_secret import server_secret
 from app.base.database import now
 from app.base.errors import NotFound
 from app.catalogue import service as catalogue
-from app.catalogue.naming import UNSAFE
+from app.catalogue.naming import UNSAFE_CHARACTERS
 from app.http.downloads import Content, ContentStream
 from app.http.pagination import Page
 from app.models import Artifact
@@ -44,7 +44,7 @@ def retrieve_archive(services: Services, caller: Caller, model_id: str) -> Conte
     """Return every file in one tar, which is produced while it is read."""
     with services.database.read() as session:
         artifacts = list_of_model(session, caller.project_id, model_id)
-    folder = UNSAFE.sub("-", model_id).strip(".-") or "model"
+    folder = UNSAFE_CHARACTERS.sub("-", model_id).strip(".-") or "model"
     return ContentStream(
         archive.stream(services.storage, folder, artifacts),
         archive.length(folder, artifacts),
@@ -58,17 +58,22 @@ def create_link(
 ) -> LinkObject:
     """Make an address of one artifact, below that of the service."""
     with services.database.read() as session:
-        link = new_link(session, caller, model_id, request.name, request.expires_in_seconds)
+        artifact = get(session, caller.project_id, model_id, request.name)
+        expires_at = int(now(session).timestamp()) + request.expires_in_seconds
+    link = Link(caller.key_id, artifact.model_id, request.name, artifact.sha256, expires_at)
     token = Links(server_secret(services.settings)).token(link)
     filename = quote(PurePosixPath(request.name).name)
-    return LinkObject(url=f"{base_url}links/{token}/{filename}", expires_at=link.expires_at)
+    return LinkObject(url=f"{base_url}links/{token}/{filename}", expires_at=expires_at)
 
 
 def follow_link(services: Services, token: str) -> Content:
-    """Return the location of the bytes that a link gives access to."""
+    """Return the location of the bytes that a link gives access to. Raises `NotFound`."""
     link = Links(server_secret(services.settings)).read(token)
     with services.database.read() as session:
-        return _content_of(follow(session, link))
+        caller = keys.find_caller(session, link.key_id)
+        if caller is None or link.expires_at <= now(session).timestamp():
+            raise links.unknown()
+        return _content_of(get(session, caller.project_id, link.model_id, link.name, link.sha256))
 
 
 def _content_of(artifact: Artifact) -> Content:
@@ -94,22 +99,3 @@ def get(
             param="sha256",
         )
     return artifact
-
-
-def new_link(session: Session, caller: Caller, model_id: str, name: str, seconds: int) -> Link:
-    artifact = get(session, caller.project_id, model_id, name)
-    return Link(
-        caller.key_id,
-        artifact.model_id,
-        name,
-        artifact.sha256,
-        int(now(session).timestamp()) + seconds,
-    )
-
-
-def follow(session: Session, link: Link) -> Artifact:
-    """Return the artifact of a valid link. Raises `NotFound`."""
-    caller = keys.find_caller(session, link.key_id)
-    if caller is None or link.expires_at <= now(session).timestamp():
-        raise links.unknown()
-    return get(session, caller.project_id, link.model_id, link.name, link.sha256)

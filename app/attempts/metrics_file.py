@@ -6,7 +6,7 @@ from sqlalchemy.orm import Session
 
 from app.base.database import Database
 from app.base.storage import Storage, Stored
-from app.files import service as files
+from app.files import creation
 from app.garbage import orphans
 from app.jobs import metrics_csv, repository
 from app.jobs.effective_steps import effective_steps
@@ -31,13 +31,13 @@ class MetricsFile:
     def __init__(self, database: Database, storage: Storage, job: Job) -> None:
         with database.read() as session:
             steps = read_steps(session, job.id)
-        self.id, key = files.new_key(job.project_id)
+        self.id, key = creation.new_key(job.project_id)
         self._job = job
         self._stored: Stored = orphans.put(database, storage, key, write_csv(steps))
 
     def add_row(self, session: Session) -> File:
         name = f"{self._job.id}-metrics.csv"
-        return files.add(
+        return creation.add(
             session,
             self._job.project_id,
             self.id,

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -7,7 +7,8 @@ from sqlalchemy.orm import Session
 from app.models import AuditLog
 
 
-class AuditFilters(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AuditFilters:
     """Filters of a list; an empty field restricts nothing."""
 
     key_ids: Sequence[str] = ()

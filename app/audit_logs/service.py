@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from app.audit_logs import repository
 from app.audit_logs.repository import AuditFilters
 from app.audit_logs.schemas import AuditLogObject
-from app.auth.audit import PREFIX
+from app.auth.audit import ID_PREFIX
 from app.auth.caller import Caller
 from app.http.pagination import Page, check_cursor
 from app.services import Services
@@ -22,7 +22,7 @@ def list_audit_logs(
     limit: int,
 ) -> Page[AuditLogObject]:
     """Return the newest first; the admin of one project sees the changes made with its keys."""
-    check_cursor(after, PREFIX, "an audit log")
+    check_cursor(after, ID_PREFIX, "an audit log")
     filters = AuditFilters(actor_ids, event_types, resource_ids)
     with services.database.read() as session:
         rows = repository.newest_first(

@@ -12,7 +12,7 @@ from app.base.database import UNSYNCED, Database, now_plus_once
 from app.base.ids import new_id
 from app.models import AuditLog
 
-PREFIX = "audit_log-"
+ID_PREFIX = "audit_log-"
 RETENTION = timedelta(days=400)
 
 
@@ -22,7 +22,7 @@ def record(
     """Add an entry, such as `webhook.disabled` with the id of the endpoint."""
     session.add(
         AuditLog(
-            id=new_id(PREFIX),
+            id=new_id(ID_PREFIX),
             event_type=event_type,
             resource_id=resource_id,
             project_id=caller.project_id,

@@ -1,4 +1,4 @@
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from app.base.errors import Forbidden, InvalidApiKey
 from app.models import DEFAULT_PROJECT_ID, Scope
@@ -6,7 +6,8 @@ from app.models import DEFAULT_PROJECT_ID, Scope
 RIGHTS = [Scope.INFER, Scope.READ, Scope.WRITE, Scope.ADMIN]  # each includes those before it
 
 
-class Caller(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Caller:
     """Caller of a request, as identified by the API key."""
 
     key_id: str

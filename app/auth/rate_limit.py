@@ -7,7 +7,8 @@ limited.
 
 import math
 import time
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from redis import Redis
@@ -22,7 +23,7 @@ MINUTE = 60 * MICROSECONDS
 
 # Returns the microseconds until the next request (0: it was counted), until the bucket is full, and
 # until the token bucket is full, from which nothing is taken: one call to Redis returns all three.
-TAKE = """
+TAKE_SCRIPT = """
 local capacity, interval = tonumber(ARGV[1]), tonumber(ARGV[2])
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -36,7 +37,7 @@ return {0, full_at - now, tokens_full_at - now}
 """
 # Returns the microseconds until the bucket is full; the amount may be more than it holds, or
 # negative: returned tokens.
-USE = """
+USE_SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local full_at = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now) + tonumber(ARGV[1])
@@ -52,7 +53,8 @@ return wait
 log = structlog.get_logger()
 
 
-class Allowance(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Allowance:
     unit: str  # requests or tokens
     capacity: int
     remaining: int
@@ -75,7 +77,8 @@ class Allowance(NamedTuple):
         }
 
 
-class Rates(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rates:
     """Remaining allowance of a key."""
 
     requests: Allowance
@@ -84,8 +87,8 @@ class Rates(NamedTuple):
 
 class RateLimiter:
     def __init__(self, redis: Redis, requests_per_minute: int, tokens_per_minute: int) -> None:
-        self._take = redis.register_script(TAKE)
-        self._use = redis.register_script(USE)
+        self._take = redis.register_script(TAKE_SCRIPT)
+        self._use = redis.register_script(USE_SCRIPT)
         self._requests_per_minute = requests_per_minute
         self._tokens_per_minute = tokens_per_minute
         self._away_until = 0.0

@@ -9,12 +9,12 @@ import string
 from zlib import crc32
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
-SHAPE = re.compile(r"(ft_live_[0-9A-Za-z]{8}_[0-9A-Za-z]{32})([0-9A-Za-z]{6})")
-PREFIX = "ft_live_"
+KEY_PATTERN = re.compile(r"(ft_live_[0-9A-Za-z]{8}_[0-9A-Za-z]{32})([0-9A-Za-z]{6})")
+KEY_PREFIX = "ft_live_"
 WORKER_PREFIX = "ft_work_"
 
 
-def generate(prefix: str = PREFIX) -> tuple[str, str]:
+def generate(prefix: str = KEY_PREFIX) -> tuple[str, str]:
     """Return a public id and a secret."""
     public = _random(8)
     random = _random(32)
@@ -27,9 +27,9 @@ def may_be_a_key(secret: str) -> bool:
 
     Other shapes may be an operator's own admin key.
     """
-    if not secret.startswith(PREFIX):
+    if not secret.startswith(KEY_PREFIX):
         return True
-    match = SHAPE.fullmatch(secret)
+    match = KEY_PATTERN.fullmatch(secret)
     return match is not None and _checksum(match[1]) == match[2]
 
 

@@ -1,7 +1,7 @@
 """Tokens of workers and the projects whose jobs they may execute. Only the hash is stored."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
@@ -12,7 +12,8 @@ from app.base.errors import InvalidApiKey, NotFound
 from app.models import Project, WorkerToken
 
 
-class OpenToken(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OpenToken:
     id: str
     project_ids: Sequence[str]  # archived projects excluded
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 import structlog
 from structlog.typing import Processor
 
-from app.base.processes.subprocess_env import SECRET
+from app.base.processes.subprocess_env import SECRET_NAME
 from app.base.settings import Settings
 
 # The part of each secret that is kept identifies it.
@@ -44,7 +44,7 @@ MIN_SECRET_CHARACTERS = 8  # shorter ones are parts of ordinary words
 HANDLER_NAME = "falqon"
 REPEAT_SECONDS = 1.0
 MAX_REPEATS_KNOWN = 1000
-PLACE = re.compile(r'File "[^"]*", line \d+')
+TRACEBACK_LINE = re.compile(r'File "[^"]*", line \d+')
 
 
 def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
@@ -56,7 +56,9 @@ def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
     ]
     urls = (settings.database_url, settings.redis_url, settings.storage_url)
     secrets += [unquote(password) for url in urls if (password := _password(url))]
-    return secrets + [value for name, value in environment.items() if SECRET.search(name.upper())]
+    return secrets + [
+        value for name, value in environment.items() if SECRET_NAME.search(name.upper())
+    ]
 
 
 def redact_text(text: str) -> str:
@@ -147,7 +149,7 @@ def _kind(record: logging.LogRecord) -> Hashable | None:
             return None
         return (
             record.msg.get("event"),
-            *PLACE.findall(trace)[-1:],
+            *TRACEBACK_LINE.findall(trace)[-1:],
             trace.splitlines()[-1].partition(":")[0],
         )
     if record.exc_info and (trace_end := record.exc_info[2]):

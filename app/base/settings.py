@@ -50,7 +50,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=env_file.NAME,
+        env_file=env_file.ENV_FILE,
         env_ignore_empty=True,
         extra="ignore",
         populate_by_name=True,
@@ -335,7 +335,7 @@ class WrongSettings(SystemExit):
 def load_settings() -> Settings:
     """Read the settings of this process. Raises `WrongSettings` for invalid ones."""
     env_file.read_into(os.environ)
-    if sentences := _misspelled([*os.environ, *dotenv_values(env_file.NAME)]):
+    if sentences := _misspelled([*os.environ, *dotenv_values(env_file.ENV_FILE)]):
         raise WrongSettings(sentences)
     try:
         settings = Settings()

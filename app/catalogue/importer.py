@@ -27,7 +27,7 @@ from app.base.terminal import one_line
 from app.catalogue import repository
 from app.models import Artifact, Model
 
-ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
+MODEL_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 ID_RULE = "letters, digits, '.', '_' and '-', with at most one '/' between two parts."
 TINY_MODEL_ID = "falqon-tiny"
 TINY_SOURCE = f"builtin:{TINY_MODEL_ID}"
@@ -45,7 +45,7 @@ def add_base_model(
     """Add it; return, in sentences, the conversions of its source, or None when the same model is
     there already. Raises `ModelNotAdded`, and then nothing stays behind.
     """
-    if not ID.fullmatch(model_id):
+    if not MODEL_ID.fullmatch(model_id):
         raise ModelNotAdded(f"'{model_id}' is no model id: {ID_RULE}")
     scratch = private_folder(settings.work_dir / "imports")
     with tempfile.TemporaryDirectory(dir=scratch) as temporary:

@@ -7,9 +7,9 @@ was spent on encoding the same text again.
 import json
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import Lock
-from typing import NamedTuple
 
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,8 @@ from app.catalogue.schemas import fields_of
 MAX_KEPT_BYTES = 2**26  # bytes of all cached lists; some 300,000 models
 
 
-class EncodedList(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class EncodedList:
     """Models of one project, or the base models, as text: objects with commas between them."""
 
     tally: ListVersion
@@ -30,7 +31,8 @@ class EncodedList(NamedTuple):
     newest: datetime | None = None  # creation time of the newest model
 
 
-class ListKey(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ListKey:
     """Models of one project, or the base models, except some formats."""
 
     owner: str | None
@@ -107,7 +109,7 @@ def _extend(
     if len(new) != num_new:
         return None
     text = b",".join((before.text, _encode(new)))
-    return before._replace(tally=tally, text=text, last_id=new[-1].id, newest=new[-1].created_at)
+    return replace(before, tally=tally, text=text, last_id=new[-1].id, newest=new[-1].created_at)
 
 
 def _read_all(session: Session, key: ListKey, tally: ListVersion) -> EncodedList:

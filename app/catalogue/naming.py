@@ -2,8 +2,8 @@ import re
 
 from app.models import Job
 
-UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
-TWICE = re.compile(r"([.-])\1+")
+UNSAFE_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
+REPEATED_SEPARATOR = re.compile(r"([.-])\1+")
 MAX_HUB_NAME = 96
 FINE_TUNED = "ft/"
 
@@ -21,7 +21,7 @@ def fine_tuned_model_id(job: Job, project_name: str) -> str:
         else job.base_model_id
     )
     # The end of an id is random; its beginning is a clock.
-    return f"ft:{base}:{UNSAFE.sub('-', project_name)}:{job.suffix or ''}:{job.id[-8:]}"
+    return f"ft:{base}:{UNSAFE_CHARACTERS.sub('-', project_name)}:{job.suffix or ''}:{job.id[-8:]}"
 
 
 def hub_id(model_id: str) -> str:
@@ -39,4 +39,9 @@ def hub_id(model_id: str) -> str:
 
 
 def _hub_name(text: str) -> str:
-    return TWICE.sub(r"\1", UNSAFE.sub("-", text)).removesuffix(".git").strip(".-") or "model"
+    return (
+        REPEATED_SEPARATOR.sub(r"\1", UNSAFE_CHARACTERS.sub("-", text))
+        .removesuffix(".git")
+        .strip(".-")
+        or "model"
+    )

@@ -1,6 +1,6 @@
 """Use cases of models."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,8 @@ NOT_TRAINABLE = ("lora", "gguf", "q4_1")
 MAX_OFFERED = 200  # number of base models, and of the project's own
 
 
-class Newest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Newest:
     models: list[ModelObject]
     # Includes those that are not shown; above `app.base.database.MAX_COUNTED` there are more.
     num_models: int

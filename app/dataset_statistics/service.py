@@ -11,7 +11,7 @@ from app.dataset_statistics.repository import StatisticsKey
 from app.dataset_statistics.repository import exact_amount as exact_amount
 from app.dataset_statistics.repository import tokens_of as tokens_of
 from app.dataset_statistics.schemas import FileReportObject, InspectionObject
-from app.files import service as files
+from app.files import lookup as files
 from app.models import DatasetStatistics, File, FileStatus, Purpose
 from app.operations import service as operations
 from app.services import Services

@@ -49,23 +49,27 @@ class TrainingTarget(NamedTuple):
     num_devices: int
 
 
-class EstimateAccuracy(NamedTuple):
-    model: str
-    method: str
-    device: str
-    n: int
-    median_ratio: float
-    inside_band: float
-
-
 def list_accuracy(services: Services, caller: Caller) -> Page[AccuracyObject]:
-    """List the accuracy of the estimates of the project's newest jobs."""
+    """Compare the project's newest jobs with their estimates, except those that stopped early."""
     with services.database.read() as session:
-        rows = accuracy(session, caller.project_id)
+        ended = repository.list_ended(session, caller.project_id)
+    grouped: dict[tuple[str, str, str], list[tuple[float, bool]]] = {}
+    for job in ended:
+        if job.actual.ratio is not None:
+            outcome = (job.actual.ratio, bool(job.actual.inside_band))
+            grouped.setdefault((job.model, job.method, job.device), []).append(outcome)
     return Page[AccuracyObject].of(
         [
-            AccuracyObject(id=f"{row.model}:{row.method}:{row.device}", **row._asdict())
-            for row in rows
+            AccuracyObject(
+                id=f"{model}:{method}:{device}",
+                model=model,
+                method=method,
+                device=device,
+                n=len(outcomes),
+                median_ratio=round(statistics.median(ratio for ratio, _ in outcomes), 4),
+                inside_band=round(statistics.fmean(inside for _, inside in outcomes), 4),
+            )
+            for (model, method, device), outcomes in sorted(grouped.items())
         ]
     )
 
@@ -228,24 +232,6 @@ def amount_of_file(report: FileReport, recipe: Recipe, counted: EpochAmount | No
         return counted
     amount = amount_from_lengths(report.text_lengths, num_tokens, recipe)
     return amount._replace(num_examples=max(amount.num_examples, report.num_records))
-
-
-def accuracy(session: Session, project_id: str) -> list[EstimateAccuracy]:
-    """Compare the newest jobs with their estimates, except those that stopped early."""
-    grouped: dict[tuple[str, str, str], list[tuple[float, bool]]] = {}
-    for job in repository.list_ended(session, project_id):
-        if job.actual.ratio is not None:
-            outcome = (job.actual.ratio, bool(job.actual.inside_band))
-            grouped.setdefault((job.model, job.method, job.device), []).append(outcome)
-    return [
-        EstimateAccuracy(
-            *kind,
-            n=len(outcomes),
-            median_ratio=round(statistics.median(ratio for ratio, _ in outcomes), 4),
-            inside_band=round(statistics.fmean(inside for _, inside in outcomes), 4),
-        )
-        for kind, outcomes in sorted(grouped.items())
-    ]
 
 
 def check_fits_model(config: JsonObject, recipe: Recipe) -> None:

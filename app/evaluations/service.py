@@ -20,18 +20,41 @@ from app.operations import service as operations
 from app.services import Services
 
 MAX_IN_PROGRESS = 3  # per project; each sends a model hundreds of prompts
-ID = "eval-"
+ID_PREFIX = "eval-"
 
 
 def create_evaluation(
     services: Services, caller: Caller, job_id: str, request: EvaluationRequest
 ) -> EvaluationObject:
-    """Have a worker send the same prompts to the job's models and to the base."""
+    """Have a worker send the same prompts to the job's models and to the base. Raises if the
+    evaluation could only fail.
+    """
+    project_id = caller.project_id
     with services.database.transaction() as session:
-        evaluation = EvaluationObject.of(create(session, caller.project_id, job_id, request))
-        audit.record(session, caller, "evaluation.created", evaluation.id)
-    services.notifier.notify(Evaluation, evaluation.id)
-    return evaluation
+        job = jobs.get(session, project_id, job_id)
+        file_id, origin = _rows_of(session, project_id, job, request.file)
+        plan = EvaluationPlan(
+            graders=request.graders,
+            models=_models_of(session, project_id, job, request.checkpoints),
+            max_rows=request.max_rows,
+            max_tokens=request.max_tokens,
+        )
+        operations.admit(session, Evaluation, project_id, MAX_IN_PROGRESS)
+        evaluation = Evaluation(
+            id=new_id(ID_PREFIX),
+            project_id=project_id,
+            job_id=job.id,
+            file_id=file_id,
+            origin=origin,
+            plan=plan,
+            status=OperationStatus.IN_PROGRESS,
+        )
+        session.add(evaluation)
+        session.flush()
+        created = EvaluationObject.of(evaluation)
+        audit.record(session, caller, "evaluation.created", created.id)
+    services.notifier.notify(Evaluation, created.id)
+    return created
 
 
 def list_evaluations(
@@ -51,33 +74,6 @@ def retrieve_evaluation(
         return EvaluationObject.of(get(session, caller.project_id, job_id, evaluation_id))
 
 
-def create(
-    session: Session, project_id: str, job_id: str, request: EvaluationRequest
-) -> Evaluation:
-    """Add an evaluation. Raises if it could only fail."""
-    job = jobs.get(session, project_id, job_id)
-    file_id, origin = _rows_of(session, project_id, job, request.file)
-    plan = EvaluationPlan(
-        graders=request.graders,
-        models=_models_of(session, project_id, job, request.checkpoints),
-        max_rows=request.max_rows,
-        max_tokens=request.max_tokens,
-    )
-    operations.admit(session, Evaluation, project_id, MAX_IN_PROGRESS)
-    evaluation = Evaluation(
-        id=new_id(ID),
-        project_id=project_id,
-        job_id=job.id,
-        file_id=file_id,
-        origin=origin,
-        plan=plan,
-        status=OperationStatus.IN_PROGRESS,
-    )
-    session.add(evaluation)
-    session.flush()
-    return evaluation
-
-
 def get(session: Session, project_id: str, job_id: str, evaluation_id: str) -> Evaluation:
     jobs.get(session, project_id, job_id)
     evaluation = repository.find(session, project_id, job_id, evaluation_id)
@@ -94,7 +90,7 @@ def page(
     session: Session, project_id: str, job_id: str, *, after: str | None, limit: int
 ) -> list[Evaluation]:
     """Return the newest first, at most one more than `limit`."""
-    check_cursor(after, ID, "an evaluation")
+    check_cursor(after, ID_PREFIX, "an evaluation")
     jobs.get(session, project_id, job_id)
     return repository.newest_first(session, project_id, job_id, after=after, limit=limit)
 

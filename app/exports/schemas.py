@@ -1,15 +1,14 @@
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app.models import Export, OperationStatus
+from app.models.strict_model import StrictModel
 from app.operations.schemas import OperationError, OperationObject
 from falqon_core.contract.formats import FormatName
 
 
-class ExportRequest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
+class ExportRequest(StrictModel):
     format: Annotated[
         FormatName,
         Field(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
@@ -16,7 +16,7 @@ from app.exports.schemas import ExportObject
 from app.http.pagination import Page
 from app.jobs import service as jobs
 from app.jobs.base_model import own_checkpoint
-from app.jobs.checkpoints import Name
+from app.jobs.checkpoints import CheckpointName
 from app.models import Export, Job, Model, OperationStatus
 from app.models.job_lifecycle import TERMINAL
 from app.operations import claims
@@ -32,10 +32,11 @@ from falqon_core.contract.formats import (
 )
 
 MAX_IN_PROGRESS = 10  # per project; each takes a worker minutes
-ID = "export-"
+ID_PREFIX = "export-"
 
 
-class ExportSource(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ExportSource:
     """Source of an export: the model of a job, or with `step` one of its checkpoints. `job` is None
     once it has been deleted.
     """
@@ -62,17 +63,14 @@ def create_export(
 
 def list_exports(services: Services, caller: Caller, model_id: str) -> Page[ExportObject]:
     with services.database.read() as session:
-        exports = all_of(session, caller.project_id, model_id)
+        source = _source(session, caller.project_id, model_id)
+        exports = repository.list_of_source(session, caller.project_id, source.name)
         return Page[ExportObject].of([ExportObject.of(export) for export in exports])
 
 
 def retrieve_export(services: Services, caller: Caller, model_id: str, format: str) -> ExportObject:
     with services.database.read() as session:
         return ExportObject.of(get(session, caller.project_id, model_id, format))
-
-
-def all_of(session: Session, project_id: str, name: str) -> list[Export]:
-    return repository.list_of_source(session, project_id, _source(session, project_id, name).name)
 
 
 def models_of_checkpoints(
@@ -119,7 +117,7 @@ def request_export(session: Session, caller: Caller, name: str, format: FormatNa
         if export is None:
             repository.add(session, _operation(project_id, source, format))
         else:
-            claims.restart(session, export, new_id(ID))
+            claims.restart(session, export, new_id(ID_PREFIX))
         audit.record(session, caller, "export.created", name)
         session.flush()
     session.expire_all()
@@ -130,7 +128,7 @@ def _source(session: Session, project_id: str, name: str) -> ExportSource:
     """Find the source of the export: a checkpoint as long as it exists, with or without a model of
     it.
     """
-    parsed = Name.parse(name)
+    parsed = CheckpointName.parse(name)
     if parsed is not None:
         checkpoint = own_checkpoint(session, project_id, name)
         job = jobs.get(session, project_id, checkpoint.job_id)
@@ -180,15 +178,8 @@ def _check(source: ExportSource, format: FormatName) -> None:
 
 def _is_over(session: Session, export: Export) -> bool:
     if export.status == OperationStatus.COMPLETED:
-        return not _is_there(session, export.project_id, export.exported_model_id)
+        return not catalogue.exists(session, export.exported_model_id)
     return export.status == OperationStatus.FAILED
-
-
-def _is_there(session: Session, project_id: str, model_id: str) -> bool:
-    with suppress(NotFound):
-        catalogue.get(session, project_id, model_id)
-        return True
-    return False
 
 
 def _job(session: Session, project_id: str, job_id: str) -> Job | None:
@@ -199,7 +190,7 @@ def _job(session: Session, project_id: str, job_id: str) -> Job | None:
 
 def _operation(project_id: str, source: ExportSource, format: FormatName) -> Export:
     return Export(
-        id=new_id(ID),
+        id=new_id(ID_PREFIX),
         project_id=project_id,
         source=source.name,
         job_id=source.job_id,

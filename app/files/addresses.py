@@ -1,8 +1,8 @@
 """Addresses of records: `hf://`, `s3://` and `https://`."""
 
 import re
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from app.base.errors import InvalidRequest
@@ -17,7 +17,8 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PATH = re.compile(r"(?!.*(?:^|/)\.{0,2}(?:/|$))[^\x00-\x1f\x7f\\?#%]{1,1024}")
 
 
-class HubAddress(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class HubAddress:
     """Data set on the Hugging Face Hub: a split of it, or one of its files."""
 
     repository: str
@@ -25,12 +26,14 @@ class HubAddress(NamedTuple):
     path: str  # train, config/train, data/rows.jsonl; empty: the default
 
 
-class S3Address(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class S3Address:
     bucket: str
     key: str
 
 
-class WebAddress(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class WebAddress:
     url: str
 
 

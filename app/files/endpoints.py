@@ -6,7 +6,7 @@ from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.files import actions
+from app.files import service
 from app.files.schemas import (
     MAX_PAGE,
     FileDeleted,
@@ -74,7 +74,7 @@ def create_file_from_source(
     idempotency_key: IdempotencyKey = None,
 ) -> FileObject:
     """Have a worker make a file of the content of an address."""
-    return actions.import_file(services, caller, request, idempotency_key=idempotency_key)
+    return service.import_file(services, caller, request, idempotency_key=idempotency_key)
 
 
 # In the description it is one call with two kinds of body.
@@ -106,7 +106,7 @@ def create_file(
     only stored. Parquet, CSV, a JSON list and gzip files are converted into JSON lines before, see
     `source`; so is the content of an address that is sent as JSON.
     """
-    return actions.create_file(
+    return service.create_file(
         services,
         caller,
         form.file.file,
@@ -135,7 +135,7 @@ def list_files(
         ),
     ] = None,
 ) -> Page[FileObject]:
-    return actions.list_files(
+    return service.list_files(
         services,
         caller,
         after=after,
@@ -148,12 +148,12 @@ def list_files(
 
 @router.get("/{file_id}")
 def retrieve_file(services: ServicesDep, caller: Reader, file_id: str) -> FileObject:
-    return actions.retrieve_file(services, caller, file_id)
+    return service.retrieve_file(services, caller, file_id)
 
 
 @router.delete("/{file_id}")
 def delete_file(services: ServicesDep, caller: Writer, file_id: str) -> FileDeleted:
-    return actions.delete_file(services, caller, file_id)
+    return service.delete_file(services, caller, file_id)
 
 
 @router.post("/{file_id}/check")
@@ -161,7 +161,7 @@ def check_file(services: ServicesDep, caller: Writer, file_id: str) -> FileObjec
     """Have a file checked again, for example after an upgrade that accepts more. Its `status` is
     `uploaded` until the new verdict; jobs that use it go on.
     """
-    return actions.check_file(services, caller, file_id)
+    return service.check_file(services, caller, file_id)
 
 
 @router.head("/{file_id}/content", include_in_schema=False)

@@ -24,13 +24,9 @@ from falqon_core.records.file_check import FileReport
 REMOVED_AT_ONCE = 100
 
 
-def find(session: Session, project_id: str, file_id: str) -> File | None:
-    return session.scalars(_own(project_id, [file_id])).one_or_none()
-
-
-def find_locked(session: Session, project_id: str, file_id: str) -> File | None:
-    """Return the file and lock it for deletion: no new job takes it meanwhile."""
-    return session.scalars(_own(project_id, [file_id]).with_for_update()).one_or_none()
+def find(session: Session, project_id: str, file_id: str, *, lock: bool = False) -> File | None:
+    statement = _own(project_id, [file_id])
+    return session.scalars(statement.with_for_update() if lock else statement).one_or_none()
 
 
 def find_by_key(session: Session, project_id: str, idempotency_key: str) -> File | None:

@@ -1,10 +1,11 @@
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from app.files.addresses import MAX_ADDRESS, without_query
 from app.http.pagination import Object, unix_seconds
 from app.models import File, FileImport, Purpose
+from app.models.strict_model import StrictModel
 from app.operations.schemas import OperationError, Status
 from falqon_core.contract.sources import ColumnMapping, SourceFormat
 from falqon_core.records.file_check import FileReport
@@ -31,10 +32,8 @@ Order = Literal["asc", "desc"]
 Lifetime = Annotated[int, Field(ge=MIN_LIFETIME_SECONDS, le=MAX_LIFETIME_SECONDS)]
 
 
-class SourceRequest(BaseModel):
+class SourceRequest(StrictModel):
     """File with the content of an address, instead of uploaded bytes."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     source: Annotated[
         str,

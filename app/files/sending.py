@@ -1,7 +1,7 @@
 from fastapi import Request, Response
 
 from app.auth.caller import Caller
-from app.files import actions
+from app.files import service
 from app.http import downloads
 from app.services import Services
 
@@ -11,9 +11,9 @@ def send_content(
 ) -> Response:
     """Send the bytes of a file, or its good lines alone."""
     if skip_bad_lines:
-        stream = actions.retrieve_good_lines(services, caller, file_id)
+        stream = service.retrieve_good_lines(services, caller, file_id)
         return downloads.send_stream(request, stream)
-    content = actions.retrieve_content(services, caller, file_id)
+    content = service.retrieve_content(services, caller, file_id)
     return downloads.send(
         request, services.storage, content, redirects=services.settings.download_redirects
     )

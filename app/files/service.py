@@ -1,332 +1,254 @@
-import re
-from collections.abc import Callable
-from datetime import timedelta
-from typing import TypeVar
+"""Use cases of files, and parts for other packages."""
 
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from collections.abc import Iterator
+from pathlib import PurePath
+from typing import BinaryIO
 
-from app.base.database import Database, now
-from app.base.errors import IdempotencyMismatch, IllegalState, InvalidRequest, NotFound
-from app.base.ids import new_id
-from app.base.storage import Stored, keys
-from app.files import repository
-from app.files.addresses import name_of
+from app.auth import audit
+from app.auth.caller import Caller
+from app.base.errors import IllegalState, InvalidRequest, TooLarge
+from app.base.storage.storage import CHUNK_BYTES, chunks_of
+from app.files import creation, removal, repository
+from app.files.addresses import parse_address
+from app.files.lookup import find as find
+from app.files.lookup import get as get
+from app.files.lookup import get_usable as get_usable
+from app.files.lookup import import_of
+from app.files.lookup import require_content as require_content
 from app.files.repository import names as names
 from app.files.repository import other_purposes as other_purposes
 from app.files.repository import search as search
-from app.files.tables import UploadTable
+from app.files.schemas import MAX_PAGE, FileDeleted, FileObject, Order, SourceRequest
+from app.files.tables import table_of
 from app.garbage import orphans
+from app.http.downloads import Content, ContentStream, missing_error
+from app.http.pagination import Page, check_cursor
 from app.models import File, FileCheck, FileImport, FileStatus, OperationStatus, Purpose
-from app.notifier.broker import Notifier
-from app.operations import service as operations
+from app.projects import quotas
+from app.services import Services
+from falqon_core.contract.sources import HEAD_BYTES
+from falqon_core.records.file_check import good_lines, read_records
+from falqon_core.records.jsonl import lines_of
+from falqon_core.records.line_parser import Parsed
+from falqon_core.records.shapes import Record
 
-T = TypeVar("T")
-MAX_NAME_LENGTH = 255
-NO_SHA256 = ""  # hash of a file without bytes
-MAX_IMPORTS = 1_000  # pending or running imports per project
-UNSHOWABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-
-
-def new_key(project_id: str) -> tuple[str, str]:
-    """Return the id of a new file, and the key of its bytes."""
-    file_id = new_id("file-")
-    return file_id, keys.file_content(project_id, file_id)
+FIRST_LINES = 5
+FIRST_BYTES = 2**16
+FIRST_CHARACTERS = 2_000
 
 
-def add(
-    session: Session,
-    project_id: str,
-    file_id: str,
-    stored: Stored,
+def create_file(
+    services: Services,
+    caller: Caller,
+    content: BinaryIO,
+    num_bytes: int,
     *,
-    filename: str,
+    filename: str | None,
     purpose: Purpose,
     lifetime_seconds: int | None = None,
     idempotency_key: str | None = None,
-    table: UploadTable | None = None,
-) -> File:
-    """Add the row of bytes that stand under its key; or return the file of an earlier call with
-    the same idempotency key, and leave the bytes an orphan.
+    mapping: dict[str, str] | None = None,
+) -> FileObject:
+    """Store a file; one of purpose `fine-tune` is then checked by a worker, after the conversion of
+    a table into JSON lines.
     """
-    if idempotency_key is not None:
-        earlier = repository.find_by_key(session, project_id, idempotency_key)
-        if earlier is not None:
-            _check_repeats(session, earlier, stored, purpose, table)
-            return earlier
-    if table is not None:
-        admit_import(session, project_id)
-    key = keys.file_content(project_id, file_id)
-    orphans.claim(session, key)
-    created_at = now(session)
-    expires_at = None
-    if lifetime_seconds is not None:
-        expires_at = created_at + timedelta(seconds=lifetime_seconds)
-    file = File(
-        id=file_id,
-        project_id=project_id,
-        filename=filename,
-        purpose=purpose,
-        bytes=stored.bytes,
-        sha256=stored.sha256,
-        storage_key=key,
-        idempotency_key=idempotency_key,
-        status=FileStatus.UPLOADED if purpose is Purpose.FINE_TUNE else FileStatus.PROCESSED,
-        created_at=created_at,
-        expires_at=expires_at,
-    )
-    session.add(file)
-    session.flush()
-    if table is not None:
-        repository.add_import(
-            session, file, filename, table.format, table.mapping, is_uploaded=True
+    limit = services.settings.max_file_bytes
+    if num_bytes > limit:
+        raise TooLarge(
+            f"file: {num_bytes} bytes; the limit for one file is {limit}. "
+            "Larger ones arrive in parts: /v1/uploads.",
+            param="file",
         )
-    elif file.status == FileStatus.UPLOADED:
-        repository.add_check(session, file)
-    return file
+    name = creation.validate_name(filename, "file")
+    table = table_of(purpose, name, content.read(HEAD_BYTES), mapping)
+    content.seek(0)
+    file_id, key = creation.new_key(caller.project_id)
+    with services.database.transaction() as session:
+        quotas.admit_bytes(session, caller.project_id, num_bytes)
+        if table is not None:
+            creation.admit_import(session, caller.project_id, idempotency_key)
+    stored = orphans.put(services.database, services.storage, key, chunks_of(content))
+
+    def add() -> File:
+        with services.database.transaction() as session:
+            # Checked again, because others wrote meanwhile.
+            quotas.admit_bytes(session, caller.project_id, stored.bytes)
+            file = creation.add(
+                session,
+                caller.project_id,
+                file_id,
+                stored,
+                filename=name,
+                purpose=purpose,
+                lifetime_seconds=lifetime_seconds,
+                idempotency_key=idempotency_key,
+                table=table,
+            )
+            if file.id == file_id:
+                audit.record(session, caller, "file.created", file_id)
+            return file
+
+    file = creation.add_once(add)
+    with services.database.read() as session:
+        imported = import_of(session, file)
+    creation.notify(services.notifier, file, imported)
+    return FileObject.of(file, imported)
 
 
-def admit_import(session: Session, project_id: str, idempotency_key: str | None = None) -> None:
-    """Raise `RateLimited` if too many tables and sources of the project are still to be read; a
-    call that repeats an earlier one adds none.
-    """
-    if idempotency_key is None or not repository.find_by_key(session, project_id, idempotency_key):
-        operations.admit(session, FileImport, project_id, MAX_IMPORTS)
-
-
-def add_once(add: Callable[[], T]) -> T:
-    """Call `add`, and again if another call with the same idempotency key came first: the second
-    call finds its file.
-    """
-    try:
-        return add()
-    except IntegrityError:
-        return add()
-
-
-def find_from_source(
-    session: Session,
-    project_id: str,
-    source: str,
-    mapping: dict[str, str],
-    idempotency_key: str | None,
-) -> tuple[File, FileImport] | None:
-    """Return the file of an earlier call with the same idempotency key."""
-    if idempotency_key is None:
-        return None
-    file = repository.find_by_key(session, project_id, idempotency_key)
-    if file is None:
-        return None
-    imported = import_of(session, file)
-    if imported is None or (imported.source, imported.mapping) != (source, mapping):
-        raise IdempotencyMismatch(
-            f"Idempotency-Key: it was used for {file.id}, which has another source or another "
-            "mapping; use a new key for a new file.",
-            param="Idempotency-Key",
-        )
-    return file, imported
-
-
-def add_from_source(
-    session: Session,
-    project_id: str,
-    source: str,
-    mapping: dict[str, str],
-    idempotency_key: str | None,
-) -> tuple[File, FileImport]:
-    """Add a file whose bytes a worker is to bring."""
-    file_id, key = new_key(project_id)
-    file = File(
-        id=file_id,
-        project_id=project_id,
-        filename=name_of(source),
-        purpose=Purpose.FINE_TUNE,
-        bytes=0,
-        sha256=NO_SHA256,
-        storage_key=key,
-        idempotency_key=idempotency_key,
-        status=FileStatus.UPLOADED,
-    )
-    session.add(file)
-    session.flush()
-    repository.add_import(session, file, source, None, mapping, is_uploaded=False)
-    session.flush()
-    imported = import_of(session, file)
-    assert imported is not None
-    return file, imported
-
-
-def require_content(file: File) -> None:
-    """Raise `IllegalState` if the source has brought no bytes."""
-    if file.sha256 == NO_SHA256:
-        raise IllegalState(
-            f"{file.id} has no content: its source has not been read; `status` says why.",
-            code="file_not_ready",
-            param="id",
-        )
-
-
-def notify(notifier: Notifier, file: File, imported: FileImport | None) -> None:
-    """Have workers poll for the work on a new file."""
-    if file.status == FileStatus.UPLOADED:
-        notifier.notify(FileCheck if imported is None else FileImport, file.id)
-
-
-def import_of(session: Session, file: File) -> FileImport | None:
-    """Return the import that the records of a file come from; None if they were uploaded."""
-    return repository.imports_of(session, [file.id]).get(file.id)
-
-
-def get(session: Session, project_id: str, file_id: str) -> File:
-    file = repository.find(session, project_id, file_id)
-    if file is None:
-        raise NotFound(f"No such File object: {file_id}", param="id")
-    return file
-
-
-def get_usable(session: Session, project_id: str, file_id: str, param: str) -> File:
-    """Return a file of records whose check has passed, or has not ended."""
-    return _check_usable(session, repository.find(session, project_id, file_id), file_id, param)
-
-
-def find(session: Session, project_id: str, file_id: str | None) -> File | None:
-    if file_id:
-        return repository.find(session, project_id, file_id)
-    return None
-
-
-def get_for_job(
-    session: Session,
-    project_id: str,
-    training_file: str,
-    validation_file: str | None,
+def import_file(
+    services: Services,
+    caller: Caller,
+    request: SourceRequest,
     *,
-    lock: bool,
-) -> tuple[File, File | None]:
-    """Return the files of a new job. Raises `InvalidRequest` if the job could only fail."""
-    ids = [file_id for file_id in (training_file, validation_file) if file_id is not None]
-    rows = repository.find_several(session, project_id, ids, lock=lock)
-    files = {file.id: file for file in rows}
-    training = _check_usable(session, files.get(training_file), training_file, "training_file")
-    if validation_file is None:
-        return training, None
-    validation = files.get(validation_file)
-    return training, _check_usable(session, validation, validation_file, "validation_file")
+    idempotency_key: str | None = None,
+) -> FileObject:
+    """Have a worker make a file of the content of an address."""
+    parse_address(request.source, services.settings.webhook_networks)
+    project_id = caller.project_id
+    arguments = (request.source, request.mapping or {}, idempotency_key)
+
+    def add() -> tuple[File, FileImport]:
+        with services.database.transaction() as session:
+            earlier = creation.find_from_source(session, project_id, *arguments)
+            if earlier is not None:
+                return earlier
+            creation.admit_import(session, project_id)
+            quotas.admit_bytes(session, project_id, 0)
+            added = creation.add_from_source(session, project_id, *arguments)
+            audit.record(session, caller, "file.created", added[0].id)
+            return added
+
+    file, imported = creation.add_once(add)
+    creation.notify(services.notifier, file, imported)
+    return FileObject.of(file, imported)
 
 
-def delete(session: Session, project_id: str, file_id: str) -> None:
-    file = repository.find_locked(session, project_id, file_id)
-    if file is None:
-        raise NotFound(f"No such File object: {file_id}", param="id")
-    job_id = repository.live_job_using(session, project_id, file_id)
-    if job_id is not None:
-        raise IllegalState(
-            f"The file is used by {job_id}, which has not ended; cancel the job first.",
-            code="file_in_use",
-            param="id",
+def list_files(
+    services: Services,
+    caller: Caller,
+    *,
+    after: str | None = None,
+    limit: int = MAX_PAGE,
+    order: Order = "desc",
+    purpose: str | None = None,
+    idempotency_key: str | None = None,
+    search: str = "",
+) -> Page[FileObject]:
+    check_cursor(after, "file-", "a file")
+    with services.database.read() as session:
+        files = repository.newest_first(
+            session,
+            caller.project_id,
+            after=after,
+            limit=limit,
+            order=order,
+            purpose=purpose,
+            idempotency_key=idempotency_key,
+            search=search,
         )
-    _remove(session, [file])
+        imports = repository.imports_of(session, [file.id for file in files])
+    return Page[FileObject].of([FileObject.of(file, imports.get(file.id)) for file in files], limit)
 
 
-def check_again(session: Session, project_id: str, file_id: str) -> File:
-    """Have a file checked again. Jobs with a recipe go on; new ones wait for the verdict."""
-    file = repository.find_locked(session, project_id, file_id)
-    if file is None:
-        raise NotFound(f"No such File object: {file_id}", param="id")
-    if file.purpose != Purpose.FINE_TUNE:
-        raise InvalidRequest(
-            f"id: {file_id} has purpose '{file.purpose}'; only files of purpose "
-            f"'{Purpose.FINE_TUNE}' are checked.",
-            param="id",
-            code="not_checked",
-        )
-    if file.status == FileStatus.UPLOADED:
-        raise IllegalState(
-            "The file is being checked already; wait for the verdict.",
-            param="id",
-            code="check_in_progress",
-        )
-    imported = import_of(session, file)
-    if imported is not None and imported.status != OperationStatus.COMPLETED:
-        raise IllegalState(
-            f"{file_id} has a source that could not be read; add it again.",
-            param="id",
-            code="file_not_ready",
-        )
-    repository.withdraw_verdict(session, file)
-    repository.add_check(session, file)
-    return file
+def retrieve_file(services: Services, caller: Caller, file_id: str) -> FileObject:
+    with services.database.read() as session:
+        file = get(session, caller.project_id, file_id)
+        return FileObject.of(file, import_of(session, file))
 
 
-def remove_expired(database: Database) -> int:
-    """Remove some of them and return how many; a file that a job needs waits for the job's end."""
-    with database.read() as session:
-        if not repository.list_expired(session, lock=False):
-            return 0
-    with database.transaction() as session:
-        # Two statements: only the second sees a job that took a file while the first waited for its
-        # lock.
-        locked = repository.list_expired(session, lock=True)
-        free = [
-            file
-            for file in locked
-            if repository.live_job_using(session, file.project_id, file.id) is None
-        ]
-        _remove(session, free)
-        return len(free)
+def retrieve_content(services: Services, caller: Caller, file_id: str) -> Content:
+    """Return the location of the bytes of a file, for `downloads.send`."""
+    with services.database.read() as session:
+        file = get(session, caller.project_id, file_id)
+        require_content(file)
+    return Content(file.storage_key, file.bytes, file.sha256, file.filename)
 
 
-def validate_name(filename: str | None, param: str) -> str:
-    """Return the name to store. Names are only shown; still, one that reads like a path or hides
-    something is more likely an attack than an intention.
+def check_file(services: Services, caller: Caller, file_id: str) -> FileObject:
+    """Have a worker check the file again, by the current rules. Jobs with a recipe go on; new ones
+    wait for the verdict.
     """
-    name = filename or "upload"
-    if (
-        len(name) > MAX_NAME_LENGTH
-        or name in (".", "..")
-        or re.search(r"[/\\]", name)
-        or UNSHOWABLE.search(name)
-    ):
-        raise InvalidRequest(
-            f"{param}: a file name has at most {MAX_NAME_LENGTH} characters, "
-            "no slashes and no control characters.",
-            param=param,
-            code="invalid_filename",
-        )
-    return name
+    with services.database.transaction() as session:
+        file = get(session, caller.project_id, file_id, lock=True)
+        if file.purpose != Purpose.FINE_TUNE:
+            raise InvalidRequest(
+                f"id: {file_id} has purpose '{file.purpose}'; only files of purpose "
+                f"'{Purpose.FINE_TUNE}' are checked.",
+                param="id",
+                code="not_checked",
+            )
+        if file.status == FileStatus.UPLOADED:
+            raise IllegalState(
+                "The file is being checked already; wait for the verdict.",
+                param="id",
+                code="check_in_progress",
+            )
+        imported = import_of(session, file)
+        if imported is not None and imported.status != OperationStatus.COMPLETED:
+            raise IllegalState(
+                f"{file_id} has a source that could not be read; add it again.",
+                param="id",
+                code="file_not_ready",
+            )
+        repository.withdraw_verdict(session, file)
+        repository.add_check(session, file)
+        audit.record(session, caller, "file.checked", file_id)
+    services.notifier.notify(FileCheck, file.id)
+    return FileObject.of(file, imported)
 
 
-def _check_repeats(
-    session: Session, file: File, stored: Stored, purpose: Purpose, table: UploadTable | None
-) -> None:
-    imported = import_of(session, file)
-    before: tuple[str, str, dict[str, str]] = (file.sha256, file.purpose, {})
-    if imported is not None:
-        # The file's own records are those of its lines, once it has been read.
-        before = (imported.sha256 or file.sha256, file.purpose, imported.mapping)
-    if before != (stored.sha256, purpose, table.mapping if table else {}):
-        raise IdempotencyMismatch(
-            f"Idempotency-Key: it was used for {file.id}, which has other bytes, another "
-            "purpose or another mapping; use a new key for a new file.",
-            param="Idempotency-Key",
-        )
+def retrieve_good_lines(services: Services, caller: Caller, file_id: str) -> ContentStream:
+    """Return the lines that hold a record, found while they are read."""
+    with services.database.read() as session:
+        file = get(session, caller.project_id, file_id)
+        require_content(file)
+    lines = good_lines(lines_of(services.storage.chunks(file.storage_key)))
+    name = f"{PurePath(file.filename).stem}-good.jsonl"
+    return ContentStream(_in_chunks(lines), None, name, "application/jsonl")
 
 
-def _remove(session: Session, files: list[File]) -> None:
-    repository.mark_deleted(session, [file.id for file in files])
-    orphans.mark_orphaned(session, [file.storage_key for file in files])
+def read_first_lines(services: Services, caller: Caller, file_id: str) -> list[str]:
+    """Read the first lines of a file, cut, to be shown."""
+    with services.database.read() as session:
+        file = get(session, caller.project_id, file_id)
+    lines = _head(services, file).decode(errors="replace").splitlines()[:FIRST_LINES]
+    return [line[:FIRST_CHARACTERS] for line in lines if line.strip()]
 
 
-def _check_usable(session: Session, file: File | None, file_id: str, param: str) -> File:
-    reason = None
-    if file is None:
-        reason = f"no such file: {file_id}"
-    elif file.purpose != Purpose.FINE_TUNE:
-        reason = f"{file_id} has purpose '{file.purpose}', not '{Purpose.FINE_TUNE}'"
-    elif file.status == FileStatus.ERROR:
-        reason = f"{file_id} is not valid: {file.status_details}"
-    elif file.expires_at is not None and file.expires_at <= now(session):
-        reason = f"{file_id} has expired"
-    if file is None or reason is not None:
-        raise InvalidRequest(f"{param}: {reason}", param=param, code=f"invalid_{param}")
-    return file
+def read_first_records(services: Services, caller: Caller, file_id: str) -> list[Record]:
+    """Read the records at the beginning of a file, without those that are not well-formed."""
+    with services.database.read() as session:
+        file = get(session, caller.project_id, file_id)
+    head = _head(services, file)
+    if len(head) < file.bytes:
+        head = head[: head.rfind(b"\n") + 1]  # the last line is cut
+    parsed = (parsed for _, parsed in read_records(lines_of([head])))
+    return [line.record for line in parsed if isinstance(line, Parsed)]
+
+
+def _head(services: Services, file: File) -> bytes:
+    if file.bytes == 0:
+        return b""
+    part = (0, min(FIRST_BYTES, file.bytes))
+    try:
+        return b"".join(services.storage.chunks(file.storage_key, part))
+    except FileNotFoundError:
+        raise missing_error(file.storage_key) from None
+
+
+def _in_chunks(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """Join lines, because each chunk that is sent has a cost."""
+    chunk = bytearray()
+    for line in lines:
+        chunk += line
+        if len(chunk) >= CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    yield bytes(chunk)
+
+
+def delete_file(services: Services, caller: Caller, file_id: str) -> FileDeleted:
+    with services.database.transaction() as session:
+        removal.delete(session, caller.project_id, file_id)
+        audit.record(session, caller, "file.deleted", file_id)
+    return FileDeleted(id=file_id)

@@ -1,7 +1,7 @@
 """Tables that a worker converts into JSON lines before the check, and forms with a file."""
 
 import json
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -13,7 +13,8 @@ MAX_MAPPING_CHARACTERS = 2**14
 _mapping = TypeAdapter(ColumnMapping)
 
 
-class UploadTable(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class UploadTable:
     """Table format of an upload, and the mapping of its columns to the fields of a record."""
 
     format: SourceFormat

@@ -23,7 +23,7 @@ from app.base.ids import new_id
 from app.base.storage import Storage, keys
 from app.base.storage.reach import KeyTaken
 from app.models import File, Installation, Job, Model, Project
-from app.models.installation import ONLY
+from app.models.installation import ONLY_ID
 
 START_SECONDS = 5.0  # a start waits no longer for an unresponsive storage
 RETRY_SECONDS = 5.0
@@ -216,16 +216,16 @@ def _compare(database: Database, storage: Storage) -> tuple[Installation, str | 
 
 def _row(database: Database) -> Installation | None:
     with database.read() as session:
-        return session.get(Installation, ONLY)
+        return session.get(Installation, ONLY_ID)
 
 
 def _add_row(database: Database) -> Installation:
     with database.transaction() as session:
         created_at = session.scalar(select(func.min(Project.created_at))) or now(session)
-        row = {"number": ONLY, "id": new_id("inst_"), "created_at": created_at}
+        row = {"number": ONLY_ID, "id": new_id("inst_"), "created_at": created_at}
         row |= {"stored": False, "generation": 0}
         session.execute(insert_or(session, Installation).on_conflict_do_nothing(), row)
-        return session.get_one(Installation, ONLY)
+        return session.get_one(Installation, ONLY_ID)
 
 
 def _read_id(storage: Storage) -> str | None:
@@ -256,7 +256,7 @@ def _generation(storage: Storage) -> int:
 def _raise_generation(database: Database, storage: Storage, least: int) -> None:
     # The row is written first: after a crash in between, the storage is not ahead.
     with database.transaction() as session:
-        generation = session.get_one(Installation, ONLY, with_for_update=True).generation
+        generation = session.get_one(Installation, ONLY_ID, with_for_update=True).generation
         generation = max(generation, least) + 1
         raised = update(Installation).values(generation=generation)
         session.execute(raised, execution_options=UNSYNCED)

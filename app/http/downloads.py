@@ -3,9 +3,10 @@
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import structlog
@@ -50,7 +51,8 @@ ONE_RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.IGNORECASE)
 log = structlog.get_logger()
 
 
-class Content(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Content:
     """Object of the storage as a user downloads it."""
 
     key: str
@@ -59,7 +61,8 @@ class Content(NamedTuple):
     filename: str
 
 
-class ContentStream(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ContentStream:
     """Content that is produced while a user downloads it."""
 
     chunks: Iterator[bytes]
@@ -68,7 +71,7 @@ class ContentStream(NamedTuple):
     media_type: str
 
 
-class _File(FileResponse):
+class _FileDownload(FileResponse):
     chunk_size = CHUNK_BYTES  # the default is a sixteenth, and so is its speed
 
 
@@ -109,7 +112,7 @@ def send(
             request.scope["headers"] = [
                 (name, value) for name, value in request.scope["headers"] if name != b"range"
             ]
-        return _File(path, headers=headers, media_type="application/octet-stream")
+        return _FileDownload(path, headers=headers, media_type="application/octet-stream")
     if (
         redirects
         and request.method == "GET"

@@ -23,7 +23,7 @@ HTTP_CODES = {
     413: "request_too_large",
 }
 MAX_SHOWN = 100  # characters of a header
-REPEATABLE = {408, 429}  # the 4xx after which a client may repeat the request unchanged
+REPEATABLE_STATUSES = {408, 429}  # the 4xx after which a client may repeat the request unchanged
 
 log = structlog.get_logger()
 
@@ -53,7 +53,7 @@ def internal_error() -> JSONResponse:
 
 def answer(error: ApiError) -> JSONResponse:
     headers = dict(error.headers)
-    if error.status < 500 and error.status not in REPEATABLE:
+    if error.status < 500 and error.status not in REPEATABLE_STATUSES:
         headers["x-should-retry"] = "false"
     return JSONResponse(
         body(redact_keys(error.message), error.type, error.param, error.code), error.status, headers

@@ -9,7 +9,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 
-CURSOR = r"^[0-9]{1,9}$"
+CURSOR_PATTERN = r"^[0-9]{1,9}$"
 PING_SECONDS = 15
 SEND_TIMEOUT_SECONDS = 10  # a reader that takes nothing for so long is gone
 RETRY_SECONDS = 1.0  # seconds between two attempts while the database is unavailable

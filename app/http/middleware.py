@@ -21,7 +21,7 @@ SAFE_HEADERS = {
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
 MAX_LOGGED_CHARACTERS = 300  # maximum for values chosen by a client
-QUIET = {"/healthz", "/readyz", "/metrics"}
+UNLOGGED_PATHS = {"/healthz", "/readyz", "/metrics"}
 
 log = structlog.get_logger()
 
@@ -81,7 +81,7 @@ class RequestContext:
                 if status:
                     seconds = answered - started
                     counters.observe_request(scope["method"], route_of(scope), status, seconds)
-                write = log.debug if scope["path"] in QUIET else log.info
+                write = log.debug if scope["path"] in UNLOGGED_PATHS else log.info
                 milliseconds = round((time.monotonic() - started) * 1000, 1)
                 write(
                     "request",

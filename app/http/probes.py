@@ -141,9 +141,8 @@ class HealthMonitor:
 
 
 def probe_database(database: Database) -> str:
-    from app.base import (
-        migrate,  # alembic costs a quarter of a second, which a start need not wait for
-    )
+    # Its alembic costs a quarter of a second, which a start need not wait for.
+    from app.base import migrate
 
     try:
         if migrate.compare_schema(database) in ("older", "too old"):

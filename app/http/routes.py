@@ -1,4 +1,5 @@
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from fastapi import Request, Response
@@ -61,8 +62,8 @@ def address_of(connection: HTTPConnection) -> str:
 def with_origin(caller: Caller, request: Request, session_id: str | None = None) -> Caller:
     """Add the origin of a request to the caller, for the audit log."""
     request_id = str(get_contextvars().get("request_id", ""))
-    return caller._replace(
-        request_id=request_id, address=address_of(request), session_id=session_id
+    return replace(
+        caller, request_id=request_id, address=address_of(request), session_id=session_id
     )
 
 

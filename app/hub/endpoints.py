@@ -110,9 +110,9 @@ def describe_paths(
 def list_revisions(services: ServicesDep, caller: Reader, kind: Kind, repo: str) -> Json:
     revisions = service.list_revisions(services, caller, kind, repo)
     main = {
-        "name": service.MAIN,
-        "ref": f"refs/heads/{service.MAIN}",
-        "targetCommit": revisions.pop(service.MAIN).commit,
+        "name": service.MAIN_REVISION,
+        "ref": f"refs/heads/{service.MAIN_REVISION}",
+        "targetCommit": revisions.pop(service.MAIN_REVISION).commit,
     }
     tags = [
         {"name": name, "ref": f"refs/tags/{name}", "targetCommit": repository.commit}

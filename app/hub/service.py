@@ -18,18 +18,18 @@ from app.services import Services
 
 T = TypeVar("T")
 Kind = Literal["models", "datasets"]
-MAIN = "main"
-FILES = "files/"  # prefix of the id of a file: `datasets` takes no id without an owner
+MAIN_REVISION = "main"
+FILES_PREFIX = "files/"  # prefix of the id of a file: `datasets` takes no id without an owner
 REPOSITORY, REVISION, ENTRY = (
     "RepoNotFound",
     "RevisionNotFound",
     "EntryNotFound",
 )  # spelled as in the protocol
-RECORDS = {".jsonl", ".json"}
+RECORD_SUFFIXES = {".jsonl", ".json"}
 
 
 def open_repository(
-    services: Services, caller: Caller, kind: Kind, repo: str, revision: str = MAIN
+    services: Services, caller: Caller, kind: Kind, repo: str, revision: str = MAIN_REVISION
 ) -> Repository:
     """Return a revision of a model or of a file. Raises `NotFound` with a code of the protocol."""
     with services.database.read() as session:
@@ -39,26 +39,28 @@ def open_repository(
 def list_revisions(
     services: Services, caller: Caller, kind: Kind, repo: str
 ) -> dict[str, Repository]:
+    project_id = caller.project_id
     with services.database.read() as session:
-        return revisions(session, caller.project_id, kind, repo)
+        names = [MAIN_REVISION] if kind == "datasets" else list(_models(session, project_id, repo))
+        return {name: find_repository(session, project_id, kind, repo, name) for name in names}
 
 
 def find_repository(
-    session: Session, project_id: str, kind: Kind, repo: str, revision: str = MAIN
+    session: Session, project_id: str, kind: Kind, repo: str, revision: str = MAIN_REVISION
 ) -> Repository:
     """Open a revision by its name, or by the commit that the name stands for. Raises `NotFound`
     with a code of the protocol.
     """
     if kind == "datasets":
-        file_id = repo.removeprefix(FILES)
+        file_id = repo.removeprefix(FILES_PREFIX)
         file = _find_or_refuse(repo, lambda: files.get(session, project_id, file_id))
         files.require_content(file)
-        revisions = {MAIN: _of_file(file)}
+        revisions = {MAIN_REVISION: _of_file(file)}
     else:
         models = _models(session, project_id, repo)
         chosen = {revision: models[revision]} if revision in models else models
         revisions = {
-            name: _of_model(session, project_id, models[MAIN], model)
+            name: _of_model(session, project_id, models[MAIN_REVISION], model)
             for name, model in chosen.items()
         }
     by_commit = {repository.commit: repository for repository in revisions.values()}
@@ -72,15 +74,10 @@ def find_repository(
     return repository
 
 
-def revisions(session: Session, project_id: str, kind: Kind, repo: str) -> dict[str, Repository]:
-    names = [MAIN] if kind == "datasets" else list(_models(session, project_id, repo))
-    return {name: find_repository(session, project_id, kind, repo, name) for name in names}
-
-
 def _models(session: Session, project_id: str, repo: str) -> dict[str, Model]:
     """Return the model, its other formats, and the exports of its job's checkpoints."""
     model = _find_or_refuse(repo, lambda: catalogue.find_by_hub_id(session, project_id, repo))
-    return {MAIN: model} | catalogue.versions_of(session, project_id, model.id)
+    return {MAIN_REVISION: model} | catalogue.versions_of(session, project_id, model.id)
 
 
 def _find_or_refuse(repo: str, find: Callable[[], T]) -> T:
@@ -120,11 +117,16 @@ def _of_model(session: Session, project_id: str, main: Model, model: Model) -> R
 
 def _of_file(file: File) -> Repository:
     entries = [TreeEntry(_record_name(file), file.bytes, file.sha256, file.storage_key)]
-    return Repository(f"{FILES}{file.id}", commit_of(entries), file.created_at, True, entries)
+    return Repository(
+        f"{FILES_PREFIX}{file.id}", commit_of(entries), file.created_at, True, entries
+    )
 
 
 def _record_name(file: File) -> str:
     """Return a name whose suffix tells `load_dataset` the format."""
-    if file.purpose != Purpose.FINE_TUNE or PurePosixPath(file.filename).suffix.lower() in RECORDS:
+    if (
+        file.purpose != Purpose.FINE_TUNE
+        or PurePosixPath(file.filename).suffix.lower() in RECORD_SUFFIXES
+    ):
         return file.filename
     return f"{file.filename}.jsonl"

@@ -4,21 +4,24 @@ files, which are named by SHA-256.
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 Json = dict[str, Any]
 
 
-class TreeEntry(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TreeEntry:
     path: str
     bytes: int
     sha256: str
     storage_key: str
 
 
-class Repository(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Repository:
     """Revision of a model, or an uploaded file."""
 
     id: str
@@ -30,7 +33,7 @@ class Repository(NamedTuple):
 
 def commit_of(entries: Iterable[TreeEntry]) -> str:
     """Return an id that is the same for the same files, independently of their names."""
-    listing = "".join(f"{entry.path}\0{entry.sha256}\n" for entry in sorted(entries))
+    listing = "".join(sorted(f"{entry.path}\0{entry.sha256}\n" for entry in entries))
     return hashlib.sha256(listing.encode()).hexdigest()[:40]
 
 

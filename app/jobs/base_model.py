@@ -1,13 +1,15 @@
 """Starting model of a job: a base model, a fine-tuned one, or a checkpoint of an ended job."""
 
+from collections.abc import Callable
+
 from sqlalchemy.orm import Session
 
 from app.base.errors import InvalidRequest, NotFound
 from app.catalogue import service as catalogue
 from app.catalogue.naming import fine_tuned_model_id
 from app.jobs import checkpoint_repository, repository
-from app.jobs.checkpoint_repository import NamedCheckpoint
-from app.jobs.checkpoints import Name
+from app.jobs.checkpoint_repository import NamedCheckpoint, find_own, find_permitted
+from app.jobs.checkpoints import CheckpointName
 from app.models import Checkpoint, Model
 from app.models.job_lifecycle import TERMINAL
 
@@ -18,10 +20,12 @@ def base_of(
     """Return a model of the catalogue; or the model that a checkpoint's training began from, with
     the checkpoint. Locked, they stay.
     """
-    parsed = Name.parse(name)
+    parsed = CheckpointName.parse(name)
     if parsed is None:
         return catalogue.base_for_job(session, project_id, name, lock=lock), None
-    row = _own(session, project_id, parsed) or _find_permitted(session, project_id, parsed)
+    row = _newest_of_name(session, project_id, parsed, find_own) or _newest_of_name(
+        session, project_id, parsed, find_permitted
+    )
     if row is None or (lock and not repository.lock_for_reading(session, row.job.id)):
         raise InvalidRequest(
             f"model: there is no checkpoint '{name}' here.", param="model", code="model_not_found"
@@ -44,8 +48,8 @@ def base_of(
 
 
 def own_checkpoint(session: Session, project_id: str, name: str) -> Checkpoint:
-    parsed = Name.parse(name)
-    row = _own(session, project_id, parsed) if parsed else None
+    parsed = CheckpointName.parse(name)
+    row = _newest_of_name(session, project_id, parsed, find_own) if parsed else None
     if row is None:
         raise NotFound(
             f"There is no checkpoint '{name}'.",
@@ -55,25 +59,14 @@ def own_checkpoint(session: Session, project_id: str, name: str) -> Checkpoint:
     return row.checkpoint
 
 
-def _own(session: Session, project_id: str, name: Name) -> NamedCheckpoint | None:
-    return _newest_of_name(
-        name, checkpoint_repository.find_own(session, project_id, name.job_tail, name.step)
-    )
-
-
-def _find_permitted(session: Session, project_id: str, name: Name) -> NamedCheckpoint | None:
-    return _newest_of_name(
-        name, checkpoint_repository.find_permitted(session, project_id, name.job_tail, name.step)
-    )
-
-
-def _newest_of_name(name: Name, candidates: list[NamedCheckpoint]) -> NamedCheckpoint | None:
+def _newest_of_name(
+    session: Session,
+    project_id: str,
+    name: CheckpointName,
+    find: Callable[[Session, str, str, int], list[NamedCheckpoint]],
+) -> NamedCheckpoint | None:
     """Return the newest checkpoint of that name: several attempts may have reached the step."""
-    return next(
-        (
-            row
-            for row in candidates
-            if fine_tuned_model_id(row.job, row.project_name) == name.model_id
-        ),
-        None,
-    )
+    for row in find(session, project_id, name.job_tail, name.step):
+        if fine_tuned_model_id(row.job, row.project_name) == name.model_id:
+            return row
+    return None

@@ -4,14 +4,17 @@ one by the same rule.
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from app.models import Checkpoint
 
-NAME = re.compile(r"(?P<model>ft:.+(?P<job_tail>[0-9a-f]{8})):ckpt-step-(?P<step>[0-9]{1,9})")
+NAME_PATTERN = re.compile(
+    r"(?P<model>ft:.+(?P<job_tail>[0-9a-f]{8})):ckpt-step-(?P<step>[0-9]{1,9})"
+)
 
 
-class Name(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CheckpointName:
     """Parts of `<fine-tuned model>:ckpt-step-<step>`; `job_tail` are the last characters of its
     job's id.
     """
@@ -21,8 +24,8 @@ class Name(NamedTuple):
     step: int
 
     @classmethod
-    def parse(cls, text: str) -> "Name | None":
-        match = NAME.fullmatch(text)
+    def parse(cls, text: str) -> "CheckpointName | None":
+        match = NAME_PATTERN.fullmatch(text)
         if match is None:
             return None
         return cls(match["model"], match["job_tail"], int(match["step"]))

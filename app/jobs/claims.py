@@ -6,6 +6,7 @@ writing anything.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
@@ -18,16 +19,17 @@ from app.base.database import UNSYNCED, after_commit, now, now_plus
 from app.jobs import next_job
 from app.jobs.events import NewEvent, append
 from app.models import Attempt, Desired, Job, JobStatus
+from app.models.attempt import OUTCOME_LOST
 from app.projects import quotas
 from app.webhooks import events as webhooks
 from falqon_core.contract.figures import Name, Text
 
 _NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
 MAX_RETRY_SECONDS = 60.0
-OUTCOME_LOST = "lost"
 
 
-class Claim(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Claim:
     """Right to execute a job, for as long as its lease is renewed."""
 
     job_id: str

@@ -15,7 +15,7 @@ _HYPERPARAMETERS: list[_Place] = [
     ("method", "supervised", "hyperparameters"),
     ("method", "dpo", "hyperparameters"),
 ]
-_SAME: list[list[_Place]] = [
+_SYNONYMS: list[list[_Place]] = [
     *(
         [("falqon", ours), *((*place, theirs) for place in _HYPERPARAMETERS)]
         for ours, theirs in (
@@ -35,7 +35,7 @@ def merge_overrides(requested: JobRequest, overrides: JsonObject) -> JobRequest:
     `ValidationError`.
     """
     original = requested.model_dump(mode="json", exclude_unset=True)
-    for places in _SAME:
+    for places in _SYNONYMS:
         if any(_at(overrides, place) is not None for place in places):
             for place in places:
                 _take_away(original, place)

@@ -1,7 +1,6 @@
 """Measurements of several jobs, for a table that compares them."""
 
 from collections.abc import Sequence
-from decimal import Decimal
 
 from sqlalchemy.orm import Session
 
@@ -39,9 +38,5 @@ def _figures(job: Job, artifact_bytes: int | None) -> TrainingFigures:
         tokens_per_second=progress.tokens_per_second,
         memory_bytes=progress.memory_bytes,
         artifact_bytes=artifact_bytes,
-        cost=_spent(progress),
+        cost=progress.cost.accrued if progress.cost else None,
     )
-
-
-def _spent(progress: JobProgress) -> Decimal | None:
-    return progress.cost.accrued if progress.cost else None

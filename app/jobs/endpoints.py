@@ -14,7 +14,7 @@ from app.http.dependencies import (
 )
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
-from app.jobs import actions, metrics, metrics_csv
+from app.jobs import metrics, metrics_csv, service
 from app.jobs.requests import JobFilters, ResumeRequest
 from app.jobs.schemas import (
     CheckpointObject,
@@ -27,8 +27,8 @@ from app.jobs.schemas import (
 from app.models import JobStatus
 from app.models.job_request import MAX_METADATA_PAIRS, JobRequest
 
-METADATA = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
-FILTERS = {"after", "limit", "status", "model"}
+METADATA_PARAMETER = re.compile(r"metadata\[(.{1,64})\]", re.DOTALL)
+OTHER_PARAMETERS = {"after", "limit", "status", "model"}
 # The names are the user's own, which no signature can hold.
 METADATA_FILTER = {
     "name": "metadata",
@@ -64,8 +64,8 @@ def create_job(
     created, and its estimate.
     """
     if dry_run:
-        return actions.preview_job(services, caller, body)
-    return actions.create_job(
+        return service.preview_job(services, caller, body)
+    return service.create_job(
         services, caller, body, idempotency_key=idempotency_key, retry_count=retry_count
     )
 
@@ -84,12 +84,12 @@ def list_jobs(
     once; `metadata=null` finds jobs without any.
     """
     filters = JobFilters(status, model, _parse_metadata_filter(request))
-    return actions.list_jobs(services, caller, filters, after=after, limit=limit)
+    return service.list_jobs(services, caller, filters, after=after, limit=limit)
 
 
 @router.get("/{job_id}")
 def retrieve_job(services: ServicesDep, caller: Reader, job_id: str) -> JobObject:
-    return actions.retrieve_job(services, caller, job_id)
+    return service.retrieve_job(services, caller, job_id)
 
 
 @router.delete("/{job_id}", dependencies=TOUCHES_STORAGE)
@@ -97,7 +97,7 @@ def delete_job(services: ServicesDep, caller: Writer, job_id: str) -> JobDeleted
     """Delete a job that has ended. Its events and checkpoints go with it; its fine-tuned model
     stays, and has a delete call of its own.
     """
-    return actions.delete_job(services, caller, job_id)
+    return service.delete_job(services, caller, job_id)
 
 
 @router.post("/{job_id}/clone")
@@ -113,7 +113,7 @@ def clone_job(
     retry_count: RetryCount = 0,
 ) -> JobObject:
     """Create a job with the same request as this one, except for the changes in the body."""
-    return actions.clone_job(
+    return service.clone_job(
         services,
         caller,
         job_id,
@@ -125,12 +125,12 @@ def clone_job(
 
 @router.post("/{job_id}/cancel")
 def cancel_job(services: ServicesDep, caller: Writer, job_id: str) -> JobObject:
-    return actions.cancel_job(services, caller, job_id)
+    return service.cancel_job(services, caller, job_id)
 
 
 @router.post("/{job_id}/pause")
 def pause_job(services: ServicesDep, caller: Writer, job_id: str) -> JobObject:
-    return actions.pause_job(services, caller, job_id)
+    return service.pause_job(services, caller, job_id)
 
 
 @router.post("/{job_id}/resume")
@@ -140,7 +140,7 @@ def resume_job(
     """Resume a job. A job whose budget is used up continues only with a higher one, which the body
     may bring.
     """
-    return actions.resume_job(services, caller, job_id, body.falqon.budget if body else None)
+    return service.resume_job(services, caller, job_id, body.falqon.budget if body else None)
 
 
 @router.get("/{job_id}/events")
@@ -148,7 +148,7 @@ def list_events(
     services: ServicesDep, caller: Reader, job_id: str, after: After = None, limit: Limit = 20
 ) -> Page[EventObject]:
     """List events, newest first."""
-    return actions.list_events(services, caller, job_id, after=after, limit=limit)
+    return service.list_events(services, caller, job_id, after=after, limit=limit)
 
 
 @router.get("/{job_id}/checkpoints")
@@ -156,7 +156,7 @@ def list_checkpoints(
     services: ServicesDep, caller: Reader, job_id: str, after: After = None, limit: Limit = 10
 ) -> Page[CheckpointObject]:
     """List them, newest first."""
-    return actions.list_checkpoints(services, caller, job_id, after=after, limit=limit)
+    return service.list_checkpoints(services, caller, job_id, after=after, limit=limit)
 
 
 @router.get(
@@ -180,7 +180,7 @@ def retrieve_metrics(
     """Return series of the reported values. A longer one keeps the lowest and the highest value of
     each stretch of steps.
     """
-    series = actions.read_metrics(services, caller, job_id, _parse_keys(keys), points)
+    series = service.read_metrics(services, caller, job_id, _parse_keys(keys), points)
     if format == "csv" or (format is None and "text/csv" in accept):
         content = b"".join(metrics_csv.write_series(series))
         return Response(content, media_type="text/csv")
@@ -211,7 +211,7 @@ def retrieve_log(
     """Return the trainer's output beside its messages, also while the attempt runs. A log keeps its
     first 64 KiB and its newest 1 MiB.
     """
-    log = actions.read_log(services, caller, job_id, attempt, after or 0)
+    log = service.read_log(services, caller, job_id, attempt, after or 0)
     if format == "text" or (format is None and "text/plain" in accept):
         return Response(log.text, media_type="text/plain")
     return log
@@ -234,7 +234,7 @@ def _parse_metadata_filter(request: Request) -> dict[str, str] | None:
     pairs: dict[str, str] = {}
     is_null = False
     for name, value in request.query_params.multi_items():
-        if match := METADATA.fullmatch(name):
+        if match := METADATA_PARAMETER.fullmatch(name):
             pairs[match[1]] = value
         elif name == "metadata" and value == "null":
             is_null = True
@@ -243,7 +243,7 @@ def _parse_metadata_filter(request: Request) -> dict[str, str] | None:
                 "metadata: filter with metadata[key]=value, or metadata=null for jobs without.",
                 param="metadata",
             )
-        elif name not in FILTERS:
+        elif name not in OTHER_PARAMETERS:
             raise InvalidRequest(
                 f"{name}: jobs are not filtered by it.", param=name, code="unknown_parameter"
             )

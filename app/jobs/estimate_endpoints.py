@@ -7,7 +7,7 @@ from app.estimates.schemas import AccuracyObject
 from app.http.dependencies import Reader, ServicesDep
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
-from app.jobs import actions
+from app.jobs import service
 from app.jobs.schemas import EstimateObject
 from app.models.job_request import EstimateRequest
 
@@ -33,7 +33,7 @@ def create_estimate(
     ] = 1,
 ) -> EstimateObject:
     """Estimate time, memory, cost and earliest start of a future job. Nothing is written."""
-    return actions.estimate_job(services, caller, body, device, num_devices)
+    return service.estimate_job(services, caller, body, device, num_devices)
 
 
 @router.get("/accuracy")

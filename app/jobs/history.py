@@ -1,8 +1,8 @@
 """History of a job: its attempts with the steps each repeated, and the answers of its model."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
-from typing import NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
@@ -18,7 +18,8 @@ _samples = TypeAdapter(list[Sample])
 MAX_EVALUATIONS = 6  # side by side; the first, the last, and some between them
 
 
-class AttemptSpan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AttemptSpan:
     """Steps of one attempt, from `start` (exclusive) to `end`; None before it has begun.
     `repeated`: how many of them an earlier attempt had done. `log`: the end of its trainer's log,
     if that failed.
@@ -31,7 +32,8 @@ class AttemptSpan(NamedTuple):
     log: str
 
 
-class SamplePrompt(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SamplePrompt:
     """Prompt with `completions`: (step, text), as the training went on."""
 
     prompt: str

@@ -4,7 +4,7 @@ clients that send none, by the body and its time.
 
 import hashlib
 import json
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, false, select, true
 from sqlalchemy.orm import Session
@@ -19,7 +19,8 @@ from app.models.base import JsonObject
 REPEAT_SECONDS = 600
 
 
-class SubmissionRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SubmissionRequest:
     """Properties that decide if two requests are the same. `retry_count`: as the client counts its
     own retries.
     """

@@ -4,6 +4,7 @@ cursor, use the repository.
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple, TypeVar
 
@@ -56,7 +57,8 @@ INDEXED = ("created", "model", "status")
 _ended_sparklines: dict[tuple[str, int, int], Points] = {}
 
 
-class JobQuery(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class JobQuery:
     """Filters of the list. `search`: part of the id, the suffix, or the name of either model."""
 
     search: str = ""
@@ -83,7 +85,8 @@ class JobQuery(NamedTuple):
         return self.status is None and self.sort == "created" and self.descending
 
 
-class JobPage(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class JobPage:
     """Page of a list. A count above `MAX_COUNTED` says that there are more than that."""
 
     jobs: list[Job]  # pinned jobs come first on the first page
@@ -259,7 +262,7 @@ def _find_whole(session: Session, project_id: str, query: JobQuery) -> _Ids:
     pinned: Sequence[str] = []
     if query.pins_running:
         running = _filter_jobs(
-            select(Job.id), project_id, query._replace(status=JobStatus.RUNNING)
+            select(Job.id), project_id, replace(query, status=JobStatus.RUNNING)
         ).order_by(*_order(query))
         pinned = session.scalars(running.limit(MAX_PINNED)).all()
         unpinned = unpinned.where(Job.id.not_in(pinned))
@@ -278,7 +281,7 @@ def _find_narrowed(session: Session, project_id: str, query: JobQuery) -> _Ids:
         rows = session.execute(matching.order_by(*_order(query)).limit(MAX_COUNTED + 1))
         return [(id_, status) for id_, status in rows]
 
-    every = find(query._replace(status=None))
+    every = find(replace(query, status=None))
     matching = every
     if query.status is not None:
         is_whole = len(every) <= MAX_COUNTED

@@ -3,6 +3,7 @@ more GPUs than the worker has, or another kind of device, are skipped.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from sqlalchemy import and_, case, func, select, update
@@ -23,7 +24,8 @@ def is_due(job: type[Job]) -> ColumnElement[bool]:
     return and_(job.is_waiting, has_waited)
 
 
-class DeviceOffer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DeviceOffer:
     """Capacity that a worker offers for a job: a name of the price table, and the number on one
     machine.
     """

@@ -5,12 +5,12 @@ from sqlalchemy.orm import Session
 from app.base.errors import InvalidRequest
 from app.base.settings import Settings
 from app.estimates import service as estimates
-from app.files import service as files
+from app.files import lookup as files
 from app.jobs import space
 from app.jobs.base_model import base_of
 from app.jobs.gpus import choose_num_gpus
 from app.jobs.requests import RequestedRecipe, resolve_recipe
-from app.jobs.resolution import FilePlan, Plan, incompatibility
+from app.jobs.resolution import FilePlan, JobPlan, incompatibility
 from app.models import Checkpoint, FileStatus, Model
 from app.models.job_request import JobRequest
 from falqon_core.contract.config import Recipe
@@ -41,10 +41,10 @@ def plan_job(
 
 def plan_without_files(
     session: Session, project_id: str, request: JobRequest, settings: Settings
-) -> Plan:
+) -> JobPlan:
     """Plan a job whose training file is not here yet."""
     model = _plan_model(session, project_id, request, settings, lock=False)
-    return Plan(project_id, request, *model, choose_num_gpus(session, request, settings))
+    return JobPlan(project_id, request, *model, choose_num_gpus(session, request, settings))
 
 
 def _plan_model(

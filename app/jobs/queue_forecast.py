@@ -9,6 +9,7 @@ import time
 from bisect import insort
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import groupby, islice
 from typing import Annotated, Any, Literal, NamedTuple
@@ -87,7 +88,8 @@ class RunningJob(NamedTuple):
     device: str
 
 
-class ProjectQueue(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ProjectQueue:
     """Jobs of one project in the order in which they are taken, and the values that decide the
     time.
     """
@@ -149,7 +151,7 @@ class Queue:
         queue = self._projects.get(project.id, empty)
         waiting = list(queue.waiting)
         insort(waiting, WaitingJob("", None, priority, gpu), key=lambda job: -job.priority)
-        projects = {**self._projects, project.id: queue._replace(waiting=waiting)}
+        projects = {**self._projects, project.id: replace(queue, waiting=waiting)}
         longer = Queue(projects, self._running, self._idle, self._served, self._most_gpus)
         return longer.position_of("", gpu=gpu) or longer._never("long_queue")
 

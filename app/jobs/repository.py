@@ -27,18 +27,14 @@ MAX_SEQ = 2**30  # more than any job has
 _FIRST_SEQ = func.coalesce(Event.first_seq, Event.seq)
 
 
-def find(session: Session, project_id: str, job_id: str) -> Job | None:
-    return session.scalars(_own(project_id, job_id)).one_or_none()
+def find(session: Session, project_id: str, job_id: str, *, lock: bool = False) -> Job | None:
+    statement = select(Job).where(Job.id == job_id, Job.project_id == project_id)
+    return session.scalars(statement.with_for_update() if lock else statement).one_or_none()
 
 
 def find_in_any_project(session: Session, job_id: str) -> Job | None:
     """Return the job. No user names it: a worker does, by a row that it has."""
     return session.get(Job, job_id)
-
-
-def find_locked(session: Session, project_id: str, job_id: str) -> Job | None:
-    """Find a job whose status cannot change before the transaction ends."""
-    return session.scalars(_own(project_id, job_id).with_for_update()).one_or_none()
 
 
 def newest_first(
@@ -147,11 +143,9 @@ def _events_between(session: Session, job_id: str, after: int, before: int) -> l
     near = (Event.job_id == job_id, Event.seq > after, Event.seq < before + WINDOW)
     rows = session.scalars(select(Event).where(*near, before > _FIRST_SEQ))
     events = [event for row in rows for event in metrics_chunks.unpack(row)]
-    return sorted((event for event in events if after < event.seq < before), key=_seq_of)
-
-
-def _seq_of(event: Event) -> int:
-    return event.seq
+    return sorted(
+        (event for event in events if after < event.seq < before), key=lambda event: event.seq
+    )
 
 
 def messages(
@@ -301,7 +295,3 @@ def files_of(session: Session, job: Job) -> dict[str, File]:
 
 def project_name(session: Session, project_id: str) -> str:
     return session.scalars(select(Project.name).where(Project.id == project_id)).one()
-
-
-def _own(project_id: str, job_id: str) -> Select[Job]:
-    return select(Job).where(Job.id == job_id, Job.project_id == project_id)

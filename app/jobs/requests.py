@@ -1,13 +1,15 @@
 """Recipe of a request. Free of the web framework: the worker reads stored requests with it."""
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.base.errors import InvalidRequest
 from app.models.falqon_options import Budget
-from app.models.job_request import DpoHyperparameters, Hyperparameters, JobRequest, StrictModel
+from app.models.job_request import DpoHyperparameters, Hyperparameters, JobRequest
 from app.models.stored_json import build_validator
+from app.models.strict_model import StrictModel
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.recipe_options import LearningRate
 
@@ -17,12 +19,13 @@ _LEARNING_RATE: TypeAdapter[float] = TypeAdapter(
 )
 
 
-class JobFilters(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class JobFilters:
     """Filters of a list of jobs."""
 
     status: str | None = None
     model: str | None = None
-    metadata: dict[str, str] | None = {}  # None: jobs without any
+    metadata: dict[str, str] | None = field(default_factory=dict)  # None: jobs without any
 
 
 class ResumeExtras(StrictModel):
@@ -35,7 +38,8 @@ class ResumeRequest(StrictModel):
     falqon: ResumeExtras = ResumeExtras()
 
 
-class RequestedRecipe(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RequestedRecipe:
     recipe: Recipe  # "auto" where the user left it open
     learning_rate_multiplier: float
 

@@ -22,7 +22,7 @@ from falqon_core.records.shapes import wrong_kind
 
 
 @dataclass(frozen=True)
-class Plan:
+class JobPlan:
     """A request that passed every check that needs no training data, with the rows it names."""
 
     project_id: str
@@ -34,7 +34,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class FilePlan(Plan):
+class FilePlan(JobPlan):
     """A plan with the files of the job."""
 
     training: File
@@ -92,7 +92,7 @@ def resolve_job(
 def resolve_stated(
     session: Session,
     settings: Settings,
-    plan: Plan,
+    plan: JobPlan,
     data: TrainingData,
     target: estimates.TrainingTarget | None = None,
 ) -> ResolvedJob:
@@ -106,7 +106,7 @@ def resolve_stated(
 def _estimate(
     session: Session,
     settings: Settings,
-    plan: Plan,
+    plan: JobPlan,
     recipe: Recipe,
     report: FileReport,
     amount: EpochAmount | None,

@@ -1,23 +1,35 @@
-from typing import Literal
+"""Use cases of jobs, each of which notifies after its commit, and parts for other packages."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import structlog
-from sqlalchemy.orm import Session
+from obstore.exceptions import BaseError as StorageError
+from pydantic import ValidationError
 
 from app.auth import audit
 from app.auth.caller import Caller
-from app.base.database import now_plus
-from app.base.errors import IllegalState, InvalidRequest, NotFound
-from app.base.ids import new_id
-from app.base.settings import Settings
+from app.base.errors import BytesMissing, refusal_of
 from app.base.storage import keys
-from app.base.tracing import current_traceparent
-from app.catalogue.naming import fine_tuned_model_id
 from app.estimates import service as estimates
-from app.garbage import orphans
-from app.http.pagination import check_cursor
-from app.jobs import checkpoint_repository, idempotency, repository
-from app.jobs.events import NewEvent, append
-from app.jobs.plan import plan_job, plan_without_files
+from app.http.pagination import Page, check_cursor
+from app.jobs import (
+    creation,
+    idempotency,
+    metrics,
+    metrics_csv,
+    queue_forecast,
+    repository,
+    transitions,
+)
+from app.jobs.clone import merge_overrides
+from app.jobs.lookup import attempt_with_log as attempt_with_log
+from app.jobs.lookup import checkpoints as checkpoints
+from app.jobs.lookup import get as get
+from app.jobs.lookup import model_id as model_id
+from app.jobs.lookup import unknown_event as unknown_event
+from app.jobs.presenter import to_object, to_objects
 from app.jobs.repository import events_after as events_after
 from app.jobs.repository import list_of_studies as list_of_studies
 from app.jobs.repository import list_using as list_using
@@ -25,349 +37,258 @@ from app.jobs.repository import messages as messages
 from app.jobs.repository import num_using as num_using
 from app.jobs.repository import present as present
 from app.jobs.requests import JobFilters
-from app.jobs.resolution import FilePlan, resolve_job, resolve_stated
-from app.jobs.validation import finish_validation, queue_validated
-from app.models import (
-    Attempt,
-    Checkpoint,
-    Desired,
-    FileStatus,
-    Job,
-    JobMetadata,
-    JobStatus,
+from app.jobs.schemas import (
+    CheckpointObject,
+    DeviceObject,
+    EstimateObject,
+    EventObject,
+    GpusObject,
+    JobDeleted,
+    JobObject,
+    LogObject,
+    event_seq,
 )
+from app.models import Job, JobStatus
 from app.models.falqon_options import Budget
-from app.models.job_lifecycle import TERMINAL, sources
-from app.models.job_request import EstimateRequest, JobRequest
-from app.projects import quotas
-from falqon_core.estimate.estimate import Estimate
+from app.models.job_request import JobRequest
+from app.models.trainer_log import TrainerLog
+from app.services import Services
+from falqon_core.fault_points import fault
 
-PAUSED_BY_USER = "requested"
-MAX_COMPARED_GPUS = 16
-
-
-def create_once(
-    session: Session,
-    submission: idempotency.SubmissionRequest,
-    request: JobRequest,
-    settings: Settings,
-    event_type: Literal["job.created", "job.cloned"] = "job.created",
-) -> Job:
-    """Create a job, or return the one that the same request has created before."""
-    job_id = new_id("ftjob-")
-    earlier = idempotency.find_or_record(session, submission, job_id)
-    if earlier is not None:
-        return earlier
-    job = create(session, submission.caller, request, settings, job_id)
-    audit.record(session, submission.caller, event_type, job_id)
-    return job
+log = structlog.get_logger()
 
 
-def create(
-    session: Session,
+def create_job(
+    services: Services,
     caller: Caller,
     request: JobRequest,
-    settings: Settings,
-    job_id: str,
-    study_id: str | None = None,
-) -> Job:
-    project_id = caller.project_id
-    planned = plan_job(session, project_id, request, settings, lock=True)
-    quotas.admit_job(session, project_id)
-    job = _new_job(project_id, request, planned, job_id)
-    job.key_id = caller.key_id
-    job.request_id = structlog.contextvars.get_contextvars().get("request_id")
-    job.traceparent = current_traceparent()
-    job.study_id = study_id
-    session.add(job)
-    session.flush()
-    pairs = (request.metadata or {}).items()
-    session.add_all(
-        JobMetadata(job_id=job.id, project_id=project_id, name=name, value=value)
-        for name, value in pairs
-    )
-    created = [NewEvent(f"Created fine-tuning job: {job.id}"), NewEvent("Validating files")]
-    if planned.is_checked:
-        queue_validated(session, job, settings, planned, created)
-    else:
-        append(session, job.id, created)
-    session.refresh(job)
-    return job
+    *,
+    idempotency_key: str | None = None,
+    retry_count: int = 0,
+) -> JobObject:
+    """Create a job, or return the one that the same request has created before."""
+    body = request.model_dump(mode="json", exclude_unset=True)
+    submission = idempotency.SubmissionRequest(caller, "create", body, idempotency_key, retry_count)
+    with services.database.transaction() as session:
+        job = creation.create_once(session, submission, request, services.settings)
+        created = to_object(session, services.settings, job)
+        fault("before_submit_commit")
+    fault("after_submit_commit")
+    _notify_if_queued(services, job)
+    fault("after_notify")
+    return created
 
 
-def preview(session: Session, project_id: str, request: JobRequest, settings: Settings) -> Job:
-    """Return the job as it would be created, without writing it."""
-    planned = plan_job(session, project_id, request, settings)
-    job = _new_job(project_id, request, planned, "ftjob-dry-run")
-    job.created_at = planned.training.created_at
-    _require_checked(planned)
-    resolved = resolve_job(session, settings, planned)
-    job.recipe = resolved.recipe
-    job.estimate = resolved.estimate
-    job.num_gpus = resolved.num_gpus
-    return job
+def preview_job(services: Services, caller: Caller, request: JobRequest) -> JobObject:
+    """Return the job as it would be created, with its estimate; nothing is written."""
+    with services.database.read() as session:
+        job = creation.preview(session, caller.project_id, request, services.settings)
+        position = queue_forecast.position_of_new_job(
+            session, services.settings, caller.project_id, request
+        )
+        return JobObject.of(job, queue=position, dry_run=True)
 
 
-def estimate(
-    session: Session,
-    project_id: str,
+def estimate_job(
+    services: Services,
+    caller: Caller,
     request: JobRequest,
-    settings: Settings,
-    target: estimates.TrainingTarget | None = None,
-) -> tuple[Estimate, list[Estimate], list[Estimate]]:
-    """Return the estimate, estimates for each number of GPUs that the job could have, on a CPU
-    none, and those for each kind of device that live workers have.
-    """
-    if isinstance(request, EstimateRequest) and request.training_data is not None:
-        data = request.training_data
-        without_files = plan_without_files(session, project_id, request, settings)
-
-        def estimate_on(target: estimates.TrainingTarget | None) -> Estimate:
-            return resolve_stated(session, settings, without_files, data, target).estimate
-    else:
-        planned = plan_job(session, project_id, request, settings)
-        _require_checked(planned)
-
-        def estimate_on(target: estimates.TrainingTarget | None) -> Estimate:
-            return resolve_job(session, settings, planned, target).estimate
-
-    most = target or estimates.most_gpus(session, settings, request.falqon.gpu)
-    counts = range(1, min(most.num_devices, MAX_COMPARED_GPUS) + 1)
-    if most.device.name == "cpu":
-        counts = range(0)
-    by_num_gpus = [estimate_on(most._replace(num_devices=n)) for n in counts]
-    by_device = [estimate_on(each) for each in estimates.live_targets(session, settings)]
-    return estimate_on(target), by_num_gpus, by_device
+    device: str | None = None,
+    num_devices: int = 1,
+) -> EstimateObject:
+    """Estimate a job, on `device` or else on what this service trains on."""
+    target = None if device is None else estimates.target_named(device, num_devices)
+    with services.database.read() as session:
+        estimate, by_num_gpus, by_device = creation.estimate(
+            session, caller.project_id, request, services.settings, target
+        )
+        position = queue_forecast.position_of_new_job(
+            session, services.settings, caller.project_id, request
+        )
+    return EstimateObject(
+        **dict(estimate),
+        queue=position,
+        by_num_gpus=[GpusObject(**dict(each)) for each in by_num_gpus],
+        by_device=[DeviceObject(**dict(each)) for each in by_device],
+    )
 
 
-def get(session: Session, project_id: str, job_id: str) -> Job:
-    job = repository.find(session, project_id, job_id)
-    if job is None:
-        raise _unknown(job_id)
-    return job
+def clone_job(
+    services: Services,
+    caller: Caller,
+    job_id: str,
+    overrides: dict[str, Any],
+    *,
+    idempotency_key: str | None = None,
+    retry_count: int = 0,
+) -> JobObject:
+    """Create a job with the same request as this one, except for the overrides."""
+    submission = idempotency.SubmissionRequest(
+        caller, f"clone {job_id}", overrides, idempotency_key, retry_count
+    )
+    with services.database.transaction() as session:
+        original = get(session, caller.project_id, job_id)
+        try:
+            request = merge_overrides(original.requested, overrides)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise refusal_of({**first, "loc": ("body", *first["loc"])}) from None
+        job = creation.create_once(session, submission, request, services.settings, "job.cloned")
+        created = to_object(session, services.settings, job)
+    _notify_if_queued(services, job)
+    return created
 
 
-def page(
-    session: Session, project_id: str, filters: JobFilters, *, after: str | None, limit: int
-) -> list[Job]:
-    """Return the newest first, at most one more than `limit`."""
+def list_jobs(
+    services: Services,
+    caller: Caller,
+    filters: JobFilters,
+    *,
+    after: str | None = None,
+    limit: int = 20,
+) -> Page[JobObject]:
+    """List jobs, the newest first."""
     check_cursor(after, "ftjob-", "a job")
-    return repository.newest_first(session, project_id, filters, after=after, limit=limit)
+    if filters.model is not None:
+        filters = replace(filters, model=services.settings.model_named(filters.model))
+    with services.database.read() as session:
+        jobs = repository.newest_first(
+            session, caller.project_id, filters, after=after, limit=limit
+        )
+        return Page[JobObject].of(to_objects(session, services.settings, jobs), limit)
 
 
-def model_id(session: Session, job: Job) -> str:
-    """Return the id that the job's model has, or will have."""
-    return fine_tuned_model_id(job, repository.project_name(session, job.project_id))
+def retrieve_job(services: Services, caller: Caller, job_id: str) -> JobObject:
+    with services.database.read() as session:
+        job = get(session, caller.project_id, job_id)
+        return to_object(session, services.settings, job)
 
 
-def checkpoints(session: Session, job: Job, *, after: str | None, limit: int) -> list[Checkpoint]:
-    check_cursor(after, "ftckpt_", "a checkpoint")
-    return checkpoint_repository.newest_first(session, job.id, after=after, limit=limit)
+def delete_job(services: Services, caller: Caller, job_id: str) -> JobDeleted:
+    """Delete a job that has ended, with its events and checkpoints."""
+    with services.database.transaction() as session:
+        prefixes = transitions.delete(session, caller.project_id, job_id)
+        audit.record(session, caller, "job.deleted", job_id)
+    for prefix in prefixes:
+        _remove_objects(services, prefix)
+    return JobDeleted(id=job_id)
 
 
-def attempt_with_log(session: Session, job: Job, number: int | None) -> Attempt | None:
-    """Return the attempt of this number, or the newest one that has a log."""
-    attempts = repository.attempts(session, [job.id])[job.id]
-    if number is None:
-        return next((attempt for attempt in reversed(attempts) if attempt.log_bytes), None)
-    attempt = next((attempt for attempt in attempts if attempt.number == number), None)
-    if attempt is None:
-        raise NotFound(f"The job has no attempt {number}.", param="attempt")
-    return attempt
+def cancel_job(services: Services, caller: Caller, job_id: str) -> JobObject:
+    with services.database.transaction() as session:
+        last_event_seq = get(session, caller.project_id, job_id).last_event_seq
+        job = transitions.cancel(session, caller.project_id, job_id)
+        if job.last_event_seq > last_event_seq:
+            audit.record(session, caller, "job.cancelled", job_id)
+        return to_object(session, services.settings, job)
 
 
-def delete(session: Session, project_id: str, job_id: str) -> list[str]:
-    """Delete a job with its events, attempts, their logs and checkpoints, never its model; return
-    the prefixes of the unreferenced bytes.
+def pause_job(services: Services, caller: Caller, job_id: str) -> JobObject:
+    with services.database.transaction() as session:
+        job = transitions.pause(session, caller.project_id, job_id)
+        audit.record(session, caller, "job.paused", job_id)
+        return to_object(session, services.settings, job)
+
+
+def resume_job(
+    services: Services, caller: Caller, job_id: str, change: Budget | None = None
+) -> JobObject:
+    """Resume a paused job; the caps of its budget that `change` names are changed."""
+    with services.database.transaction() as session:
+        job = transitions.resume(session, caller.project_id, job_id, services.settings, change)
+        audit.record(session, caller, "job.resumed", job_id)
+        resumed = to_object(session, services.settings, job)
+    _notify_if_queued(services, job)
+    return resumed
+
+
+def list_events(
+    services: Services, caller: Caller, job_id: str, *, after: str | None = None, limit: int = 20
+) -> Page[EventObject]:
+    """List events, the newest first."""
+    with services.database.read() as session:
+        job = get(session, caller.project_id, job_id)
+        before = None
+        if after is not None:
+            before = event_seq(job_id, after)
+            if before is None or not 1 <= before <= job.last_event_seq:
+                raise unknown_event("after", after)
+        events = repository.events_before(session, job_id, before=before, limit=limit)
+    return Page[EventObject].of([EventObject.of(event) for event in events], limit)
+
+
+def list_checkpoints(
+    services: Services, caller: Caller, job_id: str, *, after: str | None = None, limit: int = 10
+) -> Page[CheckpointObject]:
+    """List checkpoints, the newest first."""
+    with services.database.read() as session:
+        job = get(session, caller.project_id, job_id)
+        name = model_id(session, job)
+        rows = checkpoints(session, job, after=after, limit=limit)
+    objects = [CheckpointObject.of(checkpoint, name) for checkpoint in rows]
+    return Page[CheckpointObject].of(objects, limit)
+
+
+def read_metrics(
+    services: Services,
+    caller: Caller,
+    job_id: str,
+    keys: Sequence[str] | None = None,
+    num_points: int = metrics.MAX_POINTS,
+) -> metrics.SeriesByKey:
+    """Return the series of some metrics; without `keys`, of all that have values."""
+    with services.database.read() as session:
+        job = get(session, caller.project_id, job_id)
+        series = metrics.series(session, job, metrics.KEYS if keys is None else keys, num_points)
+    if keys is None:
+        return {key: points for key, points in series.items() if points}
+    return series
+
+
+def write_metrics_csv(services: Services, caller: Caller, job_id: str) -> Iterator[bytes]:
+    """Return all metrics of every step as CSV, in pieces that are read on demand."""
+    with services.database.read() as session:
+        get(session, caller.project_id, job_id)
+    return metrics_csv.write_all(services.database, job_id)
+
+
+def read_log(
+    services: Services, caller: Caller, job_id: str, number: int | None = None, after: int = 0
+) -> LogObject:
+    """Return the part of an attempt's log after so many bytes; without a number, of the newest
+    attempt.
     """
-    job, status = _find_locked(session, project_id, job_id)
-    if status not in TERMINAL:
-        raise IllegalState(
-            f"The job is {_state(job)}; cancel it before you delete it.", code="job_not_ended"
+    with services.database.read() as session:
+        job = get(session, caller.project_id, job_id)
+        attempt = attempt_with_log(session, job, number)
+    if attempt is None or attempt.log_bytes <= after:
+        return LogObject(
+            fine_tuning_job_id=job_id,
+            attempt=attempt.number if attempt else number,
+            text="",
+            bytes=attempt.log_bytes if attempt else 0,
         )
-    if (used := checkpoint_repository.live_job_from(session, job_id)) is not None:
-        other_id, user = used
-        if user == project_id:
-            whose, advice = other_id, "; cancel that one first"
-        else:
-            whose, advice = "a job of another project", ""
-        raise IllegalState(
-            f"A checkpoint of the job is used by {whose}, which has not ended{advice}.",
-            code="checkpoint_in_use",
-        )
-    prefixes = [
-        checkpoint.storage_prefix
-        for checkpoint in checkpoint_repository.of_jobs(session, [job_id])[job_id]
-    ]
-    prefixes += [
-        keys.log_prefix(project_id, job_id, attempt.number)
-        for attempt in repository.attempts(session, [job_id])[job_id]
-        if attempt.log_bytes
-    ]
-    repository.delete(session, job_id)
-    # Should they not be removed now.
-    orphans.mark_orphaned(session, [f"{prefix}/" for prefix in prefixes])
-    return prefixes
-
-
-def cancel(session: Session, project_id: str, job_id: str) -> Job:
-    """Cancel a job at once if no worker has it; otherwise set the desired state, which its worker
-    reads with the next heartbeat. Idempotent.
-    """
-    job, status = _find_locked(session, project_id, job_id)
-    if status is JobStatus.CANCELLED or (
-        status is JobStatus.RUNNING and job.desired == Desired.CANCEL
-    ):
-        return job
-    if status not in sources(JobStatus.CANCELLED):
-        raise IllegalState(
-            f"The job has already {status}; it cannot be cancelled.", code="job_already_ended"
-        )
-    if status is JobStatus.RUNNING:
-        return _write(
-            session,
-            job,
-            "Cancellation requested; the worker stops at its next step",
-            desired=Desired.CANCEL,
-        )
-    return _write(
-        session,
-        job,
-        "The job is cancelled",
-        status=JobStatus.CANCELLED,
-        desired=Desired.CANCEL,
-        finished_at=now_plus(),
+    content = services.storage.read(keys.trainer_log(job.project_id, job_id, attempt.number))
+    if content is None:
+        raise BytesMissing("The log is missing in the server's storage.")
+    log = TrainerLog.model_validate_json(content)
+    return LogObject(
+        fine_tuning_job_id=job_id,
+        attempt=attempt.number,
+        text=log.text_after(after),
+        bytes=log.num_bytes,
     )
 
 
-def pause(session: Session, project_id: str, job_id: str) -> Job:
-    job, status = _find_locked(session, project_id, job_id)
-    if status not in sources(JobStatus.PAUSED) or job.desired == Desired.CANCEL:
-        raise IllegalState(
-            f"The job is {_state(job)}; it cannot be paused.", code="job_not_pausable"
-        )
-    desired: dict[str, object] = {"desired": Desired.PAUSE, "paused_reason": PAUSED_BY_USER}
-    if status is JobStatus.RUNNING:
-        return _write(
-            session, job, "Pause requested; the worker writes a checkpoint and stops", **desired
-        )
-    return _write(session, job, "The job is paused", status=JobStatus.PAUSED, **desired)
+def _notify_if_queued(services: Services, job: Job) -> None:
+    if job.status == JobStatus.QUEUED:
+        services.notifier.notify(Job, job.id)
 
 
-def resume(
-    session: Session, project_id: str, job_id: str, settings: Settings, change: Budget | None = None
-) -> Job:
-    """Resume a job. Caps of the budget that are absent in `change` stay, null removes a cap."""
-    job, status = _find_locked(session, project_id, job_id)
-    is_pausing = status is JobStatus.RUNNING and job.desired == Desired.PAUSE
-    if status is not JobStatus.PAUSED and not is_pausing:
-        raise IllegalState(
-            f"The job is {_state(job)}; only a paused job can be resumed.", code="job_not_paused"
-        )
-    desired: dict[str, object] = {
-        "desired": Desired.RUN,
-        "paused_reason": None,
-        "budget": _change_budget(job, change),
-        "not_before": None,
-    }
-    if is_pausing:
-        return _write(session, job, "The pause is withdrawn", **desired)
-    quotas.admit_execution(session, project_id)
-    if job.recipe is not None:
-        return _write(
-            session,
-            job,
-            "The job is resumed and waits for a worker",
-            status=JobStatus.QUEUED,
-            notified_at=None,
-            **desired,
-        )
-    _write(session, job, "The job is resumed", status=JobStatus.VALIDATING_FILES, **desired)
-    finish_validation(session, job, settings)  # the check may have ended meanwhile
-    session.refresh(job)
-    return job
-
-
-def unknown_event(param: str, value: str) -> InvalidRequest:
-    return InvalidRequest(
-        f"{param}: '{value}' is not an event of this job.", param=param, code="invalid_cursor"
-    )
-
-
-def _require_checked(planned: FilePlan) -> None:
-    """Raise `InvalidRequest` while the check of the training file is still to come."""
-    if planned.training.status != FileStatus.PROCESSED:
-        raise InvalidRequest(
-            f"training_file: {planned.training.id} is still being checked; "
-            "ask again when its status is 'processed'.",
-            param="training_file",
-            code="file_not_processed",
-        )
-
-
-def _new_job(project_id: str, request: JobRequest, planned: FilePlan, job_id: str) -> Job:
-    base_checkpoint_id = planned.checkpoint.id if planned.checkpoint else None
-    validation_file_id = planned.validation.id if planned.validation else None
-    return Job(
-        id=job_id,
-        project_id=project_id,
-        status=JobStatus.VALIDATING_FILES,
-        desired=Desired.RUN,
-        base_model_id=planned.model.id,
-        base_checkpoint_id=base_checkpoint_id,
-        training_file_id=planned.training.id,
-        validation_file_id=validation_file_id,
-        suffix=request.suffix or None,
-        requested=request,
-        job_metadata=request.metadata,
-        budget=request.falqon.budget,
-        priority=request.priority,
-        num_gpus=planned.num_gpus,
-        gpu=request.falqon.gpu,
-    )
-
-
-def _change_budget(job: Job, change: Budget | None) -> Budget | None:
-    """Return the changed budget. Raises `IllegalState` if it is used up."""
-    if job.budget is None and change is None:
-        return None
-    changed = change.model_dump(exclude_unset=True) if change else {}
-    budget = (job.budget or Budget()).model_copy(update=changed)
-    accrued = job.progress.cost.accrued if job.progress and job.progress.cost else None
-    if cap := budget.find_reached_cap(job.execution_seconds, accrued):
-        name = cap.split()[0]
-        spent = f"{job.execution_seconds:.0f} s"
-        if accrued is not None:
-            spent += f" and ${accrued}"
-        raise IllegalState(
-            f"falqon.budget.{name}: {cap} is used up ({spent} spent); resume with a higher cap, "
-            f'{{"falqon": {{"budget": {{"{name}": …}}}}}}, or null for none.',
-            param=f"falqon.budget.{name}",
-            code="budget_exhausted",
-        )
-    return budget
-
-
-def _find_locked(session: Session, project_id: str, job_id: str) -> tuple[Job, JobStatus]:
-    job = repository.find_locked(session, project_id, job_id)
-    if job is None:
-        raise _unknown(job_id)
-    return job, JobStatus(job.status)
-
-
-def _write(session: Session, job: Job, message: str, **values: object) -> Job:
-    append(session, job.id, [NewEvent(message)], guard=(Job.status == job.status,), **values)
-    session.refresh(job)
-    return job
-
-
-def _state(job: Job) -> str:
-    if job.status == JobStatus.RUNNING and job.desired == Desired.CANCEL:
-        return "being cancelled"
-    return job.status
-
-
-def _unknown(job_id: str) -> NotFound:
-    return NotFound(
-        f"Could not find fine tune: {job_id}", param="fine_tune_id", code="fine_tune_not_found"
-    )
+def _remove_objects(services: Services, prefix: str) -> None:
+    try:
+        if keys := services.storage.keys(prefix):
+            services.storage.delete(*keys)
+    except (OSError, StorageError) as error:
+        # No row names these bytes any more; they only take space.
+        log.warning("bytes of a deleted job not removed", prefix=prefix, error=str(error))

@@ -11,7 +11,7 @@ from falqon_core.contract.errors import ModelError
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import ModelDimensions
 
-MARGIN = 1.1
+DISK_MARGIN = 1.1
 TOO_LARGE = "job_too_large"
 UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB", "EB")
 
@@ -38,7 +38,7 @@ def describe_shortage(folder: Path, num_bytes: int, whose: str) -> str | None:
     """Return a message with the missing bytes if it is too large for the whole disk of an existing
     folder; None if it fits.
     """
-    needed = int(MARGIN * num_bytes)
+    needed = int(DISK_MARGIN * num_bytes)
     total = shutil.disk_usage(folder).total
     if needed <= total:
         return None

@@ -1,17 +1,16 @@
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from app.http.pagination import Object, unix_seconds
 from app.models import ApiKey, Scope
+from app.models.strict_model import StrictModel
 from app.projects.schemas import Name
 
 LAST_SECOND = 253_402_300_799  # end of the year 9999, the last one that databases store
 
 
-class KeyRequest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
+class KeyRequest(StrictModel):
     name: Name
     scope: Annotated[
         Scope,

@@ -1,17 +1,16 @@
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from app.files.addresses import MAX_ADDRESS, without_query
 from app.models import ModelImport
+from app.models.strict_model import StrictModel
 from app.operations.schemas import OperationError, OperationObject
 
 MAX_ID = 193
 
 
-class ModelImportRequest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
+class ModelImportRequest(StrictModel):
     id: Annotated[
         str,
         Field(min_length=1, max_length=MAX_ID, description="id by which jobs will name the model"),

@@ -12,7 +12,7 @@ from app.base.errors import IllegalState, InvalidRequest, NotFound
 from app.base.ids import new_id
 from app.base.outbound.addresses import Networks
 from app.catalogue import service as catalogue
-from app.catalogue.importer import ID, ID_RULE, TINY_SOURCE
+from app.catalogue.importer import ID_RULE, MODEL_ID, TINY_SOURCE
 from app.files.addresses import WebAddress, parse_address
 from app.http.pagination import Page
 from app.model_imports.schemas import ModelImportObject, ModelImportRequest
@@ -23,7 +23,7 @@ from app.services import Services
 MAX_IN_PROGRESS = 10
 MAX_LISTED = 50
 FORMS = f"hf://owner/name@revision, https://host/model.gguf or {TINY_SOURCE}"
-HUB_MODEL = re.compile(rf"hf://({ID.pattern})(@[^\s@]{{1,255}})?")
+HUB_MODEL = re.compile(rf"hf://({MODEL_ID.pattern})(@[^\s@]{{1,255}})?")
 
 
 def create_import(
@@ -53,7 +53,7 @@ def list_imports(services: Services) -> Page[ModelImportObject]:
 
 def add(session: Session, project_id: str, model_id: str, source: str) -> ModelImport:
     """Add an import. Raises if it could only fail."""
-    if not ID.fullmatch(model_id):
+    if not MODEL_ID.fullmatch(model_id):
         raise InvalidRequest(f"id: '{model_id}' is no model id: {ID_RULE}", param="id")
     if catalogue.exists(session, model_id):
         raise IllegalState(

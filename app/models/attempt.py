@@ -7,6 +7,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.models.base import Base, CreatedAt
 from app.models.reported import ReportedFloat
 
+OUTCOME_LOST = "lost"
+
 
 class Attempt(Base):
     """Execution of a job. `outcome` is null while it lasts, then succeeded, failed, cancelled,

@@ -3,8 +3,9 @@
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
+from pydantic import Field, PlainValidator, ValidationError, model_validator
 
+from app.models.strict_model import StrictModel
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS, MethodName
 from falqon_core.contract.recipe_options import RecipeOptions
@@ -30,12 +31,10 @@ NumGpus = Annotated[
 ]
 
 
-class Budget(BaseModel):
+class Budget(StrictModel):
     """Caps of a job over all its attempts. At a cap it writes a checkpoint and pauses; raising the
     cap lets it continue.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     max_cost_usd: Dollars | None = None
     max_seconds: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
@@ -51,9 +50,7 @@ class Budget(BaseModel):
         return None
 
 
-class EarlyStopping(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
+class EarlyStopping(StrictModel):
     patience: Annotated[int, Field(ge=1, description="as falqon.early_stopping_patience")]
     min_delta: Annotated[
         float | None, Field(description="not supported: every lower validation loss counts")

@@ -3,12 +3,13 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from app.base.errors import InvalidRequest
 from app.models.base import JsonObject
 from app.models.json_schema_limits import SchemaLimits
 from app.models.schema_tree import SchemaRefused
+from app.models.strict_model import StrictModel
 
 OUTPUT = "sample.output_text"
 PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
@@ -46,8 +47,8 @@ Template = Annotated[
 ]
 
 
-class Grader(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, serialize_by_alias=True)
+class Grader(StrictModel):
+    model_config = ConfigDict(serialize_by_alias=True)
 
     name: Annotated[str, Field(min_length=1, max_length=64)]
     input: Annotated[Template, Field(description="text to grade; usually the answer")] = (
@@ -130,10 +131,8 @@ AnyGrader = Annotated[
 ]
 
 
-class Graders(BaseModel):
+class Graders(StrictModel):
     """Graders of one evaluation."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     graders: Annotated[list[AnyGrader], Field(min_length=1, max_length=MAX_GRADERS)]
 

@@ -4,7 +4,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt
 
-ONLY = 1
+ONLY_ID = 1
 
 
 class Installation(Base):
@@ -12,7 +12,7 @@ class Installation(Base):
 
     __tablename__ = "installation"
 
-    number: Mapped[int] = mapped_column(primary_key=True, default=ONLY)  # there is one row
+    number: Mapped[int] = mapped_column(primary_key=True, default=ONLY_ID)  # there is one row
     id: Mapped[str]
     created_at: Mapped[CreatedAt]  # creation time of the database
     stored: Mapped[bool] = mapped_column(default=False)  # the storage has been given the id

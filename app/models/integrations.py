@@ -4,7 +4,9 @@ manner.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from app.models.strict_model import StrictModel
 
 MAX_TAGS = 16
 
@@ -14,32 +16,28 @@ Name = Annotated[
 ]
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class WandbOptions(_Options):
+class WandbOptions(StrictModel):
     project: Name
     name: Name | None = Field(None, description="name of the run; absent: the id of the job")
     entity: Name | None = None
     tags: Annotated[list[Name], Field(max_length=MAX_TAGS)] | None = None
 
 
-class MlflowOptions(_Options):
+class MlflowOptions(StrictModel):
     experiment: Name
     name: Name | None = None
 
 
-class TensorboardOptions(_Options):
+class TensorboardOptions(StrictModel):
     pass
 
 
-class TrackioOptions(_Options):
+class TrackioOptions(StrictModel):
     project: Name
     name: Name | None = None
 
 
-class Integration(_Options):
+class Integration(StrictModel):
     """Addresses and credentials come from the environment of the worker."""
 
     type: IntegrationType

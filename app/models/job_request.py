@@ -6,9 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StringConstraints,
     model_validator,
@@ -16,6 +14,7 @@ from pydantic import (
 
 from app.models.falqon_options import FalqonOptions
 from app.models.integrations import Integration, refuse_duplicates
+from app.models.strict_model import StrictModel
 
 MAX_METADATA_PAIRS = 16
 MAX_RECORDS = 10**9
@@ -38,10 +37,6 @@ Factor = Annotated[
     _PositiveFloat | None,
     BeforeValidator(_without_auto, json_schema_input_type=_PositiveFloat | Literal["auto"] | None),
 ]
-
-
-class StrictModel(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Hyperparameters(StrictModel):

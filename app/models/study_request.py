@@ -4,7 +4,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
-from app.models.job_request import NO_NUL, Name, StrictModel
+from app.models.job_request import NO_NUL, Name
+from app.models.strict_model import StrictModel
 from falqon_core.contract.methods import METHOD_SPECS, MethodName
 
 MAX_JOBS = 64  # per study

@@ -1,18 +1,17 @@
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from app.http.pagination import Object
 from app.models import CheckpointPermission
+from app.models.strict_model import StrictModel
 
 MAX_PROJECTS = 100
 Order = Literal["ascending", "descending"]
 ProjectId = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00]*$")]
 
 
-class PermissionRequest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
+class PermissionRequest(StrictModel):
     project_ids: Annotated[list[ProjectId], Field(min_length=1, max_length=MAX_PROJECTS)]
 
 

@@ -1,9 +1,11 @@
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from app.http.pagination import Object
+from app.models.strict_model import StrictModel
 from falqon_core.estimate.cards import find_device
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.prices import Dollars, Price, PriceKind
@@ -12,7 +14,8 @@ MAX_OVERRIDES = 100  # the table's devices, and cards of the operator's own
 Source = Annotated[str, Field(min_length=1, max_length=200)]
 
 
-class ListedPrice(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ListedPrice:
     price: Price
     in_force: bool
 
@@ -59,11 +62,7 @@ class PriceObject(Object):
         )
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class Override(_Request):
+class Override(StrictModel):
     device: str
     usd_per_device_hour: Dollars
     source: Source
@@ -77,7 +76,7 @@ class Override(_Request):
         return self
 
 
-class PricesRequest(_Request):
+class PricesRequest(StrictModel):
     """Complete list of overrides; absent ones are withdrawn."""
 
     overrides: Annotated[list[Override], Field(max_length=MAX_OVERRIDES)]

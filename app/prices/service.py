@@ -5,9 +5,8 @@ from datetime import date
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
 from app.auth import audit
@@ -15,8 +14,9 @@ from app.auth.caller import Caller
 from app.base.settings import Settings
 from app.http.pagination import Page
 from app.models import PriceOverride
+from app.models.strict_model import StrictModel
 from app.prices import repository
-from app.prices.schemas import ListedPrice, PriceObject, PricesRequest, Source
+from app.prices.schemas import ListedPrice, Override, PriceObject, PricesRequest, Source
 from app.services import Services
 from falqon_core.estimate.cards import find_device
 from falqon_core.estimate.devices import DEVICES
@@ -25,18 +25,10 @@ from falqon_core.estimate.prices import PRICES, Dollars, Price, default_price
 HERE, FILE = "this installation", "price file"
 
 
-class FilePrice(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
+class FilePrice(StrictModel):
     usd_per_device_hour: Dollars
     source: Source
     as_of: date
-
-
-class NewPrice(NamedTuple):
-    device: str
-    usd_per_device_hour: Decimal
-    source: str
 
 
 _file = TypeAdapter(dict[str, FilePrice])
@@ -51,9 +43,8 @@ def list_prices(services: Services) -> Page[PriceObject]:
 
 def replace_prices(services: Services, caller: Caller, request: PricesRequest) -> Page[PriceObject]:
     """Replace the overrides with these."""
-    overrides = [NewPrice(**override.model_dump()) for override in request.overrides]
     with services.database.transaction() as session:
-        replace(session, overrides)
+        replace(session, request.overrides)
         audit.record(session, caller, "prices.updated")
         prices = all_prices(session, services.settings)
     return Page[PriceObject].of([PriceObject.of(price) for price in prices])
@@ -78,7 +69,7 @@ def all_prices(session: Session, settings: Settings) -> list[ListedPrice]:
     return rows
 
 
-def replace(session: Session, prices: Sequence[NewPrice]) -> None:
+def replace(session: Session, prices: Sequence[Override]) -> None:
     """Replace the overrides with these; earlier ones stay in the table, for the record."""
     before = repository.overrides(session)
     for price in prices:

@@ -4,8 +4,9 @@ Called in the transaction that writes the new rows: the project's row is locked,
 at once the second counts the rows of the first. It is the last row that any transaction locks.
 """
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from sqlalchemy.orm import Session
 
@@ -16,7 +17,8 @@ from app.projects import repository
 WARNING_SHARE = 0.8  # share of a limit at which a warning is sent
 
 
-class QuotaAlert(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class QuotaAlert:
     """Alert about the device hours that a project has in a month."""
 
     project_id: str

@@ -1,7 +1,8 @@
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -11,7 +12,8 @@ from app.models import Attempt, Checkpoint, File, Job, JobStatus, Model, Project
 from app.models.job_lifecycle import LIVE
 
 
-class Booking(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Booking:
     """Device seconds of a project's month before and after an attempt was added."""
 
     project: Project
@@ -19,7 +21,8 @@ class Booking(NamedTuple):
     after: float
 
 
-class ProjectUsage(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ProjectUsage:
     live_jobs: int
     storage_bytes: int
     device_seconds: float

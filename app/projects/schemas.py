@@ -1,9 +1,10 @@
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from app.http.pagination import Object, unix_seconds
 from app.models import Project
+from app.models.strict_model import StrictModel
 from app.projects.repository import ProjectUsage
 
 MAX_BYTES = 2**53  # largest range that JSON numbers hold exactly
@@ -16,9 +17,7 @@ Name = Annotated[
 ]
 
 
-class ProjectRequest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
+class ProjectRequest(StrictModel):
     name: Name
     weight: Annotated[
         int,

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints
+from pydantic import Field, SecretStr, StringConstraints
 
 from app.http.pagination import Object
 from app.models import SourceToken
+from app.models.strict_model import StrictModel
 
 MAX_SECRET = 4096
 Secret = Annotated[SecretStr, Field(min_length=1, max_length=MAX_SECRET)]
@@ -14,9 +15,7 @@ Endpoint = Annotated[str, StringConstraints(pattern=r"^https?://[^\s/?#@]+$", ma
 Kind = Literal["hf", "s3"]
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
+class _Secret(StrictModel):
     def secret(self) -> dict[str, str]:
         """Return the stored form."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
@@ -27,11 +26,11 @@ class _Request(BaseModel):
         }
 
 
-class HubToken(_Request):
+class HubToken(_Secret):
     token: Secret
 
 
-class S3Key(_Request):
+class S3Key(_Secret):
     access_key_id: Secret
     secret_access_key: Secret
     session_token: Secret | None = None

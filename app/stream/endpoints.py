@@ -5,7 +5,7 @@ from fastapi import APIRouter, Header, Query
 from sse_starlette import EventSourceResponse
 
 from app.http.dependencies import Reader, ServicesDep
-from app.http.event_stream import CURSOR, event_stream
+from app.http.event_stream import CURSOR_PATTERN, event_stream
 from app.http.routes import ApiRoute
 from app.stream import service
 
@@ -21,8 +21,8 @@ async def stream_job(
     services: ServicesDep,
     caller: Reader,
     job_id: str,
-    after: Annotated[str, Query(pattern=CURSOR)] = "0",
-    last_event_id: Annotated[str | None, Header(pattern=CURSOR)] = None,
+    after: Annotated[str, Query(pattern=CURSOR_PATTERN)] = "0",
+    last_event_id: Annotated[str | None, Header(pattern=CURSOR_PATTERN)] = None,
 ) -> EventSourceResponse:
     """Send server-sent events of one job, from the beginning or after a number, until it has ended;
     the last line is `data: [DONE]`.

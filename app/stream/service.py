@@ -18,7 +18,7 @@ from app.notifier.watched import EventPage
 from app.services import Services
 from app.stream import repository
 
-PAGE = 200
+EVENTS_PER_PAGE = 200
 
 
 def check_cursor(services: Services, caller: Caller, job_id: str, param: str, cursor: str) -> None:
@@ -72,7 +72,7 @@ def read_page(database: Database, job_id: str, after: int) -> EventPage:
         job = session.get(Job, job_id)
         if job is None:  # deleted under a reader
             return EventPage([], after)
-        events = jobs.events_after(session, job_id, after=after, limit=PAGE)
+        events = jobs.events_after(session, job_id, after=after, limit=EVENTS_PER_PAGE)
     ended_at = job.last_event_seq if job.status in TERMINAL else None
     has_more = bool(events) and events[-1].seq < job.last_event_seq
     return EventPage([_encode(event) for event in events], ended_at, has_more)

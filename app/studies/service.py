@@ -4,7 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
@@ -14,7 +14,7 @@ from app.base.errors import IllegalState, NotFound
 from app.base.ids import new_id
 from app.base.settings import Settings
 from app.http.pagination import Page, check_cursor
-from app.jobs import idempotency
+from app.jobs import creation, idempotency, transitions
 from app.jobs import service as jobs
 from app.jobs.comparison import figures_of, recipe_of
 from app.jobs.requests import read_recipe
@@ -28,10 +28,11 @@ from app.studies.schemas import ListedStudyObject, StudyObject
 from falqon_core.contract.methods import METHOD_SPECS, MethodName
 from falqon_core.estimate.comparison import ComparisonRow, TrainingFigures, combine
 
-ID = "study-"
+ID_PREFIX = "study-"
 
 
-class ComparedMethod(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ComparedMethod:
     """Method at its best learning rate. `jobs`: its trainings with that rate."""
 
     row: ComparisonRow
@@ -64,8 +65,9 @@ def list_studies(
     services: Services, caller: Caller, *, after: str | None, limit: int
 ) -> Page[ListedStudyObject]:
     """List studies, the newest first."""
+    check_cursor(after, ID_PREFIX, "a study")
     with services.database.read() as session:
-        studies = page(session, caller.project_id, after=after, limit=limit)
+        studies = repository.newest_first(session, caller.project_id, after=after, limit=limit)
         by_study = jobs.list_of_studies(session, caller.project_id, [study.id for study in studies])
         objects = [ListedStudyObject.of(study, by_study[study.id]) for study in studies]
     return Page[ListedStudyObject].of(objects, limit)
@@ -77,9 +79,18 @@ def retrieve_study(services: Services, caller: Caller, study_id: str) -> StudyOb
 
 
 def cancel_study(services: Services, caller: Caller, study_id: str) -> StudyObject:
-    """Cancel the jobs of a study, each as a job is cancelled."""
+    """Cancel every job of a study that has not ended. Idempotent."""
+    project_id = caller.project_id
     with services.database.transaction() as session:
-        return _to_object(session, cancel(session, caller, study_id))
+        study = get(session, project_id, study_id)
+        of_study = jobs.list_of_studies(session, project_id, [study_id])[study_id]
+        live = [job for job in of_study if job.status not in TERMINAL]
+        for job in live:
+            with suppress(IllegalState):  # it has just ended by itself
+                transitions.cancel(session, project_id, job.id)
+        if live:
+            audit.record(session, caller, "study.cancelled", study_id)
+        return _to_object(session, study)
 
 
 def read_table(services: Services, caller: Caller, study_id: str) -> list[ComparisonRow]:
@@ -107,11 +118,11 @@ def create_once(
     if before is not None:
         assert before.study_id is not None
         return get(session, project_id, before.study_id)
-    study = Study(id=new_id(ID), project_id=project_id, requested=request)
+    study = Study(id=new_id(ID_PREFIX), project_id=project_id, requested=request)
     session.add(study)
     session.flush()
     for job_id, of_job in zip(job_ids, requests, strict=True):
-        jobs.create(session, submission.caller, of_job, settings, job_id, study.id)
+        creation.create(session, submission.caller, of_job, settings, job_id, study.id)
     audit.record(session, submission.caller, "study.created", study.id)
     return study
 
@@ -120,25 +131,6 @@ def get(session: Session, project_id: str, study_id: str) -> Study:
     study = repository.find(session, project_id, study_id)
     if study is None:
         raise NotFound(f"There is no study '{study_id}'.", param="study_id", code="study_not_found")
-    return study
-
-
-def page(session: Session, project_id: str, *, after: str | None, limit: int) -> list[Study]:
-    """Return the newest first, at most one more than `limit`."""
-    check_cursor(after, ID, "a study")
-    return repository.newest_first(session, project_id, after=after, limit=limit)
-
-
-def cancel(session: Session, caller: Caller, study_id: str) -> Study:
-    """Cancel every job that has not ended. Idempotent."""
-    study = get(session, caller.project_id, study_id)
-    of_study = jobs.list_of_studies(session, caller.project_id, [study_id])[study_id]
-    live = [job for job in of_study if job.status not in TERMINAL]
-    for job in live:
-        with suppress(IllegalState):  # it has just ended by itself
-            jobs.cancel(session, caller.project_id, job.id)
-    if live:
-        audit.record(session, caller, "study.cancelled", study_id)
     return study
 
 

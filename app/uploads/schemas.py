@@ -1,27 +1,24 @@
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from app.files.schemas import FileObject, Lifetime, UploadPurpose
 from app.http.pagination import Object
 from app.models import File, FileImport, Upload, UploadPart
+from app.models.strict_model import StrictModel
 
 MAX_PARTS = 10_000
-
-
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 PartId = Annotated[str, StringConstraints(max_length=64)]
 
 
-class ExpiresAfter(_Request):
+class ExpiresAfter(StrictModel):
     anchor: Literal["created_at"]
     seconds: Lifetime
 
 
-class UploadRequest(_Request):
+class UploadRequest(StrictModel):
     filename: str
     purpose: UploadPurpose
     bytes: Annotated[int, Field(ge=1)]
@@ -33,7 +30,7 @@ class UploadRequest(_Request):
     ] = None
 
 
-class CompleteRequest(_Request):
+class CompleteRequest(StrictModel):
     part_ids: Annotated[
         list[PartId],
         Field(min_length=1, max_length=MAX_PARTS, description="in the order of their bytes"),

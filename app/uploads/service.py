@@ -14,11 +14,9 @@ from app.auth.caller import Caller
 from app.base.database import Database, now
 from app.base.errors import IllegalState, InvalidRequest, NotFound, TooLarge
 from app.base.ids import new_id
-from app.base.settings import Settings
 from app.base.storage import Storage, Stored, keys
 from app.base.storage.storage import chunks_of
-from app.files import service as files
-from app.files import tables
+from app.files import creation, lookup, tables
 from app.files.tables import UploadTable
 from app.garbage import orphans
 from app.models import File, Purpose, Upload, UploadPart, UploadStatus
@@ -36,16 +34,25 @@ MAX_REPETITION = 2
 
 
 def create_upload(services: Services, caller: Caller, request: UploadRequest) -> UploadObject:
+    limit = services.settings.max_upload_bytes
+    if request.bytes > limit:
+        raise TooLarge(f"bytes: {request.bytes}; the limit for one file is {limit}.", param="bytes")
     with services.database.transaction() as session:
-        upload = create(
-            session,
-            caller.project_id,
-            services.settings,
-            filename=request.filename,
+        quotas.admit_bytes(session, caller.project_id, request.bytes)
+        created_at = now(session)
+        upload = Upload(
+            id=new_id("upload_"),
+            project_id=caller.project_id,
+            status=UploadStatus.PENDING,
+            filename=creation.validate_name(request.filename, "filename"),
             purpose=request.purpose,
-            num_bytes=request.bytes,
-            lifetime_seconds=request.expires_after.seconds if request.expires_after else None,
+            bytes=request.bytes,
+            file_lifetime_seconds=request.expires_after.seconds if request.expires_after else None,
+            created_at=created_at,
+            expires_at=created_at + LIFETIME,
         )
+        session.add(upload)
+        session.flush()
         audit.record(session, caller, "upload.created", upload.id)
     return UploadObject.of(upload)
 
@@ -81,14 +88,20 @@ def complete_upload(
     if file is None:
         return UploadObject.of(upload)
     with services.database.read() as session:
-        imported = files.import_of(session, file)
-    files.notify(services.notifier, file, imported)
+        imported = lookup.import_of(session, file)
+    creation.notify(services.notifier, file, imported)
     return UploadObject.of(upload, file, imported)
 
 
 def cancel_upload(services: Services, caller: Caller, upload_id: str) -> UploadObject:
     with services.database.transaction() as session:
-        return UploadObject.of(cancel(session, caller, upload_id))
+        upload = _get(session, caller.project_id, upload_id, lock=True)
+        if upload.status != UploadStatus.CANCELLED:
+            _must_be_pending(session, upload)
+            upload.status = UploadStatus.CANCELLED
+            _drop_parts(session, [upload.id])
+            audit.record(session, caller, "upload.cancelled", upload_id)
+        return UploadObject.of(upload)
 
 
 def _complete(
@@ -102,23 +115,23 @@ def _complete(
     project_id = caller.project_id
     with services.database.transaction() as session:
         # Locked, or its parts may go during the search.
-        upload = get_locked(session, project_id, upload_id)
+        upload = _get(session, project_id, upload_id, lock=True)
         if is_completed_with(upload, part_ids):
-            return upload, file_of(session, upload)
+            return upload, lookup.find(session, project_id, upload.file_id)
         parts = order_parts(session, upload, part_ids)
     table = table_of(services.storage, upload, parts)
     if table is not None:
         with services.database.read() as session:
-            files.admit_import(session, project_id, idempotency_key)
-    file_id, key = files.new_key(project_id)
+            creation.admit_import(session, project_id, idempotency_key)
+    file_id, key = creation.new_key(project_id)
     chunks = join_parts(services.storage, parts, md5)
     stored = orphans.put(services.database, services.storage, key, chunks)
 
     def complete() -> tuple[Upload, File | None]:
         with services.database.transaction() as session:
-            upload = get_locked(session, project_id, upload_id)
+            upload = _get(session, project_id, upload_id, lock=True)
             if is_completed_with(upload, part_ids):  # a concurrent call was faster
-                return upload, file_of(session, upload)
+                return upload, lookup.find(session, project_id, upload.file_id)
             file = make_file(
                 session,
                 upload,
@@ -131,40 +144,7 @@ def _complete(
             audit.record(session, caller, "upload.completed", upload_id)
             return upload, file
 
-    return files.add_once(complete)
-
-
-def create(
-    session: Session,
-    project_id: str,
-    settings: Settings,
-    *,
-    filename: str,
-    purpose: Purpose,
-    num_bytes: int,
-    lifetime_seconds: int | None,
-) -> Upload:
-    if num_bytes > settings.max_upload_bytes:
-        raise TooLarge(
-            f"bytes: {num_bytes}; the limit for one file is {settings.max_upload_bytes}.",
-            param="bytes",
-        )
-    quotas.admit_bytes(session, project_id, num_bytes)
-    created_at = now(session)
-    upload = Upload(
-        id=new_id("upload_"),
-        project_id=project_id,
-        status=UploadStatus.PENDING,
-        filename=files.validate_name(filename, "filename"),
-        purpose=purpose,
-        bytes=num_bytes,
-        file_lifetime_seconds=lifetime_seconds,
-        created_at=created_at,
-        expires_at=created_at + LIFETIME,
-    )
-    session.add(upload)
-    session.flush()
-    return upload
+    return creation.add_once(complete)
 
 
 def check_part(
@@ -270,7 +250,7 @@ def make_file(
     _must_be_pending(session, upload)
     _drop_parts(session, [upload.id])
     quotas.admit_bytes(session, upload.project_id, stored.bytes)
-    file = files.add(
+    file = creation.add(
         session,
         upload.project_id,
         file_id,
@@ -287,16 +267,6 @@ def make_file(
     return file
 
 
-def cancel(session: Session, caller: Caller, upload_id: str) -> Upload:
-    upload = get_locked(session, caller.project_id, upload_id)
-    if upload.status != UploadStatus.CANCELLED:
-        _must_be_pending(session, upload)
-        upload.status = UploadStatus.CANCELLED
-        _drop_parts(session, [upload.id])
-        audit.record(session, caller, "upload.cancelled", upload_id)
-    return upload
-
-
 def expire(database: Database) -> int:
     """End some uploads whose hour has passed."""
     with database.read() as session:
@@ -308,16 +278,8 @@ def expire(database: Database) -> int:
         return len(ended)
 
 
-def get_locked(session: Session, project_id: str, upload_id: str) -> Upload:
-    return _get(session, project_id, upload_id, lock=True)
-
-
 def is_completed_with(upload: Upload, part_ids: list[str]) -> bool:
     return upload.status == UploadStatus.COMPLETED and upload.part_ids == part_ids
-
-
-def file_of(session: Session, upload: Upload) -> File | None:
-    return files.find(session, upload.project_id, upload.file_id)
 
 
 def _get(session: Session, project_id: str, upload_id: str, *, lock: bool) -> Upload:

@@ -1,3 +1,4 @@
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import NamedTuple
@@ -16,7 +17,8 @@ class DailyUsage(NamedTuple):
     num_jobs: int
 
 
-class Span(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Span:
     """The days from `begin` to the one before `end`."""
 
     begin: date

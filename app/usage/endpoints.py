@@ -9,7 +9,7 @@ from app.http.routes import ApiRoute
 from app.usage import service
 from app.usage.amounts import FIELDS
 from app.usage.schemas import BucketPage, CostResult, UsageResult, to_csv
-from app.usage.service import LATEST, MAX_DAYS, Period
+from app.usage.service import LATEST_TIME, MAX_DAYS, Period
 
 LINE_ITEM = "line_item"  # OpenAI's name for the object of a cost; here the base model
 
@@ -20,11 +20,13 @@ async def _period(
     start_time: Annotated[
         int,
         Query(
-            ge=1, le=LATEST, description="seconds since 1970; the UTC day it lies in is the first"
+            ge=1,
+            le=LATEST_TIME,
+            description="seconds since 1970; the UTC day it lies in is the first",
         ),
     ],
     end_time: Annotated[
-        int | None, Query(ge=1, le=LATEST, description="exclusive; now when left out")
+        int | None, Query(ge=1, le=LATEST_TIME, description="exclusive; now when left out")
     ] = None,
     bucket_width: Annotated[Literal["1d"], Query()] = "1d",
     limit: Annotated[int, Query(ge=1, le=MAX_DAYS, description="buckets per page")] = 7,

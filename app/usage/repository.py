@@ -10,7 +10,7 @@ from app.base.database import insert_or
 from app.models import Attempt, Job, UsageDay
 from app.models.reported import MAX_FLOAT
 from app.models.usage_day import MAX_DOLLARS
-from app.usage.amounts import DailyUsage
+from app.usage.amounts import DailyUsage, Span
 
 # Columns by the names in the API.
 GROUPS = {
@@ -67,21 +67,16 @@ def book(session: Session, job_id: str, day: date) -> None:
 
 
 def between(
-    session: Session,
-    project_id: str | None,
-    begin: date,
-    end: date,
-    group_by: Sequence[str],
-    limit: int,
+    session: Session, project_id: str | None, span: Span, group_by: Sequence[str], limit: int
 ) -> list[DailyUsage]:
-    """Return the sums of each day before `end`, the oldest first, the most expensive group of a day
+    """Return the sums of each day, the oldest first, the most expensive group of a day
     first; a project of None restricts nothing.
     """
     groups = [GROUPS[name] for name in group_by]
     num_jobs = func.count()  # a job has one row of a day
     statement = (
         select(UsageDay.day, *AMOUNTS, num_jobs, *groups)
-        .where(*_within(project_id, begin, end))
+        .where(*_within(project_id, span))
         .group_by(UsageDay.day, *groups)
         .order_by(UsageDay.day, AMOUNTS[0].desc(), *groups)
         .limit(limit)
@@ -90,7 +85,7 @@ def between(
 
 
 def dearest(
-    session: Session, project_id: str | None, begin: date, end: date, field: str, limit: int
+    session: Session, project_id: str | None, span: Span, field: str, limit: int
 ) -> list[DailyUsage]:
     """Return the sums of all these days by one field, the most expensive first; their day is the
     last one with usage.
@@ -99,7 +94,7 @@ def dearest(
     # were sorted.
     jobs = (
         select(func.max(GROUPS[field]), func.max(UsageDay.day), *AMOUNTS)
-        .where(*_within(project_id, begin, end))
+        .where(*_within(project_id, span))
         .group_by(UsageDay.job_id)
         .subquery()
     )
@@ -114,8 +109,8 @@ def dearest(
     return [_read(row, [field]) for row in session.execute(statement)]
 
 
-def _within(project_id: str | None, begin: date, end: date) -> list[ColumnElement[bool]]:
-    within = [UsageDay.day >= begin, UsageDay.day < end]
+def _within(project_id: str | None, span: Span) -> list[ColumnElement[bool]]:
+    within = [UsageDay.day >= span.begin, UsageDay.day < span.end]
     return within if project_id is None else [*within, UsageDay.project_id == project_id]
 
 

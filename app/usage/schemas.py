@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from app.usage.amounts import FIELDS, DailyUsage, Span, begin_of
 
-PAGE = "page_"
+CURSOR_PREFIX = "page_"
 # First characters of a cell that a spreadsheet takes for a formula.
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
 
@@ -100,7 +100,9 @@ class BucketPage(BaseModel, Generic[Result]):
             )
             for day in first_days.days
         ]
-        next_page = f"{PAGE}{begin_of(first_days.end)}" if first_days.end < span.end else None
+        next_page = (
+            f"{CURSOR_PREFIX}{begin_of(first_days.end)}" if first_days.end < span.end else None
+        )
         return cls(data=buckets, has_more=next_page is not None, next_page=next_page)
 
 

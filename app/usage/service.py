@@ -13,14 +13,13 @@ from app.base.errors import InvalidRequest
 from app.services import Services
 from app.usage import repository
 from app.usage.amounts import DailyUsage, Span
-from app.usage.schemas import PAGE
+from app.usage.repository import dearest as dearest
+from app.usage.schemas import CURSOR_PREFIX
 
 MAX_DAYS = 180  # of a page
 MAX_RESULTS = 10_000  # of a page
-
-
-LATEST = 32_503_680_000  # the year 3000
-CURSOR = re.compile(f"{PAGE}([0-9]{{1,11}})")
+LATEST_TIME = 32_503_680_000  # the year 3000
+CURSOR_PATTERN = re.compile(f"{CURSOR_PREFIX}([0-9]{{1,11}})")
 
 
 class Period(NamedTuple):
@@ -56,8 +55,8 @@ def read_usage(
 
 
 def _first_day(page: str, span: Span) -> date:
-    cursor = CURSOR.fullmatch(page)
-    moment = _moment(min(int(cursor[1]), LATEST)) if cursor else None
+    cursor = CURSOR_PATTERN.fullmatch(page)
+    moment = _moment(min(int(cursor[1]), LATEST_TIME)) if cursor else None
     if moment is None or not span.begin <= moment.date() < span.end:
         raise InvalidRequest(
             f"page: '{page}' is not the next_page of this request.",
@@ -75,9 +74,7 @@ def read(
     session: Session, project_id: str | None, span: Span, group_by: Sequence[str] = ()
 ) -> list[DailyUsage]:
     """Return the sums of each day and group; a project of None restricts nothing."""
-    rows = repository.between(
-        session, project_id, span.begin, span.end, group_by, limit=MAX_RESULTS + 1
-    )
+    rows = repository.between(session, project_id, span, group_by, limit=MAX_RESULTS + 1)
     if len(rows) > MAX_RESULTS:
         raise InvalidRequest(
             f"group_by: these days have more than {MAX_RESULTS} results; "
@@ -85,10 +82,3 @@ def read(
             param="group_by",
         )
     return rows
-
-
-def dearest(
-    session: Session, project_id: str | None, span: Span, field: str, limit: int
-) -> list[DailyUsage]:
-    """Return the sums of the whole span by one field, the most expensive first."""
-    return repository.dearest(session, project_id, span.begin, span.end, field, limit)

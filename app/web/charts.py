@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from app.auth.caller import Caller
-from app.jobs import actions
+from app.jobs import service
 from app.jobs.history import AttemptSpan
 from app.jobs.metrics import SeriesByKey
 from app.jobs.readings import DOLLARS
@@ -74,7 +74,7 @@ def marks_of(
 
 def read_series(services: Services, caller: Caller, job_id: str) -> SeriesByKey:
     """Return the series that the charts of a job need, without those that have no value."""
-    series = actions.read_metrics(services, caller, job_id, KEYS, MAX_POINTS)
+    series = service.read_metrics(services, caller, job_id, KEYS, MAX_POINTS)
     return {
         key: [(step, float(f"{value:.{DIGITS}g}")) for step, value in points]
         for key, points in series.items()

@@ -6,7 +6,7 @@ from app.auth.caller import Caller
 from app.base.errors import ApiError
 from app.dataset_statistics import service as dataset_statistics
 from app.dataset_statistics.schemas import InspectionObject
-from app.files import actions as files
+from app.files import service as files
 from app.files.schemas import FileObject
 from app.models import FileStatus
 from app.services import Services

@@ -1,5 +1,6 @@
 """The table of jobs as an address says it: what it is filtered and sorted by, and its columns."""
 
+from dataclasses import replace
 from datetime import date
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlencode
@@ -62,7 +63,7 @@ class TableQuery(NamedTuple):
         """Return the query of the same table with something else about it; turning to another order
         or filter begins at its first page.
         """
-        new = self.jobs._replace(**({"page": 1} | changed))
+        new = replace(self.jobs, **({"page": 1} | changed))
         sort = f"{'-' if new.descending else ''}{new.sort}"
         columns = columns or self.columns
         pairs: list[tuple[str, Any]] = [

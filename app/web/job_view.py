@@ -67,7 +67,7 @@ class LogLine(NamedTuple):
     event: EventObject
 
 
-class JobFailure(NamedTuple):
+class FailureView(NamedTuple):
     reason: str
     file: File | None  # The file that made it fail.
     lines: list[RecordError]
@@ -180,7 +180,7 @@ def _file_names(session: Session, job: Job) -> dict[str, str]:
     return {use: file.filename for use, file in rows.items() if file is not None}
 
 
-def _failure(session: Session, row: Job, job: JobObject) -> JobFailure | None:
+def _failure(session: Session, row: Job, job: JobObject) -> FailureView | None:
     """Say why the job failed; of a bad file with its first lines that are."""
     if job.error is None:
         return None
@@ -192,14 +192,14 @@ def _failure(session: Session, row: Job, job: JobObject) -> JobFailure | None:
     ids = {"training_file": row.training_file_id, "validation_file": row.validation_file_id}
     file = files.find(session, row.project_id, ids.get(param))
     if file is None or file.report is None:
-        return JobFailure(reason, None, [], 0)
+        return FailureView(reason, None, [], 0)
     tolerated = read_recipe(row.requested).recipe.max_bad_record_fraction
     if file.status == FileStatus.ERROR:
         reason = f"{name} {file.filename} is not valid."
     elif not file.report.too_bad(tolerated):
-        return JobFailure(reason, None, [], 0)
+        return FailureView(reason, None, [], 0)
     first = file.report.errors[:MAX_BAD_LINES]
-    return JobFailure(reason, file, first, file.report.num_errors - len(first))
+    return FailureView(reason, file, first, file.report.num_errors - len(first))
 
 
 def _model(session: Session, caller: Caller, job: Job, origin: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from app.artifacts.schemas import ArtifactObject
 from app.auth.caller import Caller
 from app.base.errors import NotFound
 from app.catalogue import service as catalogue
-from app.catalogue.naming import UNSAFE
+from app.catalogue.naming import UNSAFE_CHARACTERS
 from app.catalogue.schemas import ModelObject
 from app.files import service as files
 from app.jobs import service as jobs
@@ -76,7 +76,7 @@ def commands(model: ModelObject, names: Sequence[str], origin: str) -> list[Comm
     """Return lines for a shell; what a name holds stays one word of it. `names`: of the model's
     files.
     """
-    folder = UNSAFE.sub("-", model.id).strip(".-") or "model"
+    folder = UNSAFE_CHARACTERS.sub("-", model.id).strip(".-") or "model"
     hub = f"HF_ENDPOINT={shlex.quote(origin + '/hub')} HF_TOKEN=$FALQON_API_KEY"
     lines = [
         Command(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from app.auth.caller import Caller
 from app.base.errors import BytesMissing, NotFound
 from app.catalogue.schemas import ModelObject
-from app.files import actions as files
+from app.files import service as files
 from app.jobs import service as jobs
 from app.services import Services
 from falqon_core.records.shapes import (

@@ -5,7 +5,7 @@ twice at the same time.
 import random
 import threading
 import time
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -36,7 +36,8 @@ RANDOM = random.Random()
 log = structlog.get_logger()
 
 
-class DeliveryResult(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DeliveryResult:
     status_code: int | None
     error: str | None  # null: delivered
 

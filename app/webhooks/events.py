@@ -11,7 +11,7 @@ from app.base.ids import new_id
 from app.models import DeliveryStatus, WebhookDelivery
 from app.webhooks import repository
 
-PREFIX = "fine_tuning.job."
+EVENT_TYPE_PREFIX = "fine_tuning.job."
 DEVICE_HOURS_PREFIX = "project.device_hours."
 EventType = Literal[
     "fine_tuning.job.succeeded",
@@ -30,8 +30,8 @@ DEFAULT_EVENT_TYPES = EVENT_TYPES[:3]
 
 def record(session: Session, project_id: str, job_id: str, status: str) -> None:
     """Add a delivery to each endpoint that wants to know that a job has come to `status`."""
-    if PREFIX + status in EVENT_TYPES:
-        _add(session, project_id, PREFIX + status, job_id)
+    if EVENT_TYPE_PREFIX + status in EVENT_TYPES:
+        _add(session, project_id, EVENT_TYPE_PREFIX + status, job_id)
 
 
 def record_device_hours(session: Session, project_id: str, level: str) -> None:

@@ -4,10 +4,11 @@ ours.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, HttpUrl, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, HttpUrl, StringConstraints
 
 from app.http.pagination import Object, unix_seconds
 from app.models import WebhookDelivery, WebhookEndpoint
+from app.models.strict_model import StrictModel
 from app.webhooks.events import DEFAULT_EVENT_TYPES, EventType
 
 MAX_NAME_LENGTH = 128
@@ -21,17 +22,13 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH
 EventTypes = Annotated[list[EventType], Field(min_length=1), AfterValidator(_each_once)]
 
 
-class _Request(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class NewEndpoint(_Request):
+class NewEndpoint(StrictModel):
     url: HttpUrl
     name: Name | None = Field(None, description="default: the host of the URL")
     event_types: EventTypes = list(DEFAULT_EVENT_TYPES)
 
 
-class EndpointChanges(_Request):
+class EndpointChanges(StrictModel):
     """Changes of an endpoint; absent or null fields stay as they are."""
 
     url: HttpUrl | None = None
@@ -40,11 +37,11 @@ class EndpointChanges(_Request):
     enabled: bool | None = None
 
 
-class Rotation(_Request):
+class Rotation(StrictModel):
     keep_old_secret_active_for_24_hours: bool = False
 
 
-class TestRequest(_Request):
+class TestRequest(StrictModel):
     event_type: EventType
 
 

@@ -18,7 +18,7 @@ from app.http.pagination import Page, check_cursor
 from app.models import DeliveryStatus, WebhookDelivery, WebhookEndpoint
 from app.services import Services
 from app.webhooks import events, repository, signing
-from app.webhooks.events import PREFIX
+from app.webhooks.events import EVENT_TYPE_PREFIX
 from app.webhooks.posting import Undelivered, post
 from app.webhooks.schemas import (
     DeliveryObject,
@@ -146,7 +146,7 @@ def test_endpoint(
             endpoint,
             new_id("evt_"),
             request.event_type,
-            "ftjob-test" if request.event_type.startswith(PREFIX) else "",
+            "ftjob-test" if request.event_type.startswith(EVENT_TYPE_PREFIX) else "",
             moment,
             moment,
             services.settings,

@@ -1,14 +1,17 @@
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from app.http.pagination import Object
 from app.models import Attempt, Drain, Job, Worker, WorkerToken
+from app.models.strict_model import StrictModel
 from falqon_core.contract.diagnosis import Diagnosis
 
 
-class LiveWorker(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LiveWorker:
     worker: Worker
     job: Job | None
     attempt: Attempt | None  # of that job
@@ -74,9 +77,7 @@ class WorkerObject(Object):
         )
 
 
-class WorkerTokenRequest(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
+class WorkerTokenRequest(StrictModel):
     name: Annotated[
         str,
         StringConstraints(
@@ -86,7 +87,8 @@ class WorkerTokenRequest(BaseModel):
     project_ids: Annotated[list[str], Field(min_length=1, max_length=1000)]
 
 
-class WorkerTokenView(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class WorkerTokenView:
     """Token without its secret. It is only shown, and in no response of the API."""
 
     id: str

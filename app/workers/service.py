@@ -15,6 +15,7 @@ from app.base.errors import NotFound
 from app.base.settings import Settings
 from app.http.pagination import Page
 from app.models import Attempt, Drain, Job, JobStatus, Worker
+from app.models.attempt import OUTCOME_LOST
 from app.models.worker import machine_of
 from app.services import Services
 from app.workers.schemas import LiveWorker, WorkerObject, WorkerTokenRequest, WorkerTokenView
@@ -23,7 +24,6 @@ from falqon_core.estimate.calibration import Calibration
 
 MISSED_POLLS = 3  # polls without a sign of life after which an idle worker counts as gone
 FORGOTTEN_SECONDS = 24 * 3600.0
-OUTCOME_LOST = "lost"  # the outcome of an attempt
 
 
 class WorkerHistory(NamedTuple):

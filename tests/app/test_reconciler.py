@@ -9,7 +9,7 @@ from app.base.database import Database, now
 from app.base.settings import Settings
 from app.base.storage import Storage
 from app.garbage import orphans
-from app.jobs import queue_forecast, service
+from app.jobs import queue_forecast, transitions
 from app.models import DEFAULT_PROJECT_ID, Base, FileCheck, Job, JobStatus, Orphan
 from app.notifier.broker import Notifier
 from app.reconciler import Reconciler
@@ -164,5 +164,5 @@ def test_whoever_resumes_a_job_does_not_wait(backend: Backend) -> None:
         not_before=backend.job(job_id).created_at + timedelta(hours=1),
     )
     with backend.database.transaction() as session:
-        service.resume(session, DEFAULT_PROJECT_ID, job_id, backend.settings)
+        transitions.resume(session, DEFAULT_PROJECT_ID, job_id, backend.settings)
     assert backend.job(job_id).not_before is None

@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import IllegalState
-from app.jobs import service
+from app.jobs import transitions
 from app.models import DEFAULT_PROJECT_ID, Job, JobStatus
 from app.models.job_lifecycle import TERMINAL
 from app.notifier.broker import Notifier
@@ -91,11 +91,11 @@ class Fleet:
             with self.backend.database.transaction() as session:
                 match action:
                     case "cancel":
-                        service.cancel(session, DEFAULT_PROJECT_ID, job_id)
+                        transitions.cancel(session, DEFAULT_PROJECT_ID, job_id)
                     case "pause":
-                        service.pause(session, DEFAULT_PROJECT_ID, job_id)
+                        transitions.pause(session, DEFAULT_PROJECT_ID, job_id)
                     case "resume":
-                        service.resume(session, DEFAULT_PROJECT_ID, job_id, settings)
+                        transitions.resume(session, DEFAULT_PROJECT_ID, job_id, settings)
         except IllegalState:
             return False
         return True

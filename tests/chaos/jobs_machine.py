@@ -16,7 +16,7 @@ from app.base.errors import IllegalState, NotFound
 from app.base.ids import new_id
 from app.base.storage import keys
 from app.files import repository as files
-from app.jobs import claims, idempotency, service
+from app.jobs import claims, creation, idempotency, transitions
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from app.models import (
@@ -101,10 +101,10 @@ class JobsMachine(RuleBasedStateMachine):
         self.rule_counts[name] += 1
         job = self._pick(self.jobs.values(), which)
         actions = {
-            "pause": service.pause,
+            "pause": transitions.pause,
             "resume": self._resume,
-            "cancel": service.cancel,
-            "delete": service.delete,
+            "cancel": transitions.cancel,
+            "delete": transitions.delete,
         }
         permitted = job.status in TERMINAL if name == "delete" else getattr(job, name)()
         assert self._raises(IllegalState, actions[name], job.id) is not permitted
@@ -356,10 +356,10 @@ class JobsMachine(RuleBasedStateMachine):
             CALLER, "create", request.model_dump(mode="json", exclude_unset=True), key
         )
         with self.database.transaction() as session:
-            return service.create_once(session, asking, request, self.backend.settings).id
+            return creation.create_once(session, asking, request, self.backend.settings).id
 
     def _resume(self, session: Session, project_id: str, job_id: str) -> Job:
-        return service.resume(session, project_id, job_id, self.backend.settings)
+        return transitions.resume(session, project_id, job_id, self.backend.settings)
 
     def _raises(self, error: type[Exception], action: Callable[..., object], job_id: str) -> bool:
         try:

@@ -4,6 +4,7 @@ and out of work once that is revoked.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ def test_a_worker_that_lost_its_job_writes_nothing_more(
     before = job_of(tenant.api, job_id).last_event_seq, tenant.stored()
     (tmp_path / "late").write_bytes(b"late")
     prefix = f"projects/{tenant.project_id}/jobs/{job_id}"
-    for zombie in (claim, claim._replace(attempt=2)):
+    for zombie in (claim, replace(claim, attempt=2)):
         assert gateway.renew(zombie) is None
         assert gateway.append_events(zombie, EVENTS) is False
         assert gateway.store_log(job_of(tenant.api, job_id), zombie, LOG) is False

@@ -166,7 +166,7 @@ def test_the_tables_and_sources_of_a_project_that_wait_are_limited(
 ) -> None:
     for _ in range(11):
         assert ask(tenant, "hf://acme/sums").status_code == 200
-    monkeypatch.setattr("app.files.service.MAX_IMPORTS", 12)
+    monkeypatch.setattr("app.files.creation.MAX_IMPORTS", 12)
     key = {"Idempotency-Key": "the last"}
     last = send_table(tenant, headers=key)
     assert last.status_code == 200

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -33,7 +34,7 @@ def tenant(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     # As in production, only sooner.
-    impatient = FOR_REQUESTS._replace(silence=SILENCE, retries=timedelta(seconds=1))
+    impatient = replace(FOR_REQUESTS, silence=SILENCE, retries=timedelta(seconds=1))
     monkeypatch.setattr("app.base.storage.reach.FOR_REQUESTS", impatient)
     monkeypatch.setattr("app.http.probes.PROBE_SECONDS", 0.2)
     monkeypatch.setattr(storage_limit, "WAIT_SECONDS", 2.0)

@@ -8,7 +8,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from app.attempts.values import Inputs
-from app.jobs.space import MARGIN, describe_shortage, expected_bytes
+from app.jobs.space import DISK_MARGIN, describe_shortage, expected_bytes
 from app.models import Job
 from worker.models.model_folders import make_room
 
@@ -39,7 +39,7 @@ def require_space(work_dir: Path, folder: Path, num_bytes: int) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if (reason := describe_shortage(folder, num_bytes, "this worker")) is not None:
         raise NeverFits(f"{reason[0].upper()}{reason[1:]}.")
-    needed = int(MARGIN * num_bytes)
+    needed = int(DISK_MARGIN * num_bytes)
     make_room(work_dir, folder, needed)
     free = shutil.disk_usage(folder).free
     if free < needed:

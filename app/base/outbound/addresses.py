@@ -4,8 +4,8 @@ the network of this service.
 
 import socket
 from collections.abc import Sequence
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 Address = IPv4Address | IPv6Address
@@ -21,7 +21,7 @@ NOT_PUBLIC = [
     ip_network(name) for name in ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20", "168.63.129.16/32")
 ]
 
-REFUSED = (
+REFUSAL = (
     "the host's address is not a public one, or its port is neither 443 nor above 1023; "
     "only public addresses are reached, and by https"
 )
@@ -33,7 +33,8 @@ class AddressRefused(ValueError):
     """
 
 
-class OutboundTarget(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class OutboundTarget:
     https: bool
     host: str
     port: int
@@ -56,7 +57,7 @@ def parse_target(url: str, networks: Networks) -> OutboundTarget:
     query = f"?{parts.query}" if parts.query else ""
     target = OutboundTarget(https, host, parts.port or default_port, (parts.path or "/") + query)
     if (literal := _literal(host)) is not None and not may_reach(literal, target, networks):
-        raise AddressRefused(REFUSED)
+        raise AddressRefused(REFUSAL)
     return target
 
 
@@ -68,7 +69,7 @@ def resolve(target: OutboundTarget, networks: Networks) -> list[Address]:
     answers = socket.getaddrinfo(target.host.encode(), target.port, type=socket.SOCK_STREAM)
     addresses = list(dict.fromkeys(ip_address(answer[4][0]) for answer in answers))
     if not all(may_reach(address, target, networks) for address in addresses):
-        raise AddressRefused(REFUSED)
+        raise AddressRefused(REFUSAL)
     return addresses
 
 

@@ -7,17 +7,17 @@ setting of the operator.
 import re
 from collections.abc import Mapping
 
-HARMLESS = re.compile(
+HARMLESS_NAME = re.compile(
     r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TERM|TMPDIR|TMP|TEMP|VIRTUAL_ENV"
     r"|LD_LIBRARY_PATH|CC|CXX|XDG_\w+_HOME|PYTHON\w*"
     r"|(CUDA|CUBLAS|CUDNN|NVIDIA|NCCL|GLOO|UCX|ROCR|HIP|HSA)_\w+"
     r"|(OMP|GOMP|KMP|MKL|OPENBLAS|NUMEXPR|RAYON|MALLOC)_\w+"
     r"|(TORCH|TORCHINDUCTOR|PYTORCH|TRITON|TRANSFORMERS|TOKENIZERS|HF|FAULT)_\w+"
 )
-NETWORK = re.compile(
+NETWORK_NAME = re.compile(
     r"(HTTP|HTTPS|ALL|NO)_PROXY|SSL_CERT_(FILE|DIR)|(REQUESTS|CURL)_CA_BUNDLE|HF_TOKEN"
 )
-SECRET = re.compile(r"SECRET|PASSWORD|CREDENTIAL|(^|_)(TOKEN|KEY)$")
+SECRET_NAME = re.compile(r"SECRET|PASSWORD|CREDENTIAL|(^|_)(TOKEN|KEY)$")
 URL_WITH_SECRET = re.compile(r"://[^/\s]*@")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
@@ -32,7 +32,7 @@ def hub_environment(environment: Mapping[str, str]) -> dict[str, str]:
     operator's token for the Hub.
     """
     variables = {
-        name: value for name, value in environment.items() if NETWORK.fullmatch(name.upper())
+        name: value for name, value in environment.items() if NETWORK_NAME.fullmatch(name.upper())
     }
     variables |= _harmless(environment)
     return {name: value for name, value in variables.items() if name not in OFFLINE}
@@ -42,7 +42,7 @@ def _harmless(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if HARMLESS.fullmatch(name.upper())
-        and not SECRET.search(name.upper())
+        if HARMLESS_NAME.fullmatch(name.upper())
+        and not SECRET_NAME.search(name.upper())
         and not URL_WITH_SECRET.search(value)
     }

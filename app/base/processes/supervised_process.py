@@ -24,7 +24,7 @@ MAX_LINE_BYTES = 2**16  # a longer one is several
 # Lines of trouble on the terminal.
 LINES_AT_ONCE = 20
 LINES_PER_SECOND = 1
-TROUBLE = re.compile(r"\b(error|critical|exception|traceback)\b", re.IGNORECASE)
+ERROR_LINE = re.compile(r"\b(error|critical|exception|traceback)\b", re.IGNORECASE)
 
 
 class SupervisedProcess:
@@ -97,7 +97,7 @@ class SupervisedProcess:
             for line in iter(partial(stream.readline, MAX_LINE_BYTES), b""):
                 text = line.decode(errors="replace").rstrip()
                 self._log.handle(makeLogRecord({"msg": text}))
-                if TROUBLE.search(text):
+                if ERROR_LINE.search(text):
                     self._say_trouble(text)
         self._log.close()
 

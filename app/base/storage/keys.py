@@ -1,9 +1,11 @@
-"""Storage keys, all built here from our own ids and checked names, never from a user's text."""
+"""Storage keys, all built here from our own ids and checked names, never from a user's text. Keys
+of what workers write hold the attempt: a worker that was taken for dead overwrites nothing.
+"""
 
 import re
 
-UNSAFE = re.compile(r"[\\:%]")  # other separators, and what some layer may decode to one
-LOG = re.compile(r"projects/[^/]+/jobs/([^/]+)/\d+/log/[^/]+")
+UNSAFE_CHARACTERS = re.compile(r"[\\:%]")  # other separators, and what some layer may decode to one
+TRAINER_LOG_PATTERN = re.compile(r"projects/[^/]+/jobs/([^/]+)/\d+/log/[^/]+")
 MAX_NAME = 255
 
 ROOTS = ("projects/", "models/")  # all that rows name is below these
@@ -14,8 +16,6 @@ def file_content(project_id: str, file_id: str) -> str:
 
 
 def imported_content(project_id: str, file_id: str, attempt: int) -> str:
-    # The attempt is part of the key, so that a worker that was taken for dead cannot overwrite
-    # another's objects.
     return f"{file_content(project_id, file_id)}.{attempt}"
 
 
@@ -28,8 +28,6 @@ def base_model_file(model_id: str, name: str) -> str:
 
 
 def attempt_prefix(project_id: str, job_id: str, attempt: int) -> str:
-    # The attempt is part of the key, so that a worker that lost its job cannot overwrite the
-    # winner's bytes.
     return f"projects/{project_id}/jobs/{job_id}/{attempt}"
 
 
@@ -47,7 +45,7 @@ def trainer_log(project_id: str, job_id: str, attempt: int) -> str:
 
 def job_of_log(key: str) -> str | None:
     """Return the job whose log may have this key."""
-    match = LOG.fullmatch(key)
+    match = TRAINER_LOG_PATTERN.fullmatch(key)
     return match[1] if match else None
 
 
@@ -60,8 +58,6 @@ def result_prefix(project_id: str, job_id: str, attempt: int) -> str:
 
 
 def export_file(project_id: str, export_id: str, number: int, name: str) -> str:
-    # The attempt is part of the key, so that a worker that was taken for dead cannot overwrite
-    # another's objects.
     return f"{export_prefix(project_id, export_id, number)}/{relative(name)}"
 
 
@@ -95,7 +91,7 @@ def relative(name: str) -> str:
     parts = name.split("/")
     if (
         not all(part.isprintable() and part not in ("", ".", "..") for part in parts)
-        or UNSAFE.search(name)
+        or UNSAFE_CHARACTERS.search(name)
         or len(name) > MAX_NAME
     ):
         raise ValueError(f"not a plain relative name: {name[:100]!r}")

@@ -3,8 +3,9 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 from obstore.exceptions import (
     AlreadyExistsError,
@@ -35,7 +36,8 @@ OTHER_FAULTS = (
 )
 
 
-class StoreTimeouts(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StoreTimeouts:
     """Timeouts of the operations on an object store."""
 
     connect: timedelta

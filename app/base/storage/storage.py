@@ -5,9 +5,10 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -38,7 +39,8 @@ PART_BYTES = 8 * 2**20  # object stores take at most 10,000 parts of one object
 PARTS_AT_ONCE = 4  # in memory
 
 
-class ListedObject(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ListedObject:
     key: str
     bytes: int
     modified: datetime  # time of the storage's clock

@@ -10,7 +10,6 @@ from app.auth.caller import Caller
 from app.base.errors import ApiError, BytesMissing
 from app.catalogue import service as catalogue
 from app.dataset_statistics import service as dataset_statistics
-from app.files import actions
 from app.files import service as files
 from app.files.schemas import FileObject, SourceRequest
 from app.files.sending import send_content
@@ -84,7 +83,7 @@ def _list_page(
     errors: Errors | None = None,
 ) -> Response:
     """`values`: what was typed into the form of a dataset, of which `errors` says what is wrong."""
-    files_page = actions.list_files(
+    files_page = files.list_files(
         services,
         caller,
         after=after,
@@ -127,7 +126,7 @@ def upload(
     back: Annotated[str, Form()] = "",
     mapping: Annotated[str, Form(max_length=MAX_MAPPING_CHARACTERS)] = "",
 ) -> Response:
-    created = actions.create_file(
+    created = files.create_file(
         services,
         caller,
         file.file,
@@ -153,7 +152,7 @@ def import_file(
         columns = parse_mapping(mapping) or None
         body = parse_form(SourceRequest, source=source.strip(), purpose=Purpose.FINE_TUNE)
         body = body.model_copy(update={"mapping": columns})
-        file = actions.import_file(services, caller, body)
+        file = files.import_file(services, caller, body)
     except ApiError as error:
         typed = {"source": source, "mapping": mapping}
         return _list_page(
@@ -189,7 +188,7 @@ def file_page(
     first_lines: list[str] = []
     missing = ""
     try:
-        first_lines = actions.read_first_lines(services, caller, file_id)
+        first_lines = files.read_first_lines(services, caller, file_id)
     except BytesMissing as error:
         missing = error.message
     context: dict[str, Any] = {
@@ -227,7 +226,7 @@ def check(
     services: ServicesDep, request: Request, caller: WritingVisitor, file_id: str
 ) -> RedirectResponse:
     with notify_refusals(request):
-        actions.check_file(services, caller, file_id)
+        files.check_file(services, caller, file_id)
     return redirect_to(f"/data/{file_id}")
 
 
@@ -236,7 +235,7 @@ def delete(
     services: ServicesDep, request: Request, caller: WritingVisitor, file_id: str
 ) -> RedirectResponse:
     with notify_refusals(request):
-        actions.delete_file(services, caller, file_id)
+        files.delete_file(services, caller, file_id)
         notify(request, f"{file_id} is deleted.")
         return redirect_to("/data")
     return redirect_to(f"/data/{file_id}")

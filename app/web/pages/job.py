@@ -13,8 +13,8 @@ from app.auth.caller import Caller
 from app.base.errors import NotFound
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
-from app.http.event_stream import CURSOR, event_stream, read_with_retry
-from app.jobs import actions, metrics, service
+from app.http.event_stream import CURSOR_PATTERN, event_stream, read_with_retry
+from app.jobs import metrics, service
 from app.jobs.readings import number, step_of
 from app.jobs.schemas import MetricsObject
 from app.models.base import JsonObject
@@ -77,7 +77,7 @@ def job_metrics(services: ServicesDep, caller: Visitor, job_id: str, format: str
     """Return the series of the charts and whether more may come, or as CSV all measurements."""
     if format == "csv":
         headers = {"content-disposition": f'attachment; filename="{job_id}-metrics.csv"'}
-        content = actions.write_metrics_csv(services, caller, job_id)
+        content = service.write_metrics_csv(services, caller, job_id)
         return StreamingResponse(content, media_type="text/csv", headers=headers)
     with services.database.read() as session:
         # The status is read before the series: those of an ended job are complete.
@@ -131,7 +131,7 @@ def job_log(
     is_live = row.ended_at is None
     if is_live and 0 < row.log_bytes <= after:
         return Response(status_code=204)
-    log = actions.read_log(services, caller, job_id, row.number)
+    log = service.read_log(services, caller, job_id, row.number)
     if format == "text":
         name = f"{job_id}-{row.number}.log"
         headers = {"content-disposition": f'attachment; filename="{name}"'}
@@ -162,8 +162,8 @@ async def job_stream(
     request: Request,
     caller: Visitor,
     job_id: str,
-    after: Annotated[str, Query(pattern=CURSOR)] = "0",
-    last_event_id: Annotated[str | None, Header(pattern=CURSOR)] = None,
+    after: Annotated[str, Query(pattern=CURSOR_PATTERN)] = "0",
+    last_event_id: Annotated[str | None, Header(pattern=CURSOR_PATTERN)] = None,
 ) -> EventSourceResponse:
     """Send the events after a number, as points for the charts and lines for the log, with the
     parts of the page that they change.

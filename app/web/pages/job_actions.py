@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse
 from app.base.errors import ApiError, InvalidRequest
 from app.exports import service as exports
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
-from app.jobs import actions, service
+from app.jobs import service
 from app.jobs.checkpoints import checkpoint_name
 from app.models.falqon_options import Budget
 from app.web.forms import notify_refusals, redirect_to
@@ -29,7 +29,7 @@ def cancel(
     services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str, back: Back = ""
 ) -> RedirectResponse:
     with notify_refusals(request):
-        job = actions.cancel_job(services, caller, job_id)
+        job = service.cancel_job(services, caller, job_id)
         if job.status == "cancelled":
             notify(request, "The job is cancelled.")
         else:
@@ -42,7 +42,7 @@ def pause(
     services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str
 ) -> RedirectResponse:
     with notify_refusals(request):
-        job = actions.pause_job(services, caller, job_id)
+        job = service.pause_job(services, caller, job_id)
         if job.status == "paused":
             notify(request, "The job is paused.")
         else:
@@ -63,7 +63,7 @@ def resume(
     """`has_caps`: the form has the fields of the budget, each with a cap or empty for none."""
     try:
         budget = _read_budget(max_cost_usd, max_seconds) if has_caps else None
-        actions.resume_job(services, caller, job_id, budget)
+        service.resume_job(services, caller, job_id, budget)
     except ApiError as error:
         if error.code == "budget_exhausted":  # it speaks of the API's JSON
             error.message = USED_UP
@@ -83,7 +83,7 @@ def clone(
     # One whose answer was lost may have made its copy: then that is the copy.
     retry_count = int(request.headers.get(FORM_SCRIPT) == "repeat")
     with notify_refusals(request):
-        copy = actions.clone_job(services, caller, job_id, {}, retry_count=retry_count)
+        copy = service.clone_job(services, caller, job_id, {}, retry_count=retry_count)
         notify(request, f"This is the copy of {job_id}.")
         return redirect_to(f"/jobs/{copy.id}")
     return redirect_to(f"/jobs/{job_id}")
@@ -94,7 +94,7 @@ def delete(
     services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str
 ) -> RedirectResponse:
     with notify_refusals(request):
-        actions.delete_job(services, caller, job_id)
+        service.delete_job(services, caller, job_id)
         notify(request, f"{job_id} is deleted.")
         return redirect_to("/")
     return redirect_to(f"/jobs/{job_id}")

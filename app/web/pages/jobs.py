@@ -12,7 +12,7 @@ from app.catalogue import service as catalogue
 from app.files import service as files
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.http.event_stream import event_stream
-from app.jobs import actions, listing
+from app.jobs import listing, service
 from app.jobs.presenter import to_objects
 from app.jobs.schemas import JobObject
 from app.models import Job, JobStatus
@@ -133,7 +133,7 @@ def cancel_several(
     query: TableQueryParams,
     job: Chosen = None,
 ) -> Response:
-    cancel = partial(actions.cancel_job, services, caller)
+    cancel = partial(service.cancel_job, services, caller)
     _do_with_each(request, job or [], cancel, "cancelled; what runs stops at its next step")
     return redirect_to(f"/?{query.address(page=query.jobs.page)}")
 
@@ -148,7 +148,7 @@ def delete_several(
     query: TableQueryParams,
     job: Chosen = None,
 ) -> Response:
-    _do_with_each(request, job or [], partial(actions.delete_job, services, caller), "deleted")
+    _do_with_each(request, job or [], partial(service.delete_job, services, caller), "deleted")
     return redirect_to(f"/?{query.address(page=query.jobs.page)}")
 
 

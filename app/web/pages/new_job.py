@@ -6,11 +6,10 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from app.auth.caller import Caller
 from app.base.errors import ApiError, NotFound
 from app.catalogue import service as catalogue
-from app.files import actions as file_actions
 from app.files import service as files
 from app.files.schemas import FileObject
 from app.http.dependencies import ServicesDep
-from app.jobs import actions, service
+from app.jobs import service
 from app.jobs.schemas import EstimateObject, JobObject
 from app.models import FileStatus, Purpose
 from app.services import Services
@@ -115,7 +114,7 @@ def submit(
     if isinstance(job_request, dict):
         return _page(services, request, caller, values, refused=job_request)
     try:
-        job = actions.create_job(services, caller, job_request)
+        job = service.create_job(services, caller, job_request)
     except ApiError as error:
         return _page(services, request, caller, values, refused=dict([job_form.at_field(error)]))
     return RedirectResponse(f"/jobs/{job.id}", 303)
@@ -132,9 +131,7 @@ def _page(
     with services.database.read() as session:
         models = catalogue.trainable(session, caller.project_id)
         most_gpus = max(workers.most_gpus(session, services.settings).values(), default=None)
-    file_list = file_actions.list_files(
-        services, caller, limit=MAX_FILES, purpose=Purpose.FINE_TUNE
-    ).data
+    file_list = files.list_files(services, caller, limit=MAX_FILES, purpose=Purpose.FINE_TUNE).data
     values = {"model": models[0] if models else ""} | {
         name: value for name, value in values.items() if value
     }
@@ -226,8 +223,8 @@ def _plan(services: Services, caller: Caller, values: Values, *, inspects: bool 
         errors.pop("training_file", None)
     if data and data.file.status == FileStatus.PROCESSED and not isinstance(job_request, dict):
         try:
-            job = actions.preview_job(services, caller, job_request)
-            estimate = actions.estimate_job(services, caller, job_request)
+            job = service.preview_job(services, caller, job_request)
+            estimate = service.estimate_job(services, caller, job_request)
         except ApiError as error:
             errors = dict([job_form.at_field(error)])
     return FormPlan(body, data, job, estimate, errors, job_settings.applicable(values, shape))

@@ -5,7 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from redis import Redis
 
-from app.auth.rate_limit import KEY_PREFIX, MICROSECONDS, TOKENS_PREFIX, RateLimiter, Rates
+from app.auth.rate_limit import (
+    KEY_PREFIX,
+    MICROSECONDS,
+    TOKENS_PREFIX,
+    Allowance,
+    RateLimiter,
+    Rates,
+)
 from tests.support.valkey import Valkey
 
 
@@ -55,7 +62,7 @@ def test_a_bucket_that_is_full_again_leaves_nothing_behind(redis: Redis) -> None
 def test_more_tokens_than_the_bucket_holds_are_counted(redis: Redis) -> None:
     limiter = limiter_of(redis, tokens_per_minute=6000)
     untouched = take(limiter).tokens
-    assert untouched == ("tokens", 6000, 6000, 0, 0)
+    assert untouched == Allowance("tokens", 6000, 6000, 0, 0)
     some = limiter.use_tokens("key_a", 1000)
     assert some is not None
     assert (some.remaining, some.wait_seconds) == (5000, 0)
@@ -77,7 +84,9 @@ def test_tokens_are_given_back(redis: Redis) -> None:
     assert some is not None
     assert 4000 <= some.remaining < 4500
     full = limiter.use_tokens("key_a", -5000)
-    assert full == take(limiter).tokens == ("tokens", 6000, 6000, 0, 0), "no more than it holds"
+    assert full == take(limiter).tokens == Allowance("tokens", 6000, 6000, 0, 0), (
+        "no more than it holds"
+    )
 
 
 def test_tokens_may_be_many(redis: Redis) -> None:

@@ -28,7 +28,7 @@ def test_jobs_share_the_lock_of_a_file_and_its_deletion_waits(database: Database
         second.execute(text("SET LOCAL lock_timeout = '200ms'"))
         assert repository.find_several(second, DEFAULT_PROJECT_ID, ["file-1"], lock=True)
         for ends in (
-            lambda: repository.find_locked(second, DEFAULT_PROJECT_ID, "file-1"),
+            lambda: repository.find(second, DEFAULT_PROJECT_ID, "file-1", lock=True),
             lambda: repository.judge(second, "file-1", FileStatus.ERROR, "", None),
             lambda: repository.mark_deleted(second, ["file-1"]),
         ):

@@ -13,9 +13,9 @@ from sqlalchemy import delete, select, update
 from app.base.database import Database, now, now_plus
 from app.base.storage import Storage
 from app.catalogue import service as catalogue
-from app.files import service as files
+from app.files import removal
 from app.garbage import collector, installation, orphans
-from app.jobs import service as jobs
+from app.jobs import transitions
 from app.models import (
     DEFAULT_PROJECT_ID,
     Artifact,
@@ -113,12 +113,12 @@ def test_the_bytes_of_deleted_models_jobs_and_files_go(backend: Backend) -> None
     sweep_an_hour_later(backend)
     assert not any("/model/" in key for key in objects(backend))
     with backend.database.transaction() as session:
-        assert jobs.delete(session, DEFAULT_PROJECT_ID, job_id)
+        assert transitions.delete(session, DEFAULT_PROJECT_ID, job_id)
     sweep_an_hour_later(backend)
     assert not any("/jobs/" in key for key in objects(backend))
     with backend.database.transaction() as session:
         session.execute(update(File).values(expires_at=now_plus(-1)))
-    files.remove_expired(backend.database)
+    removal.remove_expired(backend.database)
     sweep_an_hour_later(backend)
     assert objects(backend) == {key for key in objects(backend) if key.startswith("models/")}
 

@@ -38,7 +38,7 @@ def test_the_history_names_the_steps_that_an_attempt_repeated(backend: Backend) 
         before = len(executed)
         spans = history.list_spans(session, job, messages)
         assert len(executed) - before == 2, "the attempts, and their steps"
-    assert [span[1:4] for span in spans] == [
+    assert [(span.start, span.end, span.repeated) for span in spans] == [
         (0, 8, 0),
         (5, 7, 3),
         (None, None, 0),
@@ -49,7 +49,7 @@ def test_the_history_names_the_steps_that_an_attempt_repeated(backend: Backend) 
         job = session.get_one(Job, job_id)
         newest = repository.messages(session, job_id, limit=2)
         spans = history.list_spans(session, job, newest)
-    assert [span[1:4] for span in spans] == [
+    assert [(span.start, span.end, span.repeated) for span in spans] == [
         (0, 5, 0),
         (5, 5, 0),
         (None, None, 0),

@@ -1,6 +1,7 @@
 """`falqon check` tells the good from each kind of bad, and what to do about it."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -111,7 +112,7 @@ class TestBad:
         self.wrong("storage", "STORAGE_URL")
 
     def test_silent_storage(self, good: pytest.MonkeyPatch, store: ObjectStore) -> None:
-        good.setattr(check, "FOR_PROBES", check.FOR_PROBES._replace(silence=check.MAX_SKEW / 60))
+        good.setattr(check, "FOR_PROBES", replace(check.FOR_PROBES, silence=check.MAX_SKEW / 60))
         store.fall_silent()
         try:
             self.wrong("storage: write", "AWS_ENDPOINT_URL")

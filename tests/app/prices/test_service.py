@@ -6,7 +6,7 @@ import pytest
 from app.base.database import Database
 from app.base.settings import Settings
 from app.prices import service
-from app.prices.service import NewPrice
+from app.prices.schemas import Override
 from falqon_core.estimate.prices import default_price
 from tests.support.api import Api
 
@@ -23,7 +23,9 @@ def test_an_admins_price_beats_the_file_and_the_file_beats_the_table(
     with database.transaction() as session:
         assert service.price_of(session, without, "h100") == default_price("h100")
         assert service.price_of(session, with_file, "h100").usd_per_device_hour == Decimal("2.10")
-        service.replace(session, [NewPrice("h100", Decimal("1.50"), "ours")])
+        service.replace(
+            session, [Override(device="h100", usd_per_device_hour=Decimal("1.50"), source="ours")]
+        )
     with database.transaction() as session:
         assert service.price_of(session, with_file, "h100").usd_per_device_hour == Decimal("1.50")
         assert service.price_of(session, with_file, "a100") == default_price("a100")

@@ -5,6 +5,7 @@ import pytest
 from app.base.database import Database
 from app.models import Model, Project
 from app.projects import quotas, repository
+from app.projects.repository import ProjectUsage
 from tests.support.plans import statements
 from tests.support.rows import checked_file, queued_job
 
@@ -80,5 +81,5 @@ def test_usage_of_many_projects_takes_the_statements_of_one(database: Database) 
         used = dict(zip(ids, repository.usages(session, projects), strict=True))
     assert len(executed) < 12
     one_file = checked_file("", "").bytes
-    assert used["p"] == (1, one_file, 0.0)
-    assert used["q3"] == (0, one_file, 0.0)
+    assert used["p"] == ProjectUsage(1, one_file, 0.0)
+    assert used["q3"] == ProjectUsage(0, one_file, 0.0)

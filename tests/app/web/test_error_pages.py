@@ -62,7 +62,7 @@ def test_a_storage_that_is_away_is_a_page(
         raise StorageUnavailable("nothing answers")
 
     file_id = tenant.upload()
-    monkeypatch.setattr("app.files.actions.read_first_lines", read)
+    monkeypatch.setattr("app.files.service.read_first_lines", read)
     page = browser.get(f"/data/{file_id}", headers=BROWSER)
     assert (page.status_code, sentence(page)) == (503, "The storage does not answer just now.")
     assert int(page.headers["retry-after"]) > 0

@@ -155,14 +155,14 @@ def stored_request(tenant: Tenant, job_id: str) -> dict[str, Any]:
     """Return all that a job asked for, however it was spelled."""
     with tenant.api.database.read() as session:
         request: JobRequest = session.get_one(Job, job_id).requested
-    recipe, multiplier = read_recipe(request)
-    rate = recipe.resolved(12, multiplier).learning_rate
+    requested = read_recipe(request)
+    rate = requested.resolved(12).learning_rate
     options = request.falqon
     return {
         name: getattr(request, name)
         for name in JobRequest.model_fields.keys() - {"falqon", "method", "hyperparameters", "seed"}
     } | {
-        "recipe": recipe.model_copy(update={"learning_rate": rate}),
+        "recipe": requested.recipe.model_copy(update={"learning_rate": rate}),
         "budget": options.budget,
         "gpu": options.gpu,
         "num_gpus": options.num_gpus,

@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import select
 
 from app.base.errors import IllegalState
-from app.jobs import service as jobs
+from app.jobs import transitions
 from app.models import DEFAULT_PROJECT_ID, Desired, JobStatus, UsageDay
 from app.models.base import JsonObject
 from app.models.falqon_options import Budget
 from app.prices import service as prices
-from app.prices.service import NewPrice
+from app.prices.schemas import Override
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.worker.attempt.test_supervisor import executing
@@ -31,12 +31,15 @@ def patient(backend: Backend, **settings: object) -> Supervisor:
 
 def set_price(backend: Backend, usd_per_device_hour: str) -> None:
     with backend.database.transaction() as session:
-        prices.replace(session, [NewPrice("cpu", Decimal(usd_per_device_hour), "test")])
+        price = Override(
+            device="cpu", usd_per_device_hour=Decimal(usd_per_device_hour), source="test"
+        )
+        prices.replace(session, [price])
 
 
 def resume(backend: Backend, job_id: str, change: JsonObject | None = None) -> None:
     with backend.database.transaction() as session:
-        jobs.resume(
+        transitions.resume(
             session,
             DEFAULT_PROJECT_ID,
             job_id,

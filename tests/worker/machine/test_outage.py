@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -49,8 +50,8 @@ def behind_switch(
     tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Backend, Switch]]:
     """Silence is noticed after a second."""
-    impatient = reach.FOR_REQUESTS._replace(
-        silence=timedelta(seconds=1), retries=timedelta(seconds=0.5)
+    impatient = replace(
+        reach.FOR_REQUESTS, silence=timedelta(seconds=1), retries=timedelta(seconds=0.5)
     )
     monkeypatch.setattr(reach, "FOR_REQUESTS", impatient)
     monkeypatch.setattr(outage, "MAX_PAUSE_SECONDS", 1.0)

@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy import update
 
 from app.base.storage.keys import trainer_log
-from app.jobs import service
-from app.jobs.space import MARGIN, expected_bytes
+from app.jobs import transitions
+from app.jobs.space import DISK_MARGIN, expected_bytes
 from app.models import DEFAULT_PROJECT_ID, JobStatus, Model
 from falqon_core import fault_points
 from falqon_core.contract.config import Recipe
@@ -40,7 +40,7 @@ def everything(folder: Path) -> set[str]:
 
 def resume(backend: Backend, job_id: str) -> None:
     with backend.database.transaction() as session:
-        service.resume(session, DEFAULT_PROJECT_ID, job_id, backend.settings)
+        transitions.resume(session, DEFAULT_PROJECT_ID, job_id, backend.settings)
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ def sizes_between(low: int, high: int) -> dict[str, int]:
         bytes_of_one, bytes_of_two = (
             expected_bytes(TINY_CONFIG | sizes(hidden, number), Recipe()) for number in (1, 2)
         )
-        layers = int((low + high) / 2 / MARGIN / (bytes_of_two - bytes_of_one))
+        layers = int((low + high) / 2 / DISK_MARGIN / (bytes_of_two - bytes_of_one))
         needed = (
-            MARGIN * expected_bytes(TINY_CONFIG | sizes(hidden, layers), Recipe())
+            DISK_MARGIN * expected_bytes(TINY_CONFIG | sizes(hidden, layers), Recipe())
             if 0 < layers <= MAX_LAYERS
             else 0
         )

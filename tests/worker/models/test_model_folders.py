@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from app.jobs.space import MARGIN, expected_bytes
+from app.jobs.space import DISK_MARGIN, expected_bytes
 from app.models import JobStatus
 from tests.support.api import TINY_CONFIG
 from tests.support.backend import BASE_MODEL, Backend
@@ -100,7 +100,7 @@ def test_a_job_whose_disk_is_full_of_earlier_models_is_trained(
     job_id = backend.add_job(FakeTrainer(steps=10))
     recipe = backend.job(job_id).recipe
     assert recipe is not None
-    needed = int(MARGIN * expected_bytes(TINY_CONFIG, recipe))
+    needed = int(DISK_MARGIN * expected_bytes(TINY_CONFIG, recipe))
     earlier = add_model(backend.settings.work_dir, "earlier", 1)
     with (earlier / "weights").open("ab") as file:
         file.truncate(2 * needed)

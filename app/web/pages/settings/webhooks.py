@@ -25,7 +25,7 @@ from app.web.rendering import fragment, shared
 from app.web.session import notify
 from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
 from app.webhooks import service
-from app.webhooks.events import DEFAULT_EVENT_TYPES, EVENT_TYPES, PREFIX
+from app.webhooks.events import DEFAULT_EVENT_TYPES, EVENT_TYPE_PREFIX, EVENT_TYPES
 from app.webhooks.schemas import EndpointChanges, NewEndpoint, Rotation, TestRequest
 
 MAX_ENDPOINTS = 100
@@ -33,7 +33,7 @@ DELIVERIES = 20
 DELIVERY_POLL_SECONDS = 2.0
 FIELDS = ("url", "name", "event_types")
 WEBHOOKS_PATH = f"{SETTINGS_PATH}/webhooks"
-EVENTS = {event: event.removeprefix(PREFIX) for event in EVENT_TYPES} | {
+EVENTS = {event: event.removeprefix(EVENT_TYPE_PREFIX) for event in EVENT_TYPES} | {
     "project.device_hours.warning": f"{WARNING_SHARE:.0%} of a month's device hours used",
     "project.device_hours.exhausted": "a month's device hours used up",
 }

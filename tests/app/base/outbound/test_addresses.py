@@ -5,7 +5,13 @@ import pytest
 from pydantic import HttpUrl
 
 from app.base.outbound import addresses
-from app.base.outbound.addresses import AddressRefused, is_public, parse_target, resolve
+from app.base.outbound.addresses import (
+    AddressRefused,
+    OutboundTarget,
+    is_public,
+    parse_target,
+    resolve,
+)
 
 NOT_PUBLIC = [
     "0.0.0.0", "10.0.0.1", "100.64.0.1", "100.100.100.200", "127.0.0.1", "127.255.255.254",
@@ -53,13 +59,13 @@ def test_urls_that_can_never_be_allowed(url: str) -> None:
 
 
 def test_ordinary_urls_are_allowed() -> None:
-    assert parse_target("https://hooks.example.com/a?b=c", []) == (
+    assert parse_target("https://hooks.example.com/a?b=c", []) == OutboundTarget(
         True,
         "hooks.example.com",
         443,
         "/a?b=c",
     )
-    assert parse_target("https://8.8.8.8:8443/", []) == (True, "8.8.8.8", 8443, "/")
+    assert parse_target("https://8.8.8.8:8443/", []) == OutboundTarget(True, "8.8.8.8", 8443, "/")
     assert parse_target("https://[2606:4700:4700::1111]/", []).host == "2606:4700:4700::1111"
 
 

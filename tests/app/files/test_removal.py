@@ -5,7 +5,7 @@ from sqlalchemy import update
 
 from app.base.database import now
 from app.base.errors import InvalidRequest
-from app.files import service
+from app.files import lookup, removal
 from app.garbage import orphans
 from app.models import DEFAULT_PROJECT_ID, File, JobStatus, Orphan
 from app.notifier.broker import Notifier
@@ -54,7 +54,7 @@ def test_a_file_expires_once_no_job_needs_it(backend: Backend) -> None:
     let_an_hour_pass(backend)
     reconciler.sweep()
     assert backend.storage.keys("projects") == []
-    assert service.remove_expired(backend.database) == 0
+    assert removal.remove_expired(backend.database) == 0
 
 
 def test_a_file_whose_end_has_come_starts_no_job(backend: Backend) -> None:
@@ -63,17 +63,17 @@ def test_a_file_whose_end_has_come_starts_no_job(backend: Backend) -> None:
         age(backend, file_id, seconds)
         with backend.database.transaction() as session:
             if seconds < 0:
-                service.get_for_job(session, DEFAULT_PROJECT_ID, file_id, None, lock=True)
+                lookup.get_for_job(session, DEFAULT_PROJECT_ID, file_id, None, lock=True)
                 continue
             with pytest.raises(InvalidRequest, match="has expired"):
-                service.get_for_job(session, DEFAULT_PROJECT_ID, file_id, None, lock=True)
+                lookup.get_for_job(session, DEFAULT_PROJECT_ID, file_id, None, lock=True)
 
 
 def test_the_bytes_of_a_deleted_file_go_a_while_later(backend: Backend) -> None:
     gone, remaining = (backend.job(backend.add_job()) for _ in range(2))
     backend.set(gone.id, status=JobStatus.CANCELLED)
     with backend.database.transaction() as session:
-        service.delete(session, DEFAULT_PROJECT_ID, gone.training_file_id)
+        removal.delete(session, DEFAULT_PROJECT_ID, gone.training_file_id)
     let_an_hour_pass(backend)
     assert orphans.sweep(backend.database, backend.storage) == 1
     assert [key.split("/")[-1] for key in backend.storage.keys("projects")] == [
