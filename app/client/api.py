@@ -7,7 +7,8 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar
 from urllib.parse import quote
 
 import httpx
@@ -17,9 +18,9 @@ from app.client.errors import (
     ClientError,
     Misused,
     NoConnection,
-    NotFound,
+    NoSuchObject,
     Refused,
-    Unavailable,
+    ServiceUnavailable,
     Unreachable,
 )
 
@@ -34,7 +35,8 @@ SHA256_ETAG = re.compile(r'(?:W/)?"([0-9a-f]{64})"')
 JSON_HEADERS = {"content-type": "application/json"}
 
 
-class Advice(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Advice:
     """Advice for a service that cannot be reached."""
 
     silent: str
@@ -257,7 +259,7 @@ class Api:
                 "not as this service would."
             )
             if response.is_server_error:
-                return Unavailable(message, self.advice.other_service)
+                return ServiceUnavailable(message, self.advice.other_service)
             return NoConnection(message, self.advice.other_service)
         message = str(body.get("message"))
         hint = _what_to_look_at(body, response)
@@ -274,12 +276,12 @@ class Api:
                 body=body,
             )
         if response.status_code == httpx.codes.NOT_FOUND:
-            return NotFound(message, hint, body=body)
+            return NoSuchObject(message, hint, body=body)
         may_pass = response.is_server_error or (
             response.status_code == httpx.codes.TOO_MANY_REQUESTS and not _is_final(response)
         )
         if may_pass:
-            return Unavailable(
+            return ServiceUnavailable(
                 message, hint, body=body, wait_seconds=_retry_after_seconds(response, 0.0)
             )
         return Refused(message, hint, body=body)

@@ -6,14 +6,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import httpx
 import typer
 
 from app.client.api import Json
-from app.client.command import Client
-from app.client.errors import ClientError, Misused, NoConnection, Refused, Unavailable
+from app.client.command import Client, argument
+from app.client.errors import ClientError, Misused, NoConnection, Refused, ServiceUnavailable
 from app.client.server_sent_events import DONE, read_messages
 
 CHAT_PATH = "/chat/completions"
@@ -22,7 +23,8 @@ LOADING_SECONDS = 600.0
 LOADING = "model_loading"
 
 
-class AnswerPart(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnswerPart:
     """A piece of an answer, or of the thoughts that precede it."""
 
     text: str = ""
@@ -32,7 +34,7 @@ class AnswerPart(NamedTuple):
 
 def chat(
     client: Client,
-    model: Annotated[str, typer.Argument(metavar="MODEL", show_default=False)],
+    model: Annotated[str, argument(metavar="MODEL")],
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What the model is told first.")
     ] = None,
@@ -120,7 +122,7 @@ class Conversation:
             )
             try:
                 return stack.enter_context(stream)
-            except Unavailable as error:
+            except ServiceUnavailable as error:
                 if error.body.get("code") != LOADING or time.monotonic() > deadline:
                     raise
                 if deadline == math.inf:
@@ -141,7 +143,7 @@ class Conversation:
                 f"{api.base_url} does not answer as this service would.", api.advice.other_service
             ) from None
         if error:
-            raise Unavailable(str(error.get("message")), body=error)
+            raise ServiceUnavailable(str(error.get("message")), body=error)
         yield from parts
 
 

@@ -5,7 +5,8 @@ columns, from the last one on: each row stays one line, and `--json` has what is
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Self
+from dataclasses import dataclass
+from typing import Literal
 
 from rich.cells import cell_len
 
@@ -13,14 +14,11 @@ GAP = 2
 MIN_WORDS_WIDTH = 12
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Column:
     name: str
     # The way to shorten words that do not fit; None: they are ids or numbers.
     words: Literal["shortened", "wrapped"] | None = None
-
-    @classmethod
-    def of(cls, head: "str | Column") -> Self:
-        return cls(head) if isinstance(head, str) else cls(*head)
 
 
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[int]:

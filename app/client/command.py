@@ -16,22 +16,23 @@ from app.client.output import Output
 P = ParamSpec("P")
 NO_TEXT = "surrogates not allowed"  # Python's words for bytes of an argument that are no UTF-8
 
+# Parameters whose default needs no words in the help.
+option = functools.partial(typer.Option, show_default=False)
+argument = functools.partial(typer.Argument, show_default=False)
+
 BaseUrl = Annotated[
     str | None,
-    typer.Option(
+    option(
         envvar="FALQON_BASE_URL",
         help="Address of the service; else OPENAI_BASE_URL, else the one `falqon up` runs here.",
-        show_default=False,
     ),
 ]
 ApiKey = Annotated[
     str | None,
-    typer.Option(
-        envvar="FALQON_API_KEY",
-        help="API key; else OPENAI_API_KEY, else this machine's own.",
-        show_default=False,
-    ),
+    option(envvar="FALQON_API_KEY", help="API key; else OPENAI_API_KEY, else this machine's own."),
 ]
+Limit = Annotated[int, typer.Option(help="Maximum number to show.")]
+JobId = Annotated[str, argument(metavar="JOB")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own objects as JSON.")]
 
 

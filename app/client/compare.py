@@ -11,7 +11,7 @@ import httpx
 import typer
 
 from app.client.api import Json, segment
-from app.client.command import Client
+from app.client.command import Client, option
 from app.client.errors import Misused, Refused
 from app.client.jobs.fields import naming_the_field
 from app.client.jobs.request import parse_settings
@@ -26,18 +26,11 @@ GOES_ON = {"validating_files", "queued", "running"}
 
 def compare(
     client: Client,
-    model: Annotated[str, typer.Option(help="What all jobs start from.", show_default=False)],
+    model: Annotated[str, option(help="What all jobs start from.")],
     file: Annotated[
-        str,
-        typer.Option(
-            help="Training data: the id of a file, or a path that is uploaded first.",
-            show_default=False,
-        ),
+        str, option(help="Training data: the id of a file, or a path that is uploaded first.")
     ],
-    validation: Annotated[
-        str | None,
-        typer.Option(help="Likewise, to compare the methods on.", show_default=False),
-    ] = None,
+    validation: Annotated[str | None, option(help="Likewise, to compare the methods on.")] = None,
     methods: Annotated[
         str, typer.Option(help="Names of methods with commas between them, or all.")
     ] = "all",
@@ -47,11 +40,7 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Jobs of each method: seeds 0, 1, …")] = 1,
     learning_rate: Annotated[
         list[str],
-        typer.Option(
-            metavar="METHOD=RATE",
-            help="In the place of a method's own rate; may be repeated.",
-            show_default=False,
-        ),
+        option(metavar="METHOD=RATE", help="In the place of a method's own rate; may be repeated."),
     ] = [],  # noqa: B006
     rate_factors: Annotated[
         str,
@@ -61,19 +50,15 @@ def compare(
     ] = "1",
     settings: Annotated[
         list[str],
-        typer.Option(
+        option(
             "--set",
             metavar="KEY=VALUE",
             help="Any field of `falqon`, for all methods that have it; may be repeated.",
-            show_default=False,
         ),
     ] = [],  # noqa: B006
-    name: Annotated[str | None, typer.Option(help="Of the study.", show_default=False)] = None,
+    name: Annotated[str | None, option(help="Of the study.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the jobs to their end.")] = False,
-    output: Annotated[
-        Path | None,
-        typer.Option(help="Write the table there, .md or .csv.", show_default=False),
-    ] = None,
+    output: Annotated[Path | None, option(help="Write the table there, .md or .csv.")] = None,
 ) -> None:
     """Train the same data with several methods, and compare them in one table."""
     if output is not None and output.suffix not in (".md", ".csv"):

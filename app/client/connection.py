@@ -1,7 +1,7 @@
 """The address of the service, and the key for it."""
 
 import os
-from typing import NamedTuple
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 import httpx
@@ -12,7 +12,8 @@ from app.client.errors import Misused, NoConnection
 DEFAULT_ADDRESS = "http://127.0.0.1:8000"
 
 
-class Connection(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Connection:
     base_url: str  # ends with /v1
     api_key: str
 

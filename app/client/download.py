@@ -4,7 +4,6 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-import typer
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -17,7 +16,7 @@ from rich.progress import (
 from app.base.terminal import one_line
 from app.client import text
 from app.client.api import Json, segment
-from app.client.command import Client
+from app.client.command import Client, argument, option
 from app.client.errors import Refused
 from app.client.fetching import Block, Moved, RemoteObject, fetch
 
@@ -26,14 +25,9 @@ UNSAFE_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
 
 def download(
     client: Client,
-    model: Annotated[
-        str, typer.Argument(help="As `falqon models list` names it.", show_default=False)
-    ],
+    model: Annotated[str, argument(help="As `falqon models list` names it.")],
     output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder to write to. Default: one named after the model.", show_default=False
-        ),
+        Path | None, option(help="Folder to write to. Default: one named after the model.")
     ] = None,
 ) -> None:
     """Download every file of a model, each proved by its sha256. Run it again to go on after an

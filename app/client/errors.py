@@ -27,7 +27,7 @@ class Refused(ClientError):
     """The service understood and said no, or what was asked for failed."""
 
 
-class Unavailable(Refused):
+class ServiceUnavailable(Refused):
     """The service, or what stands before it, is in trouble, or is asked too often; it may pass."""
 
     def __init__(
@@ -46,7 +46,7 @@ class Misused(ClientError):
     exit_code = EXIT_USAGE
 
 
-class NotFound(ClientError):
+class NoSuchObject(ClientError):
     exit_code = EXIT_NOT_FOUND
 
 

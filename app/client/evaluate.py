@@ -1,7 +1,6 @@
 """`falqon evaluate`: whether a job's model answers held-out rows better than its base."""
 
 import json
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,9 +10,9 @@ import typer
 
 from app.client.api import Json, segment
 from app.client.columns import Column
-from app.client.command import Client
-from app.client.errors import Misused, Refused
-from app.client.polling import poll
+from app.client.command import Client, JobId, option
+from app.client.errors import Misused
+from app.client.polling import wait_until_done
 
 EVALUATION_POLL_SECONDS = 1.0
 SAME_GRADER = {"type": "string_check", "name": "same", "operation": "eq"}
@@ -32,21 +31,19 @@ VERDICTS = {
 
 def evaluate(
     client: Client,
-    job_id: Annotated[str, typer.Argument(metavar="JOB", show_default=False)],
+    job_id: JobId,
     grader: Annotated[
         list[str],
         typer.Option(
             help=f"{', '.join(GRADERS)}, or a JSON file with a grader or a list of them; may be "
-            "repeated.",
+            "repeated."
         ),
     ] = ["same", "fuzzy_match"],  # noqa: B006
     file: Annotated[
-        str | None,
-        typer.Option(help="Id of a file of rows; else what the job held out.", show_default=False),
+        str | None, option(help="Id of a file of rows; else what the job held out.")
     ] = None,
     checkpoint: Annotated[
-        list[int],
-        typer.Option(help="Step of a checkpoint to ask, too; may be repeated.", show_default=False),
+        list[int], option(help="Step of a checkpoint to ask, too; may be repeated.")
     ] = [],  # noqa: B006
     rows: Annotated[int, typer.Option(help="Most rows to ask.")] = 200,
     max_tokens: Annotated[int, typer.Option(help="Of each answer.")] = 256,
@@ -65,7 +62,13 @@ def evaluate(
     evaluation = client.api.post(path, body)
     if wait:
         client.out.note(f"{evaluation['id']}: {len(evaluation['models'])} models are asked …")
-        evaluation = _ended(client, path, evaluation)
+        evaluation = wait_until_done(
+            client,
+            f"{path}/{evaluation['id']}",
+            evaluation,
+            EVALUATION_POLL_SECONDS,
+            how_to_go_on="The evaluation goes on; the job's page shows its result.",
+        )
     if evaluation["result"] is None:
         words = f"{evaluation['id']} is in progress; the job's page shows its result."
         client.out.show(evaluation, words)
@@ -83,23 +86,6 @@ def _graders(name: str) -> list[Json]:
             f"--grader: '{name}' is none of {', '.join(GRADERS)}, and no file of JSON: {error}"
         ) from None
     return content if isinstance(content, list) else [content]
-
-
-def _ended(client: Client, path: str, evaluation: Json) -> Json:
-    while evaluation["status"] == "in_progress":
-        time.sleep(EVALUATION_POLL_SECONDS)
-        evaluation = poll(
-            client,
-            f"{path}/{evaluation['id']}",
-            how_to_go_on="The evaluation goes on; the job's page shows its result.",
-        )
-    if error := evaluation["error"]:
-        raise Refused(
-            error["message"],
-            f"code {error['code']}",
-            body=error | {"type": "invalid_request_error", "param": None},
-        )
-    return evaluation
 
 
 def _show(client: Client, result: Json) -> None:

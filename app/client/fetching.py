@@ -11,13 +11,14 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import httpx
 
 from app.client.api import Api
-from app.client.errors import ClientError, Refused, Unavailable
+from app.client.errors import ClientError, Refused, ServiceUnavailable
 
 # Between tries that bring nothing at all; any byte begins them again. A minute together: a service
 # that is started again is waited for.
@@ -50,13 +51,15 @@ class Digest:
         return self._object.hexdigest()
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Block:
     start: int
     end: int
     sha256: str
 
 
-class RemoteObject(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class RemoteObject:
     """The properties of an object, as the service reports them."""
 
     path: str
@@ -165,7 +168,7 @@ def _arrives(
                 digest.update(chunk)
                 position += len(chunk)
                 moved(position)
-        except (httpx.TransportError, Unavailable) as error:
+        except (httpx.TransportError, ServiceUnavailable) as error:
             failures = 0 if position > before else failures + 1
             if failures > len(RETRY_DELAYS_SECONDS):
                 raise _interrupted(api, error) from None
@@ -204,7 +207,7 @@ def _is_right(target: Path, source: RemoteObject) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == source.sha256
 
 
-def _interrupted(api: Api, error: httpx.TransportError | Unavailable) -> ClientError:
-    gone = error if isinstance(error, Unavailable) else api.unreachable(error)
+def _interrupted(api: Api, error: httpx.TransportError | ServiceUnavailable) -> ClientError:
+    gone = error if isinstance(error, ServiceUnavailable) else api.unreachable(error)
     gone.hint = "Run the same command again; it goes on where it stopped."
     return gone

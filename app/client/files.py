@@ -7,17 +7,16 @@ from app.base.terminal import plain
 from app.client import text
 from app.client.api import Json, segment
 from app.client.columns import Column
-from app.client.command import Client, command
+from app.client.command import Client, Limit, argument, command, option
 from app.client.download import file_content
 from app.client.report import asked_for, readings, show_report
 from app.client.uploading import PURPOSE, checked, upload
 
 app = typer.Typer(no_args_is_help=True, help="Training data on the service.")
 
-FileId = Annotated[str, typer.Argument(metavar="FILE", show_default=False)]
+FileId = Annotated[str, argument(metavar="FILE")]
 Wait = Annotated[
-    bool,
-    typer.Option("--wait", help="Wait until every line is checked; exit 1 if one is wrong."),
+    bool, typer.Option("--wait", help="Wait until every line is checked; exit 1 if one is wrong.")
 ]
 
 
@@ -26,10 +25,7 @@ def upload_file(
     client: Client,
     path: Annotated[
         Path,
-        typer.Argument(
-            help="A JSONL file, or a table: Parquet, CSV or a JSON list; each also in gzip.",
-            show_default=False,
-        ),
+        argument(help="A JSONL file, or a table: Parquet, CSV or a JSON list; each also in gzip."),
     ],
     wait: Wait = False,
 ) -> None:
@@ -46,10 +42,8 @@ def list_files(
             help="`fine-tune-results` is what jobs wrote; another of the API's purposes, or `all`."
         ),
     ] = PURPOSE,
-    limit: Annotated[int, typer.Option(help="Maximum number to show.")] = 20,
-    after: Annotated[
-        str | None, typer.Option(help="Start after this file.", show_default=False)
-    ] = None,
+    limit: Limit = 20,
+    after: Annotated[str | None, option(help="Start after this file.")] = None,
 ) -> None:
     """Show the files to train or validate with, newest first."""
     filter_by = None if purpose == "all" else purpose
@@ -96,28 +90,17 @@ def report_file(
     client: Client,
     file_id: FileId,
     model: Annotated[
-        str | None,
-        typer.Option(
-            help="Also count its tokens for this model, waiting for the result.", show_default=False
-        ),
+        str | None, option(help="Also count its tokens for this model, waiting for the result.")
     ] = None,
-    max_seq_length: Annotated[
-        int | None, typer.Option(help="As in the job; with --model.", show_default=False)
-    ] = None,
+    max_seq_length: Annotated[int | None, option(help="As in the job; with --model.")] = None,
     validation_file: Annotated[
         str | None,
-        typer.Option(
-            metavar="FILE",
-            help="Also find records that are in this file too; with --model.",
-            show_default=False,
-        ),
+        option(metavar="FILE", help="Also find records that are in this file too; with --model."),
     ] = None,
     chat_template_kwargs: Annotated[
         str | None,
-        typer.Option(
-            metavar="JSON",
-            help='As in the job, such as {"enable_thinking": false}; with --model.',
-            show_default=False,
+        option(
+            metavar="JSON", help='As in the job, such as {"enable_thinking": false}; with --model.'
         ),
     ] = None,
 ) -> None:
@@ -156,8 +139,7 @@ def download_file(
     client: Client,
     file_id: FileId,
     output: Annotated[
-        Path | None,
-        typer.Option(help="Where to write it. Default: its own name, here.", show_default=False),
+        Path | None, option(help="Where to write it. Default: its own name, here.")
     ] = None,
 ) -> None:
     """Download the bytes of a file."""

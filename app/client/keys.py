@@ -7,7 +7,7 @@ import typer
 from app.client import text
 from app.client.api import segment
 from app.client.columns import Column
-from app.client.command import Client, command
+from app.client.command import Client, Limit, argument, command, option
 from app.client.errors import Misused
 
 DAY_SECONDS = 86_400
@@ -17,27 +17,25 @@ app = typer.Typer(
 )
 
 
-class Scope(StrEnum):
+class KeyScope(StrEnum):
     INFER = "infer"
     READ = "read"
     WRITE = "write"
     ADMIN = "admin"
 
 
-Project = Annotated[
-    str | None, typer.Option(help="Default: the project of your own key.", show_default=False)
-]
+Project = Annotated[str | None, option(help="Default: the project of your own key.")]
 
 
 @command(app, "create", "falqon keys create laptop --scope read --expires-in-days 90")
 def create_key(
     client: Client,
-    name: Annotated[str, typer.Argument(help="What the key is for.", show_default=False)],
-    scope: Annotated[Scope, typer.Option(help="Each includes those before it.")] = Scope.WRITE,
+    name: Annotated[str, argument(help="What the key is for.")],
+    scope: Annotated[
+        KeyScope, typer.Option(help="Each includes those before it.")
+    ] = KeyScope.WRITE,
     project: Project = None,
-    expires_in_days: Annotated[
-        int | None, typer.Option(metavar="DAYS", help="Default: never.", show_default=False)
-    ] = None,
+    expires_in_days: Annotated[int | None, option(metavar="DAYS", help="Default: never.")] = None,
 ) -> None:
     """Make an API key and show it, this once."""
     if expires_in_days is not None and expires_in_days < 1:
@@ -58,10 +56,8 @@ def create_key(
 def list_keys(
     client: Client,
     project: Project = None,
-    limit: Annotated[int, typer.Option(help="Maximum number to show.")] = 20,
-    after: Annotated[
-        str | None, typer.Option(help="Start after this key.", show_default=False)
-    ] = None,
+    limit: Limit = 20,
+    after: Annotated[str | None, option(help="Start after this key.")] = None,
 ) -> None:
     """Show the keys that work, newest first; never their secrets."""
     page = client.api.get("/api_keys", {"project_id": project, "limit": limit, "after": after})
@@ -88,9 +84,7 @@ def list_keys(
 @command(app, "revoke", "falqon keys revoke KEY")
 def revoke_key(
     client: Client,
-    key_id: Annotated[
-        str, typer.Argument(metavar="KEY", help="Its id, not its secret.", show_default=False)
-    ],
+    key_id: Annotated[str, argument(metavar="KEY", help="Its id, not its secret.")],
 ) -> None:
     """Revoke a key; it stops working at once."""
     answer = client.api.delete(f"/api_keys/{segment(key_id)}")

@@ -4,8 +4,8 @@ and no key.
 
 import json
 import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from app.client.errors import NoConnection
 
@@ -13,7 +13,8 @@ CLIENT_FILE = "client.json"
 OTHERS_PERMISSIONS = 0o077
 
 
-class LocalService(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LocalService:
     base_url: str
     api_key: str
 
@@ -53,5 +54,5 @@ def write(folder: Path, service: LocalService) -> None:
     path = folder / CLIENT_FILE
     staged = folder / f".{CLIENT_FILE}.{os.getpid()}"
     with open(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(service._asdict(), file)
+        json.dump(asdict(service), file)
     staged.replace(path)

@@ -5,14 +5,14 @@ import typer
 
 from app.client import text
 from app.client.api import Json, segment
-from app.client.command import Client, command
+from app.client.command import Client, argument, command
 from app.client.exports import export_model
 
 app = typer.Typer(
     no_args_is_help=True, help="Base models, and the models that jobs made from them."
 )
 
-ModelId = Annotated[str, typer.Argument(metavar="MODEL", show_default=False)]
+ModelId = Annotated[str, argument(metavar="MODEL")]
 
 
 @command(app, "list", "falqon models list")

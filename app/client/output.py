@@ -64,7 +64,7 @@ class Output:
 
         The columns are in the order of their importance: the last one goes first where not all fit.
         """
-        names = [columns.Column.of(head) for head in heads]
+        names = [columns.Column(head) if isinstance(head, str) else head for head in heads]
         cells = [["" if cell is None else one_line(cell) for cell in row] for row in rows]
         widths = columns.fit(names, cells, self.console.width)
         # A single column may be wider than a terminal.

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.client.api import Json
 from app.client.command import Client
-from app.client.errors import Unavailable, Unreachable
+from app.client.errors import Refused, ServiceUnavailable, Unreachable
 
 POLL_TIMEOUT_SECONDS = 600.0
 RETRY_SECONDS = 2.0
@@ -18,14 +18,14 @@ def poll(
     client: Client, path: str, query: Mapping[str, Any] | None = None, *, how_to_go_on: str
 ) -> Json:
     """Return the object as it is now. A service that stays unavailable raises `Unreachable` or
-    `Unavailable`, which say how to go on.
+    `ServiceUnavailable`, which say how to go on.
     """
     give_up_at = time.monotonic() + POLL_TIMEOUT_SECONDS
     is_told = False
     while True:
         try:
             return client.api.get(path, query, repeatable=True)
-        except (Unreachable, Unavailable) as error:
+        except (Unreachable, ServiceUnavailable) as error:
             if not _may_pass(error) or time.monotonic() > give_up_at:
                 error.hint = how_to_go_on
                 raise
@@ -35,6 +35,19 @@ def poll(
             time.sleep(max(RETRY_SECONDS, error.wait_seconds))
 
 
-def _may_pass(error: Unreachable | Unavailable) -> bool:
+def wait_until_done(
+    client: Client, path: str, operation: Json, every_seconds: float, *, how_to_go_on: str
+) -> Json:
+    """Return an export or an evaluation once it has ended. Raises `Refused` if it failed."""
+    while operation["status"] == "in_progress":
+        time.sleep(every_seconds)
+        operation = poll(client, path, how_to_go_on=how_to_go_on)
+    if error := operation["error"]:
+        body = error | {"type": "invalid_request_error", "param": None}
+        raise Refused(error["message"], f"code {error['code']}", body=body)
+    return operation
+
+
+def _may_pass(error: Unreachable | ServiceUnavailable) -> bool:
     """Tell an unavailable service from one that fails at this request, and so names no time."""
     return error.body.get("type") != "server_error" or error.wait_seconds > 0

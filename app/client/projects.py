@@ -6,33 +6,31 @@ import typer
 from app.client import text
 from app.client.api import Json, segment
 from app.client.columns import Column
-from app.client.command import Client, command
+from app.client.command import Client, Limit, argument, command, option
 from app.client.errors import Misused
 
 app = typer.Typer(
     no_args_is_help=True, help="Projects of a service; needs a key with the right `admin`."
 )
 
-ProjectId = Annotated[str, typer.Argument(metavar="PROJECT", show_default=False)]
-Weight = Annotated[
-    int | None,
-    typer.Option(help="Share of the machines, relative to other projects.", show_default=False),
-]
-RequestsPerMinute = Annotated[
-    int | None, typer.Option(help="Limit of each key.", show_default=False)
-]
-MaxLiveJobs = Annotated[
-    int | None, typer.Option(help="Limit of jobs that have not ended.", show_default=False)
-]
-MaxStorageBytes = Annotated[
-    int | None, typer.Option(help="Limit of files and models together.", show_default=False)
-]
-MaxDeviceHours = Annotated[
-    float | None, typer.Option(help="Limit in a calendar month.", show_default=False)
-]
+ProjectId = Annotated[str, argument(metavar="PROJECT")]
+Weight = Annotated[int | None, option(help="Share of the machines, relative to other projects.")]
+RequestsPerMinute = Annotated[int | None, option(help="Limit of each key.")]
+MaxLiveJobs = Annotated[int | None, option(help="Limit of jobs that have not ended.")]
+MaxStorageBytes = Annotated[int | None, option(help="Limit of files and models together.")]
+MaxDeviceHours = Annotated[float | None, option(help="Limit in a calendar month.")]
 
 
-class Limit(StrEnum):
+LIMITS = (
+    "weight",
+    "requests_per_minute",
+    "max_live_jobs",
+    "max_storage_bytes",
+    "max_device_hours",
+)
+
+
+class Unlimited(StrEnum):
     REQUESTS_PER_MINUTE = "requests-per-minute"
     MAX_LIVE_JOBS = "max-live-jobs"
     MAX_STORAGE_BYTES = "max-storage-bytes"
@@ -46,7 +44,7 @@ class Limit(StrEnum):
 @command(app, "create", "falqon projects create acme --max-live-jobs 5")
 def create_project(
     client: Client,
-    name: Annotated[str, typer.Argument(show_default=False)],
+    name: Annotated[str, argument()],
     weight: Weight = None,
     requests_per_minute: RequestsPerMinute = None,
     max_live_jobs: MaxLiveJobs = None,
@@ -63,10 +61,8 @@ def create_project(
 @command(app, "list", "falqon projects list")
 def list_projects(
     client: Client,
-    limit: Annotated[int, typer.Option(help="Maximum number to show.")] = 20,
-    after: Annotated[
-        str | None, typer.Option(help="Start after this project.", show_default=False)
-    ] = None,
+    limit: Limit = 20,
+    after: Annotated[str | None, option(help="Start after this project.")] = None,
 ) -> None:
     """Show projects, newest first."""
     page = client.api.get("/projects", {"limit": limit, "after": after})
@@ -92,14 +88,14 @@ def show_project(client: Client, project_id: ProjectId) -> None:
 def change_project(
     client: Client,
     project_id: ProjectId,
-    name: Annotated[str | None, typer.Option(show_default=False)] = None,
+    name: Annotated[str | None, option()] = None,
     weight: Weight = None,
     requests_per_minute: RequestsPerMinute = None,
     max_live_jobs: MaxLiveJobs = None,
     max_storage_bytes: MaxStorageBytes = None,
     max_device_hours: MaxDeviceHours = None,
     unlimited: Annotated[
-        list[Limit], typer.Option(help="Take this limit away; may be repeated.", show_default=False)
+        list[Unlimited], option(help="Take this limit away; may be repeated.")
     ] = [],  # noqa: B006
 ) -> None:
     """Change the name or limits of a project; what is not given stays."""
@@ -130,25 +126,13 @@ def _limits(
     max_storage_bytes: int | None,
     max_device_hours: float | None,
 ) -> Json:
-    changes = {
-        "weight": weight,
-        "requests_per_minute": requests_per_minute,
-        "max_live_jobs": max_live_jobs,
-        "max_storage_bytes": max_storage_bytes,
-        "max_device_hours": max_device_hours,
-    }
-    return {name: value for name, value in changes.items() if value is not None}
+    values = (weight, requests_per_minute, max_live_jobs, max_storage_bytes, max_device_hours)
+    pairs = zip(LIMITS, values, strict=True)
+    return {name: value for name, value in pairs if value is not None}
 
 
 def _show(client: Client, project: Json) -> None:
     usage = project.get("usage") or {}
-    limits = (
-        "weight",
-        "requests_per_minute",
-        "max_live_jobs",
-        "max_storage_bytes",
-        "max_device_hours",
-    )
     client.out.show(
         project,
         {
@@ -157,6 +141,6 @@ def _show(client: Client, project: Json) -> None:
             "status": project["status"],
             "created": text.moment(project["created_at"]),
         }
-        | {name.replace("_", " "): project.get(name) for name in limits}
+        | {name.replace("_", " "): project.get(name) for name in LIMITS}
         | {f"used: {name.replace('_', ' ')}": value for name, value in usage.items()},
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.client.api import segment
-from app.client.command import Client
+from app.client.command import Client, argument
 from app.client.download import download_files, folder_name
 from app.client.errors import ClientError, Misused, NoConnection, Refused
 
@@ -27,12 +27,8 @@ WHICH_TOKEN = "Set HF_TOKEN to one that may write there, or run `hf auth login`.
 
 def publish(
     client: Client,
-    model: Annotated[
-        str, typer.Argument(help="As `falqon models list` names it.", show_default=False)
-    ],
-    destination: Annotated[
-        str, typer.Argument(help="hf:OWNER/NAME, made if it is not there.", show_default=False)
-    ],
+    model: Annotated[str, argument(help="As `falqon models list` names it.")],
+    destination: Annotated[str, argument(help="hf:OWNER/NAME, made if it is not there.")],
     private: Annotated[
         bool,
         typer.Option(

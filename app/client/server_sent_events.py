@@ -1,12 +1,13 @@
 """Server-sent events, as the service streams them."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 DONE = "[DONE]"
 
 
-class StreamMessage(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StreamMessage:
     seq: int | None
     data: str
 

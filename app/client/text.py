@@ -31,6 +31,10 @@ def moment(seconds: int | None) -> str:
     return "" if seconds is None else text.minute(seconds)
 
 
+def loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
 def cards(holder: Mapping[str, Any]) -> str:
     """Say which cards, or slots of a CPU, a worker or an attempt has; empty where none is named."""
     numbers = holder.get("cards") or []

@@ -7,7 +7,7 @@ import typer
 from app.client import text
 from app.client.api import Json, segment
 from app.client.columns import Column
-from app.client.command import Client, command
+from app.client.command import Client, Limit, argument, command, option
 
 WEBHOOKS_PATH = "/webhook_endpoints"
 
@@ -15,9 +15,8 @@ app = typer.Typer(
     no_args_is_help=True, help="Addresses that the service tells of what happens to jobs."
 )
 
-EndpointId = Annotated[str, typer.Argument(metavar="WEBHOOK", show_default=False)]
-Limit = Annotated[int, typer.Option(help="Maximum number to show.")]
-After = Annotated[str | None, typer.Option(help="Start after this one.", show_default=False)]
+EndpointId = Annotated[str, argument(metavar="WEBHOOK")]
+After = Annotated[str | None, option(help="Start after this one.")]
 
 
 @command(app, "list", "falqon webhooks list")
@@ -46,17 +45,12 @@ def list_webhooks(client: Client, limit: Limit = 20, after: After = None) -> Non
 @command(app, "add", "falqon webhooks add https://example.org/hook --event fine_tuning.job.failed")
 def add_webhook(
     client: Client,
-    url: Annotated[str, typer.Argument(metavar="URL", show_default=False)],
+    url: Annotated[str, argument(metavar="URL")],
     event: Annotated[
         list[str],
-        typer.Option(
-            help="What it is told of; may be repeated. Default: that a job has ended.",
-            show_default=False,
-        ),
+        option(help="What it is told of; may be repeated. Default: that a job has ended."),
     ] = [],  # noqa: B006
-    name: Annotated[
-        str | None, typer.Option(help="Default: the host of the address.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, option(help="Default: the host of the address.")] = None,
 ) -> None:
     """Add a webhook and show its signing secret, this once."""
     body: Json = {"url": url}
@@ -141,7 +135,7 @@ def list_deliveries(
 def resend_delivery(
     client: Client,
     webhook_id: EndpointId,
-    delivery_id: Annotated[str, typer.Argument(metavar="DELIVERY", show_default=False)],
+    delivery_id: Annotated[str, argument(metavar="DELIVERY")],
 ) -> None:
     """Send what a delivery told once more, as a new delivery."""
     path = f"{WEBHOOKS_PATH}/{segment(webhook_id)}/deliveries/{segment(delivery_id)}/resend"

@@ -10,7 +10,7 @@ def workers(client: Client) -> None:
             each["id"],
             f"{each['status']}{', draining' if each.get('draining') else ''}",
             f"{each['num_devices'] * each['max_gpus']} x {each['device']}",
-            _ago(each["heartbeat_age_seconds"]),
+            f"{text.duration(each['heartbeat_age_seconds'])} ago",
             text.cards(each),
             each["job"],
         )
@@ -22,7 +22,3 @@ def workers(client: Client) -> None:
         rows,
         "No worker has reported lately.",
     )
-
-
-def _ago(seconds: float) -> str:
-    return f"{text.duration(seconds)} ago"

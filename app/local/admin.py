@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from app.local import operate, worker_tokens
-from app.local.commands import open_database, refuse
+from app.local.commands import open_database, open_session, refuse
 
 MAX_LISTED = 1000
 
@@ -62,12 +62,11 @@ def add_model(
 @models.command("list", epilog="Example: falqon admin models list")
 def list_models() -> None:
     """List the base models, oldest first."""
-    from app.base.settings import load_settings
     from app.base.terminal import one_line
     from app.base.text import minute, size
     from app.catalogue import service as catalogue
 
-    with open_database(load_settings()) as database, database.read() as session:
+    with open_session(writes=False) as session:
         bases = catalogue.newest(session, None, limit=MAX_LISTED)
     for model in reversed(bases.models):
         typer.echo(f"{one_line(model.id)}  {size(model.bytes)}  {minute(model.created)}")
@@ -80,16 +79,11 @@ def remove_model(
     model_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` names it.")],
 ) -> None:
     """Remove a base model that no unfinished job needs; models that came of it stay."""
-    from app.base.errors import ApiError
-    from app.base.settings import load_settings
     from app.catalogue import service as catalogue
     from app.models import DEFAULT_PROJECT_ID
 
-    try:
-        with open_database(load_settings()) as database, database.transaction() as session:
-            catalogue.delete_base(session, DEFAULT_PROJECT_ID, model_id)
-    except ApiError as error:
-        refuse(error)
+    with open_session() as session:
+        catalogue.delete_base(session, DEFAULT_PROJECT_ID, model_id)
     typer.echo(f"{model_id} is removed; its files follow within an hour, by a running API.")
 
 
@@ -102,11 +96,10 @@ def create_key(
     ] = "write",
 ) -> None:
     """Make an API key of the default project and show it once."""
-    from app.base.settings import load_settings
     from app.keys import service
     from app.models import DEFAULT_PROJECT_ID, Scope
 
-    with open_database(load_settings()) as database, database.transaction() as session:
+    with open_session() as session:
         _, secret = service.add_key(session, DEFAULT_PROJECT_ID, name, Scope(scope))
     sys.stdout.write(f"{secret}\n")
 
@@ -114,12 +107,11 @@ def create_key(
 @engines.command("list", epilog="Example: falqon admin engines list")
 def list_engines() -> None:
     """List the models that are loaded or about to be, those asked last first."""
-    from app.base.settings import load_settings
     from app.base.terminal import one_line
     from app.base.text import minute, size
     from app.inference import engines as loaded
 
-    with open_database(load_settings()) as database, database.read() as session:
+    with open_session(writes=False) as session:
         rows = loaded.list_loaded(session, None)
     for engine in rows:
         kept = "  kept loaded" if engine.keep_loaded else ""
@@ -134,30 +126,20 @@ def keep_engine(
     keep: Annotated[bool, typer.Option("--on/--off", help="Keep it loaded, or no longer.")] = True,
 ) -> None:
     """Keep a model loaded: it makes no room for others, and idle time does not end it."""
-    from app.base.errors import NotFound
-    from app.base.settings import load_settings
     from app.inference import engines as loaded
 
-    try:
-        with open_database(load_settings()) as database, database.transaction() as session:
-            loaded.keep_loaded(session, model_id, keep)
-    except NotFound as error:
-        refuse(error)
+    with open_session() as session:
+        loaded.keep_loaded(session, model_id, keep)
     typer.echo(f"{model_id} {'stays loaded' if keep else 'may be unloaded'}.")
 
 
 @engines.command("unload", epilog="Example: falqon admin engines unload MODEL")
 def unload_engine(model_id: LoadedModel) -> None:
     """Unload a model; the next question loads it again."""
-    from app.base.errors import NotFound
-    from app.base.settings import load_settings
     from app.inference import engines as loaded
 
-    try:
-        with open_database(load_settings()) as database, database.transaction() as session:
-            loaded.unload(session, model_id)
-    except NotFound as error:
-        refuse(error)
+    with open_session() as session:
+        loaded.unload(session, model_id)
     typer.echo(f"{model_id} ends, where a worker has it with that one's next heartbeat.")
 
 

@@ -33,7 +33,7 @@ class BackupFailed(Exception):
     """A sentence that says what is in the way, and what to do."""
 
 
-class Manifest(BaseModel):
+class BackupManifest(BaseModel):
     """The content of `backup.json`."""
 
     format: Literal[1] = 1
@@ -53,7 +53,9 @@ class Entry(NamedTuple):
     sha256: str
 
 
-def back_up(database: Database, storage: Storage, folder: Path, *, with_objects: bool) -> Manifest:
+def back_up(
+    database: Database, storage: Storage, folder: Path, *, with_objects: bool
+) -> BackupManifest:
     """Write a backup into an empty folder, for this user alone: it holds tokens as they are. Raises
     `BackupFailed` and `Refused`.
     """
@@ -69,7 +71,7 @@ def back_up(database: Database, storage: Storage, folder: Path, *, with_objects:
 
 def _write(
     database: Database, storage: Storage, folder: Path, id_: str, *, with_objects: bool
-) -> Manifest:
+) -> BackupManifest:
     private_folder(folder)
     kind = database.engine.dialect.name
     dump = folder / DUMPS[kind]
@@ -83,7 +85,7 @@ def _write(
         for entry in _entries(storage, folder / OBJECTS if with_objects else None):
             writer.writerow(entry)
             num_objects += 1
-    manifest = Manifest(
+    manifest = BackupManifest(
         installation=id_,
         created_at=datetime.now(UTC),
         database="sqlite" if kind == "sqlite" else "postgresql",

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
 
 from obstore.exceptions import BaseError as StorageError
 from redis import Redis
@@ -28,7 +28,8 @@ OTHER = b"falqon check, other bytes"
 Step = Callable[[Storage, str], str]  # Returns the fault, or an empty text.
 
 
-class Result(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Result:
     """The result of one check; `advice` only where it failed."""
 
     part: str

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NoReturn
 import typer
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from app.base.database import Database
     from app.base.settings import Settings
 
@@ -45,3 +47,19 @@ def open_database(settings: "Settings") -> Iterator["Database"]:
             refuse(error)
         finally:
             database.dispose()
+
+
+@contextmanager
+def open_session(settings: "Settings | None" = None, *, writes: bool = True) -> Iterator["Session"]:
+    """Open that database for one transaction; a refusal ends the command with its sentence."""
+    from app.base.errors import ApiError
+    from app.base.settings import load_settings
+
+    try:
+        with (
+            open_database(settings or load_settings()) as database,
+            database.transaction() if writes else database.read() as session,
+        ):
+            yield session
+    except ApiError as error:
+        refuse(error)

@@ -14,9 +14,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
@@ -57,7 +57,8 @@ class NotStarted(Exception):
         self.exit_code = exit_code
 
 
-class Prepared(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Prepared:
     """`generated`: the API key, if one was made just now; `link` signs in, once."""
 
     generated: str | None

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.local.commands import open_database, refuse, refusing_what_is_unusable
+from app.local.commands import open_session, refuse, refusing_what_is_unusable
 
 
 def drain(
@@ -18,7 +18,6 @@ def drain(
     off: Annotated[bool, typer.Option("--off", help="Let it take jobs again.")] = False,
 ) -> None:
     """Let a worker take no more jobs."""
-    from app.base.errors import NotFound
     from app.base.settings import load_settings
     from app.models import Drain
     from app.workers import service as workers
@@ -27,11 +26,8 @@ def drain(
         raise typer.BadParameter("give one of --now and --off")
     settings = load_settings()
     draining = None if off else Drain.STOP if now else Drain.FINISH
-    try:
-        with open_database(settings) as database, database.transaction() as session:
-            drained = workers.drain(session, settings, name, draining)
-    except NotFound as error:
-        refuse(error)
+    with open_session(settings) as session:
+        drained = workers.drain(session, settings, name, draining)
     for each in drained:
         typer.echo(_describe(each.worker.id, each.job.id if each.job else None, draining))
 
@@ -50,16 +46,12 @@ def requeue(
     job_id: Annotated[str, typer.Argument(metavar="JOB", help="As `falqon jobs list` names it.")],
 ) -> None:
     """Take a job from its worker, or let one that waits after a loss start at once."""
-    from app.base.errors import ApiError
     from app.base.settings import load_settings
     from app.jobs.requeue import requeue as requeue_job
 
     settings = load_settings()
-    try:
-        with open_database(settings) as database, database.transaction() as session:
-            done = requeue_job(session, job_id, settings)
-    except ApiError as error:
-        refuse(error)
+    with open_session(settings) as session:
+        done = requeue_job(session, job_id, settings)
     typer.echo(done)
 
 

@@ -6,8 +6,8 @@ import csv
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import ValidationError
 from sqlalchemy import inspect
@@ -25,14 +25,15 @@ from app.local.backup import (
     MANIFEST,
     OBJECTS,
     BackupFailed,
+    BackupManifest,
     Entry,
-    Manifest,
     refuse_pooled,
     run_tool,
 )
 
 
-class Restored(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Restored:
     num_objects: int
     missing: list[str]  # Missing, or not as the inventory says.
 
@@ -59,9 +60,9 @@ def restore(settings: Settings, folder: Path) -> Restored:
     return restored
 
 
-def _read_manifest(folder: Path) -> Manifest:
+def _read_manifest(folder: Path) -> BackupManifest:
     try:
-        return Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+        return BackupManifest.model_validate_json((folder / MANIFEST).read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise BackupFailed(f"{folder} holds no whole backup: {MANIFEST} is missing.") from None
     except ValidationError as error:
@@ -71,7 +72,7 @@ def _read_manifest(folder: Path) -> Manifest:
         ) from None
 
 
-def _refuse_other_kind(manifest: Manifest, database: Database) -> None:
+def _refuse_other_kind(manifest: BackupManifest, database: Database) -> None:
     kind = database.engine.dialect.name
     if manifest.database != kind:
         raise BackupFailed(
@@ -88,7 +89,7 @@ def _refuse_used_database(database: Database) -> None:
         )
 
 
-def _refuse_other_storage(manifest: Manifest, storage: Storage) -> None:
+def _refuse_other_storage(manifest: BackupManifest, storage: Storage) -> None:
     id_ = (storage.read(keys.installation()) or b"").decode(errors="replace").strip()
     if id_ == manifest.installation:
         return
@@ -118,7 +119,7 @@ def _inventory(folder: Path) -> Iterator[Entry]:
                 ) from None
 
 
-def _put_objects(folder: Path, storage: Storage, manifest: Manifest) -> Restored:
+def _put_objects(folder: Path, storage: Storage, manifest: BackupManifest) -> Restored:
     """Bring every object, the installation's id first."""
     storage.replace(keys.installation(), manifest.installation.encode())
     num_objects = 1
@@ -152,7 +153,7 @@ def _put_object(path: Path, storage: Storage, entry: Entry) -> bool:
     return True
 
 
-def _compare_objects(folder: Path, storage: Storage, _manifest: Manifest) -> Restored:
+def _compare_objects(folder: Path, storage: Storage, _manifest: BackupManifest) -> Restored:
     """Look for what the inventory lists, batch by batch of the storage's own list."""
     expected = {entry.key: entry.bytes for entry in _inventory(folder)}
     expected.pop(keys.generation(), None)  # it has another number by now

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.local.commands import open_database, refuse
+from app.local.commands import open_session
 
 app = typer.Typer(
     no_args_is_help=True, help="Tokens for workers that see only the API (`falqon worker --join`)."
@@ -21,14 +21,9 @@ def create(
 ) -> None:
     """Make a token and show it once."""
     from app.auth import worker_tokens
-    from app.base.errors import NotFound
-    from app.base.settings import load_settings
 
-    try:
-        with open_database(load_settings()) as database, database.transaction() as session:
-            _, secret = worker_tokens.create(session, name, project)
-    except NotFound as error:
-        refuse(error)
+    with open_session() as session:
+        _, secret = worker_tokens.create(session, name, project)
     sys.stdout.write(f"{secret}\n")
 
 
@@ -36,11 +31,10 @@ def create(
 def list_tokens() -> None:
     """List the tokens that are not revoked, oldest first."""
     from app.auth import worker_tokens
-    from app.base.settings import load_settings
     from app.base.terminal import one_line
     from app.base.text import minute
 
-    with open_database(load_settings()) as database, database.read() as session:
+    with open_session(writes=False) as session:
         tokens = worker_tokens.list_all(session)
     for token in tokens:
         projects = ", ".join(token.project_ids)
@@ -54,12 +48,7 @@ def revoke(
 ) -> None:
     """Revoke a token; a job that its workers have is lost to them with their next call."""
     from app.auth import worker_tokens
-    from app.base.errors import NotFound
-    from app.base.settings import load_settings
 
-    try:
-        with open_database(load_settings()) as database, database.transaction() as session:
-            worker_tokens.revoke(session, token_id)
-    except NotFound as error:
-        refuse(error)
+    with open_session() as session:
+        worker_tokens.revoke(session, token_id)
     typer.echo(f"{token_id} is revoked; its jobs go back to the queue when their leases end.")

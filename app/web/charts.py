@@ -1,7 +1,8 @@
 """Charts of a job's training, and the numbers that a page loads for them."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from app.auth.caller import Caller
 from app.jobs import service
@@ -18,7 +19,8 @@ TRAINS_CODES = ("falqon", "qa_lora")  # methods whose steps change quantized val
 CODES = "codes_changed"
 
 
-class Chart(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Chart:
     title: str
     keys: tuple[str, ...]
     unit: str = ""

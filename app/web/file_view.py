@@ -1,6 +1,6 @@
 """Views of a file for pages: the result of its check, and its statistics under a model."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from app.auth.caller import Caller
 from app.base.errors import ApiError
@@ -14,7 +14,8 @@ from falqon_core.records.file_check import FileReport
 from falqon_core.records.openai_lines import REWRITE_RULES
 
 
-class FileView(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FileView:
     file: FileObject
     report: FileReport | None
     inspection: InspectionObject | None

@@ -3,7 +3,7 @@ beside the text that the user typed."""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
@@ -45,6 +45,32 @@ def parse_form(kind: type[T], **fields: Any) -> T:
                 for fault in faults
             }
         ) from None
+
+
+class TypedForm:
+    """The texts of a form. As a context it keeps a refusal as `errors` at its fields, for the page
+    that shows the form again.
+    """
+
+    def __init__(self, *other_fields: str, **texts: str | None) -> None:
+        self.values = {name: text or "" for name, text in texts.items()}
+        self.errors: Errors = {}
+        self._fields = (*texts, *other_fields)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> bool:
+        if isinstance(error, ApiError):
+            self.errors = errors_of(error, self._fields)
+        return bool(self.errors)
+
+    @property
+    def status_code(self) -> int:
+        return 400 if self.errors else 200
+
+
+EMPTY_FORM = TypedForm()
 
 
 def errors_of(error: ApiError, fields: Collection[str]) -> Errors:

@@ -13,6 +13,11 @@ POLICY = {
 }
 
 
+def attachment(name: str) -> dict[str, str]:
+    """Return the header of what a browser saves under a name."""
+    return {"content-disposition": f'attachment; filename="{name}"'}
+
+
 def page_headers(**more: str) -> dict[str, str]:
     """`more`: further directives, with `_` for `-`."""
     policy = POLICY | {name.replace("_", "-"): value for name, value in more.items()}

@@ -3,7 +3,7 @@ expected one, and the prompt as a conversation."""
 
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from app.jobs.history import SamplePrompt
 
@@ -14,18 +14,21 @@ ROLE = re.compile(
 )
 
 
-class Turn(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Turn:
     role: str
     text: str
 
 
-class Answer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Answer:
     step: int
     text: str
     is_exact: bool
 
 
-class AnsweredPrompt(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class AnsweredPrompt:
     turns: list[Turn]
     expected: str
     newest: Answer

@@ -8,8 +8,9 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pprint import pformat
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -65,7 +66,8 @@ UNREADABLE = {  # Errors at fields whose text the API cannot parse.
 }
 
 
-class Field(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Field:
     name: str
     label: str
     kind: Kind
@@ -208,12 +210,10 @@ def values_of(job: Job) -> dict[str, str]:
         "model": request.model,
         "training_file": request.training_file,
         "validation_file": request.validation_file,
-    }
-    fields |= {
         "suffix": request.suffix,
         "seed": resolved.recipe.seed if "seed" in resolved.recipe.model_fields_set else None,
+        "priority": request.priority or None,
     }
-    fields |= {"priority": request.priority or None}
     fields |= {
         field.name: getattr(resolved.recipe, name)
         for name, field in _FIELDS.items()
@@ -297,8 +297,7 @@ def _read_pairs(text: str) -> dict[str, str]:
 def _written_pairs(pairs: dict[str, str]) -> str:
     """Write `key=value` lines, or JSON where these would not be read back as the same pairs."""
     lines = "\n".join(f"{key}={value}" for key, value in pairs.items())
-    same = not lines.startswith("{") and _read("pairs", lines.strip()) == pairs
-    if same:
+    if not lines.startswith("{") and _read("pairs", lines.strip()) == pairs:
         return lines
     return json.dumps(pairs, indent=2, ensure_ascii=False)
 

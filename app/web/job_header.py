@@ -1,8 +1,8 @@
 """Figures at the top of a job's page: the loss, the time of its end, and the cost."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import NamedTuple
 
 from app.jobs.schemas import JobObject
 from app.models import Job
@@ -16,7 +16,8 @@ WIDTH = 220.0
 HEIGHT = 56.0
 
 
-class Learning(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Learning:
     """`training` and `validation`: `points` of polylines in one box. `best`: step and validation
     loss, with its place in the box.
     """
@@ -29,7 +30,8 @@ class Learning(NamedTuple):
     best_at: tuple[float, float]
 
 
-class Budgeted(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Budgeted:
     """The used share of a cap. `reaches_it`: before the job would end."""
 
     used: float

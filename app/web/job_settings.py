@@ -3,7 +3,7 @@ file holds and to the method, and three presets.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from app.web.job_form import OTHER_FIELDS, Field, Values
 from falqon_core.contract.config import Recipe
@@ -14,46 +14,14 @@ MAX_UNSEARCHED = 10  # Files that are seen at once, without a search.
 DEFAULT_METHOD: str = Recipe.model_fields["method"].default
 DEFAULT_UPDATE_RULE: str = Recipe.model_fields["update_rule"].default
 FIELDS_BY_GROUP = {
-    "Training": (
-        "beta",
-        "max_steps",
-        "lr_schedule",
-        "warmup_ratio",
-        "weight_decay",
-        "max_grad_norm",
-        "microbatch_tokens",
-        "activation_checkpointing",
-    ),
-    "LoRA and FP8": (
-        "alpha",
-        "target_modules",
-        "update_rule",
-        "a_init",
-        "train_a",
-        "num_update_rows",
-        "base_copy",
-        "simulate_fp8",
-        "group_size",
-        "quantizer",
-        "weight_format",
-        "adapters_fp8",
-    ),
-    "Validation and checkpoints": (
-        "validation_fraction",
-        "eval_every",
-        "early_stopping_patience",
-        "num_samples",
-        "sample_tokens",
-        "checkpoint_every",
-        "keep_checkpoints",
-    ),
-    "Data": (
-        "max_seq_length",
-        "text_overlap_tokens",
-        "packing",
-        "max_bad_record_fraction",
-        "chat_template_kwargs",
-    ),
+    "Training": "beta max_steps lr_schedule warmup_ratio weight_decay max_grad_norm "
+    "microbatch_tokens activation_checkpointing",
+    "LoRA and FP8": "alpha target_modules update_rule a_init train_a num_update_rows base_copy "
+    "simulate_fp8 group_size quantizer weight_format adapters_fp8",
+    "Validation and checkpoints": "validation_fraction eval_every early_stopping_patience "
+    "num_samples sample_tokens checkpoint_every keep_checkpoints",
+    "Data": "max_seq_length text_overlap_tokens packing max_bad_record_fraction "
+    "chat_template_kwargs",
 }
 LEARNED_BY_SHAPE: dict[Shape, str] = {  # The learned part of records of each shape.
     "messages": "Chats: the job learns the assistant's turns (supervised).",
@@ -63,7 +31,8 @@ LEARNED_BY_SHAPE: dict[Shape, str] = {  # The learned part of records of each sh
 }
 
 
-class Group(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Group:
     title: str
     fields: list[Field]
     more: tuple[str, ...] = ()  # fields that are of no recipe
@@ -73,7 +42,8 @@ class Group(NamedTuple):
         return [*(field.name for field in self.fields), *self.more]
 
 
-class Preset(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Preset:
     name: str
     title: str
     summary: str
@@ -94,7 +64,7 @@ class Preset(NamedTuple):
 GROUPS = [
     Group(
         title,
-        [field for field in OTHER_FIELDS if field.name in names],
+        [field for field in OTHER_FIELDS if field.name in names.split()],
         ("seed", "num_gpus", "gpu") if title == "Training" else (),
     )
     for title, names in FIELDS_BY_GROUP.items()

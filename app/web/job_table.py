@@ -1,8 +1,8 @@
 """The table of jobs as an address says it: what it is filtered and sorted by, and its columns."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import date
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import Depends, Query, Request
@@ -18,7 +18,8 @@ COLUMNS_COOKIE = "falqon_columns"  # the columns of the next visit
 COOKIE_SECONDS = 365 * 86_400
 
 
-class JobColumn(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class JobColumn:
     label: str
     kind: str = ""  # the class of its cells
     falls: bool = True  # Sorting begins with the largest.
@@ -42,21 +43,12 @@ COLUMNS = {
     "metadata": JobColumn("Metadata"),
     "id": JobColumn("Id"),
 }
-DEFAULT = (
-    "status",
-    "progress",
-    "eta",
-    "cost",
-    "speed",
-    "device",
-    "loss",
-    "valid_loss",
-    "created",
-)
+DEFAULT = tuple(COLUMNS)[: tuple(COLUMNS).index("created") + 1]
 
 
-class TableQuery(NamedTuple):
-    jobs: JobQuery = JobQuery()
+@dataclass(frozen=True, slots=True)
+class TableQuery:
+    jobs: JobQuery = field(default_factory=JobQuery)
     columns: tuple[str, ...] = DEFAULT
 
     def address(self, columns: tuple[str, ...] | None = None, **changed: Any) -> str:

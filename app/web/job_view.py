@@ -3,7 +3,8 @@ stream replaces.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from sqlalchemy.orm import Session
 
@@ -47,7 +48,7 @@ from app.web.job_header import (
     waited_seconds,
 )
 from app.web.model_view import commands
-from app.web.text import state
+from app.web.text import job_name, state
 from falqon_core.records.jsonl import RecordError
 
 MAX_MESSAGES = 200
@@ -62,19 +63,22 @@ PROGRESS_PARTS = ("title", "actions", "progress", "cost", "log")
 RESULT_PARTS = ("marks", "attempts", "samples", "checkpoints", "evaluations", "artifacts")
 
 
-class LogLine(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class LogLine:
     seq: int
     event: EventObject
 
 
-class FailureView(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FailureView:
     reason: str
     file: File | None  # The file that made it fail.
     lines: list[RecordError]
     num_more: int
 
 
-class CheckpointRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class CheckpointRow:
     """A checkpoint, and the model of its name, if somebody had one made of it."""
 
     checkpoint: Checkpoint
@@ -125,7 +129,7 @@ def progress_context(
 
 def tab_title(job: Job) -> str:
     """Return the title of a job's tab: its progress, then its name."""
-    name = job.suffix or f"Job {job.id[-8:]}"
+    name = job_name(job)
     if job.status == JobStatus.RUNNING and job.progress is not None:
         return f"{job.progress.percent:.0f} % · {name}"
     return f"{state(job).capitalize()} · {name}"

@@ -7,10 +7,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 
-from sse_starlette import ServerSentEvent
+from sse_starlette import EventSourceResponse, ServerSentEvent
 
+from app.auth.caller import Caller
 from app.base.errors import NotFound
-from app.http.event_stream import read_with_retry
+from app.http.event_stream import event_stream, read_with_retry
 from app.services import Services
 
 MIN_PAUSE_SECONDS = 0.5  # between two messages, however much happens
@@ -22,19 +23,24 @@ MAX_PAUSE_SECONDS = 5.0
 Parts = Mapping[str, str]  # HTML by the id of the element that it replaces
 
 
-async def parts(
+def stream(
     services: Services,
-    key_id: str,
-    followed: str,
+    caller: Caller,
     render: Callable[[], Parts],
     every_seconds: float | None = None,
-) -> AsyncIterator[bytes]:
+) -> EventSourceResponse:
     """Send all parts at first, for what happened since the page was made. `every_seconds`: poll
     that often, even without a notification.
     """
+    return event_stream(_messages(services, caller, render, every_seconds))
+
+
+async def _messages(
+    services: Services, caller: Caller, render: Callable[[], Parts], every_seconds: float | None
+) -> AsyncIterator[bytes]:
     sent: Parts = {}
-    with services.wakeups.watching(followed, key_id) as watched:
-        while not services.wakeups.refuses(key_id):
+    with services.wakeups.watching(caller.project_id, caller.key_id) as watched:
+        while not services.wakeups.refuses(caller.key_id):
             # The ticket is taken before the poll, so that a later notification is not slept
             # through.
             changed = watched.changed

@@ -3,7 +3,7 @@ certificate."""
 
 import shlex
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 from urllib.parse import quote
 
 from obstore.exceptions import BaseError as StorageError
@@ -31,19 +31,22 @@ CERTIFICATES = (
 MAX_CERTIFICATE_BYTES = 2**22
 
 
-class Command(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Command:
     tool: str
     label: str
     text: str
 
 
-class TrainedOn(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TrainedOn:
     use: str
     file_id: str
     name: str | None  # None: it has been deleted
 
 
-class Generation(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Generation:
     """One model of a line, and what made it."""
 
     model_id: str

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
 
 from app.auth.caller import Caller
 from app.base.errors import BytesMissing, NotFound
@@ -22,7 +22,8 @@ MAX_PROMPTS = 8
 CHAT_ROLES = ("user", "assistant")
 
 
-class ExamplePrompt(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ExamplePrompt:
     """A question of a file, with what stands before it, and its answer there."""
 
     system: str
@@ -35,10 +36,11 @@ class ExamplePrompt(NamedTuple):
 
     @property
     def document(self) -> str:
-        return json.dumps(self._asdict())
+        return json.dumps(asdict(self))
 
 
-class Prompts(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Prompts:
     are_validation: bool  # Validation data; otherwise training data.
     prompts: list[ExamplePrompt]
 

@@ -1,8 +1,9 @@
 """Rendering of pages and their parts as HTML. Every text of a user passes through Jinja's escaping;
 nothing is marked safe."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastapi import Request, Response
 from fastapi.templating import Jinja2Templates
@@ -15,7 +16,8 @@ from app.web.headers import page_headers
 WEB_FOLDER = Path(__file__).parent
 
 
-class Screen(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Screen:
     path: str
     label: str
 

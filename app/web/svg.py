@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from dataclasses import dataclass
+from typing import Self
 
 from falqon_core.contract.inspection import Histogram
 
@@ -11,7 +12,8 @@ LEAST_HEIGHT = 2.0  # Height of the smallest bar above zero, of 100.
 Point = tuple[float, float]
 
 
-class Bar(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Bar:
     """The lengths from `first` to `last`, and how many there are."""
 
     first: int
@@ -20,7 +22,8 @@ class Bar(NamedTuple):
     height: float  # Percent of the full height.
 
 
-class Frame(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Frame:
     """A box that curves share, the lowest value of all at its bottom."""
 
     left: float

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from app.base.database import MAX_COUNTED
 from app.base.text import DAY, HOUR, MINUTE, duration, moment, rate, size
 from app.base.text import usd as plain_usd
+from app.jobs.schemas import JobObject
 from app.models import Desired, Job, JobStatus
 from app.web import svg
 from app.web.sizes import write_size
@@ -68,6 +69,16 @@ def counted(value: int) -> str:
     return f"{number(MAX_COUNTED)}+"
 
 
+def counted_as(value: int, noun: str) -> str:
+    """Write a count with what is counted."""
+    return f"{number(value)} {noun if value == 1 else f'{noun}s'}"
+
+
+def job_name(job: Job | JobObject) -> str:
+    """Return the name that a job was given, or one made of its id."""
+    return job.suffix or f"Job {job.id[-8:]}"
+
+
 def metric(value: float) -> str:
     """Write a loss, a rate, a norm: four digits that count."""
     if value == 0 or 0.001 <= abs(value) < 10_000:
@@ -121,26 +132,11 @@ def playground(model_id: str) -> str:
 
 
 FILTERS: dict[str, Callable[..., Any]] = {
-    "duration": duration,
-    "age": age,
-    "ahead": ahead,
-    "ago": ago,
-    "moment": moment,
-    "iso": iso,
-    "number": number,
-    "counted": counted,
-    "metric": metric,
-    "size": size,
-    "written_size": write_size,
-    "usd": usd,
-    "price": price,
-    "rate": rate,
-    "percent": percent,
-    "setting": setting,
-    "as_json": as_json,
-    "shell": shlex.quote,
-    "model_page": model_page,
-    "playground": playground,
-    "bars": svg.bars,
-    "polyline": svg.polyline,
-}
+    function.__name__: function
+    for function in (
+        *(age, ago, ahead, duration, iso, moment),
+        *(as_json, counted, counted_as, job_name, metric, number, percent, setting, size),
+        *(price, rate, usd),
+        *(model_page, playground, svg.bars, svg.polyline),
+    )
+} | {"shell": shlex.quote, "written_size": write_size}

@@ -4,7 +4,8 @@ with its options. What no fields can hold, such as a tag with a comma, is writte
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -30,7 +31,8 @@ HELP = {
 }
 
 
-class TrackerField(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class TrackerField:
     """`option`: of the tracker; empty for one that has none, and is only chosen."""
 
     name: str

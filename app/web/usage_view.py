@@ -2,16 +2,17 @@
 up."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
-from typing import NamedTuple
 
 from app.projects.quotas import WARNING_SHARE
 from app.projects.schemas import ProjectObject
 from app.usage.amounts import DailyUsage, Span
 
 
-class UsageBar(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class UsageBar:
     """One day; `height` is its share of the highest."""
 
     day: date
@@ -21,13 +22,15 @@ class UsageBar(NamedTuple):
     height: float
 
 
-class Totals(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Totals:
     cost: Decimal
     device_seconds: float
     tokens: int
 
 
-class Alert(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Alert:
     project_id: str
     project: str
     limit: str  # Name of the limit.

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import structlog
-from fastapi import Depends, Request, Response
+from fastapi import APIRouter, Depends, Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from fastapi.types import DecoratedCallable
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse
 
@@ -203,6 +204,20 @@ def _installation_admin(caller: Annotated[Caller, Depends(_admin)]) -> Caller:
 
 
 CHANGES = [Depends(refuse_forged_forms)]  # Dependencies of every route that changes something.
+
+
+class PageRouter(APIRouter):
+    """The routes of pages, and with `change` of the forms that they send."""
+
+    def __init__(self, prefix: str = "") -> None:
+        super().__init__(prefix=prefix, route_class=PageRoute)
+
+    def change(
+        self, path: str, *dependencies: params.Depends, max_body_size: int = MAX_FORM_BYTES
+    ) -> Callable[[DecoratedCallable], DecoratedCallable]:
+        return self.post(path, max_body_size=max_body_size, dependencies=[*CHANGES, *dependencies])
+
+
 Visitor = Annotated[Caller, Depends(_visitor)]
 WritingVisitor = Annotated[Caller, Depends(_writer)]
 AdminVisitor = Annotated[Caller, Depends(_admin)]

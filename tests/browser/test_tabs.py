@@ -2,6 +2,7 @@
 
 import time
 
+import pytest
 from playwright.sync_api import Page, expect
 
 from app.models import JobStatus
@@ -17,6 +18,11 @@ HIDE = """hidden => {
     Object.defineProperty(document, "hidden", { get: () => hidden, configurable: true });
     document.dispatchEvent(new Event("visibilitychange"));
 }"""
+BLOCKED_STORAGE = """
+    const get = () => { throw new DOMException("Access is denied.", "SecurityError"); };
+    Object.defineProperty(window, "localStorage", { get });
+"""
+OTHER_CONTENT = """localStorage.setItem("falqon-streams", "{not JSON");"""
 HIDDEN_FROM_THE_START = """
     Object.defineProperty(document, "hidden", { get: () => true, configurable: true });
 """
@@ -81,3 +87,16 @@ def test_a_job_that_was_deleted_in_another_tab_is_gone_when_its_tab_is_shown(
     assert tenant.http.delete(f"/v1/fine_tuning/jobs/{claim.job_id}").is_success
     page.evaluate(HIDE, False)
     expect(page.get_by_role("heading", name="Not found")).to_be_visible()
+
+
+@pytest.mark.parametrize("storage", [BLOCKED_STORAGE, OTHER_CONTENT], ids=["blocked", "no JSON"])
+def test_a_page_has_a_stream_of_its_own_where_the_local_storage_is_of_no_use(
+    visits: Visits, tenant: Tenant, storage: str
+) -> None:
+    claim = scene.job(tenant, tenant.upload(), "alone", 10)
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.add_init_script(storage)
+    page.goto(f"/jobs/{claim.job_id}")
+    wait_for(lambda: page.wait_for_timeout(50) or num_streams(tenant, claim.job_id) == 1)
+    scene.write(tenant, claim, scene.drafts(11), scene.progress(11))
+    expect(page.locator("#job-progress")).to_contain_text("step 11")

@@ -1,11 +1,9 @@
 """Actions on a job that exists."""
 
-from typing import Annotated
-
 import typer
 
 from app.client.api import Json, segment
-from app.client.command import Client, command
+from app.client.command import Client, JobId, command
 from app.client.jobs.request import MaxCost, MaxSeconds, budget
 
 app = typer.Typer()
@@ -16,8 +14,6 @@ UNDER_WAY = {
     "pause": "its worker writes a checkpoint and stops",
     "resume": "the pause is withdrawn",
 }
-
-JobId = Annotated[str, typer.Argument(metavar="JOB", show_default=False)]
 
 
 @command(app, "cancel", "falqon jobs cancel JOB")

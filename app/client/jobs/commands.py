@@ -9,7 +9,7 @@ from app.base.text import moment as to_second
 from app.client import text
 from app.client.api import Json, segment
 from app.client.columns import Column
-from app.client.command import Client, command
+from app.client.command import Client, JobId, Limit, command, option
 from app.client.jobs import actions, compare, create, fields, logs, metrics, watch
 from app.client.jobs.estimate import place
 from app.client.jobs.request import parse_metadata
@@ -18,26 +18,18 @@ app = typer.Typer(no_args_is_help=True, help="Fine-tuning jobs.")
 for part in (create, fields, watch, logs, actions, metrics, compare):
     app.add_typer(part.app)
 
-JobId = Annotated[str, typer.Argument(metavar="JOB", show_default=False)]
-Limit = Annotated[int, typer.Option(help="Maximum number to show.")]
-After = Annotated[str | None, typer.Option(help="Start after this one.", show_default=False)]
+After = Annotated[str | None, option(help="Start after this one.")]
 
 
 @command(app, "list", "falqon jobs list --status running --metadata team=red")
 def list_jobs(
     client: Client,
     status: Annotated[
-        str | None,
-        typer.Option(
-            help="Only those with this status: queued, running, paused, …", show_default=False
-        ),
+        str | None, option(help="Only those with this status: queued, running, paused, …")
     ] = None,
-    model: Annotated[
-        str | None, typer.Option(help="Only those that start from this model.", show_default=False)
-    ] = None,
+    model: Annotated[str | None, option(help="Only those that start from this model.")] = None,
     metadata: Annotated[
-        list[str],
-        typer.Option(help="Only those with this key=value; may be repeated.", show_default=False),
+        list[str], option(help="Only those with this key=value; may be repeated.")
     ] = [],  # noqa: B006
     limit: Limit = 20,
     after: After = None,
@@ -84,8 +76,8 @@ def list_checkpoints(client: Client, job_id: JobId, limit: Limit = 10, after: Af
         (
             each["id"],
             each["step_number"],
-            _number(each["metrics"].get("train_loss")),
-            _number(each["metrics"].get("valid_loss")),
+            text.loss(each["metrics"].get("train_loss")),
+            text.loss(each["metrics"].get("valid_loss")),
             each["fine_tuned_model_checkpoint"],
         )
         for each in page["data"]
@@ -162,7 +154,3 @@ def _against(ratio: float | None) -> str:
     if ratio is None:
         return ""
     return f", {ratio:.2f} times what was expected"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"

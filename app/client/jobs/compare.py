@@ -9,7 +9,7 @@ import typer
 from app.client import text
 from app.client.api import Json, segment
 from app.client.columns import Column
-from app.client.command import Client, command
+from app.client.command import Client, argument, command
 from app.client.errors import Misused
 
 MIN_JOBS, MAX_JOBS = 2, 6
@@ -20,7 +20,7 @@ app = typer.Typer()
 @command(app, "compare", "falqon jobs compare JOB OTHER_JOB")
 def compare_jobs(
     client: Client,
-    job_ids: Annotated[list[str], typer.Argument(metavar="JOB", show_default=False)],
+    job_ids: Annotated[list[str], argument(metavar="JOB")],
 ) -> None:
     """Show two to six jobs beside each other: what they reached, and the settings that differ.
     `falqon compare` trains the same data with several methods.
@@ -52,7 +52,7 @@ def _results(jobs: list[Json]) -> Iterator[tuple[object, ...]]:
     yield "best validation loss", *map(_best, jobs)
     for name in ("valid_loss", "train_loss"):
         words = {"valid_loss": "last validation loss", "train_loss": "training loss"}[name]
-        yield words, *(_number((job.get("progress") or {}).get(name)) for job in jobs)
+        yield words, *(text.loss((job.get("progress") or {}).get(name)) for job in jobs)
     yield "done", *map(text.done, jobs)
     yield "cost", *map(text.cost_so_far, jobs)
     yield "time", *(text.duration(job["execution_seconds"]) for job in jobs)
@@ -74,8 +74,4 @@ def _differing(name: str, values: list[object]) -> Iterator[tuple[object, ...]]:
 def _best(job: Json) -> str:
     best = job.get("best_checkpoint") or {"metrics": {}}
     loss = best["metrics"].get("valid_loss")
-    return "" if loss is None else f"{_number(loss)} at step {best['step_number']}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+    return "" if loss is None else f"{text.loss(loss)} at step {best['step_number']}"

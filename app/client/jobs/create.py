@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from app.client.command import Client, command
+from app.client.command import Client, JobId, command, option
 from app.client.jobs.fields import naming_the_field
 from app.client.jobs.request import JobOptions, job_body
 from app.client.jobs.submitting import (
@@ -26,22 +26,13 @@ Watch = Annotated[bool, typer.Option("--watch", help="Follow the job to its end.
 )
 def create_job(
     client: Client,
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Model to start from, as `falqon models list` names it.", show_default=False
-        ),
-    ],
+    model: Annotated[str, option(help="Model to start from, as `falqon models list` names it.")],
     file: Annotated[
-        str,
-        typer.Option(
-            help="Training data: the id of a file, or a path that is uploaded first.",
-            show_default=False,
-        ),
+        str, option(help="Training data: the id of a file, or a path that is uploaded first.")
     ],
     options: JobOptions,
     validation_file: Annotated[
-        str | None, typer.Option(help="Validation data, given in the same way.", show_default=False)
+        str | None, option(help="Validation data, given in the same way.")
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Submit without asking.")] = False,
     watch: Watch = False,
@@ -55,17 +46,14 @@ def create_job(
 @command(app, "clone", "falqon jobs clone JOB --epochs 1")
 def clone_job(
     client: Client,
-    job_id: Annotated[str, typer.Argument(metavar="JOB", show_default=False)],
+    job_id: JobId,
     options: JobOptions,
-    model: Annotated[
-        str | None, typer.Option(help="Start from another model.", show_default=False)
-    ] = None,
+    model: Annotated[str | None, option(help="Start from another model.")] = None,
     file: Annotated[
-        str | None,
-        typer.Option(help="Train on other data: the id of a file, or a path.", show_default=False),
+        str | None, option(help="Train on other data: the id of a file, or a path.")
     ] = None,
     validation_file: Annotated[
-        str | None, typer.Option(help="Validation data, given in the same way.", show_default=False)
+        str | None, option(help="Validation data, given in the same way.")
     ] = None,
     watch: Watch = False,
 ) -> None:

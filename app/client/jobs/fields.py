@@ -10,8 +10,8 @@ import typer
 
 from app.client.api import Api, Json
 from app.client.columns import Column
-from app.client.command import Client, command
-from app.client.errors import NoConnection, NotFound, Refused
+from app.client.command import Client, argument, command
+from app.client.errors import NoConnection, NoSuchObject, Refused
 
 OPTIONS_SCHEMA = "FalqonOptions"
 PREFIX = "falqon."
@@ -31,15 +31,13 @@ app = typer.Typer()
 @command(app, "fields", "falqon jobs fields rank learning_rate")
 def list_fields(
     client: Client,
-    names: Annotated[
-        list[str], typer.Argument(metavar="FIELD", help="Only these.", show_default=False)
-    ] = [],  # noqa: B006
+    names: Annotated[list[str], argument(metavar="FIELD", help="Only these.")] = [],  # noqa: B006
 ) -> None:
     """Show what --set takes: each field with its values, its default and what it means."""
     fields = read_fields(client.api)
     for name in names:
         if name not in fields:
-            raise NotFound(f"There is no field {name}.", advice(name, fields))
+            raise NoSuchObject(f"There is no field {name}.", advice(name, fields))
     chosen = {name: fields[name] for name in names} if names else fields
     rows = (
         (name, _values(field), _default(field), _words(field)) for name, field in chosen.items()

@@ -8,8 +8,7 @@ import typer
 
 from app.base.terminal import plain
 from app.client.api import Json, segment
-from app.client.command import Client, command
-from app.client.jobs.actions import JobId
+from app.client.command import Client, JobId, command
 from app.client.jobs.watched import FINAL_STATUSES
 from app.client.polling import poll
 
@@ -24,8 +23,7 @@ def show_logs(
     client: Client,
     job_id: JobId,
     attempt: Annotated[
-        int | None,
-        typer.Option(help="Of this attempt, instead of the newest that has one.", min=1),
+        int | None, typer.Option(help="Of this attempt, instead of the newest that has one.", min=1)
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")

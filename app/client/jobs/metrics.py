@@ -5,8 +5,7 @@ import typer
 
 from app.client import text
 from app.client.api import segment
-from app.client.command import Client, command
-from app.client.jobs.actions import JobId
+from app.client.command import Client, JobId, command, option
 
 SPARKLINE_WIDTH = 40
 
@@ -17,13 +16,8 @@ app = typer.Typer()
 def show_metrics(
     client: Client,
     job_id: JobId,
-    keys: Annotated[
-        str | None, typer.Option(help="Only these, separated by commas.", show_default=False)
-    ] = None,
-    points: Annotated[
-        int | None,
-        typer.Option(help="Maximum number of points of each series.", show_default=False),
-    ] = None,
+    keys: Annotated[str | None, option(help="Only these, separated by commas.")] = None,
+    points: Annotated[int | None, option(help="Maximum number of points of each series.")] = None,
 ) -> None:
     """Show the curves that training left; every point with --json."""
     answer = client.api.get(

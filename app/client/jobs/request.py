@@ -4,65 +4,39 @@ import json
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import typer
-
 from app.client.api import Json
+from app.client.command import option
 from app.client.errors import Misused
 
 MaxCost = Annotated[
     str | None,
-    typer.Option(
-        "--max-cost-usd",
-        metavar="USD",
-        help="Pause the job when it has cost this much.",
-        show_default=False,
-    ),
+    option("--max-cost-usd", metavar="USD", help="Pause the job when it has cost this much."),
 ]
-MaxSeconds = Annotated[
-    int | None, typer.Option(help="Pause the job when it has run this long.", show_default=False)
-]
+MaxSeconds = Annotated[int | None, option(help="Pause the job when it has run this long.")]
 
 
 @dataclass(frozen=True)
 class JobOptions:
     """The options that say how to train."""
 
-    suffix: Annotated[
-        str | None,
-        typer.Option(help="Part of the new model's name.", show_default=False),
-    ] = None
-    seed: Annotated[
-        int | None, typer.Option(help="Same seed, same data, same result.", show_default=False)
-    ] = None
-    epochs: Annotated[
-        int | None, typer.Option(help="Passes over the data.", show_default=False)
-    ] = None
-    batch_size: Annotated[
-        int | None, typer.Option(help="Records per step.", show_default=False)
-    ] = None
-    learning_rate: Annotated[
-        float | None, typer.Option(help="Absolute, not a multiplier.", show_default=False)
-    ] = None
+    suffix: Annotated[str | None, option(help="Part of the new model's name.")] = None
+    seed: Annotated[int | None, option(help="Same seed, same data, same result.")] = None
+    epochs: Annotated[int | None, option(help="Passes over the data.")] = None
+    batch_size: Annotated[int | None, option(help="Records per step.")] = None
+    learning_rate: Annotated[float | None, option(help="Absolute, not a multiplier.")] = None
     settings: Annotated[
         list[str],
-        typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Any field of `falqon`, as rank=32; may be repeated.",
-            show_default=False,
+        option(
+            "--set", metavar="KEY=VALUE", help="Any field of `falqon`, as rank=32; may be repeated."
         ),
     ] = field(default_factory=list)
     priority: Annotated[
-        int | None,
-        typer.Option(help="-10 to 10; in your project, higher runs first.", show_default=False),
+        int | None, option(help="-10 to 10; in your project, higher runs first.")
     ] = None
     max_cost_usd: MaxCost = None
     max_seconds: MaxSeconds = None
     metadata: Annotated[
-        list[str],
-        typer.Option(
-            metavar="KEY=VALUE", help="Kept with the job; may be repeated.", show_default=False
-        ),
+        list[str], option(metavar="KEY=VALUE", help="Kept with the job; may be repeated.")
     ] = field(default_factory=list)
 
 

@@ -5,12 +5,12 @@ taken up where it broke.
 import json
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import httpx
 
 from app.client.api import Api, Json, segment
-from app.client.errors import NoConnection, Unavailable
+from app.client.errors import NoConnection, ServiceUnavailable
 from app.client.server_sent_events import DONE, read_messages
 
 STREAM_TIMEOUT_SECONDS = 45.0  # The service sends a comment every 15.
@@ -18,13 +18,15 @@ RETRY_DELAYS_SECONDS = (0.5, 1.0, 2.0, 4.0, 8.0)
 RECONNECT_TIMEOUT_SECONDS = 600.0  # A restart, an update, a night train's tunnel.
 
 
-class Lost(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Lost:
     """The connection broke and is tried again."""
 
     reason: str
 
 
-class Tick(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tick:
     """Nothing happened, and the connection stands."""
 
 
@@ -79,7 +81,7 @@ def follow(api: Api, job_id: str) -> Iterator[Json | Lost | Tick]:
                         yield json.loads(message.data)
         except httpx.TransportError as error:
             reason = str(api.unreachable(error))
-        except Unavailable as error:
+        except ServiceUnavailable as error:
             reason = error.message
         if time.monotonic() - heard_at > RECONNECT_TIMEOUT_SECONDS:
             raise NoConnection(reason, "The job itself goes on.")

@@ -3,15 +3,15 @@ request is sent.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 from uuid import uuid4
 
 import typer
 
 from app.client.api import Json, segment
 from app.client.command import Client
-from app.client.errors import Misused, NotFound, Refused
+from app.client.errors import Misused, NoSuchObject, Refused
 from app.client.jobs.estimate import show_estimate
 from app.client.jobs.fields import naming_the_field
 from app.client.jobs.watch import watch
@@ -22,7 +22,8 @@ ID_PREFIX = "file-"
 NOT_HERE_YET = "not-here-yet"  # Stands for the id of a file that is not uploaded yet.
 
 
-class DataOption(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DataOption:
     """A file of a request: its id, or a path."""
 
     field: str
@@ -76,7 +77,7 @@ def _usable_file(client: Client, data: DataOption) -> str:
 def _find_file(client: Client, file_id: str) -> Json:
     try:
         return client.api.get(f"/files/{segment(file_id)}")
-    except NotFound as error:
+    except NoSuchObject as error:
         if Path(file_id).is_file():
             error.hint = f"What begins with '{ID_PREFIX}' is an id; the file here is ./{file_id}"
         raise

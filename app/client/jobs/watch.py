@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Annotated
 
 import typer
 from rich.live import Live
@@ -14,8 +13,8 @@ from rich.live import Live
 from app.base.text import moment as to_second
 from app.client import text
 from app.client.api import Json, segment
-from app.client.command import Client, command
-from app.client.errors import ClientError, NoConnection, Refused, Unavailable
+from app.client.command import Client, JobId, command
+from app.client.errors import ClientError, NoConnection, Refused, ServiceUnavailable
 from app.client.jobs.stream import Lost, Tick, follow, in_order
 from app.client.jobs.watched import Watched
 
@@ -28,9 +27,7 @@ app = typer.Typer()
 
 
 @command(app, "watch", "falqon jobs watch JOB")
-def watch(
-    client: Client, job_id: Annotated[str, typer.Argument(metavar="JOB", show_default=False)]
-) -> None:
+def watch(client: Client, job_id: JobId) -> None:
     """Follow a job to its end; exit 1 when it failed or was cancelled. Ctrl-C leaves it running."""
     path = f"/fine_tuning/jobs/{segment(job_id)}"
     watched = Watched(client.api.get(path))
@@ -69,7 +66,7 @@ def _as_display(client: Client, path: str, watched: Watched) -> None:
             changed = isinstance(event, dict) and event["type"] != "metrics"
             if isinstance(event, Tick) or (changed and time.monotonic() > refresh_at):
                 # The stream itself notices whether that lasts.
-                with suppress(NoConnection, Unavailable):
+                with suppress(NoConnection, ServiceUnavailable):
                     watched.job = client.api.get(path)
                 refresh_at = time.monotonic() + SECONDS_BETWEEN_REFRESHES
         watched.job = client.api.get(path, repeatable=True)

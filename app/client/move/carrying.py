@@ -10,16 +10,16 @@ from tempfile import TemporaryFile
 from app.base.terminal import one_line
 from app.client.api import segment
 from app.client.command import Client
-from app.client.errors import NotFound, Refused
+from app.client.errors import NoSuchObject, Refused
 from app.client.move.account import Account
-from app.client.move.plan import FileMove, JobMove, Plan, file_problem, obstacle
+from app.client.move.plan import FileMove, JobMove, MovePlan, file_problem, obstacle
 from app.client.move.request import job_body, key_of
 from app.client.uploading import upload_content
 
 MAX_NAME_LENGTH = 255
 
 
-def carry_out(client: Client, account: Account, plan: Plan) -> None:
+def carry_out(client: Client, account: Account, plan: MovePlan) -> None:
     for file in plan.due_files:
         with _noted(file):
             _copy(client, account, file)
@@ -38,7 +38,7 @@ def _noted(move: FileMove | JobMove) -> Iterator[None]:
     """Note a refusal; without a connection nothing can go on."""
     try:
         yield
-    except (Refused, NotFound) as error:
+    except (Refused, NoSuchObject) as error:
         move.problem = error.message
     except OSError as error:  # The temporary file could not be written.
         move.problem = f"this machine cannot keep it meanwhile: {error.strerror}"
@@ -57,7 +57,7 @@ def _copy(client: Client, account: Account, file: FileMove) -> None:
     file.sha256 = sha256
 
 
-def _submit(client: Client, plan: Plan, job: JobMove) -> None:
+def _submit(client: Client, plan: MovePlan, job: JobMove) -> None:
     ids = [_id_here(plan, file_id) for file_id in job.origin.files]
     body = job_body(job.origin, job.model, ids[0], ids[1] if len(ids) > 1 else None)
     job.here = client.api.post("/fine_tuning/jobs", body, idempotency_key=key_of(job.origin.id))
@@ -67,14 +67,14 @@ def content_sha256(client: Client, file_id: str) -> str:
     return client.api.sha256_of(f"/files/{segment(file_id)}/content")
 
 
-def add_hashes(client: Client, plan: Plan) -> None:
+def add_hashes(client: Client, plan: MovePlan) -> None:
     """Add what the service says of the files that were here before."""
     for file in plan.files.values():
         if file.here is not None and not file.sha256:
             file.sha256 = content_sha256(client, file.here["id"])
 
 
-def _id_here(plan: Plan, file_id: str) -> str:
+def _id_here(plan: MovePlan, file_id: str) -> str:
     here = plan.files[file_id].here
     assert here is not None, "a file that is not here has a problem, and so has its job"
     return str(here["id"])

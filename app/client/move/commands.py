@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.client.columns import Column
-from app.client.command import Client, command
+from app.client.command import Client, command, option
 from app.client.connection import resolve_here
 from app.client.errors import Misused, Refused
 
@@ -24,21 +24,16 @@ def move_openai(
     ] = False,
     record: Annotated[
         Path | None,
-        typer.Option(
+        option(
             metavar="PROMPTS.jsonl",
             help="Instead, ask --model these prompts and keep its answers as training data.",
-            show_default=False,
         ),
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(help="The fine-tuned model there to ask; with --record.", show_default=False),
+        str | None, option(help="The fine-tuned model there to ask; with --record.")
     ] = None,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder for the answers. Default: one named after the model.", show_default=False
-        ),
+        Path | None, option(help="Folder for the answers. Default: one named after the model.")
     ] = None,
     from_url: Annotated[
         str, typer.Option(help="Address of the account's API.")

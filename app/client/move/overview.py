@@ -7,10 +7,10 @@ from app.client import text
 from app.client.api import Json
 from app.client.columns import Column
 from app.client.command import Client
-from app.client.move.plan import FileMove, JobMove, Plan
+from app.client.move.plan import FileMove, JobMove, MovePlan
 
 
-def show(client: Client, plan: Plan) -> None:
+def show(client: Client, plan: MovePlan) -> None:
     if client.out.as_json:
         return
     if plan.files:
@@ -34,7 +34,7 @@ def show(client: Client, plan: Plan) -> None:
         client.out.say("")
 
 
-def show_total(client: Client, plan: Plan) -> None:
+def show_total(client: Client, plan: MovePlan) -> None:
     """Show what is still to do, and what that takes."""
     total = total_estimate(plan)
     seconds = total["seconds"]
@@ -53,7 +53,7 @@ def show_total(client: Client, plan: Plan) -> None:
     client.out.facts(facts)
 
 
-def document(plan: Plan) -> Json:
+def document(plan: MovePlan) -> Json:
     return {
         "object": "move",
         "files": [
@@ -86,7 +86,7 @@ def document(plan: Plan) -> Json:
     }
 
 
-def total_estimate(plan: Plan) -> Json:
+def total_estimate(plan: MovePlan) -> Json:
     """Add up the jobs that are still to be submitted."""
     estimates = [job.estimate for job in plan.due_jobs if job.estimate is not None]
     names = ("low", "expected", "high")
@@ -95,7 +95,7 @@ def total_estimate(plan: Plan) -> Json:
     return {"seconds": seconds, "cost": {name: str(amount) for name, amount in cost.items()}}
 
 
-def _due_bytes(plan: Plan) -> int:
+def _due_bytes(plan: MovePlan) -> int:
     return sum(file.origin.bytes for file in plan.due_files)
 
 
@@ -138,7 +138,7 @@ def _job_state(job: JobMove) -> str:
     return str(job.here["status"])
 
 
-def _model_rows(plan: Plan) -> Iterator[tuple[object, ...]]:
+def _model_rows(plan: MovePlan) -> Iterator[tuple[object, ...]]:
     for job in plan.jobs:
         if job.origin.fine_tuned_model:
             here = (job.here or {}).get("fine_tuned_model")

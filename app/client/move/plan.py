@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from app.client.api import Json, segment
 from app.client.command import Client
-from app.client.errors import NotFound, Refused
+from app.client.errors import NoSuchObject, Refused
 from app.client.move.account import Account
 from app.client.move.objects import OriginFile, OriginJob, parse
 from app.client.move.request import ORIGIN, estimate_body, has_room, key_of
@@ -52,7 +52,7 @@ class JobMove:
 
 
 @dataclass
-class Plan:
+class MovePlan:
     files: dict[str, FileMove] = field(default_factory=dict)
     jobs: list[JobMove] = field(default_factory=list)  # the oldest first
     # Models that no job of the list made there.
@@ -73,9 +73,9 @@ class Plan:
         return sum(bool(move.problem) for move in moves)
 
 
-def plan_move(client: Client, account: Account) -> Plan:
+def plan_move(client: Client, account: Account) -> MovePlan:
     jobs = [parse(OriginJob, job) for job in account.list_all("/fine_tuning/jobs")]
-    plan = Plan(jobs=[JobMove(job) for job in reversed(jobs)])
+    plan = MovePlan(jobs=[JobMove(job) for job in reversed(jobs)])
     for value in account.list_all("/files", purpose=PURPOSE):
         _add_file(client, plan, parse(OriginFile, value))
     for job in plan.jobs:
@@ -93,7 +93,7 @@ def plan_move(client: Client, account: Account) -> Plan:
     return plan
 
 
-def file_problem(plan: Plan, job: OriginJob) -> str:
+def file_problem(plan: MovePlan, job: OriginJob) -> str:
     """Say why a file of the job will not be here; nothing where it is or will be."""
     for file_id in job.files:
         if problem := plan.files[file_id].problem:
@@ -101,7 +101,7 @@ def file_problem(plan: Plan, job: OriginJob) -> str:
     return ""
 
 
-def obstacle(client: Client, plan: Plan, job: JobMove) -> str:
+def obstacle(client: Client, plan: MovePlan, job: JobMove) -> str:
     """Say what stands against submitting the job, or settle what it is trained from."""
     origin = job.origin
     if origin.status != "succeeded":
@@ -128,7 +128,7 @@ def obstacle(client: Client, plan: Plan, job: JobMove) -> str:
 def _model_here(client: Client, name: str) -> str | None:
     try:
         return str(client.api.get(f"/models/{segment(name)}", repeatable=True)["id"])
-    except NotFound:
+    except NoSuchObject:
         return None
 
 
@@ -142,12 +142,12 @@ def _continue_from(job: JobMove, parent: JobMove) -> str:
     )
 
 
-def _add_file(client: Client, plan: Plan, origin: OriginFile) -> None:
+def _add_file(client: Client, plan: MovePlan, origin: OriginFile) -> None:
     page = client.api.get("/files", {"idempotency_key": key_of(origin.id)}, repeatable=True)
     plan.files[origin.id] = FileMove(origin, here=next(iter(page["data"]), None))
 
 
-def _add_missing_files(client: Client, account: Account, plan: Plan, job: OriginJob) -> None:
+def _add_missing_files(client: Client, account: Account, plan: MovePlan, job: OriginJob) -> None:
     """Look up the files of a job that the account's list does not have."""
     for file_id in job.files:
         if file_id in plan.files:
@@ -162,7 +162,7 @@ def _add_missing_files(client: Client, account: Account, plan: Plan, job: Origin
             plan.files[file_id].problem = "it has been deleted there"
 
 
-def _look_up(client: Client, account: Account, plan: Plan, job: JobMove) -> None:
+def _look_up(client: Client, account: Account, plan: MovePlan, job: JobMove) -> None:
     """Look for the job here, or else for what it has left there."""
     if has_room(job.origin):
         job.here = next(_jobs_with(client, {ORIGIN: job.origin.id}), None)
@@ -179,7 +179,7 @@ def _look_up(client: Client, account: Account, plan: Plan, job: JobMove) -> None
     )
 
 
-def _find_without_origin(client: Client, plan: Plan, origin: OriginJob) -> Json | None:
+def _find_without_origin(client: Client, plan: MovePlan, origin: OriginJob) -> Json | None:
     """Return the oldest job here that could be this one, by what it has besides its origin, and
     that is no other job of the plan.
     """
@@ -209,7 +209,7 @@ def _jobs_with(client: Client, metadata: dict[str, str]) -> Iterator[Json]:
         query["after"] = page["data"][-1]["id"]
 
 
-def _estimate(client: Client, plan: Plan, job: JobMove) -> None:
+def _estimate(client: Client, plan: MovePlan, job: JobMove) -> None:
     file = plan.files[job.origin.training_file]
     body = estimate_body(job.origin, job.model, file.origin.bytes, job.last_step)
     if file.here is not None and file.here["status"] == "processed":

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from app.client.api import Json
 from app.client.errors import Misused
@@ -33,7 +33,8 @@ REFUSED = ("audio", "chat_template_kwargs", "modalities", "prediction", "web_sea
 NOT_SENT = ("weight", "train")  # mean something to training only
 
 
-class Prompt(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Prompt:
     line: int
     body: Json  # Messages, and the tools that they may call.
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from app.client.api import Json
-from app.client.errors import NoConnection, NotFound, Refused
+from app.client.errors import NoConnection, NoSuchObject, Refused
 from app.client.move.account import Account
 from app.client.move.prompts import Prompt, prompt_of
 
@@ -110,7 +110,7 @@ def _ask(account: Account, model: str, prompt: Prompt) -> Json | str:
     body = {"model": model, **prompt.body}
     try:
         answer = account.post("/chat/completions", body, repeatable=True)
-    except (Refused, NotFound) as error:
+    except (Refused, NoSuchObject) as error:
         return error.message
     try:
         choice = answer["choices"][0]

@@ -1,6 +1,6 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from app.audit_logs import service
 from app.files import service as files
@@ -9,13 +9,13 @@ from app.jobs import service as jobs
 from app.keys import service as keys
 from app.projects import service as projects
 from app.web.rendering import page
-from app.web.visitor import AdminVisitor, PageRoute
+from app.web.visitor import AdminVisitor, PageRouter
 
 PAGE_SIZE = 50
 MAX_NAMES = 1000  # Names of keys and projects; others show their ids.
 Filter = Annotated[str, Query(max_length=256)]
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/activity")

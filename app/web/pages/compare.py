@@ -1,5 +1,6 @@
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 from sqlalchemy.orm import Session
@@ -8,7 +9,6 @@ from sse_starlette import EventSourceResponse
 from app.auth.caller import Caller
 from app.base.errors import InvalidRequest
 from app.http.dependencies import ServicesDep
-from app.http.event_stream import event_stream
 from app.jobs import listing, service
 from app.jobs.comparison import figures_of, recipe_of
 from app.jobs.listing import JobQuery
@@ -20,7 +20,7 @@ from app.web import live
 from app.web.charts import charts_of
 from app.web.rendering import fragment, page, shared
 from app.web.text import state
-from app.web.visitor import PageRoute, Visitor
+from app.web.visitor import PageRouter, Visitor
 from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.comparison import NOTES, combine, filled_columns
 
@@ -28,12 +28,13 @@ MIN_JOBS, MAX_JOBS = 2, 6
 
 Jobs = Annotated[Sequence[str], Query(max_length=100)]
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 streams = APIRouter()
 PARTS = ("jobs", "figures", "results")  # Parts that a stream replaces.
 
 
-class Difference(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SettingRow:
     name: str
     values: list[Any]  # One value for each job; None where it has none.
     is_same: bool
@@ -81,7 +82,7 @@ def comparison_stream(
         }
 
     render()  # refuses jobs that are not there
-    return event_stream(live.parts(services, caller.key_id, caller.project_id, render))
+    return live.stream(services, caller, render)
 
 
 def _choice(session: Session, caller: Caller, chosen: list[str], search: str) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def _names(jobs: list[JobObject]) -> list[str]:
     ]
 
 
-def _differences(jobs: list[JobObject]) -> list[Difference]:
+def _differences(jobs: list[JobObject]) -> list[SettingRow]:
     settings = [
         {
             "model": job.model,
@@ -148,6 +149,6 @@ def _differences(jobs: list[JobObject]) -> list[Difference]:
     names = list(dict.fromkeys(name for of_job in settings for name in of_job))
     rows = [(name, [of_job.get(name) for of_job in settings]) for name in names]
     return [
-        Difference(name, values, all(value == values[0] for value in values))
+        SettingRow(name, values, all(value == values[0] for value in values))
         for name, values in rows
     ]

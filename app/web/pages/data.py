@@ -1,13 +1,13 @@
-from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
 from starlette.responses import RedirectResponse
 
 from app.auth.caller import Caller
-from app.base.errors import ApiError, BytesMissing
+from app.base.errors import BytesMissing
 from app.catalogue import service as catalogue
 from app.dataset_statistics import service as dataset_statistics
 from app.files import service as files
@@ -19,19 +19,12 @@ from app.jobs import service as jobs
 from app.models import FileStatus, Purpose
 from app.services import Services
 from app.web.file_view import view_file
-from app.web.forms import Errors, errors_of, notify_refusals, parse_form, redirect_to
+from app.web.forms import EMPTY_FORM, TypedForm, notify_refusals, parse_form, redirect_to
 from app.web.pages.new_job import DEFAULT_MAX_SEQ_LENGTH
 from app.web.rendering import page
 from app.web.session import notify
 from app.web.text import state
-from app.web.visitor import (
-    CHANGES,
-    MAX_FORM_BYTES,
-    PageRoute,
-    UploadPageRoute,
-    Visitor,
-    WritingVisitor,
-)
+from app.web.visitor import CHANGES, PageRouter, UploadPageRoute, Visitor, WritingVisitor
 from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.estimate.estimate import tokens_from_characters
 from falqon_core.records.file_check import FileReport
@@ -44,11 +37,12 @@ TABS = {Purpose.FINE_TUNE: "Training files", Purpose.FINE_TUNE_RESULTS: "Results
 ALL: Literal["all"] = "all"
 Tab = Purpose | Literal["all"]
 
-router = APIRouter(prefix="/data", route_class=PageRoute)
+router = PageRouter("/data")
 uploads = APIRouter(prefix="/data", route_class=UploadPageRoute)
 
 
-class FileRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FileRow:
     file: FileObject
     report: FileReport | None
     tokens: int | None
@@ -79,10 +73,9 @@ def _list_page(
     after: str | None,
     purpose: Tab = Purpose.FINE_TUNE,
     q: str = "",
-    values: Mapping[str, str] | None = None,
-    errors: Errors | None = None,
+    form: TypedForm = EMPTY_FORM,
 ) -> Response:
-    """`values`: what was typed into the form of a dataset, of which `errors` says what is wrong."""
+    """`form`: what was typed to bring in a dataset."""
     files_page = files.list_files(
         services,
         caller,
@@ -103,9 +96,9 @@ def _list_page(
         request,
         "data/page.html",
         caller,
-        400 if errors else 200,
-        values=values or {},
-        errors=errors or {},
+        form.status_code,
+        values=form.values,
+        errors=form.errors,
         rows=rows,
         tabs=[*(tab for tab in Purpose if tab in (*TABS, purpose, *others)), ALL],
         tab_labels={**TABS, ALL: "All"},
@@ -140,7 +133,7 @@ def upload(
     )
 
 
-@router.post("/sources", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/sources")
 def import_file(
     services: ServicesDep,
     request: Request,
@@ -148,17 +141,13 @@ def import_file(
     source: Annotated[str, Form()],
     mapping: Annotated[str, Form()] = "",
 ) -> Response:
-    try:
+    with TypedForm(source=source, mapping=mapping) as form:
         columns = parse_mapping(mapping) or None
         body = parse_form(SourceRequest, source=source.strip(), purpose=Purpose.FINE_TUNE)
         body = body.model_copy(update={"mapping": columns})
         file = files.import_file(services, caller, body)
-    except ApiError as error:
-        typed = {"source": source, "mapping": mapping}
-        return _list_page(
-            services, request, caller, None, values=typed, errors=errors_of(error, typed)
-        )
-    return redirect_to(f"/data/{file.id}")
+        return redirect_to(f"/data/{file.id}")
+    return _list_page(services, request, caller, None, form=form)
 
 
 @router.get("/{file_id}", dependencies=TOUCHES_STORAGE)
@@ -221,7 +210,7 @@ def file_content(
     return send_content(services, caller, request, file_id, skip_bad_lines=skip_bad_lines)
 
 
-@router.post("/{file_id}/check", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/{file_id}/check")
 def check(
     services: ServicesDep, request: Request, caller: WritingVisitor, file_id: str
 ) -> RedirectResponse:
@@ -230,7 +219,7 @@ def check(
     return redirect_to(f"/data/{file_id}")
 
 
-@router.post("/{file_id}/delete", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/{file_id}/delete")
 def delete(
     services: ServicesDep, request: Request, caller: WritingVisitor, file_id: str
 ) -> RedirectResponse:

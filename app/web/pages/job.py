@@ -1,7 +1,8 @@
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Request, Response
@@ -21,12 +22,13 @@ from app.models.base import JsonObject
 from app.models.job_lifecycle import TERMINAL
 from app.services import Services
 from app.web import charts, job_view, live
+from app.web.headers import attachment
 from app.web.job_header import Points
 from app.web.job_view import PROGRESS_PARTS, RESULT_PARTS
 from app.web.rendering import fragment, page, shared
-from app.web.visitor import PageRoute, Visitor
+from app.web.visitor import PageRouter, Visitor
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 streams = APIRouter()
 MAX_LOG_CHARACTERS = 65_536  # Characters that a page shows.
 MESSAGE_EVENTS = 200  # Events of one message at most.
@@ -34,7 +36,8 @@ WAITING_SECONDS = 5.0  # Interval of updates of a waiting job: others move in th
 END_EVENT = ServerSentEvent("", event="ended").encode()
 
 
-class News(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class News:
     """Updates for a page that has seen every event up to some number."""
 
     seq: int
@@ -76,7 +79,7 @@ def show_job(
 def job_metrics(services: ServicesDep, caller: Visitor, job_id: str, format: str = "json") -> Any:
     """Return the series of the charts and whether more may come, or as CSV all measurements."""
     if format == "csv":
-        headers = {"content-disposition": f'attachment; filename="{job_id}-metrics.csv"'}
+        headers = attachment(f"{job_id}-metrics.csv")
         content = service.write_metrics_csv(services, caller, job_id)
         return StreamingResponse(content, media_type="text/csv", headers=headers)
     with services.database.read() as session:
@@ -134,7 +137,7 @@ def job_log(
     log = service.read_log(services, caller, job_id, row.number)
     if format == "text":
         name = f"{job_id}-{row.number}.log"
-        headers = {"content-disposition": f'attachment; filename="{name}"'}
+        headers = attachment(name)
         return Response(log.text, media_type="text/plain", headers=headers)
     text = log.text
     if len(text) > MAX_LOG_CHARACTERS:

@@ -1,10 +1,8 @@
 """Actions of a user on a job, each a plain form that ends on a page."""
 
-from decimal import Decimal, InvalidOperation
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request, Response
-from pydantic import ValidationError
+from fastapi import Form, Request, Response
 from starlette.responses import RedirectResponse
 
 from app.base.errors import ApiError, InvalidRequest
@@ -13,18 +11,18 @@ from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service
 from app.jobs.checkpoints import checkpoint_name
 from app.models.falqon_options import Budget
-from app.web.forms import notify_refusals, redirect_to
+from app.web.forms import InvalidForm, notify_refusals, parse_form, redirect_to
 from app.web.pages.job import show_job
 from app.web.session import notify
-from app.web.visitor import CHANGES, FORM_SCRIPT, MAX_FORM_BYTES, PageRoute, WritingVisitor
+from app.web.visitor import FORM_SCRIPT, PageRouter, WritingVisitor
 
 USED_UP = "The budget is used up: write a higher cap, or leave its field empty for none."
 Back = Annotated[str, Form()]
 
-router = APIRouter(prefix="/jobs/{job_id}", route_class=PageRoute, dependencies=CHANGES)
+router = PageRouter("/jobs/{job_id}")
 
 
-@router.post("/cancel", max_body_size=MAX_FORM_BYTES)
+@router.change("/cancel")
 def cancel(
     services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str, back: Back = ""
 ) -> RedirectResponse:
@@ -37,7 +35,7 @@ def cancel(
     return redirect_to("/" if back == "/" else f"/jobs/{job_id}")
 
 
-@router.post("/pause", max_body_size=MAX_FORM_BYTES)
+@router.change("/pause")
 def pause(
     services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str
 ) -> RedirectResponse:
@@ -50,7 +48,7 @@ def pause(
     return redirect_to(f"/jobs/{job_id}")
 
 
-@router.post("/resume", max_body_size=MAX_FORM_BYTES)
+@router.change("/resume")
 def resume(
     services: ServicesDep,
     request: Request,
@@ -76,7 +74,7 @@ def resume(
     return redirect_to(f"/jobs/{job_id}")
 
 
-@router.post("/clone", max_body_size=MAX_FORM_BYTES)
+@router.change("/clone")
 def clone(
     services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str
 ) -> RedirectResponse:
@@ -89,7 +87,7 @@ def clone(
     return redirect_to(f"/jobs/{job_id}")
 
 
-@router.post("/delete", max_body_size=MAX_FORM_BYTES, dependencies=TOUCHES_STORAGE)
+@router.change("/delete", *TOUCHES_STORAGE)
 def delete(
     services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str
 ) -> RedirectResponse:
@@ -100,7 +98,7 @@ def delete(
     return redirect_to(f"/jobs/{job_id}")
 
 
-@router.post("/checkpoints/{step}/model", max_body_size=MAX_FORM_BYTES)
+@router.change("/checkpoints/{step}/model")
 def make_model(
     services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str, step: int
 ) -> RedirectResponse:
@@ -119,10 +117,9 @@ def make_model(
 
 def _read_budget(max_cost_usd: str, max_seconds: str) -> Budget:
     try:
-        cost = Decimal(max_cost_usd) if max_cost_usd else None
-        seconds = int(max_seconds) if max_seconds else None
-        return Budget(max_cost_usd=cost, max_seconds=seconds)
-    except (InvalidOperation, ValueError, ValidationError):
+        caps = parse_form(Budget, max_cost_usd=max_cost_usd, max_seconds=max_seconds)
+        return Budget(**dict(caps))  # With a cap that is left empty: it is taken away.
+    except InvalidForm:
         raise InvalidRequest(
             "The budget: dollars as 1.50, seconds as a whole number, or nothing for no cap."
         ) from None

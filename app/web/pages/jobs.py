@@ -1,6 +1,7 @@
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from sqlalchemy.orm import Session
@@ -11,7 +12,6 @@ from app.base.errors import ApiError, InvalidRequest
 from app.catalogue import service as catalogue
 from app.files import service as files
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
-from app.http.event_stream import event_stream
 from app.jobs import listing, service
 from app.jobs.presenter import to_objects
 from app.jobs.schemas import JobObject
@@ -33,18 +33,19 @@ from app.web.job_table import (
 from app.web.rendering import fragment, page, shared
 from app.web.session import notify
 from app.web.text import state
-from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
+from app.web.visitor import PageRouter, Visitor, WritingVisitor
 
 MAX_OFFERED = 50  # Base models to filter by; others are typed.
 MAX_CHOSEN = listing.ROWS + listing.MAX_PINNED
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 streams = APIRouter()
 
 Chosen = Annotated[list[str] | None, Form()]
 
 
-class JobRow(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class JobRow:
     job: JobObject
     state: str
     is_live: bool
@@ -122,10 +123,10 @@ def jobs_stream(
         }
         return {"summary": fragment("jobs/summary.html", **context, **table)} | rows
 
-    return event_stream(live.parts(services, caller.key_id, caller.project_id, render))
+    return live.stream(services, caller, render)
 
 
-@router.post("/jobs/cancel", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/jobs/cancel")
 def cancel_several(
     services: ServicesDep,
     request: Request,
@@ -138,9 +139,7 @@ def cancel_several(
     return redirect_to(f"/?{query.address(page=query.jobs.page)}")
 
 
-@router.post(
-    "/jobs/delete", max_body_size=MAX_FORM_BYTES, dependencies=[*CHANGES, *TOUCHES_STORAGE]
-)
+@router.change("/jobs/delete", *TOUCHES_STORAGE)
 def delete_several(
     services: ServicesDep,
     request: Request,

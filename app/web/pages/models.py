@@ -1,4 +1,3 @@
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Query, Request, Response
@@ -7,33 +6,22 @@ from sse_starlette import EventSourceResponse
 from app.artifacts import service as artifacts
 from app.artifacts.schemas import LinkRequest
 from app.auth.caller import Caller
-from app.base.errors import ApiError
-from app.catalogue import service as catalogue
 from app.catalogue import service as models
 from app.catalogue.schemas import ModelObject
-from app.exports import service as export_service
 from app.exports import service as exports
 from app.exports.schemas import ExportRequest
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
-from app.http.event_stream import event_stream
 from app.jobs import service as jobs
 from app.model_imports import service as model_imports
 from app.model_imports.schemas import ModelImportRequest
 from app.services import Services
 from app.web import live, model_view
-from app.web.forms import Errors, errors_of, notify_refusals, parse_form, redirect_to
+from app.web.forms import EMPTY_FORM, TypedForm, notify_refusals, parse_form, redirect_to
 from app.web.rendering import fragment, page, shared
 from app.web.session import notify
 from app.web.text import model_page
-from app.web.visitor import (
-    CHANGES,
-    MAX_FORM_BYTES,
-    InstallationVisitor,
-    PageRoute,
-    Visitor,
-    WritingVisitor,
-)
+from app.web.visitor import InstallationVisitor, PageRouter, Visitor, WritingVisitor
 from falqon_core.contract.formats import FORMAT_DESCRIPTIONS
 
 MAX_ROWS = 200
@@ -42,7 +30,7 @@ EXPORT_POLL_SECONDS = 2.0
 LINK_SECONDS = {3600: "an hour", 24 * 3600: "a day", 7 * 24 * 3600: "seven days"}
 MODELS_PATH = "/models"
 
-router = APIRouter(prefix=MODELS_PATH, route_class=PageRoute)
+router = PageRouter(MODELS_PATH)
 streams = APIRouter(prefix=MODELS_PATH)
 
 
@@ -61,10 +49,9 @@ def _list_page(
     request: Request,
     caller: Caller,
     q: str,
-    values: Mapping[str, str] | None = None,
-    errors: Errors | None = None,
+    form: TypedForm = EMPTY_FORM,
 ) -> Response:
-    """`values`: what was typed to add a model, of which `errors` says what is wrong."""
+    """`form`: what was typed to add a model."""
     search = q.strip()
     with services.database.read() as session:
         own, bases = (
@@ -90,9 +77,9 @@ def _list_page(
         request,
         "models/list.html",
         caller,
-        400 if errors else 200,
-        values=values or {},
-        errors=errors or {},
+        form.status_code,
+        values=form.values,
+        errors=form.errors,
         own=own_models,
         bases=bases.models,
         q=q,
@@ -104,7 +91,7 @@ def _list_page(
     )
 
 
-@router.post("", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("")
 def add_model(
     services: ServicesDep,
     request: Request,
@@ -112,14 +99,12 @@ def add_model(
     id: Annotated[str, Form()],
     source: Annotated[str, Form()],
 ) -> Response:
-    try:
+    with TypedForm(id=id, source=source) as form:
         body = parse_form(ModelImportRequest, id=id.strip(), source=source.strip())
         model_imports.create_import(services, caller, body)
-    except ApiError as error:
-        typed = {"id": id, "source": source}
-        return _list_page(services, request, caller, "", typed, errors_of(error, typed))
-    notify(request, f"A worker brings {body.id} in.")
-    return redirect_to(MODELS_PATH)
+        notify(request, f"A worker brings {body.id} in.")
+        return redirect_to(MODELS_PATH)
+    return _list_page(services, request, caller, "", form)
 
 
 @streams.get("/{model:path}/live")
@@ -128,15 +113,13 @@ def model_stream(
 ) -> EventSourceResponse:
     """Send the formats that are being made."""
     context = shared(request, caller)
-    model_object = catalogue.retrieve_model(services, caller, model)
+    model_object = models.retrieve_model(services, caller, model)
 
     def render() -> live.Parts:
         forms = _exports(services, caller, model_object)
         return {"exports": fragment("models/exports.html", **context, model=model_object, **forms)}
 
-    return event_stream(
-        live.parts(services, caller.key_id, caller.project_id, render, EXPORT_POLL_SECONDS)
-    )
+    return live.stream(services, caller, render, EXPORT_POLL_SECONDS)
 
 
 @router.get("/{model:path}/artifacts/{name:path}", dependencies=TOUCHES_STORAGE)
@@ -154,7 +137,7 @@ def model_archive(services: ServicesDep, request: Request, caller: Visitor, mode
     return downloads.send_stream(request, artifacts.retrieve_archive(services, caller, model))
 
 
-@router.post("/{model:path}/exports", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/{model:path}/exports")
 def ask_for_export(
     services: ServicesDep,
     request: Request,
@@ -172,7 +155,7 @@ def ask_for_export(
     return redirect_to(model_page(model))
 
 
-@router.post("/{model:path}/links", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/{model:path}/links")
 def make_link(
     services: ServicesDep,
     request: Request,
@@ -196,12 +179,12 @@ def make_link(
     return redirect_to(model_page(model))
 
 
-@router.post("/{model:path}/delete", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/{model:path}/delete")
 def delete_model(
     services: ServicesDep, request: Request, caller: WritingVisitor, model: str
 ) -> Response:
     with notify_refusals(request):
-        catalogue.delete_model(services, caller, model)
+        models.delete_model(services, caller, model)
         notify(request, f"{model} is deleted.")
         return redirect_to(MODELS_PATH)
     return redirect_to(model_page(model))
@@ -209,7 +192,7 @@ def delete_model(
 
 @router.get("/{model:path}", dependencies=TOUCHES_STORAGE)
 def show_model(services: ServicesDep, request: Request, caller: Visitor, model: str) -> Response:
-    model_object = catalogue.retrieve_model(services, caller, model)
+    model_object = models.retrieve_model(services, caller, model)
     files = artifacts.list_artifacts(services, caller, model).data
     with services.database.read() as session:
         lineage = model_view.lineage(session, caller.project_id, model)
@@ -246,7 +229,7 @@ def _exports(services: Services, caller: Caller, model: ModelObject) -> dict[str
     }
     exported = [export.exported_model for export in by_format.values() if export.exported_model]
     with services.database.read() as session:
-        refusals = export_service.refusals(session, caller.project_id, model.id)
+        refusals = exports.refusals(session, caller.project_id, model.id)
         present = models.present(session, caller.project_id, exported)
     forms = [
         (name, description, by_format.get(name), refusals.get(name))

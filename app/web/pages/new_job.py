@@ -1,6 +1,7 @@
-from typing import Annotated, Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import Depends, Form, Request, Response
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from app.auth.caller import Caller
@@ -18,7 +19,7 @@ from app.web.file_view import FileView, view_file
 from app.web.job_form import Errors, Values
 from app.web.rendering import fragment, page, shared
 from app.web.text import age, number
-from app.web.visitor import CHANGES, PageRoute, Visitor, WritingVisitor
+from app.web.visitor import PageRouter, Visitor, WritingVisitor
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.template_kwargs import write_template_kwargs
@@ -29,10 +30,11 @@ MAX_FILES = 200  # Files to choose from; older ones are among the data.
 MAX_JOB_FORM_BYTES = 2**18  # The longest metadata alone is 110 KiB when percent-encoded.
 DEFAULT_MAX_SEQ_LENGTH: int = Recipe.model_fields["max_seq_length"].default
 
-router = APIRouter(prefix="/jobs/new", route_class=PageRoute)
+router = PageRouter("/jobs/new")
 
 
-class FormPlan(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FormPlan:
     """The meaning of the filled-in form. `job`: as it would be, when nothing is wrong."""
 
     body: dict[str, Any]
@@ -76,7 +78,7 @@ def new_job_page(
     return _page(services, request, caller, values)
 
 
-@router.post("/estimate", max_body_size=MAX_JOB_FORM_BYTES, dependencies=CHANGES)
+@router.change("/estimate", max_body_size=MAX_JOB_FORM_BYTES)
 def estimate(
     services: ServicesDep,
     request: Request,
@@ -104,7 +106,7 @@ def estimate(
     )
 
 
-@router.post("", max_body_size=MAX_JOB_FORM_BYTES, dependencies=CHANGES)
+@router.change("", max_body_size=MAX_JOB_FORM_BYTES)
 def submit(
     services: ServicesDep, request: Request, caller: WritingVisitor, values: FormValues
 ) -> Response:

@@ -17,11 +17,11 @@ from app.inference.schemas import ChatCompletionRequest
 from app.services import Services
 from app.web.playground_view import list_prompts
 from app.web.rendering import page
-from app.web.visitor import PageRoute, ScriptRoute, Visitor
+from app.web.visitor import PageRouter, ScriptRoute, Visitor
 
 MAX_NAME_LENGTH = 512
 
-router = APIRouter(prefix="/playground", route_class=PageRoute)
+router = PageRouter("/playground")
 questions = APIRouter(prefix="/playground", route_class=ScriptRoute)
 
 

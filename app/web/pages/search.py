@@ -1,6 +1,6 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import Query, Request, Response
 
 from app.base.database import NUM_SEARCHED
 from app.catalogue import service as catalogue
@@ -9,11 +9,11 @@ from app.http.dependencies import ServicesDep
 from app.jobs import listing
 from app.web.rendering import page
 from app.web.text import state
-from app.web.visitor import PageRoute, Visitor
+from app.web.visitor import PageRouter, Visitor
 
 MAX_FOUND = 10  # Results of each kind.
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/search")

@@ -1,6 +1,6 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Form, Request, Response
+from fastapi import Depends, Form, Request, Response
 from starlette.responses import RedirectResponse
 
 from app.auth import audit, keys
@@ -14,14 +14,14 @@ from app.services import Services
 from app.web import link as links
 from app.web import session
 from app.web.rendering import page
-from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor
+from app.web.visitor import MAX_FORM_BYTES, PageRouter, Visitor
 
 DEAD_LINK = (
     "This link has been used, is too old, or was replaced when the service started again. "
     "Sign in with an API key."
 )
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/sign-in")
@@ -70,7 +70,7 @@ def sign_in(
     return RedirectResponse(_local(next), 303)
 
 
-@router.post("/project", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/project")
 def change_project(
     services: ServicesDep, request: Request, caller: Visitor, key: Annotated[str, Form()]
 ) -> Response:
@@ -86,7 +86,7 @@ def change_project(
     return RedirectResponse("/", 303)
 
 
-@router.post("/sign-out", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/sign-out")
 def sign_out(services: ServicesDep, request: Request) -> Response:
     with services.database.read() as database:
         caller = keys.find_caller(database, session.key_of(database, request))

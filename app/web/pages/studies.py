@@ -1,5 +1,6 @@
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
@@ -10,7 +11,6 @@ from app.auth.caller import Caller
 from app.base.errors import InvalidRequest
 from app.files import service as files
 from app.http.dependencies import After, ServicesDep
-from app.http.event_stream import event_stream
 from app.jobs import service as jobs
 from app.jobs.comparison import recipe_of
 from app.models import Job, Study
@@ -21,10 +21,11 @@ from app.studies.schemas import ListedStudyObject
 from app.web import live
 from app.web.charts import charts_of
 from app.web.forms import notify_refusals, redirect_to
+from app.web.headers import attachment
 from app.web.rendering import fragment, page, shared
 from app.web.session import notify
 from app.web.text import state
-from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
+from app.web.visitor import PageRouter, Visitor, WritingVisitor
 from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.comparison import (
     COLUMNS,
@@ -38,11 +39,12 @@ from falqon_core.estimate.comparison import (
 PAGE_SIZE = 50
 SORTS = ("method", *(column.field for column in COLUMNS))
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 streams = APIRouter()
 
 
-class MethodJobs(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class MethodJobs:
     """The jobs of one method. `series`: the colour of its curve, from 1."""
 
     series: int
@@ -88,7 +90,7 @@ def study_csv(services: ServicesDep, caller: Visitor, study_id: str) -> Response
     return _download(table, f"{study_id}.csv", "text/csv")
 
 
-@router.post("/studies/{study_id}/cancel", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/studies/{study_id}/cancel")
 def cancel_study(
     services: ServicesDep, request: Request, caller: WritingVisitor, study_id: str
 ) -> RedirectResponse:
@@ -110,7 +112,7 @@ def studies_stream(
         return {"studies": fragment("studies/rows.html", **context, **studies)}
 
     render()  # refuses what is no study
-    return event_stream(live.parts(services, caller.key_id, caller.project_id, render))
+    return live.stream(services, caller, render)
 
 
 @streams.get("/studies/{study_id}/live")
@@ -128,7 +130,7 @@ def study_stream(
             table = _table(session, study, of_study, sort)
         return {"study": fragment("studies/table.html", **context, **table)}
 
-    return event_stream(live.parts(services, caller.key_id, caller.project_id, render))
+    return live.stream(services, caller, render)
 
 
 def _list(services: Services, caller: Caller, after: str | None) -> dict[str, Any]:
@@ -180,5 +182,5 @@ def _by_method(of_study: Sequence[Job], has_rates: bool) -> dict[str, MethodJobs
 
 
 def _download(text: str, name: str, media_type: str) -> Response:
-    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    headers = attachment(name)
     return Response(text, media_type=media_type, headers=headers)

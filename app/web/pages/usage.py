@@ -1,7 +1,7 @@
 from enum import IntEnum
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
@@ -16,9 +16,10 @@ from app.projects.schemas import ProjectObject
 from app.services import Services
 from app.usage import schemas, service
 from app.usage.amounts import FIELDS, Span
+from app.web.headers import attachment
 from app.web.rendering import page
 from app.web.usage_view import alerts_of, bars_of, totals_of
-from app.web.visitor import PageRoute, Visitor
+from app.web.visitor import PageRouter, Visitor
 from app.workers import service as workers
 
 MAX_TABLE_ROWS = 20  # Rows of each table; the CSV has them all.
@@ -26,7 +27,7 @@ MAX_NAMES = 1000  # Names of keys and projects; others show their ids.
 MAX_LIMITED_PROJECTS = 50  # Projects whose limits an admin of the installation is warned of.
 
 
-class Range(IntEnum):
+class UsageDays(IntEnum):
     """Days up to today."""
 
     WEEK = 7
@@ -34,12 +35,12 @@ class Range(IntEnum):
     QUARTER = 90
 
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 
 
 @router.get("/usage")
 def usage_page(
-    services: ServicesDep, request: Request, caller: Visitor, days: Range = Range.MONTH
+    services: ServicesDep, request: Request, caller: Visitor, days: UsageDays = UsageDays.MONTH
 ) -> Response:
     with services.database.read() as session:
         span = Span.until(now(session).date(), days)
@@ -55,7 +56,7 @@ def usage_page(
         caller,
         **amounts,
         days=days.value,
-        ranges=[each.value for each in Range],
+        ranges=[each.value for each in UsageDays],
         own=own,
         alerts=alerts_of(_limited_projects(services, caller, own)),
         num_running=by_status.get(JobStatus.RUNNING, 0),
@@ -67,13 +68,15 @@ def usage_page(
 
 
 @router.get("/usage/table.csv")
-def usage_csv(services: ServicesDep, caller: Visitor, days: Range = Range.MONTH) -> Response:
+def usage_csv(
+    services: ServicesDep, caller: Visitor, days: UsageDays = UsageDays.MONTH
+) -> Response:
     """Send each day by project, key and model."""
     fields = list(FIELDS)
     with services.database.read() as session:
         span = Span.until(now(session).date(), days)
         rows = service.read(session, caller.administered_project, span, fields)
-    headers = {"content-disposition": f'attachment; filename="usage-{span.begin}.csv"'}
+    headers = attachment(f"usage-{span.begin}.csv")
     return Response(schemas.to_csv(rows, fields), media_type="text/csv", headers=headers)
 
 

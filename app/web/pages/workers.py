@@ -8,7 +8,6 @@ from sse_starlette import EventSourceResponse
 from app.auth.caller import Caller
 from app.catalogue import service as models
 from app.http.dependencies import ServicesDep
-from app.http.event_stream import event_stream
 from app.inference import engines
 from app.inference.engine_schemas import EngineChange
 from app.jobs import listing, queue_forecast
@@ -19,7 +18,7 @@ from app.web import live
 from app.web.forms import notify_refusals, redirect_to
 from app.web.rendering import fragment, page, shared
 from app.web.session import notify
-from app.web.visitor import CHANGES, MAX_FORM_BYTES, InstallationVisitor, PageRoute, Visitor
+from app.web.visitor import InstallationVisitor, PageRouter, Visitor
 from app.workers import service as workers
 from app.workers.schemas import WorkerObject
 
@@ -27,7 +26,7 @@ WORKER_POLL_SECONDS = 2.0
 
 ModelField = Annotated[str, Form(max_length=512)]
 
-router = APIRouter(route_class=PageRoute)
+router = PageRouter()
 streams = APIRouter()
 
 
@@ -37,7 +36,7 @@ def workers_page(services: ServicesDep, request: Request, caller: Visitor) -> Re
         return page(request, "workers/page.html", caller, **_state(session, services, caller))
 
 
-@router.post("/workers/engines/keep", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/workers/engines/keep")
 def keep_engine(
     services: ServicesDep,
     request: Request,
@@ -50,7 +49,7 @@ def keep_engine(
     return redirect_to("/workers")
 
 
-@router.post("/workers/engines/unload", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/workers/engines/unload")
 def unload_engine(
     services: ServicesDep, request: Request, caller: InstallationVisitor, model: ModelField
 ) -> Response:
@@ -72,9 +71,7 @@ def workers_stream(services: ServicesDep, request: Request, caller: Visitor) -> 
             for name in ("workers", "diagnoses", "engines", "queue")
         }
 
-    return event_stream(
-        live.parts(services, caller.key_id, caller.project_id, render, WORKER_POLL_SECONDS)
-    )
+    return live.stream(services, caller, render, WORKER_POLL_SECONDS)
 
 
 def _state(session: Session, services: Services, caller: Caller) -> dict[str, Any]:

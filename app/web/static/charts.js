@@ -4,6 +4,7 @@ import { expand } from "./expanded.js";
 import { savePicture } from "./picture.js";
 import { Plot, forgetColors, short } from "./plot.js";
 import { append, lowest, positions, stepsAt } from "./series.js";
+import { load as stored, save } from "./storage.js";
 
 const MAX_POINTS = 2000; // of one series; more come from the server again, thinned
 const RETRY_MS = 5000;
@@ -12,7 +13,7 @@ const LEGEND = 48; // its height in pixels, where there is one job
 const container = document.querySelector(".charts");
 const section = container.closest("section");
 const tools = document.querySelector("[data-chart-tools]");
-const settings = { smoothing: 0.6, log: false, axis: "step", ...stored() };
+const settings = { smoothing: 0.6, log: false, axis: "step", ...stored("charts") };
 const runs = JSON.parse(container.dataset.runs).map((run) => ({ ...run, series: {} }));
 const early = [];
 let loaded = false;
@@ -44,24 +45,15 @@ class Figure {
   constructor(figure) {
     this.figure = figure;
     const { title, unit, keys, factor, log } = figure.dataset;
-    this.chart = {
-      title,
-      unit,
-      keys: keys.split(" "),
-      factor: Number(factor),
-      hasLog: log !== undefined,
-    };
+    this.chart = { title, unit, keys: keys.split(" "), factor: Number(factor) };
+    this.chart.hasLog = log !== undefined;
     this.isLarge = figure.matches(".large");
     this.place = figure.querySelector(".plot");
     this.plot = this.plotIn(this.place, () => this.view(), this.isLarge);
-    figure
-      .querySelector("[data-png]")
-      .addEventListener("click", () => savePicture(this.plot, container.dataset.name));
-    figure
-      .querySelector("[data-expand]")
-      .addEventListener("click", () =>
-        expand(this, () => savePicture(this.expanded, container.dataset.name)),
-      );
+    const { name } = container.dataset;
+    const onClick = (button, act) => figure.querySelector(button).addEventListener("click", act);
+    onClick("[data-png]", () => savePicture(this.plot, name));
+    onClick("[data-expand]", () => expand(this, () => savePicture(this.expanded, name)));
     new ResizeObserver(() => this.plot.resize()).observe(this.place);
   }
 
@@ -74,17 +66,8 @@ class Figure {
       width: Math.max(200, place.clientWidth),
       height: Math.max(120, height()),
     });
-    return new Plot(place, {
-      chart: this.chart,
-      runs,
-      view,
-      ends,
-      marks,
-      zoom,
-      sync: "charts",
-      isLarge,
-      size,
-    });
+    const { chart } = this;
+    return new Plot(place, { chart, runs, view, ends, marks, zoom, sync: "charts", isLarge, size });
   }
 
   view() {
@@ -112,16 +95,9 @@ class Figure {
     const best = this.figure.querySelector("[data-best]");
     const validation = runs.length === 1 && runs[0].series.valid_loss;
     if (!best || !validation) return;
-    const i = lowest(validation.values);
-    best.textContent = `Best validation ${short(validation.values[i])} at step ${validation.steps[i]}`;
-  }
-}
-
-function stored() {
-  try {
-    return JSON.parse(localStorage.getItem("charts")) ?? {};
-  } catch {
-    return {};
+    const { steps, values } = validation;
+    const i = lowest(values);
+    best.textContent = `Best validation ${short(values[i])} at step ${steps[i]}`;
   }
 }
 
@@ -135,7 +111,7 @@ async function load() {
   loaded = false;
   try {
     await Promise.all(runs.map(read));
-  } catch { // the service is away
+  } catch { // the service is unavailable
     setTimeout(load, RETRY_MS);
     return;
   }
@@ -201,7 +177,7 @@ tools.addEventListener("input", () => {
     log: controls.log.checked,
     axis: controls.axis.value,
   });
-  localStorage.setItem("charts", JSON.stringify(settings));
+  save("charts", settings);
   draw();
 });
 tools.querySelector("[data-reset-zoom]").addEventListener("click", () => zoom());

@@ -23,11 +23,8 @@ export function expand(shown, saved) {
   controls.high.value = chosen.high ?? "";
   dialog.showModal();
   const opened = figure;
-  figure.expanded = figure.plotIn(
-    place,
-    () => ({ ...own.get(opened), axis: opened.view().axis }),
-    true,
-  );
+  const view = () => ({ ...own.get(opened), axis: opened.view().axis });
+  figure.expanded = figure.plotIn(place, view, true);
   figure.expanded.draw();
 }
 

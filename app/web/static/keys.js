@@ -1,7 +1,11 @@
 // Keys for who would rather not use a mouse, where nothing is being written. The help says them,
 // and turns them off.
+import { load, save } from "./storage.js";
 
 const OFF = "falqon-keys-off";
+const OCCUPIED = // by what is being written or answered
+  "input:not([type=checkbox]), textarea, select, [contenteditable], dialog[open], " +
+  "[popover]:popover-open";
 const help = document.querySelector("#keys");
 const use = help?.querySelector("input");
 
@@ -24,21 +28,13 @@ const KEYS = {
 
 document.addEventListener("keydown", (event) => {
   if (!use?.checked || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-  if (
-    event.target.closest(
-      "input:not([type=checkbox]), textarea, select, [contenteditable], dialog[open], [popover]:popover-open",
-    )
-  )
-    return;
+  if (event.target.closest(OCCUPIED)) return;
   if (!Object.hasOwn(KEYS, event.key)) return;
   event.preventDefault();
   KEYS[event.key]();
 });
 
 if (use) {
-  use.checked = !localStorage.getItem(OFF);
-  use.addEventListener("change", () => {
-    if (use.checked) localStorage.removeItem(OFF);
-    else localStorage.setItem(OFF, "1");
-  });
+  use.checked = !load(OFF);
+  use.addEventListener("change", () => save(OFF, use.checked ? null : 1));
 }

@@ -67,9 +67,8 @@ const NO_ESTIMATE =
 function sayStale() {
   const plan = document.querySelector("#plan");
   if (plan.firstElementChild?.textContent === NO_ESTIMATE) return;
-  plan.prepend(
-    Object.assign(document.createElement("p"), { className: "error", textContent: NO_ESTIMATE }),
-  );
+  const stale = { className: "error", textContent: NO_ESTIMATE };
+  plan.prepend(Object.assign(document.createElement("p"), stale));
 }
 
 for (const name of ["htmx:error", "htmx:response:error"]) form.addEventListener(name, sayStale);

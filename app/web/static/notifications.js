@@ -1,12 +1,13 @@
 // Tells who wants it that a job has ended, by a notification of the browser. Of all tabs that are
 // open one asks, which holds the lock.
+import { load, save } from "./storage.js";
 
 const CHOICE = "falqon-notify";
 const WATCHED = "falqon-watched-jobs"; // that had not ended when a tab last asked
 const PAUSE = 5000; // browsers stretch it to a minute in a tab that is not seen
 const isPossible = "Notification" in window && "locks" in navigator;
 const isOn = () =>
-  isPossible && Notification.permission === "granted" && Boolean(localStorage.getItem(CHOICE));
+  isPossible && Notification.permission === "granted" && Boolean(load(CHOICE));
 
 function show(title, body, tag, address) {
   const notification = new Notification(title, { body, tag });
@@ -16,14 +17,12 @@ function show(title, body, tag, address) {
   });
 }
 
-async function look() {
-  const watched = JSON.parse(localStorage.getItem(WATCHED) ?? "[]");
-  const answer = await fetch(
-    `/jobs/ended?${new URLSearchParams(watched.map((id) => ["job", id]))}`,
-  );
+async function poll() {
+  const jobs = (load(WATCHED) ?? []).map((id) => ["job", id]);
+  const answer = await fetch(`/jobs/ended?${new URLSearchParams(jobs)}`);
   if (!answer.ok) return;
   const { ended, live } = await answer.json();
-  localStorage.setItem(WATCHED, JSON.stringify(live)); // first: each is shown once
+  save(WATCHED, live); // first: each is shown once
   for (const { id, title, body } of ended) show(title, body, id, `/jobs/${id}`);
 }
 
@@ -33,7 +32,7 @@ async function follow() {
   isWaiting = true;
   await navigator.locks.request(CHOICE, async () => {
     while (isOn()) {
-      await look().catch(() => {}); // the service is away
+      await poll().catch(() => {}); // the service is unavailable
       await new Promise((resolve) => { setTimeout(resolve, PAUSE); });
     }
   });
@@ -51,19 +50,19 @@ function arrange() {
 }
 
 function refuse(reason) {
-  localStorage.removeItem(CHOICE);
+  save(CHOICE, null);
   for (const choice of choices()) choice.querySelector("small").textContent = reason;
 }
 
 document.addEventListener("change", async (event) => {
   if (!event.target.closest("[data-notify]")) return;
   if (!event.target.checked) {
-    localStorage.removeItem(CHOICE);
-    localStorage.removeItem(WATCHED);
+    save(CHOICE, null);
+    save(WATCHED, null);
   } else if ((await Notification.requestPermission()) !== "granted") {
     refuse("this browser does not allow it here");
   } else {
-    localStorage.setItem(CHOICE, "1");
+    save(CHOICE, 1);
     try {
       show("Notifications are on", "You are told here when a job ends.", CHOICE, "/");
     } catch {

@@ -1,23 +1,18 @@
 // Asks one or two models the same and shows their answers as they come. What people and models
 // write becomes text, never HTML.
 import { askToSignIn } from "./sign_in.js";
+import { load, save } from "./storage.js";
 
 const ADDRESS = "/playground/v1/chat/completions";
 const LOADING_MS = 600_000; // as long as a model that is being loaded is asked again
-const STORED = "playground";
+const STORED = ["playground", "sessionStorage"];
 
 class Refusal extends Error {}
 
 const root = document.querySelector("#playground");
-const [turns, announcement, question, message, stop, settings, code] = [
-  "turns",
-  "announcement",
-  "question",
-  "message",
-  "stop",
-  "settings",
-  "code",
-].map((id) => document.getElementById(id));
+const [turns, announcement, question, message, stop, settings, code] =
+  "turns announcement question message stop settings code"
+    .split(" ").map((id) => document.getElementById(id));
 const sides = root ? JSON.parse(root.dataset.models).map((model) => ({ model, turns: [] })) : [];
 if (root) root.hidden = false; // without a script it does nothing
 let running = null; // what stops the answers that are being written
@@ -198,7 +193,7 @@ function sentence(error) {
   return "The connection was lost; ask again.";
 }
 
-// `asked`: what is said now; its last turn is the question. True unless it was stopped.
+// The last of `newTurns` is the question. Resolves to true unless it was stopped.
 async function ask(newTurns, expected = "", isFresh = false) {
   const { signal } = (running = new AbortController());
   stop.disabled = false;
@@ -208,11 +203,8 @@ async function ask(newTurns, expected = "", isFresh = false) {
   running = null;
   if (document.activeElement === stop) message.focus();
   stop.disabled = true;
-  announce(
-    signal.aborted
-      ? "Stopped."
-      : `Answered: ${answers.map((answer) => answer.state.textContent).join("; ")}`,
-  );
+  const states = answers.map((answer) => answer.state.textContent).join("; ");
+  announce(signal.aborted ? "Stopped." : `Answered: ${states}`);
   showCode();
   return !signal.aborted;
 }
@@ -237,29 +229,35 @@ function showCode() {
   const earlier = [...sides[0].turns];
   if (!next && earlier.at(-1)?.role === "assistant") earlier.pop();
   const newTurns = next || !earlier.length ? [{ role: "user", content: next || "Hello" }] : [];
-  const lines = messages({ turns: earlier }, newTurns).map(
-    (turn) => `        ${JSON.stringify(turn)},\n`,
-  );
-  const values = Object.entries(options()).map(
-    ([name, value]) => `    ${name}=${JSON.stringify(value)},\n`,
-  );
-  code.textContent =
-    "import os\n\nfrom openai import OpenAI\n\n" +
-    `client = OpenAI(base_url=${JSON.stringify(`${root.dataset.origin}/v1`)}, api_key=os.environ["FALQON_API_KEY"])\n` +
-    `answer = client.chat.completions.create(\n    model=${JSON.stringify(sides[0].model)},\n    messages=[\n${lines.join("")}    ],\n${values.join("")})\n` +
-    "print(answer.choices[0].message.content)\n";
+  const address = JSON.stringify(`${root.dataset.origin}/v1`);
+  const lines = [
+    "import os",
+    "",
+    "from openai import OpenAI",
+    "",
+    `client = OpenAI(base_url=${address}, api_key=os.environ["FALQON_API_KEY"])`,
+    "answer = client.chat.completions.create(",
+    `    model=${JSON.stringify(sides[0].model)},`,
+    "    messages=[",
+    ...messages({ turns: earlier }, newTurns).map((turn) => `        ${JSON.stringify(turn)},`),
+    "    ],",
+    ...Object.entries(options()).map(([name, value]) => `    ${name}=${JSON.stringify(value)},`),
+    ")",
+    "print(answer.choices[0].message.content)",
+  ];
+  code.textContent = `${lines.join("\n")}\n`;
 }
 
 // Settings outlast the choice of other models, in this window.
 function keepSettings() {
-  sessionStorage.setItem(STORED, JSON.stringify(Object.fromEntries(new FormData(settings))));
+  const [key, area] = STORED;
+  save(key, Object.fromEntries(new FormData(settings)), area);
   showCode();
 }
 
 function restoreSettings() {
-  for (const [name, value] of Object.entries(JSON.parse(sessionStorage.getItem(STORED) ?? "{}"))) {
+  for (const [name, value] of Object.entries(load(...STORED) ?? {}))
     if (settings.elements[name]) settings.elements[name].value = value;
-  }
 }
 
 if (root) {
@@ -293,10 +291,8 @@ if (root) {
   });
   const buttons = [...document.querySelectorAll("[data-prompt]")];
   for (const button of buttons) {
-    button.addEventListener(
-      "click",
-      () => isBusy() || askPrompt(JSON.parse(button.dataset.prompt)),
-    );
+    const askIt = () => isBusy() || askPrompt(JSON.parse(button.dataset.prompt));
+    button.addEventListener("click", askIt);
   }
   document.getElementById("ask-all")?.addEventListener("click", async () => {
     if (isBusy()) return;

@@ -6,17 +6,8 @@ const SMOOTHED = 20; // fewer values stand for themselves
 const DOTTED = 40; // fewer are dots as well
 const PAD = 0.05; // of a logarithmic scale, above and below
 const LEAST_PAD = 0.01; // a fortieth of a value
-const NAMES = {
-  train_loss: "training",
-  valid_loss: "validation",
-  train_mean_token_accuracy: "training",
-  valid_mean_token_accuracy: "validation",
-  train_reward_accuracy: "training",
-  valid_reward_accuracy: "validation",
-  train_reward_margin: "training",
-  valid_reward_margin: "validation",
-};
-export const AXES = {
+const NAMES = { train: "training", valid: "validation" }; // by what a key begins with
+const AXES = {
   step: "Step",
   elapsed_seconds: "Time",
   trained_tokens: "Tokens",
@@ -36,38 +27,9 @@ function increments(from, to) {
 // isLog, low, high}, `ends()` the x that are shown, or null for all, `marks()` [{at, label,
 // isCheckpoint}]. `zoom(from, to)` is told what was dragged over, `zoom()` a double click.
 export class Plot {
-  constructor(
-    place,
-    {
-      chart,
-      runs,
-      view,
-      ends,
-      marks,
-      zoom,
-      sync,
-      isLarge,
-      size,
-      scale = 1,
-      hasTitles = false,
-      ready,
-    },
-  ) {
-    Object.assign(this, {
-      place,
-      chart,
-      runs,
-      view,
-      ends,
-      marks,
-      zoom,
-      sync,
-      isLarge,
-      size,
-      scale,
-      hasTitles,
-      ready,
-    });
+  constructor(place, options) {
+    Object.assign(this, { scale: 1, hasTitles: false }, options, { place, drawn: null });
+    const { chart, runs, scale } = this;
     this.series = runs.flatMap((run, r) =>
       chart.keys.map((key, k) => ({
         run,
@@ -75,12 +37,11 @@ export class Plot {
         color: `--series-${((runs.length > 1 ? r : k) % 8) + 1}`,
         dash: runs.length > 1 && k ? [4 * scale, 4 * scale] : undefined,
         name:
-          [runs.length > 1 && run.label, chart.keys.length > 1 && NAMES[key]]
+          [runs.length > 1 && run.label, chart.keys.length > 1 && NAMES[key.split("_")[0]]]
             .filter(Boolean)
             .join(" ") || chart.title,
       })),
     );
-    this.drawn = null;
   }
 
   // Whether there was anything to draw.
@@ -88,12 +49,8 @@ export class Plot {
     this.lines = this.series.map((curve) => this.lineOf(curve));
     const filled = this.lines.filter((line) => line.count);
     if (!filled.length) return false;
-    const data = uPlot.join(
-      this.lines.flatMap(({ at, measured, shown }) => [
-        [at, measured],
-        [at, shown],
-      ]),
-    );
+    const pairs = ({ at, measured, shown }) => [[at, measured], [at, shown]];
+    const data = uPlot.join(this.lines.flatMap(pairs));
     const [min, max] = this.ends() ?? [data[0][0], data[0].at(-1)];
     const ends = min < max ? { min, max } : { min: min - 0.5, max: max + 0.5 };
     if (this.drawn) {
@@ -268,11 +225,8 @@ export class Plot {
       const width = ctx.measureText(label).width;
       const left = Math.min(x + 4 * ratio, bbox.left + bbox.width - width);
       if (!this.isLarge || left < taken[isCheckpoint]) continue;
-      ctx.fillText(
-        label,
-        left,
-        isCheckpoint ? bbox.top + bbox.height - 5 * ratio : bbox.top + 11 * ratio,
-      );
+      const down = isCheckpoint ? bbox.height - 5 * ratio : 11 * ratio;
+      ctx.fillText(label, left, bbox.top + down);
       taken[isCheckpoint] = left + width + 8 * ratio;
     }
     ctx.restore();

@@ -15,12 +15,9 @@ export function isPost({ target, submitter }) {
 // `isRepeated`: the form may have arrived before.
 export async function sendForm(form, submitter, isRepeated = false) {
   const headers = { "x-form-script": isRepeated ? "repeat" : "send" };
+  const body = new URLSearchParams(new FormData(form, submitter));
   try {
-    const answer = await fetch(form.action, {
-      method: "POST",
-      headers,
-      body: new URLSearchParams(new FormData(form, submitter)),
-    });
+    const answer = await fetch(form.action, { method: "POST", headers, body });
     const next = answer.headers.get("x-next-page");
     if (answer.ok && next) return { next };
     const { error } = await answer.json();
@@ -33,33 +30,21 @@ export async function sendForm(form, submitter, isRepeated = false) {
 // A line over everything else, dialogs too. `again`: what its button does.
 export function showToast(text, again) {
   document.querySelector("#toast")?.remove();
-  const toast = document.createElement("div");
-  Object.assign(toast, {
-    id: "toast",
-    className: "toast notice",
-    popover: "manual",
-    role: "alert",
-  });
+  const toast = make("div", { id: "toast", className: "toast notice", role: "alert" });
+  toast.popover = "manual";
   toast.dataset.tone = "bad";
-  toast.append(Object.assign(document.createElement("p"), { textContent: text }));
-  const buttons = toast.appendChild(
-    Object.assign(document.createElement("p"), { className: "row" }),
-  );
-  if (again)
-    addButton(buttons, "Try again", () => {
-      toast.remove();
-      again();
-    });
+  const buttons = make("p", { className: "row" });
+  toast.append(make("p", { textContent: text }), buttons);
+  if (again) addButton(buttons, "Try again", () => { toast.remove(); again(); });
   addButton(buttons, "Close", () => toast.remove());
   document.body.append(toast);
   toast.showPopover();
 }
 
+const make = (name, properties) => Object.assign(document.createElement(name), properties);
+
 function addButton(place, text, onClick) {
-  const button = Object.assign(document.createElement("button"), {
-    type: "button",
-    textContent: text,
-  });
+  const button = make("button", { type: "button", textContent: text });
   button.addEventListener("click", onClick);
   place.append(button);
 }

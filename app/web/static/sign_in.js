@@ -6,11 +6,8 @@ let dialog;
 // Returns whether a session stands; throws where there is no answer. The page it asks for costs the
 // service little.
 export async function isSignedIn() {
-  const answer = await fetch("/settings/webhooks", {
-    method: "HEAD",
-    redirect: "manual",
-    cache: "no-store",
-  });
+  const options = { method: "HEAD", redirect: "manual", cache: "no-store" };
+  const answer = await fetch("/settings/webhooks", options);
   if (answer.status >= 500) throw new Error(`The service answered ${answer.status}.`);
   return answer.type !== "opaqueredirect" && answer.status !== 401;
 }
@@ -31,9 +28,11 @@ function open() {
         <h2 id="sign-in-over-title">Your session has ended</h2>
         <p>Sign in to go on. What you typed stays on this page.</p>
         <label for="sign-in-over-key">API key</label>
-        <input id="sign-in-over-key" type="password" autocomplete="current-password" required autofocus>
+        <input id="sign-in-over-key" type="password" autocomplete="current-password" required
+          autofocus>
         <p class="error small field-error" role="alert"></p>
-        <p class="row"><button class="primary">Sign in</button><button type="button" class="quiet">Cancel</button></p>
+        <p class="row"><button class="primary">Sign in</button>
+          <button type="button" class="quiet">Cancel</button></p>
       </form>`;
     const error = box.querySelector("[role=alert]");
     let isDone = false;

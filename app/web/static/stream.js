@@ -1,7 +1,9 @@
 // The stream that carries the changes of a page. A browser opens six connections to a service, over
 // all its tabs, and a request beyond them waits: a hidden page has no stream, three of the visible
 // ones keep theirs open, and the others open theirs every few seconds for what is new. Leases in
-// the local storage say who the three are; a Web Lock would need HTTPS.
+// the local storage say who the three are; a Web Lock would need HTTPS. Where the storage is
+// blocked or holds other things, each page has a stream of its own.
+import { load, save } from "./storage.js";
 
 const LEASES = "falqon-streams"; // the moment at which each ends, by page
 const MAX_STREAMS = 3;
@@ -21,11 +23,11 @@ let closing = 0;
 // Takes, renews or gives back the lease of this page, and returns whether it has one.
 function lease(isNeeded) {
   const now = Date.now();
-  const all = Object.entries(JSON.parse(localStorage.getItem(LEASES) ?? "{}"));
+  const all = Object.entries(load(LEASES) ?? {});
   const others = all.filter(([id, until]) => id !== page && until > now && until <= now + LEASE_MS);
   const isGranted = isNeeded && others.length < MAX_STREAMS;
   const own = isGranted ? [[page, now + LEASE_MS]] : [];
-  localStorage.setItem(LEASES, JSON.stringify(Object.fromEntries([...others, ...own])));
+  save(LEASES, Object.fromEntries([...others, ...own]));
   return isGranted;
 }
 
@@ -97,9 +99,8 @@ function showEnd() {
 // A stream alone may be missing, at a service of another release: to load its page again and again
 // would not bring it.
 async function checkPage() {
-  const answer = await fetch(location.href, { method: "HEAD", cache: "no-store" }).catch(
-    () => null,
-  );
+  const request = fetch(location.href, { method: "HEAD", cache: "no-store" });
+  const answer = await request.catch(() => null);
   if (answer?.status === 404) showEnd();
 }
 // One that stood is asked for again by itself, one that never did is not.

@@ -28,9 +28,8 @@ if (zone) {
       says.textContent = `${file.name}: ${size(loaded)} of ${size(total)}`;
     });
     request.addEventListener("load", () => end(request, file));
-    request.addEventListener("error", () =>
-      refuse("The connection was lost; choose the file again."),
-    );
+    const lost = "The connection was lost; choose the file again.";
+    request.addEventListener("error", () => refuse(lost));
     request.open("POST", form.action);
     request.responseType = "document";
     request.send(new FormData(form));
@@ -44,10 +43,9 @@ if (zone) {
       return;
     }
     if (request.status !== 200) {
-      refuse(
-        request.response?.querySelector(".error[role=alert]")?.textContent ??
-          `The file was not taken (${request.status}); load the page again and choose it once more.`,
-      );
+      const shown = request.response?.querySelector(".error[role=alert]")?.textContent;
+      const status = `The file was not taken (${request.status})`;
+      refuse(shown ?? `${status}; load the page again and choose it once more.`);
       return;
     }
     const id = new URL(request.responseURL).searchParams.get("training_file");

@@ -1,21 +1,26 @@
 import time
-from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import Form, Request, Response
 
 from app.auth.caller import Caller
-from app.base.errors import ApiError
 from app.http.dependencies import After, ServicesDep
 from app.keys import service
 from app.keys.schemas import KeyRequest
 from app.models import Scope
 from app.projects import service as projects
 from app.services import Services
-from app.web.forms import Errors, InvalidForm, errors_of, notify_refusals, parse_form, redirect_to
-from app.web.pages.settings.layout import NO_VALUES, SETTINGS_PATH, settings_page
+from app.web.forms import (
+    EMPTY_FORM,
+    InvalidForm,
+    TypedForm,
+    notify_refusals,
+    parse_form,
+    redirect_to,
+)
+from app.web.pages.settings.layout import SETTINGS_PATH, settings_page
 from app.web.session import notify
-from app.web.visitor import CHANGES, MAX_FORM_BYTES, AdminVisitor, PageRoute
+from app.web.visitor import AdminVisitor, PageRouter
 
 PAGE_SIZE = 50
 MAX_PROJECTS = 1000
@@ -35,7 +40,7 @@ RIGHTS = {
 KEYS_PATH = f"{SETTINGS_PATH}/keys"
 Field = Annotated[str | None, Form()]
 
-router = APIRouter(prefix=KEYS_PATH, route_class=PageRoute)
+router = PageRouter(KEYS_PATH)
 
 
 @router.get("")
@@ -45,7 +50,7 @@ def keys_page(
     return _page(services, request, caller, after)
 
 
-@router.post("", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("")
 def create_key(
     services: ServicesDep,
     request: Request,
@@ -58,20 +63,20 @@ def create_key(
     """Answer with the page that shows the secret itself: it is kept nowhere, not even for one more
     page.
     """
-    typed = {"name": name, "scope": scope, "project_id": project_id, "lifetime": lifetime}
-    try:
+    typed = {"name": name, "scope": scope, "lifetime": lifetime}
+    if caller.administers_installation:  # The others have no field for it.
+        typed["project_id"] = project_id
+    with TypedForm(**typed) as form:
         expires_at = _expiry(lifetime or "")
         key_request = parse_form(
             KeyRequest, name=name, scope=scope, project_id=project_id, expires_at=expires_at
         )
         key = service.create_key(services, caller, key_request)
-    except ApiError as error:
-        fields = [name for name in typed if name != "project_id" or caller.administers_installation]
-        return _page(services, request, caller, None, typed, errors_of(error, fields))
-    return settings_page(request, "key.html", caller, KEYS_PATH, key=key)
+        return settings_page(request, "key.html", caller, KEYS_PATH, key=key)
+    return _page(services, request, caller, None, form)
 
 
-@router.post("/{key_id}/revoke", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/{key_id}/revoke")
 def revoke_key(
     services: ServicesDep, request: Request, caller: AdminVisitor, key_id: str
 ) -> Response:
@@ -93,8 +98,7 @@ def _page(
     request: Request,
     caller: Caller,
     after: str | None,
-    values: Mapping[str, str | None] = NO_VALUES,
-    errors: Errors | None = None,
+    form: TypedForm = EMPTY_FORM,
 ) -> Response:
     keys = service.list_keys(services, caller, after=after, limit=PAGE_SIZE)
     administered = projects.list_projects(services, caller, limit=MAX_PROJECTS).data
@@ -104,8 +108,7 @@ def _page(
         "keys.html",
         caller,
         KEYS_PATH,
-        values,
-        errors,
+        form,
         keys=keys,
         names=names,
         rights=RIGHTS,

@@ -1,19 +1,18 @@
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import Request, Response
 
 from app.auth.caller import Caller
 from app.models import Scope
-from app.web.forms import Errors
+from app.web.forms import EMPTY_FORM, TypedForm
 from app.web.rendering import page
 
 SETTINGS_PATH = "/settings"
-NO_VALUES: Mapping[str, str | None] = MappingProxyType({})  # was typed
 
 
-class Tab(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Tab:
     path: str
     label: str
     needs: Scope
@@ -34,13 +33,10 @@ def settings_page(
     name: str,
     caller: Caller,
     path: str,
-    values: Mapping[str, str | None] = NO_VALUES,
-    errors: Errors | None = None,
+    form: TypedForm = EMPTY_FORM,
     **context: Any,
 ) -> Response:
-    """Render a page under the tab of this path; what the visitor may not see has no tab. `values`:
-    what was typed into its form, of which `errors` says what is wrong.
-    """
+    """Render a page under the tab of this path; what the visitor may not see has no tab."""
     is_admin = caller.scope is Scope.ADMIN
     tabs = [
         tab
@@ -52,7 +48,7 @@ def settings_page(
         "here": SETTINGS_PATH,
         "tabs": tabs,
         "tab": path,
-        "values": {name: text or "" for name, text in values.items()},
-        "errors": errors or {},
+        "values": form.values,
+        "errors": form.errors,
     }
-    return page(request, f"settings/{name}", caller, 400 if errors else 200, **context)
+    return page(request, f"settings/{name}", caller, form.status_code, **context)

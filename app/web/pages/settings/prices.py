@@ -1,8 +1,7 @@
-from collections.abc import Mapping
 from decimal import Decimal
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import Form, Request, Response
 
 from app.auth.caller import Caller
 from app.base.errors import InvalidRequest
@@ -11,16 +10,16 @@ from app.prices import service
 from app.prices.schemas import Override, PriceObject, PricesRequest
 from app.prices.service import HERE as SET_HERE
 from app.services import Services
-from app.web.forms import Errors, InvalidForm, errors_of, parse_form, redirect_to
-from app.web.pages.settings.layout import NO_VALUES, SETTINGS_PATH, settings_page
+from app.web.forms import EMPTY_FORM, Errors, InvalidForm, TypedForm, parse_form, redirect_to
+from app.web.pages.settings.layout import SETTINGS_PATH, settings_page
 from app.web.session import notify
-from app.web.visitor import CHANGES, MAX_FORM_BYTES, InstallationVisitor, PageRoute, Visitor
+from app.web.visitor import InstallationVisitor, PageRouter, Visitor
 
 PRICES_PATH = f"{SETTINGS_PATH}/prices"
 COLUMNS = {"usd_per_device_hour": "usd"}  # Form field of an override's field.
 Fields = Annotated[list[str], Form()]
 
-router = APIRouter(prefix=PRICES_PATH, route_class=PageRoute)
+router = PageRouter(PRICES_PATH)
 
 
 @router.get("")
@@ -28,7 +27,7 @@ def prices_page(services: ServicesDep, request: Request, caller: Visitor) -> Res
     return _page(services, request, caller)
 
 
-@router.post("", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("")
 def set_prices(
     services: ServicesDep,
     request: Request,
@@ -41,27 +40,22 @@ def set_prices(
     if not len(device) == len(usd) == len(source):
         raise InvalidRequest("device, usd and source: each device needs one of each.")
     rows = list(zip(device, usd, source, strict=True))
-    try:
+    typed = {f"usd-{name}": amount for name, amount, _ in rows}
+    typed |= {f"source-{name}": origin for name, _, origin in rows}
+    with TypedForm(**typed) as form:
         service.replace_prices(services, caller, PricesRequest(overrides=_overrides(rows)))
-    except InvalidForm as error:
-        typed = {f"usd-{name}": amount for name, amount, _ in rows}
-        typed |= {f"source-{name}": origin for name, _, origin in rows}
-        return _page(services, request, caller, typed, errors_of(error, typed))
-    notify(request, "The prices are set, at once for new estimates and running jobs.")
-    return redirect_to(PRICES_PATH)
+        notify(request, "The prices are set, at once for new estimates and running jobs.")
+        return redirect_to(PRICES_PATH)
+    return _page(services, request, caller, form)
 
 
 def _page(
-    services: Services,
-    request: Request,
-    caller: Caller,
-    values: Mapping[str, str | None] = NO_VALUES,
-    errors: Errors | None = None,
+    services: Services, request: Request, caller: Caller, form: TypedForm = EMPTY_FORM
 ) -> Response:
     prices = service.list_prices(services).data
     rows = [(price, _others(prices, price.device)) for price in prices if price.in_force]
     return settings_page(
-        request, "prices.html", caller, PRICES_PATH, values, errors, rows=rows, set_here=SET_HERE
+        request, "prices.html", caller, PRICES_PATH, form, rows=rows, set_here=SET_HERE
     )
 
 

@@ -1,39 +1,32 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import Form, Request, Response
 
 from app.auth.caller import Caller
-from app.base.errors import ApiError
 from app.http.dependencies import After, ServicesDep
 from app.models import Scope
 from app.projects import service
 from app.projects.schemas import ProjectChange, ProjectRequest
 from app.services import Services
 from app.web.forms import (
+    EMPTY_FORM,
     Errors,
     InvalidForm,
-    errors_of,
+    TypedForm,
     notify_refusals,
     parse_form,
     redirect_to,
 )
-from app.web.pages.settings.layout import NO_VALUES, SETTINGS_PATH, settings_page
+from app.web.pages.settings.layout import SETTINGS_PATH, settings_page
 from app.web.session import notify
 from app.web.sizes import read_size
-from app.web.visitor import (
-    CHANGES,
-    MAX_FORM_BYTES,
-    AdminVisitor,
-    InstallationVisitor,
-    PageRoute,
-    Visitor,
-)
+from app.web.visitor import AdminVisitor, InstallationVisitor, PageRouter, Visitor
 
 PAGE_SIZE = 20
 Field = Annotated[str | None, Form()]
 
-router = APIRouter(prefix=SETTINGS_PATH, route_class=PageRoute)
+router = PageRouter(SETTINGS_PATH)
 
 
 @router.get("")
@@ -44,17 +37,15 @@ def projects_page(
     return _list_page(services, request, caller, after)
 
 
-@router.post("/projects", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/projects")
 def create_project(
     services: ServicesDep, request: Request, caller: InstallationVisitor, name: Field = None
 ) -> Response:
-    try:
+    with TypedForm(name=name) as form:
         project = service.create_project(services, caller, parse_form(ProjectRequest, name=name))
-    except ApiError as error:
-        typed = {"name": name}
-        return _list_page(services, request, caller, None, typed, errors_of(error, typed))
-    notify(request, "The project is there. Set its limits, and make a key for it.")
-    return redirect_to(f"{SETTINGS_PATH}/projects/{project.id}")
+        notify(request, "The project is there. Set its limits, and make a key for it.")
+        return redirect_to(f"{SETTINGS_PATH}/projects/{project.id}")
+    return _list_page(services, request, caller, None, form)
 
 
 @router.get("/projects/{project_id}")
@@ -64,7 +55,7 @@ def project_page(
     return _project_page(services, request, caller, project_id)
 
 
-@router.post("/projects/{project_id}", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/projects/{project_id}")
 def change_project(
     services: ServicesDep,
     request: Request,
@@ -72,17 +63,15 @@ def change_project(
     project_id: str,
     name: Field = None,
 ) -> Response:
-    try:
+    with TypedForm(name=name) as form:
         change = ProjectChange(name=parse_form(ProjectRequest, name=name).name)
         service.change_project(services, caller, project_id, change)
-    except ApiError as error:
-        typed = {"name": name}
-        return _project_page(services, request, caller, project_id, typed, errors_of(error, typed))
-    notify(request, "The project has its new name.")
-    return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
+        notify(request, "The project has its new name.")
+        return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
+    return _project_page(services, request, caller, project_id, form)
 
 
-@router.post("/projects/{project_id}/limits", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/projects/{project_id}/limits")
 def limit_project(
     services: ServicesDep,
     request: Request,
@@ -101,22 +90,16 @@ def limit_project(
         "max_storage_bytes": max_storage_bytes,
         "max_device_hours": max_device_hours,
     }
-    try:
-        changes = _read_limits(limits | {"weight": weight})
-        service.change_project(
-            services,
-            caller,
-            project_id,
-            ProjectChange.model_validate(dict.fromkeys(limits) | changes),
-        )
-    except ApiError as error:
-        typed = limits | {"weight": weight}
-        return _project_page(services, request, caller, project_id, typed, errors_of(error, typed))
-    notify(request, "The limits are set.")
-    return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
+    with TypedForm(weight=weight, **limits) as form:
+        changes = dict.fromkeys(limits) | _read_limits(form.values)
+        change = ProjectChange.model_validate(changes)
+        service.change_project(services, caller, project_id, change)
+        notify(request, "The limits are set.")
+        return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
+    return _project_page(services, request, caller, project_id, form)
 
 
-@router.post("/projects/{project_id}/archive", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/projects/{project_id}/archive")
 def archive_project(
     services: ServicesDep, request: Request, caller: InstallationVisitor, project_id: str
 ) -> Response:
@@ -126,7 +109,7 @@ def archive_project(
     return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
 
 
-def _read_limits(typed: Mapping[str, str | None]) -> dict[str, Any]:
+def _read_limits(typed: Mapping[str, str]) -> dict[str, Any]:
     """Return the limits that are set. Raises `InvalidForm`."""
     texts = dict(typed)
     errors: Errors = {}
@@ -149,8 +132,7 @@ def _list_page(
     request: Request,
     caller: Caller,
     after: str | None,
-    values: Mapping[str, str | None] = NO_VALUES,
-    errors: Errors | None = None,
+    form: TypedForm = EMPTY_FORM,
 ) -> Response:
     projects = None
     if caller.scope is Scope.ADMIN:
@@ -164,7 +146,7 @@ def _list_page(
         "default_rate": services.settings.requests_per_minute,
         "tokens_per_minute": services.settings.tokens_per_minute,
     }
-    return settings_page(request, "projects.html", caller, SETTINGS_PATH, values, errors, **context)
+    return settings_page(request, "projects.html", caller, SETTINGS_PATH, form, **context)
 
 
 def _project_page(
@@ -172,11 +154,14 @@ def _project_page(
     request: Request,
     caller: Caller,
     project_id: str,
-    values: Mapping[str, str | None] = NO_VALUES,
-    errors: Errors | None = None,
+    form: TypedForm = EMPTY_FORM,
 ) -> Response:
-    context = {
-        "project": service.retrieve_project(services, caller, project_id),
-        "month": service.read_month(services),
-    }
-    return settings_page(request, "project.html", caller, SETTINGS_PATH, values, errors, **context)
+    return settings_page(
+        request,
+        "project.html",
+        caller,
+        SETTINGS_PATH,
+        form,
+        project=service.retrieve_project(services, caller, project_id),
+        month=service.read_month(services),
+    )

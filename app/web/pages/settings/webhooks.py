@@ -1,37 +1,40 @@
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Form, Request, Response
 from sse_starlette import EventSourceResponse
 
 from app.auth.caller import Caller
-from app.base.errors import ApiError
 from app.http.dependencies import After, ServicesDep
-from app.http.event_stream import event_stream
 from app.jobs import service as jobs
 from app.projects.quotas import WARNING_SHARE
 from app.services import Services
 from app.web import live
 from app.web.forms import (
-    Errors,
+    EMPTY_FORM,
     InvalidForm,
-    errors_of,
+    TypedForm,
     notify_refusals,
     parse_form,
     redirect_to,
 )
-from app.web.pages.settings.layout import NO_VALUES, SETTINGS_PATH, settings_page
+from app.web.pages.settings.layout import SETTINGS_PATH, settings_page
 from app.web.rendering import fragment, shared
 from app.web.session import notify
-from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRoute, Visitor, WritingVisitor
+from app.web.visitor import PageRouter, Visitor, WritingVisitor
 from app.webhooks import service
 from app.webhooks.events import DEFAULT_EVENT_TYPES, EVENT_TYPE_PREFIX, EVENT_TYPES
-from app.webhooks.schemas import EndpointChanges, NewEndpoint, Rotation, TestRequest
+from app.webhooks.schemas import (
+    EndpointChanges,
+    EndpointWithSecret,
+    NewEndpoint,
+    Rotation,
+    TestRequest,
+)
 
 MAX_ENDPOINTS = 100
 DELIVERIES = 20
 DELIVERY_POLL_SECONDS = 2.0
-FIELDS = ("url", "name", "event_types")
 WEBHOOKS_PATH = f"{SETTINGS_PATH}/webhooks"
 EVENTS = {event: event.removeprefix(EVENT_TYPE_PREFIX) for event in EVENT_TYPES} | {
     "project.device_hours.warning": f"{WARNING_SHARE:.0%} of a month's device hours used",
@@ -40,7 +43,7 @@ EVENTS = {event: event.removeprefix(EVENT_TYPE_PREFIX) for event in EVENT_TYPES}
 Field = Annotated[str | None, Form()]
 Fields = Annotated[list[str] | None, Form()]
 
-router = APIRouter(prefix=WEBHOOKS_PATH, route_class=PageRoute)
+router = PageRouter(WEBHOOKS_PATH)
 streams = APIRouter(prefix=WEBHOOKS_PATH)
 
 
@@ -49,7 +52,7 @@ def webhooks_page(services: ServicesDep, request: Request, caller: Visitor) -> R
     return _list_page(services, request, caller, DEFAULT_EVENT_TYPES)
 
 
-@router.post("", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("")
 def create_webhook(
     services: ServicesDep,
     request: Request,
@@ -61,16 +64,11 @@ def create_webhook(
     """Answer with the page that shows the signing secret itself: it is kept nowhere, not even for
     one more page.
     """
-    typed = {"url": url, "name": name}
-    try:
-        endpoint_request = parse_form(NewEndpoint, **typed, event_types=_chosen(event))
+    with TypedForm("event_types", url=url, name=name) as form:
+        endpoint_request = parse_form(NewEndpoint, **form.values, event_types=_chosen(event))
         endpoint = service.create_endpoint(services, caller, endpoint_request)
-    except ApiError as error:
-        errors = errors_of(error, FIELDS)
-        return _list_page(services, request, caller, event or [], typed, errors)
-    return settings_page(
-        request, "webhook_secret.html", caller, WEBHOOKS_PATH, endpoint=endpoint, is_new=True
-    )
+        return _secret_page(request, caller, endpoint, is_new=True)
+    return _list_page(services, request, caller, event or [], form)
 
 
 @router.get("/{endpoint_id}")
@@ -97,12 +95,10 @@ def webhook_stream(
             )
         }
 
-    return event_stream(
-        live.parts(services, caller.key_id, caller.project_id, render, DELIVERY_POLL_SECONDS)
-    )
+    return live.stream(services, caller, render, DELIVERY_POLL_SECONDS)
 
 
-@router.post("/{endpoint_id}", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/{endpoint_id}")
 def change_webhook(
     services: ServicesDep,
     request: Request,
@@ -112,20 +108,15 @@ def change_webhook(
     name: Field = None,
     event: Fields = None,
 ) -> Response:
-    typed = {"url": url, "name": name}
-    try:
-        changes = parse_form(EndpointChanges, **typed, event_types=_chosen(event))
+    with TypedForm("event_types", url=url, name=name) as form:
+        changes = parse_form(EndpointChanges, **form.values, event_types=_chosen(event))
         service.update_endpoint(services, caller, endpoint_id, changes)
-    except ApiError as error:
-        errors = errors_of(error, FIELDS)
-        return _endpoint_page(
-            services, request, caller, endpoint_id, None, event or [], typed, errors
-        )
-    notify(request, "The endpoint is changed.")
-    return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
+        notify(request, "The endpoint is changed.")
+        return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
+    return _endpoint_page(services, request, caller, endpoint_id, None, event or [], form)
 
 
-@router.post("/{endpoint_id}/enable", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/{endpoint_id}/enable")
 def enable_webhook(
     services: ServicesDep, request: Request, caller: WritingVisitor, endpoint_id: str
 ) -> Response:
@@ -135,7 +126,7 @@ def enable_webhook(
     return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
-@router.post("/{endpoint_id}/disable", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/{endpoint_id}/disable")
 def disable_webhook(
     services: ServicesDep, request: Request, caller: WritingVisitor, endpoint_id: str
 ) -> Response:
@@ -145,7 +136,7 @@ def disable_webhook(
     return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
-@router.post("/{endpoint_id}/rotate", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/{endpoint_id}/rotate")
 def rotate_secret(
     services: ServicesDep,
     request: Request,
@@ -156,13 +147,11 @@ def rotate_secret(
     with notify_refusals(request):
         rotation = Rotation(keep_old_secret_active_for_24_hours=keep_old is not None)
         endpoint = service.rotate_secret(services, caller, endpoint_id, rotation)
-        return settings_page(
-            request, "webhook_secret.html", caller, WEBHOOKS_PATH, endpoint=endpoint, is_new=False
-        )
+        return _secret_page(request, caller, endpoint, is_new=False)
     return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
-@router.post("/{endpoint_id}/test", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/{endpoint_id}/test")
 def send_sample(
     services: ServicesDep,
     request: Request,
@@ -178,7 +167,7 @@ def send_sample(
     return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
-@router.post("/{endpoint_id}/delete", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/{endpoint_id}/delete")
 def delete_webhook(
     services: ServicesDep, request: Request, caller: WritingVisitor, endpoint_id: str
 ) -> Response:
@@ -189,11 +178,7 @@ def delete_webhook(
     return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
-@router.post(
-    "/{endpoint_id}/deliveries/{delivery_id}/resend",
-    max_body_size=MAX_FORM_BYTES,
-    dependencies=CHANGES,
-)
+@router.change("/{endpoint_id}/deliveries/{delivery_id}/resend")
 def resend_delivery(
     services: ServicesDep,
     request: Request,
@@ -213,17 +198,24 @@ def _chosen(event: list[str] | None) -> list[str]:
     return event
 
 
+def _secret_page(
+    request: Request, caller: Caller, endpoint: EndpointWithSecret, *, is_new: bool
+) -> Response:
+    return settings_page(
+        request, "webhook_secret.html", caller, WEBHOOKS_PATH, endpoint=endpoint, is_new=is_new
+    )
+
+
 def _list_page(
     services: Services,
     request: Request,
     caller: Caller,
     chosen: Collection[str],
-    values: Mapping[str, str | None] = NO_VALUES,
-    errors: Errors | None = None,
+    form: TypedForm = EMPTY_FORM,
 ) -> Response:
     endpoints = service.list_endpoints(services, caller, limit=MAX_ENDPOINTS).data
     context = {"endpoints": endpoints, "events": EVENTS, "chosen": chosen}
-    return settings_page(request, "webhooks.html", caller, WEBHOOKS_PATH, values, errors, **context)
+    return settings_page(request, "webhooks.html", caller, WEBHOOKS_PATH, form, **context)
 
 
 def _endpoint_page(
@@ -233,8 +225,7 @@ def _endpoint_page(
     endpoint_id: str,
     after: str | None,
     chosen: Collection[str] | None = None,
-    values: Mapping[str, str | None] = NO_VALUES,
-    errors: Errors | None = None,
+    form: TypedForm = EMPTY_FORM,
 ) -> Response:
     """`chosen`: the events that were chosen, where something was typed."""
     endpoint = service.retrieve_endpoint(services, caller, endpoint_id)
@@ -243,7 +234,7 @@ def _endpoint_page(
         "chosen": endpoint.event_types if chosen is None else chosen,
         **_deliveries(services, caller, endpoint_id, after),
     }
-    return settings_page(request, "webhook.html", caller, WEBHOOKS_PATH, values, errors, **context)
+    return settings_page(request, "webhook.html", caller, WEBHOOKS_PATH, form, **context)
 
 
 def _deliveries(

@@ -1,17 +1,16 @@
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import Form, Request, Response
 
 from app.auth.caller import Caller
-from app.base.errors import ApiError
 from app.http.dependencies import ServicesDep
 from app.projects import service as projects
 from app.services import Services
-from app.web.forms import Errors, errors_of, notify_refusals, parse_form, redirect_to
-from app.web.pages.settings.layout import NO_VALUES, SETTINGS_PATH, settings_page
+from app.web.forms import EMPTY_FORM, TypedForm, notify_refusals, parse_form, redirect_to
+from app.web.pages.settings.layout import SETTINGS_PATH, settings_page
 from app.web.session import notify
-from app.web.visitor import CHANGES, MAX_FORM_BYTES, InstallationVisitor, PageRoute
+from app.web.visitor import CHANGES, InstallationVisitor, PageRouter
 from app.workers import service
 from app.workers.schemas import WorkerTokenRequest
 
@@ -19,9 +18,8 @@ MAX_PROJECTS = 1000
 MAX_FIELDS = MAX_PROJECTS + 10  # One field a project, and the fields beside them.
 MAX_TOKEN_FORM_BYTES = MAX_FIELDS * 64  # an id has 37 characters
 TOKENS_PATH = f"{SETTINGS_PATH}/worker_tokens"
-FIELDS = ("name", "project_ids")
 
-router = APIRouter(prefix=TOKENS_PATH, route_class=PageRoute)
+router = PageRouter(TOKENS_PATH)
 
 
 @router.get("")
@@ -48,18 +46,16 @@ def create_worker_token(
     page.
     """
     chosen = project or []
-    try:
+    with TypedForm("project_ids", name=name) as form:
         token_request = parse_form(WorkerTokenRequest, name=name, project_ids=chosen)
         token, secret = service.create_token(services, caller, token_request)
-    except ApiError as error:
-        errors = errors_of(error, FIELDS)
-        return _page(services, request, caller, chosen, {"name": name}, errors)
-    return settings_page(
-        request, "worker_token.html", caller, TOKENS_PATH, worker_token=token, secret=secret
-    )
+        return settings_page(
+            request, "worker_token.html", caller, TOKENS_PATH, worker_token=token, secret=secret
+        )
+    return _page(services, request, caller, chosen, form)
 
 
-@router.post("/{token_id}/revoke", max_body_size=MAX_FORM_BYTES, dependencies=CHANGES)
+@router.change("/{token_id}/revoke")
 def revoke_worker_token(
     services: ServicesDep, request: Request, caller: InstallationVisitor, token_id: str
 ) -> Response:
@@ -74,8 +70,7 @@ def _page(
     request: Request,
     caller: Caller,
     chosen: Collection[str],
-    values: Mapping[str, str | None] = NO_VALUES,
-    errors: Errors | None = None,
+    form: TypedForm = EMPTY_FORM,
 ) -> Response:
     listed = projects.list_projects(services, caller, limit=MAX_PROJECTS)
     return settings_page(
@@ -83,8 +78,7 @@ def _page(
         "worker_tokens.html",
         caller,
         TOKENS_PATH,
-        values,
-        errors,
+        form,
         worker_tokens=service.list_tokens(services, caller),
         names={project.id: project.name for project in listed.data if project.status == "active"},
         has_more=listed.has_more,
