@@ -262,7 +262,9 @@ def certify() -> None:
 def bench(
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", help="also write everything measured here", dir_okay=False),
+        typer.Option(
+            "--json", help="also write everything measured here, as it comes", dir_okay=False
+        ),
     ] = None,
     quick: Annotated[
         bool,
@@ -306,16 +308,20 @@ def bench(
             measure,
             write_json,
         )
-        from falqon_core.bench.table import markdown
+        from falqon_core.bench.table import Report, markdown
+
+        def save(report: Report) -> None:
+            if json_file is not None:
+                write_json(report, json_file)
 
         report = measure(
             require_gpu(),
             SIZES_7B,
             QUICK_LIMITS if quick else FULL_LIMITS,
             lambda line: typer.echo(line, err=True),
+            save,
         )
-        if json_file is not None:
-            write_json(report, json_file)
+        save(report)
         sys.stdout.write(markdown(report))
 
 

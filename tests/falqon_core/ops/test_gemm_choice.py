@@ -1,5 +1,6 @@
 """Which GEMM is taken, with GEMMs that fail, that lie and that are slow."""
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -15,7 +16,15 @@ from falqon_core.ops.gemm_choice import (
     fastest_gemm,
     known_product,
 )
-from falqon_core.ops.scaled_mm import GEMMS, own, rowwise, scaled_mm, unit_scale
+from falqon_core.ops.scaled_mm import (
+    GEMMS,
+    choose_gemms,
+    own,
+    rowwise,
+    scaled_mm,
+    unit_scale,
+)
+from falqon_core.ops.self_check import verdicts_path
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
 DEVICE = torch.device(KERNEL_DEVICE)
@@ -90,6 +99,12 @@ def test_the_fastest_is_taken_and_remembered_for_its_shape_alone(
         assert "refusing" in caplog.text
     # nor is a name that nobody bears any more
     assert fastest_gemm((slow,), SHAPE, DEVICE) is slow
+
+
+def test_they_are_chosen_for_every_number_of_rows_before_the_first_step() -> None:
+    choose_gemms(DEVICE, 32, 112, False, most_rows=40)
+    stored = json.loads(verdicts_path(DEVICE).with_suffix(".gemms.json").read_text())
+    assert [*stored["names"]] == [f"{rows} x 32 x 112" for rows in (16, 32, 64)]
 
 
 def test_memory_that_runs_out_says_nothing_about_a_gemm() -> None:
