@@ -137,10 +137,9 @@ trace: setup
 
 # An environment as a machine with a card has it that `first_card.sh` is for: torch 2.11, Triton 3.6, and the wheels that the script packs. The
 # registry's torch for Linux is the CUDA build of such a machine; it computes on the CPU here. What a machine with Triton 3.6 cannot compile
-# (sm_110) is left out.
+# (sm_110) is left out. Its interpreter, which no card needs, takes arrays of one element for numbers, as numpy before 2.4 does.
 REHEARSAL := .cache/rehearse
 rehearse: $(REHEARSAL)/.installed
-	cd $(REHEARSAL) && bin/python -m pip check
 	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(REHEARSAL)/bin/python -m pytest --confcutdir=tests/falqon_core -p no:cacheprovider -o addopts= \
 	  -o filterwarnings=default -q tests/falqon_core/ops tests/falqon_core/meld tests/falqon_core/bench tests/falqon_core/trace
 	$(REHEARSAL)/bin/python -m benchmarks.gpu_trace $(REHEARSAL)/gpu_trace.md
@@ -148,6 +147,7 @@ rehearse: $(REHEARSAL)/.installed
 $(REHEARSAL)/.installed: benchmarks/first_card_wheels.txt
 	$(PYTHON) -m venv $(REHEARSAL)
 	$(REHEARSAL)/bin/pip install --quiet --disable-pip-version-check torch==2.11.0 triton==3.6.0 hypothesis --requirement benchmarks/first_card_wheels.txt
+	$(REHEARSAL)/bin/pip install --quiet --disable-pip-version-check 'numpy<2.4'
 	touch $@
 
 # The torch that pip installs on Linux is a CUDA build; bench says so where it is not. What stops early leaves what came before: doctor

@@ -1,9 +1,9 @@
 """What a training step does on a GPU, as far as a machine without one can say.
 
 Steps are traced (`tests/falqon_core/trace`): launches, bytes, peak; and every Triton kernel that
-they launch is compiled, as launched, for every architecture we claim. Writes
-`benchmarks/results/gpu_trace.md` or the file that is named, and ends with 1 when a kernel does not compile or takes more
-shared memory than a block may have. Nothing runs on a GPU.
+they launch is compiled, as launched, for every architecture we claim. Writes the file that is
+named, `benchmarks/results/gpu_trace.md` by default, and ends with 1 when a kernel does not compile
+or takes more shared memory than a block may have. Nothing runs on a GPU.
 """
 
 import sys

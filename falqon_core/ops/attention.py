@@ -229,7 +229,10 @@ def causal_attention(
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
     if is_widened(query):
         return _sdpa(query.float(), key.float(), value.float(), **options).to(query.dtype)
-    attend = partial(F.scaled_dot_product_attention, enable_gqa=True, **options)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True, **options)
+
     if query.is_cuda:
         return in_filled_heads(attend, query, key, value)
     return attend(query, key, value)

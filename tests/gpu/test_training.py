@@ -161,9 +161,7 @@ def test_a_value_that_is_not_finite_ends_the_step(value: float) -> None:
     casts turn NaN into a number, this cannot be seen.
     """
     device = torch.device(CARD)
-    training = MeasuredTraining(
-        OUR_SYSTEM, TWO_LAYER_SETUP, TWO_LAYER_SETUP.recipe(device), device
-    )
+    training = MeasuredTraining(OUR_SYSTEM, TWO_LAYER_SETUP, TWO_LAYER_SETUP.recipe(device), device)
     load = workloads(TWO_LAYER_SETUP)[0]
     batches = load.microbatches(load.num_tokens)
     training.step(load, batches)

@@ -25,7 +25,7 @@ from falqon_core.ops.scaled_mm import (
     unit_scale,
 )
 from falqon_core.ops.self_check import verdicts_path
-from tests.falqon_core.ops.devices import KERNEL_DEVICE
+from tests.falqon_core.ops.devices import KERNEL_DEVICE, needs_rowwise
 
 DEVICE = torch.device(KERNEL_DEVICE)
 SHAPE = GemmShape(4, 48, 512, False)
@@ -65,6 +65,7 @@ def slow(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, fast: bool) -> 
     return rowwise(a, a_scale, b, b_scale, fast)
 
 
+@needs_rowwise
 @pytest.mark.parametrize("num_rows", [1, 16, 272])
 def test_right_gemms_are_taken_in_their_order(num_rows: int) -> None:
     assert exact_gemms(GEMMS, num_rows, DEVICE, False) == [rowwise, unit_scale, own]
@@ -82,11 +83,13 @@ def test_one_that_fails_or_lies_is_passed_over_and_named(
     assert "a long explanation" not in caplog.text
 
 
+@needs_rowwise
 def test_one_that_is_right_on_a_small_product_alone_is_passed_over() -> None:
     assert exact_gemms((short_sighted, slow), 4, DEVICE, False) == [short_sighted, slow]
     assert fastest_gemm((short_sighted, slow), SHAPE, DEVICE) is slow
 
 
+@needs_rowwise
 def test_the_fastest_is_taken_and_remembered_for_its_shape_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
