@@ -78,8 +78,8 @@ SECONDS_OF_PRODUCT = 0.2 if ON_CARD else 0.0
 SECONDS_OF_STEP = 20.0 if ON_CARD else 0.0
 PROFILED_STEPS = 3
 TOP_KERNELS = 30
-MIN_CHECKPOINT_STEP = 20
-TRAINED_STEPS = 400 if ON_CARD else 100
+TRAINED_STEPS = 400 if ON_CARD else 20
+CHECKPOINT_STEPS = TRAINED_STEPS // 20
 
 Write = Callable[..., None]
 
@@ -273,7 +273,7 @@ def training_config(model: Path) -> dict[str, Any]:
         "batch_size": 8,
         "num_epochs": 50,
         "max_steps": TRAINED_STEPS,
-        "checkpoint_every": MIN_CHECKPOINT_STEP,
+        "checkpoint_every": CHECKPOINT_STEPS,
     }
     return {
         "model": str(model),
