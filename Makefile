@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Where nothing compiled may be kept, every process of the tests compiles what it imports of ours: 6 s each for those of pytest.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lock assets demo check test serve lint types unit format benchmark load serving fuzz chaos e2e fleet downloads tokenizers trace gpu image-check wheel wheel-check clean
+.PHONY: help setup lock assets demo check test serve lint types unit format benchmark load serving fuzz chaos e2e fleet downloads tokenizers trace rehearse gpu image-check wheel wheel-check clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
@@ -27,6 +27,7 @@ help:
 	@echo "make downloads  downloads under kills, damage and 5 GB, as a release has to pass them; their rate against nginx"
 	@echo "make tokenizers  whether turns are trained as served, with the tokenizers that seven model families publish (0.5 GB)"
 	@echo "make trace      a training step of a GPU, traced and compiled on a machine without one (10 minutes)"
+	@echo "make rehearse   the oldest torch that a card may have: kernels in the interpreter, the compile matrix and the trace, without a card (5 GB of packages)"
 	@echo "make gpu        on a machine with a GPU: doctor, its tests, and the table of kernels and training steps, first in short"
 	@echo "make wheel      dist/falqon-*.whl, which needs nothing of a checkout"
 	@echo "make wheel-check  the wheel in a clean environment: install, fine-tune, ask (downloads what it needs)"
@@ -135,6 +136,21 @@ tokenizers: setup
 
 trace: setup
 	python -m benchmarks.gpu_trace
+
+# An environment as a machine with a card has it that `first_card.sh` is for: torch 2.11, Triton 3.6, and the wheels that the script packs. The
+# registry's torch for Linux is the CUDA build of such a machine; it computes on the CPU here. What a machine with Triton 3.6 cannot compile
+# (sm_110) is left out. Its interpreter, which no card needs, takes arrays of one element for numbers, as numpy before 2.4 does.
+REHEARSAL := .cache/rehearse
+rehearse: $(REHEARSAL)/.installed
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(REHEARSAL)/bin/python -m pytest --confcutdir=tests/falqon_core -p no:cacheprovider -o addopts= \
+	  -o filterwarnings=default -q --ignore=tests/falqon_core/ops/formats tests/falqon_core/ops tests/falqon_core/meld tests/falqon_core/bench tests/falqon_core/trace
+	$(REHEARSAL)/bin/python -m benchmarks.gpu_trace $(REHEARSAL)/gpu_trace.md
+
+$(REHEARSAL)/.installed: benchmarks/first_card_wheels.txt
+	$(PYTHON) -m venv $(REHEARSAL)
+	$(REHEARSAL)/bin/pip install --quiet --disable-pip-version-check torch==2.11.0 triton==3.6.0 hypothesis --requirement benchmarks/first_card_wheels.txt
+	$(REHEARSAL)/bin/pip install --quiet --disable-pip-version-check 'numpy<2.4'
+	touch $@
 
 # The torch that pip installs on Linux is a CUDA build; bench says so where it is not. What stops early leaves what came before: doctor
 # (1 minute), the tests (3), the short table (3), the full one (8).

@@ -1,9 +1,9 @@
 """What a training step does on a GPU, as far as a machine without one can say.
 
 Steps are traced (`tests/falqon_core/trace`): launches, bytes, peak; and every Triton kernel that
-they launch is compiled, as launched, for every architecture we claim. Writes
-`benchmarks/results/gpu_trace.md`, and ends with 1 when a kernel does not compile or takes more
-shared memory than a block may have. Nothing runs on a GPU.
+they launch is compiled, as launched, for every architecture we claim. Writes the file that is
+named, `benchmarks/results/gpu_trace.md` by default, and ends with 1 when a kernel does not compile
+or takes more shared memory than a block may have. Nothing runs on a GPU.
 """
 
 import sys
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from falqon_core.ops.compile import SHARED_MEMORY, registers_and_stack
+from falqon_core.ops.compile import architectures, registers_and_stack
 from falqon_core.ops.kernels import triton
 from tests.falqon_core.trace.cases import CASES, FEWER, MODELS, MODES, Case
 from tests.falqon_core.trace.figures import CARDS, Figures, figures_of
@@ -30,8 +30,9 @@ class Outcome(NamedTuple):
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        sys.exit("usage: python -m benchmarks.gpu_trace")
+    if len(sys.argv) > 2:
+        sys.exit("usage: python -m benchmarks.gpu_trace [FILE]")
+    result = Path(sys.argv[1]) if len(sys.argv) == 2 else RESULT
     figures = {name: figures_of(case) for name, case in CASES.items()}
     print(*figure_lines(figures), sep="\n", flush=True)
     launched = {}
@@ -45,10 +46,10 @@ def main() -> None:
                     launched[specialization] = (kernel, model)
     outcomes = {
         capability: compile_all(launched, capability, limit)
-        for capability, limit in SHARED_MEMORY.items()
+        for capability, limit in architectures().items()
     }
-    RESULT.write_text("\n".join(page(figures, len(launched), outcomes)) + "\n")
-    print(RESULT.read_text())
+    result.write_text("\n".join(page(figures, len(launched), outcomes)) + "\n")
+    print(result.read_text())
     if any(outcome.refused for outcome in outcomes.values()):
         sys.exit(1)
 

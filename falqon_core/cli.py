@@ -259,7 +259,9 @@ def certify() -> None:
 def bench(
     json_file: Annotated[
         Path | None,
-        typer.Option("--json", help="also write everything measured here", dir_okay=False),
+        typer.Option(
+            "--json", help="also write everything measured here, as it comes", dir_okay=False
+        ),
     ] = None,
     quick: Annotated[
         bool,
@@ -303,11 +305,15 @@ def bench(
             measure,
             write_json,
         )
-        from falqon_core.bench.table import markdown
+        from falqon_core.bench.table import Report, markdown
 
-        report = measure(require_gpu(), SIZES_7B, QUICK_LIMITS if quick else FULL_LIMITS, _tell)
-        if json_file is not None:
-            write_json(report, json_file)
+        def save(report: Report) -> None:
+            if json_file is not None:
+                write_json(report, json_file)
+
+        limits = QUICK_LIMITS if quick else FULL_LIMITS
+        report = measure(require_gpu(), SIZES_7B, limits, _tell, save)
+        save(report)
         sys.stdout.write(markdown(report))
 
 

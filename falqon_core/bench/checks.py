@@ -24,6 +24,7 @@ from falqon_core.bench.timing import median_seconds, what_went_wrong
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.diagnosis import Check, Measurement, Skipped
 from falqon_core.contract.model_folder import read_config
+from falqon_core.estimate.cards import FP8_CAPABILITY
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import fit_recipe, largest_fitting, training_memory_bytes
 from falqon_core.methods.falqon import Falqon
@@ -32,7 +33,7 @@ from falqon_core.ops.attention import falqon_attention
 from falqon_core.ops.dispatch import faults_on
 from falqon_core.ops.gemm_choice import GemmShape
 from falqon_core.ops.samples import sqnr_db
-from falqon_core.ops.scaled_mm import ALIGNMENT, GEMMS, gemm_for, scaled_mm
+from falqon_core.ops.scaled_mm import ALIGNMENT, GEMMS, gemm_for, has_fp8_gemm, scaled_mm
 from falqon_core.ops.self_check import MIN_SQNR_DB
 from falqon_core.train.gpu_needs import describe_faults
 from falqon_core.train.memory import available_bytes, usable_bytes
@@ -42,7 +43,6 @@ from falqon_core.train.step import StepBatch, train_step
 SMALL_SHAPES = Shapes(tokens=96, hidden=256, intermediate=512, rank=16, update_rows=4)
 SHAPES_7B = Shapes(tokens=2048)
 MEASURED_SECONDS = 0.02  # Seconds of calls for each figure.
-FP8_CAPABILITY = (8, 9)
 MIN_ATTENTION_DB = 34.0  # 2 %; bf16 probabilities give more than 40
 # Two steps with the same roundings and other orders of addition: the losses are closer than this,
 # and what the first step changes is more.
@@ -105,6 +105,8 @@ def check_memory(dimensions: ModelDimensions, device: torch.device, must_fit: bo
     options = {"rank": 64, "batch_size": 16, "max_seq_length": 528, "a_init": "orthonormal"}
     recipe = Recipe.model_validate(options).resolved(16)
     is_cpu = device.type == "cpu"
+    if not is_cpu:
+        dimensions = dimensions.model_copy(update={"has_fp8": has_fp8_gemm(device)})
     usable = usable_bytes(available_bytes(device))
     if chosen := fit_recipe(dimensions, recipe, usable, is_cpu):
         needed = training_memory_bytes(dimensions, chosen, is_cpu)

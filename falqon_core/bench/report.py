@@ -1,7 +1,8 @@
 """The whole benchmark in order, within its time limit: ceilings, kernels, steps.
 
 A single compilation or step that hangs is not interrupted; the limit decides what
-is begun.
+is begun. The report so far is saved after every kernel and every system, so that a command that is
+cut off leaves what it has measured.
 """
 
 import json
@@ -13,11 +14,12 @@ from pathlib import Path
 import torch
 
 from falqon_core.bench.ceilings import CeilingSizes, measure_ceilings
-from falqon_core.bench.kernels import Shapes, measure_kernels
+from falqon_core.bench.kernels import KernelResult, Shapes, measure_kernels
 from falqon_core.bench.model import dimensions_of
-from falqon_core.bench.steps import MAX_ROUNDS, StepSetup, measure_steps
+from falqon_core.bench.steps import MAX_ROUNDS, StepSetup, StepTimings, measure_steps
 from falqon_core.bench.table import Report, bound_seconds
 from falqon_core.bench.timing import Deadline
+from falqon_core.files import write_whole
 from falqon_core.ops.gemm_choice import GemmShape
 from falqon_core.ops.scaled_mm import gemm_for
 
@@ -51,34 +53,48 @@ SIZES_7B = BenchSizes(CeilingSizes(), Shapes(), StepSetup())
 
 
 def measure(
-    device: torch.device, scale: BenchSizes, limits: TimeLimits, tell: Callable[[str], None]
+    device: torch.device,
+    scale: BenchSizes,
+    limits: TimeLimits,
+    tell: Callable[[str], None],
+    save: Callable[[Report], None] = lambda _: None,
 ) -> Report:
-    """Measure everything within the limits; `tell` gets lines of progress."""
+    """Measure everything within the limits; `tell` gets lines of progress, `save` the report after
+    each part of it.
+    """
     start = time.monotonic()
     deadline = Deadline(limits.total)
     tell("ceilings")
     ceilings = measure_ceilings(device, limits.ceiling, scale.ceilings)
-    kernels = []
+    kernels: list[KernelResult] = []
+    gemms: dict[str, str] = {}
+    model = in_words(scale.steps)
+
+    def report(steps: list[StepTimings]) -> Report:
+        seconds = time.monotonic() - start
+        return Report(ceilings, gemms, scale.kernels, kernels, model, steps, seconds)
+
     for result in measure_kernels(scale.kernels, device, ceilings.capability, limits.kernel):
         tell(f"kernel {result.name}: {result.status}")
         kernels.append(result)
+        save(report([]))
     torch.cuda.empty_cache()
     tokens, hidden, intermediate, *_ = scale.kernels
     shapes = {
         "output": GemmShape(tokens, intermediate, hidden, True),
         "grad_input": GemmShape(tokens, hidden, intermediate, False),
     }
-    gemms = {name: gemm_for(device, shape).__name__ for name, shape in shapes.items()}
-    steps = measure_steps(scale.steps, device, deadline, limits.step, tell, limits.rounds)
-    return Report(
-        ceilings,
-        gemms,
-        scale.kernels,
-        kernels,
-        in_words(scale.steps),
-        steps,
-        time.monotonic() - start,
+    gemms |= {name: gemm_for(device, shape).__name__ for name, shape in shapes.items()}
+    steps = measure_steps(
+        scale.steps,
+        device,
+        deadline,
+        limits.step,
+        tell,
+        limits.rounds,
+        save=lambda so_far: save(report(so_far)),
     )
+    return report(steps)
 
 
 def in_words(setup: StepSetup) -> str:
@@ -97,4 +113,4 @@ def write_json(report: Report, path: Path) -> None:
     for step, result in zip(content["steps"], report.steps, strict=True):
         step["bound_seconds"] = bound_seconds(result, report.ceilings)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")

@@ -205,9 +205,11 @@ def measure_steps(
     tell: Callable[[str], None],
     max_rounds: int = MAX_ROUNDS,
     systems: Sequence[StepSystem] = SYSTEMS,
+    save: Callable[[list[StepTimings]], None] = lambda _: None,
 ) -> list[StepTimings]:
     """Measure all systems on both workloads, `budget_seconds` each a round; at least one round,
-    more while another fits before `deadline`.
+    more while another fits before `deadline`. `save` gets all results, whole or not, after each
+    system.
     """
     loads = workloads(setup)
     recipe = setup.recipe(device)
@@ -227,6 +229,7 @@ def measure_steps(
             if mine and deadline.left > 0:
                 tell(f"round {round_ + 1}: {system.name}")
                 _measure_system(system, mine, setup, recipe, device, budget_seconds)
+                save(list(results.values()))
                 _free_memory(device)
         if deadline.left < before - deadline.left:
             break

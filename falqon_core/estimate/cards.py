@@ -12,6 +12,7 @@ from falqon_core.estimate.devices import DEVICES, DeviceSpec, reported_device
 Capability = tuple[int, int]
 
 MIN_CAPABILITY: Capability = (8, 0)  # the first with bf16 in its tensor cores
+FP8_CAPABILITY: Capability = (8, 9)  # the first with FP8 in its tensor cores
 MAX_NAME = 64  # as long as the name of a device may be in a request
 MAX_MODEL = 44  # characters of the driver's name, which leaves room for both endings
 MIB_PER_GIB = 1024
@@ -76,6 +77,7 @@ def find_device(name: str) -> DeviceSpec | None:
         name=name,
         tflops=round(tflops, 1),
         memory_gib=float(match["memory"]) if match["memory"] else None,
+        has_fp8=capability is None or capability >= FP8_CAPABILITY,
         peak="assumed",
     )
 

@@ -15,7 +15,8 @@ class DeviceSpec(BaseModel):
     """`tflops` is the dense peak of the arithmetic the trainer uses there, per device (CPU: per
     core).
 
-    `reported_as`: the names that the driver gives to this kind, and to none with another peak.
+    `reported_as`: the names that the driver gives to this kind, and to none with another peak or
+    another memory.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -23,34 +24,31 @@ class DeviceSpec(BaseModel):
     name: str
     tflops: float
     memory_gib: float | None = None
+    has_fp8: bool = True
     peak: Peak = "listed"
     reported_as: tuple[str, ...] = ()
 
 
 # Peaks are the vendors' dense figures; FP8 where the hardware has it, bf16 on A100. CPU: bf16 GEMM
-# per core with AVX512-bf16. Memory: what the driver lets a program have, rounded down.
+# per core with AVX512-bf16. Memory: what the driver names, in whole GiB.
 DEVICES: dict[str, DeviceSpec] = {
     device.name: device
     for device in (
         DeviceSpec(name="cpu", tflops=0.2),
         DeviceSpec(
-            name="rtx-4090", tflops=330, memory_gib=24, reported_as=("NVIDIA GeForce RTX 4090",)
+            name="rtx-4090", tflops=330, memory_gib=23, reported_as=("NVIDIA GeForce RTX 4090",)
         ),
-        DeviceSpec(name="l40s", tflops=733, memory_gib=48, reported_as=("NVIDIA L40S",)),
+        DeviceSpec(name="l40s", tflops=733, memory_gib=44, reported_as=("NVIDIA L40S",)),
         DeviceSpec(
             name="a100",
             tflops=312,
             memory_gib=80,
-            reported_as=(
-                "NVIDIA A100-SXM4-80GB",
-                "NVIDIA A100-SXM4-40GB",
-                "NVIDIA A100 80GB PCIe",
-                "NVIDIA A100-PCIE-40GB",
-            ),
+            has_fp8=False,
+            reported_as=("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB PCIe"),
         ),
-        DeviceSpec(name="h100", tflops=1979, memory_gib=80, reported_as=("NVIDIA H100 80GB HBM3",)),
-        DeviceSpec(name="h200", tflops=1979, memory_gib=139, reported_as=("NVIDIA H200",)),
-        DeviceSpec(name="b200", tflops=4500, memory_gib=178, reported_as=("NVIDIA B200",)),
+        DeviceSpec(name="h100", tflops=1979, memory_gib=79, reported_as=("NVIDIA H100 80GB HBM3",)),
+        DeviceSpec(name="h200", tflops=1979, memory_gib=140, reported_as=("NVIDIA H200",)),
+        DeviceSpec(name="b200", tflops=4500, memory_gib=179, reported_as=("NVIDIA B200",)),
     )
 }
 

@@ -76,6 +76,8 @@ class ModelDimensions(BaseModel):
     # True where logits are neither scaled nor capped, so that a GPU holds them in bf16 only
     # (ops/softmax_losses.py).
     has_plain_logits: bool = False
+    # False for a GPU without FP8 products: inputs of linears are kept in bf16, no layer is fused.
+    has_fp8: bool = True
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:

@@ -239,6 +239,7 @@ def estimate(
         busy = num_devices if is_shared else recipe.batch_size
         speed = _roofline_speed(flops, steps, dimensions, device, busy, calibration)
     is_cpu = device.name == "cpu"
+    dimensions = dimensions.model_copy(update={"has_fp8": device.has_fp8})
     device_bytes = math.inf if device.memory_gib is None else device.memory_gib * GIB
     fitted_recipe = fit_recipe(dimensions, recipe, device_bytes, is_cpu)
     fits = None if device.memory_gib is None else fitted_recipe is not None

@@ -22,6 +22,7 @@ from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.contract.recipe_options import BaseCopy
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.memory_terms import attention_backward_bytes, sketch_bytes
 
 MICROBATCH_STEP_TOKENS = 1024
 MAX_AUTOMATIC_MICROBATCH_TOKENS = {
@@ -62,7 +63,7 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
         adapter += (2 if device_is_cpu else 3) * (size.frozen_a + size.trained_a)
     tokens = recipe.longest_record if recipe.microbatch_tokens is None else recipe.microbatch_tokens
     # bf16, or e4m3 codes
-    input_bytes = 1 if is_melded and not device_is_cpu else 2
+    input_bytes = 1 if is_melded and not device_is_cpu and dimensions.has_fp8 else 2
     activations = _activation_bytes(
         dimensions, recipe, tokens, device_is_cpu, kept_input_bytes=input_bytes * size.kept_inputs
     )
@@ -105,13 +106,14 @@ def untouched_memory_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
     """Return the peak bytes on a GPU before training, while the bf16 model lies there whole and the
     directions of A are sought.
     """
-    return 2 * dimensions.num_parameters + _activation_bytes(
+    activations = _activation_bytes(
         dimensions,
         recipe,
         recipe.longest_record,
         device_is_cpu=False,
         watched_input_bytes=_all_inputs_bytes(dimensions),
     )
+    return 2 * dimensions.num_parameters + sketch_bytes(dimensions, recipe) + activations
 
 
 def host_base_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
@@ -223,7 +225,7 @@ def _activation_bytes(
     if not device_is_cpu:
         probabilities = 0
         of_attention = queries + 2 * dimensions.num_heads  # The output of attention, and fp32 sums.
-        if dimensions.rotates_in_place:
+        if dimensions.rotates_in_place and dimensions.has_fp8:
             of_attention -= queries + keys
     products = 2 * len(dimensions.linear_shapes) * recipe.rank
     saved = 2 * hidden + 2 * queries + 3 * keys + 2 * intermediate + products + of_attention
@@ -239,6 +241,11 @@ def _activation_bytes(
         logits_ceiling = LOGITS_BYTES["cpu" if device_is_cpu else "gpu"]
         logits = min(tokens * 12 * dimensions.vocab_size, logits_ceiling)
     working_bytes = 2 * tokens * working
+    if not device_is_cpu:
+        of_backward = attention_backward_bytes(dimensions, recipe, tokens)
+        if recipe.activation_checkpointing:
+            of_backward += 2 * tokens * saved
+        working_bytes = max(working_bytes, of_backward)
     # The loss is computed before any layer's backward begins; a CPU's allocator keeps its chunks.
     largest = working_bytes + logits if device_is_cpu else max(working_bytes, logits)
     return 2 * tokens * (kept + 2 * hidden) + largest

@@ -10,7 +10,8 @@ gradient:    the top-r right singular vectors of the weight gradient of a few mi
              are those of G up to the usual error of a randomized range finder (Halko, Martinsson,
              Tropp 2011).
 What is given up: quant_error takes an eigendecomposition per layer, seconds each at 7B's widths;
-orthonormal is free.
+orthonormal is free. Omega waits in host memory and comes to the device for each gradient, because
+drawing it anew each time would take longer than the pass.
 """
 
 import zlib
@@ -84,7 +85,8 @@ def gradient_sketches(
 
             def add(grad: Tensor) -> None:
                 # ([T, O] . [O, 2r])^T . [T, I] -> [2r, I]; G itself, [O, I], is never formed.
-                sketch.add_(matmul(matmul(grad.flatten(0, -2), omega).t(), x))
+                through_omega = matmul(grad.flatten(0, -2), omega.to(grad.device))
+                sketch.add_(matmul(through_omega.t(), x))
 
             output.register_hook(add)
 
@@ -96,10 +98,10 @@ def gradient_sketches(
         )
     ]
     for name, linear in linears.items():
-        # Omega^T [O, 2r] in the weight's dtype, as the gradients dy that it multiplies.
+        # Omega^T [O, 2r] in the weight's dtype, as the gradients dy that it multiplies; on the CPU.
         omega = torch.randn(
             linear.out_features, OVERSAMPLING * rank, generator=generator_of(name, seed)
-        ).to(device, linear.weight.dtype)
+        ).to(linear.weight.dtype)
         handles.append(linear.register_forward_hook(watch(sketches[name], omega)))
     try:
         yield sketches

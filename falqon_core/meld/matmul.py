@@ -7,9 +7,10 @@ value. Of a group whose A are frozen only the o_a [T, n r] are kept for backward
 gradient needs it. Rows are frozen between forward and backward; they are kept by reference, not as
 saved tensors.
 
-Of a group whose A train x is kept as well: on a GPU as e4m3 codes with a scale per token, a byte an
-element, and with FP8 GEMMs those that the GEMM has just read. On a CPU it is kept as it is, two
-bytes an element, because casts to e4m3 and back took more time than the GEMMs of this gradient.
+Of a group whose A train x is kept as well: with FP8 GEMMs as the e4m3 codes that the GEMM has just
+read, with a scale per token, a byte an element. On a GPU without FP8 it is kept as it is, two bytes
+an element, and on a CPU, because casts to e4m3 and back took more time than the GEMMs of this
+gradient.
 Then grad of A_j = scaling * (dy_j B_j)^T x, one GEMM for the group. A's rounding to e4m3 counts as
 the identity, and so does that of x where x is rounded, so this gradient is not exact, as that of B
 is.

@@ -18,7 +18,8 @@ Two storages, chosen by device once, when a model is converted:
   Fp8Weight       GPU. e4m3, 1 byte a weight. With FP8 GEMMs the W part is transposed again for each
                   grad_input, which contracts over the outputs (ops/transpose.py); without them
                   (`fp8=False`) qdata is dequantized to bf16 layer by layer and multiplied with
-                  unrounded activations: the same memory, the same checkpoint, no speed.
+                  unrounded activations, which are kept in bf16: the same weights, the same
+                  checkpoint, no speed.
 
 Backward of FP8: a weight's scale lies on the contraction axis of grad_input, so it is folded into
 the gradient first, `grad_input = t * (q . qdata)` with q, t = quantize(grad_output * scale)
@@ -38,7 +39,7 @@ from falqon_core.ops.quantize import (
     quantize_codes,
     quantize_rows,
 )
-from falqon_core.ops.scaled_mm import ALIGNMENT, has_fp8_gemm, scaled_mm
+from falqon_core.ops.scaled_mm import ALIGNMENT, choose_gemms, has_fp8_gemm, scaled_mm
 from falqon_core.ops.transpose import transpose_codes
 
 
@@ -188,12 +189,19 @@ class Fp8Weight(PackedWeight):
         return self.output_of_quantized(*quantize_codes(x))
 
     def output_and_input(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Keep x as e4m3 codes [T, I] with their scales, fp32 [T, 1]."""
+        """Keep x as the GEMM reads it: e4m3 codes [T, I] with their scales, fp32 [T, 1], or without
+        FP8 x itself, since codes would cost a pass in plain torch and an error in A's gradient.
+        """
+        if not self.fp8:
+            return self.output(x), (x,)
         codes = quantize_codes(x)
-        return self.output_of_quantized(*codes) if self.fp8 else self.output(x), codes
+        return self.output_of_quantized(*codes), codes
 
     def input_of(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
-        """Return x [T, I] from its codes; with a relative error of at most 1/16 (normal values)."""
+        """Return x [T, I]; from codes with a relative error of at most 1/16 (normal values)."""
+        if not self.fp8:
+            (x,) = kept
+            return x.to(dtype)
         codes, scale = kept
         return dequantize(codes, scale, dtype)
 
@@ -221,6 +229,16 @@ class Fp8Weight(PackedWeight):
         # e4m3 [I, sum O]: FP8 GEMMs want the contraction axis contiguous in both operands.
         weight = transpose_codes(self.qdata[: self.num_outputs])
         return scaled_mm(grad_output, scale, weight, self.unit)
+
+
+def choose_gemms_of(weight: PackedWeight, most_rows: int) -> None:
+    """Choose the GEMMs of `output` and `grad_input` for passes of at most `most_rows` tokens, on a
+    GPU with FP8.
+    """
+    if isinstance(weight, Fp8Weight) and weight.fp8 and weight.qdata.is_cuda:
+        device = weight.qdata.device
+        choose_gemms(device, len(weight.qdata), weight.in_features, True, most_rows)
+        choose_gemms(device, weight.in_features, weight.num_outputs, False, most_rows)
 
 
 def new_packed_weight(

@@ -14,6 +14,7 @@ from falqon_core.data.loader import Microbatch
 from falqon_core.meld.convert import convert_to_melded, swap_blocks, target_linears
 from falqon_core.meld.init import gradient_sketches
 from falqon_core.meld.linear import MeldedLinear
+from falqon_core.meld.packed_weight import choose_gemms_of
 from falqon_core.meld.update import update_rule
 from falqon_core.methods.frozen import tensors_of
 from falqon_core.objectives import create_objective
@@ -47,6 +48,8 @@ class Falqon:
             self._sketch(model, first_microbatches) if self.recipe.a_init == "gradient" else None
         )
         self.layers = convert_to_melded(model, self.recipe, self.rule, sketches)
+        del sketches
+        self._choose_gemms()
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
         """Swap in empty melded linears and fill each from its tensors in `state`."""
@@ -54,6 +57,7 @@ class Falqon:
         swap_blocks(model)
         # No A is chosen here: the checkpoint has the one that was trained.
         self.layers = convert_to_melded(model, self.recipe, self.rule, fresh=False)
+        self._choose_gemms()
         with torch.no_grad():
             for name, layer in self.layers.items():
                 self.rule.load(layer, tensors_of(name, state))
@@ -97,6 +101,11 @@ class Falqon:
             for name, layer in self.layers.items()
             for key, value in self.rule.state(layer).items()
         }
+
+    def _choose_gemms(self) -> None:
+        if (most_rows := self.recipe.microbatch_tokens) is not None:
+            for weight in {layer.packed for layer in self.layers.values()}:
+                choose_gemms_of(weight, most_rows)
 
     def _sketch(
         self, model: PreTrainedModel, microbatches: Sequence[Microbatch]

@@ -44,6 +44,7 @@ except ImportError:  # Torch before 2.10 has none.
 ATTENTION_NAME = "falqon"
 MAX_SHORT_TOKENS = 512
 QUERY_BLOCK = 128  # Queries of one GEMM; they skip the keys that none of them may see.
+HEAD_MULTIPLE = 8  # Of the head sizes that FlashAttention takes.
 
 
 @operator
@@ -228,8 +229,28 @@ def causal_attention(
 def _sdpa(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
     if is_widened(query):
         return _sdpa(query.float(), key.float(), value.float(), **options).to(query.dtype)
-    attend = partial(F.scaled_dot_product_attention, query, key, value, enable_gqa=True, **options)
-    return in_fixed_order(attend) if query.is_cuda else attend()
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, k, v, enable_gqa=True, **options)
+
+    if query.is_cuda:
+        return in_filled_heads(attend, query, key, value)
+    return attend(query, key, value)
+
+
+def in_filled_heads(
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor], query: Tensor, key: Tensor, value: Tensor
+) -> Tensor:
+    """Attend in a fixed order with heads that zeros fill up to a size that FlashAttention takes.
+    torch fills heads up as well, but then its last operation is a cut, and the order would be asked
+    for around that alone; its variable-length attention refuses them.
+    """
+    width = query.shape[-1]
+    missing = -width % HEAD_MULTIPLE
+    if missing == 0:
+        return in_fixed_order(partial(attend, query, key, value))
+    filled = (F.pad(x, (0, missing)) for x in (query, key, value))
+    return in_fixed_order(partial(attend, *filled))[..., :width]
 
 
 @cache
@@ -264,20 +285,12 @@ def varlen_attention(
     groups: dict[str, Any] = {}
     if _has_parameters(varlen_attn, "enable_gqa"):
         groups["enable_gqa"] = q.shape[1] != k.shape[1]
-    attend = partial(
-        varlen_attn,
-        q,
-        k,
-        v,
-        cu_seqlens,
-        cu_seqlens,
-        max_seqlen,
-        max_seqlen,
-        scale=scaling,
-        window_size=window_size,
-        **groups,
-    )
-    return in_fixed_order(attend).transpose(0, 1).unsqueeze(0)
+    bounds = (cu_seqlens, cu_seqlens, max_seqlen, max_seqlen)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return varlen_attn(q, k, v, *bounds, scale=scaling, window_size=window_size, **groups)
+
+    return in_filled_heads(attend, q, k, v).transpose(0, 1).unsqueeze(0)
 
 
 def falqon_attention(

@@ -28,7 +28,18 @@ from falqon_core.ops.kernels import Build, triton
 
 # Compute capability -> shared memory that one block may have, in bytes (CUDA C++ Programming Guide,
 # table of technical specifications).
-SHARED_MEMORY = {89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024, 120: 99 * 1024}
+SHARED_MEMORY = {
+    89: 99 * 1024,
+    90: 227 * 1024,
+    100: 227 * 1024,
+    103: 227 * 1024,
+    110: 227 * 1024,
+    120: 99 * 1024,
+    121: 99 * 1024,
+}
+
+# The first Triton whose ptxas knows an architecture, where that is not the oldest that we take.
+MIN_TRITON = {110: (3, 7)}
 
 
 class Compiled(NamedTuple):
@@ -45,6 +56,16 @@ class Compiled(NamedTuple):
 
 class KernelRefused(Exception):
     """A kernel whose code breaks a claim of its `Build`."""
+
+
+def architectures() -> dict[int, int]:
+    """Return the entries of `SHARED_MEMORY` that this Triton compiles for."""
+    version = tuple(map(int, triton.__version__.split(".")[:2]))
+    return {
+        capability: limit
+        for capability, limit in SHARED_MEMORY.items()
+        if version >= MIN_TRITON.get(capability, version)
+    }
 
 
 def builds() -> Iterator[Build]:
@@ -132,7 +153,7 @@ def main(table: Path) -> None:
     by_hash = {line[-1]: line for line in earlier}
     lines: list[tuple[object, ...]] = [Compiled._fields]
     for build in builds():
-        for capability in SHARED_MEMORY:
+        for capability in architectures():
             line = by_hash.get(hash_source(build, capability))
             lines.append(line or compile_for(build, capability))
     with table.open("w", newline="") as file:

@@ -101,7 +101,10 @@ def known_product(
     generator = torch.Generator(device).manual_seed(0)
 
     def integers(low: int, high: int, *shape: int) -> Tensor:
-        drawn = torch.randint(low, high, shape, generator=generator, device=device)
+        # One byte an element: of a weight of 32B, int64 would take 2 GB on top of the activations.
+        drawn = torch.randint(
+            low, high, shape, generator=generator, device=device, dtype=torch.int8
+        )
         return drawn.to(torch.bfloat16)
 
     # Elements of a [M, K] are -1 or 1 where chance decides so, else 0: about NONZERO_PER_ROW a row.

@@ -168,11 +168,14 @@ BUILDS = [
         gemm_kernel,
         _SIGNATURE | dict.fromkeys(("HALF", *_TILE), "constexpr"),
         {"HALF": half, **_TILE},
-        ptx_of={
-            89: (f"mma.sync.aligned.m16n8k32.row.col.{kind}.e4m3.e4m3.{kind}",),
+        ptx_of=dict.fromkeys(
+            (89, 120), (f"mma.sync.aligned.m16n8k32.row.col.{kind}.e4m3.e4m3.{kind}",)
+        )
+        | dict.fromkeys((100, 103, 110), ("tcgen05.mma.cta_group::1.kind::f8f6f4",))
+        | {
             90: (f"wgmma.mma_async.sync.aligned.m64n128k32.{kind}.e4m3.e4m3",),
-            100: ("tcgen05.mma.cta_group::1.kind::f8f6f4",),
-            120: (f"mma.sync.aligned.m16n8k32.row.col.{kind}.e4m3.e4m3.{kind}",),
+            # Triton 3.6 and 3.7 widen codes to fp16 there, exactly.
+            121: (f"mma.sync.aligned.m16n8k16.row.col.{kind}.f16.f16.{kind}",),
         },
         num_warps=NUM_WARPS,
         num_stages=NUM_STAGES,

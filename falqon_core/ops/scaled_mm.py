@@ -145,6 +145,22 @@ def gemm_for(device: torch.device, shape: GemmShape) -> Gemm:
     return _gemm_for(device, shape._replace(num_rows=num_rows))
 
 
+def choose_gemms(
+    device: torch.device,
+    num_outputs: int,
+    num_inputs: int,
+    fast_accumulation: bool,
+    most_rows: int,
+) -> None:
+    """Choose the GEMMs for `most_rows` rows and for fewer, now and not beside the activations of
+    the first step, where their operands might not fit.
+    """
+    num_rows = ALIGNMENT
+    while num_rows < 2 * min(most_rows, MAX_PROBED_ROWS):
+        gemm_for(device, GemmShape(num_rows, num_outputs, num_inputs, fast_accumulation))
+        num_rows *= 2
+
+
 @cache
 def _gemm_for(device: torch.device, shape: GemmShape) -> Gemm:
     return fastest_gemm(GEMMS, shape, device) or scaled_mm.oracle

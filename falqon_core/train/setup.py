@@ -14,6 +14,7 @@ from falqon_core.data.summary import summarize
 from falqon_core.data.template_defaults import set_template_defaults
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.methods import TrainingMethod, check_packages
+from falqon_core.ops.scaled_mm import has_fp8_gemm
 from falqon_core.train.activation_checkpointing import checkpoint_activations
 from falqon_core.train.agreement import check_agreement
 from falqon_core.train.checkpoint import Checkpoint, Progress, newest_checkpoint
@@ -70,6 +71,8 @@ def set_up(
     device = select_device(config.device, config.device_name)
     check_gpu_needs(device, warn)
     dimensions = load_dimensions(config.model)
+    if device.type == "cuda":
+        dimensions = dimensions.model_copy(update={"has_fp8": has_fp8_gemm(device)})
     tokenizer = load_tokenizer(config.model)
     set_template_defaults(tokenizer, config.recipe.chat_template_kwargs)
     checkpoint = group.rank0_first(lambda: newest_checkpoint(output, warn))

@@ -99,6 +99,14 @@ def test_hopper_can_multiply_with_scales_by_row() -> None:
     assert exact_gemms((rowwise,), 8448, DEVICE, True) == [rowwise]
 
 
+def test_a_row_that_is_not_a_number_stays_so_in_its_product_alone(draw: KernelDraw) -> None:
+    x = draw.normal(SHAPES.tokens, SHAPES.hidden)
+    x[1, 3] = float("nan")
+    product = scaled_mm(*quantize_codes(x), *draw.qdata(SHAPES.intermediate, SHAPES.hidden))
+    assert product[1].isnan().all()
+    assert product[[0, 2]].isfinite().all()
+
+
 def test_lowered_rows_never_overflow_half_sums(draw: KernelDraw) -> None:
     (line,) = [line for line in LINES if line.name == "own GEMM, FP16 sums"]
     largest = torch.full((256, 4096), 448.0, device=DEVICE).to(torch.float8_e4m3fn)

@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from falqon_core.bench.checks import TWO_LAYER_SETUP
+from falqon_core.bench.steps import OUR_SYSTEM, MeasuredTraining, workloads
 from falqon_core.contract.config import DeviceChoice, Recipe, TrainConfig
+from falqon_core.contract.errors import LossNotFinite
 from falqon_core.contract.messages import ExitCode, StepMetrics
 from falqon_core.meld.packed_weight import Fp8Weight
 from falqon_core.ops.refresh import refresh_codes
@@ -150,6 +153,22 @@ def test_a_training_continues_without_a_kernel_that_fails_its_check(
     assert "refresh.refresh_codes (its result is wrong" in warning
     _, losses = train(tiny_folder, train_file, tmp_path / "out", CARD, max_steps=20)
     assert losses[20] < losses[1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_a_value_that_is_not_finite_ends_the_step(value: float) -> None:
+    """Codes have no infinity, so it has to come through beside them. In the interpreter, whose
+    casts turn NaN into a number, this cannot be seen.
+    """
+    device = torch.device(CARD)
+    training = MeasuredTraining(OUR_SYSTEM, TWO_LAYER_SETUP, TWO_LAYER_SETUP.recipe(device), device)
+    load = workloads(TWO_LAYER_SETUP)[0]
+    batches = load.microbatches(load.num_tokens)
+    training.step(load, batches)
+    token = int(load.records[0].input_ids[0])
+    training.model.get_input_embeddings().weight[token, 0] = value
+    with pytest.raises(LossNotFinite):
+        training.step(load, batches)
 
 
 def test_a_base_in_host_memory_trains_the_same_bits(

@@ -33,12 +33,30 @@ def progress() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def report(progress: list[str]) -> Report:
+def saved() -> list[tuple[int, list[int]]]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def report(
+    progress: list[str],
+    saved: list[tuple[int, list[int]]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Report:
+    path = tmp_path_factory.mktemp("results") / "so_far.json"
+
+    def save(so_far: Report) -> None:
+        write_json(so_far, path)
+        content = json.loads(path.read_text())
+        rounds = [step["rounds"] for step in content["steps"][::2]]
+        saved.append((len(content["kernels"]), rounds))
+
     return measure(
         torch.device(KERNEL_DEVICE),
         BenchSizes(CeilingSizes(2**12, 32), Shapes(6, 32, 48, 5, 3, 16), SETUP),
         LIMITS,
         progress.append,
+        save,
     )
 
 
@@ -92,6 +110,16 @@ def test_ours_and_lora_are_measured_and_absent_peers_are_named(report: Report) -
 def test_progress_is_told(report: Report, progress: list[str]) -> None:
     assert progress[0] == "ceilings"
     assert f"round 2: {SYSTEMS[1].name}" in progress
+
+
+def test_what_is_measured_is_saved_after_every_kernel_and_every_system(
+    report: Report, saved: list[tuple[int, list[int]]]
+) -> None:
+    num_kernels = len(LINES)
+    assert saved[:num_kernels] == [(number + 1, []) for number in range(num_kernels)]
+    after_systems = [rounds[:2] for _, rounds in saved[num_kernels:]]
+    assert after_systems[:2] == [[1, 0], [1, 1]]
+    assert after_systems[-1] == [2, 2]
 
 
 def test_the_json_holds_everything(report: Report, tmp_path: Path) -> None:

@@ -17,10 +17,13 @@ CARDS: list[tuple[str, int | None, Capability | None, str | None]] = [
     ("NVIDIA GeForce RTX 4090 D", 24564, (8, 9), "rtx-4090-d-23gib-sm89"),
     ("NVIDIA GeForce RTX 4090 Laptop GPU", 16376, (8, 9), "rtx-4090-laptop-15gib-sm89"),
     ("NVIDIA GeForce RTX 3090", 24576, (8, 6), "rtx-3090-24gib-sm86"),
-    ("NVIDIA A100-SXM4-40GB", 40960, (8, 0), "a100"),
+    ("NVIDIA A100-SXM4-80GB", 81920, (8, 0), "a100"),
+    ("NVIDIA A100-SXM4-40GB", 40960, (8, 0), "a100-sxm4-40gb-40gib-sm80"),
+    ("NVIDIA A100-PCIE-40GB", 40960, (8, 0), "a100-pcie-40gb-40gib-sm80"),
     ("NVIDIA A100-PCIE-80GB", 81920, (8, 0), "a100-pcie-80gb-80gib-sm80"),
     ("NVIDIA H100 PCIe", 81559, (9, 0), "h100-pcie-79gib-sm90"),
     ("NVIDIA H100 NVL", 95830, (9, 0), "h100-nvl-93gib-sm90"),
+    ("NVIDIA H100 80GB HBM3", 81559, (9, 0), "h100"),
     ("NVIDIA H200", 143771, (9, 0), "h200"),
     ("NVIDIA GH200 480GB", 97871, (9, 0), "gh200-480gb-95gib-sm90"),
     ("NVIDIA B200", 183359, (10, 0), "b200"),
@@ -57,6 +60,8 @@ def test_every_card_that_a_driver_names_is_a_device_unless_it_is_too_old(
     assert device == find_device(expected), "the name is enough on another machine"
     assert device.peak == ("listed" if expected in DEVICES else "assumed")
     assert device.tflops > 0
+    assert device.memory_gib == (None if mib is None else mib // 1024)
+    assert device.has_fp8 == (capability is None or capability >= (8, 9))
 
 
 def test_a_slice_has_its_share_of_the_card() -> None:

@@ -289,7 +289,7 @@ def test_a_gpu_without_fp8_dequantizes_unless_its_rounding_is_asked_for(
 
 @pytest.mark.parametrize(
     ("new", "num_bytes", "is_rounded"),
-    [(emulated, 2, False), (simulated, 2, True), (fp8, 1, True), (dequantized, 1, True)],
+    [(emulated, 2, False), (simulated, 2, True), (fp8, 1, True), (dequantized, 2, False)],
 )
 def test_what_is_kept_of_an_input_gives_it_back(
     new: NewWeight, num_bytes: int, is_rounded: bool
@@ -303,6 +303,25 @@ def test_what_is_kept_of_an_input_gives_it_back(
     assert torch.equal(layer.packed.input_of((values, *scales), x.dtype), expected)
     assert torch.equal(output, layer.packed.output(x))
     assert values.nbytes == num_bytes * x.numel()
+
+
+def test_the_gradient_of_a_without_fp8_is_that_of_the_input_itself() -> None:
+    """In float64 from the same rows: scaling * (dY B)^T x, which codes of x are 1/16 away from."""
+    rule = Anchored()
+    weight = torch.randn(64, NUM_INPUTS).bfloat16().to(DEVICE)
+    packed = dequantized((64,), weight)
+    layer = MeldedLinear(packed, 0, None, 0.5, BaseWeight(weight), trains_a=True)
+    with torch.no_grad():
+        rule.start(layer, weight, torch.randn(RANK, NUM_INPUTS).to(DEVICE))
+        layer.delta.normal_()
+        rule.after_step(layer)
+    x = torch.randn(TOKENS, NUM_INPUTS).bfloat16().to(DEVICE)
+    grad = torch.randn(TOKENS, 64).bfloat16().to(DEVICE)
+    layer(x).backward(grad)
+    assert layer.a_master is not None
+    expected = 0.5 * (grad.double() @ layer.delta.detach().double()).t() @ x.double()
+    ours = layer.a_master.grad.double()
+    assert (ours - expected).norm() < 2**-7 * expected.norm()
 
 
 def test_a_member_of_a_group_has_no_forward_of_its_own() -> None:

@@ -2,10 +2,29 @@
 interpreter) and how results compare.
 """
 
+import pytest
 import torch
 from torch import Tensor
 
+from falqon_core.ops.scaled_mm import rowwise
+
 KERNEL_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _multiplies_by_row() -> bool:
+    codes = torch.ones(16, 16, device=KERNEL_DEVICE).to(torch.float8_e4m3fn)
+    scale = torch.ones(16, 1, device=KERNEL_DEVICE)
+    try:
+        rowwise(codes, scale, codes, scale, False)
+    except RuntimeError:
+        return False
+    return True
+
+
+needs_rowwise = pytest.mark.skipif(
+    not _multiplies_by_row(),
+    reason=f"torch {torch.__version__} multiplies codes with scales by row on other devices only",
+)
 
 
 def equal_codes(a: Tensor, b: Tensor) -> bool:

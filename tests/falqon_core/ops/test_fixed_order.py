@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from falqon_core.ops.attention import in_filled_heads
 from falqon_core.ops.fixed_order import in_fixed_order
 
 
@@ -51,6 +52,31 @@ def test_it_is_asked_while_attention_is_computed_again_within_its_own_backward()
     checkpoint(attention, x, order_kept, use_reentrant=False).sum().backward()
     assert order_kept == {"attention forward": True, "attention backward": True}
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize("width", [8, 10, 12])
+def test_heads_of_any_size_are_attended_in_an_order(width: int) -> None:
+    """The order is asked for around the attention, not around a cut of its output."""
+    order_kept: dict[str, bool] = {}
+    widths = set()
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        widths.add(q.shape[-1])
+        output = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3)
+        return Watched.apply(output, "attention", order_kept)
+
+    torch.manual_seed(0)
+    qkv = [torch.randn(2, 3, 5, width, requires_grad=True) for _ in range(3)]
+    output = in_filled_heads(attend, *qkv)
+    expected = F.scaled_dot_product_attention(*qkv, is_causal=True, scale=0.3)
+
+    assert widths == {-(-width // 8) * 8}
+    torch.testing.assert_close(output, expected)
+    grad = torch.randn_like(output)
+    ours = torch.autograd.grad(output, qkv, grad)
+    for actual, other in zip(ours, torch.autograd.grad(expected, qkv, grad), strict=True):
+        torch.testing.assert_close(actual, other)
+    assert order_kept == {"attention forward": True, "attention backward": True}
 
 
 def test_an_error_leaves_torch_as_it_was() -> None:

@@ -1,5 +1,6 @@
 """Which GEMM is taken, with GEMMs that fail, that lie and that are slow."""
 
+import json
 import logging
 import time
 from pathlib import Path
@@ -15,8 +16,16 @@ from falqon_core.ops.gemm_choice import (
     fastest_gemm,
     known_product,
 )
-from falqon_core.ops.scaled_mm import GEMMS, own, rowwise, scaled_mm, unit_scale
-from tests.falqon_core.ops.devices import KERNEL_DEVICE
+from falqon_core.ops.scaled_mm import (
+    GEMMS,
+    choose_gemms,
+    own,
+    rowwise,
+    scaled_mm,
+    unit_scale,
+)
+from falqon_core.ops.self_check import verdicts_path
+from tests.falqon_core.ops.devices import KERNEL_DEVICE, needs_rowwise
 
 DEVICE = torch.device(KERNEL_DEVICE)
 SHAPE = GemmShape(4, 48, 512, False)
@@ -56,6 +65,7 @@ def slow(a: Tensor, a_scale: Tensor, b: Tensor, b_scale: Tensor, fast: bool) -> 
     return rowwise(a, a_scale, b, b_scale, fast)
 
 
+@needs_rowwise
 @pytest.mark.parametrize("num_rows", [1, 16, 272])
 def test_right_gemms_are_taken_in_their_order(num_rows: int) -> None:
     assert exact_gemms(GEMMS, num_rows, DEVICE, False) == [rowwise, unit_scale, own]
@@ -73,11 +83,13 @@ def test_one_that_fails_or_lies_is_passed_over_and_named(
     assert "a long explanation" not in caplog.text
 
 
+@needs_rowwise
 def test_one_that_is_right_on_a_small_product_alone_is_passed_over() -> None:
     assert exact_gemms((short_sighted, slow), 4, DEVICE, False) == [short_sighted, slow]
     assert fastest_gemm((short_sighted, slow), SHAPE, DEVICE) is slow
 
 
+@needs_rowwise
 def test_the_fastest_is_taken_and_remembered_for_its_shape_alone(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -90,6 +102,12 @@ def test_the_fastest_is_taken_and_remembered_for_its_shape_alone(
         assert "refusing" in caplog.text
     # nor is a name that nobody bears any more
     assert fastest_gemm((slow,), SHAPE, DEVICE) is slow
+
+
+def test_they_are_chosen_for_every_number_of_rows_before_the_first_step() -> None:
+    choose_gemms(DEVICE, 32, 112, False, most_rows=40)
+    stored = json.loads(verdicts_path(DEVICE).with_suffix(".gemms.json").read_text())
+    assert [*stored["names"]] == [f"{rows} x 32 x 112" for rows in (16, 32, 64)]
 
 
 def test_memory_that_runs_out_says_nothing_about_a_gemm() -> None:

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from falqon_core.ops.quantize import quantize_codes
 from falqon_core.ops.scaled_mm import own, rowwise, scaled_mm, unit_scale
-from tests.falqon_core.ops.devices import KERNEL_DEVICE
+from tests.falqon_core.ops.devices import KERNEL_DEVICE, needs_rowwise
 
 DEVICE = torch.device(KERNEL_DEVICE)
 
@@ -29,7 +29,7 @@ def test_it_is_the_product_of_the_dequantized_operands(m: int, n: int, k: int) -
     )
 
 
-@pytest.mark.parametrize("gemm", [rowwise, unit_scale, own])
+@pytest.mark.parametrize("gemm", [pytest.param(rowwise, marks=needs_rowwise), unit_scale, own])
 @pytest.mark.parametrize("fast_accumulation", [False, True])
 def test_the_gemms_on_codes_agree_with_the_oracle(gemm: object, fast_accumulation: bool) -> None:
     """torch multiplies codes on the CPU too, so the calls themselves are tested, if not what a GPU

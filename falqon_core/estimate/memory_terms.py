@@ -1,0 +1,43 @@
+"""Parts of a GPU's memory that last for a moment: the search for A's directions, and the gradient
+of attention.
+"""
+
+from falqon_core.contract.config import Recipe
+from falqon_core.estimate.dimensions import ModelDimensions
+
+SKETCH_ROWS_PER_RANK = 2  # meld/init.py draws twice as many directions as it keeps.
+# Of an RTX PRO 6000, the most of the cards that are known here.
+MAX_MULTIPROCESSORS = 188
+HEAD_BLOCK = 32  # FlashAttention adds up gradients of heads that are multiples of it.
+
+
+def sketch_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
+    """Return the bytes of all sketches of the gradient, fp32 [2r, I] for each linear, and of the
+    largest random matrix, bf16 [O, 2r]; 0 where A is not sought along the gradient.
+
+    On a CPU, where all random matrices lie as well, they take less than the adapter's state, which
+    comes after them.
+    """
+    if recipe.a_init != "gradient":
+        return 0
+    rows = SKETCH_ROWS_PER_RANK * recipe.rank
+    inputs = sum(group.num_linears * group.num_inputs for group in dimensions.linear_groups)
+    outputs = max(outputs for outputs, _ in dimensions.linear_shapes.values())
+    return rows * (4 * dimensions.num_layers * inputs + 2 * outputs)
+
+
+def attention_backward_bytes(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> int:
+    """Return the bytes that the backward pass of one layer's attention works with.
+
+    In a fixed order FlashAttention adds up the gradient of the queries in fp32 once for each of its
+    splits, and makes as many as fill the card's multiprocessors, so few long records need the most.
+    """
+    records = max(1, tokens // recipe.longest_record)
+    splits = -(-MAX_MULTIPROCESSORS // (records * dimensions.num_heads))
+    width = -(-dimensions.head_dim // HEAD_BLOCK) * HEAD_BLOCK
+    queries = dimensions.num_heads * dimensions.head_dim
+    keys = dimensions.num_kv_heads * dimensions.head_dim
+    # bf16: the gradients of the output, of queries, of keys and values for each head of queries and
+    # then for each of their own, and of the layer's sum.
+    others = 4 * queries + 2 * keys + dimensions.hidden_size
+    return tokens * (4 * splits * dimensions.num_heads * width + 2 * others)
