@@ -25,14 +25,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.formats import ConvertedFormat, FormatUnavailable, check_format
 from falqon_core.contract.messages import ExitCode
 from falqon_core.export.formats import write_format
 from falqon_core.importers.gguf import convert_gguf
 from falqon_core.ops.quantize import quantize_rows
-from falqon_core.train.trainer import Trainer
+from tests.falqon_core.train import trainings
 
 # PEFT asks transformers by a name that is going to change.
 pytestmark = pytest.mark.filterwarnings(
@@ -73,14 +73,8 @@ def trained(
 
 def train(base: Path, data: Path, output: Path, **recipe: Any) -> Trained:
     torch.set_num_threads(1)
-    config = TrainConfig(
-        model=base,
-        train_file=data,
-        recipe=Recipe.model_validate(RECIPE | recipe),
-        num_threads=1,
-        certificate=False,
-    )
-    assert Trainer(config, output, lambda message: None, lambda: False).run() == ExitCode.DONE
+    code, _ = trainings.train(trainings.config_of(base, data, RECIPE | recipe), output)
+    assert code == ExitCode.DONE
     return Trained(base, output)
 
 

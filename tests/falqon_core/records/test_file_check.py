@@ -90,19 +90,6 @@ def test_an_empty_file_is_at_fault(lines: list[bytes]) -> None:
     assert "the file is empty; write one JSON object a line" in report.summary()
 
 
-def test_mixed_shapes_are_at_fault() -> None:
-    report = check_file(
-        [line(CHAT), b"", line({"text": "a"}), line(CHAT), line({"prompt": "a", "completion": "b"})]
-    )
-
-    assert [(error.line, error.message.split(" but ")[0]) for error in report.errors] == [
-        (3, "this line has shape 'text'"),
-        (5, "this line has shape 'prompt/completion'"),
-    ]
-    assert (report.num_records, report.mixed_at_line) == (2, 3)
-    assert report.summary().endswith("(and 1 more)")
-
-
 def test_a_mixed_file_is_refused_whatever_the_share_and_names_its_faults_in_order() -> None:
     report = check_file([line(CHAT), b"{"] + [line(CHAT)] * 100 + [line({"text": "a"})])
 

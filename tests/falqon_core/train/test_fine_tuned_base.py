@@ -9,13 +9,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
-from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.layout import checkpoint_folder, model_folder
-from falqon_core.contract.messages import ExitCode, Message
+from falqon_core.contract.messages import ExitCode
 from falqon_core.train.exporter import DataFiles, export_training
 from falqon_core.train.model import load_base_model
-from falqon_core.train.trainer import Trainer
+from tests.falqon_core.train import trainings
+from tests.falqon_core.train.trainings import config_of
 
 RECIPE = {
     "rank": 8,
@@ -28,15 +28,8 @@ RECIPE = {
 
 
 def train(model: Path, train_file: Path, output: Path, **recipe: object) -> Path:
-    config = TrainConfig(
-        model=model,
-        train_file=train_file,
-        num_threads=1,
-        certificate=False,
-        recipe=Recipe.model_validate(RECIPE | recipe),
-    )
-    messages: list[Message] = []
-    assert Trainer(config, output, messages.append, lambda: False).run() == ExitCode.DONE
+    code, _ = trainings.train(config_of(model, train_file, RECIPE | recipe), output)
+    assert code == ExitCode.DONE
     return model_folder(output)
 
 

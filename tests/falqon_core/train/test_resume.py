@@ -17,6 +17,7 @@ from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.resume import check_same_training, recipe_fit_to_memory
 from tests.falqon_core.estimate.test_estimate import TINY
 from tests.falqon_core.train.processes import Running, trainer, write_config
+from tests.falqon_core.train.trainings import bytes_of
 
 RECIPE = {
     "rank": 16,
@@ -33,11 +34,6 @@ def interrupt(running: Running, step: int, number: signal.Signals) -> int:
         if isinstance(message, StepMetrics) and message.step == step:
             running.process.send_signal(number)
     return running.finish()
-
-
-def bytes_of(output: Path) -> dict[str, bytes]:
-    files = [*output.glob("model/*"), *output.glob("checkpoints/*/*")]
-    return {path.relative_to(output).as_posix(): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize(
