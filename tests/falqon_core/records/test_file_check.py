@@ -69,18 +69,6 @@ def test_line_ends_and_blank_lines_do_not_matter(gaps: list[bytes], text: str) -
     assert records == [Parsed(TextRecord(text=text), None, {"text": text})] * (len(gaps) + 1)
 
 
-def test_a_good_file_is_summed_up() -> None:
-    report = check_file([line(CHAT) + b"\n"] * 3)
-
-    assert (report.shape, report.num_records, report.num_characters, report.num_errors) == (
-        "messages",
-        3,
-        3 * len("How much?Five."),
-        0,
-    )
-    assert report.summary() == "3 records (messages)"
-
-
 @pytest.mark.parametrize("lines", [[], [b"\n", b" \r\n"]])
 def test_an_empty_file_is_at_fault(lines: list[bytes]) -> None:
     report = check_file(lines)

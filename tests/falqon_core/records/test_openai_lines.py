@@ -101,8 +101,8 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] =
     ),
     (
         "a list of functions",
-        chat(*OLD_STYLE, functions=[TOOL["function"]]),
-        chat(*NEW_STYLE, tools=[TOOL]),
+        chat(*OLD_STYLE, functions=[TOOL["function"]], parallel_tool_calls=False),
+        chat(*NEW_STYLE, tools=[TOOL], parallel_tool_calls=False),
         set(),
         {"functions"},
     ),

@@ -15,20 +15,14 @@ from falqon_core.contract.messages import ExitCode
 from falqon_core.train.exporter import DataFiles, export_training
 from falqon_core.train.model import load_base_model
 from tests.falqon_core.train import trainings
+from tests.falqon_core.train.test_trainer import RECIPE
 from tests.falqon_core.train.trainings import config_of
-
-RECIPE = {
-    "rank": 8,
-    "max_seq_length": 64,
-    "microbatch_tokens": 64,
-    "batch_size": 8,
-    "max_steps": 4,
-    "checkpoint_every": 2,
-}
 
 
 def train(model: Path, train_file: Path, output: Path, **recipe: object) -> Path:
-    code, _ = trainings.train(config_of(model, train_file, RECIPE | recipe), output)
+    code, _ = trainings.train(
+        config_of(model, train_file, RECIPE | {"max_steps": 4} | recipe), output
+    )
     assert code == ExitCode.DONE
     return model_folder(output)
 

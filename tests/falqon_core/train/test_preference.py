@@ -161,14 +161,6 @@ def test_the_reference_pass_reports_progress_and_stops_on_request(
     assert not (tmp_path / "stopped/checkpoints").exists()
 
 
-def test_packed_and_padded_training_agree(run: Any) -> None:
-    losses = []
-    for packing in (True, False):
-        _, messages = run(output=f"packed-{packing}", packing=packing, max_steps=3)
-        losses.append([message.train_loss for message in of(StepMetrics, messages)])
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
-
-
 def test_other_preferences_in_the_same_folder_are_refused(
     run: Any, preference_file: Path, tmp_path: Path
 ) -> None:

@@ -155,7 +155,7 @@ def assert_continues(run: Any, folder: Path, **recipe: Any) -> list[Message]:
     "recipe",
     [
         {"base_copy": "none"},
-        {"packing": False},
+        {"packing": False, "update_rule": "topk", "a_init": "quant_error"},
         {"train_a": True, "a_init": "gradient"},
         *(SMALL.get(name, {}) | {"method": name} for name in METHODS if name != "falqon"),
     ],
