@@ -144,8 +144,24 @@ def test_a_user_error_is_reported_by_code_and_parameter(
 ) -> None:
     config = write_config(tmp_path / "config.json", tiny_folder, train_file, RECIPE)
     config.write_text(json.dumps(json.loads(config.read_text()) | change))
-    failed = failure_of("train", "--config", config, "--output", tmp_path / "out")
-    assert (failed["code"], failed["param"]) == (code, param)
+    read, write = os.pipe()
+    # In this process: what is tested is the edge, and starting Python each time would take seconds.
+    result = CliRunner().invoke(
+        cli.app,
+        [
+            "train",
+            "--config",
+            str(config),
+            "--output",
+            str(tmp_path / "out"),
+            "--message-fd",
+            str(write),
+        ],
+    )
+    with open(read, "rb") as pipe:
+        (failed,) = [json.loads(line) for line in pipe]
+    assert result.exit_code == ExitCode.USER_ERROR
+    assert (failed["type"], failed["code"], failed["param"]) == ("failed", code, param)
     assert not (tmp_path / "out").exists()
 
 
