@@ -18,7 +18,7 @@ from falqon_core.train.gpu_needs import check_gpu_needs
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.conftest import WORDS
 from tests.falqon_core.meld.noise import decoder_layer_noise, too_noisy
-from tests.falqon_core.train.test_resume import bytes_of
+from tests.falqon_core.train.trainings import bytes_of
 
 CARD: DeviceChoice = "cuda"
 LONG = 2048

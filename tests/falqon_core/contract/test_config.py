@@ -91,19 +91,9 @@ def test_resolving_twice_changes_nothing(recipe: Recipe, num_records: int) -> No
 def test_resolving_keeps_what_was_asked_for(recipe: Recipe, num_records: int) -> None:
     resolved = recipe.resolved(num_records)
 
-    assert {
-        name: getattr(resolved, name)
-        for name in recipe.model_fields_set
-        if getattr(recipe, name) is not None
-    } == {
-        name: getattr(recipe, name)
-        for name in recipe.model_fields_set
-        if getattr(recipe, name) is not None
-    }
-    assert all(
-        getattr(resolved, name) is not None
-        for name in ("num_epochs", "batch_size", "learning_rate")
-    )
+    requested = recipe.model_dump(exclude_unset=True, exclude_none=True)
+    assert resolved.model_dump(include=set(requested)) == requested
+    assert None not in (resolved.num_epochs, resolved.batch_size, resolved.learning_rate)
     assert resolved.microbatch_tokens == recipe.microbatch_tokens, (
         "only a device's memory decides it"
     )

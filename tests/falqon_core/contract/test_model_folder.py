@@ -60,15 +60,6 @@ def test_program_code_is_refused(name: str, folder: Path) -> None:
         check_model_folder(folder)
 
 
-def test_auto_map_is_refused(folder: Path) -> None:
-    (folder / "config.json").write_text(
-        json.dumps(SIZES | {"auto_map": {"AutoModel": "modeling.Acme"}})
-    )
-
-    with pytest.raises(ModelError, match="auto_map"):
-        check_model_folder(folder)
-
-
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, None])
 def test_an_unreadable_config_is_refused(content: bytes | None, folder: Path) -> None:
     (folder / "config.json").unlink()

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.errors import DatasetError, ModelError
 from falqon_core.data.chat_template import render
-from falqon_core.data.sequences import Encoder, SequenceGroup, TokenSequence
+from falqon_core.data.sequences import Encoder, TokenSequence
 from falqon_core.data.sequences import encode as encode_record
 from falqon_core.data.warnings import WarningCounts
 from falqon_core.records.shapes import (
@@ -48,13 +48,6 @@ def targets(sequence: TokenSequence, tokenizer: PreTrainedTokenizerBase) -> list
     return [tokenizer.decode(sequence.input_ids[start:end]) for start, end in edges.reshape(-1, 2)]
 
 
-def served(record: ChatRecord, num_messages: int, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    messages = [message.model_dump(exclude_none=True) for message in record.messages[:num_messages]]
-    return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)[
-        "input_ids"
-    ]
-
-
 @pytest.mark.parametrize("template", ["marked", "unmarked"])
 def test_loss_is_on_assistant_turns_and_their_end(
     template: str, request: pytest.FixtureRequest
@@ -72,71 +65,6 @@ def test_loss_is_on_assistant_turns_and_their_end(
     assert sequence.loss_mask.dtype == bool
 
 
-@pytest.mark.parametrize("template", ["marked", "unmarked"])
-def test_the_tokens_before_a_target_equal_those_of_serving(
-    template: str, request: pytest.FixtureRequest
-) -> None:
-    tokenizer = request.getfixturevalue(template)
-
-    sequence, _ = encode(TWO_TURNS, tokenizer, 512)
-
-    starts = np.flatnonzero(np.diff(sequence.loss_mask.astype(int)) == 1) + 1
-    for start, num_messages in zip(starts, (1, 3), strict=True):
-        assert sequence.input_ids[:start].tolist() == served(TWO_TURNS, num_messages, tokenizer)
-
-
-@pytest.mark.parametrize("template", ["marked", "unmarked"])
-def test_turns_of_weight_zero_are_context_only(
-    template: str, request: pytest.FixtureRequest
-) -> None:
-    tokenizer = request.getfixturevalue(template)
-    messages = [
-        message.model_copy(update={"weight": 0}) if index == 1 else message
-        for index, message in enumerate(TWO_TURNS.messages)
-    ]
-
-    sequence, _ = encode(TWO_TURNS.model_copy(update={"messages": messages}), tokenizer, 512)
-
-    assert targets(sequence, tokenizer) == ["Nine.\n\nThat is cheaper 🙂<|im_end|>"]
-    assert np.array_equal(sequence.input_ids, encode(TWO_TURNS, tokenizer, 512)[0].input_ids)
-
-
-def test_a_template_that_strips_content_is_followed(unmarked: PreTrainedTokenizerBase) -> None:
-    unmarked.chat_template = unmarked.chat_template.replace(
-        "message['content']", "message['content'] | trim"
-    )
-
-    sequence, _ = encode(TWO_TURNS, unmarked, 512)
-
-    assert targets(sequence, unmarked)[0] == "Five dollars.<|im_end|>"
-
-
-def test_a_turn_that_changes_with_later_turns_is_a_separate_sequence(
-    unmarked: PreTrainedTokenizerBase,
-) -> None:
-    content = "message['content']"
-    last = "('<think></think>' if loop.last and message['role'] == 'assistant' else '')"
-    unmarked.chat_template = unmarked.chat_template.replace(content, f"{last} + {content}")
-
-    item = encode_record(TWO_TURNS, unmarked, 512).item
-
-    assert isinstance(item, SequenceGroup)
-    assert [targets(sequence, unmarked) for sequence in item.sequences] == [
-        ["<think></think>  Five dollars. <|im_end|>"],
-        ["<think></think>Nine.\n\nThat is cheaper 🙂<|im_end|>"],
-    ]
-    assert "think" not in unmarked.decode(item.sequences[1].input_ids[:20])
-
-
-def test_the_templates_own_refusal_is_told(unmarked: PreTrainedTokenizerBase) -> None:
-    unmarked.chat_template = "{{ raise_exception('System role not supported') }}"
-
-    with pytest.raises(
-        DatasetError, match="chat template refuses the messages: System role not supported"
-    ):
-        encode(TWO_TURNS, unmarked, 512)
-
-
 def test_an_answer_that_melts_into_the_prompt_is_refused(unmarked: PreTrainedTokenizerBase) -> None:
     unmarked.chat_template = (
         "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% "
@@ -147,33 +75,6 @@ def test_an_answer_that_melts_into_the_prompt_is_refused(unmarked: PreTrainedTok
 
     with pytest.raises(DatasetError, match=r"joins the end of the prompt.*'the answer"):
         encode(ChatRecord.model_validate({"messages": messages}), unmarked, 512)
-
-
-def test_tools_and_parsed_arguments_reach_the_template(unmarked: PreTrainedTokenizerBase) -> None:
-    unmarked.chat_template = (
-        "{% for tool in tools %}{{ tool.function.name }};{% endfor %}"
-        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
-        "{% for call in m.tool_calls %}{{ call.function.name }}({{ call.function.arguments.item "
-        "}}){% endfor %}<|im_end|>\n{% endfor %}"
-        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-    )
-    call = {
-        "id": "1",
-        "type": "function",
-        "function": {"name": "price", "arguments": '{"item": "lamp"}'},
-    }
-    record = {
-        "messages": [
-            {"role": "user", "content": "How much?"},
-            {"role": "assistant", "tool_calls": [call]},
-        ],
-        "tools": [{"type": "function", "function": {"name": "price"}}],
-    }
-
-    sequence, _ = encode(ChatRecord.model_validate(record), unmarked, 512)
-
-    assert unmarked.decode(sequence.input_ids).startswith("price;<|im_start|>user")
-    assert targets(sequence, unmarked) == ["price(lamp)<|im_end|>"]
 
 
 @pytest.mark.parametrize("arguments", ["lamp", '{"a":' * 5000 + "1" + "}" * 5000])
@@ -188,13 +89,6 @@ def test_arguments_that_no_check_has_seen_are_refused(
 
     with pytest.raises(DatasetError, match="arguments of the call to 'price'"):
         encode(record, unmarked, 512)
-
-
-def test_chat_needs_a_chat_template(unmarked: PreTrainedTokenizerBase) -> None:
-    unmarked.chat_template = None
-
-    with pytest.raises(ModelError, match="no chat template"):
-        encode(TWO_TURNS, unmarked, 512)
 
 
 def test_completion_is_learned_with_its_end(marked: PreTrainedTokenizerBase) -> None:

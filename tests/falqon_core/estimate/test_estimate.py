@@ -34,13 +34,20 @@ SEVEN_B = ModelDimensions(
 )  # fmt: skip
 
 
-def of(dimensions: ModelDimensions = SMALL, device: str = "h100", **recipe: Any) -> Estimate:
+def of(
+    dimensions: ModelDimensions = SMALL,
+    device: str = "h100",
+    tokens: int = 200_000,
+    num_devices: int = 1,
+    **recipe: Any,
+) -> Estimate:
     return estimate(
         dimensions,
         Recipe(**recipe).resolved(1000),
         num_records=1000,
-        tokens_per_epoch=200_000,
+        tokens_per_epoch=tokens,
         device=DEVICES[device],
+        num_devices=num_devices,
     )
 
 
@@ -59,11 +66,7 @@ def computed_seconds(result: Estimate) -> float:
 
 @given(st.integers(0, 10**9), st.integers(1, 10**9))
 def test_more_tokens_take_longer_and_cost_no_less(tokens: int, more: int) -> None:
-    recipe = Recipe(num_epochs=1).resolved(1000)
-    fewer, many = (
-        estimate(SMALL, recipe, num_records=1000, tokens_per_epoch=count, device=DEVICES["h100"])
-        for count in (tokens, tokens + more)
-    )
+    fewer, many = (of(tokens=count, num_epochs=1) for count in (tokens, tokens + more))
 
     assert fewer.seconds.expected < many.seconds.expected
     assert fewer.cost.expected <= many.cost.expected
@@ -99,18 +102,7 @@ def test_fewer_steps_train_fewer_tokens() -> None:
 
 
 def test_two_devices_halve_the_time_at_the_same_cost() -> None:
-    recipe = Recipe().resolved(1000)
-    single, double = (
-        estimate(
-            SMALL,
-            recipe,
-            num_records=1000,
-            tokens_per_epoch=10**6,
-            device=DEVICES["h100"],
-            num_devices=count,
-        )
-        for count in (1, 2)
-    )
+    single, double = (of(tokens=10**6, num_devices=count) for count in (1, 2))
 
     assert computed_seconds(double) == pytest.approx(computed_seconds(single) / 2)
     fixed = single.seconds.expected - computed_seconds(single)
@@ -120,18 +112,7 @@ def test_two_devices_halve_the_time_at_the_same_cost() -> None:
 
 
 def test_no_more_devices_are_busy_than_a_step_has_records() -> None:
-    recipe = Recipe(batch_size=2).resolved(1000)
-    two, eight = (
-        estimate(
-            SMALL,
-            recipe,
-            num_records=1000,
-            tokens_per_epoch=10**6,
-            device=DEVICES["h100"],
-            num_devices=count,
-        )
-        for count in (2, 8)
-    )
+    two, eight = (of(tokens=10**6, num_devices=count, batch_size=2) for count in (2, 8))
     assert eight.seconds == two.seconds
     assert float(eight.cost.expected) == pytest.approx(4 * float(two.cost.expected), rel=1e-3)
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrain
 
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.layout import model_folder
-from falqon_core.contract.messages import StepMetrics, TrainerMessage
+from falqon_core.contract.messages import StepMetrics
 from falqon_core.export.formats import write_format
 from falqon_core.importers.importer import import_model
 from falqon_core.ops.quantize import quantize_rows
@@ -22,10 +22,10 @@ from falqon_core.train.checkpoint import load_checkpoint
 from falqon_core.train.data import load_data
 from falqon_core.train.exporter import restore_model
 from falqon_core.train.model import load_tokenizer
-from falqon_core.train.trainer import Trainer
 from falqon_core.verification.capture import capture_reference
 from falqon_core.verification.compare import compare
 from tests.falqon_core.families.models import FAMILIES, write_model
+from tests.falqon_core.train import trainings
 
 # PEFT asks transformers by a name that is going to change.
 pytestmark = pytest.mark.filterwarnings(
@@ -83,9 +83,8 @@ def trained(
 def train(config: TrainConfig, output: Path) -> list[float]:
     """Return the loss of every step."""
     torch.set_num_threads(1)
-    messages: list[TrainerMessage] = []
-    Trainer(config, output, messages.append, lambda: False).run()
-    return [message.train_loss for message in messages if isinstance(message, StepMetrics)]
+    _, messages = trainings.train(config, output)
+    return [message.train_loss for message in trainings.of(StepMetrics, messages)]
 
 
 @pytest.fixture

@@ -109,28 +109,10 @@ def test_json_that_names_code_is_refused(
     assert_refused(tiny_folder, "remote code")
 
 
-def test_a_quantized_model_is_refused(tiny_folder: Path) -> None:
-    edit_json(tiny_folder / "config.json", quantization_config={"quant_method": "gptq"})
-
-    assert_refused(tiny_folder, "quantized already")
-
-
 def test_a_model_without_a_tokenizer_is_refused(tiny_folder: Path) -> None:
     (tiny_folder / "tokenizer.json").unlink()
 
     assert_refused(tiny_folder, "no tokenizer.json")
-
-
-def test_an_unknown_architecture_is_refused(tiny_folder: Path) -> None:
-    edit_json(tiny_folder / "config.json", model_type="gpt2", architectures=["GPT2LMHeadModel"])
-
-    assert_refused(tiny_folder, "not supported")
-
-
-def test_a_kernel_of_the_hub_is_refused(tiny_folder: Path) -> None:
-    edit_json(tiny_folder / "config.json", _attn_implementation_internal="someone/kernel")
-
-    assert_refused(tiny_folder, "may name code")
 
 
 @pytest.mark.parametrize("name", ["LICENSE", "tokenizer_config.json"])
@@ -159,27 +141,11 @@ def test_the_links_of_the_hubs_cache_are_followed(tiny_folder: Path, tmp_path: P
     assert not any(path.is_symlink() for path in (tmp_path / "model").iterdir())
 
 
-def header(content: Any, length: int | None = None) -> bytes:
-    text = json.dumps(content).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text
-
-
 @pytest.mark.parametrize(
     ("content", "match"),
     [
         (b"", "not a safetensors file"),
-        (b"\x01\x02", "not a safetensors file"),
-        (header({}, length=17 * 2**20), "larger than 16 MiB"),
-        (header({}, length=1000), "not a sound safetensors file"),
-        (
-            header({"a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 8]}}),
-            "not a sound safetensors file",
-        ),
-        (
-            header({"a": {"dtype": "BF16", "shape": [4], "data_offsets": [0, 6]}}) + b"\0" * 6,
-            "not a sound safetensors file",
-        ),
-        (struct.pack("<Q", 4) + b"nope", "not a sound safetensors file"),
+        (struct.pack("<Q", 1000) + b"{}", "not a sound safetensors file"),
     ],
 )
 def test_broken_weights_are_refused(content: bytes, match: str, tiny_folder: Path) -> None:

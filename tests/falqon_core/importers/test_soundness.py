@@ -91,27 +91,13 @@ def test_a_bare_decoder_and_tensors_without_a_place_come_in(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (
-            {"num_hidden_layers": -1},
-            "num_hidden_layers is -1, and not a whole number from 1 to 512",
-        ),
         ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000"),
         ({"num_hidden_layers": 3}, "lack 9 tensors, the first is model.layers.2"),
-        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
-        (
-            {"num_attention_heads": 3, "num_key_value_heads": 2},
-            "num_attention_heads 3 is no multiple of num_key_value_heads 2",
-        ),
         ({"num_attention_heads": 8, "head_dim": 8}, r"k_proj.weight has the shape \[32, 64\]"),
-        ({"hidden_size": 10**12}, "hidden_size is 1000000000000"),
         ({"hidden_size": 128}, r"has the shape \[960, 64\], but config.json makes it \[960, 128\]"),
-        ({"vocab_size": 2**40}, "vocab_size is 1099511627776"),
         ({"vocab_size": 1000}, r"has the shape \[960, 64\], but config.json makes it \[1000, 64\]"),
         ({"intermediate_size": 193}, r"gate_proj.weight has the shape \[192, 64\]"),
-        ({"head_dim": 15}, "head_dim 15 is odd"),
         ({"pad_token_id": 960}, "pad_token_id is 960, and not the number of one of 960 tokens"),
-        ({"eos_token_id": [2, 10**6]}, "eos_token_id is 1000000"),
-        ({"rope_scaling": {"factor": float("inf")}}, "factor is inf"),
         ({"tie_word_embeddings": False}, "lack 1 tensors, the first is lm_head.weight"),
         ({"attention_bias": True}, "lack 8 tensors"),
         ({"hidden_act": "none of them"}, "no model that can be built"),

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    GenerationConfig,
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
@@ -39,10 +40,16 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     "qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
     "qwen3": Qwen3Config(**SIZES),
 }
-
-
 # The same with sizes that FP8 GEMMs take.
 ALIGNED = {"hidden_size": 48, "intermediate_size": 64, "head_dim": 12}
+EIGHT_TOKENS = GenerationConfig(
+    max_new_tokens=8,
+    min_new_tokens=8,
+    do_sample=False,
+    pad_token_id=0,
+    eos_token_id=2,
+    bos_token_id=1,
+)
 
 
 def fp8_weight(sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool) -> PackedWeight:

@@ -1,7 +1,6 @@
 import pytest
 import torch
 from torch import nn
-from transformers import GenerationConfig
 
 from falqon_core.contract.config import Recipe
 from falqon_core.meld.blocks import Attention, SwiGLU
@@ -9,7 +8,7 @@ from falqon_core.meld.convert import convert_to_melded, swap_blocks
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.update import Anchored
 from falqon_core.ops.quantize import quantize_rows
-from tests.falqon_core.meld.models import CONFIGS, tiny_model
+from tests.falqon_core.meld.models import CONFIGS, EIGHT_TOKENS, tiny_model
 
 RECIPE = Recipe(rank=8, a_init="orthonormal").resolved(10)
 
@@ -43,16 +42,8 @@ def test_generation_with_a_cache_is_transformers_own(name: str, implementation: 
     input_ids = torch.randint(3, 97, (2, 5))
     mask = torch.ones_like(input_ids)
     input_ids[0, :2], mask[0, :2] = 0, 0
-    config = GenerationConfig(
-        max_new_tokens=8,
-        min_new_tokens=8,
-        do_sample=False,
-        pad_token_id=0,
-        eos_token_id=2,
-        bos_token_id=1,
-    )
     ours, expected = (
-        network.generate(input_ids, attention_mask=mask, generation_config=config)
+        network.generate(input_ids, attention_mask=mask, generation_config=EIGHT_TOKENS)
         for network in (model, plain)
     )
     assert ours.shape == (2, 13)

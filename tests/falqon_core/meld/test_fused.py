@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from falqon_core.contract.config import Recipe
 from falqon_core.meld import linear, packed_weight
@@ -37,7 +36,7 @@ from tests.falqon_core.meld.fused_models import (
     rotation,
     saved_tensors,
 )
-from tests.falqon_core.meld.models import ALIGNED, tiny_model
+from tests.falqon_core.meld.models import ALIGNED, EIGHT_TOKENS, tiny_model
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
 # qwen2 has biases on q, k and v; qwen3 norms between projections and rotation
@@ -170,17 +169,9 @@ def test_only_the_output_of_attention_and_the_gradient_of_down_are_read_to_be_qu
 @pytest.mark.parametrize("name", NAMES)
 def test_generation_with_a_cache_says_the_same(name: str) -> None:
     input_ids = torch.randint(3, 97, (2, 7), generator=torch.Generator().manual_seed(3))
-    config = GenerationConfig(
-        max_new_tokens=8,
-        min_new_tokens=8,
-        do_sample=False,
-        pad_token_id=0,
-        eos_token_id=2,
-        bos_token_id=1,
-    )
     mask = torch.ones_like(input_ids)
     ours, expected = (
-        model.generate(input_ids, attention_mask=mask, generation_config=config)
+        model.generate(input_ids, attention_mask=mask, generation_config=EIGHT_TOKENS)
         for model, _ in pair(name)
     )
     assert ours.shape == (2, 15)

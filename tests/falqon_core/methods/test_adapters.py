@@ -14,7 +14,7 @@ from falqon_core.methods.lora import Lora
 from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.ops.quantize import dequantize, quantize_rows
 from tests.falqon_core.meld.models import tiny_model
-from tests.falqon_core.methods.test_falqon import batch
+from tests.falqon_core.methods.test_falqon import batch, train
 
 # groups of 32 and four equal parts fit into these
 SIZES = {"hidden_size": 64, "intermediate_size": 96, "head_dim": 16}
@@ -58,15 +58,7 @@ def test_only_the_adapters_train_and_the_loss_falls(name: str) -> None:
     assert {parameter.dtype for parameter in parameters.values()} == {torch.float32}
     trained = {id(value) for value in parameters.values()}
     assert {id(value) for value in model.parameters() if value.requires_grad} == trained
-    optimizer = torch.optim.AdamW(parameters.values(), lr=0.02)
-    losses = []
-    for _ in range(15):
-        loss = loss_of(model)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        method.after_step()
-        losses.append(loss.item())
+    losses, _ = train(model, method, 15, lr=0.02)
     assert losses[-1] < losses[0] - 0.3
 
 

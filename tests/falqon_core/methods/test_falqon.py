@@ -2,12 +2,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Microbatch, microbatches
 from falqon_core.data.sequences import TokenSequence
 from falqon_core.meld import linear
+from falqon_core.methods import Method
 from falqon_core.methods.falqon import (
     A_RELATIVE_RATE,
     MEASURED_WIDTH,
@@ -18,6 +19,14 @@ from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.ops import attention
 from tests.falqon_core.meld.models import ALIGNED, SIZES, fp8_weight, tiny_model
 
+RULES = [
+    {"update_rule": "anchored"},
+    {"update_rule": "topk"},
+    {"base_copy": "int8"},
+    {"base_copy": "none"},
+    {"train_a": True},
+]
+
 
 def batch(packing: bool, seed: int = 0) -> list[Microbatch]:
     generator = torch.Generator().manual_seed(seed)
@@ -27,6 +36,23 @@ def batch(packing: bool, seed: int = 0) -> list[Microbatch]:
         mask = (torch.arange(length) > 2).numpy()
         sequences.append(TokenSequence(ids, mask))
     return microbatches(sequences, 64, packing)
+
+
+def train(
+    model: PreTrainedModel, method: Method, num_steps: int, lr: float
+) -> tuple[list[float], list[float]]:
+    """Return the loss of each step, and the share of the codes that it changed."""
+    optimizer = torch.optim.AdamW(method.parameters().values(), lr=lr)
+    losses, shares = [], []
+    for _ in range(num_steps):
+        (microbatch,) = batch(packing=True)
+        loss = microbatch_loss(model, microbatch)[0] / microbatch.num_labels
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        shares.append(method.after_step())
+        losses.append(loss.item())
+    return losses, shares
 
 
 @pytest.mark.parametrize("name", ["smollm", "mistral", "qwen2", "qwen3"])
@@ -62,16 +88,7 @@ def test_filling_a_row_changes_neither_loss_nor_counts() -> None:
 
 
 @pytest.mark.parametrize("a_init", ["orthonormal", "quant_error", "gradient"])
-@pytest.mark.parametrize(
-    "rule",
-    [
-        {"update_rule": "anchored"},
-        {"update_rule": "topk"},
-        {"base_copy": "int8"},
-        {"base_copy": "none"},
-        {"train_a": True},
-    ],
-)
+@pytest.mark.parametrize("rule", RULES)
 def test_a_restored_method_is_the_same_method(rule: dict[str, object], a_init: str) -> None:
     recipe = Recipe.model_validate({"rank": 8, "a_init": a_init} | rule).resolved(10)
     model = tiny_model("smollm")
@@ -163,31 +180,13 @@ def test_it_tells_the_share_of_codes_that_a_step_changed(update_rule: str) -> No
     assert share == changed / sum(old.numel() for old, _ in pairs) > 0
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [
-        {"update_rule": "anchored"},
-        {"update_rule": "topk"},
-        {"base_copy": "int8"},
-        {"base_copy": "none"},
-        {"train_a": True},
-    ],
-)
+@pytest.mark.parametrize("rule", RULES)
 def test_training_lowers_the_loss(rule: dict[str, object]) -> None:
     recipe = Recipe.model_validate({"rank": 16, "a_init": "orthonormal"} | rule).resolved(10)
     model = tiny_model("smollm")
     method = Falqon(recipe)
     method.prepare(model, [])
-    optimizer = torch.optim.AdamW(method.parameters().values(), lr=0.03)
-    losses = []
-    for _ in range(25):
-        (microbatch,) = batch(packing=True)
-        loss = microbatch_loss(model, microbatch)[0] / microbatch.num_labels
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        method.after_step()
-        losses.append(loss.item())
+    losses, _ = train(model, method, 25, lr=0.03)
     assert losses[-1] < losses[0] - 0.5
 
 
@@ -213,17 +212,9 @@ def test_a_model_on_codes_trains_as_its_simulation_on_the_cpu(
         ).eval()
         method = Falqon(recipe)
         method.prepare(model, [])
-        optimizer = torch.optim.AdamW(method.parameters().values(), lr=0.02)
-        losses.append([])
-        for _ in range(12):
-            (microbatch,) = batch(packing=True)
-            loss = microbatch_loss(model, microbatch)[0] / microbatch.num_labels
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            share = method.after_step()
-            assert 0 < share < 1
-            losses[-1].append(loss.item())
+        of_model, shares = train(model, method, 12, lr=0.02)
+        losses.append(of_model)
+        assert all(0 < share < 1 for share in shares)
     values, on_codes = losses
     assert on_codes[0] == pytest.approx(values[0], rel=1e-3)
     assert on_codes == pytest.approx(values, rel=0.03)

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -142,28 +143,13 @@ def varlen_as_documented(
 def varlen_of_torch_2_11(
     query: torch.Tensor,
     key: torch.Tensor,
-    value: torch.Tensor,
-    cu_seq_q: torch.Tensor,
-    cu_seq_k: torch.Tensor,
-    max_q: int,
-    max_k: int,
-    *,
+    *others: Any,
     scale: float,
     window_size: tuple[int, int],
 ) -> torch.Tensor:
     """The same before it had `enable_gqa`: fewer heads of keys need no permission."""
-    return varlen_as_documented(
-        query,
-        key,
-        value,
-        cu_seq_q,
-        cu_seq_k,
-        max_q,
-        max_k,
-        scale=scale,
-        window_size=window_size,
-        enable_gqa=query.shape[1] != key.shape[1],
-    )
+    options = {"window_size": window_size, "enable_gqa": query.shape[1] != key.shape[1]}
+    return varlen_as_documented(query, key, *others, scale=scale, **options)
 
 
 @pytest.mark.parametrize("varlen", [varlen_as_documented, varlen_of_torch_2_11])
@@ -186,16 +172,7 @@ def test_the_way_through_variable_length_attention_is_the_same_attention(
 
 
 def test_only_a_variable_length_attention_that_takes_windows_is_used() -> None:
-    def of_torch_2_10(
-        query: int,
-        key: int,
-        value: int,
-        cu_seq_q: int,
-        cu_seq_k: int,
-        max_q: int,
-        max_k: int,
-        is_causal: bool,
-    ) -> None: ...
+    def of_torch_2_10(query: int, max_k: int, is_causal: bool) -> None: ...
 
     needed = ("window_size", "scale")
     assert attention._has_parameters(varlen_as_documented, *needed)

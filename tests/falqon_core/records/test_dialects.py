@@ -1,4 +1,3 @@
-import json
 from typing import Any
 
 import pytest
@@ -6,6 +5,7 @@ import pytest
 from falqon_core.records.file_check import check_file
 from falqon_core.records.jsonl import BadRecord, RecordError
 from falqon_core.records.line_parser import parse_record
+from tests.falqon_core.records.test_parse_record import line
 
 ALPACA = {"instruction": "Add up.", "input": "2 and 2", "output": "4"}
 TURNS = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello!"}]
@@ -15,10 +15,6 @@ PREFERENCE = {
     "chosen": {"from": "gpt", "value": "4"},
     "rejected": {"from": "gpt", "value": "5"},
 }
-
-
-def line(value: Any) -> bytes:
-    return json.dumps(value).encode()
 
 
 def converted(value: Any) -> dict[str, Any]:
@@ -45,15 +41,6 @@ def fault(value: Any) -> RecordError:
 )
 def test_alpaca_becomes_a_question_and_its_answer(value: dict[str, str], question: str) -> None:
     assert converted(value) == {"messages": [message("user", question), message("assistant", "4")]}
-
-
-def test_sharegpt_becomes_a_chat() -> None:
-    assert converted({"conversations": TURNS}) == {
-        "messages": [message("user", "Hi"), message("assistant", "Hello!")]
-    }
-    assert converted({"id": "x1", "system": "Be kind.", "conversations": TURNS})["messages"][
-        0
-    ] == message("system", "Be kind.")
 
 
 def test_sharegpt_with_two_answers_becomes_a_preference() -> None:

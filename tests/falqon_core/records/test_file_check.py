@@ -70,18 +70,6 @@ def test_line_ends_and_blank_lines_do_not_matter(gaps: list[bytes], text: str) -
     assert records == [Parsed(TextRecord(text=text), None, {"text": text})] * (len(gaps) + 1)
 
 
-def test_a_good_file_is_summed_up() -> None:
-    report = check_file([line(CHAT) + b"\n"] * 3)
-
-    assert (report.shape, report.num_records, report.num_characters, report.num_errors) == (
-        "messages",
-        3,
-        3 * len("How much?Five."),
-        0,
-    )
-    assert report.summary() == "3 records (messages)"
-
-
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -97,19 +85,6 @@ def test_a_file_without_a_record_is_at_fault(lines: list[bytes], message: str) -
     assert (report.errors[0].line, report.errors[0].column) == (1, 1)
     assert report.errors[0].code == "empty_file"
     assert f"{message}; write one JSON object a line" in report.summary()
-
-
-def test_mixed_shapes_are_at_fault() -> None:
-    report = check_file(
-        [line(CHAT), b"", line({"text": "a"}), line(CHAT), line({"prompt": "a", "completion": "b"})]
-    )
-
-    assert [(error.line, error.message.split(" but ")[0]) for error in report.errors] == [
-        (3, "this line has shape 'text'"),
-        (5, "this line has shape 'prompt/completion'"),
-    ]
-    assert (report.num_records, report.mixed_at_line) == (2, 3)
-    assert report.summary().endswith("(and 1 more)")
 
 
 def test_a_mixed_file_is_refused_whatever_the_share_and_names_its_faults_in_order() -> None:

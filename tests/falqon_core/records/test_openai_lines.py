@@ -1,13 +1,12 @@
 """What people who come from OpenAI have in their lines, and what becomes of it."""
 
-import json
 from typing import Any
 
 import pytest
 
 from falqon_core.records.file_check import MAX_IGNORED_FIELDS, check_file
 from falqon_core.records.line_parser import parse_record
-from falqon_core.records.shapes import ChatRecord, PreferenceRecord
+from tests.falqon_core.records.test_parse_record import line
 
 ASK = {"role": "user", "content": "How much?"}
 ANSWER = {"role": "assistant", "content": "Five."}
@@ -42,10 +41,6 @@ def call(**fields: Any) -> dict[str, Any]:
     return {"role": "assistant", "tool_calls": [CALL | fields]}
 
 
-def line(value: Any) -> bytes:
-    return json.dumps(value).encode()
-
-
 PLAIN = chat(ASK, ANSWER)
 OLD_STYLE = [
     ASK,
@@ -73,22 +68,12 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] =
         {"text_parts"},
     ),
     (
-        "an input part",
-        chat(user(part("How much?", "input_text")), ANSWER),
-        PLAIN,
-        set(),
-        {"text_parts"},
-    ),
-    (
-        "parts of an answer",
-        chat(ASK, answer(content=[part("Five.")])),
-        PLAIN,
-        set(),
-        {"text_parts"},
-    ),
-    (
-        "parts of a system message",
-        chat({"role": "system", "content": [part("Be brief.")]}, ASK, ANSWER),
+        "parts of every message, one of them an input part",
+        chat(
+            BRIEF | {"content": [part("Be brief.")]},
+            user(part("How much?", "input_text")),
+            answer(content=[part("Five.")]),
+        ),
         chat(BRIEF, ASK, ANSWER),
         set(),
         {"text_parts"},
@@ -114,11 +99,10 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] =
         set(),
         {"developer_role"},
     ),
-    ("functions", chat(*OLD_STYLE), chat(*NEW_STYLE), set(), {"functions"}),
     (
         "a list of functions",
-        chat(*OLD_STYLE, functions=[TOOL["function"]]),
-        chat(*NEW_STYLE, tools=[TOOL]),
+        chat(*OLD_STYLE, functions=[TOOL["function"]], parallel_tool_calls=False),
+        chat(*NEW_STYLE, tools=[TOOL], parallel_tool_calls=False),
         set(),
         {"functions"},
     ),
@@ -153,14 +137,12 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] =
     ("a dumped answer", chat(ASK, answer(**DUMPED, function_call=None)), PLAIN, set(), set()),
     ("a dumped question", chat(ASK | {"name": None}, ANSWER), PLAIN, set(), set()),
     (
-        "a name",
-        chat(ASK | {"name": "ann"}, ANSWER),
+        "a name, no calls and an empty refusal",
+        chat(ASK | {"name": "ann"}, answer(tool_calls=[], refusal="")),
         chat(ASK | {"name": "ann"}, ANSWER),
         set(),
         set(),
     ),
-    ("no calls", chat(ASK, answer(tool_calls=[])), PLAIN, set(), set()),
-    ("an empty refusal", chat(ASK, answer(refusal="")), PLAIN, set(), set()),
     (
         "annotations",
         chat(ASK, answer(annotations=[{"type": "url_citation"}])),
@@ -183,17 +165,10 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] =
         set(),
     ),
     (
-        "a streamed call",
-        chat(ASK, call(index=0)),
-        chat(ASK, call()),
+        "a streamed call and its empty result",
+        chat(ASK, call(index=0), RESULT | {"content": ""}, ANSWER),
+        chat(ASK, call(), RESULT | {"content": ""}, ANSWER),
         {"messages[].tool_calls[].index"},
-        set(),
-    ),
-    (
-        "an empty tool result",
-        chat(ASK, call(), RESULT | {"content": ""}, ANSWER),
-        chat(ASK, call(), RESULT | {"content": ""}, ANSWER),
-        set(),
         set(),
     ),
     (
@@ -289,9 +264,9 @@ ACCEPTED: list[tuple[str, dict[str, Any], dict[str, Any], set[str], set[str]]] =
     ),
     (
         "chosen and rejected messages",
-        {"prompt": [ASK], "chosen": [ANSWER], "rejected": PAIR["non_preferred_output"], "score": 1},
+        {"prompt": [ASK], "chosen": [ANSWER], "rejected": PAIR["non_preferred_output"]},
         PREFERENCE,
-        {"score"},
+        set(),
         set(),
     ),
     (
@@ -377,10 +352,3 @@ def test_the_report_names_a_bounded_number_of_ignored_fields() -> None:
     assert len(report.ignored_fields) == MAX_IGNORED_FIELDS
     assert set(report.ignored_fields.values()) == {3}
     assert report.num_other_ignored == 3 * (100 - MAX_IGNORED_FIELDS)
-
-
-def test_every_spelling_of_a_preference_is_a_preference() -> None:
-    pair = {"prompt": [ASK], "chosen": [ANSWER], "rejected": PAIR["non_preferred_output"]}
-
-    assert type(parse_record(line(pair))) is PreferenceRecord
-    assert type(parse_record(line({"prompt": [ASK], "completion": [ANSWER]}))) is ChatRecord

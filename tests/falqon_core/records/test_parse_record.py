@@ -57,22 +57,6 @@ def test_the_three_shapes(value: dict[str, Any], kind: type) -> None:
     assert record.model_dump(exclude_none=True) == value
 
 
-def test_tool_calls_and_their_answers() -> None:
-    call = {"id": "1", "type": "function", "function": {"name": "price", "arguments": "{}"}}
-    value = {
-        "messages": [
-            USER,
-            {"role": "assistant", "tool_calls": [call]},
-            {"role": "tool", "content": "5", "tool_call_id": "1"},
-            ASSISTANT,
-        ],
-        "tools": [{"type": "function", "function": {"name": "price"}}],
-        "parallel_tool_calls": False,
-    }
-
-    assert parse_record(line(value)).model_dump(exclude_none=True) == value
-
-
 def call(id: str, arguments: str = "{}") -> dict[str, Any]:
     return {"id": id, "type": "function", "function": {"name": "price", "arguments": arguments}}
 

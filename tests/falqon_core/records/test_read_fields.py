@@ -18,9 +18,9 @@ from tests.falqon_core.records.test_openai_lines import (
     TOOL,
     answer,
     chat,
-    line,
     part,
 )
+from tests.falqon_core.records.test_parse_record import line
 
 ALPACA = {"instruction": "How much?", "output": "Five."}
 TURNS = [{"from": "human", "value": "How much?"}, {"from": "gpt", "value": "Five."}]

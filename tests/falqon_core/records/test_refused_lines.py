@@ -20,10 +20,10 @@ from tests.falqon_core.records.test_openai_lines import (
     answer,
     call,
     chat,
-    line,
     part,
     user,
 )
+from tests.falqon_core.records.test_parse_record import line
 
 EMPTY = {"role": "system", "content": ""}
 TURN = {"from": "gpt", "value": "a"}

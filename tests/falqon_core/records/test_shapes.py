@@ -1,4 +1,3 @@
-import json
 from typing import Any
 
 import pytest
@@ -7,6 +6,7 @@ from falqon_core.records.file_check import check_file
 from falqon_core.records.jsonl import BadRecord
 from falqon_core.records.line_parser import parse_record
 from falqon_core.records.shapes import PreferenceRecord, wrong_kind
+from tests.falqon_core.records.test_parse_record import line
 
 USER = {"role": "user", "content": "How much?"}
 GOOD = {"role": "assistant", "content": "Five."}
@@ -16,10 +16,6 @@ PREFERENCE = {
     "preferred_output": [GOOD],
     "non_preferred_output": [BAD],
 }
-
-
-def line(value: Any) -> bytes:
-    return json.dumps(value).encode()
 
 
 def test_a_preference_record_is_two_chats_of_which_the_answers_are_learned() -> None:

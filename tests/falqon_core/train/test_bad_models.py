@@ -54,15 +54,10 @@ def generation_of_a_list(folder: Path) -> None:
 
 BAD = {
     "generation": (generation_of_a_list, "generation_config.json cannot be used"),
-    "layers-negative": (edit("config.json", num_hidden_layers=-1), "num_hidden_layers is -1"),
     "layers-many": (
         edit("config.json", num_hidden_layers=10**9),
         "num_hidden_layers is 1000000000",
     ),
-    "no-heads": (edit("config.json", num_attention_heads=0), "num_attention_heads is 0"),
-    "hidden-size": (edit("config.json", hidden_size=10**12), "hidden_size is 1000000000000"),
-    "vocabulary": (edit("config.json", vocab_size=2**40), "vocab_size is 1099511627776"),
-    "padding": (edit("config.json", pad_token_id=10**6), "pad_token_id is 1000000"),
     "activation": (edit("config.json", hidden_act="none of them"), "no model that can be built"),
     "shape": (wrong_shape, r"has the shape \[8, 8\], but config.json makes it \[192, 64\]"),
     "template": (template_without_an_end, "no Jinja, line 2"),

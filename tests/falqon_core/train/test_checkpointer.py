@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from falqon_core import fault_points
-from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import as_falqon_error
 from falqon_core.contract.messages import (
     CheckpointSaved,
@@ -25,6 +24,7 @@ from falqon_core.train.checkpoint import load_checkpoint
 from falqon_core.train.checkpointer import Checkpointer
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.train.processes import ENVIRONMENT
+from tests.falqon_core.train.trainings import bytes_of, config_of
 from tests.support.forks import Fork
 
 RECIPE = {
@@ -76,14 +76,7 @@ def run(
     stop: Callable[[], bool] = lambda: False,
     **recipe: Any,
 ) -> ExitCode:
-    config = TrainConfig(
-        model=model,
-        train_file=train_file,
-        num_threads=1,
-        certificate=False,
-        recipe=Recipe.model_validate(RECIPE | recipe),
-    )
-    return Trainer(config, output, send, stop).run()
+    return Trainer(config_of(model, train_file, RECIPE | recipe), output, send, stop).run()
 
 
 @pytest.fixture
@@ -92,14 +85,6 @@ def train(
 ) -> Callable[..., ExitCode]:
     monkeypatch.setattr(trainer, "Checkpointer", InBackground)
     return partial(run, tiny_folder, train_file)
-
-
-def bytes_of(output: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(output).as_posix(): path.read_bytes()
-        for path in output.rglob("*")
-        if path.is_file()
-    }
 
 
 def hashes(messages: list[TrainerMessage]) -> dict[int, str]:

@@ -11,13 +11,12 @@ where the few records are learned by heart, 21 on a CPU without bf16 instruction
 
 import shutil
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.errors import ConfigError
@@ -33,8 +32,8 @@ from falqon_core.contract.messages import (
     TrainerMessage,
 )
 from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group, shares
-from falqon_core.train.trainer import Trainer
 from tests.falqon_core.train.processes import ranks, write_config
+from tests.falqon_core.train.trainings import bytes_of, of, train
 
 ROUNDING = 2**-9
 NUM_STEPS = 14
@@ -45,17 +44,8 @@ RECIPE = {
 }  # fmt: skip
 
 
-def of(kind: type[Any], messages: list[Any]) -> list[Any]:
-    return [message for message in messages if isinstance(message, kind)]
-
-
-def one_process(
-    config: Path, output: Path, stop: Callable[[], bool] = lambda: False
-) -> list[TrainerMessage]:
-    messages: list[TrainerMessage] = []
-    Trainer(
-        TrainConfig.model_validate_json(config.read_text()), output, messages.append, stop
-    ).run()
+def one_process(config: Path, output: Path, stop_after: int | None = None) -> list[TrainerMessage]:
+    _, messages = train(TrainConfig.model_validate_json(config.read_text()), output, stop_after)
     return messages
 
 
@@ -128,11 +118,6 @@ def assert_same_model(output: Path, expected: Path) -> None:
         assert (value - expected_value).norm() < 16 * ROUNDING * expected_value.norm(), name
 
 
-def bytes_of(output: Path) -> dict[str, bytes]:
-    files = [*output.glob("model/*"), *output.glob(f"checkpoints/{NUM_STEPS}/*")]
-    return {path.relative_to(output).as_posix(): path.read_bytes() for path in files}
-
-
 def test_two_processes_train_what_one_trains(
     alone: list[TrainerMessage], both: list[TrainerMessage], folder: Path
 ) -> None:
@@ -164,7 +149,8 @@ def test_a_stop_request_of_one_stops_both_and_either_number_continues(
         (message.step, message.train_loss, message.grad_norm)
         for message in of(StepMetrics, first.messages + again)
     ] == figures
-    assert bytes_of(folder / "two") == bytes_of(folder / "both")
+    for name in ("model", f"checkpoints/{NUM_STEPS}"):
+        assert bytes_of(folder / "two" / name) == bytes_of(folder / "both" / name)
 
     fewer = one_process(config, folder / "one")
     assert of(Started, fewer)[0].start_step == saved.step
@@ -178,8 +164,7 @@ def test_a_stop_request_of_one_stops_both_and_either_number_continues(
 def test_two_processes_continue_the_training_of_one(
     config: Path, alone: list[TrainerMessage], folder: Path
 ) -> None:
-    polls = iter(range(NUM_STEPS))
-    before = one_process(config, folder / "more", stop=lambda: next(polls) == 7)
+    before = one_process(config, folder / "more", stop_after=7)
     after = two_processes(config, folder / "more")
     assert of(Started, after)[0].start_step == 7
     assert_same_training(before + after, alone)
@@ -289,21 +274,6 @@ def test_an_error_of_one_rank_is_the_error_of_all(
     codes, (failed,) = fails([good, bad], tmp_path / "out")
     assert codes == (ExitCode.USER_ERROR, ExitCode.USER_ERROR)
     assert (failed.code, failed.param) == ("invalid_training_file", "training_file")
-
-
-def test_a_loss_that_is_not_finite_is_told_once(
-    tiny_folder: Path, train_file: Path, tmp_path: Path
-) -> None:
-    model = shutil.copytree(tiny_folder, tmp_path / "model")
-    tensors = load_file(model / "model.safetensors")
-    tensors["model.norm.weight"][0] = float("nan")
-    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-    config = write_config(
-        tmp_path / "config.json", model, train_file, RECIPE | {"a_init": "orthonormal"}
-    )
-    codes, (failed,) = fails([config, config], tmp_path / "out")
-    assert codes == (ExitCode.USER_ERROR, ExitCode.USER_ERROR)
-    assert failed.code == "loss_not_finite"
 
 
 def test_ranks_that_hold_different_models_do_not_train(

@@ -1,14 +1,10 @@
-import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.messages import (
     CheckpointSaved,
     Evaluated,
@@ -20,7 +16,7 @@ from falqon_core.contract.messages import (
     TrainerMessage,
 )
 from falqon_core.train.exporter import export_training
-from falqon_core.train.trainer import Trainer
+from tests.falqon_core.train.trainings import bytes_of, config_of, of, train
 
 # A learning rate that overshoots: the validation loss falls and then rises, after 22 to 36 of the
 # 60 steps; processors round sums in their own order, so none can be told the step.
@@ -37,35 +33,10 @@ def run(
     model: Path,
     train_file: Path,
     output: Path,
-    stop: Callable[[], bool] = lambda: False,
+    stop_after: int | None = None,
     **recipe: Any,
 ) -> tuple[ExitCode, list[TrainerMessage]]:
-    messages: list[TrainerMessage] = []
-    config = TrainConfig(
-        model=model,
-        train_file=train_file,
-        num_threads=1,
-        certificate=False,
-        recipe=Recipe.model_validate(RECIPE | recipe),
-    )
-    return Trainer(config, output, messages.append, stop).run(), messages
-
-
-def of(kind: type[Any], messages: list[TrainerMessage]) -> list[Any]:
-    return [message for message in messages if isinstance(message, kind)]
-
-
-def stop_after(num_steps: int) -> Callable[[], bool]:
-    polls: Iterator[int] = iter(range(num_steps + 1))
-    return lambda: next(polls) == num_steps
-
-
-def files_of(output: Path) -> dict[str, bytes]:
-    return {
-        path.relative_to(output).as_posix(): path.read_bytes()
-        for path in output.rglob("*")
-        if path.is_file()
-    }
+    return train(config_of(model, train_file, RECIPE | recipe), output, stop_after)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +115,7 @@ def test_early_stopping_after_an_interruption_gives_the_same_bytes(
     output, messages = whole
     (finished,) = of(Finished, messages)
     step = finished.best_step - 1 if where == "before the best" else finished.best_step + 3
-    code, _ = run(tiny_folder, train_file, tmp_path / "parts", stop_after(step))
+    code, _ = run(tiny_folder, train_file, tmp_path / "parts", step)
     assert code == ExitCode.STOPPED
     code, rest = run(tiny_folder, train_file, tmp_path / "parts")
     assert code == ExitCode.DONE
@@ -155,8 +126,8 @@ def test_early_stopping_after_an_interruption_gives_the_same_bytes(
         finished.best_step,
         finished.early_stop,
     )
-    parts = files_of(tmp_path / "parts")
-    expected = files_of(output)
+    parts = bytes_of(tmp_path / "parts")
+    expected = bytes_of(output)
     assert {
         name: parts[name]
         for name in parts
@@ -179,15 +150,3 @@ def test_a_training_that_stopped_early_stays_stopped(
     assert not of(Log, again)
     assert of(Finished, again)[0].early_stop == of(Finished, messages)[0].early_stop
     assert (output / "model" / "SHA256SUMS").read_text() == before
-
-
-def test_early_stopping_without_validation_data_is_refused(
-    tiny_folder: Path, train_file: Path, tmp_path: Path
-) -> None:
-    config = {
-        "model": str(tiny_folder),
-        "train_file": str(train_file),
-        "recipe": {"early_stopping_patience": 2},
-    }
-    with pytest.raises(ValidationError, match="early_stopping_patience: needs validation data"):
-        TrainConfig.model_validate_json(json.dumps(config))

@@ -9,34 +9,21 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
-from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.layout import checkpoint_folder, model_folder
-from falqon_core.contract.messages import ExitCode, TrainerMessage
+from falqon_core.contract.messages import ExitCode
 from falqon_core.train.exporter import DataFiles, export_training
 from falqon_core.train.model import load_base_model
-from falqon_core.train.trainer import Trainer
-
-RECIPE = {
-    "rank": 8,
-    "max_seq_length": 64,
-    "microbatch_tokens": 64,
-    "batch_size": 8,
-    "max_steps": 4,
-    "checkpoint_every": 2,
-}
+from tests.falqon_core.train import trainings
+from tests.falqon_core.train.test_trainer import RECIPE
+from tests.falqon_core.train.trainings import config_of
 
 
 def train(model: Path, train_file: Path, output: Path, **recipe: object) -> Path:
-    config = TrainConfig(
-        model=model,
-        train_file=train_file,
-        num_threads=1,
-        certificate=False,
-        recipe=Recipe.model_validate(RECIPE | recipe),
+    code, _ = trainings.train(
+        config_of(model, train_file, RECIPE | {"max_steps": 4} | recipe), output
     )
-    messages: list[TrainerMessage] = []
-    assert Trainer(config, output, messages.append, lambda: False).run() == ExitCode.DONE
+    assert code == ExitCode.DONE
     return model_folder(output)
 
 

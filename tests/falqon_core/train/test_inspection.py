@@ -1,4 +1,3 @@
-import json
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -14,26 +13,13 @@ from falqon_core.data.sequences import Pair
 from falqon_core.estimate.long_text import amount_with_overlap
 from falqon_core.train import inspection
 from falqon_core.train.inspection import inspect_dataset
+from tests.falqon_core.data.test_dataset import chat, write
 
 PREFERENCE = {
     "input": {"messages": [{"role": "user", "content": "What?"}]},
     "preferred_output": [{"role": "assistant", "content": "The shop sells lamps."}],
     "non_preferred_output": [{"role": "assistant", "content": "No."}],
 }
-
-
-def chat(answer: str, question: str = "What?") -> dict[str, object]:
-    return {
-        "messages": [
-            {"role": "user", "content": question},
-            {"role": "assistant", "content": answer},
-        ]
-    }
-
-
-def write(path: Path, *records: object) -> Path:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    return path
 
 
 def text_of(pieces: list[tuple[str, bool]], *, learned: bool | None = None) -> str:
@@ -102,98 +88,6 @@ def test_the_preview_shows_every_token_and_what_is_learned(
     assert "What?" in text_of(first.tokens, learned=False)
     assert len(first.tokens) == result.longest
     assert not first.shortened
-
-
-USER = {"role": "user", "content": "What?"}
-READ_LINES: list[tuple[dict[str, Any], list[str], list[str]]] = [
-    (chat("Yes.") | {"system": "Be brief."}, ["Yes.<|im_end|>"], ["Be brief.", "What?"]),
-    (
-        {
-            "instruction": "What?",
-            "input": None,
-            "output": "Yes.",
-            "system": "Be brief.",
-            "history": [["Hi", "Hello."]],
-        },
-        ["Hello.<|im_end|>", "Yes.<|im_end|>"],
-        ["Be brief.", "Hi", "What?"],
-    ),
-    (
-        {
-            "conversations": [
-                {"from": "human", "value": "What?", "weight": 0},
-                {"from": "gpt", "value": "No.", "weight": 0},
-                {"from": "human", "value": "And?", "weight": None},
-                {"from": "gpt", "value": "Yes.", "weight": 1},
-            ]
-        },
-        ["Yes.<|im_end|>"],
-        ["What?", "No.", "And?"],
-    ),
-    (
-        {
-            "messages": json.dumps(
-                [
-                    USER,
-                    {"role": "assistant", "content": "No.", "train": False},
-                    *chat("Yes.")["messages"],
-                ]
-            )
-        },
-        ["Yes.<|im_end|>"],
-        ["What?", "No.", "What?"],
-    ),
-    (
-        {"conversations": chat("Yes.")["messages"], "system_prompt": "Be brief."},
-        ["Yes.<|im_end|>"],
-        ["Be brief.", "What?"],
-    ),
-    (
-        {
-            "messages": [
-                USER,
-                {
-                    "role": "assistant",
-                    "tool_calls": [{"function": {"name": "price", "arguments": {"item": "lamp"}}}],
-                },
-                {"role": "tool", "name": "price", "content": "5"},
-                {"role": "assistant", "content": "Yes."},
-            ],
-            "tools": '[{"type": "function", "function": {"name": "price"}}]',
-        },
-        ['price({"item": "lamp"})<|im_end|>', "Yes.<|im_end|>"],
-        ["price;", "What?", "5"],
-    ),
-    (
-        {"instruction": "What?", "chosen": "Yes.", "rejected": "No.", "system": "Be brief."},
-        ["Yes.<|im_end|>"],
-        ["Be brief.", "What?"],
-    ),
-]
-
-
-@pytest.mark.parametrize(("record", "learned", "only_read"), READ_LINES)
-def test_every_inspected_line_learns_its_answers_only(
-    tiny_folder: Path,
-    tmp_path: Path,
-    record: dict[str, Any],
-    learned: list[str],
-    only_read: list[str],
-) -> None:
-    model = tmp_path / "model"
-    shutil.copytree(tiny_folder, model)
-    template = WITH_TOOLS.replace("in tools", "in tools or []")
-    template = template.replace("arguments }}", "arguments | tojson }}")
-    (model / "chat_template.jinja").write_text(template)
-    (preview,) = inspect_dataset(write(tmp_path / "train.jsonl", record), model, 256).preview
-
-    assert text_of(preview.tokens, learned=True) == "".join(learned)
-    rest = text_of(preview.tokens, learned=False)
-    position = 0
-    for text in only_read:
-        position = rest.index(text, position) + len(text)
-    if preview.rejected:
-        assert text_of(preview.rejected, learned=True) == "No.<|im_end|>"
 
 
 CALL = {

@@ -11,6 +11,7 @@ import pytest
 from falqon_core.contract.messages import CheckpointSaved, ExitCode, Finished, Started, StepMetrics
 from falqon_core.train.launch import _common_code
 from tests.falqon_core.train.processes import Running, children, launched, ranks, write_config
+from tests.falqon_core.train.trainings import bytes_of
 from tests.support.waiting import wait_for
 
 NUM_STEPS = 20
@@ -48,11 +49,6 @@ def is_alive(process_id: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
-
-
-def bytes_of(output: Path) -> dict[str, bytes]:
-    files = [*output.glob("model/*"), *output.glob("checkpoints/*/*")]
-    return {path.relative_to(output).as_posix(): path.read_bytes() for path in files}
 
 
 def test_the_same_command_continues_any_ended_launch_to_the_same_bytes(

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from falqon_core.contract.config import Recipe, TrainConfig
-from falqon_core.contract.messages import CheckpointSaved, ExitCode, Started, TrainerMessage
+from falqon_core.contract.config import TrainConfig
+from falqon_core.contract.messages import CheckpointSaved, Started
 from falqon_core.train.checkpoint import load_checkpoint, save_checkpoint
 from falqon_core.train.data import load_data
 from falqon_core.train.model import load_tokenizer
-from falqon_core.train.trainer import Trainer
+from tests.falqon_core.train import trainings
+from tests.falqon_core.train.trainings import config_of, of
 
 RECIPE = {
     "rank": 8,
@@ -32,37 +33,28 @@ def config(tiny_folder: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
 
     def config(**recipe: Any) -> TrainConfig:
-        return TrainConfig(
-            model=tiny_folder,
-            train_file=path,
-            num_threads=1,
-            certificate=False,
-            recipe=Recipe.model_validate(RECIPE | recipe),
-        )
+        return config_of(tiny_folder, path, RECIPE | recipe)
 
     return config
 
 
 def train(
-    config: TrainConfig, output: Path, stop: Callable[[], bool] = lambda: False
+    config: TrainConfig, output: Path, stop_after: int | None = None
 ) -> tuple[Started, list[Path]]:
-    messages: list[TrainerMessage] = []
-    code = Trainer(config, output, messages.append, stop).run()
-    assert code in (ExitCode.DONE, ExitCode.STOPPED)
-    (started,) = (each for each in messages if isinstance(each, Started))
-    return started, [Path(each.path) for each in messages if isinstance(each, CheckpointSaved)]
+    _, messages = trainings.train(config, output, stop_after)
+    (started,) = of(Started, messages)
+    return started, [Path(saved.path) for saved in of(CheckpointSaved, messages)]
 
 
 def test_a_continued_training_ends_with_the_same_bytes(
     config: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
-    polls = iter([False, False, True])
     overlapping = config(text_overlap_tokens=8)
     started, whole = train(overlapping, tmp_path / "whole")
     assert (started.num_records, started.num_truncated_records) == (12, 0)
     assert started.num_examples > 2 * started.num_records
     assert started.total_steps == -(-started.num_examples // 4)
-    _, (stopped_at,) = train(overlapping, tmp_path / "parts", lambda: next(polls))
+    _, (stopped_at,) = train(overlapping, tmp_path / "parts", 2)
     continued, parts = train(overlapping, tmp_path / "parts")
     assert continued.start_step == int(stopped_at.name) == 2
     assert parts[-1].name == whole[-1].name

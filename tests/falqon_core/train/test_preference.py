@@ -1,6 +1,5 @@
 """Objective "dpo" through the whole trainer."""
 
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -10,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from falqon_core.contract.config import Recipe, TrainConfig
-from falqon_core.contract.errors import ConfigError, DatasetError
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import ConfigError
 from falqon_core.contract.messages import (
     CheckpointSaved,
     Evaluated,
@@ -30,16 +29,13 @@ from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.reference import compute_reference, log_probabilities
 from falqon_core.train.report import describe
 from falqon_core.train.signals import StoppedBeforeFirstStep
-from falqon_core.train.trainer import Trainer
-from tests.falqon_core.train.preferences import write_preferences
-from tests.falqon_core.train.test_trainer import of
+from tests.falqon_core.train.test_trainer import assert_continues
+from tests.falqon_core.train.trainings import config_of, of, train
 
-SHARED = Path(__file__).parents[4] / "shared" / "data" / "preference_250.jsonl"
 RECIPE = {
     "objective": "dpo", "rank": 8, "max_seq_length": 64, "microbatch_tokens": 160, "batch_size": 8,
     "max_steps": 6, "checkpoint_every": 2,
 }  # fmt: skip
-ROLES = {"human": "user", "gpt": "assistant", "system": "system"}
 
 
 @pytest.fixture
@@ -47,24 +43,13 @@ def run(
     tiny_folder: Path, preference_file: Path, tmp_path: Path
 ) -> Callable[..., tuple[ExitCode, list[TrainerMessage]]]:
     def run(
-        output: str = "out",
+        output: str | Path = "out",
         stop_after: int | None = None,
         train_file: Path = preference_file,
         **recipe: Any,
     ) -> tuple[ExitCode, list[TrainerMessage]]:
-        config = TrainConfig(
-            model=tiny_folder,
-            train_file=train_file,
-            num_threads=1,
-            certificate=False,
-            recipe=Recipe.model_validate(RECIPE | recipe),
-        )
-        messages: list[TrainerMessage] = []
-
-        def stop() -> bool:
-            return len(of(StepMetrics, messages)) == stop_after
-
-        return Trainer(config, tmp_path / output, messages.append, stop).run(), messages
+        config = config_of(tiny_folder, train_file, RECIPE | recipe)
+        return train(config, tmp_path / output, stop_after)
 
     return run
 
@@ -111,25 +96,7 @@ def test_the_first_loss_is_log_two_however_coarse_the_weights(run: Any, method: 
     ],
 )
 def test_continued_is_uninterrupted(recipe: dict[str, Any], run: Any, tmp_path: Path) -> None:
-    _, whole = run("whole", **recipe)
-    shutil.copytree(tmp_path / "whole/checkpoints/4", tmp_path / "parts/checkpoints/4")
-    _, rest = run("parts", **recipe)
-    assert of(Started, rest)[0].start_step == 4
-    figures = [
-        (message.step, message.train_loss, message.train_reward_margin, message.grad_norm)
-        for message in of(StepMetrics, whole)
-    ]
-    assert [
-        (message.step, message.train_loss, message.train_reward_margin, message.grad_norm)
-        for message in of(StepMetrics, rest)
-    ] == figures[4:]
-    assert (tmp_path / "parts/model/SHA256SUMS").read_text() == (
-        tmp_path / "whole/model/SHA256SUMS"
-    ).read_text()
-    for name in ("method.safetensors", "optimizer.safetensors", "progress.json"):
-        assert (tmp_path / "parts/checkpoints/6" / name).read_bytes() == (
-            tmp_path / "whole/checkpoints/6" / name
-        ).read_bytes()
+    assert_continues(run, tmp_path, **recipe)
 
 
 def test_a_continued_training_takes_its_reference_from_the_checkpoint(
@@ -194,23 +161,6 @@ def test_the_reference_pass_reports_progress_and_stops_on_request(
     assert not (tmp_path / "stopped/checkpoints").exists()
 
 
-def test_packed_and_padded_training_agree(run: Any) -> None:
-    losses = []
-    for packing in (True, False):
-        _, messages = run(output=f"packed-{packing}", packing=packing, max_steps=3)
-        losses.append([message.train_loss for message in of(StepMetrics, messages)])
-    assert losses[0] == pytest.approx(losses[1], rel=0.02)
-
-
-def test_the_wrong_kind_of_record_is_refused_with_its_line(run: Any, train_file: Path) -> None:
-    with pytest.raises(DatasetError, match=r"^line 1: .*shape 'messages', but method dpo"):
-        run(train_file=train_file)
-    with pytest.raises(
-        DatasetError, match=r"^line 1: this is a preference record, which only method dpo"
-    ):
-        run(objective="supervised")
-
-
 def test_other_preferences_in_the_same_folder_are_refused(
     run: Any, preference_file: Path, tmp_path: Path
 ) -> None:
@@ -219,35 +169,3 @@ def test_other_preferences_in_the_same_folder_are_refused(
     fewer.write_text("".join(preference_file.read_text().splitlines(keepends=True)[:20]))
     with pytest.raises(ConfigError, match="other training data"):
         run(train_file=fewer)
-
-
-@pytest.mark.skipif(
-    not SHARED.exists(), reason="no ../shared/data/preference_250.jsonl beside the repository"
-)
-def test_real_preferences_train(run: Any, tmp_path: Path) -> None:
-    rows = [json.loads(line) for line in SHARED.read_text().splitlines()[:80]]
-    records = []
-    for row in rows:
-        messages = [
-            {"role": ROLES[turn["from"]], "content": turn["value"]} for turn in row["conversations"]
-        ]
-        answers = row["chosen"]["value"], row["rejected"]["value"]
-        if (
-            messages[-1]["role"] == "user"
-            and all(message["content"] for message in messages)
-            and all(answers)
-        ):
-            records.append((messages, *answers))
-    assert len(records) > 40
-
-    code, messages = run(
-        train_file=write_preferences(tmp_path / "real.jsonl", records),
-        max_seq_length=512,
-        microbatch_tokens=1024,
-        max_steps=1,
-    )
-
-    assert code == ExitCode.DONE
-    (started,) = of(Started, messages)
-    assert 10 < started.num_records <= len(records)
-    assert started.num_truncated_records > 0

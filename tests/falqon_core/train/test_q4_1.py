@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from falqon_core.cli import app
-from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import CheckpointCorrupt
 from falqon_core.contract.messages import ExitCode
 from falqon_core.importers.gguf import convert_gguf
@@ -25,7 +24,7 @@ from falqon_core.train.checkpoint import Checkpoint
 from falqon_core.train.exporter import choose_checkpoint
 from falqon_core.train.model import load_base_model
 from falqon_core.train.q4_1 import export_q4_1
-from falqon_core.train.trainer import Trainer
+from tests.falqon_core.train.trainings import config_of, train
 
 # the inputs of falqon-tiny's down_proj are no multiple of 32
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj")
@@ -36,19 +35,10 @@ GATE = "model.layers.1.mlp.gate_proj"
 def training(tiny_folder: Path, train_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
     output = tmp_path_factory.mktemp("trained") / "out"
-    recipe = Recipe(
-        method="qa_lora",
-        rank=8,
-        target_modules=TARGET_MODULES,
-        max_seq_length=64,
-        batch_size=8,
-        max_steps=6,
-        learning_rate=0.02,
-    )
-    config = TrainConfig(
-        model=tiny_folder, train_file=train_file, recipe=recipe, num_threads=1, certificate=False
-    )
-    assert Trainer(config, output, lambda message: None, lambda: False).run() == ExitCode.DONE
+    recipe = {"method": "qa_lora", "rank": 8, "target_modules": TARGET_MODULES, "batch_size": 8}
+    recipe |= {"max_seq_length": 64, "max_steps": 6, "learning_rate": 0.02}
+    code, _ = train(config_of(tiny_folder, train_file, recipe), output)
+    assert code == ExitCode.DONE
     return output
 
 

@@ -2,7 +2,6 @@
 
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.resume import check_same_training, recipe_fit_to_memory
 from tests.falqon_core.estimate.test_estimate import TINY
 from tests.falqon_core.train.processes import Running, trainer, write_config
+from tests.falqon_core.train.trainings import bytes_of, of
 
 RECIPE = {
     "rank": 16,
@@ -35,32 +35,15 @@ def interrupt(running: Running, step: int, number: signal.Signals) -> int:
     return running.finish()
 
 
-def bytes_of(output: Path) -> dict[str, bytes]:
-    files = [*output.glob("model/*"), *output.glob("checkpoints/*/*")]
-    return {path.relative_to(output).as_posix(): path.read_bytes() for path in files}
-
-
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        {"update_rule": "anchored", "packing": True, "a_init": "gradient"},
-        {"update_rule": "topk", "packing": False, "a_init": "quant_error"},
-    ],
-    ids=lambda recipe: f"{recipe['update_rule']}-{'packed' if recipe['packing'] else 'padded'}",
-)
 def test_killed_stopped_and_continued_is_uninterrupted(
-    recipe: dict[str, Any], tiny_folder: Path, train_file: Path, tmp_path: Path
+    tiny_folder: Path, train_file: Path, tmp_path: Path
 ) -> None:
     config = write_config(
-        tmp_path / "config.json", tiny_folder, train_file, RECIPE | recipe, certificate=True
+        tmp_path / "config.json", tiny_folder, train_file, RECIPE, certificate=True
     )
     with trainer(config, tmp_path / "whole") as running:
         assert running.finish() == ExitCode.DONE
-    losses = [
-        (message.step, message.train_loss)
-        for message in running.messages
-        if isinstance(message, StepMetrics)
-    ]
+    losses = [(message.step, message.train_loss) for message in of(StepMetrics, running.messages)]
 
     attempts: list[Running] = []
     for step, number in ((8, signal.SIGKILL), (17, signal.SIGTERM)):
@@ -72,24 +55,15 @@ def test_killed_stopped_and_continued_is_uninterrupted(
         assert running.finish() == ExitCode.DONE
     attempts.append(running)
 
-    starts = [
-        message.start_step
-        for attempt in attempts
-        for message in attempt.messages
-        if isinstance(message, Started)
-    ]
+    messages = [message for attempt in attempts for message in attempt.messages]
+    starts = [message.start_step for message in of(Started, messages)]
     assert starts[0] == 0
     # Or later checkpoints than the kill waited for: every fifth step, and ends of epochs when the
     # loss is lowest.
     assert starts[1] > 0
     assert starts[1] % 5 == 0 or starts[1] % 7 == 0
     assert starts[2] >= 17
-    recorded = {
-        (message.step, message.train_loss)
-        for attempt in attempts
-        for message in attempt.messages
-        if isinstance(message, StepMetrics)
-    }
+    recorded = {(message.step, message.train_loss) for message in of(StepMetrics, messages)}
     assert sorted(recorded) == losses
     assert bytes_of(tmp_path / "parts") == (whole := bytes_of(tmp_path / "whole"))
     assert whole["model/training_curve.svg"].count(b"L") >= len(losses) - 1, (

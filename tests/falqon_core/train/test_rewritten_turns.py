@@ -2,19 +2,18 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
 from falqon_core.contract.config import Recipe, TrainConfig
-from falqon_core.contract.messages import ExitCode, Log, Started, TrainerMessage
+from falqon_core.contract.messages import Log, Started
 from falqon_core.data.dataset import load_dataset
 from falqon_core.data.sequences import SequenceGroup
 from falqon_core.train.exporter import export_training
-from falqon_core.train.trainer import Trainer
 from tests.falqon_core.data.families import QWEN3
+from tests.falqon_core.train.trainings import of, train
 
 NUM_RECORDS = 12
 KWARGS = {"enable_thinking": False}
@@ -52,23 +51,16 @@ def test_two_turns_train_resume_and_are_served_as_trained(
     data.write_text("\n".join(rows))
     config = TrainConfig(model=model, train_file=data, num_threads=1, recipe=RECIPE)
 
-    def train(output: str, stop: Callable[[], bool] = lambda: False) -> list[TrainerMessage]:
-        messages: list[TrainerMessage] = []
-        code = Trainer(config, tmp_path / output, messages.append, stop).run()
-        assert code in (ExitCode.DONE, ExitCode.STOPPED)
-        return messages
-
-    polls = iter([False, False, True])
-    train("stopped", lambda: next(polls))
-    train("stopped")
-    messages = train("whole")
+    train(config, tmp_path / "stopped", stop_after=2)
+    train(config, tmp_path / "stopped")
+    _, messages = train(config, tmp_path / "whole")
 
     exported = [tmp_path / output / "model" for output in ("stopped", "whole")]
     weights = [(folder / "model.safetensors").read_bytes() for folder in exported]
     assert weights[0] == weights[1]
-    (started,) = [message for message in messages if isinstance(message, Started)]
+    (started,) = of(Started, messages)
     assert (started.total_steps, started.num_records) == (4, NUM_RECORDS - 1)
-    logs = [message.text for message in messages if isinstance(message, Log)]
+    logs = [message.text for message in of(Log, messages)]
     assert any("12 records is a sequence of its own, 24 together" in text for text in logs)
 
     export_training(tmp_path / "whole", model, tmp_path / "again")

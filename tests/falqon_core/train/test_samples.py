@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
-from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.config import Recipe
 from falqon_core.contract.messages import Evaluated, Sampled, StepMetrics, TrainerMessage
 from falqon_core.data.dataset import load_dataset
 from falqon_core.data.sequences import TokenSequence
@@ -14,7 +14,8 @@ from falqon_core.generate import generate
 from falqon_core.methods.falqon import Falqon
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.samples import MAX_CHARACTERS, complete
-from falqon_core.train.trainer import Trainer
+from tests.falqon_core.train import trainings
+from tests.falqon_core.train.trainings import config_of
 
 
 def test_greedy_output_is_that_of_transformers_own_attention(
@@ -84,15 +85,7 @@ def train(tiny_folder: Path, train_file: Path, output: Path, **recipe: Any) -> l
         "validation_fraction": 0.1,
         "eval_every": 3,
     }
-    config = TrainConfig(
-        model=tiny_folder,
-        train_file=train_file,
-        num_threads=1,
-        certificate=False,
-        recipe=Recipe.model_validate(common | recipe),
-    )
-    messages: list[TrainerMessage] = []
-    Trainer(config, output, messages.append, lambda: False).run()
+    _, messages = trainings.train(config_of(tiny_folder, train_file, common | recipe), output)
     return messages
 
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from falqon_core.contract.certificate import Certificate
-from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.errors import CertificateMismatch, FalqonError
 from falqon_core.contract.messages import ExitCode
 from falqon_core.contract.methods import METHOD_SPECS
@@ -27,7 +27,6 @@ from falqon_core.train.checkpoint import Checkpoint, load_checkpoint
 from falqon_core.train.data import load_data
 from falqon_core.train.exporter import describe_doubt, describe_training, restore_model
 from falqon_core.train.model import load_tokenizer
-from falqon_core.train.trainer import Trainer
 from falqon_core.verification.capture import capture_reference
 from falqon_core.verification.client import VerifierProcess
 from falqon_core.verification.compare import compare, has_known_bounds
@@ -37,6 +36,7 @@ from falqon_core.verification.reference import (
     load_reference,
     save_reference,
 )
+from tests.falqon_core.train import trainings
 
 RECIPE = {
     "rank": 8,
@@ -62,12 +62,9 @@ def train(
     tiny: Path, data: Path, output: Path, *, certificate: bool = True, **recipe: Any
 ) -> Trained:
     torch.set_num_threads(1)
-    config = TrainConfig(
-        model=tiny, train_file=data, recipe=Recipe.model_validate(RECIPE | recipe), num_threads=1,
-        certificate=certificate,
-        base_model_name="acme/tiny",
-    )  # fmt: skip
-    assert Trainer(config, output, lambda message: None, lambda: False).run() == ExitCode.DONE
+    options = {"certificate": certificate, "base_model_name": "acme/tiny"}
+    config = trainings.config_of(tiny, data, RECIPE | recipe, **options)
+    assert trainings.train(config, output)[0] == ExitCode.DONE
     checkpoint = load_checkpoint(output / "checkpoints" / "4")
     tokenizer = load_tokenizer(tiny)
     model = restore_model(tiny, checkpoint, torch.device("cpu"))

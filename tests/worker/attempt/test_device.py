@@ -1,7 +1,6 @@
 """The device is promised once: estimated, claimed, told to the trainer, never replaced."""
 
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,6 @@ from app.models import JobStatus
 from tests.support.backend import Backend, supervise
 from worker.attempt.supervisor import Supervisor
 from worker.attempt.trainer import TrainerProcess
-from worker.machine.card_locks import lock_cards
 from worker.machine.gpu import Machine
 
 SHOW_CARDS = "import os; print(os.environ.get('CUDA_VISIBLE_DEVICES'))"
@@ -34,20 +32,6 @@ def test_the_trainer_sees_the_cards_of_its_attempt(
         process.wait()
         process.messages.close()
         assert process.last_log_lines() == f"{seen}\n"
-
-
-def test_a_worker_claims_nothing_while_another_has_its_card(
-    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    job_id = backend.add_job()
-    worker = supervisor(backend, Machine("h100", 1, (0,)))
-    with lock_cards([0], 1):
-        assert worker.execute_next() is False
-    assert backend.job(job_id).status == JobStatus.QUEUED
-    assert worker.execute_next() is True
-    assert backend.job(job_id).status == JobStatus.SUCCEEDED
-    assert [attempt.device for attempt in backend.attempts(job_id)] == ["h100"]
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="shows what happens without a GPU")

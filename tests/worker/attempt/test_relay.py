@@ -1,6 +1,5 @@
 import os
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 from sqlalchemy import event
@@ -10,16 +9,12 @@ from sqlalchemy.orm import Session
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
-from app.models import Attempt
 from falqon_core.contract.figures import MAX_TEXT
 from falqon_core.contract.messages import CheckpointSaved, Finished, Log, Sample, Sampled, encode
-from falqon_core.estimate.prices import default_price
-from tests.support.backend import Backend, direct_gateway
-from worker.attempt.lease import Lease
-from worker.attempt.progress import AttemptProgress
-from worker.attempt.relay import MAX_BATCH, MAX_LINE_BYTES, Relay
+from tests.support.backend import Backend
+from tests.worker.attempt.relays import add_running_job, gateway_of, relay_of
+from worker.attempt.relay import MAX_BATCH, MAX_LINE_BYTES
 from worker.attempt.spool import Spool
-from worker.attempt.writer import AttemptWriter
 
 pytestmark = pytest.mark.both_databases
 
@@ -34,30 +29,9 @@ def relayed(
     before: Callable[[], None] = lambda: None,
 ) -> str:
     """What a trainer wrote goes into the events of the job whose id is returned."""
-    supervisor = backend.supervisor()
-    job_id = backend.add_job()
-    backend.set(
-        job_id,
-        status="running",
-        attempt=1,
-        lease_owner="me",
-        lease_expires_at=backend.job(job_id).created_at,
-    )
-    with backend.database.transaction() as session:
-        session.add(Attempt(job_id=job_id, number=1, worker="me", device="cpu", num_devices=1))
-    gateway = direct_gateway(replace(backend.context(), owner="me"))
-    lease = Lease(
-        gateway,
-        Claim(job_id, 1, "me"),
-        lease_seconds=60,
-        heartbeat_seconds=10,
-        claimed_at=0,
-        on_lost=lambda: None,
-    )
-    price = default_price("cpu")
-    progress = AttemptProgress(backend.job(job_id), supervisor.machine, lambda: 0, price)
+    job_id = add_running_job(backend)
     spool = Spool(backend.settings.data_dir / "events.spool")
-    relay = Relay(AttemptWriter(gateway, lease), progress, "cpu", spool, on_checkpoint)
+    relay = relay_of(backend, job_id, gateway_of(backend), spool, on_checkpoint)
     read_end, write_end = os.pipe()
     relay.read(os.fdopen(read_end, "rb"))
     os.write(write_end, lines)

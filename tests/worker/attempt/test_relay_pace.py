@@ -4,24 +4,18 @@ import asyncio
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 from redis import Redis
 from sqlalchemy import event
 
-from app.jobs.claims import Claim
-from app.models import DEFAULT_PROJECT_ID, Attempt
+from app.models import DEFAULT_PROJECT_ID
 from app.notifier.wakeups import Changes, Wakeups, are_watched
 from falqon_core.contract.messages import Log, encode
-from falqon_core.estimate.prices import default_price
-from tests.support.backend import Backend, direct_gateway
+from tests.support.backend import Backend
 from tests.support.valkey import Valkey
-from worker.attempt.lease import Lease
-from worker.attempt.progress import AttemptProgress
-from worker.attempt.relay import Relay
+from tests.worker.attempt.relays import add_running_job, gateway_of, relay_of
 from worker.attempt.spool import Spool
-from worker.attempt.writer import AttemptWriter
 
 SECONDS = 20
 UNREAD_SECONDS = 5.0
@@ -31,32 +25,15 @@ class Running:
     """A job whose trainer says something each second, by a clock that the test moves."""
 
     def __init__(self, backend: Backend, redis: Redis) -> None:
-        self.job_id = backend.add_job()
+        self.job_id = add_running_job(backend)
         self._backend = backend
         self._ticks = 0
-        created_at = backend.job(self.job_id).created_at
-        mine = {"status": "running", "attempt": 1, "lease_owner": "me"}
-        backend.set(self.job_id, **mine, lease_expires_at=created_at)
-        with backend.database.transaction() as session:
-            attempt = {"worker": "me", "device": "cpu", "num_devices": 1}
-            session.add(Attempt(job_id=self.job_id, number=1, **attempt))
-        gateway = direct_gateway(replace(backend.context(), owner="me"), redis)
-        lease = Lease(
+        gateway, job = gateway_of(backend, redis), backend.job(self.job_id)
+        self._relay = relay_of(
+            backend,
+            self.job_id,
             gateway,
-            Claim(self.job_id, 1, "me"),
-            lease_seconds=1e9,
-            heartbeat_seconds=10,
-            claimed_at=0,
-            on_lost=lambda: None,
-        )
-        job, price = backend.job(self.job_id), default_price("cpu")
-        self._spool = Spool(backend.settings.data_dir / f"{self.job_id}.spool")
-        self._relay = Relay(
-            AttemptWriter(gateway, lease),
-            AttemptProgress(job, backend.supervisor().machine, lambda: 0, price),
-            "cpu",
-            self._spool,
-            lambda _: None,
+            Spool(backend.settings.data_dir / f"{self.job_id}.spool"),
             is_watched=lambda: gateway.is_watched(job),
             unread_seconds=UNREAD_SECONDS,
             clock=lambda: self._ticks / 10,

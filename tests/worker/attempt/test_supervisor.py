@@ -1,6 +1,4 @@
-import os
 import signal
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -185,23 +183,6 @@ def test_a_user_error_is_final(backend: Backend) -> None:
     assert backend.supervisor().execute_next() is False
 
 
-def test_a_killed_trainer_continues_from_its_checkpoint(embedded_backend: Backend) -> None:
-    backend = embedded_backend
-    broken = backend.add_job(QUICK.model_copy(update={"hang_at": 50}))
-    supervisor = backend.supervisor()
-    with executing(supervisor):
-        backend.wait_for_checkpoint(broken)
-        for pid in backend.trainers():
-            os.kill(pid, signal.SIGKILL)
-    job = backend.job(broken)
-    assert (job.status, job.infra_failures) == (JobStatus.QUEUED, 1)
-    assert backend.attempts(broken)[0].error_code == "trainer_killed"
-    assert supervisor.execute_next()
-    assert backend.job(broken).status == JobStatus.SUCCEEDED
-    assert backend.attempts(broken)[1].start_step >= 20
-    assert backend.weights(broken) == weights_of(QUICK.steps)
-
-
 def test_a_model_that_is_not_what_was_trained_is_never_handed_out_nor_tried_again(
     backend: Backend,
 ) -> None:
@@ -244,19 +225,6 @@ def test_a_trainer_that_hangs_is_killed_and_the_job_tried_again(backend: Backend
     assert backend.job(job_id).status == JobStatus.SUCCEEDED
     assert backend.attempts(job_id)[1].start_step == 40
     assert backend.weights(job_id) == weights_of(QUICK.steps)
-
-
-def test_a_drain_gives_the_job_back_for_nothing(embedded_backend: Backend) -> None:
-    backend = embedded_backend
-    shutting_down = threading.Event()
-    job_id = backend.add_job(SLOW)
-    with executing(backend.supervisor(shutting_down)):
-        backend.wait_for_step(job_id, 1)
-        shutting_down.set()
-    job = backend.job(job_id)
-    assert (job.status, job.infra_failures, job.lease_owner) == (JobStatus.QUEUED, 0, None)
-    assert backend.attempts(job_id)[0].outcome == "released"
-    assert backend.checkpoints(job_id)
 
 
 @pytest.mark.both_databases

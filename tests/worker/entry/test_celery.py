@@ -70,7 +70,8 @@ def test_sigterm_drains_within_seconds(notified_backend: Backend) -> None:
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(DRAIN_SECONDS) == 0
     job = backend.job(job_id)
-    assert (job.status, job.infra_failures) == (JobStatus.QUEUED, 0)
+    assert (job.status, job.infra_failures, job.lease_owner) == (JobStatus.QUEUED, 0, None)
+    assert backend.attempts(job_id)[0].outcome == "released"
     assert backend.trainers() == []
     assert backend.checkpoints(job_id)[-1].step == job.progress.step
 

@@ -1,9 +1,5 @@
 """What `falqon admin drain` and `requeue` do to a worker that has a job."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from click.testing import Result
 
 from app.models import JobStatus
@@ -11,18 +7,9 @@ from tests.support.admin import falqon_admin
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.waiting import wait_for
-from worker.attempt.supervisor import Supervisor
+from tests.worker.attempt.test_supervisor import executing
 
 LONG = FakeTrainer(steps=5000, step_seconds=0.02, checkpoint_every=10)
-
-
-@contextmanager
-def executing(supervisor: Supervisor) -> Iterator[threading.Thread]:
-    thread = threading.Thread(target=supervisor.execute_next)
-    thread.start()
-    yield thread
-    thread.join(60)
-    assert not thread.is_alive()
 
 
 def admin(backend: Backend, *arguments: str) -> Result:

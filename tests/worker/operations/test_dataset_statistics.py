@@ -97,16 +97,6 @@ def test_a_refusal_of_the_statistics_program_is_reported_in_its_words(
     ] == [".lock"]
 
 
-def test_a_worker_counts_until_no_request_is_left(backend: Backend, tmp_path: Path) -> None:
-    questions = [ask(backend, add_file(backend, record("Yes."))) for _ in range(3)]
-
-    handler_of(backend, program(tmp_path, "raise SystemExit(70)")).poll()
-
-    assert [answered(backend.database, question).status for question in questions] == [
-        OperationStatus.FAILED
-    ] * 3
-
-
 @pytest.mark.parametrize(
     ("code", "error"),
     [

@@ -257,28 +257,6 @@ def test_an_export_fails_after_several_full_disks_with_the_reason(
     assert "no room" in export.error_message
 
 
-def test_a_worker_that_ends_releases_its_export(embedded_backend: Backend) -> None:
-    export_id = ask(embedded_backend, model_of(embedded_backend), "bf16")
-    shutting_down = threading.Event()
-    worker = handler_of(embedded_backend, shutting_down)
-    with embedded_backend.database.transaction() as session:
-        claimed = claims.claim(session, Export, 60)
-    assert claimed is not None
-    worker.poll()  # somebody holds it
-    assert read_export(embedded_backend, export_id).attempt == 1
-    with embedded_backend.database.transaction() as session:
-        claims.release(session, claimed)
-    shutting_down.set()
-    worker.poll()
-    assert (
-        read_export(embedded_backend, export_id).attempt,
-        read_export(embedded_backend, export_id).lease_expires_at,
-    ) == (0, None)
-    shutting_down.clear()
-    worker.poll()
-    assert read_export(embedded_backend, export_id).status == OperationStatus.COMPLETED
-
-
 def test_a_zombie_writes_nothing(embedded_backend: Backend) -> None:
     ask(embedded_backend, model_of(embedded_backend), "bf16")
     with embedded_backend.database.transaction() as session:

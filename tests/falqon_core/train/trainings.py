@@ -1,0 +1,46 @@
+"""Trainings in this process, the messages that they send and the files that they leave."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.messages import ExitCode, StepMetrics, TrainerMessage
+from falqon_core.train.trainer import Trainer
+
+
+def config_of(model: Path, train_file: Path, recipe: dict[str, Any], **fields: Any) -> TrainConfig:
+    """Return the configuration of a training by one thread and without a certificate."""
+    of_tests = {"num_threads": 1, "certificate": False, "recipe": Recipe.model_validate(recipe)}
+    return TrainConfig(model=model, train_file=train_file, **of_tests | fields)
+
+
+def train(
+    config: TrainConfig,
+    output: Path,
+    stop_after: int | None = None,
+    hear: Callable[[TrainerMessage], object] = lambda message: None,
+) -> tuple[ExitCode, list[TrainerMessage]]:
+    """Train to the end, or ask for a stop after so many steps; return the code and all messages,
+    each of which was heard when it came.
+    """
+    messages: list[TrainerMessage] = []
+
+    def send(message: TrainerMessage) -> None:
+        messages.append(message)
+        hear(message)
+
+    def stop() -> bool:
+        return len(of(StepMetrics, messages)) == stop_after
+
+    return Trainer(config, output, send, stop).run(), messages
+
+
+def of(kind: type[Any], messages: list[Any]) -> list[Any]:
+    return [message for message in messages if isinstance(message, kind)]
+
+
+def bytes_of(output: Path) -> dict[str, bytes]:
+    """Return every file below a folder, by its path in it."""
+    files = (path for path in output.rglob("*") if path.is_file())
+    return {path.relative_to(output).as_posix(): path.read_bytes() for path in files}
