@@ -8,7 +8,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Microbatch, microbatches
 from falqon_core.data.sequences import TokenSequence
 from falqon_core.meld import linear
-from falqon_core.methods import Method
+from falqon_core.methods import TrainingMethod
 from falqon_core.methods.falqon import (
     A_RELATIVE_RATE,
     MEASURED_WIDTH,
@@ -39,7 +39,7 @@ def batch(packing: bool, seed: int = 0) -> list[Microbatch]:
 
 
 def train(
-    model: PreTrainedModel, method: Method, num_steps: int, lr: float
+    model: PreTrainedModel, method: TrainingMethod, num_steps: int, lr: float
 ) -> tuple[list[float], list[float]]:
     """Return the loss of each step, and the share of the codes that it changed."""
     optimizer = torch.optim.AdamW(method.parameters().values(), lr=lr)

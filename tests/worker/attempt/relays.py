@@ -13,7 +13,7 @@ from falqon_core.contract.messages import CheckpointSaved
 from falqon_core.estimate.prices import default_price
 from tests.support.backend import Backend, direct_gateway
 from worker.attempt.lease import Lease
-from worker.attempt.progress import Progress
+from worker.attempt.progress import AttemptProgress
 from worker.attempt.relay import Relay
 from worker.attempt.spool import Spool
 from worker.attempt.writer import AttemptWriter
@@ -50,5 +50,5 @@ def relay_of(
         on_lost=lambda: None,
     )
     machine, price = backend.supervisor().machine, default_price("cpu")
-    progress = Progress(backend.job(job_id), machine, lambda: 0, price)
+    progress = AttemptProgress(backend.job(job_id), machine, lambda: 0, price)
     return Relay(AttemptWriter(gateway, lease), progress, "cpu", spool, on_checkpoint, **options)
