@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.web.playground_view import prompt_of
+from app.web.playground_view import ExamplePrompt, prompt_of
 from app.web.text import model_page, playground
 from falqon_core.records.line_parser import parse_record
 from tests.browser import scene
@@ -97,8 +97,9 @@ TOOL = {"type": "function", "function": {"name": "f", "parameters": {}}}
         ({"messages": [*HELLO, ANSWER], "tools": [TOOL]}, None),
     ],
 )
-def test_the_prompt_of_a_record(record: dict[str, Any], expected: object) -> None:
-    assert prompt_of(parse_record(json.dumps(record).encode())) == expected
+def test_the_prompt_of_a_record(record: dict[str, Any], expected: tuple[Any, ...] | None) -> None:
+    prompt = prompt_of(parse_record(json.dumps(record).encode()))
+    assert prompt == (expected and ExamplePrompt(*expected))
 
 
 def test_the_playground_refuses_as_the_api_does(browser: httpx.Client, tenant: Tenant) -> None:
