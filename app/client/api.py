@@ -15,12 +15,12 @@ import httpx
 
 from app.client.connection import Connection, check_address, readable_key
 from app.client.errors import (
+    ApiUnavailable,
     ClientError,
     Misused,
     NoConnection,
     NoSuchObject,
     Refused,
-    ServiceUnavailable,
     Unreachable,
 )
 
@@ -259,7 +259,7 @@ class Api:
                 "not as this service would."
             )
             if response.is_server_error:
-                return ServiceUnavailable(message, self.advice.other_service)
+                return ApiUnavailable(message, self.advice.other_service)
             return NoConnection(message, self.advice.other_service)
         message = str(body.get("message"))
         hint = _what_to_look_at(body, response)
@@ -281,7 +281,7 @@ class Api:
             response.status_code == httpx.codes.TOO_MANY_REQUESTS and not _is_final(response)
         )
         if may_pass:
-            return ServiceUnavailable(
+            return ApiUnavailable(
                 message, hint, body=body, wait_seconds=_retry_after_seconds(response, 0.0)
             )
         return Refused(message, hint, body=body)

@@ -14,7 +14,7 @@ import typer
 
 from app.client.api import Json
 from app.client.command import Client, argument
-from app.client.errors import ClientError, Misused, NoConnection, Refused, ServiceUnavailable
+from app.client.errors import ApiUnavailable, ClientError, Misused, NoConnection, Refused
 from app.client.server_sent_events import DONE, read_messages
 
 CHAT_PATH = "/chat/completions"
@@ -122,7 +122,7 @@ class Conversation:
             )
             try:
                 return stack.enter_context(stream)
-            except ServiceUnavailable as error:
+            except ApiUnavailable as error:
                 if error.body.get("code") != LOADING or time.monotonic() > deadline:
                     raise
                 if deadline == math.inf:
@@ -143,7 +143,7 @@ class Conversation:
                 f"{api.base_url} does not answer as this service would.", api.advice.other_service
             ) from None
         if error:
-            raise ServiceUnavailable(str(error.get("message")), body=error)
+            raise ApiUnavailable(str(error.get("message")), body=error)
         yield from parts
 
 

@@ -27,7 +27,7 @@ class Refused(ClientError):
     """The service understood and said no, or what was asked for failed."""
 
 
-class ServiceUnavailable(Refused):
+class ApiUnavailable(Refused):
     """The service, or what stands before it, is in trouble, or is asked too often; it may pass."""
 
     def __init__(

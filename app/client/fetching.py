@@ -18,7 +18,7 @@ from typing import BinaryIO
 import httpx
 
 from app.client.api import Api
-from app.client.errors import ClientError, Refused, ServiceUnavailable
+from app.client.errors import ApiUnavailable, ClientError, Refused
 
 # Between tries that bring nothing at all; any byte begins them again. A minute together: a service
 # that is started again is waited for.
@@ -168,7 +168,7 @@ def _arrives(
                 digest.update(chunk)
                 position += len(chunk)
                 moved(position)
-        except (httpx.TransportError, ServiceUnavailable) as error:
+        except (httpx.TransportError, ApiUnavailable) as error:
             failures = 0 if position > before else failures + 1
             if failures > len(RETRY_DELAYS_SECONDS):
                 raise _interrupted(api, error) from None
@@ -207,7 +207,7 @@ def _is_right(target: Path, source: RemoteObject) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == source.sha256
 
 
-def _interrupted(api: Api, error: httpx.TransportError | ServiceUnavailable) -> ClientError:
-    gone = error if isinstance(error, ServiceUnavailable) else api.unreachable(error)
+def _interrupted(api: Api, error: httpx.TransportError | ApiUnavailable) -> ClientError:
+    gone = error if isinstance(error, ApiUnavailable) else api.unreachable(error)
     gone.hint = "Run the same command again; it goes on where it stopped."
     return gone

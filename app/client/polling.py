@@ -8,7 +8,7 @@ from typing import Any
 
 from app.client.api import Json
 from app.client.command import Client
-from app.client.errors import Refused, ServiceUnavailable, Unreachable
+from app.client.errors import ApiUnavailable, Refused, Unreachable
 
 POLL_TIMEOUT_SECONDS = 600.0
 RETRY_SECONDS = 2.0
@@ -18,14 +18,14 @@ def poll(
     client: Client, path: str, query: Mapping[str, Any] | None = None, *, how_to_go_on: str
 ) -> Json:
     """Return the object as it is now. A service that stays unavailable raises `Unreachable` or
-    `ServiceUnavailable`, which say how to go on.
+    `ApiUnavailable`, which say how to go on.
     """
     give_up_at = time.monotonic() + POLL_TIMEOUT_SECONDS
     is_told = False
     while True:
         try:
             return client.api.get(path, query, repeatable=True)
-        except (Unreachable, ServiceUnavailable) as error:
+        except (Unreachable, ApiUnavailable) as error:
             if not _may_pass(error) or time.monotonic() > give_up_at:
                 error.hint = how_to_go_on
                 raise
@@ -48,6 +48,6 @@ def wait_until_done(
     return operation
 
 
-def _may_pass(error: Unreachable | ServiceUnavailable) -> bool:
+def _may_pass(error: Unreachable | ApiUnavailable) -> bool:
     """Tell an unavailable service from one that fails at this request, and so names no time."""
     return error.body.get("type") != "server_error" or error.wait_seconds > 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import httpx
 
 from app.client.api import Api, Json, segment
-from app.client.errors import NoConnection, ServiceUnavailable
+from app.client.errors import ApiUnavailable, NoConnection
 from app.client.server_sent_events import DONE, read_messages
 
 STREAM_TIMEOUT_SECONDS = 45.0  # The service sends a comment every 15.
@@ -81,7 +81,7 @@ def follow(api: Api, job_id: str) -> Iterator[Json | Lost | Tick]:
                         yield json.loads(message.data)
         except httpx.TransportError as error:
             reason = str(api.unreachable(error))
-        except ServiceUnavailable as error:
+        except ApiUnavailable as error:
             reason = error.message
         if time.monotonic() - heard_at > RECONNECT_TIMEOUT_SECONDS:
             raise NoConnection(reason, "The job itself goes on.")

@@ -14,7 +14,7 @@ from app.base.text import moment as to_second
 from app.client import text
 from app.client.api import Json, segment
 from app.client.command import Client, JobId, command
-from app.client.errors import ClientError, NoConnection, Refused, ServiceUnavailable
+from app.client.errors import ApiUnavailable, ClientError, NoConnection, Refused
 from app.client.jobs.stream import Lost, Tick, follow, in_order
 from app.client.jobs.watched import Watched
 
@@ -66,7 +66,7 @@ def _as_display(client: Client, path: str, watched: Watched) -> None:
             changed = isinstance(event, dict) and event["type"] != "metrics"
             if isinstance(event, Tick) or (changed and time.monotonic() > refresh_at):
                 # The stream itself notices whether that lasts.
-                with suppress(NoConnection, ServiceUnavailable):
+                with suppress(NoConnection, ApiUnavailable):
                     watched.job = client.api.get(path)
                 refresh_at = time.monotonic() + SECONDS_BETWEEN_REFRESHES
         watched.job = client.api.get(path, repeatable=True)

@@ -11,7 +11,7 @@ import httpx
 
 from app.client.api import Advice, Api, Json, segment
 from app.client.connection import Connection, readable_key
-from app.client.errors import ClientError, Misused, NoSuchObject, Refused, ServiceUnavailable
+from app.client.errors import ApiUnavailable, ClientError, Misused, NoSuchObject, Refused
 from app.client.move.objects import OriginFile
 
 OPENAI = "https://api.openai.com/v1"
@@ -82,7 +82,7 @@ class Account(Api):
                 return self._download(file, target)
             except httpx.TransportError as error:
                 failure: ClientError = self.unreachable(error)
-            except ServiceUnavailable as error:
+            except ApiUnavailable as error:
                 failure, wait_seconds = error, error.wait_seconds
             if pause is None or wait_seconds > self.max_wait_seconds:
                 raise failure
@@ -103,7 +103,7 @@ class Account(Api):
                 digest.update(chunk)
                 target.write(chunk)
         if left > 0:
-            raise ServiceUnavailable(f"The answer ended {left} bytes before its time.")
+            raise ApiUnavailable(f"The answer ended {left} bytes before its time.")
         return digest.hexdigest()
 
     def _refusal(self, response: httpx.Response) -> ClientError:

@@ -11,7 +11,7 @@ from app.client import compare, polling
 from app.client.api import Api
 from app.client.command import Client
 from app.client.connection import Connection
-from app.client.errors import ServiceUnavailable
+from app.client.errors import ApiUnavailable
 from app.client.output import Output
 from app.client.polling import poll
 from tests.app.client.conftest import Falqon
@@ -64,6 +64,6 @@ class _Fails(QuietHandler):
 def test_a_service_that_fails_at_the_request_is_not_waited_for() -> None:
     with serving_by(_Fails) as url:
         client = Client(Api(Connection(f"{url}/v1", KEY)), Output(as_json=False))
-        with pytest.raises(ServiceUnavailable, match="The server had an error"):
+        with pytest.raises(ApiUnavailable, match="The server had an error"):
             poll(client, "/files/file-1", how_to_go_on="Run it again.")
         client.api.close()
