@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from falqon_core.meld.rows_view import EmulatedRows, Fp8Rows, RowsView
-from falqon_core.ops.matmul import matmul
+from falqon_core.ops.matmul import matmul, matmul_fp32, scale_in_place
 from falqon_core.ops.quantize import (
     dequantize,
     quantize_codes,
@@ -89,6 +89,13 @@ class PackedWeight(nn.Module, ABC):
     @abstractmethod
     def input_of(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """Return the x [T, I], in `dtype`, of which `output_and_input` returned `kept`."""
+
+    def grad_a(self, through_b: Tensor, kept: Sequence[Tensor], scaling: float) -> Tensor:
+        """Return scaling * through_b^T . x, fp32 [n r, I], of through_b [T, n r] and the x of which
+        `output_and_input` returned `kept`.
+        """
+        x = self.input_of(kept, through_b.dtype)
+        return scale_in_place(matmul_fp32(through_b.t(), x), scaling)
 
     @abstractmethod
     def grad_input(self, grad_output: Tensor) -> Tensor:
