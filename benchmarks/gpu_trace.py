@@ -181,7 +181,8 @@ def planned_lines(figures: dict[str, Figures]) -> Iterator[str]:
             peer = planned_recipe(card, method=method, a_init=None)
             of_peer = step_seconds(dimensions_of(llama_7b()), peer, rates)
             again = ", recomputed" if peer.activation_checkpointing else ""
-            row.append(f"{of_peer:.2f} ({num_passes(peer)} passes{again})")
+            passes = num_passes(peer)
+            row.append(f"{of_peer:.2f} ({passes} pass{'' if passes == 1 else 'es'}{again})")
         yield f"| {' | '.join(row)} |"
     yield ""
     yield "What the planner gives (`fit_recipe`), traced. The two on the right are arithmetic on"

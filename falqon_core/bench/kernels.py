@@ -18,6 +18,7 @@ from torch import Tensor
 from falqon_core.bench.timing import median_seconds, what_went_wrong
 from falqon_core.ops import samples
 from falqon_core.ops.dispatch import operator
+from falqon_core.ops.grad_a import grad_a
 from falqon_core.ops.half_gemm import gemm_codes, lower
 from falqon_core.ops.quantize import quantize_codes, quantize_int8, quantize_rows, round_rows
 from falqon_core.ops.refresh import refresh_codes
@@ -153,6 +154,12 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
 
 def _quantize(s: Shapes, draw: KernelDraw) -> KernelCall:
     return KernelCall((draw.normal(s.tokens, s.hidden),))
+
+
+def _grad_a(s: Shapes, draw: KernelDraw) -> KernelCall:
+    through_b = draw.normal(s.tokens, 3 * s.rank)
+    flops = 2.0 * s.tokens * 3 * s.rank * s.hidden
+    return KernelCall((through_b, *draw.qdata(s.tokens, s.hidden), 1.0), flops=flops)
 
 
 def _round(s: Shapes, draw: KernelDraw) -> KernelCall:
@@ -345,6 +352,7 @@ LINES = (
     KernelLine("fold (top-k rows)", "k of [I, H], rank r", fold_rows, _topk, codes_in_place),
     KernelLine("scaled_mm, output", "[T, H] x [I, H]", scaled_mm, _output, result_alone),
     KernelLine("scaled_mm, grad_input", "[T, I] x [H, I]", scaled_mm, _grad_input, result_alone),
+    KernelLine("gradient of A from codes", "[3r, T] x [T, H]", grad_a, _grad_a, result_alone),
     KernelLine(
         "own GEMM, FP32 sums", "[T, H] x [I, H]", gemm_codes, _gemm(half=False), result_alone
     ),

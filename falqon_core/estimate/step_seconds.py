@@ -127,8 +127,8 @@ def _bytes_of_token(dimensions: ModelDimensions, recipe: Recipe) -> int:
         trained = [
             group for group in groups if recipe.trains_a_of(group.num_outputs, group.num_inputs)
         ]
-        # dB and dY B read dY; dA reads x, which its codes become in three passes.
-        adapter = 2 * outputs + sum(2 * g.num_outputs + 9 * g.num_inputs for g in trained)
+        # dB and dY B read dY; dA reads the codes of x.
+        adapter = 2 * outputs + sum(2 * g.num_outputs + g.num_inputs for g in trained)
     else:
         inputs = sum(group.num_inputs for group in groups)
         # x A^T and its product with B, added to y; the same backward, and both gradients.
@@ -145,4 +145,4 @@ def _bytes_of_pass(dimensions: ModelDimensions, recipe: Recipe) -> int:
     melded the codes that are transposed.
     """
     transposed = 2 * dimensions.num_linear_parameters if recipe.method == "falqon" else 0
-    return 20 * adapter_size(dimensions, recipe).trained + transposed
+    return 18 * adapter_size(dimensions, recipe).trained + transposed

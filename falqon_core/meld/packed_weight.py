@@ -32,6 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from falqon_core.meld.rows_view import EmulatedRows, Fp8Rows, RowsView
+from falqon_core.ops.grad_a import grad_a
 from falqon_core.ops.matmul import matmul, matmul_fp32, scale_in_place
 from falqon_core.ops.quantize import (
     dequantize,
@@ -203,6 +204,13 @@ class Fp8Weight(PackedWeight):
         """Return x [T, I] from its codes; with a relative error of at most 1/16 (normal values)."""
         codes, scale = kept
         return dequantize(codes, scale, dtype)
+
+    def grad_a(self, through_b: Tensor, kept: Sequence[Tensor], scaling: float) -> Tensor:
+        """Read the codes of x, e4m3 [T, I], as they are, where those were kept."""
+        if not self.fp8:
+            return super().grad_a(through_b, kept, scaling)
+        codes, scale = kept
+        return grad_a(through_b, codes, scale, scaling)
 
     def output_of_quantized(self, x: Tensor, scale: Tensor) -> Tensor:
         """Return `output` of x that is quantized per token already: e4m3 [T, I], scale fp32 [T, 1].

@@ -26,27 +26,27 @@ from tests.falqon_core.trace.cases import (
 # Launches of a step and GB that everything but GEMMs moves. They may only fall: write down what
 # `python -m tests.falqon_core.trace` prints.
 BUDGETS = {
-    "padded, anchored": (3875, 208.1),
-    "padded, none": (2059, 175.5),
-    "padded, topk": (2731, 170.0),
-    "packed, anchored": (3918, 106.1),
-    "packed, none": (2102, 87.7),
-    "packed, topk": (2774, 82.3),
-    "padded, anchored, A frozen": (1835, 181.6),
-    "padded, anchored, all A train": (4291, 230.0),
-    "padded, anchored, recompute": (4291, 262.0),
-    "padded, anchored, dpo": (3942, 208.1),
-    "packed, anchored, dpo": (3985, 106.1),
-    "padded, anchored, 4 microbatches": (12041, 255.5),
-    "padded, none, recompute, 13B, 2 microbatches": (5587, 395.8),
+    "padded, anchored": (2178, 183.1),
+    "padded, none": (1610, 174.9),
+    "padded, topk": (2282, 169.5),
+    "packed, anchored": (2221, 95.4),
+    "packed, none": (1653, 87.2),
+    "packed, topk": (2325, 81.8),
+    "padded, anchored, A frozen": (1386, 181.1),
+    "padded, anchored, all A train": (2306, 183.8),
+    "padded, anchored, recompute": (2594, 237.1),
+    "padded, anchored, dpo": (2245, 183.1),
+    "packed, anchored, dpo": (2288, 95.4),
+    "padded, anchored, 4 microbatches": (8232, 228.0),
+    "padded, none, recompute, 13B, 2 microbatches": (4746, 394.1),
 }
 # Of what a training plans on an empty card: passes, launches, and hundredths of a second on paper
 # at the card's rates.
 PLAN_BUDGETS = {
-    "RTX 4090": (6, 17457, 134),
-    "RTX 5090": (3, 9305, 83),
-    "L40S": (2, 6590, 99),
-    "H100": (1, 3875, 33),
+    "RTX 4090": (6, 12240, 130),
+    "RTX 5090": (3, 6200, 81),
+    "L40S": (2, 4189, 95),
+    "H100": (1, 2178, 32),
 }
 # to read the loss, the norm of the gradient and how many codes changed
 WAITS = 3
