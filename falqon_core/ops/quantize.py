@@ -310,7 +310,7 @@ _SIGNATURE |= dict.fromkeys(("HAS_SCALE", "TO_VALUES", "NUM_COLUMNS", "BLOCK"), 
 
 def _build(types: dict[str, str], has_scale: bool, to_values: bool, num_columns: int) -> Build:
     block = block_of(num_columns)
-    constants = {"HAS_SCALE": has_scale, "TO_VALUES": to_values}
+    constants: dict[str, object] = {"HAS_SCALE": has_scale, "TO_VALUES": to_values}
     constants |= {"NUM_COLUMNS": num_columns, "BLOCK": block}
     return Build(
         quantize_kernel,

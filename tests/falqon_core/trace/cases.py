@@ -141,13 +141,13 @@ def _planned(card: str, packed: bool = False, **options: Any) -> Case:
     )
 
 
-PLANNED: Mapping[str, Case] = {
+PLANNED: dict[str, Case] = {
     **{card: _planned(card) for card in FREE_GIB},
     **{f"{card}, A frozen": _planned(card, train_a=False) for card in FREE_GIB},
     **{f"{card}, packed": _planned(card, packed=True) for card in FREE_GIB},
 }
 # whose planned memory is compared with what is traced
-MEMORY_CASES: Mapping[str, Case] = CASES | {
+MEMORY_CASES: dict[str, Case] = CASES | {
     f"{model}, {mode}": Case(config=MODELS[model], options=options)
     for model in ("Qwen2.5-7B", "Qwen3-8B", "SmolLM2-135M")
     for mode, options in MODES.items()
