@@ -3,7 +3,8 @@
 Steps are traced (`tests/falqon_core/trace`): launches, bytes, peak; and every Triton kernel that
 they launch is compiled, as launched, for every architecture we claim. Writes the file that is
 named, `benchmarks/results/gpu_trace.md` by default, and ends with 1 when a kernel does not compile
-or takes more shared memory than a block may have. Nothing runs on a GPU.
+or takes more shared memory than a block may have. With `--figures` nothing is compiled, and the
+part of the page on compiling stays as it was. Nothing runs on a GPU.
 """
 
 import sys
@@ -13,13 +14,32 @@ from typing import NamedTuple
 
 import torch
 
+from falqon_core.bench.model import dimensions_of, llama_7b
+from falqon_core.estimate.step_seconds import (
+    BANDWIDTH_SHARE,
+    CARDS,
+    num_passes,
+    share_of_rows,
+    step_seconds,
+)
 from falqon_core.ops.compile import architectures, registers_and_stack
 from falqon_core.ops.kernels import triton
-from tests.falqon_core.trace.cases import CASES, FEWER, MODELS, MODES, Case
-from tests.falqon_core.trace.figures import CARDS, Figures, figures_of
+from tests.falqon_core.trace.cases import (
+    CASES,
+    FEWER,
+    FREE_GIB,
+    MODELS,
+    MODES,
+    PLANNED,
+    Case,
+    planned_recipe,
+    usable_on,
+)
+from tests.falqon_core.trace.figures import Figures, figures_of
 from tests.falqon_core.trace.launches import Specialization
 
 RESULT = Path("benchmarks/results/gpu_trace.md")
+COMPILED = "## What is launched, compiled"
 RANKS = (64, 7)  # one that is aligned and one that is not
 
 
@@ -30,11 +50,19 @@ class Outcome(NamedTuple):
 
 
 def main() -> None:
-    if len(sys.argv) > 2:
-        sys.exit("usage: python -m benchmarks.gpu_trace [FILE]")
-    result = Path(sys.argv[1]) if len(sys.argv) == 2 else RESULT
-    figures = {name: figures_of(case) for name, case in CASES.items()}
-    print(*figure_lines(figures), sep="\n", flush=True)
+    arguments = sys.argv[1:]
+    compiles = arguments[:1] != ["--figures"]
+    files = arguments[not compiles :]
+    if len(files) > 1:
+        sys.exit("usage: python -m benchmarks.gpu_trace [--figures] [FILE]")
+    result = Path(files[0]) if files else RESULT
+    figures = {name: figures_of(case) for name, case in (PLANNED | CASES).items()}
+    lines = [*page(figures)]
+    print(*lines, sep="\n", flush=True)
+    if not compiles:
+        _, compiled = RESULT.read_text().split(COMPILED)
+        result.write_text("\n".join(lines) + "\n\n" + COMPILED + compiled)
+        return
     launched = {}
     for model, config in MODELS.items():
         for rank in RANKS:
@@ -48,7 +76,8 @@ def main() -> None:
         capability: compile_all(launched, capability, limit)
         for capability, limit in architectures().items()
     }
-    result.write_text("\n".join(page(figures, len(launched), outcomes)) + "\n")
+    lines += ["", *outcome_lines(len(launched), outcomes)]
+    result.write_text("\n".join(lines) + "\n")
     print(result.read_text())
     if any(outcome.refused for outcome in outcomes.values()):
         sys.exit(1)
@@ -92,9 +121,7 @@ def source_of(specialization: Specialization, kernel: object) -> object:
     )
 
 
-def page(
-    figures: dict[str, Figures], num_launched: int, outcomes: dict[int, Outcome]
-) -> Iterator[str]:
+def page(figures: dict[str, Figures]) -> Iterator[str]:
     yield "# A training step of the CUDA path, traced without a GPU"
     yield ""
     yield "Written by `python -m benchmarks.gpu_trace` (`make trace`) with torch"
@@ -103,20 +130,73 @@ def page(
     yield "compiled and not launched. Seconds are on paper: every operation at assumed rates,"
     yield "without gaps between launches and without attention's arithmetic."
     yield ""
-    yield "## Llama-7B, rank 64, 16 records of at most 528 tokens"
+    yield "## Plans of an empty card: Llama-7B, rank 64, 16 records of 528 tokens, A trained"
     yield ""
-    yield from figure_lines(figures)
+    yield from planned_lines(figures)
+    yield ""
+    yield "## The same step in other forms, whatever card holds it"
+    yield ""
+    yield from figure_lines({name: figures[name] for name in CASES})
     yield ""
     yield "GB = 1e9 bytes. Traffic: what everything but GEMMs reads and writes; GEMMs: theirs."
-    yield "Planned: `falqon_core.estimate.memory`. Two and three layers are traced, and what the"
-    yield "third adds is added for each of the other 29. Assumed (FP8 and bf16 TFLOP/s, TB/s):"
-    rates = (
-        f"{card} {rate.fp8 / 1e12:.0f}, {rate.bf16 / 1e12:.0f}, {rate.memory / 1e12:.2f}"
-        for card, rate in CARDS.items()
-    )
-    yield "; ".join(rates) + "."
+    yield 'Planned: `falqon_core.estimate.memory`. "no": an empty card does not hold it. Two and'
+    yield "three layers are traced, and what the third adds is added for each of the other 29."
     yield ""
-    yield "## What is launched, compiled"
+    yield "Rates assumed (FP8 and bf16 TFLOP/s from 4096 rows on, TB/s):"
+    yield (
+        "; ".join(
+            f"{card} {rate.fp8 / 1e12:.0f}, {rate.bf16 / 1e12:.0f}, {rate.memory / 1e12:.2f}"
+            for card, rate in CARDS.items()
+        )
+        + "."
+    )
+    yield "Products of fewer rows have the share that torch's row-wise product of so many rows has"
+    yield "on an RTX 5090, by [pytorch#155991](https://github.com/pytorch/pytorch/pull/155991)"
+    shares = (f"{rows} rows {share_of_rows(rows):.0%}" for rows in (256, 528, 1024, 2112))
+    yield f"({', '.join(shares)}). TB/s are {BANDWIDTH_SHARE:.0%} of the vendor's: quantizing"
+    yield "kernels reach 80 % of 92 % on an H100, by"
+    yield "[pytorch/ao#4054](https://github.com/pytorch/ao/issues/4054)."
+
+
+def planned_lines(figures: dict[str, Figures]) -> Iterator[str]:
+    yield (
+        "| card | plan GB | base, activations | passes | launches | traffic GB | GEMMs GB | "
+        "s on paper | with A frozen | packed, real lengths | tuned FP8 LoRA | tuned bf16 LoRA |"
+    )
+    yield "|---|---:|---|" + "---:|" * 9
+    for card, rates in CARDS.items():
+        step, frozen, packed = (figures[f"{card}{end}"] for end in ("", ", A frozen", ", packed"))
+        recipe = planned_recipe(card)
+        seconds = step.seconds[card]
+        activations = "recomputed" if recipe.activation_checkpointing else "kept"
+        row = [
+            f"{card}, {FREE_GIB[card]} GiB free",
+            f"{step.estimated_bytes / 1e9:.1f}",
+            f"{recipe.base_copy}, {activations}",
+            f"{step.passes}",
+            f"{step.launches}",
+            f"{step.other_bytes / 1e9:.0f}",
+            f"{step.gemm_bytes / 1e9:.0f}",
+            f"{seconds:.2f}",
+            f"{frozen.seconds[card]:.2f} ({seconds / frozen.seconds[card] - 1:+.1%})",
+            f"{packed.seconds[card]:.2f}",
+        ]
+        for method in ("fp8_lora", "lora"):
+            peer = planned_recipe(card, method=method, a_init=None)
+            of_peer = step_seconds(dimensions_of(llama_7b()), peer, rates)
+            again = ", recomputed" if peer.activation_checkpointing else ""
+            passes = num_passes(peer)
+            row.append(f"{of_peer:.2f} ({passes} pass{'' if passes == 1 else 'es'}{again})")
+        yield f"| {' | '.join(row)} |"
+    yield ""
+    yield "What the planner gives (`fit_recipe`), traced. The two on the right are arithmetic on"
+    yield "the same rates (`falqon_core.estimate.step_seconds`), in the memory that"
+    yield "`falqon_core.estimate.memory` plans for them: all that is fused here is fused there,"
+    yield "weights are rounded to FP8 once and kept in both layouts, 2 bytes each as in bf16."
+
+
+def outcome_lines(num_launched: int, outcomes: dict[int, Outcome]) -> Iterator[str]:
+    yield COMPILED
     yield ""
     yield f"{', '.join(MODELS)}; ranks {' and '.join(map(str, RANKS))}; update modes"
     yield f"{', '.join(MODES)}: {num_launched} different compilations of Triton kernels, with the"
@@ -141,7 +221,10 @@ def figure_lines(figures: dict[str, Figures]) -> Iterator[str]:
     for name, step in figures.items():
         gigabytes = [f"{number / 1e9:.1f}" for number in (step.other_bytes, step.gemm_bytes)]
         memory = [f"{number / 1e9:.1f}" for number in (step.peak_bytes, step.estimated_bytes)]
-        seconds = [f"{number:.2f}" for number in step.seconds.values()]
+        seconds = [
+            f"{number:.2f}" if step.estimated_bytes <= usable_on(card) else "no"
+            for card, number in step.seconds.items()
+        ]
         tera = f"{step.gemm_flops / 1e12:.0f}"
         row = [name, str(step.launches), *gigabytes, tera, str(step.waits), *memory, *seconds]
         yield f"| {' | '.join(row)} |"

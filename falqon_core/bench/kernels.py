@@ -18,8 +18,9 @@ from torch import Tensor
 from falqon_core.bench.timing import median_seconds, what_went_wrong
 from falqon_core.ops import samples
 from falqon_core.ops.dispatch import operator
+from falqon_core.ops.grad_a import grad_a
 from falqon_core.ops.half_gemm import gemm_codes, lower
-from falqon_core.ops.quantize import quantize_codes, quantize_int8, quantize_rows
+from falqon_core.ops.quantize import quantize_codes, quantize_int8, quantize_rows, round_rows
 from falqon_core.ops.refresh import refresh_codes
 from falqon_core.ops.rms_norm import rms_norm_codes, rms_norm_forward
 from falqon_core.ops.rms_norm_backward import rms_norm_backward, rms_norm_backward_codes
@@ -33,6 +34,7 @@ from falqon_core.ops.samples import (
     codes_in_place,
     codes_last,
     result_alone,
+    rounded_in_place,
     sqnr_db,
 )
 from falqon_core.ops.scaled_mm import scaled_mm
@@ -148,6 +150,17 @@ def _tensors(nested: Any) -> Iterator[Tensor]:
 
 def _quantize(s: Shapes, draw: KernelDraw) -> KernelCall:
     return KernelCall((draw.normal(s.tokens, s.hidden),))
+
+
+def _grad_a(s: Shapes, draw: KernelDraw) -> KernelCall:
+    through_b = draw.normal(s.tokens, 3 * s.rank)
+    flops = 2.0 * s.tokens * 3 * s.rank * s.hidden
+    return KernelCall((through_b, *draw.qdata(s.tokens, s.hidden), 1.0), flops=flops)
+
+
+def _round(s: Shapes, draw: KernelDraw) -> KernelCall:
+    x = draw.normal(s.rank, s.hidden, dtype=torch.float32)
+    return KernelCall((*draw.qdata(s.rank, s.hidden), draw.normal(s.rank, s.hidden), x))
 
 
 def _quantize_gradient(s: Shapes, draw: KernelDraw) -> KernelCall:
@@ -289,6 +302,7 @@ LINES = (
     KernelLine(
         "quantize, scaled gradient", "[T, 3H]", quantize_codes, _quantize_gradient, codes_first
     ),
+    KernelLine("round A in place", "[r, H]", round_rows, _round, rounded_in_place),
     KernelLine("rms_norm forward", "[T, H]", rms_norm_forward, _norm, all_results),
     KernelLine("rms_norm backward", "[T, H]", rms_norm_backward, _norm_backward, result_alone),
     KernelLine(
@@ -320,6 +334,7 @@ LINES = (
     KernelLine("fold (top-k rows)", "k of [I, H], rank r", fold_rows, _topk, codes_in_place),
     KernelLine("scaled_mm, output", "[T, H] x [I, H]", scaled_mm, _output, result_alone),
     KernelLine("scaled_mm, grad_input", "[T, I] x [H, I]", scaled_mm, _grad_input, result_alone),
+    KernelLine("gradient of A from codes", "[3r, T] x [T, H]", grad_a, _grad_a, result_alone),
     KernelLine(
         "own GEMM, FP32 sums", "[T, H] x [I, H]", gemm_codes, _gemm(half=False), result_alone
     ),

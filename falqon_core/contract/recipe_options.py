@@ -61,7 +61,7 @@ class RecipeOptions(BaseModel):
         None,
         description="anchored only: where the base weights are kept: in bf16 on the device or in "
         "host memory, or in eight bits (int8) on the device; none: nowhere, steps are rounded "
-        "stochastically; auto: device on a CPU, on a GPU the first of int8 and host that fits",
+        "stochastically; auto: device on a CPU, on a GPU the faster of int8 and host",
     )
     simulate_fp8: bool = Field(
         False,
@@ -122,7 +122,7 @@ class RecipeOptions(BaseModel):
     activation_checkpointing: bool | None = Field(
         None,
         description="keep only the inputs of layers and compute the rest again; auto: only when "
-        "it does not fit otherwise",
+        "it does not fit otherwise, on a GPU where that is faster",
     )
     packing: bool = Field(
         True, description="False pads the records of a microbatch to one length instead"

@@ -14,7 +14,8 @@ rotated in it where the layer is fused; codes are 1 byte a weight, and one weigh
 transposed.
 """
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 from falqon_core.contract.config import Recipe
@@ -23,8 +24,11 @@ from falqon_core.contract.recipe_options import BaseCopy
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory_terms import attention_backward_bytes, sketch_bytes
+from falqon_core.estimate.step_seconds import step_seconds
 
-MICROBATCH_STEP_TOKENS = 1024
+# Packed rows are filled up to a multiple of so many tokens on a GPU; between two sizes of padded
+# batches lie whole records, so the step is fine enough for both.
+MICROBATCH_STEP_TOKENS = 16
 MAX_AUTOMATIC_MICROBATCH_TOKENS = {
     "cpu": 4096,
     "gpu": 32768,
@@ -40,7 +44,7 @@ CPU_BASE_BYTES: dict[BaseCopy | None, int] = {"device": 2, "int8": 1, "host": 2,
 GPU_BASE_BYTES: dict[BaseCopy | None, int] = {"device": 2, "int8": 1, "host": 0, "none": 0, None: 0}
 # A base in host memory passes through two buffers of this size on the device.
 HOST_BLOCK_BYTES = 32 * 2**20
-# Choices for an open base copy; the first that fits is taken.
+# Choices for an open base copy; of equally fast ones the first is taken.
 GPU_BASE_COPIES: tuple[BaseCopy, ...] = ("int8", "host")
 # The smallest configuration that `largest_fitting` names.
 SHORTEST_SEQUENCE_TOKENS = 64
@@ -131,16 +135,15 @@ def largest_microbatch_tokens(
     """
     shortest = recipe.longest_record
     ceiling = max(shortest, MAX_AUTOMATIC_MICROBATCH_TOKENS["cpu" if device_is_cpu else "gpu"])
-    sizes: list[int] = [*range(ceiling, shortest, -MICROBATCH_STEP_TOKENS), shortest]
-    for tokens in sizes:
-        if (
-            training_memory_bytes(
-                dimensions, recipe.model_copy(update={"microbatch_tokens": tokens}), device_is_cpu
-            )
-            <= num_bytes
-        ):
-            return tokens
-    return None
+    sizes = [shortest, *range(ceiling, shortest, -MICROBATCH_STEP_TOKENS)[::-1]]
+    num_fitting = bisect_right(
+        sizes,
+        num_bytes,
+        key=lambda tokens: training_memory_bytes(
+            dimensions, recipe.model_copy(update={"microbatch_tokens": tokens}), device_is_cpu
+        ),
+    )
+    return sizes[num_fitting - 1] if num_fitting else None
 
 
 def fit_recipe(
@@ -149,9 +152,21 @@ def fit_recipe(
     """Return `recipe` with all that depends on memory decided, and its explicit choices kept; None
     when it cannot fit.
 
-    The base leaves the device only when it does not fit there, and activations are checkpointed
-    only when not even the smallest microbatch fits without.
+    On a GPU of all placements that fit the one of the fewest seconds is taken (`step_seconds`): a
+    base on the device or the host, activations kept or computed again, each with the largest
+    microbatch. On a CPU activations are checkpointed only when not even the smallest microbatch
+    fits without.
     """
+    fitting = _fitting_placements(dimensions, recipe, num_bytes, device_is_cpu)
+    if device_is_cpu:
+        return next(fitting, None)
+    return min(fitting, key=lambda chosen: step_seconds(dimensions, chosen), default=None)
+
+
+def _fitting_placements(
+    dimensions: ModelDimensions, recipe: Recipe, num_bytes: float, device_is_cpu: bool
+) -> Iterator[Recipe]:
+    """Yield a recipe for each base and each treatment of activations with which it fits."""
     bases: Sequence[BaseCopy | None] = [recipe.base_copy]
     if recipe.method == "falqon" and recipe.base_copy is None and recipe.update_rule == "anchored":
         bases = ["device"] if device_is_cpu else GPU_BASE_COPIES
@@ -163,19 +178,11 @@ def fit_recipe(
             update={"base_copy": base_copy, "activation_checkpointing": checkpointing}
         )
         if recipe.microbatch_tokens is None:
-            chosen = chosen.model_copy(
-                update={
-                    "microbatch_tokens": largest_microbatch_tokens(
-                        dimensions, chosen, num_bytes, device_is_cpu
-                    )
-                }
-            )
-        if (
-            chosen.microbatch_tokens is not None
-            and training_memory_bytes(dimensions, chosen, device_is_cpu) <= num_bytes
-        ):
-            return chosen
-    return None
+            tokens = largest_microbatch_tokens(dimensions, chosen, num_bytes, device_is_cpu)
+            if tokens is not None:
+                yield chosen.model_copy(update={"microbatch_tokens": tokens})
+        elif training_memory_bytes(dimensions, chosen, device_is_cpu) <= num_bytes:
+            yield chosen
 
 
 def largest_fitting(

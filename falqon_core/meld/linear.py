@@ -88,12 +88,15 @@ class MeldedLinear(nn.Module):
         )
         return _forward(x, [self])[0]
 
-    def refresh(self) -> Tensor:
-        """Rebuild the weight from base and delta. Return the number of changed values, int64 []."""
+    def refresh(self, changed: Tensor | None = None) -> Tensor:
+        """Rebuild the weight from base and delta. Return the number of changed values, int64 []:
+        `changed`, to which it is added, or a new tensor.
+        """
         assert self.base is not None, "there is no base to rebuild from"
         # W = quantize(base + scaling * B . A), with base [O, I], B fp32 [O, r], A [r, I]
         # dequantized.
-        return self.w_rows.refresh(self.base, self.delta.detach(), self.a, self.scaling)
+        delta = self.delta.detach()
+        return self.w_rows.refresh(self.base, delta, self.a, self.scaling, changed)
 
     @torch.no_grad()
     def round_a(self) -> None:

@@ -17,8 +17,9 @@ is.
 
 The dy are joined without a copy when they lie side by side in one buffer, as those of gate and up
 do (ops/swiglu.py). Its parts serve fused.py too, where norms and SwiGLU take part in the function.
-What is given up: grad of the delta is a GEMM in the working dtype (bf16), rounded once before it is
-added up in fp32. It is small, and cheaper than the FP8 transposes that it would need.
+What is given up: grad of the delta is a GEMM of bf16 operands. It is small, and cheaper than the
+FP8 transposes that it would need. A GPU leaves its sums in fp32; a CPU rounds them to bf16 once,
+before gradients of microbatches are added up in fp32.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor
 
 from falqon_core.meld.packed_weight import PackedWeight
-from falqon_core.ops.matmul import matmul
+from falqon_core.ops.matmul import matmul_fp32, multiply_into, scale_in_place
 
 
 class MeldedMatmul(torch.autograd.Function):
@@ -124,8 +125,8 @@ def grad_deltas(
     """
     parts = zip(grads, o_a.chunk(len(grads), 1), needed, strict=True)
     return [
-        # [O_j, T] . [T, r] in bf16, then fp32: gradients of microbatches are summed in fp32.
-        scale_in_place(matmul(grad.t(), o).float(), scaling) if is_needed else None
+        # [O_j, T] . [T, r] of bf16 in fp32: gradients of microbatches are summed in fp32.
+        scale_in_place(matmul_fp32(grad.t(), o), scaling) if is_needed else None
         for grad, o, is_needed in parts
     ]
 
@@ -140,17 +141,12 @@ def grad_masters(
         return [None] * len(grads)
     deltas, of_x = kept[: len(grads)], kept[len(grads) :]
     # dy_j B_j, [T, n r]: the gradient of x A^T, in the working dtype.
-    through_b = torch.cat(
-        [matmul(grad, delta.to(grad.dtype)) for grad, delta in zip(grads, deltas, strict=True)], 1
-    )
-    x = packed.input_of(of_x, through_b.dtype)
+    through_b = grads[0].new_empty(len(grads[0]), sum(delta.shape[1] for delta in deltas))
+    parts = through_b.chunk(len(grads), 1)
+    for part, grad, delta in zip(parts, grads, deltas, strict=True):
+        multiply_into(part, grad, delta.to(grad.dtype))
     # [n r, T] . [T, I] -> fp32 [n r, I], cut into one [r, I] for each linear.
-    return list(scale_in_place(matmul(through_b.t(), x).float(), scaling).chunk(len(grads), 0))
-
-
-def scale_in_place(grad: Tensor, scaling: float) -> Tensor:
-    """Multiply in place, where that changes anything: a launch for each linear."""
-    return grad if scaling == 1.0 else grad.mul_(scaling)
+    return list(packed.grad_a(through_b, of_x, scaling).chunk(len(grads), 0))
 
 
 def cat_or_view(parts: Sequence[Tensor]) -> Tensor:

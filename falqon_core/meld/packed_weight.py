@@ -33,7 +33,8 @@ import torch
 from torch import Tensor, nn
 
 from falqon_core.meld.rows_view import EmulatedRows, Fp8Rows, RowsView
-from falqon_core.ops.matmul import matmul
+from falqon_core.ops.grad_a import grad_a
+from falqon_core.ops.matmul import matmul, matmul_fp32, scale_in_place
 from falqon_core.ops.quantize import (
     dequantize,
     quantize_codes,
@@ -90,6 +91,13 @@ class PackedWeight(nn.Module, ABC):
     @abstractmethod
     def input_of(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """Return the x [T, I], in `dtype`, of which `output_and_input` returned `kept`."""
+
+    def grad_a(self, through_b: Tensor, kept: Sequence[Tensor], scaling: float) -> Tensor:
+        """Return scaling * through_b^T . x, fp32 [n r, I], of through_b [T, n r] and the x of which
+        `output_and_input` returned `kept`.
+        """
+        x = self.input_of(kept, through_b.dtype)
+        return scale_in_place(matmul_fp32(through_b.t(), x), scaling)
 
     @abstractmethod
     def grad_input(self, grad_output: Tensor) -> Tensor:
@@ -204,6 +212,13 @@ class Fp8Weight(PackedWeight):
             return x.to(dtype)
         codes, scale = kept
         return dequantize(codes, scale, dtype)
+
+    def grad_a(self, through_b: Tensor, kept: Sequence[Tensor], scaling: float) -> Tensor:
+        """Read the codes of x, e4m3 [T, I], as they are, where those were kept."""
+        if not self.fp8:
+            return super().grad_a(through_b, kept, scaling)
+        codes, scale = kept
+        return grad_a(through_b, codes, scale, scaling)
 
     def output_of_quantized(self, x: Tensor, scale: Tensor) -> Tensor:
         """Return `output` of x that is quantized per token already: e4m3 [T, I], scale fp32 [T, 1].

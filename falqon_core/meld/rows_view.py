@@ -7,17 +7,18 @@ A view owns nothing: it is a slice of the packed rows and of their scales, and k
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from falqon_core.meld.base import BaseWeight
 from falqon_core.ops.quantize import (
     E4M3_MAX,
+    added,
     codes_of,
     count_changed,
+    counter,
     dequantize,
-    quantize_codes,
     quantize_rows,
+    round_rows,
     round_to_grid_,
 )
 from falqon_core.ops.refresh import refresh_codes, refresh_rows
@@ -57,22 +58,33 @@ class RowsView(ABC):
         """Replace the rows by `values` (fp32) rounded to the grid, with new scales."""
 
     @abstractmethod
-    def refresh(self, base: BaseWeight, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
+    def refresh(
+        self,
+        base: BaseWeight,
+        delta: Tensor,
+        a: Tensor,
+        scaling: float,
+        changed: Tensor | None = None,
+    ) -> Tensor:
         """Rebuild the rows of a W as quantize(base + scaling * delta . a), see ops/refresh.py.
-        Return the number of changed values, int64 [].
+        Return the number of changed values, int64 []: `changed`, to which it is added, or a new
+        tensor. So do both folds.
         """
 
     @abstractmethod
-    def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
-        """Add delta . a to `rows` (int64 [k]) of a W, scales unchanged, see ops/topk.py. Return the
-        number of changed values, int64 [].
-        """
+    def fold(self, rows: Tensor, delta: Tensor, a: Tensor, changed: Tensor | None = None) -> Tensor:
+        """Add delta . a to `rows` (int64 [k]) of a W, scales unchanged, see ops/topk.py."""
 
     @abstractmethod
-    def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
-        """Add scaling * delta . a to a W, rounded stochastically, see ops/stochastic.py. Return the
-        number of changed values, int64 [].
-        """
+    def fold_stochastic(
+        self,
+        delta: Tensor,
+        a: Tensor,
+        scaling: float,
+        key: RandomKey,
+        changed: Tensor | None = None,
+    ) -> Tensor:
+        """Add scaling * delta . a to a W, rounded stochastically, see ops/stochastic.py."""
 
     def copy_quantized(self) -> tuple[Tensor, Tensor]:
         """Return copies of qdata and scale."""
@@ -109,12 +121,19 @@ class EmulatedRows(RowsView):
         """Round fp32 values [rows, I] by row and store them."""
         self.write(*quantize_rows(values))
 
-    def refresh(self, base: BaseWeight, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
+    def refresh(
+        self,
+        base: BaseWeight,
+        delta: Tensor,
+        a: Tensor,
+        scaling: float,
+        changed: Tensor | None = None,
+    ) -> Tensor:
         """Rebuild in blocks of rows that stay in the cache; an int8 base is dequantized first."""
         values = base.dequantize(self._values.dtype)
-        return refresh_rows(self._values, self.scale, values, delta, a, scaling)
+        return refresh_rows(self._values, self.scale, values, delta, a, scaling, changed)
 
-    def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
+    def fold(self, rows: Tensor, delta: Tensor, a: Tensor, changed: Tensor | None = None) -> Tensor:
         """Add delta . a to k rows in fp32, clamp to the scales' range and round to nearest."""
         scale = self.scale[rows]  # fp32 [k, 1]
         limit = E4M3_MAX * scale
@@ -123,15 +142,22 @@ class EmulatedRows(RowsView):
         values = old.float().addmm_(delta[rows], a.float()).clamp_(-limit, limit)
         new = round_to_grid_(values, scale).to(old.dtype)
         self._values[rows] = new
-        return count_changed(old, new)
+        return added(changed, count_changed(old, new))
 
-    def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
+    def fold_stochastic(
+        self,
+        delta: Tensor,
+        a: Tensor,
+        scaling: float,
+        key: RandomKey,
+        changed: Tensor | None = None,
+    ) -> Tensor:
         """Fold by way of qdata: three passes more than there need be, for a choice that is about a
         GPU's memory.
         """
         qdata = self.qdata
         # `qdata` is a copy here, derived from the values, and is changed in place.
-        changed = fold_stochastic(qdata, self.scale, delta, a, scaling, *key)
+        changed = fold_stochastic(qdata, self.scale, delta, a, scaling, *key, changed)
         self._values.copy_(dequantize(qdata, self.scale, self._values.dtype))
         return changed
 
@@ -163,23 +189,28 @@ class Fp8Rows(RowsView):
             self._values.copy_(values)
 
     def round(self, values: Tensor) -> None:
-        """Quantize fp32 values [rows, I] by row; a kept copy is renewed from the codes."""
-        qdata, scale = quantize_codes(values)
-        self._qdata.copy_(qdata)
-        self.scale.copy_(scale)
-        if self._values is not None:
-            # The product of code and scale is exact in bf16: four significant bits.
-            torch.mul(qdata.to(self._values.dtype), scale, out=self._values)
+        """Quantize fp32 values [rows, I] of an A by row, in one kernel."""
+        assert self._values is not None, "rows of a W are rebuilt from their base"
+        round_rows(self._qdata, self.scale, self._values, values)
 
-    def refresh(self, base: BaseWeight, delta: Tensor, a: Tensor, scaling: float) -> Tensor:
+    def refresh(
+        self,
+        base: BaseWeight,
+        delta: Tensor,
+        a: Tensor,
+        scaling: float,
+        changed: Tensor | None = None,
+    ) -> Tensor:
         """Refresh the rows; a base in host memory passes through the device in blocks of them."""
         # The base is bf16 [O, I], or int8 with base_scale fp32 [O, 1]; with a host it lies there.
         values, base_scale, host = base
         if host is None:
-            return refresh_codes(self._qdata, self.scale, values, base_scale, delta, a, scaling)
-        changed = torch.zeros((), dtype=torch.int64, device=self._qdata.device)
+            return refresh_codes(
+                self._qdata, self.scale, values, base_scale, delta, a, scaling, changed
+            )
+        changed = counter(changed, self._qdata)
         for at, block in host.blocks(values):
-            changed += refresh_codes(
+            refresh_codes(
                 # `at` is a slice of rows; only int8 bases have scales, and those never lie in host
                 # memory.
                 self._qdata[at],
@@ -189,13 +220,21 @@ class Fp8Rows(RowsView):
                 delta[at],
                 a,
                 scaling,
+                changed,
             )
         return changed
 
-    def fold(self, rows: Tensor, delta: Tensor, a: Tensor) -> Tensor:
+    def fold(self, rows: Tensor, delta: Tensor, a: Tensor, changed: Tensor | None = None) -> Tensor:
         """Add delta . a to k rows in units of codes, in one kernel."""
-        return fold_rows(self._qdata, self.scale, delta, a, rows)
+        return fold_rows(self._qdata, self.scale, delta, a, rows, changed)
 
-    def fold_stochastic(self, delta: Tensor, a: Tensor, scaling: float, key: RandomKey) -> Tensor:
+    def fold_stochastic(
+        self,
+        delta: Tensor,
+        a: Tensor,
+        scaling: float,
+        key: RandomKey,
+        changed: Tensor | None = None,
+    ) -> Tensor:
         """Add scaling * delta . a to all rows, in one kernel."""
-        return fold_stochastic(self._qdata, self.scale, delta, a, scaling, *key)
+        return fold_stochastic(self._qdata, self.scale, delta, a, scaling, *key, changed)

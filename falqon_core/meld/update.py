@@ -39,9 +39,9 @@ class UpdateRule(Protocol):
     def start(self, layer: MeldedLinear, weight: Tensor, a: Tensor) -> None:
         """Fill the rows from the weight [O, I] and a chosen A [r, I] (fp32)."""
 
-    def after_step(self, layer: MeldedLinear) -> Tensor:
+    def after_step(self, layer: MeldedLinear, changed: Tensor | None = None) -> Tensor:
         """Carry the delta, as the optimizer left it, into the rows. Return the number of changed
-        quantized values of the weight, int64 [].
+        quantized values of the weight, int64 []: `changed`, to which it is added, or a new tensor.
         """
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
@@ -65,11 +65,11 @@ class Anchored:
             layer.a_master.detach().copy_(layer.a)
         layer.refresh()
 
-    def after_step(self, layer: MeldedLinear) -> Tensor:
+    def after_step(self, layer: MeldedLinear, changed: Tensor | None = None) -> Tensor:
         # The order matters: the rows of W hold B . A with A as it is rounded now.
         """Round A from its master, then rebuild all rows of W; int64 [] values of W changed."""
         layer.round_a()
-        return layer.refresh()
+        return layer.refresh(changed)
 
     def state(self, layer: MeldedLinear) -> dict[str, Tensor]:
         """Return B fp32 [O, r]; A as e4m3 [r, I] and scale fp32 [r, 1]; its master fp32 [r, I]
@@ -113,13 +113,13 @@ class TopK:
         layer.w_rows.write(round_to_grid_(weight, scale), scale)
         layer.a_rows.write(round_to_grid_(a, scale), scale)
 
-    def after_step(self, layer: MeldedLinear) -> Tensor:
+    def after_step(self, layer: MeldedLinear, changed: Tensor | None = None) -> Tensor:
         """Fold the rows of largest ||B_i||_1, then drop the rest of B with them."""
         delta = layer.delta.detach()
         # Row indices, int64 [k].
         rows = delta.abs().sum(1).topk(min(self.num_update_rows, layer.out_features)).indices
         # The addition is rounded to nearest, so a step below half a code's spacing leaves no trace.
-        changed = layer.w_rows.fold(rows, delta, layer.a)
+        changed = layer.w_rows.fold(rows, delta, layer.a, changed)
         delta.zero_()
         return changed
 
@@ -153,13 +153,13 @@ class Stochastic:
         layer.w_rows.write(*quantize_rows(weight))
         layer.a_rows.write(*quantize_rows(a.to(weight)))
 
-    def after_step(self, layer: MeldedLinear) -> Tensor:
+    def after_step(self, layer: MeldedLinear, changed: Tensor | None = None) -> Tensor:
         """Fold scaling * B . A into W, then begin the next step with B = 0."""
         delta = layer.delta.detach()
         # Random bits depend on seed, step, layer, row and column alone: ranks and resumed runs
         # agree.
         key = RandomKey(self.seed, layer.num_folds, layer.layer_index)
-        changed = layer.w_rows.fold_stochastic(delta, layer.a, layer.scaling, key)
+        changed = layer.w_rows.fold_stochastic(delta, layer.a, layer.scaling, key, changed)
         layer.num_folds += 1
         delta.zero_()
         return changed

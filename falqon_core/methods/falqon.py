@@ -84,9 +84,12 @@ class Falqon:
 
     @torch.no_grad()
     def after_step(self) -> float:
-        # int64 [], summed over all linears on the device.
         """Rebuild or fold the rows of all linears; one transfer from the device for the count."""
-        changed = torch.stack([self.rule.after_step(layer) for layer in self.layers.values()]).sum()
+        # int64 [], to which every linear adds; sums of integers have no order.
+        changed: Tensor | None = None
+        for layer in self.layers.values():
+            changed = self.rule.after_step(layer, changed)
+        assert changed is not None, "no linear is melded"
         return changed.item() / sum(
             layer.out_features * layer.in_features for layer in self.layers.values()
         )

@@ -48,6 +48,28 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     return product
 
 
+def multiply_into(out: Tensor, a: Tensor, b: Tensor) -> None:
+    """Write a [M, K] . b [K, N] into `out` [M, N], columns of a wider matrix, without autograd."""
+    if a.device.type == "cpu":
+        out.copy_(matmul(a, b))
+    else:
+        torch.mm(a, b, out=out)
+
+
+def matmul_fp32(a: Tensor, b: Tensor) -> Tensor:
+    """Return a [M, K] . b [K, N] in fp32. A GPU rounds the sums to fp32 alone; elsewhere they are
+    rounded to the operands' dtype first, as `matmul` does.
+    """
+    if a.device.type == "cpu":
+        return matmul(a, b).float()
+    return torch.mm(a, b, out_dtype=torch.float32)
+
+
+def scale_in_place(grad: Tensor, scaling: float) -> Tensor:
+    """Multiply in place, where that changes anything: a launch for each linear."""
+    return grad if scaling == 1.0 else grad.mul_(scaling)
+
+
 def _is_one_row(a: Tensor, b: Tensor) -> bool:
     """Check that `a` is one row and the columns of `b` [K, N] are contiguous, as those of a
     transposed weight [N, K] are.

@@ -36,7 +36,7 @@ from falqon_core.ops.kernels import (
     to_e4m3,
     warps_of,
 )
-from falqon_core.ops.samples import Draw, SampleInput, codes_first
+from falqon_core.ops.samples import Draw, SampleInput, codes_first, rounded_in_place
 
 E4M3_MAX = 448.0  # 0.875 * 2^9
 _MIN_NORMAL = 2.0**-6
@@ -97,6 +97,20 @@ def count_changed(old: Tensor, new: Tensor) -> Tensor:
     return torch.count_nonzero(old.view(integer) ^ new.view(integer))
 
 
+def counter(changed: Tensor | None, like: Tensor) -> Tensor:
+    """Return `changed`, int64 [], to which numbers of changed values are added, or a new zero on
+    the device of `like`.
+    """
+    if changed is None:
+        return torch.zeros((), dtype=torch.int64, device=like.device)
+    return changed
+
+
+def added(changed: Tensor | None, number: Tensor) -> Tensor:
+    """Return `changed` with `number` added to it in place, or `number` itself."""
+    return number if changed is None else changed.add_(number)
+
+
 @operator
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """Round x [R, C] of any float dtype. Return (values on the grid [R, C] in x's dtype, scale fp32
@@ -151,6 +165,23 @@ def _samples(draw: Draw) -> Iterator[SampleInput]:
     yield SampleInput((draw.normal(9, 208), draw.scales(208)), codes_first)
 
 
+@operator
+def round_rows(qdata: Tensor, scale: Tensor, values: Tensor, x: Tensor) -> Tensor:
+    """Quantize x fp32 [R, C] by row: qdata float8_e4m3fn [R, C], scale fp32 [R, 1] and `values`
+    bf16 [R, C], which holds the product of both exactly, are overwritten. Return `values`.
+    """
+    new, new_scale = quantize_codes.oracle(x)
+    qdata.copy_(new)
+    scale.copy_(new_scale)
+    return values.copy_(dequantize(new, new_scale, values.dtype))
+
+
+@round_rows.tried_on
+def _round_samples(draw: Draw) -> Iterator[SampleInput]:
+    rows = draw.codes(9, 208), draw.scales(9, 1), draw.normal(9, 208)
+    yield SampleInput((*rows, draw.normal(9, 208, dtype=torch.float32)), rounded_in_place)
+
+
 @jit
 def load_scaled(x, column_scale, columns, num_columns, HAS_SCALE: tl.constexpr):
     """Load one block of x, times its columns' scales and rounded as the oracle does: fp32, zero
@@ -172,17 +203,20 @@ def quantize_kernel(
     column_scale,
     qdata,
     scale,
+    values,
     stride,
     HAS_SCALE: tl.constexpr,
+    TO_VALUES: tl.constexpr,
     NUM_COLUMNS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Quantize one row a program: the largest magnitude, then the codes. The first block stays in
-    registers; only what follows is read again.
+    """Quantize one row a program: the largest magnitude, then the codes, and with `TO_VALUES` what
+    they stand for. The first block stays in registers; only what follows is read again.
     """
     row = tl.program_id(0).to(tl.int64)
     x += row * stride
     qdata += row * NUM_COLUMNS
+    values += row * NUM_COLUMNS
     columns = tl.arange(0, BLOCK)
     # Rows of up to `MAX_BLOCK` columns are read once.
     first = load_scaled(x, column_scale, columns, NUM_COLUMNS, HAS_SCALE)
@@ -193,14 +227,24 @@ def quantize_kernel(
         )
     exponent = power_of_two_exponent(tl.max(largest))
     tl.store(scale + row, power_of_two(exponent))
-    # The product with 2^-exponent is exact, so a code is rounded once, in the cast.
-    inverse = power_of_two(-exponent)
-    tl.store(qdata + columns, to_e4m3(first * inverse), mask=columns < NUM_COLUMNS)
+    _store_block(first, qdata, values, exponent, columns, NUM_COLUMNS, TO_VALUES)
     for start in range(BLOCK, NUM_COLUMNS, BLOCK):
         value = load_scaled(x, column_scale, start + columns, NUM_COLUMNS, HAS_SCALE)
-        tl.store(
-            qdata + start + columns, to_e4m3(value * inverse), mask=start + columns < NUM_COLUMNS
-        )
+        _store_block(value, qdata, values, exponent, start + columns, NUM_COLUMNS, TO_VALUES)
+
+
+@jit
+def _store_block(
+    value, qdata, values, exponent, columns, NUM_COLUMNS: tl.constexpr, TO_VALUES: tl.constexpr
+):
+    """Store one block of a row's codes, and with `TO_VALUES` their products with 2^exponent."""
+    inside = columns < NUM_COLUMNS
+    # The product with 2^-exponent is exact, so a code is rounded once, in the cast.
+    codes = to_e4m3(value * power_of_two(-exponent))
+    tl.store(qdata + columns, codes, mask=inside)
+    if TO_VALUES:
+        exact = codes.to(tl.float32) * power_of_two(exponent)
+        tl.store(values + columns, round_to(exact, tl.bfloat16), mask=inside)
 
 
 @jit
@@ -220,39 +264,65 @@ def quantize_codes_triton(x: Tensor, column_scale: Tensor | None = None) -> tupl
     x = rows_of(x)
     qdata = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
     scale = torch.empty(x.shape[0], 1, device=x.device)
-    has_scale = column_scale is not None
+    _launch(x, column_scale, qdata, scale, None)
+    return qdata, scale
+
+
+def round_rows_triton(qdata: Tensor, scale: Tensor, values: Tensor, x: Tensor) -> Tensor:
+    """Launch the kernel, one program a row; all but x are contiguous."""
+    _launch(rows_of(x), None, qdata, scale, values)
+    return values
+
+
+def _launch(
+    x: Tensor, column_scale: Tensor | None, qdata: Tensor, scale: Tensor, values: Tensor | None
+) -> None:
     block = block_of(x.shape[1])
+    # A kernel takes no None: pointers that are never read or written are any tensor.
     quantize_kernel[(x.shape[0],)](
         x,
-        column_scale if has_scale else x,
+        x if column_scale is None else column_scale,
         qdata,
         scale,
+        qdata if values is None else values,
         x.stride(0),
-        HAS_SCALE=has_scale,
+        HAS_SCALE=column_scale is not None,
+        TO_VALUES=values is not None,
         NUM_COLUMNS=x.shape[1],
         BLOCK=block,
         num_warps=warps_of(block),
     )
-    return qdata, scale
 
 
 quantize_codes.kernels["cuda"] = quantize_codes_triton
+round_rows.kernels["cuda"] = round_rows_triton
 
 _SIGNATURE = {
     "x": "*bf16",
     "column_scale": "*fp32",
     "qdata": "*fp8e4nv",
     "scale": "*fp32",
+    "values": "*fp8e4nv",
     "stride": "i32",
 }
-_SIGNATURE |= dict.fromkeys(("HAS_SCALE", "NUM_COLUMNS", "BLOCK"), "constexpr")
-BUILDS = [
-    Build(
+_SIGNATURE |= dict.fromkeys(("HAS_SCALE", "TO_VALUES", "NUM_COLUMNS", "BLOCK"), "constexpr")
+
+
+def _build(types: dict[str, str], has_scale: bool, to_values: bool, num_columns: int) -> Build:
+    block = block_of(num_columns)
+    constants: dict[str, object] = {"HAS_SCALE": has_scale, "TO_VALUES": to_values}
+    constants |= {"NUM_COLUMNS": num_columns, "BLOCK": block}
+    return Build(
         quantize_kernel,
-        _SIGNATURE,
-        {"HAS_SCALE": has_scale, "NUM_COLUMNS": num_columns, "BLOCK": block_of(num_columns)},
+        _SIGNATURE | types,
+        constants,
         ptx=(CVT_E4M3,),
-        num_warps=warps_of(block_of(num_columns)),
+        num_warps=warps_of(block),
     )
-    for has_scale, num_columns in ((False, 4096), (True, 28672))
+
+
+BUILDS = [
+    _build({}, has_scale=False, to_values=False, num_columns=4096),
+    _build({}, has_scale=True, to_values=False, num_columns=28672),
+    _build({"x": "*fp32", "values": "*bf16"}, has_scale=False, to_values=True, num_columns=28672),
 ]

@@ -34,6 +34,7 @@ from falqon_core.ops.matmul import matmul
 from falqon_core.ops.quantize import (
     codes_of,
     count_changed,
+    counter,
     power_of_two_scale,
     round_to_grid_,
     row_amax,
@@ -47,16 +48,23 @@ BLOCK_ELEMENTS = 2**18  # 1 MiB of fp32: measured best from 2^17 to 2^19 with 1 
 
 @operator
 def refresh_rows(
-    rows: Tensor, scale: Tensor, base: Tensor, delta: Tensor, a: Tensor, scaling: float
+    rows: Tensor,
+    scale: Tensor,
+    base: Tensor,
+    delta: Tensor,
+    a: Tensor,
+    scaling: float,
+    changed: Tensor | None = None,
 ) -> Tensor:
     """rows [O, I] and scale fp32 [O, 1] are overwritten; base [O, I] and a [r, I] in rows' dtype,
     delta fp32 [O, r].
 
-    Return the number of the rows' values that changed, int64 [].
+    Return the number of the rows' values that changed, int64 []: `changed`, to which it is added,
+    or a new tensor.
     """
     # bf16 [O, r]: scaled in fp32, rounded once.
     scaled = (delta * scaling).to(base.dtype)
-    changed = torch.zeros((), dtype=torch.int64, device=rows.device)
+    changed = counter(changed, rows)
     for at in row_blocks(base.shape, BLOCK_ELEMENTS):
         # fp32 [rows, I] = base + bf16 product; only this block of rows exists in fp32.
         values = base[at].to(torch.float32, copy=True).add_(matmul(scaled[at], a))
@@ -77,19 +85,21 @@ def refresh_codes(
     delta: Tensor,
     a: Tensor,
     scaling: float,
+    changed: Tensor | None = None,
 ) -> Tensor:
     """Rebuild codes in the same way, for FP8 GPUs: qdata e4m3 [O, I] and scale fp32 [O, 1] are
     overwritten.
 
     base bf16 [O, I], or int8 with base_scale fp32 [O, 1], whose product is rounded to bf16; delta
     fp32 [O, r], a bf16 [r, I] (dequantized, exact). The product of delta and a is added in fp32.
-    Return the number of changed codes, all of a row whose scale moves, int64 [].
+    Return the number of changed codes, all of a row whose scale moves, int64 []: `changed`, to
+    which it is added, or a new tensor.
     """
     # Rounded to bf16 as the tensor cores read it, then multiplied in fp32 as they add.
     scaled = (delta * scaling).to(a.dtype).float()
     dtype = a.dtype
     a = a.float()
-    changed = torch.zeros((), dtype=torch.int64, device=qdata.device)
+    changed = counter(changed, qdata)
     for at in row_blocks(base.shape):
         values = base[at].to(torch.float32, copy=True)
         if base_scale is not None:
@@ -192,6 +202,7 @@ def refresh_codes_triton(
     delta: Tensor,
     a: Tensor,
     scaling: float,
+    changed: Tensor | None = None,
 ) -> Tensor:
     """Launch the kernel over all rows; one launch a linear."""
     has_scale = base_scale is not None
@@ -204,6 +215,7 @@ def refresh_codes_triton(
         delta,
         a,
         scaling,
+        changed=changed,
         rank=a.shape[0],
         HAS_SCALE=has_scale,
     )

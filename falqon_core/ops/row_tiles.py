@@ -6,10 +6,10 @@ A program holds `BLOCK_ROWS` rows and passes over their columns in tiles.
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from falqon_core.ops.kernels import CVT_E4M3, Build, dot_bf16, jit, round_to, tl, to_e4m3
+from falqon_core.ops.quantize import counter
 
 # The fewest rows that a tensor core takes: a linear of 4096 outputs gives 256 programs, where the
 # largest GPUs have 132 to 160 multiprocessors. 128 columns, so that whole lines of a cache are read
@@ -63,13 +63,19 @@ def write_tile(qdata, value, row, column, num_rows, num_columns):
 
 
 def launch(
-    kernel: Any, qdata: Tensor, scale: Tensor, *arguments: Any, rank: int, **constants: object
+    kernel: Any,
+    qdata: Tensor,
+    scale: Tensor,
+    *arguments: Any,
+    changed: Tensor | None,
+    rank: int,
+    **constants: object,
 ) -> Tensor:
     """Run `kernel`, which has further `constants`, over all rows of `qdata`. Return the number of
-    codes that it changed, int64 [].
+    codes that it changed, int64 []: `changed`, to which it is added, or a new tensor.
     """
     num_rows, num_columns = qdata.shape
-    changed = torch.zeros((), dtype=torch.int64, device=qdata.device)
+    changed = counter(changed, qdata)
     kernel[(-(-num_rows // BLOCK_ROWS),)](
         qdata,
         scale,

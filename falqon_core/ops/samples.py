@@ -72,6 +72,12 @@ def codes_in_place(arguments: tuple[Any, ...], _: Tensor) -> Sequence[Tensor]:
     return [qdata.float() * scale]
 
 
+def rounded_in_place(arguments: tuple[Any, ...], _: Tensor) -> Sequence[Tensor]:
+    """Compare codes * scale of the first two arguments and the third, which are overwritten."""
+    qdata, scale, values = arguments[:3]
+    return [qdata.float() * scale, values]
+
+
 class SampleInput(NamedTuple):
     """Arguments of an operator, and the choice of tensors that are compared."""
 

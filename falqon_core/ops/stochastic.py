@@ -29,7 +29,7 @@ from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.kernels import jit, power_of_two, power_of_two_exponent, tl
-from falqon_core.ops.quantize import power_of_two_scale, row_amax, row_blocks
+from falqon_core.ops.quantize import counter, power_of_two_scale, row_amax, row_blocks
 from falqon_core.ops.row_tiles import build, launch, low_rank_tile, write_tile
 from falqon_core.ops.samples import Draw, SampleInput, codes_in_place
 
@@ -120,16 +120,18 @@ def fold_stochastic(
     seed: int,
     step: int,
     layer_index: int,
+    changed: Tensor | None = None,
 ) -> Tensor:
     """qdata e4m3 [O, I] and scale fp32 [O, 1], powers of two, are overwritten.
 
     delta fp32 [O, r] is the step to fold, a bf16 [r, I] (dequantized, exact); scaling * delta is
     rounded to bf16, their product is fp32. seed, step and layer_index (the layer's index in the
-    model) are integers in [0, 2^31). Return the number of changed codes, int64 [].
+    model) are integers in [0, 2^31). Return the number of changed codes, int64 []: `changed`, to
+    which it is added, or a new tensor.
     """
     scaled = (delta * scaling).to(a.dtype).float()
     a = a.float()
-    changed = torch.zeros((), dtype=torch.int64, device=qdata.device)
+    changed = counter(changed, qdata)
     for at in row_blocks(qdata.shape):
         # fp32 [rows, I]: the old values, exact, plus the step.
         values = (qdata[at].float() * scale[at]).addmm_(scaled[at], a)
@@ -280,6 +282,7 @@ def fold_stochastic_triton(
     seed: int,
     step: int,
     layer_index: int,
+    changed: Tensor | None = None,
 ) -> Tensor:
     """Launch the kernel over all rows."""
     return launch(
@@ -292,6 +295,7 @@ def fold_stochastic_triton(
         seed,
         step,
         layer_index,
+        changed=changed,
         rank=a.shape[0],
     )
 

@@ -17,16 +17,23 @@ from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.kernels import CVT_E4M3, Build, jit, power_of_two, tl, to_e4m3
-from falqon_core.ops.quantize import E4M3_MAX, codes_of, round_to_grid_
+from falqon_core.ops.quantize import E4M3_MAX, added, codes_of, counter, round_to_grid_
 from falqon_core.ops.samples import Draw, SampleInput, codes_in_place
 
 
 @operator
-def fold_rows(qdata: Tensor, scale: Tensor, delta: Tensor, a: Tensor, rows: Tensor) -> Tensor:
+def fold_rows(
+    qdata: Tensor,
+    scale: Tensor,
+    delta: Tensor,
+    a: Tensor,
+    rows: Tensor,
+    changed: Tensor | None = None,
+) -> Tensor:
     """qdata e4m3 [O, I] is overwritten in the rows named, int64 [k], each at most once.
 
     scale fp32 [O, 1], powers of two, stays; delta fp32 [O, r], a bf16 [r, I] (dequantized, exact).
-    Return the number of changed codes, int64 [].
+    Return the number of changed codes, int64 []: `changed`, to which it is added, or a new tensor.
     """
     # fp32 [k, 1]
     chosen = scale[rows]
@@ -39,7 +46,7 @@ def fold_rows(qdata: Tensor, scale: Tensor, delta: Tensor, a: Tensor, rows: Tens
         round_to_grid_(torch.minimum(torch.maximum(values, -limit), limit), chosen), chosen
     )
     qdata.view(torch.uint8)[rows] = new.view(torch.uint8)
-    return torch.count_nonzero(old.float() != new.float())
+    return added(changed, torch.count_nonzero(old.float() != new.float()))
 
 
 @fold_rows.tried_on
@@ -89,11 +96,16 @@ BLOCK = 512
 
 
 def fold_rows_triton(
-    qdata: Tensor, scale: Tensor, delta: Tensor, a: Tensor, rows: Tensor
+    qdata: Tensor,
+    scale: Tensor,
+    delta: Tensor,
+    a: Tensor,
+    rows: Tensor,
+    changed: Tensor | None = None,
 ) -> Tensor:
     """Launch the kernel over the k rows and their blocks of columns."""
     num_columns = qdata.shape[1]
-    changed = torch.zeros((), dtype=torch.int64, device=qdata.device)
+    changed = counter(changed, qdata)
     fold_rows_kernel[(rows.shape[0], -(-num_columns // BLOCK))](
         qdata,
         scale,

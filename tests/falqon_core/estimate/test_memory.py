@@ -11,12 +11,14 @@ from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import (
     HOST_BLOCK_BYTES,
     MAX_AUTOMATIC_MICROBATCH_TOKENS,
+    MICROBATCH_STEP_TOKENS,
     fit_recipe,
     host_base_bytes,
     largest_fitting,
     largest_microbatch_tokens,
     training_memory_bytes,
 )
+from falqon_core.estimate.step_seconds import num_passes, step_seconds
 from tests.falqon_core.estimate.test_estimate import SEVEN_B, SMALL
 
 GIB = 2**30
@@ -54,10 +56,10 @@ def test_the_largest_microbatch_fits_and_the_next_does_not(
             needs(base.model_copy(update={"microbatch_tokens": tokens_fitting}), is_cpu)
             <= num_bytes
         )
-        if tokens_fitting < ceiling - 1024:
+        if tokens_fitting <= ceiling - MICROBATCH_STEP_TOKENS:
+            next_size = tokens_fitting + MICROBATCH_STEP_TOKENS
             assert (
-                needs(base.model_copy(update={"microbatch_tokens": tokens_fitting + 1024}), is_cpu)
-                > num_bytes
+                needs(base.model_copy(update={"microbatch_tokens": next_size}), is_cpu) > num_bytes
             )
 
 
@@ -80,11 +82,38 @@ def test_activations_are_checkpointed_only_when_nothing_fits_without() -> None:
     too_little = fit_recipe(SMALL, recipe(), smallest - 1, True)
 
     assert enough is not None
-    assert (enough.activation_checkpointing, enough.microbatch_tokens) == (False, 2048)
+    assert not enough.activation_checkpointing
+    assert 2048 <= (enough.microbatch_tokens or 0) < 3072
     assert too_little is not None
     assert too_little.activation_checkpointing
     assert too_little.microbatch_tokens == 4096
     assert fit_recipe(SMALL, recipe(activation_checkpointing=False), smallest - 1, True) is None
+
+
+@pytest.mark.parametrize("gigabytes", [20, 24, 32, 48, 80])
+def test_a_gpu_gets_the_placement_of_the_fewest_seconds(gigabytes: int) -> None:
+    """Of those that fit; a base on the host costs half a second a step, computing again more."""
+    published = recipe(**PUBLISHED)
+    chosen = fit_recipe(SEVEN_B, published, 0.9 * gigabytes * GB, False)
+    assert chosen is not None
+    by_hand = [
+        fit_recipe(SEVEN_B, published.model_copy(update=fixed), 0.9 * gigabytes * GB, False)
+        for fixed in (
+            {"base_copy": base, "activation_checkpointing": again}
+            for base in ("int8", "host")
+            for again in (False, True)
+        )
+    ]
+    seconds = [step_seconds(SEVEN_B, other) for other in by_hand if other is not None]
+    assert step_seconds(SEVEN_B, chosen) == min(seconds)
+
+
+def test_7b_takes_at_most_six_passes_on_24_gib() -> None:
+    llama = SEVEN_B.model_copy(update={"rotates_in_place": True, "has_plain_logits": True})
+    chosen = fit_recipe(llama, recipe(**PUBLISHED), 0.9 * 23.5 * GIB, False)
+    assert chosen is not None
+    assert (chosen.base_copy, chosen.activation_checkpointing) == ("int8", False)
+    assert num_passes(chosen) <= 6
 
 
 def test_requested_memory_settings_are_kept() -> None:

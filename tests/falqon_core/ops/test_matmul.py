@@ -7,7 +7,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from falqon_core.ops import matmul as module
 from falqon_core.ops.attention import causal_attention
-from falqon_core.ops.matmul import add_product, matmul, trained_matmul, widen_linears
+from falqon_core.ops.matmul import (
+    add_product,
+    matmul,
+    matmul_fp32,
+    multiply_into,
+    trained_matmul,
+    widen_linears,
+)
+from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
 ROUNDING = 2**-8  # of a number to bf16, at most
 
@@ -40,6 +48,23 @@ def test_a_widened_product_is_the_exact_one_rounded_once(batch: tuple[int, ...])
     torch.testing.assert_close(product.double(), a.double() @ b.double(), rtol=ROUNDING, atol=1e-4)
     assert_rounds_like(product, a @ b)
     assert torch.equal(matmul(a, b), product)
+
+
+def test_a_product_in_fp32_is_the_exact_one_within_the_rounding_of_its_device() -> None:
+    a, b = (x.to(KERNEL_DEVICE) for x in operands())
+    product = matmul_fp32(a, b)
+    assert product.dtype == torch.float32
+    rounding = ROUNDING if KERNEL_DEVICE == "cpu" else 1e-5
+    torch.testing.assert_close(product.double(), a.double() @ b.double(), rtol=rounding, atol=1e-4)
+
+
+def test_a_product_is_written_into_columns_and_nowhere_else() -> None:
+    a, b = (x.to(KERNEL_DEVICE) for x in operands())
+    wide = torch.zeros(37, 60, dtype=torch.bfloat16, device=KERNEL_DEVICE)
+    multiply_into(wide[:, 7:48], a, b)
+    assert_rounds_like(wide[:, 7:48], matmul(a, b))
+    assert not wide[:, :7].any()
+    assert not wide[:, 48:].any()
 
 
 class Dtypes(TorchDispatchMode):

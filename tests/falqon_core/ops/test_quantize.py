@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -9,6 +11,8 @@ from falqon_core.ops.quantize import (
     quantize_codes_triton,
     quantize_int8,
     quantize_rows,
+    round_rows,
+    round_rows_triton,
     round_to_grid_,
 )
 from tests.falqon_core.ops.devices import KERNEL_DEVICE, equal_codes
@@ -113,6 +117,44 @@ def test_the_kernel_reads_rows_at_any_stride() -> None:
     x = torch.randn(6, 40, device=KERNEL_DEVICE, dtype=torch.bfloat16)[:, :33]
     assert equal_codes(quantize_codes_triton(x)[0], quantize_codes.oracle(x)[0])
     assert equal_codes(quantize_codes_triton(x.t())[0], quantize_codes.oracle(x.t())[0])
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns"), [(0, 3), (1, 1), (5, 257), (64, 40), (2, MAX_BLOCK + 1)]
+)
+def test_the_kernel_rounds_rows_in_place_as_the_oracle_does(rows: int, columns: int) -> None:
+    torch.manual_seed(columns)
+    x = torch.randn(rows, columns, device=KERNEL_DEVICE)
+    x *= torch.logspace(-12, 4, columns, device=KERNEL_DEVICE)
+    x[:1] = 0
+
+    def rounded(function: Callable[..., torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        qdata = torch.full(x.shape, 7.0, device=x.device).to(torch.float8_e4m3fn)
+        scale = torch.full((rows, 1), 3.0, device=x.device)
+        values = torch.full(x.shape, 5.0, device=x.device, dtype=torch.bfloat16)
+        assert function(qdata, scale, values, x) is values
+        return qdata, scale, values
+
+    qdata, scale, values = rounded(round_rows_triton)
+    expected_qdata, expected_scale, expected = rounded(round_rows.oracle)
+    assert equal_codes(qdata, expected_qdata)
+    assert torch.equal(scale, expected_scale)
+    assert torch.equal(values, expected)
+    assert torch.equal(values.float(), qdata.float() * scale)
+
+
+def test_the_kernel_rounds_rows_of_a_larger_tensor_and_no_others() -> None:
+    qdata = torch.zeros(6, 40, device=KERNEL_DEVICE).to(torch.float8_e4m3fn)
+    scale = torch.ones(6, 1, device=KERNEL_DEVICE)
+    values = torch.zeros(3, 40, device=KERNEL_DEVICE, dtype=torch.bfloat16)
+    x = torch.randn(2, 40, device=KERNEL_DEVICE)
+    round_rows_triton(qdata[3:5], scale[3:5], values[1:], x)
+    expected, expected_scale = quantize_codes.oracle(x)
+    assert equal_codes(qdata[3:5], expected)
+    assert torch.equal(scale[3:5], expected_scale)
+    assert torch.equal(values[1:].float(), expected.float() * expected_scale)
+    assert not qdata.float()[[0, 1, 2, 5]].any()
+    assert not values[0].any()
 
 
 def test_eight_bits_are_the_nearest_of_the_row_and_zero_rows_stay() -> None:

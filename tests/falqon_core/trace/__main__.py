@@ -6,12 +6,12 @@ must not be those of its interpreter.
 import json
 import sys
 
-from tests.falqon_core.trace.cases import MEMORY_CASES
+from tests.falqon_core.trace.cases import MEMORY_CASES, PLANNED
 from tests.falqon_core.trace.figures import figures_of
 
 
 def main() -> None:
-    figures = {name: figures_of(case)._asdict() for name, case in MEMORY_CASES.items()}
+    figures = {name: figures_of(case)._asdict() for name, case in (MEMORY_CASES | PLANNED).items()}
     json.dump(figures, sys.stdout, indent=1)
 
 

@@ -11,7 +11,8 @@ from falqon_core.bench.steps import StepSetup, workloads
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import GPU_ROW_MULTIPLE, Microbatch, microbatches
 from falqon_core.data.sequences import Item, Pair
-from falqon_core.estimate.memory import training_memory_bytes
+from falqon_core.estimate.memory import fit_recipe, training_memory_bytes
+from falqon_core.train.memory import usable_bytes
 from tests.falqon_core.trace.step import StepTrace, trace_step
 
 MODES: Mapping[str, dict[str, Any]] = {
@@ -20,6 +21,8 @@ MODES: Mapping[str, dict[str, Any]] = {
     "topk": {"update_rule": "topk"},
 }
 RECOMPUTE: dict[str, Any] = {"activation_checkpointing": True}
+# Free memory of an empty card of each kind, GiB, of which a training plans to use nine tenths.
+FREE_GIB: Mapping[str, float] = {"RTX 4090": 23.5, "RTX 5090": 31.3, "L40S": 44.3, "H100": 79.1}
 FEWER, MORE = 2, 3  # layers of what is traced; a figure grows by the same with each
 
 
@@ -110,8 +113,41 @@ CASES: dict[str, Case] = {
         config=MODELS["Llama-13B"], microbatch_tokens=8 * 528, options=MODES["none"] | RECOMPUTE
     ),
 }
+
+
+def usable_on(card: str) -> float:
+    """Return the bytes of an empty card that a training plans to need."""
+    return usable_bytes(round(FREE_GIB[card] * 2**30))
+
+
+def planned_recipe(card: str, **options: Any) -> Recipe:
+    """Return what a training plans on an empty card for the published step of Llama-7B."""
+    open_fields = dict.fromkeys(("microbatch_tokens", "activation_checkpointing", "base_copy"))
+    recipe = Case(options=options).recipe.model_copy(update=open_fields)
+    fitted = fit_recipe(dimensions_of(llama_7b()), recipe, usable_on(card), device_is_cpu=False)
+    assert fitted is not None, card
+    return fitted
+
+
+def _planned(card: str, packed: bool = False, **options: Any) -> Case:
+    recipe = planned_recipe(card, **options)
+    assert recipe.microbatch_tokens is not None
+    placement = {
+        "base_copy": recipe.base_copy,
+        "activation_checkpointing": recipe.activation_checkpointing,
+    }
+    return Case(
+        packed=packed, microbatch_tokens=recipe.microbatch_tokens, options=placement | options
+    )
+
+
+PLANNED: dict[str, Case] = {
+    **{card: _planned(card) for card in FREE_GIB},
+    **{f"{card}, A frozen": _planned(card, train_a=False) for card in FREE_GIB},
+    **{f"{card}, packed": _planned(card, packed=True) for card in FREE_GIB},
+}
 # whose planned memory is compared with what is traced
-MEMORY_CASES: Mapping[str, Case] = CASES | {
+MEMORY_CASES: dict[str, Case] = CASES | {
     f"{model}, {mode}": Case(config=MODELS[model], options=options)
     for model in ("Qwen2.5-7B", "Qwen3-8B", "SmolLM2-135M")
     for mode, options in MODES.items()

@@ -2,33 +2,20 @@
 if every operation ran at a card's rates: on paper, no GPU ran.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple
 
+from falqon_core.estimate.step_seconds import CARDS, Rates
 from tests.falqon_core.trace.cases import FEWER, MORE, Case
 from tests.falqon_core.trace.ledger import Entry, Ledger
 
 
-class Rates(NamedTuple):
-    """Assumed, not measured: FLOP/s of FP8 and of bf16 products, bytes/s of memory."""
-
-    fp8: float
-    bf16: float
-    memory: float
-
-
-CARDS: Mapping[str, Rates] = {
-    "RTX 4090": Rates(290e12, 150e12, 0.92e12),
-    "L40S": Rates(420e12, 200e12, 0.78e12),
-    "H100": Rates(1050e12, 600e12, 2.8e12),
-}
-
-
 class Figures(NamedTuple):
-    """Of one step. `peak_bytes` as traced, `estimated_bytes` as `estimate.memory` plans it;
-    `seconds` by card, without gaps between launches.
+    """Of one step. `passes` of it; `peak_bytes` as traced, `estimated_bytes` as `estimate.memory`
+    plans it; `seconds` by card, without gaps between launches.
     """
 
+    passes: int
     launches: int
     other_bytes: int
     gemm_bytes: int
@@ -49,6 +36,7 @@ def figures_of(case: Case) -> Figures:
         return first + (second - first) / (MORE - FEWER) * (layers - FEWER)
 
     return Figures(
+        passes=len(case.microbatches(FEWER)),
         launches=round(whole(lambda ledger: ledger.launches)),
         other_bytes=round(whole(lambda ledger: ledger.other_bytes)),
         gemm_bytes=round(whole(lambda ledger: ledger.gemm_bytes)),
@@ -64,9 +52,12 @@ def figures_of(case: Case) -> Figures:
 
 
 def _seconds(ledger: Ledger, rates: Rates) -> float:
-    return sum(_entry_seconds(name, entry, rates) for name, entry in ledger.entries.items())
+    return sum(_entry_seconds(entry, rates) for entry in ledger.entries.values())
 
 
-def _entry_seconds(name: str, entry: Entry, rates: Rates) -> float:
-    flops = rates.fp8 if name == "_scaled_mm" else rates.bf16
-    return max(entry.flops / flops, entry.num_bytes / rates.memory)
+def _entry_seconds(entry: Entry, rates: Rates) -> float:
+    moving = entry.num_bytes / rates.memory
+    if not entry.flops:
+        return moving
+    rate = rates.of_rows(entry.num_rows, fp8=entry.name == "_scaled_mm")
+    return max(entry.flops / rate, moving)

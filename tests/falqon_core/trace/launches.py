@@ -1,5 +1,6 @@
 """Triton's launches, recorded and not run: which kernel, with which arguments, how often."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -72,6 +73,11 @@ class Recorder:
             value.numel() * value.element_size() * PASSES.get((name, parameter), 1)
             for parameter, value in tensors.values()
         )
+        if name == "grad_a_kernel":
+            sizes = [arguments[size] for size in ("num_tokens", "num_ranks", "num_columns")]
+            flops, num_rows = 2.0 * math.prod(sizes), arguments["num_ranks"]
+            self._ledger.add(f"triton.{name}", num_bytes, flops, num_rows=num_rows)
+            return
         self._ledger.add(f"triton.{name}", num_bytes)
 
 

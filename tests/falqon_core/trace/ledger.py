@@ -62,7 +62,7 @@ FILLS = frozenset(
 # of their tables only as much as the index names
 READS_SOME = frozenset({"embedding", "gather", "index", "index_select"})
 WRITES_SOME = frozenset({"scatter_add_", "index_put", "index_put_"})
-GEMMS = frozenset({"mm", "bmm", "addmm", "_scaled_mm"})
+GEMMS = frozenset({"mm", "bmm", "addmm", "_scaled_mm", "triton.grad_a_kernel"})
 # torch's kernels over lists: at most so many tensors, chunks of so many elements, and chunks in a
 # launch (aten/src/ATen/native/cuda/MultiTensorApply.cuh, of four lists)
 LIST_TENSORS, CHUNK_ELEMENTS, LIST_CHUNKS = 36, 65536, 320
@@ -70,6 +70,10 @@ LIST_TENSORS, CHUNK_ELEMENTS, LIST_CHUNKS = 36, 65536, 320
 
 @dataclass
 class Entry:
+    """Calls of one operation; of a product those with the same number of rows."""
+
+    name: str
+    num_rows: int
     launches: int = 0
     num_bytes: int = 0
     flops: float = 0.0
@@ -77,9 +81,11 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """`entries` by operation; `waits` of the host for the device; `live` and `peak` in bytes."""
+    """`entries` by operation and rows; `waits` of the host for the device; `live` and `peak` in
+    bytes.
+    """
 
-    entries: dict[str, Entry] = field(default_factory=dict)
+    entries: dict[tuple[str, int], Entry] = field(default_factory=dict)
     waits: int = 0
     live: int = 0
     peak: int = 0
@@ -94,14 +100,16 @@ class Ledger:
 
     @property
     def gemm_bytes(self) -> int:
-        return sum(entry.num_bytes for name, entry in self.entries.items() if name in GEMMS)
+        return sum(entry.num_bytes for entry in self.entries.values() if entry.name in GEMMS)
 
     @property
     def other_bytes(self) -> int:
-        return sum(entry.num_bytes for name, entry in self.entries.items() if name not in GEMMS)
+        return sum(entry.num_bytes for entry in self.entries.values() if entry.name not in GEMMS)
 
-    def add(self, name: str, num_bytes: int, flops: float = 0.0, launches: int = 1) -> None:
-        entry = self.entries.setdefault(name, Entry())
+    def add(
+        self, name: str, num_bytes: int, flops: float = 0.0, launches: int = 1, num_rows: int = 0
+    ) -> None:
+        entry = self.entries.setdefault((name, num_rows), Entry(name, num_rows))
         entry.launches += launches
         entry.num_bytes += num_bytes
         entry.flops += flops
@@ -163,7 +171,13 @@ class Tracer(TorchDispatchMode):
             for tensor in inputs:
                 assert tensor.device == DEVICE or tensor.dim() == 0, f"{name} reads {tensor.device}"
         num_bytes = moved_bytes(name, inputs, outputs)
-        self._ledger.add(name, num_bytes, gemm_flops(name, inputs), list_launches(name, inputs))
+        self._ledger.add(
+            name,
+            num_bytes,
+            gemm_flops(name, inputs),
+            list_launches(name, inputs),
+            gemm_operands(name, inputs)[0].shape[-2] if name in GEMMS else 0,
+        )
 
     def _track(self, tensor: Tensor) -> None:
         if tensor.device != DEVICE:
@@ -202,10 +216,14 @@ def moved_bytes(name: str, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) 
     return bytes_of([*inputs, *outputs])
 
 
+def gemm_operands(name: str, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    return inputs[1:3] if name == "addmm" else inputs[:2]
+
+
 def gemm_flops(name: str, inputs: Sequence[Tensor]) -> float:
     if name not in GEMMS:
         return 0.0
-    left, right = inputs[1:3] if name == "addmm" else inputs[:2]
+    left, right = gemm_operands(name, inputs)
     batch = left.shape[0] if name == "bmm" else 1
     return 2.0 * batch * left.shape[-2] * left.shape[-1] * right.shape[-1]
 

@@ -8,58 +8,111 @@ import json
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
-from tests.falqon_core.trace.cases import CASES, MEMORY_CASES
+from falqon_core.bench.model import dimensions_of, llama_7b
+from falqon_core.estimate.step_seconds import CARDS, num_passes, step_seconds
+from tests.falqon_core.trace.cases import (
+    CASES,
+    FREE_GIB,
+    MEMORY_CASES,
+    PLANNED,
+    planned_recipe,
+    usable_on,
+)
 
 # Launches of a step and GB that everything but GEMMs moves. They may only fall: write down what
 # `python -m tests.falqon_core.trace` prints.
 BUDGETS = {
-    "padded, anchored": (3875, 208.1),
-    "padded, none": (2059, 175.5),
-    "padded, topk": (2731, 170.0),
-    "packed, anchored": (3918, 106.1),
-    "packed, none": (2102, 87.7),
-    "packed, topk": (2774, 82.3),
-    "padded, anchored, A frozen": (1835, 181.6),
-    "padded, anchored, all A train": (4291, 230.0),
-    "padded, anchored, recompute": (4291, 262.0),
-    "padded, anchored, dpo": (3942, 208.1),
-    "packed, anchored, dpo": (3985, 106.1),
-    "padded, anchored, 4 microbatches": (12041, 255.5),
-    "padded, none, recompute, 13B, 2 microbatches": (5587, 395.8),
+    "padded, anchored": (2178, 183.1),
+    "padded, none": (1610, 174.9),
+    "padded, topk": (2282, 169.5),
+    "packed, anchored": (2221, 95.4),
+    "packed, none": (1653, 87.2),
+    "packed, topk": (2325, 81.8),
+    "padded, anchored, A frozen": (1386, 181.1),
+    "padded, anchored, all A train": (2306, 183.8),
+    "padded, anchored, recompute": (2594, 237.1),
+    "padded, anchored, dpo": (2245, 183.1),
+    "packed, anchored, dpo": (2288, 95.4),
+    "padded, anchored, 4 microbatches": (8232, 228.0),
+    "padded, none, recompute, 13B, 2 microbatches": (4746, 394.1),
+}
+# Of what a training plans on an empty card: passes, launches, and hundredths of a second on paper
+# at the card's rates.
+PLAN_BUDGETS = {
+    "RTX 4090": (6, 12240, 130),
+    "RTX 5090": (3, 6200, 81),
+    "L40S": (2, 4189, 95),
+    "H100": (1, 2178, 32),
 }
 # to read the loss, the norm of the gradient and how many codes changed
 WAITS = 3
 
 
 @pytest.fixture(scope="module")
-def traced() -> dict[str, dict[str, float]]:
+def traced() -> dict[str, dict[str, Any]]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     command = [sys.executable, "-m", "tests.falqon_core.trace"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
-    figures: dict[str, dict[str, float]] = json.loads(done.stdout)
+    figures: dict[str, dict[str, Any]] = json.loads(done.stdout)
     return figures
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_launches_and_traffic_stay_within_what_was_reached(
-    name: str, traced: dict[str, dict[str, float]]
+    name: str, traced: dict[str, dict[str, Any]]
 ) -> None:
     launches, gigabytes = BUDGETS[name]
     assert traced[name]["launches"] <= launches
     assert traced[name]["other_bytes"] <= gigabytes * 1e9
 
 
-def test_a_step_waits_for_the_device_only_at_its_end(traced: dict[str, dict[str, float]]) -> None:
+def test_a_step_waits_for_the_device_only_at_its_end(traced: dict[str, dict[str, Any]]) -> None:
     assert {name: figures["waits"] for name, figures in traced.items()} == dict.fromkeys(
-        MEMORY_CASES, WAITS
+        MEMORY_CASES | PLANNED, WAITS
     )
 
 
-def test_the_gemms_of_a_step_are_those_of_the_method(traced: dict[str, dict[str, float]]) -> None:
+@pytest.mark.parametrize("card", FREE_GIB)
+def test_a_plan_takes_no_more_passes_launches_and_seconds_than_was_reached(
+    card: str, traced: dict[str, dict[str, Any]]
+) -> None:
+    passes, launches, hundredths = PLAN_BUDGETS[card]
+    assert traced[card]["passes"] == num_passes(planned_recipe(card)) <= passes
+    assert traced[card]["launches"] <= launches
+    assert seconds_on(card, traced[card]) <= hundredths / 100
+    assert traced[card]["peak_bytes"] <= usable_on(card)
+
+
+@pytest.mark.parametrize("ending", ["", ", A frozen"])
+@pytest.mark.parametrize("card", FREE_GIB)
+def test_the_planner_predicts_the_seconds_of_the_traced_step(
+    card: str, ending: str, traced: dict[str, dict[str, Any]]
+) -> None:
+    recipe = planned_recipe(card, **({"train_a": False} if ending else {}))
+    predicted = step_seconds(dimensions_of(llama_7b()), recipe, CARDS[card])
+    assert predicted == pytest.approx(seconds_on(card, traced[f"{card}{ending}"]), rel=0.05)
+
+
+def test_the_planner_predicts_what_computing_again_costs(
+    traced: dict[str, dict[str, Any]],
+) -> None:
+    recipe = CASES["padded, anchored, recompute"].recipe
+    predicted = step_seconds(dimensions_of(llama_7b()), recipe)
+    expected = seconds_on("RTX 4090", traced["padded, anchored, recompute"])
+    assert predicted == pytest.approx(expected, rel=0.05)
+
+
+def seconds_on(card: str, figures: dict[str, Any]) -> float:
+    seconds: float = figures["seconds"][card]
+    return seconds
+
+
+def test_the_gemms_of_a_step_are_those_of_the_method(traced: dict[str, dict[str, Any]]) -> None:
     """Two FP8 GEMMs over every linear weight, one over A, the head's two, and the gradients of what
     trains.
     """
@@ -79,7 +132,7 @@ def test_the_gemms_of_a_step_are_those_of_the_method(traced: dict[str, dict[str,
     )
 
 
-def test_recomputing_launches_more_and_keeps_less(traced: dict[str, dict[str, float]]) -> None:
+def test_recomputing_launches_more_and_keeps_less(traced: dict[str, dict[str, Any]]) -> None:
     plain, recompute = (traced[f"padded, anchored{end}"] for end in ("", ", recompute"))
     assert recompute["launches"] > plain["launches"]
     assert recompute["peak_bytes"] < 0.6 * plain["peak_bytes"]
@@ -87,7 +140,7 @@ def test_recomputing_launches_more_and_keeps_less(traced: dict[str, dict[str, fl
 
 @pytest.mark.parametrize("name", MEMORY_CASES)
 def test_memory_is_planned_at_the_traced_peak_or_a_tenth_above(
-    name: str, traced: dict[str, dict[str, float]]
+    name: str, traced: dict[str, dict[str, Any]]
 ) -> None:
     figures = traced[name]
     assert figures["peak_bytes"] <= figures["estimated_bytes"] <= 1.1 * figures["peak_bytes"]
@@ -97,6 +150,6 @@ def test_memory_is_planned_at_the_traced_peak_or_a_tenth_above(
     "name", ["padded, anchored, recompute", "padded, none, recompute, 13B, 2 microbatches"]
 )
 def test_the_published_step_peaks_below_22_gigabytes(
-    name: str, traced: dict[str, dict[str, float]]
+    name: str, traced: dict[str, dict[str, Any]]
 ) -> None:
     assert traced[name]["peak_bytes"] <= 22e9

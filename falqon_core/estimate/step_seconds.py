@@ -1,0 +1,148 @@
+"""The seconds of one step on an FP8 GPU, on paper: arithmetic only, by which placements in memory
+are compared.
+
+Every product takes its operations at a card's rate for so many rows, or its bytes at the card's
+bandwidth, whatever is longer; everything else takes its bytes. A step is taken to be `batch_size`
+records of the longest kind, in passes of whole records. Gaps between launches and the arithmetic of
+attention are left out. Nothing here was measured on a card by this project; the sources of the
+rates are named beside them. `tests/falqon_core/trace` counts the same of traced steps.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from falqon_core.contract.config import Recipe
+from falqon_core.estimate.adapter import adapter_size
+from falqon_core.estimate.dimensions import ModelDimensions
+
+# TFLOP/s of torch's row-wise FP8 product with N = K = 4096 on an RTX 5090, by its rows, as
+# https://github.com/pytorch/pytorch/pull/155991 measured them; the vendor's peak is 419.
+TFLOPS_BY_ROWS = ((16, 17.56), (64, 69.63), (256, 266.57), (1024, 339.28), (4096, 388.91))
+# Triton kernels that quantize to FP8 on an H100 reach 80 % and more of 92 % of its bandwidth:
+# https://github.com/pytorch/ao/issues/4054.
+BANDWIDTH_SHARE = 0.92 * 0.80
+
+
+class Rates(NamedTuple):
+    """FLOP/s of FP8 and of bf16 products of at least 4096 rows, assumed; bytes/s of the device's
+    memory, the vendor's figure times `BANDWIDTH_SHARE`, and of the way to the host's.
+    """
+
+    fp8: float
+    bf16: float
+    memory: float
+    host: float = 25e9  # 16 lanes of PCIe 4
+
+    def of_rows(self, num_rows: float, fp8: bool = True) -> float:
+        """Return the FLOP/s of a product with so many rows."""
+        return (self.fp8 if fp8 else self.bf16) * share_of_rows(num_rows)
+
+
+CARDS: Mapping[str, Rates] = {
+    "RTX 4090": Rates(290e12, 150e12, 1.008e12 * BANDWIDTH_SHARE),
+    "RTX 5090": Rates(389e12, 200e12, 1.792e12 * BANDWIDTH_SHARE),
+    "L40S": Rates(420e12, 200e12, 0.864e12 * BANDWIDTH_SHARE),
+    "H100": Rates(1050e12, 600e12, 3.35e12 * BANDWIDTH_SHARE),
+}
+# Placements are compared at these rates on every card: what decides is how much a product costs
+# beside a byte, where cards differ by less than half.
+PLANNING_RATES = CARDS["RTX 4090"]
+
+
+def share_of_rows(num_rows: float) -> float:
+    """Return the share of its best rate that a product with so many rows reaches, linear in the
+    logarithm between what was measured.
+    """
+    best = TFLOPS_BY_ROWS[-1][1]
+    (low, at_low), *others = TFLOPS_BY_ROWS
+    if num_rows <= low:
+        return max(num_rows, 1) / low * at_low / best
+    for high, at_high in others:
+        if num_rows <= high:
+            part = math.log(num_rows / low) / math.log(high / low)
+            return (at_low + part * (at_high - at_low)) / best
+        low, at_low = high, at_high
+    return 1.0
+
+
+def num_passes(recipe: Recipe) -> int:
+    """Return the passes of a step of whole records, each of the longest kind; `microbatch_tokens`
+    and `batch_size` are decided.
+    """
+    assert recipe.microbatch_tokens is not None, "fit the recipe to memory first"
+    assert recipe.batch_size is not None, "resolve the recipe first"
+    return math.ceil(recipe.batch_size / max(1, recipe.microbatch_tokens // recipe.longest_record))
+
+
+def step_seconds(
+    dimensions: ModelDimensions, recipe: Recipe, rates: Rates = PLANNING_RATES
+) -> float:
+    """Return the seconds of a step of `recipe`, whose placement is decided, on an FP8 GPU.
+
+    Methods other than "falqon" are taken at their best: all that is fused here is fused there, and
+    frozen weights are rounded once, not in every product, and kept in both layouts.
+    """
+    assert recipe.batch_size is not None, "resolve the recipe first"
+    passes = num_passes(recipe)
+    tokens = recipe.batch_size * recipe.longest_record
+    rows = tokens / passes
+    weights = dimensions.num_linear_parameters
+    is_melded = recipe.method == "falqon"
+    fp8 = is_melded or recipe.method == "fp8_lora"
+    size = adapter_size(dimensions, recipe)
+    num_a = size.frozen_a + size.trained_a
+    # Forward, grad_input, and forward again where activations are computed again.
+    products = 3 if recipe.activation_checkpointing else 2
+    flops = 2 * tokens * (products * weights + (num_a if is_melded else 0))
+    read = passes * products * weights * (1 if fp8 else 2)
+    linear = max(flops / rates.of_rows(rows, fp8), read / rates.memory)
+    head = 4 * tokens * dimensions.vocab_size * dimensions.hidden_size
+    num_bytes = tokens * _bytes_of_token(dimensions, recipe)
+    num_bytes += passes * _bytes_of_pass(dimensions, recipe)
+    # Gradients, moments, values and the norm of them, in fp32.
+    num_bytes += 40 * size.trained
+    seconds = linear + head / rates.of_rows(rows, fp8=False)
+    if not is_melded:
+        return seconds + num_bytes / rates.memory
+    # Refresh reads and writes codes and reads the base, from the host at that rate.
+    from_host = 2 * weights / rates.host if recipe.base_copy == "host" else 0.0
+    refresh = max((4 if recipe.base_copy == "device" else 3) * weights / rates.memory, from_host)
+    return seconds + num_bytes / rates.memory + refresh
+
+
+def _bytes_of_token(dimensions: ModelDimensions, recipe: Recipe) -> int:
+    """Return what everything but the large products reads and writes for one token: norms,
+    rotations, attention, SwiGLU, adapters, and the loss.
+    """
+    hidden = dimensions.hidden_size
+    intermediate = dimensions.intermediate_size
+    queries = dimensions.num_heads * dimensions.head_dim
+    keys = dimensions.num_kv_heads * dimensions.head_dim
+    forward = 16 * hidden + 11 * queries + 8 * keys + 5 * intermediate
+    backward = 20 * hidden + 13 * queries + 16 * keys + 12 * intermediate
+    groups = dimensions.linear_groups
+    outputs = sum(group.num_outputs for group in groups)
+    if recipe.method == "falqon":
+        trained = [
+            group for group in groups if recipe.trains_a_of(group.num_outputs, group.num_inputs)
+        ]
+        # dB and dY B read dY; dA reads the codes of x.
+        adapter = 2 * outputs + sum(2 * g.num_outputs + g.num_inputs for g in trained)
+    else:
+        inputs = sum(group.num_inputs for group in groups)
+        # x A^T and its product with B, added to y; the same backward, and both gradients.
+        adapter = 8 * outputs + 8 * inputs
+        if recipe.method == "fp8_lora":
+            adapter += 2 * inputs  # The branch reads x in bf16, beside the codes.
+    again = forward if recipe.activation_checkpointing else 0
+    loss = 8 * dimensions.vocab_size
+    return dimensions.num_layers * (forward + backward + again + adapter) + loss
+
+
+def _bytes_of_pass(dimensions: ModelDimensions, recipe: Recipe) -> int:
+    """Return what a pass reads and writes however few its tokens: gradients that are added up, and
+    melded the codes that are transposed.
+    """
+    transposed = 2 * dimensions.num_linear_parameters if recipe.method == "falqon" else 0
+    return 18 * adapter_size(dimensions, recipe).trained + transposed
