@@ -24,7 +24,7 @@ TFLOPS_BY_ROWS = ((16, 17.56), (64, 69.63), (256, 266.57), (1024, 339.28), (4096
 BANDWIDTH_SHARE = 0.92 * 0.80
 
 
-class Rates(NamedTuple):
+class CardRates(NamedTuple):
     """FLOP/s of FP8 and of bf16 products of at least 4096 rows, assumed; bytes/s of the device's
     memory, the vendor's figure times `BANDWIDTH_SHARE`, and of the way to the host's.
     """
@@ -39,11 +39,11 @@ class Rates(NamedTuple):
         return (self.fp8 if fp8 else self.bf16) * share_of_rows(num_rows)
 
 
-CARDS: Mapping[str, Rates] = {
-    "RTX 4090": Rates(290e12, 150e12, 1.008e12 * BANDWIDTH_SHARE),
-    "RTX 5090": Rates(389e12, 200e12, 1.792e12 * BANDWIDTH_SHARE),
-    "L40S": Rates(420e12, 200e12, 0.864e12 * BANDWIDTH_SHARE),
-    "H100": Rates(1050e12, 600e12, 3.35e12 * BANDWIDTH_SHARE),
+CARDS: Mapping[str, CardRates] = {
+    "RTX 4090": CardRates(290e12, 150e12, 1.008e12 * BANDWIDTH_SHARE),
+    "RTX 5090": CardRates(389e12, 200e12, 1.792e12 * BANDWIDTH_SHARE),
+    "L40S": CardRates(420e12, 200e12, 0.864e12 * BANDWIDTH_SHARE),
+    "H100": CardRates(1050e12, 600e12, 3.35e12 * BANDWIDTH_SHARE),
 }
 # Placements are compared at these rates on every card: what decides is how much a product costs
 # beside a byte, where cards differ by less than half.
@@ -76,7 +76,7 @@ def num_passes(recipe: Recipe) -> int:
 
 
 def step_seconds(
-    dimensions: ModelDimensions, recipe: Recipe, rates: Rates = PLANNING_RATES
+    dimensions: ModelDimensions, recipe: Recipe, rates: CardRates = PLANNING_RATES
 ) -> float:
     """Return the seconds of a step of `recipe`, whose placement is decided, on an FP8 GPU.
 

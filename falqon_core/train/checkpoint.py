@@ -67,7 +67,7 @@ class Progress(BaseModel):
     num_stale_evaluations: int = 0
 
 
-class Checkpoint(NamedTuple):
+class TrainingState(NamedTuple):
     """The full trainable state: progress, and the tensors of method and optimizer by name."""
 
     progress: Progress
@@ -84,7 +84,7 @@ class Saved:
     manifest_sha256: str
 
 
-def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Saved:
+def save_checkpoint(output: Path, checkpoint: TrainingState, keep: int) -> Saved:
     """Write the checkpoint of this step and remove all but the `keep` newest and the one with the
     lowest validation loss.
     """
@@ -110,7 +110,7 @@ def save_checkpoint(output: Path, checkpoint: Checkpoint, keep: int) -> Saved:
     )
 
 
-def newest_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+def newest_checkpoint(output: Path, warn: Callable[[str], None]) -> TrainingState | None:
     """Load the newest checkpoint that is whole, for the training that continues from it; corrupt
     ones are reported through `warn` and removed, leftovers of a crash are swept.
     """
@@ -126,7 +126,7 @@ def newest_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint |
     return None
 
 
-def find_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | None:
+def find_checkpoint(output: Path, warn: Callable[[str], None]) -> TrainingState | None:
     """Load the newest checkpoint that is whole, for a reader: nothing is removed, since the
     training may be running.
     """
@@ -138,7 +138,7 @@ def find_checkpoint(output: Path, warn: Callable[[str], None]) -> Checkpoint | N
     return None
 
 
-def load_checkpoint(path: Path) -> Checkpoint:
+def load_checkpoint(path: Path) -> TrainingState:
     """Load a checkpoint. Raises `CheckpointCorrupt` where anything is missing or changed,
     `CheckpointOfOtherVersion` where its fields are other ones, and `OSError` where the machine
     cannot read it now, which says nothing about the checkpoint.
@@ -150,7 +150,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
                 raise CheckpointCorrupt(f"checkpoint {path.name} is corrupt: {name} has changed")
             if name.endswith(".safetensors"):
                 check_safetensors(path / name)
-        return Checkpoint(
+        return TrainingState(
             _read_progress(path),
             load_file(path / "method.safetensors"),
             load_file(path / "optimizer.safetensors"),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from falqon_core.contract.messages import CheckpointSaved, TrainerMessage
 from falqon_core.meld.host_arena import HostArena, arena_bytes
-from falqon_core.train.checkpoint import Checkpoint, save_checkpoint
+from falqon_core.train.checkpoint import TrainingState, save_checkpoint
 from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.state import TrainState
 
@@ -107,7 +107,7 @@ class Checkpointer:
             self._written = None
             self._send(written.result())
 
-    def _write(self, checkpoint: Checkpoint) -> CheckpointSaved:
+    def _write(self, checkpoint: TrainingState) -> CheckpointSaved:
         progress = checkpoint.progress
         saved = save_checkpoint(self._output, checkpoint, progress.recipe.keep_checkpoints)
         return CheckpointSaved(
@@ -118,7 +118,7 @@ class Checkpointer:
             metrics=progress.metrics,
         )
 
-    def _copy(self, checkpoint: Checkpoint) -> Checkpoint:
+    def _copy(self, checkpoint: TrainingState) -> TrainingState:
         """Return a copy of the state as it is now, unchanged by the next steps; the program does
         not wait for the copies.
         """
@@ -128,7 +128,7 @@ class Checkpointer:
             self._copies = HostArena(num_bytes, self._device)
             self._copies.lock()
         self._copies.clear()
-        return Checkpoint(
+        return TrainingState(
             progress.model_copy(deep=True),
             _placed(method, self._copies),
             _placed(optimizer, self._copies),

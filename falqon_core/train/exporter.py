@@ -23,7 +23,7 @@ from falqon_core.export.provenance import card_fields, copy_licence
 from falqon_core.fault_points import fault
 from falqon_core.files import remove_leftovers, staged_folder, write_whole
 from falqon_core.methods import create_method
-from falqon_core.train.checkpoint import Checkpoint, Progress, find_checkpoint, load_checkpoint
+from falqon_core.train.checkpoint import Progress, TrainingState, find_checkpoint, load_checkpoint
 from falqon_core.train.data import Datasets, load_data
 from falqon_core.train.model import load_base_model, load_tokenizer
 from falqon_core.train.state import free_memory
@@ -174,7 +174,7 @@ def export_training(
         )
 
 
-def choose_checkpoint(training: Path, step: int | None) -> tuple[Checkpoint, Checkpoint]:
+def choose_checkpoint(training: Path, step: int | None) -> tuple[TrainingState, TrainingState]:
     """Return the newest checkpoint considered, and the one to export: that of `step`, or the newest
     whole one, or the best when it stops early.
 
@@ -216,7 +216,7 @@ def describe_training(progress: Progress) -> Training:
     )
 
 
-def best_checkpoint(training: Path, progress: Progress) -> Checkpoint | None:
+def best_checkpoint(training: Path, progress: Progress) -> TrainingState | None:
     """Load the checkpoint that early stopping selects; None when `progress` is at it, or there is
     no early stopping.
 
@@ -230,7 +230,7 @@ def best_checkpoint(training: Path, progress: Progress) -> Checkpoint | None:
 
 
 def restore_model(
-    base_folder: Path, checkpoint: Checkpoint, device: torch.device
+    base_folder: Path, checkpoint: TrainingState, device: torch.device
 ) -> PreTrainedModel:
     """Load the base model, restore the checkpoint's state, and merge it."""
     model = load_base_model(base_folder, device, streamed=device.type != "cpu")

@@ -20,12 +20,12 @@ from falqon_core.export.provenance import card_fields
 from falqon_core.files import staged_folder
 from falqon_core.methods.qa_lora import QaLora
 from falqon_core.ops.formats.int4 import q4_1_blocks
-from falqon_core.train.checkpoint import Checkpoint
+from falqon_core.train.checkpoint import TrainingState
 from falqon_core.train.model import load_base_model, load_tokenizer
 
 
 def export_q4_1(
-    checkpoint: Checkpoint, base_folder: Path, output: Path, name: str, base_name: str
+    checkpoint: TrainingState, base_folder: Path, output: Path, name: str, base_name: str
 ) -> None:
     """Write the folder `output`, whole or not at all. `name` is shown, and `base_name` where the
     base folder does not say what it is called on the Hub. Raises `FormatUnavailable`,
@@ -43,7 +43,9 @@ def export_q4_1(
         document_format("q4_1", base_folder, staging, name, fields)
 
 
-def _tensors(method: QaLora, checkpoint: Checkpoint, base_folder: Path) -> dict[str, torch.Tensor]:
+def _tensors(
+    method: QaLora, checkpoint: TrainingState, base_folder: Path
+) -> dict[str, torch.Tensor]:
     """Return the tensors that `write_gguf_file` takes."""
     model = load_base_model(base_folder)
     method.restore(model, checkpoint.method)

@@ -17,7 +17,7 @@ from falqon_core.methods import TrainingMethod, check_packages
 from falqon_core.ops.scaled_mm import has_fp8_gemm
 from falqon_core.train.activation_checkpointing import checkpoint_activations
 from falqon_core.train.agreement import check_agreement
-from falqon_core.train.checkpoint import Checkpoint, Progress, newest_checkpoint
+from falqon_core.train.checkpoint import Progress, TrainingState, newest_checkpoint
 from falqon_core.train.data import Datasets, load_data
 from falqon_core.train.device import select_device
 from falqon_core.train.distributed import ProcessGroup
@@ -113,7 +113,7 @@ def _prepare(
     model: PreTrainedModel,
     train: Dataset,
     recipe: Recipe,
-    checkpoint: Checkpoint | None,
+    checkpoint: TrainingState | None,
     whole: bool,
 ) -> TrainingMethod:
     """Change `model` to train from the start or from `checkpoint`; unless it is `whole` its layers

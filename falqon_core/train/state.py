@@ -12,7 +12,7 @@ from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.data.dataset import Dataset
 from falqon_core.data.loader import Loader, Microbatch
 from falqon_core.methods import TrainingMethod, create_method
-from falqon_core.train.checkpoint import Checkpoint, Progress
+from falqon_core.train.checkpoint import Progress, TrainingState
 from falqon_core.train.data import training_loader
 from falqon_core.train.optimizer import Optimizer
 
@@ -33,9 +33,9 @@ class TrainState:
     progress: Progress
     reference: dict[str, Tensor]
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(self) -> TrainingState:
         """Return the state as a checkpoint; tensors are references, not copies."""
-        return Checkpoint(
+        return TrainingState(
             self.progress, self.method.state() | self.reference, self.optimizer.state()
         )
 
@@ -47,7 +47,7 @@ class TrainState:
 
 
 def prepare_method(
-    model: PreTrainedModel, train: Dataset, recipe: Recipe, checkpoint: Checkpoint | None
+    model: PreTrainedModel, train: Dataset, recipe: Recipe, checkpoint: TrainingState | None
 ) -> TrainingMethod:
     """Change `model`, the untouched base, to train from the beginning, or from `checkpoint`."""
     method = create_method(recipe)
@@ -64,7 +64,7 @@ def build_state(
     train: Dataset,
     reference: dict[str, Tensor],
     progress: Progress,
-    checkpoint: Checkpoint | None,
+    checkpoint: TrainingState | None,
 ) -> TrainState:
     """Return the state that trains `model`, which `method` has prepared, or restored from
     `checkpoint`.

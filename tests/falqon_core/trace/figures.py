@@ -5,7 +5,7 @@ if every operation ran at a card's rates: on paper, no GPU ran.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from falqon_core.estimate.step_seconds import CARDS, Rates
+from falqon_core.estimate.step_seconds import CARDS, CardRates
 from tests.falqon_core.trace.cases import FEWER, MORE, Case
 from tests.falqon_core.trace.ledger import Entry, Ledger
 
@@ -51,11 +51,11 @@ def figures_of(case: Case) -> Figures:
     )
 
 
-def _seconds(ledger: Ledger, rates: Rates) -> float:
+def _seconds(ledger: Ledger, rates: CardRates) -> float:
     return sum(_entry_seconds(entry, rates) for entry in ledger.entries.values())
 
 
-def _entry_seconds(entry: Entry, rates: Rates) -> float:
+def _entry_seconds(entry: Entry, rates: CardRates) -> float:
     moving = entry.num_bytes / rates.memory
     if not entry.flops:
         return moving

@@ -17,8 +17,8 @@ from falqon_core.contract.errors import (
 )
 from falqon_core.fault_points import InjectedFault
 from falqon_core.train.checkpoint import (
-    Checkpoint,
     Progress,
+    TrainingState,
     load_checkpoint,
     newest_checkpoint,
     save_checkpoint,
@@ -26,7 +26,7 @@ from falqon_core.train.checkpoint import (
 from falqon_core.train.exporter import choose_checkpoint
 
 
-def checkpoint(step: int) -> Checkpoint:
+def checkpoint(step: int) -> TrainingState:
     progress = Progress(
         recipe=Recipe().resolved(5),
         num_records=5,
@@ -39,7 +39,7 @@ def checkpoint(step: int) -> Checkpoint:
         "layer.delta": torch.full((3, 2), float(step)),
         "layer.a": torch.ones(2, 4).to(torch.float8_e4m3fn),
     }
-    return Checkpoint(progress, method, {"layer.delta.step": torch.tensor(float(step))})
+    return TrainingState(progress, method, {"layer.delta.step": torch.tensor(float(step))})
 
 
 def names(output: Path) -> list[str]:

@@ -20,7 +20,7 @@ from falqon_core.contract.messages import ExitCode
 from falqon_core.importers.gguf import convert_gguf
 from falqon_core.methods.qa_lora import QaLora
 from falqon_core.ops.formats.int4 import dequantize_int4
-from falqon_core.train.checkpoint import Checkpoint
+from falqon_core.train.checkpoint import TrainingState
 from falqon_core.train.exporter import choose_checkpoint
 from falqon_core.train.model import load_base_model
 from falqon_core.train.q4_1 import export_q4_1
@@ -42,7 +42,7 @@ def training(tiny_folder: Path, train_file: Path, tmp_path_factory: pytest.TempP
     return output
 
 
-def restored(checkpoint: Checkpoint, base: Path) -> QaLora:
+def restored(checkpoint: TrainingState, base: Path) -> QaLora:
     method = QaLora(checkpoint.progress.recipe)
     method.restore(load_base_model(base), checkpoint.method)
     return method

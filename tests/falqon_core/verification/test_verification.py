@@ -23,7 +23,7 @@ from falqon_core.contract.errors import CertificateMismatch, FalqonError
 from falqon_core.contract.messages import ExitCode
 from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.train import exporter
-from falqon_core.train.checkpoint import Checkpoint, load_checkpoint
+from falqon_core.train.checkpoint import TrainingState, load_checkpoint
 from falqon_core.train.data import load_data
 from falqon_core.train.exporter import describe_doubt, describe_training, restore_model
 from falqon_core.train.model import load_tokenizer
@@ -54,7 +54,7 @@ OF_METHODS: dict[str, dict[str, Any]] = {"qa_lora": {"group_size": 16}, "ir_lora
 class Trained(NamedTuple):
     config: TrainConfig
     folder: Path
-    checkpoint: Checkpoint
+    checkpoint: TrainingState
     reference: ReferenceOutputs
 
 
