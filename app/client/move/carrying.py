@@ -59,7 +59,8 @@ def _copy(client: Client, account: Account, file: FileMove) -> None:
 
 def _submit(client: Client, plan: MovePlan, job: JobMove) -> None:
     ids = [_id_here(plan, file_id) for file_id in job.origin.files]
-    body = job_body(job.origin, job.model, ids[0], ids[1] if len(ids) > 1 else None)
+    validation_file = ids[1] if len(ids) > 1 else None
+    body = job_body(job.origin, job.model, ids[0], validation_file, keep=plan.keep_hyperparameters)
     job.here = client.api.post("/fine_tuning/jobs", body, idempotency_key=key_of(job.origin.id))
 
 

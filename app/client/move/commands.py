@@ -22,6 +22,13 @@ def move_openai(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Do it; without, only the plan is shown.")
     ] = False,
+    keep_hyperparameters: Annotated[
+        bool,
+        option(
+            help="Repeat batch sizes and learning rates, too. Default: they are chosen for the "
+            "model here."
+        ),
+    ] = False,
     record: Annotated[
         Path | None,
         option(
@@ -56,17 +63,17 @@ def move_openai(
         if record is not None and model is not None:
             _record(client, account, record, model, output, yes=yes)
         else:
-            _move(client, account, yes=yes)
+            _move(client, account, yes=yes, keep_hyperparameters=keep_hyperparameters)
     finally:
         account.close()
 
 
-def _move(client: Client, account: "Account", *, yes: bool) -> None:
+def _move(client: Client, account: "Account", *, yes: bool, keep_hyperparameters: bool) -> None:
     from app.client.move import overview
     from app.client.move.carrying import add_hashes, carry_out
     from app.client.move.plan import plan_move
 
-    plan = plan_move(client, account)
+    plan = plan_move(client, account, keep_hyperparameters=keep_hyperparameters)
     if not yes:
         overview.show(client, plan)
         overview.show_total(client, plan)

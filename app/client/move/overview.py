@@ -8,6 +8,7 @@ from app.client.api import Json
 from app.client.columns import Column
 from app.client.command import Client
 from app.client.move.plan import FileMove, JobMove, MovePlan
+from app.client.move.request import dropped_settings
 
 
 def show(client: Client, plan: MovePlan) -> None:
@@ -25,9 +26,10 @@ def show(client: Client, plan: MovePlan) -> None:
             "trained from",
             "here from",
             "method",
+            Column("chosen again here", "wrapped"),
             "job here",
         )
-        client.out.table(columns, map(_job_row, plan.jobs))
+        client.out.table(columns, (_job_row(plan, job) for job in plan.jobs))
         client.out.say("")
     if models := list(_model_rows(plan)):
         client.out.table(("model there", "checkpoints there", "model here"), models)
@@ -73,6 +75,8 @@ def document(plan: MovePlan) -> Json:
                 "model": job.origin.model,
                 "fine_tuned_model": job.origin.fine_tuned_model,
                 "status": job.origin.status,
+                "hyperparameters": job.origin.settings,
+                "dropped_hyperparameters": dropped_settings(job.origin, plan.keep_hyperparameters),
                 "num_checkpoints": job.num_checkpoints,
                 "job_here": job.here and job.here["id"],
                 "status_here": job.here and job.here["status"],
@@ -114,13 +118,15 @@ def _file_row(file: FileMove) -> tuple[object, ...]:
     )
 
 
-def _job_row(job: JobMove) -> tuple[object, ...]:
+def _job_row(plan: MovePlan, job: JobMove) -> tuple[object, ...]:
+    dropped = dropped_settings(job.origin, plan.keep_hyperparameters)
     return (
         job.origin.id,
         _job_state(job),
         job.origin.model,
         job.model,
         job.origin.method_type,
+        ", ".join(f"{name} {value}" for name, value in dropped.items()),
         (job.here or {}).get("id"),
     )
 

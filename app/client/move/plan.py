@@ -53,6 +53,7 @@ class JobMove:
 
 @dataclass
 class MovePlan:
+    keep_hyperparameters: bool = False
     files: dict[str, FileMove] = field(default_factory=dict)
     jobs: list[JobMove] = field(default_factory=list)  # the oldest first
     # Models that no job of the list made there.
@@ -73,9 +74,9 @@ class MovePlan:
         return sum(bool(move.problem) for move in moves)
 
 
-def plan_move(client: Client, account: Account) -> MovePlan:
+def plan_move(client: Client, account: Account, *, keep_hyperparameters: bool) -> MovePlan:
     jobs = [parse(OriginJob, job) for job in account.list_all("/fine_tuning/jobs")]
-    plan = MovePlan(jobs=[JobMove(job) for job in reversed(jobs)])
+    plan = MovePlan(keep_hyperparameters, jobs=[JobMove(job) for job in reversed(jobs)])
     for value in account.list_all("/files", purpose=PURPOSE):
         _add_file(client, plan, parse(OriginFile, value))
     for job in plan.jobs:
@@ -211,7 +212,13 @@ def _jobs_with(client: Client, metadata: dict[str, str]) -> Iterator[Json]:
 
 def _estimate(client: Client, plan: MovePlan, job: JobMove) -> None:
     file = plan.files[job.origin.training_file]
-    body = estimate_body(job.origin, job.model, file.origin.bytes, job.last_step)
+    body = estimate_body(
+        job.origin,
+        job.model,
+        file.origin.bytes,
+        job.last_step,
+        keep=plan.keep_hyperparameters,
+    )
     if file.here is not None and file.here["status"] == "processed":
         del body["training_data"]
         body["training_file"] = file.here["id"]

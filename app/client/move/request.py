@@ -8,6 +8,8 @@ MAX_METADATA_PAIRS = 16
 # Share of the lines that OpenAI trains on, where the account reports only the size of the file.
 BYTES_PER_TOKEN = 4
 BYTES_PER_RECORD = 1000
+# Hyperparameters that are chosen for a model: those of another model say nothing here.
+OF_THE_MODEL = ("batch_size", "learning_rate_multiplier")
 
 
 def key_of(origin_id: str) -> str:
@@ -20,8 +22,12 @@ def has_room(job: OriginJob) -> bool:
     return len(job.metadata or {}) < MAX_METADATA_PAIRS
 
 
-def job_body(job: OriginJob, model: str, training_file: str, validation_file: str | None) -> Json:
-    """The same for the same job, whenever it is asked for."""
+def job_body(
+    job: OriginJob, model: str, training_file: str, validation_file: str | None, *, keep: bool
+) -> Json:
+    """Return the same for the same job each time. `keep`: also the hyperparameters that were chosen
+    for the model there.
+    """
     metadata = dict(job.metadata or {})
     if has_room(job):
         metadata[ORIGIN] = job.id
@@ -33,17 +39,31 @@ def job_body(job: OriginJob, model: str, training_file: str, validation_file: st
         "metadata": metadata,
     }
     given = {name: value for name, value in fields.items() if value is not None}
-    return {"model": model, **_method(job), **given}
+    return {"model": model, **_method(job, keep), **given}
 
 
-def estimate_body(job: OriginJob, model: str, num_bytes: int, last_step: int | None) -> Json:
+def estimate_body(
+    job: OriginJob, model: str, num_bytes: int, last_step: int | None, *, keep: bool
+) -> Json:
     """Ask what the job will take before its file is here, from what the account says of it."""
-    return {"model": model, **_method(job), "training_data": _size(job, num_bytes, last_step)}
+    data = _size(job, num_bytes, last_step)
+    return {"model": model, **_method(job, keep), "training_data": data}
 
 
-def _method(job: OriginJob) -> Json:
+def dropped_settings(job: OriginJob, keep: bool) -> Json:
+    """Return the hyperparameters there that are left to this service."""
+    return {
+        name: value
+        for name, value in job.settings.items()
+        if not keep and name in OF_THE_MODEL and value != "auto"
+    }
+
+
+def _method(job: OriginJob, keep: bool) -> Json:
+    dropped = dropped_settings(job, keep)
+    settings = {name: value for name, value in job.settings.items() if name not in dropped}
     type_ = job.method_type
-    return {"method": {"type": type_, type_: {"hyperparameters": job.settings}}}
+    return {"method": {"type": type_, type_: {"hyperparameters": settings}}}
 
 
 def _size(job: OriginJob, num_bytes: int, last_step: int | None) -> Json:

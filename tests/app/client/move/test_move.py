@@ -78,12 +78,12 @@ def test_a_plan_says_what_all_takes_and_writes_nothing(
         "/v1/fine_tuning/estimates",
         json={
             "model": BASE,
-            "method": job["method"],
+            "method": _epochs(3),
             "training_data": {"num_records": 12, "num_tokens": 1200},
         },
     ).json()
     assert expected == estimate["seconds"]["expected"], "of what the account says of the job"
-    assert estimate["steps"] == 36
+    assert estimate["steps"] == 9
     assert tenant.client.files.list().data == []
     assert tenant.client.fine_tuning.jobs.list().data == []
     assert not any(path.endswith("/content") for path in account.requests)
@@ -156,6 +156,27 @@ def test_moved_files_and_jobs_keep_their_bytes_and_requests(
     ], "in the order in which they were trained there"
 
 
+def test_what_was_chosen_for_the_model_there_is_chosen_again_here_unless_it_is_kept(
+    account: OpenAiAccount, tenant: Tenant, move: Move
+) -> None:
+    chosen_again = account.add_job(account.add_file(jsonl()))
+    done = move("--yes")
+    assert done.exit_code == 0, done.stderr
+    assert "batch_size 1" in done.stdout.replace("\n", " ")
+    kept = account.add_job(account.add_file(jsonl(5)))
+    assert move("--yes", "--keep-hyperparameters").exit_code == 0
+
+    jobs = jobs_here(tenant)
+    settings = [
+        requested(tenant, jobs[job["id"]].id)["method"]["supervised"]["hyperparameters"]
+        for job in (chosen_again, kept)
+    ]
+    assert settings == [
+        {"n_epochs": 3},
+        {"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 1.8},
+    ]
+
+
 def test_a_repeated_move_copies_and_submits_nothing(
     account: OpenAiAccount, tenant: Tenant, move: Move
 ) -> None:
@@ -208,7 +229,7 @@ def test_an_object_that_cannot_be_moved_is_reported_by_its_id(
             fine_tuned_model=None,
             error={"code": "invalid_training_file", "message": "…", "param": None},
         ),
-        "too large a batch": account.add_job(file, hyperparameters=None, method=_batches_of(-1)),
+        "impossible epochs": account.add_job(file, hyperparameters=None, method=_epochs(-1)),
     }
     done = move("--yes")
     assert done.exit_code == 1
@@ -221,7 +242,7 @@ def test_an_object_that_cannot_be_moved_is_reported_by_its_id(
         "FALQON_MODEL_ALIASES",
         "still running": "it is running there; run this again when it has ended",
         "failed": "failed there; stays",
-        "too large a batch": "batch_size",
+        "impossible epochs": "n_epochs",
     }
     for name, job in jobs.items():
         assert states[name] in row(done.stdout, job["id"]), name
@@ -349,8 +370,8 @@ def test_an_answer_that_differs_from_openais_description_is_reported(
     assert f"{job['id']} there is not as OpenAI describes it: training_file" in done.stderr
 
 
-def _batches_of(size: int) -> dict[str, Any]:
-    return {"type": "supervised", "supervised": {"hyperparameters": {"batch_size": size}}}
+def _epochs(number: int) -> dict[str, Any]:
+    return {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": number}}}
 
 
 def _preferences() -> bytes:
