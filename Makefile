@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Where nothing compiled may be kept, every process of the tests compiles what it imports of ours: 6 s each for those of pytest.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lock assets demo check test serve lint types unit format benchmark load serving fuzz chaos e2e fleet downloads tokenizers trace rehearse gpu image-check wheel wheel-check clean
+.PHONY: help setup lock assets demo check test serve lint types unit format benchmark load serving fuzz chaos e2e fleet downloads tokenizers trace rehearse gpu image-check wheel wheel-check sbom clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
@@ -31,6 +31,7 @@ help:
 	@echo "make gpu        on a machine with a GPU: doctor, its tests, and the table of kernels and training steps, first in short"
 	@echo "make wheel      dist/falqon-*.whl, which needs nothing of a checkout"
 	@echo "make wheel-check  the wheel in a clean environment: install, fine-tune, ask (downloads what it needs)"
+	@echo "make sbom       dist/*.cdx.json: what the worker's image holds and what browsers load, as CycloneDX"
 	@echo "make image-check  the Dockerfile's steps in a clean Debian, without Docker (root; downloads 3 GB)"
 
 setup: $(VENV)/.installed assets
@@ -175,6 +176,16 @@ wheel: setup
 
 wheel-check: wheel
 	tests/deployment/wheel_check.sh $(WHEELS)/*.whl
+
+.cache/sbom/.installed:
+	$(PYTHON) -m venv .cache/sbom
+	.cache/sbom/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7,<8'
+	touch $@
+
+sbom: setup .cache/sbom/.installed
+	mkdir -p dist
+	cat requirements/worker.txt requirements/torch.txt | .cache/sbom/bin/cyclonedx-py requirements - --pyproject pyproject.toml --output-reproducible -o dist/falqon.cdx.json
+	npm sbom --package-lock-only --sbom-format cyclonedx --sbom-type application --omit dev > dist/falqon-browser.cdx.json
 
 image-check:
 	$(PYTHON) -m tests.deployment.image_check
