@@ -71,7 +71,7 @@ def test_from_data_to_a_model_and_looking_at_it(service: Service, folder: Path) 
     assert (folder / "model" / "SHA256SUMS").exists()
     for line in block(DOCUMENT, "falqon jobs events"):
         assert run(line, service, folder)
-    run(block(README, "falqon jobs create")[0] + " --yes", service, folder)
+    run(block(README, "--suffix first --watch")[0] + " --yes", service, folder)
 
 
 def test_one_changed_line_is_enough_for_every_release_of_the_client(
