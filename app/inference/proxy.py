@@ -24,9 +24,6 @@ from app.inference.usage import UsageTally, usage_of
 CONNECT_SECONDS = 5.0
 RESPONSE_SECONDS = 600.0  # the timeout of the official client
 MAX_CONNECTIONS = 2_000
-KEEPALIVE_SECONDS = (
-    2.0  # Engines close a connection that is idle for 5 s, and may do so while we send.
-)
 CHECKED_EVERY_SECONDS = 0.5
 ENGINE_FIELDS = ("timings", "usage")  # the engine's own figures, and the usage of one choice
 
@@ -132,18 +129,36 @@ class Exchange:
                 log.warning("the use of an engine was not recorded", error=str(error))
 
     async def give_up(self, error: Exception) -> Unavailable:
-        """Return the error to raise when the engine is gone."""
-        log.warning("engine gone", address=self.target.address, error=repr(error))
-        await run_sync(self.calls.give_up)
+        """Return the error to raise for a broken connection. Only an engine that is really gone is
+        loaded again: that ends the answers of everyone else.
+        """
+        if await self._is_alive():
+            log.warning("connection lost", address=self.target.address, error=repr(error))
+        else:
+            log.warning("engine gone", address=self.target.address, error=repr(error))
+            await run_sync(self.calls.give_up)
         return Unavailable(
             "The engine of this model does not respond; try again.", code="engine_unavailable"
         )
+
+    async def _is_alive(self) -> bool:
+        """Return True if the engine takes a connection and answers at all."""
+        try:
+            await self.client.get(
+                f"{self.target.address}/health",
+                headers=self.target.headers,
+                timeout=CONNECT_SECONDS,
+            )
+        except httpx.TransportError:
+            return False
+        return True
 
 
 def make_client() -> httpx.AsyncClient:
     return httpx.AsyncClient(
         timeout=httpx.Timeout(RESPONSE_SECONDS, connect=CONNECT_SECONDS),
-        limits=httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=KEEPALIVE_SECONDS),
+        # Each request has a connection of its own: an engine may close an idle one while we send.
+        limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=0),
         trust_env=False,
     )
 

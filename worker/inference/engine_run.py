@@ -93,8 +93,13 @@ class EngineRun:
             metrics = EngineMetrics(process.pid, address, process.token)
             self._figures = metrics.read()
             watch = ProgressWatch(metrics, loading.needed_bytes)
-            while not self._is_idle(metrics, watch):
-                process.check_alive(ENGINE_CHECK_SECONDS)
+            try:
+                while not self._is_idle(metrics, watch):
+                    process.check_alive(ENGINE_CHECK_SECONDS)
+            except OperationAbandoned:
+                # A caller may notice first that the engine has ended; the log still says why.
+                process.check_alive(0)
+                raise
         log.info("model unloaded", model=self.model_id)
 
     def _model(self) -> Model:

@@ -15,6 +15,7 @@ from app.inference.questions import split
 from app.inference.service import EngineTarget
 from app.inference.turns import EngineQueue
 from app.inference.usage import Bill, UsageTally
+from tests.support.local_server import QuietHandler, serving_by
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 ENGINE_USAGE = USAGE | {"prompt_tokens_details": {"cached_tokens": 2}}
@@ -148,6 +149,33 @@ def test_what_is_no_event_ends_the_stream(part: bytes) -> None:
     assert b"engine_failed" in events
     assert not events.endswith(DONE)
     assert relay.tokens.is_closed
+
+
+class _Healthy(QuietHandler):
+    def do_GET(self) -> None:
+        self.send(200)
+
+
+def _reloads(address: str) -> int:
+    """Return how often a broken connection to the engine has it loaded again."""
+    reloads: list[None] = []
+
+    async def give_up() -> None:
+        calls = ProxyCallbacks(lambda: None, lambda: reloads.append(None))
+        target = EngineTarget(address, "", None, 1, "p", is_private=False)
+        async with make_client() as client:
+            exchange = Exchange(client, target, EngineQueue(1), "/v1", calls, UsageTally([5], 1))
+            error = await exchange.give_up(httpx.RemoteProtocolError("disconnected"))
+        assert error.code == "engine_unavailable"
+
+    asyncio.run(give_up())
+    return len(reloads)
+
+
+def test_a_broken_connection_reloads_no_engine_that_still_answers() -> None:
+    with serving_by(_Healthy) as url:
+        assert _reloads(url) == 0
+    assert _reloads(url) == 1, "nothing listens there now"
 
 
 def test_a_client_that_does_not_read_holds_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:
