@@ -51,6 +51,17 @@ def tenant(store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     api.stop()
 
 
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tenant]:
+    """A project of an API whose storage is a folder."""
+    monkeypatch.setattr("app.http.probes.PROBE_SECONDS", 0.05)
+    api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path)
+    tenant = Tenant(api)
+    yield tenant
+    tenant.http.close()
+    api.stop()
+
+
 def assert_unavailable(answer: httpx.Response) -> None:
     assert answer.status_code == 503, answer.text
     assert answer.json()["error"]["code"] == "storage_unavailable"
@@ -98,48 +109,38 @@ def storage_is(tenant: Tenant, verdict: str) -> httpx.Response | None:
 
 
 def test_a_folder_that_is_not_mounted_takes_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    local: Tenant, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.http.probes.PROBE_SECONDS", 0.05)
     monkeypatch.setattr(outage, "FIRST_PAUSE_SECONDS", 0.1)
-    api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path)
-    tenant = Tenant(api)
-    folder, elsewhere = api.settings.storage_folder, tmp_path / "elsewhere"
+    folder, elsewhere = local.api.settings.storage_folder, tmp_path / "elsewhere"
     assert folder is not None
-    waiting = tenant.upload(check=False)
+    waiting = local.upload(check=False)
     folder.rename(elsewhere)
     form, files = {"purpose": "fine-tune"}, {"file": ("a.jsonl", jsonl())}
-    assert_unavailable(tenant.http.post("/v1/files", data=form, files=files))
-    assert_unavailable(tenant.http.get(f"/v1/files/{waiting}/content"))
-    readiness = wait_for(lambda: storage_is(tenant, "empty, or not mounted"), 5)
+    assert_unavailable(local.http.post("/v1/files", data=form, files=files))
+    assert_unavailable(local.http.get(f"/v1/files/{waiting}/content"))
+    readiness = wait_for(lambda: storage_is(local, "empty, or not mounted"), 5)
     assert readiness.status_code == 503
-    checker = FileCheckHandler(context_of(tenant))
+    checker = FileCheckHandler(context_of(local))
     check = threading.Thread(target=checker.poll)
     check.start()
     time.sleep(0.5)
     assert not folder.exists()
     elsewhere.rename(folder)
     check.join(10)
-    assert tenant.http.get(f"/v1/files/{waiting}").json()["status"] == "processed"
-    with api.database.read() as session:
+    assert local.http.get(f"/v1/files/{waiting}").json()["status"] == "processed"
+    with local.api.database.read() as session:
         assert session.scalars(select(FileCheck.attempt)).all() == [1]
-    assert tenant.http.post("/v1/files", data=form, files=files).status_code == 200
-    assert tenant.http.get(f"/v1/files/{waiting}/content").content == jsonl()
-    wait_for(lambda: storage_is(tenant, "ok"), 5)
-    tenant.http.close()
-    api.stop()
+    assert local.http.post("/v1/files", data=form, files=files).status_code == 200
+    assert local.http.get(f"/v1/files/{waiting}/content").content == jsonl()
+    wait_for(lambda: storage_is(local, "ok"), 5)
 
 
-def test_a_full_disk_is_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.http.probes.PROBE_SECONDS", 0.05)
-    api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path)
-    tenant = Tenant(api)
-    assert storage_is(tenant, "ok")
+def test_a_full_disk_is_not_ready(local: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert storage_is(local, "ok")
     monkeypatch.setattr("app.http.probes.MIN_FREE_BYTES", 2**60)
-    answer = wait_for(lambda: storage_is(tenant, "no space left"), 5)
+    answer = wait_for(lambda: storage_is(local, "no space left"), 5)
     assert answer.status_code == 503
-    tenant.http.close()
-    api.stop()
 
 
 def test_bytes_that_somebody_removed_are_no_broken_download(tenant: Tenant) -> None:

@@ -258,7 +258,13 @@ class Storage:
         """Check that the storage accepts writes."""
         self.check_installation(afresh=True)
         with translate_errors():
-            obstore.put(self._store, keys.probe(), b"ok")
+            if self._root is None:
+                obstore.put(self._store, keys.probe(), b"ok")
+                return
+            try:  # The store would make the folder of a mount that went a moment ago.
+                (self._root / keys.probe()).write_bytes(b"ok")
+            except FileNotFoundError:
+                raise StorageUnavailable(f"{self.address} is not mounted") from None
 
     def keys(self, prefix: str) -> list[str]:
         with translate_errors():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.base.storage import Storage
-from app.base.storage.reach import KeyTaken
+from app.base.storage.reach import KeyTaken, StorageUnavailable
 
 MIB = os.urandom(2**20)
 
@@ -63,3 +63,13 @@ def test_the_later_of_two_simultaneous_large_writers_is_refused(
     assert storage.put("a/b", repeated()).bytes == 20 * 2**20
     assert b"".join(storage.chunks("a/b")) == MIB[::-1] * 20
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["b"]
+
+
+def test_a_probe_does_not_make_the_folder_of_a_mount_that_went(
+    storage: Storage, tmp_path: Path
+) -> None:
+    storage.probe()
+    tmp_path.rename(tmp_path.with_name("elsewhere"))
+    with pytest.raises(StorageUnavailable):
+        storage.probe()
+    assert not tmp_path.exists()
