@@ -13,6 +13,8 @@ from redis import Redis
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
 
+from app.aliases import endpoints as aliases
+from app.aliases import service as alias_service
 from app.artifacts import endpoints as artifacts
 from app.attempts import endpoints as attempts
 from app.audit_logs import endpoints as audit_logs
@@ -99,6 +101,7 @@ NOUNS = (
     webhooks,
     artifacts,
     exports,
+    aliases,
     model_imports,
     catalogue,
     hub,
@@ -189,6 +192,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     app.state.health_monitor = health_monitor
     app.state.metrics = CollectorRegistry()
     app.state.metrics.register(InstallationCollector(database, settings, health_monitor))
+    await run_in_threadpool(alias_service.seed, database, settings.model_aliases)
     secret = await run_in_threadpool(ensure_admin_key, database, settings)
     if secret is not None:  # printed for the operator, not logged
         sys.stderr.write(f"\nYour API key, shown this once: {secret}\n\n")
@@ -198,7 +202,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     dispatcher.start()
     await run_in_threadpool(health_monitor.start)
     try:
-        async with services.wakeups.running(), open_engines() as app.state.engines:
+        async with services.wakeups.running(), open_engines(database) as app.state.engines:
             yield
     finally:
         await run_in_threadpool(health_monitor.stop)

@@ -151,7 +151,7 @@ class Settings(BaseSettings):
     model_aliases: dict[str, str] = Field(
         {},
         description=(
-            "other names that jobs may call models by, for code that names OpenAI's: "
+            "names that stand for models in every project, until `falqon aliases` changes them: "
             '{"gpt-4o-mini-2024-07-18": "qwen3-4b"}'
         ),
     )
@@ -277,10 +277,6 @@ class Settings(BaseSettings):
                 f"last {MIN_HEARTBEATS} heartbeats or more, or healthy workers lose their jobs."
             )
         return self
-
-    def model_named(self, name: str) -> str:
-        """Return the model for a name, which is itself unless it is an alias."""
-        return self.model_aliases.get(name, name)
 
     @cached_property
     def resolved_database_url(self) -> str:

@@ -6,16 +6,18 @@ was spent on encoding the same text again.
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from threading import Lock
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.catalogue import repository
-from app.catalogue.repository import ListedModel, ListVersion
-from app.catalogue.schemas import fields_of
+from app.catalogue.repository import ListVersion
+from app.catalogue.schemas import fields_of, fields_of_alias
+from app.models import Alias
 
 MAX_KEPT_BYTES = 2**26  # bytes of all cached lists; some 300,000 models
 
@@ -46,18 +48,27 @@ class ModelLists:
         self._kept: OrderedDict[ListKey, EncodedList] = OrderedDict()
         self._lock = Lock()
 
-    def page(self, session: Session, project_id: str, without: tuple[str, ...] = ()) -> bytes:
+    def page(
+        self,
+        session: Session,
+        project_id: str,
+        without: tuple[str, ...] = (),
+        aliases: Sequence[Alias] = (),
+    ) -> bytes:
         """Return the JSON of the list: base models, then the project's own, oldest first, except
-        some formats.
+        some formats; then the names that stand for models.
         """
         bases = self._read(session, ListKey(None, without))
         own = self._read(session, ListKey(project_id, without))
         ids = {
             "first_id": bases.first_id or own.first_id,
-            "last_id": own.last_id or bases.last_id,
+            "last_id": aliases[-1].name if aliases else own.last_id or bases.last_id,
             "has_more": False,
         }
-        parts = [part.text for part in (bases, own) if part.text]
+        if aliases and ids["first_id"] is None:
+            ids["first_id"] = aliases[0].name
+        names = _encode(map(fields_of_alias, aliases))
+        parts = [text for text in (bases.text, own.text, names) if text]
         return (
             b'{"object":"list","data":['
             + b",".join(parts)
@@ -108,7 +119,7 @@ def _extend(
     # A model that was begun earlier was written later, or one has an excluded format.
     if len(new) != num_new:
         return None
-    text = b",".join((before.text, _encode(new)))
+    text = b",".join((before.text, _encode(map(fields_of, new))))
     return replace(before, tally=tally, text=text, last_id=new[-1].id, newest=new[-1].created_at)
 
 
@@ -118,13 +129,11 @@ def _read_all(session: Session, key: ListKey, tally: ListVersion) -> EncodedList
     for rows in repository.list_in_parts(session, key.owner, without=key.without):
         first_id = first_id or rows[0].id
         last = rows[-1]
-        texts.append(_encode(rows))
+        texts.append(_encode(map(fields_of, rows)))
     return EncodedList(
         tally, b",".join(texts), first_id, last and last.id, last and last.created_at
     )
 
 
-def _encode(rows: Iterable[ListedModel]) -> bytes:
-    return json.dumps(
-        [fields_of(row) for row in rows], ensure_ascii=False, separators=(",", ":")
-    ).encode()[1:-1]
+def _encode(objects: Iterable[dict[str, Any]]) -> bytes:
+    return json.dumps(list(objects), ensure_ascii=False, separators=(",", ":")).encode()[1:-1]

@@ -5,7 +5,8 @@ from pydantic import Field
 from app.catalogue.naming import hub_id
 from app.catalogue.repository import ListedModel
 from app.http.pagination import Object
-from app.models import Model
+from app.models import Alias, Model
+from app.models.alias import AliasTarget
 from falqon_core.contract.formats import engine_note
 
 NOT_SERVABLE = "lora"  # an adapter is no model by itself
@@ -33,6 +34,11 @@ class ModelObject(Object):
         ),
     ]
 
+    stands_for: Annotated[
+        list[AliasTarget] | None,
+        Field(description="models that an alias stands for; null for a model"),
+    ] = None
+
     @classmethod
     def of(cls, model: Model | ListedModel) -> Self:
         return cls(**fields_of(model))
@@ -51,6 +57,24 @@ def fields_of(model: Model | ListedModel) -> dict[str, Any]:
         "hub_id": hub_id(model.id),
         "format": model.format,
         "engine_note": engine_note_of(model),
+        "stands_for": None,
+    }
+
+
+def fields_of_alias(alias: Alias) -> dict[str, Any]:
+    """Return the fields of an alias as a model of the list."""
+    return {
+        "id": alias.name,
+        "object": "model",
+        "created": int(alias.created_at.timestamp()),
+        "owned_by": alias.project_id or "system",
+        "base_model": None,
+        "fine_tuning_job": None,
+        "bytes": 0,
+        "hub_id": hub_id(alias.targets.heaviest),
+        "format": None,
+        "engine_note": None,
+        "stands_for": [target.model_dump() for target in alias.targets.models],
     }
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from app.aliases import service as aliases
 from app.auth import audit
 from app.auth.caller import Caller
 from app.base.errors import Forbidden, IllegalState, InvalidRequest, NotFound
@@ -33,13 +34,14 @@ def list_models(services: Services, caller: Caller, lists: ModelLists, *, adapte
     """
     without = () if adapters else (NOT_SERVABLE,)
     with services.database.read() as session:
-        return lists.page(session, caller.project_id, without)
+        names = aliases.list_visible(session, caller.project_id)
+        return lists.page(session, caller.project_id, without, names)
 
 
 def retrieve_model(services: Services, caller: Caller, model_id: str) -> ModelObject:
     """Return a model, also by an alias; the response has the model's own id."""
-    name = services.settings.model_named(model_id)
     with services.database.read() as session:
+        name = aliases.resolve(session, caller.project_id, model_id)
         return ModelObject.of(get(session, caller.project_id, name))
 
 
@@ -174,8 +176,24 @@ def delete(session: Session, project_id: str, model_id: str, *, may_delete_bases
             param="model",
             code="model_in_use",
         )
+    _refuse_named(session, project_id, model_id, sees_all=may_delete_bases)
     repository.mark_deleted(session, owner, model_id)
     orphans.mark_orphaned(session, repository.storage_keys(session, owner, model_id))
+
+
+def _refuse_named(session: Session, project_id: str, model_id: str, *, sees_all: bool) -> None:
+    """Refuse to delete a model that requests reach by another name."""
+    names = aliases.names_of(session, model_id)
+    if not names:
+        return
+    visible = [each.name for each in names if sees_all or each.project_id in (None, project_id)]
+    raise IllegalState(
+        f"The alias '{visible[0]}' stands for the model; change or delete the alias first."
+        if visible
+        else "An alias of another project stands for the model.",
+        param="model",
+        code="model_in_use",
+    )
 
 
 def _unknown(model_id: str) -> NotFound:

@@ -63,6 +63,7 @@ class AnswerStream(StreamingResponse):
         self._rewriter = rewriter or Rewriter()
         self._shared: dict[str, Any] = {}  # fields of all events
         self.resources = AsyncExitStack()  # closed when it ends
+        self.has_failed = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_in_time(message: Message) -> None:
@@ -99,15 +100,19 @@ class AnswerStream(StreamingResponse):
         except CONNECTION_ERRORS as error:
             await self._exchange.give_up(error)
             message = "The engine ended before the answer was complete; try again."
-            self._outbox.add(_failure(EngineError(message)))
+            self._fail(EngineError(message))
         except ApiError as error:
             log.warning("a stream has ended with an error", error=error.message)
-            self._outbox.add(_failure(error))
+            self._fail(error)
         except Exception:  # the top-level handler of this task
             log.exception("a stream was not relayed")
-            self._outbox.add(_failure(EngineError("The answer was not relayed; try again.")))
+            self._fail(EngineError("The answer was not relayed; try again."))
         finally:
             self._outbox.close()
+
+    def _fail(self, error: ApiError) -> None:
+        self.has_failed = True
+        self._outbox.add(_failure(error))
 
     async def _relay_later(self, question: EngineRequest) -> None:
         turn = await self._exchange.take_turn()

@@ -1,5 +1,6 @@
 """Answers of models to requests, for the API and for the dashboard's playground."""
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -7,17 +8,23 @@ from functools import partial
 from typing import Annotated
 
 import httpx
+from anyio.to_thread import run_sync
 from fastapi import Depends, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.requests import HTTPConnection
 
+from app.aliases import service as aliases
+from app.aliases.traffic import Traffic
+from app.aliases.writer import counted_traffic
 from app.auth.caller import Caller
-from app.base.errors import Unavailable
+from app.base.database import Database
+from app.base.errors import ApiError, Unavailable
 from app.http.rates import enforce_tokens, state_rate
 from app.inference import proxy, service
 from app.inference.answer_stream import AnswerStream
 from app.inference.engine_traits import KnownTraits
 from app.inference.in_flight import AnswersInFlight
+from app.inference.known_aliases import KnownAliases, choose
 from app.inference.known_targets import KnownTargets
 from app.inference.questions import estimate_tokens, split
 from app.inference.schemas import InferenceRequest
@@ -25,7 +32,10 @@ from app.inference.service import EngineTarget
 from app.inference.translation import translate
 from app.inference.turns import EngineQueues
 from app.inference.usage import Bill, UsageTally
+from app.models.alias import AliasTargets
 from app.services import Services
+
+STICKY_HEADER = "x-falqon-session"  # whose requests stay with one model of an alias
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +47,8 @@ class Engines:
     queues: EngineQueues
     in_flight: AnswersInFlight
     traits: KnownTraits
+    aliases: KnownAliases
+    traffic: Traffic
 
 
 async def _engines(connection: HTTPConnection) -> Engines:
@@ -48,12 +60,62 @@ EnginesDep = Annotated[Engines, Depends(_engines)]
 
 
 @asynccontextmanager
-async def open_engines() -> AsyncIterator[Engines]:
-    async with proxy.make_client() as client:
-        yield Engines(client, KnownTargets(), EngineQueues(), AnswersInFlight(), KnownTraits())
+async def open_engines(database: Database) -> AsyncIterator[Engines]:
+    async with proxy.make_client() as client, counted_traffic(database) as traffic:
+        yield Engines(
+            client,
+            KnownTargets(),
+            EngineQueues(),
+            AnswersInFlight(),
+            KnownTraits(),
+            KnownAliases(),
+            traffic,
+        )
 
 
 async def answer(
+    services: Services, engines: Engines, caller: Caller, request: Request, body: InferenceRequest
+) -> Response:
+    """Return the response of the model that the request names, or that an alias stands for. Each
+    model of an alias has its requests counted.
+    """
+    name = body.model
+    targets = await _find_targets(services, engines, caller, name)
+    if targets is None:
+        return await _answer(services, engines, caller, request, body)
+    model = choose(targets, name, request.headers.get(STICKY_HEADER) or body.sticky_key)
+    count = partial(engines.traffic.add, caller.project_id, name, model)
+    started = time.monotonic()
+    try:
+        body = body.model_copy(update={"model": model})
+        response = await _answer(services, engines, caller, request, body)
+    except ApiError as error:
+        if error.status >= 500:
+            count(None)
+        raise
+    seconds = time.monotonic() - started
+    if isinstance(response, AnswerStream):
+        response.resources.callback(lambda: count(None if response.has_failed else seconds))
+    else:
+        count(seconds)
+    return response
+
+
+async def _find_targets(
+    services: Services, engines: Engines, caller: Caller, name: str
+) -> AliasTargets | None:
+    project_id = caller.project_id
+    if not engines.aliases.is_known(project_id, name):
+
+        def read() -> AliasTargets | None:
+            with services.database.look_up() as session:
+                return aliases.find_targets(session, project_id, name)
+
+        engines.aliases.keep(project_id, name, await run_sync(read))
+    return engines.aliases.find(project_id, name)
+
+
+async def _answer(
     services: Services, engines: Engines, caller: Caller, request: Request, body: InferenceRequest
 ) -> Response:
     """Return the response of the model's engine, once that is ready and it is the project's turn.
@@ -62,7 +124,6 @@ async def answer(
     too many outstanding answers.
     """
     enforce_tokens(request)
-    body = body.model_copy(update={"model": services.settings.model_named(body.model)})
     of_caller = (caller.project_id, body.model)
     questions = split(body.for_engine())
     tally = UsageTally(estimate_tokens(questions), len(questions))

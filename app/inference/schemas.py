@@ -144,7 +144,7 @@ class InferenceRequest(EngineSampling):
     frequency_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     logit_bias: Annotated[dict[str, float], AfterValidator(_check_token_ids)] | None = None
-    user: Annotated[str | None, Field(description="a label; not used here")] = None
+    user: Annotated[str | None, Field(description="stays with one model of an alias")] = None
     store: Annotated[bool | None, Field(description="answers are not kept here")] = None
     service_tier: Annotated[str | None, Field(description="not used here")] = None
 
@@ -167,6 +167,11 @@ class InferenceRequest(EngineSampling):
     def wants_usage(self) -> bool:
         """Return True if a stream ends with the usage."""
         return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def sticky_key(self) -> str | None:
+        """Return the user, whose requests stay with one model where an alias has several."""
+        return self.user
 
     @property
     def own_fields(self) -> frozenset[str]:
@@ -240,7 +245,7 @@ class ChatCompletionRequest(InferenceRequest):
         dict[str, JsonValue] | None, Field(description="handed to the model's chat template")
     ] = None
     metadata: Annotated[dict[str, str] | None, Field(description="a label; not used here")] = None
-    safety_identifier: Annotated[str | None, Field(description="a label; not used here")] = None
+    safety_identifier: Annotated[str | None, Field(description="the newer form of user")] = None
     prompt_cache_key: Annotated[str | None, Field(description="a label; not used here")] = None
     prompt_cache_retention: Annotated[str | None, Field(description="not used here")] = None
 
@@ -261,6 +266,10 @@ class ChatCompletionRequest(InferenceRequest):
             check_parts(message.content, f"messages.{i}.content")
             check_tool_calls(message.tool_calls, f"messages.{i}.tool_calls")
         return self
+
+    @property
+    def sticky_key(self) -> str | None:
+        return self.safety_identifier or self.user
 
     @property
     def is_legacy(self) -> bool:

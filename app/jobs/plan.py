@@ -2,6 +2,7 @@
 
 from sqlalchemy.orm import Session
 
+from app.aliases import service as aliases
 from app.base.errors import InvalidRequest
 from app.base.settings import Settings
 from app.estimates import service as estimates
@@ -52,7 +53,7 @@ def _plan_model(
 ) -> tuple[RequestedRecipe, Model, Checkpoint | None]:
     requested = resolve_recipe(request)
     estimates.check_device(session, request.falqon.gpu, settings)
-    name = settings.model_named(request.model)
+    name = aliases.resolve(session, project_id, request.model)
     model, checkpoint = base_of(session, project_id, name, lock=lock)
     estimates.check_fits_model(model.config, requested.recipe)
     _check_fits_disk(model, requested.recipe, settings)

@@ -8,6 +8,7 @@ import structlog
 from obstore.exceptions import BaseError as StorageError
 from pydantic import ValidationError
 
+from app.aliases import service as aliases
 from app.auth import audit
 from app.auth.caller import Caller
 from app.base.errors import BytesMissing, refusal_of
@@ -149,9 +150,10 @@ def list_jobs(
 ) -> Page[JobObject]:
     """List jobs, the newest first."""
     check_cursor(after, "ftjob-", "a job")
-    if filters.model is not None:
-        filters = replace(filters, model=services.settings.model_named(filters.model))
     with services.database.read() as session:
+        if filters.model is not None:
+            model = aliases.resolve(session, caller.project_id, filters.model)
+            filters = replace(filters, model=model)
         jobs = repository.newest_first(
             session, caller.project_id, filters, after=after, limit=limit
         )

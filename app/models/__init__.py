@@ -1,5 +1,7 @@
 """Tables, one per file; this module names them all, so that importing it fills the metadata."""
 
+from app.models.alias import Alias
+from app.models.alias_day import AliasDay
 from app.models.api_key import ApiKey, Scope
 from app.models.artifact import Artifact
 from app.models.attempt import Attempt
@@ -38,6 +40,8 @@ from app.models.worker_token import WorkerToken
 
 __all__ = [
     "DEFAULT_PROJECT_ID",
+    "Alias",
+    "AliasDay",
     "ApiKey",
     "Artifact",
     "Attempt",

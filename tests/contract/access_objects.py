@@ -170,6 +170,18 @@ def a_model_import(tenant: Tenant) -> Parameters:
     return {"import_id": imported.id}
 
 
+def an_alias(tenant: Tenant) -> Parameters:
+    name = new_id("gpt-")
+    for weight in (1, 2):
+        models = [{"model": tenant.base_model, "weight": weight}]
+        tenant.http.post("/v1/aliases", json={"name": name, "models": models})
+    return {"alias": name}
+
+
+def without_alias(tenant: Tenant, params: Parameters) -> None:
+    tenant.http.delete(f"/v1/aliases/{params['alias']}")
+
+
 def a_source_token(tenant: Tenant) -> Parameters:
     with tenant.api.database.transaction() as session:
         token = source_tokens.put(session, tenant.project_id, "hf", {"token": "hf_a"})

@@ -25,6 +25,7 @@ from tests.contract.access_objects import (
     a_source_token,
     a_study,
     an_accuracy,
+    an_alias,
     an_audit_log,
     an_ended_job,
     an_endpoint,
@@ -34,6 +35,7 @@ from tests.contract.access_objects import (
     an_upload,
     an_upload_with_its_part,
     the_project,
+    without_alias,
     without_ended_job,
     without_endpoint,
     without_file,
@@ -230,6 +232,16 @@ ROUTES = {
     ("POST", f"{ENDPOINT}/deliveries/{{delivery_id}}/resend"): Route(
         WRITE, a_delivery, without_endpoint
     ),
+    ("GET", "/v1/aliases"): Route(READ, lists=lambda tenant: an_alias(tenant)["alias"]),
+    ("POST", "/v1/aliases"): Route(
+        WRITE,
+        send=lambda tenant, _params: {"json": {"name": new_id("a-"), "model": tenant.base_model}},
+    ),
+    ("GET", "/v1/aliases/{alias}"): Route(READ, an_alias, without_alias),
+    ("DELETE", "/v1/aliases/{alias}"): Route(WRITE, an_alias, without_alias),
+    ("GET", "/v1/aliases/{alias}/usage"): Route(READ, an_alias, without_alias),
+    ("GET", "/v1/aliases/{alias}/versions"): Route(READ, an_alias),
+    ("POST", "/v1/aliases/{alias}/rollback"): Route(WRITE, an_alias),
     ("GET", "/v1/models"): Route(INFER, lists=lambda tenant: a_model(tenant)["model"]),
     ("POST", "/v1/models"): Route(ADMIN, send=a_model_request, by_installation=True),
     ("GET", "/v1/model_imports"): Route(ADMIN, is_of_all=True, by_installation=True),

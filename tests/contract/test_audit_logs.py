@@ -16,6 +16,7 @@ from tests.support.audit import SAFE, UNAUDITED, rows_of
 CHANGES = [(method, path) for method, path in sorted(ROUTES) if method not in SAFE]
 CHECKPOINT = "/v1/fine_tuning/checkpoints/{checkpoint:path}"
 EVENT_TYPES = {
+    ("DELETE", "/v1/aliases/{alias}"): "alias.deleted",
     ("DELETE", "/v1/api_keys/{key_id}"): "api_key.deleted",
     ("DELETE", "/v1/engines/{model:path}"): "engine.deleted",
     ("DELETE", "/v1/files/{file_id}"): "file.deleted",
@@ -24,6 +25,8 @@ EVENT_TYPES = {
     ("DELETE", "/v1/models/{model:path}"): "model.deleted",
     ("DELETE", "/v1/source_tokens/{token_id}"): "source_token.deleted",
     ("DELETE", "/v1/webhook_endpoints/{webhook_endpoint_id}"): "webhook.deleted",
+    ("POST", "/v1/aliases"): "alias.updated",
+    ("POST", "/v1/aliases/{alias}/rollback"): "alias.rolled_back",
     ("POST", "/v1/api_keys"): "api_key.created",
     ("POST", "/v1/engines/{model:path}"): "engine.updated",
     ("POST", "/v1/falqon/studies"): "study.created",

@@ -1,0 +1,130 @@
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import ColumnElement, delete, or_, select
+from sqlalchemy.orm import Session
+
+from app.aliases.traffic import TrafficCount, TrafficKey
+from app.base.database import UNSYNCED, insert_or, now_plus
+from app.base.ids import new_id
+from app.models import Alias, AliasDay, Installation, Model, Project
+from app.models.alias import AliasTargets
+
+MAX_VERSIONS = 100  # kept of each name
+
+
+def lock(session: Session, project_id: str | None) -> None:
+    """Have changes of the names of a project, or of every project, wait for each other."""
+    if project_id is None:
+        session.execute(select(Installation.number).with_for_update())
+    else:
+        session.execute(select(Project.id).where(Project.id == project_id).with_for_update())
+
+
+def find(session: Session, project_id: str | None, name: str) -> Alias | None:
+    """Return the version that is in force of a project's own name; None means a name everywhere."""
+    statement = select(Alias).where(_belongs_to(project_id), Alias.name == name, _in_force())
+    return session.scalars(statement).one_or_none()
+
+
+def find_visible(session: Session, project_id: str, name: str) -> Alias | None:
+    """Return what a project means by a name: its own comes before one of every project."""
+    statement = select(Alias).where(_visible_to(project_id), Alias.name == name, _in_force())
+    found = session.scalars(statement).all()
+    usable = [alias for alias in found if alias.targets.models]
+    return max(usable, key=lambda alias: alias.project_id is not None, default=None)
+
+
+def list_visible(session: Session, project_id: str) -> list[Alias]:
+    """Return the names that a project may use, sorted."""
+    statement = select(Alias).where(_visible_to(project_id), _in_force())
+    rows = [row for row in session.scalars(statement.order_by(Alias.name)) if row.targets.models]
+    own = {row.name for row in rows if row.project_id is not None}
+    return [row for row in rows if row.project_id is not None or row.name not in own]
+
+
+def count(session: Session, project_id: str | None) -> int:
+    statement = select(Alias).where(_belongs_to(project_id), _in_force())
+    return sum(bool(alias.targets.models) for alias in session.scalars(statement))
+
+
+def list_in_force(session: Session) -> Sequence[Alias]:
+    """Return the names of all projects that stand for a model."""
+    return [row for row in session.scalars(select(Alias).where(_in_force())) if row.targets.models]
+
+
+def versions(session: Session, project_id: str | None, name: str) -> Sequence[Alias]:
+    """Return the versions of a name, the newest first."""
+    statement = select(Alias).where(_belongs_to(project_id), Alias.name == name)
+    return session.scalars(statement.order_by(Alias.version.desc()).limit(MAX_VERSIONS)).all()
+
+
+def add_version(
+    session: Session, project_id: str | None, name: str, targets: AliasTargets, key_id: str | None
+) -> Alias:
+    """Put a version in force, in place of the last one, and forget the oldest."""
+    before = find(session, project_id, name)
+    if before is not None:
+        before.replaced_at = now_plus()
+    alias = Alias(
+        id=new_id("alias_"),
+        project_id=project_id,
+        name=name,
+        version=before.version + 1 if before else 1,
+        targets=targets,
+        key_id=key_id,
+    )
+    session.add(alias)
+    is_old = (_belongs_to(project_id), Alias.name == name)
+    session.flush()
+    session.execute(
+        delete(Alias).where(*is_old, Alias.version <= alias.version - MAX_VERSIONS),
+        execution_options=UNSYNCED,
+    )
+    session.refresh(alias)
+    return alias
+
+
+def visible_models(session: Session, project_id: str | None, ids: Sequence[str]) -> set[str]:
+    """Return the models of these that a project has; None: that every project has."""
+    visible = or_(Model.project_id.is_(None), Model.project_id == project_id)
+    statement = select(Model.id).where(visible, Model.id.in_(ids), Model.deleted_at.is_(None))
+    return set(session.scalars(statement))
+
+
+def usage(session: Session, project_id: str, name: str, days: int) -> Sequence[AliasDay]:
+    """Return the days of a name, the newest first."""
+    since = datetime.now(UTC).date() - timedelta(days=days - 1)
+    statement = select(AliasDay).where(
+        AliasDay.project_id == project_id, AliasDay.name == name, AliasDay.day >= since
+    )
+    return session.scalars(statement.order_by(AliasDay.day.desc(), AliasDay.model_id)).all()
+
+
+def add_usage(session: Session, key: TrafficKey, count: TrafficCount) -> None:
+    """Add the counts to those of the day."""
+    counts = {
+        "requests": count.requests,
+        "errors": count.errors,
+        "milliseconds": round(count.milliseconds),
+    }
+    statement = insert_or(session, AliasDay).values(asdict(key) | counts)
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=[AliasDay.project_id, AliasDay.name, AliasDay.model_id, AliasDay.day],
+            set_={name: getattr(AliasDay, name) + value for name, value in counts.items()},
+        )
+    )
+
+
+def _belongs_to(project_id: str | None) -> ColumnElement[bool]:
+    return Alias.project_id.is_(None) if project_id is None else Alias.project_id == project_id
+
+
+def _visible_to(project_id: str) -> ColumnElement[bool]:
+    return or_(Alias.project_id.is_(None), Alias.project_id == project_id)
+
+
+def _in_force() -> ColumnElement[bool]:
+    return Alias.replaced_at.is_(None)
