@@ -1,8 +1,9 @@
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import ColumnElement, delete, or_, select
+from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.aliases.traffic import TrafficCount, TrafficKey
@@ -10,6 +11,23 @@ from app.base.database import UNSYNCED, insert_or, now_plus
 from app.base.ids import new_id
 from app.models import Alias, AliasDay, Installation, Model, Project
 from app.models.alias import AliasTargets
+
+
+@dataclass(frozen=True, slots=True)
+class AliasSum:
+    """Requests that named an alias and went to one of its models."""
+
+    name: str
+    model_id: str
+    requests: int
+    errors: int
+    milliseconds: int
+
+    @property
+    def average_milliseconds(self) -> float | None:
+        answered = self.requests - self.errors
+        return self.milliseconds / answered if answered else None
+
 
 MAX_VERSIONS = 100  # kept of each name
 
@@ -95,11 +113,17 @@ def visible_models(session: Session, project_id: str | None, ids: Sequence[str])
 
 def usage(session: Session, project_id: str, name: str, days: int) -> Sequence[AliasDay]:
     """Return the days of a name, the newest first."""
-    since = datetime.now(UTC).date() - timedelta(days=days - 1)
-    statement = select(AliasDay).where(
-        AliasDay.project_id == project_id, AliasDay.name == name, AliasDay.day >= since
-    )
+    statement = select(AliasDay).where(AliasDay.name == name, *_within(project_id, days))
     return session.scalars(statement.order_by(AliasDay.day.desc(), AliasDay.model_id)).all()
+
+
+def sum_usage(session: Session, project_id: str, days: int) -> list[AliasSum]:
+    """Return the sums of the last days."""
+    groups: tuple[Any, ...] = (AliasDay.name, AliasDay.model_id)
+    counts = (AliasDay.requests, AliasDay.errors, AliasDay.milliseconds)
+    statement = select(*groups, *map(func.sum, counts)).where(*_within(project_id, days))
+    rows = session.execute(statement.group_by(*groups).order_by(*groups))
+    return [AliasSum(*row[:2], *map(int, row[2:])) for row in rows]
 
 
 def add_usage(session: Session, key: TrafficKey, count: TrafficCount) -> None:
@@ -116,6 +140,11 @@ def add_usage(session: Session, key: TrafficKey, count: TrafficCount) -> None:
             set_={name: getattr(AliasDay, name) + value for name, value in counts.items()},
         )
     )
+
+
+def _within(project_id: str, days: int) -> tuple[ColumnElement[bool], ...]:
+    since = datetime.now(UTC).date() - timedelta(days=days - 1)
+    return (AliasDay.project_id == project_id, AliasDay.day >= since)
 
 
 def _belongs_to(project_id: str | None) -> ColumnElement[bool]:

@@ -1,11 +1,13 @@
 """Use cases of aliases: names that stand for models, and change while the service runs."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from app.aliases import repository
+from app.aliases.repository import AliasSum
 from app.aliases.schemas import AliasDeleted, AliasObject, AliasRequest, AliasUsage
 from app.aliases.traffic import Traffic
 from app.auth import audit
@@ -115,6 +117,15 @@ def list_usage(services: Services, caller: Caller, name: str, days: int) -> Page
     return Page[AliasUsage].of([_usage_of(row) for row in rows])
 
 
+def sum_usage(services: Services, caller: Caller, days: int) -> dict[str, list[AliasSum]]:
+    """Return the project's requests of the last days by name."""
+    by_name: defaultdict[str, list[AliasSum]] = defaultdict(list)
+    with services.database.read() as session:
+        for row in repository.sum_usage(session, caller.project_id, days):
+            by_name[row.name].append(row)
+    return by_name
+
+
 def seed(database: Database, aliases: Mapping[str, str]) -> None:
     """Add the names of the settings that this database has never had; later they change here."""
     with database.read() as session:
@@ -221,11 +232,11 @@ def _unknown(name: str) -> NotFound:
 
 
 def _usage_of(row: AliasDay) -> AliasUsage:
-    answered = row.requests - row.errors
+    usage = AliasSum(row.name, row.model_id, row.requests, row.errors, row.milliseconds)
     return AliasUsage(
         id=row.model_id,
         day=row.day,
         requests=row.requests,
         errors=row.errors,
-        average_milliseconds=row.milliseconds / answered if answered else None,
+        average_milliseconds=usage.average_milliseconds,
     )

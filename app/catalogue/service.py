@@ -176,14 +176,14 @@ def delete(session: Session, project_id: str, model_id: str, *, may_delete_bases
             param="model",
             code="model_in_use",
         )
-    _refuse_named(session, project_id, model_id, sees_all=may_delete_bases)
+    _refuse_named(session, project_id, model, sees_all=may_delete_bases)
     repository.mark_deleted(session, owner, model_id)
     orphans.mark_orphaned(session, repository.storage_keys(session, owner, model_id))
 
 
-def _refuse_named(session: Session, project_id: str, model_id: str, *, sees_all: bool) -> None:
+def _refuse_named(session: Session, project_id: str, model: Model, *, sees_all: bool) -> None:
     """Refuse to delete a model that requests reach by another name."""
-    names = aliases.names_of(session, model_id)
+    names = aliases.names_of(session, model.id)
     if not names:
         return
     visible = [each.name for each in names if sees_all or each.project_id in (None, project_id)]

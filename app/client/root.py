@@ -2,7 +2,7 @@
 
 import typer
 
-from app.client import files, keys, models, projects, webhooks
+from app.client import aliases, files, keys, models, projects, webhooks
 from app.client.chat import chat
 from app.client.command import command
 from app.client.compare import compare
@@ -23,6 +23,7 @@ def join(app: typer.Typer) -> None:
         ("files", files),
         ("jobs", jobs),
         ("models", models),
+        ("aliases", aliases),
         ("keys", keys),
         ("projects", projects),
         ("webhooks", webhooks),

@@ -35,6 +35,7 @@ from app.inference.usage import Bill, UsageTally
 from app.models.alias import AliasTargets
 from app.services import Services
 
+IGNORED_HEADER = "x-falqon-ignored"
 STICKY_HEADER = "x-falqon-session"  # whose requests stay with one model of an alias
 
 
@@ -180,6 +181,8 @@ async def _answer(
         resources.enter_context(engines.in_flight.hold(caller.key_id, len(questions), max_answers))
         resources.push_async_callback(bill.settle)
         response = await ask_known_or_find()
+        if body.ignored_fields:
+            response.headers[IGNORED_HEADER] = ", ".join(body.ignored_fields)
         if isinstance(response, AnswerStream):
             response.resources = resources.pop_all()
         return response

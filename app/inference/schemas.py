@@ -32,14 +32,14 @@ from app.models.json_schema_limits import SchemaLimits
 UNSUPPORTED_FIELDS = {
     "audio": "models here answer with text",
     "modalities": "models here answer with text",
-    "prediction": "leave it out",
-    "verbosity": "say in the messages how long answers shall be",
     "web_search_options": "models here have no input beyond the request",
     "best_of": "send n",
     "suffix": "leave it out",
 }
 # Values that OpenAI's client sends although they mean the same as leaving the field out.
-IGNORED_VALUES: dict[str, JsonValue] = {"verbosity": "medium", "modalities": ["text"], "best_of": 1}
+IGNORED_VALUES: dict[str, JsonValue] = {"modalities": ["text"], "best_of": 1}
+# Hints on length and speed, which no engine here takes; a header of the answer names them.
+IGNORED_FIELDS = ("prediction", "verbosity")
 LABEL_FIELDS = frozenset(
     {
         "user",
@@ -49,6 +49,7 @@ LABEL_FIELDS = frozenset(
         "prompt_cache_retention",
         "service_tier",
         "store",
+        *IGNORED_FIELDS,
     }
 )
 TRANSLATED_FIELDS = frozenset({"stream_options", "functions", "function_call"})
@@ -174,6 +175,11 @@ class InferenceRequest(EngineSampling):
         return self.user
 
     @property
+    def ignored_fields(self) -> tuple[str, ...]:
+        """Return the fields that were sent and have no effect."""
+        return ()
+
+    @property
     def own_fields(self) -> frozenset[str]:
         """Return the fields of this request that not every engine has."""
         return frozenset(name for name in OWN_FIELDS if getattr(self, name) is not None)
@@ -244,6 +250,13 @@ class ChatCompletionRequest(InferenceRequest):
     chat_template_kwargs: Annotated[
         dict[str, JsonValue] | None, Field(description="handed to the model's chat template")
     ] = None
+    prediction: Annotated[
+        dict[str, JsonValue] | None, Field(description="not used here; it only saves time")
+    ] = None
+    verbosity: Annotated[
+        Literal["low", "medium", "high"] | None,
+        Field(description="not used here; say in the messages how long answers shall be"),
+    ] = None
     metadata: Annotated[dict[str, str] | None, Field(description="a label; not used here")] = None
     safety_identifier: Annotated[str | None, Field(description="the newer form of user")] = None
     prompt_cache_key: Annotated[str | None, Field(description="a label; not used here")] = None
@@ -266,6 +279,10 @@ class ChatCompletionRequest(InferenceRequest):
             check_parts(message.content, f"messages.{i}.content")
             check_tool_calls(message.tool_calls, f"messages.{i}.tool_calls")
         return self
+
+    @property
+    def ignored_fields(self) -> tuple[str, ...]:
+        return tuple(name for name in IGNORED_FIELDS if getattr(self, name) is not None)
 
     @property
     def sticky_key(self) -> str | None:

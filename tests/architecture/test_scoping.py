@@ -18,7 +18,6 @@ IDS = ("_id", "_ids")
 INSTALLATION = "administrators of the installation change the rows of every project"
 READ_BEFORE = "its caller has read the row in the project"
 UNSCOPED = {
-    ("catalogue.service", "retrieve_model", "model_id"): "an alias of the settings, resolved first",
     ("inference.engines", "change_engine", "model_id"): INSTALLATION,
     ("inference.engines", "unload_engine", "model_id"): INSTALLATION,
     ("inference.service", "poll", "model_id"): READ_BEFORE,

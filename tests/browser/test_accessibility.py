@@ -53,6 +53,7 @@ PAGES = {
     "a model": "/models/{model}",
     "the playground": "/playground?model={model}",
     "access": "/settings",
+    "model names": "/settings/aliases",
     "webhooks": "/settings/webhooks",
     "a webhook": "/settings/webhooks/{webhook}",
     "search": "/search",

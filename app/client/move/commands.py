@@ -29,6 +29,14 @@ def move_openai(
             "model here."
         ),
     ] = False,
+    alias: Annotated[
+        bool,
+        typer.Option(
+            "--alias",
+            help="Let each old ft: name stand for the model that its job has made here; with "
+            "--yes. Names that stand for something already are left.",
+        ),
+    ] = False,
     record: Annotated[
         Path | None,
         option(
@@ -53,6 +61,8 @@ def move_openai(
 
     if (record is None) != (model is None):
         raise Misused("--record and --model go together.")
+    if alias and not yes:
+        raise Misused("--alias changes names here, so it needs --yes.")
     account = Account.from_environment(from_url)
     try:
         if account.base_url == client.api.base_url:
@@ -63,13 +73,15 @@ def move_openai(
         if record is not None and model is not None:
             _record(client, account, record, model, output, yes=yes)
         else:
-            _move(client, account, yes=yes, keep_hyperparameters=keep_hyperparameters)
+            _move(client, account, yes=yes, keep_hyperparameters=keep_hyperparameters, alias=alias)
     finally:
         account.close()
 
 
-def _move(client: Client, account: "Account", *, yes: bool, keep_hyperparameters: bool) -> None:
-    from app.client.move import overview
+def _move(
+    client: Client, account: "Account", *, yes: bool, keep_hyperparameters: bool, alias: bool
+) -> None:
+    from app.client.move import names, overview
     from app.client.move.carrying import add_hashes, carry_out
     from app.client.move.plan import plan_move
 
@@ -83,6 +95,8 @@ def _move(client: Client, account: "Account", *, yes: bool, keep_hyperparameters
         carry_out(client, account, plan)
         add_hashes(client, plan)
         overview.show(client, plan)
+        if alias:
+            names.set_names(client, plan)
     client.out.show(overview.document(plan))
     if yes and plan.num_problems:
         raise Refused(

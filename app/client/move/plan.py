@@ -122,7 +122,8 @@ def obstacle(client: Client, plan: MovePlan, job: JobMove) -> str:
     if job.model:
         return ""
     return (
-        f"no model here stands for '{origin.model}'; the operator names one in FALQON_MODEL_ALIASES"
+        f"no model here stands for '{origin.model}'; "
+        f"`falqon aliases set {origin.model} MODEL` names one"
     )
 
 

@@ -74,7 +74,7 @@ def test_an_answer_of_a_shape(client: OpenAI) -> None:
     ("question", "param", "code"),
     [
         ({"audio": {"voice": "a", "format": "wav"}}, "audio", "unsupported_parameter"),
-        ({"verbosity": "low"}, "verbosity", "unsupported_parameter"),
+        ({"verbosity": "loud"}, "verbosity", "invalid_value"),
         ({"min_tokens": 2}, "min_tokens", "unsupported_parameter"),
         ({"stop_token_ids": [2]}, "stop_token_ids", "unsupported_parameter"),
         ({"structured_outputs": {"regex": "a"}}, "structured_outputs", "unsupported_parameter"),
@@ -124,17 +124,25 @@ def test_a_conversation_goes_on_with_what_the_client_was_given(client: OpenAI) -
 
 
 @pytest.mark.parametrize(
-    "harmless",
+    ("harmless", "ignored"),
     [
-        {"store": True, "service_tier": "default", "verbosity": "medium", "top_p": 0},
-        {"prompt_cache_retention": "24h", "stream_options": {"include_usage": True}},
-        {"stream": True, "stream_options": {"include_obfuscation": True}},
+        ({"store": True, "service_tier": "default", "top_p": 0}, None),
+        ({"prompt_cache_retention": "24h", "stream_options": {"include_usage": True}}, None),
+        ({"stream": True, "stream_options": {"include_obfuscation": True}}, None),
+        (
+            {"verbosity": "low", "prediction": {"type": "content", "content": "a"}},
+            "prediction, verbosity",
+        ),
+        ({"stream": True, "verbosity": "high"}, "verbosity"),
     ],
 )
-def test_harmless_parameters_mean_nothing(tenant: Tenant, harmless: dict[str, object]) -> None:
+def test_harmless_parameters_mean_nothing(
+    tenant: Tenant, harmless: dict[str, object], ignored: str | None
+) -> None:
     body = {"model": MODEL, "messages": HELLO, "max_tokens": 1} | harmless
     answer = tenant.http.post("/v1/chat/completions", json=body)
     assert answer.status_code == 200, answer.text
+    assert answer.headers.get("x-falqon-ignored") == ignored
 
 
 def test_an_answer_has_nothing_of_the_engine_s_own(tenant: Tenant) -> None:

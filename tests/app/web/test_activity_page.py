@@ -22,6 +22,7 @@ from tests.contract.access_objects import (
     a_paused_job,
     a_study,
     a_worker_token,
+    an_alias,
     an_ended_job,
     an_endpoint,
     an_engine,
@@ -63,6 +64,10 @@ def a_job_form(tenant: Tenant) -> Parameters:
     return {"model": tenant.base_model, "training_file": tenant.upload()}
 
 
+def a_name(tenant: Tenant) -> Parameters:
+    return {"name": new_id("gpt-"), "model": tenant.base_model}
+
+
 def a_step(tenant: Tenant) -> Parameters:
     return a_checkpoint(tenant) | {"step": "4"}
 
@@ -98,6 +103,9 @@ FORMS = {
     "/settings/projects/{project_id}": Form("project.updated", a_project, {"name": "renamed"}),
     "/settings/projects/{project_id}/limits": Form("project.updated", a_project, {"weight": "2"}),
     "/settings/projects/{project_id}/archive": Form("project.archived", a_project),
+    "/settings/aliases": Form("alias.updated", a_name, sends=("name", "model")),
+    "/settings/aliases/{alias}/rollback": Form("alias.rolled_back", an_alias),
+    "/settings/aliases/{alias}/delete": Form("alias.deleted", an_alias),
     "/settings/keys": Form("api_key.created", fields={"name": "made", "scope": "read"}),
     "/settings/keys/{key_id}/revoke": Form("api_key.deleted", a_key),
     "/settings/prices": Form(

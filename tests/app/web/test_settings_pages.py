@@ -5,6 +5,7 @@ from html import escape, unescape
 import httpx
 import pytest
 
+from app.base.ids import new_id
 from app.models import Scope
 from tests.contract.access_objects import a_delivery
 from tests.support.api import Api, Tenant, installation_admin
@@ -18,6 +19,9 @@ CHANGES = {
     "/settings/projects/{project}": Scope.ADMIN,
     "/settings/projects/{project}/limits": Scope.ADMIN,
     "/settings/projects/{project}/archive": Scope.ADMIN,
+    "/settings/aliases": Scope.WRITE,
+    "/settings/aliases/gpt-4o/rollback": Scope.WRITE,
+    "/settings/aliases/gpt-4o/delete": Scope.WRITE,
     "/settings/keys": Scope.ADMIN,
     "/settings/keys/key_x/revoke": Scope.ADMIN,
     "/settings/prices": Scope.ADMIN,
@@ -364,3 +368,27 @@ def test_a_delivery_links_no_job_that_was_deleted(writer: Browser, tenant: Tenan
     endpoint = a_delivery(tenant)["webhook_endpoint_id"]
     page = writer.get(f"/settings/webhooks/{endpoint}").text
     assert ("ftjob-1<small>deleted" in page, 'href="/jobs/ftjob-1"' in page) == (True, False)
+
+
+def test_a_name_is_set_split_put_back_and_deleted(tenant: Tenant, writer: Browser) -> None:
+    models = [new_id("ft:tiny:acme::") for _ in range(2)]
+    for model in models:
+        tenant.add_model(model, project_id=tenant.project_id)
+    page = writer.post("/settings/aliases", name="gpt-4o", model=models[0])
+    assert f"gpt-4o stands for {models[0]} within a second" in page.text
+    tenant.http.post(
+        "/v1/aliases",
+        json={
+            "name": "gpt-4o",
+            "models": [{"model": models[1], "weight": 1}, {"model": models[0], "weight": 3}],
+        },
+    )
+    assert "<small>25.0 %</small>" in writer.get("/settings/aliases").text
+    page = writer.post("/settings/aliases/gpt-4o/rollback")
+    assert f"gpt-4o stands for {models[0]} again" in page.text
+    page = writer.post("/settings/aliases", name="gpt 4o", model=models[0])
+    assert page.status_code == 400
+    assert "name" in field_errors(page)
+    assert 'value="gpt 4o"' in page.text
+    assert "gpt-4o is deleted" in writer.post("/settings/aliases/gpt-4o/delete").text
+    assert "There are none yet" in writer.get("/settings/aliases").text

@@ -22,6 +22,7 @@ class Tab:
 TABS = (
     Tab(SETTINGS_PATH, "Projects", Scope.READ),
     Tab(f"{SETTINGS_PATH}/keys", "Keys", Scope.ADMIN),
+    Tab(f"{SETTINGS_PATH}/aliases", "Model names", Scope.READ),
     Tab(f"{SETTINGS_PATH}/prices", "Prices", Scope.READ),
     Tab(f"{SETTINGS_PATH}/webhooks", "Webhooks", Scope.READ),
     Tab(f"{SETTINGS_PATH}/worker_tokens", "Worker tokens", Scope.ADMIN, of_installation=True),

@@ -2,9 +2,13 @@
 
 import openai
 import pytest
+from sqlalchemy import update
 
-from tests.app.client.move.conftest import ALIASES, BASE
-from tests.support.api import Tenant
+from app.base.ids import new_id
+from app.models import Job, JobStatus
+from tests.app.client.move.conftest import ALIASES, BASE, Move
+from tests.support.api import Tenant, jsonl
+from tests.support.openai_account import OpenAiAccount
 
 
 def test_a_job_may_call_its_model_by_an_alias(tenant: Tenant) -> None:
@@ -25,3 +29,23 @@ def test_a_name_that_stands_for_nothing_is_refused(tenant: Tenant) -> None:
     assert (refusal.value.code, refusal.value.param) == ("model_not_found", "model")
     with pytest.raises(openai.NotFoundError):
         tenant.client.models.delete("gpt-4o-mini")
+
+
+def test_an_old_name_stands_for_the_new_model_once_its_job_has_succeeded(
+    account: OpenAiAccount, tenant: Tenant, move: Move
+) -> None:
+    name = account.add_job(account.add_file(jsonl()))["fine_tuned_model"]
+    assert move("--alias").exit_code == 2
+    waiting = move("--yes", "--alias")
+    assert f"{name} stands for nothing yet" in waiting.stderr + waiting.stdout
+    (job,) = tenant.client.fine_tuning.jobs.list().data
+    model = new_id("ft:base:acme::")
+    tenant.add_model(model, project_id=tenant.project_id)
+    with tenant.api.database.transaction() as session:
+        values = {"status": JobStatus.SUCCEEDED, "fine_tuned_model_id": model}
+        session.execute(update(Job).where(Job.id == job.id).values(values))
+    assert move("--yes", "--alias").exit_code == 0
+    assert tenant.client.models.retrieve(name).id == model
+    tenant.http.post("/v1/aliases", json={"name": name, "model": BASE})
+    assert move("--yes", "--alias").exit_code == 0
+    assert tenant.client.models.retrieve(name).id == BASE, "it was changed on purpose"

@@ -1,0 +1,145 @@
+"""`falqon aliases`: names that stand for models, so that no application changes with the model."""
+
+from typing import Annotated, Any
+
+import typer
+
+from app.client import text
+from app.client.api import Json, segment
+from app.client.columns import Column
+from app.client.command import Client, argument, command, option
+from app.client.errors import Misused
+
+ALIASES_PATH = "/aliases"
+
+app = typer.Typer(no_args_is_help=True, help="Names that stand for models.")
+
+Name = Annotated[str, argument(metavar="NAME", help="Such as gpt-4o-mini or an old ft: name.")]
+Everywhere = Annotated[
+    bool, option("--everywhere", help="The name of every project; needs the installation's admin.")
+]
+
+
+@command(app, "list", "falqon aliases list")
+def list_aliases(client: Client) -> None:
+    """Show the names that the project may use."""
+    page = client.api.get(ALIASES_PATH)
+    rows = (
+        (
+            each["id"],
+            _models(each),
+            each["version"],
+            text.moment(each["created_at"]),
+            "" if each["project_id"] else "every project",
+        )
+        for each in page["data"]
+    )
+    client.out.page(
+        page,
+        ("name", Column("stands for", "shortened"), "version", "since", "scope"),
+        rows,
+        "No name stands for a model; `falqon aliases set NAME MODEL` makes one.",
+    )
+
+
+@command(app, "set", "falqon aliases set support ft:new=5 ft:old=95")
+def set_alias(
+    client: Client,
+    name: Name,
+    models: Annotated[
+        list[str],
+        argument(metavar="MODEL[=WEIGHT]...", help="Several share the requests by weight."),
+    ],
+    everywhere: Everywhere = False,
+) -> None:
+    """Let a name stand for a model from now on, or for several."""
+    body = {"name": name, "models": [_target(each) for each in models]}
+    alias = client.api.post(ALIASES_PATH + _scope(everywhere), body)
+    client.out.show(alias, _sentence(alias))
+
+
+@command(app, "rollback", "falqon aliases rollback support")
+def roll_back(
+    client: Client,
+    name: Name,
+    version: Annotated[int | None, option(help="Default: the version before.")] = None,
+    everywhere: Everywhere = False,
+) -> None:
+    """Put the version before in force again."""
+    body = {} if version is None else {"version": version}
+    alias = client.api.post(_path(name, "/rollback", everywhere), body)
+    client.out.show(alias, _sentence(alias))
+
+
+@command(app, "delete", "falqon aliases delete support")
+def delete_alias(client: Client, name: Name, everywhere: Everywhere = False) -> None:
+    """Delete a name; `falqon aliases rollback` brings it back."""
+    answer = client.api.delete(_path(name, "", everywhere))
+    client.out.show(answer, f"{name} is deleted.")
+
+
+@command(app, "versions", "falqon aliases versions support")
+def list_versions(client: Client, name: Name, everywhere: Everywhere = False) -> None:
+    """Show what a name stood for, newest first."""
+    page = client.api.get(_path(name, "/versions", everywhere))
+    rows = (
+        (each["version"], _models(each), text.moment(each["created_at"]), each["key_id"])
+        for each in page["data"]
+    )
+    client.out.page(page, ("version", Column("stood for", "shortened"), "since", "by"), rows, "")
+
+
+@command(app, "usage", "falqon aliases usage support --days 30")
+def show_usage(
+    client: Client, name: Name, days: Annotated[int, typer.Option(help="At most 90.")] = 7
+) -> None:
+    """Show the project's requests that named an alias, by day and model."""
+    page = client.api.get(_path(name, "/usage", False), {"days": days})
+    rows = (
+        (
+            each["day"],
+            each["id"],
+            each["requests"],
+            each["errors"],
+            _milliseconds(each["average_milliseconds"]),
+        )
+        for each in page["data"]
+    )
+    columns = ("day", Column("model", "shortened"), "requests", "errors", "average time")
+    client.out.page(page, columns, rows, "No request has named it in that time.")
+
+
+def _path(name: str, end: str, everywhere: bool) -> str:
+    return f"{ALIASES_PATH}/{segment(name)}{end}{_scope(everywhere)}"
+
+
+def _scope(everywhere: bool) -> str:
+    return "?everywhere=true" if everywhere else ""
+
+
+def _target(written: str) -> dict[str, Any]:
+    model, equals, weight = written.rpartition("=")
+    if not equals:
+        return {"model": written}
+    if not weight.isdecimal() or not weight.isascii():
+        raise Misused(f"{written}: write a whole number after the =, such as {model}=5.")
+    return {"model": model, "weight": int(weight)}
+
+
+def _models(alias: Json) -> str:
+    if not alias["models"]:
+        return "(deleted)"
+    if len(alias["models"]) == 1:
+        return str(alias["models"][0]["model"])
+    total = sum(target["weight"] for target in alias["models"])
+    return ", ".join(
+        f"{target['model']} ({target['weight'] / total:.1%})" for target in alias["models"]
+    )
+
+
+def _sentence(alias: Json) -> str:
+    return f"{alias['id']} stands for {_models(alias)} (version {alias['version']})."
+
+
+def _milliseconds(milliseconds: float | None) -> str:
+    return "" if milliseconds is None else f"{milliseconds:.0f} ms"
