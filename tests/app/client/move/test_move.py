@@ -238,8 +238,8 @@ def test_an_object_that_cannot_be_moved_is_reported_by_its_id(
         "of a file that may not be downloaded": "downloading of fine-tune training files is",
         "deleted": "its file file-gone: it has been deleted there",
         "reinforcement": "method reinforcement is not supported; supervised and dpo are",
-        "no model here": "no model here stands for 'gpt-4.1-2025-04-14'; the operator names one in "
-        "falqon aliases set",
+        "no model here": "no model here stands for 'gpt-4.1-2025-04-14'; "
+        "`falqon aliases set gpt-4.1-2025-04-14 MODEL` names one",
         "still running": "it is running there; run this again when it has ended",
         "failed": "failed there; stays",
         "impossible epochs": "n_epochs",
