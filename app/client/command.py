@@ -12,6 +12,7 @@ from app.client.api import Api
 from app.client.connection import Connection, resolve
 from app.client.errors import ClientError, Misused
 from app.client.output import Output
+from app.client.references import FILE, JOB, Reference
 
 P = ParamSpec("P")
 NO_TEXT = "surrogates not allowed"  # Python's words for bytes of an argument that are no UTF-8
@@ -32,7 +33,12 @@ ApiKey = Annotated[
     option(envvar="FALQON_API_KEY", help="API key; else OPENAI_API_KEY, else this machine's own."),
 ]
 Limit = Annotated[int, typer.Option(help="Maximum number to show.")]
-JobId = Annotated[str, argument(metavar="JOB")]
+JobId = Annotated[
+    str, argument(metavar="JOB", help="Its id, the end of it, its suffix, or @last."), JOB
+]
+FileId = Annotated[
+    str, argument(metavar="FILE", help="Its id, the end of it, its name, or @last."), FILE
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own objects as JSON.")]
 
 
@@ -69,7 +75,8 @@ def command(
             try:
                 api = Api(connect(base_url, api_key))
                 try:
-                    function(Client(api, out), **_collect(own, arguments))  # type: ignore[call-arg]
+                    values = _resolve(api, own, _collect(own, arguments))
+                    function(Client(api, out), **values)  # type: ignore[call-arg]
                 finally:
                     api.close()
             except ClientError as error:
@@ -117,6 +124,16 @@ def _collect(own: inspect.Signature, arguments: dict[str, Any]) -> dict[str, Any
         if is_dataclass(options := parameter.annotation):
             values = {each.name: arguments.pop(each.name) for each in fields(options)}
             arguments[parameter.name] = options(**values)  # type: ignore[operator]
+    return arguments
+
+
+def _resolve(api: Api, own: inspect.Signature, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments, with ids in place of what a person has written for them."""
+    for parameter in own.parameters.values():
+        for mark in getattr(parameter.annotation, "__metadata__", ()):
+            if isinstance(mark, Reference):
+                written = arguments[parameter.name]
+                arguments[parameter.name] = mark.resolve(api, written)
     return arguments
 
 

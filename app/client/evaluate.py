@@ -73,7 +73,7 @@ def evaluate(
         words = f"{evaluation['id']} is in progress; the job's page shows its result."
         client.out.show(evaluation, words)
     else:
-        client.out.show(evaluation, partial(_show, client, evaluation["result"]))
+        client.out.show(evaluation, partial(_show, client, evaluation))
 
 
 def _graders(name: str) -> list[Json]:
@@ -88,7 +88,8 @@ def _graders(name: str) -> list[Json]:
     return content if isinstance(content, list) else [content]
 
 
-def _show(client: Client, result: Json) -> None:
+def _show(client: Client, evaluation: Json) -> None:
+    result = evaluation["result"]
     columns = (
         Column("model", "wrapped"),
         Column("grader", "wrapped"),
@@ -97,6 +98,7 @@ def _show(client: Client, result: Json) -> None:
         "p",
         Column("", "wrapped"),
     )
+    client.out.say(evaluation["summary"])
     client.out.table(columns, _table(result))
     left_out = f", {result['rows_left_out']} left out" if result["rows_left_out"] else ""
     client.out.say(f"{result['rows']} rows{left_out}; ± is the standard error.", "dim")

@@ -7,14 +7,13 @@ from app.base.terminal import plain
 from app.client import text
 from app.client.api import Json, segment
 from app.client.columns import Column
-from app.client.command import Client, Limit, argument, command, option
+from app.client.command import Client, FileId, Limit, argument, command, option
 from app.client.download import file_content
 from app.client.report import asked_for, readings, show_report
 from app.client.uploading import PURPOSE, checked, upload
 
 app = typer.Typer(no_args_is_help=True, help="Training data on the service.")
 
-FileId = Annotated[str, argument(metavar="FILE")]
 Wait = Annotated[
     bool, typer.Option("--wait", help="Wait until every line is checked; exit 1 if one is wrong.")
 ]

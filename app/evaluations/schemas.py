@@ -2,6 +2,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field
 
+from app.evaluations.summary import summarise
 from app.models import Evaluation
 from app.models.evaluation import EvaluationResult, Origin
 from app.models.graders import AnyGrader, Graders
@@ -54,6 +55,10 @@ class EvaluationObject(OperationObject):
         int | None, Field(description="to all models; null until the rows are chosen")
     ]
     result: Annotated[EvaluationResult | None, Field(description="null until it has completed")]
+    summary: Annotated[
+        str | None,
+        Field(description="the last model against the base by the first grader, in a sentence"),
+    ]
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Self:
@@ -69,6 +74,7 @@ class EvaluationObject(OperationObject):
             "num_answers": evaluation.num_answers,
             "num_questions": num_questions(evaluation),
             "result": evaluation.result,
+            "summary": evaluation.result and summarise(evaluation.result),
         }
         return cls(**cls.values_of(evaluation), **values)
 

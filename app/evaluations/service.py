@@ -86,6 +86,11 @@ def get(session: Session, project_id: str, job_id: str, evaluation_id: str) -> E
     return evaluation
 
 
+def can_evaluate(job: Job) -> bool:
+    """Return whether the job has a model, and rows that it was not trained on."""
+    return job.fine_tuned_model_id is not None and _held_out(job) is not None
+
+
 def page(
     session: Session, project_id: str, job_id: str, *, after: str | None, limit: int
 ) -> list[Evaluation]:
@@ -95,17 +100,22 @@ def page(
     return repository.newest_first(session, project_id, job_id, after=after, limit=limit)
 
 
+def _held_out(job: Job) -> tuple[str, Origin] | None:
+    """Return the file with the rows that the job held out, and the reason for that file."""
+    if job.validation_file_id is not None:
+        return job.validation_file_id, "validation_file"
+    if job.recipe is not None and job.recipe.validation_fraction > 0:
+        return job.training_file_id, "validation_fraction"
+    return None
+
+
 def _rows_of(
     session: Session, project_id: str, job: Job, file_id: str | None
 ) -> tuple[str, Origin]:
     """Return the file with the rows, and the reason for that file."""
     origin: Origin = "file"
-    if file_id is None:
-        origin = "validation_file"
-        file_id = job.validation_file_id
-    if file_id is None and job.recipe is not None and job.recipe.validation_fraction > 0:
-        origin = "validation_fraction"
-        file_id = job.training_file_id
+    if file_id is None and (held_out := _held_out(job)) is not None:
+        file_id, origin = held_out
     if file_id is None:
         raise InvalidRequest(
             "file: this job held nothing out; name a file of rows that it was not trained on.",

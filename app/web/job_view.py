@@ -155,6 +155,7 @@ def results_context(session: Session, caller: Caller, job: Job, origin: str) -> 
         "checkpoints": _checkpoint_rows(session, job, model_id, checkpoints),
         "best": best_of(checkpoints),
         "evaluations": _evaluations(session, caller, job),
+        "can_evaluate": evaluations.can_evaluate(job),
     } | _model(session, caller, job, origin)
 
 

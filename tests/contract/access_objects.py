@@ -114,6 +114,7 @@ def a_job_to_evaluate(tenant: Tenant) -> Parameters:
     """While few are evaluated: of those that are in progress there may not be many."""
     params = an_ended_job(tenant)
     model_id = a_model(tenant)["model"]
+    held_out = tenant.upload()
     with tenant.api.database.transaction() as session:
         session.execute(
             update(Evaluation)
@@ -121,7 +122,9 @@ def a_job_to_evaluate(tenant: Tenant) -> Parameters:
             .values(status=OperationStatus.COMPLETED)
         )
         session.execute(
-            update(Job).where(Job.id == params["job_id"]).values(fine_tuned_model_id=model_id)
+            update(Job)
+            .where(Job.id == params["job_id"])
+            .values(fine_tuned_model_id=model_id, validation_file_id=held_out)
         )
     return params
 

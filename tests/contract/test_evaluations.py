@@ -69,6 +69,7 @@ def test_an_evaluation_waits_for_a_worker_and_its_result_is_read_where_it_is(
         "num_answers": 0,
         "num_questions": None,
         "result": None,
+        "summary": None,
     }
     done = {
         "status": "completed",
@@ -81,6 +82,7 @@ def test_an_evaluation_waits_for_a_worker_and_its_result_is_read_where_it_is(
 
     read = tenant.http.get(url(job_id, f"/{created['id']}")).json()
     assert (read["status"], read["num_questions"], read["result"]) == ("completed", 10, RESULT)
+    assert read["summary"] == "1.00 by same (1 row)."
     second = ask(tenant, job_id).json()
     page = tenant.http.get(url(job_id), params={"limit": 1}).json()
     assert (page["data"], page["has_more"]) == ([second], True)

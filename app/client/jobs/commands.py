@@ -1,6 +1,7 @@
 """`falqon jobs`: what can be asked about jobs, and the group that the other commands join."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -49,9 +50,9 @@ def list_jobs(
 
 @command(app, "show", "falqon jobs show JOB")
 def show_job(client: Client, job_id: JobId) -> None:
-    """Show one job."""
+    """Show one job, with what it has learned and what to do next."""
     job = client.api.get(f"/fine_tuning/jobs/{segment(job_id)}")
-    client.out.show(job, dict(_facts(job)))
+    client.out.show(job, partial(_show, client, job))
 
 
 @command(app, "events", "falqon jobs events JOB --limit 50")
@@ -87,6 +88,42 @@ def list_checkpoints(client: Client, job_id: JobId, limit: Limit = 10, after: Af
     )
 
 
+def _show(client: Client, job: Json) -> None:
+    evaluations = []
+    if job["status"] == "succeeded":
+        path = f"/fine_tuning/jobs/{segment(job['id'])}/evaluations"
+        evaluations = client.api.get(path, {"limit": 1})["data"]
+    facts = dict(_facts(job))
+    facts["better than its base"] = _judgement(evaluations)
+    client.out.facts(facts)
+    if next_command := _next_command(job, evaluations):
+        client.out.say(f"Next: {next_command}", "dim")
+
+
+def _judgement(evaluations: list[Json]) -> str:
+    if not evaluations:
+        return ""
+    newest = evaluations[0]
+    if newest["status"] == "in_progress":
+        return f"{newest['num_answers']:,} of {newest['num_questions'] or '?'} answers"
+    return str(newest["summary"] or newest["error"]["message"])
+
+
+def _next_command(job: Json, evaluations: list[Json]) -> str:
+    match job["status"]:
+        case "succeeded" if not evaluations:
+            return f"falqon evaluate {job['id']}"
+        case "succeeded":
+            return f"falqon chat {job['fine_tuned_model']}"
+        case "failed":
+            return f"falqon jobs logs {job['id']}"
+        case "paused":
+            return f"falqon jobs resume {job['id']}"
+        case "cancelled":
+            return f"falqon jobs clone {job['id']}"
+    return f"falqon jobs watch {job['id']}"
+
+
 def _row(job: Json) -> tuple[object, ...]:
     return (
         job["id"],
@@ -110,6 +147,7 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
         job["status"] + (f" ({job['paused_reason']})" if job.get("paused_reason") else ""),
     )
     yield "error", error and f"{error['message']} ({error['code']})"
+    yield "loss", _losses(progress)
     yield "model", job["model"]
     yield "made", job["fine_tuned_model"]
     yield "suffix", job.get("suffix")
@@ -148,6 +186,15 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
         where = [f"{outcome} on {attempt['num_devices']} x {attempt['device']}"]
         where += [cards] if (cards := text.cards(attempt)) else []
         yield f"attempt {attempt['number']}", ", ".join(where)
+
+
+def _losses(progress: Json) -> str:
+    losses = (("train_loss", "training"), ("valid_loss", "validation"))
+    return ", ".join(
+        f"{text.loss(progress[name])} in {kind}"
+        for name, kind in losses
+        if progress.get(name) is not None
+    )
 
 
 def _against(ratio: float | None) -> str:

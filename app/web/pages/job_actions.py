@@ -6,16 +6,23 @@ from fastapi import Form, Request, Response
 from starlette.responses import RedirectResponse
 
 from app.base.errors import ApiError, InvalidRequest
+from app.evaluations import service as evaluations
+from app.evaluations.schemas import EvaluationRequest
 from app.exports import service as exports
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service
 from app.jobs.checkpoints import checkpoint_name
 from app.models.falqon_options import Budget
+from app.models.graders import AnyGrader, StringCheck, TextSimilarity
 from app.web.forms import InvalidForm, notify_refusals, parse_form, redirect_to
 from app.web.pages.job import show_job
 from app.web.session import notify
 from app.web.visitor import FORM_SCRIPT, PageRouter, WritingVisitor
 
+GRADERS: list[AnyGrader] = [
+    StringCheck(type="string_check", name="same", operation="eq"),
+    TextSimilarity(type="text_similarity", name="fuzzy_match", evaluation_metric="fuzzy_match"),
+]
 USED_UP = "The budget is used up: write a higher cap, or leave its field empty for none."
 Back = Annotated[str, Form()]
 
@@ -96,6 +103,17 @@ def delete(
         notify(request, f"{job_id} is deleted.")
         return redirect_to("/")
     return redirect_to(f"/jobs/{job_id}")
+
+
+@router.change("/evaluations")
+def evaluate(
+    services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str
+) -> RedirectResponse:
+    """Have the job's model and its base answer the rows that were held out."""
+    with notify_refusals(request):
+        evaluations.create_evaluation(services, caller, job_id, EvaluationRequest(graders=GRADERS))
+        notify(request, "A worker asks the model and its base; the result appears on this page.")
+    return redirect_to(f"/jobs/{job_id}#job-evaluations")
 
 
 @router.change("/checkpoints/{step}/model")

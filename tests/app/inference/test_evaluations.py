@@ -311,7 +311,11 @@ def test_from_the_command_line(
     options = ("--grader", "same", "--grader", str(graders), "--rows", "3", "--max-tokens", "2")
     done = falqon(tenant, job_id, *options)
     assert done.exit_code == 0
-    head, first, *_, note = done.stdout.splitlines()
+    summary, head, first, *_, note = done.stdout.splitlines()
+    assert (
+        summary
+        == "No clear difference from the base: 0.00 against 0.00 by same (3 rows, p = 1.000)."
+    )
     assert head.split() == ["model", "grader", "mean", "above", "base", "p"]
     assert first.split() == [BASE, "(base)", "same", "0.000", "±", "0.000"]
     assert "no clear difference" in done.stdout

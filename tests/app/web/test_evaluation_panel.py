@@ -5,10 +5,12 @@ from typing import Any
 import httpx
 
 from app.base.ids import new_id
-from app.models import Evaluation, OperationStatus
+from app.models import Evaluation, OperationStatus, Scope
 from app.models.evaluation import EvaluatedModel, EvaluationPlan, EvaluationResult
 from app.models.graders import StringCheck
+from tests.contract.access_objects import a_job_to_evaluate, an_ended_job
 from tests.support.api import Tenant
+from tests.support.pages import SAME_SITE, token
 
 MODELS = [
     EvaluatedModel(model="base", role="base"),
@@ -49,7 +51,7 @@ def add(tenant: Tenant, job_id: str, **columns: Any) -> None:
 def test_the_page_says_plainly_what_is_worse(browser: httpx.Client, tenant: Tenant) -> None:
     job_id = tenant.job().id
     page = browser.get(f"/jobs/{job_id}").text
-    assert f"once the job has succeeded: <code>falqon evaluate {job_id}" in page
+    assert "can be compared with its base once the job has succeeded" in page
     scores = [score(0.5), score(0.3, "worse"), score(0.9, "better")]
     models = [
         model.model_dump() | {"scores": [row]} for model, row in zip(MODELS, scores, strict=True)
@@ -59,6 +61,7 @@ def test_the_page_says_plainly_what_is_worse(browser: httpx.Client, tenant: Tena
     page = browser.get(f"/jobs/{job_id}").text
     for words in (
         "27 of 27 answers",
+        "Better than the base: 0.90 against 0.50 by &lt;same&gt; (7 rows, p = 0.004).",
         "&lt;same&gt;",
         "step 40",
         "0.300 ± 0.020",
@@ -84,3 +87,25 @@ def test_a_failed_evaluation_shows_its_reason(browser: httpx.Client, tenant: Ten
     failure = {"error_code": "engine_failed", "error_message": "The engine <has> ended."}
     add(tenant, job_id, status=OperationStatus.FAILED, **failure)
     assert "The engine &lt;has&gt; ended." in browser.get(f"/jobs/{job_id}").text
+
+
+def test_a_button_asks_the_model_and_its_base(browser: httpx.Client, tenant: Tenant) -> None:
+    job_id = an_ended_job(tenant)["job_id"]
+    assert ">Evaluate" not in browser.get(f"/jobs/{job_id}").text
+    job_id = a_job_to_evaluate(tenant)["job_id"]
+    page = browser.get(f"/jobs/{job_id}")
+    form = {"csrf": token(page)}
+    answer = browser.post(f"/jobs/{job_id}/evaluations", data=form, headers=SAME_SITE)
+    assert "A worker asks the model and its base" in answer.text
+    assert ">Evaluate" not in answer.text, "one at a time"
+    (evaluation,) = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}/evaluations").json()["data"]
+    assert [grader["name"] for grader in evaluation["graders"]] == ["same", "fuzzy_match"]
+    assert evaluation["origin"] == "validation_file"
+
+
+def test_a_reader_is_offered_no_evaluation(browser: httpx.Client, tenant: Tenant) -> None:
+    job_id = a_job_to_evaluate(tenant)["job_id"]
+    browser.post("/sign-in", data={"key": tenant.new_key(Scope.READ)}, headers=SAME_SITE)
+    page = browser.get(f"/jobs/{job_id}").text
+    assert "have not answered the held-out rows yet" in page
+    assert '/evaluations"' not in page

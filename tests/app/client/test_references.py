@@ -1,0 +1,51 @@
+"""Jobs and files by what a person remembers of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.app.client.conftest import Falqon
+
+
+@pytest.fixture
+def jobs(falqon: Falqon, fake_file: Callable[..., Path]) -> list[tuple[str, str]]:
+    """Ids and suffixes of two jobs, the newest last."""
+    made = []
+    for suffix in ("blue-one", "blue-two"):
+        create = ("jobs", "create", "--model", "falqon-tiny", "--file", str(fake_file()))
+        done = falqon(*create, "--suffix", suffix, "--yes", "--json")
+        made.append((json.loads(done.stdout)["id"], suffix))
+    return made
+
+
+def test_a_job_is_found_by_what_a_person_remembers(
+    falqon: Falqon, jobs: list[tuple[str, str]]
+) -> None:
+    (first, _), (second, suffix) = jobs
+    for text, job_id in (
+        ("@last", second),
+        (suffix, second),
+        (first[-8:], first),
+        (first, first),
+    ):
+        shown = falqon("jobs", "show", text, "--json")
+        assert json.loads(shown.stdout)["id"] == job_id, text
+    unknown = falqon("jobs", "show", "green")
+    assert unknown.exit_code == 3
+    assert "green" in unknown.stderr
+
+
+def test_a_name_of_two_is_refused_with_their_ids(
+    falqon: Falqon, fake_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    ids = []
+    for _ in range(2):
+        renamed = fake_file().rename(tmp_path / "twice.jsonl")
+        uploaded = falqon("files", "upload", str(renamed), "--json")
+        ids.append(json.loads(uploaded.stdout)["id"])
+    twice = falqon("files", "show", "twice.jsonl")
+    assert twice.exit_code == 2
+    assert all(id_ in twice.stderr for id_ in ids)
+    assert json.loads(falqon("files", "show", "@last", "--json").stdout)["id"] == ids[-1]
