@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from app.client.api import Json, segment
 from app.client.columns import Column
@@ -62,18 +69,33 @@ def evaluate(
     evaluation = client.api.post(path, body)
     if wait:
         client.out.note(f"{evaluation['id']}: {len(evaluation['models'])} models are asked …")
-        evaluation = wait_until_done(
-            client,
-            f"{path}/{evaluation['id']}",
-            evaluation,
-            EVALUATION_POLL_SECONDS,
-            how_to_go_on="The evaluation goes on; the job's page shows its result.",
-        )
+        evaluation = _wait(client, path, evaluation)
     if evaluation["result"] is None:
         words = f"{evaluation['id']} is in progress; the job's page shows its result."
         client.out.show(evaluation, words)
     else:
         client.out.show(evaluation, partial(_show, client, evaluation))
+
+
+def _wait(client: Client, path: str, evaluation: Json) -> Json:
+    """Return the evaluation once it has ended; a terminal shows a bar until then."""
+    columns = (TextColumn("Answers"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    quiet = client.out.as_json or not client.out.console.is_terminal
+    with Progress(*columns, console=client.out.console, transient=True, disable=quiet) as progress:
+        bar = progress.add_task("", total=None)
+
+        def show(evaluation: Json) -> None:
+            total, completed = evaluation["num_questions"], evaluation["num_answers"]
+            progress.update(bar, total=total, completed=completed)
+
+        return wait_until_done(
+            client,
+            f"{path}/{evaluation['id']}",
+            evaluation,
+            EVALUATION_POLL_SECONDS,
+            how_to_go_on="The evaluation goes on; the job's page shows its result.",
+            show=show,
+        )
 
 
 def _graders(name: str) -> list[Json]:

@@ -3,7 +3,7 @@ update.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from app.client.api import Json
@@ -36,10 +36,19 @@ def poll(
 
 
 def wait_until_done(
-    client: Client, path: str, operation: Json, every_seconds: float, *, how_to_go_on: str
+    client: Client,
+    path: str,
+    operation: Json,
+    every_seconds: float,
+    *,
+    how_to_go_on: str,
+    show: Callable[[Json], None] = lambda operation: None,
 ) -> Json:
-    """Return an export or an evaluation once it has ended. Raises `Refused` if it failed."""
+    """Return an export or an evaluation once it has ended; `show` is called with it until then.
+    Raises `Refused` if it failed.
+    """
     while operation["status"] == "in_progress":
+        show(operation)
         time.sleep(every_seconds)
         operation = poll(client, path, how_to_go_on=how_to_go_on)
     if error := operation["error"]:
