@@ -23,7 +23,9 @@ class JobCost(BaseModel):
 
 class JobProgress(BaseModel):
     """Progress of a job; before its first step only the cost is set. `mfu` is the used share of the
-    device's peak; `seconds_per_step` the median of this attempt's latest steps.
+    device's peak; `seconds_per_step` the median of this attempt's latest steps. Losses of the
+    merged model: `valid_loss_fp8_weights` has weights in FP8, `valid_loss_as_served` activations
+    too. `model_step`: the step whose model is handed out, once it is written.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,7 +41,9 @@ class JobProgress(BaseModel):
     eta_high_seconds: Seconds | None = None
     train_loss: Measure | None = None
     valid_loss: Measure | None = None
+    valid_loss_fp8_weights: Measure | None = None
     valid_loss_as_served: Measure | None = None
+    model_step: Step | None = None
     trained_tokens: Count | None = None
     num_trainable_parameters: Count | None = None
     memory_bytes: Count | None = None

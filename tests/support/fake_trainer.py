@@ -212,7 +212,8 @@ class Trainer:
         write_model(self.model, folder, self.state, certificate())
         if self.fake.damaged_export:
             (folder / "model.safetensors").write_text("not what was hashed")
-        self.send(Exported(path=str(folder)))
+        step = self.fake.best_at or self.fake.steps
+        self.send(Exported(step=step, path=str(folder)))
 
 
 def write_model(base: Path, folder: Path, state: str, certificate: Certificate | None) -> None:

@@ -10,7 +10,7 @@ from app.models import Job
 from app.models.base import JsonObject
 from app.models.job_progress import JobProgress
 from falqon_core.contract.figures import MAX_SECONDS
-from falqon_core.contract.messages import Evaluated, Merged, Started, StepMetrics
+from falqon_core.contract.messages import Evaluated, Exported, Merged, Started, StepMetrics
 from falqon_core.estimate.estimate import Actual, compare
 from falqon_core.estimate.eta import Eta
 from falqon_core.estimate.prices import Price
@@ -19,7 +19,13 @@ from worker.attempt.step_timing import StepTiming
 from worker.machine.gpu import Machine
 
 # An attempt that goes on after the last evaluation does not receive these again.
-RESULT_FIELDS = {"num_trainable_parameters", "valid_loss", "valid_loss_as_served"}
+RESULT_FIELDS = {
+    "num_trainable_parameters",
+    "valid_loss",
+    "valid_loss_fp8_weights",
+    "valid_loss_as_served",
+    "model_step",
+}
 
 
 class AttemptProgress:
@@ -79,7 +85,12 @@ class AttemptProgress:
 
     def merged(self, message: Merged) -> None:
         with self._lock:
-            self._results |= message.model_dump(include=RESULT_FIELDS)
+            self._results |= message.model_dump(include=RESULT_FIELDS, exclude_none=True)
+            self.listen()
+
+    def exported(self, message: Exported) -> None:
+        with self._lock:
+            self._results["model_step"] = message.step
             self.listen()
 
     def sampled(self) -> None:

@@ -25,6 +25,7 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
     decode,
+    describe_merged,
 )
 from falqon_core.fault_points import fault
 from worker.attempt.progress import AttemptProgress
@@ -230,12 +231,13 @@ class Relay:
                 self._progress.merged(message)
                 self._add_metrics(
                     message.step,
-                    f"Merged to FP8: validation loss={message.valid_loss_as_served:.4f}, "
-                    f"before {message.valid_loss:.4f}",
-                    {"step": message.step, "valid_loss_as_served": message.valid_loss_as_served},
+                    describe_merged(message),
+                    message.model_dump(exclude={"type", "valid_loss"}, exclude_none=True),
                 )
-            case Exported():
-                self._waiting.add(NewEvent("The model is merged and written; uploading it"))
+            case Exported() as message:
+                self._progress.exported(message)
+                text = f"The model of step {message.step} is merged and written; uploading it"
+                self._waiting.add(NewEvent(text, data={"model_step": message.step}))
             case Log() as message:
                 self._waiting.add(NewEvent(_without_nul(message.text), level=message.level))
             case Failed() as message:
@@ -243,10 +245,7 @@ class Relay:
             case Finished() as message:
                 self.finished = message
                 if message.early_stop is not None:
-                    text = (
-                        f"Training stopped early at step {message.steps}: {message.early_stop}; "
-                        "the model is the one of that step"
-                    )
+                    text = f"Training stopped early at step {message.steps}: {message.early_stop}"
                     self._waiting.add(
                         NewEvent(text, data={"step": message.steps, "best_step": message.best_step})
                     )

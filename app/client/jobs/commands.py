@@ -18,6 +18,11 @@ app = typer.Typer(no_args_is_help=True, help="Fine-tuning jobs.")
 for part in (create, fields, watch, logs, actions, metrics, compare):
     app.add_typer(part.app)
 
+LOSSES = {
+    "valid_loss": "validation loss",
+    "valid_loss_fp8_weights": "with FP8 weights",
+    "valid_loss_as_served": "with FP8 weights and activations",
+}
 After = Annotated[str | None, option(help="Start after this one.")]
 
 
@@ -127,6 +132,9 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
         else "",
     )
     yield "finished", text.moment(job["finished_at"])
+    yield "model of step", progress.get("model_step")
+    for name, of in LOSSES.items():
+        yield of, text.loss(progress.get(name))
     yield (
         "trained tokens",
         f"{job['trained_tokens']:,}" if job["trained_tokens"] is not None else "",
