@@ -103,7 +103,7 @@ def _rows_of(
     if file_id is None:
         origin = "validation_file"
         file_id = job.validation_file_id
-    if file_id is None and job.recipe is not None and job.recipe.validation_fraction > 0:
+    if file_id is None and job.recipe is not None and job.recipe.validation_fraction:
         origin = "validation_fraction"
         file_id = job.training_file_id
     if file_id is None:

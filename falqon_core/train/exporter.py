@@ -150,7 +150,9 @@ def export_training(
     """
     warn = logging.getLogger(__name__).warning
     newest, chosen = choose_checkpoint(training, step)
-    progress = newest.progress
+    progress = newest.progress.model_copy(update={"metrics": chosen.progress.metrics})
+    if step is not None:
+        progress.best_step = None  # The step was chosen, whatever its validation loss.
     tokenizer = load_tokenizer(base_folder)
     set_template_defaults(tokenizer, progress.recipe.chat_template_kwargs)
     verification = None
