@@ -114,6 +114,7 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
         "status",
         job["status"] + (f" ({job['paused_reason']})" if job.get("paused_reason") else ""),
     )
+    yield "health", ". ".join(text.health(job))
     yield "error", error and f"{error['message']} ({error['code']})"
     yield "model", job["model"]
     yield "made", job["fine_tuned_model"]
