@@ -177,7 +177,7 @@ def export(
     step: Annotated[
         int | None,
         typer.Option(
-            min=1, help="of which checkpoint; default: the newest, or the best with early stopping"
+            min=1, help="of which checkpoint; default: the one of the lowest loss, or the newest"
         ),
     ] = None,
     base_model: Annotated[

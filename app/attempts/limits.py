@@ -134,8 +134,8 @@ class AttemptLimits:
         )
 
     def _of_progress(self, progress: JobProgress, device_seconds: float) -> JobProgress:
-        for name in ("step", "total_steps"):
-            self.check_step(f"columns.progress.{name}", getattr(progress, name))
+        for name in ("step", "total_steps", "model_step"):
+            self.check_step(f"columns.progress.{name}", getattr(progress, name) or 0)
         self._check_tokens("columns.progress.trained_tokens", progress.trained_tokens or 0)
         values: dict[str, object] = {"cost": self._cost(progress, device_seconds)}
         if progress.elapsed_seconds is not None:

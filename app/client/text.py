@@ -31,6 +31,11 @@ def moment(seconds: int | None) -> str:
     return "" if seconds is None else text.minute(seconds)
 
 
+def health(job: Mapping[str, Any]) -> list[str]:
+    """Return a line for each finding on the health of a job; an older service sends none."""
+    return [f"{each['message']}; {each['advice']}" for each in job.get("health") or []]
+
+
 def loss(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 

@@ -136,18 +136,6 @@ def check_device(session: Session, name: str, settings: Settings) -> None:
         )
 
 
-def num_training_records(recipe: Recipe, num_records: int) -> int:
-    """Count the records without those that are held out for validation; the trainer counts the same
-    way.
-    """
-    held_out = (
-        max(1, round(recipe.validation_fraction * num_records))
-        if recipe.validation_fraction > 0
-        else 0
-    )
-    return num_records - held_out
-
-
 def estimate_job(
     session: Session,
     model: Model,
@@ -161,8 +149,10 @@ def estimate_job(
     target: TrainingTarget | None = None,
     gpu: str = ANY_DEVICE,
     num_gpus: int = 1,
+    validation_report: FileReport | None = None,
 ) -> Estimate:
-    """Estimate a job. `recipe` must be resolved. `project_id`: the project whose measurements come
+    """Estimate a job. `recipe` must be resolved. `validation_report`: of the validation file, where
+    there is one. `project_id`: the project whose measurements come
     before those of others. `amount`: of the whole training file, once this model's tokenizer has
     counted it, or as `tokens_basis` says. Without a `target`, on `num_gpus` of the device that
     `gpu` names, or of the default one.
@@ -170,14 +160,21 @@ def estimate_job(
     if target is None:
         device, num_devices = target_of(session, settings, gpu)
         target = TrainingTarget(device, num_devices * num_gpus)
-    records = max(1, num_training_records(recipe, report.num_records))
+    num_held_out = recipe.num_held_out(report.num_records)
+    records = max(1, report.num_records - num_held_out)
     whole = amount_of_file(report, recipe, amount)
+    validation_tokens = whole.num_tokens * num_held_out // max(1, report.num_records)
+    if validation_report is not None:
+        num_held_out = validation_report.num_records
+        validation_tokens = amount_of_file(validation_report, recipe, None).num_tokens
     result = estimate(
         ModelDimensions.from_config(model.config),
         recipe,
         num_records=records,
         num_examples=whole.num_examples * records // max(1, report.num_records),
         tokens_per_epoch=whole.num_tokens * records // max(1, report.num_records),
+        num_validation_records=num_held_out,
+        validation_tokens=validation_tokens,
         device=with_measured_peak(
             target.device, workers.measured_tflops(session, target.device.name)
         ),

@@ -104,7 +104,7 @@ def _held_out(job: Job) -> tuple[str, Origin] | None:
     """Return the file with the rows that the job held out, and the reason for that file."""
     if job.validation_file_id is not None:
         return job.validation_file_id, "validation_file"
-    if job.recipe is not None and job.recipe.validation_fraction > 0:
+    if job.recipe is not None and job.recipe.validation_fraction:
         return job.training_file_id, "validation_fraction"
     return None
 

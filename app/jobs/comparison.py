@@ -33,6 +33,7 @@ def _figures(job: Job, artifact_bytes: int | None) -> TrainingFigures:
         learning_rate=job.recipe.learning_rate if job.recipe else None,
         steps=progress.step or None,
         valid_loss=progress.valid_loss,
+        valid_loss_fp8_weights=progress.valid_loss_fp8_weights,
         valid_loss_as_served=progress.valid_loss_as_served,
         seconds_per_step=progress.seconds_per_step,
         tokens_per_second=progress.tokens_per_second,

@@ -43,8 +43,8 @@ def append(
     """Number and add events, and set `values` on the job, if every `guard` holds; otherwise return
     False and write nothing.
 
-    Every change of a job's status passes here, so webhooks are notified of it here, and it is
-    counted.
+    Every change of a job's status and health passes here, so webhooks are notified of it here, and
+    that of the status is counted.
     """
     statement = (
         update(Job)
@@ -67,6 +67,8 @@ def append(
     is_full = window_of(first) < window_of(last + 1)
     if is_full and window_of(first - 1) == window_of(first):  # it has earlier rows
         fold(session, job_id, window_of(first))
+    if any(event.type == "message" and "health" in (event.data or {}) for event in events):
+        webhooks.record(session, project_id, job_id, "health")
     if "status" in values:
         webhooks.record(session, project_id, job_id, status)
         after_commit(session, counters.JOB_CHANGES.labels(status).inc)

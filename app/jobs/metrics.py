@@ -10,11 +10,12 @@ from app.jobs import repository
 from app.jobs.effective_steps import effective_steps
 from app.jobs.readings import DOLLARS, number, step_of
 from app.models import Job
-from falqon_core.contract.messages import Evaluated, StepMetrics
+from falqon_core.contract.messages import Evaluated, Merged, StepMetrics
 
 KEYS = (
     *sorted(
-        (StepMetrics.model_fields | Evaluated.model_fields).keys() - {"type", "step", "total_steps"}
+        (StepMetrics.model_fields | Evaluated.model_fields | Merged.model_fields).keys()
+        - {"type", "step", "total_steps"}
     ),
     "eta_seconds",
     DOLLARS,

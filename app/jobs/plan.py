@@ -79,7 +79,8 @@ def _check_held_out(plan: FilePlan) -> None:
     report = plan.training.report
     if plan.training.status != FileStatus.PROCESSED or report is None:
         return
-    if estimates.num_training_records(plan.requested.recipe, report.num_records) < 1:
+    recipe = plan.requested.recipe.with_fraction(report.num_records, plan.validation is not None)
+    if recipe.num_held_out(report.num_records) >= report.num_records:
         raise InvalidRequest(
             f"falqon.validation_fraction: {report.num_records} records are too few "
             "to hold some out.",

@@ -43,8 +43,19 @@ class RequestedRecipe:
     recipe: Recipe  # "auto" where the user left it open
     learning_rate_multiplier: float
 
-    def resolved(self, num_records: int) -> Recipe:
-        return self.recipe.resolved(num_records, self.learning_rate_multiplier)
+    def resolved(
+        self,
+        num_records: int,
+        *,
+        num_examples: int | None = None,
+        has_validation_file: bool = False,
+    ) -> Recipe:
+        return self.recipe.resolved(
+            num_records,
+            self.learning_rate_multiplier,
+            num_examples=num_examples,
+            has_validation_file=has_validation_file,
+        )
 
 
 def official_hyperparameters(request: JobRequest) -> Hyperparameters:

@@ -14,6 +14,7 @@ from app.jobs.gpus import limit_auto
 from app.jobs.requests import RequestedRecipe
 from app.models import Checkpoint, File, FileStatus, Model
 from app.models.job_request import JobRequest, TrainingData
+from falqon_core.contract.automatic import MIN_RECORDS
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Estimate, TokensBasis
 from falqon_core.estimate.long_text import EpochAmount
@@ -78,15 +79,27 @@ def resolve_job(
     """Resolve a job whose training file has passed its check."""
     report = plan.training.report
     assert report is not None, "a processed file has a report"
-    recipe = plan.requested.resolved(report.num_records)
-    amount = exact_amount(session, plan.training.id, plan.model.id, recipe)
-    resolved = _estimate(session, settings, plan, recipe, report, amount, "counted", target)
-    warning = describe_unused_fields(session, plan.training)
-    if warning is None:
-        return resolved
-    warnings = [*resolved.estimate.warnings, warning]
+    requested = plan.requested.recipe
+    amount = exact_amount(session, plan.training.id, plan.model.id, requested)
+    recipe = plan.requested.resolved(
+        report.num_records,
+        num_examples=estimates.amount_of_file(report, requested, amount).num_examples,
+        has_validation_file=plan.validation is not None,
+    )
+    validation_report = plan.validation.report if plan.validation is not None else None
+    resolved = _estimate(
+        session, settings, plan, recipe, report, amount, "counted", target, validation_report
+    )
+    unused_fields = describe_unused_fields(session, plan.training)
+    warnings = [unused_fields] if unused_fields else []
+    if requested.validation_fraction is None and not resolved.estimate.num_validation_records:
+        warnings.append(
+            f"No record is held out to check the model: the file has fewer than {MIN_RECORDS}. "
+            "Send a validation file, or set validation_fraction."
+        )
+    warnings = resolved.estimate.warnings + warnings
     estimate = resolved.estimate.model_copy(update={"warnings": warnings})
-    return ResolvedJob(recipe, estimate, resolved.num_gpus, warning)
+    return ResolvedJob(recipe, estimate, resolved.num_gpus, unused_fields)
 
 
 def resolve_stated(
@@ -112,6 +125,7 @@ def _estimate(
     amount: EpochAmount | None,
     tokens_basis: TokensBasis,
     target: estimates.TrainingTarget | None,
+    validation_report: FileReport | None = None,
 ) -> ResolvedJob:
     num_gpus = limit_auto(plan.num_gpus, plan.request, recipe)
     estimate = estimates.estimate_job(
@@ -126,5 +140,6 @@ def _estimate(
         target=target,
         gpu=plan.request.falqon.gpu,
         num_gpus=num_gpus,
+        validation_report=validation_report,
     )
     return ResolvedJob(recipe, estimate, num_gpus)

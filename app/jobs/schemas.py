@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, Field, computed_field
 
@@ -15,7 +15,10 @@ from app.jobs.requests import official_hyperparameters, read_recipe
 from app.models import Attempt, Checkpoint, Event, Job, JobStatus
 from app.models.base import JsonObject
 from app.models.job_progress import JobCost
+from falqon_core.contract.health import HealthCode
 from falqon_core.estimate.estimate import Actual, Cost, Estimate, Range
+
+BESIDE_PROGRESS = {"cost", "health", "first_loss"}  # fields that stand elsewhere, or nowhere
 
 
 class ErrorObject(BaseModel):
@@ -82,6 +85,33 @@ class AttemptObject(BaseModel):
         )
 
 
+class HealthObject(BaseModel):
+    """A finding on the health of a job. `is_failing`: a training that ends with it is no better
+    than it was.
+    """
+
+    code: HealthCode
+    step: int
+    message: str
+    advice: Annotated[str, Field(description="the way out")]
+    is_failing: bool
+
+    @classmethod
+    def list_of(cls, job: Job) -> list[Self]:
+        findings = job.progress.health if job.progress is not None else []
+        order = get_args(HealthCode)
+        return [
+            cls(
+                code=finding.code,
+                step=finding.step,
+                message=finding.message,
+                advice=finding.advice,
+                is_failing=finding.is_failing,
+            )
+            for finding in sorted(findings, key=lambda each: order.index(each.code))
+        ]
+
+
 class JobObject(Object):
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int
@@ -135,6 +165,10 @@ class JobObject(Object):
     best_checkpoint: Annotated[
         "CheckpointObject | None", Field(description="the one with the lowest validation loss")
     ] = None
+    health: Annotated[
+        list[HealthObject],
+        Field(description="what to know of the training now, or knew at its end; worst first"),
+    ] = []
     paused_reason: str | None
     dry_run: bool = False
 
@@ -182,6 +216,7 @@ class JobObject(Object):
             budget=job.budget and job.budget.model_dump(mode="json"),
             queue=queue,
             config=job.recipe and job.recipe.model_dump(mode="json"),
+            health=HealthObject.list_of(job),
             paused_reason=paused_reason,
             dry_run=dry_run,
         )
@@ -357,7 +392,7 @@ def _estimated_finish(job: Job) -> int | None:
 def _progress(job: Job) -> JsonObject | None:
     if job.progress is None:
         return None
-    return job.progress.model_dump(mode="json", exclude={"cost"}, exclude_unset=True)
+    return job.progress.model_dump(mode="json", exclude=BESIDE_PROGRESS, exclude_unset=True)
 
 
 def _cost(job: Job) -> JobCost | None:

@@ -67,9 +67,16 @@ def queue_validated(
     resolved = resolve_job(session, settings, plan)
     report = plan.training.report
     assert report is not None, "a processed file has a report"
+    estimate = resolved.estimate
+    num_checked = estimate.num_validation_records
     valid = NewEvent(
-        "Files are valid; the job waits for a worker",
-        data={"num_records": report.num_records, "steps": resolved.estimate.steps},
+        f"Files are valid: {estimate.num_records} records to train, {num_checked} to check; "
+        "the job waits for a worker",
+        data={
+            "num_records": report.num_records,
+            "num_validation_records": num_checked,
+            "steps": estimate.steps,
+        },
     )
     warnings = _budget_warning(job, resolved.estimate)
     if resolved.unused_fields:

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -24,7 +25,8 @@ class PydanticType(TypeDecorator[T], Generic[T]):
 
     `exclude_unset`: store only the fields that were set, so that a loaded value knows them.
     `exclude_none`: leave out None, for versions without that field or that choice. `drop_invalid`:
-    of reported figures, read only the valid ones.
+    of reported figures, read only the valid ones. `read_old`: turns what an older version stored
+    into what this one would have.
     """
 
     impl = StoredJson
@@ -36,10 +38,12 @@ class PydanticType(TypeDecorator[T], Generic[T]):
         exclude_unset: bool = False,
         exclude_none: bool = False,
         drop_invalid: bool = False,
+        read_old: Callable[[Any], Any] = lambda value: value,
     ) -> None:
         super().__init__()
         self.model = model
         self.drop_invalid = drop_invalid
+        self.read_old = read_old
         self._validator = build_validator(model)
         self.exclude_unset = exclude_unset
         self.exclude_none = exclude_none
@@ -62,6 +66,7 @@ class PydanticType(TypeDecorator[T], Generic[T]):
 
     def load(self, value: JsonObject) -> T | None:
         """Return the value that `dump` was given, without rules that became stricter since."""
+        value = self.read_old(value)
         if self.drop_invalid:
             return load_valid(self.model, value)
         stored: T = self._validator.validate_python(value)

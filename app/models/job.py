@@ -10,7 +10,7 @@ from app.models.falqon_options import ANY_DEVICE, Budget
 from app.models.job_progress import JobProgress
 from app.models.job_request import JobRequest
 from app.models.reported import ReportedFloat
-from falqon_core.contract.config import Recipe
+from falqon_core.contract.config import Recipe, read_old_recipe
 from falqon_core.estimate.estimate import Actual, Estimate
 
 
@@ -120,7 +120,9 @@ class Job(Base):
     # Stored unchanged: fields that the user did not send are absent.
     requested: Mapped[JobRequest] = mapped_column(PydanticType(JobRequest, exclude_unset=True))
     # Resolved recipe; set once the files are checked, with every "auto" replaced.
-    recipe: Mapped[Recipe | None] = mapped_column(PydanticType(Recipe, exclude_none=True))
+    recipe: Mapped[Recipe | None] = mapped_column(
+        PydanticType(Recipe, exclude_none=True, read_old=read_old_recipe)
+    )
     # Estimate at submission, and beside it the actual values of a job that succeeded.
     estimate: Mapped[Estimate | None] = mapped_column(PydanticType(Estimate))
     actual: Mapped[Actual | None] = mapped_column(PydanticType(Actual, drop_invalid=True))

@@ -5,6 +5,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from falqon_core.contract.figures import Count, Dollars, Measure, Name, Seconds, Step, TotalSteps
+from falqon_core.contract.health import HealthFinding
+
+MAX_FINDINGS = 16
 
 
 class JobCost(BaseModel):
@@ -23,7 +26,10 @@ class JobCost(BaseModel):
 
 class JobProgress(BaseModel):
     """Progress of a job; before its first step only the cost is set. `mfu` is the used share of the
-    device's peak; `seconds_per_step` the median of this attempt's latest steps.
+    device's peak; `seconds_per_step` the median of this attempt's latest steps. Losses of the
+    merged model: `valid_loss_fp8_weights` has weights in FP8, `valid_loss_as_served` activations
+    too. `model_step`: the step whose model is handed out, once it is written. `first_loss`: mean of
+    the first steps, with which `health` compares the later ones.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,7 +45,11 @@ class JobProgress(BaseModel):
     eta_high_seconds: Seconds | None = None
     train_loss: Measure | None = None
     valid_loss: Measure | None = None
+    valid_loss_fp8_weights: Measure | None = None
     valid_loss_as_served: Measure | None = None
+    model_step: Step | None = None
+    first_loss: Measure | None = None
+    health: list[HealthFinding] = Field([], max_length=MAX_FINDINGS)
     trained_tokens: Count | None = None
     num_trainable_parameters: Count | None = None
     memory_bytes: Count | None = None

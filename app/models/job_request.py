@@ -110,7 +110,7 @@ class JobRequest(StrictModel):
     def _refuse_what_is_not_supported(self) -> Self:
         if self.method is not None and self.method.type == "reinforcement":
             raise ValueError("method: 'reinforcement' is not supported; 'supervised' and 'dpo' are")
-        if self.validation_file is not None and self.falqon.validation_fraction > 0:
+        if self.validation_file is not None and self.falqon.validation_fraction:
             raise ValueError(
                 "validation_file: the recipe holds out a validation_fraction already; "
                 "leave one of them out"

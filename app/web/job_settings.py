@@ -18,7 +18,8 @@ FIELDS_BY_GROUP = {
     "microbatch_tokens activation_checkpointing",
     "LoRA and FP8": "alpha target_modules update_rule a_init train_a num_update_rows base_copy "
     "simulate_fp8 group_size quantizer weight_format adapters_fp8",
-    "Validation and checkpoints": "validation_fraction eval_every early_stopping_patience "
+    "Validation and checkpoints": "validation_fraction validation_seed eval_every "
+    "early_stopping_patience "
     "num_samples sample_tokens checkpoint_every keep_checkpoints",
     "Data": "max_seq_length text_overlap_tokens packing max_bad_record_fraction "
     "chat_template_kwargs",
@@ -49,16 +50,12 @@ class Preset:
     summary: str
     settings: Mapping[str, str]
 
-    def values(self, values: Values) -> dict[str, str]:
-        """Return the values that it sets, beside those that are filled in."""
-        settings = dict.fromkeys(PRESET_FIELDS, "") | dict(self.settings)
-        # The validation file takes the place of a part of the training file.
-        if values.get("validation_file"):
-            settings["validation_fraction"] = ""
-        return settings
+    def values(self) -> dict[str, str]:
+        """Return the values that it sets."""
+        return dict.fromkeys(PRESET_FIELDS, "") | dict(self.settings)
 
     def is_chosen(self, values: Values) -> bool:
-        return all(values.get(name, "") == text for name, text in self.values(values).items())
+        return all(values.get(name, "") == text for name, text in self.values().items())
 
 
 GROUPS = [
@@ -76,12 +73,12 @@ PRESETS = (
         "At most 20 steps: whether it runs and the loss falls.",
         {"n_epochs": "1", "max_steps": "20"},
     ),
-    Preset("balanced", "Balanced", "Three epochs, and everything else automatic.", {}),
+    Preset("balanced", "Balanced", "Epochs by the number of records, and everything else too.", {}),
     Preset(
         "best",
         "Best",
-        "Up to six epochs; the model of the lowest validation loss is kept.",
-        {"n_epochs": "6", "early_stopping_patience": "2", "validation_fraction": "0.1"},
+        "Six epochs, fewer once the validation loss no longer falls.",
+        {"n_epochs": "6", "early_stopping_patience": "2"},
     ),
 )
 PRESET_FIELDS = ("n_epochs", "max_steps", "early_stopping_patience", "validation_fraction")

@@ -18,12 +18,18 @@ from app.web.sizes import write_size
 
 STOPPING = {Desired.CANCEL: "cancelling", Desired.PAUSE: "pausing"}
 UNPRICED = "unpriced"
+NO_BETTER = "succeeded, no better"  # parts.css has its color
 
 
 def state(job: Job) -> str:
-    """Return the status, or what a running job is about to become."""
+    """Return the status, or what a running job is about to become, or that a job has succeeded
+    with a model that is no better than before.
+    """
     if job.status == JobStatus.RUNNING and job.desired in STOPPING:
         return STOPPING[Desired(job.desired)]
+    findings = job.progress.health if job.progress is not None else []
+    if job.status == JobStatus.SUCCEEDED and any(finding.is_failing for finding in findings):
+        return NO_BETTER
     return job.status.replace("_", " ")
 
 

@@ -20,6 +20,7 @@ EventType = Literal[
     # Unknown to OpenAI's client, so only sent on request.
     "fine_tuning.job.running",
     "fine_tuning.job.paused",
+    "fine_tuning.job.health",
     # Device hours of a project in a month: nearly used up, and used up.
     "project.device_hours.warning",
     "project.device_hours.exhausted",
@@ -29,7 +30,9 @@ DEFAULT_EVENT_TYPES = EVENT_TYPES[:3]
 
 
 def record(session: Session, project_id: str, job_id: str, status: str) -> None:
-    """Add a delivery to each endpoint that wants to know that a job has come to `status`."""
+    """Add a delivery to each endpoint that wants to know that a job has come to `status`, or that
+    its health has changed.
+    """
     if EVENT_TYPE_PREFIX + status in EVENT_TYPES:
         _add(session, project_id, EVENT_TYPE_PREFIX + status, job_id)
 

@@ -73,7 +73,9 @@ class Data(Part):
 
 
 class Training(Part):
-    """`recipe`: what ran, every "auto" resolved; `metrics`: of the last step and evaluation."""
+    """`recipe`: what ran, every "auto" resolved; `metrics`: of the step whose model this is, and
+    its validation losses merged, with weights and with weights and activations in FP8.
+    """
 
     recipe: Recipe
     steps: int

@@ -9,10 +9,16 @@ combinations that the method cannot honour instead of ignoring them.
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from falqon_core.contract.automatic import (
+    MIN_RECORDS,
+    automatic_epochs,
+    automatic_fraction,
+    num_held_out,
+)
 from falqon_core.contract.methods import METHOD_SPECS, MethodName, foreign_options
 from falqon_core.contract.recipe_options import AInit, RecipeOptions, UpdateRule
 
@@ -142,18 +148,48 @@ class Recipe(RecipeOptions):
             rate *= DPO_LEARNING_RATE_FACTOR
         return rate
 
-    def resolved(self, num_records: int, learning_rate_multiplier: float = 1.0) -> "Recipe":
+    def with_fraction(self, num_records: int, has_validation_file: bool) -> "Recipe":
+        """Return the recipe with a number for `validation_fraction`; `num_records` are all of the
+        training file.
+        """
+        if self.validation_fraction is not None:
+            return self
+        holds_out = num_records >= MIN_RECORDS or self.early_stopping_patience is not None
+        fraction = 0.0
+        if holds_out and not has_validation_file:
+            fraction = automatic_fraction(num_records)
+        return self.model_copy(update={"validation_fraction": fraction})
+
+    def num_held_out(self, num_records: int) -> int:
+        """Count the records that a recipe with a number for `validation_fraction` holds out."""
+        assert self.validation_fraction is not None, "resolve the recipe first"
+        return num_held_out(num_records, self.validation_fraction)
+
+    def resolved(
+        self,
+        num_records: int,
+        learning_rate_multiplier: float = 1.0,
+        *,
+        num_examples: int | None = None,
+        has_validation_file: bool = False,
+    ) -> "Recipe":
         """Return the recipe with every "auto" that decides steps or rates made a number.
 
-        What depends on the memory of a device (`microbatch_tokens`, `activation_checkpointing`,
-        `base_copy`) stays open; `estimate.memory` decides it. Batch size follows 0.2 % of the
-        records, between 4 and 16; three epochs. An explicit `learning_rate` is absolute, so
-        `learning_rate_multiplier` scales the automatic one only. Nothing is validated again: every
-        automatic value but a multiplied rate is valid in any valid recipe.
+        `num_records` are all of the training file, and `num_examples` the sequences that they
+        become where texts are long. What depends on the memory of a device (`microbatch_tokens`,
+        `activation_checkpointing`, `base_copy`) stays open; `estimate.memory` decides it. Batch
+        size follows 0.2 % of what is trained on, between 4 and 16. An explicit `learning_rate`
+        is absolute, so `learning_rate_multiplier` scales the automatic one only. Nothing is
+        validated again: every automatic value but a multiplied rate is valid in any valid recipe.
         """
+        held_out = self.with_fraction(num_records, has_validation_file)
+        num_trained = max(1, num_records - held_out.num_held_out(num_records))
+        num_trained = (num_examples or num_records) * num_trained // max(1, num_records)
+        batch_size = self.batch_size or min(16, max(4, round(num_trained * 0.002)))
         auto: dict[str, object] = {
-            "num_epochs": 3,
-            "batch_size": min(16, max(4, round(num_records * 0.002))),
+            "validation_fraction": held_out.validation_fraction,
+            "num_epochs": automatic_epochs(num_trained, batch_size),
+            "batch_size": batch_size,
             "learning_rate": self.default_learning_rate * learning_rate_multiplier,
         }
         if self.objective == "dpo":
@@ -193,6 +229,15 @@ class Recipe(RecipeOptions):
         return min(steps, self.max_steps)
 
 
+def read_old_recipe(stored: Any) -> Any:
+    """Return a stored recipe with the seed of its held-out records: versions before there was one
+    drew them by the seed of the training.
+    """
+    if isinstance(stored, dict) and "validation_seed" not in stored:
+        return stored | {"validation_seed": stored.get("seed", 0)}
+    return stored
+
+
 class TrainConfig(BaseModel):
     """One execution of the trainer: what to read, and the recipe. Output always goes to the folder
     named on the command line.
@@ -222,7 +267,7 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _one_source_of_validation(self) -> Self:
-        if self.validation_file is not None and self.recipe.validation_fraction > 0:
+        if self.validation_file is not None and self.recipe.validation_fraction:
             raise ValueError(
                 "validation_fraction: there is a validation_file already; leave one of them out"
             )

@@ -143,18 +143,24 @@ class CheckpointSaved(TrainerMessage):
 
 
 class Merged(TrainerMessage):
-    """The model as it is served: with its adapters merged and rounded to FP8. Both losses are of
-    the step whose model is exported, which early stopping chooses.
+    """The model as it is served: with its adapters merged. All losses are of the step whose model
+    is exported.
     """
 
     type: Literal["merged"] = "merged"
     step: Step
     valid_loss: Measure
-    valid_loss_as_served: Measure
+    valid_loss_fp8_weights: Measure | None = Field(
+        None, description="its weights in FP8; null where the device rounds activations as well"
+    )
+    valid_loss_as_served: Measure = Field(
+        description="its weights and activations in FP8, as a card with FP8 serves it"
+    )
 
 
 class Exported(TrainerMessage):
     type: Literal["exported"] = "exported"
+    step: Step = Field(description="step whose model it is: of the lowest validation loss, or last")
     path: str = Field(max_length=MAX_PATH)
 
 
@@ -188,8 +194,7 @@ class Finished(TrainerMessage):
     early_stop: Text | None = Field(None, description="why it ended before its last step")
     best_step: Step | None = Field(
         None,
-        description="step of the lowest validation loss; with early stopping the exported model "
-        "is this one",
+        description="step of the lowest validation loss, whose model is the exported one",
     )
 
 
@@ -208,6 +213,15 @@ AnyMessage = Annotated[
     Field(discriminator="type"),
 ]
 _adapter: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
+
+
+def describe_merged(message: Merged) -> str:
+    """Return the line that names its losses."""
+    weights = message.valid_loss_fp8_weights
+    text = f"Merged to FP8: validation loss {message.valid_loss:.4f} as trained"
+    if weights is not None:
+        text += f", {weights:.4f} with weights in FP8"
+    return f"{text}, {message.valid_loss_as_served:.4f} with weights and activations in FP8"
 
 
 def encode(message: TrainerMessage) -> bytes:

@@ -4,6 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from falqon_core.contract.automatic import (
+    MAX_EPOCHS,
+    MAX_EXAMPLES,
+    MAX_HELD_OUT,
+    MIN_RECORDS,
+    MIN_STEPS,
+    USUAL_EPOCHS,
+)
 from falqon_core.contract.methods import LARGEST_GROUP, SMALLEST_GROUP
 from falqon_core.contract.template_kwargs import TemplateKwargs
 
@@ -79,7 +87,10 @@ class RecipeOptions(BaseModel):
     )
 
     num_epochs: Annotated[int, Field(ge=1, le=50)] | None = Field(
-        None, description="passes over the data; auto: 3"
+        None,
+        description=f"passes over the data; auto: {USUAL_EPOCHS}, up to {MAX_EPOCHS} where those "
+        f"are fewer than {MIN_STEPS} steps, down to 1 where they are more than {MAX_EXAMPLES:,} "
+        "records",
     )
     max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None, description="stop after this many steps, whatever num_epochs says"
@@ -136,8 +147,14 @@ class RecipeOptions(BaseModel):
         "trained model's template has them as defaults",
     )
 
-    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        0.0, description="held out of the training file when there is no validation file"
+    validation_fraction: Annotated[float, Field(ge=0, le=0.5)] | None = Field(
+        None,
+        description="held out of the training file to check the model on, when there is no "
+        f"validation file; auto: a tenth, at most {MAX_HELD_OUT} records, and of fewer than "
+        f"{MIN_RECORDS} records none without early stopping; 0: none",
+    )
+    validation_seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
+        0, description="draws the records held out, which trainings of other seeds thus share"
     )
     eval_every: Annotated[int, Field(ge=1)] | None = Field(
         None, description="steps; auto: once per epoch"

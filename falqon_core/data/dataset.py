@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from falqon_core.contract.automatic import num_held_out
 from falqon_core.contract.config import ObjectiveName
 from falqon_core.contract.errors import DatasetError
 from falqon_core.contract.inspection import DataWarning
@@ -105,13 +106,13 @@ def choose_held_out(count: int, fraction: float, seed: int) -> np.ndarray:
 
     Raises `DatasetError` where there are too few records.
     """
-    num_held_out = max(1, round(fraction * count)) if fraction > 0 else 0
-    if num_held_out >= count:
+    number = num_held_out(count, fraction)
+    if number >= count:
         raise DatasetError(
             f"{count} records are too few to hold some out for validation",
             "validation_fraction",
         )
-    return np.random.Generator(np.random.Philox(key=seed)).permutation(count)[:num_held_out]
+    return np.random.Generator(np.random.Philox(key=seed)).permutation(count)[:number]
 
 
 def with_reference(dataset: Dataset, reference: np.ndarray) -> Dataset:

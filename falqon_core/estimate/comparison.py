@@ -22,8 +22,10 @@ from falqon_core.contract.methods import METHOD_SPECS, MethodName
 MIB = 2**20
 GIB = 2**30
 EMPTY_CELL = "\N{EN DASH}"
+LOSSES = ("valid_loss", "valid_loss_fp8_weights", "valid_loss_as_served")
 NOTES = (
-    "Validation loss as served: after merging and rounding to FP8. ±: the standard deviation of "
+    "Validation loss: as trained, then of the merged model with its weights in FP8, and with its "
+    "activations rounded to FP8 too, as a card with FP8 serves it. ±: the standard deviation of "
     "several seeds.",
     "As it ran: the median of the training's steps, beside all else that the machine ran. In turn, "
     "as `python -m falqon_core compare` measures it: a few steps of each method, straight after "
@@ -70,8 +72,11 @@ class TrainingFigures(BaseModel):
     valid_loss: float | None = Field(
         None, description="of the trained model, in nats: a label of supervised training, a pair"
     )
+    valid_loss_fp8_weights: float | None = Field(
+        None, description="the same of the merged model with its weights in FP8"
+    )
     valid_loss_as_served: float | None = Field(
-        None, description="the same after merging and rounding to FP8"
+        None, description="the same with weights and activations in FP8, as a card serves it"
     )
     accuracy: float | None = Field(None, description="share of questions answered rightly")
     seconds_per_step: float | None = Field(None, description="the median, as it ran")
@@ -90,6 +95,7 @@ class ComparisonRow(TrainingFigures):
     valid_loss_deviation: float | None = Field(
         None, description="standard deviation over the jobs; null for one"
     )
+    valid_loss_fp8_weights_deviation: float | None = None
     valid_loss_as_served_deviation: float | None = None
     accuracy_deviation: float | None = Field(None, description="the standard error of one model")
     speed_in_turn: float | None = Field(
@@ -118,7 +124,7 @@ def combine(name: str, recipe: Recipe, trainings: Sequence[TrainingFigures]) -> 
         fields[field] = statistics.median_low(values)
         if field == "memory_bytes":
             fields[field] = max(values)
-        if field in ("valid_loss", "valid_loss_as_served"):
+        if field in LOSSES:
             fields[field] = statistics.fmean(values)
             if len(values) > 1:
                 fields[f"{field}_deviation"] = statistics.stdev(values)
@@ -206,7 +212,8 @@ COLUMNS = (
     _column("steps", "Steps", ",d"),
     _column("base_error", "Base error", ".4f"),
     _column("valid_loss", "Validation loss", ".4f"),
-    _column("valid_loss_as_served", "As served", ".4f"),
+    _column("valid_loss_fp8_weights", "FP8 weights", ".4f"),
+    _column("valid_loss_as_served", "FP8 weights and activations", ".4f"),
     _column("accuracy", "Accuracy", ".3f"),
     _column("seconds_per_step", "s/step, as it ran", ".3g"),
     _column("tokens_per_second", "Tokens/s, as it ran", ",.0f"),

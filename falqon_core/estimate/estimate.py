@@ -101,6 +101,9 @@ class Estimate(BaseModel):
     num_devices: int
     num_records: int
     num_examples: int | None = None  # Estimates from before texts were split have none.
+    num_validation_records: Annotated[
+        int, Field(description="to check the model on, beside the `num_records` to train on")
+    ] = 0
     tokens_per_epoch: int
     trained_tokens: int
     steps: int
@@ -183,9 +186,20 @@ def training_flops(
     )
 
 
-def reference_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> float:
-    """Count the floating-point operations for the one forward pass over `tokens` tokens that
-    objective "dpo" begins with.
+def num_validations(recipe: Recipe, steps: int, num_examples: int) -> int:
+    """Count the passes over the validation data: the evaluations of a *resolved* recipe, those of
+    the merged model with weights and with weights and activations in FP8, and for objective "dpo"
+    that of the reference. What FALQON trained need not be merged.
+    """
+    assert recipe.batch_size is not None, "resolve the recipe first"
+    every = recipe.eval_every or max(1, math.ceil(num_examples / recipe.batch_size))
+    of_merged = 1 if recipe.method == "falqon" else 2
+    return math.ceil(steps / every) + of_merged + (recipe.objective == "dpo")
+
+
+def forward_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> float:
+    """Count the floating-point operations for one forward pass over `tokens` tokens, as for a
+    validation and for the reference of objective "dpo".
     """
     head = 2 * dimensions.vocab_size * dimensions.hidden_size
     return float(tokens) * (
@@ -209,6 +223,8 @@ def estimate(
     num_records: int,
     num_examples: int | None = None,
     tokens_per_epoch: int,
+    num_validation_records: int = 0,
+    validation_tokens: int = 0,
     device: DeviceSpec,
     num_devices: int = 1,
     price: Price | None = None,
@@ -223,7 +239,8 @@ def estimate(
     texts become more than the records. `memory_bytes` is what the trainer would use of the device:
     an open `microbatch_tokens` is chosen as it would. Several devices share the records of a step,
     so no more than those are busy; what they exchange is not counted. The tokens of a preference
-    record are those of both its halves.
+    record are those of both its halves. `validation_tokens`: of one pass over the validation data;
+    a measured `throughput` includes such passes.
     """
     assert recipe.batch_size is not None, "resolve the recipe first"
     num_examples = num_examples or num_records
@@ -233,8 +250,10 @@ def estimate(
         speed = _measured_speed(throughput, tokens, tokens_basis)
     else:
         flops = training_flops(dimensions, recipe, tokens)
+        validated = validation_tokens * num_validations(recipe, steps, num_examples)
+        flops += forward_flops(dimensions, recipe, validated)
         if recipe.objective == "dpo":
-            flops += reference_flops(dimensions, recipe, min(tokens, tokens_per_epoch))
+            flops += forward_flops(dimensions, recipe, min(tokens, tokens_per_epoch))
         is_shared = device.name == "cpu" or num_devices <= recipe.batch_size
         busy = num_devices if is_shared else recipe.batch_size
         speed = _roofline_speed(flops, steps, dimensions, device, busy, calibration)
@@ -250,6 +269,7 @@ def estimate(
         num_devices=num_devices,
         num_records=num_records,
         num_examples=num_examples,
+        num_validation_records=num_validation_records,
         tokens_per_epoch=tokens_per_epoch,
         trained_tokens=tokens,
         steps=steps,

@@ -18,6 +18,11 @@ from falqon_core.export.provenance import CARD_TAG, CardFields
 from falqon_core.files import write_whole
 
 MAX_TABLE_ROWS = 20
+LOSSES = {
+    "valid_loss": "as trained",
+    "valid_loss_fp8_weights": "merged, weights in FP8",
+    "valid_loss_as_served": "merged, weights and activations in FP8, as a card with FP8 serves it",
+}
 OBJECTIVES: dict[ObjectiveName, str] = {
     "supervised": "Supervised fine-tuning",
     "dpo": "Direct preference optimization (DPO) against the base model",
@@ -98,7 +103,7 @@ bf16 weights.
 `sha256sum -c SHA256SUMS` verifies a download.
 {_template(recipe)}
 ## Training
-{OBJECTIVES[recipe.objective]}: {amount}, on {device}.{_best(recipe, certificate)}
+{OBJECTIVES[recipe.objective]}: {amount}, on {device}.{_best(certificate)}
 {_method(recipe, certificate)}
 
 ![Training and validation loss over the steps]({CURVE_FILE})
@@ -119,7 +124,7 @@ bf16 weights.
 {_proof(certificate)}## Limits
 It inherits the licence, the knowledge and the biases of its base model, and has learned only what
 the training records show.
-Losses are measured during training, before the activations are quantized by the serving engine.
+Losses over the steps are measured while it trains, with activations as its device computes them.
 {HELD_OUT_NOTE if valid_losses else NOT_HELD_OUT_NOTE}
 It was put to no benchmark, and to no test of whether its answers are safe.
 """
@@ -127,19 +132,19 @@ It was put to no benchmark, and to no test of whether its answers are safe.
 
 
 def _method(recipe: Recipe, certificate: Certificate | None) -> str:
-    """Return a paragraph on the method, and on the cost of merging."""
+    """Return a paragraph on the method, and a table of the losses of the merged model."""
     spec = METHOD_SPECS[recipe.method]
     text = f"Method: {spec.title} ({spec.paper}): {spec.summary}."
-    if recipe.method == "falqon":
-        return text
+    if recipe.method != "falqon":
+        text += "\nAfter training the adapters were added to the weights, and these rounded once."
     metrics = certificate.training.metrics if certificate else {}
-    merged = "After training the adapters were added to the weights and these rounded to FP8, once"
-    if {"valid_loss", "valid_loss_as_served"} <= set(metrics):
-        merged += (
-            f"; the validation loss was {metrics['valid_loss']:.4f} before and "
-            f"{metrics['valid_loss_as_served']:.4f} after"
-        )
-    return f"{text}\n{merged}."
+    losses = [
+        f"| {title} | {metrics[name]:.4f} |" for name, title in LOSSES.items() if name in metrics
+    ]
+    if "valid_loss_as_served" not in metrics:
+        return text
+    table = "\n".join(["| | validation loss |", "|---|---:|", *losses])
+    return f"{text}\n\n{table}"
 
 
 def _setting(value: object) -> str:
@@ -161,12 +166,8 @@ def _template(recipe: Recipe) -> str:
     )
 
 
-def _best(recipe: Recipe, certificate: Certificate | None) -> str:
-    if (
-        certificate is None
-        or certificate.training.best_step is None
-        or recipe.early_stopping_patience is None
-    ):
+def _best(certificate: Certificate | None) -> str:
+    if certificate is None or certificate.training.best_step is None:
         return ""
     return (
         f" The weights are those of step {certificate.training.best_step}, which had the lowest "

@@ -50,7 +50,7 @@ class PackedWeight(nn.Module, ABC):
     """
 
     scale: Tensor
-    rounds_activations: bool  # An engine that serves the model rounds activations to e4m3 as well.
+    rounds_activations: bool  # To e4m3, as a card does that serves the model.
 
     def __init__(
         self, sizes: Sequence[int], in_features: int, rank: int, num_rows: int, device: torch.device
@@ -192,6 +192,8 @@ class Fp8Weight(PackedWeight):
     def output(self, x: Tensor) -> Tensor:
         """Multiply x [T, I] with the rows: quantized by token in FP8, or with dequantized rows."""
         if not self.fp8:
+            if self.rounds_activations:
+                x, _ = quantize_rows(x)
             # Without FP8 hardware a bf16 copy of this group's rows lives for one product.
             return x @ dequantize(self.qdata, self.scale, x.dtype).t()
         return self.output_of_quantized(*quantize_codes(x))

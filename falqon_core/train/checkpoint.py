@@ -14,14 +14,14 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from falqon_core.contract.config import Recipe
+from falqon_core.contract.config import Recipe, read_old_recipe
 from falqon_core.contract.errors import CheckpointCorrupt, CheckpointOfOtherVersion
 from falqon_core.contract.layout import MANIFEST, checkpoint_folder, checkpoint_folders
 from falqon_core.contract.weights import check_safetensors
@@ -65,6 +65,11 @@ class Progress(BaseModel):
     best_step: int | None = None
     best_valid_loss: float | None = None
     num_stale_evaluations: int = 0
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _read_old_recipe(cls, value: Any) -> Any:
+        return read_old_recipe(value)
 
 
 class TrainingState(NamedTuple):

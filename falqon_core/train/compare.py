@@ -168,6 +168,7 @@ def figures_of(messages: Sequence[TrainerMessage], model: Path) -> TrainingFigur
         learning_rate=max(step.learning_rate for step in steps),
         steps=steps[-1].step,
         valid_loss=merged[-1].valid_loss if merged else None,
+        valid_loss_fp8_weights=merged[-1].valid_loss_fp8_weights if merged else None,
         valid_loss_as_served=merged[-1].valid_loss_as_served if merged else None,
         seconds_per_step=statistics.median(seconds) if seconds else None,
         tokens_per_second=statistics.median(step.tokens_per_second for step in steps),

@@ -40,8 +40,9 @@ def load_data(
     if config.validation_file is not None:
         path = config.validation_file
         return Datasets(train, _load_file(path, "validation_file", recipe, tokenizer, warn))
-    if recipe.validation_fraction > 0:
-        return Datasets(*train.split(recipe.validation_fraction, recipe.seed))
+    fraction = recipe.with_fraction(train.num_records, False).validation_fraction
+    if fraction:
+        return Datasets(*train.split(fraction, recipe.validation_seed))
     return Datasets(train, None)
 
 

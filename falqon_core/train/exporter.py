@@ -140,8 +140,8 @@ def export_training(
     base_name: str = "",
     files: DataFiles | None = None,
 ) -> None:
-    """Export, on the CPU, a checkpoint in the folder of a training: the checkpoint of `step`, or
-    its newest whole one, or its best when it stops early. Nothing of the training is changed.
+    """Export, on the CPU, a checkpoint in the folder of a training: that of `step`, or the one of
+    the lowest validation loss, or its newest whole one. Nothing of the training is changed.
 
     With `files` it is certified as by the trainer; without, there are no held-out rows to compare
     on. Raises `ModelError` where there is no checkpoint, `CheckpointCorrupt` where the chosen one
@@ -150,7 +150,9 @@ def export_training(
     """
     warn = logging.getLogger(__name__).warning
     newest, chosen = choose_checkpoint(training, step)
-    progress = newest.progress
+    progress = newest.progress.model_copy(update={"metrics": chosen.progress.metrics})
+    if step is not None:
+        progress.best_step = None  # The step was chosen, whatever its validation loss.
     tokenizer = load_tokenizer(base_folder)
     set_template_defaults(tokenizer, progress.recipe.chat_template_kwargs)
     verification = None
@@ -175,8 +177,8 @@ def export_training(
 
 
 def choose_checkpoint(training: Path, step: int | None) -> tuple[TrainingState, TrainingState]:
-    """Return the newest checkpoint considered, and the one to export: that of `step`, or the newest
-    whole one, or the best when it stops early.
+    """Return the newest checkpoint considered, and the one to export: that of `step`, or the one of
+    the lowest validation loss, or the newest whole one.
 
     Raises `ModelError` where there is none, and `CheckpointCorrupt` where the chosen one is
     damaged.
@@ -217,14 +219,13 @@ def describe_training(progress: Progress) -> Training:
 
 
 def best_checkpoint(training: Path, progress: Progress) -> TrainingState | None:
-    """Load the checkpoint that early stopping selects; None when `progress` is at it, or there is
-    no early stopping.
+    """Load the checkpoint of the lowest validation loss; None when `progress` is at it, or nothing
+    was held out.
 
     Raises `CheckpointCorrupt` where that checkpoint is damaged.
     """
     best_step = progress.best_step
-    stops_early = progress.recipe.early_stopping_patience is not None
-    if not stops_early or best_step is None or best_step == progress.step:
+    if best_step is None or best_step == progress.step:
         return None
     return load_checkpoint(checkpoint_folder(training, best_step))
 

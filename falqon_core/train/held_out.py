@@ -9,12 +9,10 @@ from falqon_core.importers.tokenizer import load_tokenizer
 
 
 def held_out_lines(config: TrainConfig) -> list[int]:
-    """Return their numbers, ascending, as `train.data.load_data` splits the file; none without a
-    `validation_fraction`. Raises as training would.
+    """Return their numbers, ascending, as `train.data.load_data` splits the file. Raises as
+    training would.
     """
     recipe = config.recipe
-    if recipe.validation_fraction == 0:
-        return []
     tokenizer = load_tokenizer(config.model)
     set_template_defaults(tokenizer, recipe.chat_template_kwargs)
     encoder = Encoder(tokenizer, recipe.max_seq_length, recipe.text_overlap_tokens)
@@ -23,5 +21,7 @@ def held_out_lines(config: TrainConfig) -> list[int]:
         for encoded in encode_file(config.train_file, encoder, "training_file", recipe.objective)
         if not isinstance(encoded, DatasetError) and any(item.has_targets for item in encoded.items)
     ]
-    places = choose_held_out(len(lines), recipe.validation_fraction, recipe.seed)
+    has_validation_file = config.validation_file is not None
+    fraction = recipe.with_fraction(len(lines), has_validation_file).validation_fraction
+    places = choose_held_out(len(lines), fraction or 0.0, recipe.validation_seed)
     return sorted(lines[place] for place in places.tolist())

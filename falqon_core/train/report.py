@@ -26,6 +26,7 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
     TrainerMessage,
+    describe_merged,
     encode,
 )
 
@@ -164,12 +165,9 @@ def describe(message: TrainerMessage) -> str:
         case CheckpointSaved():
             return f"step {message.step}: checkpoint {message.path}"
         case Merged():
-            return (
-                f"step {message.step}: merged to FP8, validation loss "
-                f"{message.valid_loss_as_served:.4f}, before {message.valid_loss:.4f}"
-            )
+            return f"step {message.step}: {describe_merged(message)}"
         case Exported():
-            return f"model written to {message.path}"
+            return f"model of step {message.step} written to {message.path}"
         case Finished():
             early = f", stopped early after {message.early_stop}" if message.early_stop else ""
             return (

@@ -33,11 +33,11 @@ from falqon_core.train.checkpointer import Checkpointer
 from falqon_core.train.data import plan_validation
 from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup
 from falqon_core.train.early_stopping import early_stop_reason
-from falqon_core.train.evaluate import evaluate
 from falqon_core.train.evaluator import Evaluator
 from falqon_core.train.exporter import Exporter, Verification, best_checkpoint, restore_model
 from falqon_core.train.metrics import Meter
 from falqon_core.train.optimizer import learning_rate
+from falqon_core.train.served import evaluate_as_served
 from falqon_core.train.setup import set_up
 from falqon_core.train.state import free_memory
 from falqon_core.train.step import StepBatch, train_step
@@ -177,7 +177,8 @@ class Trainer:
         progress = self.state.progress
         folder = model_folder(self._output)
         exporter.export(self._take_merged_model, self._tokenizer, progress, folder)
-        self._send(Exported(path=str(folder)))
+        step = progress.step if progress.best_step is None else progress.best_step
+        self._send(Exported(step=step, path=str(folder)))
 
     def _take_merged_model(self) -> PreTrainedModel:
         """Return the model to export; the trained one is not kept beside it."""
@@ -190,25 +191,29 @@ class Trainer:
             state.release_model()
             free_memory(self._device)
             model = restore_model(self._config.model, best, self._device)
+            state.progress.metrics = dict(best.progress.metrics)
         self._evaluate_as_served(model)
         return model
 
     def _evaluate_as_served(self, model: PreTrainedModel) -> None:
-        """Send the validation loss of the merged `model` beside that of the trained one. Where the
-        codes were trained the two are equal, so it is not computed again.
-        """
+        """Send the validation losses of the merged `model` beside that of the trained one."""
         progress = self.state.progress
-        if self._data.validation is None or "valid_loss" not in progress.metrics:
+        loss = progress.metrics.get("valid_loss")
+        if self._data.validation is None or loss is None:
             return
-        stops_early = self._recipe.early_stopping_patience is not None
-        loss = progress.best_valid_loss if stops_early else progress.metrics["valid_loss"]
-        assert loss is not None
-        as_served = loss
-        if self._recipe.method != "falqon":
-            plan = plan_validation(self._data.validation, self._recipe, self._device)
-            as_served = evaluate(model, plan, self._objective)["loss"]
-        progress.metrics["valid_loss_as_served"] = as_served
-        self._send(Merged(step=progress.step, valid_loss=loss, valid_loss_as_served=as_served))
+        plan = plan_validation(self._data.validation, self._recipe, self._device)
+        served = evaluate_as_served(model, self._recipe.method, loss, plan, self._objective)
+        progress.metrics["valid_loss_as_served"] = served.weights_and_activations
+        if served.weights is not None:
+            progress.metrics["valid_loss_fp8_weights"] = served.weights
+        self._send(
+            Merged(
+                step=progress.step,
+                valid_loss=loss,
+                valid_loss_fp8_weights=served.weights,
+                valid_loss_as_served=served.weights_and_activations,
+            )
+        )
 
     def _create_checkpointer(self) -> Checkpointer:
         is_cpu = self._device.type == "cpu"

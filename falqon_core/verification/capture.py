@@ -19,7 +19,7 @@ from falqon_core.data.microbatch import collate
 from falqon_core.data.sequences import Item, TokenSequence, sequences_of
 from falqon_core.export.fp8 import plain, quantized_linears
 from falqon_core.generate import generate
-from falqon_core.meld.packed_weight import PackedWeight
+from falqon_core.meld.activations import rounds_activations
 from falqon_core.objectives.loss import states_and_labels
 from falqon_core.ops.cross_entropy import token_cross_entropy
 from falqon_core.verification.reference import (
@@ -60,11 +60,7 @@ def capture_reference(
             num_tokens=num_tokens,
         ),
         loss=sum(losses) / (num_tokens - len(sequences)),
-        rounds_activations=any(
-            module.rounds_activations
-            for module in model.modules()
-            if isinstance(module, PackedWeight)
-        ),
+        rounds_activations=rounds_activations(model),
     )
     return ReferenceOutputs(summary, list(rows), prompt, torch.from_numpy(answer))
 

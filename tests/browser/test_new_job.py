@@ -79,7 +79,7 @@ def test_a_file_is_dropped_corrected_and_trained_with(
 
     # The estimate follows what is typed, and a mistake stands at its field.
     expect(fact(page, "Tokens")).to_contain_text("counted")
-    expect(fact(page, "Steps")).to_contain_text("3 epochs of 40 records")
+    expect(fact(page, "Steps")).to_contain_text("10 epochs of 40 records")
     before = fact(page, "Tokens").text_content()
     page.get_by_label("Epochs").fill("40")
     expect(fact(page, "Steps")).to_contain_text("40 epochs")

@@ -64,6 +64,7 @@ class Trained:
         self._service = service
         self._records = records
         options = recipe | {"num_gpus": NUM_SLOTS, "max_seq_length": 64, "rank": 8}
+        options |= {"validation_fraction": 0}
         self.id = service.client.fine_tuning.jobs.create(
             model="falqon-tiny",
             training_file=file_id,

@@ -73,7 +73,7 @@ def test_overrides_are_merged_deep_and_null_takes_away(tenant: Tenant) -> None:
         copy["config"]["num_epochs"],
     ) == (16, 0.1, 1)
     third = clone(tenant, copy["id"], {"hyperparameters": None, "metadata": None})
-    assert (third["config"]["num_epochs"], third["metadata"]) == (3, None)
+    assert (third["config"]["num_epochs"], third["metadata"]) == (10, None)
 
 
 SUPERVISED = {
@@ -123,7 +123,7 @@ SAID_OTHERWISE = {
     "auto over ours": (
         {"extra_body": {"falqon": {"num_epochs": 7}}},
         {"hyperparameters": {"n_epochs": "auto"}},
-        {"num_epochs": 3},
+        {"num_epochs": 10},
     ),
     "seed": ({"extra_body": {"falqon": OURS}}, {"seed": 1}, {"seed": 1, "num_epochs": 3}),
     "our seed": ({"seed": 9}, {"falqon": {"seed": 1}}, {"seed": 1}),

@@ -48,7 +48,7 @@ def test_extras_that_only_this_service_knows(tenant: Tenant) -> None:
 
 REFUSED = {
     "blind early stopping": (
-        {"early_stopping": {"patience": 2}},
+        {"early_stopping": {"patience": 2}, "validation_fraction": 0},
         "early_stopping_patience",
         "invalid_value",
     ),

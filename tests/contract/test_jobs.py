@@ -5,7 +5,7 @@ import openai
 import pytest
 
 from app.models import Event, Job, Model
-from tests.support.api import TINY_CONFIG, Tenant
+from tests.support.api import TINY_CONFIG, Tenant, jsonl
 
 PROGRESS = {
     "step": 4,
@@ -68,13 +68,13 @@ def test_a_job_on_a_checked_file_is_queued_with_everything_resolved(tenant: Tena
     ) == (None,) * 5
     assert job.estimated_finish is None
     assert job.hyperparameters.to_dict() == {
-        "n_epochs": 3,
+        "n_epochs": 10,
         "batch_size": 4,
         "learning_rate_multiplier": 2.0,
     }
-    assert job.method.supervised.hyperparameters.n_epochs == 3
+    assert job.method.supervised.hyperparameters.n_epochs == 10
     assert (job.config["rank"], job.config["alpha"], job.config["seed"]) == (16, 16.0, 7)
-    assert job.estimate["steps"] == 9
+    assert job.estimate["steps"] == 30
     assert job.cost["accrued"] == "0.0000"
     assert job.cost["projected"] == str(job.estimate["cost"]["expected"])
     assert (job.progress, job.attempts, job.paused_reason) == (None, [], None)
@@ -219,7 +219,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "invalid_value",
     ),
     "early stopping blind": (
-        {"extra_body": {"falqon": {"early_stopping_patience": 2}}},
+        {"extra_body": {"falqon": {"early_stopping_patience": 2, "validation_fraction": 0}}},
         "falqon.early_stopping_patience",
         "invalid_value",
     ),
@@ -270,11 +270,29 @@ def test_fields_that_train_nothing_are_warned_of_before_a_job_costs_anything(
     warning = "rows.jsonl: fields that train nothing: 'source' in 1 record."
     request = {"model": tenant.base_model, "training_file": file_id}
     estimate: Any = tenant.client.post("/fine_tuning/estimates", body=request, cast_to=object)
-    assert estimate["warnings"] == [warning]
+    assert estimate["warnings"][0] == warning
     job = jobs_of(tenant).create(**request)
-    assert job.estimate["warnings"] == [warning]
+    assert job.estimate["warnings"][0] == warning
     events = jobs_of(tenant).list_events(job.id).data
     assert [event.message for event in events if event.level == "warn"] == [warning]
+
+
+def test_a_tenth_is_held_out_and_the_estimate_says_so(tenant: Tenant) -> None:
+    request = {"model": tenant.base_model, "training_file": tenant.upload(jsonl(162))}
+    job = jobs_of(tenant).create(**request)
+    estimate = job.estimate
+    assert (estimate["num_records"], estimate["num_validation_records"]) == (146, 16)
+    assert (estimate["warnings"], estimate["steps"]) == ([], 3 * 37)
+    assert any("146 records to train, 16 to check" in told for told in messages(tenant, job.id))
+    assert (job.config["validation_fraction"], job.config["validation_seed"]) == (0.1, 0)
+    other = jobs_of(tenant).create(**request, extra_body={"falqon": {"validation_fraction": 0}})
+    by_file = jobs_of(tenant).create(**request, validation_file=tenant.upload(jsonl(7)))
+    counts = [each.estimate["num_validation_records"] for each in (other, by_file)]
+    assert (counts, other.estimate["warnings"]) == ([0, 7], [])
+    small = tenant.job()
+    assert (small.estimate["num_validation_records"], small.config["validation_fraction"]) == (0, 0)
+    (warning,) = small.estimate["warnings"]
+    assert "fewer than 50" in warning
 
 
 def test_a_faulty_file_is_refused_at_once(tenant: Tenant) -> None:

@@ -11,7 +11,7 @@ import pytest
 from openai import InvalidWebhookSignatureError
 
 from app.jobs import claims
-from app.jobs.events import NewEvent
+from app.jobs.events import NewEvent, append
 from app.models import JobStatus, WebhookDelivery, WebhookEndpoint
 from tests.contract.test_quotas import ran_for
 from tests.support.api import Api, Tenant
@@ -109,6 +109,7 @@ def test_a_webhook_needs_only_a_url(tenant: Tenant) -> None:
         *DEFAULT,
         "fine_tuning.job.running",
         "fine_tuning.job.paused",
+        "fine_tuning.job.health",
         "project.device_hours.warning",
         "project.device_hours.exhausted",
     ]
@@ -225,6 +226,23 @@ def test_a_pause_is_sent_to_endpoints_that_subscribe_to_it(
     assert [json.loads(received.body)["type"] for received in receiver.received] == [
         "fine_tuning.job.paused"
     ] * 2
+
+
+def test_a_finding_on_health_is_sent_to_endpoints_that_subscribe_to_it(
+    tenant: Tenant, receiver: Receiver
+) -> None:
+    create(tenant, receiver.url)
+    asking = create(tenant, receiver.url, event_types=["fine_tuning.job.health"])
+    job = tenant.job()
+    told = NewEvent("Health: …", level="warn", data={"health": "overfitting", "is_over": False})
+    metrics = NewEvent("Step 1", type="metrics", data={"step": 1, "health": 1})
+    with tenant.api.database.transaction() as session:
+        assert append(session, job.id, [NewEvent("Hello"), metrics])
+        assert append(session, job.id, [told, metrics])
+    settled(tenant, asking.id, 1)
+    (received,) = receiver.received
+    event = json.loads(received.body)
+    assert (event["type"], event["data"]) == ("fine_tuning.job.health", {"id": job.id})
 
 
 def test_device_hours_that_are_used_up_are_told_once_with_the_end_of_an_attempt(

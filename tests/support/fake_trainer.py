@@ -65,6 +65,7 @@ class FakeTrainer(BaseModel):
     checkpoint_every: int = 5
     # the checkpoint of this step has the lowest validation loss, all others the same
     best_at: int | None = None
+    loss: float | None = None  # of every step; unset, it falls
     crash_at: int | None = None  # the first time the step is reached from step 0
     user_error_at: int | None = None
     hang_at: int | None = None  # the first time the step is reached from step 0
@@ -145,7 +146,7 @@ class Trainer:
                     step=step,
                     total_steps=fake.steps,
                     epoch=step / fake.steps,
-                    train_loss=1 / step,
+                    train_loss=fake.loss or 1 / step,
                     train_mean_token_accuracy=0.5,
                     learning_rate=1e-3,
                     grad_norm=1.0,
@@ -212,7 +213,8 @@ class Trainer:
         write_model(self.model, folder, self.state, certificate())
         if self.fake.damaged_export:
             (folder / "model.safetensors").write_text("not what was hashed")
-        self.send(Exported(path=str(folder)))
+        step = self.fake.best_at or self.fake.steps
+        self.send(Exported(step=step, path=str(folder)))
 
 
 def write_model(base: Path, folder: Path, state: str, certificate: Certificate | None) -> None:

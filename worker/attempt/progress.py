@@ -10,16 +10,24 @@ from app.models import Job
 from app.models.base import JsonObject
 from app.models.job_progress import JobProgress
 from falqon_core.contract.figures import MAX_SECONDS
-from falqon_core.contract.messages import Evaluated, Merged, Started, StepMetrics
+from falqon_core.contract.health import HealthChange
+from falqon_core.contract.messages import Evaluated, Exported, Merged, Started, StepMetrics
 from falqon_core.estimate.estimate import Actual, compare
 from falqon_core.estimate.eta import Eta
+from falqon_core.estimate.health_monitor import HealthMonitor
 from falqon_core.estimate.prices import Price
 from worker.attempt.cost_meter import CostMeter
 from worker.attempt.step_timing import StepTiming
 from worker.machine.gpu import Machine
 
 # An attempt that goes on after the last evaluation does not receive these again.
-RESULT_FIELDS = {"num_trainable_parameters", "valid_loss", "valid_loss_as_served"}
+RESULT_FIELDS = {
+    "num_trainable_parameters",
+    "valid_loss",
+    "valid_loss_fp8_weights",
+    "valid_loss_as_served",
+    "model_step",
+}
 
 
 class AttemptProgress:
@@ -43,6 +51,7 @@ class AttemptProgress:
         self._step_timing = StepTiming(job.recipe)
         self._last: StepMetrics | None = None
         self._results = self._before.model_dump(include=RESULT_FIELDS, exclude_none=True)
+        self._health = HealthMonitor(job.recipe, self._before.health, self._before.first_loss)
         self._tokens = 0
         self._heard_at = 0.0
 
@@ -62,6 +71,7 @@ class AttemptProgress:
         with self._lock:
             self._step_timing.started(message, self._clock(), self._overhead)
             self._results["num_trainable_parameters"] = message.num_trainable_parameters
+            self._health.started(message)
             self.listen()
 
     def step(self, message: StepMetrics) -> None:
@@ -69,17 +79,29 @@ class AttemptProgress:
             self._step_timing.step(message.elapsed_seconds, self._clock())
             self.listen()
             self._last = message
+            self._health.step(message)
             self._tokens += message.tokens
 
     def evaluated(self, message: Evaluated) -> None:
         with self._lock:
             self._step_timing.evaluated(self._clock())
             self._results["valid_loss"] = message.valid_loss
+            self._health.evaluated(message)
             self.listen()
+
+    def take_health_changes(self) -> list[HealthChange]:
+        """Return the findings that began or ended since the last call."""
+        with self._lock:
+            return self._health.take_changes()
 
     def merged(self, message: Merged) -> None:
         with self._lock:
-            self._results |= message.model_dump(include=RESULT_FIELDS)
+            self._results |= message.model_dump(include=RESULT_FIELDS, exclude_none=True)
+            self.listen()
+
+    def exported(self, message: Exported) -> None:
+        with self._lock:
+            self._results["model_step"] = message.step
             self.listen()
 
     def sampled(self) -> None:
@@ -185,6 +207,8 @@ class AttemptProgress:
                 seconds_per_step=self._step_timing.seconds_per_step,
                 **_eta(left),
                 train_loss=last.train_loss,
+                first_loss=self._health.first_loss,
+                health=self._health.findings,
                 **self._results,
                 trained_tokens=last.trained_tokens,
                 memory_bytes=last.memory_bytes,
@@ -216,7 +240,8 @@ class AttemptProgress:
         left = self._estimated(before.step, before.total_steps)
         eta = _eta(left) if "step" in before.model_fields_set else {}
         cost = self._cost_meter.cost(self._clock(), left)
-        return before.model_copy(update={**eta, **self._results, "cost": cost})
+        health = {"health": self._health.findings} if self._health.findings else {}
+        return before.model_copy(update={**eta, **self._results, **health, "cost": cost})
 
 
 def _eta(left: Eta | None) -> dict[str, float | None]:

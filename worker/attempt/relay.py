@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from app.attempts.values import AttemptMeasurements, Batch
 from app.base import counters
-from app.jobs.events import NewEvent
+from app.jobs.events import Level, NewEvent
 from app.models.base import JsonObject
 from falqon_core.contract.messages import (
     AnyMessage,
@@ -25,6 +25,7 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
     decode,
+    describe_merged,
 )
 from falqon_core.fault_points import fault
 from worker.attempt.progress import AttemptProgress
@@ -204,6 +205,7 @@ class Relay:
                 self._started = message
                 self._progress.started(message)
                 self._waiting.add(_start_event(message))
+                self._add_health_changes()
             case StepMetrics() as message:
                 self._progress.step(message)
                 text = (
@@ -211,12 +213,14 @@ class Relay:
                     f"training loss={message.train_loss:.2f}"
                 )
                 self._add_metrics(message.step, text, self._progress.metrics(message))
+                self._add_health_changes()
             case Evaluated() as message:
                 self._progress.evaluated(message)
                 text = f"{self._step_of(message)}: validation loss={message.valid_loss:.2f}"
                 self._add_metrics(
                     message.step, text, message.model_dump(exclude={"type"}, exclude_none=True)
                 )
+                self._add_health_changes()
             case Sampled() as message:
                 self._progress.sampled()
                 count = len(message.samples)
@@ -230,12 +234,13 @@ class Relay:
                 self._progress.merged(message)
                 self._add_metrics(
                     message.step,
-                    f"Merged to FP8: validation loss={message.valid_loss_as_served:.4f}, "
-                    f"before {message.valid_loss:.4f}",
-                    {"step": message.step, "valid_loss_as_served": message.valid_loss_as_served},
+                    describe_merged(message),
+                    message.model_dump(exclude={"type", "valid_loss"}, exclude_none=True),
                 )
-            case Exported():
-                self._waiting.add(NewEvent("The model is merged and written; uploading it"))
+            case Exported() as message:
+                self._progress.exported(message)
+                text = f"The model of step {message.step} is merged and written; uploading it"
+                self._waiting.add(NewEvent(text, data={"model_step": message.step}))
             case Log() as message:
                 self._waiting.add(NewEvent(_without_nul(message.text), level=message.level))
             case Failed() as message:
@@ -243,13 +248,20 @@ class Relay:
             case Finished() as message:
                 self.finished = message
                 if message.early_stop is not None:
-                    text = (
-                        f"Training stopped early at step {message.steps}: {message.early_stop}; "
-                        "the model is the one of that step"
-                    )
+                    text = f"Training stopped early at step {message.steps}: {message.early_stop}"
                     self._waiting.add(
                         NewEvent(text, data={"step": message.steps, "best_step": message.best_step})
                     )
+
+    def _add_health_changes(self) -> None:
+        for change in self._progress.take_health_changes():
+            finding = change.finding
+            data = finding.model_dump(exclude={"code"}) | {
+                "health": finding.code,
+                "is_over": change.is_over,
+            }
+            level: Level = "info" if change.is_over else "warn"
+            self._waiting.add(NewEvent(change.message, level=level, data=data))
 
     def _step_of(self, message: Evaluated | Sampled) -> str:
         total_steps = self._started.total_steps if self._started else "?"
@@ -286,6 +298,8 @@ def _start_event(message: Started) -> NewEvent:
         f"Training started: {message.total_steps} steps over {message.num_records} records "
         f"on {message.device}"
     )
+    if message.num_validation_records:
+        text += f"; {message.num_validation_records} more check the model"
     if message.num_truncated_records:
         num_cut = message.num_truncated_records
         text += f"; {num_cut} records are longer than the recipe allows and are cut"

@@ -78,7 +78,8 @@ class StepTiming:
             and self._recipe.early_stopping_patience is not None
         )
         if not self._steps or step >= total_steps or may_be_over:
-            return HANG_CLOSING * floor
+            # The merged model is evaluated, too.
+            return HANG_CLOSING * floor + HANG_PAUSES * max(self._evaluations, default=0.0)
         usual = [
             max(pauses.measured, default=pauses.assumed)
             for pauses in self._pauses(step, total_steps)

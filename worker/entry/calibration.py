@@ -111,7 +111,9 @@ def _measure(
     config = TrainConfig(
         model=model,
         train_file=records,
-        recipe=Recipe(num_epochs=1, batch_size=BATCH_SIZE).resolved(NUM_STEPS * BATCH_SIZE),
+        recipe=Recipe(num_epochs=1, batch_size=BATCH_SIZE, validation_fraction=0.0).resolved(
+            NUM_STEPS * BATCH_SIZE
+        ),
         device="cuda" if machine.is_gpu else "cpu",
         num_threads=None if machine.is_gpu else machine.num_devices,
     )

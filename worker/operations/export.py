@@ -179,13 +179,14 @@ class ExportHandler(OperationHandler[Export]):
 def _checkpoint_of(
     export: Export, job: Job | None, checkpoints: list[Checkpoint]
 ) -> Checkpoint | None:
-    """Return the checkpoint of the step that is asked for, or whose weights the job handed out: its
-    best with early stopping, else its last.
-    """
+    """Return the checkpoint of the step that is asked for, or whose weights the job handed out."""
     if export.step is not None:
         return next((item for item in checkpoints if item.step == export.step), None)
     if job is None or not checkpoints:
         return None
+    if job.progress is not None and job.progress.model_step is not None:
+        return next((item for item in checkpoints if item.step == job.progress.model_step), None)
+    # Jobs from before that was recorded: their best with early stopping, else their last.
     if job.recipe is not None and job.recipe.early_stopping_patience is not None:
         return best_of(checkpoints)
     newest = checkpoints[0]

@@ -19,6 +19,11 @@ app = typer.Typer(no_args_is_help=True, help="Fine-tuning jobs.")
 for part in (create, fields, watch, logs, actions, metrics, compare):
     app.add_typer(part.app)
 
+LOSSES = {
+    "valid_loss": "validation loss",
+    "valid_loss_fp8_weights": "with FP8 weights",
+    "valid_loss_as_served": "with FP8 weights and activations",
+}
 After = Annotated[str | None, option(help="Start after this one.")]
 
 
@@ -146,6 +151,7 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
         "status",
         job["status"] + (f" ({job['paused_reason']})" if job.get("paused_reason") else ""),
     )
+    yield "health", ". ".join(text.health(job))
     yield "error", error and f"{error['message']} ({error['code']})"
     yield "loss", _losses(progress)
     yield "model", job["model"]
@@ -165,6 +171,9 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
         else "",
     )
     yield "finished", text.moment(job["finished_at"])
+    yield "model of step", progress.get("model_step")
+    for name, of in LOSSES.items():
+        yield of, text.loss(progress.get(name))
     yield (
         "trained tokens",
         f"{job['trained_tokens']:,}" if job["trained_tokens"] is not None else "",

@@ -17,6 +17,7 @@ def show_estimate(client: Client, estimate: Json) -> None:
     memory = text.size(estimate["memory_bytes"]) + (f", {fits}" if fits else "")
     client.out.facts(
         {
+            "records": _records(estimate),
             "tokens": f"{estimate['trained_tokens']:,}",
             "steps": f"{estimate['steps']:,}",
             "time": (
@@ -42,6 +43,13 @@ def show_estimate(client: Client, estimate: Json) -> None:
         client.out.console.print(Text(f"The service warns: {one_line(warning)}", "yellow"))
     if estimate.get("engine_note"):
         client.out.console.print(Text(one_line(estimate["engine_note"]), "yellow"))
+
+
+def _records(estimate: Json) -> str:
+    """Say how many train and how many check the model; an older service counts only the first."""
+    num_checked = estimate.get("num_validation_records")
+    checked = "" if num_checked is None else f", {num_checked:,} to check"
+    return f"{estimate['num_records']:,} to train{checked}"
 
 
 def _overhead(estimate: Json) -> str:

@@ -73,6 +73,7 @@ class Watched:
         lines: list[RenderableType] = [head]
         if self.latest:
             lines += [self._bar(), self._curve(), Text(self.numbers())]
+        lines += [Text(one_line(line), "yellow") for line in text.health(self.job)]
         lines.append(Text(self.heard, "dim", no_wrap=True, overflow="ellipsis"))
         if self.trouble or status not in FINAL_STATUSES:
             lines.append(

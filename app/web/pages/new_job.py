@@ -50,7 +50,7 @@ async def _values(request: Request) -> Values:
     form = await request.form()
     values = {name: text for name in job_form.NAMES if isinstance(text := form.get(name, ""), str)}
     pressed = [preset for preset in job_settings.PRESETS if preset.name == form.get("preset")]
-    return values | (pressed[0].values(values) if pressed else {})
+    return values | (pressed[0].values() if pressed else {})
 
 
 FormValues = Annotated[Values, Depends(_values)]

@@ -12,11 +12,8 @@ function showApplicable() {
   }
 }
 
-// A validation file validates instead of a part of the training file.
 function settingsOf(button) {
-  const settings = JSON.parse(button.dataset.preset);
-  if (form.elements.validation_file.value) settings.validation_fraction = "";
-  return Object.entries(settings);
+  return Object.entries(JSON.parse(button.dataset.preset));
 }
 
 const presets = [...form.querySelectorAll("[data-preset]")];

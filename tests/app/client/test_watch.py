@@ -91,6 +91,21 @@ def test_a_log_gets_lines_without_colour(falqon: Falqon, submitted: Submitted) -
     assert "Training started" in done.stdout
 
 
+def test_a_job_that_has_not_learned_does_not_end_like_one_that_has(
+    falqon: Falqon, submitted: Submitted
+) -> None:
+    job_id = submitted(steps=30, loss=2.0)
+    done = falqon("jobs", "watch", job_id)
+    assert done.exit_code == 0, "for programs it has succeeded"
+    assert f"{job_id} succeeded, with a model no better than before" in done.stdout
+    finding = "the training loss has not fallen by more than its noise in 30 steps"
+    assert f"Health: {finding}: 2 at the beginning, 2 now; try a higher" in done.stdout
+    assert finding in " ".join(falqon("jobs", "show", job_id).stdout.split())
+    job = json.loads(falqon("jobs", "show", job_id, "--json").stdout)
+    ((code, is_failing),) = [(each["code"], each["is_failing"]) for each in job["health"]]
+    assert (job["status"], code, is_failing) == ("succeeded", "not_learning", True)
+
+
 def test_a_checkpoint_is_told_of_behind_its_step() -> None:
     def event(step: int, kind: str) -> Json:
         return {"type": kind, "data": {"step": step}}

@@ -202,7 +202,7 @@ def test_errors_stand_at_their_fields_and_nothing_is_made(
     for fields, name in (
         ({"rank": "512"}, "rank"),  # more than a layer has
         ({"weight_decay": "0.1", "base_copy": "none"}, "weight_decay"),
-        ({"early_stopping_patience": "2"}, "early_stopping_patience"),
+        ({"early_stopping_patience": "2", "validation_fraction": "0"}, "early_stopping_patience"),
         ({"chat_template_kwargs": '{"tools": 1}'}, "chat_template_kwargs"),
         ({"chat_template_kwargs": "no thinking"}, "chat_template_kwargs"),
         ({"chat_template_kwargs": '{"no thinking": 1}'}, "chat_template_kwargs"),

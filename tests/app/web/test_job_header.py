@@ -9,8 +9,9 @@ from sqlalchemy import update
 
 from app.jobs import claims
 from app.jobs.events import NewEvent
-from app.models import Job
+from app.models import Job, JobStatus
 from app.web import job_header
+from falqon_core.contract.health import HealthFinding
 from tests.browser import scene
 from tests.support.api import Tenant
 
@@ -41,6 +42,27 @@ def test_a_running_job_tells_whether_it_learns_when_it_ends_and_what_it_costs(
     assert re.search(r"Cost \$\S+ of about \$\S+ in the end", text)
     assert "budget" not in text
     assert re.search(r"Started [\d: -]+ UTC Waited [^A-Z]+ s ", text)
+
+
+def test_findings_on_health_stand_on_top_and_color_the_end(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    claim = scene.job(tenant, tenant.upload(), "flat", 100)
+    findings = [
+        HealthFinding(code="overfitting", step=40, before=1.0, now=1.25),
+        HealthFinding(code="not_learning", step=100, before=2.0, now=2.0),
+    ]
+    progress = scene.progress(100).model_copy(update={"health": findings})
+    scene.write(tenant, claim, [], progress)
+    text = header(browser, claim.job_id)
+    first, second = text.index("The training loss has not fallen"), text.index("Overfitting since")
+    assert first < second, "the worse one comes first"
+    assert "and is 1.25 now. The model of step 40 is the one handed out" in text
+    assert "no better" not in browser.get("/").text
+    with tenant.api.database.transaction() as session:
+        assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"))
+    for page in (f"/jobs/{claim.job_id}", "/"):
+        assert 'data-state="succeeded, no better"' in browser.get(page).text
 
 
 def test_evaluations_of_steps_that_are_done_again_do_not_count(

@@ -12,6 +12,7 @@ from falqon_core.contract.config import (
     PUBLISHED_NUM_UPDATE_ROWS,
     Recipe,
     TrainConfig,
+    read_old_recipe,
 )
 
 
@@ -149,6 +150,52 @@ def test_batch_size_follows_the_records(num_records: int, batch_size: int) -> No
     assert Recipe().resolved(num_records).batch_size == batch_size
 
 
+@pytest.mark.parametrize(
+    ("num_records", "num_epochs", "num_steps"),
+    [
+        (1, 10, 10),
+        (10, 10, 30),
+        (48, 9, 108),
+        (50, 9, 108),
+        (300, 3, 204),
+        (10_000, 2, 1226),
+        (100_000, 1, 6238),
+    ],
+)
+def test_epochs_follow_the_records(num_records: int, num_epochs: int, num_steps: int) -> None:
+    """OpenAI's rule, and a hundred steps where ten epochs have them."""
+    recipe = Recipe().resolved(num_records)
+
+    assert recipe.num_epochs == num_epochs
+    assert recipe.num_steps(num_records - recipe.num_held_out(num_records)) == num_steps
+
+
+def test_epochs_of_long_texts_follow_their_sequences() -> None:
+    assert Recipe().resolved(1, num_examples=30_000).num_epochs == 1
+
+
+@pytest.mark.parametrize(
+    ("num_records", "held_out"),
+    [(1, 0), (49, 0), (50, 5), (162, 16), (2000, 200), (10**6, 200)],
+)
+def test_a_tenth_is_held_out_within_limits(num_records: int, held_out: int) -> None:
+    assert Recipe().resolved(num_records).num_held_out(num_records) == held_out
+    no = Recipe(validation_fraction=0.0).resolved(num_records)
+    by_file = Recipe().resolved(num_records, has_validation_file=True)
+    assert no.validation_fraction == by_file.validation_fraction == 0
+
+
+def test_early_stopping_holds_out_of_small_files_too() -> None:
+    assert Recipe(early_stopping_patience=2).resolved(20).num_held_out(20) == 2
+
+
+def test_recipes_of_earlier_versions_keep_their_held_out_records() -> None:
+    stored = Recipe(seed=5, validation_fraction=0.2).resolved(100).model_dump()
+    assert read_old_recipe(stored) == stored
+    del stored["validation_seed"]
+    assert read_old_recipe(stored)["validation_seed"] == 5
+
+
 @pytest.mark.parametrize(("max_steps", "steps"), [(None, 9), (5, 5), (100, 9)])
 def test_steps_are_epochs_of_full_batches_and_a_rest(max_steps: int | None, steps: int) -> None:
     recipe = Recipe(batch_size=4, num_epochs=3, max_steps=max_steps).resolved(10)
@@ -168,7 +215,7 @@ def test_a_recipe_has_one_source_of_validation_data() -> None:
 
 def test_early_stopping_needs_validation_data() -> None:
     paths = {"model": Path("m"), "train_file": Path("t")}
-    recipe = Recipe(early_stopping_patience=2)
+    recipe = Recipe(early_stopping_patience=2, validation_fraction=0.0)
 
     with pytest.raises(ValidationError, match="early_stopping_patience: needs validation data"):
         TrainConfig(**paths, recipe=recipe)

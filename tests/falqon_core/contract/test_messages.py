@@ -46,7 +46,8 @@ MESSAGES: list[TrainerMessage] = [
         step=3, path="/out/step-3", bytes=10, manifest_sha256="0" * 64, metrics={"train_loss": 1.25}
     ),
     Merged(step=3, valid_loss=1.25, valid_loss_as_served=1.26),
-    Exported(path="/out/model"),
+    Merged(step=3, valid_loss=1.25, valid_loss_fp8_weights=1.26, valid_loss_as_served=1.29),
+    Exported(step=3, path="/out/model"),
     RecordsWritten(num_records=3, fraction=0.5, ignored_columns=["id"]),
     Log(text="two\nlines, ünïcode 🙂", level="warn"),
     Failed(code="out_of_memory", message="too large", param=None),

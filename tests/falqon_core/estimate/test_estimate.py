@@ -16,7 +16,7 @@ from falqon_core.estimate.estimate import (
     Range,
     compare,
     estimate,
-    reference_flops,
+    forward_flops,
     tokens_from_characters,
     training_flops,
 )
@@ -135,7 +135,7 @@ def test_attention_counts_the_keys_that_tokens_see() -> None:
 
 
 def test_preferences_begin_with_one_forward_pass_of_the_base() -> None:
-    forward = reference_flops(
+    forward = forward_flops(
         SEVEN_B, Recipe(objective="dpo", max_seq_length=512).resolved(1000), 1000
     )
     assert (

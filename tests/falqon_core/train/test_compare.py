@@ -47,8 +47,11 @@ def test_methods_are_trained_once_and_stand_in_one_table(
     rows = {line.split(" | ")[0]: line.split(" | ") for line in table.splitlines()}
     head = rows["| Method"]
     ours, lora = rows["| FALQON"], rows["| LoRA"]
-    losses = head.index("Validation loss"), head.index("As served")
-    assert ours[losses[0]] == ours[losses[1]], "what is trained is what is served"
+    losses = head.index("Validation loss"), head.index("FP8 weights")
+    assert ours[losses[0]] == ours[losses[1]], "what is trained is what is merged"
+    served = head.index("FP8 weights and activations")
+    assert ours[served] != ours[losses[0]]
+    assert lora[served] != lora[losses[1]]
     error = head.index("Base error")
     assert (float(lora[error]), 0.01 < float(ours[error]) < 0.05) == (0.0, True)
     assert float(ours[head.index("Tokens/s, in turn")].replace(",", "")) > 0

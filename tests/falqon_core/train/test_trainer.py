@@ -71,11 +71,42 @@ def test_a_training_tells_everything_in_order(run: Any, tmp_path: Path) -> None:
     last = messages[-4:]
     assert [type(message) for message in last] == [CheckpointSaved, Merged, Exported, Finished]
     (merged,) = of(Merged, messages)
-    assert (
-        merged.valid_loss_as_served == merged.valid_loss == of(Evaluated, messages)[-1].valid_loss
-    )
+    assert merged.valid_loss_fp8_weights == merged.valid_loss, "the codes are what was trained"
+    assert merged.valid_loss == of(Evaluated, messages)[-1].valid_loss
+    assert 0 < abs(merged.valid_loss_as_served - merged.valid_loss) < 0.1
     assert sorted(path.name for path in (tmp_path / "out" / "checkpoints").iterdir()) == ["4", "6"]
     assert (tmp_path / "out" / "model" / "SHA256SUMS").exists()
+
+
+@pytest.mark.parametrize("method", ["falqon", "lora"])
+def test_rounded_activations_are_served_as_they_were_trained(run: Any, method: str) -> None:
+    """A device that rounds activations while it trains measures only what is served."""
+    simulated = {"simulate_fp8": True} if method == "falqon" else {}
+    _, messages = run(method=method, validation_fraction=0.1, **simulated)
+    (merged,) = of(Merged, messages)
+    if simulated:
+        assert merged.valid_loss_fp8_weights is None
+        assert merged.valid_loss_as_served == merged.valid_loss
+    else:
+        losses = {merged.valid_loss, merged.valid_loss_fp8_weights, merged.valid_loss_as_served}
+        assert len(losses) == 3
+        assert max(losses) - min(losses) < 0.1
+
+
+def test_the_model_of_the_lowest_validation_loss_is_handed_out(run: Any, tmp_path: Path) -> None:
+    """Without early stopping as well: a rate that overshoots ends worse than it was."""
+    rising = {"learning_rate": 1.0, "lr_schedule": "constant", "max_steps": 12}
+    _, messages = run(validation_fraction=0.2, eval_every=1, **rising)
+    losses = {message.step: message.valid_loss for message in of(Evaluated, messages)}
+    best = min(losses, key=lambda step: losses[step])
+    assert best < 12
+    (exported,), (merged,) = of(Exported, messages), of(Merged, messages)
+    assert (exported.step, merged.valid_loss) == (best, losses[best])
+    run(output="short", validation_fraction=0.2, eval_every=1, **rising | {"max_steps": best})
+    ours, theirs = (
+        load_file(tmp_path / name / "model" / "model.safetensors") for name in ("out", "short")
+    )
+    assert all((ours[name].float() == theirs[name].float()).all() for name in ours)
 
 
 def test_every_step_tells_its_figures(run: Any) -> None:

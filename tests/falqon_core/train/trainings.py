@@ -10,8 +10,13 @@ from falqon_core.train.trainer import Trainer
 
 
 def config_of(model: Path, train_file: Path, recipe: dict[str, Any], **fields: Any) -> TrainConfig:
-    """Return the configuration of a training by one thread and without a certificate."""
-    of_tests = {"num_threads": 1, "certificate": False, "recipe": Recipe.model_validate(recipe)}
+    """Return the configuration of a training by one thread and without a certificate; of three
+    epochs that hold nothing out, unless `recipe` says otherwise.
+    """
+    short = {"num_epochs": 3, "validation_fraction": 0.0}
+    of_tests = {
+        "num_threads": 1, "certificate": False, "recipe": Recipe.model_validate(short | recipe)
+    }  # fmt: skip
     return TrainConfig(model=model, train_file=train_file, **of_tests | fields)
 
 

@@ -122,10 +122,15 @@ def test_the_certificate_names_base_data_and_recipe(trained: Trained) -> None:
         5,
     )
     metrics = trained.checkpoint.progress.metrics
+    served = certificate.training.metrics["valid_loss_as_served"]
+    assert served != metrics["valid_loss"]
     assert (certificate.training.steps, certificate.training.metrics) == (
         4,
-        metrics | {"valid_loss_as_served": metrics["valid_loss"]},
+        metrics | {"valid_loss_fp8_weights": metrics["valid_loss"], "valid_loss_as_served": served},
     )
+    card = (trained.folder / "README.md").read_text()
+    assert f"| merged, weights in FP8 | {metrics['valid_loss']:.4f} |" in card
+    assert f"weights and activations in FP8, as a card with FP8 serves it | {served:.4f} |" in card
     assert certificate.software.libraries["torch"] == importlib.metadata.version("torch")
     assert (certificate.device.type, certificate.service) == ("cpu", None)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from app.models import Job
 from app.models.job_progress import JobProgress
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.messages import Evaluated, Merged, Started, StepMetrics
+from falqon_core.contract.messages import Evaluated, Exported, Merged, Started, StepMetrics
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.estimate import Estimate, estimate
@@ -211,10 +211,13 @@ def test_figures_for_a_comparison_outlive_the_attempt() -> None:
         trainer.step(seconds)
     trainer.evaluate(1.0)
     assert trainer.progress.snapshot().valid_loss_as_served is None
-    trainer.progress.merged(Merged(step=3, valid_loss=1.25, valid_loss_as_served=1.375))
+    trainer.progress.merged(
+        Merged(step=3, valid_loss=1.25, valid_loss_fp8_weights=1.3, valid_loss_as_served=1.375)
+    )
+    trainer.progress.exported(Exported(step=3, path="/out/model"))
     ended = trainer.progress.snapshot(ended=True)
-    losses = (ended.valid_loss, ended.valid_loss_as_served)
-    assert (*losses, ended.seconds_per_step) == (1.25, 1.375, 2.0)
+    losses = (ended.valid_loss, ended.valid_loss_fp8_weights, ended.valid_loss_as_served)
+    assert (*losses, ended.model_step, ended.seconds_per_step) == (1.25, 1.3, 1.375, 3, 2.0)
     assert ended.num_trainable_parameters is not None
     again = AttemptProgress(job(ended), Machine("h100", 1), lambda: 0.0, H100)
     assert again.snapshot().valid_loss_as_served == 1.375

@@ -13,6 +13,7 @@ from falqon_core.contract.figures import MAX_TEXT
 from falqon_core.contract.messages import CheckpointSaved, Finished, Log, Sample, Sampled, encode
 from tests.support.backend import Backend
 from tests.worker.attempt.relays import add_running_job, gateway_of, relay_of
+from tests.worker.attempt.test_progress import step
 from worker.attempt.relay import MAX_BATCH, MAX_LINE_BYTES
 from worker.attempt.spool import Spool
 
@@ -104,6 +105,24 @@ def test_samples_and_an_early_stop_become_events(backend: Backend) -> None:
         "Training stopped early at step 40: 2 evaluations without a lower loss"
     )
     assert stopped.data == {"step": 40, "best_step": 20}
+
+
+def test_a_finding_on_health_is_told_once_and_stays_on_the_job(backend: Backend) -> None:
+    steps = (encode(step(number, total=30)) for number in range(1, 31))
+    job_id = relayed(backend, b"".join(steps))
+    (told,) = [event for event in backend.events(job_id) if event.type == "message"]
+    assert told.level == "warn"
+    assert told.message.startswith("Health: the training loss has not fallen by more than its")
+    assert told.data is not None
+    assert (told.data["health"], told.data["step"], told.data["is_over"]) == (
+        "not_learning",
+        15,
+        False,
+    )
+    progress = backend.job(job_id).progress
+    assert progress is not None
+    (finding,) = progress.health
+    assert (finding.code, finding.step, progress.first_loss) == ("not_learning", 30, 1.0)
 
 
 def test_a_batch_whose_commit_nobody_confirmed_is_written_once(backend: Backend) -> None:

@@ -1,0 +1,136 @@
+"""The health of a training, from the messages of its trainer.
+
+The training loss is compared between windows of steps: the first of the training, the best and the
+newest. Two windows differ if their means do by more than two standard errors of that difference.
+It is compared at most `MAX_CHECKS` times, so that a loss near a bound does not change its finding
+with every step.
+"""
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Sequence
+
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.health import HealthChange, HealthCode, HealthFinding
+from falqon_core.contract.messages import Evaluated, Started, StepMetrics
+
+MAX_CHECKS = 20
+MIN_WINDOW = 5
+MAX_WINDOW = 20
+WINDOWS = 6  # of a short training
+MIN_STEPS = 3  # windows before the first check
+NOISE = 2.0  # standard errors
+# A loss diverges where it rises by all of these above its lowest window, or by the first of them
+# above the first window.
+RISE_ERRORS = 4.0
+RISE_OF_LOWEST = 0.5
+RISE_OF_FIRST = 0.1
+# Evaluations beyond the best one, all higher by this share of it.
+NUM_WORSE = 2
+WORSE_SHARE = 0.02
+FAR_FACTOR = 8.0  # between a learning rate and the automatic one
+MOST = 0.5  # share of the sequences that are cut
+
+
+class HealthMonitor:
+    """The findings of one attempt; those of the attempt before, and its first loss, go on."""
+
+    def __init__(
+        self,
+        recipe: Recipe | None,
+        findings: Sequence[HealthFinding] = (),
+        first_loss: float | None = None,
+    ) -> None:
+        """`first_loss`: mean of the first window in nats, None before it is known."""
+        self.first_loss = first_loss
+        self._recipe = recipe
+        self._findings: dict[HealthCode, HealthFinding] = {each.code: each for each in findings}
+        self._changes: list[HealthChange] = []
+        self._first_variance: float | None = None
+        self._lowest_loss: float | None = None
+        self._losses: deque[float] = deque(maxlen=MAX_WINDOW)
+        self._num_steps = 0  # of this attempt
+        self._validations = [
+            (each.step, each.before) for each in findings if each.code == "overfitting"
+        ]
+
+    @property
+    def findings(self) -> list[HealthFinding]:
+        """Return the current ones."""
+        return list(self._findings.values())
+
+    def take_changes(self) -> list[HealthChange]:
+        """Return the changes since the last call."""
+        changes, self._changes = self._changes, []
+        return changes
+
+    def started(self, message: Started) -> None:
+        """Judge the data and the recipe."""
+        cut, total = message.num_truncated_records, message.num_examples
+        self._set("truncated", cut > MOST * total, message.start_step, total, cut)
+        recipe = self._recipe
+        if recipe is not None and recipe.learning_rate is not None:
+            automatic = recipe.default_learning_rate
+            ratio = recipe.learning_rate / automatic
+            is_far = not 1 / FAR_FACTOR < ratio < FAR_FACTOR
+            self._set("rate", is_far, message.start_step, automatic, recipe.learning_rate)
+
+    def step(self, message: StepMetrics) -> None:
+        """Judge the training loss, now and then."""
+        window = max(MIN_WINDOW, min(MAX_WINDOW, message.total_steps // WINDOWS))
+        if self._losses.maxlen != window:
+            self._losses = deque(self._losses, window)
+        self._losses.append(message.train_loss)
+        self._num_steps += 1
+        if self._num_steps < window:
+            return
+        recent = statistics.fmean(self._losses)
+        variance = statistics.variance(self._losses, recent)
+        if self.first_loss is None:
+            self.first_loss = recent
+        if self._first_variance is None:
+            self._first_variance = variance
+        if self._lowest_loss is None or recent < self._lowest_loss:
+            self._lowest_loss = recent
+        interval = max(window, message.total_steps // MAX_CHECKS)
+        is_last = message.step == message.total_steps and self._num_steps >= 2 * window
+        is_due = message.step % interval == 0 and self._num_steps >= MIN_STEPS * window
+        if is_last or is_due:
+            error = math.sqrt((self._first_variance + variance) / window)
+            self._judge_loss(message.step, recent, error)
+
+    def evaluated(self, message: Evaluated) -> None:
+        """Judge the validation loss."""
+        self._validations.append((message.step, message.valid_loss))
+        step, best = min(self._validations, key=lambda each: (each[1], each[0]))
+        later = [loss for at, loss in self._validations if at > step]
+        if not later:
+            self._set("overfitting", False, step, best, best)
+        elif len(later) >= NUM_WORSE and min(later[-NUM_WORSE:]) > best * (1 + WORSE_SHARE):
+            self._set("overfitting", True, step, best, later[-1])
+
+    def _judge_loss(self, step: int, recent: float, error: float) -> None:
+        assert self.first_loss is not None, "a window is full"
+        assert self._lowest_loss is not None, "a window is full"
+        first, lowest = self.first_loss, self._lowest_loss
+        rise = max(RISE_ERRORS * error, RISE_OF_LOWEST * lowest, RISE_OF_FIRST * first)
+        has_risen = recent - lowest > rise
+        is_above_start = recent - first > RISE_ERRORS * error
+        before = lowest if has_risen else first
+        self._set("diverging", has_risen or is_above_start, step, before, recent)
+        has_fallen = first - recent > NOISE * error
+        is_flat = not has_fallen and "diverging" not in self._findings
+        self._set("not_learning", is_flat, step, first, recent)
+
+    def _set(self, code: HealthCode, holds: bool, step: int, before: float, now: float) -> None:
+        """Record a finding that holds, or end one; figures of one that goes on are renewed."""
+        known = self._findings.get(code)
+        if holds:
+            finding = HealthFinding(code=code, step=step, before=before, now=now)
+            self._findings[code] = finding
+            if known is None:
+                self._changes.append(HealthChange(finding))
+        elif known is not None:
+            del self._findings[code]
+            self._changes.append(HealthChange(known, is_over=True))

@@ -1,0 +1,136 @@
+"""What is said of trainings with made-up losses, and when."""
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.health import HealthFinding
+from falqon_core.contract.messages import Evaluated, Started, StepMetrics
+from falqon_core.estimate.health_monitor import HealthMonitor
+
+TOTAL = 200
+Loss = Callable[[int], float]
+
+
+def started(start_step: int = 0, num_truncated: int = 0) -> Started:
+    return Started(
+        total_steps=TOTAL, start_step=start_step, num_records=100, num_examples=100,
+        num_truncated_records=num_truncated, tokens_per_epoch=10, device="cpu",
+        num_trainable_parameters=1, microbatch_tokens=64, activation_checkpointing=False,
+    )  # fmt: skip
+
+
+def step(number: int, loss: float) -> StepMetrics:
+    return StepMetrics(
+        step=number, total_steps=TOTAL, epoch=1.0, train_loss=loss, learning_rate=1e-3,
+        grad_norm=1.0, tokens=10, trained_tokens=10 * number, tokens_per_second=1.0,
+        elapsed_seconds=float(number), codes_changed=0.0, memory_bytes=1,
+    )  # fmt: skip
+
+
+def watch(monitor: HealthMonitor, loss: Loss, first: int = 1, last: int = TOTAL) -> list[str]:
+    """Return the changes as `code` and `-code`, with the step at which each was told."""
+    told = []
+    for number in range(first, last + 1):
+        monitor.step(step(number, loss(number)))
+        told += [
+            f"{'-' * change.is_over}{change.finding.code}@{number}"
+            for change in monitor.take_changes()
+        ]
+    return told
+
+
+def noisy(loss: Loss, deviation: float = 0.2, seed: int = 0) -> Loss:
+    random_ = random.Random(seed)
+    return lambda number: loss(number) + random_.gauss(0, deviation)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_training_that_learns_is_healthy(seed: int) -> None:
+    assert watch(HealthMonitor(None), noisy(lambda n: 1 + 1.5 * 0.98**n, seed=seed)) == []
+    rarely = HealthMonitor(None)
+    assert watch(rarely, noisy(lambda n: 0.001 + 2 * 0.9**n, 0.0005, seed)) == []
+
+
+def test_a_training_without_a_fall_is_told_once_and_until_it_falls() -> None:
+    told = watch(HealthMonitor(None), noisy(lambda n: 2.0 if n < 120 else 1.0))
+    assert [each.partition("@")[0] for each in told] == ["not_learning", "-not_learning"]
+    (begin, end) = (int(each.partition("@")[2]) for each in told)
+    assert begin == 60
+    assert 120 < end <= 160
+
+
+@pytest.mark.parametrize(
+    ("loss", "before"),
+    [(lambda n: 1 + n / 50, 1.2), (lambda n: 2 * 0.97**n if n < 120 else 3.0, 0.07)],
+    ids=["from the start", "after a fall"],
+)
+def test_a_rising_loss_diverges(loss: Loss, before: float) -> None:
+    monitor = HealthMonitor(None)
+    (told,) = watch(monitor, noisy(loss, 0.02))
+    assert told.startswith("diverging@")
+    (finding,) = monitor.findings
+    assert finding.before == pytest.approx(before, abs=0.05)
+    assert finding.now > 2.9
+    assert finding.is_failing
+
+
+def test_another_attempt_goes_on_where_the_first_ended() -> None:
+    first = HealthMonitor(None)
+    watch(first, noisy(lambda n: 2.0), last=100)
+    assert [each.code for each in first.findings] == ["not_learning"]
+    second = HealthMonitor(None, first.findings, first.first_loss)
+    second.started(started(start_step=80))
+    assert watch(second, noisy(lambda n: 2.0), first=81) == [], "it was told already"
+    assert [each.code for each in second.findings] == ["not_learning"]
+    third = HealthMonitor(None, first.findings, first.first_loss)
+    third.started(started(start_step=80))
+    assert watch(third, noisy(lambda n: 1.0), first=81) == ["-not_learning@140"]
+
+
+def evaluate(monitor: HealthMonitor, losses: list[float], first: int = 1) -> list[str]:
+    told = []
+    for number, loss in enumerate(losses, first):
+        monitor.evaluated(Evaluated(step=10 * number, valid_loss=loss))
+        told += [f"{each.finding.code}@{10 * number}" for each in monitor.take_changes()]
+    return told
+
+
+def test_overfitting_names_the_best_step() -> None:
+    monitor = HealthMonitor(None)
+    assert evaluate(monitor, [1.0, 0.8, 0.81, 0.79, 0.9, 0.95, 0.99]) == ["overfitting@60"]
+    (finding,) = monitor.findings
+    assert (finding.step, finding.before, finding.now) == (40, 0.79, 0.99)
+    assert "since step 40" in finding.message
+    assert "the model of step 40" in finding.advice
+    again = HealthMonitor(None, monitor.findings)
+    assert evaluate(again, [1.0, 1.1, 1.2], first=8) == [], "the earlier attempt told it"
+    assert evaluate(again, [0.5], first=11) == ["overfitting@110"], "it is over"
+    assert again.findings == []
+
+
+def test_cut_records_and_a_distant_rate_are_told_at_the_start() -> None:
+    automatic = Recipe().resolved(100).learning_rate
+    assert automatic is not None
+    for rate, codes in ((automatic * 9, ["rate"]), (automatic / 9, ["rate"]), (automatic, [])):
+        monitor = HealthMonitor(Recipe(learning_rate=rate).resolved(100))
+        monitor.started(started())
+        assert [each.code for each in monitor.findings] == codes
+    monitor = HealthMonitor(Recipe().resolved(100))
+    monitor.started(started(num_truncated=51))
+    (change,) = monitor.take_changes()
+    assert change.message == (
+        "Health: 51 of 100 sequences are longer than max_seq_length and cut; "
+        "raise max_seq_length or shorten the records"
+    )
+    monitor.started(started(num_truncated=50))
+    assert monitor.findings == []
+
+
+def test_losses_of_any_size_are_compared() -> None:
+    monitor = HealthMonitor(None)
+    watch(monitor, lambda n: 1e99 * n / TOTAL)
+    assert [each.code for each in monitor.findings] == ["diverging"]
+    assert HealthFinding.model_validate(monitor.findings[0].model_dump()) == monitor.findings[0]
