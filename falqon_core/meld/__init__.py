@@ -28,8 +28,8 @@ matrix itself is rebuilt:
 A's rows ride along in the same GEMM as r more outputs, so o_a [T, r] costs almost nothing. It is
 all that backward keeps of the layer while A is frozen: dB needs o_a, dx needs W_q, neither needs
 x [T, I]. B is called the *delta*. It stays in fp32 and is never rounded; only the rows made of it
-are. A is used as its own dequantized value in every formula, so dB is the exact gradient of folding
-B A into W.
+are. A is used as its own dequantized value in every formula, so dB is the exact gradient of
+W0 + B A before the sum is rounded.
 
 WHY A BASE IS KEPT
 ==================

@@ -10,7 +10,6 @@ costs in loss was measured (method.md section 3).
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from falqon_core.contract.recipe_options import BaseCopy
@@ -26,13 +25,6 @@ class BaseWeight(NamedTuple):
     values: Tensor
     scale: Tensor | None = None
     host: HostBase | None = None
-
-    def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """Return [O, I] in `dtype`; not to be written to."""
-        if self.scale is None:
-            return self.values
-        # int8 [O, I] times fp32 [O, 1] is fp32; only the result is rounded to `dtype`.
-        return (self.values * self.scale).to(dtype)
 
 
 def keep_base(weight: Tensor, base_copy: BaseCopy, host: HostBase | None = None) -> BaseWeight:

@@ -1,19 +1,18 @@
 """The autograd function of the method: the linears of one group, forward and backward.
 
 Forward is one GEMM: x [T, I] . [W_1; ..; A_1; ..]^T = [y_1 | .. | o_a_1 | ..]. Backward: grad_input
-= [dy_1 | ..] . [W_1; ..], one GEMM, and for each linear grad of its delta = scaling * dy^T . o_a,
-the exact gradient of folding scaling * B . A into W, because A here is its own dequantized FP8
-value. Of a group whose A are frozen only the o_a [T, n r] are kept for backward, never x: no weight
-gradient needs it. Rows are frozen between forward and backward; they are kept by reference, not as
-saved tensors.
+= [dy_1 | ..] . [W_1; ..], one GEMM, and for each linear grad of its delta = scaling * dy^T . o_a.
+A here is its own dequantized FP8 value, so this is the exact gradient of W + scaling * B . A before
+the sum is rounded; the rounding counts as the identity. Of a group whose A are frozen only the o_a
+[T, n r] are kept for backward, never x: no weight gradient needs it. Rows are frozen between
+forward and backward; they are kept by reference, not as saved tensors.
 
 Of a group whose A train x is kept as well: with FP8 GEMMs as the e4m3 codes that the GEMM has just
 read, with a scale per token, a byte an element. On a GPU without FP8 it is kept as it is, two bytes
 an element, and on a CPU, because casts to e4m3 and back took more time than the GEMMs of this
 gradient.
 Then grad of A_j = scaling * (dy_j B_j)^T x, one GEMM for the group. A's rounding to e4m3 counts as
-the identity, and so does that of x where x is rounded, so this gradient is not exact, as that of B
-is.
+the identity as well, and so does that of x where x is rounded.
 
 The dy are joined without a copy when they lie side by side in one buffer, as those of gate and up
 do (ops/swiglu.py). Its parts serve fused.py too, where norms and SwiGLU take part in the function.

@@ -129,9 +129,11 @@ class EmulatedRows(RowsView):
         scaling: float,
         changed: Tensor | None = None,
     ) -> Tensor:
-        """Rebuild in blocks of rows that stay in the cache; an int8 base is dequantized first."""
-        values = base.dequantize(self._values.dtype)
-        return refresh_rows(self._values, self.scale, values, delta, a, scaling, changed)
+        """Rebuild in blocks of rows that stay in the cache."""
+        values, base_scale, _ = base
+        return refresh_rows(
+            self._values, self.scale, values, base_scale, delta, a, scaling, changed
+        )
 
     def fold(self, rows: Tensor, delta: Tensor, a: Tensor, changed: Tensor | None = None) -> Tensor:
         """Add delta . a to k rows in fp32, clamp to the scales' range and round to nearest."""
@@ -221,6 +223,7 @@ class Fp8Rows(RowsView):
                 a,
                 scaling,
                 changed,
+                at.start,
             )
         return changed
 

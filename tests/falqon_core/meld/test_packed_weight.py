@@ -21,6 +21,7 @@ from falqon_core.meld.packed_weight import (
     new_packed_weight,
 )
 from falqon_core.meld.update import Anchored, Stochastic, TopK, UpdateRule
+from falqon_core.ops.offset import add_offset_
 from falqon_core.ops.quantize import quantize_rows
 from tests.falqon_core.meld.streams import card
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
@@ -230,8 +231,8 @@ def test_a_base_in_eight_bits_gives_every_storage_the_same_rows(new: NewWeight) 
         Anchored().start(layer, weight, torch.randn(RANK, NUM_INPUTS).to(DEVICE))
 
     assert base.values.dtype == torch.int8
-    expected, scale = quantize_rows((base.values * base.scale).bfloat16())
-    assert torch.equal(layer.weight, expected)
+    expected, scale = quantize_rows(add_offset_(base.values * base.scale, 0))
+    assert torch.equal(layer.weight.float(), expected)
     assert torch.equal(layer.w_rows.scale, scale)
     assert 0.02 < (layer.weight != quantize_rows(weight)[0]).float().mean() < 0.5
 

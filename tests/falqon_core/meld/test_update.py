@@ -2,8 +2,11 @@ import pytest
 import torch
 from torch import nn
 
+from falqon_core.contract.recipe_options import BaseCopy
+from falqon_core.meld.init import orthonormal
 from falqon_core.meld.linear import MeldedLinear, meld
 from falqon_core.meld.update import Anchored, Stochastic, TopK, UpdateRule
+from falqon_core.ops.offset import add_offset_
 from falqon_core.ops.quantize import quantize_rows
 
 
@@ -28,20 +31,32 @@ def assert_same_rows(layer: MeldedLinear, other: MeldedLinear) -> None:
 class TestAnchored:
     def test_every_row_is_rebuilt_from_the_base(self) -> None:
         layer, weight, a = layer_for(True, scaling=2.0)
+        off_ties = add_offset_(weight.float(), 0)
         with torch.no_grad():
             Anchored().start(layer, weight, a)
-            assert torch.equal(layer.weight, quantize_rows(weight)[0])
+            first = layer.weight.clone()
+            assert torch.equal(first, quantize_rows(off_ties)[0].bfloat16())
             assert torch.equal(layer.a, quantize_rows(a.bfloat16())[0])
             for _ in range(3):  # what counts is B, not the way to it
                 layer.delta.add_(torch.randn(12, 3) * 0.3)
                 Anchored().after_step(layer)
-            expected, _ = quantize_rows(
-                weight.float() + ((2 * layer.delta).bfloat16() @ layer.a).float()
-            )
+            delta = ((2 * layer.delta).bfloat16() @ layer.a).float()
+            expected, _ = quantize_rows(off_ties + delta)
             assert torch.equal(layer.weight, expected.bfloat16())
             layer.delta.zero_()
             Anchored().after_step(layer)
-        assert torch.equal(layer.weight, quantize_rows(weight)[0])
+        assert torch.equal(layer.weight, first)
+
+    @pytest.mark.parametrize("base_copy", ["device", "int8"])
+    def test_a_step_at_a_tiny_rate_changes_next_to_no_code(self, base_copy: BaseCopy) -> None:
+        torch.manual_seed(3)
+        linear = nn.Linear(576, 192, bias=False, dtype=torch.bfloat16)
+        linear.weight.data.normal_(std=0.1)
+        (layer,) = meld([linear], 64, 1.0, base_copy)
+        with torch.no_grad():
+            Anchored().start(layer, linear.weight.detach(), orthonormal("", 576, 64, 0))
+            layer.delta.copy_(1e-6 * torch.randn(192, 64).sign())
+            assert Anchored().after_step(layer) < 0.001 * 192 * 576
 
 
 class TestTopK:
