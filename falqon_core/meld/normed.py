@@ -229,11 +229,11 @@ class NormedSwiGLU(torch.autograd.Function):
         )
         # The gradient of the sum is that of the residual, bf16 [T, H]; grad_input of o reads the
         # codes.
-        grad_total, *codes = rms_norm_backward_codes(
+        grad_total, *codes_of_total = rms_norm_backward_codes(
             grad_normed, total, weight, inverse_rms, grad_y, output.weight_scale
         )
         grad_heads, of_output = output.gradients_of_quantized(
-            *codes, o_a_output, kept_output, scaling, True
+            *codes_of_total, o_a_output, kept_output, scaling, True
         )
         of_trained = (*of_output, *of_gate_up, *of_down)
         leading = grad_output.shape[:-1]

@@ -39,11 +39,7 @@ from falqon_core.meld.rows_view import EmulatedRows, Fp8Rows, RowsView
 from falqon_core.ops.delta_codes import quantize_deltas
 from falqon_core.ops.grad_adapter import grad_a, grad_b
 from falqon_core.ops.matmul import matmul, matmul_fp32, scale_in_place
-from falqon_core.ops.quantize import (
-    dequantize,
-    quantize_codes,
-    quantize_rows,
-)
+from falqon_core.ops.quantize import dequantize, quantize_codes, quantize_rows
 from falqon_core.ops.scaled_mm import ALIGNMENT, choose_gemms, has_fp8_gemm, scaled_mm
 from falqon_core.ops.transpose import transpose_codes
 
@@ -277,13 +273,12 @@ class Fp8Weight(PackedWeight):
         return scaled_mm(x, scale, self.qdata, self.scale, fast_accumulation=True)
 
     def grad_input(self, grad_output: Tensor) -> Tensor:
-        """Multiply grad_output [T, sum O] with W [sum O, I], as codes where there is FP8."""
-        scale = self.scale[: self.num_outputs]
-        if not self.fp8:
-            weight = dequantize(self.qdata[: self.num_outputs], scale, grad_output.dtype)
-            return grad_output @ weight
-        codes = quantize_codes(grad_output, self.weight_scale)
-        return self._grad_input_and_through(*codes, (), True)[0]
+        """Multiply grad_output [T, sum O] with the dequantized W, without FP8 alone: with it
+        `gradients` multiplies codes.
+        """
+        assert not self.fp8, "grad_input of codes is a part of `gradients`"
+        weight = self.qdata[: self.num_outputs]
+        return grad_output @ dequantize(weight, self.weight_scale[:, None], grad_output.dtype)
 
     def gradients(
         self,
@@ -318,7 +313,9 @@ class Fp8Weight(PackedWeight):
         of_deltas = grad_b(o_a, qdata, scale, self.weight_scale, self.sizes, scaling)
         of_masters: list[Tensor | None] = [None] * num_linears
         if through_b is not None:
-            of_masters = [*grad_a(through_b, *of_x, scaling).chunk(num_linears)]
+            codes_of_x, scale_of_x = of_x
+            of_a = grad_a(through_b, codes_of_x, scale_of_x, scaling)
+            of_masters = [*of_a.chunk(num_linears)]
         return grad_x, [*of_deltas.split(self.sizes), *of_masters]
 
     def _grad_input_and_through(
