@@ -193,6 +193,7 @@ def planned_lines(figures: dict[str, Figures]) -> Iterator[str]:
     yield "the same rates (`falqon_core.estimate.step_seconds`), in the memory that"
     yield "`falqon_core.estimate.memory` plans for them: all that is fused here is fused there,"
     yield "weights are rounded to FP8 once and kept in both layouts, 2 bytes each as in bf16."
+    yield "Gate and up are kept in bf16 there."
 
 
 def outcome_lines(num_launched: int, outcomes: dict[int, Outcome]) -> Iterator[str]:

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from falqon_core.bench.timing import median_seconds, what_went_wrong
 from falqon_core.ops import samples
+from falqon_core.ops.delta_codes import delta_values, quantize_deltas
 from falqon_core.ops.dispatch import operator
-from falqon_core.ops.grad_a import grad_a
+from falqon_core.ops.grad_adapter import grad_a, grad_b
 from falqon_core.ops.half_gemm import gemm_codes, lower
 from falqon_core.ops.quantize import quantize_codes, quantize_int8, quantize_rows, round_rows
 from falqon_core.ops.refresh import refresh_codes
@@ -41,7 +42,11 @@ from falqon_core.ops.scaled_mm import scaled_mm
 from falqon_core.ops.softmax_losses import losses_and_gradients, softmax_losses
 from falqon_core.ops.stochastic import fold_stochastic
 from falqon_core.ops.swiglu import swiglu_backward, swiglu_forward
-from falqon_core.ops.swiglu_codes import swiglu_codes_backward, swiglu_codes_forward
+from falqon_core.ops.swiglu_codes import (
+    forward_values,
+    swiglu_codes_backward,
+    swiglu_codes_forward,
+)
 from falqon_core.ops.topk import fold_rows
 from falqon_core.ops.transpose import transpose_codes
 
@@ -158,6 +163,26 @@ def _grad_a(s: Shapes, draw: KernelDraw) -> KernelCall:
     return KernelCall((through_b, *draw.qdata(s.tokens, s.hidden), 1.0), flops=flops)
 
 
+def _grad_b(s: Shapes, draw: KernelDraw) -> KernelCall:
+    sizes = (s.hidden,) * 3
+    o_a = draw.normal(s.tokens, 3 * s.rank)
+    scale = draw.qdata(3 * s.hidden, 16)[1].squeeze(1)
+    flops = 2.0 * s.tokens * s.rank * 3 * s.hidden
+    arguments = o_a, *draw.qdata(s.tokens, 3 * s.hidden), scale, sizes, 1.0
+    return KernelCall(arguments, flops=flops)
+
+
+def _deltas(s: Shapes, draw: KernelDraw) -> list[Tensor]:
+    return [draw.normal(s.hidden, s.rank, deviation=0.01, dtype=torch.float32) for _ in range(3)]
+
+
+def _quantize_deltas(s: Shapes, draw: KernelDraw) -> KernelCall:
+    """Count the deltas of q, k and v as read and their codes as written."""
+    scale = torch.ones(3 * s.rank, 1, device=draw.device)
+    weight_scale = draw.qdata(3 * s.hidden, 16)[1].squeeze(1)
+    return KernelCall((scale, weight_scale, *_deltas(s, draw)), 5 * 3 * s.hidden * s.rank)
+
+
 def _round(s: Shapes, draw: KernelDraw) -> KernelCall:
     x = draw.normal(s.rank, s.hidden, dtype=torch.float32)
     return KernelCall((*draw.qdata(s.rank, s.hidden), draw.normal(s.rank, s.hidden), x))
@@ -200,7 +225,7 @@ def _rotate(s: Shapes, draw: KernelDraw) -> KernelCall:
 
 
 def _unrotate(s: Shapes, draw: KernelDraw) -> KernelCall:
-    """Count all of it: the gradients and their codes are results."""
+    """Count all of it: the codes of the gradients are results."""
     grads = (draw.normal(s.tokens, s.hidden) for _ in range(3))
     tables = (draw.normal(s.tokens, s.head_dim) for _ in range(2))
     return KernelCall((*grads, *tables, draw.qdata(3 * s.hidden, 16)[1].squeeze(1)))
@@ -217,11 +242,11 @@ def _swiglu_backward(s: Shapes, draw: KernelDraw) -> KernelCall:
 
 
 def _swiglu_codes_backward(s: Shapes, draw: KernelDraw) -> KernelCall:
-    """Count all of it: both gradients and their codes are results."""
-    scales = (draw.qdata(s.intermediate, 16)[1].squeeze(1) for _ in range(2))
-    return KernelCall(
-        (draw.normal(s.tokens, s.intermediate), *draw.halves(s.tokens, s.intermediate), *scales)
-    )
+    """Count all of it: the codes of both gradients are results."""
+    halves = draw.normal(s.tokens, 2 * s.intermediate).to(torch.float8_e4m3fn)
+    scales = torch.full((s.tokens, 2), 2.0**-3, device=draw.device)
+    weight_scale = draw.qdata(2 * s.intermediate, 16)[1].squeeze(1)
+    return KernelCall((draw.normal(s.tokens, s.intermediate), halves, scales, weight_scale))
 
 
 def _losses(s: Shapes, draw: KernelDraw) -> KernelCall:
@@ -266,6 +291,14 @@ def _topk(s: Shapes, draw: KernelDraw) -> KernelCall:
 
 def _transpose(s: Shapes, draw: KernelDraw) -> KernelCall:
     return KernelCall((draw.qdata(s.intermediate, s.hidden)[0],))
+
+
+def _transpose_with_deltas(s: Shapes, draw: KernelDraw) -> KernelCall:
+    """Count what is appended as written, zeros too."""
+    qdata, deltas = draw.qdata(3 * s.hidden, s.hidden)[0], draw.qdata(s.rank, 3 * s.hidden)[0]
+    num_appended = 3 * s.rank
+    moved = 2 * qdata.nbytes + deltas.nbytes + num_appended * len(qdata)
+    return KernelCall((qdata, deltas, (s.hidden,) * 3, num_appended), moved)
 
 
 def _flops(s: Shapes) -> float:
@@ -314,16 +347,16 @@ LINES = (
     ),
     KernelLine("rms_norm + residual to codes", "[T, H]", rms_norm_codes, _norm_codes, codes_first),
     KernelLine("rotate q and k", "[T, 2H] of [T, 3H]", rotate_qkv_, _rotate, result_alone),
-    KernelLine("rotate back to codes", "[T, 3H]", unrotate_qkv_codes, _unrotate, codes_last),
+    KernelLine("rotate back to codes", "[T, 3H]", unrotate_qkv_codes, _unrotate, codes_first),
     KernelLine("swiglu forward", "[T, I]", swiglu_forward, _swiglu, result_alone),
     KernelLine("swiglu backward", "[T, I]", swiglu_backward, _swiglu_backward, all_results),
-    KernelLine("swiglu to codes", "[T, I]", swiglu_codes_forward, _swiglu, codes_first),
+    KernelLine("swiglu to codes", "[T, I]", swiglu_codes_forward, _swiglu, forward_values),
     KernelLine(
         "swiglu backward to codes",
         "[T, 2I]",
         swiglu_codes_backward,
         _swiglu_codes_backward,
-        codes_last,
+        codes_first,
     ),
     KernelLine(
         "loss and its gradient", "[T / 4, V]", softmax_losses, _losses, losses_and_gradients
@@ -334,7 +367,18 @@ LINES = (
     KernelLine("fold (top-k rows)", "k of [I, H], rank r", fold_rows, _topk, codes_in_place),
     KernelLine("scaled_mm, output", "[T, H] x [I, H]", scaled_mm, _output, result_alone),
     KernelLine("scaled_mm, grad_input", "[T, I] x [H, I]", scaled_mm, _grad_input, result_alone),
+    KernelLine(
+        "transpose codes, B below",
+        "[3H, H + 3r]",
+        transpose_codes,
+        _transpose_with_deltas,
+        result_alone,
+    ),
+    KernelLine(
+        "B along the outputs to codes", "[r, 3H]", quantize_deltas, _quantize_deltas, delta_values
+    ),
     KernelLine("gradient of A from codes", "[3r, T] x [T, H]", grad_a, _grad_a, result_alone),
+    KernelLine("gradient of B from codes", "3 [H, T] x [T, r]", grad_b, _grad_b, result_alone),
     KernelLine(
         "own GEMM, FP32 sums", "[T, H] x [I, H]", gemm_codes, _gemm(half=False), result_alone
     ),

@@ -32,6 +32,8 @@ CONFIG_DEFAULTS: dict[Any, dict[str, Any]] = {
     "smollm3": {"num_key_value_heads": 4, "tie_word_embeddings": True},
 }
 ROTATED_IN_PLACE = {"llama", "mistral", "qwen2"}  # Qwen 3 has norms in between
+# An FP8 GPU keeps gate and up of their MLPs as codes where the activation is silu.
+GATED_BY_SILU = {"granite", "llama", "mistral", "olmo2", "qwen2", "qwen3", "smollm3"}
 # A factor of 1 counts as one that changes them.
 LOGIT_FACTORS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 LINEARS_BY_INPUT = (
@@ -73,6 +75,8 @@ class ModelDimensions(BaseModel):
     num_extra_activations: int = 0
     # True where an FP8 GPU rotates q and k in the product that they come from (meld/fused.py).
     rotates_in_place: bool = False
+    # True where an FP8 GPU keeps gate and up as codes (ops/swiglu_codes.py).
+    keeps_gate_codes: bool = False
     # True where logits are neither scaled nor capped, so that a GPU holds them in bf16 only
     # (ops/softmax_losses.py).
     has_plain_logits: bool = False
@@ -121,6 +125,8 @@ class ModelDimensions(BaseModel):
                 num_extra_activations=_count_extra_activations(config, hidden, intermediate),
                 rotates_in_place=config.get("model_type") in ROTATED_IN_PLACE
                 and not config.get("mlp_bias"),
+                keeps_gate_codes=config.get("model_type") in GATED_BY_SILU
+                and config.get("hidden_act", "silu") in ("silu", "swish"),
                 has_plain_logits=not any(config.get(key) for key in LOGIT_FACTORS),
             )
         except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -11,7 +11,7 @@ counted, so a caller leaves some of the free memory alone.
 
 On a GPU attention keeps no probabilities but its output, and q, k and v are views of one product,
 rotated in it where the layer is fused; codes are 1 byte a weight, and one weight at a time is
-transposed.
+transposed. With FP8 gate and up are codes as well.
 """
 
 from bisect import bisect_right
@@ -69,7 +69,12 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
     # bf16, or e4m3 codes
     input_bytes = 1 if is_melded and not device_is_cpu and dimensions.has_fp8 else 2
     activations = _activation_bytes(
-        dimensions, recipe, tokens, device_is_cpu, kept_input_bytes=input_bytes * size.kept_inputs
+        dimensions,
+        recipe,
+        tokens,
+        device_is_cpu,
+        gate_bytes=1 if input_bytes == 1 and dimensions.keeps_gate_codes else 2,
+        kept_input_bytes=input_bytes * size.kept_inputs,
     )
     if not (is_melded and device_is_cpu):
         # Gate and up transposed, or the largest weight dequantized.
@@ -214,12 +219,13 @@ def _activation_bytes(
     tokens: int,
     device_is_cpu: bool,
     *,
+    gate_bytes: int = 2,
     kept_input_bytes: int = 0,
     watched_input_bytes: int = 0,
 ) -> int:
-    """Return the bytes of all activations. Of the inputs that one layer's linears read of a token
-    `kept_input_bytes` are saved for backward, and `watched_input_bytes` stay in all layers, even
-    where activations are checkpointed.
+    """Return the bytes of all activations. Gate and up are kept at `gate_bytes` an element. Of the
+    inputs that one layer's linears read of a token `kept_input_bytes` are saved for backward, and
+    `watched_input_bytes` stay in all layers, even where activations are checkpointed.
     """
     hidden = dimensions.hidden_size
     intermediate = dimensions.intermediate_size
@@ -235,7 +241,8 @@ def _activation_bytes(
         if dimensions.rotates_in_place and dimensions.has_fp8:
             of_attention -= queries + keys
     products = 2 * len(dimensions.linear_shapes) * recipe.rank
-    saved = 2 * hidden + 2 * queries + 3 * keys + 2 * intermediate + products + of_attention
+    gate_and_up = gate_bytes * intermediate
+    saved = 2 * hidden + 2 * queries + 3 * keys + gate_and_up + products + of_attention
     saved += dimensions.num_extra_activations + kept_input_bytes // 2
     working = 6 * hidden + 4 * queries + 4 * intermediate + probabilities
     of_layer = hidden if recipe.activation_checkpointing else saved

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.adapter import adapter_size
-from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.dimensions import LinearGroup, ModelDimensions
 
 # TFLOP/s of torch's row-wise FP8 product with N = K = 4096 on an RTX 5090, by its rows, as
 # https://github.com/pytorch/pytorch/pull/155991 measured them; the vendor's peak is 419.
@@ -94,7 +94,8 @@ def step_seconds(
     num_a = size.frozen_a + size.trained_a
     # Forward, grad_input, and forward again where activations are computed again.
     products = 3 if recipe.activation_checkpointing else 2
-    flops = 2 * tokens * (products * weights + (num_a if is_melded else 0))
+    beside = num_a + _num_appended(dimensions, recipe) if is_melded else 0
+    flops = 2 * tokens * (products * weights + beside)
     read = passes * products * weights * (1 if fp8 else 2)
     linear = max(flops / rates.of_rows(rows, fp8), read / rates.memory)
     head = 4 * tokens * dimensions.vocab_size * dimensions.hidden_size
@@ -111,6 +112,24 @@ def step_seconds(
     return seconds + num_bytes / rates.memory + refresh
 
 
+def _trained_groups(dimensions: ModelDimensions, recipe: Recipe) -> list[LinearGroup]:
+    """Return the groups of one layer whose A train."""
+    return [
+        group
+        for group in dimensions.linear_groups
+        if recipe.trains_a_of(group.num_outputs, group.num_inputs)
+    ]
+
+
+def _num_appended(dimensions: ModelDimensions, recipe: Recipe) -> int:
+    """Return the codes of B that ride along in grad_input's products, with the zeros beside
+    them.
+    """
+    groups = _trained_groups(dimensions, recipe)
+    of_layer = sum(group.num_linears * group.num_outputs for group in groups)
+    return dimensions.num_layers * recipe.rank * of_layer
+
+
 def _bytes_of_token(dimensions: ModelDimensions, recipe: Recipe) -> int:
     """Return what everything but the large products reads and writes for one token: norms,
     rotations, attention, SwiGLU, adapters, and the loss.
@@ -119,17 +138,18 @@ def _bytes_of_token(dimensions: ModelDimensions, recipe: Recipe) -> int:
     intermediate = dimensions.intermediate_size
     queries = dimensions.num_heads * dimensions.head_dim
     keys = dimensions.num_kv_heads * dimensions.head_dim
-    forward = 16 * hidden + 11 * queries + 8 * keys + 5 * intermediate
-    backward = 20 * hidden + 13 * queries + 16 * keys + 12 * intermediate
     groups = dimensions.linear_groups
     outputs = sum(group.num_outputs for group in groups)
+    forward = 16 * hidden + 11 * queries + 8 * keys + 5 * intermediate
     if recipe.method == "falqon":
-        trained = [
-            group for group in groups if recipe.trains_a_of(group.num_outputs, group.num_inputs)
-        ]
-        # dB and dY B read dY; dA reads the codes of x.
-        adapter = 2 * outputs + sum(2 * g.num_outputs + g.num_inputs for g in trained)
+        # Gate and up are written as codes, and gradients are no more than codes.
+        forward += 2 * intermediate
+        backward = 20 * hidden + 11 * queries + 14 * keys + 6 * intermediate
+        # dB reads the codes of dY, dA those of x.
+        trained = _trained_groups(dimensions, recipe)
+        adapter = outputs + sum(group.num_inputs for group in trained)
     else:
+        backward = 20 * hidden + 13 * queries + 16 * keys + 12 * intermediate
         inputs = sum(group.num_inputs for group in groups)
         # x A^T and its product with B, added to y; the same backward, and both gradients.
         adapter = 8 * outputs + 8 * inputs

@@ -21,7 +21,7 @@ matrix itself is rebuilt:
 
     forward    [y | o_a]  = x_q [W_q; A_q]^T                 one FP8 GEMM
     backward   dx         = dy_q W_q                         one FP8 GEMM
-               dB         = (alpha / r) dy^T o_a             a small bf16 GEMM, o_a = x A^T
+               dB         = (alpha / r) dy_q^T o_a           a small GEMM, o_a = x A^T
     step       B          = AdamW(B, dB)                     fp32
     refresh    W_q[i], s_i = quantize(W0[i] + (alpha / r) B[i] A)      row by row
 
@@ -61,7 +61,9 @@ TRADE-OFFS
   (half of e4m3's spacing, normal numbers). Training runs through that error, as serving will.
 - A refresh after each step reads every base and writes every code: 2 to 3 bytes a weight.
 - Where A trains, backward keeps x as well, one byte an element; its gradient takes rounding as the
-  identity and is not exact.
+  identity and is not exact. It needs dy B, and B^T lies below the transposed W in the GEMM of dx.
+- The gradients of A and B read dy as the codes that the GEMM of dx reads. So no gradient of an
+  output is written but as codes, and gate and up of an MLP are kept as codes for it.
 - Speed comes from FP8 hardware alone. On a CPU the dequantized values are kept and multiplied, with
   the same codes in the end and no gain (packed_weight.py).
 
@@ -74,6 +76,7 @@ READING ORDER
   rows_view.py      the rows of one W or A in it, to read, rebuild and fold
   matmul.py         the autograd function: forward keeps x A^T [T, r], and x where A trains;
                     backward gives grad_input and the gradients of all that trains
+  gradients.py      those gradients where they are not computed from codes
   update.py         the update rules, which carry the delta to the rows: rebuilt from an immutable
                     base (anchored), or folded row by row (topk, as published)
   base.py           the base of the anchored rule: bf16 or int8, on the device or in host memory

@@ -17,8 +17,9 @@ from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
-from falqon_core.meld.linear import call_together
+from falqon_core.meld.linear import MeldedLinear, call_together
 from falqon_core.ops.swiglu import swiglu
+from falqon_core.ops.swiglu_codes import rounded_swiglu
 
 ATTENTIONS = {
     "GraniteAttention",
@@ -151,7 +152,12 @@ class SwiGLU(GatedMlp):
     """The gated MLP with silu."""
 
     def gated(self, gate: Tensor, up: Tensor) -> Tensor:
-        """Return silu(gate) * up [.., I], by the operator of `ops.swiglu`."""
+        """Return silu(gate) * up [.., I]; gate and up are kept as codes where activations are
+        rounded to them.
+        """
+        gate_proj = self.gate_proj
+        if isinstance(gate_proj, MeldedLinear) and gate_proj.packed.rounds_activations:
+            return rounded_swiglu(gate, up)
         return swiglu(gate, up)
 
 

@@ -54,6 +54,7 @@ class MeldedLinear(nn.Module):
         self.delta = nn.Parameter(
             torch.zeros(self.out_features, self.rank, device=packed.scale.device)
         )
+        packed.trains_a = trains_a
         # fp32 [r, I]; the rule fills it with the values of the rounded A.
         self.a_master = (
             nn.Parameter(torch.zeros(self.rank, self.in_features, device=packed.scale.device))

@@ -16,9 +16,10 @@ the identity as well, and so does that of x where x is rounded.
 
 The dy are joined without a copy when they lie side by side in one buffer, as those of gate and up
 do (ops/swiglu.py). Its parts serve fused.py too, where norms and SwiGLU take part in the function.
-What is given up: grad of the delta is a GEMM of bf16 operands. It is small, and cheaper than the
-FP8 transposes that it would need. A GPU leaves its sums in fp32; a CPU rounds them to bf16 once,
-before gradients of microbatches are added up in fp32.
+With FP8 GEMMs one product gives grad_input and all dy_j B_j, and every gradient reads the codes
+that dy becomes for it (packed_weight.py). Elsewhere the gradients of A and B are products of bf16
+operands (gradients.py): a GPU leaves their sums in fp32; a CPU rounds them to bf16 once, before
+gradients of microbatches are added up in fp32.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,6 @@ import torch
 from torch import Tensor
 
 from falqon_core.meld.packed_weight import PackedWeight
-from falqon_core.ops.matmul import matmul_fp32, multiply_into, scale_in_place
 
 
 class MeldedMatmul(torch.autograd.Function):
@@ -56,13 +56,11 @@ class MeldedMatmul(torch.autograd.Function):
         o_a, *kept = ctx.saved_tensors
         # dy_j [T, O_j]
         grads = [grad.reshape(-1, grad.shape[-1]) for grad in grad_outputs]
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            # One GEMM for the group: [dy_1 | dy_2 | ..] [T, sum O] . [W_1; W_2; ..] -> [T, I].
-            grad_x = ctx.packed.grad_input(cat_or_view(grads)).view(*grad_outputs[0].shape[:-1], -1)
-        # The first three inputs are x, packed and scaling.
-        needed = ctx.needs_input_grad[3:]
-        of_trained = grad_trained(grads, o_a, kept, ctx.packed, ctx.scaling, needed)
+        # The inputs between x and those that train are packed and scaling.
+        needed = ctx.needs_input_grad[:1] + ctx.needs_input_grad[3:]
+        grad_x, of_trained = ctx.packed.gradients(grads, o_a, kept, ctx.scaling, needed)
+        if grad_x is not None:
+            grad_x = grad_x.view(*grad_outputs[0].shape[:-1], -1)
         return grad_x, None, None, *of_trained
 
 
@@ -99,72 +97,3 @@ def outputs_of(both: Tensor, packed: PackedWeight, leading: Sequence[int]) -> tu
 def o_a_of(both: Tensor, packed: PackedWeight) -> Tensor:
     """Return the o_a [T, n r] in it, as a view; a reference to it keeps all of `both` alive."""
     return both.narrow(1, packed.num_outputs, len(packed.sizes) * packed.rank)
-
-
-def grad_trained(
-    grads: Sequence[Tensor],
-    o_a: Tensor,
-    kept: Sequence[Tensor],
-    packed: PackedWeight,
-    scaling: float,
-    needed: Sequence[bool],
-) -> list[Tensor | None]:
-    """Return, from dy_j [T, O_j] of each linear, o_a [T, n r] and the tensors of `tensors_to_keep`,
-    the gradients of the group's `trained`, None where one is not `needed`.
-    """
-    deltas = grad_deltas(grads, o_a, scaling, needed[: len(grads)])
-    return deltas + grad_masters(grads, kept, packed, scaling)
-
-
-def grad_deltas(
-    grads: Sequence[Tensor], o_a: Tensor, scaling: float, needed: Sequence[bool]
-) -> list[Tensor | None]:
-    """Return, from dy_j [T, O_j] of each linear and o_a [T, n r], the gradient of each delta, fp32
-    [O_j, r], None where it is not `needed`.
-    """
-    parts = zip(grads, o_a.chunk(len(grads), 1), needed, strict=True)
-    return [
-        # [O_j, T] . [T, r] of bf16 in fp32: gradients of microbatches are summed in fp32.
-        scale_in_place(matmul_fp32(grad.t(), o), scaling) if is_needed else None
-        for grad, o, is_needed in parts
-    ]
-
-
-def grad_masters(
-    grads: Sequence[Tensor], kept: Sequence[Tensor], packed: PackedWeight, scaling: float
-) -> list[Tensor | None]:
-    """Return, from dy_j [T, O_j] of each linear and the tensors of `tensors_to_keep`, the gradient
-    of each master of A, fp32 [r, I], None where no A trains.
-    """
-    if not kept:
-        return [None] * len(grads)
-    deltas, of_x = kept[: len(grads)], kept[len(grads) :]
-    # dy_j B_j, [T, n r]: the gradient of x A^T, in the working dtype.
-    through_b = grads[0].new_empty(len(grads[0]), sum(delta.shape[1] for delta in deltas))
-    parts = through_b.chunk(len(grads), 1)
-    for part, grad, delta in zip(parts, grads, deltas, strict=True):
-        multiply_into(part, grad, delta.to(grad.dtype))
-    # [n r, T] . [T, I] -> fp32 [n r, I], cut into one [r, I] for each linear.
-    return list(packed.grad_a(through_b, of_x, scaling).chunk(len(grads), 0))
-
-
-def cat_or_view(parts: Sequence[Tensor]) -> Tensor:
-    """[T, n_1], [T, n_2], .. -> [T, n_1 + n_2 + ..] with rows contiguous: a view if the parts are
-    neighbours in memory, or a copy.
-    """
-    first = parts[0]
-    total = sum(part.shape[1] for part in parts)
-    # Elements from the start of the storage at which the next part has to begin.
-    expected = first.storage_offset()
-    for part in parts:
-        if (
-            part.stride() != (first.stride(0), 1)
-            or part.storage_offset() != expected
-            or part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
-        ):
-            return torch.cat(list(parts), 1)
-        expected += part.shape[1]
-    # Rows that overlap are expanded tensors, such as the gradient of a sum.
-    if first.stride(0) < total:
-        return torch.cat(list(parts), 1)
-    return first.as_strided((first.shape[0], total), (first.stride(0), 1))

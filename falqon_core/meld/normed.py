@@ -4,7 +4,7 @@ Each spans norm and linears because codes have no gradient that could pass betwe
 The input of a norm passes through the function as well, so that its two gradients meet in a kernel
 and not in autograd. They compute what RMSNorm, SwiGLU and `MeldedMatmul` compute one after another,
 with the same rounding. For backward they keep x A^T, the input of each norm with 1 / rms, gate and
-up, and the codes that the linears read where A trains; nothing else.
+up as codes, and the codes that the linears read where A trains; nothing else.
 
 The `trained` of a group are those of `MeldedMatmul`.
 """
@@ -17,8 +17,6 @@ import torch
 from torch import Tensor
 
 from falqon_core.meld.matmul import (
-    cat_or_view,
-    grad_trained,
     o_a_of,
     output_and_kept,
     outputs_of,
@@ -60,14 +58,10 @@ class NormedMatmul(torch.autograd.Function):
         o_a, *others = ctx.saved_tensors
         kept, of_norm = others[: ctx.num_kept], others[ctx.num_kept :]
         grads = [grad.reshape(-1, grad.shape[-1]) for grad in of_outputs]
-        grad_x = None
-        if of_norm:
-            # [T, sum O] -> [T, H]
-            grad_normed = ctx.packed.grad_input(cat_or_view(grads))
-            grad_x = _grad_of_norm(grad_normed, grad_residual, *of_norm)
-        of_trained = grad_trained(
-            grads, o_a, kept, ctx.packed, ctx.scaling, ctx.needs_input_grad[5:]
-        )
+        # Those before the trained are x and four that need none.
+        needed = ctx.needs_input_grad[:1] + ctx.needs_input_grad[5:]
+        grad_normed, of_trained = ctx.packed.gradients(grads, o_a, kept, ctx.scaling, needed)
+        grad_x = _grad_of_norm(grad_normed, grad_residual, of_norm)
         return grad_x, *(None,) * 4, *of_trained
 
 
@@ -105,21 +99,14 @@ class NormedQkv(torch.autograd.Function):
         both, cos, sin, *others = ctx.saved_tensors
         kept, of_norm = others[: ctx.num_kept], others[ctx.num_kept :]
         packed = ctx.packed
-        # fp32 [sum O], folded into the gradient before it is quantized.
-        weight_scale = packed.scale[: packed.num_outputs].squeeze(1)
         *grads, grad_residual = grad_outputs
         query, key, value = (grad.reshape(-1, grad.shape[-1]) for grad in grads)
-        # bf16 [T, O_q + O_k] for the deltas; e4m3 [T, sum O] and fp32 [T, 1] for grad_input.
-        unrotated, qdata, scale = unrotate_qkv_codes(query, key, value, cos, sin, weight_scale)
-        grad_x = None
-        if of_norm:
-            grad_normed = packed.grad_input_of_quantized(qdata, scale)
-            grad_x = _grad_of_norm(grad_normed, grad_residual, *of_norm)
-        # Values are not rotated; their gradient is used as it came.
-        parts = (*unrotated.split(packed.sizes[:2], 1), value)
-        of_trained = grad_trained(
-            parts, o_a_of(both, packed), kept, packed, ctx.scaling, ctx.needs_input_grad[8:]
+        # e4m3 [T, sum O] and fp32 [T, 1]; the scales of the weight's rows are folded in before.
+        codes = unrotate_qkv_codes(query, key, value, cos, sin, packed.weight_scale)
+        grad_normed, of_trained = packed.gradients_of_quantized(
+            *codes, o_a_of(both, packed), kept, ctx.scaling, ctx.needs_input_grad[0]
         )
+        grad_x = _grad_of_norm(grad_normed, grad_residual, of_norm)
         return grad_x, *(None,) * 7, *of_trained
 
 
@@ -147,9 +134,14 @@ def _normed_product(
 
 
 def _grad_of_norm(
-    grad_normed: Tensor, grad_residual: Tensor, x: Tensor, weight: Tensor, inverse_rms: Tensor
-) -> Tensor:
-    """Return the gradient of x [.., H], which is normed and also goes past the norm."""
+    grad_normed: Tensor | None, grad_residual: Tensor, of_norm: Sequence[Tensor]
+) -> Tensor | None:
+    """Return the gradient of x [.., H], which is normed and also goes past the norm; None where it
+    is not needed.
+    """
+    if grad_normed is None:
+        return None
+    x, weight, inverse_rms = of_norm
     shape = grad_normed.shape
     grad_residual = grad_residual.reshape(shape)
     return rms_norm_backward(
@@ -191,17 +183,18 @@ class NormedSwiGLU(torch.autograd.Function):
         # The sum residual + o(heads), bf16 [T, H], comes from the same kernel as its norm's codes.
         qdata, scale, total, inverse_rms = rms_norm_codes(x, residual.reshape(x.shape), weight, eps)
         both = gate_up.output_of_quantized(qdata, scale)
-        # silu(gate) * up as e4m3 [T, I] with fp32 [T, 1].
-        activated = swiglu_codes_forward(*outputs_of(both, gate_up, num_tokens))
+        # silu(gate) * up as e4m3 [T, I] with fp32 [T, 1]; gate and up, e4m3 [T, 2 I] with [T, 2].
+        *activated, halves, scales = swiglu_codes_forward(*outputs_of(both, gate_up, num_tokens))
         of_down = down.output_of_quantized(*activated)
-        # Gate and up are most of `both`, so it is kept whole; the other two o_a [T, r] are copied.
-        o_as = (o_a_of(of_output, output).clone(), o_a_of(of_down, down).clone())
+        # A copy [T, 4 r]: views would keep all outputs alive until backward.
+        products = ((of_output, output), (both, gate_up), (of_down, down))
+        o_a = torch.cat([o_a_of(*product) for product in products], 1)
         kept = (
             kept_output,
             tensors_to_keep((qdata, scale), trained[2:6]),
             tensors_to_keep(activated, trained[6:]),
         )
-        ctx.save_for_backward(total, weight, inverse_rms, both, *o_as, *chain(*kept))
+        ctx.save_for_backward(total, weight, inverse_rms, halves, scales, o_a, *chain(*kept))
         ctx.num_kept = [len(part) for part in kept]
         ctx.output = output
         ctx.gate_up = gate_up
@@ -215,36 +208,34 @@ class NormedSwiGLU(torch.autograd.Function):
         """Return the gradients of heads [.., O], of the residual [.., H] and of the trained
         tensors.
         """
-        total, weight, inverse_rms, both, o_a_output, o_a_down, *kept = ctx.saved_tensors
+        total, weight, inverse_rms, halves, scales, o_a, *kept = ctx.saved_tensors
         kept_output, kept_gate_up, kept_down = split(kept, ctx.num_kept)
         output = ctx.output
         gate_up = ctx.gate_up
         down = ctx.down
+        scaling = ctx.scaling
         # The nine inputs before `trained` are heads to scaling.
         needed = ctx.needs_input_grad[9:]
+        of_groups = o_a.split([len(part.sizes) * part.rank for part in (output, gate_up, down)], 1)
+        o_a_output, o_a_gate_up, o_a_down = of_groups
         grad_y = grad_output.reshape(total.shape)
-        # fp32 [I] each: the scales of W_gate's and W_up's rows, for grad_input.
-        scales = (gate_up.w_rows(index).scale.squeeze(1) for index in (0, 1))
-        # Gradients of gate and up, bf16 [T, I] each in one buffer, and both as e4m3 [T, 2 I] with
-        # fp32 [T, 1].
-        *grads, qdata, scale = swiglu_codes_backward(
-            down.grad_input(grad_y), *outputs_of(both, gate_up, both.shape[:1]), *scales
+        grad_product, of_down = down.gradients(
+            [grad_y], o_a_down, kept_down, scaling, (True, *needed[6:])
         )
-        grad_normed = gate_up.grad_input_of_quantized(qdata, scale)
-        output_scale = output.scale[: output.num_outputs].squeeze(1)
+        # Gradients of gate and up as e4m3 [T, 2 I] with fp32 [T, 1].
+        codes = swiglu_codes_backward(grad_product, halves, scales, gate_up.weight_scale)
+        grad_normed, of_gate_up = gate_up.gradients_of_quantized(
+            *codes, o_a_gate_up, kept_gate_up, scaling, True
+        )
         # The gradient of the sum is that of the residual, bf16 [T, H]; grad_input of o reads the
         # codes.
-        grad_total, qdata, scale = rms_norm_backward_codes(
-            grad_normed, total, weight, inverse_rms, grad_y, output_scale
+        grad_total, *codes_of_total = rms_norm_backward_codes(
+            grad_normed, total, weight, inverse_rms, grad_y, output.weight_scale
         )
-        grad_heads = output.grad_input_of_quantized(qdata, scale)
-        scaling = ctx.scaling
-        o_a = o_a_of(both, gate_up)
-        of_trained = (
-            grad_trained([grad_total], o_a_output, kept_output, output, scaling, needed[:2])
-            + grad_trained(grads, o_a, kept_gate_up, gate_up, scaling, needed[2:6])
-            + grad_trained([grad_y], o_a_down, kept_down, down, scaling, needed[6:])
+        grad_heads, of_output = output.gradients_of_quantized(
+            *codes_of_total, o_a_output, kept_output, scaling, True
         )
+        of_trained = (*of_output, *of_gate_up, *of_down)
         leading = grad_output.shape[:-1]
         return (
             grad_heads.view(*leading, -1),

@@ -23,7 +23,9 @@ Two storages, chosen by device once, when a model is converted:
 
 Backward of FP8: a weight's scale lies on the contraction axis of grad_input, so it is folded into
 the gradient first, `grad_input = t * (q . qdata)` with q, t = quantize(grad_output * scale)
-(method.md section 3). A packed weight cannot move to another kind of device.
+(method.md section 3). The gradients of A and B read those q and t as well. Where A trains, B^T lies
+below the transposed W as W's A does below W forward, so that the same GEMM gives dy B. A packed
+weight cannot move to another kind of device.
 """
 
 from abc import ABC, abstractmethod
@@ -32,16 +34,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from falqon_core.meld.gradients import cat_or_view, grad_deltas, grads_through_deltas
 from falqon_core.meld.rows_view import EmulatedRows, Fp8Rows, RowsView
-from falqon_core.ops.grad_a import grad_a
+from falqon_core.ops.delta_codes import quantize_deltas
+from falqon_core.ops.grad_adapter import grad_a, grad_b
 from falqon_core.ops.matmul import matmul, matmul_fp32, scale_in_place
-from falqon_core.ops.quantize import (
-    dequantize,
-    quantize_codes,
-    quantize_rows,
-)
+from falqon_core.ops.quantize import dequantize, quantize_codes, quantize_rows
 from falqon_core.ops.scaled_mm import ALIGNMENT, choose_gemms, has_fp8_gemm, scaled_mm
 from falqon_core.ops.transpose import transpose_codes
+
+# Of x [T, I], None where it is not needed, and of all that trains: deltas, then masters of A.
+Gradients = tuple[Tensor | None, list[Tensor | None]]
 
 
 class PackedWeight(nn.Module, ABC):
@@ -50,6 +53,7 @@ class PackedWeight(nn.Module, ABC):
     """
 
     scale: Tensor
+    trains_a: bool = False  # Set by its linears.
     rounds_activations: bool  # To e4m3, as a card does that serves the model.
 
     def __init__(
@@ -92,16 +96,45 @@ class PackedWeight(nn.Module, ABC):
     def input_of(self, kept: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
         """Return the x [T, I], in `dtype`, of which `output_and_input` returned `kept`."""
 
-    def grad_a(self, through_b: Tensor, kept: Sequence[Tensor], scaling: float) -> Tensor:
-        """Return scaling * through_b^T . x, fp32 [n r, I], of through_b [T, n r] and the x of which
-        `output_and_input` returned `kept`.
-        """
-        x = self.input_of(kept, through_b.dtype)
-        return scale_in_place(matmul_fp32(through_b.t(), x), scaling)
-
     @abstractmethod
     def grad_input(self, grad_output: Tensor) -> Tensor:
         """[T, sum O] -> [T, I]."""
+
+    def gradients(
+        self,
+        grads: Sequence[Tensor],
+        o_a: Tensor,
+        kept: Sequence[Tensor],
+        scaling: float,
+        needed: Sequence[bool],
+    ) -> Gradients:
+        """Return the gradients of a group, from dy_j [T, O_j] of each linear, o_a [T, n r] and what
+        forward `kept`: the deltas, fp32 [O_j, r], and the tensors of x, where A trains.
+
+        The first of `needed` is that of x, the others are of the deltas.
+        """
+        # One GEMM for the group: [dy_1 | dy_2 | ..] [T, sum O] . [W_1; W_2; ..] -> [T, I].
+        grad_x = self.grad_input(cat_or_view(grads)) if needed[0] else None
+        of_deltas = grad_deltas(grads, o_a, scaling, needed[1 : 1 + len(grads)])
+        return grad_x, of_deltas + self._grad_masters(grads, kept, scaling)
+
+    def _grad_masters(
+        self, grads: Sequence[Tensor], kept: Sequence[Tensor], scaling: float
+    ) -> list[Tensor | None]:
+        """Return the gradient of each master of A, fp32 [r, I], None where no A trains."""
+        if not kept:
+            return [None] * len(grads)
+        deltas, of_x = kept[: len(grads)], kept[len(grads) :]
+        through_b = grads_through_deltas(grads, deltas)
+        x = self.input_of(of_x, through_b.dtype)
+        # [n r, T] . [T, I] -> fp32 [n r, I], cut into one [r, I] for each linear.
+        grad = scale_in_place(matmul_fp32(through_b.t(), x), scaling)
+        return list(grad.chunk(len(grads), 0))
+
+    @property
+    def weight_scale(self) -> Tensor:
+        """Return the scales of the rows of all W, fp32 [sum O]."""
+        return self.scale[: self.num_outputs].squeeze(1)
 
 
 class EmulatedWeight(PackedWeight):
@@ -142,16 +175,32 @@ class EmulatedWeight(PackedWeight):
         return x.to(dtype)
 
     def grad_input(self, grad_output: Tensor) -> Tensor:
-        """Multiply the gradient [T, sum O] with W; with `simulate_fp8` rounded as on a GPU."""
-        weight = self.values[: self.num_outputs]
-        if self.rounds_activations:
-            scale = self.scale[: self.num_outputs]
-            # As a GPU does it: fold the scale of each row of W into the gradient, round that by
-            # token, and multiply with bare codes.
-            grad_output, _ = quantize_rows((grad_output * scale.t()).to(grad_output.dtype))
-            # Codes as values: exact, since scales are powers of two.
-            weight = (weight / scale).to(weight.dtype)
-        return matmul(grad_output, weight)
+        """Multiply the gradient [T, sum O] with W."""
+        return matmul(grad_output, self.values[: self.num_outputs])
+
+    def gradients(
+        self,
+        grads: Sequence[Tensor],
+        o_a: Tensor,
+        kept: Sequence[Tensor],
+        scaling: float,
+        needed: Sequence[bool],
+    ) -> Gradients:
+        """Compute them in the working dtype; with `simulate_fp8` from dy and B rounded as a GPU
+        does it.
+        """
+        if not self.rounds_activations:
+            return super().gradients(grads, o_a, kept, scaling, needed)
+        # The scale of each row of W is folded into dy, that is rounded by token, and the scale is
+        # taken out again: exact, since scales are powers of two.
+        scale = self.weight_scale
+        joined = cat_or_view(grads)
+        rounded = (quantize_rows((joined * scale).to(joined.dtype))[0] / scale).to(joined.dtype)
+        if kept:
+            parts = zip(kept, scale.split(self.sizes), strict=False)
+            deltas = [quantize_rows((b / s[:, None]).t())[0].t() * s[:, None] for b, s in parts]
+            kept = [*deltas, *kept[len(deltas) :]]
+        return super().gradients(rounded.split(self.sizes, 1), o_a, kept, scaling, needed)
 
 
 class Fp8Weight(PackedWeight):
@@ -160,7 +209,7 @@ class Fp8Weight(PackedWeight):
     """
 
     qdata: Tensor
-    unit: Tensor
+    column_scale: Tensor
     a_values: Tensor
 
     def __init__(
@@ -176,9 +225,11 @@ class Fp8Weight(PackedWeight):
         # [sum O + n r, I], its number of rows rounded up to a multiple of 16 for the GEMM.
         qdata = torch.zeros(len(self.scale), in_features, dtype=torch.float8_e4m3fn, device=device)
         self.register_buffer("qdata", qdata, persistent=False)
-        # Scale 1 for the columns of grad_input: the weight's own scales are in the gradient by
-        # then.
-        self.register_buffer("unit", torch.ones(in_features, 1, device=device), persistent=False)
+        # Scales of the columns of grad_input: 1, since the weight's own scales are in the gradient
+        # by then, and behind them those of the deltas' codes, written in each backward.
+        self.num_appended = len(self.scale) - self.num_outputs
+        column_scale = torch.ones(in_features + self.num_appended, 1, device=device)
+        self.register_buffer("column_scale", column_scale, persistent=False)
         a_values = qdata.new_zeros(len(sizes) * rank, in_features, dtype=torch.bfloat16)
         self.register_buffer("a_values", a_values, persistent=False)
 
@@ -215,13 +266,6 @@ class Fp8Weight(PackedWeight):
         codes, scale = kept
         return dequantize(codes, scale, dtype)
 
-    def grad_a(self, through_b: Tensor, kept: Sequence[Tensor], scaling: float) -> Tensor:
-        """Read the codes of x, e4m3 [T, I], as they are, where those were kept."""
-        if not self.fp8:
-            return super().grad_a(through_b, kept, scaling)
-        codes, scale = kept
-        return grad_a(through_b, codes, scale, scaling)
-
     def output_of_quantized(self, x: Tensor, scale: Tensor) -> Tensor:
         """Return `output` of x that is quantized per token already: e4m3 [T, I], scale fp32 [T, 1].
         Only with `fp8`.
@@ -231,21 +275,75 @@ class Fp8Weight(PackedWeight):
         return scaled_mm(x, scale, self.qdata, self.scale, fast_accumulation=True)
 
     def grad_input(self, grad_output: Tensor) -> Tensor:
-        """Multiply grad_output [T, sum O] with W [sum O, I], as codes where there is FP8."""
-        scale = self.scale[: self.num_outputs]
-        if not self.fp8:
-            weight = dequantize(self.qdata[: self.num_outputs], scale, grad_output.dtype)
-            return grad_output @ weight
-        # grad_output * scale [sum O], by token: e4m3 [T, sum O] and fp32 [T, 1].
-        return self.grad_input_of_quantized(*quantize_codes(grad_output, scale.squeeze(1)))
-
-    def grad_input_of_quantized(self, grad_output: Tensor, scale: Tensor) -> Tensor:
-        """Return `grad_input` of a gradient whose product with the weight's scales is quantized per
-        token already. Only with `fp8`.
+        """Multiply grad_output [T, sum O] with the dequantized W, without FP8 alone: with it
+        `gradients` multiplies codes.
         """
-        # e4m3 [I, sum O]: FP8 GEMMs want the contraction axis contiguous in both operands.
-        weight = transpose_codes(self.qdata[: self.num_outputs])
-        return scaled_mm(grad_output, scale, weight, self.unit)
+        assert not self.fp8, "grad_input of codes is a part of `gradients`"
+        weight = self.qdata[: self.num_outputs]
+        return grad_output @ dequantize(weight, self.weight_scale[:, None], grad_output.dtype)
+
+    def gradients(
+        self,
+        grads: Sequence[Tensor],
+        o_a: Tensor,
+        kept: Sequence[Tensor],
+        scaling: float,
+        needed: Sequence[bool],
+    ) -> Gradients:
+        """Compute them from codes where there is FP8, the deltas' whether needed or not."""
+        if not self.fp8:
+            return super().gradients(grads, o_a, kept, scaling, needed)
+        # dy * scale [sum O], by token: e4m3 [T, sum O] and fp32 [T, 1].
+        codes = quantize_codes(cat_or_view(grads), self.weight_scale)
+        return self.gradients_of_quantized(*codes, o_a, kept, scaling, needed[0])
+
+    def gradients_of_quantized(
+        self,
+        qdata: Tensor,
+        scale: Tensor,
+        o_a: Tensor,
+        kept: Sequence[Tensor],
+        scaling: float,
+        needs_input: bool,
+    ) -> Gradients:
+        """Return `gradients` of dy whose product with the weight's scales is quantized per token
+        already: e4m3 [T, sum O], scale fp32 [T, 1]. Only with `fp8`.
+        """
+        num_linears = len(self.sizes)
+        deltas, of_x = kept[:num_linears], kept[num_linears:]
+        grad_x, through_b = self._grad_input_and_through(qdata, scale, deltas, needs_input)
+        of_deltas = grad_b(o_a, qdata, scale, self.weight_scale, self.sizes, scaling)
+        of_masters: list[Tensor | None] = [None] * num_linears
+        if through_b is not None:
+            codes_of_x, scale_of_x = of_x
+            of_a = grad_a(through_b, codes_of_x, scale_of_x, scaling)
+            of_masters = [*of_a.chunk(num_linears)]
+        return grad_x, [*of_deltas.split(self.sizes), *of_masters]
+
+    def _grad_input_and_through(
+        self, qdata: Tensor, scale: Tensor, deltas: Sequence[Tensor], needs_input: bool
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return grad_input [T, I], None where it is not needed, and dy_j B_j of each linear [T, n
+        r], None where there are no deltas: columns of one product.
+        """
+        num_inputs = self.in_features if needs_input else 0
+        num_ranks = len(deltas) * self.rank
+        if num_inputs + num_ranks == 0:
+            return None, None
+        column_scale = self.column_scale[self.in_features - num_inputs :]
+        # e4m3 [I + n r, sum O]: FP8 GEMMs want the contraction axis contiguous in both operands.
+        weight = self.qdata[: self.num_outputs, :num_inputs]
+        if not deltas:
+            product = scaled_mm(qdata, scale, transpose_codes(weight), column_scale[:num_inputs])
+            return product, None
+        of_deltas = column_scale[num_inputs : num_inputs + num_ranks]
+        codes = quantize_deltas(of_deltas, self.weight_scale, *deltas)
+        weight = transpose_codes(weight, codes, self.sizes, self.num_appended)
+        product = scaled_mm(qdata, scale, weight, column_scale)
+        grad_x, through_b, _ = product.split(
+            (num_inputs, num_ranks, self.num_appended - num_ranks), 1
+        )
+        return grad_x if needs_input else None, through_b
 
 
 def choose_gemms_of(weight: PackedWeight, most_rows: int) -> None:
@@ -255,7 +353,8 @@ def choose_gemms_of(weight: PackedWeight, most_rows: int) -> None:
     if isinstance(weight, Fp8Weight) and weight.fp8 and weight.qdata.is_cuda:
         device = weight.qdata.device
         choose_gemms(device, len(weight.qdata), weight.in_features, True, most_rows)
-        choose_gemms(device, weight.in_features, weight.num_outputs, False, most_rows)
+        num_columns = weight.in_features + (weight.num_appended if weight.trains_a else 0)
+        choose_gemms(device, num_columns, weight.num_outputs, False, most_rows)
 
 
 def new_packed_weight(

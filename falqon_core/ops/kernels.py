@@ -41,6 +41,8 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 INTERPRETED = tl.constexpr(_INTERPRETED)
 # Columns that one program holds at a time, 16 in each of the 1024 threads that it may have.
 MAX_BLOCK = 16384
+# Linears of a group that a kernel tells apart: q, k and v.
+MAX_LINEARS = 3
 CASTS_TWICE = triton is not None and tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
 ROUNDS_FIRST = tl.constexpr(CASTS_TWICE or _INTERPRETED)
 # The PTX of every kernel that writes codes holds it.

@@ -1,10 +1,9 @@
 """Backward of rotary positions (rope_qkv.py), to the codes that the GEMM of grad_input reads.
 
-The gradients of q and k are turned back, for the gradients of the deltas, and the three are joined
-and quantized, times the scales of the weight's rows, in one launch. A program writes a row and
-reads it again from cache once its scale is known, so it holds one tile of heads, and its registers
-do not grow with the model. Rounding is that of autograd through transformers'
-`apply_rotary_pos_emb`.
+The gradients of q and k are turned back, and the three are joined and quantized, times the scales
+of the weight's rows, in one launch. A program reads its row again from cache, and turns it again,
+once its scale is known, so it holds one tile of heads, and its registers do not grow with the
+model. Rounding is that of autograd through transformers' `apply_rotary_pos_emb`.
 """
 
 from collections.abc import Iterator
@@ -24,9 +23,9 @@ from falqon_core.ops.kernels import (
     tl,
     to_e4m3,
 )
-from falqon_core.ops.quantize import load_scaled, quantize_codes
+from falqon_core.ops.quantize import quantize_codes
 from falqon_core.ops.rope_qkv import TABLE_TYPES, TILE_CONSTANTS, tile_of, turn_heads, turn_pairs
-from falqon_core.ops.samples import Draw, SampleInput, codes_last
+from falqon_core.ops.samples import Draw, SampleInput, codes_first
 
 
 @operator
@@ -37,25 +36,23 @@ def unrotate_qkv_codes(
     cos: Tensor,
     sin: Tensor,
     weight_scale: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (gradients [T, O_q + O_k] of the q and k that `rotate_qkv_` was given, qdata
-    float8_e4m3fn [T, sum O], scale fp32 [T, 1]).
+) -> tuple[Tensor, Tensor]:
+    """Return (qdata float8_e4m3fn [T, sum O], scale fp32 [T, 1]) of the gradients of the q and k
+    that `rotate_qkv_` was given, and of v.
 
     grad_query, grad_key, grad_value [T, O_j] of one dtype, cos and sin as in `rotate_qkv_`. The
     codes are of the three gradients, joined, times weight_scale (fp32 [sum O]), per token, as
     `quantize_codes` makes them.
     """
     query, key = (turn_heads(x, cos, sin, _unrotate_half) for x in (grad_query, grad_key))
-    joined = torch.cat([query, key, grad_value], 1)
-    grads = joined[:, : query.shape[1] + key.shape[1]]
-    return grads, *quantize_codes.oracle(joined, weight_scale)
+    return quantize_codes.oracle(torch.cat([query, key, grad_value], 1), weight_scale)
 
 
 @unrotate_qkv_codes.tried_on
 def _backward_samples(draw: Draw) -> Iterator[SampleInput]:
     grads = draw.normal(9, 64), *draw.halves(9, 16)
     tables = draw.normal(3, 16), draw.normal(3, 16)
-    yield SampleInput((*grads, *tables, draw.scales(96)), codes_last)
+    yield SampleInput((*grads, *tables, draw.scales(96)), codes_first)
 
 
 def _unrotate_half(x: Tensor, sin: Tensor) -> Tensor:
@@ -65,27 +62,29 @@ def _unrotate_half(x: Tensor, sin: Tensor) -> Tensor:
 
 @jit
 def _scaled(value, weight_scale, inside):
-    """Return |value * weight_scale|, rounded as the oracle does, fp32."""
+    """Return value * weight_scale, rounded as the oracle does, fp32."""
     scale = tl.load(weight_scale, mask=inside, other=0.0)
-    return tl.abs(round_to(value.to(tl.float32) * scale, value.dtype).to(tl.float32))
+    return round_to(value.to(tl.float32) * scale, value.dtype).to(tl.float32)
 
 
 @jit
 def _unrotate_part(
     grad,
-    grads,
     weight_scale,
     cos,
     sin,
+    qdata,
+    inverse,
     largest,
     NUM_HEADS: tl.constexpr,
     IS_ROTATED: tl.constexpr,
+    TO_CODES: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
-    """Turn one row of q or k into `grads`, or read one of v. Return the largest scaled
-    magnitudes.
+    """Turn one row of q or k, or read one of v. Return the largest scaled magnitudes; with
+    `TO_CODES` the codes go to `qdata`.
     """
     HALF: tl.constexpr = HEAD_DIM // 2
     half = tl.arange(0, BLOCK_HALF)
@@ -97,19 +96,85 @@ def _unrotate_part(
         second = tl.load(grad + column + HALF, mask=inside, other=0.0)
         if IS_ROTATED:
             first, second = turn_pairs(first, second, cos, sin, half, HEAD_DIM, True)
-            tl.store(grads + column, first, mask=inside)
-            tl.store(grads + column + HALF, second, mask=inside)
-        largest = tl.maximum(largest, _scaled(first, weight_scale + column, inside))
-        largest = tl.maximum(largest, _scaled(second, weight_scale + column + HALF, inside))
+        left = _scaled(first, weight_scale + column, inside)
+        right = _scaled(second, weight_scale + column + HALF, inside)
+        if TO_CODES:
+            tl.store(qdata + column, to_e4m3(left * inverse), mask=inside)
+            tl.store(qdata + column + HALF, to_e4m3(right * inverse), mask=inside)
+        else:
+            largest = tl.maximum(largest, tl.maximum(tl.abs(left), tl.abs(right)))
     return largest
 
 
 @jit
-def _write_codes(x, weight_scale, qdata, inverse, NUM_COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
-    for start in range(0, NUM_COLUMNS, BLOCK):
-        columns = start + tl.arange(0, BLOCK)
-        value = load_scaled(x, weight_scale, columns, NUM_COLUMNS, True)
-        tl.store(qdata + columns, to_e4m3(value * inverse), mask=columns < NUM_COLUMNS)
+def _unrotate_row(
+    grad_query,
+    grad_key,
+    grad_value,
+    weight_scale,
+    cos,
+    sin,
+    qdata,
+    inverse,
+    TO_CODES: tl.constexpr,
+    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_HEADS: tl.constexpr,
+    BLOCK_HALF: tl.constexpr,
+):
+    """Pass over one row of q, then k, then v. Return the largest scaled magnitudes, or with
+    `TO_CODES` write the codes.
+    """
+    # Columns of q start at 0, those of k and v here, in the order of the weight's rows.
+    KEYS_AT: tl.constexpr = NUM_HEADS * HEAD_DIM
+    VALUES_AT: tl.constexpr = KEYS_AT + NUM_KV_HEADS * HEAD_DIM
+    largest = tl.zeros((BLOCK_HEADS, BLOCK_HALF), tl.float32)
+    largest = _unrotate_part(
+        grad_query,
+        weight_scale,
+        cos,
+        sin,
+        qdata,
+        inverse,
+        largest,
+        NUM_HEADS,
+        True,
+        TO_CODES,
+        HEAD_DIM,
+        BLOCK_HEADS,
+        BLOCK_HALF,
+    )
+    largest = _unrotate_part(
+        grad_key,
+        weight_scale + KEYS_AT,
+        cos,
+        sin,
+        qdata + KEYS_AT,
+        inverse,
+        largest,
+        NUM_KV_HEADS,
+        True,
+        TO_CODES,
+        HEAD_DIM,
+        BLOCK_HEADS,
+        BLOCK_HALF,
+    )
+    return _unrotate_part(
+        grad_value,
+        weight_scale + VALUES_AT,
+        cos,
+        sin,
+        qdata + VALUES_AT,
+        inverse,
+        largest,
+        NUM_KV_HEADS,
+        False,
+        TO_CODES,
+        HEAD_DIM,
+        BLOCK_HEADS,
+        BLOCK_HALF,
+    )
 
 
 @jit(do_not_specialize=["num_positions"])
@@ -120,7 +185,6 @@ def unrotate_qkv_codes_kernel(
     cos,
     sin,
     weight_scale,
-    grads,
     qdata,
     scale,
     query_stride,
@@ -133,55 +197,27 @@ def unrotate_qkv_codes_kernel(
     BLOCK_HEADS: tl.constexpr,
     BLOCK_HALF: tl.constexpr,
 ):
-    """Turn and quantize one row a program: q, then k, then v."""
-    # Columns of q start at 0, those of k and v here, in the order of the weight's rows.
-    KEYS_AT: tl.constexpr = NUM_HEADS * HEAD_DIM
-    VALUES_AT: tl.constexpr = KEYS_AT + NUM_KV_HEADS * HEAD_DIM
-    NUM_COLUMNS: tl.constexpr = VALUES_AT + NUM_KV_HEADS * HEAD_DIM
-    BLOCK: tl.constexpr = 2 * BLOCK_HEADS * BLOCK_HALF
+    """Turn and quantize one row a program."""
     row = tl.program_id(0).to(tl.int64)
     position = (row % num_positions) * HEAD_DIM
     cos += position
     sin += position
-    grads += row * VALUES_AT
+    grad_query += row * query_stride
+    grad_key += row * key_stride
     grad_value += row * value_stride
-    qdata += row * NUM_COLUMNS
-    largest = tl.zeros((BLOCK_HEADS, BLOCK_HALF), tl.float32)
-    largest = _unrotate_part(
-        grad_query + row * query_stride,
-        grads,
+    qdata += row * (NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM
+    largest = _unrotate_row(
+        grad_query,
+        grad_key,
+        grad_value,
         weight_scale,
         cos,
         sin,
-        largest,
-        NUM_HEADS,
-        True,
-        HEAD_DIM,
-        BLOCK_HEADS,
-        BLOCK_HALF,
-    )
-    largest = _unrotate_part(
-        grad_key + row * key_stride,
-        grads + KEYS_AT,
-        weight_scale + KEYS_AT,
-        cos,
-        sin,
-        largest,
-        NUM_KV_HEADS,
-        True,
-        HEAD_DIM,
-        BLOCK_HEADS,
-        BLOCK_HALF,
-    )
-    largest = _unrotate_part(
-        grad_value,
-        grads,
-        weight_scale + VALUES_AT,
-        cos,
-        sin,
-        largest,
-        NUM_KV_HEADS,
+        qdata,
+        1.0,
         False,
+        NUM_HEADS,
+        NUM_KV_HEADS,
         HEAD_DIM,
         BLOCK_HEADS,
         BLOCK_HALF,
@@ -189,13 +225,22 @@ def unrotate_qkv_codes_kernel(
     # One scale a token for all three, since grad_input contracts over them together.
     exponent = power_of_two_exponent(tl.max(tl.max(largest, 1), 0))
     tl.store(scale + row, power_of_two(exponent))
-    inverse = power_of_two(-exponent)
-    tl.debug_barrier()  # The row is written before any thread reads it again.
-    _write_codes(grads, weight_scale, qdata, inverse, VALUES_AT, BLOCK)
-    weight_scale += VALUES_AT
-    qdata += VALUES_AT
-    # v is not in `grads`: its gradient is read from where it came.
-    _write_codes(grad_value, weight_scale, qdata, inverse, NUM_COLUMNS - VALUES_AT, BLOCK)
+    _unrotate_row(
+        grad_query,
+        grad_key,
+        grad_value,
+        weight_scale,
+        cos,
+        sin,
+        qdata,
+        power_of_two(-exponent),
+        True,
+        NUM_HEADS,
+        NUM_KV_HEADS,
+        HEAD_DIM,
+        BLOCK_HEADS,
+        BLOCK_HALF,
+    )
 
 
 def unrotate_qkv_codes_triton(
@@ -205,23 +250,21 @@ def unrotate_qkv_codes_triton(
     cos: Tensor,
     sin: Tensor,
     weight_scale: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Launch the kernel, one program a token."""
     parts = [rows_of(grad) for grad in (grad_query, grad_key, grad_value)]
     cos = rows_of(cos).contiguous()
     sin = rows_of(sin).contiguous()
     num_positions, head_dim = cos.shape
     num_rows = len(grad_query)
-    grads = grad_query.new_empty(num_rows, parts[0].shape[1] + parts[1].shape[1])
-    num_columns = grads.shape[1] + parts[2].shape[1]
-    qdata = grads.new_empty(num_rows, num_columns, dtype=torch.float8_e4m3fn)
-    scale = torch.empty(num_rows, 1, device=grads.device)
-    unrotate_qkv_codes_kernel[(len(grads),)](
+    num_columns = sum(part.shape[1] for part in parts)
+    qdata = grad_query.new_empty(num_rows, num_columns, dtype=torch.float8_e4m3fn)
+    scale = torch.empty(num_rows, 1, device=qdata.device)
+    unrotate_qkv_codes_kernel[(num_rows,)](
         *parts,
         cos,
         sin,
         weight_scale.contiguous(),
-        grads,
         qdata,
         scale,
         *(part.stride(0) for part in parts),
@@ -231,13 +274,13 @@ def unrotate_qkv_codes_triton(
         HEAD_DIM=head_dim,
         **tile_of(head_dim),
     )
-    return grads, qdata, scale
+    return qdata, scale
 
 
 unrotate_qkv_codes.kernels["cuda"] = unrotate_qkv_codes_triton
 
 _UNROTATE = dict.fromkeys(("grad_query", "grad_key", "grad_value"), "*bf16") | TABLE_TYPES
-_UNROTATE |= {"weight_scale": "*fp32", "grads": "*bf16", "qdata": "*fp8e4nv", "scale": "*fp32"}
+_UNROTATE |= {"weight_scale": "*fp32", "qdata": "*fp8e4nv", "scale": "*fp32"}
 _UNROTATE |= dict.fromkeys(("query_stride", "key_stride", "value_stride", "num_positions"), "i32")
 _UNROTATE |= dict.fromkeys(("NUM_HEADS", "NUM_KV_HEADS"), "constexpr") | TILE_CONSTANTS
 BUILDS = [
@@ -245,7 +288,7 @@ BUILDS = [
         unrotate_qkv_codes_kernel,
         _UNROTATE,
         {"NUM_HEADS": 32, "NUM_KV_HEADS": num_kv_heads, "HEAD_DIM": 128} | tile_of(128),
-        ptx=(CVT_E4M3, "bar.sync"),
+        ptx=(CVT_E4M3,),
     )
     for num_kv_heads in (32, 8)
 ]

@@ -61,12 +61,15 @@ def forward_block(gate, up, columns, num_columns):
     """
     inside = columns < num_columns
     gate = tl.load(gate + columns, mask=inside, other=0.0)
+    return product_of(gate, tl.load(up + columns, mask=inside, other=0.0))
+
+
+@jit
+def product_of(gate, up):
+    """Return silu(gate) * up in their dtype, rounded as the oracle does."""
     # The activation is rounded to bf16 before the product, as torch's two operations do.
     silu = round_to(gate.to(tl.float32) * tl.sigmoid(gate.to(tl.float32)), gate.dtype)
-    return round_to(
-        silu.to(tl.float32) * tl.load(up + columns, mask=inside, other=0.0).to(tl.float32),
-        gate.dtype,
-    )
+    return round_to(silu.to(tl.float32) * up.to(tl.float32), gate.dtype)
 
 
 @jit
@@ -76,16 +79,19 @@ def backward_block(grad_output, gate, up, columns, num_columns):
     """
     inside = columns < num_columns
     gate = tl.load(gate + columns, mask=inside, other=0.0)
-    dtype: tl.constexpr = gate.dtype
-    gate = gate.to(tl.float32)
+    up = tl.load(up + columns, mask=inside, other=0.0).to(tl.float32)
     grad = tl.load(grad_output + columns, mask=inside, other=0.0).to(tl.float32)
+    return gradients_of(grad, gate.to(tl.float32), up, gate.dtype)
+
+
+@jit
+def gradients_of(grad, gate, up, DTYPE: tl.constexpr):
+    """Return the gradients of gate and up in DTYPE, of fp32 values, rounded as the oracle does."""
     sigmoid = tl.sigmoid(gate)
-    grad_silu = round_to(
-        grad * tl.load(up + columns, mask=inside, other=0.0).to(tl.float32), dtype
-    ).to(tl.float32)
+    grad_silu = round_to(grad * up, DTYPE).to(tl.float32)
     # The derivative of silu is sigmoid(g) * (1 + g * (1 - sigmoid(g))), in fp32.
-    grad_gate = round_to(grad_silu * sigmoid * (1.0 + gate * (1.0 - sigmoid)), dtype)
-    return grad_gate, round_to(round_to(gate * sigmoid, dtype).to(tl.float32) * grad, dtype)
+    grad_gate = round_to(grad_silu * sigmoid * (1.0 + gate * (1.0 - sigmoid)), DTYPE)
+    return grad_gate, round_to(round_to(gate * sigmoid, DTYPE).to(tl.float32) * grad, DTYPE)
 
 
 @jit

@@ -11,7 +11,11 @@ from falqon_core.ops.quantize import quantize_codes
 from falqon_core.ops.refresh import refresh_codes
 from falqon_core.ops.rms_norm import rms_norm_codes
 from falqon_core.ops.scaled_mm import MAX_PROBED_ROWS, gemm_for, has_fp8_gemm, rowwise, scaled_mm
-from falqon_core.ops.swiglu_codes import swiglu_codes_backward, swiglu_codes_forward
+from falqon_core.ops.swiglu_codes import (
+    dequantize_halves,
+    swiglu_codes_backward,
+    swiglu_codes_forward,
+)
 from tests.falqon_core.ops.devices import codes_apart, signal_to_noise
 
 DEVICE = torch.device("cuda")
@@ -56,18 +60,20 @@ class TestCasts:
 
     def test_of_swiglu(self, draw: KernelDraw) -> None:
         gate, up = draw.normal(SHAPES.tokens, 2 * SHAPES.intermediate).chunk(2, -1)
-        assert (
-            signal_to_noise(*swiglu_codes_forward(gate, up), F.silu(gate.float()) * up.float())
-            >= 25
-        )
+        *product, halves, scales = swiglu_codes_forward(gate, up)
+        assert signal_to_noise(*product, F.silu(gate.float()) * up.float()) >= 25
+        kept = zip(halves.chunk(2, 1), scales.split(1, 1), (gate, up), strict=True)
+        assert all(signal_to_noise(codes, scale, half.float()) >= 25 for codes, scale, half in kept)
 
     def test_of_swiglus_gradients(self, draw: KernelDraw) -> None:
         gate, up = draw.normal(SHAPES.tokens, 2 * SHAPES.intermediate).chunk(2, -1)
         grad = draw.normal(SHAPES.tokens, SHAPES.intermediate)
-        ones = torch.ones(SHAPES.intermediate, device=DEVICE)
-        *_, qdata, scale = swiglu_codes_backward(grad, gate, up, ones, ones)
-        gate32 = gate.float().requires_grad_()
-        up32 = up.float().requires_grad_()
+        ones = torch.ones(2 * SHAPES.intermediate, device=DEVICE)
+        *_, halves, scales = swiglu_codes_forward(gate, up)
+        qdata, scale = swiglu_codes_backward(grad, halves, scales, ones)
+        gate32, up32 = (
+            half.requires_grad_() for half in dequantize_halves(halves, scales, torch.float32)
+        )
         (F.silu(gate32) * up32).backward(grad.float())
         assert signal_to_noise(qdata, scale, torch.cat([gate32.grad, up32.grad], 1)) >= 25
 

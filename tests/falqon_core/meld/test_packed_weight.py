@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from falqon_core.meld import packed_weight
 from falqon_core.meld.base import BaseWeight, keep_base
+from falqon_core.meld.gradients import cat_or_view
 from falqon_core.meld.host_arena import arena_bytes
 from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.linear import MeldedLinear, call_together, meld
-from falqon_core.meld.matmul import cat_or_view
 from falqon_core.meld.packed_weight import (
     EmulatedWeight,
     Fp8Weight,
@@ -192,7 +192,9 @@ def test_codes_take_one_byte_a_weight_and_zeros_fill_them_up(rule: UpdateRule) -
     num_bytes = sum(buffer.nbytes for buffer in packed.buffers())
     num_bytes -= 2 * 3 * RANK * NUM_INPUTS  # each A in bf16, too
     assert len(packed.qdata) == num_rows + 1, "a multiple of 16"
-    assert num_bytes == len(packed.qdata) * (NUM_INPUTS + 4) + 4 * NUM_INPUTS, "and the scales"
+    # and the scales, those of the columns of grad_input and of dy B as well
+    num_scales = len(packed.qdata) + NUM_INPUTS + 3 * RANK + 1
+    assert num_bytes == len(packed.qdata) * NUM_INPUTS + 4 * num_scales
     assert packed.qdata[num_rows:].float().eq(0).all()
 
 
@@ -323,6 +325,43 @@ def test_the_gradient_of_a_without_fp8_is_that_of_the_input_itself() -> None:
     expected = 0.5 * (grad.double() @ layer.delta.detach().double()).t() @ x.double()
     ours = layer.a_master.grad.double()
     assert (ours - expected).norm() < 2**-7 * expected.norm()
+
+
+@pytest.mark.parametrize("needs_input", [True, False])
+def test_one_product_gives_grad_input_and_the_gradient_of_a(needs_input: bool) -> None:
+    """In float64 from the rounded dY, B and x that the product reads; x may need no gradient, as
+    that of the first layer.
+    """
+    rule = Anchored()
+    weight = torch.randn(sum(SIZES), NUM_INPUTS).bfloat16().to(DEVICE)
+    packed = fp8(SIZES, weight)
+    layers = [
+        MeldedLinear(packed, index, None, 0.5, BaseWeight(part), trains_a=True)
+        for index, part in enumerate(weight.split(SIZES))
+    ]
+    with torch.no_grad():
+        for layer in layers:
+            rule.start(layer, layer.base.values, torch.randn(RANK, NUM_INPUTS).to(DEVICE))
+            layer.delta.normal_()
+            rule.after_step(layer)
+    x = torch.randn(TOKENS, NUM_INPUTS).bfloat16().to(DEVICE).requires_grad_(needs_input)
+    grads = [torch.randn(TOKENS, size).bfloat16().to(DEVICE) for size in SIZES]
+
+    torch.autograd.backward(call_together(x, *layers), grads)
+
+    scale = packed.weight_scale
+    joined = (torch.cat(grads, 1) * scale).bfloat16()
+    rounded = quantize_rows(joined)[0].double()
+    if needs_input:
+        expected_x = (rounded / scale) @ torch.cat([layer.weight for layer in layers]).double()
+        assert (x.grad - expected_x).norm() < 2**-8 * expected_x.norm()
+    parts = zip(rounded.split(SIZES, 1), scale.split(SIZES), layers, strict=True)
+    for grad, of_rows, layer in parts:
+        b = quantize_rows((layer.delta.detach() / of_rows[:, None]).t())[0].t().double()
+        assert (b * of_rows[:, None] - layer.delta).norm() < 2**-4 * layer.delta.norm()
+        expected = 0.5 * (grad @ b).t() @ quantize_rows(x.detach())[0].double()
+        assert layer.a_master is not None
+        assert (layer.a_master.grad - expected).norm() < 2**-7 * expected.norm()
 
 
 def test_a_member_of_a_group_has_no_forward_of_its_own() -> None:

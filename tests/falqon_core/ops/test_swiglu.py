@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from falqon_core.ops.kernels import MAX_BLOCK
+from falqon_core.ops.quantize import quantize_rows
 from falqon_core.ops.swiglu import (
     ELEMENTWISE_BLOCK,
     swiglu,
@@ -12,6 +13,7 @@ from falqon_core.ops.swiglu import (
     swiglu_forward_triton,
 )
 from falqon_core.ops.swiglu_codes import (
+    rounded_swiglu,
     swiglu_codes_backward,
     swiglu_codes_backward_triton,
     swiglu_codes_forward,
@@ -32,10 +34,9 @@ def inputs(*shape: int, dtype: torch.dtype) -> list[torch.Tensor]:
     return [torch.randn(shape, device=KERNEL_DEVICE).to(dtype) for _ in range(3)]
 
 
-def row_scales(num_columns: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Those of the rows of two weights."""
-    exponents = torch.randint(-12, -8, (2, num_columns), device=KERNEL_DEVICE)
-    return torch.exp2(exponents[0].float()), torch.exp2(exponents[1].float())
+def row_scales(num_rows: int) -> torch.Tensor:
+    """Those of the rows of a weight."""
+    return torch.exp2(torch.randint(-12, -8, (num_rows,), device=KERNEL_DEVICE).float())
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 3e-2)])
@@ -76,18 +77,17 @@ def test_the_fused_kernels_write_what_the_separate_operators_do(
     up[0::2, -1] = 50
     up[1::2, -1] = 0.5
     grad[1::2, -1] = 200
-    qdata, scale = swiglu_codes_forward_triton(gate, up)
-    expected_qdata, expected_scale = swiglu_codes_forward.oracle(gate, up)
-    assert torch.equal(scale, expected_scale)
-    assert_close_codes(qdata, expected_qdata)
+    ours = swiglu_codes_forward_triton(gate, up)
+    oracle = swiglu_codes_forward.oracle(gate, up)
+    for (qdata, scale), (expected_qdata, expected_scale) in zip(
+        (ours[:2], ours[2:]), (oracle[:2], oracle[2:]), strict=True
+    ):
+        assert torch.equal(scale, expected_scale)
+        assert_close_codes(qdata, expected_qdata)
 
-    scales = row_scales(shape[1])
-    grad_gate, grad_up, qdata, scale = swiglu_codes_backward_triton(grad, gate, up, *scales)
-    expected_gate, expected_up, expected_qdata, expected_scale = swiglu_codes_backward.oracle(
-        grad, gate, up, *scales
-    )
-    assert_rounds_like(grad_gate, expected_gate)
-    assert_rounds_like(grad_up, expected_up)
+    weight_scale = row_scales(2 * shape[1])
+    qdata, scale = swiglu_codes_backward_triton(grad, *oracle[2:], weight_scale)
+    expected_qdata, expected_scale = swiglu_codes_backward.oracle(grad, *oracle[2:], weight_scale)
     assert torch.equal(scale, expected_scale)
     assert_close_codes(qdata, expected_qdata)
 
@@ -97,15 +97,16 @@ def test_gate_and_up_may_be_the_halves_of_one_tensor() -> None:
     grad = torch.randn(6, 40, device=KERNEL_DEVICE).bfloat16()[:, :33]
     gate = melded[:, :33]
     up = melded[:, 33:66]
-    scales = row_scales(33)
+    halves = swiglu_codes_forward.oracle(gate, up)[2:]
+    weight_scale = row_scales(66)
     alone = gate.contiguous(), up.contiguous()
     assert torch.equal(swiglu_forward_triton(gate, up), swiglu_forward_triton(*alone))
     for views, copies in (
         (swiglu_backward_triton(grad, gate, up), swiglu_backward_triton(grad.contiguous(), *alone)),
         (swiglu_codes_forward_triton(gate, up), swiglu_codes_forward_triton(*alone)),
         (
-            swiglu_codes_backward_triton(grad, gate, up, *scales),
-            swiglu_codes_backward_triton(grad.contiguous(), *alone, *scales),
+            swiglu_codes_backward_triton(grad, *halves, weight_scale),
+            swiglu_codes_backward_triton(grad.contiguous(), *halves, weight_scale),
         ),
     ):
         assert all(
@@ -114,12 +115,15 @@ def test_gate_and_up_may_be_the_halves_of_one_tensor() -> None:
         )
 
 
-def test_the_fused_gradients_are_the_halves_of_one_tensor() -> None:
-    grad, gate, up = inputs(4, 32, dtype=torch.bfloat16)
-    for operator in (swiglu_codes_backward.oracle, swiglu_codes_backward_triton):
-        grad_gate, grad_up, _, _ = operator(grad, gate, up, *row_scales(32))
-        assert grad_gate.stride() == grad_up.stride() == (64, 1)
-        assert grad_up.data_ptr() - grad_gate.data_ptr() == 32 * grad_gate.element_size()
+def test_gradients_through_the_codes_are_those_of_the_rounded_halves() -> None:
+    gate, up, grad = (torch.randn(2, 5, 13).bfloat16() for _ in range(3))
+    inputs = [gate.requires_grad_(), up.requires_grad_()]
+    output = rounded_swiglu(gate, up)
+    assert torch.equal(output, swiglu_forward(gate, up))
+    rounded = (quantize_rows(half.detach().view(10, 13))[0].view_as(half) for half in inputs)
+    expected = swiglu_backward(grad, *rounded)
+    for ours, other in zip(torch.autograd.grad(output, inputs, grad), expected, strict=True):
+        assert torch.equal(ours, other)
 
 
 # numpy's, in the interpreter; its infinity is what is wanted

@@ -33,6 +33,8 @@ PASSES = {
     ("rotate_qkv_kernel", "qkv"): 2,
     ("softmax_losses_kernel", "logits"): 2,
 }
+# Kernels that multiply, and the argument that counts the rows of their product.
+PRODUCT_ROWS = {"grad_a_kernel": "num_ranks", "grad_b_kernel": "num_columns"}
 
 
 class Specialization(NamedTuple):
@@ -73,9 +75,9 @@ class Recorder:
             value.numel() * value.element_size() * PASSES.get((name, parameter), 1)
             for parameter, value in tensors.values()
         )
-        if name == "grad_a_kernel":
+        if name in PRODUCT_ROWS:
             sizes = [arguments[size] for size in ("num_tokens", "num_ranks", "num_columns")]
-            flops, num_rows = 2.0 * math.prod(sizes), arguments["num_ranks"]
+            flops, num_rows = 2.0 * math.prod(sizes), arguments[PRODUCT_ROWS[name]]
             self._ledger.add(f"triton.{name}", num_bytes, flops, num_rows=num_rows)
             return
         self._ledger.add(f"triton.{name}", num_bytes)

@@ -62,7 +62,9 @@ FILLS = frozenset(
 # of their tables only as much as the index names
 READS_SOME = frozenset({"embedding", "gather", "index", "index_select"})
 WRITES_SOME = frozenset({"scatter_add_", "index_put", "index_put_"})
-GEMMS = frozenset({"mm", "bmm", "addmm", "_scaled_mm", "triton.grad_a_kernel"})
+GEMMS = frozenset(
+    {"mm", "bmm", "addmm", "_scaled_mm", "triton.grad_a_kernel", "triton.grad_b_kernel"}
+)
 # torch's kernels over lists: at most so many tensors, chunks of so many elements, and chunks in a
 # launch (aten/src/ATen/native/cuda/MultiTensorApply.cuh, of four lists)
 LIST_TENSORS, CHUNK_ELEMENTS, LIST_CHUNKS = 36, 65536, 320
