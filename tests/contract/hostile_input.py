@@ -97,6 +97,8 @@ BODIES: dict[str, dict[str, Any]] = {
         "region": "eu-west-1",
         "endpoint": "https://s3.example.com",
     },
+    "POST /v1/aliases": {"name": "n", "models": [{"model": "BASE", "weight": 2}]},
+    "POST /v1/aliases/{alias}/rollback": {"version": 1},
     "POST /v1/models": {"id": "acme/new", "source": "hf://acme/new"},
     "POST /v1/chat/completions": {
         "model": "BASE",

@@ -69,7 +69,7 @@ def test_parquet_becomes_checked_json_lines(tenant: Tenant) -> None:
     assert source["first_records"] == lines.decode().splitlines()
     request = {"model": tenant.base_model, "training_file": file["id"]}
     estimate = tenant.http.post("/v1/fine_tuning/estimates", json=request).json()
-    assert estimate["warnings"] == ["rows.jsonl: fields that train nothing: the column 'score'."]
+    assert "rows.jsonl: fields that train nothing: the column 'score'." in estimate["warnings"]
     with tenant.api.database.read() as session:
         orphans = session.scalars(select(Orphan.storage_key)).all()
     assert [f"projects/{tenant.project_id}/{key}" for key in before] == [

@@ -59,6 +59,7 @@ def place(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
         "study_id": "study-x",
         "token_id": "stoken-x",
         "import_id": "mimport-x",
+        "alias": "n",
     }
     yield Place(api, tenant, objects, tenant.http.get("/openapi.json").json())
     tenant.http.close()
@@ -130,7 +131,7 @@ def test_unknown_fields_are_refused_by_name(place: Place, operation: str) -> Non
 @pytest.mark.usefixtures("unchanged")
 @pytest.mark.parametrize("operation", BODIES)
 def test_bodies_that_cannot_be_read_are_refused(place: Place, operation: str) -> None:
-    optional = operation.endswith(("/clone", "/resume", "/rotate_secret"))
+    optional = operation.endswith(("/clone", "/resume", "/rollback", "/rotate_secret"))
     for name, content in UNREADABLE.items():
         if name in {"nothing", "null"} and optional:
             continue

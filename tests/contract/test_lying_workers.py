@@ -56,7 +56,7 @@ class Liar(NamedTuple):
 
 @pytest.fixture
 def liar(tenant: Tenant) -> Iterator[Liar]:
-    tenant.job()
+    tenant.job(hyperparameters={"n_epochs": 3, "batch_size": 4})
     with closing(JoinedGateway(tenant.api.url, token_for(tenant)[1], "liar")) as gateway:
         yield Liar(gateway, claim_of(gateway, gateway.claim(OFFER)))
 
