@@ -62,7 +62,7 @@ def test_findings_on_health_stand_on_top_and_color_the_end(
     with tenant.api.database.transaction() as session:
         assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"))
     for page in (f"/jobs/{claim.job_id}", "/"):
-        assert 'data-state="succeeded, no better"' in browser.get(page).text
+        assert 'data-status="no-better"' in browser.get(page).text
 
 
 def test_evaluations_of_steps_that_are_done_again_do_not_count(
