@@ -17,6 +17,7 @@ from falqon_core.estimate.estimate import (
     compare,
     estimate,
     forward_flops,
+    num_validations,
     tokens_from_characters,
     training_flops,
 )
@@ -132,6 +133,26 @@ def test_attention_counts_the_keys_that_tokens_see() -> None:
 
     assert few < assumed < many
     assert many - few == pytest.approx(12 * 32 * 32 * 128 * 502 * 1000)
+
+
+def test_passes_over_the_validation_data_take_time() -> None:
+    """One after each of three epochs, and one of the merged model with rounded activations; where
+    weights are merged, one more.
+    """
+    recipe = Recipe(max_seq_length=512, num_epochs=3).resolved(1000)
+    assert num_validations(recipe, 750, 1000) == 4
+    assert num_validations(recipe.model_copy(update={"method": "lora"}), 750, 1000) == 5
+    assert num_validations(recipe.model_copy(update={"eval_every": 100}), 750, 1000) == 9
+
+    def seconds(validation_tokens: int) -> float:
+        return estimate(
+            SEVEN_B, recipe, num_records=1000, tokens_per_epoch=100_000,
+            validation_tokens=validation_tokens, device=DEVICES["h100"],
+        ).seconds.expected  # fmt: skip
+
+    longer = seconds(10_000) - seconds(0)
+    one_pass = forward_flops(SEVEN_B, recipe, 10_000) / (DEVICES["h100"].tflops * 0.4e12)
+    assert longer == pytest.approx(4 * one_pass)
 
 
 def test_preferences_begin_with_one_forward_pass_of_the_base() -> None:

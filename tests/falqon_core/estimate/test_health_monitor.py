@@ -1,4 +1,4 @@
-"""What is said of trainings with made-up losses, and when."""
+"""Findings on trainings with made-up losses, and the steps at which they are told."""
 
 import random
 from collections.abc import Callable

@@ -55,6 +55,19 @@ def test_too_many_bad_records_are_refused_with_the_file(tiny_folder: Path, tmp_p
     assert caught.value.param == "validation_file"
 
 
+def test_a_tenth_is_held_out_unless_the_recipe_says_otherwise(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    path = write(tmp_path / "train.jsonl", 60, 0)
+    recipes = {6: Recipe(), 0: Recipe(validation_fraction=0.0), 30: Recipe(validation_fraction=0.5)}
+    for num_held_out, recipe in recipes.items():
+        config = TrainConfig(model=tiny_folder, train_file=path, recipe=recipe)
+        train, validation = load_data(config, tokenizer, print)
+        assert len(train.sequences) == 60 - num_held_out
+        assert (len(validation.sequences) if validation else 0) == num_held_out
+
+
 def test_the_models_reading_of_records_is_logged_and_changes_nothing(
     tiny_folder: Path, tmp_path: Path
 ) -> None:

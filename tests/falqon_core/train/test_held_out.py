@@ -41,6 +41,21 @@ def test_held_out_lines_are_those_that_training_holds_out(
     assert len(lines) == 9
 
 
+def test_seeds_of_the_training_share_their_held_out_lines(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "rows.jsonl")
+
+    def lines(**recipe: int) -> list[int]:
+        options = {"validation_fraction": 0.3, "max_seq_length": 128} | recipe
+        config = TrainConfig(
+            model=tiny_folder, train_file=path, recipe=Recipe.model_validate(options)
+        )
+        return held_out_lines(config)
+
+    assert lines(seed=1) == lines(seed=2) != lines(validation_seed=1)
+
+
 def write_lines(path: Path, lines: list[str]) -> Path:
     path.write_text("\n".join(lines))
     return path
