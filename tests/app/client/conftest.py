@@ -69,6 +69,10 @@ def facts(output: str) -> dict[str, str]:
     return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
 
 
+def newest_file(service: Service) -> str | None:
+    return next((file.id for file in service.client.files.list(limit=1, purpose="fine-tune")), None)
+
+
 @pytest.fixture
 def fake_file(tmp_path: Path) -> Callable[..., Path]:
     def write(**fake: Any) -> Path:

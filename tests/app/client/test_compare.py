@@ -4,14 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.app.client.conftest import Falqon
+from tests.app.client.conftest import Falqon, newest_file
 from tests.support.service import Service
 
 COMMON = ("compare", "--model", "falqon-tiny", "--methods", "falqon,lora")
-
-
-def newest_file(service: Service) -> list[str]:
-    return [file.id for file in service.client.files.list(limit=1, purpose="fine-tune")]
 
 
 def test_methods_are_trained_and_their_table_is_written(

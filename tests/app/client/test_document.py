@@ -2,10 +2,12 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from string import Template
 
 import pytest
 
@@ -27,15 +29,27 @@ def block(document: str, containing: str) -> list[str]:
     return script.splitlines()
 
 
-def run(script: str, service: Service, folder: Path) -> str:
-    """As in a shell that has just seen the newest job that succeeded."""
+def newest(service: Service) -> dict[str, str]:
+    """Return the variables of a shell that has just seen the newest job that succeeded."""
     jobs = service.client.fine_tuning.jobs.list(limit=1, extra_query={"status": "succeeded"})
     job = next(iter(jobs), None)
-    shell = {"JOB": job.id, "MODEL": job.fine_tuned_model or ""} if job else {}
+    return {"JOB": job.id, "MODEL": job.fine_tuned_model or ""} if job else {}
+
+
+def run_line(line: str, falqon: Falqon, service: Service) -> str:
+    """Run a command that needs no shell in this process."""
+    name, *arguments = shlex.split(Template(line).substitute(newest(service)), comments=True)
+    assert name == "falqon"
+    done = falqon(*arguments)
+    assert done.exit_code == 0, f"{line}\n{done.output}"
+    return done.stdout
+
+
+def run(script: str, service: Service, folder: Path) -> str:
+    """Run it in a shell."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = (
-        service.environment | {"FALQON_DATA_DIR": str(service.folder), "PATH": path} | shell
-    )
+    variables = {"FALQON_DATA_DIR": str(service.folder), "PATH": path} | newest(service)
+    environment = service.environment | variables
     done = subprocess.run(
         ["bash", "-euc", script],
         cwd=folder,
@@ -56,7 +70,9 @@ def folder(fake_file: Callable[..., Path], tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_from_data_to_a_model_and_looking_at_it(service: Service, folder: Path) -> None:
+def test_from_data_to_a_model_and_looking_at_it(
+    falqon: Falqon, service: Service, folder: Path
+) -> None:
     *to_a_model, download = block(DOCUMENT, "falqon download")
     output = run("\n".join(to_a_model), service, folder)
     for words in (
@@ -67,11 +83,12 @@ def test_from_data_to_a_model_and_looking_at_it(service: Service, folder: Path) 
         assert words in output
     # what it is depends on how fast the jobs before were
     assert re.search(r"^cost +(< )?\$0\.\d\d", output, re.M)
-    run(download, service, folder)
+    run_line(download, falqon, service)
     assert (folder / "model" / "SHA256SUMS").exists()
     for line in block(DOCUMENT, "falqon jobs events"):
-        assert run(line, service, folder)
-    run(block(README, "--suffix first --watch")[0] + " --yes", service, folder)
+        needs_shell = "$(" in line or "|" in line
+        assert run(line, service, folder) if needs_shell else run_line(line, falqon, service)
+    run_line(block(README, "--suffix first --watch")[0] + " --yes", falqon, service)
 
 
 def test_one_changed_line_is_enough_for_every_release_of_the_client(
@@ -103,7 +120,7 @@ def test_a_project_with_a_key(service: Service, tmp_path: Path) -> None:
     assert facts("\n".join(project))["weight"] == "2"
 
 
-def test_the_installation_without_its_api(service: Service, folder: Path) -> None:
+def test_the_installation_without_its_api(falqon: Falqon, service: Service) -> None:
     commands = block(DOCUMENT, "falqon admin")
 
     # these have tests of their own
@@ -114,7 +131,7 @@ def test_the_installation_without_its_api(service: Service, folder: Path) -> Non
 
     def output_of(words: str) -> str:
         (command,) = [line for line in commands if words in line]
-        return run(command, service, folder)
+        return run_line(command, falqon, service)
 
     assert "wrong" not in output_of("falqon check")
     assert "falqon-tiny" in output_of("models list")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.app.client.conftest import Falqon, facts
+from tests.app.client.conftest import Falqon, facts, newest_file
 from tests.support.service import Service
 from tests.support.waiting import wait_for
 
@@ -178,15 +178,14 @@ def test_an_impossible_job_is_refused_with_the_reason(
     reason: str,
 ) -> None:
     path = str(fake_file())
-    before = [file.id for file in service.client.files.list(limit=1, purpose="fine-tune")]
+    before = newest_file(service)
     done = falqon(
         "jobs", "create", "--yes", *(argument.format(fake=path) for argument in arguments)
     )
     assert done.exit_code == code, done.stderr
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
-    after = [file.id for file in service.client.files.list(limit=1, purpose="fine-tune")]
-    assert after == before, "nothing was uploaded"
+    assert newest_file(service) == before, "nothing was uploaded"
 
 
 def test_settings_are_listed_as_the_service_describes_them(falqon: Falqon) -> None:
