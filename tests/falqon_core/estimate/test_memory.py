@@ -12,12 +12,13 @@ from falqon_core.estimate.memory import (
     HOST_BLOCK_BYTES,
     MAX_AUTOMATIC_MICROBATCH_TOKENS,
     MICROBATCH_STEP_TOKENS,
-    fit_recipe,
     host_base_bytes,
     largest_fitting,
     largest_microbatch_tokens,
+    plan_memory,
     training_memory_bytes,
 )
+from falqon_core.estimate.placement import WHOLE
 from falqon_core.estimate.step_seconds import num_passes, step_seconds
 from tests.falqon_core.estimate.test_estimate import SEVEN_B, SMALL
 
@@ -33,6 +34,15 @@ PUBLISHED: dict[str, Any] = {"rank": 64, "batch_size": 16, "max_seq_length": 528
 
 def recipe(**arguments: Any) -> Recipe:
     return Recipe(**arguments).resolved(100)
+
+
+def fit_recipe(
+    dimensions: ModelDimensions, resolved: Recipe, num_bytes: float, device_is_cpu: bool
+) -> Recipe | None:
+    """Return the recipe of a plan that leaves everything on the device."""
+    plan = plan_memory(dimensions, resolved, num_bytes, device_is_cpu)
+    assert plan is None or plan.placement == WHOLE
+    return plan.recipe if plan else None
 
 
 def needs(resolved: Recipe, is_cpu: bool = True) -> int:
