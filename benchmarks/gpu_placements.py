@@ -87,7 +87,7 @@ def placement_lines() -> Iterator[str]:
     yield "Rank 64, 16 records of 2048 tokens and A trained, unless the row says otherwise."
     yield ""
     yield (
-        "| training | cards | plan GB | base, activations | tokens a pass | to the host and back, "
+        "| training | cards | plan GB | base, activations | tokens a pass | to the host, and back, "
         "GB a pass | from other cards, GB a step | s on paper |"
     )
     yield "|---|---|---:|---|---:|---:|---:|---:|"
@@ -98,7 +98,9 @@ def placement_lines() -> Iterator[str]:
     yield f"another H100 at {CARDS['H100'].cards / GB:.0f} GB/s (NVLink, 450 by the vendor) or, in"
     yield "brackets, as the host. Copies hide behind computing: of both a step takes the longer,"
     yield "forward and backward each. Dequantizing NF4 is not counted: QLoRA has no seconds. Of"
-    yield "each sharded layer a card receives all rows but its own, e4m3, twice a pass."
+    yield "each sharded layer a card receives all rows but its own, e4m3, twice a pass. Attention's"
+    yield "arithmetic is left out as above: at 32k tokens it has as many operations as all"
+    yield "products, in bf16."
 
 
 def _line(training: Training) -> str:
@@ -111,7 +113,7 @@ def _line(training: Training) -> str:
     assert recipe.batch_size is not None
     of_card = math.ceil(recipe.batch_size / placement.num_shards)
     passes = num_passes(recipe.model_copy(update={"batch_size": of_card}))
-    base = recipe.base_copy or "NF4"
+    base: str = recipe.base_copy or "NF4"
     if placement.num_shards > 1:
         base += f" in {placement.num_shards} parts"
     activations = "recomputed" if recipe.activation_checkpointing else "kept"

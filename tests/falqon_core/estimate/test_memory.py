@@ -18,7 +18,7 @@ from falqon_core.estimate.memory import (
     plan_memory,
     training_memory_bytes,
 )
-from falqon_core.estimate.placement import WHOLE
+from falqon_core.estimate.placement import WHOLE, Placement
 from falqon_core.estimate.step_seconds import num_passes, step_seconds
 from tests.falqon_core.estimate.test_estimate import SEVEN_B, SMALL
 
@@ -178,7 +178,7 @@ def test_the_base_on_a_gpu_has_eight_bits_and_moves_to_the_host_when_memory_is_s
 
 def test_another_place_of_the_base_is_tried_before_anything_smaller() -> None:
     chosen = recipe(base_copy="device", microbatch_tokens=2048, activation_checkpointing=True)
-    num_bytes = needs(chosen, is_cpu=False) - 1
+    num_bytes = training_memory_bytes(SMALL, chosen, False, Placement(offloads=True)) - 1
 
     assert fit_recipe(SMALL, chosen, num_bytes, False) is None
     largest = largest_fitting(SMALL, chosen, num_bytes, False)
