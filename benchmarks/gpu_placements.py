@@ -66,7 +66,6 @@ TRAININGS = (
         "Qwen3-8B, 16k tokens", QWEN3_8B, "RTX 4090", options=LONG | {"max_seq_length": 16384}
     ),
     Training("Qwen3-8B, 32k tokens", QWEN3_8B, "RTX 4090", options=LONG),
-    Training("Qwen3-8B, 32k tokens, rank 32", QWEN3_8B, "RTX 4090", options=LONG | {"rank": 32}),
     Training("Llama-70B", LLAMA_70B, "H100"),
     Training("Llama-70B", LLAMA_70B, "H100", 2),
     Training("Llama-70B", LLAMA_70B, "H100", 4),

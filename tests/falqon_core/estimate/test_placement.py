@@ -42,7 +42,7 @@ def test_70b_is_sharded_on_eight_cards_and_fits_on_no_single_one() -> None:
 
 
 def test_32k_tokens_of_8b_are_offloaded_on_24_gb() -> None:
-    long = recipe(**LONG, rank=32)
+    long = recipe(**LONG)
     plan = plan_memory(QWEN3_8B, long, ON_24_GB, False)
     assert plan is not None
     assert plan.placement == Placement(offloads=True)
@@ -89,7 +89,7 @@ def test_rows_of_other_cards_arrive_twice_a_pass_but_for_two_layers_at_each_turn
 
 
 def test_copies_hide_behind_computing_until_the_bus_is_too_slow() -> None:
-    long = recipe(**LONG, rank=32, microbatch_tokens=32768, activation_checkpointing=True)
+    long = recipe(**LONG, microbatch_tokens=32768, activation_checkpointing=True)
     offloads = Placement(offloads=True)
     hidden = step_seconds(QWEN3_8B, long, PLANNING_RATES)
     assert step_seconds(QWEN3_8B, long, PLANNING_RATES, offloads) == hidden
