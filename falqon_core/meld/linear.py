@@ -104,11 +104,12 @@ class MeldedLinear(nn.Module):
         """
         # W = quantize(base + scaling * B . A), with base [O, I], B fp32 [O, r], A [r, I]
         # dequantized.
-        delta = self.delta.detach()[self.own_rows]
+        own = self.own_rows
+        delta = self.delta.detach()[own]
         if not len(delta):
             return counter(changed, delta)
         assert self.base is not None, "there is no base to rebuild from"
-        return self.w_rows.refresh(self.base, delta, self.a, self.scaling, changed)
+        return self.w_rows.refresh(self.base, delta, self.a, self.scaling, changed, own.start)
 
     @torch.no_grad()
     def round_a(self) -> None:
