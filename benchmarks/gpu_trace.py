@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import torch
 
+from benchmarks.gpu_placements import placement_lines
 from falqon_core.bench.model import dimensions_of, llama_7b
 from falqon_core.estimate.step_seconds import (
     BANDWIDTH_SHARE,
@@ -39,6 +40,8 @@ from tests.falqon_core.trace.figures import Figures, figures_of
 from tests.falqon_core.trace.launches import Specialization
 
 RESULT = Path("benchmarks/results/gpu_trace.md")
+BEYOND = "## Beyond one card"
+OTHER_FORMS = "## The same step in other forms, whatever card holds it"
 COMPILED = "## What is launched, compiled"
 RANKS = (64, 7)  # one that is aligned and one that is not
 
@@ -134,7 +137,11 @@ def page(figures: dict[str, Figures]) -> Iterator[str]:
     yield ""
     yield from planned_lines(figures)
     yield ""
-    yield "## The same step in other forms, whatever card holds it"
+    yield BEYOND
+    yield ""
+    yield from placement_lines()
+    yield ""
+    yield OTHER_FORMS
     yield ""
     yield from figure_lines({name: figures[name] for name in CASES})
     yield ""
@@ -189,7 +196,7 @@ def planned_lines(figures: dict[str, Figures]) -> Iterator[str]:
             row.append(f"{of_peer:.2f} ({passes} pass{'' if passes == 1 else 'es'}{again})")
         yield f"| {' | '.join(row)} |"
     yield ""
-    yield "What the planner gives (`fit_recipe`), traced. The two on the right are arithmetic on"
+    yield "What the planner gives (`plan_memory`), traced. The two on the right are arithmetic on"
     yield "the same rates (`falqon_core.estimate.step_seconds`), in the memory that"
     yield "`falqon_core.estimate.memory` plans for them: all that is fused here is fused there,"
     yield "weights are rounded to FP8 once and kept in both layouts, 2 bytes each as in bf16."

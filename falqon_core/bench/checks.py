@@ -26,7 +26,7 @@ from falqon_core.contract.diagnosis import Check, Measurement, Skipped
 from falqon_core.contract.model_folder import read_config
 from falqon_core.estimate.cards import FP8_CAPABILITY
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.estimate.memory import fit_recipe, largest_fitting, training_memory_bytes
+from falqon_core.estimate.memory import largest_fitting, plan_memory, training_memory_bytes
 from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives.supervised import Supervised
 from falqon_core.ops.attention import falqon_attention
@@ -108,8 +108,9 @@ def check_memory(dimensions: ModelDimensions, device: torch.device, must_fit: bo
     if not is_cpu:
         dimensions = dimensions.model_copy(update={"has_fp8": has_fp8_gemm(device)})
     usable = usable_bytes(available_bytes(device))
-    if chosen := fit_recipe(dimensions, recipe, usable, is_cpu):
-        needed = training_memory_bytes(dimensions, chosen, is_cpu)
+    if plan := plan_memory(dimensions, recipe, usable, is_cpu):
+        chosen = plan.recipe
+        needed = training_memory_bytes(dimensions, chosen, is_cpu, plan.placement)
         again = "recomputed" if chosen.activation_checkpointing else "kept"
         fits = f"fits: {_gib(needed)} of {_gib(usable)} usable GiB"
         return f"{fits}, {chosen.microbatch_tokens} tokens at a time, activations {again}"

@@ -38,7 +38,7 @@ from falqon_core.contract.errors import is_allocation_failure
 from falqon_core.data.loader import GPU_ROW_MULTIPLE, Microbatch, microbatches
 from falqon_core.data.sequences import TokenSequence
 from falqon_core.estimate.estimate import training_flops
-from falqon_core.estimate.memory import fit_recipe
+from falqon_core.estimate.memory import plan_memory
 from falqon_core.methods import Trainable
 from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives.supervised import Supervised
@@ -94,13 +94,13 @@ class StepSetup:
             "a_init": "orthonormal",
         }
         recipe = Recipe.model_validate(options).resolved(self.num_records)
-        fitted = fit_recipe(
+        plan = plan_memory(
             dimensions_of(self.config),
             recipe,
             usable_bytes(available_bytes(device)),
             device.type == "cpu",
         )
-        base_copy = "none" if fitted is None else fitted.base_copy
+        base_copy = "none" if plan is None else plan.recipe.base_copy
         return recipe.model_copy(update={"base_copy": base_copy})
 
 

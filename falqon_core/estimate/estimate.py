@@ -22,7 +22,7 @@ from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.calibration import Calibration
 from falqon_core.estimate.devices import DeviceSpec
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.estimate.memory import fit_recipe, training_memory_bytes
+from falqon_core.estimate.memory import MemoryPlan, plan_memory, training_memory_bytes
 from falqon_core.estimate.prices import Price, default_price, dollars
 from falqon_core.estimate.throughput import Throughput
 
@@ -260,8 +260,10 @@ def estimate(
     is_cpu = device.name == "cpu"
     dimensions = dimensions.model_copy(update={"has_fp8": device.has_fp8})
     device_bytes = math.inf if device.memory_gib is None else device.memory_gib * GIB
-    fitted_recipe = fit_recipe(dimensions, recipe, device_bytes, is_cpu)
-    fits = None if device.memory_gib is None else fitted_recipe is not None
+    num_processes = 1 if is_cpu else num_devices
+    fitting = plan_memory(dimensions, recipe, device_bytes, is_cpu, num_processes)
+    fits = None if device.memory_gib is None else fitting is not None
+    plan = fitting or MemoryPlan(recipe)
     training_seconds = speed.seconds.expected - (speed.overhead_seconds or 0.0)
     tokens_per_second = round(tokens / training_seconds, 1) if training_seconds > 0 else 0.0
     return Estimate(
@@ -273,7 +275,7 @@ def estimate(
         tokens_per_epoch=tokens_per_epoch,
         trained_tokens=tokens,
         steps=steps,
-        memory_bytes=training_memory_bytes(dimensions, fitted_recipe or recipe, is_cpu),
+        memory_bytes=training_memory_bytes(dimensions, plan.recipe, is_cpu, plan.placement),
         fits=fits,
         seconds=speed.seconds,
         overhead_seconds=speed.overhead_seconds,

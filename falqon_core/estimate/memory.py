@@ -4,10 +4,14 @@ arithmetic only.
 Counted: the backbone with its base copy, embeddings, the adapter with its optimizer, and the
 activations of one microbatch: what each layer keeps for backward, what one layer works with at its
 peak, and the chunked logits. Activation checkpointing keeps the inputs of all layers and what one
-layer keeps. A chosen along the gradient is found with one longest record at a time, for which every
+layer keeps. A chosen along the gradient is found with one longest record at a time, for which a
 layer also keeps the inputs of its linears; on a GPU that happens before codes and optimizer are
 there, and needs less than training does. The program itself and what allocators round up are not
 counted, so a caller leaves some of the free memory alone.
+
+Where nothing fits so, the inputs of layers move to the host's memory (`offloads`), and where that
+is not enough, the ranks of a job keep a part of the weights each (`num_shards`). Neither changes
+the bits of a training.
 
 On a GPU attention keeps no probabilities but its output, and q, k and v are views of one product,
 rotated in it where the layer is fused; codes are 1 byte a weight, and one weight at a time is
@@ -16,6 +20,8 @@ transposed. With FP8 gate and up are codes as well.
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 
 from falqon_core.contract.config import Recipe
@@ -24,6 +30,13 @@ from falqon_core.contract.recipe_options import BaseCopy
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory_terms import attention_backward_bytes, sketch_bytes
+from falqon_core.estimate.placement import (
+    LAYERS_GATHERED,
+    LAYERS_NOT_OFFLOADED,
+    WHOLE,
+    Placement,
+    gathered_bytes,
+)
 from falqon_core.estimate.step_seconds import step_seconds
 
 # Packed rows are filled up to a multiple of so many tokens on a GPU; between two sizes of padded
@@ -51,15 +64,31 @@ SHORTEST_SEQUENCE_TOKENS = 64
 LOWEST_RANK = 8
 
 
-def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is_cpu: bool) -> int:
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """A recipe with all that depends on memory decided, and where its tensors lie."""
+
+    recipe: Recipe
+    placement: Placement = WHOLE
+
+
+def training_memory_bytes(
+    dimensions: ModelDimensions,
+    recipe: Recipe,
+    device_is_cpu: bool,
+    placement: Placement = WHOLE,
+) -> int:
     """Return the peak bytes of one process on its device. An open `microbatch_tokens` counts as the
     smallest, one longest record.
     """
     size = adapter_size(dimensions, recipe)
     spec = METHOD_SPECS[recipe.method]
     is_melded = recipe.method == "falqon"
-    weight = _weight_bytes(recipe, device_is_cpu)
+    weight = _weight_bytes(recipe, device_is_cpu) / placement.num_shards
     backbone = round(weight * dimensions.num_linear_parameters)
+    if placement.num_shards > 1:
+        of_layer = gathered_bytes(dimensions, device_is_cpu) // dimensions.num_layers
+        backbone += LAYERS_GATHERED * of_layer
     backbone += 2 * dimensions.num_embedding_parameters
     # The state of a trained element: itself, its gradient and two moments in fp32.
     adapter = spec.state_bytes * size.trained
@@ -75,6 +104,7 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
         device_is_cpu,
         gate_bytes=1 if input_bytes == 1 and dimensions.keeps_gate_codes else 2,
         kept_input_bytes=input_bytes * size.kept_inputs,
+        offloads=placement.offloads,
     )
     if not (is_melded and device_is_cpu):
         # Gate and up transposed, or the largest weight dequantized.
@@ -88,7 +118,7 @@ def training_memory_bytes(dimensions: ModelDimensions, recipe: Recipe, device_is
             recipe,
             shortest,
             device_is_cpu,
-            watched_input_bytes=_all_inputs_bytes(dimensions),
+            kept_input_bytes=_all_inputs_bytes(dimensions),
         )
         activations = max(activations, preparing)
     return backbone + adapter + activations
@@ -120,18 +150,26 @@ def untouched_memory_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
         recipe,
         recipe.longest_record,
         device_is_cpu=False,
-        watched_input_bytes=_all_inputs_bytes(dimensions),
+        kept_input_bytes=_all_inputs_bytes(dimensions),
     )
     return 2 * dimensions.num_parameters + sketch_bytes(dimensions, recipe) + activations
 
 
-def host_base_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
+def host_base_bytes(
+    dimensions: ModelDimensions, recipe: Recipe, placement: Placement = WHOLE
+) -> int:
     """Return the bytes of host memory that each process of a GPU's training keeps its base in."""
-    return 2 * dimensions.num_linear_parameters if recipe.base_copy == "host" else 0
+    if recipe.base_copy != "host":
+        return 0
+    return 2 * dimensions.num_linear_parameters // placement.num_shards
 
 
 def largest_microbatch_tokens(
-    dimensions: ModelDimensions, recipe: Recipe, num_bytes: float, device_is_cpu: bool
+    dimensions: ModelDimensions,
+    recipe: Recipe,
+    num_bytes: float,
+    device_is_cpu: bool,
+    placement: Placement = WHOLE,
 ) -> int | None:
     """Return the largest `microbatch_tokens`, in steps of `MICROBATCH_STEP_TOKENS`, with which
     `recipe` needs at most `num_bytes`.
@@ -145,31 +183,64 @@ def largest_microbatch_tokens(
         sizes,
         num_bytes,
         key=lambda tokens: training_memory_bytes(
-            dimensions, recipe.model_copy(update={"microbatch_tokens": tokens}), device_is_cpu
+            dimensions,
+            recipe.model_copy(update={"microbatch_tokens": tokens}),
+            device_is_cpu,
+            placement,
         ),
     )
     return sizes[num_fitting - 1] if num_fitting else None
 
 
-def fit_recipe(
-    dimensions: ModelDimensions, recipe: Recipe, num_bytes: float, device_is_cpu: bool
-) -> Recipe | None:
-    """Return `recipe` with all that depends on memory decided, and its explicit choices kept; None
-    when it cannot fit.
+def plan_memory(
+    dimensions: ModelDimensions,
+    recipe: Recipe,
+    num_bytes: float,
+    device_is_cpu: bool,
+    num_processes: int = 1,
+) -> MemoryPlan | None:
+    """Return the plan of `recipe` for processes of `num_bytes` each, its explicit choices kept;
+    None when it cannot fit.
 
-    On a GPU of all placements that fit the one of the fewest seconds is taken (`step_seconds`): a
-    base on the device or the host, activations kept or computed again, each with the largest
-    microbatch. On a CPU activations are checkpointed only when not even the smallest microbatch
-    fits without.
+    On a GPU the fastest of all that fit is taken (`step_seconds`): a base on the device or the
+    host, activations kept or computed again, each with the largest microbatch. On a CPU activations
+    are checkpointed only when not even the smallest microbatch fits without. Activations are
+    offloaded only when nothing fits otherwise, and weights sharded only when not even that helps.
     """
-    fitting = _fitting_placements(dimensions, recipe, num_bytes, device_is_cpu)
-    if device_is_cpu:
-        return next(fitting, None)
-    return min(fitting, key=lambda chosen: step_seconds(dimensions, chosen), default=None)
+    for placement in placements(recipe, device_is_cpu, num_processes):
+        fitting = _fitting_recipes(dimensions, recipe, num_bytes, device_is_cpu, placement)
+        if device_is_cpu:
+            chosen = next(fitting, None)
+        else:
+            seconds_of = partial(step_seconds, dimensions, placement=placement)
+            chosen = min(fitting, key=seconds_of, default=None)
+        if chosen is not None:
+            return MemoryPlan(chosen, placement)
+    return None
 
 
-def _fitting_placements(
-    dimensions: ModelDimensions, recipe: Recipe, num_bytes: float, device_is_cpu: bool
+def placements(recipe: Recipe, device_is_cpu: bool, num_processes: int) -> list[Placement]:
+    """Return the placements that `recipe` may have, in the order in which they are tried.
+
+    A CPU's activations are in host memory anyway. Rows are sharded that a base rebuilds; without
+    one, the rows of other ranks would be needed to choose which to change.
+    """
+    offloading = [False]
+    if not device_is_cpu and recipe.activation_checkpointing is not False:
+        offloading.append(True)
+    shards = [1]
+    is_anchored = recipe.update_rule == "anchored" and recipe.base_copy != "none"
+    if num_processes > 1 and recipe.method == "falqon" and is_anchored:
+        shards.append(num_processes)
+    return [Placement(offloads, number) for number, offloads in product(shards, offloading)]
+
+
+def _fitting_recipes(
+    dimensions: ModelDimensions,
+    recipe: Recipe,
+    num_bytes: float,
+    device_is_cpu: bool,
+    placement: Placement,
 ) -> Iterator[Recipe]:
     """Yield a recipe for each base and each treatment of activations with which it fits."""
     bases: Sequence[BaseCopy | None] = [recipe.base_copy]
@@ -177,23 +248,29 @@ def _fitting_placements(
         bases = ["device"] if device_is_cpu else GPU_BASE_COPIES
     checkpointings = [recipe.activation_checkpointing]
     if recipe.activation_checkpointing is None:
-        checkpointings = [False, True]
+        checkpointings = [True] if placement.offloads else [False, True]
     for base_copy, checkpointing in product(bases, checkpointings):
         chosen = recipe.model_copy(
             update={"base_copy": base_copy, "activation_checkpointing": checkpointing}
         )
         if recipe.microbatch_tokens is None:
-            tokens = largest_microbatch_tokens(dimensions, chosen, num_bytes, device_is_cpu)
+            tokens = largest_microbatch_tokens(
+                dimensions, chosen, num_bytes, device_is_cpu, placement
+            )
             if tokens is not None:
                 yield chosen.model_copy(update={"microbatch_tokens": tokens})
-        elif training_memory_bytes(dimensions, chosen, device_is_cpu) <= num_bytes:
+        elif training_memory_bytes(dimensions, chosen, device_is_cpu, placement) <= num_bytes:
             yield chosen
 
 
 def largest_fitting(
-    dimensions: ModelDimensions, recipe: Recipe, num_bytes: float, device_is_cpu: bool
+    dimensions: ModelDimensions,
+    recipe: Recipe,
+    num_bytes: float,
+    device_is_cpu: bool,
+    num_processes: int = 1,
 ) -> Recipe | None:
-    """Return the next smaller recipe that fits, decided as by `fit_recipe`: a smaller microbatch
+    """Return the next smaller recipe that fits, decided as by `plan_memory`: a smaller microbatch
     and another place of the base, then shorter records, then a lower rank. Whether there is a base
     is not changed: without one it is another rule.
     """
@@ -206,10 +283,14 @@ def largest_fitting(
                 "activation_checkpointing": None,
                 "base_copy": "none" if recipe.base_copy == "none" else None,
             }
-            if fitting := fit_recipe(
-                dimensions, recipe.model_copy(update=smaller), num_bytes, device_is_cpu
+            if plan := plan_memory(
+                dimensions,
+                recipe.model_copy(update=smaller),
+                num_bytes,
+                device_is_cpu,
+                num_processes,
             ):
-                return fitting
+                return plan.recipe
     return None
 
 
@@ -221,11 +302,11 @@ def _activation_bytes(
     *,
     gate_bytes: int = 2,
     kept_input_bytes: int = 0,
-    watched_input_bytes: int = 0,
+    offloads: bool = False,
 ) -> int:
     """Return the bytes of all activations. Gate and up are kept at `gate_bytes` an element. Of the
-    inputs that one layer's linears read of a token `kept_input_bytes` are saved for backward, and
-    `watched_input_bytes` stay in all layers, even where activations are checkpointed.
+    inputs that one layer's linears read of a token `kept_input_bytes` are kept for backward. With
+    `offloads` the inputs of layers are in host memory.
     """
     hidden = dimensions.hidden_size
     intermediate = dimensions.intermediate_size
@@ -246,7 +327,10 @@ def _activation_bytes(
     saved += dimensions.num_extra_activations + kept_input_bytes // 2
     working = 6 * hidden + 4 * queries + 4 * intermediate + probabilities
     of_layer = hidden if recipe.activation_checkpointing else saved
-    kept = dimensions.num_layers * (of_layer + watched_input_bytes // 2)
+    num_layers = dimensions.num_layers
+    if offloads:
+        num_layers = min(LAYERS_NOT_OFFLOADED, num_layers)
+    kept = num_layers * of_layer
     if recipe.activation_checkpointing:
         working += saved
     if dimensions.has_plain_logits and not device_is_cpu:

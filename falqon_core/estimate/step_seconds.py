@@ -3,7 +3,8 @@ are compared.
 
 Every product takes its operations at a card's rate for so many rows, or its bytes at the card's
 bandwidth, whatever is longer; everything else takes its bytes. A step is taken to be `batch_size`
-records of the longest kind, in passes of whole records. Gaps between launches and the arithmetic of
+records of the longest kind, in passes of whole records. What is offloaded or sharded travels while
+other layers compute, and counts where it takes longer. Gaps between launches and the arithmetic of
 attention are left out. Nothing here was measured on a card by this project; the sources of the
 rates are named beside them. `tests/falqon_core/trace` counts the same of traced steps.
 """
@@ -15,6 +16,7 @@ from typing import NamedTuple
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import LinearGroup, ModelDimensions
+from falqon_core.estimate.placement import WHOLE, Placement, offloaded_bytes, wire_bytes
 
 # TFLOP/s of torch's row-wise FP8 product with N = K = 4096 on an RTX 5090, by its rows, as
 # https://github.com/pytorch/pytorch/pull/155991 measured them; the vendor's peak is 419.
@@ -26,13 +28,15 @@ BANDWIDTH_SHARE = 0.92 * 0.80
 
 class CardRates(NamedTuple):
     """FLOP/s of FP8 and of bf16 products of at least 4096 rows, assumed; bytes/s of the device's
-    memory, the vendor's figure times `BANDWIDTH_SHARE`, and of the way to the host's.
+    memory, the vendor's figure times `BANDWIDTH_SHARE`, of the way to the host's, and of that from
+    other cards.
     """
 
     fp8: float
     bf16: float
     memory: float
     host: float = 25e9  # 16 lanes of PCIe 4
+    cards: float = 25e9  # the same
 
     def of_rows(self, num_rows: float, fp8: bool = True) -> float:
         """Return the FLOP/s of a product with so many rows."""
@@ -43,7 +47,8 @@ CARDS: Mapping[str, CardRates] = {
     "RTX 4090": CardRates(290e12, 150e12, 1.008e12 * BANDWIDTH_SHARE),
     "RTX 5090": CardRates(389e12, 200e12, 1.792e12 * BANDWIDTH_SHARE),
     "L40S": CardRates(420e12, 200e12, 0.864e12 * BANDWIDTH_SHARE),
-    "H100": CardRates(1050e12, 600e12, 3.35e12 * BANDWIDTH_SHARE),
+    # NVLink has 450 GB/s one way, by the vendor; the share is assumed to be that of memory.
+    "H100": CardRates(1050e12, 600e12, 3.35e12 * BANDWIDTH_SHARE, cards=450e9 * BANDWIDTH_SHARE),
 }
 # Placements are compared at these rates on every card: what decides is how much a product costs
 # beside a byte, where cards differ by less than half.
@@ -76,13 +81,42 @@ def num_passes(recipe: Recipe) -> int:
 
 
 def step_seconds(
-    dimensions: ModelDimensions, recipe: Recipe, rates: CardRates = PLANNING_RATES
+    dimensions: ModelDimensions,
+    recipe: Recipe,
+    rates: CardRates = PLANNING_RATES,
+    placement: Placement = WHOLE,
 ) -> float:
-    """Return the seconds of a step of `recipe`, whose placement is decided, on an FP8 GPU.
+    """Return the seconds of a step of `recipe`, which is fit to memory, on an FP8 GPU. Ranks that
+    keep a shard each share the records.
 
     Methods other than "falqon" are taken at their best: all that is fused here is fused there, and
     frozen weights are rounded once, not in every product, and kept in both layouts.
     """
+    assert recipe.batch_size is not None, "resolve the recipe first"
+    if placement.num_shards > 1:
+        of_rank = math.ceil(recipe.batch_size / placement.num_shards)
+        recipe = recipe.model_copy(update={"batch_size": of_rank})
+    seconds = _computing_seconds(dimensions, recipe, rates)
+    # Inputs of layers leave in the forward pass and return in the backward pass; rows of other
+    # ranks arrive in both.
+    offloaded = offloaded_bytes(dimensions, recipe, placement) * num_passes(recipe) / rates.host
+    gathered = wire_bytes(dimensions, placement, num_passes(recipe)) / 2 / rates.cards
+    travelling = offloaded + gathered
+    forward = seconds / _num_products(recipe)
+    seconds = max(forward, travelling) + max(seconds - forward, travelling)
+    if recipe.method != "falqon":
+        return seconds
+    return seconds + _refresh_seconds(dimensions, recipe, rates) / placement.num_shards
+
+
+def _num_products(recipe: Recipe) -> int:
+    """Count them for each weight: forward, grad_input, and forward again where activations are
+    computed again.
+    """
+    return 3 if recipe.activation_checkpointing else 2
+
+
+def _computing_seconds(dimensions: ModelDimensions, recipe: Recipe, rates: CardRates) -> float:
     assert recipe.batch_size is not None, "resolve the recipe first"
     passes = num_passes(recipe)
     tokens = recipe.batch_size * recipe.longest_record
@@ -92,8 +126,7 @@ def step_seconds(
     fp8 = is_melded or recipe.method == "fp8_lora"
     size = adapter_size(dimensions, recipe)
     num_a = size.frozen_a + size.trained_a
-    # Forward, grad_input, and forward again where activations are computed again.
-    products = 3 if recipe.activation_checkpointing else 2
+    products = _num_products(recipe)
     beside = num_a + _num_appended(dimensions, recipe) if is_melded else 0
     flops = 2 * tokens * (products * weights + beside)
     read = passes * products * weights * (1 if fp8 else 2)
@@ -103,13 +136,16 @@ def step_seconds(
     num_bytes += passes * _bytes_of_pass(dimensions, recipe)
     # Gradients, moments, values and the norm of them, in fp32.
     num_bytes += 40 * size.trained
-    seconds = linear + head / rates.of_rows(rows, fp8=False)
-    if not is_melded:
-        return seconds + num_bytes / rates.memory
-    # Refresh reads and writes codes and reads the base, from the host at that rate.
+    return linear + head / rates.of_rows(rows, fp8=False) + num_bytes / rates.memory
+
+
+def _refresh_seconds(dimensions: ModelDimensions, recipe: Recipe, rates: CardRates) -> float:
+    """Return the seconds in which codes are read and written and the base is read, from the host at
+    that rate.
+    """
+    weights = dimensions.num_linear_parameters
     from_host = 2 * weights / rates.host if recipe.base_copy == "host" else 0.0
-    refresh = max((4 if recipe.base_copy == "device" else 3) * weights / rates.memory, from_host)
-    return seconds + num_bytes / rates.memory + refresh
+    return max((4 if recipe.base_copy == "device" else 3) * weights / rates.memory, from_host)
 
 
 def _trained_groups(dimensions: ModelDimensions, recipe: Recipe) -> list[LinearGroup]:

@@ -85,6 +85,8 @@ READING ORDER
   fused.py          the decoder layer of an FP8 GPU: norms and SwiGLU write the codes that the GEMMs
                     read
   convert.py        all of it applied to a transformers model
+  sharded_layers.py the same on several ranks, of which each stores a part of the rows
+                    (row_shard.py, stored_rows.py)
 
 The operators underneath are those of `ops`; the method as a job names it is `methods/falqon.py`.
 docs/method.md has the measurements.

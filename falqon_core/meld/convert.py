@@ -33,6 +33,7 @@ from falqon_core.meld.fused import fuse_decoder_layers
 from falqon_core.meld.host_arena import arena_bytes
 from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.linear import MeldedLinear, meld
+from falqon_core.meld.row_shard import WHOLE, RowShard
 from falqon_core.meld.update import UpdateRule
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.ops.rms_norm import RMSNorm
@@ -86,6 +87,7 @@ def convert_to_melded(
     rule: UpdateRule,
     sketches: Mapping[str, Tensor] | None = None,
     fresh: bool = True,
+    shard: RowShard = WHOLE,
 ) -> dict[str, MeldedLinear]:
     """Swap in place, on the device of the model's embeddings, a group of linears at a time, which
     may come from elsewhere; returns the melded linears by full name, in the model's
@@ -94,8 +96,8 @@ def convert_to_melded(
     Linears that a block of `meld.blocks` calls together share their rows, so `swap_blocks` comes
     first; others are melded alone. `recipe` is resolved. `sketches` (see `init.gradient_sketches`)
     are needed for a_init "gradient". With `fresh=False` no A is chosen and the rows stay empty
-    until the rule loads a checkpoint. Raises `ConfigError` where a target module is unknown or the
-    rank exceeds a linear's inputs.
+    until the rule loads a checkpoint; of a `shard` only its rows are kept. Raises `ConfigError`
+    where a target module is unknown or the rank exceeds a linear's inputs.
     """
     model.requires_grad_(False)
     device = model.get_input_embeddings().weight.device
@@ -105,8 +107,7 @@ def convert_to_melded(
     base_copy = (recipe.base_copy or "device") if rule.keeps_base else None
     host = None
     if base_copy == "host" and device.type != "cpu":
-        weights = (model.get_submodule(name).get_parameter("weight") for name in names)
-        host = HostBase(arena_bytes(weights), device)
+        host = HostBase(arena_bytes(_own_weights(model, names, shard)), device)
     melded: dict[str, MeldedLinear] = {}
     for group in _groups(model, names):
         linears = [model.get_submodule(name).to(device) for name in group]
@@ -119,7 +120,9 @@ def convert_to_melded(
         trains_a = recipe.trains_a_of(
             sum(linear.out_features for linear in linears), linears[0].in_features
         )
-        layers = meld(linears, recipe.rank, scaling, base_copy, recipe.simulate_fp8, host, trains_a)
+        layers = meld(
+            linears, recipe.rank, scaling, base_copy, recipe.simulate_fp8, host, trains_a, shard
+        )
         for name, linear, layer in zip(group, linears, layers, strict=True):
             if fresh:
                 weight = linear.weight.detach()
@@ -176,6 +179,14 @@ def _groups(model: nn.Module, names: Sequence[str]) -> Iterator[list[str]]:
         members = together.get(name, [name])
         if members is not None:
             yield members
+
+
+def _own_weights(model: nn.Module, names: Sequence[str], shard: RowShard) -> Iterator[Tensor]:
+    """Yield the rows of all weights that are kept of a shard."""
+    for group in _groups(model, names):
+        weights = [model.get_submodule(name).get_parameter("weight") for name in group]
+        for weight, own in zip(weights, shard.rows_by_linear(list(map(len, weights))), strict=True):
+            yield weight[own]
 
 
 def _choose_a(

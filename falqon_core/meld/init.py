@@ -17,6 +17,7 @@ drawing it anew each time would take longer than the pass.
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,17 +79,10 @@ def gradient_sketches(
 
     def watch(
         sketch: Tensor, omega: Tensor
-    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            # [T, I]
-            x = inputs[0].detach().flatten(0, -2)
-
-            def add(grad: Tensor) -> None:
-                # ([T, O] . [O, 2r])^T . [T, I] -> [2r, I]; G itself, [O, I], is never formed.
-                through_omega = matmul(grad.flatten(0, -2), omega.to(grad.device))
-                sketch.add_(matmul(through_omega.t(), x))
-
-            output.register_hook(add)
+    ) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            watched: Tensor = _Watched.apply(output, inputs[0].detach(), sketch, omega)
+            return watched
 
         return hook
 
@@ -108,6 +102,27 @@ def gradient_sketches(
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Watched(torch.autograd.Function):
+    """(y [.., O], x [.., I], sketch, omega) -> y, whose gradient adds to the sketch. x is saved as
+    autograd saves tensors, so that checkpointed activations do not keep it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, x: Tensor, sketch: Tensor, omega: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.sketch = sketch
+        ctx.omega = omega
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (x,) = ctx.saved_tensors
+        # ([T, O] . [O, 2r])^T . [T, I] -> [2r, I]; G itself, [O, I], is never formed.
+        through_omega = matmul(grad.flatten(0, -2), ctx.omega.to(grad.device))
+        ctx.sketch.add_(matmul(through_omega.t(), x.flatten(0, -2)))
+        return grad, None, None, None
 
 
 def generator_of(name: str, seed: int) -> torch.Generator:

@@ -22,7 +22,9 @@ from falqon_core.meld.base import BaseWeight, keep_base
 from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.matmul import MeldedMatmul
 from falqon_core.meld.packed_weight import PackedWeight, new_packed_weight
+from falqon_core.meld.row_shard import WHOLE, RowShard
 from falqon_core.meld.rows_view import RowsView
+from falqon_core.ops.quantize import counter
 
 
 class MeldedLinear(nn.Module):
@@ -64,8 +66,15 @@ class MeldedLinear(nn.Module):
 
     @property
     def w_rows(self) -> RowsView:
-        """Return the rows of W [O, I] in the packed weight, to read and to write."""
+        """Return the rows of W [O, I] in the packed weight, to read and to write; of a shard the
+        `own_rows`.
+        """
         return self.packed.w_rows(self.index)
+
+    @property
+    def own_rows(self) -> slice:
+        """Return those rows of W that are stored here: all, unless the model is sharded."""
+        return self.packed.own_rows(self.index)
 
     @property
     def a_rows(self) -> RowsView:
@@ -75,7 +84,7 @@ class MeldedLinear(nn.Module):
     @property
     def weight(self) -> Tensor:
         """Return the backbone as it stands, adapter included: dequantized [O, I]."""
-        return self.w_rows.values
+        return self.packed.read_rows(self.index).values
 
     @property
     def a(self) -> Tensor:
@@ -90,14 +99,17 @@ class MeldedLinear(nn.Module):
         return _forward(x, [self])[0]
 
     def refresh(self, changed: Tensor | None = None) -> Tensor:
-        """Rebuild the weight from base and delta. Return the number of changed values, int64 []:
-        `changed`, to which it is added, or a new tensor.
+        """Rebuild the own rows of the weight from base and delta. Return the number of changed
+        values, int64 []: `changed`, to which it is added, or a new tensor.
         """
-        assert self.base is not None, "there is no base to rebuild from"
         # W = quantize(base + scaling * B . A), with base [O, I], B fp32 [O, r], A [r, I]
         # dequantized.
-        delta = self.delta.detach()
-        return self.w_rows.refresh(self.base, delta, self.a, self.scaling, changed)
+        own = self.own_rows
+        delta = self.delta.detach()[own]
+        if not len(delta):
+            return counter(changed, delta)
+        assert self.base is not None, "there is no base to rebuild from"
+        return self.w_rows.refresh(self.base, delta, self.a, self.scaling, changed, own.start)
 
     @torch.no_grad()
     def round_a(self) -> None:
@@ -109,7 +121,7 @@ class MeldedLinear(nn.Module):
         """Return qdata, float8_e4m3fn [O, I], and scale, fp32 [O, 1]; weight = qdata * scale
         exactly.
         """
-        return self.w_rows.copy_quantized()
+        return self.packed.read_rows(self.index).copy_quantized()
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`, as `nn.Linear` does."""
@@ -125,17 +137,24 @@ def meld(
     simulate_fp8: bool = False,
     host: HostBase | None = None,
     trains_a: bool = False,
+    shard: RowShard = WHOLE,
 ) -> list[MeldedLinear]:
     """Return empty melded linears for `linears`, which read the same input.
 
-    Their weights become the bases, kept where `base_copy` says (None: nowhere, "host": in `host`);
-    biases are taken along.
+    Their weights become the bases, kept where `base_copy` says (None: nowhere, "host": in `host`),
+    of a `shard` its rows only; biases are taken along.
     """
     weights = [linear.weight.detach() for linear in linears]
+    sizes = [len(weight) for weight in weights]
     # One matrix [O_1 + O_2 + .. + n r, I] for the whole group.
-    packed = new_packed_weight([len(weight) for weight in weights], rank, weights[0], simulate_fp8)
+    packed = new_packed_weight(sizes, rank, weights[0], simulate_fp8, shard)
+    if not shard.is_whole:
+        # Copies, since a part keeps the memory of the whole weight; a part may be empty.
+        parts = zip(weights, shard.rows_by_linear(sizes), strict=True)
+        weights = [weight[own].clone() for weight, own in parts]
     bases = [
-        None if base_copy is None else keep_base(weight, base_copy, host) for weight in weights
+        keep_base(weight, base_copy, host) if base_copy is not None and len(weight) else None
+        for weight in weights
     ]
     return [
         MeldedLinear(packed, index, linear.bias, scaling, base, trains_a)

@@ -26,16 +26,20 @@ the gradient first, `grad_input = t * (q . qdata)` with q, t = quantize(grad_out
 (method.md section 3). The gradients of A and B read those q and t as well. Where A trains, B^T lies
 below the transposed W as W's A does below W forward, so that the same GEMM gives dy B. A packed
 weight cannot move to another kind of device.
+
+Rows are stored by `StoredRows` (stored_rows.py), of a sharded model in part.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from falqon_core.meld.gradients import cat_or_view, grad_deltas, grads_through_deltas
-from falqon_core.meld.rows_view import EmulatedRows, Fp8Rows, RowsView
+from falqon_core.meld.row_shard import WHOLE, RowShard
+from falqon_core.meld.rows_view import EmulatedRows, Fp8Rows
+from falqon_core.meld.stored_rows import StoredRows
 from falqon_core.ops.delta_codes import quantize_deltas
 from falqon_core.ops.grad_adapter import grad_a, grad_b
 from falqon_core.ops.matmul import matmul, matmul_fp32, scale_in_place
@@ -47,40 +51,11 @@ from falqon_core.ops.transpose import transpose_codes
 Gradients = tuple[Tensor | None, list[Tensor | None]]
 
 
-class PackedWeight(nn.Module, ABC):
-    """The rows [sum O + n r, I] of one group of linears and their scales. Buffers stay out of the
-    state dict, because base, A and delta determine them.
-    """
+class PackedWeight(StoredRows):
+    """The rows of a group with the products that read them."""
 
-    scale: Tensor
     trains_a: bool = False  # Set by its linears.
     rounds_activations: bool  # To e4m3, as a card does that serves the model.
-
-    def __init__(
-        self, sizes: Sequence[int], in_features: int, rank: int, num_rows: int, device: torch.device
-    ) -> None:
-        super().__init__()
-        self.sizes = tuple(sizes)
-        self.in_features = in_features
-        self.rank = rank
-        self.num_outputs = sum(sizes)
-        # One scale a row, of W and of A alike.
-        self.register_buffer("scale", torch.ones(num_rows, 1, device=device), persistent=False)
-
-    def w_rows(self, index: int) -> RowsView:
-        """Return the W of linear `index`."""
-        # Linear `index` starts behind the outputs of those before it: rows of W come first, all of
-        # them.
-        start = sum(self.sizes[:index])
-        return self._view(slice(start, start + self.sizes[index]))
-
-    def a_rows(self, index: int) -> RowsView:
-        """Return the A of linear `index`."""
-        start = self.num_outputs + index * self.rank
-        return self._view(slice(start, start + self.rank))
-
-    @abstractmethod
-    def _view(self, at: slice) -> RowsView: ...
 
     @abstractmethod
     def output(self, x: Tensor) -> Tensor:
@@ -141,19 +116,25 @@ class EmulatedWeight(PackedWeight):
     """The packed weight of a CPU: the dequantized values, 2 bytes a weight in bf16."""
 
     values: Tensor
+    rows_name = "values"
 
     def __init__(
-        self, sizes: Sequence[int], in_features: int, rank: int, like: Tensor, simulate_fp8: bool
+        self,
+        sizes: Sequence[int],
+        in_features: int,
+        rank: int,
+        like: Tensor,
+        simulate_fp8: bool,
+        shard: RowShard = WHOLE,
     ) -> None:
         """`like` gives the working dtype and the device."""
-        super().__init__(sizes, in_features, rank, sum(sizes) + len(sizes) * rank, like.device)
+        num_rows = sum(sizes) + len(sizes) * rank
+        super().__init__(sizes, in_features, rank, num_rows, like.device, shard)
         self.rounds_activations = simulate_fp8
-        self.register_buffer(
-            "values", like.new_zeros(len(self.scale), in_features), persistent=False
-        )
+        self._store(like.new_zeros(self._num_stored(), in_features))
 
-    def _view(self, at: slice) -> EmulatedRows:
-        return EmulatedRows(self.values[at], self.scale[at])
+    def _view(self, rows: Tensor, at: slice) -> EmulatedRows:
+        return EmulatedRows(rows, self.scale[at])
 
     def output(self, x: Tensor) -> Tensor:
         """Multiply x [T, I] with the values in the working dtype."""
@@ -211,34 +192,42 @@ class Fp8Weight(PackedWeight):
     qdata: Tensor
     column_scale: Tensor
     a_values: Tensor
+    rows_name = "qdata"
 
     def __init__(
-        self, sizes: Sequence[int], in_features: int, rank: int, device: torch.device, fp8: bool
+        self,
+        sizes: Sequence[int],
+        in_features: int,
+        rank: int,
+        device: torch.device,
+        fp8: bool,
+        shard: RowShard = WHOLE,
     ) -> None:
         """Hold the rows. With `fp8` sum O and I must be multiples of 16; rows of zeros fill up
         what the ranks leave open.
         """
         num_rows = sum(sizes) + len(sizes) * rank
-        super().__init__(sizes, in_features, rank, -(-num_rows // ALIGNMENT) * ALIGNMENT, device)
+        num_rows = -(-num_rows // ALIGNMENT) * ALIGNMENT
+        super().__init__(sizes, in_features, rank, num_rows, device, shard)
         self.fp8 = fp8
         self.rounds_activations = fp8
         # [sum O + n r, I], its number of rows rounded up to a multiple of 16 for the GEMM.
-        qdata = torch.zeros(len(self.scale), in_features, dtype=torch.float8_e4m3fn, device=device)
-        self.register_buffer("qdata", qdata, persistent=False)
+        size = (self._num_stored(), in_features)
+        self._store(torch.zeros(size, dtype=torch.float8_e4m3fn, device=device))
         # Scales of the columns of grad_input: 1, since the weight's own scales are in the gradient
         # by then, and behind them those of the deltas' codes, written in each backward.
         self.num_appended = len(self.scale) - self.num_outputs
         column_scale = torch.ones(in_features + self.num_appended, 1, device=device)
         self.register_buffer("column_scale", column_scale, persistent=False)
-        a_values = qdata.new_zeros(len(sizes) * rank, in_features, dtype=torch.bfloat16)
+        a_values = self.scale.new_zeros(len(sizes) * rank, in_features, dtype=torch.bfloat16)
         self.register_buffer("a_values", a_values, persistent=False)
 
-    def _view(self, at: slice) -> Fp8Rows:
+    def _view(self, rows: Tensor, at: slice) -> Fp8Rows:
         values = None
         # Rows behind those of W belong to an A.
         if at.start >= self.num_outputs:
             values = self.a_values[at.start - self.num_outputs : at.stop - self.num_outputs]
-        return Fp8Rows(self.qdata[at], self.scale[at], values)
+        return Fp8Rows(rows, self.scale[at], values)
 
     def output(self, x: Tensor) -> Tensor:
         """Multiply x [T, I] with the rows: quantized by token in FP8, or with dequantized rows."""
@@ -350,15 +339,19 @@ def choose_gemms_of(weight: PackedWeight, most_rows: int) -> None:
     """Choose the GEMMs of `output` and `grad_input` for passes of at most `most_rows` tokens, on a
     GPU with FP8.
     """
-    if isinstance(weight, Fp8Weight) and weight.fp8 and weight.qdata.is_cuda:
-        device = weight.qdata.device
-        choose_gemms(device, len(weight.qdata), weight.in_features, True, most_rows)
+    if isinstance(weight, Fp8Weight) and weight.fp8 and weight.scale.is_cuda:
+        device = weight.scale.device
+        choose_gemms(device, len(weight.scale), weight.in_features, True, most_rows)
         num_columns = weight.in_features + (weight.num_appended if weight.trains_a else 0)
         choose_gemms(device, num_columns, weight.num_outputs, False, most_rows)
 
 
 def new_packed_weight(
-    sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool
+    sizes: Sequence[int],
+    rank: int,
+    like: Tensor,
+    simulate_fp8: bool,
+    shard: RowShard = WHOLE,
 ) -> PackedWeight:
     """Return an empty packed weight for linears of `sizes` outputs on the device of `like`, one of
     their weights [O, I] in the working dtype.
@@ -368,7 +361,7 @@ def new_packed_weight(
     """
     in_features = like.shape[1]
     if like.device.type == "cpu":
-        return EmulatedWeight(sizes, in_features, rank, like, simulate_fp8)
+        return EmulatedWeight(sizes, in_features, rank, like, simulate_fp8, shard)
     fits = sum(sizes) % ALIGNMENT == 0 and in_features % ALIGNMENT == 0
     fp8 = fits and (simulate_fp8 or has_fp8_gemm(like.device))
-    return Fp8Weight(sizes, in_features, rank, like.device, fp8)
+    return Fp8Weight(sizes, in_features, rank, like.device, fp8, shard)

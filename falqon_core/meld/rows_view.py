@@ -65,10 +65,11 @@ class RowsView(ABC):
         a: Tensor,
         scaling: float,
         changed: Tensor | None = None,
+        first_row: int = 0,
     ) -> Tensor:
-        """Rebuild the rows of a W as quantize(base + scaling * delta . a), see ops/refresh.py.
-        Return the number of changed values, int64 []: `changed`, to which it is added, or a new
-        tensor. So do both folds.
+        """Rebuild the rows of a W as quantize(base + scaling * delta . a), see ops/refresh.py;
+        `first_row` is the index of the first of them in the weight. Return the number of changed
+        values, int64 []: `changed`, to which it is added, or a new tensor. So do both folds.
         """
 
     @abstractmethod
@@ -128,11 +129,12 @@ class EmulatedRows(RowsView):
         a: Tensor,
         scaling: float,
         changed: Tensor | None = None,
+        first_row: int = 0,
     ) -> Tensor:
         """Rebuild in blocks of rows that stay in the cache."""
         values, base_scale, _ = base
         return refresh_rows(
-            self._values, self.scale, values, base_scale, delta, a, scaling, changed
+            self._values, self.scale, values, base_scale, delta, a, scaling, changed, first_row
         )
 
     def fold(self, rows: Tensor, delta: Tensor, a: Tensor, changed: Tensor | None = None) -> Tensor:
@@ -202,13 +204,14 @@ class Fp8Rows(RowsView):
         a: Tensor,
         scaling: float,
         changed: Tensor | None = None,
+        first_row: int = 0,
     ) -> Tensor:
         """Refresh the rows; a base in host memory passes through the device in blocks of them."""
         # The base is bf16 [O, I], or int8 with base_scale fp32 [O, 1]; with a host it lies there.
         values, base_scale, host = base
         if host is None:
             return refresh_codes(
-                self._qdata, self.scale, values, base_scale, delta, a, scaling, changed
+                self._qdata, self.scale, values, base_scale, delta, a, scaling, changed, first_row
             )
         changed = counter(changed, self._qdata)
         for at, block in host.blocks(values):
@@ -223,7 +226,7 @@ class Fp8Rows(RowsView):
                 a,
                 scaling,
                 changed,
-                at.start,
+                first_row + at.start,
             )
         return changed
 

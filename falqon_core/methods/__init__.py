@@ -15,6 +15,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import MethodNotInstalled
 from falqon_core.contract.methods import METHOD_SPECS, MethodName
 from falqon_core.data.loader import Microbatch
+from falqon_core.meld.sharded_layers import Ranks
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.fishman import Fishman
 from falqon_core.methods.fp6_lora import Fp6Lora
@@ -93,6 +94,11 @@ def check_packages(method: MethodName) -> None:
             ) from None
 
 
-def create_method(recipe: Recipe) -> TrainingMethod:
-    """Return the method of a resolved recipe, which has changed no model yet."""
+def create_method(recipe: Recipe, ranks: Ranks | None = None) -> TrainingMethod:
+    """Return the method of a resolved recipe, which has changed no model yet. With `ranks` each of
+    them stores a part of the model, which "falqon" alone can.
+    """
+    if ranks is not None:
+        assert recipe.method == "falqon", "no other method is sharded"
+        return Falqon(recipe, ranks)
     return METHOD_CLASSES[recipe.method](recipe)

@@ -1,7 +1,8 @@
 """FALQON: adapters melded into the FP8 backbone (method.md), by the protocol of `methods`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from falqon_core.meld.convert import convert_to_melded, swap_blocks, target_line
 from falqon_core.meld.init import gradient_sketches
 from falqon_core.meld.linear import MeldedLinear
 from falqon_core.meld.packed_weight import choose_gemms_of
+from falqon_core.meld.row_shard import WHOLE
+from falqon_core.meld.sharded_layers import Ranks, ShardedLayers, shard_of
 from falqon_core.meld.update import update_rule
 from falqon_core.methods.frozen import tensors_of
 from falqon_core.objectives import create_objective
@@ -30,9 +33,11 @@ MEASURED_WIDTH = 576  # Width of the model of these measurements.
 class Falqon:
     """The method of this software: adapters in the rows of FP8 linears (`meld`)."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        """`recipe` is resolved."""
+    def __init__(self, recipe: Recipe, ranks: Ranks | None = None) -> None:
+        """`recipe` is resolved. With `ranks` each of them stores a part of the rows."""
         self.recipe = recipe
+        self.ranks = ranks
+        self.shards: ShardedLayers | None = None
         self.rule = update_rule(recipe)
         self.layers: dict[str, MeldedLinear] = {}
         self.a_relative_rate = 1.0
@@ -47,20 +52,23 @@ class Falqon:
         sketches = (
             self._sketch(model, first_microbatches) if self.recipe.a_init == "gradient" else None
         )
-        self.layers = convert_to_melded(model, self.recipe, self.rule, sketches)
+        with self._rows_change():
+            self._convert(model, sketches)
         del sketches
-        self._choose_gemms()
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
         """Swap in empty melded linears and fill each from its tensors in `state`."""
         self.a_relative_rate = a_relative_rate(model, self.recipe.a_init)
         swap_blocks(model)
-        # No A is chosen here: the checkpoint has the one that was trained.
-        self.layers = convert_to_melded(model, self.recipe, self.rule, fresh=False)
-        self._choose_gemms()
-        with torch.no_grad():
-            for name, layer in self.layers.items():
-                self.rule.load(layer, tensors_of(name, state))
+        with self._rows_change():
+            # No A is chosen here: the checkpoint has the one that was trained.
+            self._convert(model, fresh=False)
+            self._load(state)
+
+    def reload(self, state: dict[str, Tensor]) -> None:
+        """Take the prepared model to the point of another checkpoint of the same training."""
+        with self._rows_change():
+            self._load(state)
 
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the deltas, fp32 [O, r], and the masters of those A that train, fp32 [r, I]."""
@@ -86,10 +94,10 @@ class Falqon:
     def after_step(self) -> float:
         """Rebuild or fold the rows of all linears; one transfer from the device for the count."""
         # int64 [], to which every linear adds; sums of integers have no order.
-        changed: Tensor | None = None
-        for layer in self.layers.values():
-            changed = self.rule.after_step(layer, changed)
-        assert changed is not None, "no linear is melded"
+        changed = next(iter(self.layers.values())).delta.new_zeros((), dtype=torch.int64)
+        with self._rows_change(changed):
+            for layer in self.layers.values():
+                self.rule.after_step(layer, changed)
         return changed.item() / sum(
             layer.out_features * layer.in_features for layer in self.layers.values()
         )
@@ -104,6 +112,38 @@ class Falqon:
             for name, layer in self.layers.items()
             for key, value in self.rule.state(layer).items()
         }
+
+    def _convert(
+        self,
+        model: PreTrainedModel,
+        sketches: Mapping[str, Tensor] | None = None,
+        fresh: bool = True,
+    ) -> None:
+        shard = WHOLE if self.ranks is None else shard_of(self.ranks)
+        self.layers = convert_to_melded(model, self.recipe, self.rule, sketches, fresh, shard)
+        if self.ranks is not None:
+            self.shards = ShardedLayers(model, self.ranks)
+        self._choose_gemms()
+
+    @torch.no_grad()
+    def _load(self, state: dict[str, Tensor]) -> None:
+        for name, layer in self.layers.items():
+            self.rule.load(layer, tensors_of(name, state))
+
+    @contextmanager
+    def _rows_change(self, changed: Tensor | None = None) -> Iterator[None]:
+        """Change rows in the block; of a sharded model all ranks then learn of it, and `changed`
+        becomes the sum over ranks.
+        """
+        if self.ranks is None:
+            yield
+            return
+        if self.shards is not None:
+            self.shards.discard()
+        with self.ranks.barrier_or_raise():
+            yield
+        assert self.shards is not None, "the model is not converted"
+        self.shards.publish(changed)
 
     def _choose_gemms(self) -> None:
         if (most_rows := self.recipe.microbatch_tokens) is not None:

@@ -58,9 +58,11 @@ def refresh_rows(
     a: Tensor,
     scaling: float,
     changed: Tensor | None = None,
+    first_row: int = 0,
 ) -> Tensor:
     """rows [O, I] and scale fp32 [O, 1] are overwritten; base [O, I] in rows' dtype, or int8 with
-    base_scale fp32 [O, 1]; a [r, I] in rows' dtype, delta fp32 [O, r].
+    base_scale fp32 [O, 1]; a [r, I] in rows' dtype, delta fp32 [O, r]; `first_row` is the index in
+    the weight of the first of these rows.
 
     Return the number of the rows' values that changed, int64 []: `changed`, to which it is added,
     or a new tensor.
@@ -70,7 +72,7 @@ def refresh_rows(
     changed = counter(changed, rows)
     for at in row_blocks(base.shape, BLOCK_ELEMENTS):
         # fp32 [rows, I] = base + bf16 product; only this block of rows exists in fp32.
-        values = _base_values(base, base_scale, at).add_(matmul(scaled[at], a))
+        values = _base_values(base, base_scale, at, first_row).add_(matmul(scaled[at], a))
         # fp32 [rows, 1]; a row whose largest weight crosses a power of two gets another scale.
         scale[at] = power_of_two_scale(row_amax(values))
         new = round_to_grid_(values, scale[at]).to(rows.dtype)
@@ -117,7 +119,7 @@ def refresh_codes(
     return changed
 
 
-def _base_values(base: Tensor, base_scale: Tensor | None, at: slice, first_row: int = 0) -> Tensor:
+def _base_values(base: Tensor, base_scale: Tensor | None, at: slice, first_row: int) -> Tensor:
     """Return rows of the base as new fp32 [rows, I], off the ties."""
     values = base[at].to(torch.float32, copy=True)
     if base_scale is not None:

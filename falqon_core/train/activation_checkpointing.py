@@ -2,7 +2,8 @@
 backward.
 
 The same operations on the same inputs give the same bits, so gradients do not change. It costs
-time: about one forward pass in three passes.
+time: about one forward pass in three passes. The inputs may wait in host memory
+(activation_offload.py).
 """
 
 from collections.abc import Callable

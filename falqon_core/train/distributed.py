@@ -1,23 +1,25 @@
 """Training of one model by several processes, one device each, started by torchrun; a single
 process is a group of one, which sends nothing.
 
-Every rank holds the whole model and knows the whole step. It computes the records of its share,
+Every rank knows the whole step, and holds the whole model or, of one that no device holds, its
+shard (meld/sharded_layers.py). It computes the records of its share,
 balanced by tokens; the gradients of the deltas are summed in one all-reduce, and from there on all
 ranks do the same: the same clipping, the same optimizer step, the same refresh of the same rows.
-Weights are never sent, and only the first rank writes or reports.
+Weights that are not sharded are never sent, and only the first rank writes or reports.
 
 All ranks also end alike. Every small exchange carries a place for "I have failed", so an error on
 one rank is raised on all of them by the next exchange, and none waits for one that has failed. A
-rank that vanishes breaks the connection, or the time limit. The all-reduce is not hidden behind the
-backward pass (O x r fp32 numbers per linear are little beside the backbone), and the frozen weights
-are not sharded: each device must hold the model.
+rank that vanishes breaks the connection, or the time limit. What is given up: the all-reduce is not
+hidden behind the backward pass, since O x r fp32 numbers per linear are little beside the backbone.
 """
 
 import heapq
+import itertools
 import os
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import NoReturn, TypeVar
 
@@ -26,10 +28,13 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from falqon_core.contract.errors import ConfigError, FalqonError, as_falqon_error
+from falqon_core.meld.sharded_layers import ShardedLayers
 
 # Longer than rank 0 takes to write its files while the others wait.
 EXCHANGE_TIME_LIMIT = timedelta(minutes=10)
 NUM_VALUES = 8  # The numbers of one small exchange.
+# torch 2.11 knows the old name only, and newer ones warn of it.
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 T = TypeVar("T")
@@ -48,6 +53,8 @@ class ProcessGroup:
         self.device = device or torch.device("cpu")
         # True once no exchange is possible: the ranks have failed together, or one is lost.
         self._ended = size == 1
+        # Weak, so that a model that is released is gone.
+        self._shards: weakref.ref[ShardedLayers] | None = None
 
     @property
     def is_rank0(self) -> bool:
@@ -81,6 +88,80 @@ class ProcessGroup:
         """
         if self.size > 1:
             self._all_reduce(values)
+
+    def start_gather(self, whole: Tensor, own: Tensor) -> Callable[[], None]:
+        """Begin to fill `whole` [size n] from `own` [n] of each rank, both uint8 on its device;
+        return a function that waits for it.
+        """
+        with self._no_rank_lost():
+            if self._ended:
+                raise RuntimeError("no exchange is possible")
+            work = _all_gather(whole, own, async_op=True)
+
+        def wait() -> None:
+            with self._no_rank_lost():
+                work.wait()
+
+        return wait
+
+    def tell(self, number: int) -> int:
+        """Return the `number` of rank 0 on every rank."""
+        with self._no_rank_lost():
+            if self._ended:
+                raise RuntimeError("no exchange is possible")
+            message = torch.tensor([number])
+            dist.broadcast(message, src=0)
+        return int(message)
+
+    def compute_sharded(self, shards: ShardedLayers) -> None:
+        """Have the model of these `shards` computed by all ranks at the same time, for as long as
+        there is such a model.
+        """
+        self._shards = weakref.ref(shards)
+
+    @property
+    def is_sharded(self) -> bool:
+        """True while the ranks store one model together."""
+        return self._sharded_layers() is not None
+
+    def _sharded_layers(self) -> ShardedLayers | None:
+        return None if self._shards is None else self._shards()
+
+    def in_step(self, items: Sequence[T]) -> Iterator[T | None]:
+        """Yield the `items`. Where a model is sharded None follows until no rank has any left, so
+        that all compute it equally often.
+        """
+        if not self.is_sharded:
+            yield from items
+            return
+        for index in itertools.count():
+            is_left = index < len(items)
+            if not self.any_rank(is_left):
+                return
+            yield items[index] if is_left else None
+
+    def run(self, trains: bool) -> AbstractContextManager[None]:
+        """Compute the model once in the block, or not at all where other ranks do: forward, and
+        backward if it `trains`.
+        """
+        shards = self._sharded_layers()
+        return nullcontext() if shards is None else shards.run(trains)
+
+    @contextmanager
+    def rank0_alone(self) -> Iterator[bool]:
+        """Yield True on the first rank, which may compute the model in the block; on the others
+        False. All leave it together; an error of one is raised on all.
+        """
+        shards = self._sharded_layers()
+        with self.barrier_or_raise():
+            if shards is None:
+                yield self.is_rank0
+            elif self.is_rank0:
+                with shards.lead():
+                    yield True
+            else:
+                shards.follow()
+                yield False
 
     def all_reduce_max_tensor(self, values: Tensor | None) -> None:
         """Take the largest of all ranks in place, any shape; nothing for None.

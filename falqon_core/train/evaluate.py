@@ -31,12 +31,14 @@ def evaluate(
     lengths = [sum(map(len, items)) for items in plan.groups]
     counts = [sum(map(objective.count, items)) for items in plan.groups]
     with group.barrier_or_raise():
-        for index in shares(lengths, group.size)[group.rank]:
-            if counts[index]:
-                _, figures = objective.loss(model, plan.microbatch(index))
-                sums[index] = torch.tensor(
-                    [figures[name].item() for name in objective.figures], dtype=torch.float64
-                )
+        mine = shares(lengths, group.size)[group.rank]
+        for index in group.in_step([index for index in mine if counts[index]]):
+            with group.run(trains=False):
+                if index is not None:
+                    _, figures = objective.loss(model, plan.microbatch(index))
+                    sums[index] = torch.tensor(
+                        [figures[name].item() for name in objective.figures], dtype=torch.float64
+                    )
     group.all_reduce_sum_tensor(sums)
     count = max(1, sum(counts))
     columns = sums.t().tolist()

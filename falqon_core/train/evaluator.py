@@ -52,8 +52,8 @@ class Evaluator:
         metrics = {f"valid_{name}": value for name, value in means.items()}
         state.progress.metrics |= metrics
         self._send(Evaluated(step=state.progress.step, **metrics))
-        with self._group.barrier_or_raise():
-            if self._recipe.num_samples and self._group.is_rank0:
+        with self._group.rank0_alone() as is_alone:
+            if self._recipe.num_samples and is_alone:
                 self._send_samples(state, self._validation)
         return record_evaluation(state.progress, means["loss"])
 

@@ -17,9 +17,11 @@ from falqon_core.contract.errors import OutOfMemory, is_allocation_failure
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.host_memory import available_host_bytes
 from falqon_core.estimate.memory import (
-    fit_recipe,
+    MemoryPlan,
     largest_fitting,
     largest_microbatch_tokens,
+    placements,
+    plan_memory,
     training_memory_bytes,
     untouched_memory_bytes,
 )
@@ -47,26 +49,31 @@ def usable_bytes(available: int) -> float:
 
 
 def fit_to_memory(
-    recipe: Recipe, dimensions: ModelDimensions, device: torch.device, available: int
-) -> Recipe:
-    """Decide `microbatch_tokens`, `activation_checkpointing` and `base_copy` of `recipe` for
-    `available` bytes.
+    recipe: Recipe,
+    dimensions: ModelDimensions,
+    device: torch.device,
+    available: int,
+    num_processes: int = 1,
+) -> MemoryPlan:
+    """Decide `microbatch_tokens`, `activation_checkpointing` and `base_copy` of `recipe`, and the
+    placement, for `available` bytes of each process.
 
     Raises `OutOfMemory`, naming the largest configuration that fits, when the estimate says that
     this one does not.
     """
     is_cpu = device.type == "cpu"
     usable = usable_bytes(available)
-    if chosen := fit_recipe(dimensions, recipe, usable, is_cpu):
-        return chosen
+    if plan := plan_memory(dimensions, recipe, usable, is_cpu, num_processes):
+        return plan
     smallest = recipe.model_copy(
         update={"activation_checkpointing": recipe.activation_checkpointing is not False}
     )
-    needed = training_memory_bytes(dimensions, smallest, is_cpu)
+    most_saving = placements(smallest, is_cpu, num_processes)[-1]
+    needed = training_memory_bytes(dimensions, smallest, is_cpu, most_saving)
     short = (
         f"the training needs about {needed / GIB:.2f} GiB, and {usable / GIB:.2f} GiB can be used"
     )
-    if largest := largest_fitting(dimensions, recipe, usable, is_cpu):
+    if largest := largest_fitting(dimensions, recipe, usable, is_cpu, num_processes):
         raise OutOfMemory(
             f"{short}; the largest configuration that fits is {_describe_recipe(largest)}"
         )
@@ -84,16 +91,24 @@ def fits_untouched(recipe: Recipe, dimensions: ModelDimensions, device: torch.de
     return untouched_memory_bytes(dimensions, recipe) <= usable_bytes(available_bytes(device))
 
 
-def check_host_memory(needed: int, available: int) -> None:
-    """Raise `OutOfMemory` unless a base of `needed` bytes fits into `available` bytes of the
-    host.
+def check_host_memory(base: int, activations: int, available: int) -> None:
+    """Raise `OutOfMemory` unless a base and offloaded activations of so many bytes fit into
+    `available` bytes of the host.
     """
     usable = usable_bytes(available)
-    if needed > usable:
+    if base + activations <= usable:
+        return
+    can_be_used = f"and {usable / GIB:.2f} GiB can be used"
+    if base > usable or not activations:
         raise OutOfMemory(
-            f"base_copy: a base that does not lie on the device needs {needed / GIB:.2f} GiB of "
-            f"host memory, and {usable / GIB:.2f} GiB can be used; 'none' needs none of it"
+            f"base_copy: a base that does not lie on the device needs {base / GIB:.2f} GiB of "
+            f"host memory, {can_be_used}; 'none' needs none of it"
         )
+    raise OutOfMemory(
+        f"max_seq_length: activations that do not fit on the device need {activations / GIB:.2f} "
+        f"GiB of host memory beside {base / GIB:.2f} GiB of the base, {can_be_used}; shorter "
+        "records need less"
+    )
 
 
 class OutOfMemoryGuard:
@@ -101,9 +116,8 @@ class OutOfMemoryGuard:
     advice.
     """
 
-    def __init__(self, recipe: Recipe, dimensions: ModelDimensions, device: torch.device) -> None:
-        """`recipe` is the one that was fit to memory."""
-        self._recipe = recipe
+    def __init__(self, plan: MemoryPlan, dimensions: ModelDimensions, device: torch.device) -> None:
+        self._plan = plan
         self._dimensions = dimensions
         self._device = device
 
@@ -121,21 +135,21 @@ class OutOfMemoryGuard:
 
     def _describe(self) -> str:
         is_cpu = self._device.type == "cpu"
-        tried = self._recipe
+        tried = self._plan.recipe
+        placement = self._plan.placement
         if not is_cpu:
             torch.cuda.empty_cache()
-        everything = training_memory_bytes(self._dimensions, tried, is_cpu)
-        fixed = training_memory_bytes(
-            self._dimensions, tried.model_copy(update={"microbatch_tokens": 0}), is_cpu
-        )
+        everything = training_memory_bytes(self._dimensions, tried, is_cpu, placement)
+        without_tokens = tried.model_copy(update={"microbatch_tokens": 0})
+        fixed = training_memory_bytes(self._dimensions, without_tokens, is_cpu, placement)
         possible = min(fixed + usable_bytes(available_bytes(self._device)), everything - 1)
-        advice = largest_microbatch_tokens(self._dimensions, tried, possible, is_cpu)
+        advice = largest_microbatch_tokens(self._dimensions, tried, possible, is_cpu, placement)
         if advice is not None:
             return (
                 f"memory ran out with {_describe_recipe(tried)}; "
                 f"the largest microbatch_tokens that would fit is {advice}"
             )
-        smaller = largest_fitting(self._dimensions, tried, possible, is_cpu)
+        smaller = largest_fitting(self._dimensions, tried, possible, is_cpu, placement.num_shards)
         return f"memory ran out with {_describe_recipe(tried)}; " + (
             f"the largest configuration that would fit is {_describe_recipe(smaller)}"
             if smaller

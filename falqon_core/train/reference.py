@@ -78,9 +78,10 @@ def _compute_together(
         if group.any_rank(stop()):
             raise StoppedBeforeFirstStep
         together = batches[start : start + group.size]
-        if group.rank < len(together):
-            mine = together[group.rank]
-            values[mine] = log_probabilities(model, [pairs[i] for i in mine], recipe.packing)
+        with group.run(trains=False):
+            if group.rank < len(together):
+                mine = together[group.rank]
+                values[mine] = log_probabilities(model, [pairs[i] for i in mine], recipe.packing)
         counter.add(sum(map(len, together)))
     with group.barrier_or_raise():
         pass

@@ -9,10 +9,16 @@ import torch
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.estimate.memory import host_base_bytes
+from falqon_core.estimate.memory import MemoryPlan, host_base_bytes, placements, plan_memory
+from falqon_core.estimate.placement import offloaded_bytes
 from falqon_core.train.checkpoint import Progress
 from falqon_core.train.distributed import ProcessGroup
-from falqon_core.train.memory import available_bytes, check_host_memory, fit_to_memory
+from falqon_core.train.memory import (
+    available_bytes,
+    check_host_memory,
+    fit_to_memory,
+    usable_bytes,
+)
 
 
 def recipe_for_data(recipe: Recipe, before: Progress | None) -> Recipe:
@@ -32,30 +38,51 @@ def recipe_fit_to_memory(
     device: torch.device,
     group: ProcessGroup,
     warn: Callable[[str], None] = lambda _: None,
-) -> Recipe:
+) -> MemoryPlan:
     """Decide the parts of `recipe` that depend on memory: now at a first start, as `before` when
     continued, because it changes the last bits. On another card than before, the passes of a step
-    are planned again, and `warn` reports it.
+    are planned again, and `warn` reports it. The placement changes no bits and is always decided
+    now.
 
     The free memory of rank 0 decides for all; ranks are taken to share the memory of one machine.
-    Raises `OutOfMemory` when the estimate says that nothing fits, or that a GPU's base is to lie in
-    host memory that does not hold it.
+    Raises `OutOfMemory` when the estimate says that nothing fits, or that the host's memory does
+    not hold what a GPU's training is to keep there.
     """
+    sharing = group.size if device.type == "cpu" else 1
+    available = _available_to_rank0(device, group) // sharing
     if before is None:
-        sharing = group.size if device.type == "cpu" else 1
-        available = _available_to_rank0(device, group) // sharing
-        fitted = fit_to_memory(recipe, dimensions, device, available)
+        plan = fit_to_memory(recipe, dimensions, device, available, group.size)
+    elif has_changed_card(before, device):
+        plan = _planned_again(recipe, before, dimensions, device, available, group.size, warn)
     else:
         decided = ("microbatch_tokens", "activation_checkpointing", "base_copy")
         open_ones = [name for name in decided if getattr(recipe, name) is None]
-        fitted = recipe.model_copy(
-            update={name: getattr(before.recipe, name) for name in open_ones}
-        )
-        if has_changed_card(before, device):
-            fitted = _planned_again(recipe, before, dimensions, device, group, warn)
-    if device.type != "cpu" and (needed := host_base_bytes(dimensions, fitted)):
-        check_host_memory(group.size * needed, _available_to_rank0(torch.device("cpu"), group))
-    return fitted
+        fixed = recipe.model_copy(update={name: getattr(before.recipe, name) for name in open_ones})
+        plan = _placed(fixed, dimensions, device, available, group.size)
+    if device.type != "cpu":
+        base = group.size * host_base_bytes(dimensions, plan.recipe, plan.placement)
+        activations = group.size * offloaded_bytes(dimensions, plan.recipe, plan.placement)
+        if base + activations:
+            of_host = _available_to_rank0(torch.device("cpu"), group)
+            check_host_memory(base, activations, of_host)
+    return plan
+
+
+def _placed(
+    recipe: Recipe,
+    dimensions: ModelDimensions,
+    device: torch.device,
+    available: int,
+    num_processes: int,
+) -> MemoryPlan:
+    """Return the plan of a decided recipe; it has trained before, so the one that needs the least
+    is tried where none should fit.
+    """
+    is_cpu = device.type == "cpu"
+    usable = usable_bytes(available)
+    if plan := plan_memory(dimensions, recipe, usable, is_cpu, num_processes):
+        return plan
+    return MemoryPlan(recipe, placements(recipe, is_cpu, num_processes)[-1])
 
 
 def device_name(device: torch.device) -> str:
@@ -72,23 +99,22 @@ def _planned_again(
     before: Progress,
     dimensions: ModelDimensions,
     device: torch.device,
-    group: ProcessGroup,
+    available: int,
+    num_processes: int,
     warn: Callable[[str], None],
-) -> Recipe:
+) -> MemoryPlan:
     """Decide the passes of a step for this card; the base stays where `before` has it, because its
     rounding is part of the training.
     """
     base_copy = before.recipe.base_copy if recipe.base_copy is None else recipe.base_copy
-    sharing = group.size if device.type == "cpu" else 1
-    available = _available_to_rank0(device, group) // sharing
     kept = recipe.model_copy(update={"base_copy": base_copy})
-    fitted = fit_to_memory(kept, dimensions, device, available)
+    plan = fit_to_memory(kept, dimensions, device, available, num_processes)
     warn(
         f"continuing on {device_name(device)} after {before.device_name}: "
-        f"{fitted.microbatch_tokens} tokens a pass, {before.recipe.microbatch_tokens} before; "
+        f"{plan.recipe.microbatch_tokens} tokens a pass, {before.recipe.microbatch_tokens} before; "
         "results differ in the last bits"
     )
-    return fitted
+    return plan
 
 
 def _available_to_rank0(device: torch.device, group: ProcessGroup) -> int:

@@ -13,9 +13,12 @@ from falqon_core.data.dataset import Dataset
 from falqon_core.data.summary import summarize
 from falqon_core.data.template_defaults import set_template_defaults
 from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.memory import MemoryPlan
 from falqon_core.methods import TrainingMethod, check_packages
+from falqon_core.methods.falqon import Falqon
 from falqon_core.ops.scaled_mm import has_fp8_gemm
 from falqon_core.train.activation_checkpointing import checkpoint_activations
+from falqon_core.train.activation_offload import offload_inputs
 from falqon_core.train.agreement import check_agreement
 from falqon_core.train.checkpoint import Progress, TrainingState, newest_checkpoint
 from falqon_core.train.data import Datasets, load_data
@@ -82,7 +85,8 @@ def set_up(
     for dataset in data.by_name().values():
         check_token_id(dataset.largest_token_id, dimensions.vocab_size, tokenizer)
     resolved = _resolve(recipe, data, config.validation_file is not None)
-    recipe = recipe_fit_to_memory(resolved, before, dimensions, device, group, warn)
+    plan = recipe_fit_to_memory(resolved, before, dimensions, device, group, warn)
+    recipe = plan.recipe
     progress = Progress(
         recipe=recipe,
         num_records=data.train.num_records,
@@ -94,11 +98,20 @@ def set_up(
     )
     if checkpoint is not None:
         check_same_training(checkpoint.progress, progress, warn)
-    guard = OutOfMemoryGuard(recipe, dimensions, device)
+    guard = OutOfMemoryGuard(plan, dimensions, device)
 
     whole = fits_untouched(recipe, dimensions, device)
     model = load_base_model(config.model, device, streamed=not whole)
-    method = guard(lambda: _prepare(model, data.train, recipe, checkpoint, whole))
+    ranks = group if plan.placement.num_shards > 1 else None
+    if plan.placement.offloads:
+        report("inputs of layers wait in host memory for their backward pass")
+    method = guard(lambda: _prepare(model, data.train, plan, checkpoint, whole, ranks))
+    if isinstance(method, Falqon) and method.shards is not None:
+        group.compute_sharded(method.shards)
+        report(
+            f"one device does not hold this training: each of {group.size} keeps a part of the "
+            "weights, and gets those of the others layer by layer"
+        )
     group.check_same(method.state())
     if checkpoint is None:
         reference = guard(lambda: compute_reference(model, data, recipe, group, report, stop))
@@ -124,18 +137,28 @@ def _resolve(recipe: Recipe, data: Datasets, has_validation_file: bool) -> Recip
 def _prepare(
     model: PreTrainedModel,
     train: Dataset,
-    recipe: Recipe,
+    plan: MemoryPlan,
     checkpoint: TrainingState | None,
     whole: bool,
+    ranks: ProcessGroup | None,
 ) -> TrainingMethod:
     """Change `model` to train from the start or from `checkpoint`; unless it is `whole` its layers
-    come to the device one by one.
+    come to the device one by one. With `ranks` it is sharded.
     """
-    if recipe.activation_checkpointing and whole:
-        checkpoint_activations(model)
     with nullcontext() if whole else stream_layers(model):
+        if whole:
+            _spare_activations(model, plan)
+        elif plan.placement.offloads:
+            offload_inputs(model)
         check_agreement(model)
-        method = prepare_method(model, train, recipe, checkpoint)
-    if recipe.activation_checkpointing and not whole:
-        checkpoint_activations(model)
+        method = prepare_method(model, train, plan.recipe, checkpoint, ranks)
+    if not whole:
+        _spare_activations(model, plan)
     return method
+
+
+def _spare_activations(model: PreTrainedModel, plan: MemoryPlan) -> None:
+    if plan.recipe.activation_checkpointing:
+        checkpoint_activations(model)
+    if plan.placement.offloads:
+        offload_inputs(model)

@@ -11,6 +11,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.data.dataset import Dataset
 from falqon_core.data.loader import Loader, Microbatch
+from falqon_core.meld.sharded_layers import Ranks
 from falqon_core.methods import TrainingMethod, create_method
 from falqon_core.train.checkpoint import Progress, TrainingState
 from falqon_core.train.data import training_loader
@@ -47,10 +48,16 @@ class TrainState:
 
 
 def prepare_method(
-    model: PreTrainedModel, train: Dataset, recipe: Recipe, checkpoint: TrainingState | None
+    model: PreTrainedModel,
+    train: Dataset,
+    recipe: Recipe,
+    checkpoint: TrainingState | None,
+    ranks: Ranks | None = None,
 ) -> TrainingMethod:
-    """Change `model`, the untouched base, to train from the beginning, or from `checkpoint`."""
-    method = create_method(recipe)
+    """Change `model`, the untouched base, to train from the beginning, or from `checkpoint`. With
+    `ranks` it is sharded.
+    """
+    method = create_method(recipe, ranks)
     if checkpoint is None:
         method.prepare(model, _first_microbatches(train, recipe, model.device))
     else:

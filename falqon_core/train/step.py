@@ -61,12 +61,14 @@ def train_step(
     were.
     """
     sums = []
-    for microbatch in batch.microbatches:
-        if objective.count(microbatch):
-            loss, figures = objective.loss(model, microbatch)
-            # Divided by the count of all ranks, so that summed gradients are those of the mean.
-            (loss / batch.total_count).backward()
-            sums.append(figures)
+    counted = [microbatch for microbatch in batch.microbatches if objective.count(microbatch)]
+    for microbatch in group.in_step(counted):
+        with group.run(trains=True):
+            if microbatch is not None:
+                loss, figures = objective.loss(model, microbatch)
+                # Divided by the count of all ranks, so that summed gradients are those of the mean.
+                (loss / batch.total_count).backward()
+                sums.append(figures)
     means = mean_figures(objective, sums, batch.total_count)
     metrics = dict(zip(means, group.all_reduce_sum(*means.values()), strict=True))
     group.all_reduce_gradients(method.parameters().values())

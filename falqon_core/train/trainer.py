@@ -27,6 +27,7 @@ from falqon_core.contract.messages import (
     TrainerMessage,
 )
 from falqon_core.export.curve import MAX_CURVE_POINTS
+from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives import create_objective
 from falqon_core.train.checkpoint import CurvePoint
 from falqon_core.train.checkpointer import Checkpointer
@@ -98,8 +99,9 @@ class Trainer:
             code = self._run_steps(meter, checkpointer, exporter)
         if code == ExitCode.STOPPED:
             return code
-        with self._group.barrier_or_raise():
-            if self._group.is_rank0:
+        self._reload_best()
+        with self._group.rank0_alone() as is_alone:
+            if is_alone:
                 self._export(exporter)
         self._send(self._finished(meter))
         return code
@@ -183,7 +185,8 @@ class Trainer:
     def _take_merged_model(self) -> PreTrainedModel:
         """Return the model to export; the trained one is not kept beside it."""
         state = self.state
-        best = best_checkpoint(self._output, state.progress)
+        is_sharded = self._group.is_sharded
+        best = None if is_sharded else best_checkpoint(self._output, state.progress)
         if best is None:
             state.method.merge(state.model)
             model = state.release_model()
@@ -194,6 +197,18 @@ class Trainer:
             state.progress.metrics = dict(best.progress.metrics)
         self._evaluate_as_served(model)
         return model
+
+    def _reload_best(self) -> None:
+        """Take a sharded model to the checkpoint that early stopping selects: no rank could load it
+        alone.
+        """
+        with self._group.barrier_or_raise():
+            pass  # The first rank has written it by now.
+        method = self.state.method
+        if self._group.is_sharded and isinstance(method, Falqon):
+            best = best_checkpoint(self._output, self.state.progress)
+            if best is not None:
+                method.reload(best.method)
 
     def _evaluate_as_served(self, model: PreTrainedModel) -> None:
         """Send the validation losses of the merged `model` beside that of the trained one."""

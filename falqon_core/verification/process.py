@@ -75,7 +75,8 @@ def certify(base: CertifiedBase, data: Data, request: CertifyRequest) -> Certifi
     torch.set_num_threads(request.training.num_threads)
     device = torch.device(request.device)
     reference = load_reference(request.reference_outputs)
-    checks, canary = compare(request.folder, reference, device, has_known_bounds(device))
+    reloaded_on = device_for_reload(request.folder, device)
+    checks, canary = compare(request.folder, reference, reloaded_on, has_known_bounds(device))
     return Certificate(
         checks=checks,
         held_out=reference.summary.held_out,
@@ -91,6 +92,18 @@ def certify(base: CertifiedBase, data: Data, request: CertifyRequest) -> Certifi
         ),
         files=hash_files(request.folder),
     )
+
+
+def device_for_reload(folder: Path, device: torch.device) -> torch.device:
+    """Return `device`, or the CPU if a card does not hold the model of `folder` once its codes are
+    dequantized to bf16.
+    """
+    if device.type == "cuda":
+        # Codes become twice as large; embeddings, which do not, are counted so as well.
+        needed = 2 * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        if needed > torch.cuda.mem_get_info(device)[0]:
+            return torch.device("cpu")
+    return device
 
 
 def _describe_software() -> Software:

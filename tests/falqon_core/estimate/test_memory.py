@@ -12,12 +12,13 @@ from falqon_core.estimate.memory import (
     HOST_BLOCK_BYTES,
     MAX_AUTOMATIC_MICROBATCH_TOKENS,
     MICROBATCH_STEP_TOKENS,
-    fit_recipe,
     host_base_bytes,
     largest_fitting,
     largest_microbatch_tokens,
+    plan_memory,
     training_memory_bytes,
 )
+from falqon_core.estimate.placement import WHOLE, Placement
 from falqon_core.estimate.step_seconds import num_passes, step_seconds
 from tests.falqon_core.estimate.test_estimate import SEVEN_B, SMALL
 
@@ -33,6 +34,15 @@ PUBLISHED: dict[str, Any] = {"rank": 64, "batch_size": 16, "max_seq_length": 528
 
 def recipe(**arguments: Any) -> Recipe:
     return Recipe(**arguments).resolved(100)
+
+
+def fit_recipe(
+    dimensions: ModelDimensions, resolved: Recipe, num_bytes: float, device_is_cpu: bool
+) -> Recipe | None:
+    """Return the recipe of a plan that leaves everything on the device."""
+    plan = plan_memory(dimensions, resolved, num_bytes, device_is_cpu)
+    assert plan is None or plan.placement == WHOLE
+    return plan.recipe if plan else None
 
 
 def needs(resolved: Recipe, is_cpu: bool = True) -> int:
@@ -168,7 +178,7 @@ def test_the_base_on_a_gpu_has_eight_bits_and_moves_to_the_host_when_memory_is_s
 
 def test_another_place_of_the_base_is_tried_before_anything_smaller() -> None:
     chosen = recipe(base_copy="device", microbatch_tokens=2048, activation_checkpointing=True)
-    num_bytes = needs(chosen, is_cpu=False) - 1
+    num_bytes = training_memory_bytes(SMALL, chosen, False, Placement(offloads=True)) - 1
 
     assert fit_recipe(SMALL, chosen, num_bytes, False) is None
     largest = largest_fitting(SMALL, chosen, num_bytes, False)

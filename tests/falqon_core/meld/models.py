@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from falqon_core.meld.packed_weight import Fp8Weight, PackedWeight
+from falqon_core.meld.row_shard import RowShard
 from falqon_core.ops import attention
 
 # 40 and 56 are no multiples of 16.
@@ -52,11 +53,13 @@ EIGHT_TOKENS = GenerationConfig(
 )
 
 
-def fp8_weight(sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool) -> PackedWeight:
+def fp8_weight(
+    sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool, shard: RowShard
+) -> PackedWeight:
     """Stands in for `linear.new_packed_weight`: the storage of an FP8 GPU, whose operators run as
     oracles on a CPU.
     """
-    return Fp8Weight(sizes, like.shape[1], rank, like.device, fp8=True)
+    return Fp8Weight(sizes, like.shape[1], rank, like.device, fp8=True, shard=shard)
 
 
 def tiny_model(

@@ -217,7 +217,7 @@ def test_codes_that_are_dequantized_are_not_fused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(
         linear,
         "new_packed_weight",
-        lambda sizes, rank, like, _: Fp8Weight(sizes, like.shape[1], rank, like.device, fp8=False),
+        lambda sizes, rank, like, *_: Fp8Weight(sizes, like.shape[1], rank, like.device, fp8=False),
     )
     model = tiny_model("llama", **ALIGNED)
     melded(model)

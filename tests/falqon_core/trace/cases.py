@@ -11,7 +11,7 @@ from falqon_core.bench.steps import StepSetup, workloads
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import GPU_ROW_MULTIPLE, Microbatch, microbatches
 from falqon_core.data.sequences import Item, Pair
-from falqon_core.estimate.memory import fit_recipe, training_memory_bytes
+from falqon_core.estimate.memory import plan_memory, training_memory_bytes
 from falqon_core.train.memory import usable_bytes
 from tests.falqon_core.trace.step import StepTrace, trace_step
 
@@ -124,9 +124,9 @@ def planned_recipe(card: str, **options: Any) -> Recipe:
     """Return what a training plans on an empty card for the published step of Llama-7B."""
     open_fields = dict.fromkeys(("microbatch_tokens", "activation_checkpointing", "base_copy"))
     recipe = Case(options=options).recipe.model_copy(update=open_fields)
-    fitted = fit_recipe(dimensions_of(llama_7b()), recipe, usable_on(card), device_is_cpu=False)
-    assert fitted is not None, card
-    return fitted
+    plan = plan_memory(dimensions_of(llama_7b()), recipe, usable_on(card), device_is_cpu=False)
+    assert plan is not None, card
+    return plan.recipe
 
 
 def _planned(card: str, packed: bool = False, **options: Any) -> Case:

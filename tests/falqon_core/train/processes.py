@@ -117,9 +117,11 @@ def children(process_id: int) -> list[int]:
 
 
 @contextmanager
-def ranks(configs: Sequence[Path], output: Path) -> Iterator[tuple[Running, list[Fork]]]:
+def ranks(
+    configs: Sequence[Path], output: Path, prepare: Sequence[Callable[[], None]] = ()
+) -> Iterator[tuple[Running, list[Fork]]]:
     """The first rank and the others, one per configuration, all with one command line and the
-    environment that torchrun gives.
+    environment that torchrun gives. Each calls its own of `prepare` first, where there is one.
 
     As under torchrun the store belongs to whoever starts them. Only the first inherits the pipe.
     """
@@ -139,6 +141,7 @@ def ranks(configs: Sequence[Path], output: Path) -> Iterator[tuple[Running, list
                 _run,
                 command(config, output),
                 inherited if rank == 0 else None,
+                prepare[rank] if prepare else None,
                 environment=environment,
                 output=log,
             )
@@ -154,7 +157,13 @@ def ranks(configs: Sequence[Path], output: Path) -> Iterator[tuple[Running, list
         running.pipe.close()
 
 
-def _run(arguments: list[str], messages: Connection | None) -> None:
+def _run(
+    arguments: list[str],
+    messages: Connection | None,
+    prepare: Callable[[], None] | None = None,
+) -> None:
+    if prepare is not None:
+        prepare()
     warnings.simplefilter("error")  # as `PYTHONWARNINGS` does for a process that is started anew
     with patch(here.NAME, here.SUBPROCESS):
         app([*arguments, "--message-fd", str(messages.fileno() if messages else NOT_INHERITED)])

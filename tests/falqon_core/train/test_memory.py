@@ -157,14 +157,14 @@ def test_available_memory_heeds_the_control_group(
 def test_placement_uses_the_available_memory(tiny_folder: Path) -> None:
     dimensions = load_dimensions(tiny_folder)
     recipe = Recipe(max_seq_length=512, rank=8).resolved(100)
-    ample = fit_to_memory(recipe, dimensions, CPU, 2**40)
+    ample = fit_to_memory(recipe, dimensions, CPU, 2**40).recipe
     assert (ample.microbatch_tokens, ample.activation_checkpointing) == (4096, False)
     fixed = fit_to_memory(
         recipe.model_copy(update={"microbatch_tokens": 8192, "activation_checkpointing": True}),
         dimensions,
         CPU,
         2**40,
-    )
+    ).recipe
     assert (fixed.microbatch_tokens, fixed.activation_checkpointing) == (8192, True)
     with pytest.raises(
         OutOfMemory, match="no configuration of this model fits, one of about 0 million parameters"

@@ -2,6 +2,7 @@
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_a_base_stays_what_it_was_when_the_training_began(chosen: str) -> None:
 
     again = recipe_fit_to_memory(resolved, before, TINY, torch.device("cpu"), ProcessGroup())
 
-    assert again == before.recipe
+    assert again.recipe == before.recipe
 
 
 def progress_on(card: str | None, recipe: Recipe) -> Progress:
@@ -95,7 +96,8 @@ def test_another_card_gets_a_plan_of_its_own_and_says_so() -> None:
     before = progress_on("NVIDIA H100 80GB HBM3", resolved.model_copy(update=fitted))
     warnings: list[str] = []
     cpu = torch.device("cpu")
-    again = recipe_fit_to_memory(resolved, before, TINY, cpu, ProcessGroup(), warnings.append)
+    plan = recipe_fit_to_memory(resolved, before, TINY, cpu, ProcessGroup(), warnings.append)
+    again = plan.recipe
     assert again.base_copy == "int8"
     assert again.microbatch_tokens is not None
     assert again.microbatch_tokens > 65
@@ -110,21 +112,35 @@ def test_another_card_gets_a_plan_of_its_own_and_says_so() -> None:
         check_same_training(before, progress_on("cpu", other), warnings.append)
 
 
+LONG = {"max_seq_length": 65536, "microbatch_tokens": 65536, "activation_checkpointing": True}
+LONG_ON_HOST = LONG | {"rank": 8, "base_copy": "none", "a_init": "orthonormal"}
+
+
 @pytest.mark.parametrize("is_continued", [False, True])
-def test_a_base_that_host_memory_does_not_hold_is_refused(
-    is_continued: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("options", "refusal"),
+    [
+        ({"max_seq_length": 64, "base_copy": "host"}, "base_copy: .* needs 12.06 GiB of host"),
+        (LONG_ON_HOST, "max_seq_length: .* need 15.50 GiB of host memory beside 0.00 GiB"),
+    ],
+)
+def test_needs_that_host_memory_does_not_hold_are_refused(
+    options: dict[str, Any],
+    refusal: str,
+    is_continued: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """A base, and inputs of layers that are offloaded."""
     gib = 2**30
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (24 * gib, 24 * gib))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (32 * gib, 32 * gib))
     monkeypatch.setattr(host_memory, "CGROUPS", tmp_path)
     (tmp_path / "memory.max").write_text(f"{10 * gib}\n")
     (tmp_path / "memory.current").write_text("0\n")
     (tmp_path / "memory.stat").write_text("inactive_file 0\n")
-    recipe = Recipe(max_seq_length=64, base_copy="host").resolved(100)
+    recipe = Recipe.model_validate(options).resolved(100)
     before = Progress(recipe=recipe, num_records=1, num_tokens=1, num_threads=1)
-    with pytest.raises(
-        OutOfMemory, match=r"needs 12\.06 GiB of host memory, and \d\.\d\d GiB can be used"
-    ):
+    with pytest.raises(OutOfMemory, match=refusal + r".* \d\.\d\d GiB can be used"):
         recipe_fit_to_memory(
             recipe,
             before if is_continued else None,

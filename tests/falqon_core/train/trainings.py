@@ -1,8 +1,12 @@
 """Trainings in this process, the messages that they send and the files that they leave."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.messages import ExitCode, StepMetrics, TrainerMessage
@@ -39,6 +43,17 @@ def train(
         return len(of(StepMetrics, messages)) == stop_after
 
     return Trainer(config, output, send, stop).run(), messages
+
+
+def resize(model: Path, folder: Path, num_layers: int, **sizes: int) -> Path:
+    """Write a model like `model`, of other sizes and random weights, to `folder`, and return it."""
+    shutil.copytree(model, folder)
+    config = AutoConfig.from_pretrained(folder)
+    for name, size in {"num_hidden_layers": num_layers, **sizes}.items():
+        setattr(config, name, size)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    return folder
 
 
 def of(kind: type[Any], messages: list[Any]) -> list[Any]:

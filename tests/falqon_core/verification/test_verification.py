@@ -30,6 +30,7 @@ from falqon_core.train.model import load_tokenizer
 from falqon_core.verification.capture import capture_reference
 from falqon_core.verification.client import VerifierProcess
 from falqon_core.verification.compare import compare, has_known_bounds
+from falqon_core.verification.process import device_for_reload
 from falqon_core.verification.reference import (
     ReferenceOutputs,
     ReferenceRow,
@@ -338,3 +339,12 @@ def test_a_process_that_is_killed_says_nothing_of_the_model(trained: Trained) ->
         )
     assert caught.value.code == "internal_error"
     verifier.close()
+
+
+def test_a_card_that_does_not_hold_the_reloaded_model_leaves_it_to_the_cpu(
+    trained: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = sum(path.stat().st_size for path in trained.folder.glob("*.safetensors"))
+    for free, expected in ((2 * size, "cuda"), (2 * size - 1, "cpu")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, free))
+        assert device_for_reload(trained.folder, torch.device("cuda")).type == expected
