@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import LinearGroup, ModelDimensions
 
@@ -89,7 +90,7 @@ def step_seconds(
     rows = tokens / passes
     weights = dimensions.num_linear_parameters
     is_melded = recipe.method == "falqon"
-    fp8 = is_melded or recipe.method == "fp8_lora"
+    fp8 = METHOD_SPECS[recipe.method].has_fp8_products
     size = adapter_size(dimensions, recipe)
     num_a = size.frozen_a + size.trained_a
     # Forward, grad_input, and forward again where activations are computed again.
