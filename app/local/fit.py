@@ -69,7 +69,8 @@ def _this_machine() -> "Card":
     """Return the device of this machine, a CPU with the memory that is free now."""
     from app.base.settings import load_settings
     from app.estimates.service import device_of
-    from falqon_core.estimate.fit import GIB, Card
+    from falqon_core.estimate.estimate import GIB
+    from falqon_core.estimate.fit import Card
     from falqon_core.estimate.host_memory import available_host_bytes
 
     device, num_devices = device_of(load_settings())
