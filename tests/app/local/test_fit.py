@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 
 from typer.testing import CliRunner
@@ -10,6 +11,7 @@ from app.cli import app
 from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.fit import CARDS
 from falqon_core.estimate.published import PUBLISHED_MODELS
+from tests.support.backend import ROOT
 from tests.support.terminal import Terminal
 
 NUM_COLUMNS = 80
@@ -29,6 +31,14 @@ def test_a_large_model_fits_the_large_card_only() -> None:
     assert "-" not in cells["SmolLM2-135M"]
     assert cells["Llama-3.3-70B"][:-1] == ["-"] * 4
     assert "h $" in cells["Llama-3.3-70B"][-1] or "m $" in cells["Llama-3.3-70B"][-1]
+
+
+def test_the_readme_shows_the_table_of_today() -> None:
+    (text,) = re.findall(
+        r"^```text\n(model .*?)^```", (ROOT / "README.md").read_text(), re.M | re.S
+    )
+    shown = [re.split(r" {2,}", line) for line in text.splitlines()]
+    assert shown == [row[:-1] for row in lines_of()]
 
 
 def test_one_model_has_a_row_for_each_card_and_method() -> None:
