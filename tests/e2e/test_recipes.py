@@ -114,7 +114,7 @@ def test_the_commands_of_the_first_three_sentences_show_them(
     printed = run(recipe_service, tmp_path, job)
     for words in ("time  ", "cost  ", "above base"):
         assert words in printed, printed
-    (model,) = set(re.findall(r"ft:falqon-tiny:default:[0-9a-f]{8}", printed))
+    (model,) = set(re.findall(r"ft:falqon-tiny:default::[0-9a-f]{8}", printed))
     assert '"codes_and_scales"' in run(recipe_service, tmp_path, f"MODEL={model}\n{certificate}")
 
 
