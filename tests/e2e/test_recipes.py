@@ -57,7 +57,6 @@ def recipe_service(short_tmp: Path, tmp_path_factory: pytest.TempPathFactory) ->
         "FALQON_NUM_THREADS": "1",
         "FALQON_HEARTBEAT": "PT0.3S",
         "FALQON_POLL": "PT0.5S",
-        "FALQON_MODEL_ALIASES": json.dumps({"gpt-4o-mini-2024-07-18": "falqon-tiny"}),
     }
     if not is_release():
         settings["FALQON_TRAINER_COMMAND"] = json.dumps(

@@ -33,12 +33,17 @@ def test_a_large_model_fits_the_large_card_only() -> None:
     assert "h $" in cells["Llama-3.3-70B"][-1] or "m $" in cells["Llama-3.3-70B"][-1]
 
 
-def test_the_readme_shows_the_table_of_today() -> None:
-    (text,) = re.findall(
-        r"^```text\n(model .*?)^```", (ROOT / "README.md").read_text(), re.M | re.S
-    )
-    shown = [re.split(r" {2,}", line) for line in text.splitlines()]
-    assert shown == [row[:-1] for row in lines_of()]
+def table_of(page: str, head: str) -> list[list[str]]:
+    """Return the cells of the table in a page that begins with this word."""
+    text = (ROOT / page).read_text()
+    (table,) = re.findall(rf"^```text\n({head} .*?)^```", text, re.M | re.S)
+    return [re.split(r" {2,}", line) for line in table.splitlines()]
+
+
+def test_the_documents_show_the_figures_of_today() -> None:
+    assert table_of("README.md", "model") == [row[:-1] for row in lines_of()]
+    rows = lines_of("Qwen3-8B")
+    assert all(row in rows for row in table_of("docs/models.md", "card"))
 
 
 def test_one_model_has_a_row_for_each_card_and_method() -> None:
