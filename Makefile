@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Where nothing compiled may be kept, every process of the tests compiles what it imports of ours: 6 s each for those of pytest.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lock assets demo check test serve lint types unit format benchmark load serving fuzz chaos e2e fleet downloads tokenizers trace rehearse gpu image-check wheel wheel-check sbom clean
+.PHONY: help setup lock assets demo check test serve lint types unit format benchmark tour load serving fuzz chaos e2e fleet downloads tokenizers trace rehearse gpu image-check wheel wheel-check sbom clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
@@ -17,6 +17,7 @@ help:
 	@echo "make test       set up and run every check"
 	@echo "make lock       pin every dependency again, within the ranges of pyproject.toml"
 	@echo "make serve      run the service in the foreground"
+	@echo "make tour       the moving picture of README, filmed from a running service (a few minutes, Chromium)"
 	@echo "make benchmark  training speed against PEFT LoRA on this machine"
 	@echo "make fuzz       50,000 made-up requests over both databases and every role, against what /openapi.json says"
 	@echo "make chaos      the faults that a release has to survive, on both databases (hours)"
@@ -106,6 +107,9 @@ format: setup
 
 benchmark: setup $(SMOLLM2)
 	python -m benchmarks.cpu_training --model $(SMOLLM2)
+
+tour: setup
+	python -m tests.browser.tour
 
 fuzz: setup
 	python -m tests.fuzz --requests 50000

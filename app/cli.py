@@ -9,8 +9,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from app.client import models
 from app.client import root as client
 from app.local import admin
+from app.local.fit import fit
 
 PANEL = "Run a service on this machine"
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65_535)]
@@ -51,6 +53,7 @@ def _open_closed_streams() -> None:
 
 app = Commands(no_args_is_help=True, pretty_exceptions_enable=False)
 client.join(app)
+models.app.command("fit", epilog="Example: falqon models fit Qwen3-8B")(fit)
 app.add_typer(admin.app, name="admin", rich_help_panel=PANEL)
 
 

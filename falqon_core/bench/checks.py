@@ -26,7 +26,12 @@ from falqon_core.contract.diagnosis import Check, Measurement, Skipped
 from falqon_core.contract.model_folder import read_config
 from falqon_core.estimate.cards import FP8_CAPABILITY
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.estimate.memory import largest_fitting, plan_memory, training_memory_bytes
+from falqon_core.estimate.memory import (
+    largest_fitting,
+    plan_memory,
+    training_memory_bytes,
+    usable_bytes,
+)
 from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives.supervised import Supervised
 from falqon_core.ops.attention import falqon_attention
@@ -36,7 +41,7 @@ from falqon_core.ops.samples import sqnr_db
 from falqon_core.ops.scaled_mm import ALIGNMENT, GEMMS, gemm_for, has_fp8_gemm, scaled_mm
 from falqon_core.ops.self_check import MIN_SQNR_DB
 from falqon_core.train.gpu_needs import describe_faults
-from falqon_core.train.memory import available_bytes, usable_bytes
+from falqon_core.train.memory import available_bytes
 from falqon_core.train.optimizer import Optimizer
 from falqon_core.train.step import StepBatch, train_step
 

@@ -38,11 +38,11 @@ from falqon_core.contract.errors import is_allocation_failure
 from falqon_core.data.loader import GPU_ROW_MULTIPLE, Microbatch, microbatches
 from falqon_core.data.sequences import TokenSequence
 from falqon_core.estimate.estimate import training_flops
-from falqon_core.estimate.memory import plan_memory
+from falqon_core.estimate.memory import plan_memory, usable_bytes
 from falqon_core.methods import Trainable
 from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives.supervised import Supervised
-from falqon_core.train.memory import available_bytes, usable_bytes
+from falqon_core.train.memory import available_bytes
 from falqon_core.train.optimizer import Optimizer
 from falqon_core.train.step import StepBatch, StepResult, train_step
 

@@ -19,6 +19,7 @@ Moments = Literal["fp32", "fp8"]
 class MethodSpec:
     """`base_bytes`: of a frozen weight while it trains; `state_bytes`: of a trained parameter with
     its gradient and moments. `keeps_inputs`: those of linears whose A trains are kept for backward.
+    `has_fp8_products`: on cards with FP8; other methods multiply in bf16 there.
     `options`: fields of a recipe that not all methods have, and this one has. `learning_rate`: the
     automatic one of supervised training. `moments`: what those of the optimizer are rounded to.
     `packages`: what a worker has to have installed beyond what every worker has.
@@ -31,6 +32,7 @@ class MethodSpec:
     learning_rate: float
     state_bytes: int = 16
     keeps_inputs: bool = True
+    has_fp8_products: bool = False
     moments: Moments = "fp32"
     options: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
@@ -43,6 +45,7 @@ METHOD_SPECS: dict[MethodName, MethodSpec] = {
         summary="the adapter is melded into FP8 weights, which are rounded anew at each step",
         base_bytes=1.0,
         learning_rate=5e-4,
+        has_fp8_products=True,
         options=(
             "update_rule",
             "a_init",
@@ -90,6 +93,7 @@ METHOD_SPECS: dict[MethodName, MethodSpec] = {
         summary="adapters beside weights that are cast to FP8 for every product",
         base_bytes=2.0,
         learning_rate=2e-3,
+        has_fp8_products=True,
         options=("adapters_fp8",),
     ),
     "fp6_lora": MethodSpec(

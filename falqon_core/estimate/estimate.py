@@ -18,11 +18,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.figures import Dollars, Measure, Seconds
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.calibration import Calibration
 from falqon_core.estimate.devices import DeviceSpec
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.estimate.memory import MemoryPlan, plan_memory, training_memory_bytes
+from falqon_core.estimate.memory import (
+    MemoryPlan,
+    plan_memory,
+    training_memory_bytes,
+    usable_bytes,
+)
 from falqon_core.estimate.prices import Price, default_price, dollars
 from falqon_core.estimate.throughput import Throughput
 
@@ -36,6 +42,8 @@ UNCOUNTED_FACTOR = 1.2
 
 GIB = 2**30
 ROOFLINE_EFFICIENCY = {"cpu": 0.45, "gpu": 0.40}
+# Cards with FP8 multiply bf16 at this share of their peak, by the vendors' data sheets.
+BF16_SHARE = 0.5
 # Low and high as multiples of the expected seconds: a roofline gives no more than that.
 ROOFLINE_BAND = (0.6, 2.5)
 # The same if the peak itself is assumed from the card's capability.
@@ -256,10 +264,11 @@ def estimate(
             flops += forward_flops(dimensions, recipe, min(tokens, tokens_per_epoch))
         is_shared = device.name == "cpu" or num_devices <= recipe.batch_size
         busy = num_devices if is_shared else recipe.batch_size
-        speed = _roofline_speed(flops, steps, dimensions, device, busy, calibration)
+        peak = _with_peak_of_method(device, recipe)
+        speed = _roofline_speed(flops, steps, dimensions, peak, busy, calibration)
     is_cpu = device.name == "cpu"
     dimensions = dimensions.model_copy(update={"has_fp8": device.has_fp8})
-    device_bytes = math.inf if device.memory_gib is None else device.memory_gib * GIB
+    device_bytes = math.inf if device.memory_gib is None else usable_bytes(device.memory_gib * GIB)
     num_processes = 1 if is_cpu else num_devices
     fitting = plan_memory(dimensions, recipe, device_bytes, is_cpu, num_processes)
     fits = None if device.memory_gib is None else fitting is not None
@@ -321,6 +330,13 @@ def _measured_speed(throughput: Throughput, tokens: int, tokens_basis: TokensBas
         n=throughput.n,
         explanation=f"median of {throughput.n} finished {attempts} of this installation",
     )
+
+
+def _with_peak_of_method(device: DeviceSpec, recipe: Recipe) -> DeviceSpec:
+    is_fp8_card = device.name != "cpu" and device.has_fp8
+    if not is_fp8_card or METHOD_SPECS[recipe.method].has_fp8_products:
+        return device
+    return device.model_copy(update={"tflops": device.tflops * BF16_SHARE})
 
 
 def _roofline_speed(

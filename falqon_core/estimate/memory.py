@@ -59,9 +59,19 @@ GPU_BASE_BYTES: dict[BaseCopy | None, int] = {"device": 2, "int8": 1, "host": 0,
 HOST_BLOCK_BYTES = 32 * 2**20
 # Choices for an open base copy; of equally fast ones the first is taken.
 GPU_BASE_COPIES: tuple[BaseCopy, ...] = ("int8", "host")
+# The share of free memory that the estimate may fill; the rest is for uncounted parts: libraries'
+# own buffers, and blocks that allocators round up and cannot join again (60 MiB on a CPU even for
+# the smallest model).
+USABLE_SHARE = 0.9
+RESERVED_BYTES = 64 * 2**20
 # The smallest configuration that `largest_fitting` names.
 SHORTEST_SEQUENCE_TOKENS = 64
 LOWEST_RANK = 8
+
+
+def usable_bytes(available: float) -> float:
+    """Return the part of `available` bytes that a training may be planned to need."""
+    return max(0.0, USABLE_SHARE * available - RESERVED_BYTES)
 
 
 @dataclass(frozen=True, slots=True)

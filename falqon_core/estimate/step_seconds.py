@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import LinearGroup, ModelDimensions
 from falqon_core.estimate.placement import WHOLE, Placement, offloaded_bytes, wire_bytes
@@ -123,7 +124,7 @@ def _computing_seconds(dimensions: ModelDimensions, recipe: Recipe, rates: CardR
     rows = tokens / passes
     weights = dimensions.num_linear_parameters
     is_melded = recipe.method == "falqon"
-    fp8 = is_melded or recipe.method == "fp8_lora"
+    fp8 = METHOD_SPECS[recipe.method].has_fp8_products
     size = adapter_size(dimensions, recipe)
     num_a = size.frozen_a + size.trained_a
     products = _num_products(recipe)

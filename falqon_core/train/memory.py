@@ -24,16 +24,11 @@ from falqon_core.estimate.memory import (
     plan_memory,
     training_memory_bytes,
     untouched_memory_bytes,
+    usable_bytes,
 )
 
 T = TypeVar("T")
 GIB = 2**30
-MIB = 2**20
-# The share of free memory that the estimate may fill; the rest is for uncounted parts: libraries'
-# own buffers, and blocks that allocators round up and cannot join again (60 MiB on a CPU even for
-# the smallest model).
-USABLE_SHARE = 0.9
-RESERVED_BYTES = 64 * MIB
 
 
 def available_bytes(device: torch.device) -> int:
@@ -41,11 +36,6 @@ def available_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return available_host_bytes()
-
-
-def usable_bytes(available: int) -> float:
-    """Return the part of `available` bytes that a training may be planned to need."""
-    return max(0.0, USABLE_SHARE * available - RESERVED_BYTES)
 
 
 def fit_to_memory(

@@ -97,6 +97,7 @@ def test_one_changed_line_is_enough_for_every_release_of_the_client(
     """The code of README.md up to where it waits, in a checkout's place."""
     (code,) = re.findall(r"^```python\n(.*?)^while ", README, re.M | re.S)
     code = code.replace("http://127.0.0.1:8000", service.url)
+    code = code.replace("smollm2-135m-instruct", "falqon-tiny")
     (tmp_path / "demo").symlink_to(ROOT / "demo")
     environment = os.environ | {"FALQON_API_KEY": KEY}
     job_ids = []

@@ -11,8 +11,7 @@ from falqon_core.bench.steps import StepSetup, workloads
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import GPU_ROW_MULTIPLE, Microbatch, microbatches
 from falqon_core.data.sequences import Item, Pair
-from falqon_core.estimate.memory import plan_memory, training_memory_bytes
-from falqon_core.train.memory import usable_bytes
+from falqon_core.estimate.memory import plan_memory, training_memory_bytes, usable_bytes
 from tests.falqon_core.trace.step import StepTrace, trace_step
 
 MODES: Mapping[str, dict[str, Any]] = {
