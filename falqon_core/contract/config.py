@@ -175,12 +175,13 @@ class Recipe(RecipeOptions):
     ) -> "Recipe":
         """Return the recipe with every "auto" that decides steps or rates made a number.
 
-        `width` is the hidden size of the model. `num_records` are all of the training file, and `num_examples` the sequences that they
-        become where texts are long. What depends on the memory of a device (`microbatch_tokens`,
-        `activation_checkpointing`, `base_copy`) stays open; `estimate.memory` decides it. Batch
-        size follows 0.2 % of what is trained on, between 4 and 16. An explicit `learning_rate`
-        is absolute, so `learning_rate_multiplier` scales the automatic one only. Nothing is
-        validated again: every automatic value but a multiplied rate is valid in any valid recipe.
+        `width` is the hidden size of the model. `num_records` are all of the training file, and
+        `num_examples` the sequences that they become where texts are long. What depends on the
+        memory of a device (`microbatch_tokens`, `activation_checkpointing`, `base_copy`) stays
+        open; `estimate.memory` decides it. Batch size follows 0.2 % of what is trained on, between
+        4 and 16. An explicit `learning_rate` is absolute, so `learning_rate_multiplier` scales the
+        automatic one only. Nothing is validated again: every automatic value but a multiplied rate
+        is valid in any valid recipe.
         """
         held_out = self.with_fraction(num_records, has_validation_file)
         num_trained = max(1, num_records - held_out.num_held_out(num_records))
