@@ -42,8 +42,8 @@ class HyperparametersObject(BaseModel):
             assert recipe.batch_size is not None
             assert recipe.learning_rate is not None
             # Jobs from before rates followed the width have no automatic one in their estimate.
-            automatic = job.estimate and job.estimate.automatic_rate
-            multiplier = recipe.learning_rate / (automatic or recipe.automatic_rate()).value
+            stored = job.estimate.automatic_rate if job.estimate is not None else None
+            multiplier = recipe.learning_rate / (stored or recipe.automatic_rate()).value
             return cls(
                 n_epochs=recipe.num_epochs,
                 batch_size=recipe.batch_size,
