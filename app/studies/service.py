@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from app.aliases import service as aliases
 from app.auth import audit
 from app.auth.caller import Caller
 from app.base.errors import IllegalState, NotFound
@@ -119,7 +120,8 @@ def create_once(
     if before is not None:
         assert before.study_id is not None
         return get(session, project_id, before.study_id)
-    base, _ = base_of(session, project_id, settings.model_named(request.model), lock=False)
+    model = aliases.resolve(session, project_id, request.model)
+    base, _ = base_of(session, project_id, model, lock=False)
     requests = job_requests(request, estimates.width_of(base))
     job_ids = [first_id, *(new_id("ftjob-") for _ in requests[1:])]
     study = Study(id=new_id(ID_PREFIX), project_id=project_id, requested=request)
