@@ -57,7 +57,7 @@ def ours(model: Path, recipe: Recipe, first: list[Microbatch]) -> Step:
     parameters = list(method.parameters().values())
     optimizer = torch.optim.AdamW(
         parameters,
-        lr=recipe.learning_rate or recipe.default_learning_rate,
+        lr=recipe.learning_rate or recipe.automatic_rate().value,
         weight_decay=0.0,
         fused=True,
     )

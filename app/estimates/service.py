@@ -231,12 +231,14 @@ def amount_of_file(report: FileReport, recipe: Recipe, counted: EpochAmount | No
     return amount._replace(num_examples=max(amount.num_examples, report.num_records))
 
 
+def width_of(model: Model) -> int:
+    """Return the hidden size of a base model. Raises `InvalidRequest`."""
+    return _dimensions(model.config).hidden_size
+
+
 def check_fits_model(config: JsonObject, recipe: Recipe) -> None:
     """Check that the trainer accepts the recipe on this base model. Raises `InvalidRequest`."""
-    try:
-        shapes = ModelDimensions.from_config(config).linear_shapes
-    except (ModelError, ValidationError) as error:
-        raise InvalidRequest(f"model: {error}", param="model", code="model_refused") from None
+    shapes = _dimensions(config).linear_shapes
     unknown = sorted(set(recipe.target_modules or ()) - set(shapes))
     if unknown:
         raise InvalidRequest(
@@ -255,3 +257,10 @@ def check_fits_model(config: JsonObject, recipe: Recipe) -> None:
     group_size = recipe.resolved(num_records=1).group_size
     if group_size and (refusal := group_size_refusal(group_size, inputs)):
         raise InvalidRequest(f"falqon.group_size: {refusal}", param="falqon.group_size")
+
+
+def _dimensions(config: JsonObject) -> ModelDimensions:
+    try:
+        return ModelDimensions.from_config(config)
+    except (ModelError, ValidationError) as error:
+        raise InvalidRequest(f"model: {error}", param="model", code="model_refused") from None

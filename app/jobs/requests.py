@@ -46,13 +46,16 @@ class RequestedRecipe:
     def resolved(
         self,
         num_records: int,
+        width: int,
         *,
         num_examples: int | None = None,
         has_validation_file: bool = False,
     ) -> Recipe:
+        """Resolve it for a model of hidden size `width`."""
         return self.recipe.resolved(
             num_records,
             self.learning_rate_multiplier,
+            width,
             num_examples=num_examples,
             has_validation_file=has_validation_file,
         )
@@ -84,7 +87,8 @@ def resolve_recipe(request: JobRequest) -> RequestedRecipe:
     except ValidationError as error:
         raise _impossible(error) from None
     try:
-        _LEARNING_RATE.validate_python(recipe.default_learning_rate * multiplier)
+        # The rate of no model is higher than that at the width of the measurements.
+        _LEARNING_RATE.validate_python(recipe.automatic_rate().value * multiplier)
     except ValidationError as error:
         raise _impossible(error, "learning_rate_multiplier") from None
     return RequestedRecipe(recipe, multiplier)

@@ -83,6 +83,7 @@ def resolve_job(
     amount = exact_amount(session, plan.training.id, plan.model.id, requested)
     recipe = plan.requested.resolved(
         report.num_records,
+        estimates.width_of(plan.model),
         num_examples=estimates.amount_of_file(report, requested, amount).num_examples,
         has_validation_file=plan.validation is not None,
     )
@@ -110,7 +111,7 @@ def resolve_stated(
     target: estimates.TrainingTarget | None = None,
 ) -> ResolvedJob:
     """Resolve a job whose training file is not here yet, from its stated size."""
-    recipe = plan.requested.resolved(data.num_records)
+    recipe = plan.requested.resolved(data.num_records, estimates.width_of(plan.model))
     report = FileReport(num_records=data.num_records)
     amount = EpochAmount(data.num_records, data.num_tokens)
     return _estimate(session, settings, plan, recipe, report, amount, "stated", target)

@@ -41,7 +41,9 @@ class HyperparametersObject(BaseModel):
             assert recipe.num_epochs is not None
             assert recipe.batch_size is not None
             assert recipe.learning_rate is not None
-            multiplier = recipe.learning_rate / recipe.default_learning_rate
+            # Jobs from before rates followed the width have no automatic one in their estimate.
+            stored = job.estimate.automatic_rate if job.estimate is not None else None
+            multiplier = recipe.learning_rate / (stored or recipe.automatic_rate()).value
             return cls(
                 n_epochs=recipe.num_epochs,
                 batch_size=recipe.batch_size,

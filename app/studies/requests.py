@@ -12,9 +12,9 @@ from app.models.study_request import StudyRequest
 from falqon_core.contract.methods import MethodName, foreign_options
 
 
-def job_requests(request: StudyRequest) -> list[JobRequest]:
-    """Return the requests by method, rate and seed. Raises `InvalidRequest` for the first one
-    refused.
+def job_requests(request: StudyRequest, width: int) -> list[JobRequest]:
+    """Return the requests by method, rate and seed, for a base model of hidden size `width`. Raises
+    `InvalidRequest` for the first one refused.
     """
     options = {method: _options_of(method, request.falqon) for method in request.methods}
     used = {name for of_method in options.values() for name in of_method}
@@ -26,19 +26,21 @@ def job_requests(request: StudyRequest) -> list[JobRequest]:
     return [
         _job_request(request, method, with_rate, seed)
         for method in request.methods
-        for with_rate in _add_rates(request, method, options[method])
+        for with_rate in _add_rates(request, method, options[method], width)
         for seed in seeds
     ]
 
 
-def _add_rates(request: StudyRequest, method: MethodName, options: JsonObject) -> list[JsonObject]:
+def _add_rates(
+    request: StudyRequest, method: MethodName, options: JsonObject, width: int
+) -> list[JsonObject]:
     """Return the options once for each learning rate to try."""
     if method in request.learning_rates:
         options = options | {"learning_rate": request.learning_rates[method]}
     if request.rate_factors == [1.0]:
         return [options]
     recipe = read_recipe(_job_request(request, method, options, None)).recipe
-    rate = recipe.learning_rate or recipe.default_learning_rate
+    rate = recipe.learning_rate or recipe.automatic_rate(width).value
     return [
         options | {"learning_rate": float(f"{rate * factor:.6g}")}
         for factor in request.rate_factors

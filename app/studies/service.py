@@ -8,14 +8,17 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from app.aliases import service as aliases
 from app.auth import audit
 from app.auth.caller import Caller
 from app.base.errors import IllegalState, NotFound
 from app.base.ids import new_id
 from app.base.settings import Settings
+from app.estimates import service as estimates
 from app.http.pagination import Page, check_cursor
 from app.jobs import creation, idempotency, transitions
 from app.jobs import service as jobs
+from app.jobs.base_model import base_of
 from app.jobs.comparison import figures_of, recipe_of
 from app.jobs.requests import read_recipe
 from app.models import Job, JobStatus, Study
@@ -111,13 +114,16 @@ def create_once(
 ) -> Study:
     """Create a study with its jobs, or return the one that the same request has created before."""
     project_id = submission.caller.project_id
-    requests = job_requests(request)
-    job_ids = [new_id("ftjob-") for _ in requests]
     # The first job stands for all: they are written together.
-    before = idempotency.find_or_record(session, submission, job_ids[0])
+    first_id = new_id("ftjob-")
+    before = idempotency.find_or_record(session, submission, first_id)
     if before is not None:
         assert before.study_id is not None
         return get(session, project_id, before.study_id)
+    model = aliases.resolve(session, project_id, request.model)
+    base, _ = base_of(session, project_id, model, lock=False)
+    requests = job_requests(request, estimates.width_of(base))
+    job_ids = [first_id, *(new_id("ftjob-") for _ in requests[1:])]
     study = Study(id=new_id(ID_PREFIX), project_id=project_id, requested=request)
     session.add(study)
     session.flush()

@@ -202,8 +202,10 @@ def _path_of(param: str, trackers_in_fields: bool) -> list[str]:
     return [name, ".".join(within)] if within else [name]
 
 
-def values_of(job: Job) -> dict[str, str]:
-    """Fill in the form as it would have been for this job."""
+def values_of(job: Job, width: int) -> dict[str, str]:
+    """Fill in the form as it would have been for this job, whose base model has hidden size
+    `width`.
+    """
     request = job.requested
     resolved = read_recipe(request)
     fields: dict[str, Any] = {
@@ -220,7 +222,7 @@ def values_of(job: Job) -> dict[str, str]:
         if name in resolved.recipe.model_fields_set
     }
     if resolved.learning_rate_multiplier != 1.0:
-        recipe = job.recipe or resolved.resolved(num_records=1)
+        recipe = job.recipe or resolved.resolved(1, width)
         fields["learning_rate"] = recipe.learning_rate
     fields |= {name: getattr(request.falqon, name) for name in SERVICE}
     if fields["gpu"] == FalqonOptions.model_fields["gpu"].default:

@@ -20,6 +20,7 @@ from falqon_core.contract.automatic import (
     num_held_out,
 )
 from falqon_core.contract.methods import METHOD_SPECS, MethodName, foreign_options
+from falqon_core.contract.rates import MEASURED_WIDTH, AutomaticRate, rate_for_width
 from falqon_core.contract.recipe_options import AInit, RecipeOptions, UpdateRule
 
 ObjectiveName = Literal["supervised", "dpo"]
@@ -136,17 +137,15 @@ class Recipe(RecipeOptions):
         """Return the tokens of the longest record; one of objective "dpo" is two sequences."""
         return self.max_seq_length * (2 if self.objective == "dpo" else 1)
 
-    @property
-    def default_learning_rate(self) -> float:
-        """Return the automatic rate before the multiplier."""
-        rate = METHOD_SPECS[self.method].learning_rate
+    def automatic_rate(self, width: int = MEASURED_WIDTH) -> AutomaticRate:
+        """Return the automatic rate, before the multiplier, for a model of hidden size `width`."""
+        factor = DPO_LEARNING_RATE_FACTOR if self.objective == "dpo" else 1.0
         if self.update_rule == "topk":
-            rate = PUBLISHED_LEARNING_RATE
-        elif self.method == "falqon":
+            return AutomaticRate(value=PUBLISHED_LEARNING_RATE * factor, reason="as published")
+        rate = METHOD_SPECS[self.method].learning_rate
+        if self.method == "falqon":
             rate = ANCHORED_LEARNING_RATE[self.a_init or DEFAULT_A_INIT[self.update_rule]]
-        if self.objective == "dpo":
-            rate *= DPO_LEARNING_RATE_FACTOR
-        return rate
+        return rate_for_width(rate * factor, width)
 
     def with_fraction(self, num_records: int, has_validation_file: bool) -> "Recipe":
         """Return the recipe with a number for `validation_fraction`; `num_records` are all of the
@@ -169,18 +168,20 @@ class Recipe(RecipeOptions):
         self,
         num_records: int,
         learning_rate_multiplier: float = 1.0,
+        width: int = MEASURED_WIDTH,
         *,
         num_examples: int | None = None,
         has_validation_file: bool = False,
     ) -> "Recipe":
         """Return the recipe with every "auto" that decides steps or rates made a number.
 
-        `num_records` are all of the training file, and `num_examples` the sequences that they
-        become where texts are long. What depends on the memory of a device (`microbatch_tokens`,
-        `activation_checkpointing`, `base_copy`) stays open; `estimate.memory` decides it. Batch
-        size follows 0.2 % of what is trained on, between 4 and 16. An explicit `learning_rate`
-        is absolute, so `learning_rate_multiplier` scales the automatic one only. Nothing is
-        validated again: every automatic value but a multiplied rate is valid in any valid recipe.
+        `width` is the hidden size of the model. `num_records` are all of the training file, and
+        `num_examples` the sequences that they become where texts are long. What depends on the
+        memory of a device (`microbatch_tokens`, `activation_checkpointing`, `base_copy`) stays
+        open; `estimate.memory` decides it. Batch size follows 0.2 % of what is trained on, between
+        4 and 16. An explicit `learning_rate` is absolute, so `learning_rate_multiplier` scales the
+        automatic one only. Nothing is validated again: every automatic value but a multiplied rate
+        is valid in any valid recipe.
         """
         held_out = self.with_fraction(num_records, has_validation_file)
         num_trained = max(1, num_records - held_out.num_held_out(num_records))
@@ -190,7 +191,7 @@ class Recipe(RecipeOptions):
             "validation_fraction": held_out.validation_fraction,
             "num_epochs": automatic_epochs(num_trained, batch_size),
             "batch_size": batch_size,
-            "learning_rate": self.default_learning_rate * learning_rate_multiplier,
+            "learning_rate": self.automatic_rate(width).value * learning_rate_multiplier,
         }
         if self.objective == "dpo":
             auto["beta"] = DEFAULT_BETA

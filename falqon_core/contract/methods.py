@@ -21,8 +21,9 @@ class MethodSpec:
     its gradient and moments. `keeps_inputs`: those of linears whose A trains are kept for backward.
     `has_fp8_products`: on cards with FP8; other methods multiply in bf16 there.
     `options`: fields of a recipe that not all methods have, and this one has. `learning_rate`: the
-    automatic one of supervised training. `moments`: what those of the optimizer are rounded to.
-    `packages`: what a worker has to have installed beyond what every worker has.
+    automatic one of supervised training at the width of its measurement (rates.py). `moments`: what
+    those of the optimizer are rounded to. `packages`: what a worker has to have installed beyond
+    what every worker has.
     """
 
     title: str

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.figures import Dollars, Measure, Seconds
 from falqon_core.contract.methods import METHOD_SPECS
+from falqon_core.contract.rates import AutomaticRate
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.calibration import Calibration
 from falqon_core.estimate.devices import DeviceSpec
@@ -126,6 +127,7 @@ class Estimate(BaseModel):
     tokens_basis: TokensBasis
     explanation: str
     reason: str | None = None
+    automatic_rate: AutomaticRate | None = None  # learning rate that "auto" is for this model
     warnings: list[str] = []  # about the job, in sentences
     engine_note: Annotated[
         str | None,
@@ -295,6 +297,7 @@ def estimate(
         tokens_basis=tokens_basis,
         explanation=f"{speed.explanation}; {TOKENS_FROM[tokens_basis]}",
         reason="memory_exceeds_device" if fits is False else None,
+        automatic_rate=recipe.automatic_rate(dimensions.hidden_size),
     )
 
 

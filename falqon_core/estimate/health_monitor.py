@@ -41,8 +41,12 @@ class HealthMonitor:
         recipe: Recipe | None,
         findings: Sequence[HealthFinding] = (),
         first_loss: float | None = None,
+        automatic_rate: float | None = None,
     ) -> None:
-        """`first_loss`: mean of the first window in nats, None before it is known."""
+        """`first_loss`: mean of the first window in nats, None before it is known.
+        `automatic_rate`: that of the model; None: that at the width of the measurements.
+        """
+        self._automatic_rate = automatic_rate
         self.first_loss = first_loss
         self._recipe = recipe
         self._findings: dict[HealthCode, HealthFinding] = {each.code: each for each in findings}
@@ -71,7 +75,7 @@ class HealthMonitor:
         self._set("truncated", cut > MOST * total, message.start_step, total, cut)
         recipe = self._recipe
         if recipe is not None and recipe.learning_rate is not None:
-            automatic = recipe.default_learning_rate
+            automatic = self._automatic_rate or recipe.automatic_rate().value
             ratio = recipe.learning_rate / automatic
             is_far = not 1 / FAR_FACTOR < ratio < FAR_FACTOR
             self._set("rate", is_far, message.start_step, automatic, recipe.learning_rate)

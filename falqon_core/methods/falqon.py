@@ -1,6 +1,5 @@
 """FALQON: adapters melded into the FP8 backbone (method.md), by the protocol of `methods`."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -10,7 +9,6 @@ from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import LossNotFinite
-from falqon_core.contract.recipe_options import AInit
 from falqon_core.data.loader import Microbatch
 from falqon_core.meld.convert import convert_to_melded, swap_blocks, target_linears
 from falqon_core.meld.init import gradient_sketches
@@ -27,7 +25,6 @@ from falqon_core.objectives import create_objective
 # Along the gradient alone: a random A at 8 times its rate of 1e-3 learned less than a frozen one,
 # 1.01 against 0.94 of training loss after 30 steps.
 A_RELATIVE_RATE = 8.0
-MEASURED_WIDTH = 576  # Width of the model of these measurements.
 
 
 class Falqon:
@@ -40,14 +37,12 @@ class Falqon:
         self.shards: ShardedLayers | None = None
         self.rule = update_rule(recipe)
         self.layers: dict[str, MeldedLinear] = {}
-        self.a_relative_rate = 1.0
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
         """Swap in the melded linears; with a_init "gradient" the microbatches give A's directions.
         Raises `ConfigError` where a target or the rank does not fit, and `LossNotFinite` where the
         base model's loss is not a number.
         """
-        self.a_relative_rate = a_relative_rate(model, self.recipe.a_init)
         swap_blocks(model)
         sketches = (
             self._sketch(model, first_microbatches) if self.recipe.a_init == "gradient" else None
@@ -58,7 +53,6 @@ class Falqon:
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
         """Swap in empty melded linears and fill each from its tensors in `state`."""
-        self.a_relative_rate = a_relative_rate(model, self.recipe.a_init)
         swap_blocks(model)
         with self._rows_change():
             # No A is chosen here: the checkpoint has the one that was trained.
@@ -84,7 +78,7 @@ class Falqon:
     def relative_rates(self) -> dict[str, float]:
         """Return the factor of the masters' rate; the deltas have the rate of the recipe."""
         masters = [name for name in self.parameters() if name.endswith(".a_master")]
-        return dict.fromkeys(masters, self.a_relative_rate)
+        return dict.fromkeys(masters, A_RELATIVE_RATE if self.recipe.a_init == "gradient" else 1.0)
 
     def maxima(self) -> Tensor | None:
         """Return None: every scale is that of a token or a row, which no other rank shares."""
@@ -170,13 +164,3 @@ class Falqon:
                     # Nothing trains yet: the pass only feeds the sketches' hooks.
                     loss.backward()
         return sketches
-
-
-def a_relative_rate(model: PreTrainedModel, a_init: AInit | None) -> float:
-    """Return the factor of A's learning rate: A's rows have norm 1, so a wider model's elements are
-    smaller by the root of its width, and a step is the same share of them.
-    """
-    if a_init != "gradient":
-        return 1.0
-    width = model.get_input_embeddings().embedding_dim
-    return A_RELATIVE_RATE * min(1.0, math.sqrt(MEASURED_WIDTH / width))

@@ -40,7 +40,7 @@ from falqon_core.train.choices import (
     measure_accuracy,
     read_questions,
 )
-from falqon_core.train.model import load_base_model, load_tokenizer
+from falqon_core.train.model import load_base_model, load_dimensions, load_tokenizer
 from falqon_core.train.speed import measure_speed
 
 MESSAGES_FILE = "messages.jsonl"
@@ -106,16 +106,17 @@ def compare(plan: ComparisonPlan, output: Path, tell: Callable[[str], None]) -> 
     questions = None
     if plan.questions is not None:
         questions = read_questions(plan.questions, plan.num_questions)
+    width = load_dimensions(plan.base.model).hidden_size
     rows = []
     best_runs = []
     for method in plan.methods:
-        rates = [factor * _automatic_rate(plan.base.recipe, method) for factor in plan.rate_factors]
+        automatic = recipe_of(plan.base.recipe, ComparisonRun(method, 1.0, 0)).automatic_rate(width)
+        rates = [factor * automatic.value for factor in plan.rate_factors]
         tried = [ComparisonRun(method, rate, plan.seeds[0]) for rate in rates]
-        figures = {run: _train_once(plan.base, run, output, tell) for run in tried}
+        figures = {run: _train_run(plan.base, run, output, tell) for run in tried}
         best = min(tried, key=lambda run: _loss(figures[run]))
         others = [
-            _train_once(plan.base, best._replace(seed=seed), output, tell)
-            for seed in plan.seeds[1:]
+            _train_run(plan.base, best._replace(seed=seed), output, tell) for seed in plan.seeds[1:]
         ]
         recipe = recipe_of(plan.base.recipe, best)
         row = combine(METHOD_SPECS[method].title, recipe, [figures[best], *others])
@@ -177,26 +178,30 @@ def figures_of(messages: Sequence[TrainerMessage], model: Path) -> TrainingFigur
     )
 
 
-def _train_once(
+def train_once(
+    config: TrainConfig, folder: Path, tell: Callable[[str], None]
+) -> list[TrainerMessage]:
+    """Return the messages of the training in `folder`, which is started or continued unless it has
+    ended. Raises `ConfigError` where it fails or is interrupted.
+    """
+    messages = _read(folder / MESSAGES_FILE)
+    if not any(isinstance(message, Finished) for message in messages):
+        tell(folder.name)
+        _train(config, folder)
+        messages = _read(folder / MESSAGES_FILE)
+    if failed := [message for message in messages if isinstance(message, Failed)]:
+        raise ConfigError(f"{folder.name}: {failed[-1].message}", failed[-1].param)
+    if not any(isinstance(message, Finished) for message in messages):
+        raise ConfigError(f"{folder.name}: the training ended early; the same command continues")
+    return messages
+
+
+def _train_run(
     base: TrainConfig, run: ComparisonRun, output: Path, tell: Callable[[str], None]
 ) -> TrainingFigures:
     folder = output / run.folder_name
-    messages = _read(folder / MESSAGES_FILE)
-    if not any(isinstance(message, Finished) for message in messages):
-        tell(run.folder_name)
-        _train(base.model_copy(update={"recipe": recipe_of(base.recipe, run)}), folder)
-        messages = _read(folder / MESSAGES_FILE)
-    if failed := [message for message in messages if isinstance(message, Failed)]:
-        raise ConfigError(f"{run.folder_name}: {failed[-1].message}", failed[-1].param)
-    if not any(isinstance(message, Finished) for message in messages):
-        raise ConfigError(
-            f"{run.folder_name}: the training ended early; the same command continues"
-        )
-    return figures_of(messages, model_folder(folder))
-
-
-def _automatic_rate(base: Recipe, method: MethodName) -> float:
-    return recipe_of(base, ComparisonRun(method, 1.0, 0)).default_learning_rate
+    config = base.model_copy(update={"recipe": recipe_of(base.recipe, run)})
+    return figures_of(train_once(config, folder, tell), model_folder(folder))
 
 
 def _base_error(base: TrainConfig, recipe: Recipe) -> float:

@@ -84,7 +84,7 @@ def set_up(
     data = load_data(config.model_copy(update={"recipe": recipe}), tokenizer, warn)
     for dataset in data.by_name().values():
         check_token_id(dataset.largest_token_id, dimensions.vocab_size, tokenizer)
-    resolved = _resolve(recipe, data, config.validation_file is not None)
+    resolved = _resolve(recipe, data, config.validation_file is not None, dimensions.hidden_size)
     plan = recipe_fit_to_memory(resolved, before, dimensions, device, group, warn)
     recipe = plan.recipe
     progress = Progress(
@@ -122,13 +122,14 @@ def set_up(
     return Setup(device, dimensions, tokenizer, data, guard, state)
 
 
-def _resolve(recipe: Recipe, data: Datasets, has_validation_file: bool) -> Recipe:
+def _resolve(recipe: Recipe, data: Datasets, has_validation_file: bool, width: int) -> Recipe:
     """Resolve `recipe` for the whole training file, of which `data` may hold some out."""
     parts = [data.train]
     if data.validation is not None and not has_validation_file:
         parts.append(data.validation)
     return recipe.resolved(
         sum(part.num_records for part in parts),
+        width=width,
         num_examples=sum(len(part.sequences) for part in parts),
         has_validation_file=has_validation_file,
     )

@@ -51,7 +51,13 @@ class AttemptProgress:
         self._step_timing = StepTiming(job.recipe)
         self._last: StepMetrics | None = None
         self._results = self._before.model_dump(include=RESULT_FIELDS, exclude_none=True)
-        self._health = HealthMonitor(job.recipe, self._before.health, self._before.first_loss)
+        automatic = job.estimate.automatic_rate if job.estimate else None
+        self._health = HealthMonitor(
+            job.recipe,
+            self._before.health,
+            self._before.first_loss,
+            automatic.value if automatic else None,
+        )
         self._tokens = 0
         self._heard_at = 0.0
 

@@ -34,6 +34,7 @@ def show_estimate(client: Client, estimate: Json) -> None:
             "cheapest device": _of_several(estimate, "cheapest_device"),
             "fastest device": _of_several(estimate, "fastest_device"),
             "place in the queue": place(estimate["queue"]) if estimate.get("queue") else "",
+            "learning rate": _rate(estimate),
             "known from": estimate.get("explanation") or estimate["basis"],
         }
     )
@@ -58,6 +59,12 @@ def _overhead(estimate: Json) -> str:
     if overhead > estimate["seconds"]["expected"] / 2:
         return ", most of it start and export"
     return ""
+
+
+def _rate(estimate: Json) -> str:
+    """Return the automatic learning rate; an older service sends none."""
+    rate = estimate.get("automatic_rate")
+    return f"{rate['value']:g} ({rate['reason']})" if rate else ""
 
 
 def _of_several(estimate: Json, name: str) -> str:

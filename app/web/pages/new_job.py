@@ -7,12 +7,13 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from app.auth.caller import Caller
 from app.base.errors import ApiError, NotFound
 from app.catalogue import service as catalogue
+from app.estimates import service as estimates
 from app.files import service as files
 from app.files.schemas import FileObject
 from app.http.dependencies import ServicesDep
 from app.jobs import service
 from app.jobs.schemas import EstimateObject, JobObject
-from app.models import FileStatus, Purpose
+from app.models import FileStatus, Model, Purpose
 from app.services import Services
 from app.web import job_form, job_settings, live, tracker_fields
 from app.web.file_view import FileView, view_file
@@ -69,7 +70,9 @@ def new_job_page(
     values: dict[str, str] = {}
     if like:
         with services.database.read() as session:
-            values = job_form.values_of(service.get(session, caller.project_id, like))
+            job = service.get(session, caller.project_id, like)
+            base = session.get_one(Model, job.base_model_id)
+            values = job_form.values_of(job, estimates.width_of(base))
     values |= {
         name: value
         for name, value in {"training_file": training_file, "model": model}.items()

@@ -156,7 +156,7 @@ def stored_request(tenant: Tenant, job_id: str) -> dict[str, Any]:
     with tenant.api.database.read() as session:
         request: JobRequest = session.get_one(Job, job_id).requested
     requested = read_recipe(request)
-    rate = requested.resolved(12).learning_rate
+    rate = requested.resolved(12, 64).learning_rate
     options = request.falqon
     return {
         name: getattr(request, name)

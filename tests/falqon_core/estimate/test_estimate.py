@@ -65,6 +65,13 @@ def computed_seconds(result: Estimate) -> float:
     return result.seconds.expected - result.overhead_seconds - step * result.steps
 
 
+def test_the_automatic_rate_of_the_model_is_told_with_its_reason() -> None:
+    rates = [of(dimensions).automatic_rate for dimensions in (SMALL, SEVEN_B)]
+    assert [rate and rate.value for rate in rates] == [5e-4, 1.1e-4]
+    assert rates[1]
+    assert "0.0005 at a width of 576" in rates[1].reason
+
+
 @given(st.integers(0, 10**9), st.integers(1, 10**9))
 def test_more_tokens_take_longer_and_cost_no_less(tokens: int, more: int) -> None:
     fewer, many = (of(tokens=count, num_epochs=1) for count in (tokens, tokens + more))
