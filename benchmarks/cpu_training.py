@@ -1,28 +1,40 @@
-"""Training speed on CPU: ours against PEFT LoRA, same base, same batches, in turn, in one process.
+"""Training speed on CPU: ours against PEFT LoRA, same base, same records, in turn, in one process.
 
     make benchmark
-    python -m benchmarks.cpu_training --model .cache/smollm2 [--data rows.jsonl]
+    python -m benchmarks.cpu_training --model .cache/smollm2 [--data rows.jsonl] [--short]
 
-Five systems train the same bf16 base at rank 64 on all linear layers: ours; ours where A is frozen,
-and where it trains everywhere; PEFT as `get_peft_model` makes it (fp32 adapters); PEFT with bf16
-adapters. PEFT uses
-transformers' own forward, loss and sdpa attention. Optimizer (fused AdamW) and clipping are the
-same for all. Rounds interleave the systems, so that a busy machine hits all of them; rates are
-medians over rounds of
-*real* tokens per second, ratios medians of the rounds' ratios. Both ratios are with packing off; a
-further line shows ours with packing on. Peak memory is that of a process of its own for each
-system, taken after `MEMORY_STEPS` steps; loading the model is part of it.
+All systems train the same bf16 base at rank 64 on all linear layers, with fused AdamW and clipping.
+
+Padded, the same batches for all: ours; ours where A is frozen, and where it trains everywhere; the
+trainer's own LoRA; PEFT as `get_peft_model` makes it (fp32 adapters); PEFT with bf16 adapters. PEFT
+uses transformers' own forward, loss and sdpa attention.
+
+As users get it: ours with the batch that a recipe resolves to and packing; PEFT with what TRL's
+SFTTrainer sets by itself: 8 padded records, bf16 autocast and gradient checkpointing. The same
+without checkpointing is there too, because it can be turned off.
+
+Rounds interleave the systems, so that a busy machine hits all of them; rates are medians over
+rounds of *real* tokens per second, ratios medians of the rounds' ratios. The bound is the time of
+the GEMMs of our padded steps, alone and one after the other. Peak memory is that of a process of
+its own for each system, after `MEMORY_STEPS` steps; loading the model is part of it. The tables go
+to the top of benchmarks/results/cpu_training.md; earlier runs stay below them.
 """
 
 import argparse
 import os
 import resource
+import shlex
 import statistics
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # as the trainer's command sets it, here for all systems
@@ -33,34 +45,67 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from benchmarks import parser_of
+from benchmarks.gemm_bound import gemm_seconds
 from benchmarks.rows import chat_dataset
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Loader, Microbatch
-from falqon_core.data.sequences import TokenSequence
-from falqon_core.methods.falqon import Falqon
+from falqon_core.methods import create_method
 from falqon_core.objectives.loss import microbatch_loss
+from falqon_core.ops.matmul import LACKS_BF16
 from falqon_core.train.model import load_base_model, load_tokenizer
+from falqon_core.train.optimizer import Optimizer
 
 Step = Callable[[list[Microbatch]], float]
+RESULTS = Path(__file__).parent / "results" / "cpu_training.md"
+EARLIER = "## Earlier runs"
 MAX_SEQ_LENGTH = 512
+MICROBATCH_TOKENS = 4096  # As the trainer chooses on a CPU with enough memory.
 MEMORY_STEPS = 3
-A_FROZEN = "ours, A frozen"
-A_TRAINS = "ours, all A train"
-TRAIN_A = {"ours": None, A_FROZEN: False, A_TRAINS: True}
-SYSTEMS = (*TRAIN_A, "peft", "peft, bf16 adapters")
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """One system of the comparison. `recipe`: what ours sets, None for PEFT; `batch_size` None: as
+    the recipe resolves it.
+    """
+
+    recipe: Mapping[str, Any] | None = None
+    batch_size: int | None = 4
+    packing: bool = False
+    adapter_dtype: torch.dtype = torch.float32
+    autocast: bool = False
+    checkpointing: bool = False
+
+
+OURS = "ours"
+OURS_DEFAULT = "ours, default batch, packed"
+PEFT = "PEFT"
+PEFT_BF16 = "PEFT, bf16 adapters"
+PEFT_DEFAULT = "PEFT as SFTTrainer runs it"
+PEFT_KEPT = "the same without checkpointing"
+LORA = "our own LoRA"
+PADDED = {
+    OURS: System({}),
+    "ours, A frozen": System({"train_a": False}),
+    "ours, all A train": System({"train_a": True}),
+    LORA: System({"method": "lora"}),
+    PEFT: System(),
+    PEFT_BF16: System(adapter_dtype=torch.bfloat16),
+}
+AS_USERS_GET_IT = {
+    OURS_DEFAULT: System({}, batch_size=None, packing=True),
+    PEFT_DEFAULT: System(batch_size=8, autocast=True, checkpointing=True),
+    PEFT_KEPT: System(batch_size=8, autocast=True),
+}
+SYSTEMS = PADDED | AS_USERS_GET_IT
 
 
 def ours(model: Path, recipe: Recipe, first: list[Microbatch]) -> Step:
     base = load_base_model(model)
-    method = Falqon(recipe)
+    method = create_method(recipe)
     method.prepare(base, first)
-    parameters = list(method.parameters().values())
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=recipe.learning_rate or recipe.automatic_rate().value,
-        weight_decay=0.0,
-        fused=True,
-    )
+    optimizer = Optimizer(method.parameters(), 0.0, 1.0, relative_rates=method.relative_rates())
+    rate = recipe.learning_rate or recipe.automatic_rate().value
 
     def step(batch: list[Microbatch]) -> float:
         num_labels = sum(microbatch.num_labels for microbatch in batch)
@@ -69,19 +114,21 @@ def ours(model: Path, recipe: Recipe, first: list[Microbatch]) -> Step:
             loss = microbatch_loss(base, microbatch)[0] / num_labels
             loss.backward()
             total += loss.item()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
+        optimizer.clip()
+        optimizer.step(rate)
         method.after_step()
         return total
 
     return step
 
 
-def peft(model: Path, rank: int, adapter_dtype: torch.dtype) -> Step:
+def peft(model: Path, rank: int, system: System) -> Step:
     base = AutoModelForCausalLM.from_pretrained(
         model, dtype=torch.bfloat16, attn_implementation="sdpa", local_files_only=True
     )
+    if system.checkpointing:
+        base.activation_checkpointing_enable({"use_reentrant": False})
+        base.enable_input_require_grads()
     lora = LoraConfig(
         r=rank,
         lora_alpha=rank,
@@ -92,7 +139,7 @@ def peft(model: Path, rank: int, adapter_dtype: torch.dtype) -> Step:
     wrapped = get_peft_model(base, lora)
     parameters = [p for p in wrapped.parameters() if p.requires_grad]
     for parameter in parameters:
-        parameter.data = parameter.data.to(adapter_dtype)
+        parameter.data = parameter.data.to(system.adapter_dtype)
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True)
     wrapped.train()
 
@@ -101,12 +148,14 @@ def peft(model: Path, rank: int, adapter_dtype: torch.dtype) -> Step:
         for microbatch in batch:
             labels = torch.full_like(microbatch.labels, -100)  # transformers shifts by itself
             labels[:, 1:] = microbatch.labels[:, :-1]
-            loss = wrapped(
-                input_ids=microbatch.input_ids,
-                attention_mask=microbatch.attention_mask,
-                labels=labels,
-                use_cache=False,
-            ).loss / len(batch)
+            with torch.autocast("cpu", torch.bfloat16, enabled=system.autocast):
+                output = wrapped(
+                    input_ids=microbatch.input_ids,
+                    attention_mask=microbatch.attention_mask,
+                    labels=labels,
+                    use_cache=False,
+                )
+            loss = output.loss / len(batch)
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -128,65 +177,133 @@ def timed(step: Step, batches: list[list[Microbatch]]) -> tuple[float, float]:
     ), loss
 
 
-def batches_of(
-    sequences: list[TokenSequence], batch_size: int, packing: bool
-) -> Iterator[list[Microbatch]]:
-    loader = Loader(sequences, batch_size, max(MAX_SEQ_LENGTH, 4096), packing, seed=0)
-    while True:
-        yield loader.next_step()
+class Setup:
+    """The model, the records and the batches of every system."""
 
+    def __init__(self, args: argparse.Namespace) -> None:
+        torch.set_num_threads(args.threads)
+        self.args = args
+        self.sequences = chat_dataset(args.data, load_tokenizer(args.model), MAX_SEQ_LENGTH)
 
-def make(system: str, args: argparse.Namespace, sequences: list[TokenSequence]) -> Step:
-    if system in TRAIN_A:
-        recipe = Recipe(
-            rank=args.rank,
+    def recipe(self, system: System) -> Recipe:
+        """Return the recipe of ours, or of PEFT's batches."""
+        return Recipe(
+            rank=self.args.rank,
             max_seq_length=MAX_SEQ_LENGTH,
-            batch_size=args.batch_size,
-            train_a=TRAIN_A[system],
-        ).resolved(len(sequences))
-        return ours(args.model, recipe, next(batches_of(sequences, args.batch_size, packing=False)))
-    return peft(args.model, args.rank, torch.float32 if system == "peft" else torch.bfloat16)
+            batch_size=system.batch_size,
+            packing=system.packing,
+            **(system.recipe or {}),
+        ).resolved(len(self.sequences))
+
+    def batches(self, system: System) -> Iterator[list[Microbatch]]:
+        """Yield steps without end: the same records for systems of one batch size."""
+        recipe = self.recipe(system)
+        assert recipe.batch_size is not None
+        loader = Loader(
+            self.sequences, recipe.batch_size, MICROBATCH_TOKENS, system.packing, seed=0
+        )
+        while True:
+            yield loader.next_step()
+
+    def step(self, system: System) -> Step:
+        """Return a function that trains one step."""
+        if system.recipe is None:
+            return peft(self.args.model, self.args.rank, system)
+        return ours(self.args.model, self.recipe(system), next(self.batches(system)))
 
 
-def peak_memory(system: str, args: argparse.Namespace) -> int:
+def peak_memory(name: str, args: argparse.Namespace) -> int:
     """Bytes; for a fresh process."""
-    torch.set_num_threads(args.threads)
-    sequences = chat_dataset(args.data, load_tokenizer(args.model), MAX_SEQ_LENGTH)
-    step = make(system, args, sequences)
-    batches = batches_of(sequences, args.batch_size, packing=False)
-    for _ in range(MEMORY_STEPS):
+    setup = Setup(args)
+    step = setup.step(SYSTEMS[name])
+    batches = setup.batches(SYSTEMS[name])
+    for _ in range(1 if args.short else MEMORY_STEPS):
         step(next(batches))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure_speed(args: argparse.Namespace) -> None:
-    torch.set_num_threads(args.threads)
-    sequences = chat_dataset(args.data, load_tokenizer(args.model), MAX_SEQ_LENGTH)
-    padded, packed = (batches_of(sequences, args.batch_size, packing) for packing in (False, True))
-    steps = {system: make(system, args, sequences) for system in SYSTEMS}
-    steps["ours, packing on"] = steps["ours"]
-    rates: dict[str, list[float]] = {name: [] for name in steps}
-    losses = {}
+def peaks_of(args: argparse.Namespace) -> dict[str, int]:
+    """Return the peak bytes of every system."""
+    peaks = {}
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        for name in SYSTEMS:
+            peaks[name] = pool.submit(peak_memory, name, args).result()
+            print(f"{name}: peak memory {peaks[name] / 2**20:,.0f} MiB", flush=True)
+    return peaks
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Real tokens per second of each system in each round, and the GEMMs' share of the time of our
+    padded steps.
+    """
+
+    tokens: Mapping[str, list[float]]
+    gemm_share: float
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.tokens[name])
+
+    def ratio(self, name: str, other: str) -> float:
+        rounds = zip(self.tokens[name], self.tokens[other], strict=True)
+        return statistics.median(rate / peer for rate, peer in rounds)
+
+
+def measure_speed(args: argparse.Namespace) -> Rates:
+    setup = Setup(args)
+    steps = {name: setup.step(system) for name, system in SYSTEMS.items()}
+    batches = {name: setup.batches(system) for name, system in SYSTEMS.items()}
+    tokens: dict[str, list[float]] = {name: [] for name in SYSTEMS}
+    shares = []
     for round_ in range(args.rounds + 1):
-        same = {
-            False: [next(padded) for _ in range(args.steps)],
-            True: [next(packed) for _ in range(args.steps)],
-        }
         for name, step in steps.items():
-            rate, losses[name] = timed(step, same["packing" in name])
-            if round_ > 0:  # the first round warms up
-                rates[name].append(rate)
-    for name, measured in rates.items():
-        print(f"{name}: {statistics.median(measured):.0f} tokens/s (loss {losses[name]:.3f})")
-    peers = (
-        ("ratio", "peft"),
-        ("ratio to bf16 adapters", "peft, bf16 adapters"),
-        ("ratio to ours where A is frozen", A_FROZEN),
-        ("ratio to ours where all A train", A_TRAINS),
-    )
-    for label, peer in peers:
-        ratios = [ours / other for ours, other in zip(rates["ours"], rates[peer], strict=True)]
-        print(f"{label}: {statistics.median(ratios):.2f}")
+            of_round = [next(batches[name]) for _ in range(args.steps)]
+            rate, loss = timed(step, of_round)
+            if round_ == 0:  # the first round warms up
+                continue
+            tokens[name].append(rate)
+            print(f"{name}: {rate:.0f} tokens/s (loss {loss:.3f})", flush=True)
+            if name == OURS:
+                seconds = sum(m.num_tokens for batch in of_round for m in batch) / rate
+                microbatches = [microbatch for batch in of_round for microbatch in batch]
+                shares.append(gemm_seconds(args.model, args.rank, microbatches) / seconds)
+    return Rates(tokens, statistics.median(shares))
+
+
+def report(args: argparse.Namespace, peaks: Mapping[str, int], rates: Rates) -> str:
+    """Return the tables, in Markdown."""
+    kind = "without bf16 instructions" if LACKS_BF16 else "with bf16 instructions"
+    form = "short form, " if args.short else ""
+    lines = [
+        f"{datetime.now(UTC):%Y-%m-%d}, {args.threads} threads of a CPU {kind}, torch "
+        f"{torch.__version__}, transformers {version('transformers')}, peft {version('peft')}; "
+        f"{form}{args.rounds} rounds of {args.steps} steps; {args.model.name}, {args.data.name}.",
+        "",
+        "| as users get it | tokens/s | ours is faster by | peak memory |",
+        "|---|---:|---:|---:|",
+        *(_row(name, OURS_DEFAULT, peaks, rates) for name in AS_USERS_GET_IT),
+        "",
+        "| padded, the same 4 records | tokens/s | ours is faster by | peak memory |",
+        "|---|---:|---:|---:|",
+        *(_row(name, OURS, peaks, rates) for name in PADDED),
+        "",
+        f"The GEMMs of our padded steps alone take {100 * rates.gemm_share:.0f} % of the time of "
+        "those steps.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _row(name: str, ours: str, peaks: Mapping[str, int], rates: Rates) -> str:
+    ratio = "" if name == ours else f"{rates.ratio(ours, name):.2f}"
+    return f"| {name} | {rates.median(name):.0f} | {ratio} | {peaks[name] / 2**20:,.0f} MiB |"
+
+
+def write_results(tables: str) -> None:
+    """Replace what stands above the earlier runs."""
+    earlier = RESULTS.read_text().partition(EARLIER)[2]
+    command = "```\npython -m benchmarks.cpu_training " + shlex.join(sys.argv[1:]) + "\n```\n"
+    page = f"# Training speed on a CPU\n\n{command}\n{tables}\n{EARLIER}{earlier}"
+    RESULTS.write_text(page)
 
 
 def main() -> None:
@@ -196,19 +313,16 @@ def main() -> None:
         "--data", type=Path, default=Path(__file__).parents[1] / "demo" / "support_desk.jsonl"
     )
     parser.add_argument("--rank", type=int, default=64)
-    parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--steps", type=int, default=3, help="steps of each system in each round")
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--short", action="store_true", help="two rounds of one step")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for system in SYSTEMS:
-            print(
-                f"{system}: peak memory "
-                f"{pool.submit(peak_memory, system, args).result() / 2**20:,.0f} MiB",
-                flush=True,
-            )
-    measure_speed(args)
+    if args.short:
+        args.rounds, args.steps = 2, 1
+    tables = report(args, peaks_of(args), measure_speed(args))
+    print(tables)
+    write_results(tables)
 
 
 if __name__ == "__main__":

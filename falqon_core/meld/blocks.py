@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Cache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
+from transformers.models.llama.modeling_llama import eager_attention_forward
 
 from falqon_core.meld.linear import MeldedLinear, call_together
 from falqon_core.meld.rotary import rotate
+from falqon_core.ops.rotary import rotate_pair
 from falqon_core.ops.swiglu import swiglu
 from falqon_core.ops.swiglu_codes import rounded_swiglu
 
@@ -89,13 +90,12 @@ class Attention(nn.Module):
         if hasattr(self, "q_norm"):
             query = self.q_norm(query)
             key = self.k_norm(key)
-        if query.device.type != "cpu":
-            query, key = (rotate(heads, *position_embeddings) for heads in (query, key))
-            return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
-        # Plain torch passes less often over memory here than the oracle of that kernel.
-        query, key = apply_rotary_pos_emb(
-            query.transpose(1, 2), key.transpose(1, 2), *position_embeddings
-        )
+        if query.device.type == "cpu":
+            query, key = rotate_pair(
+                query.transpose(1, 2), key.transpose(1, 2), *position_embeddings
+            )
+            return query, key, value.transpose(1, 2)
+        query, key = (rotate(heads, *position_embeddings).transpose(1, 2) for heads in (query, key))
         return query, key, value.transpose(1, 2)
 
     def mix(

@@ -24,13 +24,16 @@ def grad_deltas(
     ]
 
 
-def grads_through_deltas(grads: Sequence[Tensor], deltas: Sequence[Tensor]) -> Tensor:
-    """Return dy_j B_j of each linear, side by side, [T, n r]: the gradient of x A^T, in the dtype
-    of dy_j [T, O_j]; the deltas fp32 [O_j, r].
+def grads_through_deltas(
+    grads: Sequence[Tensor], deltas: Sequence[Tensor], dtype: torch.dtype
+) -> Tensor:
+    """Return dy_j B_j of each linear, side by side, [T, n r]: the gradient of x A^T, in the working
+    `dtype`; dy_j [T, O_j], the deltas fp32 [O_j, r].
     """
-    joined = grads[0].new_empty(len(grads[0]), sum(delta.shape[1] for delta in deltas))
+    size = len(grads[0]), sum(delta.shape[1] for delta in deltas)
+    joined = grads[0].new_empty(size, dtype=dtype)
     for part, grad, delta in zip(joined.chunk(len(grads), 1), grads, deltas, strict=True):
-        multiply_into(part, grad, delta.to(grad.dtype))
+        multiply_into(part, grad, delta.to(dtype))
     return joined
 
 

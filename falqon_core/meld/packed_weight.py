@@ -42,7 +42,7 @@ from falqon_core.meld.rows_view import EmulatedRows, Fp8Rows
 from falqon_core.meld.stored_rows import StoredRows
 from falqon_core.ops.delta_codes import quantize_deltas
 from falqon_core.ops.grad_adapter import grad_a, grad_b
-from falqon_core.ops.matmul import matmul, matmul_fp32, scale_in_place
+from falqon_core.ops.matmul import matmul, matmul_fp32, scale_in_place, widen
 from falqon_core.ops.quantize import dequantize, quantize_codes, quantize_rows
 from falqon_core.ops.scaled_mm import ALIGNMENT, choose_gemms, has_fp8_gemm, scaled_mm
 from falqon_core.ops.transpose import transpose_codes
@@ -91,17 +91,23 @@ class PackedWeight(StoredRows):
         # One GEMM for the group: [dy_1 | dy_2 | ..] [T, sum O] . [W_1; W_2; ..] -> [T, I].
         grad_x = self.grad_input(cat_or_view(grads)) if needed[0] else None
         of_deltas = grad_deltas(grads, o_a, scaling, needed[1 : 1 + len(grads)])
-        return grad_x, of_deltas + self._grad_masters(grads, kept, scaling)
+        return grad_x, of_deltas + self._grad_masters(grads, kept, scaling, o_a.dtype)
 
     def _grad_masters(
-        self, grads: Sequence[Tensor], kept: Sequence[Tensor], scaling: float
+        self,
+        grads: Sequence[Tensor],
+        kept: Sequence[Tensor],
+        scaling: float,
+        dtype: torch.dtype,
     ) -> list[Tensor | None]:
-        """Return the gradient of each master of A, fp32 [r, I], None where no A trains."""
+        """Return the gradient of each master of A, fp32 [r, I], None where no A trains; `dtype` is
+        the working one.
+        """
         if not kept:
             return [None] * len(grads)
         deltas, of_x = kept[: len(grads)], kept[len(grads) :]
-        through_b = grads_through_deltas(grads, deltas)
-        x = self.input_of(of_x, through_b.dtype)
+        through_b = grads_through_deltas(grads, deltas, dtype)
+        x = self.input_of(of_x, dtype)
         # [n r, T] . [T, I] -> fp32 [n r, I], cut into one [r, I] for each linear.
         grad = scale_in_place(matmul_fp32(through_b.t(), x), scaling)
         return list(grad.chunk(len(grads), 0))
@@ -171,6 +177,8 @@ class EmulatedWeight(PackedWeight):
         does it.
         """
         if not self.rounds_activations:
+            # Three products read dy; where they widen it, once for all of them.
+            grads = widen(cat_or_view(grads)).split(self.sizes, 1)
             return super().gradients(grads, o_a, kept, scaling, needed)
         # The scale of each row of W is folded into dy, that is rounded by token, and the scale is
         # taken out again: exact, since scales are powers of two.

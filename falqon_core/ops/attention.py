@@ -16,8 +16,9 @@ On a GPU all packed segments go through one call of torch's variable-length atte
 (FlashAttention), windows included; where this torch lacks it, and for padded batches, each segment
 through `scaled_dot_product_attention`. Backward adds in a fixed order there (fixed_order.py).
 Capped scores (Gemma 2), which none of these computes, go through blocks of queries, each computed
-again in backward. What is given up: short scores on the CPU are rounded to the dtype before
-softmax, like transformers' "eager".
+again in backward. What is given up: short scores on a CPU with bf16 instructions are rounded to
+the dtype before softmax, like transformers' "eager"; without them products are fp32, and so are the
+scores.
 """
 
 import inspect
@@ -34,7 +35,7 @@ from transformers import AttentionInterface
 
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.fixed_order import in_fixed_order
-from falqon_core.ops.matmul import is_widened, matmul
+from falqon_core.ops.matmul import is_widened, widen
 
 try:
     from torch.nn.attention.varlen import varlen_attn
@@ -56,26 +57,25 @@ def short_attention_forward(
 
     query [G, R, T, D]: R heads share one of G = B * K groups; key and value [G, T, D].
     """
+    # Scores and softmax in fp32 where products are; each operand is widened once, not per product.
+    q, k, v = (widen(x) for x in (query, key, value))
+    q = q * scaling
     # 0 on and below the diagonal, -inf above it: [QUERY_BLOCK, QUERY_BLOCK] serves every diagonal
     # block.
-    future = torch.full(
-        (QUERY_BLOCK, QUERY_BLOCK), float("-inf"), dtype=query.dtype, device=query.device
-    ).triu_(1)
+    future = q.new_full((QUERY_BLOCK, QUERY_BLOCK), float("-inf")).triu_(1)
     output = torch.empty_like(query, memory_format=torch.contiguous_format)
     probabilities = []
     for start, end in _blocks(key.shape[1]):
-        # [G, R * block, D]: the R heads of a group share its keys, so they are rows of one GEMM.
-        q = query[:, :, start:end].flatten(1, 2).mul(scaling)
-        # [G, R * block, end]: keys behind the block are never multiplied.
-        scores = matmul(q, key[:, :end].transpose(1, 2))
+        # [G, R * block, end]: the R heads of a group share its keys, so they are rows of one GEMM;
+        # keys behind the block are never multiplied.
+        scores = q[:, :, start:end].flatten(1, 2) @ k[:, :end].transpose(1, 2)
         # Only the last block of columns has keys of the future.
         scores.unflatten(1, (-1, end - start))[..., start:].add_(
             future[: end - start, : end - start]
         )
-        probabilities.append(torch.softmax(scores, -1))
-        output[:, :, start:end] = matmul(probabilities[-1], value[:, :end]).unflatten(
-            1, (-1, end - start)
-        )
+        p = torch.softmax(scores, -1)
+        output[:, :, start:end] = (p @ v[:, :end]).unflatten(1, (-1, end - start))
+        probabilities.append(p.to(query.dtype))
     return output, probabilities
 
 
@@ -89,23 +89,27 @@ def short_attention_backward(
     scaling: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of query, key, value, shaped as in `short_attention_forward`."""
-    grad_query = torch.empty_like(query, memory_format=torch.contiguous_format)
-    grad_key = torch.zeros_like(key)
-    grad_value = torch.zeros_like(value)
-    for (start, end), p in zip(_blocks(key.shape[1]), probabilities, strict=True):
+    grad_output, q, k, v = (widen(x) for x in (grad_output, query, key, value))
+    # Scaling is applied to what has a head's size, never to what has one number for each key.
+    q = q * scaling
+    grad_query = torch.empty_like(q, memory_format=torch.contiguous_format)
+    grad_key = torch.zeros_like(k)
+    grad_value = torch.zeros_like(v)
+    for (start, end), block in zip(_blocks(key.shape[1]), probabilities, strict=True):
+        p = widen(block)
         grad = grad_output[:, :, start:end].flatten(1, 2)
-        q = query[:, :, start:end].flatten(1, 2)
         # P^T dO, [G, end, D]; the R heads are summed by the contraction.
-        grad_value[:, :end] += matmul(p.transpose(1, 2), grad)
-        # P * (dP - sum(dP * P)), [G, R * block, end], in the dtype of the probabilities.
+        grad_value[:, :end] += p.transpose(1, 2) @ grad
+        # P * (dP - sum(dP * P)), [G, R * block, end], in the dtype of the products.
         grad_scores = torch.ops.aten._softmax_backward_data(
-            matmul(grad, value[:, :end].transpose(1, 2)), p, -1, p.dtype
+            grad @ v[:, :end].transpose(1, 2), p, -1, p.dtype
         )
-        grad_scores.mul_(scaling)
-        grad_query[:, :, start:end] = matmul(grad_scores, key[:, :end]).unflatten(
-            1, (-1, end - start)
-        )
-        grad_key[:, :end] += matmul(grad_scores.transpose(1, 2), q)
+        grad_query[:, :, start:end] = (grad_scores @ k[:, :end]).unflatten(1, (-1, end - start))
+        grad_key[:, :end] += grad_scores.transpose(1, 2) @ q[:, :, start:end].flatten(1, 2)
+    grad_query.mul_(scaling)
+    grad_query, grad_key, grad_value = (
+        x.to(query.dtype) for x in (grad_query, grad_key, grad_value)
+    )
     return grad_query, grad_key, grad_value
 
 

@@ -1,12 +1,12 @@
 """Cross entropy of a frozen output head, at label positions only, without ever holding all logits.
 
 hidden [N, H] are the states that have a label. Chunks of rows go through logits -> softmax ->
-gradient, so at most `chunk_bytes` of fp32 logits exist at once. The head is frozen, so the gradient
-of each position's loss with respect to its hidden state is known in forward and is the only thing
-kept: grad = (softmax - one_hot) . weight, as large as hidden itself; scaling or capping of the
-logits has its derivative between the two factors. Backward only scales its rows, by one number for
-a plain mean or by one per position where a loss weighs sequences by their results (DPO); that is
-why logits need no second computation. What is given up: no gradient for the head, and under
+gradient, so the logits of one chunk exist at a time, in the working dtype. The head is frozen, so
+the gradient of each position's loss with respect to its hidden state is known in forward and is the
+only thing kept: grad = (softmax - one_hot) . weight, as large as hidden itself; scaling or capping
+of the logits has its derivative between the two factors. Backward only scales its rows, by one
+number for a plain mean or by one per position where a loss weighs sequences by their results (DPO);
+that is why logits need no second computation. What is given up: no gradient for the head, and under
 `torch.enable_grad` the gradient is computed even where it is not used (evaluation runs under
 `no_grad` and skips it); logits that are scaled or capped have no kernel of ours.
 """
@@ -20,16 +20,10 @@ from falqon_core.ops.dispatch import operator
 from falqon_core.ops.matmul import matmul
 from falqon_core.ops.softmax_losses import softmax_losses
 
-# Blocks of 32 MiB and more come from the kernel again at each allocation (glibc): touching those
-# pages costs ten times the arithmetic.
-CHUNK_BYTES = 24 * 2**20
-# Every chunk reads the whole head twice and takes seven launches.
-GPU_CHUNK_BYTES = 256 * 2**20
-
-
-def chunk_bytes(device: torch.device) -> int:
-    """Return the bytes of fp32 logits that one chunk may have."""
-    return CHUNK_BYTES if device.type == "cpu" else GPU_CHUNK_BYTES
+# Logits of one chunk. Every chunk reads the whole head twice, and widens it where products are
+# widened; 256 rows of 49,152 logits are 24 MiB, which the allocator keeps (glibc, below 32 MiB).
+CHUNK_LOGITS = 12 * 2**20
+GPU_CHUNK_LOGITS = 64 * 2**20
 
 
 class Head(NamedTuple):
@@ -58,6 +52,17 @@ class Head(NamedTuple):
             logits.div_(self.cap).tanh_().mul_(self.cap)
         return logits
 
+    def chunk_rows(self, device: torch.device) -> int:
+        """Return the rows of one chunk of logits."""
+        if device.type != "cpu":
+            num_logits = GPU_CHUNK_LOGITS
+        elif self.is_plain:
+            num_logits = CHUNK_LOGITS
+        else:
+            # In fp32, as are their derivatives.
+            num_logits = CHUNK_LOGITS // 2
+        return max(1, num_logits // self.weight.shape[0])
+
     def derivative_(self, logits: Tensor) -> Tensor:
         """Replace the logits of a head that is not plain by their derivative with respect to
         hidden . weight^T.
@@ -80,17 +85,18 @@ def cross_entropy_forward(
     losses = torch.empty(hidden.shape[0], device=hidden.device)
     num_correct = torch.zeros((), dtype=torch.int64, device=hidden.device)
     grad = torch.empty_like(hidden) if with_grad else None
-    # Rows whose fp32 logits, 4 V bytes each, fit into the budget.
-    chunk = max(1, chunk_bytes(hidden.device) // (4 * head.weight.shape[0]))
+    chunk = head.chunk_rows(hidden.device)
     losses_of = softmax_losses if head.is_plain else softmax_losses.oracle
     for start in range(0, hidden.shape[0], chunk):
         at = slice(start, start + chunk)
         logits = head.logits(hidden[at])
+        # The gradient takes the place of the logits.
+        derivative = None if head.is_plain or grad is None else head.derivative_(logits.clone())
         losses[at], correct, of_logits = losses_of(logits, labels[at], with_grad)
         num_correct += correct
         if grad is not None and of_logits is not None:
-            if not head.is_plain:
-                of_logits.mul_(head.derivative_(logits))
+            if derivative is not None:
+                of_logits.mul_(derivative)
             # [chunk, V] . [V, H] in the working dtype; softmax - one_hot is rounded to it once.
             grad[at] = matmul(of_logits.to(hidden.dtype), head.weight)
     return losses, num_correct, grad

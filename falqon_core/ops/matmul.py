@@ -4,10 +4,10 @@ torch multiplies bf16 on an x86 CPU without AVX512_BF16 several times slower tha
 operands are widened to fp32, which is exact, and the product is rounded to bf16 once: 54 instead of
 13 GFLOP/s a thread at 512 x 576 x 1536 with the libraries held to AVX2. So are the adapters'
 products: a step of LoRA took 30.6 s with theirs left to torch, and 7.6 s (SmolLM2, two threads of
-an AVX2 CPU). The right operand, in the trainer the large one, is widened in blocks of columns, so
-that no second copy of a weight is held. A single row, as in each step of a generation, is left to
-torch: it reads such a weight once, in 0.8 ms where widening one of 2048 x 2048 takes 1.9 ms (one
-thread). On every other machine these are torch's own products, bit for bit.
+an AVX2 CPU). Both operands are widened in blocks, so that no second copy of a weight is held and no
+temporary is too large for the allocator to use again. A single row, as in each step of a
+generation, is left to torch: it reads such a weight once, in 0.8 ms where widening one of 2048 x
+2048 takes 1.9 ms (one thread). On every other machine these are torch's own products, bit for bit.
 """
 
 import platform
@@ -34,18 +34,46 @@ def is_widened(x: Tensor) -> bool:
     return LACKS_BF16 and x.dtype == torch.bfloat16 and x.device.type == "cpu"
 
 
+def widen(x: Tensor) -> Tensor:
+    """Return x in the dtype of its products: fp32 where they are widened, else x itself."""
+    return x.float() if is_widened(x) else x
+
+
 def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """Return a [.., M, K] . b [.., K, N] in their dtype; where it is widened, without autograd."""
-    if not is_widened(a) or _is_one_row(a, b):
+    """Return a [.., M, K] . b [.., K, N] in the dtype of b; where it is widened, without autograd,
+    and a may be `widen`ed already.
+    """
+    if not is_widened(b):
         return a @ b
-    wide = a.float()
-    # Columns of b whose fp32 copy, 4 K bytes each, fits into the budget.
-    block = max(1, BLOCK_BYTES // (4 * b[..., :1].numel()))
-    product = a.new_empty(*a.shape[:-1], b.shape[-1])
-    for part, columns in zip(product.split(block, -1), b.split(block, -1), strict=True):
-        # fp32 product, rounded to bf16 once by the copy.
-        part.copy_(wide @ columns.float())
+    if _is_one_row(a, b):
+        return a.to(b.dtype) @ b
+    if b.dim() == 2 and b.stride(1) == 1 and 4 * b.numel() > BLOCK_BYTES:
+        return _sum_of_products(a, b)
+    product = b.new_empty(*a.shape[:-1], b.shape[-1])
+    num_columns = _num_fitting(b[..., :1])
+    for part, columns in zip(product.split(num_columns, -1), b.split(num_columns, -1), strict=True):
+        wide = columns.float()
+        # Both the copy of these rows of a and their product.
+        num_rows = min(_num_fitting(a[..., :1, :]), _num_fitting(part[..., :1, :]))
+        for rows, left in zip(part.split(num_rows, -2), a.split(num_rows, -2), strict=True):
+            # fp32 product, rounded to bf16 once by the copy.
+            rows.copy_(left.float() @ wide)
     return product
+
+
+def _num_fitting(one: Tensor) -> int:
+    """Return the number of tensors like this one whose fp32 copies fit into a block."""
+    return max(1, BLOCK_BYTES // (4 * one.numel()))
+
+
+def _sum_of_products(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply with blocks of the rows of b [K, N], which lie together where columns would not."""
+    sums = torch.zeros(a.numel() // a.shape[-1], b.shape[1])
+    num_rows = _num_fitting(b[:1])
+    columns = a.reshape(-1, a.shape[-1]).split(num_rows, 1)
+    for left, rows in zip(columns, b.split(num_rows), strict=True):
+        sums.addmm_(left.float(), rows.float())
+    return sums.to(b.dtype).view(*a.shape[:-1], -1)
 
 
 def multiply_into(out: Tensor, a: Tensor, b: Tensor) -> None:

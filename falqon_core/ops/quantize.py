@@ -69,12 +69,14 @@ def power_of_two_scale(amax: Tensor) -> Tensor:
     return torch.ldexp(torch.ones_like(amax), exponent.clamp(min=-100))
 
 
-def round_to_grid_(values: Tensor, scale: Tensor) -> Tensor:
+def round_to_grid_(values: Tensor, scale: Tensor, buffer: Tensor | None = None) -> Tensor:
     """Round fp32 values [R, C], |values| <= 448 * scale, in place to e4m3 codes times scale ([R, 1]
-    or one element, powers of two).
+    or one element, powers of two). `buffer`, fp32 [R, C], is overwritten.
     """
     # The exponent bits alone are the power of two at or below the magnitude; fp32 [R, C].
-    binade = (values.view(torch.int32) & _EXPONENT_BITS).view(torch.float32)
+    binade = torch.empty_like(values) if buffer is None else buffer
+    bits = binade.view(torch.int32)
+    torch.bitwise_and(values.view(torch.int32), _EXPONENT_BITS, out=bits)
     # Subnormals share the spacing of the smallest normal.
     torch.maximum(binade, scale * _MIN_NORMAL, out=binade)
     # The sum has its last mantissa bit at 2^(e-3), so the addition itself rounds, ties to even.

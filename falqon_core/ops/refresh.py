@@ -4,11 +4,11 @@ rule's write to the weight.
 `rows[i], scale[i] = quantize_row(base[i] + scaling * delta[i] . a)`, in place. The base is moved
 off the ties of the grid (offset.py), so that the smallest delta changes next to no code.
 
-The work goes in blocks of rows so that the fp32 intermediates stay in the cache: 5 ms instead of
-9 ms for one layer of SmolLM2-135M on two cores. The product of delta and a is a GEMM in A's dtype
-(bf16), three times as fast as fp32; its rounding, 2^-9 of the delta, is far below the grid's
-spacing, 2^-4 of the weight. What is given up: two rows never share a block's arithmetic, so there
-is no saving when only few rows changed.
+The work goes in blocks of rows so that the fp32 intermediates stay in the cache, in buffers that
+all blocks share. The product of delta and a is a GEMM in A's dtype (bf16), three times as fast as
+fp32; its rounding, 2^-9 of the delta, is far below the grid's spacing, 2^-4 of the weight. What is
+given up: two rows never share a block's arithmetic, so there is no saving when only few rows
+changed.
 
 The kernel is one launch, in tiles (row_tiles.py). A program passes once over its rows' columns: it
 writes codes by the scales that the rows have, and finds the scales that they should have. A step
@@ -31,7 +31,7 @@ from falqon_core.ops.kernels import (
     power_of_two_exponent,
     tl,
 )
-from falqon_core.ops.matmul import matmul
+from falqon_core.ops.matmul import widen
 from falqon_core.ops.offset import add_offset_, offset_tile
 from falqon_core.ops.quantize import (
     codes_of,
@@ -70,12 +70,18 @@ def refresh_rows(
     # bf16 [O, r]: scaled in fp32, rounded once.
     scaled = (delta * scaling).to(a.dtype)
     changed = counter(changed, rows)
+    left, right = widen(scaled), widen(a)
+    num_rows = min(len(rows), max(1, BLOCK_ELEMENTS // rows.shape[1]))
+    fp32 = rows.new_empty(num_rows, rows.shape[1], dtype=torch.float32)
+    narrow = torch.empty_like(fp32, dtype=rows.dtype)
     for at in row_blocks(base.shape, BLOCK_ELEMENTS):
+        buffer, new = fp32[: at.stop - at.start], narrow[: at.stop - at.start]
+        product = torch.mm(left[at], right, out=new if left.dtype == new.dtype else buffer)
         # fp32 [rows, I] = base + bf16 product; only this block of rows exists in fp32.
-        values = _base_values(base, base_scale, at, first_row).add_(matmul(scaled[at], a))
+        values = _base_values(base, base_scale, at, first_row).add_(new.copy_(product))
         # fp32 [rows, 1]; a row whose largest weight crosses a power of two gets another scale.
         scale[at] = power_of_two_scale(row_amax(values))
-        new = round_to_grid_(values, scale[at]).to(rows.dtype)
+        new.copy_(round_to_grid_(values, scale[at], buffer))
         changed += count_changed(rows[at], new)
         rows[at] = new
     return changed

@@ -1,7 +1,7 @@
 """The loss of each row of logits, and its gradient.
 
-On a GPU one program takes a row, which stays in cache, and writes the gradient in its place: no
-fp32 tensor of that size exists, which torch's operations write twice and read three times. The
+The gradient takes the place of the logits, and fp32 numbers exist of a block of rows only. On a GPU
+one program takes a row, which stays in cache: no fp32 tensor exists at all. The
 kernel differs from the oracle in the last bits of the fp32 exponential and of the order of
 additions. What is given up: the logits themselves.
 """
@@ -14,8 +14,12 @@ from torch import Tensor
 
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.kernels import Build, jit, round_to, tl
+from falqon_core.ops.quantize import row_blocks
 from falqon_core.ops.samples import Draw, SampleInput
 
+# Logits that are fp32 at a time outside the kernel, 24 MiB: blocks of 32 MiB and more come from the
+# system again at each allocation (glibc), and touching those pages costs ten times the arithmetic.
+BLOCK_ELEMENTS = 6 * 2**20
 # Columns of a row that one program holds at a time, and its warps.
 BLOCK = 4096
 NUM_WARPS = 8
@@ -28,22 +32,28 @@ def softmax_losses(
     """Return (losses fp32 [N], correct predictions int64 [], gradient of each loss to its logits
     [N, V] or None).
 
-    logits [N, V] of any float dtype, which a kernel overwrites; labels int64 [N]. Softmax and loss
-    are fp32, and so is the gradient unless a kernel rounds it to the logits' dtype.
+    logits [N, V] of any float dtype, labels int64 [N]. Softmax and loss are fp32; the gradient is
+    rounded to the logits' dtype and takes their place.
     """
-    label = labels[:, None]
-    top, predicted = logits.max(-1, keepdim=True)
-    num_correct = (predicted == label).sum()
-    probabilities = torch.softmax(logits.float(), -1)
-    # The log of the sum comes from the largest probability, which never underflows: no second pass
-    # of exponentials.
-    log_sum = top.float() - probabilities.gather(-1, predicted).log()
-    losses = (log_sum - logits.gather(-1, label).float()).squeeze(-1)
-    if not with_grad:
-        return losses, num_correct, None
-    # The gradient softmax - one_hot, fp32 [N, V].
-    probabilities.scatter_add_(-1, label, probabilities.new_full((), -1.0).expand(label.shape))
-    return losses, num_correct, probabilities
+    losses = torch.empty(len(logits), device=logits.device)
+    num_correct = torch.zeros((), dtype=torch.int64, device=logits.device)
+    for at in row_blocks(logits.shape, BLOCK_ELEMENTS):
+        block = logits[at]
+        label = labels[at, None]
+        top, predicted = block.max(-1, keepdim=True)
+        num_correct += (predicted == label).sum()
+        # In the place of the fp32 logits: one tensor of that size less.
+        probabilities = block.to(torch.float32, copy=True)
+        torch.softmax(probabilities, -1, out=probabilities)
+        # The log of the sum comes from the largest probability, which never underflows: no second
+        # pass of exponentials.
+        log_sum = top.float() - probabilities.gather(-1, predicted).log()
+        losses[at] = (log_sum - block.gather(-1, label).float()).squeeze(-1)
+        if with_grad:
+            # The gradient softmax - one_hot, rounded once.
+            minus_one = probabilities.new_full((), -1.0).expand(label.shape)
+            block.copy_(probabilities.scatter_add_(-1, label, minus_one))
+    return losses, num_correct, logits if with_grad else None
 
 
 def losses_and_gradients(

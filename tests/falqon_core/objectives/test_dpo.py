@@ -59,7 +59,7 @@ def direct_log_probability(model: PreTrainedModel, sequence: TokenSequence) -> T
 def test_loss_figures_and_gradient_are_those_of_the_formula_in_fp64(
     packing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 4 * 97 * 5)  # five positions at a time
+    monkeypatch.setattr(cross_entropy, "CHUNK_LOGITS", 97 * 5)  # five positions at a time
     model = tiny_model("llama", torch.float32)
     plain = tiny_model("llama", torch.float32, "eager").double()
     model.get_output_embeddings().requires_grad_(False)

@@ -13,7 +13,7 @@ WEIGHT = torch.randn(50, 16, generator=torch.Generator().manual_seed(0))
 def test_loss_accuracy_and_gradient_match_torch(
     num_labels: int, vocabulary: int, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * vocabulary * chunk_rows)
+    monkeypatch.setattr(module, "CHUNK_LOGITS", vocabulary * chunk_rows)
     hidden = torch.randn(num_labels, 16, requires_grad=True)
     weight = torch.randn(vocabulary, 16)
     labels = torch.randint(vocabulary, (num_labels,))
@@ -61,7 +61,7 @@ def test_bf16_follows_transformers_rounding() -> None:
 def test_each_position_has_its_loss_and_takes_its_own_weight_in_backward(
     chunk_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * 50 * chunk_rows)
+    monkeypatch.setattr(module, "CHUNK_LOGITS", 50 * chunk_rows)
     hidden = torch.randn(9, 16, requires_grad=True)
     weight = torch.randn(50, 16)
     labels = torch.randint(50, (9,))
@@ -84,7 +84,7 @@ def test_each_position_has_its_loss_and_takes_its_own_weight_in_backward(
 def test_scaled_and_capped_logits_match_torch(
     head: Head, chunk_rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "CHUNK_BYTES", 4 * 50 * chunk_rows)
+    monkeypatch.setattr(module, "CHUNK_LOGITS", 50 * chunk_rows)
     hidden = torch.randn(9, 16, requires_grad=True)
     labels = torch.randint(50, (9,))
     same = hidden.detach().clone().requires_grad_()

@@ -50,6 +50,17 @@ def test_a_widened_product_is_the_exact_one_rounded_once(batch: tuple[int, ...])
     assert torch.equal(matmul(a, b), product)
 
 
+@pytest.mark.usefixtures("no_bf16")
+@pytest.mark.parametrize("batch", [(), (3,)])
+def test_a_product_with_rows_that_lie_together_is_the_exact_one_rounded_once(
+    batch: tuple[int, ...],
+) -> None:
+    a = operands(*batch)[0]
+    b = torch.randn(130, 41).bfloat16()
+    product = matmul(a, b)
+    torch.testing.assert_close(product.double(), a.double() @ b.double(), rtol=ROUNDING, atol=1e-4)
+
+
 def test_a_product_in_fp32_is_the_exact_one_within_the_rounding_of_its_device() -> None:
     a, b = (x.to(KERNEL_DEVICE) for x in operands())
     product = matmul_fp32(a, b)
