@@ -9,16 +9,17 @@ import torch
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.estimate.memory import MemoryPlan, host_base_bytes, placements, plan_memory
+from falqon_core.estimate.memory import (
+    MemoryPlan,
+    host_base_bytes,
+    placements,
+    plan_memory,
+    usable_bytes,
+)
 from falqon_core.estimate.placement import offloaded_bytes
 from falqon_core.train.checkpoint import Progress
 from falqon_core.train.distributed import ProcessGroup
-from falqon_core.train.memory import (
-    available_bytes,
-    check_host_memory,
-    fit_to_memory,
-    usable_bytes,
-)
+from falqon_core.train.memory import available_bytes, check_host_memory, fit_to_memory
 
 
 def recipe_for_data(recipe: Recipe, before: Progress | None) -> Recipe:

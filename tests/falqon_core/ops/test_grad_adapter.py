@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from falqon_core.ops.grad_adapter import grad_a, grad_a_triton, grad_b, grad_b_triton
+from falqon_core.ops.kernels import MAX_LINEARS
 from falqon_core.ops.quantize import quantize_codes
 from tests.falqon_core.ops.devices import KERNEL_DEVICE
 
@@ -56,7 +57,6 @@ def test_the_gradient_of_a_is_of_what_the_codes_stand_for(
         (3, 7, (70, 3)),
         (65, 64, (64, 128)),
         (130, 80, (33, 64, 100)),
-        (9, 2, (5,) * 4),
     ],
 )
 def test_the_gradient_of_b_is_of_what_the_codes_stand_for(
@@ -72,6 +72,12 @@ def test_the_gradient_of_b_is_of_what_the_codes_stand_for(
     exact = 0.5 * torch.cat([grad.t() @ o for grad, o in parts])
     arguments = o_a, qdata, scale, weight_scale, sizes, 0.5
     assert_multiplies(grad_b_triton(*arguments), grad_b.oracle(*arguments), exact)
+
+
+def test_the_oracle_computes_groups_that_are_too_large_for_the_kernel() -> None:
+    sizes = (5,) * (MAX_LINEARS + 1)
+    arguments = narrow(9, 2 * len(sizes)), *codes(9, sum(sizes)), row_scales(sum(sizes)), sizes, 0.5
+    assert torch.equal(grad_b_triton(*arguments), grad_b.oracle(*arguments))
 
 
 def test_the_kernels_give_the_same_bits_again() -> None:
