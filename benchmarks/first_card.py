@@ -32,7 +32,7 @@ from falqon_core.bench.model import dimensions_of
 from falqon_core.bench.steps import (
     OUR_SYSTEM,
     MeasuredTraining,
-    Placement,
+    PassSize,
     StepSetup,
     StepTimings,
     Workload,
@@ -190,7 +190,7 @@ def timed(training: MeasuredTraining, load: Workload, tokens: int) -> dict[str, 
     """Return the figures of one placement, or the reason why it fails."""
     result = StepTimings(OUR_SYSTEM.name, load.name, load.num_tokens, 0.0)
     try:
-        training.measure(load, result, [Placement(tokens, False)], SECONDS_OF_STEP)
+        training.measure(load, result, [PassSize(tokens, False)], SECONDS_OF_STEP)
     except Exception as error:
         return {"status": what_went_wrong(error)}
     seconds = {"seconds": result.seconds, "median_seconds": result.median_seconds}

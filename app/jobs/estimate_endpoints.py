@@ -8,7 +8,7 @@ from app.http.dependencies import Reader, ServicesDep
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
 from app.jobs import service
-from app.jobs.schemas import EstimateObject
+from app.jobs.estimate_schemas import EstimateObject
 from app.models.job_request import EstimateRequest
 
 MAX_DEVICES = 1024

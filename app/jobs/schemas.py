@@ -1,11 +1,10 @@
 """Jobs in the API's JSON: the official fields exact, ours beside them."""
 
 import time
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, Field, computed_field
+from pydantic import BaseModel, Field
 
 from app.http.pagination import Object, unix_seconds
 from app.jobs.checkpoints import checkpoint_name
@@ -16,7 +15,7 @@ from app.models import Attempt, Checkpoint, Event, Job, JobStatus
 from app.models.base import JsonObject
 from app.models.job_progress import JobCost
 from falqon_core.contract.health import HealthCode
-from falqon_core.estimate.estimate import Actual, Cost, Estimate, Range
+from falqon_core.estimate.estimate import Actual, Estimate
 
 BESIDE_PROGRESS = {"cost", "health", "first_loss"}  # fields that stand elsewhere, or nowhere
 
@@ -262,50 +261,6 @@ class CheckpointObject(Object):
             step_number=checkpoint.step,
             metrics={"step": checkpoint.step} | checkpoint.metrics,
         )
-
-
-class GpusObject(BaseModel):
-    """Speed and cost of a number of GPUs."""
-
-    num_devices: int
-    seconds: Range
-    cost: Cost
-
-
-class DeviceObject(GpusObject):
-    """Speed and cost of one GPU of a kind; on a CPU, of a slot."""
-
-    device: str
-    fits: bool | None
-
-
-class EstimateObject(Estimate):
-    queue: QueueObject
-    by_num_gpus: Annotated[
-        list[GpusObject],
-        Field(description="for 1 up to as many GPUs as a worker has; empty on a CPU"),
-    ]
-    by_device: Annotated[
-        list[DeviceObject], Field(description="for each kind of device that live workers have")
-    ]
-
-    @computed_field(description="the one of `by_device` that has a price and on which the job fits")  # type: ignore[prop-decorator]
-    @property
-    def cheapest_device(self) -> str | None:
-        priced = [each for each in self.by_device if not each.cost.is_unpriced]
-        return self._best_device(priced, lambda each: float(each.cost.expected))
-
-    @computed_field(description="the one of `by_device` on which the job fits")  # type: ignore[prop-decorator]
-    @property
-    def fastest_device(self) -> str | None:
-        return self._best_device(self.by_device, lambda each: each.seconds.expected)
-
-    @staticmethod
-    def _best_device(
-        devices: list[DeviceObject], key: Callable[[DeviceObject], float]
-    ) -> str | None:
-        fitting = [each for each in devices if each.fits is not False]
-        return min(fitting, key=key).device if fitting else None
 
 
 class JobDeleted(Object):

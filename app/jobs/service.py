@@ -25,6 +25,7 @@ from app.jobs import (
     transitions,
 )
 from app.jobs.clone import merge_overrides
+from app.jobs.estimate_schemas import DeviceObject, EstimateObject, GpusObject
 from app.jobs.lookup import attempt_with_log as attempt_with_log
 from app.jobs.lookup import checkpoints as checkpoints
 from app.jobs.lookup import get as get
@@ -40,10 +41,7 @@ from app.jobs.repository import present as present
 from app.jobs.requests import JobFilters
 from app.jobs.schemas import (
     CheckpointObject,
-    DeviceObject,
-    EstimateObject,
     EventObject,
-    GpusObject,
     JobDeleted,
     JobObject,
     LogObject,

@@ -10,7 +10,7 @@ from app.local.commands import refuse
 
 if TYPE_CHECKING:
     from falqon_core.estimate.estimate import Estimate
-    from falqon_core.estimate.fit import Card, Fit
+    from falqon_core.estimate.fit import CardSize, Fit
 
 HERE = "here"
 NO_FIT = "-"
@@ -65,18 +65,18 @@ def fit(
     out.note(_note(here))
 
 
-def _this_machine() -> "Card":
+def _this_machine() -> "CardSize":
     """Return the device of this machine, a CPU with the memory that is free now."""
     from app.base.settings import load_settings
     from app.estimates.service import device_of
     from falqon_core.estimate.estimate import GIB
-    from falqon_core.estimate.fit import Card
+    from falqon_core.estimate.fit import CardSize
     from falqon_core.estimate.host_memory import available_host_bytes
 
     device, num_devices = device_of(load_settings())
     if device.memory_gib is None:
         device = device.model_copy(update={"memory_gib": available_host_bytes() / GIB})
-    return Card(HERE, device, num_devices)
+    return CardSize(HERE, device, num_devices)
 
 
 def _rows_of_models(fits: Sequence["Fit"]) -> Iterator[tuple[str, ...]]:
@@ -117,7 +117,7 @@ def _to_json(each: "Fit") -> dict[str, Any]:
     }
 
 
-def _note(here: "Card") -> str:
+def _note(here: "CardSize") -> str:
     from falqon_core.estimate.estimate import ASSUMED_BAND, ROOFLINE_BAND
     from falqon_core.estimate.fit import NUM_RECORDS, TOKENS_PER_RECORD
     from falqon_core.estimate.prices import TABLE_DATE

@@ -129,7 +129,7 @@ class Workload:
         )
 
 
-class Placement(NamedTuple):
+class PassSize(NamedTuple):
     """The size of a forward pass, and activation checkpointing on or off."""
 
     microbatch_tokens: int
@@ -189,12 +189,12 @@ def lengths(count: int, longest: int) -> list[int]:
     return [min(longest, max(SHORTEST_RECORD_TOKENS, round(float(length)))) for length in quantiles]
 
 
-def placements(setup: StepSetup) -> list[Placement]:
+def placements(setup: StepSetup) -> list[PassSize]:
     """Return the placements, from the fastest expected to the one of least memory."""
     sizes = [setup.num_records * setup.record_tokens]
     while sizes[-1] > setup.record_tokens:
         sizes.append(max(setup.record_tokens, sizes[-1] // 2))
-    return [Placement(size, checkpointing) for checkpointing in (False, True) for size in sizes]
+    return [PassSize(size, checkpointing) for checkpointing in (False, True) for size in sizes]
 
 
 def measure_steps(
@@ -292,7 +292,7 @@ class MeasuredTraining:
         self,
         load: Workload,
         result: StepTimings,
-        choices: Sequence[Placement],
+        choices: Sequence[PassSize],
         budget_seconds: float,
     ) -> None:
         """Add timed steps to `result`, after some that warm up in the first placement that fits
@@ -300,7 +300,7 @@ class MeasuredTraining:
         """
         if result.microbatch_tokens is not None:
             choices = choices[
-                choices.index(Placement(result.microbatch_tokens, bool(result.checkpointing))) :
+                choices.index(PassSize(result.microbatch_tokens, bool(result.checkpointing))) :
             ]
         chosen, batches = self._place(load, choices)
         if self.device.type == "cuda":
@@ -317,8 +317,8 @@ class MeasuredTraining:
             )
 
     def _place(
-        self, load: Workload, choices: Sequence[Placement]
-    ) -> tuple[Placement, list[Microbatch]]:
+        self, load: Workload, choices: Sequence[PassSize]
+    ) -> tuple[PassSize, list[Microbatch]]:
         """Warm up in the first of `choices` that memory allows. Raises the error of the last."""
         for choice in choices:
             self._set_checkpointing(choice.checkpointing)

@@ -19,7 +19,7 @@ TOKENS_PER_RECORD = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class CardSize:
     """A device with its memory, under the name of its column; "cpu" counts its cores."""
 
     name: str
@@ -35,7 +35,7 @@ class Fit:
 
     model: str
     method: MethodName
-    card: Card
+    card: CardSize
     tokens_at_once: int | None
     estimate: Estimate
 
@@ -47,16 +47,16 @@ def _unlisted(name: str) -> DeviceSpec:
 
 
 # A card of each common size of memory, by the size that its vendor prints on it.
-CARDS: tuple[Card, ...] = (
-    Card("24 GB", DEVICES["rtx-4090"]),
-    Card("32 GB", _unlisted("rtx-5090-31gib-sm120")),
-    Card("48 GB", DEVICES["l40s"]),
-    Card("80 GB", DEVICES["h100"]),
-    Card("141 GB", DEVICES["h200"]),
+CARDS: tuple[CardSize, ...] = (
+    CardSize("24 GB", DEVICES["rtx-4090"]),
+    CardSize("32 GB", _unlisted("rtx-5090-31gib-sm120")),
+    CardSize("48 GB", DEVICES["l40s"]),
+    CardSize("80 GB", DEVICES["h100"]),
+    CardSize("141 GB", DEVICES["h200"]),
 )
 
 
-def fit_model(model: str, method: MethodName, card: Card) -> Fit:
+def fit_model(model: str, method: MethodName, card: CardSize) -> Fit:
     """Estimate one epoch of the workload for a model of `PUBLISHED_MODELS`."""
     dimensions = PUBLISHED_MODELS[model]
     recipe = Recipe(method=method, num_epochs=1).resolved(NUM_RECORDS)

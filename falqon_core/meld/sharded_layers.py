@@ -56,7 +56,7 @@ class Ranks(Protocol):
 
 
 @dataclass
-class _Buffer:
+class _GatherBuffer:
     """`memory` uint8 on the device, for the rows of `layer`; `wait` until they are there."""
 
     memory: Tensor
@@ -75,7 +75,8 @@ class ShardedLayers:
         most = max(sum(map(_gathered_bytes, weights)) for weights in self._weights)
         device = self._weights[0][0].scale.device
         self._buffers = [
-            _Buffer(torch.empty(most, dtype=torch.uint8, device=device)) for _ in range(NUM_BUFFERS)
+            _GatherBuffer(torch.empty(most, dtype=torch.uint8, device=device))
+            for _ in range(NUM_BUFFERS)
         ]
         # The turns through the layers that are due in this run: (layer, direction).
         self._turns: list[tuple[int, int]] = []
@@ -176,7 +177,7 @@ class ShardedLayers:
             (other,) = (buffer for buffer in self._buffers if buffer is not current)
             self._start(following, other)
 
-    def _bring(self, index: int) -> _Buffer:
+    def _bring(self, index: int) -> _GatherBuffer:
         """Return the buffer of layer `index`, whose rows are lent to its weights."""
         buffer = self._buffer_of(index)
         if buffer is None:
@@ -191,7 +192,7 @@ class ShardedLayers:
                 weight.lend(rows[: len(weight.scale)])
         return buffer
 
-    def _start(self, index: int, buffer: _Buffer) -> None:
+    def _start(self, index: int, buffer: _GatherBuffer) -> None:
         """Begin to gather the rows of layer `index` into `buffer`. Work on the rows that are there
         has been launched, and the copies come after it.
         """
@@ -225,16 +226,16 @@ class ShardedLayers:
                 buffer.wait()
             self._empty(buffer)
 
-    def _empty(self, buffer: _Buffer) -> None:
+    def _empty(self, buffer: _GatherBuffer) -> None:
         if buffer.layer is not None:
             for weight in self._weights[buffer.layer]:
                 weight.take_back()
         buffer.layer = buffer.wait = None
 
-    def _buffer_of(self, index: int) -> _Buffer | None:
+    def _buffer_of(self, index: int) -> _GatherBuffer | None:
         return next((buffer for buffer in self._buffers if buffer.layer == index), None)
 
-    def _parts(self, index: int, buffer: _Buffer) -> Iterator[tuple[PackedWeight, Tensor]]:
+    def _parts(self, index: int, buffer: _GatherBuffer) -> Iterator[tuple[PackedWeight, Tensor]]:
         """Yield the weights of a layer, each with its part of the buffer, uint8."""
         start = 0
         for weight in self._weights[index]:

@@ -14,7 +14,7 @@ from falqon_core.contract.health import HealthChange
 from falqon_core.contract.messages import Evaluated, Exported, Merged, Started, StepMetrics
 from falqon_core.estimate.estimate import Actual, compare
 from falqon_core.estimate.eta import Eta
-from falqon_core.estimate.health_monitor import HealthMonitor
+from falqon_core.estimate.learning_monitor import LearningMonitor
 from falqon_core.estimate.prices import Price
 from worker.attempt.cost_meter import CostMeter
 from worker.attempt.step_timing import StepTiming
@@ -52,7 +52,7 @@ class AttemptProgress:
         self._last: StepMetrics | None = None
         self._results = self._before.model_dump(include=RESULT_FIELDS, exclude_none=True)
         automatic = job.estimate.automatic_rate if job.estimate else None
-        self._health = HealthMonitor(
+        self._health = LearningMonitor(
             job.recipe,
             self._before.health,
             self._before.first_loss,

@@ -12,7 +12,8 @@ from app.files import service as files
 from app.files.schemas import FileObject
 from app.http.dependencies import ServicesDep
 from app.jobs import service
-from app.jobs.schemas import EstimateObject, JobObject
+from app.jobs.estimate_schemas import EstimateObject
+from app.jobs.schemas import JobObject
 from app.models import FileStatus, Model, Purpose
 from app.services import Services
 from app.web import job_form, job_settings, live, tracker_fields

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from falqon_core.bench import steps
 from falqon_core.bench.steps import (
-    Placement,
+    PassSize,
     StepSystem,
     lengths,
     measure_steps,
@@ -56,7 +56,7 @@ def measured(
 
 def test_placements_go_from_one_large_microbatch_to_single_records() -> None:
     assert placements(SETUP) == [
-        Placement(size, checkpointing) for checkpointing in (False, True) for size in (96, 48, 24)
+        PassSize(size, checkpointing) for checkpointing in (False, True) for size in (96, 48, 24)
     ]
 
 

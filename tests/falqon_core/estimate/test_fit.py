@@ -1,7 +1,7 @@
 import pytest
 
 from falqon_core.contract.methods import MethodName
-from falqon_core.estimate.fit import CARDS, GIB, Card, fit_model
+from falqon_core.estimate.fit import CARDS, GIB, CardSize, fit_model
 from falqon_core.estimate.memory import usable_bytes
 from falqon_core.estimate.published import PUBLISHED_MODELS
 
@@ -56,7 +56,7 @@ def test_methods_with_products_in_bf16_take_longer_on_a_card_with_fp8(
 
 def test_a_cpu_counts_its_memory_and_its_cores() -> None:
     device = SMALL.device.model_copy(update={"name": "cpu", "tflops": 0.2, "memory_gib": 4.0})
-    one, four = (fit_model("SmolLM2-135M", "falqon", Card("here", device, n)) for n in (1, 4))
+    one, four = (fit_model("SmolLM2-135M", "falqon", CardSize("here", device, n)) for n in (1, 4))
     assert one.estimate.fits
     assert four.estimate.seconds.expected < one.estimate.seconds.expected
-    assert not fit_model("Qwen3-8B", "falqon", Card("here", device)).estimate.fits
+    assert not fit_model("Qwen3-8B", "falqon", CardSize("here", device)).estimate.fits

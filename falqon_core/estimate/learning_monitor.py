@@ -33,7 +33,7 @@ FAR_FACTOR = 8.0  # between a learning rate and the automatic one
 MOST = 0.5  # share of the sequences that are cut
 
 
-class HealthMonitor:
+class LearningMonitor:
     """The findings of one attempt; those of the attempt before, and its first loss, go on."""
 
     def __init__(

@@ -8,7 +8,7 @@ import pytest
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.health import HealthFinding
 from falqon_core.contract.messages import Evaluated, Started, StepMetrics
-from falqon_core.estimate.health_monitor import HealthMonitor
+from falqon_core.estimate.learning_monitor import LearningMonitor
 
 TOTAL = 200
 Loss = Callable[[int], float]
@@ -30,7 +30,7 @@ def step(number: int, loss: float) -> StepMetrics:
     )  # fmt: skip
 
 
-def watch(monitor: HealthMonitor, loss: Loss, first: int = 1, last: int = TOTAL) -> list[str]:
+def watch(monitor: LearningMonitor, loss: Loss, first: int = 1, last: int = TOTAL) -> list[str]:
     """Return the changes as `code` and `-code`, with the step at which each was told."""
     told = []
     for number in range(first, last + 1):
@@ -49,13 +49,13 @@ def noisy(loss: Loss, deviation: float = 0.2, seed: int = 0) -> Loss:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_training_that_learns_is_healthy(seed: int) -> None:
-    assert watch(HealthMonitor(None), noisy(lambda n: 1 + 1.5 * 0.98**n, seed=seed)) == []
-    rarely = HealthMonitor(None)
+    assert watch(LearningMonitor(None), noisy(lambda n: 1 + 1.5 * 0.98**n, seed=seed)) == []
+    rarely = LearningMonitor(None)
     assert watch(rarely, noisy(lambda n: 0.001 + 2 * 0.9**n, 0.0005, seed)) == []
 
 
 def test_a_training_without_a_fall_is_told_once_and_until_it_falls() -> None:
-    told = watch(HealthMonitor(None), noisy(lambda n: 2.0 if n < 120 else 1.0))
+    told = watch(LearningMonitor(None), noisy(lambda n: 2.0 if n < 120 else 1.0))
     assert [each.partition("@")[0] for each in told] == ["not_learning", "-not_learning"]
     (begin, end) = (int(each.partition("@")[2]) for each in told)
     assert begin == 60
@@ -68,7 +68,7 @@ def test_a_training_without_a_fall_is_told_once_and_until_it_falls() -> None:
     ids=["from the start", "after a fall"],
 )
 def test_a_rising_loss_diverges(loss: Loss, before: float) -> None:
-    monitor = HealthMonitor(None)
+    monitor = LearningMonitor(None)
     (told,) = watch(monitor, noisy(loss, 0.02))
     assert told.startswith("diverging@")
     (finding,) = monitor.findings
@@ -78,19 +78,19 @@ def test_a_rising_loss_diverges(loss: Loss, before: float) -> None:
 
 
 def test_another_attempt_goes_on_where_the_first_ended() -> None:
-    first = HealthMonitor(None)
+    first = LearningMonitor(None)
     watch(first, noisy(lambda n: 2.0), last=100)
     assert [each.code for each in first.findings] == ["not_learning"]
-    second = HealthMonitor(None, first.findings, first.first_loss)
+    second = LearningMonitor(None, first.findings, first.first_loss)
     second.started(started(start_step=80))
     assert watch(second, noisy(lambda n: 2.0), first=81) == [], "it was told already"
     assert [each.code for each in second.findings] == ["not_learning"]
-    third = HealthMonitor(None, first.findings, first.first_loss)
+    third = LearningMonitor(None, first.findings, first.first_loss)
     third.started(started(start_step=80))
     assert watch(third, noisy(lambda n: 1.0), first=81) == ["-not_learning@140"]
 
 
-def evaluate(monitor: HealthMonitor, losses: list[float], first: int = 1) -> list[str]:
+def evaluate(monitor: LearningMonitor, losses: list[float], first: int = 1) -> list[str]:
     told = []
     for number, loss in enumerate(losses, first):
         monitor.evaluated(Evaluated(step=10 * number, valid_loss=loss))
@@ -99,13 +99,13 @@ def evaluate(monitor: HealthMonitor, losses: list[float], first: int = 1) -> lis
 
 
 def test_overfitting_names_the_best_step() -> None:
-    monitor = HealthMonitor(None)
+    monitor = LearningMonitor(None)
     assert evaluate(monitor, [1.0, 0.8, 0.81, 0.79, 0.9, 0.95, 0.99]) == ["overfitting@60"]
     (finding,) = monitor.findings
     assert (finding.step, finding.before, finding.now) == (40, 0.79, 0.99)
     assert "since step 40" in finding.message
     assert "the model of step 40" in finding.advice
-    again = HealthMonitor(None, monitor.findings)
+    again = LearningMonitor(None, monitor.findings)
     assert evaluate(again, [1.0, 1.1, 1.2], first=8) == [], "the earlier attempt told it"
     assert evaluate(again, [0.5], first=11) == ["overfitting@110"], "it is over"
     assert again.findings == []
@@ -115,10 +115,10 @@ def test_cut_records_and_a_distant_rate_are_told_at_the_start() -> None:
     automatic = Recipe().resolved(100).learning_rate
     assert automatic is not None
     for rate, codes in ((automatic * 9, ["rate"]), (automatic / 9, ["rate"]), (automatic, [])):
-        monitor = HealthMonitor(Recipe(learning_rate=rate).resolved(100))
+        monitor = LearningMonitor(Recipe(learning_rate=rate).resolved(100))
         monitor.started(started())
         assert [each.code for each in monitor.findings] == codes
-    monitor = HealthMonitor(Recipe().resolved(100))
+    monitor = LearningMonitor(Recipe().resolved(100))
     monitor.started(started(num_truncated=51))
     (change,) = monitor.take_changes()
     assert change.message == (
@@ -130,7 +130,7 @@ def test_cut_records_and_a_distant_rate_are_told_at_the_start() -> None:
 
 
 def test_losses_of_any_size_are_compared() -> None:
-    monitor = HealthMonitor(None)
+    monitor = LearningMonitor(None)
     watch(monitor, lambda n: 1e99 * n / TOTAL)
     assert [each.code for each in monitor.findings] == ["diverging"]
     assert HealthFinding.model_validate(monitor.findings[0].model_dump()) == monitor.findings[0]
