@@ -105,10 +105,12 @@ def add_version(
 
 
 def visible_models(session: Session, project_id: str | None, ids: Sequence[str]) -> set[str]:
-    """Return the models of these that a project has; None: that every project has."""
+    """Return the models of these that a project has, which are not deleted before the transaction
+    ends; None: that every project has.
+    """
     visible = or_(Model.project_id.is_(None), Model.project_id == project_id)
     statement = select(Model.id).where(visible, Model.id.in_(ids), Model.deleted_at.is_(None))
-    return set(session.scalars(statement))
+    return set(session.scalars(statement.with_for_update(read=True)))
 
 
 def usage(session: Session, project_id: str, name: str, days: int) -> Sequence[AliasDay]:

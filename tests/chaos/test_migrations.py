@@ -10,6 +10,8 @@ from alembic import command
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, MetaData, Table, func, null, select
 
+from app.aliases import service as aliases
+from app.aliases.traffic import Traffic
 from app.auth import worker_tokens
 from app.base import migrate
 from app.base.database import Database
@@ -74,6 +76,11 @@ def used(backend: Backend) -> Database:
         ("/v1/models", {"id": "acme/one", "source": "hf://acme/one"}),
     ):
         tenant.http.post(path, json=body).raise_for_status()
+    alias = {"name": "gpt-4o", "model": BASE_MODEL}
+    tenant.http.post("/v1/aliases", json=alias).raise_for_status()
+    traffic = Traffic()
+    traffic.add(tenant.project_id, "gpt-4o", BASE_MODEL, 0.1)
+    aliases.write_traffic(backend.database, traffic)
     with backend.database.transaction() as session:
         worker_tokens.create(session, "cluster", [DEFAULT_PROJECT_ID])
     # nobody loads it, so its row waits

@@ -28,10 +28,12 @@ from falqon_core.contract.messages import (
     TrainerMessage,
 )
 from falqon_core.estimate import host_memory
-from falqon_core.estimate.memory import training_memory_bytes
+from falqon_core.estimate.memory import RESERVED_BYTES, USABLE_SHARE, training_memory_bytes
 from falqon_core.estimate.placement import WHOLE, Placement
 from falqon_core.meld import linear
-from falqon_core.train.memory import RESERVED_BYTES, USABLE_SHARE
+from falqon_core.train import evaluator
+from falqon_core.train.checkpoint import Progress
+from falqon_core.train.early_stopping import record_evaluation
 from falqon_core.train.model import load_dimensions
 from tests.falqon_core.meld.models import fp8_weight
 from tests.falqon_core.train.processes import ranks, write_config
@@ -44,7 +46,6 @@ RECIPE: dict[str, Any] = {
     "max_steps": NUM_STEPS, "num_epochs": 3, "checkpoint_every": 100, "a_init": "gradient",
     "activation_checkpointing": False, "base_copy": "device",
 }  # fmt: skip
-# At this rate the model is worse after the second evaluation, so that the first is exported.
 STOPS_EARLY: dict[str, Any] = RECIPE | {
     "validation_fraction": 0.1, "eval_every": BEST_STEP, "early_stopping_patience": 2,
     "num_samples": 1, "sample_tokens": 4, "learning_rate": 1.0,
@@ -72,12 +73,18 @@ def limits(folder: Path, model: Path, recipe: dict[str, Any], size: int) -> Path
 
 def prepare(control_groups: Path | None = None, fp8: bool = False, fault: str = "") -> None:
     """Make a rank a small machine, one with the storage of a GPU, or one that fails."""
+    evaluator.record_evaluation = record_rising
     if control_groups is not None:
         host_memory.CGROUPS = control_groups
     if fp8:
         linear.new_packed_weight = fp8_weight
     if fault:
         torch.nn.modules.module.register_module_forward_pre_hook(partial(fail, fault, count(1)))
+
+
+def record_rising(progress: Progress, valid_loss: float) -> bool:
+    """Record a loss that rises with the steps, so that the step evaluated first is exported."""
+    return record_evaluation(progress, valid_loss + progress.step)
 
 
 def fail(fault: str, calls: "count[int]", module: torch.nn.Module, _: Any) -> None:
