@@ -67,9 +67,13 @@ def test_parquet_becomes_checked_json_lines(tenant: Tenant) -> None:
     assert (source["status"], source["progress"], source["num_records"]) == ("completed", 1.0, 2)
     assert source["ignored_columns"] == ["score"]
     assert source["first_records"] == lines.decode().splitlines()
-    request = {"model": tenant.base_model, "training_file": file["id"]}
+    request = {
+        "model": tenant.base_model,
+        "training_file": file["id"],
+        "falqon": {"validation_fraction": 0},
+    }
     estimate = tenant.http.post("/v1/fine_tuning/estimates", json=request).json()
-    assert "rows.jsonl: fields that train nothing: the column 'score'." in estimate["warnings"]
+    assert estimate["warnings"] == ["rows.jsonl: fields that train nothing: the column 'score'."]
     with tenant.api.database.read() as session:
         orphans = session.scalars(select(Orphan.storage_key)).all()
     assert [f"projects/{tenant.project_id}/{key}" for key in before] == [
