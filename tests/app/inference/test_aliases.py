@@ -1,5 +1,6 @@
 """Requests that name an alias are answered by what it stands for at that moment."""
 
+import random
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,7 @@ def test_a_name_switches_under_streams_and_back(tenant: Tenant) -> None:
 
 
 def test_a_share_that_grows_keeps_its_users() -> None:
+    random.seed(0)
     users = [f"user {i}" for i in range(1000)]
     before: set[str] = set()
     for weight in (5, 20, 50):
