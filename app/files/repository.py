@@ -186,20 +186,38 @@ def add_import(
     mapping: dict[str, str],
     *,
     is_uploaded: bool,
-) -> None:
+) -> FileImport:
     """Have a worker convert a source into the file's JSON lines."""
-    session.add(
-        FileImport(
-            id=new_id("import-"),
-            project_id=file.project_id,
-            file_id=file.id,
-            source=source,
-            is_uploaded=is_uploaded,
-            format=format,
-            mapping=mapping,
-            status=OperationStatus.IN_PROGRESS,
-        )
+    imported = FileImport(
+        id=new_id("import-"),
+        project_id=file.project_id,
+        file_id=file.id,
+        source=source,
+        is_uploaded=is_uploaded,
+        format=format,
+        mapping=mapping,
+        status=OperationStatus.IN_PROGRESS,
     )
+    session.add(imported)
+    return imported
+
+
+def replace_import(
+    session: Session, file: File, imported: FileImport, mapping: dict[str, str]
+) -> FileImport:
+    """Have a worker convert the source of a failed import, with another mapping."""
+    session.delete(imported)
+    session.flush()
+    again = add_import(
+        session,
+        file,
+        imported.source,
+        imported.format,
+        mapping,
+        is_uploaded=imported.is_uploaded,
+    )
+    session.flush()
+    return again
 
 
 def imports_of(session: Session, file_ids: Sequence[str]) -> dict[str, FileImport]:

@@ -1,6 +1,6 @@
 """Use cases of files, and parts for other packages."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 from typing import BinaryIO
 
@@ -19,7 +19,7 @@ from app.files.repository import names as names
 from app.files.repository import other_purposes as other_purposes
 from app.files.repository import search as search
 from app.files.schemas import MAX_PAGE, FileDeleted, FileObject, Order, SourceRequest
-from app.files.tables import table_of
+from app.files.tables import UploadTable, table_of
 from app.garbage import orphans
 from app.http.downloads import Content, ContentStream, missing_error
 from app.http.pagination import Page, check_cursor
@@ -32,6 +32,7 @@ from falqon_core.records.jsonl import lines_of
 from falqon_core.records.line_parser import Parsed
 from falqon_core.records.shapes import Record
 
+UNKNOWN_COLUMNS = "unknown_columns"
 FIRST_LINES = 5
 FIRST_BYTES = 2**16
 FIRST_CHARACTERS = 2_000
@@ -62,12 +63,38 @@ def create_file(
     name = creation.validate_name(filename, "file")
     table = table_of(purpose, name, content.read(HEAD_BYTES), mapping)
     content.seek(0)
+    return store_file(
+        services,
+        caller,
+        chunks_of(content),
+        num_bytes,
+        name=name,
+        purpose=purpose,
+        lifetime_seconds=lifetime_seconds,
+        idempotency_key=idempotency_key,
+        table=table,
+    )
+
+
+def store_file(
+    services: Services,
+    caller: Caller,
+    chunks: Iterable[bytes],
+    num_bytes: int,
+    *,
+    name: str,
+    purpose: Purpose = Purpose.FINE_TUNE,
+    lifetime_seconds: int | None = None,
+    idempotency_key: str | None = None,
+    table: UploadTable | None = None,
+) -> FileObject:
+    """Store a file of at most `num_bytes`, whose name has been validated."""
     file_id, key = creation.new_key(caller.project_id)
     with services.database.transaction() as session:
         quotas.admit_bytes(session, caller.project_id, num_bytes)
         if table is not None:
             creation.admit_import(session, caller.project_id, idempotency_key)
-    stored = orphans.put(services.database, services.storage, key, chunks_of(content))
+    stored = orphans.put(services.database, services.storage, key, chunks)
 
     def add() -> File:
         with services.database.transaction() as session:
@@ -121,6 +148,27 @@ def import_file(
     file, imported = creation.add_once(add)
     creation.notify(services.notifier, file, imported)
     return FileObject.of(file, imported)
+
+
+def map_columns(
+    services: Services, caller: Caller, file_id: str, mapping: dict[str, str]
+) -> FileObject:
+    """Have a worker read the table of a file again, whose columns it did not know."""
+    with services.database.transaction() as session:
+        file = get(session, caller.project_id, file_id, lock=True)
+        imported = import_of(session, file)
+        if imported is None or imported.error_code != UNKNOWN_COLUMNS:
+            raise IllegalState(
+                f"{file_id} is not a table with unknown columns.",
+                param="id",
+                code="columns_known",
+            )
+        creation.admit_import(session, caller.project_id)
+        repository.withdraw_verdict(session, file)
+        again = repository.replace_import(session, file, imported, mapping)
+        audit.record(session, caller, "file.columns_mapped", file_id)
+    services.notifier.notify(FileImport, file.id)
+    return FileObject.of(file, again)
 
 
 def list_files(

@@ -1,5 +1,6 @@
 """Views of a file for pages: the result of its check, and its statistics under a model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.auth.caller import Caller
@@ -12,6 +13,17 @@ from app.models import FileStatus
 from app.services import Services
 from falqon_core.records.file_check import FileReport
 from falqon_core.records.openai_lines import REWRITE_RULES
+
+# Fields that a menu offers the columns of a table for, with the names that are likely meant.
+COLUMN_NAMES = {
+    "prompt": ("prompt", "question", "instruction", "input", "query", "user"),
+    "completion": ("completion", "answer", "response", "output", "reply", "assistant", "label"),
+    "messages": ("messages", "conversation", "chat", "dialog"),
+    "text": ("text", "content", "document"),
+    "chosen": ("chosen", "preferred"),
+    "rejected": ("rejected",),
+}
+MENU_FIELDS = tuple(COLUMN_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +40,32 @@ class FileView:
         return [(REWRITE_RULES[name], num_records) for name, num_records in rewrites.items()]
 
     @property
+    def unknown_columns(self) -> list[str]:
+        """Return the columns of a table of which it is not known what they hold."""
+        source = self.file.source
+        if source and source.error and source.error.code == files.UNKNOWN_COLUMNS:
+            return source.ignored_columns
+        return []
+
+    @property
     def is_pending(self) -> bool:
         """Return True if the page should poll again soon."""
         return self.file.status == FileStatus.UPLOADED or (
             self.inspection is not None and self.inspection.status == "in_progress"
         )
+
+
+def guess_columns(columns: Sequence[str]) -> dict[str, str]:
+    """Return the likely column of each field of a menu; "" where none has a likely name."""
+    by_name = {column.strip().lower(): column for column in reversed(columns)}
+    guesses = {
+        field: next((by_name[name] for name in names if name in by_name), "")
+        for field, names in COLUMN_NAMES.items()
+    }
+    # A table of two columns is most often a question with its answer.
+    if len(columns) == 2 and guesses["prompt"] and not guesses["completion"]:
+        guesses["completion"] = next(name for name in columns if name != guesses["prompt"])
+    return guesses
 
 
 def view_file(

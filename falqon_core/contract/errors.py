@@ -7,7 +7,7 @@ given up: tracebacks never travel; they stay in the log.
 
 import errno
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 
@@ -58,10 +58,17 @@ class DatasetError(UserError):
 
 
 class ColumnsUnknown(UserError):
-    """A table has no columns that are fields of a record, or not those that a mapping names."""
+    """A table has no columns that are fields of a record, or not those that a mapping names.
+
+    `columns`: those that it has.
+    """
 
     code = "unknown_columns"
     default_param = "mapping"
+
+    def __init__(self, message: str, columns: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.columns = list(columns)
 
 
 class SourceUnreadable(UserError):

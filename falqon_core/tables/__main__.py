@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from falqon_core.contract.errors import (
+    ColumnsUnknown,
     FalqonError,
     SourceTooLarge,
     SourceUnreadable,
@@ -115,6 +116,8 @@ def main(arguments: list[str]) -> int:
         cause = _cause_of(error)
         if not isinstance(cause, UserError):
             traceback.print_exc()
+        if isinstance(cause, ColumnsUnknown):
+            send(RecordsWritten(num_records=0, fraction=0.0, ignored_columns=cause.columns))
         send(Failed(code=cause.code, message=str(cause), param=cause.param))
         return ExitCode.USER_ERROR if isinstance(cause, UserError) else ExitCode.INTERNAL
 

@@ -34,14 +34,16 @@ def select_columns(names: Sequence[str], mapping: Mapping[str, str]) -> dict[str
         if column not in names:
             raise ColumnsUnknown(
                 f"mapping.{printable(field)}: there is no column '{printable(column)}'; "
-                f"the columns are {_listed(names)}"
+                f"the columns are {_listed(names)}",
+                ignored_columns(names, {}),
             )
     if mapping:
         return dict(mapping)
     if not has_known_kind(names):
         raise ColumnsUnknown(
             f"no known kind of record has the columns {_listed(names)}; say which is which by a "
-            'mapping such as {"prompt": "question", "completion": "answer"}'
+            'mapping such as {"prompt": "question", "completion": "answer"}',
+            ignored_columns(names, {}),
         )
     return {name: name for name in names if name in RECORD_FIELDS}
 

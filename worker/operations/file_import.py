@@ -145,9 +145,13 @@ class FileImportHandler(OperationHandler[FileImport]):
         reading.lines.append(lines)
 
         def on_message(message: TrainerMessage) -> None:
-            if isinstance(message, RecordsWritten):
-                reading.ignored.extend(message.ignored_columns)
+            if not isinstance(message, RecordsWritten):
+                return
+            reading.ignored.extend(message.ignored_columns)
+            if message.num_records or message.fraction:
                 progress.written(table, message, reading.lines[0])
+            else:  # Its columns are unknown: users choose among them.
+                progress.write(ignored_columns=message.ignored_columns)
 
         arguments = [str(table.path), "--format", table.format, "--output", str(lines)]
         arguments += ["--mapping", json.dumps(operation.mapping)]

@@ -3,13 +3,14 @@ from functools import partial
 from typing import Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, File, Form, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
 from starlette.responses import RedirectResponse
 
 from app.auth.caller import Caller
 from app.base.errors import BytesMissing
 from app.catalogue import service as catalogue
 from app.dataset_statistics import service as dataset_statistics
+from app.files import cleaning, examples
 from app.files import service as files
 from app.files.schemas import FileObject, SourceRequest
 from app.files.sending import send_content
@@ -18,7 +19,7 @@ from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service as jobs
 from app.models import FileStatus, Purpose
 from app.services import Services
-from app.web.file_view import view_file
+from app.web.file_view import MENU_FIELDS, guess_columns, view_file
 from app.web.forms import EMPTY_FORM, TypedForm, notify_refusals, parse_form, redirect_to
 from app.web.pages.new_job import DEFAULT_MAX_SEQ_LENGTH
 from app.web.rendering import page
@@ -30,6 +31,7 @@ from falqon_core.estimate.estimate import tokens_from_characters
 from falqon_core.records.file_check import FileReport
 
 PAGE_SIZE = 50
+MAX_COLUMN = 512  # Characters of a column's name.
 MAX_JOBS = 20  # Jobs of one file, shown on its page.
 NEW_JOB = "/jobs/new"
 # Files for anything else have a tab where there are some.
@@ -39,6 +41,21 @@ Tab = Purpose | Literal["all"]
 
 router = PageRouter("/data")
 uploads = APIRouter(prefix="/data", route_class=UploadPageRoute)
+
+
+def _mapped_columns(
+    prompt: Annotated[str, Form(max_length=MAX_COLUMN)] = "",
+    completion: Annotated[str, Form(max_length=MAX_COLUMN)] = "",
+    messages: Annotated[str, Form(max_length=MAX_COLUMN)] = "",
+    text: Annotated[str, Form(max_length=MAX_COLUMN)] = "",
+    chosen: Annotated[str, Form(max_length=MAX_COLUMN)] = "",
+    rejected: Annotated[str, Form(max_length=MAX_COLUMN)] = "",
+) -> dict[str, str]:
+    columns = [prompt, completion, messages, text, chosen, rejected]
+    return {field: column for field, column in zip(MENU_FIELDS, columns, strict=True) if column}
+
+
+MappedColumns = Annotated[dict[str, str], Depends(_mapped_columns)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +145,7 @@ def upload(
         purpose=Purpose.FINE_TUNE,
         mapping=parse_mapping(mapping),
     )
-    return redirect_to(
-        f"{NEW_JOB}?training_file={created.id}" if back == NEW_JOB else f"/data/{created.id}"
-    )
+    return redirect_to(_after_upload(created, back))
 
 
 @router.change("/sources")
@@ -148,6 +163,18 @@ def import_file(
         file = files.import_file(services, caller, body)
         return redirect_to(f"/data/{file.id}")
     return _list_page(services, request, caller, None, form=form)
+
+
+@router.change("/example", *TOUCHES_STORAGE)
+def add_example(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    back: Annotated[str, Form(max_length=64)] = "",
+) -> RedirectResponse:
+    with notify_refusals(request):
+        return redirect_to(_after_upload(examples.add_example(services, caller), back))
+    return redirect_to(NEW_JOB if back == NEW_JOB else "/data")
 
 
 @router.get("/{file_id}", dependencies=TOUCHES_STORAGE)
@@ -190,13 +217,9 @@ def file_page(
         "using": using,
         "num_using": num_using,
     }
-    return page(
-        request,
-        "data/file.html",
-        caller,
-        data=view_file(services, caller, file_id, model, max_seq_length, chat_template_kwargs),
-        **context,
-    )
+    data = view_file(services, caller, file_id, model, max_seq_length, chat_template_kwargs)
+    columns = guess_columns(data.unknown_columns)
+    return page(request, "data/file.html", caller, data=data, columns=columns, **context)
 
 
 @router.get("/{file_id}/content", dependencies=TOUCHES_STORAGE)
@@ -219,6 +242,29 @@ def check(
     return redirect_to(f"/data/{file_id}")
 
 
+@router.change("/{file_id}/columns")
+def map_columns(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    file_id: str,
+    columns: MappedColumns,
+) -> RedirectResponse:
+    with notify_refusals(request):
+        files.map_columns(services, caller, file_id, columns)
+    return redirect_to(f"/data/{file_id}")
+
+
+@router.change("/{file_id}/clean", *TOUCHES_STORAGE)
+def clean(
+    services: ServicesDep, request: Request, caller: WritingVisitor, file_id: str
+) -> RedirectResponse:
+    with notify_refusals(request):
+        copy = cleaning.copy_good_lines(services, caller, file_id)
+        return redirect_to(f"/data/{copy.id}")
+    return redirect_to(f"/data/{file_id}")
+
+
 @router.change("/{file_id}/delete")
 def delete(
     services: ServicesDep, request: Request, caller: WritingVisitor, file_id: str
@@ -228,6 +274,10 @@ def delete(
         notify(request, f"{file_id} is deleted.")
         return redirect_to("/data")
     return redirect_to(f"/data/{file_id}")
+
+
+def _after_upload(file: FileObject, back: str) -> str:
+    return f"{NEW_JOB}?training_file={file.id}" if back == NEW_JOB else f"/data/{file.id}"
 
 
 def _address(purpose: Tab, q: str, after: str = "") -> str:

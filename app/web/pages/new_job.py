@@ -7,6 +7,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from app.auth.caller import Caller
 from app.base.errors import ApiError, NotFound
 from app.catalogue import service as catalogue
+from app.catalogue.importer import TINY_MODEL_ID
 from app.estimates import service as estimates
 from app.files import service as files
 from app.files.schemas import FileObject
@@ -20,12 +21,13 @@ from app.web import job_form, job_settings, live, tracker_fields
 from app.web.file_view import FileView, view_file
 from app.web.job_form import Errors, Values
 from app.web.rendering import fragment, page, shared
-from app.web.text import age, number
+from app.web.text import age, counted_as
 from app.web.visitor import PageRouter, Visitor, WritingVisitor
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.estimate.cards import find_device
+from falqon_core.records.file_check import FileReport
 from falqon_core.records.shapes import Shape
 
 MAX_FILES = 200  # Files to choose from; older ones are among the data.
@@ -147,6 +149,7 @@ def _page(
         options.append((plan.data.file.id, _named(plan.data.file)))
     context = _plan_context(plan, request) | {"values": values, "form": job_form}
     context["most_gpus"] = most_gpus
+    context["test_model"] = TINY_MODEL_ID
     context["models"] = _with(values["model"], [(id_, id_) for id_ in models])
     context["files"] = {
         name: _with(values.get(name, ""), options) for name in ("training_file", "validation_file")
@@ -170,9 +173,13 @@ def _page(
 
 def _named(file: FileObject) -> str:
     """Return a label that tells a file from others of its name."""
-    num_records = file.report.num_records if file.report else 0
-    records = f", {number(num_records)} record{'s' if num_records != 1 else ''}"
-    return f"{file.filename}{records if num_records else ''}, {age(file.created_at)}"
+    report = file.report or FileReport()
+    parts = [file.filename]
+    if report.num_records:
+        parts.append(counted_as(report.num_records, "record"))
+    if report.num_errors:
+        parts.append(counted_as(report.num_errors, "bad line"))
+    return ", ".join([*parts, age(file.created_at)])
 
 
 def _with(chosen: str, options: list[tuple[str, str]]) -> list[tuple[str, str]]:

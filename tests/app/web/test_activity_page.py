@@ -29,6 +29,7 @@ from tests.contract.access_objects import (
     an_engine,
 )
 from tests.contract.test_access_matrix import routes_of
+from tests.contract.test_file_imports import upload, work
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.audit import SAFE, UNAUDITED, rows_of
 from tests.support.pages import SAME_SITE, sign_in, token
@@ -69,6 +70,12 @@ def a_name(tenant: Tenant) -> Parameters:
     return {"name": new_id("gpt-"), "model": tenant.base_model}
 
 
+def a_table(tenant: Tenant) -> Parameters:
+    file = upload(tenant, "rows.csv", b"question,answer\na,b\n")
+    work(tenant)
+    return {"file_id": file["id"]}
+
+
 def a_step(tenant: Tenant) -> Parameters:
     return a_checkpoint(tenant) | {"step": "4"}
 
@@ -94,7 +101,12 @@ FORMS = {
     "/data/sources": Form(
         "file.created", fields={"source": "https://files.example.com/rows.parquet"}
     ),
+    "/data/example": Form("file.created"),
     "/data/{file_id}/check": Form("file.checked", a_file),
+    "/data/{file_id}/clean": Form("file.created", a_file),
+    "/data/{file_id}/columns": Form(
+        "file.columns_mapped", a_table, {"prompt": "question", "completion": "answer"}
+    ),
     "/data/{file_id}/delete": Form("file.deleted", a_file),
     "/models": Form("model.created", fields={"id": "", "source": "builtin:falqon-tiny"}),
     "/models/{model:path}/exports": Form("export.created", a_job_model, {"format": "bf16"}),

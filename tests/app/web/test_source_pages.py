@@ -117,3 +117,61 @@ def test_an_installation_admin_adds_and_deletes_base_models(
         page = post(admin, f"/models/{tenant.base_model}/delete")
         assert f"{tenant.base_model} is deleted." in page.text
     assert tenant.base_model not in {model.id for model in tenant.client.models.list()}
+
+
+def test_columns_of_unknown_names_are_chosen_from_menus(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    fields = {"csrf": token(browser.get("/data"))}
+    files = {"file": ("rows.csv", b"Question,<b>,Score\nwho?,me,1\n")}
+    path = browser.post("/data", data=fields, files=files, headers=SAME_SITE).url.path
+    assert f"{path}/columns" not in browser.get(path).text
+    work(tenant)
+    page = browser.get(path).text
+    menu = re.search(r'<select id="column-prompt".*?</select>', page, re.DOTALL)
+    assert menu is not None
+    assert re.findall(r'value="(.+?)"( selected)?', menu[0]) == [
+        ("Question", " selected"),
+        ("&lt;b&gt;", ""),
+        ("Score", ""),
+    ]
+    post(browser, f"{path}/columns", path, prompt="Question", completion="nobody")
+    work(tenant)
+    assert "there is no column &#39;nobody&#39;" in browser.get(path).text
+    post(browser, f"{path}/columns", path, prompt="Question", completion="<b>")
+    work(tenant)
+    page = browser.get(path).text
+    assert "prompt from Question, completion from &lt;b&gt;" in page
+    assert tenant.client.files.retrieve(path.removeprefix("/data/")).status == "processed"
+    refused = post(browser, f"{path}/columns", path, prompt="Question", completion="Score")
+    assert "not a table with unknown columns" in refused.text
+
+
+def test_a_copy_has_neither_bad_lines_nor_repeated_ones(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    good = b"".join(b'{"text": "%d"}\n' % number for number in range(20))
+    file_id = tenant.upload(b"{}\n" + good + good)
+    page = post(browser, f"/data/{file_id}/clean", f"/data/{file_id}")
+    copy_id = page.url.path.removeprefix("/data/")
+    assert copy_id != file_id
+    assert tenant.client.files.content(copy_id).read() == good
+    assert tenant.client.files.retrieve(copy_id).filename == "rows-clean.jsonl"
+    hopeless = tenant.upload(b"{}\n" * 20)
+    page = post(browser, f"/data/{hopeless}/clean", f"/data/{hopeless}")
+    assert "has no good line to keep" in page.text
+
+
+def test_example_data_is_one_click_away_on_an_empty_project(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    page = browser.get("/jobs/new").text
+    assert 'form="example-form"' in page
+    page = post(browser, "/data/example", "/jobs/new", back="/jobs/new")
+    assert page.url.path == "/jobs/new"
+    file_id = page.url.params["training_file"]
+    tenant.check(file_id)
+    assert tenant.client.files.retrieve(file_id).status == "processed"
+    page = browser.get("/jobs/new").text
+    assert "support_desk.jsonl, 162 records" in page
+    assert 'form="example-form"' not in page

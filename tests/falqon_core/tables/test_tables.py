@@ -292,6 +292,7 @@ def test_a_failure_is_a_message_and_an_exit_code(
     assert main([*arguments, "--message-fd", str(writing)]) == ExitCode.USER_ERROR
     os.close(writing)
     with os.fdopen(reading, "rb") as messages:
-        failure = decode(messages.read())
+        written, failure = map(decode, messages.read().splitlines())
+    assert written == RecordsWritten(num_records=0, fraction=0.0, ignored_columns=["a", "b"])
     assert isinstance(failure, Failed)
     assert (failure.code, failure.param) == ("unknown_columns", "mapping")
