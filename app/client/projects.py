@@ -19,6 +19,7 @@ RequestsPerMinute = Annotated[int | None, option(help="Limit of each key.")]
 MaxLiveJobs = Annotated[int | None, option(help="Limit of jobs that have not ended.")]
 MaxStorageBytes = Annotated[int | None, option(help="Limit of files and models together.")]
 MaxDeviceHours = Annotated[float | None, option(help="Limit in a calendar month.")]
+MaxRunningGpus = Annotated[int | None, option(help="Limit of GPUs that running jobs hold.")]
 
 
 LIMITS = (
@@ -27,6 +28,7 @@ LIMITS = (
     "max_live_jobs",
     "max_storage_bytes",
     "max_device_hours",
+    "max_running_gpus",
 )
 
 
@@ -35,6 +37,7 @@ class Unlimited(StrEnum):
     MAX_LIVE_JOBS = "max-live-jobs"
     MAX_STORAGE_BYTES = "max-storage-bytes"
     MAX_DEVICE_HOURS = "max-device-hours"
+    MAX_RUNNING_GPUS = "max-running-gpus"
 
     @property
     def field(self) -> str:
@@ -50,10 +53,16 @@ def create_project(
     max_live_jobs: MaxLiveJobs = None,
     max_storage_bytes: MaxStorageBytes = None,
     max_device_hours: MaxDeviceHours = None,
+    max_running_gpus: MaxRunningGpus = None,
 ) -> None:
     """Make a project; keys and data belong to one."""
     limits = _limits(
-        weight, requests_per_minute, max_live_jobs, max_storage_bytes, max_device_hours
+        weight,
+        requests_per_minute,
+        max_live_jobs,
+        max_storage_bytes,
+        max_device_hours,
+        max_running_gpus,
     )
     _show(client, client.api.post("/projects", {"name": name} | limits))
 
@@ -94,13 +103,19 @@ def change_project(
     max_live_jobs: MaxLiveJobs = None,
     max_storage_bytes: MaxStorageBytes = None,
     max_device_hours: MaxDeviceHours = None,
+    max_running_gpus: MaxRunningGpus = None,
     unlimited: Annotated[
         list[Unlimited], option(help="Take this limit away; may be repeated.")
     ] = [],  # noqa: B006
 ) -> None:
     """Change the name or limits of a project; what is not given stays."""
     changes = _limits(
-        weight, requests_per_minute, max_live_jobs, max_storage_bytes, max_device_hours
+        weight,
+        requests_per_minute,
+        max_live_jobs,
+        max_storage_bytes,
+        max_device_hours,
+        max_running_gpus,
     )
     if both := next((limit for limit in unlimited if limit.field in changes), None):
         raise Misused(f"--unlimited {both}: --{both} sets that limit; give one of them.")
@@ -119,14 +134,7 @@ def archive_project(client: Client, project_id: ProjectId) -> None:
     _show(client, client.api.post(f"/projects/{segment(project_id)}/archive"))
 
 
-def _limits(
-    weight: int | None,
-    requests_per_minute: int | None,
-    max_live_jobs: int | None,
-    max_storage_bytes: int | None,
-    max_device_hours: float | None,
-) -> Json:
-    values = (weight, requests_per_minute, max_live_jobs, max_storage_bytes, max_device_hours)
+def _limits(*values: float | None) -> Json:
     pairs = zip(LIMITS, values, strict=True)
     return {name: value for name, value in pairs if value is not None}
 

@@ -104,7 +104,7 @@ def claim(
     append(session, job.id, [event], status=JobStatus.RUNNING)
     session.flush()
     # Last: claims of one project wait for each other from here to the commit only.
-    next_job.charge_virtual_time(session, job.project_id)
+    next_job.charge_virtual_time(session, job.project_id, job.num_gpus)
     after_commit(session, counters.CLAIMS.labels(device).inc)
     return job
 

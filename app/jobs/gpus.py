@@ -5,10 +5,11 @@ from typing import Final
 
 from sqlalchemy.orm import Session
 
-from app.base.errors import InvalidRequest
+from app.base.errors import InvalidRequest, QuotaExceeded
 from app.base.processes.device import CPU
 from app.base.settings import Settings
 from app.estimates import service as estimates
+from app.models import Project
 from app.models.falqon_options import ANY_DEVICE
 from app.models.job_request import JobRequest
 from app.workers import service as workers
@@ -18,11 +19,22 @@ TOO_FEW = "too_few_gpus"
 AUTO: Final = "auto"
 
 
-def choose_num_gpus(session: Session, request: JobRequest, settings: Settings) -> int:
+def choose_num_gpus(
+    session: Session, project_id: str, request: JobRequest, settings: Settings
+) -> int:
     """Return the requested number of GPUs. Raises `InvalidRequest` if no live worker has as many;
-    while there is no worker, the job waits for one.
+    while there is no worker, the job waits for one. Raises `QuotaExceeded` above the ceiling of
+    the project, at which the job could only wait.
     """
     requested = request.falqon.num_gpus or 1
+    ceiling = session.get_one(Project, project_id).max_running_gpus
+    least = 1 if requested == AUTO else requested
+    if ceiling is not None and ceiling < least:
+        raise QuotaExceeded(
+            f"max_running_gpus: the running jobs of this project may hold {ceiling} GPUs, and "
+            f"this one needs {least}. Ask for fewer, or ask the administrator for more.",
+            param="max_running_gpus",
+        )
     if requested == 1:
         return 1
     device = request.falqon.gpu
@@ -31,7 +43,7 @@ def choose_num_gpus(session: Session, request: JobRequest, settings: Settings) -
     if most is None and is_cpu:
         most = settings.slots
     if requested == AUTO:
-        return most or 1
+        return most or 1 if ceiling is None else min(most or 1, ceiling)
     if most is not None and requested > most:
         kind = "" if device == ANY_DEVICE else f" of '{device}'"
         offer = f"no worker has more than {most}{kind}"

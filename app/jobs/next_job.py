@@ -1,5 +1,6 @@
-"""Choice of a worker's next job: projects by their share, then priority, then age. Jobs that need
-more GPUs than the worker has, or another kind of device, are skipped.
+"""Choice of a worker's next job: projects by their share of the cards, then priority, then age.
+Jobs that need more GPUs than the worker has or their project may hold, or another kind of device,
+are skipped.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from app.base.database import UNSYNCED, now_plus
 from app.models import Job, JobStatus, Project
 from app.models.falqon_options import ANY_DEVICE
 
+ENDLESS_ROOM = 2**31 - 1
 CLAIMS_LOCK = 0x66616C71  # any number, as long as no other lock uses it
 
 
@@ -69,12 +71,15 @@ def hold_for(session: Session, job_id: str, machine: str, seconds: float) -> boo
 def wait_for_other_claims(session: Session, offer: DeviceOffer) -> None:
     """Let claims pass one by one if several projects wait, as each has to see the one before it.
 
-    If only one project does, workers take its jobs side by side. SQLite serializes them anyhow.
+    If only one without a ceiling does, workers take its jobs side by side. SQLite serializes them
+    anyhow.
     """
     if session.get_bind().dialect.name != "postgresql":
         return
-    waiting = select(Project.id).where(_has_due_job(offer)).limit(2)
-    if len(session.scalars(waiting).all()) > 1:
+    waiting = session.execute(
+        select(Project.id, Project.max_running_gpus).where(_has_due_job(offer)).limit(2)
+    ).all()
+    if len(waiting) > 1 or any(project.max_running_gpus is not None for project in waiting):
         session.execute(select(func.pg_advisory_xact_lock(CLAIMS_LOCK)))
 
 
@@ -85,7 +90,12 @@ def _has_due_job(offer: DeviceOffer) -> ColumnElement[bool]:
     waiting = aliased(Job)
     first = (
         select(waiting.id)
-        .where(is_due(waiting), offer.fits(waiting), waiting.project_id == Project.id)
+        .where(
+            is_due(waiting),
+            offer.fits(waiting),
+            waiting.project_id == Project.id,
+            waiting.num_gpus <= _room(),
+        )
         .correlate(Project)
         .order_by(waiting.priority.desc(), waiting.id)
         .limit(1)
@@ -94,47 +104,64 @@ def _has_due_job(offer: DeviceOffer) -> ColumnElement[bool]:
     return first.is_not(None)
 
 
+def _running_gpus() -> ColumnElement[int]:
+    """Return the cards that a project's running jobs hold."""
+    running = aliased(Job)
+    return (
+        select(func.coalesce(func.sum(running.num_gpus), 0))
+        .where(running.status == JobStatus.RUNNING, running.project_id == Project.id)
+        .correlate(Project)
+        .scalar_subquery()
+    )
+
+
+def _room() -> ColumnElement[int]:
+    """Return how many more cards a project's running jobs may hold."""
+    return case(
+        (Project.max_running_gpus.is_(None), ENDLESS_ROOM),
+        else_=Project.max_running_gpus - _running_gpus(),
+    )
+
+
 def select_next(offer: DeviceOffer, project_ids: Sequence[str] | None = None) -> Select[str]:
-    """Return a job of the project that has the fewest running jobs for its weight; of several, the
-    one with the lowest virtual time. `project_ids` of None restricts nothing.
+    """Return a job of the project that holds the fewest cards for its weight; of several, the one
+    with the lowest virtual time. `project_ids` of None restricts nothing.
 
     Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs
     of one project only.
     """
     head = aliased(Job)
-    running = aliased(Job)
-    num_running = (
-        select(func.count())
-        .where(running.status == JobStatus.RUNNING, running.project_id == Project.id)
-        .correlate(Project)
-        .scalar_subquery()
-    )
     may_serve = () if project_ids is None else (Project.id.in_(project_ids),)
     next_project = (
-        select(Project.id)
+        select(Project.id, _room().label("room"))
         .where(_has_due_job(offer), *may_serve)
-        .order_by(num_running * 1.0 / Project.weight, Project.virtual_time, Project.id)
+        .order_by(_running_gpus() * 1.0 / Project.weight, Project.virtual_time, Project.id)
         .limit(1)
-        .scalar_subquery()
+        .cte("next_project")
     )
     return (
         select(head.id)
-        .where(is_due(head), offer.fits(head), head.project_id == next_project)
+        .where(
+            is_due(head),
+            offer.fits(head),
+            head.project_id == select(next_project.c.id).scalar_subquery(),
+            head.num_gpus <= select(next_project.c.room).scalar_subquery(),
+        )
         .order_by(head.priority.desc(), head.id)
         .limit(1)
     )
 
 
-def charge_virtual_time(session: Session, project_id: str) -> None:
-    """Charge virtual time by start-time fair queueing: a turn costs 1/weight, and an idle project
-    starts at the virtual time of the others instead of catching up.
+def charge_virtual_time(session: Session, project_id: str, num_gpus: int) -> None:
+    """Charge virtual time by start-time fair queueing: a turn costs GPUs/weight, and an idle
+    project starts where the newest turn of any began instead of catching up.
     """
     served = aliased(Project)
-    here = select(func.max(served.virtual_time - 1.0 / served.weight)).scalar_subquery()
+    here = select(func.max(served.virtual_start)).scalar_subquery()
     start = case((Project.virtual_time < here, here), else_=Project.virtual_time)
     session.execute(
         update(Project)
         .where(Project.id == project_id)
-        .values(virtual_time=start + 1.0 / Project.weight),
+        .values(virtual_start=start, virtual_time=start + 1.0 * num_gpus / Project.weight),
         execution_options=UNSYNCED,
     )

@@ -30,7 +30,7 @@ def plan_job(
     training, validation = files.get_for_job(
         session, project_id, request.training_file, request.validation_file, lock=lock
     )
-    num_gpus = choose_num_gpus(session, request, settings)
+    num_gpus = choose_num_gpus(session, project_id, request, settings)
     plan = FilePlan(project_id, request, *model, num_gpus, training, validation)
     for param, file in plan.files.items():
         is_checked = file.status == FileStatus.PROCESSED
@@ -45,7 +45,9 @@ def plan_without_files(
 ) -> JobPlan:
     """Plan a job whose training file is not here yet."""
     model = _plan_model(session, project_id, request, settings, lock=False)
-    return JobPlan(project_id, request, *model, choose_num_gpus(session, request, settings))
+    return JobPlan(
+        project_id, request, *model, choose_num_gpus(session, project_id, request, settings)
+    )
 
 
 def _plan_model(

@@ -5,6 +5,7 @@ The decisions of `claims.claim` are simulated, job after job. Future submissions
 
 import heapq
 import math
+import threading
 import time
 from bisect import insort
 from collections import Counter
@@ -41,10 +42,11 @@ from app.models.reported import json_number
 from app.workers import service as workers
 
 MAX_FORECAST = 200  # jobs; a longer forecast is useless, and reading must stay cheap
-# Every page with a waiting job reads it, and so does every submission: for a fleet of so many
-# workers each process computes it once in some seconds, and no more.
-MANY_WORKERS = 1_000
-KEPT_SECONDS = 5.0
+# Every page with a waiting job reads it, every poll of one, and every submission: where it is long,
+# each process computes it once in some seconds, and no more.
+LONG_QUEUE = 50
+MANY_WORKERS = 50
+KEPT_SECONDS = 3.0
 FORESEEABLE_SECONDS = 100 * 365 * 86400.0
 
 
@@ -76,6 +78,7 @@ class WaitingJob(NamedTuple):
     seconds: float | None  # expected seconds; None if unknown
     priority: int = 0
     gpu: str = ANY_DEVICE
+    num_gpus: int = 1
 
     def runs_on(self, device: str) -> bool:
         """Return True if a worker with this device may take it; a missing device matches any."""
@@ -86,6 +89,7 @@ class RunningJob(NamedTuple):
     project_id: str
     seconds: float | None  # remaining seconds on its worker
     device: str
+    num_gpus: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +101,12 @@ class ProjectQueue:
     weight: int
     virtual_time: float
     waiting: Sequence[WaitingJob]
+    max_running_gpus: int | None = None
+    is_cut: bool = False  # More jobs wait than were read.
+
+    def may_hold(self, num_gpus: int) -> bool:
+        """Return True if its running jobs may have so many cards."""
+        return self.max_running_gpus is None or num_gpus <= self.max_running_gpus
 
 
 class Queue:
@@ -134,7 +144,7 @@ class Queue:
         # Most jobs of a long queue are far behind: that is clear without a simulation.
         if job_id in self._waiting_seconds and job_id in self._foreseen:
             return self._describe(*self._foreseen[job_id])
-        if len(self._waiting_seconds) >= MAX_FORECAST:
+        if any(queue.is_cut for queue in self._projects.values()):
             return self._never("long_queue")
         return None
 
@@ -144,13 +154,17 @@ class Queue:
         return None if seconds == math.inf else seconds
 
     def position_if_added(
-        self, project: Project, priority: int, gpu: str = ANY_DEVICE
+        self, project: Project, priority: int, gpu: str = ANY_DEVICE, num_gpus: int = 1
     ) -> QueueObject:
         """Forecast a job of this project that would be queued now."""
-        empty = ProjectQueue(project.weight, project.virtual_time, [])
+        empty = ProjectQueue(project.weight, project.virtual_time, [], project.max_running_gpus)
         queue = self._projects.get(project.id, empty)
         waiting = list(queue.waiting)
-        insort(waiting, WaitingJob("", None, priority, gpu), key=lambda job: -job.priority)
+        insort(
+            waiting, WaitingJob("", None, priority, gpu, num_gpus), key=lambda job: -job.priority
+        )
+        if queue.is_cut and not waiting[-1].id:
+            return self._never("long_queue")
         projects = {**self._projects, project.id: replace(queue, waiting=waiting)}
         longer = Queue(projects, self._running, self._idle, self._served, self._most_gpus)
         return longer.position_of("", gpu=gpu) or longer._never("long_queue")
@@ -175,41 +189,71 @@ class Queue:
             if queue.waiting
         }
         virtual_times = {id_: queue.virtual_time for id_, queue in self._projects.items()}
-        num_running = Counter(job.project_id for job in self._running)
+        held = Counter[str]()  # Cards of each project.
+        for running in self._running:
+            held[running.project_id] += running.num_gpus
 
         def rank(project_id: str) -> tuple[float, float, str]:
-            share = num_running[project_id] / self._projects[project_id].weight
+            share = held[project_id] / self._projects[project_id].weight
             return share, virtual_times[project_id], project_id
 
-        free = [(_or_never(job.seconds), job.project_id, job.device) for job in self._running]
-        free += [(0.0, "", device) for device in self._idle]
-        free = free or [(math.inf, "", ANY_DEVICE)]
+        free = [
+            (_or_never(job.seconds), job.project_id, job.device, job.num_gpus)
+            for job in self._running
+        ]
+        free += [(0.0, "", device, 0) for device in self._idle]
+        free = free or [(math.inf, "", ANY_DEVICE, 0)]
         heapq.heapify(free)
         served = self._served
-        idle_devices: set[str] = set()
+        idle = list[str]()  # Devices of workers for which no waiting job is there, or allowed.
         while waiting and free:
-            moment, ended, device = heapq.heappop(free)
-            num_running[ended] -= 1
-            if device in idle_devices:
-                continue
+            moment, ended, device, num_gpus = heapq.heappop(free)
+            held[ended] -= num_gpus
+            if num_gpus and (queue := self._projects.get(ended)) and queue.max_running_gpus:
+                for other in idle:  # The project may hold more again.
+                    heapq.heappush(free, (moment, "", other, 0))
+                idle.clear()
             fitting = {
                 project_id: job
                 for project_id, jobs in waiting.items()
-                if (job := next((each for each in reversed(jobs) if each.runs_on(device)), None))
+                if (job := self._first_fitting(project_id, jobs, device, held[project_id]))
             }
             if not fitting:
-                idle_devices.add(device)  # no waiting job will ever match it
+                idle.append(device)
                 continue
             project_id = min(fitting, key=rank)
             job = fitting[project_id]
             waiting[project_id].remove(job)
             yield job.id, moment
-            served = max(virtual_times[project_id], served)
-            virtual_times[project_id] = served + 1.0 / self._projects[project_id].weight
-            num_running[project_id] += 1
-            heapq.heappush(free, (moment + _or_never(job.seconds), project_id, device))
+            started_at = max(virtual_times[project_id], served)
+            served = max(started_at, served)
+            virtual_times[project_id] = (
+                started_at + job.num_gpus / self._projects[project_id].weight
+            )
+            held[project_id] += job.num_gpus
+            heapq.heappush(
+                free, (moment + _or_never(job.seconds), project_id, device, job.num_gpus)
+            )
             if not waiting[project_id]:
+                if self._projects[project_id].is_cut:
+                    return  # Its next jobs are unknown.
                 del waiting[project_id]
+
+    def _first_fitting(
+        self, project_id: str, jobs: Sequence[WaitingJob], device: str, num_held: int
+    ) -> WaitingJob | None:
+        """Return the first of the reversed `jobs` that this device may run now."""
+        queue = self._projects[project_id]
+        fitting = (
+            job
+            for job in reversed(jobs)
+            if job.runs_on(device) and queue.may_hold(num_held + job.num_gpus)
+        )
+        return next(fitting, None)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self._waiting_seconds)
 
     @property
     def num_workers(self) -> int:
@@ -238,16 +282,29 @@ class Queue:
 
 
 _kept: WeakKeyDictionary[Engine, tuple[float, Queue]] = WeakKeyDictionary()
+_reading = threading.Lock()
 
 
 def read_queue(session: Session, settings: Settings) -> Queue:
-    """Read the current queue, or, with many workers, the one of some seconds ago."""
+    """Read the current queue, or, where it is long, the one of some seconds ago. One request reads
+    it again while the others go on with the old one.
+    """
     engine = session.get_bind().engine
     read_at, queue = _kept.get(engine, (-math.inf, None))
-    if queue is None or time.monotonic() - read_at > KEPT_SECONDS:
+    if queue is not None and time.monotonic() - read_at < KEPT_SECONDS:
+        return queue
+    is_kept = queue is not None
+    if queue is not None and not _reading.acquire(blocking=False):
+        return queue
+    try:
         queue = _read_queue(session, settings)
-        if queue.num_workers >= MANY_WORKERS:
+        if queue.num_workers >= MANY_WORKERS or queue.num_waiting >= LONG_QUEUE:
             _kept[engine] = (time.monotonic(), queue)
+        else:
+            _kept.pop(engine, None)
+    finally:
+        if is_kept:
+            _reading.release()
     return queue
 
 
@@ -264,29 +321,35 @@ def position_of_new_job(
 ) -> QueueObject:
     project = session.get_one(Project, project_id)
     queue = read_queue(session, settings)
-    return queue.position_if_added(project, request.priority, request.falqon.gpu)
+    requested = request.falqon.num_gpus
+    num_gpus = requested if isinstance(requested, int) else 1
+    return queue.position_if_added(project, request.priority, request.falqon.gpu, num_gpus)
 
 
 def _read_projects(session: Session) -> dict[str, ProjectQueue]:
-    """Read the first jobs of each waiting project: a project with a thousand jobs must not hide one
-    with a single job.
+    """Read the first jobs of each waiting project, `MAX_FORECAST` in all: a project with a thousand
+    jobs must not hide one with a single job.
     """
-    rows = groupby(_read_waiting(session), key=lambda row: row[:3])
-    return {
-        project_id: ProjectQueue(weight, virtual_time, [WaitingJob(*row[3:]) for row in jobs])
-        for (project_id, weight, virtual_time), jobs in rows
-    }
+    most = max(1, MAX_FORECAST // (session.scalar(_NUM_WAITING_PROJECTS) or 1))
+    projects = {}
+    for project, rows in groupby(_read_waiting(session, most + 1), key=lambda row: row[:4]):
+        project_id, weight, virtual_time, ceiling = project
+        jobs = [WaitingJob(*row[4:]) for row in rows]
+        projects[project_id] = ProjectQueue(
+            weight, virtual_time, jobs[:most], ceiling, is_cut=len(jobs) > most
+        )
+    return projects
 
 
-def _read_waiting(session: Session) -> Iterator[Sequence[Any]]:
-    """Yield each job with its project, in their order. In one statement on Postgres, because each
-    costs a round trip; SQLite, where none does, knows no LATERAL.
+def _read_waiting(session: Session, most: int) -> Iterator[Sequence[Any]]:
+    """Yield `most` jobs of each project with their project, in their order. In one statement on
+    Postgres, because each costs a round trip; SQLite, where none does, knows no LATERAL.
     """
     if session.get_bind().dialect.name == "postgresql":
-        yield from session.execute(_WAITING_WITH_JOBS)
+        yield from session.execute(_WAITING_WITH_JOBS, {"most": most})
         return
     for project in session.execute(_WAITING_PROJECTS).all():
-        for job in session.execute(_NEXT_JOBS, {"project_id": project.id}):
+        for job in session.execute(_NEXT_JOBS, {"project_id": project.id, "most": most}):
             yield *project, *job
 
 
@@ -314,23 +377,24 @@ _SECONDS_LEFT = _lower(
 # A job that has to wait after a loss has no position in the queue before its time.
 _RUNNABLE = is_due(Job)
 _RUNNING = (
-    select(Job.project_id, _SECONDS_LEFT, Attempt.device)
+    select(Job.project_id, _SECONDS_LEFT, Attempt.device, Job.num_gpus)
     .join(Attempt, (Attempt.job_id == Job.id) & (Attempt.number == Job.attempt))
     .where(Job.status == JobStatus.RUNNING, Job.lease_expires_at > now_plus())
 )
-_SERVED = select(func.max(Project.virtual_time - 1.0 / Project.weight))
+_SERVED = select(func.max(Project.virtual_start))
 _WAITING_PROJECTS = (
-    select(Project.id, Project.weight, Project.virtual_time)
+    select(Project.id, Project.weight, Project.virtual_time, Project.max_running_gpus)
     .where(exists().where(_RUNNABLE, Job.project_id == Project.id))
     .order_by(Project.virtual_time)
     .limit(MAX_FORECAST)
 )
 _FIRST_JOBS = (
-    select(Job.id, _SECONDS_LEFT.label("seconds"), Job.priority, Job.gpu)
+    select(Job.id, _SECONDS_LEFT.label("seconds"), Job.priority, Job.gpu, Job.num_gpus)
     .where(_RUNNABLE)
     .order_by(Job.priority.desc(), Job.id)
-    .limit(MAX_FORECAST)
+    .limit(bindparam("most"))
 )
+_NUM_WAITING_PROJECTS = select(func.count()).select_from(_WAITING_PROJECTS.subquery())
 _NEXT_JOBS = _FIRST_JOBS.where(Job.project_id == bindparam("project_id"))
 _PROJECT = _WAITING_PROJECTS.subquery()
 _ITS_JOBS = _FIRST_JOBS.where(Job.project_id == _PROJECT.c.id).lateral()

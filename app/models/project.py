@@ -24,11 +24,13 @@ class Project(Base):
     max_live_jobs: Mapped[int | None]
     max_storage_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_device_hours: Mapped[float | None]  # per calendar month, UTC
+    max_running_gpus: Mapped[int | None]  # of all its running jobs; a CPU counts its slots
 
-    # Share of the machines relative to that of other projects.
+    # Share of the cards relative to that of other projects.
     weight: Mapped[int] = mapped_column(default=1)
-    # Grows by 1/weight with each claim; see `app.jobs.claims`.
+    # Grows by GPUs/weight with each claim; see `app.jobs.next_job`.
     virtual_time: Mapped[float] = mapped_column(default=0.0)
+    virtual_start: Mapped[float] = mapped_column(default=0.0)  # at which its newest claim began
     usage_month: Mapped[str | None]  # 2026-11: the month that `usage_device_seconds` counts
     # Total of the attempts that have ended.
     usage_device_seconds: Mapped[float] = mapped_column(default=0.0)

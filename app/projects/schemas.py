@@ -37,6 +37,9 @@ class ProjectRequest(StrictModel):
     max_device_hours: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
         None, description="in a calendar month (UTC); null: without limit"
     )
+    max_running_gpus: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+        None, description="GPUs that running jobs hold together; null: without limit"
+    )
 
 
 class ProjectChange(ProjectRequest):
@@ -64,6 +67,7 @@ class ProjectObject(Object):
     max_live_jobs: int | None
     max_storage_bytes: int | None
     max_device_hours: float | None
+    max_running_gpus: int | None
     usage: Annotated[UsageObject | None, Field(description="null in lists")]
 
     @classmethod
@@ -79,6 +83,7 @@ class ProjectObject(Object):
             max_live_jobs=project.max_live_jobs,
             max_storage_bytes=project.max_storage_bytes,
             max_device_hours=project.max_device_hours,
+            max_running_gpus=project.max_running_gpus,
             usage=usage
             and UsageObject(
                 live_jobs=usage.live_jobs,

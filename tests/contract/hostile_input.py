@@ -57,6 +57,7 @@ PROJECT = {
     "weight": 2,
     "requests_per_minute": 600,
     "max_live_jobs": 5,
+    "max_running_gpus": 4,
     "max_storage_bytes": 10**9,
     "max_device_hours": 1.5,
 }

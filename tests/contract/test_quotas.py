@@ -65,6 +65,17 @@ def test_live_jobs_are_counted_until_they_end(tenant: Tenant) -> None:
     assert tenant.job().status == "queued"
 
 
+def test_a_job_above_the_ceiling_of_its_project_is_refused_before_it_waits_for_ever(
+    tenant: Tenant,
+) -> None:
+    tenant.limit(max_running_gpus=1)
+    assert tenant.job().status == "queued"
+    tenant.limit(max_running_gpus=0)
+    error = refusal(tenant.job)
+    assert error.param == "max_running_gpus"
+    assert "this project may hold 0 GPUs, and this one needs 1" in error.message
+
+
 def test_of_many_submissions_at_once_only_as_many_pass_as_may(
     tenant: Tenant, stranger: Tenant
 ) -> None:

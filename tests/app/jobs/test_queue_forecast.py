@@ -5,7 +5,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.jobs.queue_forecast import (
-    MAX_FORECAST,
     ProjectQueue,
     Queue,
     QueueObject,
@@ -111,7 +110,8 @@ def test_a_job_starts_when_the_first_worker_is_free_of_those_before(
 def test_a_forecast_that_cannot_be_made_has_a_reason() -> None:
     nobody = queue_of([], [], 0).position_if_added(MINE, 0)
     endless = queue_of([], [None], 0).position_if_added(MINE, 0)
-    long = queue_of([1.0] * MAX_FORECAST, [], 1)
+    jobs = [WaitingJob(f"job-{number}", 1.0) for number in range(3)]
+    long = Queue({"mine": ProjectQueue(1, 0.0, jobs, is_cut=True)}, [], ["cpu"])
     assert (nobody.position, nobody.estimated_start, nobody.reason) == (1, None, "no_live_worker")
     assert (endless.position, endless.estimated_start, endless.reason) == (
         1,
@@ -121,6 +121,7 @@ def test_a_forecast_that_cannot_be_made_has_a_reason() -> None:
     for place in (long.position_if_added(MINE, 0), long.position_of("a later one")):
         assert place is not None
         assert (place.position, place.estimated_start, place.reason) == (None, None, "long_queue")
+    assert long.position_if_added(MINE, 1).position == 1
     assert queue_of([1.0], [], 1).position_of("taken meanwhile") is None
 
 
@@ -131,11 +132,24 @@ def test_projects_take_turns_by_their_weight() -> None:
     assert order(heavy, "a0", "a1", "a2", "b0", "b1") == "a0 b0 a1 a2 b1"
 
 
-def test_the_project_with_fewer_running_jobs_comes_first() -> None:
-    queue = Queue(
-        {"a": line("a", 2), "b": line("b", 2)}, [RunningJob("a", 100.0, "cpu")], ["cpu"] * 2
-    )
-    assert order(queue, "a0", "b0", "b1") == "b0 a0 b1"
+def test_the_project_with_fewer_cards_comes_first() -> None:
+    running = [RunningJob("a", 100.0, "cpu", 4), *[RunningJob("b", 100.0, "cpu")] * 2]
+    queue = Queue({"a": line("a", 2), "b": line("b", 4)}, running, ["cpu"] * 3)
+    assert order(queue, "a0", "b0", "b1", "b2") == "b0 b1 a0 b2"
+
+
+def test_a_turn_costs_as_much_as_its_cards() -> None:
+    wide = [WaitingJob(f"a{number}", 10.0, num_gpus=4) for number in range(3)]
+    queue = Queue({"a": ProjectQueue(1, 0.0, wide), "b": line("b", 6)}, [], ["cpu"])
+    assert order(queue, "a0", "a1", "b0", "b3", "b4") == "a0 b0 b3 a1 b4"
+
+
+def test_a_project_at_its_ceiling_waits_for_its_own_jobs() -> None:
+    limited = ProjectQueue(1, 0.0, [WaitingJob(f"a{number}", 10.0) for number in range(3)], 1)
+    queue = Queue({"a": limited}, [RunningJob("a", 30.0, "cpu")], ["cpu"] * 2)
+    for number in range(3):
+        place = queue.position_of(f"a{number}")
+        assert abs(starts_in(place) - 30 - 10 * number) <= 1.5
 
 
 def test_a_new_job_is_foreseen_where_its_project_and_priority_put_it() -> None:

@@ -15,7 +15,7 @@ from app.base.settings import Settings
 from app.jobs import claims, next_job
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
-from app.jobs.queue_forecast import MANY_WORKERS, read_queue
+from app.jobs.queue_forecast import LONG_QUEUE, MANY_WORKERS, MAX_FORECAST, read_queue
 from app.models import Job, JobStatus, Model, Project, Worker
 from app.models.job_request import JobRequest
 from app.notifier import repository as notifications
@@ -211,7 +211,7 @@ def test_claims_and_reminders_read_no_job_but_their_own_however_many_wait(
         assert take(database) is not None
     sqlite = database.engine.dialect.name == "sqlite"
     plan = plan_of(
-        database, *next(entry for entry in executed if entry[0].startswith("SELECT jobs_"))
+        database, *next(entry for entry in executed if entry[0].startswith("WITH next_project"))
     )
     reading = (
         r"(?:SEARCH|SCAN) jobs_\d USING (?:COVERING )?INDEX (\w+)"
@@ -219,9 +219,9 @@ def test_claims_and_reminders_read_no_job_but_their_own_however_many_wait(
         else r"Index (?:Only )?Scan (?:Backward )?using (\w+) on jobs jobs_\d"
     )
     indexes = re.findall(reading, plan)
-    assert len(indexes) == 3, plan
-    # the third locks what it takes, and passes over what others have locked
-    assert sqlite or plan.count("Index Only Scan") == 2, plan
+    assert len(indexes) == 5, plan
+    # the last locks what it takes, and passes over what others have locked
+    assert sqlite or plan.count("Index Only Scan") == 4, plan
     assert set(indexes) <= {"ix_jobs_queue", "ix_jobs_project_id_status_id"}, plan
     assert not re.search(r"SCAN jobs|Seq Scan on jobs|Bitmap", plan), plan
     with statements(database) as executed, database.read() as session:
@@ -230,9 +230,9 @@ def test_claims_and_reminders_read_no_job_but_their_own_however_many_wait(
     assert re.search(r"\bix_jobs_(queued|status_id|queue)\b", plan), plan
 
 
-@pytest.mark.parametrize("num_workers", [MANY_WORKERS - 1, MANY_WORKERS])
-def test_the_queue_of_many_workers_is_not_read_each_time(
-    database: Database, num_workers: int
+@pytest.mark.parametrize(("num_workers", "num_jobs"), [(49, 2), (50, 2), (1, 51)])
+def test_a_long_queue_is_not_read_each_time(
+    database: Database, num_workers: int, num_jobs: int
 ) -> None:
     add_project(database, "a")
     workers = [
@@ -241,10 +241,28 @@ def test_the_queue_of_many_workers_is_not_read_each_time(
     ]
     with database.transaction() as session:
         session.execute(insert(Worker).values(seen_at=now_plus(3600.0)), workers)
+    queue(database, "a", [0] * (num_jobs - 1))
     settings = Settings(device="cpu")
     with database.read() as session:
         assert read_queue(session, settings).num_workers == num_workers
-    [job_id] = queue(database, "a", [0])
+    queue(database, "a", [0])
     with database.read() as session:
-        is_read_anew = read_queue(session, settings).position_of(job_id) is not None
-    assert is_read_anew is (num_workers < MANY_WORKERS)
+        num_waiting = read_queue(session, settings).num_waiting
+    is_long = num_workers >= MANY_WORKERS or num_jobs > LONG_QUEUE
+    assert num_waiting == (num_jobs - 1 if is_long else num_jobs)
+
+
+def test_a_forecast_reads_so_many_jobs_however_many_projects_wait(database: Database) -> None:
+    for number in range(50):
+        add_project(database, f"p{number:02}")
+        queue(database, f"p{number:02}", [0] * 6)
+    with database.read() as session:
+        waiting = read_queue(session, Settings(device="cpu"))
+    assert waiting.num_waiting == MAX_FORECAST
+    jobs = [execute_next(database) for _ in range(60)]
+    places = [waiting.position_of(job.id) for job in jobs]
+    assert [place and place.position for place in places] == list(range(1, 61))
+    [later] = queue(database, "p00", [0])
+    place = waiting.position_of(later)
+    assert place is not None
+    assert place.reason == "long_queue"

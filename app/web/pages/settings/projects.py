@@ -82,6 +82,7 @@ def limit_project(
     max_live_jobs: Field = None,
     max_storage_bytes: Field = None,
     max_device_hours: Field = None,
+    max_running_gpus: Field = None,
 ) -> Response:
     """Set the limits; an empty field removes one."""
     limits = {
@@ -89,6 +90,7 @@ def limit_project(
         "max_live_jobs": max_live_jobs,
         "max_storage_bytes": max_storage_bytes,
         "max_device_hours": max_device_hours,
+        "max_running_gpus": max_running_gpus,
     }
     with TypedForm(weight=weight, **limits) as form:
         changes = dict.fromkeys(limits) | _read_limits(form.values)
