@@ -26,6 +26,7 @@ MAX_NUMBER = 2**40  # The limit of every other number, above and below zero.
 CONFIG_DEFAULTS: dict[Any, dict[str, Any]] = {
     "gemma2": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "gemma3_text": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
+    "ministral3": {"num_key_value_heads": 8, "head_dim": 128},
     "mistral": {"num_key_value_heads": 8},
     "qwen2": {"num_key_value_heads": 32},
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
@@ -33,7 +34,17 @@ CONFIG_DEFAULTS: dict[Any, dict[str, Any]] = {
 }
 ROTATED_IN_PLACE = {"llama", "mistral", "qwen2"}  # Qwen 3 has norms in between
 # An FP8 GPU keeps gate and up of their MLPs as codes where the activation is silu.
-GATED_BY_SILU = {"granite", "llama", "mistral", "olmo2", "qwen2", "qwen3", "smollm3"}
+GATED_BY_SILU = {
+    "granite",
+    "llama",
+    "ministral3",
+    "mistral",
+    "olmo2",
+    "olmo3",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+}
 # A factor of 1 counts as one that changes them.
 LOGIT_FACTORS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 LINEARS_BY_INPUT = (
@@ -197,7 +208,7 @@ def _count_vectors(
         count += 2 * head_dim
     if kind in ("gemma2", "gemma3_text"):
         count += 2 * hidden
-    if kind == "olmo2":
+    if kind in ("olmo2", "olmo3"):
         count += queries + keys
     return count
 

@@ -39,10 +39,11 @@ from falqon_core.ops.quantize import quantize_rows
 from falqon_core.ops.rms_norm import RMSNorm
 
 SILU_MODULES = (nn.SiLU, SiLUActivation)
-# Gemma adds one to the weight, and OLMo 2 multiplies by it in fp32: they keep their own.
+# Gemma adds one to the weight, OLMo 2 and OLMo 3 multiply by it in fp32: they keep theirs.
 RMS_NORMS = {
     "GraniteRMSNorm",
     "LlamaRMSNorm",
+    "Ministral3RMSNorm",
     "MistralRMSNorm",
     "Phi3RMSNorm",
     "Qwen2RMSNorm",

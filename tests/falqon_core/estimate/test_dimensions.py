@@ -103,7 +103,7 @@ def test_a_config_of_no_decoder_is_refused(change: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [*CONFIG_DEFAULTS, *FUSED_MODEL_TYPES, "granite", "llama", "olmo2"]
+    "kind", [*CONFIG_DEFAULTS, *FUSED_MODEL_TYPES, "granite", "llama", "olmo2", "olmo3"]
 )
 def test_what_a_config_does_not_say_is_what_transformers_takes(kind: str) -> None:
     plain = AutoConfig.for_model(kind)

@@ -12,8 +12,10 @@ from transformers import (
     Gemma3TextConfig,
     GraniteConfig,
     LlamaConfig,
+    Ministral3Config,
     MistralConfig,
     Olmo2Config,
+    Olmo3Config,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
@@ -43,6 +45,12 @@ LONGROPE = {
     "long_factor": [1.0, 2.0, 4.0],
     "partial_rotary_factor": 0.5,
 }
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 24,
+}
 FAMILIES: dict[str, PreTrainedConfig] = {
     "Llama": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
     "Mistral": MistralConfig(**SIZES, head_dim=16, sliding_window=7),
@@ -60,6 +68,21 @@ FAMILIES: dict[str, PreTrainedConfig] = {
         rope_parameters=LONGROPE,
     ),
     "OLMo 2": Olmo2Config(**SIZES),
+    "OLMo 3": Olmo3Config(
+        **SIZES,
+        sliding_window=7,
+        layer_types=["sliding_attention", "full_attention"],
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "full_attention": YARN,
+        },
+    ),
+    "Ministral 3": Ministral3Config(
+        **SIZES,
+        head_dim=16,
+        sliding_window=7,
+        rope_parameters=YARN | {"llama_4_scaling_beta": 0.5, "max_position_embeddings": 256},
+    ),
     "SmolLM3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0]),
     "Granite": GraniteConfig(
         **SIZES,
