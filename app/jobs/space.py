@@ -30,7 +30,8 @@ def expected_bytes(
     # The trained weights with their two moments, in fp32; a frozen A in bf16.
     checkpoint = largest_checkpoint or 12 * size.trained + 2 * size.frozen_a
     # Weights in e4m3, embeddings in bf16.
-    result = dimensions.num_linear_parameters + 2 * dimensions.num_embedding_parameters
+    weights = dimensions.num_linear_parameters + dimensions.num_expert_parameters
+    result = weights + 2 * dimensions.num_embedding_parameters
     return (recipe.keep_checkpoints + 1) * checkpoint + result
 
 

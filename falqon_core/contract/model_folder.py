@@ -2,8 +2,8 @@
 else.
 
 Files are judged by name and by their first bytes, JSON by its keys. Refused are models that
-need code of their own, weights in any other format than safetensors, and what is no dense decoder
-by its config. What its modules are, only transformers can tell (`importers.decoder`).
+need code of their own, weights in any other format than safetensors, and what is no decoder that
+trains here by its config. What its modules are, only transformers can tell (`importers.decoder`).
 """
 
 import json
@@ -17,6 +17,7 @@ from falqon_core.contract.weights import UnsoundWeights, check_safetensors
 CLASS_SUFFIX = "ForCausalLM"
 # Fields by which transformers' configs count the experts of a mixture.
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+MIXTURES = ("glm4_moe", "gpt_oss", "granitemoe", "olmoe", "qwen3_moe")  # Those that train here.
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".msgpack"}
 PICKLE_STARTS = (
     *(bytes([0x80, protocol]) for protocol in range(1, 6)),
@@ -68,15 +69,17 @@ def check_model_files(folder: Path) -> None:
 
 
 def check_architecture(config: dict[str, Any]) -> None:
-    """Refuse a config.json, parsed, of no decoder, or of one of experts. Raises `ModelError`."""
+    """Refuse a config.json, parsed, of no decoder, or of experts that do not train here. Raises
+    `ModelError`.
+    """
     kind = config.get("model_type")
     if not isinstance(kind, str):
         raise ModelError(f"model type {kind!r} is not supported; it is a name")
     for key, value in _pairs(config):
-        if key in EXPERT_KEYS and isinstance(value, int) and value > 1:
+        if key in EXPERT_KEYS and isinstance(value, int) and value > 1 and kind not in MIXTURES:
             raise ModelError(
-                f"{kind} is a mixture of experts ({key} is {value}), which is not supported; "
-                "choose a dense model"
+                f"{kind} is a mixture of experts ({key} is {value}) that is not supported; "
+                f"choose a dense model, or one of {', '.join(MIXTURES)}"
             )
     classes = config.get("architectures") or []
     if classes and not _is_decoder(classes):

@@ -2,18 +2,18 @@
 backward.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
-from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.dimensions import LayerKind, ModelDimensions
 
 
 @dataclass(frozen=True)
 class AdapterSize:
     """Numbers of elements: of A that stay as they are and the B beside them, of A that train and
     the B beside them, all layers together; and `kept_inputs`, the inputs of a token that one layer
-    keeps for backward.
+    keeps for backward, at most.
     """
 
     frozen_a: int = 0
@@ -32,19 +32,34 @@ def adapter_size(dimensions: ModelDimensions, recipe: Recipe) -> AdapterSize:
     """Return the size of the recipe's adapter on a model; its choice of linears is not
     considered.
     """
-    size = AdapterSize()
+    size = AdapterSize(
+        kept_inputs=max(num_kept_inputs(kind, recipe) for kind in dimensions.layer_kinds)
+    )
     pooled = recipe.group_size or 1
-    for group in dimensions.linear_groups:
+    groups = [(kind, group) for kind in dimensions.layer_kinds for group in kind.linear_groups]
+    for kind, group in groups:
         trains_a = recipe.trains_a_of(group.num_outputs, group.num_inputs)
-        per_rank = dimensions.num_layers * recipe.rank
+        per_rank = kind.number * recipe.rank
         a = per_rank * group.num_linears * (group.num_inputs // pooled)
         b = per_rank * group.num_outputs
-        keeps_input = trains_a and METHOD_SPECS[recipe.method].keeps_inputs
-        size = AdapterSize(
+        size = replace(
+            size,
             frozen_a=size.frozen_a + (0 if trains_a else a),
             b_of_frozen=size.b_of_frozen + (0 if trains_a else b),
             trained_a=size.trained_a + (a if trains_a else 0),
             b_of_trained=size.b_of_trained + (b if trains_a else 0),
-            kept_inputs=size.kept_inputs + (group.num_inputs if keeps_input else 0),
         )
     return size
+
+
+def num_kept_inputs(kind: LayerKind, recipe: Recipe) -> int:
+    """Count the inputs of a token that a layer of this kind keeps for backward: those of linears
+    whose A train.
+    """
+    if not METHOD_SPECS[recipe.method].keeps_inputs:
+        return 0
+    return sum(
+        group.num_inputs
+        for group in kind.linear_groups
+        if recipe.trains_a_of(group.num_outputs, group.num_inputs)
+    )

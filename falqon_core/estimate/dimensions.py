@@ -1,9 +1,10 @@
 """Dimensions and parameter counts of a base model, read from its config.json.
 
 Covers decoders whose layers are q, k, v, o and gate, up, down projections, or q, k, v in one and
-gate, up in one (Phi-3). Whether a model's modules are what is counted here, only its import can
-tell (`importers.decoder`). Every number of a config is external and is bounded here, for all who
-compute with it; models larger than any that exists (the maxima below) are refused.
+gate, up in one (Phi-3), and mixtures of experts (`experts`). Whether a model's modules are what is
+counted here, only its import can tell (`importers.decoder`). Every number of a config is external
+and is bounded here, for all who compute with it; models larger than any that exists (the maxima
+below) are refused.
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from falqon_core.contract.errors import ModelError
+from falqon_core.estimate.experts import Experts, read_experts
 
 MAX_LAYERS = 512
 MAX_HEADS = 1_024
@@ -26,15 +28,19 @@ MAX_NUMBER = 2**40  # The limit of every other number, above and below zero.
 CONFIG_DEFAULTS: dict[Any, dict[str, Any]] = {
     "gemma2": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "gemma3_text": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
+    "glm4_moe": {"num_key_value_heads": 8},
+    "gpt_oss": {"num_key_value_heads": 8, "head_dim": 64},
     "ministral3": {"num_key_value_heads": 8, "head_dim": 128},
     "mistral": {"num_key_value_heads": 8},
     "qwen2": {"num_key_value_heads": 32},
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+    "qwen3_moe": {"num_key_value_heads": 4},
     "smollm3": {"num_key_value_heads": 4, "tie_word_embeddings": True},
 }
 ROTATED_IN_PLACE = {"llama", "mistral", "qwen2"}  # Qwen 3 has norms in between
 # An FP8 GPU keeps gate and up of their MLPs as codes where the activation is silu.
 GATED_BY_SILU = {
+    "glm4_moe",
     "granite",
     "llama",
     "ministral3",
@@ -43,6 +49,7 @@ GATED_BY_SILU = {
     "olmo3",
     "qwen2",
     "qwen3",
+    "qwen3_moe",
     "smollm3",
 }
 # A factor of 1 counts as one that changes them.
@@ -65,6 +72,29 @@ class LinearGroup:
     num_inputs: int
 
 
+@dataclass(frozen=True)
+class LayerKind:
+    """The layers of a decoder that have the same linears, `number` of them. `intermediate_size` is
+    that of their MLP, 0 where only experts compute.
+    """
+
+    number: int
+    intermediate_size: int
+    has_experts: bool
+    linear_shapes: dict[str, tuple[int, int]]  # [O, I] by name
+
+    @property
+    def linear_groups(self) -> tuple[LinearGroup, ...]:
+        """Return the linears of one layer, those that read the same input together."""
+        shapes = self.linear_shapes
+        groups = [[shapes[name] for name in names if name in shapes] for names in LINEARS_BY_INPUT]
+        return tuple(
+            LinearGroup(len(group), sum(outputs for outputs, _ in group), group[0][1])
+            for group in groups
+            if group
+        )
+
+
 class ModelDimensions(BaseModel):
     """Sizes of one decoder; every field is a count."""
 
@@ -80,6 +110,7 @@ class ModelDimensions(BaseModel):
     max_position_embeddings: int
     tied_embeddings: bool
     fused_projections: bool = False
+    experts: Experts | None = None
     # Parameters of one layer's further norms and biases, beside two norms of the hidden size.
     num_layer_vector_parameters: int = 0
     # Numbers of a token that a layer keeps for backward beside those that a Llama's keeps.
@@ -119,10 +150,11 @@ class ModelDimensions(BaseModel):
             if head_dim % 2:
                 raise ValueError(f"head_dim {head_dim} is odd, so it has no pairs to rotate")
             _check_token_ids(config, vocabulary)
+            layers = _count(filled, "num_hidden_layers", MAX_LAYERS)
             return cls(
                 hidden_size=hidden,
                 intermediate_size=intermediate,
-                num_layers=_count(filled, "num_hidden_layers", MAX_LAYERS),
+                num_layers=layers,
                 num_heads=heads,
                 num_kv_heads=kv_heads,
                 head_dim=head_dim,
@@ -130,8 +162,9 @@ class ModelDimensions(BaseModel):
                 max_position_embeddings=_count(filled, "max_position_embeddings", MAX_POSITIONS),
                 tied_embeddings=bool(filled.get("tie_word_embeddings", False)),
                 fused_projections=config.get("model_type") in FUSED_MODEL_TYPES,
+                experts=read_experts(config, layers, _count),
                 num_layer_vector_parameters=_count_vectors(
-                    config, hidden, intermediate, heads * head_dim, kv_heads * head_dim, head_dim
+                    config, hidden, intermediate, heads, kv_heads, head_dim
                 ),
                 num_extra_activations=_count_extra_activations(config, hidden, intermediate),
                 rotates_in_place=config.get("model_type") in ROTATED_IN_PLACE
@@ -147,26 +180,75 @@ class ModelDimensions(BaseModel):
             ) from None
 
     @property
+    def layer_kinds(self) -> tuple[LayerKind, ...]:
+        """Return the kinds of layers: those with an MLP, and those with experts."""
+        if self.experts is None:
+            return (self._layer_kind(self.num_layers, self.intermediate_size),)
+        dense = self.experts.num_dense_layers
+        kinds = (
+            self._layer_kind(dense, self.intermediate_size),
+            self._layer_kind(
+                self.num_layers - dense, self.experts.shared_intermediate_size, has_experts=True
+            ),
+        )
+        return tuple(kind for kind in kinds if kind.number)
+
+    @property
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
-        """[O, I] of each linear of one layer."""
+        """[O, I] of each linear of a layer, by name; the smaller one where layers differ."""
+        shapes: dict[str, tuple[int, int]] = {}
+        for kind in self.layer_kinds:
+            for name, shape in kind.linear_shapes.items():
+                shapes[name] = min(shape, shapes.get(name, shape))
+        return shapes
+
+    def _layer_kind(self, number: int, intermediate: int, has_experts: bool = False) -> LayerKind:
         q = self.num_heads * self.head_dim
         kv = self.num_kv_heads * self.head_dim
         h = self.hidden_size
-        i = self.intermediate_size
+        i = intermediate
         if self.fused_projections:
-            return {
-                "o_proj": (h, q), "qkv_proj": (q + 2 * kv, h),
-                "gate_up_proj": (2 * i, h), "down_proj": (h, i),
-            }  # fmt: skip
-        return {
-            "q_proj": (q, h), "k_proj": (kv, h), "v_proj": (kv, h), "o_proj": (h, q),
-            "gate_proj": (i, h), "up_proj": (i, h), "down_proj": (h, i),
-        }  # fmt: skip
+            attention = {"o_proj": (h, q), "qkv_proj": (q + 2 * kv, h)}
+            mlp = {"gate_up_proj": (2 * i, h), "down_proj": (h, i)}
+        else:
+            attention = {"q_proj": (q, h), "k_proj": (kv, h), "v_proj": (kv, h), "o_proj": (h, q)}
+            mlp = {"gate_proj": (i, h), "up_proj": (i, h), "down_proj": (h, i)}
+        return LayerKind(number, i, has_experts, attention | (mlp if i else {}))
 
     @property
     def num_linear_parameters(self) -> int:
         """Count the weights of all decoder linears, the part that is quantized and melded."""
-        return self.num_layers * sum(o * i for o, i in self.linear_shapes.values())
+        return sum(
+            kind.number * sum(o * i for o, i in kind.linear_shapes.values())
+            for kind in self.layer_kinds
+        )
+
+    @property
+    def num_expert_layers(self) -> int:
+        """Count the layers with routed experts."""
+        return sum(kind.number for kind in self.layer_kinds if kind.has_experts)
+
+    @property
+    def num_expert_parameters(self) -> int:
+        """Count the weights of all routed experts, which are frozen."""
+        experts = self.experts
+        if experts is None:
+            return 0
+        return self.num_expert_layers * experts.num_experts * experts.num_weights(self.hidden_size)
+
+    @property
+    def num_active_expert_parameters(self) -> int:
+        """Count the weights of the routed experts that one token passes."""
+        if self.experts is None:
+            return 0
+        return self.num_expert_parameters // self.experts.num_experts * self.experts.num_active
+
+    @property
+    def expert_bytes(self) -> int:
+        """Return the bytes of all routed experts and their routers while training."""
+        if self.experts is None:
+            return 0
+        return self.num_expert_layers * self.experts.layer_bytes(self.hidden_size)
 
     @property
     def num_embedding_parameters(self) -> int:
@@ -175,40 +257,44 @@ class ModelDimensions(BaseModel):
 
     @property
     def num_parameters(self) -> int:
-        """Return all parameters: linears, embeddings, norms and biases."""
-        vectors = (
+        """Return all parameters: linears, embeddings, norms, biases, experts and routers."""
+        frozen = (
             self.num_layers * (2 * self.hidden_size + self.num_layer_vector_parameters)
             + self.hidden_size
+            + self.num_expert_parameters
         )
-        return self.num_linear_parameters + self.num_embedding_parameters + vectors
+        if self.experts is not None:
+            frozen += self.num_expert_layers * self.experts.num_others(self.hidden_size)
+        return self.num_linear_parameters + self.num_embedding_parameters + frozen
 
     @property
-    def linear_groups(self) -> tuple[LinearGroup, ...]:
-        """Return the linears of one layer, those that read the same input together."""
-        shapes = self.linear_shapes
-        groups = [[shapes[name] for name in names if name in shapes] for names in LINEARS_BY_INPUT]
-        return tuple(
-            LinearGroup(len(group), sum(outputs for outputs, _ in group), group[0][1])
-            for group in groups
-        )
+    def num_active_parameters(self) -> int:
+        """Return the parameters that one token passes: all but those of the other experts."""
+        return self.num_parameters - self.num_expert_parameters + self.num_active_expert_parameters
 
 
 def _count_vectors(
-    config: dict[str, Any], hidden: int, intermediate: int, queries: int, keys: int, head_dim: int
+    config: dict[str, Any], hidden: int, intermediate: int, heads: int, kv_heads: int, head_dim: int
 ) -> int:
     kind = config.get("model_type")
+    queries = heads * head_dim
+    keys = kv_heads * head_dim
+    has_bias = config.get("attention_bias", kind == "gpt_oss")
     count = 0
-    if kind == "qwen2" or config.get("attention_bias"):
+    if kind == "qwen2" or has_bias:
         count += queries + 2 * keys
-    if config.get("attention_bias"):
+    if has_bias and kind != "glm4_moe":
         count += hidden
+    if kind == "gpt_oss":
+        count += heads  # The sinks of attention.
     if config.get("mlp_bias"):
         count += 2 * intermediate + hidden
-    if kind in ("qwen3", "gemma3_text"):
+    has_head_norms = kind == "glm4_moe" and config.get("use_qk_norm")
+    if kind in ("qwen3", "qwen3_moe", "gemma3_text") or has_head_norms:
         count += 2 * head_dim
     if kind in ("gemma2", "gemma3_text"):
         count += 2 * hidden
-    if kind in ("olmo2", "olmo3"):
+    if kind in ("olmo2", "olmo3", "olmoe"):
         count += queries + keys
     return count
 

@@ -45,6 +45,9 @@ GIB = 2**30
 ROOFLINE_EFFICIENCY = {"cpu": 0.45, "gpu": 0.40}
 # Cards with FP8 multiply bf16 at this share of their peak, by the vendors' data sheets.
 BF16_SHARE = 0.5
+# Operations of a weight of an expert and a token that chose it: forward, the same again in
+# backward, since results are not kept, and grad_input.
+EXPERT_PRODUCTS = 6
 # Low and high as multiples of the expected seconds: a roofline gives no more than that.
 ROOFLINE_BAND = (0.6, 2.5)
 # The same if the peak itself is assumed from the card's capability.
@@ -189,7 +192,8 @@ def training_flops(
     """
     size = adapter_size(dimensions, recipe)
     adapter = 4 * size.b_of_frozen + 6 * (size.trained_a + size.b_of_trained)
-    linear = 4 * dimensions.num_linear_parameters + adapter
+    experts = EXPERT_PRODUCTS * dimensions.num_active_expert_parameters
+    linear = 4 * dimensions.num_linear_parameters + adapter + experts
     head = 4 * dimensions.vocab_size * dimensions.hidden_size
     return float(tokens) * (
         linear + head + 3 * _attention_flops(dimensions, recipe, keys_per_token)
@@ -212,9 +216,8 @@ def forward_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> f
     validation and for the reference of objective "dpo".
     """
     head = 2 * dimensions.vocab_size * dimensions.hidden_size
-    return float(tokens) * (
-        2 * dimensions.num_linear_parameters + head + _attention_flops(dimensions, recipe, None)
-    )
+    weights = dimensions.num_linear_parameters + dimensions.num_active_expert_parameters
+    return float(tokens) * (2 * weights + head + _attention_flops(dimensions, recipe, None))
 
 
 def _attention_flops(
@@ -267,6 +270,10 @@ def estimate(
         is_shared = device.name == "cpu" or num_devices <= recipe.batch_size
         busy = num_devices if is_shared else recipe.batch_size
         peak = _with_peak_of_method(device, recipe)
+        if peak.tflops == device.tflops and device.name != "cpu" and device.has_fp8:
+            # Experts multiply in bf16 beside products in FP8.
+            in_bf16 = EXPERT_PRODUCTS * tokens * dimensions.num_active_expert_parameters
+            flops += (1 / BF16_SHARE - 1) * in_bf16
         speed = _roofline_speed(flops, steps, dimensions, peak, busy, calibration)
     is_cpu = device.name == "cpu"
     dimensions = dimensions.model_copy(update={"has_fp8": device.has_fp8})

@@ -19,7 +19,7 @@ transposed. With FP8 gate and up are codes as well.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -27,9 +27,13 @@ from itertools import product
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.contract.recipe_options import BaseCopy
-from falqon_core.estimate.adapter import adapter_size
-from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.estimate.memory_terms import attention_backward_bytes, sketch_bytes
+from falqon_core.estimate.adapter import adapter_size, num_kept_inputs
+from falqon_core.estimate.dimensions import LayerKind, ModelDimensions
+from falqon_core.estimate.memory_terms import (
+    attention_backward_bytes,
+    expert_working_bytes,
+    sketch_bytes,
+)
 from falqon_core.estimate.placement import (
     LAYERS_GATHERED,
     LAYERS_NOT_OFFLOADED,
@@ -99,7 +103,7 @@ def training_memory_bytes(
     if placement.num_shards > 1:
         of_layer = gathered_bytes(dimensions, device_is_cpu) // dimensions.num_layers
         backbone += LAYERS_GATHERED * of_layer
-    backbone += 2 * dimensions.num_embedding_parameters
+    backbone += 2 * dimensions.num_embedding_parameters + dimensions.expert_bytes
     # The state of a trained element: itself, its gradient and two moments in fp32.
     adapter = spec.state_bytes * size.trained
     if is_melded:  # A in bf16, on a GPU codes as well
@@ -113,7 +117,7 @@ def training_memory_bytes(
         tokens,
         device_is_cpu,
         gate_bytes=1 if input_bytes == 1 and dimensions.keeps_gate_codes else 2,
-        kept_input_bytes=input_bytes * size.kept_inputs,
+        kept_input_bytes=lambda kind: input_bytes * num_kept_inputs(kind, recipe),
         offloads=placement.offloads,
     )
     if not (is_melded and device_is_cpu):
@@ -128,7 +132,7 @@ def training_memory_bytes(
             recipe,
             shortest,
             device_is_cpu,
-            kept_input_bytes=_all_inputs_bytes(dimensions),
+            kept_input_bytes=_all_inputs_bytes,
         )
         activations = max(activations, preparing)
     return backbone + adapter + activations
@@ -146,23 +150,25 @@ def _weight_bytes(recipe: Recipe, device_is_cpu: bool) -> float:
     return row + (CPU_BASE_BYTES if device_is_cpu else GPU_BASE_BYTES)[recipe.base_copy]
 
 
-def _all_inputs_bytes(dimensions: ModelDimensions) -> int:
+def _all_inputs_bytes(kind: LayerKind) -> int:
     """Return the bf16 bytes that the linears of one layer read of a token."""
-    return 2 * sum(group.num_inputs for group in dimensions.linear_groups)
+    return 2 * sum(group.num_inputs for group in kind.linear_groups)
 
 
 def untouched_memory_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
-    """Return the peak bytes on a GPU before training, while the bf16 model lies there whole and the
-    directions of A are sought.
+    """Return the peak bytes on a GPU before training, while the bf16 model lies there whole, its
+    experts in FP8, and the directions of A are sought.
     """
     activations = _activation_bytes(
         dimensions,
         recipe,
         recipe.longest_record,
         device_is_cpu=False,
-        kept_input_bytes=_all_inputs_bytes(dimensions),
+        kept_input_bytes=_all_inputs_bytes,
     )
-    return 2 * dimensions.num_parameters + sketch_bytes(dimensions, recipe) + activations
+    plain = 2 * (dimensions.num_parameters - dimensions.num_expert_parameters)
+    weights = plain + dimensions.expert_bytes
+    return weights + sketch_bytes(dimensions, recipe) + activations
 
 
 def host_base_bytes(
@@ -310,16 +316,17 @@ def _activation_bytes(
     tokens: int,
     device_is_cpu: bool,
     *,
+    kept_input_bytes: Callable[[LayerKind], int],
     gate_bytes: int = 2,
-    kept_input_bytes: int = 0,
     offloads: bool = False,
 ) -> int:
     """Return the bytes of all activations. Gate and up are kept at `gate_bytes` an element. Of the
-    inputs that one layer's linears read of a token `kept_input_bytes` are kept for backward. With
+    inputs that a layer's linears read of a token `kept_input_bytes` are kept for backward. With
     `offloads` the inputs of layers are in host memory.
     """
     hidden = dimensions.hidden_size
-    intermediate = dimensions.intermediate_size
+    kinds = dimensions.layer_kinds
+    intermediate = max(kind.intermediate_size for kind in kinds)
     queries = dimensions.num_heads * dimensions.head_dim
     keys = dimensions.num_kv_heads * dimensions.head_dim
     # bf16 elements per token. Saved: the inputs of both norms; q, k, v, and q and k rotated; what
@@ -331,24 +338,31 @@ def _activation_bytes(
         of_attention = queries + 2 * dimensions.num_heads  # The output of attention, and fp32 sums.
         if dimensions.rotates_in_place and dimensions.has_fp8:
             of_attention -= queries + keys
-    products = 2 * len(dimensions.linear_shapes) * recipe.rank
-    gate_and_up = gate_bytes * intermediate
-    saved = 2 * hidden + 2 * queries + 3 * keys + gate_and_up + products + of_attention
-    saved += dimensions.num_extra_activations + kept_input_bytes // 2
+    common = 2 * hidden + 2 * queries + 3 * keys + of_attention + dimensions.num_extra_activations
+    saved_by_kind = [
+        common
+        + gate_bytes * kind.intermediate_size
+        + 2 * len(kind.linear_shapes) * recipe.rank
+        + kept_input_bytes(kind) // 2
+        + (_routed_elements(dimensions) if kind.has_experts else 0)
+        for kind in kinds
+    ]
+    saved = max(saved_by_kind)
     working = 6 * hidden + 4 * queries + 4 * intermediate + probabilities
-    of_layer = hidden if recipe.activation_checkpointing else saved
-    num_layers = dimensions.num_layers
-    if offloads:
-        num_layers = min(LAYERS_NOT_OFFLOADED, num_layers)
-    kept = num_layers * of_layer
     if recipe.activation_checkpointing:
         working += saved
+        num_layers = dimensions.num_layers
+        kept = hidden * (min(LAYERS_NOT_OFFLOADED, num_layers) if offloads else num_layers)
+    else:
+        kept = sum(
+            kind.number * of_kind for kind, of_kind in zip(kinds, saved_by_kind, strict=True)
+        )
     if dimensions.has_plain_logits and not device_is_cpu:
         logits = min(tokens * 2 * dimensions.vocab_size, PLAIN_LOGITS_BYTES)
     else:
         logits_ceiling = LOGITS_BYTES["cpu" if device_is_cpu else "gpu"]
         logits = min(tokens * 12 * dimensions.vocab_size, logits_ceiling)
-    working_bytes = 2 * tokens * working
+    working_bytes = 2 * tokens * working + expert_working_bytes(dimensions, tokens)
     if not device_is_cpu:
         of_backward = attention_backward_bytes(dimensions, recipe, tokens)
         if recipe.activation_checkpointing:
@@ -357,6 +371,14 @@ def _activation_bytes(
     # The loss is computed before any layer's backward begins; a CPU's allocator keeps its chunks.
     largest = working_bytes + logits if device_is_cpu else max(working_bytes, logits)
     return 2 * tokens * (kept + 2 * hidden) + largest
+
+
+def _routed_elements(dimensions: ModelDimensions) -> int:
+    """Count the bf16 elements of a token that a layer with experts keeps: what router and experts
+    read, and the numbers (int64) and weights (fp32 at most) of the chosen ones.
+    """
+    assert dimensions.experts is not None, "such a layer has experts"
+    return dimensions.hidden_size + 6 * dimensions.experts.num_active
 
 
 def _halves(number: int, lowest: int) -> list[int]:

@@ -21,9 +21,27 @@ def sketch_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
     if recipe.a_init != "gradient":
         return 0
     rows = SKETCH_ROWS_PER_RANK * recipe.rank
-    inputs = sum(group.num_linears * group.num_inputs for group in dimensions.linear_groups)
-    outputs = max(outputs for outputs, _ in dimensions.linear_shapes.values())
-    return rows * (4 * dimensions.num_layers * inputs + 2 * outputs)
+    kinds = dimensions.layer_kinds
+    inputs = sum(
+        kind.number * group.num_linears * group.num_inputs
+        for kind in kinds
+        for group in kind.linear_groups
+    )
+    outputs = max(outputs for kind in kinds for outputs, _ in kind.linear_shapes.values())
+    return rows * (4 * inputs + 2 * outputs)
+
+
+def expert_working_bytes(dimensions: ModelDimensions, tokens: int) -> int:
+    """Return the bytes with which the routed experts of one layer compute: their intermediate
+    results, which are computed again in backward, and one expert's weights dequantized to bf16.
+    """
+    experts = dimensions.experts
+    if experts is None:
+        return 0
+    hidden = dimensions.hidden_size
+    # Of each expert of a token: its input and output, gate and up, their activation and product.
+    results = experts.num_active * (3 * hidden + 5 * experts.intermediate_size)
+    return 2 * (tokens * results + experts.num_weights(hidden))
 
 
 def attention_backward_bytes(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> int:

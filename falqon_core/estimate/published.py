@@ -1,4 +1,4 @@
-"""Dimensions of well-known dense models, so that a question about a card needs no download.
+"""Dimensions of well-known models, so that a question about a card needs no download.
 
 Each row repeats what the publisher's config.json says; the tests compare the parameters that it
 gives with the published count.
@@ -30,16 +30,48 @@ _ROWS: dict[str, tuple[object, ...]] = {
     "SmolLM3-3B": ("smollm3", 2048, 11_008, 36, 16, 4, 128, 128_256, 65_536, True),
     "Llama-3.2-3B": ("llama", 3072, 8192, 28, 24, 8, 128, 128_256, 131_072, True),
     "Qwen3-4B": ("qwen3", 2560, 9728, 36, 32, 8, 128, 151_936, 40_960, True),
+    "OLMoE-1B-7B": ("olmoe", 2048, 1024, 16, 16, 16, 128, 50_304, 4_096, False),
     "Mistral-7B-v0.3": ("mistral", 4096, 14_336, 32, 32, 8, 128, 32_768, 32_768, False),
     "Llama-3.1-8B": ("llama", 4096, 14_336, 32, 32, 8, 128, 128_256, 131_072, False),
     "Qwen3-8B": ("qwen3", 4096, 12_288, 36, 32, 8, 128, 151_936, 40_960, False),
+    "Olmo-3-7B": ("olmo3", 4096, 11_008, 32, 32, 32, 128, 100_278, 65_536, False),
     "Phi-4": ("phi3", 5120, 17_920, 40, 40, 10, 128, 100_352, 16_384, False),
     "Qwen3-14B": ("qwen3", 5120, 17_408, 40, 40, 8, 128, 151_936, 40_960, False),
+    "gpt-oss-20b": ("gpt_oss", 2880, 2880, 24, 64, 8, 64, 201_088, 131_072, False),
+    "Qwen3-30B-A3B": ("qwen3_moe", 2048, 6144, 48, 32, 4, 128, 151_936, 40_960, False),
+    "Olmo-3-32B": ("olmo3", 5120, 27_648, 64, 40, 8, 128, 100_278, 65_536, False),
     "Qwen3-32B": ("qwen3", 5120, 25_600, 64, 64, 8, 128, 151_936, 40_960, False),
     "Llama-3.3-70B": ("llama", 8192, 28_672, 80, 64, 8, 128, 128_256, 131_072, False),
+    "GLM-4.5-Air": ("glm4_moe", 4096, 10_944, 46, 96, 8, 128, 151_552, 131_072, False),
+    "gpt-oss-120b": ("gpt_oss", 2880, 2880, 36, 64, 8, 64, 201_088, 131_072, False),
+    "Qwen3-235B-A22B": ("qwen3_moe", 4096, 12_288, 94, 64, 4, 128, 151_936, 40_960, False),
+}
+# Further fields of mixtures: experts, those of a token, and their width.
+_EXPERTS: dict[str, dict[str, object]] = {
+    "OLMoE-1B-7B": {"num_experts": 64, "num_experts_per_tok": 8},
+    "gpt-oss-20b": {"num_local_experts": 32, "num_experts_per_tok": 4},
+    "Qwen3-30B-A3B": {
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 768,
+    },
+    "GLM-4.5-Air": {
+        "n_routed_experts": 128,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": 1,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 1408,
+        "attention_bias": True,
+    },
+    "gpt-oss-120b": {"num_local_experts": 128, "num_experts_per_tok": 4},
+    "Qwen3-235B-A22B": {
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "moe_intermediate_size": 1536,
+    },
 }
 
 PUBLISHED_MODELS: Mapping[str, ModelDimensions] = {
-    name: ModelDimensions.from_config(dict(zip(_FIELDS, row, strict=True)))
+    name: ModelDimensions.from_config(dict(zip(_FIELDS, row, strict=True)) | _EXPERTS.get(name, {}))
     for name, row in _ROWS.items()
 }

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.adapter import adapter_size
-from falqon_core.estimate.dimensions import LinearGroup, ModelDimensions
+from falqon_core.estimate.dimensions import LayerKind, LinearGroup, ModelDimensions
 from falqon_core.estimate.placement import WHOLE, Placement, offloaded_bytes, wire_bytes
 
 # TFLOP/s of torch's row-wise FP8 product with N = K = 4096 on an RTX 5090, by its rows, as
@@ -132,12 +132,29 @@ def _computing_seconds(dimensions: ModelDimensions, recipe: Recipe, rates: CardR
     flops = 2 * tokens * (products * weights + beside)
     read = passes * products * weights * (1 if fp8 else 2)
     linear = max(flops / rates.of_rows(rows, fp8), read / rates.memory)
+    linear += _expert_seconds(dimensions, tokens, passes, rates)
     head = 4 * tokens * dimensions.vocab_size * dimensions.hidden_size
     num_bytes = tokens * _bytes_of_token(dimensions, recipe)
     num_bytes += passes * _bytes_of_pass(dimensions, recipe)
     # Gradients, moments, values and the norm of them, in fp32.
     num_bytes += 40 * size.trained
     return linear + head / rates.of_rows(rows, fp8=False) + num_bytes / rates.memory
+
+
+def _expert_seconds(
+    dimensions: ModelDimensions, tokens: int, passes: int, rates: CardRates
+) -> float:
+    """Return the seconds of the routed experts: products in bf16 with weights that are dequantized
+    for each of them, forward, again in backward, and for the gradient of the input.
+    """
+    if dimensions.experts is None:
+        return 0.0
+    experts = dimensions.experts
+    rows = tokens / passes * experts.num_active / experts.num_experts
+    flops = 6 * tokens * dimensions.num_active_expert_parameters
+    # Codes are read, bf16 values written and read.
+    moved = 3 * passes * 5 * dimensions.num_expert_parameters
+    return max(flops / rates.of_rows(rows, fp8=False), moved / rates.memory)
 
 
 def _refresh_seconds(dimensions: ModelDimensions, recipe: Recipe, rates: CardRates) -> float:
@@ -149,11 +166,11 @@ def _refresh_seconds(dimensions: ModelDimensions, recipe: Recipe, rates: CardRat
     return max((4 if recipe.base_copy == "device" else 3) * weights / rates.memory, from_host)
 
 
-def _trained_groups(dimensions: ModelDimensions, recipe: Recipe) -> list[LinearGroup]:
+def _trained_groups(kind: LayerKind, recipe: Recipe) -> list[LinearGroup]:
     """Return the groups of one layer whose A train."""
     return [
         group
-        for group in dimensions.linear_groups
+        for group in kind.linear_groups
         if recipe.trains_a_of(group.num_outputs, group.num_inputs)
     ]
 
@@ -162,20 +179,29 @@ def _num_appended(dimensions: ModelDimensions, recipe: Recipe) -> int:
     """Return the codes of B that ride along in grad_input's products, with the zeros beside
     them.
     """
-    groups = _trained_groups(dimensions, recipe)
-    of_layer = sum(group.num_linears * group.num_outputs for group in groups)
-    return dimensions.num_layers * recipe.rank * of_layer
+    return recipe.rank * sum(
+        kind.number * group.num_linears * group.num_outputs
+        for kind in dimensions.layer_kinds
+        for group in _trained_groups(kind, recipe)
+    )
 
 
 def _bytes_of_token(dimensions: ModelDimensions, recipe: Recipe) -> int:
     """Return what everything but the large products reads and writes for one token: norms,
     rotations, attention, SwiGLU, adapters, and the loss.
     """
+    layers = sum(
+        kind.number * _bytes_of_layer(dimensions, kind, recipe) for kind in dimensions.layer_kinds
+    )
+    return layers + 8 * dimensions.vocab_size
+
+
+def _bytes_of_layer(dimensions: ModelDimensions, kind: LayerKind, recipe: Recipe) -> int:
     hidden = dimensions.hidden_size
-    intermediate = dimensions.intermediate_size
+    intermediate = kind.intermediate_size
     queries = dimensions.num_heads * dimensions.head_dim
     keys = dimensions.num_kv_heads * dimensions.head_dim
-    groups = dimensions.linear_groups
+    groups = kind.linear_groups
     outputs = sum(group.num_outputs for group in groups)
     forward = 16 * hidden + 11 * queries + 8 * keys + 5 * intermediate
     if recipe.method == "falqon":
@@ -183,7 +209,7 @@ def _bytes_of_token(dimensions: ModelDimensions, recipe: Recipe) -> int:
         forward += 2 * intermediate
         backward = 20 * hidden + 11 * queries + 14 * keys + 6 * intermediate
         # dB reads the codes of dY, dA those of x.
-        trained = _trained_groups(dimensions, recipe)
+        trained = _trained_groups(kind, recipe)
         adapter = outputs + sum(group.num_inputs for group in trained)
     else:
         backward = 20 * hidden + 13 * queries + 16 * keys + 12 * intermediate
@@ -193,8 +219,7 @@ def _bytes_of_token(dimensions: ModelDimensions, recipe: Recipe) -> int:
         if recipe.method == "fp8_lora":
             adapter += 2 * inputs  # The branch reads x in bf16, beside the codes.
     again = forward if recipe.activation_checkpointing else 0
-    loss = 8 * dimensions.vocab_size
-    return dimensions.num_layers * (forward + backward + again + adapter) + loss
+    return forward + backward + again + adapter
 
 
 def _bytes_of_pass(dimensions: ModelDimensions, recipe: Recipe) -> int:

@@ -13,7 +13,7 @@ are not FP8.
 """
 
 import json
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,7 +22,15 @@ from huggingface_hub import save_torch_state_dict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from falqon_core.contract.model_folder import EXPERT_KEYS
+from falqon_core.export.experts import (
+    SCALE_SUFFIX,
+    expert_codes,
+    expert_tensors,
+    unquantized_names,
+)
 from falqon_core.files import staged_folder, write_json
+from falqon_core.importers.published_names import published
 
 
 @runtime_checkable
@@ -57,47 +65,62 @@ def export_fp8(
         name
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name not in quantized
-    ]
+    ] + unquantized_names(model)
     with staged_folder(folder) as staging:
-        save_torch_state_dict(_tensors(model, quantized), staging, max_shard_size=max_shard_size)
+        tensors = dict(exported_tensors(model))
+        save_torch_state_dict(tensors, staging, max_shard_size=max_shard_size)
         write_json(staging / "config.json", _config(model, unquantized))
         if model.generation_config is not None:
             model.generation_config.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
 
 
-def _tensors(
-    model: PreTrainedModel, quantized: dict[str, QuantizedLinear]
-) -> dict[str, torch.Tensor]:
-    """Return everything to write, on the CPU."""
-    tensors = plain_tensors(model, quantized)
+def exported_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield everything to write with its name, on the CPU."""
+    quantized = quantized_linears(model)
+    yield from plain_tensors(model, quantized).items()
     for name, module in quantized.items():
         qdata, scale = module.quantized_weight()
-        tensors[f"{name}.weight"] = qdata.detach().cpu().contiguous()
-        tensors[f"{name}.weight_scale"] = scale.detach().cpu().contiguous()
+        yield f"{name}.weight", qdata.detach().cpu().contiguous()
+        yield f"{name}.weight_scale", scale.detach().cpu().contiguous()
         if (bias := getattr(module, "bias", None)) is not None:
-            tensors[f"{name}.bias"] = plain(bias)
-    return tensors
+            yield f"{name}.bias", plain(bias)
+    for name, value in expert_tensors(model).items():
+        # One expert's weights may be a part of all experts' memory, which no file may hold.
+        yield name, value.cpu().clone(memory_format=torch.contiguous_format)
 
 
 def plain_tensors(model: PreTrainedModel, without: Container[str] = ()) -> dict[str, torch.Tensor]:
-    """Return a model's tensors beside those of the modules `without`, bf16 on the CPU, by name."""
+    """Return a model's tensors beside experts and those of the modules `without`, bf16 on the CPU,
+    by name.
+    """
+    experts = {name + suffix for name in expert_codes(model) for suffix in ("", SCALE_SUFFIX)}
     tensors: dict[str, torch.Tensor] = {}
     written: set[tuple[int, torch.Size]] = set()
     for name, value in model.state_dict().items():
-        if name.rpartition(".")[0] in without:
+        if name in experts or name.rpartition(".")[0] in without:
             continue
         identity = value.data_ptr(), value.shape
         if identity not in written:  # A tied tensor is stored under its first name.
             written.add(identity)
-            tensors[name] = plain(value)
-    return tensors
+            tensors[name] = plain(value, _is_wide(model, name))
+    return published(model, tensors) if experts else tensors
 
 
-def plain(value: torch.Tensor) -> torch.Tensor:
-    """Return a tensor as it is stored: bf16, contiguous, on the CPU; integers keep their type."""
+def plain(value: torch.Tensor, wide: bool = False) -> torch.Tensor:
+    """Return a tensor as it is stored: bf16, or as it is where that is `wide`, contiguous, on the
+    CPU; integers keep their type.
+    """
     value = value.detach().cpu()
-    return (value.to(torch.bfloat16) if value.is_floating_point() else value).contiguous()
+    narrows = value.is_floating_point() and not wide
+    return (value.to(torch.bfloat16) if narrows else value).contiguous()
+
+
+def _is_wide(model: PreTrainedModel, name: str) -> bool:
+    """Check for a tensor that transformers keeps in fp32 in every dtype: the biases that choose
+    experts lie closer together than bf16 tells apart.
+    """
+    return any(part in name for part in model._keep_in_fp32_modules_strict or ())
 
 
 def _config(model: PreTrainedModel, unquantized: list[str]) -> dict[str, Any]:
@@ -107,6 +130,10 @@ def _config(model: PreTrainedModel, unquantized: list[str]) -> dict[str, Any]:
         if not key.startswith("_")
     }
     config.pop("dtype", None)
+    # Published files count the experts under the name that other versions of transformers read.
+    for name, own in type(model.config).attribute_map.items():
+        if name in EXPERT_KEYS and own in config:
+            config[name] = config[own]
     return config | {
         "architectures": [type(model).__name__],
         "torch_dtype": "bfloat16",

@@ -17,6 +17,7 @@ from transformers import (
     CONFIG_MAPPING,
     CompressedTensorsConfig,
     FineGrainedFP8Config,
+    Mxfp4Config,
     PreTrainedModel,
 )
 from transformers.utils.quantization_config import QuantizationConfigMixin
@@ -57,8 +58,13 @@ def decoder_config(config: dict[str, Any]) -> dict[str, Any]:
 
 def check_quantization(config: dict[str, Any]) -> None:
     """Raise `ModelError` for a quantization that no installed library undoes."""
-    if (quantization := _quantization(config)) is not None:
-        _loading_options(quantization)
+    quantization = _quantization(config)
+    if quantization is None:
+        return
+    # A form of experts, which transformers knows of one family.
+    if quantization.get("quant_method") == "mxfp4" and config.get("model_type") != "gpt_oss":
+        raise _irreversible(quantization)
+    _loading_options(quantization)
 
 
 def convert_decoder(source: Path, config: dict[str, Any], output: Path) -> list[str]:
@@ -173,9 +179,15 @@ def _loading_options(quantization: dict[str, Any]) -> dict[str, QuantizationConf
         return {"quantization_config": CompressedTensorsConfig(dequantize=True)}
     if method == "fp8":
         return {"quantization_config": FineGrainedFP8Config(dequantize=True)}
+    if method == "mxfp4":
+        return {"quantization_config": Mxfp4Config(dequantize=True)}
     if method == "bitsandbytes":
         return {}
-    raise ModelError(
+    raise _irreversible(quantization)
+
+
+def _irreversible(quantization: dict[str, Any]) -> ModelError:
+    return ModelError(
         f"the model is quantized already ({_describe(quantization)}), which cannot be undone here; "
         "provide its bf16 or fp32 weights"
     )
@@ -189,6 +201,8 @@ def _describe(quantization: dict[str, Any]) -> str:
             return f"compressed-tensors, {str(quantization.get('format'))[:40]}"
         case "fp8":
             return "FP8 in blocks with weight_scale_inv"
+        case "mxfp4":
+            return "MXFP4 in blocks of 32"
         case "bitsandbytes":
             kind = "int8" if quantization.get("load_in_8bit") else quantization.get(BNB_KIND)
             return f"bitsandbytes, {str(kind)[:40]}"

@@ -2,11 +2,13 @@
 
 transformers builds it without memory for its weights (torch's meta device). Accepted is every
 decoder of transformers whose layers hold the linears that `estimate.dimensions` counts, each an
-`nn.Linear`, and no other matrix: so mixtures of experts, convolutions and state spaces are refused,
-under any name. Soft caps, norms of queries and keys, scales and windows are part of a model's own
-modules; that training computes them as transformers does, `train.agreement` shows.
+`nn.Linear`, the experts and routers that it counts, and no other matrix: so convolutions and state
+spaces are refused, under any name. Soft caps, norms of queries and keys, scales and windows are
+part of a model's own modules; that training computes them as transformers does, `train.agreement`
+shows.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -50,6 +52,8 @@ def decoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
             f"architectures {config.architectures!r} is not supported; of a {kind} model it is "
             f"[{model_class.__name__!r}]"
         )
+    if getattr(config, "clip_qkv", None) is not None:
+        raise _unsupported(kind, "it clips queries, keys and values in place (clip_qkv)")
     unknown = set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES
     if unknown:
         raise _unsupported(kind, f"it has layers of the type {sorted(unknown)[0]!r}")
@@ -66,21 +70,53 @@ def _check_modules(model: PreTrainedModel, dimensions: ModelDimensions) -> None:
         raise _unsupported(kind, "its output head is no linear layer without a bias")
     if model.config.tie_word_embeddings != dimensions.tied_embeddings:
         raise _unsupported(kind, "config.json does not say whether its head is tied")
-    for index, layer in enumerate(layers):
-        for name, module in _matrices(layer):
-            if not isinstance(module, nn.Linear):
-                raise _unsupported(
-                    kind, f"{name} of layer {index} is a {type(module).__name__}, no nn.Linear"
-                )
-        shapes = {
-            name.rpartition(".")[2]: tuple(module.weight.shape) for name, module in _matrices(layer)
-        }
-        if shapes != dimensions.linear_shapes:
+    found = Counter(_kind_of(kind, index, layer, dimensions) for index, layer in enumerate(layers))
+    for number, layer_kind in enumerate(dimensions.layer_kinds):
+        if found[number] != layer_kind.number:
             raise _unsupported(
                 kind,
-                f"layer {index} has the linears {_describe(shapes)}, and not "
-                f"{_describe(dimensions.linear_shapes)}",
+                f"{found[number]} of its layers have the linears "
+                f"{_describe(layer_kind.linear_shapes)}, and not {layer_kind.number}",
             )
+
+
+def _kind_of(kind: str, index: int, layer: nn.Module, dimensions: ModelDimensions) -> int:
+    """Return the number of the kind, of those in `dimensions`, that a layer is of."""
+    linears: dict[str, tuple[int, ...]] = {}
+    has_experts = False
+    for name, module in _matrices(layer):
+        if dimensions.experts is not None and _is_routed(module, dimensions):
+            has_experts = True
+        elif isinstance(module, nn.Linear):
+            linears[name.rpartition(".")[2]] = tuple(module.weight.shape)
+        else:
+            raise _unsupported(
+                kind, f"{name} of layer {index} is a {type(module).__name__}, no nn.Linear"
+            )
+    for number, layer_kind in enumerate(dimensions.layer_kinds):
+        if (linears, has_experts) == (layer_kind.linear_shapes, layer_kind.has_experts):
+            return number
+    raise _unsupported(
+        kind,
+        f"layer {index} has the linears {_describe(linears)}, and not "
+        f"{_describe(dimensions.linear_shapes)}",
+    )
+
+
+def _is_routed(module: nn.Module, dimensions: ModelDimensions) -> bool:
+    """Check that a module is the router of a layer, or its experts all together, of the sizes in
+    `dimensions`.
+    """
+    experts, hidden = dimensions.experts, dimensions.hidden_size
+    assert experts is not None, "a dense model has none"
+    shapes = {tuple(parameter.shape) for parameter in module.parameters(recurse=False)}
+    if type(module).__name__.lower().endswith("topkrouter"):
+        return (experts.num_experts, hidden) in shapes
+    sizes = sorted((hidden, experts.intermediate_size))
+    return hasattr(module, "_apply_gate") and any(
+        len(shape) == 3 and shape[0] == experts.num_experts and sorted(shape[1:]) == sizes
+        for shape in shapes
+    )
 
 
 def _matrices(layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:

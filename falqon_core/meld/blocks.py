@@ -25,14 +25,17 @@ from falqon_core.ops.swiglu_codes import rounded_swiglu
 
 ATTENTIONS = {
     "GraniteAttention",
+    "GraniteMoeAttention",
     "LlamaAttention",
     "MistralAttention",
     "Qwen2Attention",
     "Qwen3Attention",
+    "Qwen3MoeAttention",
 }
 GATED_MLPS = {
     "Gemma2MLP",
     "Gemma3MLP",
+    "Glm4MoeMLP",
     "GraniteMLP",
     "LlamaMLP",
     "Ministral3MLP",
@@ -41,6 +44,7 @@ GATED_MLPS = {
     "Olmo3MLP",
     "Qwen2MLP",
     "Qwen3MLP",
+    "Qwen3MoeMLP",
     "SmolLM3MLP",
 }
 

@@ -4,9 +4,9 @@
 Works on any causal LM built from `nn.Linear`. The output head is left alone (and with it tied
 embeddings), biases are kept and stay frozen. `swap_blocks` replaces the standard RMSNorm, SwiGLU
 and attention modules by ours, which keep less for backward and call the linears that read the same
-input together; other norms stay and are computed again in backward. Where the rows turn out to be
-codes for FP8 GEMMs, decoder layers become fused ones. Parameters of norms, biases and embeddings
-never train.
+input together; other norms stay and are computed again in backward, and so are routers. Where the
+rows turn out to be codes for FP8 GEMMs, decoder layers become fused ones. Parameters of norms,
+biases, embeddings, routers and experts never train.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,14 +39,18 @@ from falqon_core.ops.quantize import quantize_rows
 from falqon_core.ops.rms_norm import RMSNorm
 
 SILU_MODULES = (nn.SiLU, SiLUActivation)
-# Gemma adds one to the weight, OLMo 2 and OLMo 3 multiply by it in fp32: they keep theirs.
+# Gemma adds one to the weight, OLMo 2, OLMo 3 and gpt-oss multiply by it in fp32: they keep theirs.
 RMS_NORMS = {
+    "Glm4MoeRMSNorm",
+    "GraniteMoeRMSNorm",
     "GraniteRMSNorm",
     "LlamaRMSNorm",
     "Ministral3RMSNorm",
     "MistralRMSNorm",
+    "OlmoeRMSNorm",
     "Phi3RMSNorm",
     "Qwen2RMSNorm",
+    "Qwen3MoeRMSNorm",
     "Qwen3RMSNorm",
     "SmolLM3RMSNorm",
 }
@@ -151,7 +155,7 @@ def swap_blocks(model: nn.Module) -> None:
             kind = type(child).__name__
             if kind in RMS_NORMS:
                 setattr(parent, name, RMSNorm(child.weight, child.variance_epsilon))
-            elif kind.endswith("RMSNorm"):
+            elif kind.endswith("RMSNorm") or kind.lower().endswith("topkrouter"):
                 child.forward = partial(recompute_in_backward, child.forward)
             elif kind in GATED_MLPS:
                 setattr(parent, name, _gated_mlp(child))

@@ -15,7 +15,8 @@ two cores). Longer ones, and windows shorter than the segment, go through
 On a GPU all packed segments go through one call of torch's variable-length attention
 (FlashAttention), windows included; where this torch lacks it, and for padded batches, each segment
 through `scaled_dot_product_attention`. Backward adds in a fixed order there (fixed_order.py).
-Capped scores (Gemma 2), which none of these computes, go through blocks of queries, each computed
+Capped scores (Gemma 2) and sinks (gpt-oss: a score of each head that stands beside those of the
+keys and has no value), which none of these computes, go through blocks of queries, each computed
 again in backward. What is given up: short scores on a CPU with bf16 instructions are rounded to
 the dtype before softmax, like transformers' "eager"; without them products are fp32, and so are the
 scores.
@@ -148,13 +149,21 @@ class _ShortAttention(torch.autograd.Function):
         return grad_query, grad_key, grad_value, None
 
 
-def capped_attention(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float, window: int | None
+def blockwise_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    softcap: float | None,
+    window: int | None,
+    sinks: Tensor | None,
 ) -> Tensor:
-    """Compute `causal_attention` with scores that are softcap * tanh(scores / softcap)."""
+    """Compute `causal_attention` with scores that are softcap * tanh(scores / softcap), or with the
+    sinks [H] of the heads among them.
+    """
     if is_widened(query):
         q, k, v = (x.float() for x in (query, key, value))
-        return capped_attention(q, k, v, scaling, softcap, window).to(query.dtype)
+        return blockwise_attention(q, k, v, scaling, softcap, window, sinks).to(query.dtype)
     num_tokens = query.shape[2]
     num_keys = key.shape[2]
     blocks = []
@@ -166,13 +175,14 @@ def capped_attention(
         seen = slice(first, keys_before + end)
         blocks.append(
             checkpoint(
-                _capped_block,
+                _attend_block,
                 query[:, :, start:end],
                 key[:, :, seen],
                 value[:, :, seen],
                 scaling,
                 softcap,
                 window,
+                sinks,
                 use_reentrant=False,
                 preserve_rng_state=False,
             )
@@ -180,18 +190,33 @@ def capped_attention(
     return torch.cat(blocks, dim=2)
 
 
-def _capped_block(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float, softcap: float, window: int | None
+def _attend_block(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float,
+    softcap: float | None,
+    window: int | None,
+    sinks: Tensor | None,
 ) -> Tensor:
     """Attend with queries that are the last tokens of the keys."""
     num_tokens = query.shape[2]
     hidden = ~_visible(num_tokens, key.shape[2], window, query.device)
     # [B, K, H / K * T, D] times [B, K, D, N]
     grouped = query.unflatten(1, (key.shape[1], -1)).flatten(2, 3)
-    scores = (grouped @ key.transpose(2, 3)).mul(scaling / softcap).tanh().mul(softcap)
+    scores = grouped @ key.transpose(2, 3)
+    if softcap is None:
+        scores = scores.mul(scaling)
+    else:
+        scores = scores.mul(scaling / softcap).tanh().mul(softcap)
+    # [B, K, H / K, T, N]
     scores = scores.unflatten(2, (-1, num_tokens)).masked_fill(hidden, float("-inf"))
+    if sinks is not None:
+        of_heads = sinks.to(scores.dtype).view(1, key.shape[1], -1, 1, 1)
+        scores = torch.cat([scores, of_heads.expand(*scores.shape[:-1], 1)], -1)
     # Softmax is fp32 and rounded once, as in transformers' eager attention.
     probabilities = torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype)
+    probabilities = probabilities[..., : key.shape[2]]
     output = probabilities.flatten(2, 3) @ value
     return output.unflatten(2, (-1, num_tokens)).flatten(1, 2)
 
@@ -211,6 +236,7 @@ def causal_attention(
     scaling: float,
     window: int | None = None,
     softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     """Compute causal attention of one segment, or of B of one padded length, [B, H, T, D].
     `window`: tokens seen, the token itself included.
@@ -218,8 +244,8 @@ def causal_attention(
     Fewer queries than keys are the last tokens of the segment: a generation whose earlier keys come
     from a cache.
     """
-    if softcap is not None:
-        return capped_attention(query, key, value, scaling, softcap, window)
+    if softcap is not None or sinks is not None:
+        return blockwise_attention(query, key, value, scaling, softcap, window, sinks)
     num_tokens = query.shape[2]
     num_keys = key.shape[2]
     if num_tokens < num_keys or (window is not None and window < num_tokens):
@@ -309,16 +335,17 @@ def falqon_attention(
     cu_seqlens: Tensor | None = None,
     max_seqlen: int | None = None,
     softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Attend under transformers' signature. Return ([B, T, H, D], None). `cu_seqlens` (int32 [n +
-    1]) and `max_seqlen` come from the microbatch.
+    1]) and `max_seqlen` come from the microbatch, the sinks `s_aux` [H] from the module.
     """
     assert attention_mask is None, "masks are never built for this attention"
     assert dropout == 0.0, "training runs without dropout"
     if cu_seqlens is None:
-        output = causal_attention(query, key, value, scaling, sliding_window, softcap)
-    elif HAS_VARLEN and query.device.type != "cpu" and softcap is None:
+        output = causal_attention(query, key, value, scaling, sliding_window, softcap, s_aux)
+    elif HAS_VARLEN and query.device.type != "cpu" and softcap is None and s_aux is None:
         assert max_seqlen is not None, (
             "a packed microbatch brings the length of its longest segment"
         )
@@ -326,12 +353,12 @@ def falqon_attention(
             query, key, value, scaling, sliding_window, cu_seqlens, max_seqlen
         )
     else:
-        # On a CPU, and with capped scores, segments are attended one by one.
+        # On a CPU, and with capped scores or sinks, segments are attended one by one.
         lengths = [end - start for start, end in pairwise(cu_seqlens.tolist())]
         parts = (x.split(lengths, dim=2) for x in (query, key, value))
         output = torch.cat(
             [
-                causal_attention(q, k, v, scaling, sliding_window, softcap)
+                causal_attention(q, k, v, scaling, sliding_window, softcap, s_aux)
                 for q, k, v in zip(*parts, strict=True)
             ],
             dim=2,

@@ -24,6 +24,7 @@ from falqon_core.importers.decoder import build_decoder
 from falqon_core.importers.soundness import check_generation, check_tensors, check_token_id
 from falqon_core.importers.tokenizer import load_tokenizer
 from falqon_core.ops import attention
+from falqon_core.ops.experts import quantize_experts
 from falqon_core.ops.matmul import widen_linears
 from falqon_core.train.streaming import move_all_but_linears
 
@@ -89,6 +90,7 @@ def load_base_model(
             f"the model's files lack {len(missing)} tensors, the first is {missing[0]}", "model"
         )
     model.eval()
+    quantize_experts(model)
     if streamed:
         move_all_but_linears(model, device or torch.device("cpu"))
     else:

@@ -17,7 +17,7 @@ from falqon_core.data.dataset import Dataset
 from falqon_core.data.loader import row_multiple
 from falqon_core.data.microbatch import collate
 from falqon_core.data.sequences import Item, TokenSequence, sequences_of
-from falqon_core.export.fp8 import plain, quantized_linears
+from falqon_core.export.fp8 import exported_tensors
 from falqon_core.generate import generate
 from falqon_core.meld.activations import rounds_activations
 from falqon_core.objectives.loss import states_and_labels
@@ -85,13 +85,6 @@ def _read_row(model: PreTrainedModel, sequence: TokenSequence) -> tuple[float, R
 
 
 def _tensor_hashes(model: PreTrainedModel) -> Iterator[tuple[str, str]]:
-    """Hash codes and scales of the quantized linears, and the bf16 values of everything else."""
-    quantized = quantized_linears(model)
-    for name, module in quantized.items():
-        codes, scale = module.quantized_weight()
-        yield f"{name}.weight", tensor_sha256(codes)
-        yield f"{name}.weight_scale", tensor_sha256(scale)
-    prefixes = tuple(f"{name}." for name in quantized)
-    for name, value in model.state_dict().items():
-        if not name.startswith(prefixes) or name.endswith(".bias"):
-            yield name, tensor_sha256(plain(value))
+    """Hash the tensors that an export writes: codes and scales, and bf16 values elsewhere."""
+    for name, value in exported_tensors(model):
+        yield name, tensor_sha256(value)

@@ -190,7 +190,7 @@ def test_models_other_than_decoders_are_refused(config: dict[str, Any]) -> None:
     ("kind", "key"),
     [
         ("mixtral", "num_local_experts"),
-        ("qwen3_moe", "num_experts"),
+        ("qwen2_moe", "num_experts"),
         ("deepseek_v3", "n_routed_experts"),
         ("ernie4_5_moe", "moe_num_experts"),
     ],
@@ -200,3 +200,4 @@ def test_a_mixture_of_experts_is_refused_by_its_name(kind: str, key: str) -> Non
         check_architecture({"model_type": kind, "text_config": {key: 8}})
     check_architecture({"model_type": "dense", key: 1})
     check_architecture({"model_type": "dense", key: None})
+    check_architecture({"model_type": "qwen3_moe", key: 8})

@@ -49,14 +49,15 @@ def test_counts_are_those_of_the_real_model(config: PreTrainedConfig) -> None:
 
     dimensions = ModelDimensions.from_config(json.loads(config.to_json_string()))
 
+    experts = [p for p in model.parameters() if p.dim() == 3]
+    assert dimensions.num_expert_parameters == sum(parameter.numel() for parameter in experts)
     assert dimensions.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert dimensions.num_linear_parameters == sum(
         linear.weight.numel() for linear in linears.values()
     )
     assert dimensions.linear_shapes == {
         name.rpartition(".")[2]: tuple(linear.weight.shape)
-        for name, linear in linears.items()
-        if ".layers.0." in name
+        for name, linear in sorted(linears.items(), key=lambda item: -item[1].weight.numel())
     }
     size = adapter_size(dimensions, Recipe(rank=8, method="lora"))
     assert size.trained_a == sum(8 * linear.in_features for linear in linears.values())
@@ -109,7 +110,7 @@ def test_what_a_config_does_not_say_is_what_transformers_takes(kind: str) -> Non
     plain = AutoConfig.for_model(kind)
     config = {
         key: size for key, size in SIZES.items() if key not in ("num_key_value_heads", "head_dim")
-    }
+    } | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
     dimensions = ModelDimensions.from_config(
         config | {"model_type": kind, "hidden_size": 64, "num_attention_heads": 32}

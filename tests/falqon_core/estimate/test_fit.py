@@ -23,6 +23,14 @@ NUM_PARAMETERS = {
     "Llama-3.3-70B": 70_553_706_496,
     "Mistral-7B-v0.3": 7_248_023_552,
     "Phi-4": 14_659_507_200,
+    "Olmo-3-7B": 7_298_011_136,
+    "Olmo-3-32B": 32_233_522_176,
+    "OLMoE-1B-7B": 6_919_161_856,
+    "Qwen3-30B-A3B": 30_532_122_624,
+    "Qwen3-235B-A22B": 235_093_634_560,
+    "gpt-oss-20b": 20_914_757_184,
+    "gpt-oss-120b": 116_829_156_672,
+    "GLM-4.5-Air": 106_852_245_504,  # Without the layer that predicts a second token.
 }
 SMALL, *_, LARGE = CARDS
 

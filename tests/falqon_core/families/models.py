@@ -10,17 +10,22 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    Glm4MoeConfig,
+    GptOssConfig,
     GraniteConfig,
+    GraniteMoeConfig,
     LlamaConfig,
     Ministral3Config,
     MistralConfig,
     Olmo2Config,
     Olmo3Config,
+    OlmoeConfig,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
     SmolLM3Config,
 )
 
@@ -45,6 +50,7 @@ LONGROPE = {
     "long_factor": [1.0, 2.0, 4.0],
     "partial_rotary_factor": 0.5,
 }
+EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
@@ -91,6 +97,37 @@ FAMILIES: dict[str, PreTrainedConfig] = {
         residual_multiplier=0.7,
         attention_multiplier=0.2,
         tie_word_embeddings=True,
+    ),
+    "Qwen3 MoE": Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=16, moe_intermediate_size=24),
+    "OLMoE": OlmoeConfig(**SIZES, **EXPERTS),
+    "Granite MoE": GraniteMoeConfig(
+        **SIZES,
+        **EXPERTS,
+        embedding_multiplier=3.0,
+        logits_scaling=2.5,
+        residual_multiplier=0.7,
+        attention_multiplier=0.2,
+        tie_word_embeddings=True,
+    ),
+    "GLM-4.5": Glm4MoeConfig(
+        **SIZES,
+        num_experts_per_tok=2,
+        n_routed_experts=4,
+        n_group=2,
+        topk_group=1,
+        routed_scaling_factor=1.5,
+        moe_intermediate_size=24,
+        first_k_dense_replace=1,
+        head_dim=16,
+        use_qk_norm=True,
+        attention_bias=True,
+    ),
+    "gpt-oss": GptOssConfig(
+        **SIZES,
+        **EXPERTS,
+        head_dim=16,
+        sliding_window=7,
+        rope_parameters=YARN | {"truncate": False},
     ),
 }
 

@@ -21,6 +21,7 @@ from falqon_core.estimate.memory import training_memory_bytes
 from falqon_core.methods import create_method
 from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.ops import attention
+from falqon_core.ops.experts import quantize_experts
 from tests.falqon_core.families.models import FAMILIES, random_model
 
 LENGTH, ROWS = 64, 4
@@ -55,6 +56,7 @@ def kept_bytes(config: PreTrainedConfig) -> int:
     """Return what is alive between forward and backward of one microbatch."""
     model = random_model(config)
     model.set_attn_implementation(attention.ATTENTION_NAME)
+    quantize_experts(model)
     create_method(RECIPE).prepare(model, [])
     weights = [*model.parameters(), *model.buffers()]
     own = {tensor.untyped_storage()._cdata for tensor in weights}

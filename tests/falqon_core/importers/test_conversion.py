@@ -16,6 +16,10 @@ from transformers import (
     BitsAndBytesConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    GptOssConfig,
+    Mistral3Config,
+    Mistral3ForConditionalGeneration,
+    PixtralVisionConfig,
     SiglipVisionConfig,
 )
 
@@ -136,6 +140,36 @@ def test_mxfp4_of_compressed_tensors_becomes_bf16(tiny_folder: Path, tmp_path: P
     ]
 
 
+def test_experts_in_mxfp4_become_bf16(tiny_folder: Path, tmp_path: Path) -> None:
+    """Rows of outputs, in blocks of 32 inputs: 16 bytes, and an exponent of two with bias 127."""
+    values = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    values = torch.cat([values, -values])
+    sizes = SIZES | {"hidden_size": 64, "intermediate_size": 32}
+    config = GptOssConfig(**sizes, num_local_experts=4, num_experts_per_tok=2, head_dim=16)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tiny_folder)
+    tensors = load_file(tiny_folder / "model.safetensors")
+    expected: Tensors = {}
+    generator = torch.Generator().manual_seed(0)
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        experts, inputs, outputs = tensors.pop(name).shape
+        codes = torch.randint(16, (experts, outputs, inputs), generator=generator)
+        exponents = torch.randint(118, 126, (experts, outputs, inputs // 32), generator=generator)
+        scale = torch.exp2(exponents - 127.0).repeat_interleave(32, 2)
+        expected[name] = (values[codes] * scale).bfloat16().transpose(1, 2)
+        packed = (codes[..., 0::2] | codes[..., 1::2] << 4).to(torch.uint8)
+        tensors[f"{name}_blocks"] = packed.unflatten(2, (-1, 16))
+        tensors[f"{name}_scales"] = exponents.to(torch.uint8)
+    save_file(tensors, tiny_folder / "model.safetensors", metadata={"format": "pt"})
+    edit_json(tiny_folder / "config.json", quantization_config={"quant_method": "mxfp4"})
+
+    state, conversions = imported(tiny_folder, tmp_path)
+
+    assert len(expected) == 4
+    for name, weight in expected.items():
+        assert torch.equal(state[name], weight), name
+    assert conversions[0] == "The weights were MXFP4 in blocks of 32 and are dequantized to bf16."
+
+
 def write_nf4(folder: Path, output: Path, *, double: bool) -> Path:
     """Quantize a model as its publishers do."""
     config = BitsAndBytesConfig(
@@ -244,3 +278,20 @@ def test_the_text_decoder_of_a_model_that_sees_is_taken(
         == "Of the gemma3 model only the text decoder is taken; it sees no images here."
     )
     assert "there is no GGUF for the architecture 'gemma3_text'" in note
+
+
+def test_the_text_decoder_of_ministral_3_is_taken(tiny_folder: Path, tmp_path: Path) -> None:
+    vision = PixtralVisionConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2,
+        image_size=28, patch_size=14,
+    )  # fmt: skip
+    text = SIZES | {"model_type": "ministral3", "head_dim": 16}
+    config = Mistral3Config(text_config=text, vision_config=vision, image_token_index=3)
+    model = Mistral3ForConditionalGeneration(config).bfloat16()
+    model.save_pretrained(tiny_folder)
+
+    state, changes = imported(tiny_folder, tmp_path)
+
+    name = "layers.1.mlp.up_proj.weight"
+    assert torch.equal(state[f"model.{name}"], model.state_dict()[f"model.language_model.{name}"])
+    assert changes[0].startswith("Of the mistral3 model only the text decoder is taken")

@@ -20,6 +20,7 @@ from transformers import (
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )  # fmt: skip
 
 from falqon_core.importers.importer import import_model
@@ -40,6 +41,9 @@ GOOD = [
     Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True),
     Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=False),
 ]
+MIXTURE = Qwen3MoeConfig(
+    **SIZES, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, mlp_only_layers=[0]
+)
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -49,9 +53,48 @@ def edit_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], objec
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
+@pytest.fixture
+def mixture(tiny_folder: Path) -> Path:
+    """A folder of a mixture of experts, each expert in tensors of its own."""
+    model = AutoModelForCausalLM.from_config(MIXTURE, dtype=torch.bfloat16)
+    model.save_pretrained(tiny_folder)
+    return tiny_folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"num_experts": 6, "num_local_experts": 6}, r"mlp\.gate\.weight has the shape \[4, 32\]"),
+        ({"num_local_experts": 4097}, "num_local_experts is 4097, and not a whole number"),
+        (
+            {"num_experts_per_tok": 5},
+            "num_experts_per_tok is 5, and not a whole number from 1 to 4",
+        ),
+        ({"num_experts_per_tok": None}, "num_experts_per_tok is None"),
+        ({"moe_intermediate_size": 16}, r"experts\.\d\.\w+\.weight has the shape"),
+        ({"mlp_only_layers": [0, 1]}, r"lack 3 tensors, .*layers\.1\.mlp\.down_proj\.weight"),
+        ({"mlp_only_layers": "all"}, "mlp_only_layers is 'all', and not a list"),
+        ({"decoder_sparse_step": 0}, "decoder_sparse_step is 0"),
+    ],
+)
+def test_experts_other_than_those_of_the_config_are_refused(
+    changes: dict[str, Any], says: str, mixture: Path
+) -> None:
+    edit_json(mixture / "config.json", **changes)
+    assert_refused(mixture, says)
+
+
+@pytest.mark.parametrize("name", ["mlp.gate.weight", "mlp.experts.3.up_proj.weight"])
+def test_a_router_or_an_expert_that_is_missing_is_named(name: str, mixture: Path) -> None:
+    edit_tensors(mixture, lambda tensors: tensors.pop(f"model.layers.1.{name}"))
+    assert_refused(mixture, rf"lack 1 tensors, the first is model\.layers\.1\.{name}")
+
+
 @pytest.mark.parametrize("shard_size", ["5GB", "40KB"], ids=["whole", "shards"])
 @pytest.mark.parametrize(
-    "config", GOOD, ids=lambda config: f"{config.model_type}-{config.tie_word_embeddings}"
+    "config",
+    [*GOOD, MIXTURE],
+    ids=lambda config: f"{config.model_type}-{config.tie_word_embeddings}",
 )
 def test_good_models_come_in(
     config: PreTrainedConfig, shard_size: str, tiny_folder: Path, tmp_path: Path

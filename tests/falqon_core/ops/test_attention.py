@@ -74,6 +74,35 @@ def test_capped_scores_match_their_formula(
         torch.testing.assert_close(actual, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("window", [None, 4])
+def test_sinks_take_their_share_of_each_head(
+    window: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sink is the score of a key with value zero, which every query sees."""
+    monkeypatch.setattr(attention, "QUERY_BLOCK", 5)
+    inputs = qkv(2, 17)
+    query, key, value = inputs
+    sinks = torch.linspace(-1.0, 2.0, query.shape[1])
+    distance = torch.arange(17)[:, None] - torch.arange(17)
+    mask = (distance >= 0) & (distance < (window or 17))
+    repeats = query.shape[1] // key.shape[1]
+    scores = query @ key.repeat_interleave(repeats, 1).transpose(2, 3) * 0.9
+    exp = scores.masked_fill(~mask, float("-inf")).exp()
+    shares = exp / (exp.sum(-1, keepdim=True) + sinks.exp()[:, None, None])
+    expected = shares @ value.repeat_interleave(repeats, 1)
+
+    output = causal_attention(query, key, value, 0.9, window, sinks=sinks)
+
+    torch.testing.assert_close(output, expected)
+    grad = torch.randn_like(expected)
+    for actual, other in zip(
+        torch.autograd.grad(output, inputs, grad),
+        torch.autograd.grad(expected, inputs, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(actual, other, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("window", [None, 4, 100])
 @pytest.mark.parametrize("num_queries", [1, 3])
 @pytest.mark.parametrize("softcap", [None, 2.0])

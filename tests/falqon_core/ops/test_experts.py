@@ -1,0 +1,51 @@
+"""Experts of e4m3 codes compute what transformers' own modules compute of the same values."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import GptOssConfig, PreTrainedConfig, Qwen3MoeConfig
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeExperts
+
+from falqon_core.ops.experts import EXPERTS_NAME, WEIGHTS, quantize_experts_of
+
+SIZES = {"hidden_size": 16, "num_local_experts": 5, "num_experts_per_tok": 2}
+LAYERS: dict[str, tuple[type[nn.Module], PreTrainedConfig]] = {
+    "qwen3": (Qwen3MoeExperts, Qwen3MoeConfig(**SIZES, moe_intermediate_size=24)),
+    "transposed, with biases": (GptOssExperts, GptOssConfig(**SIZES, intermediate_size=24)),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_outputs_and_gradients_are_those_of_transformers(layer: str) -> None:
+    torch.manual_seed(0)
+    module_class, config = LAYERS[layer]
+    ours, theirs = (module_class(config) for _ in range(2))
+    for parameter in ours.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    theirs.load_state_dict(ours.state_dict())
+    quantize_experts_of(ours)
+    for name in WEIGHTS:
+        codes, scale = (getattr(ours, key) for key in (name, f"{name}_scale"))
+        weight = theirs.get_parameter(name)
+        values = codes.float() * scale
+        assert ((values - weight).abs() <= weight.abs() / 16 + scale / 512).all()
+        weight.data = values
+    # One expert is chosen by no token.
+    index = torch.rand(7, 4).topk(2).indices
+    x, weights = torch.randn(7, 16), torch.rand(7, 2)
+
+    config._experts_implementation = EXPERTS_NAME
+    actual = run(ours, x, index, weights)
+    config._experts_implementation = "eager"
+    expected = run(theirs, x, index, weights)
+
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def run(module: nn.Module, x: Tensor, index: Tensor, weights: Tensor) -> list[Tensor]:
+    """Return the output and the gradients of tokens and weights."""
+    x, weights = (value.clone().requires_grad_() for value in (x, weights))
+    output = module(x, index, weights)
+    return [output, *torch.autograd.grad(output.square().sum(), [x, weights])]
