@@ -83,7 +83,8 @@ class _DequantizedMatmul(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return matmul(grad, dequantize(*ctx.weight, grad.dtype)), None, None
+        codes, scale = ctx.weight
+        return matmul(grad, dequantize(codes, scale, grad.dtype)), None, None
 
 
 def quantize_experts(model: PreTrainedModel) -> None:
