@@ -1,12 +1,16 @@
-"""A finished model: its files into storage, then its rows together with the job's success."""
+"""A finished model: its files into storage, then its rows together with the job's success. A range
+test has neither.
+"""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from app.attempts.values import AttemptMeasurements, TrainingResult, UploadedFile
 from app.base.storage import StorageUnavailable, keys
 from app.jobs.events import NewEvent
 from app.models import Job
+from app.models.base import JsonObject
 from falqon_core.contract.layout import SHA256SUMS
 from falqon_core.contract.messages import Finished
 from falqon_core.fault_points import fault
@@ -43,24 +47,34 @@ def publish_with_retry(
 def _publish(attempt: AttemptContext, folder: Path, finished: Finished | None) -> bool:
     files = upload(attempt.storage, attempt.lease, attempt.job, folder)
     config = json.loads((folder / "config.json").read_bytes())
+    return publish(attempt, finished, files, config)
+
+
+def publish(
+    attempt: AttemptContext,
+    finished: Finished | None,
+    files: Sequence[UploadedFile] = (),
+    config: JsonObject = {},  # noqa: B006
+) -> bool:
+    """Write the job's success, with the model of these stored files, or without one."""
     progress = attempt.progress
     actual = progress.actual()
 
-    def publish() -> bool:
+    def write() -> bool:
+        # A model's share of it says nothing about the start alone, nor the other way round.
+        overhead_seconds = progress.overhead_seconds if files else None
         result = TrainingResult(
-            files=files,
+            files=list(files),
             config=config,
             trained_tokens=finished.trained_tokens if finished else 0,
             columns=progress.last_columns,
-            measured=AttemptMeasurements(
-                overhead_seconds=progress.overhead_seconds, **progress.measured
-            ),
+            measured=AttemptMeasurements(overhead_seconds=overhead_seconds, **progress.measured),
             actual=actual,
         )
         return attempt.gateway.publish(attempt.job, attempt.lease.claim, result)
 
     fault("before_finish")
-    is_ours = attempt.writer.write_end(publish)
+    is_ours = attempt.writer.write_end(write)
     fault("after_finish")
     return is_ours
 
