@@ -194,7 +194,7 @@ class Execution:
             return outcome
         with part_span("publish"):
             if staged.recipe.find_rate:
-                is_ours = publish(self._attempt, finished)
+                is_ours = publish(self._attempt, finished, [], {})
             else:
                 model = model_folder(staged.output)
                 is_ours = publish_with_retry(self._attempt, inputs.model_id, model, finished)

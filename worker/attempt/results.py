@@ -3,7 +3,6 @@ test has neither.
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 from app.attempts.values import AttemptMeasurements, TrainingResult, UploadedFile
@@ -53,18 +52,18 @@ def _publish(attempt: AttemptContext, folder: Path, finished: Finished | None) -
 def publish(
     attempt: AttemptContext,
     finished: Finished | None,
-    files: Sequence[UploadedFile] = (),
-    config: JsonObject = {},  # noqa: B006
+    files: list[UploadedFile],
+    config: JsonObject,
 ) -> bool:
-    """Write the job's success, with the model of these stored files, or without one."""
+    """Write the job's success, with the model of these stored files; without any, with no model."""
     progress = attempt.progress
     actual = progress.actual()
 
     def write() -> bool:
-        # A model's share of it says nothing about the start alone, nor the other way round.
+        # That of a range test has no export, and estimates are made of it.
         overhead_seconds = progress.overhead_seconds if files else None
         result = TrainingResult(
-            files=list(files),
+            files=files,
             config=config,
             trained_tokens=finished.trained_tokens if finished else 0,
             columns=progress.last_columns,

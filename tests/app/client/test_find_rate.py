@@ -1,20 +1,25 @@
 import json
+import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
+from string import Template
 
 from tests.app.client.conftest import Falqon, facts
+from tests.support.backend import ROOT
 from tests.support.fake_trainer import range_test
+
+DOCUMENT = (ROOT / "docs" / "methods.md").read_text()
 
 
 def test_find_rate_shows_estimate_curve_proposal_and_the_next_command(
     falqon: Falqon, fake_file: Callable[..., Path]
 ) -> None:
-    file = str(fake_file(steps=20))
-    arguments = ("jobs", "find-rate", "--model", "falqon-tiny", "--file", file)
-    done = falqon(*arguments, "--set", "rank=4", "--yes")
+    (line,) = re.findall(r"^falqon (jobs find-rate .*)$", DOCUMENT, re.M)
+    done = falqon(*shlex.split(Template(line).substitute(FILE=fake_file(steps=20))))
     assert done.exit_code == 0, done.stderr
     assert facts(done.stdout)["steps"] == "20"
-    assert "1.0e-04 █▇▆▄▃▂▁▁▁▁▁▂ 5.6e-02  loss -0.500 at its lowest" in done.stdout
+    assert "1.0e-04 █▆▅▄▃▂▁▁▁▁▁▂ 5.6e-02  loss -0.500 at its lowest" in done.stdout
     assert "A learning rate of 0.001 is proposed." in done.stdout
     assert "falqon download" not in done.stdout
     next_command = done.stdout.rstrip().splitlines()[-1].removeprefix("Next: falqon ")
