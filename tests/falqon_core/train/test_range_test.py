@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from falqon_core.contract.errors import LossNotFinite
 from falqon_core.contract.messages import (
     ExitCode,
     Finished,
@@ -11,8 +12,9 @@ from falqon_core.contract.messages import (
     StepMetrics,
     TrainerMessage,
 )
-from falqon_core.contract.range_test import NUM_STEPS, SPAN, RangeTest
+from falqon_core.contract.range_test import NUM_STEPS, SPAN, RangeTest, rate_of_step
 from falqon_core.methods import METHOD_CLASSES
+from falqon_core.train.range_test import run_range_test
 from tests.falqon_core.train.trainings import bytes_of, config_of, of, train
 
 RECIPE = {"rank": 8, "max_seq_length": 64, "batch_size": 8, "find_rate": True}
@@ -48,15 +50,35 @@ def test_a_range_test_reports_a_curve_and_leaves_no_file(
     assert bytes_of(tmp_path / "out") == {}
 
 
-def test_a_range_test_ends_where_the_loss_diverges(
-    tiny_folder: Path, train_file: Path, tmp_path: Path
-) -> None:
-    config = config_of(tiny_folder, train_file, RECIPE | {"learning_rate": 0.5})
-    code, messages = train(config, tmp_path / "out")
-    assert code == ExitCode.DONE
-    result = result_of(messages)
-    assert len(result.points) < NUM_STEPS - 1
-    assert len(of(StepMetrics, messages)) < NUM_STEPS
+def metrics_of(step: int, loss: float) -> StepMetrics:
+    zeros = dict.fromkeys(("epoch", "grad_norm", "tokens_per_second", "codes_changed"), 0.0)
+    counts = dict.fromkeys(("tokens", "trained_tokens", "memory_bytes", "elapsed_seconds"), 0)
+    return StepMetrics(
+        step=step,
+        total_steps=NUM_STEPS,
+        train_loss=loss,
+        learning_rate=rate_of_step(1e-3, step - 1),
+        **zeros,
+        **counts,
+    )
+
+
+@pytest.mark.parametrize("last_loss", [9.0, None])
+def test_a_range_test_ends_where_the_loss_diverges(last_loss: float | None) -> None:
+    """At step 12, by a loss that is high or that is not finite."""
+    steps: list[StepMetrics] = []
+
+    def step() -> StepMetrics:
+        number = len(steps) + 1
+        if number == 12 and last_loss is None:
+            raise LossNotFinite("step 12: the loss (inf) is not finite", "learning_rate")
+        return metrics_of(number, 9.0 if number == 12 else 2.0 - 0.05 * number)
+
+    result = run_range_test([2.0] * NUM_STEPS, step, lambda: False, steps.append)
+    assert result is not None
+    assert len(steps) == (11 if last_loss is None else 12)
+    assert len(result.points) == len(steps) - 1
+    assert result.outcome == "found"
 
 
 def test_a_range_test_around_a_tiny_rate_proposes_none(
