@@ -186,19 +186,22 @@ class DirectGateway:
         )
 
     def publish(self, job: Job, claim: Claim, result: TrainingResult) -> bool:
-        """Write model, artifacts, metrics and success in one transaction. Return False also if the
-        user cancelled first.
+        """Write model, artifacts, metrics and success in one transaction, for a range test without
+        the first two. Return False also if the user cancelled first.
         """
         metrics = MetricsFile(self._database, self._storage, job)
 
         def write(session: Session) -> bool:
-            model_id = inputs.model_id(session, job)
-            text = f"The job has succeeded; its model is {model_id}"
+            model_id = None if _is_range_test(job) else inputs.model_id(session, job)
+            event = NewEvent("The range test has ended")
+            if model_id is not None:
+                text = f"The job has succeeded; its model is {model_id}"
+                event = NewEvent(text, data={"model": model_id})
             is_ours = claims.finish(
                 session,
                 claim,
                 JobStatus.SUCCEEDED,
-                NewEvent(text, data={"model": model_id}),
+                event,
                 fine_tuned_model_id=model_id,
                 trained_tokens=result.trained_tokens,
                 result_file_id=metrics.id,
@@ -209,7 +212,8 @@ class DirectGateway:
                 metrics.add_row(session)
                 if measured := result.measured.values():
                     claims.update_attempt(session, claim, **measured)
-                catalogue.add(session, *_rows_of(job, claim, model_id, result))
+                if model_id is not None:
+                    catalogue.add(session, *_rows_of(job, claim, model_id, result))
             return is_ours
 
         return self._write(claim, write)
@@ -245,6 +249,10 @@ class DirectGateway:
         if is_ours and seq is not None:
             wakeups.publish(self.redis, claim.job_id, seq)
         return result
+
+
+def _is_range_test(job: Job) -> bool:
+    return job.recipe is not None and job.recipe.find_rate
 
 
 def _rows_of(

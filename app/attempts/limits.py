@@ -179,6 +179,8 @@ class AttemptLimits:
 
 
 def _most_steps(file: File, recipe: Recipe) -> int:
+    if recipe.find_rate:
+        return recipe.num_steps(1)
     if file.report is not None and file.report.shape != "text":
         return recipe.num_steps(file.report.num_records + file.report.num_errors)
     # A step reads at least one sequence, and no sequence of a text is shorter than a byte.

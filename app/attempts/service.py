@@ -124,6 +124,10 @@ class LeasedJob:
     def publish(self, result: TrainingResult) -> bool:
         """Return False if the user cancelled first."""
         result = self.limits.of_result(result)
+        if self.job.recipe is not None and self.job.recipe.find_rate:
+            if result.files:
+                raise InvalidRequest("files: a range test has no model.", param="files")
+            return self.gateway.publish(self.job, self.claim, result)
         prefix = keys.result_prefix(self.job.project_id, self.job.id, self.claim.attempt)
         sizes = self._sizes(f"{prefix}/")
         named = {f"{prefix}/{file.name}": file.stored.bytes for file in result.files}

@@ -15,9 +15,15 @@ from app.models import Attempt, Checkpoint, Event, Job, JobStatus
 from app.models.base import JsonObject
 from app.models.job_progress import JobCost
 from falqon_core.contract.health import HealthCode
+from falqon_core.contract.range_test import RangePoint
 from falqon_core.estimate.estimate import Actual, Estimate
 
-BESIDE_PROGRESS = {"cost", "health", "first_loss"}  # fields that stand elsewhere, or nowhere
+BESIDE_PROGRESS = {
+    "cost",
+    "health",
+    "first_loss",
+    "range_test",
+}  # fields that stand elsewhere, or nowhere
 
 
 class ErrorObject(BaseModel):
@@ -113,6 +119,23 @@ class HealthObject(BaseModel):
         ]
 
 
+class RangeTestObject(BaseModel):
+    """Result of a range test, the job of `falqon.find_rate`."""
+
+    points: list[RangePoint]
+    proposal: Annotated[
+        float | None, Field(description="learning rate; null if the test finds none")
+    ]
+    message: Annotated[str, Field(description="the proposal, or why there is none")]
+
+    @classmethod
+    def of(cls, job: Job) -> Self | None:
+        result = job.progress.range_test if job.progress is not None else None
+        if result is None:
+            return None
+        return cls(points=result.points, proposal=result.proposal, message=result.message)
+
+
 class JobObject(Object):
     object: Literal["fine_tuning.job"] = "fine_tuning.job"
     created_at: int
@@ -170,6 +193,9 @@ class JobObject(Object):
         list[HealthObject],
         Field(description="what to know of the training now, or knew at its end; worst first"),
     ] = []
+    range_test: Annotated[
+        RangeTestObject | None, Field(description="of a job with `falqon.find_rate`, at its end")
+    ] = None
     paused_reason: str | None
     dry_run: bool = False
 
@@ -218,6 +244,7 @@ class JobObject(Object):
             queue=queue,
             config=job.recipe and job.recipe.model_dump(mode="json"),
             health=HealthObject.list_of(job),
+            range_test=RangeTestObject.of(job),
             paused_reason=paused_reason,
             dry_run=dry_run,
         )

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from falqon_core.contract.figures import Count, Dollars, Measure, Name, Seconds, Step, TotalSteps
 from falqon_core.contract.health import HealthFinding
+from falqon_core.contract.range_test import RangeTest
 
 MAX_FINDINGS = 16
 
@@ -50,6 +51,7 @@ class JobProgress(BaseModel):
     model_step: Step | None = None
     first_loss: Measure | None = None
     health: list[HealthFinding] = Field([], max_length=MAX_FINDINGS)
+    range_test: RangeTest | None = None
     trained_tokens: Count | None = None
     num_trainable_parameters: Count | None = None
     memory_bytes: Count | None = None

@@ -40,6 +40,7 @@ LEFT_OUT = {  # Settings without a field of their name, each with the reason.
     "budget": "its two caps are fields",
     "early_stopping": "early_stopping_patience says the same",
     "sample_prompts": "not supported",
+    "find_rate": "a button submits it",
 }
 LABELS = {
     "num_epochs": "Epochs",

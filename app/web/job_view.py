@@ -2,6 +2,7 @@
 stream replaces.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,10 @@ OUTLINE_POINTS = 200  # Points of the curve that is drawn without scripts.
 # The parts of the page that a stream replaces. Progress is cheap to read and changes with every
 # step; the rest when something happened.
 PROGRESS_PARTS = ("title", "actions", "progress", "cost", "log")
-RESULT_PARTS = ("marks", "attempts", "samples", "checkpoints", "evaluations", "artifacts")
+RESULT_PARTS = (
+    *("marks", "attempts", "samples", "checkpoints", "evaluations", "artifacts"),
+    "range_test",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +160,15 @@ def results_context(session: Session, caller: Caller, job: Job, origin: str) -> 
         "best": best_of(checkpoints),
         "evaluations": _evaluations(session, caller, job),
         "can_evaluate": evaluations.can_evaluate(job),
+        "range_curve": _range_curve(job),
     } | _model(session, caller, job, origin)
+
+
+def _range_curve(job: Job) -> list[tuple[float, float]]:
+    """Return the curve of a range test, the learning rates as their logarithms."""
+    result = job.progress.range_test if job.progress is not None else None
+    points = result.points if result is not None else []
+    return [(math.log10(point.learning_rate), point.loss_change) for point in points]
 
 
 def outline(session: Session, job: Job) -> list[tuple[int, float]]:

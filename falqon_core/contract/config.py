@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from falqon_core.contract import range_test
 from falqon_core.contract.automatic import (
     MIN_RECORDS,
     automatic_epochs,
@@ -224,6 +225,8 @@ class Recipe(RecipeOptions):
         """
         assert self.num_epochs is not None, "resolve the recipe first"
         assert self.batch_size is not None, "resolve the recipe first"
+        if self.find_rate:
+            return range_test.NUM_STEPS
         steps = self.num_epochs * math.ceil(num_examples / self.batch_size)
         if self.max_steps is None:
             return steps

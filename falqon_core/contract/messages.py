@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from falqon_core.contract.figures import Count, Measure, Name, Seconds, Step, Text, TotalSteps
+from falqon_core.contract.range_test import RangeTest
 
 
 class ExitCode(IntEnum):
@@ -164,6 +165,13 @@ class Exported(TrainerMessage):
     path: str = Field(max_length=MAX_PATH)
 
 
+class RangeTested(TrainerMessage):
+    """The result of a range test, which stands in the place of a model."""
+
+    type: Literal["range_test"] = "range_test"
+    result: RangeTest
+
+
 class Log(TrainerMessage):
     type: Literal["log"] = "log"
     level: Literal["info", "warn", "error"] = "info"
@@ -206,6 +214,7 @@ AnyMessage = Annotated[
     | CheckpointSaved
     | Merged
     | Exported
+    | RangeTested
     | Log
     | RecordsWritten
     | Failed

@@ -108,6 +108,11 @@ class RecipeOptions(BaseModel):
         description="how the learning rate goes on after the warm-up, to 0 at the end"
         " unless it is constant",
     )
+    find_rate: bool = Field(
+        False,
+        description="in the place of the training, a range test: 20 steps of rising rate around "
+        "learning_rate propose another; no model comes of it",
+    )
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.03, description="share of the steps in which the learning rate rises from 0"
     )

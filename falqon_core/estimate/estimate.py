@@ -63,6 +63,7 @@ STEP_SECONDS = {"cpu": 0.1, "gpu": 0.05}
 # Seconds a GiB of the base model in bf16: fetched, read, written, hashed, verified and uploaded.
 # Not measured: about 300 MB/s, three times over.
 SECONDS_PER_GIB = {"cpu": 10.0, "gpu": 10.0}
+START_SHARE = 1 / 3  # of these seconds: fetched and read; the rest is the export
 FIXED_BAND = (0.3, 2.5)  # A dedicated machine is faster.
 CALIBRATED_BAND = (0.6, 2.0)  # The band of the same times once this machine has measured them.
 
@@ -206,6 +207,8 @@ def num_validations(recipe: Recipe, steps: int, num_examples: int) -> int:
     that of the reference. What FALQON trained need not be merged.
     """
     assert recipe.batch_size is not None, "resolve the recipe first"
+    if recipe.find_rate:
+        return 0
     every = recipe.eval_every or max(1, math.ceil(num_examples / recipe.batch_size))
     of_merged = 1 if recipe.method == "falqon" else 2
     return math.ceil(steps / every) + of_merged + (recipe.objective == "dpo")
@@ -267,6 +270,8 @@ def estimate(
         flops += forward_flops(dimensions, recipe, validated)
         if recipe.objective == "dpo":
             flops += forward_flops(dimensions, recipe, min(tokens, tokens_per_epoch))
+        if recipe.find_rate:
+            flops += forward_flops(dimensions, recipe, tokens)
         is_shared = device.name == "cpu" or num_devices <= recipe.batch_size
         busy = num_devices if is_shared else recipe.batch_size
         peak = _with_peak_of_method(device, recipe)
@@ -274,7 +279,8 @@ def estimate(
             # Experts multiply in bf16 beside products in FP8.
             in_bf16 = EXPERT_PRODUCTS * tokens * dimensions.num_active_expert_parameters
             flops += (1 / BF16_SHARE - 1) * in_bf16
-        speed = _roofline_speed(flops, steps, dimensions, peak, busy, calibration)
+        exports = not recipe.find_rate
+        speed = _roofline_speed(flops, steps, dimensions, peak, busy, calibration, exports=exports)
     is_cpu = device.name == "cpu"
     dimensions = dimensions.model_copy(update={"has_fp8": device.has_fp8})
     device_bytes = math.inf if device.memory_gib is None else usable_bytes(device.memory_gib * GIB)
@@ -356,6 +362,8 @@ def _roofline_speed(
     device: DeviceSpec,
     num_devices: int,
     calibration: Calibration | None,
+    *,
+    exports: bool,
 ) -> _Speed:
     kind = "cpu" if device.name == "cpu" else "gpu"
     efficiency = ROOFLINE_EFFICIENCY[kind]
@@ -366,7 +374,9 @@ def _roofline_speed(
         step_seconds=STEP_SECONDS[kind],
         export_seconds=EXPORT_SECONDS[kind],
     )
-    overhead = times.start_seconds + times.export_seconds + SECONDS_PER_GIB[kind] * gib
+    overhead = times.start_seconds + SECONDS_PER_GIB[kind] * gib * START_SHARE
+    if exports:
+        overhead += times.export_seconds + SECONDS_PER_GIB[kind] * gib * (1 - START_SHARE)
     fixed = overhead + times.step_seconds * steps
     band = FIXED_BAND if calibration is None else CALIBRATED_BAND
     computed_band = ASSUMED_BAND if device.peak == "assumed" else ROOFLINE_BAND
@@ -378,7 +388,8 @@ def _roofline_speed(
         overhead_seconds=overhead,
         basis="roofline",
         n=0,
-        explanation=f"roofline at {peak}, and about {overhead:.0f} s for start and export"
+        explanation=f"roofline at {peak}, and about {overhead:.0f} s for start"
+        + (" and export" if exports else "")
         + (", measured here" if calibration else ""),
     )
 

@@ -81,7 +81,9 @@ class LearningMonitor:
             self._set("rate", is_far, message.start_step, automatic, recipe.learning_rate)
 
     def step(self, message: StepMetrics) -> None:
-        """Judge the training loss, now and then."""
+        """Judge the training loss, now and then; that of a range test is meant to diverge."""
+        if self._recipe is not None and self._recipe.find_rate:
+            return
         window = max(MIN_WINDOW, min(MAX_WINDOW, message.total_steps // WINDOWS))
         if self._losses.maxlen != window:
             self._losses = deque(self._losses, window)

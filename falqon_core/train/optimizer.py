@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import Moments
+from falqon_core.contract.range_test import rate_of_step
 from falqon_core.ops.formats.float8 import E4M3, E5M2, quantize_tensor
 
 BETAS: dict[Moments, tuple[float, float]] = {"fp32": (0.9, 0.999), "fp8": (0.9, 0.95)}
@@ -29,9 +30,11 @@ _STATE = ("step", "exp_avg", "exp_avg_sq")
 
 def learning_rate(recipe: Recipe, step: int, num_steps: int) -> float:
     """Return the rate of optimizer step `step`, counted from 0: linear warm-up to the peak, then
-    constant, or down to 0 after the last step.
+    constant, or down to 0 after the last step; that of a range test rises.
     """
     assert recipe.learning_rate is not None, "resolve the recipe first"
+    if recipe.find_rate:
+        return rate_of_step(recipe.learning_rate, step)
     warmup = math.ceil(recipe.warmup_ratio * num_steps)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / (warmup + 1)

@@ -22,6 +22,7 @@ from falqon_core.contract.messages import (
     Finished,
     Log,
     Merged,
+    RangeTested,
     Sampled,
     Started,
     StepMetrics,
@@ -166,6 +167,8 @@ def describe(message: TrainerMessage) -> str:
             return f"step {message.step}: checkpoint {message.path}"
         case Merged():
             return f"step {message.step}: {describe_merged(message)}"
+        case RangeTested():
+            return f"range test: {message.result.message}"
         case Exported():
             return f"model of step {message.step} written to {message.path}"
         case Finished():

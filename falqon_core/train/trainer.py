@@ -22,6 +22,7 @@ from falqon_core.contract.messages import (
     Finished,
     Log,
     Merged,
+    RangeTested,
     Started,
     StepMetrics,
     TrainerMessage,
@@ -38,6 +39,7 @@ from falqon_core.train.evaluator import Evaluator
 from falqon_core.train.exporter import Exporter, Verification, best_checkpoint, restore_model
 from falqon_core.train.metrics import Meter
 from falqon_core.train.optimizer import learning_rate
+from falqon_core.train.range_test import compute_untouched_losses, run_range_test
 from falqon_core.train.served import evaluate_as_served
 from falqon_core.train.setup import set_up
 from falqon_core.train.state import free_memory
@@ -81,9 +83,11 @@ class Trainer:
         self._objective = create_objective(self._recipe)
 
     def run(self) -> ExitCode:
-        """Train, export and certify. Return the exit code; raises the errors of
-        `contract.errors`.
+        """Train, export and certify, or run a range test. Return the exit code; raises the errors
+        of `contract.errors`.
         """
+        if self._recipe.find_rate:
+            return self._find_rate()
         config = self._config
         verification = Verification(config, self._data) if config.certificate else None
         exporter = Exporter(
@@ -105,6 +109,27 @@ class Trainer:
                 self._export(exporter)
         self._send(self._finished(meter))
         return code
+
+    def _find_rate(self) -> ExitCode:
+        group = self._group
+        losses = self._guard(
+            lambda: compute_untouched_losses(
+                self.state, self._data.train, self._objective, group, self._stop
+            )
+        )
+        meter = Meter(self._recipe, self._dimensions, self._device, self._total_steps)
+        self._send(self._started())
+        result = run_range_test(
+            losses,
+            step=lambda: self._guard(lambda: self._step(meter)),
+            stop=lambda: group.any_rank(self._stop()),
+            send=self._send,
+        )
+        if result is None:
+            return ExitCode.STOPPED
+        self._send(RangeTested(result=result))
+        self._send(self._finished(meter))
+        return ExitCode.DONE
 
     def _run_steps(self, meter: Meter, checkpointer: Checkpointer, exporter: Exporter) -> ExitCode:
         state = self.state

@@ -47,11 +47,13 @@ from falqon_core.contract.messages import (
     Failed,
     Finished,
     Log,
+    RangeTested,
     Started,
     StepMetrics,
     TrainerMessage,
     encode,
 )
+from falqon_core.contract.range_test import RangePoint, RangeTest, propose_rate
 from falqon_core.fault_points import fault
 from falqon_core.files import staged_folder
 
@@ -93,6 +95,7 @@ class Trainer:
         self.output = output
         self.fd = fd
         self.model = config.model
+        self.finds_rate = config.recipe.find_rate
         self.state = hashlib.sha256(str(self.fake.steps).encode()).hexdigest()
         self.stopping = False
         signal.signal(signal.SIGTERM, self._on_sigterm)
@@ -158,10 +161,15 @@ class Trainer:
                     memory_bytes=2**20,
                 )
             )
-            if step % fake.checkpoint_every == 0 or self.stopping:
+            is_due = step % fake.checkpoint_every == 0 or self.stopping
+            if is_due and not self.finds_rate:
                 self.checkpoint(step)
             if self.stopping:
                 return ExitCode.STOPPED
+        if self.finds_rate:
+            self.send(RangeTested(result=range_test()))
+            self.send(self.finished(started))
+            return ExitCode.DONE
         self.send(Evaluated(step=fake.steps, valid_loss=0.25, valid_mean_token_accuracy=0.75))
         if fake.mismatch:
             self.send(
@@ -172,14 +180,15 @@ class Trainer:
             )
             return ExitCode.CERTIFICATE_MISMATCH
         self.export()
-        self.send(
-            Finished(
-                steps=fake.steps,
-                trained_tokens=10 * fake.steps,
-                elapsed_seconds=time.monotonic() - started,
-            )
-        )
+        self.send(self.finished(started))
         return ExitCode.DONE
+
+    def finished(self, started: float) -> Finished:
+        return Finished(
+            steps=self.fake.steps,
+            trained_tokens=10 * self.fake.steps,
+            elapsed_seconds=time.monotonic() - started,
+        )
 
     def resume(self) -> int:
         folders = checkpoint_folders(self.output)
@@ -215,6 +224,15 @@ class Trainer:
             (folder / "model.safetensors").write_text("not what was hashed")
         step = self.fake.best_at or self.fake.steps
         self.send(Exported(step=step, path=str(folder)))
+
+
+def range_test() -> RangeTest:
+    """A test whose loss is lowest at a rate of 1e-2, and so proposes 1e-3."""
+    points = [
+        RangePoint(learning_rate=10 ** (-4 + step / 4), loss_change=0.1 * (step / 4 - 2) ** 2 - 0.5)
+        for step in range(12)
+    ]
+    return propose_rate(points, 2.0, diverged=True)
 
 
 def write_model(base: Path, folder: Path, state: str, certificate: Certificate | None) -> None:

@@ -21,7 +21,7 @@ from worker.attempt.lease import Lease, LeaseLost
 from worker.attempt.outcome import TrainerEnd, classify
 from worker.attempt.progress import AttemptProgress
 from worker.attempt.relay import Relay
-from worker.attempt.results import publish_with_retry
+from worker.attempt.results import publish, publish_with_retry
 from worker.attempt.spans import TrainerSpans, attempt_span, end_attempt, part_span
 from worker.attempt.spool import Spool
 from worker.attempt.staging import Staged, stage
@@ -192,9 +192,12 @@ class Execution:
             trackers.finish(outcome.verdict)
         if outcome.verdict is not Verdict.SUCCEEDED:
             return outcome
-        model = model_folder(staged.output)
         with part_span("publish"):
-            is_ours = publish_with_retry(self._attempt, inputs.model_id, model, finished)
+            if staged.recipe.find_rate:
+                is_ours = publish(self._attempt, finished, [], {})
+            else:
+                model = model_folder(staged.output)
+                is_ours = publish_with_retry(self._attempt, inputs.model_id, model, finished)
         return outcome if is_ours else AttemptOutcome(Verdict.STOPPED)  # a cancel came first
 
     def _train(

@@ -4,6 +4,7 @@ one."""
 import threading
 from collections.abc import Callable
 from decimal import Decimal
+from typing import Any
 
 from app.attempts.values import Columns
 from app.models import Job
@@ -11,7 +12,14 @@ from app.models.base import JsonObject
 from app.models.job_progress import JobProgress
 from falqon_core.contract.figures import MAX_SECONDS
 from falqon_core.contract.health import HealthChange
-from falqon_core.contract.messages import Evaluated, Exported, Merged, Started, StepMetrics
+from falqon_core.contract.messages import (
+    Evaluated,
+    Exported,
+    Merged,
+    RangeTested,
+    Started,
+    StepMetrics,
+)
 from falqon_core.estimate.estimate import Actual, compare
 from falqon_core.estimate.eta import Eta
 from falqon_core.estimate.learning_monitor import LearningMonitor
@@ -27,6 +35,7 @@ RESULT_FIELDS = {
     "valid_loss_fp8_weights",
     "valid_loss_as_served",
     "model_step",
+    "range_test",
 }
 
 
@@ -50,7 +59,11 @@ class AttemptProgress:
         self._cost_meter = CostMeter(accrued, price, machine.num_devices)
         self._step_timing = StepTiming(job.recipe)
         self._last: StepMetrics | None = None
-        self._results = self._before.model_dump(include=RESULT_FIELDS, exclude_none=True)
+        self._results: dict[str, Any] = {
+            name: value
+            for name in RESULT_FIELDS
+            if (value := getattr(self._before, name)) is not None
+        }
         automatic = job.estimate.automatic_rate if job.estimate else None
         self._health = LearningMonitor(
             job.recipe,
@@ -108,6 +121,11 @@ class AttemptProgress:
     def exported(self, message: Exported) -> None:
         with self._lock:
             self._results["model_step"] = message.step
+            self.listen()
+
+    def range_tested(self, message: RangeTested) -> None:
+        with self._lock:
+            self._results["range_test"] = message.result
             self.listen()
 
     def sampled(self) -> None:
@@ -175,11 +193,13 @@ class AttemptProgress:
         )
 
     def actual(self) -> Actual | None:
-        """Compare a job that succeeds now with its estimate, but not one that stopped early."""
+        """Compare a job that succeeds now with its estimate, but not one that stopped early, nor a
+        range test: it ends when the loss diverges, and exports nothing.
+        """
         if self._expected is None:
             return None
         actual = compare(self._expected, self.execution_seconds, self.accrued)
-        if self.all_steps_done:
+        if self.all_steps_done and "range_test" not in self._results:
             return actual
         return actual.model_copy(update={"ratio": None, "inside_band": None})
 

@@ -21,6 +21,7 @@ from falqon_core.contract.messages import (
     Finished,
     Log,
     Merged,
+    RangeTested,
     Sampled,
     Started,
     StepMetrics,
@@ -241,6 +242,10 @@ class Relay:
                 self._progress.exported(message)
                 text = f"The model of step {message.step} is merged and written; uploading it"
                 self._waiting.add(NewEvent(text, data={"model_step": message.step}))
+            case RangeTested(result=result) as message:
+                self._progress.range_tested(message)
+                text = f"Range test: {result.message}"
+                self._waiting.add(NewEvent(text, data={"range_test": result.model_dump()}))
             case Log() as message:
                 self._waiting.add(NewEvent(_without_nul(message.text), level=message.level))
             case Failed() as message:

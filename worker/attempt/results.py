@@ -1,4 +1,6 @@
-"""A finished model: its files into storage, then its rows together with the job's success."""
+"""A finished model: its files into storage, then its rows together with the job's success. A range
+test has neither.
+"""
 
 import json
 from pathlib import Path
@@ -7,6 +9,7 @@ from app.attempts.values import AttemptMeasurements, TrainingResult, UploadedFil
 from app.base.storage import StorageUnavailable, keys
 from app.jobs.events import NewEvent
 from app.models import Job
+from app.models.base import JsonObject
 from falqon_core.contract.layout import SHA256SUMS
 from falqon_core.contract.messages import Finished
 from falqon_core.fault_points import fault
@@ -43,24 +46,34 @@ def publish_with_retry(
 def _publish(attempt: AttemptContext, folder: Path, finished: Finished | None) -> bool:
     files = upload(attempt.storage, attempt.lease, attempt.job, folder)
     config = json.loads((folder / "config.json").read_bytes())
+    return publish(attempt, finished, files, config)
+
+
+def publish(
+    attempt: AttemptContext,
+    finished: Finished | None,
+    files: list[UploadedFile],
+    config: JsonObject,
+) -> bool:
+    """Write the job's success, with the model of these stored files; without any, with no model."""
     progress = attempt.progress
     actual = progress.actual()
 
-    def publish() -> bool:
+    def write() -> bool:
+        # That of a range test has no export, and estimates are made of it.
+        overhead_seconds = progress.overhead_seconds if files else None
         result = TrainingResult(
             files=files,
             config=config,
             trained_tokens=finished.trained_tokens if finished else 0,
             columns=progress.last_columns,
-            measured=AttemptMeasurements(
-                overhead_seconds=progress.overhead_seconds, **progress.measured
-            ),
+            measured=AttemptMeasurements(overhead_seconds=overhead_seconds, **progress.measured),
             actual=actual,
         )
         return attempt.gateway.publish(attempt.job, attempt.lease.claim, result)
 
     fault("before_finish")
-    is_ours = attempt.writer.write_end(publish)
+    is_ours = attempt.writer.write_end(write)
     fault("after_finish")
     return is_ours
 

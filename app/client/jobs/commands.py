@@ -11,12 +11,13 @@ from app.client import text
 from app.client.api import Json, segment
 from app.client.columns import Column
 from app.client.command import Client, JobId, Limit, command, option
-from app.client.jobs import actions, compare, create, fields, logs, metrics, watch
+from app.client.jobs import actions, compare, create, fields, find_rate, logs, metrics, watch
 from app.client.jobs.estimate import place
+from app.client.jobs.range_test import next_command
 from app.client.jobs.request import parse_metadata
 
 app = typer.Typer(no_args_is_help=True, help="Fine-tuning jobs.")
-for part in (create, fields, watch, logs, actions, metrics, compare):
+for part in (create, find_rate, fields, watch, logs, actions, metrics, compare):
     app.add_typer(part.app)
 
 LOSSES = {
@@ -95,7 +96,7 @@ def list_checkpoints(client: Client, job_id: JobId, limit: Limit = 10, after: Af
 
 def _show(client: Client, job: Json) -> None:
     evaluations = []
-    if job["status"] == "succeeded":
+    if job["status"] == "succeeded" and not job.get("range_test"):
         path = f"/fine_tuning/jobs/{segment(job['id'])}/evaluations"
         evaluations = client.api.get(path, {"limit": 1})["data"]
     facts = dict(_facts(job))
@@ -116,6 +117,8 @@ def _judgement(evaluations: list[Json]) -> str:
 
 def _next_command(job: Json, evaluations: list[Json]) -> str:
     match job["status"]:
+        case "succeeded" if job.get("range_test"):
+            return next_command(job)
         case "succeeded" if not evaluations:
             return f"falqon evaluate {job['id']}"
         case "succeeded":
@@ -152,6 +155,7 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
         job["status"] + (f" ({job['paused_reason']})" if job.get("paused_reason") else ""),
     )
     yield "health", ". ".join(text.health(job))
+    yield "range test", (job.get("range_test") or {}).get("message", "")
     yield "error", error and f"{error['message']} ({error['code']})"
     yield "loss", _losses(progress)
     yield "model", job["model"]

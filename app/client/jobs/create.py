@@ -9,8 +9,8 @@ from app.client.jobs.fields import naming_the_field
 from app.client.jobs.request import JobOptions, job_body
 from app.client.jobs.submitting import (
     JOBS,
-    DataOption,
     clone_path,
+    data_options,
     submit,
     submit_clone,
     with_data,
@@ -39,7 +39,7 @@ def create_job(
 ) -> None:
     """Show what a fine-tuning job will take, ask, and submit it."""
     body = job_body(model, options)
-    body = with_data(client, JOBS, body, _data_options(file, validation_file))
+    body = with_data(client, JOBS, body, data_options(file, validation_file))
     submit(client, body, yes=yes, then_watch=watch)
 
 
@@ -59,13 +59,6 @@ def clone_job(
 ) -> None:
     """Submit a job again, with what is given here changed."""
     changes = job_body(model, options)
-    changes = with_data(client, clone_path(job_id), changes, _data_options(file, validation_file))
+    changes = with_data(client, clone_path(job_id), changes, data_options(file, validation_file))
     with naming_the_field(client.api):
         submit_clone(client, job_id, changes, then_watch=watch)
-
-
-def _data_options(file: str | None, validation_file: str | None) -> list[DataOption]:
-    return [
-        DataOption("training_file", "--file", file),
-        DataOption("validation_file", "--validation-file", validation_file),
-    ]

@@ -35,6 +35,13 @@ class DataOption:
         return self.value is not None and not self.value.startswith(ID_PREFIX)
 
 
+def data_options(file: str | None, validation_file: str | None) -> list[DataOption]:
+    return [
+        DataOption("training_file", "--file", file),
+        DataOption("validation_file", "--validation-file", validation_file),
+    ]
+
+
 def with_data(client: Client, path: str, body: Json, options: Sequence[DataOption]) -> Json:
     """Return the request with the ids of its files. Those that are paths are uploaded now, unless
     the service refuses the rest of it: a refusal leaves no file.

@@ -15,6 +15,7 @@ from app.client import text
 from app.client.api import Json, segment
 from app.client.command import Client, JobId, command
 from app.client.errors import ApiUnavailable, ClientError, NoConnection, Refused
+from app.client.jobs.range_test import show_range_test
 from app.client.jobs.stream import Lost, Tick, follow, in_order
 from app.client.jobs.watched import Watched
 
@@ -134,7 +135,10 @@ def _conclude(client: Client, job: Json) -> None:
         )
         for line in text.health(job):
             client.out.say(f"Health: {line}", "yellow")
-        client.out.say(f"Download it with: falqon download {job['fine_tuned_model']}")
+        if job.get("range_test"):
+            show_range_test(client, job)
+        else:
+            client.out.say(f"Download it with: falqon download {job['fine_tuned_model']}")
 
 
 def _ended(status: str) -> str:

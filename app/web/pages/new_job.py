@@ -68,6 +68,7 @@ def new_job_page(
     training_file: str = "",
     model: str = "",
     like: str = "",
+    learning_rate: str = "",
 ) -> Response:
     """`like`: a job whose form is filled in again."""
     values: dict[str, str] = {}
@@ -78,7 +79,11 @@ def new_job_page(
             values = job_form.values_of(job, estimates.width_of(base))
     values |= {
         name: value
-        for name, value in {"training_file": training_file, "model": model}.items()
+        for name, value in (
+            ("training_file", training_file),
+            ("model", model),
+            ("learning_rate", learning_rate),
+        )
         if value
     }
     return _page(services, request, caller, values)
@@ -114,10 +119,17 @@ def estimate(
 
 @router.change("", max_body_size=MAX_JOB_FORM_BYTES)
 def submit(
-    services: ServicesDep, request: Request, caller: WritingVisitor, values: FormValues
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    values: FormValues,
+    find_rate: Annotated[bool, Form()] = False,
 ) -> Response:
+    """`find_rate`: a range test, in the place of the training."""
     shape = _shape(services, caller, values)
     body = job_form.body_of(job_settings.without_foreign(values, shape), shape)
+    if find_rate:
+        body["falqon"] = body.get("falqon", {}) | {"find_rate": True}
     job_request = job_form.request_of(values, body)
     if isinstance(job_request, dict):
         return _page(services, request, caller, values, refused=job_request)

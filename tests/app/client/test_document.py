@@ -167,7 +167,7 @@ def test_the_shell_completes(
 def test_every_command_that_is_named_exists(falqon: Falqon) -> None:
     commands = set(
         re.findall(
-            r"falqon (files|jobs|models|keys|projects|admin models|admin keys) ([a-z]+)",
+            r"falqon (files|jobs|models|keys|projects|admin models|admin keys) ([a-z-]+)",
             DOCUMENT + README,
         )
     )
