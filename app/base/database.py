@@ -68,7 +68,7 @@ CONNECTION_TIMEOUTS: dict[str, Any] = {
 }
 # With `pgbouncer=true` in the URL. Each transaction may have another connection: statements
 # prepared on one are unknown to the next, and the `options` have to be set in the database
-# (docs/operations.md).
+# (docs/network.md).
 BEHIND_PGBOUNCER: dict[str, Any] = {
     name: value for name, value in CONNECTION_TIMEOUTS.items() if name != "options"
 } | {"prepare_threshold": None}

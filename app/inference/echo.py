@@ -23,7 +23,7 @@ MAX_ENDS = 32  # tokens within a prompt that end answers; each takes a request o
 CERTAIN_BIAS = 10_000  # a bias that no other token outweighs
 ECHO_NOT_POSSIBLE = (
     "echo: llama.cpp, the engine of this model, gives no log probabilities of this prompt, because "
-    "a token of it ends within a character, or ends answers. vLLM gives them; docs/serving.md says "
+    "a token of it ends within a character, or ends answers. vLLM gives them; docs/engines.md says "
     "how it is used."
 )
 

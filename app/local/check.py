@@ -184,7 +184,7 @@ STEPS: tuple[tuple[str, Step, str], ...] = (
         _create_again,
         "The store ignores `If-None-Match: *`, so a late writer could replace another's bytes. "
         "Use a "
-        "store, or a version of it, that honours it: docs/operations.md.",
+        "store, or a version of it, that honours it: docs/settings.md.",
     ),
     ("list", _list, "Permit ListBucket; the list must show at once what was written."),
     ("delete", _delete, "Permit DeleteObject."),

@@ -42,7 +42,7 @@ ENGINE_KEYS = (
     "sliding_window",
     "max_position_embeddings",
 )
-ELSEWHERE = "vLLM on the worker, or a server at FALQON_ENGINE_URL, may; docs/serving.md says how."
+ELSEWHERE = "vLLM on the worker, or a server at FALQON_ENGINE_URL, may; docs/engines.md says how."
 
 
 class FormatUnavailable(UserError):

@@ -169,9 +169,8 @@ def test_every_commented_line_of_the_env_example_is_a_valid_setting() -> None:
 
 def second_card() -> str:
     """What the document has an operator write."""
-    document = (ROOT / "docs" / "operations.md").read_text()
-    section = re.split(r"^## ", document.partition("## Compose and images\n")[2], flags=re.M)[0]
-    (lines,) = re.findall(r"```yaml\n(.*?)```", section, re.S)
+    document = (ROOT / "docs" / "compose.md").read_text()
+    (lines,) = re.findall(r"```yaml\n(.*?)```", document, re.S)
     return str(lines)
 
 

@@ -1,4 +1,6 @@
-"""Every file that a comment, a docstring or a page names must be in the repository."""
+"""Every file that a comment, a docstring or a page names must be in the repository, and every
+heading that a page links to must be on its page.
+"""
 
 import ast
 import io
@@ -11,6 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 NAME = re.compile(r"(?<![\w/.:-])((?:\.{1,2}/)*[\w/-]*\w\.(?:md|py|js|css|html|toml|yml))\b(?!\()")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
+LINK_TO_HEADING = re.compile(r"\]\(\s*(?!https?:)([^)#\s]*)#([^)\s]+)\)")
+CODE_BLOCK = re.compile(r"^ *```.*?^ *```", re.M | re.S)
 # Files that a training or an upload makes, or that belong to somebody else.
 NOT_OURS = {
     "README.md",
@@ -63,12 +67,27 @@ def test_files_that_comments_and_documents_name_exist() -> None:
         if path.endswith(".py"):
             mentions = set(NAME.findall("\n".join(prose_of(text))))
         else:
-            mentions = set(LINK.findall(text)) | set(
-                NAME.findall(re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
-            )
+            mentions = set(LINK.findall(text)) | set(NAME.findall(CODE_BLOCK.sub("", text)))
         missing += [
             f"{path}: {name}"
             for name in sorted(mentions - NOT_OURS)
             if not is_there(name, (ROOT / path).parent, tails)
         ]
+    assert missing == []
+
+
+def headings_of(page: Path) -> set[str]:
+    """Return the fragment of each heading, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.*)$", CODE_BLOCK.sub("", page.read_text()), re.M)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_headings_that_documents_link_to_exist() -> None:
+    pages = [ROOT / path for path in tracked() if path.endswith(".md")]
+    missing = []
+    for page in pages:
+        for name, heading in LINK_TO_HEADING.findall(CODE_BLOCK.sub("", page.read_text())):
+            linked = (page.parent / name).resolve() if name else page
+            if heading not in headings_of(linked):
+                missing.append(f"{page.relative_to(ROOT)}: {name}#{heading}")
     assert missing == []

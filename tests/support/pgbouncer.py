@@ -1,4 +1,4 @@
-"""A PgBouncer of one's own, as docs/operations.md has it: few connections, each for one transaction
+"""A PgBouncer of one's own, as docs/network.md has it: few connections, each for one transaction
 at a time.
 """
 

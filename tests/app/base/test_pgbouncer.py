@@ -1,4 +1,4 @@
-"""A fleet whose connections PgBouncer shares between transactions, as docs/operations.md says."""
+"""A fleet whose connections PgBouncer shares between transactions, as docs/network.md says."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -155,7 +155,7 @@ def test_variables_of_the_client_and_of_kubernetes_are_accepted(
 
 
 def test_every_setting_is_documented() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text()
+    text = (ROOT / "docs" / "settings.md").read_text()
     missing = [
         name for field in Settings.model_fields if f"`{(name := variable_of(field))}`" not in text
     ]

@@ -1,4 +1,4 @@
-"""Backup and restore as docs/operations.md says: the database first, the objects after it."""
+"""Backup and restore as docs/backup.md says: the database first, the objects after it."""
 
 import hashlib
 import json

@@ -41,5 +41,5 @@ def test_a_note_is_whole_sentences_without_advice_for_exports() -> None:
     assert engine_note({"model_type": "olmo2"}) == (
         "llama.cpp, the workers' own engine, does not load this model: there is no GGUF for the "
         "architecture 'olmo2'. vLLM on the worker, or a server at "
-        "FALQON_ENGINE_URL, may; docs/serving.md says how."
+        "FALQON_ENGINE_URL, may; docs/engines.md says how."
     )
