@@ -13,9 +13,14 @@ import pytest
 from joserfc.jwk import ECKey
 from sqlalchemy import select, update
 
+from app.auth.keys import find_caller
 from app.auth.oidc import provider as oidc
+from app.base.errors import Forbidden
+from app.keys import service as keys
+from app.keys.schemas import KeyRequest
 from app.models import ApiKey, AuditLog
 from tests.app.web.test_project_switch import others, project_name
+from tests.support.admin import falqon_admin
 from tests.support.api import Api, Tenant, installation_admin
 from tests.support.identity_provider import (
     CLIENT_ID,
@@ -212,6 +217,37 @@ def test_a_removed_person_loses_sessions_and_keys_at_once_until_readmitted(
     assert is_signed_in(browser.get(START))
     assert not opens(api, key)
     assert opens(api, team.key), "keys of the project stay"
+
+
+def test_a_person_who_is_removed_meanwhile_makes_no_key(
+    api: Api, browser: httpx.Client, provider: IdentityProvider, team: Tenant, root: httpx.Client
+) -> None:
+    admin_with_a_key(browser, provider, root, team, "mel")
+    user = user_of(root, "mel")
+    services = api.app.state.services
+    with api.database.read() as session:
+        key = session.scalars(select(ApiKey.id).where(ApiKey.user_id == user["id"])).first()
+        caller = find_caller(session, str(key))
+    assert caller is not None
+    root.delete(f"{USERS}/{user['id']}")
+    with pytest.raises(Forbidden, match="was removed"):
+        keys.create_key(services, caller, KeyRequest(name="last", scope=Scope.ADMIN))
+
+
+def test_a_person_is_removed_on_the_machine_itself(
+    api: Api, browser: httpx.Client, provider: IdentityProvider, team: Tenant
+) -> None:
+    provider.be("oz", team.project_id)
+    assert is_signed_in(browser.get(START))
+    environment = {"FALQON_DATA_DIR": str(api.settings.data_dir)}
+    listed = falqon_admin(environment, "users", "list").stdout
+    assert re.search(r"^user-\w+  oz@example.com  active  ", listed, re.MULTILINE)
+    assert falqon_admin(environment, "users", "remove", "oz@example.com").exit_code == 0
+    assert not is_signed_in(browser.get("/"))
+    assert "was removed" in refusal(browser.get(START))
+    assert falqon_admin(environment, "users", "readmit", "oz").exit_code == 0
+    assert is_signed_in(browser.get(START))
+    assert "No such user: nobody" in falqon_admin(environment, "users", "remove", "nobody").output
 
 
 def test_a_sign_in_without_a_group_ends_what_the_group_gave(
