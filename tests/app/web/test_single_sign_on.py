@@ -18,7 +18,7 @@ from app.auth.oidc import provider as oidc
 from app.base.errors import Forbidden
 from app.keys import service as keys
 from app.keys.schemas import KeyRequest
-from app.models import ApiKey, AuditLog
+from app.models import ApiKey, AuditLog, Scope
 from tests.app.web.test_project_switch import others, project_name
 from tests.support.admin import falqon_admin
 from tests.support.api import Api, Tenant, installation_admin
