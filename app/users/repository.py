@@ -26,6 +26,11 @@ def find_named(session: Session, name: str) -> Sequence[User]:
     return session.scalars(select(User).where(named).order_by(User.id)).all()
 
 
+def is_known(session: Session, identity: Identity) -> bool:
+    same = (User.issuer == identity.issuer, User.subject == identity.subject)
+    return session.scalar(select(User.id).where(*same)) is not None
+
+
 def newest_first(session: Session, *, after: str | None, limit: int) -> list[User]:
     statement = select(User).order_by(User.id.desc()).limit(limit + 1)
     return list(session.scalars(statement.where(User.id < after) if after else statement))

@@ -27,10 +27,12 @@ def sign_in(services: Services, identity: Identity) -> str | None:
     `SignInRefused` for a removed person.
     """
     with services.database.transaction() as session:
+        access = repository.access_of(session, identity.groups)
+        if not access and not repository.is_known(session, identity):
+            return None  # Providers for everybody would fill the table with strangers.
         user = repository.note_sign_in(session, identity)
         if user.removed_at is not None:
             raise SignInRefused(REMOVED)
-        access = repository.access_of(session, identity.groups)
         _revoke_beyond(session, user, access)
         repository.forget_old_sign_ins(session)
         return repository.add_sign_in(session, user, access, services.settings.oidc_session)

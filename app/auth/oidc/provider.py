@@ -161,7 +161,7 @@ class Provider:
             raise Unavailable(UNAVAILABLE)
         try:
             fetched = self._read_description()
-        except (httpx.HTTPError, ValueError, JoseError) as error:
+        except (httpx.HTTPError, ValueError, LookupError, TypeError, JoseError) as error:
             self._failed_at = time.monotonic()
             log.error("identity provider failed", error=str(error))
             raise Unavailable(UNAVAILABLE) from error

@@ -9,7 +9,7 @@ from app.auth import audit, keys
 from app.auth.authentication import refuse_guessing
 from app.auth.oidc.identity import Identity, SignInRefused
 from app.auth.secrets import digest
-from app.base.errors import RateLimited, Unavailable
+from app.base.errors import InvalidApiKey, RateLimited, Unavailable
 from app.http.dependencies import ServicesDep
 from app.http.routes import address_of, with_origin
 from app.services import Services
@@ -93,7 +93,10 @@ def _identify(services: Services, request: Request, code: str, state: str) -> Id
 def _begin(services: Services, request: Request, key_id: str) -> bool:
     """Begin a session in the first project of a sign-in; return whether there are several."""
     with services.database.transaction() as database:
-        first, *others = keys.sign_in_keys(database, key_id)
+        callers = keys.sign_in_keys(database, key_id)
+        if not callers:
+            raise InvalidApiKey("This sign-in was ended meanwhile.")
+        first, *others = callers
         session.begin(database, request, first.key_id)
         session.keep_keys(request, {each.key_id: each.project_name for each in others})
         origin = with_origin(first, request, session.session_id(request))

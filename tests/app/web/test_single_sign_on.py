@@ -18,7 +18,7 @@ from app.auth.oidc import provider as oidc
 from app.base.errors import Forbidden
 from app.keys import service as keys
 from app.keys.schemas import KeyRequest
-from app.models import ApiKey, AuditLog, Scope
+from app.models import ApiKey, AuditLog, Scope, User
 from tests.app.web.test_project_switch import others, project_name
 from tests.support.admin import falqon_admin
 from tests.support.api import Api, Tenant, installation_admin
@@ -412,6 +412,8 @@ def test_groups_that_cannot_be_read_open_nothing(
 ) -> None:
     provider.be("tim", **claims)
     assert says in refusal(a_sign_in(api))
+    with api.database.read() as session:
+        assert session.scalars(select(User).where(User.subject == "tim")).all() == []
 
 
 @pytest.mark.parametrize(
