@@ -54,10 +54,10 @@ NOT_TORCH := awk '/^[a-z]/ {keep = !/^(torch==|triton==|nvidia-|cuda-)/} keep'
 lock: $(VENV)/.installed
 	pip install --quiet --disable-pip-version-check 'uv>=0.9'
 	mkdir -p .cache && set -o pipefail; \
-	$(LOCK) --extra otel --extra worker --extra dev --generate-hashes > .cache/dev.lock && \
+	$(LOCK) --extra oidc --extra otel --extra worker --extra dev --generate-hashes > .cache/dev.lock && \
 	$(NOT_TORCH) .cache/dev.lock > requirements/dev.txt && \
-	$(LOCK) --extra otel --extra worker --constraint requirements/dev.txt --generate-hashes | $(NOT_TORCH) > requirements/worker.txt && \
-	$(LOCK) --extra otel --constraint requirements/dev.txt --generate-hashes > requirements/api.txt && \
+	$(LOCK) --extra oidc --extra otel --extra worker --constraint requirements/dev.txt --generate-hashes | $(NOT_TORCH) > requirements/worker.txt && \
+	$(LOCK) --extra oidc --extra otel --constraint requirements/dev.txt --generate-hashes > requirements/api.txt && \
 	sed -nE 's/^(torch==[0-9.]+).*/\1/p; s/^(triton==[^\]*[^ \]).*/\1/p' .cache/dev.lock | awk -F== '!seen[$$1]++' > requirements/torch.txt
 
 # Browser assets come from the npm registry; where no npm is at hand, from the wheel that carries node.

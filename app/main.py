@@ -18,6 +18,7 @@ from app.aliases import service as alias_service
 from app.artifacts import endpoints as artifacts
 from app.attempts import endpoints as attempts
 from app.audit_logs import endpoints as audit_logs
+from app.auth import oidc
 from app.auth.failures import Failures
 from app.auth.rate_limit import RateLimiter
 from app.base import logging, tracing
@@ -61,6 +62,7 @@ from app.stream.service import read_changes
 from app.studies import endpoints as studies
 from app.uploads import endpoints as uploads
 from app.usage import endpoints as usage
+from app.users import endpoints as users
 from app.web import assets, docs, pages, unknown
 from app.web.compression import Compression
 from app.web.session import CookieSessions
@@ -98,6 +100,7 @@ NOUNS = (
     engines,
     projects,
     keys,
+    users,
     webhooks,
     artifacts,
     exports,
@@ -163,6 +166,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     # Queries the driver before the first request, and refuses an unknown device.
     device_of(settings)
     file_prices(settings.prices)  # refuses unreadable prices, too
+    provider = oidc.open_provider(settings)
     database = Database(settings.resolved_database_url)
     redis = Redis.from_url(
         settings.resolved_redis_url,
@@ -179,6 +183,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         RateLimiter(redis, settings.requests_per_minute, settings.tokens_per_minute),
         Failures(settings.wrong_keys_per_minute),
         Wakeups(settings.resolved_redis_url, partial(read_changes, database)),
+        provider,
     )
     health_monitor = HealthMonitor(
         database, Storage(settings.resolved_storage_url, FOR_PROBES), services.storage, redis
@@ -208,6 +213,8 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         await run_in_threadpool(health_monitor.stop)
         await run_in_threadpool(dispatcher.stop)
         await run_in_threadpool(reconciler.stop)
+        if provider is not None:
+            provider.close()
         redis.close()
         database.dispose()
 

@@ -1,4 +1,5 @@
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from redis import Redis
 
@@ -9,6 +10,9 @@ from app.base.settings import Settings
 from app.base.storage import Storage
 from app.notifier.broker import Notifier
 from app.notifier.wakeups import Wakeups
+
+if TYPE_CHECKING:
+    from app.auth.oidc.provider import Provider
 
 
 @dataclass(frozen=True)
@@ -23,3 +27,4 @@ class Services:
     limiter: RateLimiter
     failures: Failures
     wakeups: Wakeups
+    provider: "Provider | None" = None  # identity provider that people sign in through

@@ -3,21 +3,33 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, Field
 
 from app.http.pagination import Object
-from app.models import AuditLog
+from app.models import AuditLog, User
 
 
 class AuditProject(BaseModel):
     id: str
 
 
+class AuditUser(BaseModel):
+    """Person whom the key belongs to."""
+
+    id: str
+    email: str | None
+    subject: Annotated[str, Field(description="id of the person at the identity provider")]
+
+
 class AuditKey(BaseModel):
     id: str
-    type: Literal["service_account"] = "service_account"
+    type: Annotated[
+        Literal["user", "service_account"], Field(description="user: the key belongs to a person")
+    ]
+    user: AuditUser | None
 
 
 class AuditSession(BaseModel):
     id: str
     ip_address: str
+    user: AuditUser | None
 
 
 class AuditActor(BaseModel):
@@ -41,8 +53,11 @@ class AuditLogObject(Object):
     ip_address: str
 
     @classmethod
-    def of(cls, row: AuditLog) -> Self:
-        session = row.session_id and AuditSession(id=row.session_id, ip_address=row.address)
+    def of(cls, row: AuditLog, owner: User | None) -> Self:
+        user = owner and AuditUser(id=owner.id, email=owner.email, subject=owner.subject)
+        session = row.session_id and AuditSession(
+            id=row.session_id, ip_address=row.address, user=user
+        )
         return cls(
             id=row.id,
             type=row.event_type,
@@ -50,7 +65,9 @@ class AuditLogObject(Object):
             project=AuditProject(id=row.project_id),
             actor=AuditActor(
                 type="session" if session else "api_key",
-                api_key=AuditKey(id=row.key_id),
+                api_key=AuditKey(
+                    id=row.key_id, type="user" if user else "service_account", user=user
+                ),
                 session=session or None,
             ),
             resource_id=row.resource_id,

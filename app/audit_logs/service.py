@@ -28,4 +28,4 @@ def list_audit_logs(
         rows = repository.newest_first(
             session, caller.administered_project, filters, after=after, limit=limit
         )
-    return Page[AuditLogObject].of([AuditLogObject.of(row) for row in rows], limit)
+    return Page[AuditLogObject].of([AuditLogObject.of(log, user) for log, user in rows], limit)

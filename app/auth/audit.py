@@ -27,6 +27,7 @@ def record(
             resource_id=resource_id,
             project_id=caller.project_id,
             key_id=caller.key_id,
+            user_id=caller.user_id,
             session_id=caller.session_id,
             request_id=caller.request_id,
             address=caller.address,

@@ -16,6 +16,7 @@ class Caller:
     requests_per_minute: int | None  # null: as in the settings
     use_is_due: bool  # last use is due to be recorded
     project_name: str = ""  # name shown to people
+    user_id: str | None = None  # person that the key belongs to; null: it is the project's
     # Details of the request, for the audit log.
     request_id: str = ""
     address: str = ""

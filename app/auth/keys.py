@@ -10,7 +10,7 @@ from sqlalchemy.sql.elements import ColumnElement
 
 from app.auth import secrets
 from app.auth.caller import Caller
-from app.base.database import now_plus
+from app.base.database import UNSYNCED, now_plus
 from app.base.errors import InvalidApiKey
 from app.models import ApiKey, Project, Scope
 
@@ -32,6 +32,7 @@ class KeyState(NamedTuple):
             self.project.requests_per_minute,
             self.use_is_due,
             self.project.name,
+            self.key.user_id,
         )
 
     @property
@@ -76,6 +77,23 @@ def find_refused_keys(session: Session, key_ids: Sequence[str]) -> set[str]:
     """Return the keys that are no longer valid."""
     states = _read(session, ApiKey.id.in_(key_ids))
     return set(key_ids) - {state.key.id for state in states if state.refusal is None}
+
+
+def sign_in_keys(session: Session, key_id: str) -> list[Caller]:
+    """Return the callers of the valid keys that are of the same sign-in as this one, ordered by
+    their projects' names; none if it is of none.
+    """
+    sign_in = select(ApiKey.sign_in_id).where(ApiKey.id == key_id).scalar_subquery()
+    states = _read(session, ApiKey.sign_in_id == sign_in)
+    valid = [state.caller for state in states if state.refusal is None]
+    return sorted(valid, key=lambda caller: (caller.project_name, caller.project_id))
+
+
+def end_sign_in(session: Session, key_id: str) -> None:
+    """Revoke the keys that are of the same sign-in as this one."""
+    sign_in = select(ApiKey.sign_in_id).where(ApiKey.id == key_id).scalar_subquery()
+    statement = update(ApiKey).where(ApiKey.sign_in_id == sign_in, ApiKey.revoked_at.is_(None))
+    session.execute(statement.values(revoked_at=now_plus()), execution_options=UNSYNCED)
 
 
 def note_use(session: Session, key_id: str) -> None:

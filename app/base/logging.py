@@ -51,7 +51,12 @@ def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
     """Return the secrets of this process's environment, which have no recognisable format."""
     secrets = [
         secret.get_secret_value()
-        for secret in (settings.admin_key, settings.session_secret, settings.engine_key)
+        for secret in (
+            settings.admin_key,
+            settings.session_secret,
+            settings.engine_key,
+            settings.oidc_client_secret,
+        )
         if secret is not None
     ]
     urls = (settings.database_url, settings.redis_url, settings.storage_url)

@@ -1,7 +1,8 @@
 """Checks of settings that would silently have no effect, or an unintended one."""
 
 import re
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
+from urllib.parse import urlsplit
 
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")  # the spelling of browsers
 
@@ -27,3 +28,38 @@ def check_proxies(value: str) -> str:
                 "and networks"
             ) from None
     return value.strip(", ")
+
+
+def check_issuer(value: str) -> str:
+    """Accept an address whose answers nobody on the way can change, as sign-ins rest on them."""
+    if value:
+        check_provider_address(value)
+        parts = urlsplit(value)
+        if parts.query or parts.fragment:
+            raise ValueError(f"{value!r} has a query or a fragment; an issuer has none")
+    return value
+
+
+def check_provider_address(value: str) -> str:
+    """Accept https, and http for a provider on this machine."""
+    parts = urlsplit(value)
+    host = parts.hostname or ""
+    if not host or parts.username is not None or not value.isprintable() or " " in value:
+        raise ValueError(f"{value!r} is not the address of an identity provider")
+    if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
+        raise ValueError(f"{value!r} does not begin with https://")
+    return value
+
+
+def check_sign_in_scopes(value: str) -> str:
+    """Require the scope without which a provider sends no ID token."""
+    if "openid" not in value.split():
+        raise ValueError("the scope 'openid' is missing, such as in 'openid email profile'")
+    return value
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -22,7 +22,12 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from app.base import env_file
-from app.base.setting_checks import check_origin, check_proxies
+from app.base.setting_checks import (
+    check_issuer,
+    check_origin,
+    check_proxies,
+    check_sign_in_scopes,
+)
 from falqon_core.estimate.cards import find_device
 from falqon_core.estimate.devices import DEVICES
 
@@ -81,6 +86,29 @@ class Settings(BaseSettings):
             "data_dir"
         ),
     )
+
+    oidc_issuer: Annotated[str, AfterValidator(check_issuer)] = Field(
+        "",
+        description=(
+            "identity provider that people sign in through (OpenID Connect), such as "
+            "https://login.example.com/realms/acme; empty: with API keys alone"
+        ),
+    )
+    oidc_client_id: str = Field("", description="id of this service at the identity provider")
+    oidc_client_secret: SecretStr | None = Field(
+        None, description="its secret there; empty: a public client, which PKCE protects"
+    )
+    oidc_scopes: Annotated[str, AfterValidator(check_sign_in_scopes)] = Field(
+        "openid email profile", description="scopes of a sign-in; some providers need groups here"
+    )
+    oidc_groups_claim: str = Field(
+        "groups", min_length=1, description="claim of the ID token that names a person's groups"
+    )
+    oidc_name: str = Field(
+        "", description="name of the provider on the sign-in page; empty: the issuer's host"
+    )
+    # Longest time from a sign-in to the next; a group that a person left counts until then.
+    oidc_session: Duration = timedelta(hours=8)
 
     requests_per_minute: int = Field(
         6000,
@@ -277,6 +305,20 @@ class Settings(BaseSettings):
                 f"last {MIN_HEARTBEATS} heartbeats or more, or healthy workers lose their jobs."
             )
         return self
+
+    @model_validator(mode="after")
+    def _know_the_client(self) -> Self:
+        if self.oidc_issuer and not self.oidc_client_id:
+            raise ValueError(
+                "FALQON_OIDC_ISSUER needs FALQON_OIDC_CLIENT_ID: register this service at the "
+                "identity provider."
+            )
+        return self
+
+    @cached_property
+    def provider_name(self) -> str:
+        """Return the identity provider's name for people; empty where there is none."""
+        return self.oidc_issuer and (self.oidc_name or urlsplit(self.oidc_issuer).netloc)
 
     @cached_property
     def resolved_database_url(self) -> str:

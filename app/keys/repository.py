@@ -43,7 +43,7 @@ def mark_revoked(session: Session, project_id: str | None, key_id: str) -> bool:
     mine = () if project_id is None else (ApiKey.project_id == project_id,)
     statement = (
         update(ApiKey)
-        .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None), *mine)
+        .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None), ApiKey.sign_in_id.is_(None), *mine)
         .values(revoked_at=now_plus())
     )
     return session.scalar(statement.returning(ApiKey.id)) is not None
@@ -59,7 +59,8 @@ def any_exists(session: Session) -> bool:
 
 
 def _select_unrevoked(project_id: str | None) -> Select[ApiKey]:
-    statement = select(ApiKey).where(ApiKey.revoked_at.is_(None))
+    """Select the keys that have a secret, not those of sign-ins."""
+    statement = select(ApiKey).where(ApiKey.revoked_at.is_(None), ApiKey.sign_in_id.is_(None))
     if project_id is None:
         return statement
     return statement.where(ApiKey.project_id == project_id)

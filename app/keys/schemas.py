@@ -31,6 +31,9 @@ class KeyObject(Object):
     project_id: str
     scope: Scope
     expires_at: int | None
+    user_id: Annotated[
+        str | None, Field(description="person that it belongs to; null: a key of the project")
+    ]
     last_used_at: Annotated[int | None, Field(description="to the minute")]
 
     @classmethod
@@ -42,6 +45,7 @@ class KeyObject(Object):
             project_id=key.project_id,
             scope=Scope(key.scope),
             expires_at=unix_seconds(key.expires_at),
+            user_id=key.user_id,
             last_used_at=unix_seconds(key.last_used_at),
             **more,
         )

@@ -18,6 +18,7 @@ from app.keys.schemas import KeyCreated, KeyDeleted, KeyObject, KeyRequest
 from app.models import DEFAULT_PROJECT_ID, ApiKey, Project, Scope
 from app.projects import service as projects
 from app.services import Services
+from app.users import service as users
 
 MIN_ADMIN_KEY_LENGTH = 20
 MIN_ADMIN_KEY_VARIETY = 10  # "changeme" repeated has 7
@@ -28,11 +29,19 @@ class WeakAdminKey(ValueError):
 
 
 def create_key(services: Services, caller: Caller, request: KeyRequest) -> KeyCreated:
-    """Create a key; only this response holds its secret."""
+    """Create a key, which belongs to the person that the caller's belongs to; only this response
+    holds its secret.
+    """
     with services.database.transaction() as session:
         project = projects.for_new_key(session, caller, request.project_id or caller.project_id)
+        users.lock_owner(session, caller)
         key, secret = add_key(
-            session, project.id, request.name, request.scope, _expiry(session, request)
+            session,
+            project.id,
+            request.name,
+            request.scope,
+            _expiry(session, request),
+            caller.user_id,
         )
         session.refresh(key)
         audit.record(session, caller, "api_key.created", key.id)
@@ -94,13 +103,19 @@ def _unknown(key_id: str) -> NotFound:
 
 
 def add_key(
-    session: Session, project_id: str, name: str, scope: Scope, expires_at: datetime | None = None
+    session: Session,
+    project_id: str,
+    name: str,
+    scope: Scope,
+    expires_at: datetime | None = None,
+    user_id: str | None = None,
 ) -> tuple[ApiKey, str]:
     """Create a key; its secret is returned only here."""
     public, secret = secrets.generate()
     key = ApiKey(
         id=f"key_{public}",
         project_id=project_id,
+        user_id=user_id,
         name=name,
         scope=scope,
         secret_sha256=secrets.digest(secret),

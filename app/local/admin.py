@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from app.local import operate, worker_tokens
+from app.local import operate, users, worker_tokens
 from app.local.commands import open_database, open_session, refuse
 
 MAX_LISTED = 1000
@@ -22,6 +22,7 @@ engines = typer.Typer(no_args_is_help=True, help="The models that workers have l
 app.add_typer(keys, name="keys")
 app.add_typer(engines, name="engines")
 app.add_typer(worker_tokens.app, name="workers")
+app.add_typer(users.app, name="users")
 
 
 LoadedModel = Annotated[str, typer.Argument(metavar="MODEL", help="As `list` names it.")]

@@ -18,6 +18,7 @@ from app.models.export import Export
 from app.models.file import File, FileStatus, Purpose
 from app.models.file_check import FileCheck
 from app.models.file_import import FileImport
+from app.models.group_grant import GroupGrant
 from app.models.installation import Installation
 from app.models.job import Desired, Job, JobStatus
 from app.models.job_metadata import JobMetadata
@@ -33,6 +34,7 @@ from app.models.submission import Submission
 from app.models.upload import Upload, UploadStatus
 from app.models.upload_part import UploadPart
 from app.models.usage_day import UsageDay
+from app.models.user import User
 from app.models.webhook_delivery import DeliveryStatus, WebhookDelivery
 from app.models.webhook_endpoint import WebhookEndpoint
 from app.models.worker import Drain, Worker
@@ -63,6 +65,7 @@ __all__ = [
     "FileCheck",
     "FileImport",
     "FileStatus",
+    "GroupGrant",
     "Installation",
     "Job",
     "JobMetadata",
@@ -82,6 +85,7 @@ __all__ = [
     "UploadPart",
     "UploadStatus",
     "UsageDay",
+    "User",
     "WebhookDelivery",
     "WebhookEndpoint",
     "Worker",

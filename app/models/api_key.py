@@ -15,10 +15,18 @@ class Scope(StrEnum):
 
 
 class ApiKey(Base):
+    """Key of a project. A sign-in through the identity provider is one, too, for each project that
+    the person may use: without a secret that anybody knows, and expiring with the session.
+    """
+
     __tablename__ = "api_keys"
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), index=True)
+    # Person that it belongs to; null: a key of the project.
+    user_id: Mapped[str | None] = mapped_column(index=True)
+    # Keys of one sign-in share it; null: a key with a secret.
+    sign_in_id: Mapped[str | None] = mapped_column(index=True)
     name: Mapped[str]
     scope: Mapped[str]
     secret_sha256: Mapped[str] = mapped_column(unique=True)

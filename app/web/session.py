@@ -4,6 +4,7 @@ another sign-in. `/v1` never reads it.
 """
 
 import secrets
+from collections.abc import Mapping
 from hmac import compare_digest
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -82,11 +83,18 @@ def change_key(database: Session, request: Request, now: Caller, before: Caller)
     """Go on with another key, and keep the one before for the way back. It is a new session: forms
     of the pages of the other project are out of date.
     """
-    kept = other_keys(request) | {before.key_id: _cut(before.project_name, MAX_NAME_BYTES)}
+    kept = other_keys(request) | {before.key_id: before.project_name}
     kept.pop(now.key_id, None)
     end(database, request)
     begin(database, request, now.key_id)
-    request.session[OTHER_KEYS] = dict(list(kept.items())[-MAX_OTHER_KEYS:])
+    keep_keys(request, kept)
+
+
+def keep_keys(request: Request, keys: Mapping[str, str]) -> None:
+    """Keep the last of these other keys, with the names of their projects."""
+    request.session[OTHER_KEYS] = {
+        id_: _cut(name, MAX_NAME_BYTES) for id_, name in list(keys.items())[-MAX_OTHER_KEYS:]
+    }
 
 
 def forget_key(request: Request, key_id: str) -> None:

@@ -68,7 +68,11 @@ def pins(name: str) -> dict[str, set[Version]]:
     return versions
 
 
-LISTS = [("api", ()), ("worker", ("otel", "worker")), ("dev", ("otel", "worker", "dev"))]
+LISTS = [
+    ("api", ("oidc", "otel")),
+    ("worker", ("oidc", "otel", "worker")),
+    ("dev", ("oidc", "otel", "worker", "dev")),
+]
 
 
 @pytest.mark.parametrize(("name", "extras"), LISTS)

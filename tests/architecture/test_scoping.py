@@ -24,6 +24,10 @@ UNSCOPED = {
     ("model_imports.service", "add", "model_id"): "ids of models are unique in the installation",
     ("stream.service", "follow_job", "job_id"): READ_BEFORE,
     ("uploads.service", "_complete", "part_ids"): "parts of an upload that was read in the project",
+    ("users.service", "delete_grant", "grant_id"): INSTALLATION,
+    ("users.service", "readmit_user", "user_id"): INSTALLATION,
+    ("users.service", "remove_user", "user_id"): INSTALLATION,
+    ("users.service", "retrieve_user", "user_id"): INSTALLATION,
     ("web.pages.job", "_poll", "job_id"): READ_BEFORE,
     ("workers.service", "revoke_token", "token_id"): INSTALLATION,
 }

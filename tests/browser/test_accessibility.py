@@ -79,6 +79,7 @@ ADMIN_PAGES = {
     "a project": "/settings/projects/{project}",
     "keys": "/settings/keys",
     "prices": "/settings/prices",
+    "people": "/settings/people",
     "worker tokens": "/settings/worker_tokens",
 }
 

@@ -18,6 +18,7 @@ from app.base.database import Database
 from app.models import DEFAULT_PROJECT_ID, Base, JobStatus, Scope
 from tests.chaos.conftest import Count
 from tests.chaos.scale import RELEASE, SCALE
+from tests.contract.access_objects import a_group_grant, a_user
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.backend import BASE_MODEL, Backend
 from tests.support.fake_trainer import FakeTrainer
@@ -81,6 +82,8 @@ def used(backend: Backend) -> Database:
     traffic = Traffic()
     traffic.add(tenant.project_id, "gpt-4o", BASE_MODEL, 0.1)
     aliases.write_traffic(backend.database, traffic)
+    a_user(tenant)
+    a_group_grant(tenant)
     with backend.database.transaction() as session:
         worker_tokens.create(session, "cluster", [DEFAULT_PROJECT_ID])
     # nobody loads it, so its row waits

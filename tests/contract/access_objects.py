@@ -5,6 +5,7 @@ from decimal import Decimal
 from sqlalchemy import select, update
 
 from app.auth import worker_tokens
+from app.auth.oidc.identity import Identity
 from app.base.database import now_plus
 from app.base.ids import new_id
 from app.catalogue.naming import hub_id
@@ -25,6 +26,7 @@ from app.models import (
     WebhookDelivery,
 )
 from app.source_tokens import repository as source_tokens
+from app.users import repository as users
 from falqon_core.estimate.estimate import Actual
 from tests.support.api import Tenant, jsonl
 
@@ -151,6 +153,30 @@ def a_worker_token(tenant: Tenant) -> Parameters:
     with tenant.api.database.transaction() as session:
         token, _ = worker_tokens.create(session, "cluster", [tenant.project_id])
         return {"token_id": token.id}
+
+
+def a_user(tenant: Tenant) -> Parameters:
+    identity = Identity("https://login.example.com", new_id("subject-"), None, frozenset())
+    with tenant.api.database.transaction() as session:
+        return {"user_id": users.note_sign_in(session, identity).id}
+
+
+def a_removed_user(tenant: Tenant) -> Parameters:
+    params = a_user(tenant)
+    with tenant.api.database.transaction() as session:
+        users.set_removed(session, params["user_id"], is_removed=True)
+    return params
+
+
+def a_group_grant(tenant: Tenant) -> Parameters:
+    with tenant.api.database.transaction() as session:
+        grant = users.put_grant(session, new_id("group-"), tenant.project_id, Scope.READ)
+        return {"grant_id": grant.id}
+
+
+def without_group_grant(tenant: Tenant, params: Parameters) -> None:
+    with tenant.api.database.transaction() as session:
+        users.delete_grant(session, params["grant_id"])
 
 
 def without_key(tenant: Tenant, params: Parameters) -> None:

@@ -13,6 +13,7 @@ from tests.contract.access_objects import (
     a_dataset,
     a_delivery,
     a_file,
+    a_group_grant,
     a_job,
     a_job_model,
     a_job_to_evaluate,
@@ -21,9 +22,11 @@ from tests.contract.access_objects import (
     a_model_import,
     a_paused_job,
     a_permission,
+    a_removed_user,
     a_repository,
     a_source_token,
     a_study,
+    a_user,
     an_accuracy,
     an_alias,
     an_audit_log,
@@ -39,6 +42,7 @@ from tests.contract.access_objects import (
     without_ended_job,
     without_endpoint,
     without_file,
+    without_group_grant,
     without_key,
     without_model,
     without_source_token,
@@ -212,6 +216,23 @@ ROUTES = {
     ("GET", "/v1/usage"): Route(READ, send=since_a_moment, is_of_all=True),
     ("GET", "/v1/organization/costs"): Route(READ, send=since_a_moment, is_of_all=True),
     ("GET", "/v1/organization/audit_logs"): Route(ADMIN, lists=an_audit_log),
+    ("GET", "/v1/organization/users"): Route(ADMIN, is_of_all=True, by_installation=True),
+    ("GET", "/v1/organization/users/{user_id}"): Route(ADMIN, a_user, by_installation=True),
+    ("DELETE", "/v1/organization/users/{user_id}"): Route(ADMIN, a_user, by_installation=True),
+    ("POST", "/v1/organization/users/{user_id}/readmit"): Route(
+        ADMIN, a_removed_user, by_installation=True
+    ),
+    ("GET", "/v1/organization/group_grants"): Route(ADMIN, is_of_all=True, by_installation=True),
+    ("POST", "/v1/organization/group_grants"): Route(
+        ADMIN,
+        send=lambda tenant, _params: {
+            "json": {"group": "ours", "project_id": tenant.project_id, "scope": "read"}
+        },
+        by_installation=True,
+    ),
+    ("DELETE", "/v1/organization/group_grants/{grant_id}"): Route(
+        ADMIN, a_group_grant, without_group_grant, by_installation=True
+    ),
     ("GET", "/v1/workers"): Route(READ, is_of_all=True),
     ("GET", "/v1/webhook_event_types"): Route(READ, is_of_all=True),
     ("POST", "/v1/webhook_endpoints"): Route(

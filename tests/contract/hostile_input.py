@@ -132,6 +132,11 @@ BODIES: dict[str, dict[str, Any]] = {
         "project_id": "PROJECT",
         "expires_at": 2_000_000_000,
     },
+    "POST /v1/organization/group_grants": {
+        "group": "g",
+        "project_id": "PROJECT",
+        "scope": "read",
+    },
     "PUT /v1/prices": {
         "overrides": [{"device": "cpu", "usd_per_device_hour": "0.10", "source": "ours"}]
     },

@@ -16,6 +16,7 @@ from app.web.pages import (
     search,
     settings,
     sign_in,
+    single_sign_on,
     studies,
     usage,
     workers,
@@ -27,6 +28,7 @@ for screen_with_streams in (jobs, endings, job, compare, studies, models, worker
     router.include_router(screen_with_streams.streams)
 for screen in (
     sign_in,
+    single_sign_on,
     jobs,
     new_job,
     job,

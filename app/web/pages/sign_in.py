@@ -14,6 +14,7 @@ from app.services import Services
 from app.web import link as links
 from app.web import session
 from app.web.rendering import page
+from app.web.sign_in_view import local_path, sign_in_view
 from app.web.visitor import MAX_FORM_BYTES, PageRouter, Visitor
 
 DEAD_LINK = (
@@ -32,12 +33,12 @@ def sign_in_page(
     once, so a request for the head alone does not use it.
     """
     if not link or request.method == "HEAD":
-        return page(request, "sign_in.html", refused="", next=_local(next), other=other)
+        return sign_in_view(services, request, next_page=local_path(next), other=other)
     key_id = links.redeem(services.settings.data_dir.resolve(), link)
     with services.database.read() as database:
         caller = keys.find_caller(database, key_id) if key_id else None
     if caller is None:
-        return page(request, "sign_in.html", status_code=401, refused=DEAD_LINK, next="/")
+        return sign_in_view(services, request, refused=DEAD_LINK, status_code=401)
     _begin(services, request, caller)
     return RedirectResponse("/", 303)
 
@@ -58,29 +59,46 @@ def sign_in(
         )
         caller.must_have(Scope.READ)
     except (InvalidApiKey, RateLimited, Forbidden) as error:
-        return page(
+        return sign_in_view(
+            services,
             request,
-            "sign_in.html",
-            status_code=error.status,
             refused=error.message,
-            next=_local(next),
+            status_code=error.status,
+            next_page=local_path(next),
             other=other,
         )
     _begin(services, request, caller, beside=other)
-    return RedirectResponse(_local(next), 303)
+    return RedirectResponse(local_path(next), 303)
+
+
+@router.get("/project")
+def projects_page(
+    services: ServicesDep, request: Request, caller: Visitor, next: str = "/"
+) -> Response:
+    """Let a person choose among the projects of their sign-in."""
+    with services.database.read() as database:
+        callers = keys.sign_in_keys(database, caller.key_id) or [caller]
+    return page(request, "projects.html", caller, callers=callers, next=local_path(next))
 
 
 @router.change("/project")
 def change_project(
-    services: ServicesDep, request: Request, caller: Visitor, key: Annotated[str, Form()]
+    services: ServicesDep,
+    request: Request,
+    caller: Visitor,
+    key: Annotated[str, Form()],
+    next: Annotated[str, Form()] = "/",
 ) -> Response:
-    """Go to the project of another key that this session was given."""
+    """Go to the project of another key that this session, or its sign-in, was given."""
     with services.database.transaction() as database:
-        is_its_own = key in session.other_keys(request)
+        if key == caller.key_id:
+            return RedirectResponse(local_path(next), 303)
+        signed_in = keys.sign_in_keys(database, caller.key_id)
+        is_its_own = key in {*session.other_keys(request), *(each.key_id for each in signed_in)}
         other = keys.find_caller(database, key) if is_its_own else None
         if other is not None and RIGHTS.index(other.scope) >= RIGHTS.index(Scope.READ):
             session.change_key(database, request, other, caller)
-            return RedirectResponse("/", 303)
+            return RedirectResponse(local_path(next), 303)
     session.forget_key(request, key)
     session.notify(request, "That key opens nothing any more: sign in with another.", failed=True)
     return RedirectResponse("/", 303)
@@ -94,6 +112,7 @@ def sign_out(services: ServicesDep, request: Request) -> Response:
         if caller is not None:
             origin = with_origin(caller, request, session.session_id(request))
             audit.record(database, origin, "logout.succeeded")
+            keys.end_sign_in(database, caller.key_id)
         session.end(database, request)
     return RedirectResponse("/sign-in", 303)
 
@@ -108,9 +127,3 @@ def _begin(services: Services, request: Request, caller: Caller, *, beside: bool
             session.begin(database, request, caller.key_id)
         origin = with_origin(caller, request, session.session_id(request))
         audit.record(database, origin, "login.succeeded")
-
-
-def _local(path: str) -> str:
-    """Return the path of a page of ours: browsers read `//host` and `/\\host` as another site's."""
-    is_ours = path.startswith("/") and path[1:2] not in ("/", "\\") and path.isprintable()
-    return path if is_ours else "/"

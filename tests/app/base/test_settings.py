@@ -47,6 +47,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
             {"FALQON_POL": "1"},
             "FALQON_POL is not a setting of this service; did you mean FALQON_POLL?",
         ),
+        ({"FALQON_OIDC_ISSUER": "https://a.example"}, "needs FALQON_OIDC_CLIENT_ID"),
+        ({"FALQON_OIDC_ISSUER": "http://a.example"}, "does not begin with https://"),
+        ({"FALQON_OIDC_ISSUER": "https://"}, "is not the address of an identity provider"),
+        ({"FALQON_OIDC_ISSUER": "https://a.example/?b"}, "an issuer has none"),
+        ({"FALQON_OIDC_SCOPES": "email"}, "the scope 'openid' is missing"),
         ({"FALQON_DEVICE": "abacus"}, "FALQON_DEVICE is 'abacus'; known are auto, "),
         (
             {"falqon_hostz": "[]"},

@@ -15,13 +15,16 @@ from tests.contract.access_objects import (
     a_checkpoint,
     a_delivery,
     a_file,
+    a_group_grant,
     a_job,
     a_job_model,
     a_job_to_evaluate,
     a_key,
     a_model,
     a_paused_job,
+    a_removed_user,
     a_study,
+    a_user,
     a_worker_token,
     an_alias,
     an_ended_job,
@@ -138,6 +141,13 @@ FORMS = {
     "/settings/webhooks/{endpoint_id}/deliveries/{delivery_id}/resend": Form(
         "webhook_delivery.resent", a_sent_delivery
     ),
+    "/settings/people": Form(
+        "group_grant.updated",
+        fields={"group": "ours", "project_id": DEFAULT_PROJECT_ID, "scope": "read"},
+    ),
+    "/settings/people/grants/{grant_id}/delete": Form("group_grant.deleted", a_group_grant),
+    "/settings/people/{user_id}/remove": Form("user.deleted", a_user),
+    "/settings/people/{user_id}/readmit": Form("user.added", a_removed_user),
     "/settings/worker_tokens": Form(
         "worker_token.created", fields={"name": "made", "project": DEFAULT_PROJECT_ID}
     ),

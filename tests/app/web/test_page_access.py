@@ -9,7 +9,15 @@ from sqlalchemy import select
 from app.models import Base, Scope
 from app.web import pages
 from tests.browser.scene import EVALUATE_EVERY, scene
-from tests.contract.access_objects import a_delivery, a_key, a_study, a_worker_token, an_alias
+from tests.contract.access_objects import (
+    a_delivery,
+    a_group_grant,
+    a_key,
+    a_study,
+    a_user,
+    a_worker_token,
+    an_alias,
+)
 from tests.contract.test_access_matrix import routes_of
 from tests.support.api import Api, Tenant
 from tests.support.pages import SAME_SITE, sign_in, token
@@ -30,7 +38,7 @@ def ids(api: Api) -> dict[str, str]:
     owner = Tenant(api, Scope.ADMIN)
     objects = scene(owner)
     settings = a_delivery(owner) | a_key(owner) | a_study(owner) | a_worker_token(owner)
-    settings |= an_alias(owner)
+    settings |= an_alias(owner) | a_user(owner) | a_group_grant(owner)
     owner.http.close()
     return {
         "job_id": objects.succeeded,
@@ -43,6 +51,8 @@ def ids(api: Api) -> dict[str, str]:
         "key_id": settings["key_id"],
         "study_id": settings["study_id"],
         "token_id": settings["token_id"],
+        "user_id": settings["user_id"],
+        "grant_id": settings["grant_id"],
         "alias": settings["alias"],
         "step": str(EVALUATE_EVERY),
     }

@@ -33,6 +33,10 @@ CHANGES = {
     "/settings/webhooks/{endpoint}/test": Scope.WRITE,
     "/settings/webhooks/{endpoint}/delete": Scope.WRITE,
     "/settings/webhooks/{endpoint}/deliveries/whd_x/resend": Scope.WRITE,
+    "/settings/people": Scope.ADMIN,
+    "/settings/people/grants/grant_x/delete": Scope.ADMIN,
+    "/settings/people/user-x/remove": Scope.ADMIN,
+    "/settings/people/user-x/readmit": Scope.ADMIN,
     "/settings/worker_tokens": Scope.ADMIN,
     "/settings/worker_tokens/wtok_x/revoke": Scope.ADMIN,
 }

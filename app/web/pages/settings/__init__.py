@@ -1,11 +1,11 @@
-"""Settings: access rights, names, prices and notifications, six screens under one heading."""
+"""Settings: access rights, names, prices and notifications, seven screens under one heading."""
 
 from fastapi import APIRouter
 
-from app.web.pages.settings import aliases, keys, prices, projects, webhooks, worker_tokens
+from app.web.pages.settings import aliases, keys, people, prices, projects, webhooks, worker_tokens
 
 router = APIRouter()
 streams = APIRouter()
-for screen in (projects, keys, aliases, prices, webhooks, worker_tokens):
+for screen in (projects, keys, aliases, prices, webhooks, people, worker_tokens):
     router.include_router(screen.router)
 streams.include_router(webhooks.streams)

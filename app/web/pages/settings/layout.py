@@ -25,6 +25,7 @@ TABS = (
     Tab(f"{SETTINGS_PATH}/aliases", "Model names", Scope.READ),
     Tab(f"{SETTINGS_PATH}/prices", "Prices", Scope.READ),
     Tab(f"{SETTINGS_PATH}/webhooks", "Webhooks", Scope.READ),
+    Tab(f"{SETTINGS_PATH}/people", "People", Scope.ADMIN, of_installation=True),
     Tab(f"{SETTINGS_PATH}/worker_tokens", "Worker tokens", Scope.ADMIN, of_installation=True),
 )
 
