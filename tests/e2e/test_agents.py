@@ -59,6 +59,8 @@ def test_an_agent_goes_from_a_file_to_an_answer(recipe_service: Service, tmp_pat
                 "ask_model", model=watched["model"], question="Late!", max_tokens=4
             )
             assert answer["answer"]
+            (listed,) = (await agent.use("list_jobs"))["jobs"]
+            assert (listed["job_id"], listed["status"]) == (job_id, "succeeded")
             compared = await agent.use("compare_jobs", job_ids=[job_id, job_id])
             assert compared["rows"]["status"] == ["succeeded", "succeeded"]
             links = (await agent.use("create_download_links", model=watched["model"]))["links"]

@@ -30,6 +30,7 @@ STOPPED = FINAL_STATUSES | {"paused"}
 EVENTS_READ = 100  # of which most may be metrics of steps
 EVENTS_SHOWN = 20
 MAX_MODELS = 100
+JOBS_SHOWN = 20
 
 
 def list_models(api: Api) -> Json:
@@ -155,6 +156,25 @@ def watch_job(api: Api, job_id: JobId, wait_seconds: WaitSeconds = 30) -> Json:
         ],
         "next": _next(job),
     }
+
+
+def list_jobs(api: Api) -> Json:
+    """List the newest jobs, also those of others in the project. Free. Look here before you repeat
+    a create_job whose answer was lost.
+    """
+    jobs = api.get(JOBS, {"limit": JOBS_SHOWN})["data"]
+    rows = [
+        {
+            "job_id": job["id"],
+            "status": job["status"],
+            "suffix": job["suffix"],
+            "made_from": job["model"],
+            "created": text.moment(job["created_at"]),
+            "cost": costs.describe_job(job),
+        }
+        for job in jobs
+    ]
+    return {"cost": "free", "jobs": rows}
 
 
 def compare_jobs(api: Api, job_ids: JobIds) -> Json:

@@ -31,6 +31,7 @@ READING: tuple[Tool, ...] = (
     jobs.estimate_job,
     jobs.dry_run_job,
     jobs.watch_job,
+    jobs.list_jobs,
     jobs.compare_jobs,
     results.read_evaluation,
     results.ask_model,
@@ -86,8 +87,8 @@ def _serve(tool: Tool, api_of: ApiOf, *, is_reading: bool) -> ServedTool:
 
 def _refuse_unknown_arguments(served: ServedTool) -> ServedTool:
     """Let a misspelled argument be an error: left out, its default would be trained with."""
-    lenient = served.fn_metadata.arg_model
-    strict = type(lenient.__name__, (lenient,), {"model_config": ConfigDict(extra="forbid")})
-    served.fn_metadata.arg_model = strict
-    served.parameters = strict.model_json_schema(by_alias=True)
+    arguments = served.fn_metadata.arg_model
+    arguments.model_config = ConfigDict(**arguments.model_config, extra="forbid")
+    arguments.model_rebuild(force=True)
+    served.parameters = arguments.model_json_schema(by_alias=True)
     return served

@@ -47,7 +47,7 @@ def http_door(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Ite
             return False
 
     try:
-        wait_for(answers, 30, "the tools are served")
+        wait_for(answers, 90, "the tools are served")
         yield url
     finally:
         process.terminate()
