@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from app.base.errors import Forbidden, InvalidApiKey
 from app.models import DEFAULT_PROJECT_ID, Scope
 
-RIGHTS = [Scope.INFER, Scope.READ, Scope.WRITE, Scope.ADMIN]  # each includes those before it
+RIGHTS = list(Scope)  # each includes those before it
 
 
 @dataclass(frozen=True, slots=True)

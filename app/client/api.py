@@ -56,6 +56,7 @@ class Api:
 
     def __init__(self, connection: Connection, headers: Mapping[str, str] | None = None) -> None:
         check_address(connection.base_url)
+        self.connection = connection
         self.base_url = connection.base_url
         self._http = httpx.Client(
             base_url=connection.base_url,

@@ -39,7 +39,7 @@ def resolve_here(base_url: str | None, api_key: str | None) -> Connection:
             raise NoConnection(
                 f"There is no API key for {base_url}.", "Set FALQON_API_KEY or pass --api-key."
             )
-        return Connection(_with_version(base_url), api_key)
+        return Connection(with_version(base_url), api_key)
     here = local.read(local.data_dir())
     if here is None and not api_key:
         raise NoConnection(
@@ -48,8 +48,8 @@ def resolve_here(base_url: str | None, api_key: str | None) -> Connection:
             "elsewhere, or set FALQON_BASE_URL and FALQON_API_KEY.",
         )
     if here is None:
-        return Connection(_with_version(DEFAULT_ADDRESS), api_key or "")
-    return Connection(_with_version(here.base_url), api_key or here.api_key)
+        return Connection(with_version(DEFAULT_ADDRESS), api_key or "")
+    return Connection(with_version(here.base_url), api_key or here.api_key)
 
 
 def check_address(base_url: str) -> None:
@@ -76,7 +76,8 @@ def readable_key(api_key: str) -> str:
     return key
 
 
-def _with_version(base_url: str) -> str:
+def with_version(base_url: str) -> str:
+    """Return the address of the API of the service at this address."""
     check_address(base_url)
     trimmed = base_url.rstrip("/")
     if trimmed.endswith("/v1"):

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from app.client import text
-from app.client.api import segment
+from app.client.api import Json, segment
 from app.client.columns import Column
 from app.client.command import Client, Limit, argument, command, option
 from app.client.errors import Misused
@@ -20,6 +20,7 @@ app = typer.Typer(
 class KeyScope(StrEnum):
     INFER = "infer"
     READ = "read"
+    AGENT = "agent"
     WRITE = "write"
     ADMIN = "admin"
 
@@ -36,6 +37,10 @@ def create_key(
     ] = KeyScope.WRITE,
     project: Project = None,
     expires_in_days: Annotated[int | None, option(metavar="DAYS", help="Default: never.")] = None,
+    daily_budget: Annotated[
+        str | None,
+        option(metavar="USD", help="Most that the jobs of an agent may cost on a day (UTC)."),
+    ] = None,
 ) -> None:
     """Make an API key and show it, this once."""
     if expires_in_days is not None and expires_in_days < 1:
@@ -45,7 +50,13 @@ def create_key(
         if expires_in_days is None
         else int(datetime.now(UTC).timestamp()) + expires_in_days * DAY_SECONDS
     )
-    body = {"name": name, "scope": scope.value, "project_id": project, "expires_at": expires_at}
+    body = {
+        "name": name,
+        "scope": scope.value,
+        "project_id": project,
+        "expires_at": expires_at,
+        "daily_budget_usd": daily_budget,
+    }
     key = client.api.post(
         "/api_keys", {field: value for field, value in body.items() if value is not None}
     )
@@ -65,7 +76,7 @@ def list_keys(
         (
             key["id"],
             key["name"],
-            key["scope"],
+            _rights(key),
             text.moment(key["created_at"]),
             text.moment(key.get("last_used_at")),
             text.moment(key.get("expires_at")) or "never",
@@ -79,6 +90,12 @@ def list_keys(
         rows,
         "There are no keys.",
     )
+
+
+def _rights(key: Json) -> str:
+    """Return the scope, and the budget of an agent; an older service sends none."""
+    budget = key.get("daily_budget_usd")
+    return str(key["scope"]) if budget is None else f"{key['scope']}, {text.usd(budget)} a day"
 
 
 @command(app, "revoke", "falqon keys revoke KEY")

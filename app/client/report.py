@@ -153,15 +153,15 @@ def _facts(inspection: Json) -> Iterator[tuple[str, object]]:
 
 def _previews(record: Json) -> Iterator[tuple[str, str]]:
     line = f"line {record['line']}"
-    yield line, _written_tokens(record["tokens"])
+    yield line, written_tokens(record["tokens"])
     if record["rejected"]:
-        yield f"{line}, not preferred", _written_tokens(record["rejected"])
+        yield f"{line}, not preferred", written_tokens(record["rejected"])
     # An older service sends none.
     for number, turn in enumerate(record.get("later_turns", ()), 2):
-        yield f"{line}, sequence {number}", _written_tokens(turn)
+        yield f"{line}, sequence {number}", written_tokens(turn)
 
 
-def _written_tokens(tokens: list[Any]) -> str:
+def written_tokens(tokens: list[Any]) -> str:
     """Write each token apart, and in marks what is learned."""
     runs = groupby(tokens, key=lambda token: token[1])
     return "".join(

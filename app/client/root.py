@@ -3,6 +3,7 @@
 import typer
 
 from app.client import aliases, files, keys, models, projects, webhooks
+from app.client.agents.command import connect, mcp
 from app.client.chat import chat
 from app.client.command import command
 from app.client.compare import compare
@@ -39,6 +40,7 @@ def join(app: typer.Typer) -> None:
     )(compare)
     command(app, "download", "falqon download MODEL --output model", panel=PANEL)(download)
     command(app, "evaluate", "falqon evaluate JOB --grader same", panel=PANEL)(evaluate)
+    command(app, "mcp", "falqon mcp", panel=PANEL, connect=connect)(mcp)
     command(app, "prices", "falqon prices", panel=PANEL)(prices)
     command(app, "publish", "falqon publish MODEL hf:acme/support --private", panel=PANEL)(publish)
     command(app, "status", "falqon status", panel=PANEL)(status)

@@ -4,7 +4,7 @@ from fastapi import APIRouter, Query
 
 from app.evaluations import service
 from app.evaluations.schemas import EvaluationObject, EvaluationRequest
-from app.http.dependencies import After, Reader, ServicesDep, Writer
+from app.http.dependencies import After, Agent, Reader, ServicesDep
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
 
@@ -15,7 +15,7 @@ router = APIRouter(
 
 @router.post("")
 def create_evaluation(
-    services: ServicesDep, caller: Writer, job_id: str, body: EvaluationRequest
+    services: ServicesDep, caller: Agent, job_id: str, body: EvaluationRequest
 ) -> EvaluationObject:
     """Have the job's model, checkpoints of it and the base answer held-out rows, with temperature
     0, and grade the answers. A worker sends the rows to the engine; the result says for each grader

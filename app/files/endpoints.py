@@ -23,6 +23,7 @@ from app.http.dependencies import (
     MAX_IDEMPOTENCY_KEY_LENGTH,
     TOUCHES_STORAGE,
     After,
+    Agent,
     IdempotencyKey,
     Reader,
     ServicesDep,
@@ -98,7 +99,7 @@ router.add_api_route(
 )
 def create_file(
     services: ServicesDep,
-    caller: Writer,
+    caller: Agent,
     form: Annotated[FileForm, Form(media_type="multipart/form-data")],
     idempotency_key: IdempotencyKey = None,
 ) -> FileObject:

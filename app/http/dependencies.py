@@ -73,6 +73,7 @@ IdempotencyKey = Annotated[
 ServicesDep = Annotated[Services, Depends(_services)]
 InferenceCaller = Annotated[Caller, Depends(_CALLERS[Scope.INFER])]
 Reader = Annotated[Caller, Depends(_CALLERS[Scope.READ])]
+Agent = Annotated[Caller, Depends(_CALLERS[Scope.AGENT])]
 Writer = Annotated[Caller, Depends(_CALLERS[Scope.WRITE])]
 Admin = Annotated[Caller, Depends(_CALLERS[Scope.ADMIN])]
 InstallationAdmin = Annotated[Caller, Depends(_installation_admin)]

@@ -12,7 +12,7 @@ from app.base.ids import new_id
 from app.base.settings import Settings
 from app.base.tracing import current_traceparent
 from app.estimates import service as estimates
-from app.jobs import idempotency
+from app.jobs import agent_budget, idempotency
 from app.jobs.events import NewEvent, append
 from app.jobs.plan import plan_job, plan_without_files
 from app.jobs.resolution import FilePlan, resolve_job, resolve_stated
@@ -52,6 +52,7 @@ def create(
 ) -> Job:
     project_id = caller.project_id
     planned = plan_job(session, project_id, request, settings, lock=True)
+    agent_budget.admit_job(session, caller, request.falqon.budget)
     quotas.admit_job(session, project_id)
     job = _new_job(project_id, request, planned, job_id)
     job.key_id = caller.key_id

@@ -7,6 +7,7 @@ from app.base.errors import InvalidRequest
 from app.http.dependencies import (
     TOUCHES_STORAGE,
     After,
+    Agent,
     IdempotencyKey,
     Reader,
     ServicesDep,
@@ -54,7 +55,7 @@ router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_cl
 @router.post("")
 def create_job(
     services: ServicesDep,
-    caller: Writer,
+    caller: Agent,
     body: JobRequest,
     dry_run: bool = False,
     idempotency_key: IdempotencyKey = None,

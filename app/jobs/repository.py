@@ -1,5 +1,6 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import Select, and_, case, func, select, true
@@ -20,6 +21,7 @@ from app.models import (
 )
 from app.models.base import JsonObject
 from app.models.event import CHUNK, WINDOW
+from app.models.job_lifecycle import LIVE
 from app.models.reported import json_number
 
 ROWS_AT_ONCE = 100  # each may be a chunk
@@ -234,6 +236,17 @@ def newest_metrics_step(session: Session, job_id: str) -> int:
 
 def _metrics_rows(*columns: Any) -> Select[Any]:
     return select(*columns).where(Event.type.in_(["metrics", CHUNK]))
+
+
+def unspent_budget(session: Session, project_id: str, key_id: str) -> Decimal:
+    """Return the dollars that the jobs of a key that have not ended may still cost."""
+    mine = (Job.project_id == project_id, Job.status.in_(LIVE), Job.key_id == key_id)
+    unspent = Decimal(0)
+    for budget, progress in session.execute(select(Job.budget, Job.progress).where(*mine)):
+        if budget is not None and budget.max_cost_usd is not None:
+            accrued = progress.cost.accrued if progress and progress.cost else Decimal(0)
+            unspent += max(Decimal(0), budget.max_cost_usd - accrued)
+    return unspent
 
 
 def list_validating_with(session: Session, file_id: str) -> list[Job]:

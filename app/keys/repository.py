@@ -10,6 +10,12 @@ def find(session: Session, project_id: str | None, key_id: str) -> ApiKey | None
     return session.scalars(_select_unrevoked(project_id).where(ApiKey.id == key_id)).one_or_none()
 
 
+def lock(session: Session, key_id: str) -> ApiKey:
+    """Return the key and lock it until the transaction ends."""
+    statement = select(ApiKey).where(ApiKey.id == key_id).with_for_update()
+    return session.scalars(statement, execution_options={"populate_existing": True}).one()
+
+
 def name_of(session: Session, project_id: str, key_id: str) -> str | None:
     """Return the name of a key of the project, revoked or not."""
     mine = (ApiKey.project_id == project_id, ApiKey.id == key_id)

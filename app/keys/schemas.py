@@ -1,11 +1,14 @@
+from decimal import Decimal
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from app.http.pagination import Object, unix_seconds
 from app.models import ApiKey, Scope
 from app.models.strict_model import StrictModel
+from app.models.usage_day import MAX_DOLLARS
 from app.projects.schemas import Name
+from falqon_core.estimate.prices import Dollars
 
 LAST_SECOND = 253_402_300_799  # end of the year 9999, the last one that databases store
 
@@ -14,7 +17,10 @@ class KeyRequest(StrictModel):
     name: Name
     scope: Annotated[
         Scope,
-        Field(strict=False, description="each includes those before it: infer, read, write, admin"),
+        Field(
+            strict=False,
+            description="each includes those before it: infer, read, agent, write, admin",
+        ),
     ]
     project_id: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(
         None, description="default: the caller's"
@@ -22,6 +28,27 @@ class KeyRequest(StrictModel):
     expires_at: Annotated[int, Field(ge=0, le=LAST_SECOND)] | None = Field(
         None, description="seconds since 1970; null: never"
     )
+    daily_budget_usd: Annotated[
+        Dollars | None,
+        Field(
+            le=MAX_DOLLARS,
+            validate_default=True,
+            description="most that the jobs of an agent's key may cost on a UTC day; required for "
+            "the scope agent, and for no other",
+        ),
+    ] = None
+
+    @field_validator("daily_budget_usd")
+    @classmethod
+    def _require_the_budget_of_an_agent(
+        cls, budget: Decimal | None, others: ValidationInfo
+    ) -> Decimal | None:
+        is_agent = others.data.get("scope") is Scope.AGENT
+        if is_agent and budget is None:
+            raise ValueError('a key of scope agent needs one, as a decimal string such as "5"')
+        if not is_agent and budget is not None:
+            raise ValueError("only a key of scope agent has one")
+        return budget
 
 
 class KeyObject(Object):
@@ -34,6 +61,7 @@ class KeyObject(Object):
     user_id: Annotated[
         str | None, Field(description="person that it belongs to; null: a key of the project")
     ]
+    daily_budget_usd: Annotated[Decimal | None, Field(description="of an agent's key")]
     last_used_at: Annotated[int | None, Field(description="to the minute")]
 
     @classmethod
@@ -44,6 +72,7 @@ class KeyObject(Object):
             name=key.name,
             project_id=key.project_id,
             scope=Scope(key.scope),
+            daily_budget_usd=key.daily_budget_usd,
             expires_at=unix_seconds(key.expires_at),
             user_id=key.user_id,
             last_used_at=unix_seconds(key.last_used_at),

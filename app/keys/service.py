@@ -1,6 +1,7 @@
 """Use cases of API keys; each function is one unit of work."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -13,6 +14,7 @@ from app.base.ids import new_id
 from app.base.settings import Settings
 from app.http.pagination import Page, invalid_cursor
 from app.keys import repository
+from app.keys.repository import lock as lock
 from app.keys.repository import name_of as name_of
 from app.keys.schemas import KeyCreated, KeyDeleted, KeyObject, KeyRequest
 from app.models import DEFAULT_PROJECT_ID, ApiKey, Project, Scope
@@ -42,6 +44,7 @@ def create_key(services: Services, caller: Caller, request: KeyRequest) -> KeyCr
             request.scope,
             _expiry(session, request),
             caller.user_id,
+            daily_budget_usd=request.daily_budget_usd,
         )
         session.refresh(key)
         audit.record(session, caller, "api_key.created", key.id)
@@ -109,6 +112,8 @@ def add_key(
     scope: Scope,
     expires_at: datetime | None = None,
     user_id: str | None = None,
+    *,
+    daily_budget_usd: Decimal | None = None,
 ) -> tuple[ApiKey, str]:
     """Create a key; its secret is returned only here."""
     public, secret = secrets.generate()
@@ -120,6 +125,7 @@ def add_key(
         scope=scope,
         secret_sha256=secrets.digest(secret),
         expires_at=expires_at,
+        daily_budget_usd=daily_budget_usd,
     )
     session.add(key)
     session.flush()

@@ -1,15 +1,18 @@
 from datetime import datetime
+from decimal import Decimal
 from enum import StrEnum
 
 from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt
+from app.models.usage_day import Dollars
 
 
 class Scope(StrEnum):
     INFER = "infer"  # inference, and nothing else
     READ = "read"
+    AGENT = "agent"  # also uploads, trains up to a budget a day, and evaluates
     WRITE = "write"
     ADMIN = "admin"
 
@@ -30,6 +33,7 @@ class ApiKey(Base):
     name: Mapped[str]
     scope: Mapped[str]
     secret_sha256: Mapped[str] = mapped_column(unique=True)
+    daily_budget_usd: Mapped[Decimal | None] = mapped_column(Dollars)  # of an agent alone
     created_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]

@@ -5,7 +5,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.base.settings import Settings
 from app.http.body_limit import MULTIPART_OVERHEAD_BYTES
-from app.http.dependencies import TOUCHES_STORAGE, IdempotencyKey, ServicesDep, Writer
+from app.http.dependencies import TOUCHES_STORAGE, Agent, IdempotencyKey, ServicesDep, Writer
 from app.http.routes import ApiRoute
 from app.uploads import service
 from app.uploads.schemas import CompleteRequest, PartObject, UploadObject, UploadRequest
@@ -31,7 +31,7 @@ parts = APIRouter(prefix="/v1/uploads", tags=["uploads"], route_class=PartRoute)
 
 
 @uploads.post("")
-def create_upload(services: ServicesDep, caller: Writer, body: UploadRequest) -> UploadObject:
+def create_upload(services: ServicesDep, caller: Agent, body: UploadRequest) -> UploadObject:
     """Announce a file; send its parts within the hour, then complete it."""
     return service.create_upload(services, caller, body)
 
@@ -39,7 +39,7 @@ def create_upload(services: ServicesDep, caller: Writer, body: UploadRequest) ->
 @parts.post("/{upload_id}/parts", dependencies=TOUCHES_STORAGE)
 def create_part(
     services: ServicesDep,
-    caller: Writer,
+    caller: Agent,
     upload_id: str,
     form: Annotated[PartForm, Form(media_type="multipart/form-data")],
 ) -> PartObject:
@@ -50,7 +50,7 @@ def create_part(
 @uploads.post("/{upload_id}/complete", dependencies=TOUCHES_STORAGE)
 def complete_upload(
     services: ServicesDep,
-    caller: Writer,
+    caller: Agent,
     upload_id: str,
     body: CompleteRequest,
     idempotency_key: IdempotencyKey = None,

@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -107,6 +107,13 @@ def dearest(
         .limit(limit)
     )
     return [_read(row, [field]) for row in session.execute(statement)]
+
+
+def cost_of_key(session: Session, project_id: str, key_id: str, day: date) -> Decimal:
+    """Return the cost, on one day, of the jobs that a key has created."""
+    of_day = _within(project_id, Span(day, day + timedelta(days=1)))
+    cost = session.scalar(select(AMOUNTS[0]).where(*of_day, UsageDay.key_id == key_id))
+    return cost or Decimal(0)
 
 
 def _within(project_id: str | None, span: Span) -> list[ColumnElement[bool]]:

@@ -13,6 +13,7 @@ from app.base.errors import InvalidRequest
 from app.services import Services
 from app.usage import repository
 from app.usage.amounts import DailyUsage, Span
+from app.usage.repository import cost_of_key as cost_of_key
 from app.usage.repository import dearest as dearest
 from app.usage.schemas import CURSOR_PREFIX
 

@@ -51,6 +51,7 @@ from tests.support.api import Tenant, jsonl
 
 INFER = Scope.INFER
 READ = Scope.READ
+AGENT = Scope.AGENT
 WRITE = Scope.WRITE
 ADMIN = Scope.ADMIN
 PERMISSIONS = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
@@ -83,6 +84,12 @@ def a_request(tenant: Tenant, _parameters: Parameters) -> dict[str, Any]:
             "validation_file": tenant.upload(),
         }
     }
+
+
+def a_job_request(tenant: Tenant, parameters: Parameters) -> dict[str, Any]:
+    """With the cap that a job of an agent needs."""
+    body = a_request(tenant, parameters)["json"]
+    return {"json": body | {"falqon": {"budget": {"max_cost_usd": "1"}}}}
 
 
 def a_form(_tenant: Tenant, _parameters: Parameters) -> dict[str, Any]:
@@ -134,7 +141,7 @@ def an_evaluation_request(tenant: Tenant, _parameters: Parameters) -> dict[str, 
 
 
 ROUTES = {
-    ("POST", "/v1/files"): Route(WRITE, send=a_form),
+    ("POST", "/v1/files"): Route(AGENT, send=a_form),
     ("GET", "/v1/files"): Route(READ, lists=lambda tenant: tenant.upload()),
     ("GET", "/v1/files/{file_id}"): Route(READ, a_file, without_file),
     ("DELETE", "/v1/files/{file_id}"): Route(WRITE, a_file, without_file),
@@ -150,10 +157,10 @@ ROUTES = {
         ADMIN, send=json({"access_key_id": "a", "secret_access_key": "b"})
     ),
     ("DELETE", "/v1/source_tokens/{token_id}"): Route(ADMIN, a_source_token, without_source_token),
-    ("POST", "/v1/uploads"): Route(WRITE, send=an_upload_request),
-    ("POST", "/v1/uploads/{upload_id}/parts"): Route(WRITE, an_upload, send=a_part),
+    ("POST", "/v1/uploads"): Route(AGENT, send=an_upload_request),
+    ("POST", "/v1/uploads/{upload_id}/parts"): Route(AGENT, an_upload, send=a_part),
     ("POST", "/v1/uploads/{upload_id}/complete"): Route(
-        WRITE, an_upload_with_its_part, send=its_part
+        AGENT, an_upload_with_its_part, send=its_part
     ),
     ("POST", "/v1/uploads/{upload_id}/cancel"): Route(WRITE, an_upload),
     ("GET", "/v1/fine_tuning/estimates/accuracy"): Route(READ, lists=an_accuracy),
@@ -161,7 +168,7 @@ ROUTES = {
         READ, send=a_request, refers_to=("training_file", "validation_file")
     ),
     ("POST", "/v1/fine_tuning/jobs"): Route(
-        WRITE, send=a_request, refers_to=("training_file", "validation_file")
+        AGENT, send=a_job_request, refers_to=("training_file", "validation_file")
     ),
     ("GET", "/v1/fine_tuning/jobs"): Route(READ, lists=lambda tenant: tenant.job().id),
     ("GET", "/v1/fine_tuning/jobs/{job_id}"): Route(READ, a_job),
@@ -178,7 +185,7 @@ ROUTES = {
     ("GET", "/v1/fine_tuning/jobs/{job_id}/logs"): Route(READ, an_ended_job, without_ended_job),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/stream"): Route(READ, an_ended_job, without_ended_job),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/evaluations"): Route(
-        WRITE, a_job_to_evaluate, without_ended_job, send=an_evaluation_request
+        AGENT, a_job_to_evaluate, without_ended_job, send=an_evaluation_request
     ),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/evaluations"): Route(
         READ, an_ended_job, without_ended_job

@@ -17,6 +17,7 @@ from app.web import pages
 from tests.contract.access_objects import Parameters, without_key
 from tests.contract.access_routes import (
     ADMIN,
+    AGENT,
     INFER,
     OF_WORKERS,
     PUBLIC,
@@ -28,7 +29,7 @@ from tests.contract.access_routes import (
 from tests.support.api import PATIENCE, Api, Tenant, installation_admin
 
 NO_IDS = {"name", "kind", "revision", "folder", "path"}
-LOWER = {INFER: None, READ: INFER, WRITE: READ, ADMIN: WRITE}
+LOWER = {INFER: None, READ: INFER, AGENT: READ, WRITE: AGENT, ADMIN: WRITE}
 
 
 every_route = pytest.mark.parametrize(("method", "path"), sorted(ROUTES), ids=lambda part: part)

@@ -24,6 +24,7 @@ ROLES = {
     "installation admin": Role(Scope.ADMIN, DEFAULT_PROJECT_ID),
     "admin": Role(Scope.ADMIN),
     "writer": Role(Scope.WRITE),
+    "agent": Role(Scope.AGENT),
     "reader": Role(Scope.READ),
     "asker": Role(Scope.INFER),
 }

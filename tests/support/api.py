@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Mapping
 from datetime import timedelta
+from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,9 @@ class Tenant:
 
     def new_key(self, scope: Scope) -> str:
         with self.api.database.transaction() as session:
-            return add_key(session, self.project_id, f"to {scope}", scope)[1]
+            budget = Decimal(10**6) if scope is Scope.AGENT else None
+            name = f"to {scope}"
+            return add_key(session, self.project_id, name, scope, daily_budget_usd=budget)[1]
 
     def limit(self, **columns: Any) -> None:
         with self.api.database.transaction() as session:

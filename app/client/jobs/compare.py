@@ -40,11 +40,14 @@ def _show(client: Client, jobs: list[Json]) -> None:
         }
     )
     client.out.say("")
-    rows = [*_results(jobs), *_differences(jobs)]
-    client.out.table(
-        ("", *(Column(number, "wrapped") for number in numbers)),
-        (row for row in rows if any(cell not in (None, "") for cell in row[1:])),
-    )
+    client.out.table(("", *(Column(number, "wrapped") for number in numbers)), comparison(jobs))
+
+
+def comparison(jobs: list[Json]) -> Iterator[tuple[object, ...]]:
+    """Yield the name and the value of each job: of its results, and of the settings that differ."""
+    for row in (*_results(jobs), *_differences(jobs)):
+        if any(cell not in (None, "") for cell in row[1:]):
+            yield row
 
 
 def _results(jobs: list[Json]) -> Iterator[tuple[object, ...]]:

@@ -29,7 +29,7 @@ def test_a_key_is_shown_once_works_and_is_revoked(falqon: Falqon, service: Servi
     assert falqon("models", "list", *remote).exit_code == 0
     refused = falqon("files", "upload", __file__, *remote)
     assert refused.exit_code == 1
-    assert "needs an API key with the right 'write'; yours has 'read'" in refused.stderr
+    assert "needs an API key with the right 'agent'; yours has 'read'" in refused.stderr
 
     listed = falqon("keys", "list")
     assert secret not in listed.stdout

@@ -125,7 +125,18 @@ def test_a_key_whose_end_cannot_be_read_is_not_made(admin: Browser, lifetime: st
         ({"name": "", "scope": "read"}, {"name": "Fill this in."}),
         (
             {"name": "<x>", "scope": "root"},
-            {"scope": "Choose one of 'infer', 'read', 'write' or 'admin'."},
+            {"scope": "Choose one of 'infer', 'read', 'agent', 'write' or 'admin'."},
+        ),
+        (
+            {"name": "x", "scope": "agent"},
+            {"daily_budget_usd": 'a key of scope agent needs one, as a decimal string such as "5"'},
+        ),
+        (
+            {"name": "x", "scope": "agent", "daily_budget_usd": "some"},
+            {
+                "daily_budget_usd": "expected dollars as a decimal string with at most four "
+                'places, such as "2.50"'
+            },
         ),
         (
             {"name": "x", "scope": "read", "project_id": "proj_none", "lifetime": "604800"},

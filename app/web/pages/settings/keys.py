@@ -34,7 +34,8 @@ LIFETIMES = {
 RIGHTS = {
     Scope.INFER: "asks models, and does nothing else",
     Scope.READ: "also sees files, jobs and models, and downloads them",
-    Scope.WRITE: "also uploads, trains, cancels and deletes",
+    Scope.AGENT: "also uploads, trains up to its daily budget, and evaluates",
+    Scope.WRITE: "also trains without that budget, cancels and deletes",
     Scope.ADMIN: "also makes and revokes keys, and administers the project",
 }
 KEYS_PATH = f"{SETTINGS_PATH}/keys"
@@ -59,17 +60,28 @@ def create_key(
     scope: Field = None,
     project_id: Field = None,
     lifetime: Field = None,
+    daily_budget_usd: Field = None,
 ) -> Response:
     """Answer with the page that shows the secret itself: it is kept nowhere, not even for one more
     page.
     """
-    typed = {"name": name, "scope": scope, "lifetime": lifetime}
+    typed = {
+        "name": name,
+        "scope": scope,
+        "lifetime": lifetime,
+        "daily_budget_usd": daily_budget_usd,
+    }
     if caller.administers_installation:  # The others have no field for it.
         typed["project_id"] = project_id
     with TypedForm(**typed) as form:
         expires_at = _expiry(lifetime or "")
         key_request = parse_form(
-            KeyRequest, name=name, scope=scope, project_id=project_id, expires_at=expires_at
+            KeyRequest,
+            name=name,
+            scope=scope,
+            project_id=project_id,
+            expires_at=expires_at,
+            daily_budget_usd=daily_budget_usd,
         )
         key = service.create_key(services, caller, key_request)
         return settings_page(request, "key.html", caller, KEYS_PATH, key=key)
