@@ -51,6 +51,23 @@ class StoredAnswerObject(Object):
         return cls.model_validate(fields)
 
 
+class AnswerRow(Object):
+    """Stored answer beside the last message of its question, for people."""
+
+    answer: StoredAnswerObject
+    question: str
+
+    @classmethod
+    def of(cls, answer: StoredAnswer, metadata: dict[str, str]) -> Self:
+        public_id = answer.public_id
+        last = json.loads(answer.question)["messages"][-1]
+        return cls(
+            id=public_id,
+            answer=StoredAnswerObject.of(answer, metadata),
+            question=StoredMessage.of(public_id, 0, last).content or "",
+        )
+
+
 class StoredMessage(Object):
     """Message of a question, as OpenAI's client reads it."""
 

@@ -20,6 +20,7 @@ from app.stored_answers import repository
 from app.stored_answers.records import supervised_line
 from app.stored_answers.redaction import Redactor
 from app.stored_answers.schemas import (
+    AnswerRow,
     Order,
     StoredAnswerChange,
     StoredAnswerDeleted,
@@ -57,6 +58,32 @@ def list_answers(
         audit.record(session, caller, "stored_answer.listed")
     objects = [StoredAnswerObject.of(answer, metadata.get(answer.id, {})) for answer in answers]
     return Page[StoredAnswerObject].of(objects, limit)
+
+
+def list_rows(
+    services: Services, caller: Caller, filter: AnswerFilter, *, after: str | None, limit: int
+) -> Page[AnswerRow]:
+    """Return the answers that match with their questions, the newest first."""
+    with services.database.transaction() as session:
+        answers = repository.page(
+            session,
+            caller.project_id,
+            filter,
+            after=_parse_cursor(after),
+            limit=limit,
+            order="desc",
+            with_questions=True,
+        )
+        metadata = repository.metadata_of(session, [answer.id for answer in answers])
+        audit.record(session, caller, "stored_answer.listed")
+    rows = [AnswerRow.of(answer, metadata.get(answer.id, {})) for answer in answers]
+    return Page[AnswerRow].of(rows, limit)
+
+
+def kind_of(public_id: str) -> AnswerKind:
+    """Return the kind that an id says."""
+    is_response = public_id.startswith(PREFIXES[AnswerKind.RESPONSE])
+    return AnswerKind.RESPONSE if is_response else AnswerKind.CHAT
 
 
 def retrieve_answer(
@@ -104,16 +131,23 @@ def change_answer(
     """Set the metadata, such as a rating, or the answer that should have come."""
     with services.database.transaction() as session:
         answer = get(session, caller.project_id, kind, public_id, lock=True)
-        storage = repository.find_storage(session, caller.project_id)
-        redactor = Redactor(storage.redact if storage else ())
-        if "metadata" in change.model_fields_set:
-            pairs = redactor.value(change.metadata or {})
-            repository.replace_metadata(session, answer, pairs)
-        if change.falqon is not None:
-            _correct(session, answer, redactor, change.falqon.corrected)
+        _change(session, answer, change)
         audit.record(session, caller, "stored_answer.updated", public_id)
-        session.flush()
         return _object_of(session, answer)
+
+
+def judge_answer(
+    services: Services, caller: Caller, public_id: str, rating: str, corrected: str
+) -> None:
+    """Set the rating and the answer that should have come; an empty text takes one away."""
+    with services.database.transaction() as session:
+        answer = get(session, caller.project_id, kind_of(public_id), public_id, lock=True)
+        pairs = repository.metadata_of(session, [answer.id]).get(answer.id, {})
+        pairs = {name: value for name, value in pairs.items() if name != "rating"}
+        metadata = pairs | ({"rating": rating} if rating else {})
+        change = {"metadata": metadata, "falqon": {"corrected": corrected or None}}
+        _change(session, answer, StoredAnswerChange.model_validate(change))
+        audit.record(session, caller, "stored_answer.updated", public_id)
 
 
 def delete_answer(
@@ -180,6 +214,16 @@ def get(
 def _delete_some(database: Database, project_id: str, filter: AnswerFilter) -> int:
     with database.transaction() as session:
         return repository.delete_some(session, project_id, filter, DELETED_AT_ONCE)
+
+
+def _change(session: Session, answer: StoredAnswer, change: StoredAnswerChange) -> None:
+    storage = repository.find_storage(session, answer.project_id)
+    redactor = Redactor(storage.redact if storage else ())
+    if "metadata" in change.model_fields_set:
+        repository.replace_metadata(session, answer, redactor.value(change.metadata or {}))
+    if change.falqon is not None:
+        _correct(session, answer, redactor, change.falqon.corrected)
+    session.flush()
 
 
 def _correct(

@@ -165,7 +165,12 @@ BODIES: dict[str, dict[str, Any]] = {
     },
 }
 # A value of another type that means something, too: one text, or a list of them.
-ALSO_TAKEN = [BODIES["POST /v1/completions"] | {"prompt": ["Well?"]}]
+ALSO_TAKEN = [
+    BODIES["POST /v1/completions"] | {"prompt": ["Well?"]},
+    BODIES["POST /v1/responses"] | {"input": "x"},
+    BODIES["POST /v1/chat/completions/{completion_id}"]
+    | {"falqon": {"corrected": {"four": "four"}}},
+]
 PATHS = [
     "%00",
     "a%00b",
