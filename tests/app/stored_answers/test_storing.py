@@ -1,12 +1,11 @@
 """Answers that a request asks to store: kept in projects that keep them, and nowhere else."""
 
 import asyncio
-import json
 from collections.abc import Iterator
 from typing import Any
 
+import openai
 import pytest
-from openai import OpenAI
 from openai.types.chat import ChatCompletion
 from prometheus_client import REGISTRY
 from sqlalchemy import func, select
@@ -20,12 +19,17 @@ from app.stored_answers.queue import AnswerQueue
 from app.stored_answers.writer import answer_queue
 from tests.support.answers import keep_answers, new_answer
 from tests.support.api import Api, Tenant
+from tests.support.scripted_engine import scripted_engine
 from tests.support.waiting import wait_for
 
-MODEL = "falqon-tiny"
-HELLO = [{"role": "user", "content": "Hello"}]
-QUESTION: dict[str, Any] = {"model": MODEL, "messages": HELLO, "max_tokens": 4, "temperature": 0}
-WEATHER = {"name": "weather", "parameters": {"type": "object", "properties": {}}}
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    folder = tmp_path_factory.mktemp("storing")
+    with scripted_engine() as url:
+        api = Api(f"sqlite:///{folder / 'falqon.db'}", folder, engine_url=url)
+        yield api
+        api.stop()
 
 
 @pytest.fixture
@@ -36,19 +40,20 @@ def keeping(api: Api) -> Iterator[Tenant]:
     tenant.http.close()
 
 
+def question(tenant: Tenant, text: str = "Hello", **fields: Any) -> dict[str, Any]:
+    return {"model": tenant.base_model, "messages": [{"role": "user", "content": text}]} | fields
+
+
 def num_stored(api: Api, tenant: Tenant) -> int:
     own = StoredAnswer.project_id == tenant.project_id
     with api.database.read() as session:
         return session.scalar(select(func.count()).where(own)) or 0
 
 
-def stored_stream(client: OpenAI, **fields: Any) -> tuple[str, str]:
+def stored_stream(tenant: Tenant, text: str = "Hello", **fields: Any) -> tuple[str, str]:
     """Stream an answer that is stored; return its id and its text."""
-    chunks = list(
-        client.chat.completions.create(
-            **QUESTION | fields, store=True, stream=True, metadata={"a": "b"}
-        )
-    )
+    fields |= {"store": True, "metadata": {"a": "b"}, "stream": True}
+    chunks = list(tenant.client.chat.completions.create(**question(tenant, text, **fields)))
     assert len({chunk.id for chunk in chunks}) == 1
     texts = [each.choices[0].delta.content or "" for each in chunks if each.choices]
     return chunks[0].id, "".join(texts)
@@ -56,43 +61,42 @@ def stored_stream(client: OpenAI, **fields: Any) -> tuple[str, str]:
 
 def test_whole_and_streamed_answers_are_stored_as_they_were_given(keeping: Tenant) -> None:
     stored = keeping.client.chat.completions
-    whole = stored.create(**QUESTION, store=True, metadata={"a": "b"})
-    id_, text = stored_stream(keeping.client, stream_options={"include_usage": True})
-    assert text == whole.choices[0].message.content
+    whole = stored.create(**question(keeping), store=True, metadata={"a": "b"})
+    id_, text = stored_stream(keeping, stream_options={"include_usage": True})
+    assert text == whole.choices[0].message.content == "Hello 1"
     for answer_id in (whole.id, id_):
         kept = stored.retrieve(answer_id)
         assert isinstance(kept, ChatCompletion)
         assert kept.choices[0].message.content == text
-        assert kept.choices[0].finish_reason == "length"
-        assert (kept.model, kept.usage, kept.metadata) == (MODEL, whole.usage, {"a": "b"})
-    stored.create(**QUESTION)
+        assert kept.choices[0].finish_reason == "stop"
+        assert (kept.model, kept.metadata) == (keeping.base_model, {"a": "b"})
+        assert kept.usage == whole.usage
+    stored.create(**question(keeping))
     assert [each.id for each in stored.list()] == [whole.id, id_], "only those that say store"
 
 
-def test_calls_are_stored_from_streams_too(keeping: Tenant) -> None:
-    tools = [{"type": "function", "function": WEATHER}]
-    fields = {"tools": tools, "tool_choice": "required", "max_tokens": 40}
-    id_, _ = stored_stream(keeping.client, **fields)
-    (call,) = keeping.client.chat.completions.retrieve(id_).choices[0].message.tool_calls
-    assert call.function.name == "weather"
-    assert isinstance(json.loads(call.function.arguments), dict)
+def test_calls_and_thoughts_are_stored_from_streams_too(keeping: Tenant) -> None:
+    stored = keeping.client.chat.completions
+    for script in ("call", "think"):
+        id_, _ = stored_stream(keeping, script)
+        whole = stored.create(**question(keeping, script))
+        assert stored.retrieve(id_).choices[0].message == whole.choices[0].message
 
 
 def test_a_project_that_keeps_none_keeps_not_a_byte(api: Api) -> None:
     tenant = Tenant(api)
-    whole = tenant.http.post("/v1/chat/completions", json=QUESTION | {"store": True})
+    whole = tenant.http.post("/v1/chat/completions", json=question(tenant, store=True))
     assert whole.headers["x-falqon-ignored"] == "store"
-    stored_stream(tenant.client)
+    id_, _ = stored_stream(tenant)
     wait_for(lambda: not api.app.state.answer_queue)
     assert num_stored(api, tenant) == 0
-    assert not whole.json()["id"].startswith("chatcmpl-01"), "the engine's own id"
+    assert (whole.json()["id"], id_) == ("chatcmpl-x", "chatcmpl-x"), "the engine's own"
     tenant.http.close()
 
 
-def test_a_cut_stream_is_not_stored(api: Api, keeping: Tenant) -> None:
-    body = QUESTION | {"store": True, "stream": True, "max_tokens": 400, "logit_bias": {"0": -100}}
-    with keeping.http.stream("POST", "/v1/chat/completions", json=body) as answer:
-        next(answer.iter_lines())
+def test_a_broken_stream_is_not_stored(api: Api, keeping: Tenant) -> None:
+    with pytest.raises(openai.APIError, match="out of luck"):
+        stored_stream(keeping, "break")
     wait_for(lambda: not api.app.state.answer_queue)
     assert num_stored(api, keeping) == 0
 
