@@ -5,9 +5,10 @@ from typing import Any
 from app.base.errors import ApiError
 from app.base.ids import new_id
 from app.inference.forms import AnswerForm, dump
-from app.inference.recording import MAX_ANSWER_BYTES, Recorder
+from app.inference.recording import Recorder
 from app.responses import objects
 from app.responses.objects import Document
+from app.stored_answers.queue import MAX_ANSWER_BYTES
 
 
 class ResponseForm(AnswerForm):
@@ -23,8 +24,7 @@ class ResponseForm(AnswerForm):
 
     def whole(self, document: Document) -> Document:
         output = [item for choice in document["choices"] for item in objects.output_of(choice)]
-        model = document.get("model", self._response["model"])
-        response = objects.ended(self._response, model, output, document["usage"])
+        response = objects.ended(self._response, document, output, document["usage"])
         self._keep(response)
         return response
 
@@ -38,8 +38,7 @@ class ResponseForm(AnswerForm):
 
     def end(self, shared: Document, usage: Document) -> bytes:
         closed = self._close()
-        model = shared.get("model", self._response["model"])
-        response = objects.ended(self._response, model, self._output, usage)
+        response = objects.ended(self._response, shared, self._output, usage)
         self._keep(response)
         return closed + self._event(f"response.{response['status']}", response=response)
 

@@ -45,13 +45,15 @@ def begun(request: ResponseRequest, response_id: str, *, is_stored: bool) -> Doc
     } | {name: sent[name] for name in ECHOED}
 
 
-def ended(response: Document, model: str, output: list[Document], usage: Document) -> Document:
-    """Return a response with its items; it is complete if they are."""
+def ended(
+    response: Document, answer: Document, output: list[Document], usage: Document
+) -> Document:
+    """Return a response with the items of the engine's answer; it is complete if they are."""
     is_whole = all(item.get("status") != "incomplete" for item in output)
     return response | {
         "status": "completed" if is_whole else "incomplete",
         "incomplete_details": None if is_whole else {"reason": "max_output_tokens"},
-        "model": model,
+        "model": answer.get("model", response["model"]),
         "output": output,
         "usage": usage_of(usage),
     }

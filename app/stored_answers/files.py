@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from app.auth.caller import Caller
-from app.base.errors import InvalidRequest
+from app.base.errors import InvalidRequest, NotFound
 from app.files import service as files
 from app.files.schemas import FileObject
 from app.models import Purpose, StoredAnswer
@@ -171,7 +171,14 @@ def _held_out(services: Services, caller: Caller, request: AnswerFileRequest) ->
     """Return the questions of the held-out file."""
     if request.held_out_file is None:
         return set()
-    file = files.retrieve_file(services, caller, request.held_out_file)
+    try:
+        file = files.retrieve_file(services, caller, request.held_out_file)
+    except NotFound:
+        raise InvalidRequest(
+            f"held_out_file: no such file: {request.held_out_file}",
+            param="held_out_file",
+            code="file_not_found",
+        ) from None
     if file.bytes > MAX_HELD_OUT_BYTES:
         raise InvalidRequest(
             f"held_out_file: it has {file.bytes} bytes; the limit is {MAX_HELD_OUT_BYTES}.",

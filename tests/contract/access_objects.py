@@ -209,6 +209,13 @@ def a_stored_answer(tenant: Tenant) -> Parameters:
     return {"completion_id": add_answer(tenant.api.database, tenant.project_id, team="red")}
 
 
+def the_only_stored_answer(tenant: Tenant) -> Parameters:
+    """The list begins with the oldest."""
+    others = {"metadata": {"team": "red"}}
+    tenant.http.post("/v1/stored_answers/delete", json=others).raise_for_status()
+    return a_stored_answer(tenant)
+
+
 def without_stored_answer(tenant: Tenant, params: Parameters) -> None:
     path = f"/v1/chat/completions/{params['completion_id']}"
     tenant.http.delete(path).raise_for_status()

@@ -39,6 +39,7 @@ from tests.contract.access_objects import (
     an_export,
     an_upload,
     an_upload_with_its_part,
+    the_only_stored_answer,
     the_project,
     without_alias,
     without_ended_job,
@@ -273,7 +274,7 @@ ROUTES = {
         WRITE, a_delivery, without_endpoint
     ),
     ("GET", "/v1/chat/completions"): Route(
-        READ, lists=lambda tenant: a_stored_answer(tenant)["completion_id"]
+        READ, lists=lambda tenant: the_only_stored_answer(tenant)["completion_id"]
     ),
     ("GET", COMPLETION): Route(READ, a_stored_answer, without_stored_answer),
     ("POST", COMPLETION): Route(
