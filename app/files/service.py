@@ -51,7 +51,6 @@ def create_file(
     lifetime_seconds: int | None = None,
     idempotency_key: str | None = None,
     mapping: dict[str, str] | None = None,
-    made_of: AnswerFileOrigin | None = None,
 ) -> FileObject:
     """Store a file; one of purpose `fine-tune` is then checked by a worker, after the conversion of
     a table into JSON lines.
@@ -90,6 +89,7 @@ def store_file(
     lifetime_seconds: int | None = None,
     idempotency_key: str | None = None,
     table: UploadTable | None = None,
+    made_of: AnswerFileOrigin | None = None,
 ) -> FileObject:
     """Store a file of at most `num_bytes`, whose name has been validated."""
     file_id, key = creation.new_key(caller.project_id)

@@ -5,12 +5,14 @@ import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 from app.auth.caller import Caller
 from app.base.errors import InvalidRequest, NotFound
+from app.base.storage.storage import CHUNK_BYTES
 from app.files import service as files
 from app.files.schemas import FileObject
-from app.models import Purpose, StoredAnswer
+from app.models import StoredAnswer
 from app.models.answer_file import AnswerFileOrigin, AnswerFileRequest, AnswerFilter
 from app.services import Services
 from app.stored_answers import repository
@@ -56,13 +58,12 @@ def make_file(services: Services, caller: Caller, request: AnswerFileRequest) ->
                 code="no_answers",
             )
         content.seek(0)
-        return files.create_file(
+        return files.store_file(
             services,
             caller,
-            content,  # type: ignore[arg-type]  # SpooledTemporaryFile is a BinaryIO in all but name
+            iter(partial(content.read, CHUNK_BYTES), b""),
             num_bytes,
-            filename=FILENAMES[request.shape],
-            purpose=Purpose.FINE_TUNE,
+            name=FILENAMES[request.shape],
             made_of=lines.origin,
         )
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from app.base.database import Database
-from app.models import DEFAULT_PROJECT_ID
+from app.models import DEFAULT_PROJECT_ID, Project
 from app.models.answer_file import AnswerFilter
 from app.stored_answers import repository
 from tests.support.plans import plans
@@ -40,6 +40,8 @@ FROM generate_series(1, {NUM_ANSWERS}) AS n WHERE n % 10 = 0
 @pytest.fixture(scope="module")
 def large(postgres: PostgresServer) -> Iterator[Database]:
     database = Database(create_migrated(postgres, f"answers_{next(_numbers)}"))
+    with database.transaction() as session:
+        session.add(Project(id=DEFAULT_PROJECT_ID, name="ours"))
     with database.engine.begin() as connection:
         for statement in (ANSWERS, PAIRS):
             connection.execute(text(statement))
