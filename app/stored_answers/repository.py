@@ -154,7 +154,9 @@ def _matching(
         is_pair = (pair.project_id == project_id, pair.name == name, pair.value == value)
         statement = statement.join(pair, and_(pair.answer_id == StoredAnswer.id, *is_pair))
     if after is not None:
-        statement = statement.where(answer_id < after if order == "desc" else answer_id > after)
+        # Of both tables: Postgres may merge them, and then begins there in both.
+        for column in (answer_id, StoredAnswer.id):
+            statement = statement.where(column < after if order == "desc" else column > after)
     if filter.model is not None:
         statement = statement.where(StoredAnswer.model == filter.model)
     if filter.corrected is not None:

@@ -19,14 +19,14 @@ LIMIT = 20
 MIDDLE = f"{NUM_ANSWERS // 2:032x}"
 _numbers = itertools.count()
 # An answer in four is of another kind, one in a hundred of another model, one in fifty corrected;
-# one in ten is rated.
+# one in ten is rated. Documents have the size of a short answer, or a plan could read them all.
 ANSWERS = f"""
 INSERT INTO stored_answers
     (id, project_id, kind, model, key_id, created_at, bytes, document, corrected, question)
 SELECT lpad(to_hex(n), 32, '0'), '{DEFAULT_PROJECT_ID}',
     CASE WHEN n % 4 = 0 THEN 'response' ELSE 'chat.completion' END,
     CASE WHEN n % 100 = 1 THEN 'rare' ELSE 'falqon-tiny' END,
-    'key', now(), 2, '{{}}', CASE WHEN n % 50 = 0 THEN '{{}}' END, '{{}}'
+    'key', now(), 2, repeat('x', 1500), CASE WHEN n % 50 = 0 THEN '{{}}' END, '{{}}'
 FROM generate_series(1, {NUM_ANSWERS}) AS n
 """
 PAIRS = f"""
