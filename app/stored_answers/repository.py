@@ -8,11 +8,12 @@ from sqlalchemy import delete as sql_delete
 from sqlalchemy.orm import Session, aliased, undefer
 
 from app.base.database import UNSYNCED, insert_or, now
-from app.base.ids import first_id
+from app.base.ids import first_id, is_id
 from app.models import AnswerKind, Project, StoredAnswer
 from app.models import StoredAnswerMetadata as Pair
 from app.models.answer_file import AnswerFilter
 from app.models.answer_storage import AnswerStorage
+from app.models.stored_answer import PREFIXES
 from app.stored_answers.queue import NewAnswer
 from app.stored_answers.schemas import Order
 
@@ -53,12 +54,25 @@ def add(session: Session, project_id: str, answers: Sequence[NewAnswer]) -> None
 
 
 def find(
-    session: Session, project_id: str, kind: AnswerKind, answer_id: str, *, lock: bool = False
+    session: Session,
+    project_id: str,
+    kind: AnswerKind | None,
+    public_id: str,
+    *,
+    lock: bool = False,
 ) -> StoredAnswer | None:
-    is_named = (StoredAnswer.id == answer_id, StoredAnswer.kind == kind)
-    statement = select(StoredAnswer).options(undefer(StoredAnswer.question))
-    statement = statement.where(*is_named, StoredAnswer.project_id == project_id)
-    return session.scalars(statement.with_for_update() if lock else statement).one_or_none()
+    """Return an answer of a kind; None: of the kind that its id says."""
+    for each, prefix in PREFIXES.items():
+        if kind in (None, each) and is_id(prefix, public_id):
+            is_named = (
+                StoredAnswer.id == public_id.removeprefix(prefix),
+                StoredAnswer.kind == each,
+            )
+            statement = select(StoredAnswer).options(undefer(StoredAnswer.question))
+            statement = statement.where(*is_named, StoredAnswer.project_id == project_id)
+            statement = statement.with_for_update() if lock else statement
+            return session.scalars(statement).one_or_none()
+    return None
 
 
 def delete(session: Session, answer: StoredAnswer) -> None:

@@ -80,14 +80,8 @@ def list_rows(
     return Page[AnswerRow].of(rows, limit)
 
 
-def kind_of(public_id: str) -> AnswerKind:
-    """Return the kind that an id says."""
-    is_response = public_id.startswith(PREFIXES[AnswerKind.RESPONSE])
-    return AnswerKind.RESPONSE if is_response else AnswerKind.CHAT
-
-
 def retrieve_answer(
-    services: Services, caller: Caller, kind: AnswerKind, public_id: str
+    services: Services, caller: Caller, kind: AnswerKind | None, public_id: str
 ) -> StoredAnswerObject:
     with services.database.transaction() as session:
         answer = get(session, caller.project_id, kind, public_id)
@@ -98,7 +92,7 @@ def retrieve_answer(
 def list_messages(
     services: Services,
     caller: Caller,
-    kind: AnswerKind,
+    kind: AnswerKind | None,
     public_id: str,
     *,
     after: str | None,
@@ -124,7 +118,7 @@ def list_messages(
 def change_answer(
     services: Services,
     caller: Caller,
-    kind: AnswerKind,
+    kind: AnswerKind | None,
     public_id: str,
     change: StoredAnswerChange,
 ) -> StoredAnswerObject:
@@ -141,7 +135,7 @@ def judge_answer(
 ) -> None:
     """Set the rating and the answer that should have come; an empty text takes one away."""
     with services.database.transaction() as session:
-        answer = get(session, caller.project_id, kind_of(public_id), public_id, lock=True)
+        answer = get(session, caller.project_id, None, public_id, lock=True)
         pairs = repository.metadata_of(session, [answer.id]).get(answer.id, {})
         pairs = {name: value for name, value in pairs.items() if name != "rating"}
         metadata = pairs | ({"rating": rating} if rating else {})
@@ -151,13 +145,13 @@ def judge_answer(
 
 
 def delete_answer(
-    services: Services, caller: Caller, kind: AnswerKind, public_id: str
+    services: Services, caller: Caller, kind: AnswerKind | None, public_id: str
 ) -> StoredAnswerDeleted:
     with services.database.transaction() as session:
         answer = get(session, caller.project_id, kind, public_id, lock=True)
         repository.delete(session, answer)
         audit.record(session, caller, "stored_answer.deleted", public_id)
-    is_chat = kind is AnswerKind.CHAT
+    is_chat = answer.kind == AnswerKind.CHAT
     return StoredAnswerDeleted(
         id=public_id, object="chat.completion.deleted" if is_chat else "response"
     )
@@ -194,13 +188,15 @@ def remove_old(database: Database) -> None:
 
 
 def get(
-    session: Session, project_id: str, kind: AnswerKind, public_id: str, *, lock: bool = False
+    session: Session,
+    project_id: str,
+    kind: AnswerKind | None,
+    public_id: str,
+    *,
+    lock: bool = False,
 ) -> StoredAnswer:
-    answer = None
-    if is_id(PREFIXES[kind], public_id):
-        answer = repository.find(
-            session, project_id, kind, public_id.removeprefix(PREFIXES[kind]), lock=lock
-        )
+    """Return an answer of a kind; None: of either."""
+    answer = repository.find(session, project_id, kind, public_id, lock=lock)
     if answer is None:
         raise NotFound(
             f"No such stored answer: {public_id}. It was created without `store`, in a project "

@@ -86,10 +86,9 @@ def delete_answers(
 def answer_page(
     services: ServicesDep, request: Request, caller: Visitor, answer_id: str
 ) -> Response:
-    kind = service.kind_of(answer_id)
-    answer = service.retrieve_answer(services, caller, kind, answer_id)
+    answer = service.retrieve_answer(services, caller, None, answer_id)
     messages = service.list_messages(
-        services, caller, kind, answer_id, after=None, limit=MAX_MESSAGES, order="asc"
+        services, caller, None, answer_id, after=None, limit=MAX_MESSAGES, order="asc"
     )
     return page(
         request, "answers/answer.html", caller, here="/data", answer=answer, messages=messages
@@ -117,7 +116,7 @@ def delete_answer(
     services: ServicesDep, request: Request, caller: WritingVisitor, answer_id: str
 ) -> Response:
     with notify_refusals(request):
-        service.delete_answer(services, caller, service.kind_of(answer_id), answer_id)
+        service.delete_answer(services, caller, None, answer_id)
         notify(request, "The answer is deleted.")
     return redirect_to(PATH)
 
