@@ -55,8 +55,11 @@ from app.prices import endpoints as prices
 from app.prices.service import file_prices
 from app.projects import endpoints as projects
 from app.reconciler import Reconciler
+from app.responses import endpoints as responses
 from app.services import Services
 from app.source_tokens import endpoints as source_tokens
+from app.stored_answers import endpoints as stored_answers
+from app.stored_answers.writer import answer_queue
 from app.stream import endpoints as stream
 from app.stream.service import read_changes
 from app.studies import endpoints as studies
@@ -105,6 +108,8 @@ NOUNS = (
     artifacts,
     exports,
     aliases,
+    responses,
+    stored_answers,
     model_imports,
     catalogue,
     hub,
@@ -207,7 +212,11 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     dispatcher.start()
     await run_in_threadpool(health_monitor.start)
     try:
-        async with services.wakeups.running(), open_engines(database) as app.state.engines:
+        async with (
+            services.wakeups.running(),
+            answer_queue(database) as app.state.answer_queue,
+            open_engines(database, app.state.answer_queue) as app.state.engines,
+        ):
             yield
     finally:
         await run_in_threadpool(health_monitor.stop)

@@ -25,6 +25,7 @@ from app.models.operation import Operation
 from app.notifier import repository as notifications
 from app.notifier.broker import Notifier
 from app.operations import claims as operations
+from app.stored_answers import service as stored_answers
 from app.uploads import service as uploads
 from falqon_core.fault_points import fault
 
@@ -87,6 +88,7 @@ class Reconciler:
     def sweep(self) -> None:
         """Collect garbage. Raises `SQLAlchemyError` when the database is unavailable."""
         events.remove_old(self._database, self._settings.events_kept)
+        stored_answers.remove_old(self._database)
         try:
             if self._guard.allows():
                 orphans.sweep(self._database, self._storage)

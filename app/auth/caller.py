@@ -17,6 +17,7 @@ class Caller:
     use_is_due: bool  # last use is due to be recorded
     project_name: str = ""  # name shown to people
     user_id: str | None = None  # person that the key belongs to; null: it is the project's
+    stores_answers: bool = False
     # Details of the request, for the audit log.
     request_id: str = ""
     address: str = ""

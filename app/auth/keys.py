@@ -33,6 +33,7 @@ class KeyState(NamedTuple):
             self.use_is_due,
             self.project.name,
             self.key.user_id,
+            self.project.answer_storage is not None,
         )
 
     @property

@@ -42,6 +42,11 @@ CLAIMS = Counter("falqon_job_claims", "Attempts begun, by device.", ["device"])
 ATTEMPTS_LOST = Counter(
     "falqon_attempts_lost", "Attempts lost to machines or faults, by error code.", ["code"]
 )
+ANSWERS_NOT_STORED = Counter(
+    "falqon_answers_not_stored",
+    "Answers that were to be stored and are not.",
+    ["reason"],
+)
 STORAGE_ERRORS = Counter("falqon_storage_errors", "Errors of an unavailable storage.")
 CHECKPOINT_SECONDS = Histogram(
     "falqon_checkpoint_upload_seconds",

@@ -18,6 +18,7 @@ from app.files.lookup import NO_SHA256, import_of
 from app.files.tables import UploadTable
 from app.garbage import orphans
 from app.models import File, FileCheck, FileImport, FileStatus, Purpose
+from app.models.answer_file import AnswerFileOrigin
 from app.notifier.broker import Notifier
 from app.operations import service as operations
 
@@ -64,6 +65,7 @@ def add(
     lifetime_seconds: int | None = None,
     idempotency_key: str | None = None,
     table: UploadTable | None = None,
+    made_of: AnswerFileOrigin | None = None,
 ) -> File:
     """Add the row of bytes that stand under its key; or return the file of an earlier call with
     the same idempotency key, and leave the bytes an orphan.
@@ -93,6 +95,7 @@ def add(
         status=FileStatus.UPLOADED if purpose is Purpose.FINE_TUNE else FileStatus.PROCESSED,
         created_at=created_at,
         expires_at=expires_at,
+        made_of=made_of,
     )
     session.add(file)
     session.flush()

@@ -5,6 +5,7 @@ from pydantic import BaseModel, Field
 from app.files.addresses import MAX_ADDRESS, without_query
 from app.http.pagination import Object, unix_seconds
 from app.models import File, FileImport, Purpose
+from app.models.answer_file import AnswerFileOrigin
 from app.models.strict_model import StrictModel
 from app.operations.schemas import OperationError, Status
 from falqon_core.contract.sources import ColumnMapping, SourceFormat
@@ -100,6 +101,10 @@ class FileObject(Object):
         FileSource | None,
         Field(description="source of the records; null: they were uploaded"),
     ]
+    made_of: Annotated[
+        AnswerFileOrigin | None,
+        Field(description="stored answers that became the lines; `request` makes the file again"),
+    ]
 
     @classmethod
     def of(cls, file: File, imported: FileImport | None = None) -> Self:
@@ -114,6 +119,7 @@ class FileObject(Object):
             status_details=file.status_details or DETAILS_OF_PURPOSE.get(file.purpose),
             report=file.report,
             source=FileSource.of(imported) if imported else None,
+            made_of=file.made_of,
         )
 
 

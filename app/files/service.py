@@ -24,10 +24,12 @@ from app.garbage import orphans
 from app.http.downloads import Content, ContentStream, missing_error
 from app.http.pagination import Page, check_cursor
 from app.models import File, FileCheck, FileImport, FileStatus, OperationStatus, Purpose
+from app.models.answer_file import AnswerFileOrigin
 from app.projects import quotas
 from app.services import Services
 from falqon_core.contract.sources import HEAD_BYTES
-from falqon_core.records.file_check import good_lines, read_records
+from falqon_core.records.file_check import good_lines
+from falqon_core.records.file_check import read_records as parse_records
 from falqon_core.records.jsonl import lines_of
 from falqon_core.records.line_parser import Parsed
 from falqon_core.records.shapes import Record
@@ -87,6 +89,7 @@ def store_file(
     lifetime_seconds: int | None = None,
     idempotency_key: str | None = None,
     table: UploadTable | None = None,
+    made_of: AnswerFileOrigin | None = None,
 ) -> FileObject:
     """Store a file of at most `num_bytes`, whose name has been validated."""
     file_id, key = creation.new_key(caller.project_id)
@@ -110,6 +113,7 @@ def store_file(
                 lifetime_seconds=lifetime_seconds,
                 idempotency_key=idempotency_key,
                 table=table,
+                made_of=made_of,
             )
             if file.id == file_id:
                 audit.record(session, caller, "file.created", file_id)
@@ -270,8 +274,18 @@ def read_first_records(services: Services, caller: Caller, file_id: str) -> list
     head = _head(services, file)
     if len(head) < file.bytes:
         head = head[: head.rfind(b"\n") + 1]  # the last line is cut
-    parsed = (parsed for _, parsed in read_records(lines_of([head])))
+    parsed = (parsed for _, parsed in parse_records(lines_of([head])))
     return [line.record for line in parsed if isinstance(line, Parsed)]
+
+
+def read_records(services: Services, caller: Caller, file_id: str) -> Iterator[Record]:
+    """Read the records of a file, without the lines that hold none."""
+    with services.database.read() as session:
+        file = get(session, caller.project_id, file_id)
+        require_content(file)
+    for _, outcome in parse_records(lines_of(services.storage.chunks(file.storage_key))):
+        if isinstance(outcome, Parsed):
+            yield outcome.record
 
 
 def _head(services: Services, file: File) -> bytes:

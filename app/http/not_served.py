@@ -2,11 +2,8 @@
 
 ASK_CHAT = "ask /v1/chat/completions"
 NOT_SERVED = {
-    "responses": "Responses are not served here; "
-    f"{ASK_CHAT} (pydantic-ai: OpenAIChatModel, openai-agents: OpenAIChatCompletionsModel, "
-    "LangChain: use_responses_api=False).",
     "conversations": "Conversations are not kept here; "
-    f"{ASK_CHAT} with all messages of the conversation.",
+    "send previous_response_id to /v1/responses, or all messages to /v1/chat/completions.",
     "embeddings": "Embeddings are not served here: models here write text. Serve an embedding "
     "model beside this service, with vLLM for example, and give its address to the client.",
     "moderations": "Moderations are not served here; "

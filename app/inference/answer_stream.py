@@ -12,13 +12,12 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from app.base.errors import ApiError
-from app.http.error_handlers import body as error_body
+from app.inference.forms import AnswerForm
 from app.inference.outbox import Outbox
 from app.inference.proxy import (
     Exchange,
     OpenAnswer,
     choices_of,
-    dump,
     headers,
     parse,
     run_all,
@@ -31,7 +30,6 @@ from app.inference.usage import Bill, usage_of
 
 MAX_LINE_BYTES = 2**20  # bytes per event
 CLIENT_READ_SECONDS = 60.0  # seconds without a read after which a client is disconnected
-END_OF_STREAM = b"data: [DONE]\n\n"
 SHARED_FIELDS = ("id", "object", "created", "model")  # fields with the same value in each event
 
 log = structlog.get_logger()
@@ -49,8 +47,7 @@ class AnswerStream(StreamingResponse):
         questions: Sequence[EngineRequest],
         first: OpenAnswer,
         bill: Bill,
-        *,
-        wants_usage: bool,
+        form: AnswerForm,
         rewriter: Rewriter | None = None,
     ) -> None:
         self._outbox = Outbox()
@@ -59,7 +56,7 @@ class AnswerStream(StreamingResponse):
         self._questions = questions
         self._first = first
         self._bill = bill
-        self._wants_usage = wants_usage
+        self._form = form
         self._rewriter = rewriter or Rewriter()
         self._shared: dict[str, Any] = {}  # fields of all events
         self.resources = AsyncExitStack()  # closed when it ends
@@ -85,6 +82,7 @@ class AnswerStream(StreamingResponse):
     async def _relay(self) -> None:
         """Put the events of all answers into the outbox."""
         first, *others = self._questions
+        self._outbox.add(self._form.begin())
         try:
             await run_all(
                 [
@@ -93,10 +91,8 @@ class AnswerStream(StreamingResponse):
                 ]
             )
             await self._bill.settle()  # settled before the client can send its next request
-            if self._wants_usage:
-                usage = self._exchange.tally.document(is_private=self._exchange.target.is_private)
-                self._outbox.add(_event(self._shared | {"choices": [], "usage": usage}))
-            self._outbox.add(END_OF_STREAM)
+            usage = self._exchange.tally.document(is_private=self._exchange.target.is_private)
+            self._outbox.add(self._form.end(self._shared, usage))
         except CONNECTION_ERRORS as error:
             await self._exchange.give_up(error)
             message = "The engine ended before the answer was complete; try again."
@@ -112,7 +108,7 @@ class AnswerStream(StreamingResponse):
 
     def _fail(self, error: ApiError) -> None:
         self.has_failed = True
-        self._outbox.add(_failure(error))
+        self._outbox.add(self._form.failure(error))
 
     async def _relay_later(self, question: EngineRequest) -> None:
         turn = await self._exchange.take_turn()
@@ -157,7 +153,7 @@ class AnswerStream(StreamingResponse):
             return b""
         choices = [choice | {"index": question.choice} for choice in choices]
         events = self._rewriter.rewrite_event(strip(event) | self._shared | {"choices": choices})
-        return b"".join(_event(each) for each in events)
+        return b"".join(map(self._form.event, events))
 
 
 class Lines:
@@ -183,17 +179,8 @@ class Lines:
         self._num_pending = len(last)
 
 
-def _event(document: dict[str, Any]) -> bytes:
-    return b"data: " + dump(document) + b"\n\n"
-
-
 def _error_of(event: dict[str, Any], raw: bytes) -> ApiError:
     """Return an engine's error in the middle of a stream as one of ours."""
     error = event["error"]
     status = error.get("code") if isinstance(error, dict) else None
     return refusal_of(status if isinstance(status, int) else 500, raw)
-
-
-def _failure(error: ApiError) -> bytes:
-    """Return an event that the official client raises."""
-    return _event(error_body(error.message, error.type, error.param, error.code))

@@ -23,17 +23,20 @@ from app.http.rates import enforce_tokens, state_rate
 from app.inference import proxy, service
 from app.inference.answer_stream import AnswerStream
 from app.inference.engine_traits import KnownTraits
+from app.inference.forms import AnswerForm
 from app.inference.in_flight import AnswersInFlight
 from app.inference.known_aliases import KnownAliases, choose
 from app.inference.known_targets import KnownTargets
 from app.inference.questions import estimate_tokens, split
-from app.inference.schemas import InferenceRequest
+from app.inference.recording import make_recorder
+from app.inference.schemas import ChatCompletionRequest, InferenceRequest
 from app.inference.service import EngineTarget
 from app.inference.translation import translate
 from app.inference.turns import EngineQueues
 from app.inference.usage import Bill, UsageTally
 from app.models.alias import AliasTargets
 from app.services import Services
+from app.stored_answers.queue import AnswerQueue
 
 IGNORED_HEADER = "x-falqon-ignored"
 STICKY_HEADER = "x-falqon-session"  # whose requests stay with one model of an alias
@@ -50,6 +53,7 @@ class Engines:
     traits: KnownTraits
     aliases: KnownAliases
     traffic: Traffic
+    answer_queue: AnswerQueue
 
 
 async def _engines(connection: HTTPConnection) -> Engines:
@@ -61,7 +65,7 @@ EnginesDep = Annotated[Engines, Depends(_engines)]
 
 
 @asynccontextmanager
-async def open_engines(database: Database) -> AsyncIterator[Engines]:
+async def open_engines(database: Database, answer_queue: AnswerQueue) -> AsyncIterator[Engines]:
     async with proxy.make_client() as client, counted_traffic(database) as traffic:
         yield Engines(
             client,
@@ -71,25 +75,33 @@ async def open_engines(database: Database) -> AsyncIterator[Engines]:
             KnownTraits(),
             KnownAliases(),
             traffic,
+            answer_queue,
         )
 
 
 async def answer(
-    services: Services, engines: Engines, caller: Caller, request: Request, body: InferenceRequest
+    services: Services,
+    engines: Engines,
+    caller: Caller,
+    request: Request,
+    body: InferenceRequest,
+    form: AnswerForm | None = None,
 ) -> Response:
-    """Return the response of the model that the request names, or that an alias stands for. Each
-    model of an alias has its requests counted.
+    """Return the response of the model that the request names, or that an alias stands for, in a
+    form; without one, as the request has it. Each model of an alias has its requests counted.
     """
+    if form is None:
+        form = _make_form(engines, caller, body)
     name = body.model
     targets = await _find_targets(services, engines, caller, name)
     if targets is None:
-        return await _answer(services, engines, caller, request, body)
+        return await _answer(services, engines, caller, request, body, form)
     model = choose(targets, name, request.headers.get(STICKY_HEADER) or body.sticky_key)
     count = partial(engines.traffic.add, caller.project_id, name, model)
     started = time.monotonic()
     try:
         body = body.model_copy(update={"model": model})
-        response = await _answer(services, engines, caller, request, body)
+        response = await _answer(services, engines, caller, request, body, form)
     except ApiError as error:
         if error.status >= 500:
             count(None)
@@ -100,6 +112,13 @@ async def answer(
     else:
         count(seconds)
     return response
+
+
+def _make_form(engines: Engines, caller: Caller, body: InferenceRequest) -> AnswerForm:
+    recorder = None
+    if isinstance(body, ChatCompletionRequest) and body.store and caller.stores_answers:
+        recorder = make_recorder(engines.answer_queue, caller, body)
+    return AnswerForm(wants_usage=body.wants_usage, recorder=recorder)
 
 
 async def _find_targets(
@@ -117,7 +136,12 @@ async def _find_targets(
 
 
 async def _answer(
-    services: Services, engines: Engines, caller: Caller, request: Request, body: InferenceRequest
+    services: Services,
+    engines: Engines,
+    caller: Caller,
+    request: Request,
+    body: InferenceRequest,
+    form: AnswerForm,
 ) -> Response:
     """Return the response of the model's engine, once that is ready and it is the project's turn.
 
@@ -143,8 +167,7 @@ async def _answer(
             engines.client,
             target,
             engines.queues.of(target),
-            # The dashboard has the API's address behind one of its own.
-            "/v1" + request.url.path.rpartition("/v1")[2],
+            body.engine_path,
             proxy.ProxyCallbacks(partial(service.note_use, services.database, target), give_up),
             tally,
             body.prompt_field,
@@ -159,11 +182,9 @@ async def _answer(
         engine_requests = split(translation.content)
         rewriter = translation.rewriter
         if not body.stream:
-            return await proxy.fetch_answer(exchange, engine_requests, request, rewriter)
+            return await proxy.fetch_answer(exchange, engine_requests, request, rewriter, form)
         first = await proxy.open_first(exchange, engine_requests[0], request)
-        return AnswerStream(
-            exchange, engine_requests, first, bill, wants_usage=body.wants_usage, rewriter=rewriter
-        )
+        return AnswerStream(exchange, engine_requests, first, bill, form, rewriter)
 
     async def ask_known_or_find() -> Response:
         target = engines.targets.find(*of_caller)
@@ -181,8 +202,11 @@ async def _answer(
         resources.enter_context(engines.in_flight.hold(caller.key_id, len(questions), max_answers))
         resources.push_async_callback(bill.settle)
         response = await ask_known_or_find()
-        if body.ignored_fields:
-            response.headers[IGNORED_HEADER] = ", ".join(body.ignored_fields)
+        ignored = body.ignored_fields
+        if body.store and not (isinstance(body, ChatCompletionRequest) and caller.stores_answers):
+            ignored = (*ignored, "store")
+        if ignored:
+            response.headers[IGNORED_HEADER] = ", ".join(ignored)
         if isinstance(response, AnswerStream):
             response.resources = resources.pop_all()
         return response

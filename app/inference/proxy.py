@@ -14,6 +14,7 @@ from fastapi import Request, Response
 
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, Unavailable
+from app.inference.forms import AnswerForm, dump
 from app.inference.questions import EngineRequest
 from app.inference.refusals import CONNECTION_ERRORS, EngineError, refusal_of
 from app.inference.rewriting import Rewriter, trim
@@ -164,7 +165,11 @@ def make_client() -> httpx.AsyncClient:
 
 
 async def fetch_answer(
-    exchange: Exchange, questions: Sequence[EngineRequest], request: Request, rewriter: Rewriter
+    exchange: Exchange,
+    questions: Sequence[EngineRequest],
+    request: Request,
+    rewriter: Rewriter,
+    form: AnswerForm,
 ) -> Response:
     """Return the answers of all requests as one. Raises `Unavailable` if the engine is gone, and
     its refusals.
@@ -193,7 +198,7 @@ async def fetch_answer(
         document["usage"] = exchange.tally.document(is_private=exchange.target.is_private)
     trim(document)
     rewriter.rewrite(document)
-    return Response(dump(document), headers=headers("application/json"))
+    return Response(dump(form.whole(document)), headers=headers("application/json"))
 
 
 async def open_first(exchange: Exchange, question: EngineRequest, request: Request) -> OpenAnswer:
@@ -278,10 +283,6 @@ def parse(raw: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise EngineError("The engine's response is not a JSON object.")
     return document
-
-
-def dump(document: dict[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()
 
 
 def strip(document: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from app.inference.structure import (
     check_tool_calls,
     check_tools,
 )
+from app.models.answer_file import Metadata
 from app.models.json_schema_limits import SchemaLimits
 
 # OpenAI's parameters that no engine here supports, each with the alternative.
@@ -132,6 +133,7 @@ class InferenceRequest(EngineSampling):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     prompt_field: ClassVar[str] = "messages"  # field with the model's input
+    engine_path: ClassVar[str] = "/v1/chat/completions"
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     stream: bool = False
@@ -146,7 +148,9 @@ class InferenceRequest(EngineSampling):
     presence_penalty: Annotated[float | None, Field(ge=-2, le=2)] = None
     logit_bias: Annotated[dict[str, float], AfterValidator(_check_token_ids)] | None = None
     user: Annotated[str | None, Field(description="stays with one model of an alias")] = None
-    store: Annotated[bool | None, Field(description="answers are not kept here")] = None
+    store: Annotated[
+        bool | None, Field(description="keep a chat completion, in a project that stores answers")
+    ] = None
     service_tier: Annotated[str | None, Field(description="not used here")] = None
 
     @model_validator(mode="before")
@@ -257,7 +261,7 @@ class ChatCompletionRequest(InferenceRequest):
         Literal["low", "medium", "high"] | None,
         Field(description="not used here; say in the messages how long answers shall be"),
     ] = None
-    metadata: Annotated[dict[str, str] | None, Field(description="a label; not used here")] = None
+    metadata: Annotated[Metadata | None, Field(description="kept with a stored answer")] = None
     safety_identifier: Annotated[str | None, Field(description="the newer form of user")] = None
     prompt_cache_key: Annotated[str | None, Field(description="a label; not used here")] = None
     prompt_cache_retention: Annotated[str | None, Field(description="not used here")] = None
@@ -316,6 +320,7 @@ def _shaped(body: dict[str, Any]) -> dict[str, Any]:
 
 class CompletionRequest(InferenceRequest):
     prompt_field = "prompt"
+    engine_path = "/v1/completions"
 
     prompt: Prompt
     max_tokens: Annotated[

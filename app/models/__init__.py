@@ -29,6 +29,8 @@ from app.models.orphan import Orphan
 from app.models.price_override import PriceOverride
 from app.models.project import DEFAULT_PROJECT_ID, Project
 from app.models.source_token import SourceToken
+from app.models.stored_answer import AnswerKind, StoredAnswer
+from app.models.stored_answer_metadata import StoredAnswerMetadata
 from app.models.study import Study
 from app.models.submission import Submission
 from app.models.upload import Upload, UploadStatus
@@ -44,6 +46,7 @@ __all__ = [
     "DEFAULT_PROJECT_ID",
     "Alias",
     "AliasDay",
+    "AnswerKind",
     "ApiKey",
     "Artifact",
     "Attempt",
@@ -79,6 +82,8 @@ __all__ = [
     "Purpose",
     "Scope",
     "SourceToken",
+    "StoredAnswer",
+    "StoredAnswerMetadata",
     "Study",
     "Submission",
     "Upload",

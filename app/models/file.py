@@ -4,6 +4,7 @@ from enum import StrEnum
 from sqlalchemy import BigInteger, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.models.answer_file import AnswerFileOrigin
 from app.models.base import Base, CreatedAt, PydanticType
 from falqon_core.records.file_check import FileReport
 
@@ -62,6 +63,8 @@ class File(Base):
     status: Mapped[str]
     status_details: Mapped[str | None]
     report: Mapped[FileReport | None] = mapped_column(PydanticType(FileReport))
+    # null: no stored answers
+    made_of: Mapped[AnswerFileOrigin | None] = mapped_column(PydanticType(AnswerFileOrigin))
     created_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]  # its bytes are removed later, see `app.garbage.orphans`

@@ -3,7 +3,8 @@ from datetime import datetime
 from sqlalchemy import BigInteger
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, CreatedAt
+from app.models.answer_storage import AnswerStorage
+from app.models.base import Base, CreatedAt, PydanticType
 
 DEFAULT_PROJECT_ID = "proj_default"
 
@@ -34,3 +35,7 @@ class Project(Base):
     usage_month: Mapped[str | None]  # 2026-11: the month that `usage_device_seconds` counts
     # Total of the attempts that have ended.
     usage_device_seconds: Mapped[float] = mapped_column(default=0.0)
+
+    # null: no answer is stored
+    answer_storage: Mapped[AnswerStorage | None] = mapped_column(PydanticType(AnswerStorage))
+    answer_bytes: Mapped[int] = mapped_column(BigInteger, default=0)  # total of those stored

@@ -4,6 +4,7 @@ from pydantic import BaseModel, Field, StringConstraints
 
 from app.http.pagination import Object, unix_seconds
 from app.models import Project
+from app.models.answer_storage import AnswerStorage
 from app.models.strict_model import StrictModel
 from app.projects.repository import ProjectUsage
 
@@ -40,6 +41,9 @@ class ProjectRequest(StrictModel):
     max_running_gpus: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         None, description="GPUs that running jobs hold together; null: without limit"
     )
+    answer_storage: AnswerStorage | None = Field(
+        None, description="answers to keep whose requests say `store`; null: none, and delete them"
+    )
 
 
 class ProjectChange(ProjectRequest):
@@ -68,6 +72,8 @@ class ProjectObject(Object):
     max_storage_bytes: int | None
     max_device_hours: float | None
     max_running_gpus: int | None
+    answer_storage: AnswerStorage | None
+    answer_bytes: Annotated[int, Field(description="of all stored answers")]
     usage: Annotated[UsageObject | None, Field(description="null in lists")]
 
     @classmethod
@@ -84,6 +90,8 @@ class ProjectObject(Object):
             max_storage_bytes=project.max_storage_bytes,
             max_device_hours=project.max_device_hours,
             max_running_gpus=project.max_running_gpus,
+            answer_storage=project.answer_storage,
+            answer_bytes=project.answer_bytes,
             usage=usage
             and UsageObject(
                 live_jobs=usage.live_jobs,

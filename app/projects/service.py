@@ -12,11 +12,13 @@ from app.projects import repository
 from app.projects.schemas import ProjectChange, ProjectObject, ProjectRequest
 from app.services import Services
 
+SET_BY_PROJECTS = {"name", "answer_storage"}  # by an admin of the project itself
+
 
 def create_project(services: Services, caller: Caller, request: ProjectRequest) -> ProjectObject:
     caller.must_administer_installation()
     with services.database.transaction() as session:
-        project = Project(id=new_id("proj_"), **request.model_dump())
+        project = Project(id=new_id("proj_"), **dict(request))
         session.add(project)
         session.flush()
         session.refresh(project)
@@ -54,8 +56,8 @@ def change_project(
 ) -> ProjectObject:
     with services.database.transaction() as session:
         project = get(session, caller, project_id)
-        values = request.model_dump(exclude_unset=True)
-        limits = sorted(values.keys() - {"name"})
+        values = {name: value for name, value in request if name in request.model_fields_set}
+        limits = sorted(values.keys() - SET_BY_PROJECTS)
         if limits and not caller.administers_installation:
             raise Forbidden(
                 f"{limits[0]}: only an admin key of the project '{DEFAULT_PROJECT_ID}' "

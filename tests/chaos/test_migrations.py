@@ -19,6 +19,7 @@ from app.models import DEFAULT_PROJECT_ID, Base, JobStatus, Scope
 from tests.chaos.conftest import Count
 from tests.chaos.scale import RELEASE, SCALE
 from tests.contract.access_objects import a_group_grant, a_user
+from tests.support.answers import add_answer, keep_answers
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.backend import BASE_MODEL, Backend
 from tests.support.fake_trainer import FakeTrainer
@@ -84,6 +85,8 @@ def used(backend: Backend) -> Database:
     aliases.write_traffic(backend.database, traffic)
     a_user(tenant)
     a_group_grant(tenant)
+    keep_answers(tenant)
+    add_answer(backend.database, tenant.project_id, team="red")
     with backend.database.transaction() as session:
         worker_tokens.create(session, "cluster", [DEFAULT_PROJECT_ID])
     # nobody loads it, so its row waits

@@ -1,5 +1,7 @@
 """What the paths of the API name: how to make each, and how to remove it again."""
 
+import json
+from dataclasses import replace
 from decimal import Decimal
 
 from sqlalchemy import select, update
@@ -13,6 +15,7 @@ from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import (
     DEFAULT_PROJECT_ID,
+    AnswerKind,
     ApiKey,
     AuditLog,
     Engine,
@@ -27,7 +30,9 @@ from app.models import (
 )
 from app.source_tokens import repository as source_tokens
 from app.users import repository as users
+from app.stored_answers.storing import store
 from falqon_core.estimate.estimate import Actual
+from tests.support.answers import add_answer, keep_answers, new_answer
 from tests.support.api import Tenant, jsonl
 
 Parameters = dict[str, str]
@@ -197,6 +202,36 @@ def a_model_import(tenant: Tenant) -> Parameters:
         )
         session.add(imported)
     return {"import_id": imported.id}
+
+
+def a_stored_answer(tenant: Tenant) -> Parameters:
+    keep_answers(tenant)
+    return {"completion_id": add_answer(tenant.api.database, tenant.project_id, team="red")}
+
+
+def the_only_stored_answer(tenant: Tenant) -> Parameters:
+    """The list begins with the oldest."""
+    others = {"metadata": {"team": "red"}}
+    tenant.http.post("/v1/stored_answers/delete", json=others).raise_for_status()
+    return a_stored_answer(tenant)
+
+
+def without_stored_answer(tenant: Tenant, params: Parameters) -> None:
+    path = f"/v1/chat/completions/{params['completion_id']}"
+    tenant.http.delete(path).raise_for_status()
+
+
+def a_stored_response(tenant: Tenant) -> Parameters:
+    keep_answers(tenant)
+    answer = new_answer(tenant.project_id)
+    document = {"object": "response", "model": "m", "status": "completed", "output": []}
+    answer = replace(answer, kind=AnswerKind.RESPONSE, document=json.dumps(document))
+    store(tenant.api.database, [answer])
+    return {"response_id": f"resp_{answer.id}"}
+
+
+def without_stored_response(tenant: Tenant, params: Parameters) -> None:
+    tenant.http.delete(f"/v1/responses/{params['response_id']}").raise_for_status()
 
 
 def an_alias(tenant: Tenant) -> Parameters:

@@ -25,6 +25,8 @@ from tests.contract.access_objects import (
     a_removed_user,
     a_repository,
     a_source_token,
+    a_stored_answer,
+    a_stored_response,
     a_study,
     a_user,
     an_accuracy,
@@ -37,6 +39,7 @@ from tests.contract.access_objects import (
     an_export,
     an_upload,
     an_upload_with_its_part,
+    the_only_stored_answer,
     the_project,
     without_alias,
     without_ended_job,
@@ -46,6 +49,8 @@ from tests.contract.access_objects import (
     without_key,
     without_model,
     without_source_token,
+    without_stored_answer,
+    without_stored_response,
 )
 from tests.support.api import Tenant, jsonl
 
@@ -55,6 +60,7 @@ AGENT = Scope.AGENT
 WRITE = Scope.WRITE
 ADMIN = Scope.ADMIN
 PERMISSIONS = "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions"
+COMPLETION = "/v1/chat/completions/{completion_id}"
 ENDPOINT = "/v1/webhook_endpoints/{webhook_endpoint_id}"
 REPOSITORY = "/hub/api/{kind}/{repo:path}"
 DATASET_FILE, MODEL_FILE = (
@@ -74,6 +80,13 @@ class Route(NamedTuple):
     is_of_all: bool = False  # a collection that belongs to no project
     by_installation: bool = False  # an admin key of the project is not enough
     status: int = 200  # what the owner is answered
+
+
+def _with_a_stored_answer(tenant: Tenant) -> str:
+    """Store an answer; return a file with another question."""
+    a_stored_answer(tenant)
+    other = b'{"prompt": "a", "completion": "b"}'
+    return tenant.upload(other)
 
 
 def a_request(tenant: Tenant, _parameters: Parameters) -> dict[str, Any]:
@@ -259,6 +272,31 @@ ROUTES = {
     ("GET", f"{ENDPOINT}/deliveries"): Route(READ, an_endpoint, without_endpoint),
     ("POST", f"{ENDPOINT}/deliveries/{{delivery_id}}/resend"): Route(
         WRITE, a_delivery, without_endpoint
+    ),
+    ("GET", "/v1/chat/completions"): Route(
+        READ, lists=lambda tenant: the_only_stored_answer(tenant)["completion_id"]
+    ),
+    ("GET", COMPLETION): Route(READ, a_stored_answer, without_stored_answer),
+    ("POST", COMPLETION): Route(
+        WRITE, a_stored_answer, without_stored_answer, send=json({"metadata": {"rating": "good"}})
+    ),
+    ("DELETE", COMPLETION): Route(WRITE, a_stored_answer, without_stored_answer),
+    ("GET", f"{COMPLETION}/messages"): Route(READ, a_stored_answer, without_stored_answer),
+    ("POST", "/v1/stored_answers/delete"): Route(WRITE, send=json({"model": "missing"})),
+    ("POST", "/v1/stored_answers/files"): Route(
+        WRITE,
+        send=lambda tenant, _params: {
+            "json": {
+                "filter": {"metadata": {"team": "red"}},
+                "held_out_file": _with_a_stored_answer(tenant),
+            }
+        },
+        refers_to=("held_out_file",),
+    ),
+    ("POST", "/v1/responses"): Route(INFER, send=a_question({"input": "Hello"}), status=503),
+    ("GET", "/v1/responses/{response_id}"): Route(READ, a_stored_response, without_stored_response),
+    ("DELETE", "/v1/responses/{response_id}"): Route(
+        WRITE, a_stored_response, without_stored_response
     ),
     ("GET", "/v1/aliases"): Route(READ, lists=lambda tenant: an_alias(tenant)["alias"]),
     ("POST", "/v1/aliases"): Route(

@@ -60,6 +60,7 @@ PROJECT = {
     "max_running_gpus": 4,
     "max_storage_bytes": 10**9,
     "max_device_hours": 1.5,
+    "answer_storage": {"kept_days": 7, "max_bytes": 9, "redact": ["[0-9]+"]},
 }
 # Of every call with a JSON body one that means something, so that each refusal is that of the one
 # thing that was changed in it.
@@ -100,11 +101,33 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "POST /v1/aliases": {"name": "n", "models": [{"model": "BASE", "weight": 2}]},
     "POST /v1/aliases/{alias}/rollback": {"version": 1},
+    "POST /v1/chat/completions/{completion_id}": {
+        "metadata": {"rating": "good"},
+        "falqon": {"corrected": "four"},
+    },
+    "POST /v1/stored_answers/delete": {
+        "kind": "chat.completion",
+        "model": "BASE",
+        "metadata": {"rating": "good"},
+        "created_after": 1,
+        "created_before": 2,
+        "corrected": True,
+    },
+    "POST /v1/stored_answers/files": {
+        "filter": {"model": "BASE", "corrected": True},
+        "shape": "preference",
+        "held_out_file": "HELD_OUT",
+    },
     "POST /v1/models": {"id": "acme/new", "source": "hf://acme/new"},
     "POST /v1/chat/completions": {
         "model": "BASE",
         "messages": [{"role": "user", "content": "Well?"}],
         "max_tokens": 16,
+    },
+    "POST /v1/responses": {
+        "model": "BASE",
+        "input": [{"role": "user", "content": "Well?"}],
+        "max_output_tokens": 16,
     },
     "POST /v1/completions": {"model": "BASE", "prompt": "Well?", "max_tokens": 16},
     "POST /v1/engines/{model}": {"keep_loaded": True},
@@ -142,7 +165,12 @@ BODIES: dict[str, dict[str, Any]] = {
     },
 }
 # A value of another type that means something, too: one text, or a list of them.
-ALSO_TAKEN = [BODIES["POST /v1/completions"] | {"prompt": ["Well?"]}]
+ALSO_TAKEN = [
+    BODIES["POST /v1/completions"] | {"prompt": ["Well?"]},
+    BODIES["POST /v1/responses"] | {"input": "x"},
+    BODIES["POST /v1/chat/completions/{completion_id}"]
+    | {"falqon": {"corrected": {"four": "four"}}},
+]
 PATHS = [
     "%00",
     "a%00b",

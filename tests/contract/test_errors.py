@@ -27,8 +27,7 @@ def test_a_wrong_key_is_refused(api: Api, tenant: Tenant, key: str) -> None:
 def test_known_addresses_that_are_not_served_say_what_to_use(tenant: Tenant) -> None:
     client = tenant.client.with_options(max_retries=0)
     asks: list[tuple[Callable[[], object], str]] = [
-        (lambda: client.responses.create(model="m", input="Hi"), "OpenAIChatModel"),
-        (lambda: client.responses.retrieve("resp_1"), "OpenAIChatModel"),
+        (lambda: client.conversations.create(), "previous_response_id"),
         (lambda: client.embeddings.create(model="m", input="Hi"), "embedding model"),
         (lambda: client.moderations.create(input="Hi"), "judges text"),
         (lambda: client.batches.retrieve("batch_1"), "for each line"),

@@ -60,6 +60,8 @@ def place(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
         "token_id": "stoken-x",
         "import_id": "mimport-x",
         "alias": "n",
+        "completion_id": "chatcmpl-x",
+        "response_id": "resp_x",
     }
     yield Place(api, tenant, objects, tenant.http.get("/openapi.json").json())
     tenant.http.close()

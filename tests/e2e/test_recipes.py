@@ -1,4 +1,4 @@
-"""The pages of docs/recipes and docs/team.md, as they stand there, each as one script.
+"""The pages of docs/recipes, docs/team.md and docs/loop.md as they stand, each as one script.
 
 Trainings are those of a trainer whose models are copies of their bases, so that ten of them cost
 little; in a release the real one trains.
@@ -21,6 +21,7 @@ from tests.support.service import Service
 FOLDER = ROOT / "docs" / "recipes"
 RECIPES = sorted(set(FOLDER.glob("*.md")) - {FOLDER / "README.md"})
 TEAM = ROOT / "docs" / "team.md"
+LOOP = ROOT / "docs" / "loop.md"
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.M | re.S)
 SENTENCES = re.compile(r"^   ```sh\n(.*?)^   ```", re.M | re.S)
 MAX_LINES = 40
@@ -35,6 +36,7 @@ PRINTED = {
     "customer-model": r'"keep_loaded": ?true',
     "json-extraction": r"^\{'company': ",
     "long-documents": r":manuals:",
+    "loop": r"^succeeded ft:falqon-tiny:default:loop:",
     "moving-from-openai": r"^falqon-tiny ",
     "preference-pairs": r"^succeeded ft:falqon-tiny:default:pairs:",
     "team": r"^objects$",
@@ -91,7 +93,7 @@ def run(service: Service, folder: Path, script: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", [*RECIPES, TEAM], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*RECIPES, TEAM, LOOP], ids=lambda page: page.stem)
 def test_a_page_runs_as_it_stands(recipe_service: Service, page: Path, tmp_path: Path) -> None:
     printed = run(recipe_service, tmp_path, script_of(page))
     assert re.search(PRINTED[page.stem], printed, re.M), printed

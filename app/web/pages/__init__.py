@@ -4,6 +4,7 @@ from fastapi import APIRouter
 
 from app.web.pages import (
     activity,
+    answers,
     compare,
     data,
     endings,
@@ -36,6 +37,7 @@ for screen in (
     compare,
     studies,
     data,
+    answers,
     models,
     playground,
     search,

@@ -126,7 +126,7 @@ def test_a_conversation_goes_on_with_what_the_client_was_given(client: OpenAI) -
 @pytest.mark.parametrize(
     ("harmless", "ignored"),
     [
-        ({"store": True, "service_tier": "default", "top_p": 0}, None),
+        ({"store": True, "service_tier": "default", "top_p": 0}, "store"),
         ({"prompt_cache_retention": "24h", "stream_options": {"include_usage": True}}, None),
         ({"stream": True, "stream_options": {"include_obfuscation": True}}, None),
         (

@@ -10,6 +10,7 @@ from starlette.types import Message, Send
 
 from app.inference import answer_stream, outbox
 from app.inference.answer_stream import MAX_LINE_BYTES, AnswerStream
+from app.inference.forms import AnswerForm
 from app.inference.proxy import Exchange, OpenAnswer, ProxyCallbacks, make_client
 from app.inference.questions import split
 from app.inference.service import EngineTarget
@@ -83,7 +84,9 @@ class Relay:
         exchange = Exchange(make_client(), target, self.queue, "/v1", calls, tally)
         opened = OpenAnswer(httpx.Response(200, stream=self.tokens), await self.queue.take("p"))
         bill = Bill(tally, self._charge)
-        stream = AnswerStream(exchange, questions, opened, bill, wants_usage=self._wants_usage)
+        stream = AnswerStream(
+            exchange, questions, opened, bill, AnswerForm(wants_usage=self._wants_usage)
+        )
         stream.resources.push_async_callback(bill.settle)
         await stream({"type": "http"}, receive, send)  # type: ignore[arg-type]
 

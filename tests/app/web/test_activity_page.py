@@ -23,6 +23,7 @@ from tests.contract.access_objects import (
     a_model,
     a_paused_job,
     a_removed_user,
+    a_stored_answer,
     a_study,
     a_user,
     a_worker_token,
@@ -47,6 +48,11 @@ def nothing(_tenant: Tenant) -> Parameters:
 def a_project(tenant: Tenant) -> Parameters:
     answer = tenant.http.post("/v1/projects", json={"name": "new"})
     return {"project_id": answer.json()["id"]}
+
+
+def a_keeping_project(tenant: Tenant) -> Parameters:
+    keeping = {"name": "new", "answer_storage": {}}
+    return {"project_id": tenant.http.post("/v1/projects", json=keeping).json()["id"]}
 
 
 def a_webhook(tenant: Tenant) -> Parameters:
@@ -77,6 +83,10 @@ def a_table(tenant: Tenant) -> Parameters:
     file = upload(tenant, "rows.csv", b"question,answer\na,b\n")
     work(tenant)
     return {"file_id": file["id"]}
+
+
+def an_answer(tenant: Tenant) -> Parameters:
+    return {"answer_id": a_stored_answer(tenant)["completion_id"]}
 
 
 def a_step(tenant: Tenant) -> Parameters:
@@ -120,6 +130,14 @@ FORMS = {
     "/settings/projects/{project_id}": Form("project.updated", a_project, {"name": "renamed"}),
     "/settings/projects/{project_id}/limits": Form("project.updated", a_project, {"weight": "2"}),
     "/settings/projects/{project_id}/archive": Form("project.archived", a_project),
+    "/answers/files": Form("file.created", an_answer),
+    "/answers/delete": Form("stored_answers.deleted", fields={"model": "missing"}),
+    "/answers/{answer_id}": Form("stored_answer.updated", an_answer, {"rating": "good"}),
+    "/answers/{answer_id}/delete": Form("stored_answer.deleted", an_answer),
+    "/settings/projects/{project_id}/answers": Form(
+        "project.updated", a_project, {"kept_days": "7", "max_size": "1 GB", "redact": "[0-9]+"}
+    ),
+    "/settings/projects/{project_id}/answers/off": Form("project.updated", a_keeping_project),
     "/settings/aliases": Form("alias.updated", a_name, sends=("name", "model")),
     "/settings/aliases/{alias}/rollback": Form("alias.rolled_back", an_alias),
     "/settings/aliases/{alias}/delete": Form("alias.deleted", an_alias),

@@ -15,6 +15,9 @@ from tests.contract.access_objects import (
     a_key,
     a_study,
     a_user,
+    a_key,
+    a_stored_answer,
+    a_study,
     a_worker_token,
     an_alias,
 )
@@ -39,6 +42,7 @@ def ids(api: Api) -> dict[str, str]:
     objects = scene(owner)
     settings = a_delivery(owner) | a_key(owner) | a_study(owner) | a_worker_token(owner)
     settings |= an_alias(owner) | a_user(owner) | a_group_grant(owner)
+    settings |= an_alias(owner) | a_stored_answer(owner)
     owner.http.close()
     return {
         "job_id": objects.succeeded,
@@ -54,6 +58,7 @@ def ids(api: Api) -> dict[str, str]:
         "user_id": settings["user_id"],
         "grant_id": settings["grant_id"],
         "alias": settings["alias"],
+        "answer_id": settings["completion_id"],
         "step": str(EVALUATE_EVERY),
     }
 

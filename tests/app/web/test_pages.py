@@ -309,6 +309,7 @@ def test_no_id_stands_on_a_page_twice(browser: httpx.Client, tenant: Tenant) -> 
         f"/jobs/{objects.succeeded}",
         f"/data/{objects.file}",
         f"/models/{objects.model}",
+        "/answers",
         "/settings/aliases",
         "/settings/keys",
         "/settings/prices",

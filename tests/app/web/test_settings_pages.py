@@ -18,6 +18,8 @@ CHANGES = {
     "/settings/projects": Scope.ADMIN,
     "/settings/projects/{project}": Scope.ADMIN,
     "/settings/projects/{project}/limits": Scope.ADMIN,
+    "/settings/projects/{project}/answers": Scope.ADMIN,
+    "/settings/projects/{project}/answers/off": Scope.ADMIN,
     "/settings/projects/{project}/archive": Scope.ADMIN,
     "/settings/aliases": Scope.WRITE,
     "/settings/aliases/gpt-4o/rollback": Scope.WRITE,

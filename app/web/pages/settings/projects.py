@@ -6,6 +6,7 @@ from fastapi import Form, Request, Response
 from app.auth.caller import Caller
 from app.http.dependencies import After, ServicesDep
 from app.models import Scope
+from app.models.answer_storage import AnswerStorage
 from app.projects import service
 from app.projects.schemas import ProjectChange, ProjectRequest
 from app.services import Services
@@ -99,6 +100,42 @@ def limit_project(
         notify(request, "The limits are set.")
         return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
     return _project_page(services, request, caller, project_id, form)
+
+
+@router.change("/projects/{project_id}/answers")
+def keep_answers(
+    services: ServicesDep,
+    request: Request,
+    caller: AdminVisitor,
+    project_id: str,
+    kept_days: Field = None,
+    max_size: Field = None,
+    redact: Field = None,
+) -> Response:
+    with TypedForm(kept_days=kept_days, max_size=max_size, redact=redact) as form:
+        try:
+            max_bytes = str(read_size(max_size or ""))
+        except ValueError as error:
+            raise InvalidForm({"max_size": str(error)}) from None
+        rules = parse_form(AnswerStorage, kept_days=kept_days, max_bytes=max_bytes)
+        patterns = [line.strip() for line in (redact or "").splitlines() if line.strip()]
+        redacting = parse_form(AnswerStorage, redact=patterns).redact if patterns else []
+        rules = rules.model_copy(update={"redact": redacting})
+        change = ProjectChange(answer_storage=rules)
+        service.change_project(services, caller, project_id, change)
+        notify(request, "Answers whose requests say store are kept.")
+        return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
+    return _project_page(services, request, caller, project_id, form)
+
+
+@router.change("/projects/{project_id}/answers/off")
+def keep_no_answers(
+    services: ServicesDep, request: Request, caller: AdminVisitor, project_id: str
+) -> Response:
+    with notify_refusals(request):
+        service.change_project(services, caller, project_id, ProjectChange(answer_storage=None))
+        notify(request, "No answers are kept; those that were are deleted within minutes.")
+    return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
 
 
 @router.change("/projects/{project_id}/archive")
