@@ -40,6 +40,11 @@ class ProjectRequest(StrictModel):
     max_running_gpus: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         None, description="GPUs that running jobs hold together; null: without limit"
     )
+    evaluate: bool = Field(
+        True,
+        description="compare the model of a job with its base on the records that were held out, "
+        "once the job has succeeded",
+    )
 
 
 class ProjectChange(ProjectRequest):
@@ -68,6 +73,7 @@ class ProjectObject(Object):
     max_storage_bytes: int | None
     max_device_hours: float | None
     max_running_gpus: int | None
+    evaluate: bool
     usage: Annotated[UsageObject | None, Field(description="null in lists")]
 
     @classmethod
@@ -84,6 +90,7 @@ class ProjectObject(Object):
             max_storage_bytes=project.max_storage_bytes,
             max_device_hours=project.max_device_hours,
             max_running_gpus=project.max_running_gpus,
+            evaluate=project.evaluate,
             usage=usage
             and UsageObject(
                 live_jobs=usage.live_jobs,

@@ -55,7 +55,7 @@ def change_project(
     with services.database.transaction() as session:
         project = get(session, caller, project_id)
         values = request.model_dump(exclude_unset=True)
-        limits = sorted(values.keys() - {"name"})
+        limits = sorted(values.keys() - {"name", "evaluate"})
         if limits and not caller.administers_installation:
             raise Forbidden(
                 f"{limits[0]}: only an admin key of the project '{DEFAULT_PROJECT_ID}' "

@@ -60,6 +60,7 @@ PROJECT = {
     "max_running_gpus": 4,
     "max_storage_bytes": 10**9,
     "max_device_hours": 1.5,
+    "evaluate": False,
 }
 # Of every call with a JSON body one that means something, so that each refusal is that of the one
 # thing that was changed in it.
