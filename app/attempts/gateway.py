@@ -26,6 +26,7 @@ from app.base.database import Database, now
 from app.base.settings import Settings
 from app.base.storage import Storage, keys
 from app.catalogue import repository as catalogue
+from app.evaluations import automatic as evaluations
 from app.garbage import orphans
 from app.jobs import checkpoint_repository, claims, next_job, repository
 from app.jobs.claims import Claim
@@ -186,8 +187,8 @@ class DirectGateway:
         )
 
     def publish(self, job: Job, claim: Claim, result: TrainingResult) -> bool:
-        """Write model, artifacts, metrics and success in one transaction, for a range test without
-        the first two. Return False also if the user cancelled first.
+        """Write model, artifacts, metrics, success and the evaluation to come in one transaction, for
+        a range test without a model. Return False also if the user cancelled first.
         """
         metrics = MetricsFile(self._database, self._storage, job)
 
@@ -214,6 +215,7 @@ class DirectGateway:
                     claims.update_attempt(session, claim, **measured)
                 if model_id is not None:
                     catalogue.add(session, *_rows_of(job, claim, model_id, result))
+                    evaluations.begin(session, session.get_one(Job, job.id, populate_existing=True))
             return is_ours
 
         return self._write(claim, write)

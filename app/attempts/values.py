@@ -45,7 +45,8 @@ MAX_LOG = 2**16  # characters of a trainer's log with the failure of its attempt
 MAX_INTEGER = 2**63
 AMOUNT_PATTERN = re.compile(r"[0-9]{1,21}(\.[0-9]{1,9})?")
 AMOUNT_PREFIX = "cost_"  # prefix of the metrics that are money, as decimal text
-RESERVED_KEYS = ("worker", "trainer_log")  # keys that only the service's own events contain
+# Keys that only the service's own events contain.
+RESERVED_KEYS = ("worker", "trainer_log", "evaluation")
 DIGEST_PATTERN = re.compile(r"[0-9a-f]{64}")
 MAX_KEY = 64
 Few = Annotated[int, Field(ge=1, le=MAX_CARDS)]

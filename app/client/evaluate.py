@@ -54,6 +54,9 @@ def evaluate(
     ] = [],  # noqa: B006
     rows: Annotated[int, typer.Option(help="Most rows to ask.")] = 200,
     max_tokens: Annotated[int, typer.Option(help="Of each answer.")] = 256,
+    answers: Annotated[
+        bool, typer.Option("--answers", help="Show the best and the worst answers, too.")
+    ] = False,
     wait: Annotated[bool, typer.Option(help="Wait until it is done; exit 1 if that fails.")] = True,
 ) -> None:
     """Have a job's model and its base answer rows that were not trained on, and compare them."""
@@ -74,7 +77,7 @@ def evaluate(
         words = f"{evaluation['id']} is in progress; the job's page shows its result."
         client.out.show(evaluation, words)
     else:
-        client.out.show(evaluation, partial(_show, client, evaluation))
+        client.out.show(evaluation, partial(_show, client, evaluation, answers))
 
 
 def _wait(client: Client, path: str, evaluation: Json) -> Json:
@@ -110,7 +113,7 @@ def _graders(name: str) -> list[Json]:
     return content if isinstance(content, list) else [content]
 
 
-def _show(client: Client, evaluation: Json) -> None:
+def _show(client: Client, evaluation: Json, with_answers: bool) -> None:
     result = evaluation["result"]
     columns = (
         Column("model", "wrapped"),
@@ -124,6 +127,25 @@ def _show(client: Client, evaluation: Json) -> None:
     client.out.table(columns, _table(result))
     left_out = f", {result['rows_left_out']} left out" if result["rows_left_out"] else ""
     client.out.say(f"{result['rows']} rows{left_out}; ± is the standard error.", "dim")
+    if with_answers:
+        graders = [grader["name"] for grader in evaluation["graders"]]
+        _show_answers(client, "Best answers", result["best"], graders)
+        _show_answers(client, "Worst answers", result["worst"], graders)
+
+
+def _show_answers(client: Client, title: str, examples: list[Json], graders: list[str]) -> None:
+    for number, example in enumerate(examples, 1):
+        scores = zip(graders, example["scores"], strict=True)
+        client.out.say("")
+        client.out.say(
+            f"{title}, {number}: line {example['line']}, "
+            + ", ".join(f"{grader} {score:.2f}" for grader, score in scores),
+            "dim",
+        )
+        client.out.facts(
+            {"prompt": example["prompt"], "answer": example["answer"] or "(nothing)"}
+            | {"expected": example["expected"] or "(nothing)"}
+        )
 
 
 def _table(result: Json) -> Iterator[tuple[str, ...]]:

@@ -104,6 +104,10 @@ def change_project(
     max_storage_bytes: MaxStorageBytes = None,
     max_device_hours: MaxDeviceHours = None,
     max_running_gpus: MaxRunningGpus = None,
+    evaluate: Annotated[
+        bool | None,
+        typer.Option(help="Evaluate each job that held records out, once it has succeeded."),
+    ] = None,
     unlimited: Annotated[
         list[Unlimited], option(help="Take this limit away; may be repeated.")
     ] = [],  # noqa: B006
@@ -120,6 +124,7 @@ def change_project(
     if both := next((limit for limit in unlimited if limit.field in changes), None):
         raise Misused(f"--unlimited {both}: --{both} sets that limit; give one of them.")
     changes |= {limit.field: None for limit in unlimited}
+    changes |= {} if evaluate is None else {"evaluate": evaluate}
     _show(
         client,
         client.api.post(
@@ -149,6 +154,7 @@ def _show(client: Client, project: Json) -> None:
             "status": project["status"],
             "created": text.moment(project["created_at"]),
         }
+        | {"evaluates jobs": {True: "yes", False: "no", None: ""}[project.get("evaluate")]}
         | {name.replace("_", " "): project.get(name) for name in LIMITS}
         | {f"used: {name.replace('_', ' ')}": value for name, value in usage.items()},
     )

@@ -36,6 +36,11 @@ def health(job: Mapping[str, Any]) -> list[str]:
     return [f"{each['message']}; {each['advice']}" for each in job.get("health") or []]
 
 
+def verdict(job: Mapping[str, Any]) -> str:
+    """Say whether a job's model is better than its base; an older service sends nothing."""
+    return (job.get("verdict") or {}).get("short") or ""
+
+
 def loss(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 

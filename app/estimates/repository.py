@@ -1,16 +1,19 @@
 from datetime import datetime
+from statistics import median
 from typing import NamedTuple
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.models import Attempt, Job, JobStatus
+from app.models import Attempt, Evaluation, Job, JobStatus
 from falqon_core.estimate.estimate import Actual
+from falqon_core.estimate.evaluation import AnswerRate
 from falqon_core.estimate.throughput import ThroughputSample
 
 NEWEST_ATTEMPTS = 200  # attempts of all projects
 SLACK_SECONDS = 60.0  # a worker counts from before its attempt has a row
 NEWEST_JOBS = 1000
+NEWEST_EVALUATIONS = 20
 
 
 class Ended(NamedTuple):
@@ -62,6 +65,25 @@ def samples(
 
 def _is_within(begin: datetime, end: datetime, seconds: float) -> bool:
     return seconds <= (end - begin).total_seconds() + SLACK_SECONDS
+
+
+def find_answer_rate(session: Session, project_id: str, base_model_id: str) -> AnswerRate | None:
+    """Return the median over the project's newest evaluations of models of this base."""
+    statement = (
+        select(Evaluation.num_answers, Evaluation.seconds, Evaluation.cost)
+        .join(Job, Job.id == Evaluation.job_id)
+        .where(
+            Evaluation.project_id == project_id,
+            Job.base_model_id == base_model_id,
+            Evaluation.num_answers > 0,
+            Evaluation.seconds > 0,
+            Evaluation.cost.is_not(None),
+        )
+        .order_by(Evaluation.id.desc())
+        .limit(NEWEST_EVALUATIONS)
+    )
+    rows = [AnswerRate(s / n, cost / n) for n, s, cost in session.execute(statement)]
+    return AnswerRate(*map(median, zip(*rows, strict=True))) if rows else None
 
 
 def list_ended(session: Session, project_id: str) -> list[Ended]:

@@ -33,6 +33,7 @@ from falqon_core.estimate.estimate import (
     tokens_from_characters,
     training_flops,
 )
+from falqon_core.estimate.evaluation import EvaluationEstimate, estimate_evaluation
 from falqon_core.estimate.long_text import EpochAmount, amount_from_lengths
 from falqon_core.estimate.throughput import ThroughputSample, median_sample, throughput
 from falqon_core.records.file_check import FileReport
@@ -150,12 +151,13 @@ def estimate_job(
     gpu: str = ANY_DEVICE,
     num_gpus: int = 1,
     validation_report: FileReport | None = None,
+    is_evaluated: bool = False,
 ) -> Estimate:
     """Estimate a job. `recipe` must be resolved. `validation_report`: of the validation file, where
-    there is one. `project_id`: the project whose measurements come
-    before those of others. `amount`: of the whole training file, once this model's tokenizer has
-    counted it, or as `tokens_basis` says. Without a `target`, on `num_gpus` of the device that
-    `gpu` names, or of the default one.
+    there is one. `is_evaluated`: once it has succeeded, where an engine answers for its model.
+    `project_id`: the project whose measurements come before those of others. `amount`: of the whole
+    training file, once this model's tokenizer has counted it, or as `tokens_basis` says. Without a
+    `target`, on `num_gpus` of the device that `gpu` names, or of the default one.
     """
     if target is None:
         device, num_devices = target_of(session, settings, gpu)
@@ -164,6 +166,7 @@ def estimate_job(
     records = max(1, report.num_records - num_held_out)
     whole = amount_of_file(report, recipe, amount)
     validation_tokens = whole.num_tokens * num_held_out // max(1, report.num_records)
+    shape_held_out = (validation_report or report).shape
     if validation_report is not None:
         num_held_out = validation_report.num_records
         validation_tokens = amount_of_file(validation_report, recipe, None).num_tokens
@@ -186,6 +189,12 @@ def estimate_job(
     )
     if not settings.engine_url:
         result = result.model_copy(update={"engine_note": engine_note(model.config)})
+    if is_evaluated and num_held_out and shape_held_out != "text" and not result.engine_note:
+        tokens_per_row = validation_tokens / num_held_out
+        evaluation = _estimate_evaluation(
+            session, settings, model, num_held_out, tokens_per_row, target, project_id
+        )
+        result = result.model_copy(update={"evaluation": evaluation})
     if amount is None and report.num_learned_turns > report.num_records:
         most = tokens_from_characters(report.num_turn_characters, report.num_learned_turns)
         factor = most / whole.num_tokens
@@ -195,6 +204,30 @@ def estimate_job(
         )
         return result.model_copy(update={"explanation": explanation})
     return result
+
+
+def _estimate_evaluation(
+    session: Session,
+    settings: Settings,
+    model: Model,
+    num_rows: int,
+    tokens_per_row: float,
+    target: TrainingTarget,
+    project_id: str | None,
+) -> EvaluationEstimate:
+    price = None
+    if not settings.engine_url:
+        price = prices.price_of(session, settings, target.device.name)
+    is_cpu = target.device.name == CPU
+    return estimate_evaluation(
+        ModelDimensions.from_config(model.config),
+        num_rows,
+        tokens_per_row,
+        target.device.name,
+        price,
+        target.num_devices if is_cpu else 1,
+        repository.find_answer_rate(session, project_id, model.id) if project_id else None,
+    )
 
 
 def _samples(

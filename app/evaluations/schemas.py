@@ -1,3 +1,4 @@
+from decimal import Decimal
 from typing import Annotated, Literal, Self
 
 from pydantic import Field
@@ -55,9 +56,16 @@ class EvaluationObject(OperationObject):
         int | None, Field(description="to all models; null until the rows are chosen")
     ]
     result: Annotated[EvaluationResult | None, Field(description="null until it has completed")]
+    cost: Annotated[
+        Decimal | None,
+        Field(description="charged to the job, in dollars; null until it has completed"),
+    ]
     summary: Annotated[
         str | None,
-        Field(description="the last model against the base by the first grader, in a sentence"),
+        Field(
+            description="the last model against the base in a sentence, by the first grader that "
+            "gave either of them anything"
+        ),
     ]
 
     @classmethod
@@ -74,6 +82,7 @@ class EvaluationObject(OperationObject):
             "num_answers": evaluation.num_answers,
             "num_questions": num_questions(evaluation),
             "result": evaluation.result,
+            "cost": evaluation.cost,
             "summary": evaluation.result and summarise(evaluation.result),
         }
         return cls(**cls.values_of(evaluation), **values)

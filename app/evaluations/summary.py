@@ -1,29 +1,68 @@
-"""The answer to "is it better?" in one sentence, the same on the page, the command line and the
-API."""
+"""The answer to "is it better?" in words, the same on the pages, the command line and the API."""
 
-from app.models.evaluation import Difference, EvaluationResult, GraderScore
+from typing import NamedTuple
+
+from app.models.evaluation import Difference, EvaluationResult, GraderScore, Verdict
+from app.models.job_verdict import JobVerdict
 
 LEAST_P_VALUE = 0.001  # smaller ones are said to be below it
-WORDS = {
+WORDS: dict[Verdict, str] = {
     "better": "Better than the base",
     "worse": "Worse than the base",
     "no_clear_difference": "No clear difference from the base",
 }
+SHORT_WORDS: dict[Verdict, str] = {
+    "better": "better",
+    "worse": "worse",
+    "no_clear_difference": "no clear difference",
+}
+
+
+class _Comparison(NamedTuple):
+    base: GraderScore
+    model: GraderScore
+    difference: Difference | None  # None: there is only the base
 
 
 def summarise(result: EvaluationResult) -> str:
-    """Compare the last model with the base, which comes first, by the first grader."""
-    base, model = result.models[0].scores[0], result.models[-1].scores[0]
-    if model.difference is None:  # There is only the base.
-        return f"{_mean(base)} by {base.grader} ({_rows(result)})."
+    """Compare the last model with the base in a sentence."""
+    base, model, difference = _compare(result)
+    if difference is None:
+        return f"{base.mean:.2f} by {base.grader} ({_rows(result)})."
     return (
-        f"{WORDS[model.difference.verdict]}: {_mean(model)} against {_mean(base)} by "
-        f"{model.grader} ({_rows(result)}, {_p_value(model.difference)})."
+        f"{WORDS[difference.verdict]}: {model.mean:.2f} against {base.mean:.2f} by "
+        f"{model.grader} ({_rows(result)}, {_p_value(difference)})."
     )
 
 
-def _mean(score: GraderScore) -> str:
-    return f"{score.mean:.2f}"
+def verdict_of(evaluation_id: str, result: EvaluationResult) -> JobVerdict | None:
+    """Return the verdict on the last model; None where that is the base."""
+    base, model, difference = _compare(result)
+    if difference is None:
+        return None
+    short = (
+        f"{SHORT_WORDS[difference.verdict]}: {_percent(model)} vs {_percent(base)}, "
+        f"{_p_value(difference)}"
+    )
+    return JobVerdict(
+        evaluation_id=evaluation_id,
+        verdict=difference.verdict,
+        sentence=summarise(result),
+        short=short,
+    )
+
+
+def _compare(result: EvaluationResult) -> _Comparison:
+    """Compare the last model with the base, which comes first, by the first grader that gave
+    either of them anything.
+    """
+    pairs = list(zip(result.models[0].scores, result.models[-1].scores, strict=True))
+    base, model = next((pair for pair in pairs if any(score.mean for score in pair)), pairs[0])
+    return _Comparison(base, model, model.difference)
+
+
+def _percent(score: GraderScore) -> str:
+    return f"{100 * score.mean:.0f} %"
 
 
 def _rows(result: EvaluationResult) -> str:

@@ -22,6 +22,7 @@ from app.models import (
 from app.models.base import JsonObject
 from app.models.event import CHUNK, WINDOW
 from app.models.job_lifecycle import LIVE
+from app.models.job_verdict import JobVerdict
 from app.models.reported import json_number
 
 ROWS_AT_ONCE = 100  # each may be a chunk
@@ -37,6 +38,19 @@ def find(session: Session, project_id: str, job_id: str, *, lock: bool = False) 
 def find_in_any_project(session: Session, job_id: str) -> Job | None:
     """Return the job. No user names it: a worker does, by a row that it has."""
     return session.get(Job, job_id)
+
+
+def lock_in_any_project(session: Session, job_id: str) -> Job | None:
+    """Return the job, which nobody changes or deletes before the transaction ends. A worker names
+    it by a row that it has.
+    """
+    return session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
+
+
+def verdicts(session: Session, project_id: str, job_ids: Sequence[str]) -> dict[str, JobVerdict]:
+    """Return the verdict of each of the project's jobs that has one."""
+    mine = (Job.project_id == project_id, Job.id.in_(job_ids), Job.verdict.is_not(None))
+    return dict(session.execute(select(Job.id, Job.verdict).where(*mine)).all())
 
 
 def newest_first(

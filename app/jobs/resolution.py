@@ -12,7 +12,7 @@ from app.estimates import service as estimates
 from app.files.unused import describe_unused_fields
 from app.jobs.gpus import limit_auto
 from app.jobs.requests import RequestedRecipe
-from app.models import Checkpoint, File, FileStatus, Model
+from app.models import Checkpoint, File, FileStatus, Model, Project
 from app.models.job_request import JobRequest, TrainingData
 from falqon_core.contract.automatic import MIN_RECORDS
 from falqon_core.contract.config import Recipe
@@ -142,5 +142,10 @@ def _estimate(
         gpu=plan.request.falqon.gpu,
         num_gpus=num_gpus,
         validation_report=validation_report,
+        is_evaluated=_is_evaluated(session, plan),
     )
     return ResolvedJob(recipe, estimate, num_gpus)
+
+
+def _is_evaluated(session: Session, plan: JobPlan) -> bool:
+    return plan.request.falqon.evaluate and session.get_one(Project, plan.project_id).evaluate

@@ -14,6 +14,7 @@ from app.jobs.requests import official_hyperparameters, read_recipe
 from app.models import Attempt, Checkpoint, Event, Job, JobStatus
 from app.models.base import JsonObject
 from app.models.job_progress import JobCost
+from app.models.job_verdict import JobVerdict
 from falqon_core.contract.health import HealthCode
 from falqon_core.contract.range_test import RangePoint
 from falqon_core.estimate.estimate import Actual, Estimate
@@ -196,6 +197,10 @@ class JobObject(Object):
     range_test: Annotated[
         RangeTestObject | None, Field(description="of a job with `falqon.find_rate`, at its end")
     ] = None
+    verdict: Annotated[
+        JobVerdict | None,
+        Field(description="of the newest evaluation of its model, in words; null before that"),
+    ]
     paused_reason: str | None
     dry_run: bool = False
 
@@ -245,6 +250,7 @@ class JobObject(Object):
             config=job.recipe and job.recipe.model_dump(mode="json"),
             health=HealthObject.list_of(job),
             range_test=RangeTestObject.of(job),
+            verdict=job.verdict,
             paused_reason=paused_reason,
             dry_run=dry_run,
         )

@@ -38,6 +38,7 @@ from app.jobs.repository import list_using as list_using
 from app.jobs.repository import messages as messages
 from app.jobs.repository import num_using as num_using
 from app.jobs.repository import present as present
+from app.jobs.repository import verdicts as verdicts
 from app.jobs.requests import JobFilters
 from app.jobs.schemas import (
     CheckpointObject,

@@ -1,3 +1,4 @@
+from decimal import Decimal
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -7,6 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.models.base import PydanticType
 from app.models.graders import Graders
 from app.models.operation import Operation
+from app.models.usage_day import Dollars
 
 Role = Literal["base", "checkpoint", "result"]
 Origin = Literal["file", "validation_file", "validation_fraction"]
@@ -24,19 +26,32 @@ class EvaluatedModel(BaseModel):
 
 
 class EvaluationPlan(Graders):
-    """Rows and models of an evaluation. The base comes first."""
+    """Rows and models of an evaluation. The base comes first. `max_cost_usd`: the rest of the
+    job's budget, which an evaluation that nobody asked for leaves as it is.
+    """
 
     models: list[EvaluatedModel]
     max_rows: int
     max_tokens: int
+    max_cost_usd: Decimal | None = None
+
+
+class RankedAnswer(BaseModel):
+    """Answer of the last model to a row, with its scores in the order of the graders."""
+
+    row: int
+    scores: list[float]
+    answer: str
 
 
 class AnswerScores(BaseModel):
     """Scores of each model's answers so far: in the order of the rows, and in each row in that of
-    the graders; null for a row that the engine refused.
+    the graders; null for a row that the engine refused. `ranked`: the best answers of the last
+    model and its worst ones, the best first.
     """
 
     by_model: dict[str, list[list[float] | None]] = Field(default_factory=dict)
+    ranked: list[RankedAnswer] = Field(default_factory=list)
 
 
 class Difference(BaseModel):
@@ -66,12 +81,24 @@ class ModelScores(EvaluatedModel):
     scores: Annotated[list[GraderScore], Field(description="in the order of the graders")]
 
 
+class AnswerExample(BaseModel):
+    """Answer of the last model beside the expected one; long texts are cut."""
+
+    line: Annotated[int, Field(description="line of the row in its file")]
+    prompt: Annotated[str, Field(description="the last message before the answer")]
+    expected: str
+    answer: str
+    scores: Annotated[list[float], Field(description="in the order of the graders")]
+
+
 class EvaluationResult(BaseModel):
     rows: Annotated[int, Field(description="rows that every model has answered")]
     rows_left_out: Annotated[
         int, Field(description="rows that an engine refused, as too long for the model's context")
     ]
     models: list[ModelScores]
+    best: Annotated[list[AnswerExample], Field(description="of the last model, best first")] = []
+    worst: Annotated[list[AnswerExample], Field(description="of the last model, worst first")] = []
 
 
 class Evaluation(Operation):
@@ -90,3 +117,6 @@ class Evaluation(Operation):
     # One row of the table, written now and then: an attempt goes on where the lost one stopped.
     scores: Mapped[AnswerScores] = mapped_column(PydanticType(AnswerScores), default=AnswerScores)
     result: Mapped[EvaluationResult | None] = mapped_column(PydanticType(EvaluationResult))
+    # Time in which engines answered, and its price, which the job is charged.
+    seconds: Mapped[float | None]
+    cost: Mapped[Decimal | None] = mapped_column(Dollars)

@@ -75,6 +75,11 @@ class FalqonOptions(RecipeOptions):
         "records; 1 unless set; auto: as many as a worker has and a step has records. "
         "On a CPU, slots",
     )
+    evaluate: bool = Field(
+        True,
+        description="compare the model with its base on the records that were held out, once the "
+        "job has succeeded, unless the project has switched that off",
+    )
     sample_prompts: list[str] | None = Field(
         None, description="not supported: prompts come from the validation data, see num_samples"
     )

@@ -9,6 +9,7 @@ from app.models.base import Base, CreatedAt, JsonObject, PydanticType
 from app.models.falqon_options import ANY_DEVICE, Budget
 from app.models.job_progress import JobProgress
 from app.models.job_request import JobRequest
+from app.models.job_verdict import JobVerdict
 from app.models.reported import ReportedFloat
 from falqon_core.contract.config import Recipe, read_old_recipe
 from falqon_core.estimate.estimate import Actual, Estimate
@@ -153,6 +154,8 @@ class Job(Base):
     error_param: Mapped[str | None]
     trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
     fine_tuned_model_id: Mapped[str | None]
+    # Of the newest evaluation of the model that has ended.
+    verdict: Mapped[JobVerdict | None] = mapped_column(PydanticType(JobVerdict))
     result_file_id: Mapped[str | None]  # the metrics of every step as CSV
 
     created_at: Mapped[CreatedAt]

@@ -1,6 +1,6 @@
 from datetime import datetime
 
-from sqlalchemy import BigInteger
+from sqlalchemy import BigInteger, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.answer_storage import AnswerStorage
@@ -26,6 +26,9 @@ class Project(Base):
     max_storage_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_device_hours: Mapped[float | None]  # per calendar month, UTC
     max_running_gpus: Mapped[int | None]  # of all its running jobs; a CPU counts its slots
+
+    # Evaluate the model of a job that held rows out, once it has succeeded.
+    evaluate: Mapped[bool] = mapped_column(default=True, server_default=true())
 
     # Share of the cards relative to that of other projects.
     weight: Mapped[int] = mapped_column(default=1)

@@ -44,6 +44,11 @@ class ProjectRequest(StrictModel):
     answer_storage: AnswerStorage | None = Field(
         None, description="answers to keep whose requests say `store`; null: none, and delete them"
     )
+    evaluate: bool = Field(
+        True,
+        description="compare the model of a job with its base on the records that were held out, "
+        "once the job has succeeded",
+    )
 
 
 class ProjectChange(ProjectRequest):
@@ -74,6 +79,7 @@ class ProjectObject(Object):
     max_running_gpus: int | None
     answer_storage: AnswerStorage | None
     answer_bytes: Annotated[int, Field(description="of all stored answers")]
+    evaluate: bool
     usage: Annotated[UsageObject | None, Field(description="null in lists")]
 
     @classmethod
@@ -92,6 +98,7 @@ class ProjectObject(Object):
             max_running_gpus=project.max_running_gpus,
             answer_storage=project.answer_storage,
             answer_bytes=project.answer_bytes,
+            evaluate=project.evaluate,
             usage=usage
             and UsageObject(
                 live_jobs=usage.live_jobs,

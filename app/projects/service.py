@@ -12,7 +12,7 @@ from app.projects import repository
 from app.projects.schemas import ProjectChange, ProjectObject, ProjectRequest
 from app.services import Services
 
-SET_BY_PROJECTS = {"name", "answer_storage"}  # by an admin of the project itself
+SET_BY_PROJECTS = {"name", "answer_storage", "evaluate"}  # by an admin of the project itself
 
 
 def create_project(services: Services, caller: Caller, request: ProjectRequest) -> ProjectObject:

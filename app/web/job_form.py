@@ -60,6 +60,7 @@ JOB: dict[str, Kind] = {
 SERVICE: dict[str, Kind] = {  # Options of the `falqon` object that belong to no recipe.
     "num_gpus": "integer",
     "gpu": "text",
+    "evaluate": "boolean",
 }
 UNREADABLE = {  # Errors at fields whose text the API cannot parse.
     "metadata": "Write one key=value on each line.",
@@ -225,9 +226,9 @@ def values_of(job: Job, width: int) -> dict[str, str]:
     if resolved.learning_rate_multiplier != 1.0:
         recipe = job.recipe or resolved.resolved(1, width)
         fields["learning_rate"] = recipe.learning_rate
-    fields |= {name: getattr(request.falqon, name) for name in SERVICE}
-    if fields["gpu"] == FalqonOptions.model_fields["gpu"].default:
-        del fields["gpu"]
+    options = {name: getattr(request.falqon, name) for name in SERVICE}
+    defaults = FalqonOptions.model_fields
+    fields |= {name: value for name, value in options.items() if value != defaults[name].default}
     if request.falqon.budget:
         fields |= request.falqon.budget.model_dump(mode="json")
     if request.metadata:

@@ -24,6 +24,10 @@ FIELDS_BY_GROUP = {
     "Data": "max_seq_length text_overlap_tokens packing max_bad_record_fraction "
     "chat_template_kwargs",
 }
+MORE_BY_GROUP = {
+    "Training": ("seed", "num_gpus", "gpu"),
+    "Validation and checkpoints": ("evaluate",),
+}
 LEARNED_BY_SHAPE: dict[Shape, str] = {  # The learned part of records of each shape.
     "messages": "Chats: the job learns the assistant's turns (supervised).",
     "prompt/completion": "Prompts with completions: the job learns the completions (supervised).",
@@ -62,7 +66,7 @@ GROUPS = [
     Group(
         title,
         [field for field in OTHER_FIELDS if field.name in names.split()],
-        ("seed", "num_gpus", "gpu") if title == "Training" else (),
+        MORE_BY_GROUP.get(title, ()),
     )
     for title, names in FIELDS_BY_GROUP.items()
 ]

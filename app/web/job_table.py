@@ -34,6 +34,7 @@ COLUMNS = {
     "device": JobColumn("Device"),
     "loss": JobColumn("Training loss"),
     "valid_loss": JobColumn("Validation loss", "number", falls=False),
+    "verdict": JobColumn("Against its base"),
     "created": JobColumn("Created"),
     "method": JobColumn("Method"),
     "rank": JobColumn("Rank", "number"),

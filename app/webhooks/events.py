@@ -21,6 +21,7 @@ EventType = Literal[
     "fine_tuning.job.running",
     "fine_tuning.job.paused",
     "fine_tuning.job.health",
+    "fine_tuning.job.evaluation.finished",
     # Device hours of a project in a month: nearly used up, and used up.
     "project.device_hours.warning",
     "project.device_hours.exhausted",
@@ -30,8 +31,8 @@ DEFAULT_EVENT_TYPES = EVENT_TYPES[:3]
 
 
 def record(session: Session, project_id: str, job_id: str, status: str) -> None:
-    """Add a delivery to each endpoint that wants to know that a job has come to `status`, or that
-    its health has changed.
+    """Add a delivery to each endpoint that wants to know that a job has come to `status`, that its
+    health has changed, or that an evaluation of it has ended.
     """
     if EVENT_TYPE_PREFIX + status in EVENT_TYPES:
         _add(session, project_id, EVENT_TYPE_PREFIX + status, job_id)

@@ -24,6 +24,7 @@ from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.calibration import Calibration
 from falqon_core.estimate.devices import DeviceSpec
 from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.evaluation import EvaluationEstimate
 from falqon_core.estimate.memory import (
     MemoryPlan,
     plan_memory,
@@ -140,6 +141,19 @@ class Estimate(BaseModel):
             "load it"
         ),
     ] = None
+
+    evaluation: Annotated[
+        EvaluationEstimate | None,
+        Field(
+            description="the evaluation that follows by itself, beside `cost` and `seconds`, which "
+            "are those of the training; null where there is none"
+        ),
+    ] = None
+
+    @property
+    def total_cost(self) -> Decimal:
+        """Return the expected cost of the training and the evaluation."""
+        return self.cost.expected + (self.evaluation.cost if self.evaluation else 0)
 
     @property
     def is_mostly_overhead(self) -> bool:

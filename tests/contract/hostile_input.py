@@ -61,6 +61,7 @@ PROJECT = {
     "max_storage_bytes": 10**9,
     "max_device_hours": 1.5,
     "answer_storage": {"kept_days": 7, "max_bytes": 9, "redact": ["[0-9]+"]},
+    "evaluate": False,
 }
 # Of every call with a JSON body one that means something, so that each refusal is that of the one
 # thing that was changed in it.

@@ -12,11 +12,12 @@ from app.base.database import now_plus
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.jobs.queue_forecast import read_queue
-from app.models import Job, JobStatus, Model, Worker
+from app.models import Evaluation, Job, JobStatus, Model, Project, Worker
 from app.models.job_progress import JobCost, JobProgress
 from app.workers import service as workers
 from falqon_core.estimate.estimate import STEP_SECONDS, Actual
-from tests.support.api import TINY_CONFIG, Tenant
+from tests.contract.access_objects import an_evaluation
+from tests.support.api import TINY_CONFIG, Tenant, jsonl
 from tests.support.quiet import quiet
 
 pytestmark = pytest.mark.both_databases
@@ -83,6 +84,39 @@ def test_an_estimate_and_its_job_say_what_it_takes_to_ask_the_model(tenant: Tena
     assert "there is no GGUF for the architecture 'olmo2'. vLLM on the worker" in note
     job = tenant.job(model=model)
     assert job.to_dict()["estimate"]["engine_note"] == note  # type: ignore[index]
+
+
+def test_an_estimate_has_the_evaluation_that_follows(tenant: Tenant) -> None:
+    model = f"{tenant.base_model}-asked"
+    with tenant.api.database.transaction() as session:
+        session.add(Model(id=model, config=TINY_CONFIG | {"model_type": "llama"}, bytes=1))
+    rows = {"model": model, "training_file": tenant.upload(jsonl(100))}
+    estimate = estimate_of(tenant, **rows)
+    evaluation = estimate["evaluation"]
+    assert evaluation["num_rows"] == estimate["num_validation_records"] == 10
+    assert Decimal(evaluation["cost"]) > 0
+    assert tenant.job(**rows).estimate["evaluation"] == evaluation
+    texts = tenant.upload(b'{"text": "Once upon a time"}\n' * 100)
+    for change in (
+        {"falqon": {"evaluate": False}},
+        {"falqon": {"validation_fraction": 0}},
+        {"training_file": texts},
+        {"model": tenant.base_model},  # no engine loads it
+    ):
+        assert estimate_of(tenant, **rows | change)["evaluation"] is None
+
+    params = an_evaluation(tenant)
+    measured = {"num_answers": 8, "seconds": 4.0, "cost": Decimal("0.0800")}
+    with tenant.api.database.transaction() as session:
+        is_it = Evaluation.id == params["evaluation_id"]
+        session.execute(update(Evaluation).where(is_it).values(**measured))
+        session.execute(update(Job).where(Job.id == params["job_id"]).values(base_model_id=model))
+    evaluation = estimate_of(tenant, **rows)["evaluation"]
+    assert evaluation == {"num_rows": 10, "seconds": 10.0, "cost": "0.2000"}
+
+    with tenant.api.database.transaction() as session:
+        session.get_one(Project, tenant.project_id).evaluate = False
+    assert estimate_of(tenant, **rows)["evaluation"] is None
 
 
 def test_later_estimates_use_the_rates_of_finished_jobs(tenant: Tenant) -> None:

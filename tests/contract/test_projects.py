@@ -47,10 +47,9 @@ def test_a_project_from_creation_to_archive(api: Api, admin: httpx.Client) -> No
     url = f"/v1/projects/{created['id']}"
     assert admin.get(url).json() == created
 
-    changed = admin.post(
-        url, json={"name": "science", "max_live_jobs": None, "max_device_hours": 1.5}
-    ).json()
-    assert changed == created | {"name": "science", "max_live_jobs": None, "max_device_hours": 1.5}
+    assert created["evaluate"] is True
+    changes = {"name": "science", "max_live_jobs": None, "max_device_hours": 1.5, "evaluate": False}
+    assert admin.post(url, json=changes).json() == created | changes
 
     key = admin.post(
         "/v1/api_keys", json={"name": "k", "scope": "write", "project_id": created["id"]}

@@ -110,6 +110,7 @@ def test_a_webhook_needs_only_a_url(tenant: Tenant) -> None:
         "fine_tuning.job.running",
         "fine_tuning.job.paused",
         "fine_tuning.job.health",
+        "fine_tuning.job.evaluation.finished",
         "project.device_hours.warning",
         "project.device_hours.exhausted",
     ]

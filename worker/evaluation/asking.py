@@ -66,6 +66,7 @@ class Asker:
         self._notifier = Notifier(context.settings)
         self._project_id = project_id
         self._heartbeat = heartbeat
+        self.seconds = 0.0  # in which engines answered
 
     def ask(self, model_id: str, questions: Sequence[Question]) -> list[str | EngineRefused]:
         """Return the answers of a model. Raises `NotAnswered` where there is no engine for it,
@@ -75,7 +76,10 @@ class Asker:
         while True:
             try:
                 target = self._find_target(model_id)
-                return asyncio.run(self._ask_at_once(target, questions))
+                began_at = time.monotonic()
+                answers = asyncio.run(self._ask_at_once(target, questions))
+                self.seconds += time.monotonic() - began_at
+                return answers
             except (EngineAway, ApiError) as error:
                 failure = _failure_of(error)
                 log.warning("a model was not asked", model=model_id, error=failure.message)

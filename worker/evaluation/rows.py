@@ -38,6 +38,13 @@ class EvaluationRow:
     path: str
     question: dict[str, Any]
 
+    @property
+    def prompt(self) -> Any:
+        """Return the last message before the answer, or the text before it."""
+        if self.path == COMPLETION_PATH:
+            return self.question["prompt"]
+        return self.question["messages"][-1]["content"]
+
     def body(self, model: str, max_tokens: int, template_kwargs: dict[str, Any] | None) -> bytes:
         """Return the request body for a model, as the API would pass it on."""
         request: InferenceRequest

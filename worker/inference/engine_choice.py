@@ -19,6 +19,7 @@ from worker.inference.memory import (
     needed_bytes,
 )
 from worker.inference.template_trial import try_templates
+from worker.machine.engines import find_vllm
 from worker.machine.subprocesses import ToolFailed
 from worker.models.model_cache import GGUF, ModelCache
 
@@ -45,7 +46,7 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
     Raises `FormatUnavailable` and `ToolFailed` where vLLM is not installed, either, and
     `PermanentError` for a chat template that no engine is given.
     """
-    has_vllm = vllm.find_command() is not None and model.format not in ("gguf", "q4_1")
+    has_vllm = find_vllm() is not None and model.format not in ("gguf", "q4_1")
     if has_vllm and available_gpu_bytes() is not None:
         return _for_vllm(model, _tried(model, cache), lambda: available_gpu_bytes() or 0)
     try:

@@ -3,7 +3,6 @@ then answers until it is killed. `FALQON_ENGINE_TOKEN` is what it asks callers f
 """
 
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from app.base.processes.parent_death import signal_at_death_of_parent
 from worker.inference.llama_cpp import TOKEN_VARIABLE
+from worker.machine.engines import find_vllm
 
 SERVER_POLL_SECONDS = 0.2
 HEALTH_SECONDS = 5
@@ -27,12 +27,6 @@ LOG_STATS_SECONDS = "1000000"
 NO_TELEMETRY = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # No telemetry.
 CHAT_TEMPLATE = "chat_template.jinja"
 HERMES_CALL = "<tool_call>"  # Most models write their tool calls so.
-
-
-def find_command() -> str | None:
-    """Return vLLM's command of this Python's environment, else of PATH, if there is one."""
-    here = Path(sys.executable).parent
-    return shutil.which("vllm", path=f"{here}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
 
 
 def main() -> None:
@@ -62,7 +56,7 @@ def main() -> None:
 
 
 def command_of(args: Namespace, port: int) -> list[str]:
-    command = [find_command() or "vllm", "serve", str(args.folder)]
+    command = [find_vllm() or "vllm", "serve", str(args.folder)]
     command += ["--served-model-name", args.name, "--host", args.host, "--port", str(port)]
     command += ["--max-model-len", str(args.context)]
     command += ["--kv-cache-memory-bytes", str(args.cache_bytes)]

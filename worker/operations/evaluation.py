@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from sqlalchemy.orm import Session
+
 from app.artifacts import repository as artifact_rows
 from app.base.storage import keys
 from app.catalogue import repository as catalogue
@@ -14,18 +16,22 @@ from app.files import repository as files
 from app.garbage import orphans
 from app.jobs import repository as jobs
 from app.models import Artifact, Evaluation, File, Job
-from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationResult
-from app.operations import claims
+from app.models.base import JsonObject
+from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationResult, RankedAnswer
+from app.prices.service import price_of
 from falqon_core.contract.config import TrainConfig
 from falqon_core.records.file_check import read_records
 from falqon_core.records.jsonl import lines_of_file
 from falqon_core.records.line_parser import Parsed
 from worker.attempt.staging import fetch_data
+from worker.evaluation import outcome
 from worker.evaluation.asking import MAX_CONCURRENT, Asker, EngineRefused, NotAnswered, Question
 from worker.evaluation.card import CARD_NAME, write_card
 from worker.evaluation.comparison import compare
+from worker.evaluation.examples import examples, rank
 from worker.evaluation.grading import MissingField, check_fields, grade
 from worker.evaluation.rows import MAX_CHARACTERS, EvaluationRow, RowsTooLong, choose, row_of
+from worker.machine.engines import device_of_engines
 from worker.machine.subprocesses import run_tool
 from worker.models.fetching import fetch_artifacts
 from worker.operations.dataset_statistics import WEIGHTS_SUFFIX
@@ -55,16 +61,25 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         for model in operation.plan.models:
             evaluator.evaluate(model)
         scores = evaluator.finish()
-        result = compare(operation.plan, scores, heartbeat)
-        self._publish(operation, result, num_rows=len(rows), **_columns_of(scores))
+        best, worst = examples(scores.ranked, rows)
+        compared = compare(operation.plan, scores, heartbeat)
+        result = compared.model_copy(update={"best": best, "worst": worst})
+        values = {"num_rows": len(rows)} | _columns_of(scores)
+        self._publish(operation, result, evaluator.charge, values)
 
-    def _publish(self, operation: Evaluation, result: EvaluationResult, **values: object) -> None:
+    def _publish(
+        self,
+        operation: Evaluation,
+        result: EvaluationResult,
+        charge: outcome.Charge,
+        values: JsonObject,
+    ) -> None:
         """Complete with the result, which is downloaded with the model, too."""
         key = keys.evaluation_card(operation.project_id, operation.id, operation.attempt)
         card = write_card(operation.plan, result).encode()
         stored = orphans.put(self._database, self._storage, key, [card])
         with self._database.transaction() as session:
-            if not claims.complete(session, operation, result=result, **values):
+            if not outcome.complete(session, operation, result, charge, **values):
                 raise OperationAbandoned
             model_id = operation.plan.models[-1].model
             model = catalogue.find_to_use(session, operation.project_id, model_id)
@@ -79,6 +94,19 @@ class EvaluationHandler(OperationHandler[Evaluation]):
             if before is not None:
                 model.bytes -= before.bytes
                 orphans.mark_orphaned(session, [before.storage_key])
+
+    def _fail(self, session: Session, operation: Evaluation, error: PermanentError) -> None:
+        if not outcome.fail(session, operation, error.code, error.message):
+            raise OperationAbandoned
+
+    def charge_of(self, seconds: float) -> outcome.Charge:
+        """Return what so many seconds of answers cost on the engines of this machine."""
+        if self._settings.engine_url:
+            return outcome.Charge(seconds, 1, None)
+        device, num_devices = device_of_engines(self._settings)
+        with self._database.read() as session:
+            price = price_of(session, self._settings, device)
+        return outcome.Charge(seconds, num_devices, price)
 
     def write_scores(self, operation: Evaluation, scores: AnswerScores) -> None:
         """Store the answers, for readers and for the next attempt."""
@@ -163,6 +191,10 @@ class _ModelEvaluator:
         self._refusal: EngineRefused | None = None
         self._written_at = time.monotonic()
 
+    @property
+    def charge(self) -> outcome.Charge:
+        return self._handler.charge_of(self._asker.seconds)
+
     def evaluate(self, model: EvaluatedModel) -> None:
         scores = self._scores.by_model.setdefault(model.model, [])
         while len(scores) < len(self._rows):
@@ -173,6 +205,9 @@ class _ModelEvaluator:
             for row, answer in zip(rows, answers, strict=True):
                 self._heartbeat()
                 scores.append(self._graded(row, answer))
+                if model == self._plan.models[-1] and isinstance(answer, str):
+                    self._rank(len(scores) - 1, answer)
+            self._check_budget()
             if time.monotonic() > self._written_at + WRITTEN_EVERY_SECONDS:
                 self._write()
 
@@ -193,6 +228,24 @@ class _ModelEvaluator:
             return None
         return [grade(grader, row.item, answer) for grader in self._plan.graders]
 
+    def _rank(self, row: int, answer: str) -> None:
+        """Keep the last model's answer if it is among the best or the worst of those that every
+        model gave.
+        """
+        scores = [self._scores.by_model[model.model][row] for model in self._plan.models]
+        if scores[-1] is not None and None not in scores:
+            answered = RankedAnswer(row=row, scores=scores[-1], answer=answer)
+            self._scores.ranked = rank(self._scores.ranked, answered)
+
+    def _check_budget(self) -> None:
+        """Raise `PermanentError` where the answers cost more than the job's budget leaves."""
+        cap = self._plan.max_cost_usd
+        if cap is not None and self.charge.cost > cap:
+            raise PermanentError(
+                "budget_exhausted",
+                f"The ${cap} that the job's budget left are used up before the last answer.",
+            )
+
     def _write(self) -> None:
         self._handler.write_scores(self._operation, self._scores)
         self._written_at = time.monotonic()
@@ -206,10 +259,10 @@ def _records(
     path: Path, lines: frozenset[int] | None, heartbeat: Heartbeat
 ) -> Iterator[tuple[int, Parsed]]:
     """Yield the good records of a file; with `lines`, those on them."""
-    for line, outcome in read_records(lines_of_file(path)):
+    for line, record in read_records(lines_of_file(path)):
         heartbeat()
-        if isinstance(outcome, Parsed) and (lines is None or line in lines):
-            yield line, outcome
+        if isinstance(record, Parsed) and (lines is None or line in lines):
+            yield line, record
 
 
 def _check_templates(

@@ -48,7 +48,7 @@ def list_jobs(
     suffix = Column("suffix", "shortened")
     client.out.page(
         page,
-        ("id", "status", "done", suffix, "cost", "created", "model"),
+        ("id", "status", "done", suffix, "cost", "created", "model", "against base"),
         (_row(job) for job in page["data"]),
         "There are no such jobs; `falqon jobs create` makes one.",
     )
@@ -141,6 +141,7 @@ def _row(job: Json) -> tuple[object, ...]:
         text.cost_so_far(job),
         text.moment(job["created_at"]),
         job["model"],
+        text.verdict(job),
     )
 
 

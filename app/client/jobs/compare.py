@@ -56,6 +56,7 @@ def _results(jobs: list[Json]) -> Iterator[tuple[object, ...]]:
     for name in ("valid_loss", "train_loss"):
         words = {"valid_loss": "last validation loss", "train_loss": "training loss"}[name]
         yield words, *(text.loss((job.get("progress") or {}).get(name)) for job in jobs)
+    yield "against base", *map(text.verdict, jobs)
     yield "done", *map(text.done, jobs)
     yield "cost", *map(text.cost_so_far, jobs)
     yield "time", *(text.duration(job["execution_seconds"]) for job in jobs)

@@ -30,6 +30,7 @@ def show_estimate(client: Client, estimate: Json) -> None:
                     for name in ("expected", "low", "high")
                 )
             ),
+            "evaluation": _evaluation(estimate),
             "memory": f"{memory} on {estimate['device']}",
             "cheapest device": _of_several(estimate, "cheapest_device"),
             "fastest device": _of_several(estimate, "fastest_device"),
@@ -51,6 +52,15 @@ def _records(estimate: Json) -> str:
     num_checked = estimate.get("num_validation_records")
     checked = "" if num_checked is None else f", {num_checked:,} to check"
     return f"{estimate['num_records']:,} to train{checked}"
+
+
+def _evaluation(estimate: Json) -> str:
+    """Say what the evaluation after the training costs beside it; an older service knows none."""
+    evaluation = estimate.get("evaluation")
+    if not evaluation:
+        return ""
+    cost = text.usd_at(evaluation["cost"], estimate["cost"].get("usd_per_device_hour"))
+    return f"{cost} more, {evaluation['num_rows']:,} rows against the base"
 
 
 def _overhead(estimate: Json) -> str:

@@ -7,22 +7,18 @@ from starlette.responses import RedirectResponse
 
 from app.base.errors import ApiError, InvalidRequest
 from app.evaluations import service as evaluations
+from app.evaluations.automatic import GRADERS
 from app.evaluations.schemas import EvaluationRequest
 from app.exports import service as exports
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service
 from app.jobs.checkpoints import checkpoint_name
 from app.models.falqon_options import Budget
-from app.models.graders import AnyGrader, StringCheck, TextSimilarity
 from app.web.forms import InvalidForm, notify_refusals, parse_form, redirect_to
 from app.web.pages.job import show_job
 from app.web.session import notify
 from app.web.visitor import FORM_SCRIPT, PageRouter, WritingVisitor
 
-GRADERS: list[AnyGrader] = [
-    StringCheck(type="string_check", name="same", operation="eq"),
-    TextSimilarity(type="text_similarity", name="fuzzy_match", evaluation_metric="fuzzy_match"),
-]
 USED_UP = "The budget is used up: write a higher cap, or leave its field empty for none."
 Back = Annotated[str, Form()]
 

@@ -63,6 +63,7 @@ def _list_page(
         present = jobs.present(session, caller.project_id, job_ids) | models.present(
             session, caller.project_id, base_ids
         )
+        verdicts = jobs.verdicts(session, caller.project_id, job_ids)
         is_new = not own.models and not (
             search and models.newest(session, caller.project_id, limit=1).models
         )
@@ -84,6 +85,7 @@ def _list_page(
         bases=bases.models,
         q=q,
         present=present,
+        verdicts=verdicts,
         is_new=is_new,
         imports=imports,
         are_pending=any(item.status == "in_progress" for item in imports),

@@ -91,9 +91,10 @@ def test_limits_are_set_changed_and_taken_away(falqon: Falqon) -> None:
         "2",
         "--unlimited",
         "requests-per-minute",
+        "--no-evaluate",
         "--json",
     )
-    expected = project | {"max_live_jobs": 2, "requests_per_minute": None}
+    expected = project | {"max_live_jobs": 2, "requests_per_minute": None, "evaluate": False}
     assert json.loads(changed.stdout) == expected
     limits = facts(falqon("projects", "show", project["id"]).stdout)
     assert {
@@ -101,6 +102,7 @@ def test_limits_are_set_changed_and_taken_away(falqon: Falqon) -> None:
         "max live jobs": "2",
         "max device hours": "1.5",
         "used: live jobs": "0",
+        "evaluates jobs": "no",
     }.items() <= limits.items()
     assert "requests per minute" not in limits
     both = falqon(

@@ -7,16 +7,17 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 from typer.testing import CliRunner, Result
 
 from app.base.database import now_plus
 from app.cli import app
-from app.models import Artifact, Engine, Evaluation, Job, JobStatus, Model
+from app.models import Artifact, Engine, Evaluation, Job, JobStatus, Model, PriceOverride, UsageDay
 from app.operations import claims
 from falqon_core.contract.config import Recipe
 from tests.support.api import Api, Tenant
@@ -40,6 +41,7 @@ assert len(pathlib.Path(config["train_file"]).read_text().splitlines()) == 12
 assert config["recipe"]["validation_fraction"] == 0.25
 print([2, 5, 9])
 """
+WEBHOOK = "fine_tuning.job.evaluation.finished"
 QUESTIONS = ["Two?", "And?", "Who?", "Why?", "Where?"]
 
 
@@ -88,6 +90,11 @@ def read(tenant: Tenant, job_id: str, evaluation_id: str) -> dict[str, Any]:
     return evaluation
 
 
+def usage(api: Api, job_id: str) -> list[UsageDay]:
+    with api.database.read() as session:
+        return list(session.scalars(select(UsageDay).where(UsageDay.job_id == job_id)))
+
+
 @pytest.fixture
 def shutting_down() -> Iterator[threading.Event]:
     event = threading.Event()
@@ -101,6 +108,16 @@ def handler(api: Api, shutting_down: threading.Event) -> EvaluationHandler:
     return EvaluationHandler(
         WorkerContext(settings, api.database, api.storage, "evaluates", shutting_down)
     )
+
+
+@pytest.fixture
+def expensive(api: Api) -> Iterator[None]:
+    """A device of which a second costs a dollar."""
+    with api.database.transaction() as session:
+        session.add(PriceOverride(device="cpu", usd_per_device_hour="3600", source="ours"))
+    yield
+    with api.database.transaction() as session:
+        session.execute(delete(PriceOverride))
 
 
 def test_the_model_and_its_base_answer_the_same_rows(
@@ -125,6 +142,74 @@ def test_the_model_and_its_base_answer_the_same_rows(
         "p_value": 1,
         "verdict": "no_clear_difference",
     }
+
+
+@pytest.mark.usefixtures("expensive")
+def test_the_job_has_the_verdict_the_event_the_webhook_and_the_cost(
+    api: Api, tenant: Tenant, handler: EvaluationHandler
+) -> None:
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows(*QUESTIONS)))
+    endpoint = {"url": "https://hooks.example.com", "event_types": [WEBHOOK]}
+    hook = tenant.http.post("/v1/webhook_endpoints", json=endpoint).raise_for_status().json()["id"]
+    evaluation_id = ask(tenant, job_id)
+    handler.poll()
+
+    job = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+    sentence = "No clear difference from the base: 1.00 against 1.00 by not (5 rows, p = 1.000)."
+    assert job["verdict"] == {
+        "evaluation_id": evaluation_id,
+        "verdict": "no_clear_difference",
+        "sentence": sentence,
+        "short": "no clear difference: 100 % vs 100 %, p = 1.000",
+    }
+    event = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}/events").json()["data"][0]
+    data = {"event": "evaluation.finished", "evaluation": evaluation_id, "status": "completed"}
+    assert (event["message"], event["level"], event["data"]) == (sentence, "info", data)
+    deliveries = tenant.http.get(f"/v1/webhook_endpoints/{hook}/deliveries").json()["data"]
+    assert [delivery["event_type"] for delivery in deliveries] == [WEBHOOK]
+
+    done = read(tenant, job_id, evaluation_id)
+    assert Decimal(done["cost"]) > 0
+    assert job["cost"]["accrued"] == done["cost"]
+    assert [day.cost for day in usage(api, job_id)] == [Decimal(done["cost"])]
+    assert done["result"]["best"][0] == {
+        "line": 1,
+        "prompt": "Two?",
+        "expected": "four",
+        "answer": done["result"]["best"][0]["answer"],
+        "scores": [0, 1],
+    }
+    assert [example["line"] for example in done["result"]["worst"]] == [5, 4]
+
+
+def test_a_failed_evaluation_is_an_event_and_costs_nothing(
+    api: Api, tenant: Tenant, handler: EvaluationHandler
+) -> None:
+    job_id = a_job(api, tenant)
+    ask(tenant, job_id, file=tenant.upload(b'{"text": "Once upon a time"}\n' * 3))
+    handler.poll()
+    job = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+    assert (job["status"], job["verdict"]) == ("succeeded", None)
+    event = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}/events").json()["data"][0]
+    assert (event["level"], event["data"]["code"]) == ("warn", "no_rows_to_ask")
+    assert event["message"].startswith("The evaluation has failed: ")
+    assert usage(api, job_id) == []
+
+
+@pytest.mark.usefixtures("expensive")
+def test_an_evaluation_that_nobody_asked_for_stays_within_the_budget(
+    api: Api, tenant: Tenant, handler: EvaluationHandler
+) -> None:
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows(*QUESTIONS)))
+    evaluation_id = ask(tenant, job_id)
+    with api.database.transaction() as session:
+        evaluation = session.get_one(Evaluation, evaluation_id)
+        capped = evaluation.plan.model_copy(update={"max_cost_usd": Decimal("0.0001")})
+        evaluation.plan = capped
+    handler.poll()
+    failed = read(tenant, job_id, evaluation_id)
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "budget_exhausted")
+    assert failed["cost"] is None
 
 
 def test_the_newest_evaluation_is_downloaded_with_the_model(
@@ -314,12 +399,17 @@ def test_from_the_command_line(
     summary, head, first, *_, note = done.stdout.splitlines()
     assert (
         summary
-        == "No clear difference from the base: 0.00 against 0.00 by same (3 rows, p = 1.000)."
+        == "No clear difference from the base: 1.00 against 1.00 by not (3 rows, p = 1.000)."
     )
     assert head.split() == ["model", "grader", "mean", "above", "base", "p"]
     assert first.split() == [BASE, "(base)", "same", "0.000", "±", "0.000"]
     assert "no clear difference" in done.stdout
     assert note == "3 rows; ± is the standard error."
+
+    shown = falqon(tenant, job_id, *options, "--answers").stdout
+    assert "Best answers, 1: line 1, same 0.00, not 1.00" in shown
+    assert "Worst answers" not in shown, "three rows have three best ones"
+    assert "expected  four" in shown
 
     later = json.loads(falqon(tenant, job_id, "--no-wait", "--json").stdout)
     assert [grader["name"] for grader in later["graders"]] == ["same", "fuzzy_match"]

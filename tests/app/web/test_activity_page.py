@@ -128,6 +128,7 @@ FORMS = {
     "/workers/engines/unload": Form("engine.deleted", an_engine, sends=("model",)),
     "/settings/projects": Form("project.created", fields={"name": "made"}),
     "/settings/projects/{project_id}": Form("project.updated", a_project, {"name": "renamed"}),
+    "/settings/projects/{project_id}/evaluation": Form("project.updated", a_project),
     "/settings/projects/{project_id}/limits": Form("project.updated", a_project, {"weight": "2"}),
     "/settings/projects/{project_id}/archive": Form("project.archived", a_project),
     "/answers/files": Form("file.created", an_answer),

@@ -3,11 +3,14 @@
 from typing import Any
 
 import httpx
+from sqlalchemy import update
 
 from app.base.ids import new_id
-from app.models import Evaluation, OperationStatus, Scope
+from app.jobs import service as jobs
+from app.models import Evaluation, Job, Model, OperationStatus, Scope
 from app.models.evaluation import EvaluatedModel, EvaluationPlan, EvaluationResult
 from app.models.graders import StringCheck
+from app.models.job_verdict import JobVerdict
 from tests.contract.access_objects import a_job_to_evaluate, an_ended_job
 from tests.support.api import Tenant
 from tests.support.pages import SAME_SITE, token
@@ -56,7 +59,11 @@ def test_the_page_says_plainly_what_is_worse(browser: httpx.Client, tenant: Tena
     models = [
         model.model_dump() | {"scores": [row]} for model, row in zip(MODELS, scores, strict=True)
     ]
-    result = EvaluationResult.model_validate({"rows": 7, "rows_left_out": 2, "models": models})
+    example = {"line": 3, "prompt": "<b>", "expected": "<i>", "answer": "", "scores": [0.25]}
+    result = EvaluationResult.model_validate(
+        {"rows": 7, "rows_left_out": 2, "models": models}
+        | {"best": [example], "worst": [example | {"line": 5, "answer": "<u>"}]}
+    )
     add(tenant, job_id, status=OperationStatus.COMPLETED, num_rows=9, num_answers=27, result=result)
     page = browser.get(f"/jobs/{job_id}").text
     for words in (
@@ -69,8 +76,35 @@ def test_the_page_says_plainly_what_is_worse(browser: httpx.Client, tenant: Tena
         '<strong class="error">worse than base</strong> <span class="faint">(p = 0.004)',
         "better than base",
         "7 rows, 2 left out",
+        "Line 3 · &lt;same&gt; 0.25",
+        '<p class="text said" data-role="user">&lt;b&gt;</p>',
+        "(nothing)",
+        "&lt;i&gt;",
+        "&lt;u&gt;",
     ):
         assert words in page
+
+
+def test_the_verdict_stands_wherever_jobs_and_models_are_compared(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    job_id, other_id = a_job_to_evaluate(tenant)["job_id"], tenant.job().id
+    verdict = JobVerdict(
+        evaluation_id="eval-x", verdict="better", sentence="Better <here>.", short="better <here>"
+    )
+    with tenant.api.database.transaction() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(verdict=verdict))
+        model_id = session.get_one(Job, job_id).fine_tuned_model_id
+        session.execute(update(Model).where(Model.id == model_id).values(job_id=job_id))
+    short = '<span title="Better &lt;here&gt;.">better &lt;here&gt;</span>'
+    for path in ("/", "/models", f"/compare?job={job_id}&job={other_id}"):
+        assert short in browser.get(path).text, path
+    for path in (f"/jobs/{job_id}", f"/models/{model_id}"):
+        assert "Better &lt;here&gt;.</a>" in browser.get(path).text, path
+    stranger = Tenant(tenant.api)
+    with tenant.api.database.read() as session:
+        assert jobs.verdicts(session, tenant.project_id, [job_id]) == {job_id: verdict}
+        assert jobs.verdicts(session, stranger.project_id, [job_id]) == {}
 
 
 def test_an_evaluation_of_an_ended_job_is_polled(browser: httpx.Client, tenant: Tenant) -> None:

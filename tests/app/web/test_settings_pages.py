@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from app.base.ids import new_id
-from app.models import Scope
+from app.models import Project, Scope
 from tests.contract.access_objects import a_delivery
 from tests.support.api import Api, Tenant, installation_admin
 from tests.support.pages import SAME_SITE, token
@@ -17,6 +17,7 @@ SECRET = r"ft_live_[A-Za-z0-9_-]+"
 CHANGES = {
     "/settings/projects": Scope.ADMIN,
     "/settings/projects/{project}": Scope.ADMIN,
+    "/settings/projects/{project}/evaluation": Scope.ADMIN,
     "/settings/projects/{project}/limits": Scope.ADMIN,
     "/settings/projects/{project}/answers": Scope.ADMIN,
     "/settings/projects/{project}/answers/off": Scope.ADMIN,
@@ -182,6 +183,25 @@ def test_the_admin_of_a_project_sees_that_project_only(admin: Browser, tenant: T
         "The project has its new name"
         in admin.post(f"/settings/projects/{tenant.project_id}", name="renamed").text
     )
+
+
+def test_the_admin_of_a_project_decides_whether_its_jobs_are_evaluated(
+    admin: Browser, tenant: Tenant
+) -> None:
+    path = f"/settings/projects/{tenant.project_id}"
+    box = '<input type="checkbox" name="evaluate" value="yes"'
+    assert f"{box} checked>" in admin.get(path).text
+    assert "are not evaluated by themselves" in admin.post(f"{path}/evaluation").text
+    assert f"{box}>" in admin.get(path).text
+    assert (
+        "Jobs that begin from now on are evaluated"
+        in admin.post(f"{path}/evaluation", evaluate="yes").text
+    )
+    other = Tenant(tenant.api)
+    admin.post(f"/settings/projects/{other.project_id}/evaluation")
+    with tenant.api.database.read() as session:
+        assert session.get_one(Project, other.project_id).evaluate
+        assert session.get_one(Project, tenant.project_id).evaluate
 
 
 def test_usage_stands_beside_the_quota(admin: Browser, tenant: Tenant) -> None:

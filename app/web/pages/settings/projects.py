@@ -72,6 +72,21 @@ def change_project(
     return _project_page(services, request, caller, project_id, form)
 
 
+@router.change("/projects/{project_id}/evaluation")
+def choose_evaluation(
+    services: ServicesDep,
+    request: Request,
+    caller: AdminVisitor,
+    project_id: str,
+    evaluate: Annotated[bool, Form()] = False,
+) -> Response:
+    with notify_refusals(request):
+        service.change_project(services, caller, project_id, ProjectChange(evaluate=evaluate))
+        outcome = "are evaluated" if evaluate else "are not evaluated by themselves"
+        notify(request, f"Jobs that begin from now on {outcome}.")
+    return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
+
+
 @router.change("/projects/{project_id}/limits")
 def limit_project(
     services: ServicesDep,

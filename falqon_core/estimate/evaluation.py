@@ -1,0 +1,67 @@
+"""Time and cost of the evaluation that follows a training: the model and its base answer the rows
+that were held out.
+
+Without measurements, an answer takes as long as a device needs to read the weights once for each of
+its tokens, a few answers at a time. Not measured: the rates of memory below.
+"""
+
+from decimal import Decimal
+from typing import Annotated, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.prices import Price, dollars
+
+MAX_ROWS = 200
+MAX_TOKENS = 256  # of an answer; a base model often uses all of them
+NUM_MODELS = 2
+BYTES_PER_SECOND = {"cpu": 1e10, "gpu": 1e12}
+LEAST_TOKEN_SECONDS = 0.002
+ANSWERS_AT_ONCE = 2
+PLACES = Decimal("0.0001")
+
+
+class EvaluationEstimate(BaseModel):
+    """Evaluation that follows the training by itself."""
+
+    model_config = ConfigDict(frozen=True)
+
+    num_rows: Annotated[int, Field(description="rows that the model and its base answer")]
+    seconds: Annotated[float, Field(description="time in which they answer")]
+    cost: Decimal
+
+
+class AnswerRate(NamedTuple):
+    """What an answer took and cost in earlier evaluations of models of one base."""
+
+    seconds: float
+    cost: Decimal
+
+
+def estimate_evaluation(
+    dimensions: ModelDimensions,
+    num_rows: int,
+    tokens_per_row: float,
+    device: str,
+    price: Price | None,
+    num_devices: int,
+    measured: AnswerRate | None = None,
+) -> EvaluationEstimate:
+    """Estimate an evaluation on so many held-out rows. `price`: None for an engine of the
+    operator's own, which is not charged.
+    """
+    num_rows = min(num_rows, MAX_ROWS)
+    num_answers = NUM_MODELS * num_rows
+    if measured is not None:
+        cost = (measured.cost * num_answers).quantize(PLACES)
+        return EvaluationEstimate(
+            num_rows=num_rows, seconds=measured.seconds * num_answers, cost=cost
+        )
+    kind = "cpu" if device == "cpu" else "gpu"
+    weights = 2 * dimensions.num_parameters / BYTES_PER_SECOND[kind]
+    expected_tokens = min(MAX_TOKENS, tokens_per_row / 2)
+    tokens = (expected_tokens + MAX_TOKENS) / NUM_MODELS
+    seconds = num_answers * tokens * max(weights, LEAST_TOKEN_SECONDS) / ANSWERS_AT_ONCE
+    cost = dollars(price.usd_per_device_hour * num_devices, seconds) if price else Decimal(0)
+    return EvaluationEstimate(num_rows=num_rows, seconds=seconds, cost=cost)
