@@ -47,6 +47,7 @@ from app.web.job_header import (
     seconds_of_budget,
     waited_seconds,
 )
+from app.web.job_stages import is_exporting, stages_of
 from app.web.model_view import commands
 from app.web.text import job_name, state
 from falqon_core.records.jsonl import RecordError
@@ -60,7 +61,7 @@ OUTLINE_POINTS = 200  # Points of the curve that is drawn without scripts.
 # The parts of the page that a stream replaces. Progress is cheap to read and changes with every
 # step; the rest when something happened.
 PROGRESS_PARTS = ("title", "actions", "progress", "cost", "log")
-RESULT_PARTS = ("marks", "attempts", "samples", "checkpoints", "evaluations", "artifacts")
+RESULT_PARTS = ("stages", "marks", "attempts", "samples", "checkpoints", "evaluations", "artifacts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +121,7 @@ def progress_context(
         "key_name": key_name,
         "state": state(row),
         "tab_title": tab_title(row),
+        "is_exporting": is_exporting(row),
         "is_live": row.status in LIVE,
         "has_ended": row.status in TERMINAL,
         "may": _possible(row),
@@ -150,6 +152,7 @@ def results_context(session: Session, caller: Caller, job: Job, origin: str) -> 
         "lines": lines(messages),
         "older_than": older_than,
         "spans": spans,
+        "stages": stages_of(job, spans[-1].attempt if spans else None, messages),
         "marks": marks_of(spans, checkpoints),
         "prompts": answered(history.list_prompts(messages, effective)),
         "checkpoints": _checkpoint_rows(session, job, model_id, checkpoints),
