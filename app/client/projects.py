@@ -103,8 +103,8 @@ def change_project(
     max_live_jobs: MaxLiveJobs = None,
     max_storage_bytes: MaxStorageBytes = None,
     max_device_hours: MaxDeviceHours = None,
+    max_running_gpus: MaxRunningGpus = None,
     unlimited: Annotated[list[Unlimited], option(help="Remove this limit; may be repeated.")] = [],  # noqa: B006
-MaxRunningGpus = Annotated[int | None, option(help="Maximum GPUs of running jobs.")]
 ) -> None:
     """Change the name or limits of a project; what is not given stays."""
     changes = _limits(
