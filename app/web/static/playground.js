@@ -200,7 +200,11 @@ if (root) {
   showCode();
   settings.addEventListener("submit", (event) => event.preventDefault());
   for (const part of [settings, message]) part.addEventListener("input", keep);
-  choice.addEventListener("change", showCode);
+  choice.addEventListener("change", () => {
+    const address = `/playground?${new URLSearchParams(new FormData(choice))}`;
+    history.replaceState(history.state, "", address); // at once: a reload may come before an answer
+    showCode();
+  });
   message.addEventListener("keydown", onKey);
   question.addEventListener("submit", (event) => {
     event.preventDefault();
