@@ -67,9 +67,7 @@ def _print_version(is_asked_for: bool) -> None:
 def falqon(
     version: Annotated[
         bool,
-        typer.Option(
-            "--version", help="Print the version and end.", callback=_print_version, is_eager=True
-        ),
+        typer.Option("--version", help="Show the version.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     """A self-hosted fine-tuning service."""
@@ -81,10 +79,10 @@ def up(
     port: FixedPort = 8000,
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder of all data of the service. Default: FALQON_DATA_DIR or .falqon"),
+        typer.Option(help="Data folder. Default: FALQON_DATA_DIR or .falqon"),
     ] = None,
     allow_remote: Annotated[
-        bool, typer.Option("--allow-remote", help="Permit a --host that other machines can reach.")
+        bool, typer.Option("--allow-remote", help="Permit a --host reachable from other machines.")
     ] = False,
 ) -> None:
     """Run the whole service here: Valkey, API, a worker for jobs on each card, one for files."""
@@ -149,7 +147,7 @@ def check() -> None:
 def doctor(
     model: Annotated[
         Path | None,
-        typer.Option(help="Model folder whose sizes are tried. Default: those of Llama-7B"),
+        typer.Option(help="Model folder for the layer sizes. Default: Llama-7B"),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print all rows as JSON.")] = False,
 ) -> None:
@@ -195,7 +193,7 @@ def worker(
         str | None,
         typer.Option(
             metavar="0,1",
-            help="Cards, or slots of a CPU, that its jobs may have. Default: FALQON_CARDS or all",
+            help="Cards or CPU slots for its jobs. Default: FALQON_CARDS or all",
         ),
     ] = None,
 ) -> None:

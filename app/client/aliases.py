@@ -12,17 +12,17 @@ from app.client.errors import Misused
 
 ALIASES_PATH = "/aliases"
 
-app = typer.Typer(no_args_is_help=True, help="Names that stand for models.")
+app = typer.Typer(no_args_is_help=True, help="Model names: aliases for models.")
 
 Name = Annotated[str, argument(metavar="NAME", help="Such as gpt-4o-mini or an old ft: name.")]
 Everywhere = Annotated[
-    bool, option("--everywhere", help="The name of every project; needs the installation's admin.")
+    bool, option("--everywhere", help="For every project; needs the installation's admin.")
 ]
 
 
 @command(app, "list", "falqon aliases list")
 def list_aliases(client: Client) -> None:
-    """Show the names that the project may use."""
+    """Show the model names of the project."""
     page = client.api.get(ALIASES_PATH)
     rows = (
         (
@@ -52,7 +52,7 @@ def set_alias(
     ],
     everywhere: Everywhere = False,
 ) -> None:
-    """Let a name stand for a model from now on, or for several."""
+    """Point a name at one model, or split its requests among several."""
     body = {"name": name, "models": [_target(each) for each in models]}
     alias = client.api.post(ALIASES_PATH + _scope(everywhere), body)
     client.out.show(alias, _sentence(alias))
@@ -65,7 +65,7 @@ def roll_back(
     version: Annotated[int | None, option(help="Default: the version before.")] = None,
     everywhere: Everywhere = False,
 ) -> None:
-    """Put the version before in force again."""
+    """Restore the previous version of a name."""
     body = {} if version is None else {"version": version}
     alias = client.api.post(_path(name, "/rollback", everywhere), body)
     client.out.show(alias, _sentence(alias))
@@ -80,7 +80,7 @@ def delete_alias(client: Client, name: Name, everywhere: Everywhere = False) -> 
 
 @command(app, "versions", "falqon aliases versions support")
 def list_versions(client: Client, name: Name, everywhere: Everywhere = False) -> None:
-    """Show what a name stood for, newest first."""
+    """Show the versions of a name, newest first."""
     page = client.api.get(_path(name, "/versions", everywhere))
     rows = (
         (each["version"], _models(each), text.moment(each["created_at"]), each["key_id"])
@@ -93,7 +93,7 @@ def list_versions(client: Client, name: Name, everywhere: Everywhere = False) ->
 def show_usage(
     client: Client, name: Name, days: Annotated[int, typer.Option(help="At most 90.")] = 7
 ) -> None:
-    """Show the project's requests that named an alias, by day and model."""
+    """Show requests per name, day and model."""
     page = client.api.get(_path(name, "/usage", False), {"days": days})
     rows = (
         (

@@ -35,18 +35,16 @@ class AnswerPart:
 def chat(
     client: Client,
     model: Annotated[str, argument(metavar="MODEL")],
-    system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What the model is told first.")
-    ] = None,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.")] = None,
     once: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Ask this, print the answer and end.")
+        str | None, typer.Option(metavar="TEXT", help="Ask one question and exit.")
     ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="0 for the same answer each time.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Of each answer.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Maximum tokens per answer.")] = None,
 ) -> None:
-    """Talk to a model; Ctrl-C ends an answer, Ctrl-D leaves. With --once, or a question on stdin,
+    """Talk to a model: Ctrl-C ends an answer, Ctrl-D exits. With --once, or a question on stdin,
     the answer alone is printed.
     """
     options = {"model": model, "temperature": temperature, "max_tokens": max_tokens}

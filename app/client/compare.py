@@ -26,26 +26,26 @@ GOES_ON = {"validating_files", "queued", "running"}
 
 def compare(
     client: Client,
-    model: Annotated[str, option(help="What all jobs start from.")],
+    model: Annotated[str, option(help="Base model of all jobs.")],
     file: Annotated[
         str, option(help="Training data: the id of a file, or a path that is uploaded first.")
     ],
-    validation: Annotated[str | None, option(help="Likewise, to compare the methods on.")] = None,
-    methods: Annotated[
-        str, typer.Option(help="Names of methods with commas between them, or all.")
-    ] = "all",
+    validation: Annotated[
+        str | None, option(help="Validation data for the comparison: a file id or a path.")
+    ] = None,
+    methods: Annotated[str, typer.Option(help="Comma-separated methods, or all.")] = "all",
     objective: Annotated[
         str, typer.Option(metavar="OBJECTIVE", help="supervised, or dpo for preference records.")
     ] = "supervised",
-    seeds: Annotated[int, typer.Option(min=1, help="Jobs of each method: seeds 0, 1, …")] = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per method: 0, 1, …")] = 1,
     learning_rate: Annotated[
         list[str],
-        option(metavar="METHOD=RATE", help="In the place of a method's own rate; may be repeated."),
+        option(metavar="METHOD=RATE", help="Learning rate for one method; may be repeated."),
     ] = [],  # noqa: B006
     rate_factors: Annotated[
         str,
         typer.Option(
-            metavar="FACTOR,…", help="Jobs of each method: at its rate times each of these."
+            metavar="FACTOR,…", help="Learning rate factors; one job per method and factor."
         ),
     ] = "1",
     settings: Annotated[
@@ -53,12 +53,12 @@ def compare(
         option(
             "--set",
             metavar="KEY=VALUE",
-            help="Any field of `falqon`, for all methods that have it; may be repeated.",
+            help="Any field of `falqon`, for all methods with it; may be repeated.",
         ),
     ] = [],  # noqa: B006
-    name: Annotated[str | None, option(help="Of the study.")] = None,
+    name: Annotated[str | None, option(help="Name of the study.")] = None,
     watch: Annotated[bool, typer.Option("--watch", help="Follow the jobs to their end.")] = False,
-    output: Annotated[Path | None, option(help="Write the table there, .md or .csv.")] = None,
+    output: Annotated[Path | None, option(help="Table file to write, .md or .csv.")] = None,
 ) -> None:
     """Train the same data with several methods, and compare them in one table."""
     if output is not None and output.suffix not in (".md", ".csv"):

@@ -25,7 +25,7 @@ UNSAFE_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
 
 def download(
     client: Client,
-    model: Annotated[str, argument(help="As `falqon models list` names it.")],
+    model: Annotated[str, argument(help="Name, as in `falqon models list`.")],
     output: Annotated[
         Path | None, option(help="Folder to write to. Default: one named after the model.")
     ] = None,

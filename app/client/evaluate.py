@@ -46,20 +46,18 @@ def evaluate(
             "repeated."
         ),
     ] = ["same", "fuzzy_match"],  # noqa: B006
-    file: Annotated[
-        str | None, option(help="Id of a file of rows; else what the job held out.")
-    ] = None,
+    file: Annotated[str | None, option(help="File id. Default: the job's held-out rows.")] = None,
     checkpoint: Annotated[
-        list[int], option(help="Step of a checkpoint to ask, too; may be repeated.")
+        list[int], option(help="Also evaluate the checkpoint of this step; may be repeated.")
     ] = [],  # noqa: B006
-    rows: Annotated[int, typer.Option(help="Most rows to ask.")] = 200,
-    max_tokens: Annotated[int, typer.Option(help="Of each answer.")] = 256,
+    rows: Annotated[int, typer.Option(help="Maximum number of rows.")] = 200,
+    max_tokens: Annotated[int, typer.Option(help="Maximum tokens per answer.")] = 256,
     answers: Annotated[
-        bool, typer.Option("--answers", help="Show the best and the worst answers, too.")
+        bool, typer.Option("--answers", help="Also show the best and the worst answers.")
     ] = False,
     wait: Annotated[bool, typer.Option(help="Wait until it is done; exit 1 if that fails.")] = True,
 ) -> None:
-    """Have a job's model and its base answer rows that were not trained on, and compare them."""
+    """Compare a fine-tuned model with its base on held-out data."""
     body: Json = {
         "graders": [each for name in grader for each in _graders(name)],
         "checkpoints": checkpoint,

@@ -89,12 +89,12 @@ def report_file(
     client: Client,
     file_id: FileId,
     model: Annotated[
-        str | None, option(help="Also count its tokens for this model, waiting for the result.")
+        str | None, option(help="Also count tokens for this model, and wait for the result.")
     ] = None,
     max_seq_length: Annotated[int | None, option(help="As in the job; with --model.")] = None,
     validation_file: Annotated[
         str | None,
-        option(metavar="FILE", help="Also find records that are in this file too; with --model."),
+        option(metavar="FILE", help="Also find records shared with this file; with --model."),
     ] = None,
     chat_template_kwargs: Annotated[
         str | None,
@@ -138,7 +138,7 @@ def download_file(
     client: Client,
     file_id: FileId,
     output: Annotated[
-        Path | None, option(help="Where to write it. Default: its own name, here.")
+        Path | None, option(help="Output file. Default: its own name, in this folder.")
     ] = None,
 ) -> None:
     """Download the bytes of a file."""

@@ -31,9 +31,9 @@ Project = Annotated[str | None, option(help="Default: the project of your own ke
 @command(app, "create", "falqon keys create laptop --scope read --expires-in-days 90")
 def create_key(
     client: Client,
-    name: Annotated[str, argument(help="What the key is for.")],
+    name: Annotated[str, argument(help="Purpose of the key.")],
     scope: Annotated[
-        KeyScope, typer.Option(help="Each includes those before it.")
+        KeyScope, typer.Option(help="Scope; each includes those before it.")
     ] = KeyScope.WRITE,
     project: Project = None,
     expires_in_days: Annotated[int | None, option(metavar="DAYS", help="Default: never.")] = None,

@@ -8,9 +8,7 @@ from app.client.api import Json, segment
 from app.client.command import Client, argument, command
 from app.client.exports import export_model
 
-app = typer.Typer(
-    no_args_is_help=True, help="Base models, and the models that jobs made from them."
-)
+app = typer.Typer(no_args_is_help=True, help="Base models and fine-tuned models.")
 
 ModelId = Annotated[str, argument(metavar="MODEL")]
 

@@ -15,11 +15,11 @@ app = typer.Typer(
 
 ProjectId = Annotated[str, argument(metavar="PROJECT")]
 Weight = Annotated[int | None, option(help="Share of the machines, relative to other projects.")]
-RequestsPerMinute = Annotated[int | None, option(help="Limit of each key.")]
-MaxLiveJobs = Annotated[int | None, option(help="Limit of jobs that have not ended.")]
-MaxStorageBytes = Annotated[int | None, option(help="Limit of files and models together.")]
-MaxDeviceHours = Annotated[float | None, option(help="Limit in a calendar month.")]
-MaxRunningGpus = Annotated[int | None, option(help="Limit of GPUs that running jobs hold.")]
+RequestsPerMinute = Annotated[int | None, option(help="Requests per minute and key.")]
+MaxLiveJobs = Annotated[int | None, option(help="Maximum unfinished jobs.")]
+MaxStorageBytes = Annotated[int | None, option(help="Maximum bytes of files and models.")]
+MaxDeviceHours = Annotated[float | None, option(help="Maximum device hours per calendar month.")]
+MaxRunningGpus = Annotated[int | None, option(help="Maximum GPUs of running jobs.")]
 
 
 LIMITS = (
@@ -105,12 +105,9 @@ def change_project(
     max_device_hours: MaxDeviceHours = None,
     max_running_gpus: MaxRunningGpus = None,
     evaluate: Annotated[
-        bool | None,
-        typer.Option(help="Evaluate each job that held records out, once it has succeeded."),
+        bool | None, typer.Option(help="Evaluate each job with held-out records once it succeeds.")
     ] = None,
-    unlimited: Annotated[
-        list[Unlimited], option(help="Take this limit away; may be repeated.")
-    ] = [],  # noqa: B006
+    unlimited: Annotated[list[Unlimited], option(help="Remove this limit; may be repeated.")] = [],  # noqa: B006
 ) -> None:
     """Change the name or limits of a project; what is not given stays."""
     changes = _limits(

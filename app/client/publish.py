@@ -27,13 +27,11 @@ WHICH_TOKEN = "Set HF_TOKEN to one that may write there, or run `hf auth login`.
 
 def publish(
     client: Client,
-    model: Annotated[str, argument(help="As `falqon models list` names it.")],
-    destination: Annotated[str, argument(help="hf:OWNER/NAME, made if it is not there.")],
+    model: Annotated[str, argument(help="Name, as in `falqon models list`.")],
+    destination: Annotated[str, argument(help="hf:OWNER/NAME, created if missing.")],
     private: Annotated[
         bool,
-        typer.Option(
-            "--private", help="Nobody else may see it; refused where everybody already does."
-        ),
+        typer.Option("--private", help="Publish privately; refused for a public repository."),
     ] = False,
 ) -> None:
     """Upload every file of a model to a Hugging Face hub. Run it again to go on after an

@@ -63,12 +63,18 @@ def _count(page: Json) -> str:
 
 def _row(job: Json) -> tuple[object, ...]:
     progress = job["progress"] or {}
-    eta = progress.get("eta_seconds")
     return (
         job["id"],
         text.done(job),
-        "" if eta is None else text.duration(eta),
+        _time_left(progress),
         text.cost_so_far(job),
         job["suffix"],
         job["model"],
     )
+
+
+def _time_left(progress: Json) -> str:
+    if 0 < progress.get("total_steps", 0) <= progress.get("step", 0):
+        return "merging"
+    eta = progress.get("eta_seconds")
+    return "" if eta is None else text.duration(eta)

@@ -11,9 +11,7 @@ from app.client.command import Client, Limit, argument, command, option
 
 WEBHOOKS_PATH = "/webhook_endpoints"
 
-app = typer.Typer(
-    no_args_is_help=True, help="Addresses that the service tells of what happens to jobs."
-)
+app = typer.Typer(no_args_is_help=True, help="Webhook endpoints for events of jobs.")
 
 EndpointId = Annotated[str, argument(metavar="WEBHOOK")]
 After = Annotated[str | None, option(help="Start after this one.")]
@@ -48,7 +46,7 @@ def add_webhook(
     url: Annotated[str, argument(metavar="URL")],
     event: Annotated[
         list[str],
-        option(help="What it is told of; may be repeated. Default: that a job has ended."),
+        option(help="Event to send; may be repeated. Default: the end of a job."),
     ] = [],  # noqa: B006
     name: Annotated[str | None, option(help="Default: the host of the address.")] = None,
 ) -> None:
@@ -81,7 +79,7 @@ def delete_webhook(client: Client, webhook_id: EndpointId) -> None:
 def enable_webhook(
     client: Client,
     webhook_id: EndpointId,
-    enabled: Annotated[bool, typer.Option("--on/--off", help="Send to it, or no longer.")] = True,
+    enabled: Annotated[bool, typer.Option("--on/--off", help="Enable or disable it.")] = True,
 ) -> None:
     """Send to a webhook again from the next event on, as after it was disabled for failing."""
     endpoint = client.api.post(f"{WEBHOOKS_PATH}/{segment(webhook_id)}", {"enabled": enabled})
@@ -92,7 +90,7 @@ def enable_webhook(
 def send_sample(
     client: Client,
     webhook_id: EndpointId,
-    event: Annotated[str, typer.Option(help="What the sample tells of.")] = (
+    event: Annotated[str, typer.Option(help="Event of the sample.")] = (
         "fine_tuning.job.succeeded"
     ),
 ) -> None:

@@ -16,9 +16,9 @@ app = typer.Typer(
     no_args_is_help=True, help="The installation on this machine, with or without its API running."
 )
 models = typer.Typer(no_args_is_help=True, help="The catalogue of base models.")
-keys = typer.Typer(no_args_is_help=True, help="API keys, for when there is none to make one with.")
+keys = typer.Typer(no_args_is_help=True, help="API keys, also without an existing key.")
 app.add_typer(models, name="models")
-engines = typer.Typer(no_args_is_help=True, help="The models that workers have loaded.")
+engines = typer.Typer(no_args_is_help=True, help="Loaded models.")
 app.add_typer(keys, name="keys")
 app.add_typer(engines, name="engines")
 app.add_typer(worker_tokens.app, name="workers")
@@ -31,7 +31,7 @@ LoadedModel = Annotated[str, typer.Argument(metavar="MODEL", help="As `list` nam
 @models.command("add", epilog="Example: falqon admin models add qwen --source hf:Qwen/Qwen2.5-0.5B")
 def add_model(
     model_id: Annotated[
-        str, typer.Argument(metavar="ID", help="The name that jobs will use; one slash is allowed.")
+        str, typer.Argument(metavar="ID", help="Name for jobs; one slash is allowed.")
     ],
     source: Annotated[
         str, typer.Option(help="A folder, a .gguf file, or hf:REPO on the Hugging Face Hub.")
@@ -79,7 +79,7 @@ def list_models() -> None:
 def remove_model(
     model_id: Annotated[str, typer.Argument(metavar="ID", help="As `list` names it.")],
 ) -> None:
-    """Remove a base model that no unfinished job needs; models that came of it stay."""
+    """Remove a base model that no unfinished job needs; its fine-tuned models stay."""
     from app.catalogue import service as catalogue
     from app.models import DEFAULT_PROJECT_ID
 
@@ -90,10 +90,10 @@ def remove_model(
 
 @keys.command("create", epilog="Example: falqon admin keys create laptop")
 def create_key(
-    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    name: Annotated[str, typer.Argument(help="Purpose of the key.")],
     scope: Annotated[
         Literal["infer", "read", "write", "admin"],
-        typer.Option(help="Each includes those before it."),
+        typer.Option(help="Scope; each includes those before it."),
     ] = "write",
 ) -> None:
     """Make an API key of the default project and show it once."""
@@ -107,7 +107,7 @@ def create_key(
 
 @engines.command("list", epilog="Example: falqon admin engines list")
 def list_engines() -> None:
-    """List the models that are loaded or about to be, those asked last first."""
+    """List loaded and loading models, last used first."""
     from app.base.terminal import one_line
     from app.base.text import minute, size
     from app.inference import engines as loaded
@@ -124,7 +124,9 @@ def list_engines() -> None:
 @engines.command("keep", epilog="Example: falqon admin engines keep MODEL --off")
 def keep_engine(
     model_id: LoadedModel,
-    keep: Annotated[bool, typer.Option("--on/--off", help="Keep it loaded, or no longer.")] = True,
+    keep: Annotated[
+        bool, typer.Option("--on/--off", help="Keep it loaded or allow unloading.")
+    ] = True,
 ) -> None:
     """Keep a model loaded: it makes no room for others, and idle time does not end it."""
     from app.inference import engines as loaded
@@ -147,13 +149,13 @@ def unload_engine(model_id: LoadedModel) -> None:
 @app.command("garbage", epilog="Example: falqon admin garbage --dry-run")
 def collect_garbage(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what has no row, and remove nothing.")
+        bool, typer.Option("--dry-run", help="List objects without a row; remove nothing.")
     ] = False,
     confirm: Annotated[
         bool, typer.Option("--confirm", help="Let it go, also what is held back.")
     ] = False,
 ) -> None:
-    """Look through the storage for objects that no row of the database names."""
+    """Search the storage for objects without a row in the database."""
     from app.base.settings import load_settings
     from app.base.storage import Storage
     from app.garbage import collector

@@ -9,13 +9,11 @@ from app.local.commands import open_session, refuse, refusing_what_is_unusable
 
 
 def drain(
-    name: Annotated[
-        str, typer.Argument(metavar="WORKER", help="A worker, or a machine with all its workers.")
-    ],
+    name: Annotated[str, typer.Argument(metavar="WORKER", help="A worker or a whole machine.")],
     now: Annotated[
-        bool, typer.Option("--now", help="Do not let it finish its job: store a checkpoint.")
+        bool, typer.Option("--now", help="Stop its job after a checkpoint instead of finishing it.")
     ] = False,
-    off: Annotated[bool, typer.Option("--off", help="Let it take jobs again.")] = False,
+    off: Annotated[bool, typer.Option("--off", help="Accept jobs again.")] = False,
 ) -> None:
     """Let a worker take no more jobs."""
     from app.base.settings import load_settings
@@ -56,7 +54,7 @@ def requeue(
 
 
 def backup(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new one, or an empty one.")],
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A new or empty folder.")],
     objects: Annotated[
         bool | None,
         typer.Option(
@@ -97,7 +95,7 @@ def backup(
 
 def restore(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="What `backup` wrote.", exists=True)
+        Path, typer.Argument(metavar="FOLDER", help="A folder written by `backup`.", exists=True)
     ],
 ) -> None:
     """Restore a backup into an installation that is empty, while API and workers are stopped."""

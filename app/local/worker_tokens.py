@@ -14,10 +14,8 @@ app = typer.Typer(
 
 @app.command("create", epilog="Example: falqon admin workers create cluster --project proj_default")
 def create(
-    name: Annotated[str, typer.Argument(help="Where its workers run.")],
-    project: Annotated[
-        list[str], typer.Option(help="A project whose jobs they execute; may be given again.")
-    ],
+    name: Annotated[str, typer.Argument(help="Name, such as the workers' location.")],
+    project: Annotated[list[str], typer.Option(help="Project for these workers; may be repeated.")],
 ) -> None:
     """Make a token and show it once."""
     from app.auth import worker_tokens

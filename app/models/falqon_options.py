@@ -38,7 +38,7 @@ class Budget(StrictModel):
 
     max_cost_usd: Dollars | None = None
     max_seconds: Annotated[int, Field(ge=1, le=10**9)] | None = Field(
-        None, description="seconds of execution; time in the queue is free"
+        None, description="Seconds of run time; time in the queue is free"
     )
 
     def find_reached_cap(self, seconds: float, cost: Decimal | None) -> str | None:
@@ -60,19 +60,19 @@ class EarlyStopping(StrictModel):
 class FalqonOptions(RecipeOptions):
     method: MethodName = Field(
         "falqon",
-        description="the system that trains: "
+        description="Training method: "
         + "; ".join(f"{name}: {spec.summary}" for name, spec in METHOD_SPECS.items()),
     )
     budget: Budget | None = None
     early_stopping: EarlyStopping | None = None
     gpu: Annotated[str, Field(max_length=64)] = Field(
         ANY_DEVICE,
-        description="the device that the job waits for, by its name in the price table, or any",
+        description="Required device, by its name in the price table, or any",
     )
     num_gpus: NumGpus = Field(
         None,
         description="GPUs of one machine, each with the whole model and a share of every step's "
-        "records; 1 unless set; auto: as many as a worker has and a step has records. "
+        "records; default: 1; auto: as many as a worker has and a step has records. "
         "On a CPU, slots",
     )
     evaluate: bool = Field(
@@ -81,7 +81,7 @@ class FalqonOptions(RecipeOptions):
         "job has succeeded, unless the project has switched that off",
     )
     sample_prompts: list[str] | None = Field(
-        None, description="not supported: prompts come from the validation data, see num_samples"
+        None, description="Not supported: prompts come from the validation data, see num_samples"
     )
 
     @model_validator(mode="before")

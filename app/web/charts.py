@@ -27,14 +27,27 @@ class Chart:
     factor: float = 1.0  # Multiplies a stored value into a shown one.
     is_large: bool = False
     has_log: bool = False  # A logarithmic scale makes sense.
+    is_main: bool = False  # Says whether the job learns.
 
 
 # In this order; a page shows those that its jobs have values for.
 CHARTS = (
-    Chart("Loss", ("train_loss", "valid_loss"), is_large=True, has_log=True),
-    Chart("Token accuracy", ("train_mean_token_accuracy", "valid_mean_token_accuracy"), "%", 100.0),
-    Chart("Reward accuracy", ("train_reward_accuracy", "valid_reward_accuracy"), "%", 100.0),
-    Chart("Reward margin", ("train_reward_margin", "valid_reward_margin")),
+    Chart("Loss", ("train_loss", "valid_loss"), is_large=True, has_log=True, is_main=True),
+    Chart(
+        "Token accuracy",
+        ("train_mean_token_accuracy", "valid_mean_token_accuracy"),
+        "%",
+        100.0,
+        is_main=True,
+    ),
+    Chart(
+        "Reward accuracy",
+        ("train_reward_accuracy", "valid_reward_accuracy"),
+        "%",
+        100.0,
+        is_main=True,
+    ),
+    Chart("Reward margin", ("train_reward_margin", "valid_reward_margin"), is_main=True),
     Chart("Learning rate", ("learning_rate",)),
     Chart("Gradient norm", ("grad_norm",), has_log=True),
     Chart("Speed", ("tokens_per_second",), "tokens/s"),

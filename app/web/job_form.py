@@ -43,11 +43,33 @@ LEFT_OUT = {  # Settings without a field of their name, each with the reason.
     "find_rate": "a button submits it",
 }
 LABELS = {
+    "model": "Base model",
     "num_epochs": "Epochs",
+    "method": "Training method",
+    "rank": "Adapter rank",
+    "alpha": "Adapter scaling (alpha)",
+    "beta": "DPO beta",
+    "target_modules": "Layers to train",
     "lr_schedule": "Learning rate schedule",
-    "a_init": "Start of A",
-    "train_a": "Train A",
+    "a_init": "Initialisation of A",
+    "train_a": "Train adapter A",
+    "num_update_rows": "Rows per update",
+    "base_copy": "Base weight storage",
     "simulate_fp8": "Simulate FP8",
+    "adapters_fp8": "FP8 adapters",
+    "max_steps": "Maximum steps",
+    "warmup_ratio": "Warm-up ratio",
+    "max_grad_norm": "Gradient clipping",
+    "max_seq_length": "Maximum sequence length",
+    "text_overlap_tokens": "Text overlap in tokens",
+    "microbatch_tokens": "Tokens per microbatch",
+    "max_bad_record_fraction": "Tolerated bad records",
+    "chat_template_kwargs": "Chat template variables",
+    "eval_every": "Evaluate every … steps",
+    "num_samples": "Sample prompts",
+    "sample_tokens": "Tokens per sample answer",
+    "checkpoint_every": "Checkpoint every … steps",
+    "keep_checkpoints": "Checkpoints to keep",
 }
 OTHER_NAMES = {"learning_rate_multiplier": "learning_rate"}
 BUDGET: dict[str, Kind] = {"max_cost_usd": "text", "max_seconds": "integer"}
@@ -63,8 +85,8 @@ SERVICE: dict[str, Kind] = {  # Options of the `falqon` object that belong to no
     "evaluate": "boolean",
 }
 UNREADABLE = {  # Errors at fields whose text the API cannot parse.
-    "metadata": "Write one key=value on each line.",
-    "integrations": "Write a list as JSON, as the API takes it.",
+    "metadata": "Write one key=value pair per line.",
+    "integrations": "Write a JSON list, as in the API.",
 }
 
 
@@ -89,6 +111,11 @@ class Field:
         return " ".join(name for name, spec in METHOD_SPECS.items() if self.name in spec.options)
 
 
+def label_of(name: str) -> str:
+    """Return the label of a setting."""
+    return LABELS.get(name, name.replace("_", " ").capitalize())
+
+
 def _field(name: str, schema: dict[str, Any]) -> Field:
     kinds = schema.get("anyOf", [schema])
     kind: Kind = (
@@ -98,11 +125,10 @@ def _field(name: str, schema: dict[str, Any]) -> Field:
     )
     default = schema.get("default")
     default_text = "auto" if default is None else json.dumps(default).strip('"')
-    label = LABELS.get(name, name.replace("_", " ").capitalize())
     choices = ("true", "false") if kind == "boolean" else tuple(kinds[0].get("enum", ()))
     return Field(
         OPENAI_NAMES.get(name, name),
-        label,
+        label_of(name),
         kind,
         default_text,
         schema.get("description", ""),

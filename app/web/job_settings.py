@@ -74,14 +74,14 @@ PRESETS = (
     Preset(
         "quick",
         "Quick look",
-        "At most 20 steps: whether it runs and the loss falls.",
+        "20 steps: a first check that the loss falls.",
         {"n_epochs": "1", "max_steps": "20"},
     ),
-    Preset("balanced", "Balanced", "Epochs by the number of records, and everything else too.", {}),
+    Preset("balanced", "Balanced", "Automatic settings for your data and model.", {}),
     Preset(
         "best",
         "Best",
-        "Six epochs, fewer once the validation loss no longer falls.",
+        "Up to six epochs, with early stopping.",
         {"n_epochs": "6", "early_stopping_patience": "2"},
     ),
 )

@@ -48,6 +48,7 @@ from app.web.job_header import (
     seconds_of_budget,
     waited_seconds,
 )
+from app.web.job_stages import is_exporting, stages_of
 from app.web.model_view import commands
 from app.web.text import job_name, state
 from falqon_core.records.jsonl import RecordError
@@ -62,7 +63,7 @@ OUTLINE_POINTS = 200  # Points of the curve that is drawn without scripts.
 # step; the rest when something happened.
 PROGRESS_PARTS = ("title", "actions", "progress", "cost", "log")
 RESULT_PARTS = (
-    *("marks", "attempts", "samples", "checkpoints", "evaluations", "artifacts"),
+    *("stages", "marks", "attempts", "samples", "checkpoints", "evaluations", "artifacts"),
     "range_test",
 )
 
@@ -124,6 +125,7 @@ def progress_context(
         "key_name": key_name,
         "state": state(row),
         "tab_title": tab_title(row),
+        "is_exporting": is_exporting(row),
         "is_live": row.status in LIVE,
         "has_ended": row.status in TERMINAL,
         "may": _possible(row),
@@ -154,6 +156,7 @@ def results_context(session: Session, caller: Caller, job: Job, origin: str) -> 
         "lines": lines(messages),
         "older_than": older_than,
         "spans": spans,
+        "stages": stages_of(job, spans[-1].attempt if spans else None, messages),
         "marks": marks_of(spans, checkpoints),
         "prompts": answered(history.list_prompts(messages, effective)),
         "checkpoints": _checkpoint_rows(session, job, model_id, checkpoints),

@@ -1,6 +1,7 @@
 """The model page's view beside the API's object: the model's origin, the ways to get it, and its
 certificate."""
 
+import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from app.services import Services
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
 
 MAX_GENERATIONS = 20
+UNSERVED = ("lora", "gguf", "q4_1")  # Formats that answer no questions here.
 CERTIFICATES = (
     CERTIFICATE,
     f"fp8-{CERTIFICATE}",
@@ -82,30 +84,60 @@ def commands(model: ModelObject, names: Sequence[str], origin: str) -> list[Comm
     folder = UNSAFE_CHARACTERS.sub("-", model.id).strip(".-") or "model"
     hub = f"HF_ENDPOINT={shlex.quote(origin + '/hub')} HF_TOKEN=$FALQON_API_KEY"
     lines = [
+        *_questions(model, origin),
+        *_servers(model, names, folder),
         Command(
             "falqon",
-            "Download all of it, checked and resumable",
+            "Download the model, verified and resumable",
             f"falqon download {shlex.quote(model.id)} --output {folder}",
         ),
         Command(
             "hf",
-            "Download it with Hugging Face's own command",
+            "Download with the Hugging Face client",
             f"{hub} hf download {shlex.quote(model.hub_id)} --local-dir {folder}",
         ),
         *_curl(model, names, origin),
     ]
+    return lines
+
+
+def _questions(model: ModelObject, origin: str) -> list[Command]:
+    """Return programs that ask the model, if the service can."""
+    if model.format in UNSERVED:
+        return []
+    body = {"model": model.id, "messages": [{"role": "user", "content": "Hello"}]}
+    curl = (
+        f"curl {shlex.quote(origin + '/v1/chat/completions')} \\\n"
+        '  -H "Authorization: Bearer $FALQON_API_KEY" -H "Content-Type: application/json" \\\n'
+        f"  -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"
+    )
+    python = (
+        "import os\n\nfrom openai import OpenAI\n\n"
+        f"client = OpenAI(base_url={json.dumps(origin + '/v1')},"
+        ' api_key=os.environ["FALQON_API_KEY"])\n'
+        "answer = client.chat.completions.create(\n"
+        f"    model={json.dumps(model.id)},\n"
+        '    messages=[{"role": "user", "content": "Hello"}],\n)\n'
+        "print(answer.choices[0].message.content)"
+    )
+    return [
+        Command("curl", "Ask the model", curl),
+        Command("Python", "Ask the model with the OpenAI client", python),
+    ]
+
+
+def _servers(model: ModelObject, names: Sequence[str], folder: str) -> list[Command]:
+    """Return the line that serves or loads the downloaded folder."""
     gguf = next((name for name in names if name.endswith(".gguf")), None)
     if gguf is not None:
         serve = f"llama-server -m ./{folder}/{shlex.quote(gguf)}"
-        lines.append(Command("llama.cpp", "Serve the folder that was downloaded", serve))
-    elif model.format == "lora":
+        return [Command("llama.cpp", "Serve the downloaded folder", serve)]
+    if model.format == "lora":
         load = f'model = PeftModel.from_pretrained(base, "{folder}")'
-        lines.append(Command("PEFT", "Put it on its base model, in Python", load))
-    elif "config.json" in names:
-        lines.append(
-            Command("vLLM", "Serve the folder that was downloaded", f"vllm serve ./{folder}")
-        )
-    return lines
+        return [Command("PEFT", "Load it on its base model, in Python", load)]
+    if "config.json" in names:
+        return [Command("vLLM", "Serve the downloaded folder", f"vllm serve ./{folder}")]
+    return []
 
 
 def _curl(model: ModelObject, names: Sequence[str], origin: str) -> list[Command]:
@@ -115,7 +147,7 @@ def _curl(model: ModelObject, names: Sequence[str], origin: str) -> list[Command
     url = f"{origin}/v1/models/{quote(model.id, safe=':')}/artifacts/{quote(name)}"
     key = '-H "Authorization: Bearer $FALQON_API_KEY"'
     text = f"curl -fO --retry 5 -C - {key} {shlex.quote(url)}"
-    return [Command("curl", "Download a single file", text)]
+    return [Command("curl, one file", "Download a single file", text)]
 
 
 def certificate(

@@ -30,6 +30,7 @@ _WORDS = {
     "string_too_long": "Write at most {max_length} characters.",
     "string_pattern_mismatch": "It has a character that is not allowed here.",
     "too_long": "At most {max_length} are allowed.",
+    "too_short": "Enter at least {min_length}.",
     "literal_error": "Choose one of {expected}.",
     "enum": "Choose one of {expected}.",
     "url_parsing": "Write a whole address, such as https://hooks.example.com/falqon.",

@@ -9,11 +9,14 @@ from fastapi import Request, Response
 from fastapi.templating import Jinja2Templates
 
 from app.auth.caller import RIGHTS, Caller
+from app.jobs.queue_forecast import MAX_FORECAST
 from app.models import Scope
 from app.web import assets, session, text
 from app.web.headers import page_headers
+from app.web.job_form import label_of
 
 WEB_FOLDER = Path(__file__).parent
+MOST_UNFOLDED = 3  # Queued jobs that a table shows without being opened.
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,26 +25,30 @@ class Screen:
     label: str
 
 
-NAVIGATION = (
-    Screen("/", "Jobs"),
-    Screen("/jobs/new", "New job"),
-    Screen("/data", "Data"),
-    Screen("/compare", "Compare"),
-    Screen("/studies", "Studies"),
-    Screen("/models", "Models"),
-    Screen("/playground", "Playground"),
-    Screen("/workers", "Workers"),
-    Screen("/usage", "Usage"),
-    Screen("/settings", "Settings"),
-)
+JOBS = Screen("/", "Jobs")
+NAVIGATION = {
+    "Train": (
+        JOBS,
+        Screen("/data", "Data"),
+        Screen("/compare", "Compare"),
+        Screen("/studies", "Studies"),
+    ),
+    "Use": (Screen("/models", "Models"), Screen("/playground", "Playground")),
+    "Run": (
+        Screen("/workers", "Workers"),
+        Screen("/usage", "Usage"),
+        Screen("/settings", "Settings"),
+    ),
+}
+SCREENS = tuple(screen for group in NAVIGATION.values() for screen in group)
 
 
 def current_screen(path: str) -> Screen | None:
     """Return the screen that a page is, or is part of."""
-    if path.startswith("/jobs/") and path != "/jobs/new":
-        return NAVIGATION[0]
+    if path.startswith("/jobs/"):
+        return JOBS
     return next(
-        (each for each in NAVIGATION if path == each.path or path.startswith(f"{each.path}/")),
+        (each for each in SCREENS if path == each.path or path.startswith(f"{each.path}/")),
         None,
     )
 
@@ -49,10 +56,12 @@ def current_screen(path: str) -> Screen | None:
 templates = Jinja2Templates(WEB_FOLDER / "templates")
 templates.env.auto_reload = False  # It would check every file for every part of every page.
 templates.env.trim_blocks = templates.env.lstrip_blocks = True
-templates.env.filters |= text.FILTERS
+templates.env.filters |= text.FILTERS | {"setting_label": label_of}
 templates.env.globals |= {
     "asset": assets.asset,
     "current_screen": current_screen,
+    "max_forecast": MAX_FORECAST,
+    "most_unfolded": MOST_UNFOLDED,
     "navigation": NAVIGATION,
     "state": text.state,
 }

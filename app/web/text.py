@@ -1,6 +1,7 @@
 """Texts of pages: every number with its unit, every moment both as an age and exactly."""
 
 import json
+import re
 import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from app.web.sizes import write_size
 
 STOPPING = {Desired.CANCEL: "cancelling", Desired.PAUSE: "pausing"}
 UNPRICED = "unpriced"
+PARAMETER = re.compile(r"^(training|validation)_file (is not valid: )?")
 NO_BETTER = "succeeded, no better"  # parts.css has its color
 
 
@@ -51,7 +53,7 @@ def ahead(moment: int) -> str:
     seconds = moment - datetime.now(UTC).timestamp()
     if seconds >= 1:
         return f"in about {duration(seconds)}"
-    return "at once"
+    return "now"
 
 
 def iso(seconds: int) -> str:
@@ -66,6 +68,14 @@ def number(value: float) -> str:
     elif abs(value) >= 100:
         digits = 1
     return f"{value:,.{digits}f}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def count_short(value: int) -> str:
+    """Write a large count in thousands, millions or billions, to three digits."""
+    for unit, name in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:.3g}{name}"
+    return str(value)
 
 
 def counted(value: int) -> str:
@@ -87,7 +97,7 @@ def job_name(job: Job | JobObject) -> str:
 
 def metric(value: float) -> str:
     """Write a loss, a rate, a norm: four digits that count."""
-    if value == 0 or 0.001 <= abs(value) < 10_000:
+    if value == 0 or 0.0001 <= abs(value) < 10_000:
         return f"{value:.4g}"
     return f"{value:.2e}"
 
@@ -111,6 +121,11 @@ def price(usd_per_device_hour: str | Decimal) -> str:
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def reason(message: str) -> str:
+    """Write the message of a failure for a table: without the parameter that it begins with."""
+    return PARAMETER.sub("", message)
 
 
 def setting(value: object) -> str:
@@ -141,7 +156,19 @@ FILTERS: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
         *(age, ago, ahead, duration, iso, moment),
-        *(as_json, counted, counted_as, job_name, metric, number, percent, setting, size),
+        *(
+            as_json,
+            count_short,
+            counted,
+            counted_as,
+            job_name,
+            metric,
+            number,
+            percent,
+            reason,
+            setting,
+            size,
+        ),
         *(price, rate, usd),
         *(model_page, playground, svg.bars, svg.polyline),
     )

@@ -26,8 +26,8 @@ OPTIONS: dict[str, type[BaseModel]] = {
 }
 TITLES = {"mlflow": "MLflow", "tensorboard": "TensorBoard", "trackio": "Trackio", "wandb": "W&B"}
 HELP = {
-    "name": "What the run is called; left empty: the id of the job.",
-    "tags": "Separated by commas.",
+    "name": "Name of the run. Leave empty for the job id.",
+    "tags": "Comma-separated.",
 }
 
 

@@ -9,9 +9,9 @@ from app.web.visitor import error_page, is_of_script
 
 OF_PROGRAMS = ("/v1", "/hub", "/static", "/assets", "/docs/assets")  # they are answered with JSON
 SENTENCES = {
-    404: "There is no page at this address.",
-    405: "This address only takes what a form sends. Open the page that the form is on.",
-    413: "What was sent is larger than this form takes.",
+    404: "This address has no page.",
+    405: "This address only accepts forms. Open the page with the form.",
+    413: "The form is too large.",
 }
 
 

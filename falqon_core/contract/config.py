@@ -48,10 +48,8 @@ DEFAULT_GROUP_SIZE = 32  # INT4, as published.
 class Recipe(RecipeOptions):
     """Everything that decides what a training computes."""
 
-    objective: ObjectiveName = Field("supervised", description="what is learned")
-    method: MethodName = Field(
-        "falqon", description="the system that trains: FALQON, or one that it is compared with"
-    )
+    objective: ObjectiveName = Field("supervised", description="Training objective")
+    method: MethodName = Field("falqon", description="Training method")
 
     @model_validator(mode="after")
     def _refuse_options_of_other_methods(self) -> Self:

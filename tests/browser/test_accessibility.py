@@ -133,7 +133,7 @@ def test_no_admin_page_has_an_accessibility_fault(
     page.goto("/settings/keys")
     page.get_by_label("Name, such as").fill("axe")
     page.get_by_role("button", name="Create key").click()
-    expect(page.get_by_role("heading", name="is made")).to_be_visible()
+    expect(page.get_by_role("heading", name="created")).to_be_visible()
     page.evaluate(AXE())
     assert faults(page) == []
 

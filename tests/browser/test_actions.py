@@ -27,7 +27,7 @@ def test_an_action_without_an_answer_keeps_the_page_and_is_sent_again(
     expect(status(page)).to_have_text("queued")
     page.unroute(CANCEL)
     alert.get_by_role("button", name="Try again").click()
-    expect(page.locator(".notice", has_text="The job is cancelled.")).to_be_visible()
+    expect(page.locator(".notice", has_text="Job cancelled.")).to_be_visible()
     assert tenant.client.fine_tuning.jobs.retrieve(job_id).status == "cancelled"
 
 
@@ -49,7 +49,7 @@ def test_a_budget_that_is_refused_stays_as_it_was_typed(visits: Visits, tenant: 
     tenant.client.fine_tuning.jobs.pause(job_id)
     page.goto(f"/jobs/{job_id}")
     page.get_by_role("button", name="Resume").click()
-    seconds = page.get_by_label("Maximum running time in seconds")
+    seconds = page.get_by_label("Maximum run time in seconds")
     seconds.fill("1 hour")
     page.get_by_role("dialog").get_by_role("button", name="Resume").click()
     expect(page.locator("#toast")).to_contain_text("seconds as a whole number")
@@ -98,7 +98,7 @@ def test_a_button_pressed_twice_sends_one_request(visits: Visits, tenant: Tenant
     page = visits.sign_in(tenant.api.url, tenant.key)
     pending: list[Route] = []
     page.goto("/settings/webhooks")
-    page.get_by_label("Address to send a POST to").fill("http://127.0.0.1:9/once")
+    page.get_by_label("Endpoint URL").fill("http://127.0.0.1:9/once")
     page.route(
         "**/settings/webhooks",
         lambda route: (

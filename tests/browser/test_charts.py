@@ -106,13 +106,30 @@ def test_an_expanded_chart_has_its_own_scale_and_range(visits: Visits, tenant: T
     expect(dialog(page)).to_be_hidden()
     expect(expand).to_be_focused()
     assert loss.heights == pytest.approx(before)
+    page.get_by_text("System and optimiser").click()
     page.get_by_role("button", name="Expand Speed").click()
     expect(page.get_by_role("dialog").get_by_label("Smoothing")).to_be_visible()
     expect(page.get_by_role("dialog").get_by_label("Scale")).to_be_hidden()
 
 
+def test_a_legend_has_the_newest_values_until_somebody_points(
+    visits: Visits, tenant: Tenant
+) -> None:
+    page, claim = open_job(visits, tenant, 15)
+    values = page.locator(f"{LOSS} .u-legend .u-value:visible")
+    expect(values.first).to_have_text("15")
+    assert "\N{EN DASH}" not in values.all_text_contents()
+    train(tenant, claim, range(16, 21))
+    expect(values.first).to_have_text("20")
+    page.locator(f"{LOSS} .u-over").hover()
+    expect(values.first).not_to_have_text("20")
+    page.mouse.move(0, 0)
+    expect(values.first).to_have_text("20")
+
+
 def test_a_picture_says_by_itself_what_it_shows(visits: Visits, tenant: Tenant) -> None:
     page, _ = open_job(visits, tenant, 80)
+    page.get_by_text("System and optimiser").click()
     names = page.locator("figure.chart:visible").evaluate_all("all => all.map((one) => one.title)")
     assert len(names) == 7, "rewards and GPU have no value"
     with page.expect_download() as download:

@@ -84,13 +84,13 @@ def test_a_file_is_dropped_corrected_and_trained_with(
     page.get_by_label("Epochs").fill("40")
     expect(fact(page, "Steps")).to_contain_text("40 epochs")
     assert fact(page, "Tokens").text_content() != before
-    page.get_by_label("Rank").fill("5000")
+    page.get_by_label("Adapter rank").fill("5000")
     expect(page.locator("#error-rank")).to_contain_text("1024 or less")
-    page.get_by_label("Rank").fill("8")
+    page.get_by_label("Adapter rank").fill("8")
     expect(page.locator("#error-rank")).to_be_empty()
     page.get_by_label("Epochs").fill("1")
     expect(fact(page, "Steps")).to_contain_text("1 epoch of")
-    page.get_by_text("The same request in curl and Python").click()
+    page.get_by_text("Same request in curl and Python").click()
     expect(page.locator("#code")).to_contain_text('"n_epochs": 1')
 
     page.get_by_role("button", name="Submit the job").click()
@@ -99,7 +99,7 @@ def test_a_file_is_dropped_corrected_and_trained_with(
     assert (job.suffix, job.config["rank"], job.config["num_epochs"]) == ("counting", 8, 1)
     page.get_by_role("group", name="Actions").get_by_role("button", name="Clone").click()
     page.get_by_role("link", name="Edit it first").click()
-    expect(page.get_by_label("Rank")).to_have_value("8")
+    expect(page.get_by_label("Adapter rank")).to_have_value("8")
     expect(page.locator("#report")).to_contain_text("good.jsonl")
 
 
@@ -116,7 +116,7 @@ def test_a_file_that_was_dropped_may_validate(
 def test_an_estimate_that_does_not_come_is_said(visits: Visits, tenant: Tenant) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)
     page.goto("/jobs/new")
-    away = "does not follow what you typed"
+    away = "may not match your input"
     page.route("**/jobs/new/estimate", lambda route: route.abort())
     page.get_by_label("Epochs").fill("2")
     expect(page.locator("#plan")).to_contain_text(away)
@@ -136,7 +136,7 @@ def test_a_length_that_is_being_typed_inspects_nothing(visits: Visits, tenant: T
     page.goto(f"/jobs/new?training_file={file}&model={tenant.base_model}")
     assert len(inspected()) == 1
     page.locator("summary", has_text=re.compile("^Data$")).click()
-    length = page.get_by_label("Max seq length")
+    length = page.get_by_label("Maximum sequence length")
     for text in ("51", "512"):
         with page.expect_response("**/jobs/new/estimate"):
             length.fill(text)
@@ -157,7 +157,7 @@ def test_data_is_looked_at_and_deleted(
     drop(page, written(tmp_path, "twice.jsonl", [*GOOD, GOOD[0]]))
     expect(page.get_by_role("heading", name="twice.jsonl")).to_be_visible()
     page.get_by_label("Model", exact=True).select_option("falqon-tiny", timeout=SOON)
-    page.get_by_label("Longest sequence").fill("12")
+    page.get_by_label("Maximum sequence length").fill("12")
     page.get_by_role("button", name="Inspect").click()
     region = page.get_by_role("region", name="Tokens for this model")
     expect(region).to_contain_text("1 exact duplicate: line 41 is like 1", timeout=SOON)

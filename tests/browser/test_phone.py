@@ -4,7 +4,7 @@ import pytest
 from playwright.sync_api import Page, ViewportSize, expect
 
 from app.models import Scope
-from app.web.rendering import NAVIGATION
+from app.web.rendering import SCREENS
 from app.web.text import model_page
 from tests.browser.scene import scene
 from tests.browser.visit import Visits
@@ -23,7 +23,7 @@ def phone(api: Api, tenant: Tenant, visits: Visits) -> Page:
 def test_a_menu_leads_to_every_screen_and_says_which_one_this_is(phone: Page) -> None:
     menu = phone.get_by_role("button", name="Screens, now at")
     screens = phone.get_by_role("navigation", name="Screens")
-    for screen in NAVIGATION:
+    for screen in SCREENS:
         expect(screens).not_to_be_visible()
         menu.click()
         link = screens.get_by_role("link", name=screen.label, exact=True)
@@ -35,7 +35,7 @@ def test_a_menu_leads_to_every_screen_and_says_which_one_this_is(phone: Page) ->
         assert phone.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     phone.set_viewport_size(TABLET)
     expect(menu).not_to_be_visible()
-    for screen in NAVIGATION:
+    for screen in SCREENS:
         link = screens.get_by_role("link", name=screen.label, exact=True)
         expect(link).to_be_in_viewport(ratio=1)
 

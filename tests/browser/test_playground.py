@@ -31,7 +31,7 @@ def echoing(api: Api) -> Iterator[Api]:
 
 def ask(page: Page, text: str) -> None:
     page.get_by_label("Message").fill(text)
-    page.get_by_label("Message").press("Control+Enter")
+    page.get_by_label("Message").press("Enter")
 
 
 def answers(page: Page) -> list[str]:
@@ -60,14 +60,12 @@ def test_a_conversation_with_a_model_that_has_to_be_loaded(visits: Visits, api: 
     page.goto(playground(model))
     expect(page.get_by_label("Model", exact=True)).to_have_value(model)
     page.get_by_label("Model", exact=True).select_option(MODEL)
-    page.get_by_label("Beside it").select_option("none")
-    page.get_by_label("Tokens of an answer").fill("4")
-    page.get_by_role("button", name="Use these").click()
+    page.get_by_label("Compare with").select_option("none")
+    page.get_by_label("Max tokens").fill("4")
     page.wait_for_url("**/playground?model=falqon-tiny&beside=")
-    expect(page.get_by_label("Tokens of an answer")).to_have_value("4")
     ask(page, "Hello")
     status = page.locator("#announcement")
-    expect(status).to_contain_text("is being loaded; it is asked again in 2 s")
+    expect(status).to_contain_text("is loading; the next try is in 2 s")
     with engine_worker(api):
         expect(page.locator("#turns figure")).to_contain_text("tokens/s", timeout=LOADED)
         expect(status).to_contain_text("Answered: 4 tokens")
@@ -87,14 +85,54 @@ def test_an_answer_is_stopped_and_the_conversation_starts_over(
     tenant = Tenant(echoing)
     page = visits.sign_in(echoing.url, tenant.key)
     page.goto(playground(tenant.base_model))
-    page.get_by_label("Beside it").select_option("none")
-    page.get_by_role("button", name="Use these").click()
+    page.get_by_label("Compare with").select_option("none")
     ask(page, COUNT)
     expect(page.locator("#turns figure > p.text")).to_contain_text("0 1 2")
     page.get_by_role("button", name="Stop").press("Enter")  # it moves as the answer grows
     expect(page.locator("#announcement")).to_have_text("Stopped.")
     expect(page.get_by_label("Message")).to_be_focused()
     page.get_by_role("button", name="Start over").click()
+    expect(page.locator("#turns article")).to_have_count(0)
+
+
+def test_a_conversation_outlasts_another_model_and_a_reload_and_its_last_turn_is_edited(
+    visits: Visits, echoing: Api
+) -> None:
+    tenant = Tenant(echoing)
+    other = f"ft:{tenant.base_model}:acme::2"
+    tenant.add_model(other, project_id=tenant.project_id)
+    page = visits.sign_in(echoing.url, tenant.key)
+    page.goto(playground(tenant.base_model))
+    message = page.get_by_label("Message")
+    message.press_sequentially("One")
+    message.press("Shift+Enter")
+    message.press_sequentially("line")
+    ask(page, message.input_value())
+    expect(page.locator("#announcement")).to_contain_text("Answered")
+    page.get_by_label("Compare with").select_option(other)
+    message.fill("Half a ")
+    page.reload()
+    expect(message).to_have_value("Half a ")
+    assert answers(page) == ["One\nline"]
+    with page.expect_request("**/v1/chat/completions") as asked:
+        ask(page, "Two")
+    assert [turn["content"] for turn in asked.value.post_data_json["messages"]] == [
+        "One\nline",
+        "One\nline",
+        "Two",
+    ]
+    expect(page.locator("#turns [aria-busy]")).to_have_count(0)
+    assert answers(page) == ["One\nline", "Two", "Two"]
+    page.get_by_role("button", name="Edit").click()
+    expect(message).to_have_value("Two")
+    ask(page, "Three")
+    expect(page.locator("#announcement")).to_contain_text("Answered")
+    assert answers(page) == ["One\nline", "Three", "Three"]
+    page.get_by_role("button", name="Regenerate").click()
+    expect(page.locator("#announcement")).to_contain_text("Answered")
+    assert answers(page) == ["One\nline", "Three", "Three"]
+    page.get_by_role("button", name="Start over").click()
+    page.reload()
     expect(page.locator("#turns article")).to_have_count(0)
 
 
@@ -121,11 +159,11 @@ def test_prompts_of_the_job_two_models_and_the_code(visits: Visits, echoing: Api
     assert answers(page) == ["two and two?"] * 2
     figures = page.locator("#turns figcaption").all_text_contents()
     assert figures == [model, tenant.base_model, "Expected"]
-    prompts.get_by_role("button", name="Run all of them").click()
+    prompts.get_by_role("button", name="Run all").click()
     expect(page.locator("#turns article")).to_have_count(9)
     expect(page.locator("#turns [aria-busy]")).to_have_count(0)
     page.get_by_label("System prompt").fill('Say "no".')
-    page.get_by_label("Stop at").fill("END\n\nSTOP")
+    page.get_by_label("Stop sequences").fill("END\n\nSTOP")
     page.get_by_text("Copy as Python").click()
     code = page.locator("#code").text_content() or ""
     compile(code, "playground", "exec")
@@ -137,7 +175,7 @@ def test_prompts_of_the_job_two_models_and_the_code(visits: Visits, echoing: Api
         "temperature=0,",
     ):
         assert words in code
-    page.get_by_label("Stop at").fill("a\nb\nc\nd\ne")
+    page.get_by_label("Stop sequences").fill("a\nb\nc\nd\ne")
     ask(page, "Hello")
     expect(page.locator("#turns .error").first).to_contain_text("stop")
 

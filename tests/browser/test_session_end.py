@@ -45,7 +45,7 @@ def test_a_form_stays_while_the_service_is_away(
 ) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)
     page.goto("/settings/webhooks")
-    address = page.get_by_label("Address to send a POST to")
+    address = page.get_by_label("Endpoint URL")
     address.fill("http://127.0.0.1:9/kept")
     page.route("**/*", lambda route: refuse(route))
     page.get_by_role("button", name="Create endpoint").click()
@@ -66,7 +66,7 @@ def test_a_conversation_goes_on_after_signing_in_over_the_page(
     page.get_by_label("Message").fill("Hello")
     page.get_by_role("button", name="Ask", exact=True).click()
     sign_in_over(page, tenant.key)
-    expect(page.locator("#turns figure")).to_contain_text("it is asked again in")
+    expect(page.locator("#turns figure")).to_contain_text("the next try is in")
 
 
 def test_a_download_leads_to_the_sign_in_and_on(visits: Visits, tenant: Tenant) -> None:

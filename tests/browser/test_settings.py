@@ -46,7 +46,7 @@ def test_a_key_is_made_seen_once_and_revoked(visits: Visits, tenant: Tenant) -> 
     assert secret not in page.content()
     row.get_by_role("button", name="Revoke").click()
     page.get_by_role("dialog").get_by_role("button", name="Revoke the key").click()
-    expect(page.get_by_role("status").filter(has_text="it opens nothing any more")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="It no longer works")).to_be_visible()
     expect(row).to_have_count(0)
     assert not is_accepted(tenant, secret)
 
@@ -56,8 +56,8 @@ def test_an_export_is_asked_for_and_comes_by_itself(visits: Visits, tenant: Tena
     page = visits.sign_in(tenant.api.url, tenant.key)
     page.goto(model_page(model))
     page.get_by_role("button", name="Make bf16").click()
-    forms = page.get_by_role("region", name="Other forms")
-    expect(forms.get_by_text("being made")).to_be_visible()
+    forms = page.get_by_role("region", name="Other formats")
+    expect(forms.get_by_text("in progress")).to_be_visible()
     tenant.add_model(f"{model}:bf16", project_id=tenant.project_id, base=tenant.base_model)
     with tenant.api.database.transaction() as session:
         session.execute(
@@ -66,7 +66,7 @@ def test_an_export_is_asked_for_and_comes_by_itself(visits: Visits, tenant: Tena
             .values(status=OperationStatus.COMPLETED)
         )
     expect(forms.get_by_text("ready")).to_be_visible()
-    forms.get_by_role("link", name="Its files").click()
+    forms.get_by_role("link", name="Files").click()
     expect(page.get_by_role("heading", level=1)).to_have_text(f"{model}:bf16")
 
 
@@ -82,13 +82,13 @@ def test_the_deliveries_of_a_webhook_come_by_themselves_and_are_sent_again(
         expect(page.get_by_text(re.compile("^whsec_"))).to_be_visible()
         page.get_by_role("link", name="Done").click()
         deliveries = page.get_by_role("region", name="Deliveries").first
-        expect(deliveries).to_contain_text("Nothing has been sent yet")
+        expect(deliveries).to_contain_text("No deliveries yet")
         tenant.client.fine_tuning.jobs.cancel(tenant.job().id)
         expect(deliveries).to_contain_text("the endpoint answered 500")
         receiver.answers[0] = 204
         deliveries.get_by_role("button", name="Send again").click()
         expect(
-            page.get_by_role("status").filter(has_text="The event is sent again")
+            page.get_by_role("status").filter(has_text="Event queued for delivery")
         ).to_be_visible()
         # The first delivery is tried again by itself meanwhile, and may have arrived as well.
         rows = deliveries.get_by_role("row")
@@ -101,7 +101,9 @@ def test_a_model_is_exported_and_deleted_without_javascript(visits: Visits, tena
     page = visits.sign_in_by_form(tenant.api.url, tenant.key, java_script_enabled=False)
     page.goto(model_page(model))
     page.get_by_role("button", name="Make lora").click()
-    expect(page.get_by_role("region", name="Other forms").get_by_text("being made")).to_be_visible()
+    expect(
+        page.get_by_role("region", name="Other formats").get_by_text("in progress")
+    ).to_be_visible()
     page.get_by_role("button", name="Delete").click()
     page.get_by_role("dialog").get_by_role("button", name="Delete the model").click()
     expect(page.get_by_role("status").filter(has_text="is deleted")).to_be_visible()
@@ -123,7 +125,8 @@ def test_hostile_names_are_text(visits: Visits, tenant: Tenant) -> None:
     assert path is not None
     path.write_text(scene.certificate(PAYLOADS[3]).model_dump_json())
     page.goto(model_page(model))
-    page.get_by_text("What both answered to the same prompt").click()
+    page.get_by_text("Checks and provenance").click()
+    page.get_by_text("Answers of both to the same prompt").click()
     expect(page.get_by_text(PAYLOADS[3]).first).to_be_visible()
     tenant.http.post(
         "/v1/webhook_endpoints", json={"url": "http://127.0.0.1:1/hook", "name": PAYLOADS[0]}

@@ -151,7 +151,7 @@ def test_a_page_keeps_its_content_while_the_service_answers_with_errors(
     page.route(f"**/data/{file}?*", refuse)
     until(page, lambda: len(refused) >= 2, "it asks in vain")
     report = page.locator("#found")
-    expect(report).to_contain_text("Every line is being checked")
+    expect(report).to_contain_text("Checking every line")
     page.unroute(f"**/data/{file}?*")
     tenant.check(file)
     expect(report).to_contain_text("Bad lines")

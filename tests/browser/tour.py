@@ -196,7 +196,7 @@ def ask(film: Film, model: str) -> None:
     """Ask the model and its base, which stands beside it."""
     page = film.page
     page.goto(playground(model))
-    page.get_by_label("Tokens of an answer").fill("40")
+    page.get_by_label("Max tokens").fill("40")
     page.get_by_label("Message").fill(QUESTION)
     page.get_by_label("Message").press("Control+Enter")
     expect(page.locator("#announcement")).to_contain_text("Answered", timeout=LONG)

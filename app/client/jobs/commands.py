@@ -32,12 +32,10 @@ After = Annotated[str | None, option(help="Start after this one.")]
 def list_jobs(
     client: Client,
     status: Annotated[
-        str | None, option(help="Only those with this status: queued, running, paused, …")
+        str | None, option(help="Filter by status: queued, running, paused, …")
     ] = None,
-    model: Annotated[str | None, option(help="Only those that start from this model.")] = None,
-    metadata: Annotated[
-        list[str], option(help="Only those with this key=value; may be repeated.")
-    ] = [],  # noqa: B006
+    model: Annotated[str | None, option(help="Filter by base model.")] = None,
+    metadata: Annotated[list[str], option(help="Filter by key=value; may be repeated.")] = [],  # noqa: B006
     limit: Limit = 20,
     after: After = None,
 ) -> None:

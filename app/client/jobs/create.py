@@ -26,7 +26,7 @@ Watch = Annotated[bool, typer.Option("--watch", help="Follow the job to its end.
 )
 def create_job(
     client: Client,
-    model: Annotated[str, option(help="Model to start from, as `falqon models list` names it.")],
+    model: Annotated[str, option(help="Base model, as in `falqon models list`.")],
     file: Annotated[
         str, option(help="Training data: the id of a file, or a path that is uploaded first.")
     ],

@@ -31,9 +31,9 @@ app = typer.Typer()
 @command(app, "fields", "falqon jobs fields rank learning_rate")
 def list_fields(
     client: Client,
-    names: Annotated[list[str], argument(metavar="FIELD", help="Only these.")] = [],  # noqa: B006
+    names: Annotated[list[str], argument(metavar="FIELD", help="Field names. Default: all.")] = [],  # noqa: B006
 ) -> None:
-    """Show what --set takes: each field with its values, its default and what it means."""
+    """Show the fields of --set with their values, defaults and meaning."""
     fields = read_fields(client.api)
     for name in names:
         if name not in fields:
@@ -42,7 +42,7 @@ def list_fields(
     rows = (
         (name, _values(field), _default(field), _words(field)) for name, field in chosen.items()
     )
-    values, meaning = Column("values", "wrapped"), Column("what it means", "wrapped")
+    values, meaning = Column("values", "wrapped"), Column("meaning", "wrapped")
     heads = ("field", values, "default", meaning)
     client.out.show(chosen, partial(client.out.table, heads, rows))
 

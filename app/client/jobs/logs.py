@@ -23,10 +23,10 @@ def show_logs(
     client: Client,
     job_id: JobId,
     attempt: Annotated[
-        int | None, typer.Option(help="Of this attempt, instead of the newest that has one.", min=1)
+        int | None, typer.Option(help="Attempt number. Default: the newest with a log.", min=1)
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")
+        bool, typer.Option("--follow", "-f", help="Follow the log to the job's end.")
     ] = False,
 ) -> None:
     """Print the log of a job's trainer. Ctrl-C leaves the job running."""

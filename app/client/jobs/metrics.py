@@ -16,8 +16,8 @@ app = typer.Typer()
 def show_metrics(
     client: Client,
     job_id: JobId,
-    keys: Annotated[str | None, option(help="Only these, separated by commas.")] = None,
-    points: Annotated[int | None, option(help="Maximum number of points of each series.")] = None,
+    keys: Annotated[str | None, option(help="Comma-separated names. Default: all.")] = None,
+    points: Annotated[int | None, option(help="Maximum points per series.")] = None,
 ) -> None:
     """Show the curves that training left; every point with --json."""
     answer = client.api.get(

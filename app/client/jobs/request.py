@@ -10,9 +10,9 @@ from app.client.errors import Misused
 
 MaxCost = Annotated[
     str | None,
-    option("--max-cost-usd", metavar="USD", help="Pause the job when it has cost this much."),
+    option("--max-cost-usd", metavar="USD", help="Pause the job at this cost."),
 ]
-MaxSeconds = Annotated[int | None, option(help="Pause the job when it has run this long.")]
+MaxSeconds = Annotated[int | None, option(help="Pause the job after this run time.")]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class JobOptions:
         ),
     ] = field(default_factory=list)
     priority: Annotated[
-        int | None, option(help="-10 to 10; in your project, higher runs first.")
+        int | None, option(help="-10 to 10; higher runs first in your project.")
     ] = None
     max_cost_usd: MaxCost = None
     max_seconds: MaxSeconds = None

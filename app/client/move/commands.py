@@ -13,14 +13,14 @@ from app.client.errors import Misused, Refused
 if TYPE_CHECKING:
     from app.client.move.account import Account
 
-app = typer.Typer(no_args_is_help=True, help="Bring what an account elsewhere has over to here.")
+app = typer.Typer(no_args_is_help=True, help="Import files and jobs of an account elsewhere.")
 
 
 @command(app, "openai", "falqon move openai --yes", connect=resolve_here)
 def move_openai(
     client: Client,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do it; without, only the plan is shown.")
+        bool, typer.Option("--yes", "-y", help="Execute the plan. Default: only show it.")
     ] = False,
     keep_hyperparameters: Annotated[
         bool,
@@ -51,7 +51,7 @@ def move_openai(
         Path | None, option(help="Folder for the answers. Default: one named after the model.")
     ] = None,
     from_url: Annotated[
-        str, typer.Option(help="Address of the account's API.")
+        str, typer.Option(help="API address of the account.")
     ] = "https://api.openai.com/v1",
 ) -> None:
     """Copy files and repeat fine-tuning jobs of the OpenAI account that OPENAI_API_KEY opens. Run

@@ -1,5 +1,4 @@
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -8,9 +7,10 @@ from sse_starlette import EventSourceResponse
 
 from app.auth.caller import Caller
 from app.base.errors import InvalidRequest
+from app.files import service as files
 from app.http.dependencies import ServicesDep
 from app.jobs import listing, service
-from app.jobs.comparison import figures_of, recipe_of
+from app.jobs.comparison import figures_of
 from app.jobs.listing import JobQuery
 from app.jobs.presenter import to_objects
 from app.jobs.schemas import JobObject
@@ -18,26 +18,19 @@ from app.models.job_lifecycle import LIVE
 from app.services import Services
 from app.web import live
 from app.web.charts import charts_of
+from app.web.job_comparison import measured_rows, setting_rows
 from app.web.rendering import fragment, page, shared
 from app.web.text import state
 from app.web.visitor import PageRouter, Visitor
-from falqon_core.contract.methods import METHOD_SPECS
-from falqon_core.estimate.comparison import NOTES, combine, filled_columns
 
 MIN_JOBS, MAX_JOBS = 2, 6
+MAX_ASKED = 2  # Models of the playground.
 
 Jobs = Annotated[Sequence[str], Query(max_length=100)]
 
 router = PageRouter()
 streams = APIRouter()
-PARTS = ("jobs", "figures", "results")  # Parts that a stream replaces.
-
-
-@dataclass(frozen=True, slots=True)
-class SettingRow:
-    name: str
-    values: list[Any]  # One value for each job; None where it has none.
-    is_same: bool
+PARTS = ("jobs", "results")  # Parts that a stream replaces.
 
 
 @router.get("/compare")
@@ -99,13 +92,11 @@ def _comparison(
 ) -> dict[str, Any]:
     rows = [service.get(session, caller.project_id, id_) for id_ in ids]
     jobs = to_objects(session, services.settings, rows)
-    differences = _differences(jobs)
     names = _names(jobs)
     figures = figures_of(session, caller.project_id, rows)
-    table = [
-        combine(name, recipe_of(row), [figures[row.id]])
-        for row, name in zip(rows, names, strict=True)
-    ]
+    file_ids = [id_ for job in jobs for id_ in (job.training_file, job.validation_file) if id_]
+    different, same = setting_rows(jobs, files.names(session, caller.project_id, file_ids))
+    models = [job.fine_tuned_model for job in jobs if job.fine_tuned_model]
     runs = [
         {"label": name, "url": f"/jobs/{job.id}/metrics"}
         for job, name in zip(jobs, names, strict=True)
@@ -114,14 +105,12 @@ def _comparison(
         "jobs": [(job, name, state(row)) for job, name, row in zip(jobs, names, rows, strict=True)],
         "ids": ids,
         "is_live": any(row.status in LIVE for row in rows),
-        "table": table,
-        "columns": [column for column in filled_columns(table) if column.field != "num_jobs"],
-        "notes": NOTES,
-        "titles": {name: spec.title for name, spec in METHOD_SPECS.items()},
+        "measured": measured_rows(jobs, [figures[row.id] for row in rows]),
         "charts": charts_of(rows),
         "runs": runs,
-        "different": [difference for difference in differences if not difference.is_same],
-        "same": [difference for difference in differences if difference.is_same],
+        "different": different,
+        "same": same,
+        "models": models[:MAX_ASKED],
     }
 
 
@@ -133,22 +122,4 @@ def _names(jobs: list[JobObject]) -> list[str]:
         if suffixes.count(job.suffix) > 1 or not job.suffix
         else job.suffix
         for job in jobs
-    ]
-
-
-def _differences(jobs: list[JobObject]) -> list[SettingRow]:
-    settings = [
-        {
-            "model": job.model,
-            "training_file": job.training_file,
-            "validation_file": job.validation_file,
-        }
-        | (job.config or {})
-        for job in jobs
-    ]
-    names = list(dict.fromkeys(name for of_job in settings for name in of_job))
-    rows = [(name, [of_job.get(name) for of_job in settings]) for name in names]
-    return [
-        SettingRow(name, values, all(value == values[0] for value in values))
-        for name, values in rows
     ]

@@ -242,7 +242,8 @@ def _poll(
         values = job_view.progress_context(session, services, caller, job_id, validation)
         row = values["row"]
         names: tuple[str, ...] = PROGRESS_PARTS
-        if is_first or messages:
+        # No message tells that the last step is done.
+        if is_first or messages or (events and values["is_exporting"]):
             values |= job_view.results_context(session, caller, row, context["origin"])
             names = (*PROGRESS_PARTS, *RESULT_PARTS)
     seq = events[-1].seq if events else after

@@ -19,7 +19,7 @@ from app.web.pages.job import show_job
 from app.web.session import notify
 from app.web.visitor import FORM_SCRIPT, PageRouter, WritingVisitor
 
-USED_UP = "The budget is used up: write a higher cap, or leave its field empty for none."
+USED_UP = "The budget is used up. Enter a higher cap, or leave the field empty for no cap."
 Back = Annotated[str, Form()]
 
 router = PageRouter("/jobs/{job_id}")
@@ -32,7 +32,7 @@ def cancel(
     with notify_refusals(request):
         job = service.cancel_job(services, caller, job_id)
         if job.status == "cancelled":
-            notify(request, "The job is cancelled.")
+            notify(request, "Job cancelled.")
         else:
             notify(request, "The job stops at its next step.")
     return redirect_to("/" if back == "/" else f"/jobs/{job_id}")
@@ -45,7 +45,7 @@ def pause(
     with notify_refusals(request):
         job = service.pause_job(services, caller, job_id)
         if job.status == "paused":
-            notify(request, "The job is paused.")
+            notify(request, "Job paused.")
         else:
             notify(request, "The job writes a checkpoint and pauses.")
     return redirect_to(f"/jobs/{job_id}")
@@ -73,7 +73,7 @@ def resume(
         notify(request, error.message, failed=True)
         typed = {"max_cost_usd": max_cost_usd, "max_seconds": max_seconds}
         return show_job(services, request, caller, job_id, typed if has_caps else None)
-    notify(request, "The job goes on.")
+    notify(request, "Job resumed.")
     return redirect_to(f"/jobs/{job_id}")
 
 
@@ -123,9 +123,9 @@ def make_model(
             name = checkpoint_name(service.model_id(session, job), step)
         export = exports.create_export(services, caller, name, "fp8")
         if export.exported_model:
-            notify(request, f"The model of step {step} is there.")
+            notify(request, f"The model of step {step} is ready.")
         else:
-            notify(request, f"A worker makes a model of the checkpoint of step {step}.")
+            notify(request, f"A worker creates the model of step {step}.")
     return redirect_to(f"/jobs/{job_id}")
 
 
@@ -135,5 +135,5 @@ def _read_budget(max_cost_usd: str, max_seconds: str) -> Budget:
         return Budget(**dict(caps))  # With a cap that is left empty: it is taken away.
     except InvalidForm:
         raise InvalidRequest(
-            "The budget: dollars as 1.50, seconds as a whole number, or nothing for no cap."
+            "Enter dollars as 1.50 and seconds as a whole number, or nothing for no cap."
         ) from None

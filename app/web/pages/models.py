@@ -18,6 +18,8 @@ from app.model_imports.schemas import ModelImportRequest
 from app.services import Services
 from app.web import live, model_view
 from app.web.forms import EMPTY_FORM, TypedForm, notify_refusals, parse_form, redirect_to
+from app.web.model_card import read_card
+from app.web.readme import read_readme
 from app.web.rendering import fragment, page, shared
 from app.web.session import notify
 from app.web.text import model_page
@@ -104,7 +106,7 @@ def add_model(
     with TypedForm(id=id, source=source) as form:
         body = parse_form(ModelImportRequest, id=id.strip(), source=source.strip())
         model_imports.create_import(services, caller, body)
-        notify(request, f"A worker brings {body.id} in.")
+        notify(request, f"A worker imports {body.id}.")
         return redirect_to(MODELS_PATH)
     return _list_page(services, request, caller, "", form)
 
@@ -151,9 +153,9 @@ def ask_for_export(
         choice = parse_form(ExportRequest, format=format)
         export = exports.create_export(services, caller, model, choice.format)
         if export.exported_model:
-            notify(request, f"The {export.format} form is there.")
+            notify(request, f"The {export.format} format is ready.")
         else:
-            notify(request, f"A worker makes the {export.format} form.")
+            notify(request, f"A worker creates the {export.format} format.")
     return redirect_to(model_page(model))
 
 
@@ -197,7 +199,8 @@ def show_model(services: ServicesDep, request: Request, caller: Visitor, model: 
     model_object = models.retrieve_model(services, caller, model)
     files = artifacts.list_artifacts(services, caller, model).data
     with services.database.read() as session:
-        lineage = model_view.lineage(session, caller.project_id, model)
+        lineage = model_view.lineage(session, caller.project_id, model_object.id)
+        card = read_card(session, caller.project_id, model_object, lineage)
     context = shared(request, caller)
     return page(
         request,
@@ -209,6 +212,8 @@ def show_model(services: ServicesDep, request: Request, caller: Visitor, model: 
         engine_note=None if services.settings.engine_url else model_object.engine_note,
         artifacts=files,
         line=lineage,
+        card=card,
+        readme=read_readme(services, caller, files),
         commands=model_view.commands(
             model_object, [file.name for file in files], context["origin"]
         ),

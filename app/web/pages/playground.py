@@ -1,6 +1,5 @@
 """Try it: a conversation with a model, and with another one beside it."""
 
-import json
 from typing import Annotated
 
 from anyio.to_thread import run_sync
@@ -43,7 +42,6 @@ def playground_page(
         caller,
         choices=choices + [id_ for id_ in ids if id_ not in choices],
         ids=ids,
-        models_document=json.dumps(ids),
         prompts=list_prompts(services, caller, chosen),
     )
 

@@ -100,7 +100,7 @@ def change_project(
             session.change_key(database, request, other, caller)
             return RedirectResponse(local_path(next), 303)
     session.forget_key(request, key)
-    session.notify(request, "That key opens nothing any more: sign in with another.", failed=True)
+    session.notify(request, "This key no longer works. Sign in with another one.", failed=True)
     return RedirectResponse("/", 303)
 
 

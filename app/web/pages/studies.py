@@ -37,6 +37,7 @@ from falqon_core.estimate.comparison import (
 )
 
 PAGE_SIZE = 50
+PAPER_FIELDS = ("paper_seconds_per_step", "paper_mmlu")
 SORTS = ("method", *(column.field for column in COLUMNS))
 
 router = PageRouter()
@@ -96,7 +97,7 @@ def cancel_study(
 ) -> RedirectResponse:
     with notify_refusals(request):
         service.cancel_study(services, caller, study_id)
-        notify(request, "Its jobs are cancelled; those that run stop at their next step.")
+        notify(request, "Jobs cancelled. Running jobs stop at their next step.")
     return redirect_to(f"/studies/{study_id}")
 
 
@@ -153,10 +154,12 @@ def _table(session: Session, study: Study, of_study: Sequence[Job], sort: str) -
     rows = [method.row for method in compared]
     if field:
         rows = sort_rows(rows, field, descending=sort.startswith("-"))
+    # Beside no measurement of ours, figures of the paper would be taken for results.
+    hidden = () if any(row.steps for row in rows) else PAPER_FIELDS
     return {
         "study": ListedStudyObject.of(study, of_study),
         "rows": rows,
-        "columns": filled_columns(rows),
+        "columns": [column for column in filled_columns(rows) if column.field not in hidden],
         "by_method": _by_method(of_study, has_rates),
         "has_rates": has_rates,
         "runs": [

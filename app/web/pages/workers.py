@@ -55,7 +55,7 @@ def unload_engine(
 ) -> Response:
     with notify_refusals(request):
         engines.unload_engine(services, caller, model)
-        notify(request, "The model is unloaded; the next question loads it again.")
+        notify(request, "Model unloaded. The next question loads it again.")
     return redirect_to("/workers")
 
 

@@ -135,6 +135,8 @@ const figures = [...container.querySelectorAll(".chart")].map((figure) => new Fi
 function draw() {
   if (!loaded) return;
   for (const figure of figures) figure.draw();
+  for (const more of container.querySelectorAll(".more"))
+    more.hidden = !more.querySelector(".chart:not([hidden])");
   const isEmpty = figures.every(({ figure }) => figure.hidden);
   tools.hidden = isEmpty;
   for (const text of section.querySelectorAll("[data-no-curves]")) text.hidden = !isEmpty;

@@ -19,7 +19,7 @@ function move(by) {
 
 const KEYS = {
   "/": () => document.querySelector("main input[type=search]")?.focus(),
-  n: () => document.querySelector('header a[href="/jobs/new"]')?.click(),
+  n: () => document.querySelector('a[href="/jobs/new"]')?.click(),
   j: () => move(1),
   k: () => move(-1),
   x: () => document.activeElement.closest("tr")?.querySelector(".choose input")?.click(),

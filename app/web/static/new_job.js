@@ -60,7 +60,7 @@ for (const name of ["max_seq_length", "chat_template_kwargs"]) {
 
 // Until the next estimate replaces it.
 const NO_ESTIMATE =
-  "The service does not estimate this just now: what is shown does not follow what you typed.";
+  "No estimate at the moment: the figures below may not match your input.";
 function sayStale() {
   const plan = document.querySelector("#plan");
   if (plan.firstElementChild?.textContent === NO_ESTIMATE) return;

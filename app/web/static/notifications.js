@@ -64,7 +64,7 @@ document.addEventListener("change", async (event) => {
   } else {
     save(CHOICE, 1);
     try {
-      show("Notifications are on", "You are told here when a job ends.", CHOICE, "/");
+      show("Notifications are on", "You are notified when a job ends.", CHOICE, "/");
     } catch {
       refuse("this browser shows none of a page"); // as those of phones do
     }

@@ -68,7 +68,7 @@ arrange();
 setInterval(tick, 5000);
 
 // What the page asks for by itself, without a session.
-const ENDED = "Your session has ended. What you typed stays on this page.";
+const ENDED = "Your session has ended. Your input stays on this page.";
 let isDismissed = false;
 async function goOn(element) {
   if (isDismissed) return;

@@ -60,6 +60,7 @@ export class Plot {
     } else {
       this.drawn = new uPlot(this.options(ends), data, this.place);
     }
+    this.showNewest();
     this.place.querySelectorAll(".u-legend .u-series").forEach((row, i) => {
       if (i) row.hidden = !this.lines[Math.floor((i - 1) / 2)].count;
       else row.querySelector(".u-label").textContent = AXES[this.view().axis];
@@ -67,6 +68,24 @@ export class Plot {
     this.makeLegendReachable();
     Object.assign(this.place.dataset, { from: ends.min, to: ends.max });
     return true;
+  }
+
+  // In the legend, while nothing is pointed at.
+  showNewest() {
+    const { drawn } = this;
+    if (this.ready || drawn.cursor.idx != null) return;
+    const newest = (values) => values.findLastIndex((value) => value != null);
+    const idxs = drawn.data.map((values, i) => (i ? newest(values) : values.length - 1));
+    drawn.setLegend({ idxs: idxs.map((i) => (i < 0 ? null : i)) }, false);
+  }
+
+  // A finger moves the cursor; up and down it scrolls the page.
+  followTouch(plot) {
+    plot.over.addEventListener("pointermove", (event) => {
+      if (event.pointerType !== "touch") return;
+      const { left, top } = plot.over.getBoundingClientRect();
+      plot.setCursor({ left: event.clientX - left, top: event.clientY - top });
+    });
   }
 
   // Faintly what was measured, and over it the smoothed line.
@@ -177,6 +196,8 @@ export class Plot {
           ({ scales: { y } }, key) =>
             key === "y" && Object.assign(this.place.dataset, { low: y.min, high: y.max }),
         ],
+        ready: [(plot) => this.followTouch(plot)],
+        setCursor: [(plot) => plot.cursor.idx == null && this.drawn && this.showNewest()],
         setSelect: [(plot) => this.select(plot)],
         drawAxes: [(plot) => this.drawMarks(plot)],
         draw: [(plot) => this.drawBest(plot), (plot) => this.ready?.(plot)],

@@ -62,7 +62,7 @@ async function signIn(key) {
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const token = page.querySelector("input[name=csrf]")?.value;
     if (!answer.ok || !token)
-      return page.querySelector("[role=alert]")?.textContent ?? "That did not work.";
+      return page.querySelector("[role=alert]")?.textContent ?? "Something went wrong.";
     for (const input of document.querySelectorAll("[name=csrf]")) input.value = token;
     for (const part of document.querySelectorAll("[data-token]")) part.dataset.token = token;
     return "";

@@ -190,7 +190,7 @@ def test_an_impossible_job_is_refused_with_the_reason(
 
 def test_settings_are_listed_as_the_service_describes_them(falqon: Falqon) -> None:
     head, *rows = falqon("jobs", "fields").stdout.splitlines()
-    assert head.split("\t") == ["field", "values", "default", "what it means"]
+    assert head.split("\t") == ["field", "values", "default", "meaning"]
     fields = {row.split("\t")[0]: row.split("\t")[1:3] for row in rows}
     assert fields["rank"] == ["integer from 1 to 1024", "64"]
     assert fields["learning_rate"] == ["number above 0 to 1", "auto"]

@@ -11,7 +11,7 @@ def test_a_file_is_judged_anew_by_a_button(browser: httpx.Client, tenant: Tenant
     check = f"/data/{file}/check"
     page = browser.get(f"/data/{file}")
     assert check in page.text
-    for words in ("Every line is being checked", "is being checked already"):
+    for words in ("Checking every line", "is being checked already"):
         page = browser.post(check, data={"csrf": token(page)}, headers=SAME_SITE)
         assert words in page.text
     assert check not in browser.get(f"/data/{file}").text

@@ -20,7 +20,7 @@ def test_statuses_figures_and_results_follow_the_jobs(
     with browser.stream("GET", f"/compare/live?{address}") as stream:
         lines = stream.iter_lines()
         whole = "".join(takewhile(bool, lines))
-        assert all(f"#compare-{part}" in whole for part in ("jobs", "figures", "results"))
+        assert all(f"#compare-{part}" in whole for part in ("jobs", "results"))
         scene.finish(tenant, first, JobStatus.FAILED)
         ended = "".join(takewhile(bool, lines))
         assert ("#compare-jobs" in ended, ">failed<" in ended) == (True, True)

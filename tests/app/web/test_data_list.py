@@ -61,7 +61,7 @@ def test_results_stand_in_a_tab_of_their_own(
 def test_files_are_found_by_a_part_of_their_name(browser: httpx.Client, results: list[str]) -> None:
     assert names(browser.get("/data?q=DESK")) == ["support desk.jsonl"]
     assert names(browser.get("/data?q=%25")) == []
-    assert "None has “metrics” in its name or id" in browser.get("/data?q=metrics").text
+    assert "No name or id contains “metrics”" in browser.get("/data?q=metrics").text
     page = browser.get("/data?purpose=fine-tune-results&q=metrics")
     assert "purpose=fine-tune-results&amp;q=metrics&amp;after=" in page.text
     assert names(browser.get("/data?purpose=fine-tune-results&q=7-")) == [

@@ -113,9 +113,9 @@ def test_errors_stand_by_line_and_the_list_tells_what_is_known(
         "<mark>It is four.</mark>",
         "Line 1, a later turn",
         "1 exact duplicate: ",
-        "3 tokens are dropped",
+        "3 tokens dropped",
         "of 12 sequences",
-        "Jobs that use this file",
+        "Jobs with this file",
         '<a href="/data">Data</a></p>',
     ):
         assert words in page
@@ -129,7 +129,7 @@ def test_lengths_are_counted_and_show_where_they_are_truncated(
     scene.inspected(tenant, file, edges=(1024.5, 2048.5, 3072.5))
     page = browser.get(f"/data/{file}").text.replace("\u202f", " ")
     lengths = page[page.index('<figure class="histogram"') : page.index("</figure>")]
-    assert "the highest bar is 9 sequences" in lengths
+    assert "highest bar: 9 sequences" in lengths
     rows = re.findall(r'<th scope="row">([^<]+)</th><td class="number">(\d+)</td>', lengths)
     assert rows == [("1 025 to 2 048", "3"), ("2 049 to 3 072", "9")]
     assert 'class="cut" x1="2049"' in lengths
@@ -374,7 +374,7 @@ def test_the_page_of_a_file_without_its_bytes_reports_the_loss(
         session.execute(update(File).where(File.id == file_id).values(**failed))
     page = browser.get(f"/data/{file_id}")
     assert "Nobody &lt;i&gt;could&lt;/i&gt;." in page.text
-    assert "kept and not checked" not in page.text
+    assert "are not checked" not in page.text
     form = {"csrf": token(page)}
     deleted = browser.post(f"/data/{file_id}/delete", data=form, headers=SAME_SITE)
     assert f"{file_id} is deleted." in deleted.text

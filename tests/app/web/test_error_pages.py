@@ -29,7 +29,7 @@ def test_an_unknown_address_is_a_page_with_navigation(browser: httpx.Client, pat
     page = browser.get(path, headers=BROWSER)
     assert page.status_code == 404
     assert page.headers["content-type"].startswith("text/html")
-    assert sentence(page) == "There is no page at this address."
+    assert sentence(page) == "This address has no page."
     assert 'aria-label="Screens"' in page.text
 
 
@@ -71,10 +71,10 @@ def test_a_storage_that_is_away_is_a_page(
 
 def test_a_refusal_keeps_the_navigation_and_is_plainly_worded(browser: httpx.Client) -> None:
     for path, status, words in (
-        ("/jobs/ftjob-none", 404, "There is no such job in this project."),
+        ("/jobs/ftjob-none", 404, "This project has no such job."),
         ("/settings/keys", 403, "right 'admin'"),
         ("/?page=abc", 400, "“page=abc” in the address cannot be read. Write a whole number."),
-        ("/jobs/new?like=ftjob-none", 404, "There is no such job in this project."),
+        ("/jobs/new?like=ftjob-none", 404, "This project has no such job."),
     ):
         page = browser.get(path)
         assert page.status_code == status
@@ -83,7 +83,7 @@ def test_a_refusal_keeps_the_navigation_and_is_plainly_worded(browser: httpx.Cli
     page = browser.post("/settings/keys/nothing/here", headers=BROWSER)
     assert (page.status_code, 'aria-label="Screens"' in page.text) == (404, True)
     page = browser.get("/sign-out", headers=BROWSER)
-    assert (page.status_code, "only takes what a form sends" in sentence(page)) == (405, True)
+    assert (page.status_code, "only accepts forms" in sentence(page)) == (405, True)
 
 
 @pytest.mark.parametrize("path", ["/", "/sign-in", "/jobs/new", "/data", "/docs", "/settings"])

@@ -18,7 +18,7 @@ def test_a_page_says_how_lines_were_read(browser: httpx.Client, tenant: Tenant) 
     assert "messages 2 1 text 1 3" in text
     assert "In 2 records role 'developer' is read as 'system'." in text
     assert "&lt;b&gt;tag</code> in 2 records." in page
-    assert "How lines are read" not in browser.get(f"/data/{tenant.upload()}").text
+    assert "Line formats" not in browser.get(f"/data/{tenant.upload()}").text
 
 
 def test_a_record_that_was_converted_is_shown_as_it_is_written(

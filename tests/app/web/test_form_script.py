@@ -16,7 +16,7 @@ def test_a_form_sent_by_script_gets_the_next_page_with_its_message(
     form = {"csrf": token(browser.get(f"/jobs/{job_id}"))}
     answer = browser.post(f"/jobs/{job_id}/pause", data=form, headers=BY_SCRIPT)
     assert (answer.status_code, answer.headers["x-next-page"]) == (204, f"/jobs/{job_id}")
-    assert "The job is paused." in browser.get(f"/jobs/{job_id}").text
+    assert "Job paused." in browser.get(f"/jobs/{job_id}").text
 
 
 def test_a_refusal_is_a_message(browser: httpx.Client, tenant: Tenant) -> None:

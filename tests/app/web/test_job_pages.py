@@ -135,20 +135,23 @@ def test_a_job_whose_budget_is_used_up_is_resumed_with_a_higher_one(
         )
     page = browser.get(f"/jobs/{job_id}")
     assert 'name="max_seconds" inputmode="numeric" value="10"' in page.text
+    notice = re.sub(r"\s+", " ", page.text)
+    assert "the time budget of 10 s is used up (11 s, all of it start-up). Raise it" in notice
+    assert "It goes on when you resume it" not in notice
 
     def resume(seconds: str) -> str:
         form = {"csrf": token(page), "has_caps": "true", "max_cost_usd": "", "max_seconds": seconds}
         return browser.post(f"/jobs/{job_id}/resume", data=form, headers=SAME_SITE).text
 
-    assert "write a higher cap, or leave its field empty" in resume("10")
+    assert "Enter a higher cap, or leave the field empty" in resume("10")
     refused = resume("ten")
     assert "seconds as a whole number" in refused
     assert 'name="max_seconds" inputmode="numeric" value="ten"' in refused
-    assert "The job goes on" in resume("20")
-    assert "Budget: at most 20 s;" in browser.get(f"/jobs/{job_id}").text
+    assert "Job resumed" in resume("20")
+    assert "Budget: at most 20 s." in browser.get(f"/jobs/{job_id}").text
     assert tenant.client.fine_tuning.jobs.retrieve(job_id).budget["max_seconds"] == 20  # type: ignore[attr-defined]
     tenant.client.fine_tuning.jobs.pause(job_id)
-    assert "The job goes on" in resume("")
+    assert "Job resumed" in resume("")
     assert "Budget:" not in browser.get(f"/jobs/{job_id}").text
 
 
@@ -269,19 +272,17 @@ def test_a_comparison_shows_curves_and_settings_of_its_jobs(
     file = tenant.upload()
     first = tenant.job(training_file=file, suffix="one", extra_body={"falqon": {"rank": 16}}).id
     second = tenant.job(training_file=file, suffix="two", extra_body={"falqon": {"rank": 32}}).id
-    different, same = browser.get(f"/compare?job={first}&job={second}").text.partition(
-        "What is the same"
-    )[::2]
-    assert re.findall(r'<th scope="row">(\w+)</th>', different.partition("What differs")[2]) == [
-        "rank",
-        "alpha",
-    ]
-    assert "learning_rate" in same
-    assert "Paper MMLU, 7B" in different.partition("Training</h2>")[0]
-    assert "FALQON" in different
-    assert "choose at least one more" in browser.get(f"/compare?job={first}&job={first}").text
+    page = browser.get(f"/compare?job={first}&job={second}").text
+    different, same = page.partition("Same settings</summary>")[::2]
+    titles = re.findall(r'<th scope="row">([^<]+)</th>', different)
+    assert titles[:2] == ["Adapter rank", "Adapter scaling (alpha)"]
+    assert "Learning rate" in same
+    assert "rows.jsonl" in same
+    assert page.index("What differs") < page.index("Training</h2>")
+    assert "Paper" not in page
+    assert "Choose at least one more" in browser.get(f"/compare?job={first}&job={first}").text
     seven = "&".join(f"job={tenant.job(training_file=file).id}" for _ in range(7))
-    assert "at most 6" in browser.get(f"/compare?{seven}").text
+    assert "at most 6," in browser.get(f"/compare?{seven}").text
 
 
 def test_jobs_chosen_to_compare_stay_beside_the_results_of_a_search(

@@ -79,8 +79,8 @@ def test_a_checkpoint_is_trained_from_and_becomes_a_model(
     assert re.search(rf'<option value="{re.escape(name)}" selected', filled)
 
     page = browser.post(path, data={"csrf": token(page)}, headers=SAME_SITE)
-    assert f"makes a model of the checkpoint of step {scene.EVALUATE_EVERY}" in page.text
-    assert ("being made" in page.text, 'hx-select="#job-checkpoints"' in page.text) == (True, True)
+    assert f"creates the model of step {scene.EVALUATE_EVERY}" in page.text
+    assert ("in progress" in page.text, 'hx-select="#job-checkpoints"' in page.text) == (True, True)
     export = tenant.http.get(f"/v1/models/{name}/exports/fp8").json()
     assert export["status"] == "in_progress"
 
@@ -116,6 +116,6 @@ def test_a_model_that_is_ready_offers_what_comes_next(
             f"falqon publish {model} hf:OWNER/NAME",
         ):
             assert link in page
-        assert page.index("Try it") < page.index("<summary>Commands")
+        assert page.index("Try it") < page.index("<summary>Use it")
         assert page.count('name="tool"') == 4
     assert f'<option value="{model}" selected' in browser.get(f"/jobs/new?model={model}").text

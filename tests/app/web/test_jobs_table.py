@@ -114,7 +114,7 @@ def test_running_jobs_stand_on_top_where_nobody_sorts(
     assert browser.get("/").text.count("data-pinned") == 1
     assert row_ids(browser.get("/?sort=created")) == [first, second, third]
     assert row_ids(browser.get("/?sort=-name&page=1")) != []
-    assert "This page has no jobs any more" in browser.get("/?page=2").text
+    assert "This page is now empty" in browser.get("/?page=2").text
     assert row_ids(browser.get("/?status=running")) == [first]
 
 

@@ -41,7 +41,7 @@ def settle(tenant: Tenant, **values: object) -> None:
 
 
 def test_models_are_listed_with_what_they_came_from(browser: httpx.Client, tenant: Tenant) -> None:
-    assert "The models of your jobs appear here" in browser.get("/models").text
+    assert "Your fine-tuned models appear here" in browser.get("/models").text
     objects = scene.scene(tenant)
     other = a_model(Tenant(tenant.api))
     page = browser.get("/models").text
@@ -109,7 +109,7 @@ def test_a_model_tells_its_files_its_line_and_its_certificate(
         assert text in page
     base = browser.get(model_page(tenant.base_model)).text
     assert "/delete" not in base
-    assert "A base model is used as it was added" in base
+    assert "Base models have none" in base
 
 
 def test_a_certificate_that_says_no_is_shown_so_and_one_that_cannot_be_read_breaks_nothing(
@@ -135,7 +135,7 @@ def test_a_certificate_that_says_no_is_shown_so_and_one_that_cannot_be_read_brea
     for damage in (lambda: path.write_text("{}"), path.unlink):
         damage()
         page = browser.get(model_page(model))
-        assert (page.status_code, "None of its files can be read as one" in page.text) == (
+        assert (page.status_code, "has no readable certificate" in page.text) == (
             200,
             True,
         )
@@ -179,8 +179,8 @@ def test_an_export_is_asked_for_and_followed(browser: httpx.Client, tenant: Tena
     )
     assert "format: " in post(browser, f"{here}/exports", format="nothing").text
     page = post(browser, f"{here}/exports", format="bf16").text
-    assert "A worker makes the bf16 form" in page
-    assert "being made" in page
+    assert "A worker creates the bf16 format" in page
+    assert "in progress" in page
     assert f'hx-sse:connect="{here}/live"' in page
     assert [
         export["status"] for export in tenant.http.get(f"/v1/models/{model}/exports").json()["data"]
@@ -189,7 +189,7 @@ def test_an_export_is_asked_for_and_followed(browser: httpx.Client, tenant: Tena
     page = browser.get(here).text
     assert "The disk is full." in page
     assert 'value="bf16"' in page
-    assert "being made" in post(browser, f"{here}/exports", format="bf16").text
+    assert "in progress" in post(browser, f"{here}/exports", format="bf16").text
     settle(tenant, status=OperationStatus.COMPLETED)
     tenant.add_model(
         f"{model}:bf16", project_id=tenant.project_id, base=tenant.base_model, job_id="ftjob-1"
@@ -309,7 +309,7 @@ def test_pages_offer_the_newest_of_many_models(browser: httpx.Client, tenant: Te
         )
     assert len(tenant.client.models.list().data) > MAX_OFFERED
     page = browser.get("/models").text
-    assert f"The newest {MAX_OFFERED} of {MAX_OFFERED + 1} are shown" in page
+    assert f"Showing the newest {MAX_OFFERED} of {MAX_OFFERED + 1}." in page
     assert names[1] in page
     assert names[0] not in page
     assert names[0] in browser.get(f"/models?q={names[0][-8:]}").text
@@ -322,4 +322,4 @@ def test_the_page_names_where_a_base_model_may_come_from(browser: httpx.Client) 
     text = browser.get("/models").text
     for source in ("hf:OWNER/NAME", "MODEL.gguf"):
         assert f"falqon admin models add NAME --source {source}" in text
-    assert "a folder with its weights in safetensors" in text
+    assert "a folder with safetensors weights" in text

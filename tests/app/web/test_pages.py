@@ -20,7 +20,7 @@ from app.models import ApiKey, EndedSession, Scope
 from app.models.job_progress import JobProgress
 from app.web import assets
 from app.web.link import LINK_FILE, issue
-from app.web.rendering import NAVIGATION
+from app.web.rendering import SCREENS
 from app.web.session import MAX_AGE_SECONDS, SESSION_COOKIE, SESSION_ID
 from tests.browser import scene
 from tests.contract.test_jobs import COST, PROGRESS
@@ -305,7 +305,7 @@ def test_no_id_stands_on_a_page_twice(browser: httpx.Client, tenant: Tenant) -> 
     objects = scene.scene(tenant)
     browser.post("/sign-in", data={"key": tenant.new_key(Scope.ADMIN)}, headers=SAME_SITE)
     for path in (
-        *(screen.path for screen in NAVIGATION),
+        *(screen.path for screen in SCREENS),
         f"/jobs/{objects.succeeded}",
         f"/data/{objects.file}",
         f"/models/{objects.model}",

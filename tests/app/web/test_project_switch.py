@@ -66,13 +66,13 @@ def test_the_project_switch_links_valid_keys_of_the_session_only(
         keys = http.get("/v1/api_keys", params={"limit": 1000}).json()["data"]
         foreign = next(key["id"] for key in keys if key["project_id"] == second.project_id)
         page = browser.post("/project", data={"csrf": csrf, "key": foreign}, headers=SAME_SITE)
-        assert "opens nothing any more" in page.text
+        assert "no longer works" in page.text
         assert project_name(page) == "desk"
         page = sign_in_beside(browser, second.new_key(Scope.READ))
         form = {"csrf": token(page), "key": others(page)["desk"]}
         http.post(f"/v1/projects/{tenant.project_id}/archive")
         page = browser.post("/project", data=form, headers=SAME_SITE)
-    assert ("opens nothing any more" in page.text, project_name(page)) == (True, "law")
+    assert ("no longer works" in page.text, project_name(page)) == (True, "law")
     assert others(page) == {}
 
 

@@ -109,7 +109,7 @@ def test_a_key_is_made_shown_once_and_revoked(admin: Browser, tenant: Tenant) ->
     assert not re.search(SECRET, listed)
     newest, *others = re.findall(r"/settings/keys/(key_[^/]+)/revoke", listed)
     assert len(others) == 1  # the tenant's; one's own is not offered
-    assert "it opens nothing any more" in admin.post(f"/settings/keys/{newest}/revoke").text
+    assert "It no longer works" in admin.post(f"/settings/keys/{newest}/revoke").text
     assert not works(tenant, secret)
     assert "No such API key" in admin.post(f"/settings/keys/{newest}/revoke").text
 
@@ -118,7 +118,7 @@ def test_a_key_is_made_shown_once_and_revoked(admin: Browser, tenant: Tenant) ->
 def test_a_key_whose_end_cannot_be_read_is_not_made(admin: Browser, lifetime: str) -> None:
     """Rather than one that never ends."""
     page = admin.post("/settings/keys", name="x", scope="read", lifetime=lifetime)
-    assert (page.status_code, "Choose when it expires" in page.text) == (400, True)
+    assert (page.status_code, "Choose an expiry" in page.text) == (400, True)
     assert not re.search(SECRET, page.text)
 
 
@@ -180,7 +180,7 @@ def test_the_admin_of_a_project_sees_that_project_only(admin: Browser, tenant: T
     assert admin.get(f"/settings/projects/{other.project_id}").status_code == 404
     assert admin.post(f"/settings/projects/{other.project_id}", name="mine").status_code == 404
     assert (
-        "The project has its new name"
+        "Project renamed"
         in admin.post(f"/settings/projects/{tenant.project_id}", name="renamed").text
     )
 
@@ -228,7 +228,7 @@ def test_the_installation_admin_makes_projects_and_limits_them(root: Browser, ap
         "max_storage_bytes": "1.5 GB",
         "max_device_hours": "1.5",
     }
-    assert "The limits are set" in root.post(f"{path}/limits", **limits).text
+    assert "Limits set" in root.post(f"{path}/limits", **limits).text
     page = root.get(path).text
     for value in ("3", "2", "1500 MB", "1.5"):
         assert f'value="{value}"' in page
@@ -248,7 +248,7 @@ def test_the_installation_admin_makes_projects_and_limits_them(root: Browser, ap
     key = re.findall(
         SECRET, root.post("/settings/keys", name="x", scope="write", project_id=project_id).text
     )[0]
-    assert "is archived" in root.post(f"{path}/archive").text
+    assert "Project archived" in root.post(f"{path}/archive").text
     assert "archived" in root.get("/settings").text
     assert (
         http.get("/v1/models", headers={"authorization": f"Bearer {key}"}).json()["error"]["code"]
@@ -272,7 +272,7 @@ def test_prices_are_set_and_given_back(root: Browser, api: Api) -> None:
         "usd": ["1.75", ""],
         "source": ["our contract", ""],
     }
-    assert "The prices are set" in root.post("/settings/prices", **rows).text
+    assert "Prices set" in root.post("/settings/prices", **rows).text
     assert in_force() == before | {"h100": "1.75"}
     page = root.get("/settings/prices").text
     assert 'value="1.75"' in page
@@ -282,7 +282,7 @@ def test_prices_are_set_and_given_back(root: Browser, api: Api) -> None:
     errors = field_errors(refused)
     assert (refused.status_code, set(errors)) == (400, {"usd-h100", "source-cpu"})
     assert errors["usd-h100"].startswith("expected dollars as a decimal string")
-    assert errors["source-cpu"].startswith("Say where the price comes from")
+    assert errors["source-cpu"].startswith("Name the source of the price")
     for value in ("2,5", "0.07", "ours"):
         assert f'value="{value}"' in refused.text
     assert in_force() == before | {"h100": "1.75"}
@@ -310,7 +310,7 @@ def test_a_webhook_is_made_told_and_told_again(
     wait_for(lambda: "delivered" in writer.get(here).text)
     assert f'href="/jobs/{job_id}"' in writer.get(here).text
     resend = re.findall(r'action="([^"]+/resend)"', writer.get(here).text)[0]
-    assert "The event is sent again" in writer.post(resend).text
+    assert "Event queued for delivery" in writer.post(resend).text
     wait_for(lambda: len(receiver.received) == 2)
     first, second = (request.headers["webhook-id"] for request in receiver.received)
     assert first == second
@@ -346,13 +346,13 @@ def test_a_webhook_is_changed_silenced_and_deleted(
     stored = tenant.http.get(f"/v1/webhook_endpoints/{endpoint_id}").json()
     assert (stored["url"], stored["name"] == "kept") == (receiver.url, False)
     assert (
-        "is changed"
+        "Endpoint changed"
         in writer.post(here, url=receiver.url, name="renamed", event="fine_tuning.job.paused").text
     )
     stored = tenant.http.get(f"/v1/webhook_endpoints/{endpoint_id}").json()
     assert (stored["name"], stored["event_types"]) == ("renamed", ["fine_tuning.job.paused"])
-    assert "Somebody disabled it" in writer.post(f"{here}/disable").text
-    assert "is told of the next event" in writer.post(f"{here}/enable").text
+    assert "Disabled by a user" in writer.post(f"{here}/disable").text
+    assert "enabled from the next event on" in writer.post(f"{here}/enable").text
     new = re.findall(
         r"whsec_[A-Za-z0-9+/=]{20,}", writer.post(f"{here}/rotate", keep_old="yes").text
     )[0]
@@ -428,4 +428,4 @@ def test_a_name_is_set_split_put_back_and_deleted(tenant: Tenant, writer: Browse
     assert "name" in field_errors(page)
     assert 'value="gpt 4o"' in page.text
     assert "gpt-4o is deleted" in writer.post("/settings/aliases/gpt-4o/delete").text
-    assert "There are none yet" in writer.get("/settings/aliases").text
+    assert "No names yet" in writer.get("/settings/aliases").text

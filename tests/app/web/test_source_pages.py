@@ -45,7 +45,7 @@ def test_a_dataset_becomes_a_file_or_the_page_says_why_not(
     page = post(browser, "/data/sources", source="hf://acme/rows@main/train", mapping=MAPPING)
     assert page.url.path.startswith("/data/file-")
     assert "hf://acme/rows@main/train" in page.text
-    assert "The source is being read" in page.text
+    assert "Importing the source" in page.text
     page = post(browser, "/data/sources", source="ftp://acme/rows")
     assert page.status_code == 400
     assert re.search(r'id="error-source"[^>]*>write hf://owner/name', page.text)
@@ -100,7 +100,7 @@ def test_an_installation_admin_adds_and_deletes_base_models(
     with httpx.Client(base_url=api.url, follow_redirects=True, verify=False) as admin:
         admin.post("/sign-in", data={"key": key}, headers=SAME_SITE)
         page = post(admin, "/models", **form)
-        assert "A worker brings acme/new in." in page.text
+        assert "A worker imports acme/new." in page.text
         assert "being added" in page.text
         polled = page.text.partition('hx-select="#bases"')[2]
         assert f'href="{model_page(tenant.base_model)}"' in polled, "with the models themselves"

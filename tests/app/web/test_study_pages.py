@@ -32,7 +32,7 @@ def test_a_study_is_a_table_with_curves_of_each_method(
     page = browser.get(f"/studies/{study['id']}")
     assert "&lt;mine&gt;" in page.text
     assert methods_in(page) == ["FALQON", "LoRA"]
-    for text in ("2.2500 ± 0.3536", "Paper MMLU, 7B", "seed 1", "table.csv", "What the columns"):
+    for text in ("2.2500 ± 0.3536", "Paper MMLU, 7B", "seed 1", "table.csv", "About these columns"):
         assert text in page.text
     assert "Base error" not in page.text, "no job measures it"
     assert "/live?" not in page.text, "nothing goes on any more"
@@ -54,7 +54,7 @@ def test_a_study_is_a_table_with_curves_of_each_method(
 def test_the_curves_are_those_of_the_best_rate(browser: httpx.Client, tenant: Tenant) -> None:
     study = create(tenant, rate_factors=[0.5, 1])
     page = browser.get(f"/studies/{study['id']}")
-    assert "the first job of each method at its best rate" in page.text
+    assert "first job per method at its best rate" in page.text
     assert has_curves_of(page, study) == [True, False, True, False], "no rate is better yet"
     for job, loss in zip(study["jobs"], (2.0, 1.0, 1.0, 2.0), strict=True):
         finish(tenant, job["id"], loss)
@@ -98,7 +98,7 @@ def test_a_study_is_cancelled_from_its_page(browser: httpx.Client, tenant: Tenan
     cancelled = browser.post(
         f"/studies/{study['id']}/cancel", data={"csrf": token(page)}, headers=SAME_SITE
     )
-    assert "Its jobs are cancelled" in cancelled.text
+    assert "Jobs cancelled" in cancelled.text
     assert "2 cancelled" in browser.get("/studies").text
 
 
@@ -140,3 +140,10 @@ def test_a_file_that_was_deleted_is_not_linked(browser: httpx.Client, tenant: Te
     page = browser.get(f"/studies/{study['id']}").text
     assert link not in page
     assert "training file deleted" in page
+
+
+def test_a_study_without_a_measurement_shows_no_figures_of_the_paper(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    study = create(tenant)
+    assert "Paper MMLU" not in browser.get(f"/studies/{study['id']}").text

@@ -43,7 +43,7 @@ def test_loaded_models_are_kept_and_unloaded_by_who_administers_them(
     assert f'href="{model_page(model)}"' not in kept.text, "of a project that is not theirs"
     assert engine_of(tenant, model).keep_loaded
     gone = browser.post("/workers/engines/unload", data=form, headers=SAME_SITE)
-    assert "The model is unloaded" in gone.text
+    assert "Model unloaded" in gone.text
     assert f'value="{model}"' not in gone.text
     again = browser.post("/workers/engines/unload", data=form, headers=SAME_SITE)
     assert "is not loaded" in again.text
@@ -90,7 +90,7 @@ def test_the_queue_says_how_long_a_job_takes_up_to_its_budget(
     assert job.estimate["seconds"]["expected"] > 3  # type: ignore[attr-defined]
     browser.post("/sign-in", data={"key": tenant.key}, headers=SAME_SITE)
     row = browser.get("/workers").text.partition(">capped<")[2].partition("</tr>")[0]
-    assert ">3 s<small>until its budget ends</small></td>" in row
+    assert ">3 s<small>limited by budget</small></td>" in row
 
 
 def test_the_queue_says_why_a_job_does_not_start(

@@ -34,7 +34,7 @@ def test_a_worker_token_is_made_shown_once_and_revoked(tenant: Tenant) -> None:
     assert "&lt;i&gt;cluster&lt;/i&gt;" in listed
     assert secret not in listed
     token_id = f"wtok_{secret.split('_')[2]}"
-    assert "The token is revoked" in root.post(f"{PATH}/{token_id}/revoke").text
+    assert "Token revoked" in root.post(f"{PATH}/{token_id}/revoke").text
     assert not joins()
     again = root.post(f"{PATH}/{token_id}/revoke").text
     assert f"No such worker token: {token_id}" in again
@@ -55,6 +55,6 @@ def test_a_token_may_stand_for_a_thousand_projects(api: Api) -> None:
     listed = root.get(PATH).text
     assert listed.count("<code>proj_") == len(offered)
     assert f"<summary>{len(offered) - 10} more</summary>" in listed
-    assert "These are the newest projects" in listed
+    assert "Newest projects only" in listed
     root.close()
     admin.http.close()

@@ -94,14 +94,14 @@ def revoke_key(
 ) -> Response:
     with notify_refusals(request):
         service.revoke_key(services, caller, key_id)
-        notify(request, "The key is revoked: it opens nothing any more.")
+        notify(request, "Key revoked. It no longer works.")
     return redirect_to(KEYS_PATH)
 
 
 def _expiry(lifetime: str) -> str | None:
     """Return the expiry of a key that is made now. Raises `InvalidForm`."""
     if lifetime not in LIFETIMES:
-        raise InvalidForm({"": "Choose when it expires from the list."})
+        raise InvalidForm({"": "Choose an expiry from the list."})
     return str(int(time.time()) + int(lifetime)) if lifetime else None
 
 

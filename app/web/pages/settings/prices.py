@@ -44,7 +44,7 @@ def set_prices(
     typed |= {f"source-{name}": origin for name, _, origin in rows}
     with TypedForm(**typed) as form:
         service.replace_prices(services, caller, PricesRequest(overrides=_overrides(rows)))
-        notify(request, "The prices are set, at once for new estimates and running jobs.")
+        notify(request, "Prices set for new estimates and running jobs.")
         return redirect_to(PRICES_PATH)
     return _page(services, request, caller, form)
 
@@ -74,7 +74,7 @@ def _overrides(rows: list[tuple[str, str, str]]) -> list[Override]:
             continue
         if not source.strip():
             errors[f"source-{device}"] = (
-                "Say where the price comes from, such as the contract or the page it was read on."
+                "Name the source of the price, such as a contract or a page."
             )
             continue
         try:

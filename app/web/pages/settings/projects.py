@@ -44,7 +44,7 @@ def create_project(
 ) -> Response:
     with TypedForm(name=name) as form:
         project = service.create_project(services, caller, parse_form(ProjectRequest, name=name))
-        notify(request, "The project is there. Set its limits, and make a key for it.")
+        notify(request, "Project created. Set its limits and create a key for it.")
         return redirect_to(f"{SETTINGS_PATH}/projects/{project.id}")
     return _list_page(services, request, caller, None, form)
 
@@ -67,7 +67,7 @@ def change_project(
     with TypedForm(name=name) as form:
         change = ProjectChange(name=parse_form(ProjectRequest, name=name).name)
         service.change_project(services, caller, project_id, change)
-        notify(request, "The project has its new name.")
+        notify(request, "Project renamed.")
         return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
     return _project_page(services, request, caller, project_id, form)
 
@@ -112,7 +112,7 @@ def limit_project(
         changes = dict.fromkeys(limits) | _read_limits(form.values)
         change = ProjectChange.model_validate(changes)
         service.change_project(services, caller, project_id, change)
-        notify(request, "The limits are set.")
+        notify(request, "Limits set.")
         return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
     return _project_page(services, request, caller, project_id, form)
 
@@ -159,7 +159,7 @@ def archive_project(
 ) -> Response:
     with notify_refusals(request):
         service.archive_project(services, caller, project_id)
-        notify(request, "The project is archived; its keys open nothing any more.")
+        notify(request, "Project archived. Its keys no longer work.")
     return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
 
 

@@ -111,7 +111,7 @@ def change_webhook(
     with TypedForm("event_types", url=url, name=name) as form:
         changes = parse_form(EndpointChanges, **form.values, event_types=_chosen(event))
         service.update_endpoint(services, caller, endpoint_id, changes)
-        notify(request, "The endpoint is changed.")
+        notify(request, "Endpoint changed.")
         return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
     return _endpoint_page(services, request, caller, endpoint_id, None, event or [], form)
 
@@ -122,7 +122,7 @@ def enable_webhook(
 ) -> Response:
     with notify_refusals(request):
         service.update_endpoint(services, caller, endpoint_id, EndpointChanges(enabled=True))
-        notify(request, "The endpoint is told of the next event.")
+        notify(request, "Endpoint enabled from the next event on.")
     return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
@@ -132,7 +132,7 @@ def disable_webhook(
 ) -> Response:
     with notify_refusals(request):
         service.update_endpoint(services, caller, endpoint_id, EndpointChanges(enabled=False))
-        notify(request, "The endpoint is told of nothing; what was still to be sent is given up.")
+        notify(request, "Endpoint disabled. Pending deliveries are dropped.")
     return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 
@@ -173,7 +173,7 @@ def delete_webhook(
 ) -> Response:
     with notify_refusals(request):
         service.delete_endpoint(services, caller, endpoint_id)
-        notify(request, "The endpoint and its deliveries are deleted.")
+        notify(request, "Endpoint and deliveries deleted.")
         return redirect_to(WEBHOOKS_PATH)
     return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
@@ -188,7 +188,7 @@ def resend_delivery(
 ) -> Response:
     with notify_refusals(request):
         service.resend_delivery(services, caller, endpoint_id, delivery_id)
-        notify(request, "The event is sent again.")
+        notify(request, "Event queued for delivery.")
     return redirect_to(f"{WEBHOOKS_PATH}/{endpoint_id}")
 
 

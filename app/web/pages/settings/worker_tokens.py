@@ -61,7 +61,7 @@ def revoke_worker_token(
 ) -> Response:
     with notify_refusals(request):
         service.revoke_token(services, caller, token_id)
-        notify(request, "The token is revoked: its workers lose their jobs with their next call.")
+        notify(request, "Token revoked. Its workers lose their jobs with their next call.")
     return redirect_to(TOKENS_PATH)
 
 

@@ -1,0 +1,70 @@
+"""README.md of a model as a part of a page. Its Markdown comes from a stranger: HTML in it stays
+text, links of other kinds than the web's are none, and pictures are left out.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
+from obstore.exceptions import BaseError as StorageError
+
+from app.artifacts import service as artifacts
+from app.artifacts.schemas import ArtifactObject
+from app.auth.caller import Caller
+from app.services import Services
+
+FILE = "README.md"
+MAX_BYTES = 2**16  # bytes that are read; a longer file is cut
+FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
+LICENSE = re.compile(r"^license:[ \t]*([\w.+-]{1,64})[ \t]*\r?$", re.MULTILINE)
+FIRST_LEVEL, LAST_LEVEL = 3, 6  # levels of headings; those above are the page's own
+PARSER = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+
+
+@dataclass(frozen=True, slots=True)
+class Readme:
+    html: Markup
+    license: str | None
+
+
+def read_readme(
+    services: Services, caller: Caller, files: Sequence[ArtifactObject]
+) -> Readme | None:
+    """Read the README among the files of a model; None where there is none to read."""
+    file = next((file for file in files if file.name == FILE), None)
+    if file is None:
+        return None
+    with services.database.read() as session:
+        key = artifacts.get(session, caller.project_id, file.model, file.name).storage_key
+    content = b""
+    try:
+        for chunk in services.storage.chunks(key):
+            content += chunk
+            if len(content) >= MAX_BYTES:
+                break
+    except (FileNotFoundError, StorageError):
+        return None
+    return render(content[:MAX_BYTES].decode(errors="replace"))
+
+
+def render(text: str) -> Readme:
+    """Render Markdown, without the front matter of the Hub but with the licence that it names."""
+    front = FRONT_MATTER.match(text)
+    named = LICENSE.search(front[1]) if front else None
+    tokens = PARSER.parse(text[front.end() :] if front else text)
+    _shift_headings(tokens)
+    html = PARSER.renderer.render(tokens, PARSER.options, {})
+    return Readme(Markup(html), named[1] if named else None)
+
+
+def _shift_headings(tokens: Sequence[Token]) -> None:
+    """Let the headings begin below those of the page, and none skip a level."""
+    level = FIRST_LEVEL - 1
+    for token in tokens:
+        if token.type == "heading_open":
+            level = min(int(token.tag[1:]) + FIRST_LEVEL - 1, level + 1, LAST_LEVEL)
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{level}"
