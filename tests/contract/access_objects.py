@@ -29,8 +29,8 @@ from app.models import (
     WebhookDelivery,
 )
 from app.source_tokens import repository as source_tokens
-from app.users import repository as users
 from app.stored_answers.storing import store
+from app.users import repository as users
 from falqon_core.estimate.estimate import Actual
 from tests.support.answers import add_answer, keep_answers, new_answer
 from tests.support.api import Tenant, jsonl

@@ -174,9 +174,7 @@ def announce(port: int, path: str, size: int) -> int:
 @contextmanager
 def nginx(folder: Path, port: int, upstream: str) -> Iterator[str]:
     """The server of docs/network.md."""
-    (server,) = re.findall(
-        r"```nginx\n(.*?)```", (ROOT / "docs" / "network.md").read_text(), re.S
-    )
+    (server,) = re.findall(r"```nginx\n(.*?)```", (ROOT / "docs" / "network.md").read_text(), re.S)
     server = server.replace("listen 443 ssl", f"listen 127.0.0.1:{port}").replace(
         "$scheme", "https"
     )

@@ -13,11 +13,9 @@ from tests.contract.access_objects import (
     a_delivery,
     a_group_grant,
     a_key,
-    a_study,
-    a_user,
-    a_key,
     a_stored_answer,
     a_study,
+    a_user,
     a_worker_token,
     an_alias,
 )
