@@ -187,8 +187,8 @@ class DirectGateway:
         )
 
     def publish(self, job: Job, claim: Claim, result: TrainingResult) -> bool:
-        """Write model, artifacts, metrics, success and the evaluation to come in one transaction, for
-        a range test without a model. Return False also if the user cancelled first.
+        """Write model, artifacts, metrics, success and the evaluation to come in one transaction; a
+        range test has no model. Return False also if the user cancelled first.
         """
         metrics = MetricsFile(self._database, self._storage, job)
 
