@@ -14,6 +14,7 @@ from app.models.user import USER_PREFIX
 
 MAX_GRANTS = 1_000
 MAX_KEY_NAME = 100
+REREAD = {"populate_existing": True}  # execution option of an upsert
 
 
 def find(session: Session, user_id: str) -> User | None:
@@ -53,7 +54,8 @@ def note_sign_in(session: Session, identity: Identity) -> User:
         .on_conflict_do_update(index_elements=["issuer", "subject"], set_=again)
         .returning(User)
     )
-    return session.scalars(statement, execution_options={"populate_existing": True}).one()
+    user: User = session.scalars(statement, execution_options=REREAD).one()
+    return user
 
 
 def lock_active(session: Session, user_id: str) -> bool:
@@ -153,7 +155,8 @@ def put_grant(session: Session, group: str, project_id: str, scope: Scope) -> Gr
         .on_conflict_do_update(index_elements=["group_name", "project_id"], set_={"scope": scope})
         .returning(GroupGrant)
     )
-    return session.scalars(statement, execution_options={"populate_existing": True}).one()
+    grant: GroupGrant = session.scalars(statement, execution_options=REREAD).one()
+    return grant
 
 
 def delete_grant(session: Session, grant_id: str) -> bool:

@@ -109,14 +109,18 @@ class Provider:
     def _exchange(self, description: Description, form: dict[str, str]) -> str:
         """Return the ID token for a code."""
         client_id, secret = self._settings.oidc_client_id, self._settings.oidc_client_secret
-        basic = None
+        credentials: httpx.BasicAuth | None = None
         if secret is None:
             form |= {"client_id": client_id}
         elif "client_secret_basic" in description.token_endpoint_auth_methods_supported:
-            basic = httpx.BasicAuth(_quoted(client_id), _quoted(secret.get_secret_value()))
+            credentials = httpx.BasicAuth(_quoted(client_id), _quoted(secret.get_secret_value()))
         else:
             form |= {"client_id": client_id, "client_secret": secret.get_secret_value()}
-        answer = self._http.post(description.token_endpoint, data=form, auth=basic)
+        answer = self._http.post(
+            description.token_endpoint,
+            data=form,
+            auth=credentials or httpx.USE_CLIENT_DEFAULT,
+        )
         if answer.status_code in (httpx.codes.BAD_REQUEST, httpx.codes.UNAUTHORIZED):
             log.warning("sign-in refused by the provider", answer=answer.text[:MAX_LOGGED])
             raise SignInRefused(REFUSED)

@@ -6,6 +6,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -107,7 +108,7 @@ def refusal(page: httpx.Response) -> str:
     return str(text)
 
 
-def user_of(root: httpx.Client, subject: str) -> dict[str, object]:
+def user_of(root: httpx.Client, subject: str) -> dict[str, Any]:
     users = root.get(USERS, params={"limit": 100}).json()["data"]
     (user,) = [user for user in users if user["subject"] == subject]
     return dict(user)
@@ -183,7 +184,7 @@ def admin_with_a_key(
     page = browser.get(START)
     form = {"csrf": token(page), "name": "nightly", "scope": "write"}
     made = browser.post("/settings/keys", data=form, headers=SAME_SITE)
-    return re.findall(r"ft_live_\w+", made.text)[0]
+    return str(re.findall(r"ft_live_\w+", made.text)[0])
 
 
 def opens(api: Api, key: str) -> bool:
@@ -355,7 +356,7 @@ def test_a_token_is_signed_by_the_provider_with_a_key_that_only_it_has(
 ) -> None:
     provider.be("ray", team.project_id)
     forged, published = new_key(), provider.keys[0]
-    under_its_id = ECKey.import_key(forged.as_dict(private=True) | {"kid": published.kid})
+    under_its_id = ECKey.import_key(forged.as_pem(private=True), {"kid": str(published.kid)})
     public = published.as_pem(private=False)
     forgeries: dict[str, Callable[[dict[str, object]], str]] = {
         "unpublished key": lambda claims: sign(claims, forged),
