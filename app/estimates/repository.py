@@ -82,7 +82,11 @@ def find_answer_rate(session: Session, project_id: str, base_model_id: str) -> A
         .order_by(Evaluation.id.desc())
         .limit(NEWEST_EVALUATIONS)
     )
-    rows = [AnswerRate(s / n, cost / n) for n, s, cost in session.execute(statement)]
+    rows = [
+        AnswerRate(seconds / num_answers, cost / num_answers)
+        for num_answers, seconds, cost in session.execute(statement)
+        if seconds is not None and cost is not None
+    ]
     return AnswerRate(*map(median, zip(*rows, strict=True))) if rows else None
 
 

@@ -50,7 +50,8 @@ def lock_in_any_project(session: Session, job_id: str) -> Job | None:
 def verdicts(session: Session, project_id: str, job_ids: Sequence[str]) -> dict[str, JobVerdict]:
     """Return the verdict of each of the project's jobs that has one."""
     mine = (Job.project_id == project_id, Job.id.in_(job_ids), Job.verdict.is_not(None))
-    return dict(session.execute(select(Job.id, Job.verdict).where(*mine)).all())
+    rows = session.execute(select(Job.id, Job.verdict).where(*mine))
+    return {job_id: verdict for job_id, verdict in rows if verdict is not None}
 
 
 def newest_first(

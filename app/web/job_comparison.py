@@ -81,7 +81,7 @@ def measured_rows(
 ) -> list[ComparedRow]:
     """Return the measures for which some job has a value, each with its best marked."""
     rows = []
-    verdicts = [job.verdict and job.verdict.short for job in jobs]
+    verdicts = [job.verdict.short if job.verdict else None for job in jobs]
     if any(verdicts):
         rows.append(ComparedRow("Against its base", verdicts, [False] * len(jobs)))
     for measure in MEASURES:
@@ -98,7 +98,8 @@ def setting_rows(
     """Return the settings that differ, and those that are the same."""
     settings = [_settings(job, file_names) for job in jobs]
     names = list(dict.fromkeys(name for of_job in settings for name in of_job))
-    different, same = [], []
+    different: list[ComparedRow] = []
+    same: list[ComparedRow] = []
     for name in names:
         values = [of_job.get(name) for of_job in settings]
         cells = [None if value is None else setting(value) for value in values]
