@@ -118,8 +118,8 @@ def resource_of(path: str, params: Parameters, answer: httpx.Response) -> str | 
     """Return the id of what a request changes: the last that its path names, or else what the
     answer says that it made.
     """
-    if path == "/v1/prices":
-        return None  # all of them
+    if path in ("/v1/prices", "/v1/stored_answers/delete"):
+        return None  # all of them, or those that match
     if path == "/v1/models":
         return str(answer.json()["model"])
     named = [params[name] for name in re.findall(r"\{(\w+)", path)]
