@@ -189,7 +189,8 @@ def estimate_job(
     )
     if not settings.engine_url:
         result = result.model_copy(update={"engine_note": engine_note(model.config)})
-    if is_evaluated and num_held_out and shape_held_out != "text" and not result.engine_note:
+    has_questions = num_held_out and shape_held_out != "text" and not recipe.find_rate
+    if is_evaluated and has_questions and not result.engine_note:
         tokens_per_row = validation_tokens / num_held_out
         evaluation = _estimate_evaluation(
             session, settings, model, num_held_out, tokens_per_row, target, project_id

@@ -99,6 +99,7 @@ def test_an_estimate_has_the_evaluation_that_follows(tenant: Tenant) -> None:
     texts = tenant.upload(b'{"text": "Once upon a time"}\n' * 100)
     for change in (
         {"falqon": {"evaluate": False}},
+        {"falqon": {"find_rate": True}},
         {"falqon": {"validation_fraction": 0}},
         {"training_file": texts},
         {"model": tenant.base_model},  # no engine loads it
