@@ -10,6 +10,7 @@ from app.base.database import Database
 from app.models import DEFAULT_PROJECT_ID, Project
 from app.models.answer_file import AnswerFilter
 from app.stored_answers import repository
+from app.stored_answers.schemas import Order
 from tests.support.plans import plans
 from tests.support.postgres import PostgresServer
 from tests.support.schema import create_migrated
@@ -64,7 +65,7 @@ def large(postgres: PostgresServer) -> Iterator[Database]:
 )
 @pytest.mark.parametrize("order", ["asc", "desc"])
 def test_a_page_in_the_middle_reads_no_more_than_a_page(
-    large: Database, filter: AnswerFilter, order: repository.Order
+    large: Database, filter: AnswerFilter, order: Order
 ) -> None:
     arguments = {"after": MIDDLE, "limit": LIMIT, "order": order}
     (plan,) = plans(
