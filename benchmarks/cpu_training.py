@@ -301,7 +301,8 @@ def _row(name: str, ours: str, peaks: Mapping[str, int], rates: Rates) -> str:
 def write_results(tables: str) -> None:
     """Replace what stands above the earlier runs."""
     earlier = RESULTS.read_text().partition(EARLIER)[2]
-    command = "```\npython -m benchmarks.cpu_training " + shlex.join(sys.argv[1:]) + "\n```\n"
+    arguments = [Path(part).name if "/" in part else part for part in sys.argv[1:]]
+    command = f"```\npython -m benchmarks.cpu_training {shlex.join(arguments)}\n```\n"
     page = f"# Training speed on a CPU\n\n{command}\n{tables}\n{EARLIER}{earlier}"
     RESULTS.write_text(page)
 

@@ -1,0 +1,294 @@
+r"""FALQON against LoRA on rows and seeds that chose nothing: the models that a user downloads.
+
+    python -m benchmarks.quality --model .cache/smollm2 \
+      --train gsm8k_train.jsonl --test gsm8k_test_first500.jsonl
+
+Automatic rates are what the first 250 rows of the test file and seeds 0 to 2 chose; LoRA's is tried
+again here at half of it and twice. The figures are of the other rows and of seeds 3 to 7, after 60
+steps of four records, and after the 225 steps that 300 records get by themselves.
+
+`as served` is the loss of the exported FP8 model, its activations rounded as a card rounds them.
+Pairs compare it row by row: each row counts once, as the mean over the seeds of the two models'
+difference. Each training is one line of the CSV and is not run again; one that was interrupted
+continues from its checkpoint. Losses do not depend on how busy the machine is.
+"""
+
+import csv
+import json
+import math
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from benchmarks import parser_of
+from benchmarks.rows import chat_dataset
+from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.layout import model_folder
+from falqon_core.contract.messages import Evaluated, Merged
+from falqon_core.data.microbatch import collate
+from falqon_core.objectives.loss import sequence_log_probabilities
+from falqon_core.ops.quantize import quantize_rows
+from falqon_core.train.compare import train_once
+from falqon_core.train.model import load_base_model, load_dimensions, load_tokenizer
+
+RESULTS = Path(__file__).parent / "results"
+NUM_CHOSEN = 250  # Rows of the test file that automatic values may have been chosen by.
+MAX_SEQ_LENGTH = 512
+METHODS = ("falqon", "lora")
+RATE_FACTORS = (0.5, 1.0, 2.0)  # Of LoRA's automatic rate, with the first seed.
+FIRST_REPORTED_SEED = 3
+SHORT, LONG = 60, 225
+# What leads to each number of steps: 300 records get three epochs of batches of four.
+RECIPES: dict[int, dict[str, Any]] = {SHORT: {"batch_size": 4, "max_steps": SHORT}, LONG: {}}
+NUM_RECORDS: dict[int, int | None] = {SHORT: None, LONG: 300}
+NUM_EVALUATIONS = {SHORT: 1, LONG: 5}
+INTRODUCTION = """\
+SmolLM2-135M on GSM8K, everything automatic (60 steps: batches of four, of all training records;
+225 steps: what 300 records get by themselves). The rows are the second half of the test file, and
+the seeds 3 to 7: no rate and no default was chosen by either. Losses are nats a token of the
+answers, mean and standard error over the seeds. As served: weights and activations in FP8, as a
+card with FP8 serves the downloaded model; LoRA's is merged. Written by"""
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """One training; `reported` where its rows chose nothing. Losses in nats a token, held out: by
+    step, of the exported step as it trained, with its weights in FP8, and as served, all rows and
+    each.
+    """
+
+    method: str
+    rate_factor: float
+    seed: int
+    steps: int
+    reported: bool
+    learning_rate: float = 0.0
+    by_step: str = ""
+    trained: float = 0.0
+    weights: float = 0.0
+    as_served: float = 0.0
+    rows: str = ""
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return self.method, self.rate_factor, self.seed, self.steps, self.reported
+
+
+def _write_rows(path: Path, source: Path, rows: slice) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    records = [json.loads(line) for line in source.read_text().splitlines()[rows]]
+    path.write_text(
+        "".join(
+            json.dumps(
+                {
+                    "messages": [
+                        {"role": "user", "content": record["question"]},
+                        {"role": "assistant", "content": record["answer"]},
+                    ]
+                }
+            )
+            + "\n"
+            for record in records
+        )
+    )
+    return path.resolve()
+
+
+def _round_activations(linear: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    x = inputs[0]
+    return quantize_rows(x.flatten(0, -2))[0].view_as(x)
+
+
+@torch.no_grad()
+def losses_by_row(folder: Path, held_out: Path) -> list[float]:
+    """Return the loss a token of each row, by an exported model as a card serves it."""
+    model, tokenizer = load_base_model(folder), load_tokenizer(folder)
+    for name, module in model.base_model.named_modules():
+        if isinstance(module, nn.Linear) and ".layers." in f".{name}":
+            module.register_forward_pre_hook(_round_activations)
+    losses = []
+    for sequence in chat_dataset(held_out, tokenizer, MAX_SEQ_LENGTH):
+        row = collate([sequence], packing=False)
+        losses.append(-sequence_log_probabilities(model, row).item() / row.num_labels)
+    return losses
+
+
+def run(training: Trained, args: Any) -> Trained:
+    """Return the training with its figures."""
+    folder = args.output / "-".join(map(str, training.key))
+    chosen = slice(NUM_CHOSEN, None) if training.reported else slice(NUM_CHOSEN)
+    width = load_dimensions(args.model).hidden_size
+    recipe = Recipe.model_validate(
+        RECIPES[training.steps]
+        | {"method": training.method, "seed": training.seed, "max_seq_length": MAX_SEQ_LENGTH}
+        | {"num_samples": 0, "eval_every": training.steps // NUM_EVALUATIONS[training.steps]}
+    )
+    rate = recipe.automatic_rate(width).value * training.rate_factor
+    records = slice(NUM_RECORDS[training.steps])
+    config = TrainConfig(
+        model=args.model.resolve(),
+        train_file=_write_rows(folder / "train.jsonl", args.train, records),
+        validation_file=_write_rows(folder / "held_out.jsonl", args.test, chosen),
+        certificate=False,
+        recipe=recipe.model_copy(update={"learning_rate": rate}),
+    )
+    messages = train_once(config, folder, lambda line: print(line, file=sys.stderr))
+    by_step = {each.step: each.valid_loss for each in messages if isinstance(each, Evaluated)}
+    merged = next(each for each in messages if isinstance(each, Merged))
+    assert merged.valid_loss_fp8_weights is not None, "a CPU rounds no activations"
+    rows = losses_by_row(model_folder(folder), folder / "held_out.jsonl")
+    figures = asdict(training) | {
+        "learning_rate": rate,
+        "by_step": " ".join(f"{step}:{by_step[step]:.4f}" for step in sorted(by_step)),
+        "trained": round(merged.valid_loss, 5),
+        "weights": round(merged.valid_loss_fp8_weights, 5),
+        "as_served": round(merged.valid_loss_as_served, 5),
+        "rows": " ".join(f"{loss:.4f}" for loss in rows),
+    }
+    return Trained(**figures)
+
+
+def read(path: Path) -> list[Trained]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            Trained(
+                row["method"],
+                float(row["rate_factor"]),
+                int(row["seed"]),
+                int(row["steps"]),
+                row["reported"] == "True",
+                float(row["learning_rate"]),
+                row["by_step"],
+                float(row["trained"]),
+                float(row["weights"]),
+                float(row["as_served"]),
+                row["rows"],
+            )
+            for row in csv.DictReader(file)
+        ]
+
+
+def append(path: Path, training: Trained) -> None:
+    is_new = not path.exists()
+    with path.open("a", newline="") as file:
+        names = [field.name for field in fields(Trained)]
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        if is_new:
+            writer.writeheader()
+        writer.writerow(asdict(training))
+
+
+def paired(ours: Sequence[Trained], theirs: Sequence[Trained]) -> tuple[float, float]:
+    """Return the mean difference of a row, means over the seeds that both have, and its standard
+    error over the rows.
+    """
+    by_seed = {each.seed: _rows_of(each) for each in theirs}
+    gaps = [
+        [a - b for a, b in zip(_rows_of(each), by_seed[each.seed], strict=True)]
+        for each in ours
+        if each.seed in by_seed
+    ]
+    by_row = [statistics.fmean(row) for row in zip(*gaps, strict=True)]
+    return statistics.fmean(by_row), statistics.stdev(by_row) / math.sqrt(len(by_row))
+
+
+def _rows_of(training: Trained) -> list[float]:
+    return list(map(float, training.rows.split()))
+
+
+def _mean_and_error(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.4f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values) / math.sqrt(len(values)):.4f}"
+
+
+def report(trainings: Sequence[Trained]) -> str:
+    """Return the page: the reported losses, the paired differences, and LoRA's rates."""
+    final = [each for each in trainings if each.reported and each.rate_factor == 1]
+    lines = [
+        "# FALQON against LoRA, on rows and seeds that chose nothing",
+        "",
+        INTRODUCTION,
+        "",
+        "    python -m benchmarks.quality --model .cache/smollm2 \\",
+        "      --train gsm8k_train.jsonl --test gsm8k_test_first500.jsonl",
+        "",
+        "| steps | method | rate | seeds | as it trained | weights in FP8 | as served |",
+        "|---:|---|---:|---:|---:|---:|---:|",
+    ]
+    pairs = []
+    for steps in sorted({each.steps for each in final}):
+        groups = {
+            method: [each for each in final if (each.method, each.steps) == (method, steps)]
+            for method in METHODS
+        }
+        lines += [
+            f"| {steps} | {method} | {group[0].learning_rate:.2g} | {len(group)} | "
+            f"{_mean_and_error([each.trained for each in group])} | "
+            f"{_mean_and_error([each.weights for each in group])} | "
+            f"{_mean_and_error([each.as_served for each in group])} |"
+            for method, group in groups.items()
+            if group
+        ]
+        if all(groups.values()):
+            gap, error = paired(*groups.values())
+            pairs.append(
+                f"- after {steps} steps FALQON's loss as served, minus LoRA's merged: "
+                f"**{gap:+.4f} ± {error:.4f}** ({gap / error:+.1f} standard errors over the rows)"
+            )
+    lines += ["", *pairs, "", *_rates(trainings)]
+    return "\n".join(lines) + "\n"
+
+
+def _rates(trainings: Sequence[Trained]) -> Iterator[str]:
+    yield "LoRA's rates, by the first 250 rows and seed 0, after 60 steps (bf16, as served):"
+    yield ""
+    for each in sorted(trainings, key=lambda each: each.learning_rate):
+        if not each.reported:
+            yield f"- {each.learning_rate:.2g}: {each.trained:.4f}, {each.as_served:.4f}"
+
+
+def plan(num_seeds: int, num_long_seeds: int) -> Iterator[Trained]:
+    """Return all trainings, the ones of the most seeds last."""
+    seeds = range(FIRST_REPORTED_SEED, FIRST_REPORTED_SEED + num_seeds)
+    for seed in seeds:
+        for method in METHODS:
+            yield Trained(method, 1.0, seed, SHORT, reported=True)
+    for factor in RATE_FACTORS:
+        yield Trained("lora", factor, 0, SHORT, reported=False)
+    for seed in seeds[:num_long_seeds]:
+        for method in METHODS:
+            yield Trained(method, 1.0, seed, LONG, reported=True)
+
+
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--output", type=Path, default=Path(".cache/quality"), help="trainings")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--long-seeds", type=int, default=5, help="of the 225 steps")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    table = args.results / "quality.csv"
+    for training in plan(args.seeds, args.long_seeds):
+        if training.key in {each.key for each in read(table)}:
+            continue
+        finished = run(training, args)
+        append(table, finished)
+        (args.results / "quality.md").write_text(report(read(table)))
+        print(*finished.key, finished.trained, finished.as_served, flush=True)
+
+
+if __name__ == "__main__":
+    main()
