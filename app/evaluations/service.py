@@ -8,6 +8,7 @@ from app.base.errors import NotFound
 from app.evaluations import plan, repository
 from app.evaluations.schemas import EvaluationObject, EvaluationRequest
 from app.http.pagination import Page, check_cursor
+from app.jobs import agent_budget
 from app.jobs import service as jobs
 from app.models import Evaluation, Job
 from app.models.evaluation import EvaluationPlan
@@ -32,6 +33,7 @@ def create_evaluation(
             models=plan.models_of(session, project_id, job, request.checkpoints),
             max_rows=request.max_rows,
             max_tokens=request.max_tokens,
+            max_cost_usd=agent_budget.admit_evaluation(session, caller),
         )
         operations.admit(session, Evaluation, project_id, MAX_IN_PROGRESS)
         evaluation = plan.add(session, job, file_id, origin, planned)

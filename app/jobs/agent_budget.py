@@ -4,6 +4,7 @@ Checked in the transaction that writes the job: the key's row is locked, so of t
 the second counts the job of the first.
 """
 
+from dataclasses import dataclass
 from decimal import Decimal
 
 from sqlalchemy.orm import Session
@@ -41,16 +42,55 @@ def admit_job(session: Session, caller: Caller, budget: Budget | None) -> None:
             param=CAP,
             code="missing_required_parameter",
         )
-    most = keys.lock(session, caller.key_id).daily_budget_usd or Decimal(0)
-    spent = usage.cost_of_key(session, caller.project_id, caller.key_id, now(session).date())
-    reserved = repository.unspent_budget(session, caller.project_id, caller.key_id)
-    left = max(Decimal(0), most - spent - reserved)
-    if budget.max_cost_usd > left:
+    day = _read_day(session, caller)
+    if budget.max_cost_usd > day.left:
         raise QuotaExceeded(
-            f"daily_budget_usd: this job may cost {dollars(budget.max_cost_usd)}, and "
-            f"{dollars(left)} is left of the {dollars(most)} that this key may spend today (UTC): "
-            f"{dollars(spent)} is spent, and {dollars(reserved)} is reserved for jobs that have "
-            f"not ended. Nothing was created. Use a lower {CAP}, wait for a job to end or for "
+            f"daily_budget_usd: this job may cost {dollars(budget.max_cost_usd)}, and {day}. "
+            f"Nothing was created. Use a lower {CAP}, wait for a job to end or for tomorrow, or "
+            "ask for a key with a larger budget.",
+            param="daily_budget_usd",
+        )
+
+
+def admit_evaluation(session: Session, caller: Caller) -> Decimal | None:
+    """Return the most that an evaluation may cost, None for any amount. Raise `QuotaExceeded` if
+    nothing is left of the day of an agent's key.
+    """
+    if caller.scope is not Scope.AGENT:
+        return None
+    day = _read_day(session, caller)
+    if not day.left:
+        raise QuotaExceeded(
+            f"daily_budget_usd: {day}. Nothing was created. Wait for a job to end or for "
             "tomorrow, or ask for a key with a larger budget.",
             param="daily_budget_usd",
         )
+    return day.left
+
+
+@dataclass(frozen=True, slots=True)
+class Day:
+    """Budget of a key for a UTC day: all of it, what is spent, and what is reserved."""
+
+    most: Decimal
+    spent: Decimal
+    reserved: Decimal
+
+    @property
+    def left(self) -> Decimal:
+        return max(Decimal(0), self.most - self.spent - self.reserved)
+
+    def __str__(self) -> str:
+        return (
+            f"{dollars(self.left)} is left of the {dollars(self.most)} that this key may spend "
+            f"today (UTC): {dollars(self.spent)} is spent, and {dollars(self.reserved)} is "
+            "reserved for jobs that have not ended"
+        )
+
+
+def _read_day(session: Session, caller: Caller) -> Day:
+    return Day(
+        keys.lock(session, caller.key_id).daily_budget_usd or Decimal(0),
+        usage.cost_of_key(session, caller.project_id, caller.key_id, now(session).date()),
+        repository.unspent_budget(session, caller.project_id, caller.key_id),
+    )

@@ -27,7 +27,7 @@ class EvaluatedModel(BaseModel):
 
 class EvaluationPlan(Graders):
     """Rows and models of an evaluation. The base comes first. `max_cost_usd`: the rest of the
-    job's budget, which an evaluation that nobody asked for leaves as it is.
+    job's budget for one that nobody asked for, the rest of the day's for one of an agent.
     """
 
     models: list[EvaluatedModel]

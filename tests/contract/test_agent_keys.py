@@ -11,7 +11,7 @@ import pytest
 from app.base.database import now
 from app.jobs import claims
 from app.jobs.events import NewEvent
-from app.models import Event, Job, JobStatus, Scope
+from app.models import Evaluation, Event, Job, JobStatus, Scope
 from tests.contract.access_objects import GRADER, a_job_to_evaluate
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.audit import rows_of
@@ -131,6 +131,22 @@ def test_a_job_of_an_agent_needs_a_cap_and_the_keys_of_others_do_not(
     assert create(admin.http, admin, "100").status_code == 200
     # Other keys' jobs are not the agent's.
     assert create(agent, admin, BUDGET).status_code == 200
+
+
+def test_an_evaluation_costs_at_most_what_is_left_of_the_day(
+    admin: Tenant, agent: httpx.Client
+) -> None:
+    path = f"/v1/fine_tuning/jobs/{a_job_to_evaluate(admin)['job_id']}/evaluations"
+    assert create(agent, admin, "3").status_code == 200
+    evaluation = agent.post(path, json={"graders": [GRADER]}).json()
+    with admin.api.database.read() as session:
+        stored = session.get_one(Evaluation, evaluation["id"])
+        assert stored.plan.max_cost_usd == 2
+    assert create(agent, admin, "2").status_code == 200
+    refused = agent.post(path, json={"graders": [GRADER]})
+    assert error_of(refused) == EXHAUSTED
+    assert "$0.00 is left of the $5.00" in refused.text
+    assert admin.http.post(path, json={"graders": [GRADER]}).status_code == 200
 
 
 def test_estimates_and_dry_runs_are_free(admin: Tenant, agent: httpx.Client) -> None:

@@ -22,6 +22,7 @@ from app.client.errors import ApiUnavailable
 from app.client.evaluate import GRADERS
 
 UNCHARGED = "free: answers of models are not charged"
+CHARGED = "the seconds that the answers take on their device, added to the job's cost at the end"
 LOADING_SECONDS = 120.0
 MAX_LINKS = 50
 
@@ -63,7 +64,7 @@ def read_evaluation(
     )
     result = evaluation["result"] or {"models": []}
     return {
-        "cost": UNCHARGED,
+        "cost": CHARGED,
         "evaluation_id": evaluation["id"],
         "status": evaluation["status"],
         "answers": f"{evaluation['num_answers']} of {evaluation['num_questions'] or '?'}",
