@@ -1,4 +1,4 @@
-from typing import Annotated
+from typing import Annotated, get_args
 
 from fastapi import Form, Request, Response
 
@@ -8,7 +8,7 @@ from app.models import Scope
 from app.projects import service as projects
 from app.services import Services
 from app.users import service
-from app.users.schemas import GrantRequest
+from app.users.schemas import GrantedScope, GrantRequest
 from app.web.forms import EMPTY_FORM, TypedForm, notify_refusals, parse_form, redirect_to
 from app.web.pages.settings.keys import RIGHTS
 from app.web.pages.settings.layout import SETTINGS_PATH, settings_page
@@ -18,7 +18,7 @@ from app.web.visitor import InstallationVisitor, PageRouter
 PAGE_SIZE = 50
 MAX_PROJECTS = 1000
 PEOPLE_PATH = f"{SETTINGS_PATH}/people"
-GRANTED = {scope: says for scope, says in RIGHTS.items() if scope is not Scope.INFER}
+GRANTED = {scope: RIGHTS[Scope(scope)] for scope in get_args(GrantedScope)}
 Field = Annotated[str | None, Form()]
 
 router = PageRouter(PEOPLE_PATH)
