@@ -18,7 +18,7 @@ def upgrade() -> None:
         op.add_column("projects", sa.Column("max_running_gpus", sa.Integer(), nullable=True))
     if not has_column("projects", "virtual_start"):
         op.add_column(
-            "projects", sa.Column("virtual_start", sa.Float(), nullable=False, server_default="0")
+            "projects", sa.Column("virtual_start", sa.Double(), nullable=False, server_default="0")
         )
         op.execute("UPDATE projects SET virtual_start = virtual_time - 1.0 / weight")
 

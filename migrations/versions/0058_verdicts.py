@@ -20,7 +20,7 @@ def upgrade() -> None:
     if not has_column("jobs", "verdict"):
         op.add_column("jobs", sa.Column("verdict", JSON, nullable=True))
     if not has_column("evaluations", "seconds"):
-        op.add_column("evaluations", sa.Column("seconds", sa.Float(), nullable=True))
+        op.add_column("evaluations", sa.Column("seconds", sa.Double(), nullable=True))
     if not has_column("evaluations", "cost"):
         op.add_column("evaluations", sa.Column("cost", sa.BigInteger(), nullable=True))
     if not has_column("projects", "evaluate"):

@@ -127,7 +127,7 @@ def test_the_installation_without_its_api(falqon: Falqon, service: Service) -> N
     # these have tests of their own
     others = ("doctor", "models add", "drain", "requeue", "backup")
     ours = ("check", "models list", "keys create", "workers list", "engines list")
-    ours += ("garbage", "adopt-storage")
+    ours += ("users list", "garbage", "adopt-storage")
     assert [line for line in commands if not any(words in line for words in ours + others)] == []
 
     def output_of(words: str) -> str:
@@ -138,6 +138,7 @@ def test_the_installation_without_its_api(falqon: Falqon, service: Service) -> N
     assert "falqon-tiny" in output_of("models list")
     assert output_of("keys create").startswith("ft_live_")
     assert output_of("workers list") == ""
+    assert output_of("users list") == ""  # nobody has signed in through a provider
     assert output_of("engines list") == ""  # nobody has asked a model
     assert "Nothing is held back" in output_of("garbage --dry-run")
     assert "belonged already" in output_of("adopt-storage")
@@ -150,7 +151,7 @@ def test_the_installation_without_its_api(falqon: Falqon, service: Service) -> N
         ("falqon jobs resume --max", ["--max-cost-usd", "--max-seconds"]),
         (
             "falqon projects change P --unlimited max-",
-            ["max-live-jobs", "max-storage-bytes", "max-device-hours"],
+            ["max-live-jobs", "max-storage-bytes", "max-device-hours", "max-running-gpus"],
         ),
     ],
 )

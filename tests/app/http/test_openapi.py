@@ -24,6 +24,7 @@ MEDIA_TYPES = {
     ("get", "/v1/fine_tuning/jobs/{job_id}/logs"): {"application/json", "text/plain"},
     ("post", "/v1/chat/completions"): {"application/json", "text/event-stream"},
     ("post", "/v1/completions"): {"application/json", "text/event-stream"},
+    ("post", "/v1/responses"): {"application/json", "text/event-stream"},
 }
 BODIES = {
     ("post", "/v1/files"): {"multipart/form-data", "application/json"},
@@ -36,6 +37,7 @@ NAMES_WHAT_MAY_NOT_BE_THERE = {
     ("get", "/v1/api_keys"),
     ("post", "/v1/chat/completions"),
     ("post", "/v1/completions"),
+    ("post", "/v1/responses"),
 }
 
 

@@ -1,14 +1,17 @@
 import pytest
+from sqlalchemy import update
 
 from app.base.database import Database
-from app.base.errors import InvalidRequest
+from app.base.errors import InvalidRequest, QuotaExceeded
 from app.base.settings import Settings
 from app.jobs.gpus import choose_num_gpus, limit_auto
+from app.models import Project
 from app.models.job_request import JobRequest
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 
 H100 = Settings(device="h100")
+PROJECT = "proj_a"
 
 
 def asking(num_gpus: int | str | None) -> JobRequest:
@@ -18,7 +21,13 @@ def asking(num_gpus: int | str | None) -> JobRequest:
 
 def chosen(database: Database, num_gpus: int | str | None, settings: Settings = H100) -> int:
     with database.read() as session:
-        return choose_num_gpus(session, asking(num_gpus), settings)
+        return choose_num_gpus(session, PROJECT, asking(num_gpus), settings)
+
+
+@pytest.fixture(autouse=True)
+def _project(database: Database) -> None:
+    with database.transaction() as session:
+        session.add(Project(id=PROJECT, name="p"))
 
 
 def see_workers(database: Database, *max_gpus: int) -> None:
@@ -54,6 +63,15 @@ def test_a_cpu_counts_as_its_slots(database: Database) -> None:
     see_workers(database, 2)
     with pytest.raises(InvalidRequest, match="on a CPU, which counts as 2"):
         chosen(database, 3, cpu)
+
+
+def test_auto_takes_at_most_the_ceiling_of_its_project(database: Database) -> None:
+    see_workers(database, 8)
+    with database.transaction() as session:
+        session.execute(update(Project).values(max_running_gpus=3))
+    assert [chosen(database, number) for number in ("auto", 3)] == [3, 3]
+    with pytest.raises(QuotaExceeded, match="may hold 3 GPUs, and this one needs 4"):
+        chosen(database, 4)
 
 
 def test_auto_is_what_a_worker_has_and_a_step_can_use(database: Database) -> None:
