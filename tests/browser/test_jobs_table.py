@@ -57,7 +57,7 @@ def test_keys_move_through_the_rows_and_say_what_they_do(visits: Visits, tenant:
     expect(page.get_by_role("searchbox").first).to_have_value("njk?")
     page.get_by_role("searchbox").first.blur()
     page.keyboard.press("?")
-    help_ = page.get_by_role("dialog", name="Keys")
+    help_ = page.get_by_role("dialog", name="Keyboard shortcuts")
     help_.get_by_label("Keyboard shortcuts on").uncheck()
     page.keyboard.press("Escape")
     page.keyboard.press("n")

@@ -45,13 +45,14 @@ def test_results_stand_in_a_tab_of_their_own(
 ) -> None:
     page = browser.get("/data")
     assert names(page) == ["sql.jsonl", "support desk.jsonl"]
-    assert tabs(page) == {"Training files": True, "Results": False, "All": False}
+    others = dict.fromkeys(["Results", "All", "Stored answers"], False)
+    assert tabs(page) == {"Training files": True} | others
     page = browser.get("/data?purpose=fine-tune-results")
     assert (names(page), tabs(page)["Results"]) == (results[:50], True)
     older = re.findall(r'rel="next" href="([^"]+)"', page.text)[0].replace("&amp;", "&")
     assert names(browser.get(older)) == results[50:]
     tenant.client.files.create(file=("notes.txt", b"text"), purpose="user_data")
-    assert list(tabs(browser.get("/data"))) == ["Training files", "user_data", "Results", "All"]
+    assert list(tabs(browser.get("/data"))) == ["Training files", "user_data", "Results", "All", "Stored answers"]
     assert names(browser.get("/data?purpose=user_data")) == ["notes.txt"]
     refused = browser.get("/data?purpose=anything")
     assert refused.status_code in {400, 422}

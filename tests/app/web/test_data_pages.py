@@ -168,7 +168,8 @@ def test_the_job_form_takes_no_file_or_job_of_another_project(
 
 
 def test_every_setting_has_a_field_or_a_reason_why_not(browser: httpx.Client) -> None:
-    names = set(re.findall(r'name="(\w+)"', browser.get("/jobs/new").text))
+    field = r'<(?:input|select|textarea)\b[^>]* name="(\w+)"'
+    names = set(re.findall(field, browser.get("/jobs/new").text))
     settings = Recipe.model_fields.keys() | FalqonOptions.model_fields.keys()
     fields = {job_form.OPENAI_NAMES.get(name, name) for name in settings}
     assert fields - names == job_form.LEFT_OUT.keys()

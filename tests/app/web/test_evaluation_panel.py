@@ -1,5 +1,6 @@
 """The table of a job's page that says whether its model is better than its base."""
 
+import re
 from typing import Any
 
 import httpx
@@ -97,8 +98,10 @@ def test_the_verdict_stands_wherever_jobs_and_models_are_compared(
         model_id = session.get_one(Job, job_id).fine_tuned_model_id
         session.execute(update(Model).where(Model.id == model_id).values(job_id=job_id))
     short = '<span title="Better &lt;here&gt;.">better &lt;here&gt;</span>'
-    for path in ("/", "/models", f"/compare?job={job_id}&job={other_id}"):
+    for path in ("/", "/models"):
         assert short in browser.get(path).text, path
+    compared = browser.get(f"/compare?job={job_id}&job={other_id}").text
+    assert re.search(r"Against its base</th>\s*<td[^>]*>better &lt;here&gt;</td>", compared)
     for path in (f"/jobs/{job_id}", f"/models/{model_id}"):
         assert "Better &lt;here&gt;.</a>" in browser.get(path).text, path
     stranger = Tenant(tenant.api)

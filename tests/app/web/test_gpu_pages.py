@@ -42,7 +42,7 @@ def test_the_form_offers_what_a_worker_has_and_says_what_each_number_buys(
 ) -> None:
     fields = {"training_file": tenant.upload(), "model": tenant.base_model, "batch_size": "8"}
     page = send(browser, "/estimate", **fields, num_gpus="2")
-    assert "the most that a worker has now is 4" in page.text
+    assert "GPUs of one machine, or auto; up to 4 available." in page.text
     assert page.text.index('name="num_gpus"') < page.text.index("More settings")
     assert re.search(r"GPUs Time Cost 1 .* 2 this job .* 3 .* 4 ", visible_text(page))
     assert re.search(r"Device h100 .&nbsp;2", visible_text(page))
