@@ -18,9 +18,10 @@ BY_LOOKS = ("color-contrast", "target-size", "scrollable-region-focusable")
 DESK: ViewportSize = {"width": 1280, "height": 720}
 PHONE: ViewportSize = {"width": 390, "height": 844}
 # What can be focused and is seen; a popover's content is not, before it opens.
+# Tab stops at the chosen one of a group of radio buttons.
 FOCUSABLE = (
-    "a[href], button:not([disabled]), input:not([type=hidden]), select, textarea, "
-    "summary, [tabindex='0']"
+    "a[href], button:not([disabled]), input:not([type=hidden], [type=radio]:not(:checked)), "
+    "select, textarea, summary, [tabindex='0']"
 )
 # What an element that gets the focus is outlined with.
 NOTE_FOCUSED = """() => {
