@@ -203,7 +203,7 @@ def test_pause_resume_cancel_clone_and_delete(visits: Visits, fake_service: Serv
     confirm(page, "Pause", "Pause")
     expect(status(page)).to_have_text("paused", timeout=END)
     confirm(page, "Resume", "Resume")
-    expect(page.get_by_role("status")).to_contain_text("goes on")
+    expect(page.get_by_role("status")).to_contain_text("Job resumed.")
     expect(page.locator("#job-attempts li")).to_have_count(2, timeout=END)
     expect(status(page)).to_have_text("running", timeout=END)
     confirm(page, "Clone", "Submit a copy")

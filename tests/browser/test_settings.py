@@ -77,7 +77,7 @@ def test_the_deliveries_of_a_webhook_come_by_themselves_and_are_sent_again(
     with receiving() as receiver:
         receiver.answers[0] = 500
         page.goto("/settings/webhooks")
-        page.get_by_label("Address").fill(receiver.url)
+        page.get_by_label("Endpoint URL").fill(receiver.url)
         page.get_by_role("button", name="Create endpoint").click()
         expect(page.get_by_text(re.compile("^whsec_"))).to_be_visible()
         page.get_by_role("link", name="Done").click()
