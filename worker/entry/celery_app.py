@@ -11,10 +11,13 @@ from app.base import logging, tracing
 from app.garbage import installation
 from app.notifier.broker import celery_settings
 from worker.entry import process
+from worker.entry.workers import Poller
 from worker.machine import metrics, pulse, scratch
 
 app = Celery("falqon", include=["worker.entry.tasks"])
 app.conf.update(celery_settings(process.settings()))
+
+_pollers: list[Poller] = []
 
 
 def _configure_logging(**_: object) -> None:
@@ -31,7 +34,9 @@ def _start_polling(instance: Any, **_: object) -> None:
     # Before Celery reaches for the broker, which may be dead.
     pulse.show_in(process.settings().alive_file)
     metrics.serve(process.settings())
-    process.start_pollers(instance.app.amqp.queues.consume_from)
+    _pollers.extend(process.pollers(instance.app.amqp.queues.consume_from))
+    for poller in _pollers:
+        poller.start()
 
 
 @contextmanager
@@ -53,11 +58,14 @@ def _wait_for_installation() -> None:
 
 
 def _drain(*_: object, **__: object) -> None:
-    process.stop()
+    process.shutting_down.set()
 
 
 def _wait_for_pollers(**_: object) -> None:
-    process.join()
+    process.shutting_down.set()
+    for poller in _pollers:
+        poller.join()
+    process.engine_host().join()
 
 
 setup_logging.connect(_configure_logging)

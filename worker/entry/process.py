@@ -4,7 +4,6 @@ import socket
 import threading
 from collections.abc import Collection
 from functools import cache, partial
-from itertools import chain
 from typing import Any
 
 from redis import Redis
@@ -27,7 +26,6 @@ from worker.operations.registry import HANDLERS
 
 shutting_down = threading.Event()
 _building = threading.Lock()
-_pollers: dict[str, list[Poller]] = {}
 REDIS_TIMEOUT_SECONDS = 1.0
 KINDS: tuple[type[Base], ...] = (Job, Engine, *HANDLERS)
 
@@ -60,44 +58,16 @@ def poll(kind: str) -> None:
     worker.poll()
 
 
-def start_pollers(queues: Collection[str]) -> None:
-    """Start one for each piece of work that this process may do at a time, of each kind whose queue
-    it serves. Exports take long, and what people wait for must not wait behind one.
+def pollers(queues: Collection[str]) -> list[Poller]:
+    """Return one for each piece of work that this process may do at a time, of each kind whose
+    queue it serves. Exports take long, and what people wait for must not wait behind one.
     """
-    seconds = settings().poll.total_seconds()
-    for kind in KINDS:
-        if queue_of(kind) not in queues:
-            continue
-        name = kind.__tablename__
-        num_at_once = HANDLERS[kind].num_at_once if kind in HANDLERS else 1
-        _pollers[name] = [
-            Poller(partial(poll, name), seconds, shutting_down) for _ in range(num_at_once)
-        ]
-    for poller in chain.from_iterable(_pollers.values()):
-        poller.start()
-
-
-def wake_poller(kind: str) -> None:
-    """Have a poller of this kind poll now: an idle one, or else one once it has nothing to do."""
-    pollers = _pollers.get(kind, [])
-    poller = next((each for each in pollers if each.is_idle), next(iter(pollers), None))
-    if poller is not None:
-        poller.wake()
-
-
-def stop() -> None:
-    """Let every poller end what it does and take nothing new; may be called by a signal handler."""
-    shutting_down.set()
-    for poller in chain.from_iterable(_pollers.values()):
-        poller.wake()
-
-
-def join() -> None:
-    """Wait until every poller has ended, and then every engine."""
-    stop()
-    for poller in chain.from_iterable(_pollers.values()):
-        poller.join()
-    engine_host().join()
+    return [
+        Poller(partial(poll, kind.__tablename__), settings().poll.total_seconds(), shutting_down)
+        for kind in KINDS
+        if queue_of(kind) in queues
+        for _ in range(HANDLERS[kind].num_at_once if kind in HANDLERS else 1)
+    ]
 
 
 @cache

@@ -1,6 +1,5 @@
 """Polls of a worker process, after each notification and now and then by itself: a message is a
-hint, the row is the work.
-"""
+hint, the row is the work."""
 
 import random
 import threading
@@ -56,8 +55,8 @@ class GpuWorker:
 
 
 class Poller:
-    """Polls when it is woken, and every `seconds`, more or less, so that neither a lost message nor
-    a dead Redis leaves work undone.
+    """Polls every `seconds`, more or less, so that neither a lost message nor a dead Redis leaves
+    work undone.
     """
 
     def __init__(
@@ -66,30 +65,18 @@ class Poller:
         self._poll = poll
         self._seconds = seconds
         self._shutting_down = shutting_down
-        self._woken = threading.Event()
-        self.is_idle = True
         self._thread = threading.Thread(target=self._work, name="poller", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self) -> None:
-        """Have it poll now, or again where it is busy."""
-        self._woken.set()
-
     def join(self) -> None:
         self._thread.join()
 
     def _work(self) -> None:
-        while not self._shutting_down.is_set():
-            self._woken.wait(self._seconds * JITTER.uniform(0.8, 1.2))
-            self._woken.clear()
-            if self._shutting_down.is_set():
-                return
-            self.is_idle = False
+        while not self._shutting_down.wait(self._seconds * JITTER.uniform(0.8, 1.2)):
             try:
                 self._poll()
             except Exception:  # Top-level handler: after any error the next poll has to come.
                 log.exception("poll failed")
-            self.is_idle = True
             pulse.beat()

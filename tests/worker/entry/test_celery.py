@@ -6,13 +6,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from redis import Redis
 
 from app.base.storage import keys
 from app.garbage import installation
 from app.jobs import claims
 from app.models import Job, JobStatus
-from app.notifier.broker import KEY_PREFIX, Notifier
+from app.notifier.broker import Notifier
 from app.notifier.queues import GPU_QUEUE
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
@@ -60,22 +59,6 @@ def test_one_notification_empties_the_queue_one_job_at_a_time(notified_backend: 
     attempts = [backend.attempts(job_id)[0] for job_id in jobs]
     for earlier, later in itertools.pairwise(attempts):
         assert earlier.ended_at <= later.created_at, "one device, one job"
-
-
-def test_no_message_waits_behind_a_busy_worker(notified_backend: Backend) -> None:
-    backend = notified_backend
-    job_id = backend.add_job(LONG)
-    notifier = Notifier(backend.settings)
-    notifier.notify(Job, job_id)
-    worker = backend.start_worker()
-    backend.wait_for_step(job_id, 5)
-    for _ in range(5):
-        notifier.notify(Job, job_id)
-    redis = Redis.from_url(backend.settings.resolved_redis_url)
-    wait_for(lambda: redis.llen(f"{KEY_PREFIX}{GPU_QUEUE}") == 0, what="the queue is empty")
-    assert backend.job(job_id).status == JobStatus.RUNNING
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(DRAIN_SECONDS) == 0
 
 
 def test_sigterm_drains_within_seconds(notified_backend: Backend) -> None:
