@@ -13,7 +13,7 @@ Metadata = Annotated[
     ],
     Field(max_length=MAX_METADATA_PAIRS),
 ]
-Moment = Annotated[int, Field(ge=0, lt=MAX_SECONDS)]
+Moment = Annotated[int, Field(ge=1, lt=MAX_SECONDS)]
 
 
 class AnswerFilter(StrictModel):

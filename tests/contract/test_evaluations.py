@@ -68,6 +68,7 @@ def test_an_evaluation_waits_for_a_worker_and_its_result_is_read_where_it_is(
         "max_tokens": 256,
         "num_answers": 0,
         "num_questions": None,
+        "cost": None,
         "result": None,
         "summary": None,
     }
@@ -81,7 +82,11 @@ def test_an_evaluation_waits_for_a_worker_and_its_result_is_read_where_it_is(
         session.execute(update(Evaluation).where(Evaluation.id == created["id"]).values(**done))
 
     read = tenant.http.get(url(job_id, f"/{created['id']}")).json()
-    assert (read["status"], read["num_questions"], read["result"]) == ("completed", 10, RESULT)
+    assert (read["status"], read["num_questions"], read["result"]) == (
+        "completed",
+        10,
+        RESULT | {"best": [], "worst": []},
+    )
     assert read["summary"] == "1.00 by same (1 row)."
     second = ask(tenant, job_id).json()
     page = tenant.http.get(url(job_id), params={"limit": 1}).json()

@@ -52,7 +52,13 @@ def test_results_stand_in_a_tab_of_their_own(
     older = re.findall(r'rel="next" href="([^"]+)"', page.text)[0].replace("&amp;", "&")
     assert names(browser.get(older)) == results[50:]
     tenant.client.files.create(file=("notes.txt", b"text"), purpose="user_data")
-    assert list(tabs(browser.get("/data"))) == ["Training files", "user_data", "Results", "All", "Stored answers"]
+    assert list(tabs(browser.get("/data"))) == [
+        "Training files",
+        "user_data",
+        "Results",
+        "All",
+        "Stored answers",
+    ]
     assert names(browser.get("/data?purpose=user_data")) == ["notes.txt"]
     refused = browser.get("/data?purpose=anything")
     assert refused.status_code in {400, 422}

@@ -10,6 +10,7 @@ from falqon_core.contract.messages import (
     Finished,
     Log,
     Merged,
+    RangeTested,
     RecordsWritten,
     Sample,
     Sampled,
@@ -19,6 +20,7 @@ from falqon_core.contract.messages import (
     decode,
     encode,
 )  # fmt: skip
+from falqon_core.contract.range_test import RangePoint, RangeTest
 
 STEP = StepMetrics(
     step=3, total_steps=10, epoch=0.5, train_loss=1.25, train_mean_token_accuracy=0.5,
@@ -48,6 +50,13 @@ MESSAGES: list[TrainerMessage] = [
     Merged(step=3, valid_loss=1.25, valid_loss_as_served=1.26),
     Merged(step=3, valid_loss=1.25, valid_loss_fp8_weights=1.26, valid_loss_as_served=1.29),
     Exported(step=3, path="/out/model"),
+    RangeTested(
+        result=RangeTest(
+            points=[RangePoint(learning_rate=1e-3, loss_change=-0.5)],
+            outcome="found",
+            proposal=1e-4,
+        )
+    ),
     RecordsWritten(num_records=3, fraction=0.5, ignored_columns=["id"]),
     Log(text="two\nlines, ünïcode 🙂", level="warn"),
     Failed(code="out_of_memory", message="too large", param=None),

@@ -94,5 +94,5 @@ def test_a_layer_keeps_what_is_planned(name: str) -> None:
 
     kept = kept_bytes(more) - kept_bytes(fewer)
 
-    # Gemma 2 keeps no probabilities, which the plan counts
-    assert 0.55 < kept / (planned[1] - planned[0]) < 1.02
+    # Gemma 2 and gpt-oss keep no probabilities, which the plan counts
+    assert 0.45 < kept / (planned[1] - planned[0]) < 1.02
