@@ -62,14 +62,14 @@ export class Answer {
   }
 
   // Asks the model and ends when the answer does. `announce` is told while it is being loaded.
-  async stream(body, token, signal, announce) {
+  async stream(body, readToken, signal, announce) {
     let numTokens = 0;
     let reason = "";
     this.begin();
     try {
       const sentAt = performance.now();
       let [first, last] = [0, 0];
-      for await (const event of events(await this.send(body, token, signal, announce))) {
+      for await (const event of events(await this.send(body, readToken, signal, announce))) {
         const [choice] = event.choices ?? [];
         numTokens = event.usage?.completion_tokens ?? numTokens;
         reason = choice?.finish_reason ?? reason;
@@ -86,12 +86,12 @@ export class Answer {
     }
   }
 
-  async send(body, token, signal, announce) {
+  async send(body, readToken, signal, announce) {
     const until = Date.now() + LOADING_MS;
     for (;;) {
       const response = await fetch(ADDRESS, {
         method: "POST",
-        headers: { "content-type": "application/json", "x-form-token": token },
+        headers: { "content-type": "application/json", "x-form-token": readToken() },
         body: JSON.stringify({
           ...body,
           model: this.model,

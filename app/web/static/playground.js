@@ -61,8 +61,9 @@ async function ask(messages, { expected, isFresh } = {}) {
   const turn = new Turn(messages, answers, { expected, isFresh });
   add(turn);
   turn.article.scrollIntoView({ block: "nearest" });
+  const readToken = () => root.dataset.token; // A sign-in over the page changes it.
   await Promise.all(
-    answers.map((answer, i) => answer.stream(bodies[i], root.dataset.token, signal, announce)),
+    answers.map((answer, i) => answer.stream(bodies[i], readToken, signal, announce)),
   );
   running = null;
   if (document.activeElement === stop) message.focus();
