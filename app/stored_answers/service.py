@@ -100,6 +100,8 @@ def list_messages(
     order: Order,
 ) -> Page[StoredMessage]:
     """Return the messages of the question."""
+    if after is not None and not after.startswith(f"{public_id}-"):
+        raise invalid_cursor(after, "a message of this answer")
     with services.database.transaction() as session:
         answer = get(session, caller.project_id, kind, public_id)
         audit.record(session, caller, "stored_answer.read", public_id)
