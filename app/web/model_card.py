@@ -7,8 +7,6 @@ from sqlalchemy.orm import Session
 
 from app.catalogue import service as catalogue
 from app.catalogue.schemas import ModelObject
-from app.evaluations import service as evaluations
-from app.evaluations.schemas import EvaluationObject
 from app.jobs import history
 from app.jobs import service as jobs
 from app.jobs.checkpoints import best_of, checkpoint_name
@@ -30,7 +28,6 @@ class ModelCard:
     context: int | None
     job: Job | None
     valid_loss: float | None
-    verdict: str | None
     prompts: Sequence[AnsweredPrompt]
 
 
@@ -47,7 +44,6 @@ def read_card(
         context=dimensions.max_position_embeddings if dimensions else None,
         job=job,
         valid_loss=_valid_loss(session, model.id, job),
-        verdict=_verdict(session, project_id, job),
         prompts=_prompts(session, job),
     )
 
@@ -68,14 +64,6 @@ def _valid_loss(session: Session, model_id: str, job: Job | None) -> float | Non
     own = [each for each in checkpoints if checkpoint_name(of_job, each.step) == model_id]
     best = own[0] if own else best_of(checkpoints)
     return best.metrics.get("valid_loss") if best else None
-
-
-def _verdict(session: Session, project_id: str, job: Job | None) -> str | None:
-    """Return the sentence of the newest evaluation that has one."""
-    if job is None:
-        return None
-    newest = evaluations.page(session, project_id, job.id, after=None, limit=1)
-    return next((EvaluationObject.of(each).summary for each in newest if each.result), None)
 
 
 def _prompts(session: Session, job: Job | None) -> Sequence[AnsweredPrompt]:
