@@ -45,9 +45,8 @@ def plan_without_files(
 ) -> JobPlan:
     """Plan a job whose training file is not here yet."""
     model = _plan_model(session, project_id, request, settings, lock=False)
-    return JobPlan(
-        project_id, request, *model, choose_num_gpus(session, project_id, request, settings)
-    )
+    num_gpus = choose_num_gpus(session, project_id, request, settings)
+    return JobPlan(project_id, request, *model, num_gpus)
 
 
 def _plan_model(

@@ -225,11 +225,8 @@ class Queue:
             job = fitting[project_id]
             waiting[project_id].remove(job)
             yield job.id, moment
-            started_at = max(virtual_times[project_id], served)
-            served = max(started_at, served)
-            virtual_times[project_id] = (
-                started_at + job.num_gpus / self._projects[project_id].weight
-            )
+            served = max(virtual_times[project_id], served)
+            virtual_times[project_id] = served + job.num_gpus / self._projects[project_id].weight
             held[project_id] += job.num_gpus
             heapq.heappush(
                 free, (moment + _or_never(job.seconds), project_id, device, job.num_gpus)

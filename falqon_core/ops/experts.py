@@ -2,11 +2,11 @@
 
 The weights of all experts of a layer are e4m3 codes with a scale for each row: gate_up_proj
 [E, 2I, H], down_proj [E, H, I], and `<name>_scale` fp32 [E, O, 1]; both transposed where the module
-has its weights so (gpt-oss). One expert at a time is
-dequantized and multiplied with the tokens that chose it, in both passes; experts that no token
-chose are not touched. Only the layer's input is kept for backward, and what the experts computed of
-it is computed again. The sum over a token's experts is fp32 and in a fixed order. What is given up:
-on a GPU too the experts follow one another, where a grouped GEMM would take them at once.
+has its weights so (gpt-oss). One expert at a time is dequantized and multiplied with the tokens
+that chose it, in both passes; experts that no token chose are not touched. Only the layer's input
+is kept for backward, and what the experts computed of it is computed again. The sum over a token's
+experts is fp32 and in a fixed order. What is given up: on a GPU too the experts follow one another,
+where a grouped GEMM would take them at once.
 """
 
 from typing import Any
