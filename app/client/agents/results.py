@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from app.client import text
 from app.client.agents.arguments import (
     FileId,
     GraderNames,
@@ -22,7 +23,6 @@ from app.client.errors import ApiUnavailable
 from app.client.evaluate import GRADERS
 
 UNCHARGED = "free: answers of models are not charged"
-CHARGED = "the seconds that the answers take on their device, added to the job's cost at the end"
 LOADING_SECONDS = 120.0
 MAX_LINKS = 50
 
@@ -39,8 +39,10 @@ def evaluate_job(
     max_tokens: Annotated[int, Field(ge=1, le=1024, description="of each answer")] = 256,
     wait_seconds: WaitSeconds = 30,
 ) -> Json:
-    """Have the job's model and its base answer held-out rows, and compare them. Free: answers are
-    not charged. If it takes longer than wait_seconds, read_evaluation has the result.
+    """Have the job's model and its base answer held-out rows, and compare them. COSTS MONEY, mostly
+    cents: the seconds that the answers take on their device, added to the job's cost, with an
+    agent's key at most what is left of its day. If it takes longer than wait_seconds,
+    read_evaluation has the result.
     """
     path = f"/fine_tuning/jobs/{segment(job_id)}/evaluations"
     body: Json = {
@@ -64,7 +66,7 @@ def read_evaluation(
     )
     result = evaluation["result"] or {"models": []}
     return {
-        "cost": CHARGED,
+        "cost": "not known yet" if evaluation["cost"] is None else text.usd(evaluation["cost"]),
         "evaluation_id": evaluation["id"],
         "status": evaluation["status"],
         "answers": f"{evaluation['num_answers']} of {evaluation['num_questions'] or '?'}",
