@@ -28,6 +28,7 @@ ROWS = "\n".join(
     for question, answer in TURNS
 )
 Json = dict[str, Any]
+TIMEOUT_SECONDS = 60.0  # A service that has just started imports on its first requests.
 
 
 class Agent:
@@ -56,6 +57,7 @@ def new_key(service: Service, **body: Any) -> str:
         f"{service.url}/v1/api_keys",
         json={"name": "agent", "scope": "agent", "daily_budget_usd": "5"} | body,
         headers={"authorization": f"Bearer {service.key}"},
+        timeout=TIMEOUT_SECONDS,
     )
     return str(answer.raise_for_status().json()["secret"])
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.app.client.conftest import Falqon
 from tests.app.client.test_document import block, run
-from tests.support.agents import ROWS, new_key, on_http, on_stdio
+from tests.support.agents import ROWS, TIMEOUT_SECONDS, new_key, on_http, on_stdio
 from tests.support.backend import ROOT
 from tests.support.service import Service, free_port
 from tests.support.waiting import wait_for
@@ -82,12 +82,13 @@ def test_over_http_each_caller_has_the_rights_of_their_own_key(
     service: Service, http_door: str
 ) -> None:
     for headers in ({}, {"authorization": "Bearer ft_live_wrong"}, {"authorization": "Basic eA=="}):
-        answer = httpx.post(http_door, json={}, headers=headers)
+        answer = httpx.post(http_door, json={}, headers=headers, timeout=TIMEOUT_SECONDS)
         assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
     foreign_host = httpx.post(
         http_door,
         json={},
         headers={"host": "evil.example", "authorization": f"Bearer {service.key}"},
+        timeout=TIMEOUT_SECONDS,
     )
     assert foreign_host.status_code == 421
 
@@ -95,6 +96,7 @@ def test_over_http_each_caller_has_the_rights_of_their_own_key(
         f"{service.url}/v1/projects",
         json={"name": "other"},
         headers={"authorization": f"Bearer {service.key}"},
+        timeout=TIMEOUT_SECONDS,
     ).json()["id"]
 
     async def ask() -> None:
