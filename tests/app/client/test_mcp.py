@@ -20,6 +20,7 @@ from tests.support.service import Service, free_port
 from tests.support.waiting import wait_for
 
 PAGE = (ROOT / "docs" / "agents.md").read_text()
+MANY_ROWS = "\n".join(ROWS.replace("My parcel", f"My parcel {number}") for number in range(100))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,11 @@ def test_the_price_of_a_job_and_the_budget_of_a_day_are_not_exceeded(
             refused = await agent.refusal("create_job", **job, max_cost_usd="0.02")
             assert "this job may cost $0.02, and $0.01 is left of the $0.01" in refused
             assert "Nothing was created" in refused
-            refused = await agent.refusal("create_job", **job, max_cost_usd="0.0001")
+            # Long enough for its price to show on a fast machine, too.
+            long = {"settings": {"num_epochs": 50, "batch_size": 1}}
+            file = await agent.use("upload_text", filename="b.jsonl", content=MANY_ROWS)
+            job = job | {"training_file": file["file_id"]}
+            refused = await agent.refusal("create_job", **job, **long, max_cost_usd="0.0001")
             assert "Nothing was created: max_cost_usd is" in refused
             assert "at worst" in refused
             # Neither a misspelled cap nor one in the settings is dropped.

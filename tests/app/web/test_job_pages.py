@@ -307,42 +307,50 @@ def test_a_bad_query_is_a_page_that_says_so(browser: httpx.Client, query: str) -
     assert page.headers["content-type"].startswith("text/html")
 
 
-def test_a_thousand_jobs_take_less_than_a_tenth_of_a_second(api: Api, tenant: Tenant) -> None:
-    """Of this process's own time: how busy the machine is does not count."""
+def test_a_thousand_jobs_cost_the_first_page_little_more_than_fifty(
+    api: Api, tenant: Tenant
+) -> None:
+    """Both in one run and of this thread's own time: how fast the machine is does not count."""
     template = tenant.job()
-    with api.database.transaction() as session:
-        columns = {
-            attribute.key: getattr(session.get_one(Job, template.id), attribute.key)
-            for attribute in Job.__mapper__.column_attrs
-        }
-        ids = [new_id("ftjob-") for _ in range(1000)]
-        ended = {
-            "status": JobStatus.SUCCEEDED,
-            "attempt": 1,
-            "last_event_seq": 100,
-            "progress": scene.progress(100),
-        }
-        session.execute(insert(Job), [columns | ended | {"id": id_} for id_ in ids])
-        row = {"number": 1, "worker": "w", "device": "cpu", "num_devices": 2}
-        session.execute(insert(Attempt), [row | {"job_id": id_} for id_ in ids])
-        drafts = [
-            NewEvent("", type="metrics", data=scene.metrics(step, 1.0))._asdict()
-            | {"seq": step, "attempt": 1}
-            for step in range(1, 101)
-        ]
-        session.execute(
-            insert(Event), [draft | {"job_id": id_} for id_ in ids[-50:] for draft in drafts]
-        )
+    caller = Caller("key", tenant.project_id, Scope.WRITE, None, False)
 
-    def first_paint() -> float:
+    def add(number: int) -> None:
+        with api.database.transaction() as session:
+            columns = {
+                attribute.key: getattr(session.get_one(Job, template.id), attribute.key)
+                for attribute in Job.__mapper__.column_attrs
+            }
+            ids = [new_id("ftjob-") for _ in range(number)]
+            ended = {
+                "status": JobStatus.SUCCEEDED,
+                "attempt": 1,
+                "last_event_seq": 100,
+                "progress": scene.progress(100),
+            }
+            session.execute(insert(Job), [columns | ended | {"id": id_} for id_ in ids])
+            row = {"number": 1, "worker": "w", "device": "cpu", "num_devices": 2}
+            session.execute(insert(Attempt), [row | {"job_id": id_} for id_ in ids])
+            drafts = [
+                NewEvent("", type="metrics", data=scene.metrics(step, 1.0))._asdict()
+                | {"seq": step, "attempt": 1}
+                for step in range(1, 101)
+            ]
+            session.execute(
+                insert(Event), [draft | {"job_id": id_} for id_ in ids[-50:] for draft in drafts]
+            )
+
+    def first_paint(num_pages: int) -> float:
         began = time.thread_time()
         with api.database.read() as session:
             context = table_context(session, api.app.state.services, caller, TableQuery())
             html = fragment("jobs/list.html", caller=caller, may_write=True, csrf="x", **context)
+        seconds = time.thread_time() - began
         assert html.count('class="spark"') == 50
-        assert "Page 1 of 21" in html
-        return time.thread_time() - began
+        assert f"Page 1 of {num_pages}" in html
+        return seconds
 
-    caller = Caller("key", tenant.project_id, Scope.WRITE, None, False)
-    first_paint()  # templates and statements are compiled once
-    assert min(first_paint() for _ in range(3)) < 0.1
+    add(50)
+    first_paint(2)  # templates and statements are compiled once
+    of_fifty = min(first_paint(2) for _ in range(5))
+    add(950)
+    assert min(first_paint(21) for _ in range(5)) < 2 * of_fifty
