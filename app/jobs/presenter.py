@@ -21,8 +21,8 @@ def to_objects(session: Session, settings: Settings, jobs: Sequence[Job]) -> lis
         for id_ in {job.project_id for job in jobs if checkpoints.get(job.id)}
     }
     queue = None
-    if any(job.is_waiting for job in jobs):
-        queue = queue_forecast.read_queue(session, settings)
+    if waiting := [job.created_at for job in jobs if job.is_waiting]:
+        queue = queue_forecast.read_queue(session, settings, max(waiting))
     objects = []
     for job in jobs:
         position = None

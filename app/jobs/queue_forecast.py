@@ -11,6 +11,7 @@ from bisect import insort
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cached_property
 from itertools import groupby, islice
 from typing import Annotated, Any, Literal, NamedTuple
@@ -47,6 +48,7 @@ MAX_FORECAST = 200  # jobs; a longer forecast is useless, and reading must stay 
 LONG_QUEUE = 50
 MANY_WORKERS = 50
 KEPT_SECONDS = 3.0
+COMMIT_SECONDS = 1.0  # between a job's creation and the moment at which others see it
 FORESEEABLE_SECONDS = 100 * 365 * 86400.0
 
 
@@ -282,13 +284,17 @@ _kept: WeakKeyDictionary[Engine, tuple[float, Queue]] = WeakKeyDictionary()
 _reading = threading.Lock()
 
 
-def read_queue(session: Session, settings: Settings) -> Queue:
-    """Read the current queue, or, where it is long, the one of some seconds ago. One request reads
-    it again while the others go on with the old one.
+def read_queue(session: Session, settings: Settings, newest: datetime | None = None) -> Queue:
+    """Read the current queue, or, where it is long, the one of some seconds ago, unless the
+    `newest` of the jobs to be found was created later. One request reads it again while the others
+    go on with the old one.
     """
     engine = session.get_bind().engine
-    read_at, queue = _kept.get(engine, (-math.inf, None))
-    if queue is not None and time.monotonic() - read_at < KEPT_SECONDS:
+    now = time.time()
+    read_at, queue = _kept.get(engine, (0.0, None))
+    if newest is not None and newest.timestamp() > read_at - COMMIT_SECONDS:
+        queue = None
+    if queue is not None and 0 <= now - read_at < KEPT_SECONDS:
         return queue
     is_kept = queue is not None
     if queue is not None and not _reading.acquire(blocking=False):
@@ -296,7 +302,7 @@ def read_queue(session: Session, settings: Settings) -> Queue:
     try:
         queue = _read_queue(session, settings)
         if queue.num_workers >= MANY_WORKERS or queue.num_waiting >= LONG_QUEUE:
-            _kept[engine] = (time.monotonic(), queue)
+            _kept[engine] = (now, queue)
         else:
             _kept.pop(engine, None)
     finally:

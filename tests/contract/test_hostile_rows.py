@@ -81,7 +81,7 @@ def store(tenant: Tenant, job_id: str, attempt: int, progress: JsonObject) -> No
         session.execute(text(f"UPDATE attempts SET {columns} WHERE job_id = :id"), {"id": job_id})
         for days in range(3):
             usage = {
-                **{"job": job_id, "day": date.today() - timedelta(days), "cost": COST},
+                **{"job": job_id, "day": f"{date.today() - timedelta(days)}", "cost": COST},
                 **{"project": tenant.project_id, "model": tenant.base_model, "tokens": 2**62},
             }
             session.execute(

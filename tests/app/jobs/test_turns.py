@@ -245,11 +245,14 @@ def test_a_long_queue_is_not_read_each_time(
     settings = Settings(device="cpu")
     with database.read() as session:
         assert read_queue(session, settings).num_workers == num_workers
-    queue(database, "a", [0])
+    [new_id] = queue(database, "a", [0])
     with database.read() as session:
         num_waiting = read_queue(session, settings).num_waiting
+        created_at = session.get_one(Job, new_id).created_at
+        of_new_job = read_queue(session, settings, created_at).num_waiting
     is_long = num_workers >= MANY_WORKERS or num_jobs > LONG_QUEUE
     assert num_waiting == (num_jobs - 1 if is_long else num_jobs)
+    assert of_new_job == num_jobs, "a job has its place from the start"
 
 
 def test_a_forecast_reads_so_many_jobs_however_many_projects_wait(database: Database) -> None:
