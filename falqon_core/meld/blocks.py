@@ -44,6 +44,8 @@ GATED_MLPS = {
     "Olmo3MLP",
     "Qwen2MLP",
     "Qwen3MLP",
+    "Qwen3_5MLP",
+    "Qwen3_5MoeMLP",
     "Qwen3MoeMLP",
     "SmolLM3MLP",
 }

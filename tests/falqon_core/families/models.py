@@ -24,6 +24,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
     SmolLM3Config,
@@ -51,6 +52,13 @@ LONGROPE = {
     "partial_rotary_factor": 0.5,
 }
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+DELTA_NET = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 24,
+}
 YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
@@ -62,6 +70,7 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     "Mistral": MistralConfig(**SIZES, head_dim=16, sliding_window=7),
     "Qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
     "Qwen3": Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True),
+    "Qwen3.5": Qwen3_5TextConfig(**SIZES, **DELTA_NET, head_dim=16, tie_word_embeddings=True),
     "Gemma 2": Gemma2Config(
         **SIZES, **GEMMA, final_logit_softcapping=4.0, attn_logit_softcapping=2.0
     ),

@@ -20,13 +20,15 @@ from transformers import (
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     PixtralVisionConfig,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
     SiglipVisionConfig,
 )
 
 from falqon_core.export.fp8 import export_fp8
 from falqon_core.importers.importer import import_model
 from tests.falqon_core.export.conftest import quantize_linears
-from tests.falqon_core.families.models import GEMMA, SIZES
+from tests.falqon_core.families.models import DELTA_NET, GEMMA, SIZES
 from tests.falqon_core.importers.test_importer import assert_refused, edit_json
 
 BLOCK = 16
@@ -297,3 +299,29 @@ def test_the_text_decoder_of_ministral_3_is_taken(tiny_folder: Path, tmp_path: P
     name = "layers.1.mlp.up_proj.weight"
     assert torch.equal(state[f"model.{name}"], model.state_dict()[f"model.language_model.{name}"])
     assert changes[0].startswith("Of the mistral3 model only the text decoder is taken")
+
+
+def test_the_text_decoder_of_qwen_3_5_is_taken(tiny_folder: Path, tmp_path: Path) -> None:
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2}
+    config = Qwen3_5Config(
+        text_config=SIZES | DELTA_NET | {"head_dim": 16},
+        vision_config=vision | {"out_hidden_size": 48, "num_position_embeddings": 16},
+        image_token_id=3,
+        video_token_id=4,
+        vision_start_token_id=5,
+        vision_end_token_id=6,
+    )
+    model = Qwen3_5ForConditionalGeneration(config).bfloat16()
+    model.save_pretrained(tiny_folder)
+    tensors = load_file(tiny_folder / "model.safetensors")
+    assert "model.visual.pos_embed.weight" in tensors
+    tensors["mtp.fc.weight"] = torch.zeros(4, 4)
+    save_file(tensors, tiny_folder / "model.safetensors", metadata={"format": "pt"})
+
+    state, changes = imported(tiny_folder, tmp_path)
+
+    name = "layers.0.linear_attn.in_proj_qkv.weight"
+    assert torch.equal(state[f"model.{name}"], model.state_dict()[f"model.language_model.{name}"])
+    assert torch.equal(state["lm_head.weight"], model.lm_head.weight)
+    assert changes[0].startswith("Of the qwen3_5 model only the text decoder is taken")
+    assert "that predict further tokens (MTP) are left out" in changes[1]
