@@ -23,6 +23,10 @@ NUM_PARAMETERS = {
     "Llama-3.3-70B": 70_553_706_496,
     "Mistral-7B-v0.3": 7_248_023_552,
     "Phi-4": 14_659_507_200,
+    # Of Qwen3.5 as transformers counts the text decoder.
+    "Qwen3.5-4B": 4_205_751_296,
+    "Qwen3.5-9B": 8_953_803_264,
+    "Qwen3.5-35B-A3B": 34_660_610_688,
     "Olmo-3-7B": 7_298_011_136,
     "Olmo-3-32B": 32_233_522_176,
     "OLMoE-1B-7B": 6_919_161_856,

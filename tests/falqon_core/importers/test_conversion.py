@@ -20,8 +20,12 @@ from transformers import (
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     PixtralVisionConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
     Qwen3_5Config,
     Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     SiglipVisionConfig,
 )
 
@@ -301,17 +305,38 @@ def test_the_text_decoder_of_ministral_3_is_taken(tiny_folder: Path, tmp_path: P
     assert changes[0].startswith("Of the mistral3 model only the text decoder is taken")
 
 
-def test_the_text_decoder_of_qwen_3_5_is_taken(tiny_folder: Path, tmp_path: Path) -> None:
+QWEN_EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 32,
+}
+
+
+@pytest.mark.parametrize(
+    ("config_class", "model_class", "experts"),
+    [
+        (Qwen3_5Config, Qwen3_5ForConditionalGeneration, {}),
+        (Qwen3_5MoeConfig, Qwen3_5MoeForConditionalGeneration, QWEN_EXPERTS),
+    ],
+)
+def test_the_text_decoder_of_qwen_3_5_is_taken(
+    config_class: type[PreTrainedConfig],
+    model_class: type[PreTrainedModel],
+    experts: dict[str, int],
+    tiny_folder: Path,
+    tmp_path: Path,
+) -> None:
     vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2}
-    config = Qwen3_5Config(
-        text_config=SIZES | DELTA_NET | {"head_dim": 16},
+    config = config_class(
+        text_config=SIZES | DELTA_NET | experts | {"head_dim": 16},
         vision_config=vision | {"out_hidden_size": 48, "num_position_embeddings": 16},
         image_token_id=3,
         video_token_id=4,
         vision_start_token_id=5,
         vision_end_token_id=6,
     )
-    model = Qwen3_5ForConditionalGeneration(config).bfloat16()
+    model = model_class(config).bfloat16()
     model.save_pretrained(tiny_folder)
     tensors = load_file(tiny_folder / "model.safetensors")
     assert "model.visual.pos_embed.weight" in tensors
@@ -320,8 +345,8 @@ def test_the_text_decoder_of_qwen_3_5_is_taken(tiny_folder: Path, tmp_path: Path
 
     state, changes = imported(tiny_folder, tmp_path)
 
-    name = "layers.0.linear_attn.in_proj_qkv.weight"
-    assert torch.equal(state[f"model.{name}"], model.state_dict()[f"model.language_model.{name}"])
+    for name, tensor in model.model.language_model.state_dict().items():
+        assert torch.equal(state[f"model.{name}"], tensor), name
     assert torch.equal(state["lm_head.weight"], model.lm_head.weight)
-    assert changes[0].startswith("Of the qwen3_5 model only the text decoder is taken")
+    assert changes[0].startswith(f"Of the {config.model_type} model only the text decoder is taken")
     assert "that predict further tokens (MTP) are left out" in changes[1]
