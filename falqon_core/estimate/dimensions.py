@@ -32,6 +32,7 @@ CONFIG_DEFAULTS: dict[Any, dict[str, Any]] = {
     "gemma3_text": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "glm4_moe": {"num_key_value_heads": 8},
     "gpt_oss": {"num_key_value_heads": 8, "head_dim": 64},
+    "lfm2": {"num_key_value_heads": 8, "tie_word_embeddings": True},
     "ministral3": {"num_key_value_heads": 8, "head_dim": 128},
     "mistral": {"num_key_value_heads": 8},
     "qwen2": {"num_key_value_heads": 32},
@@ -59,10 +60,14 @@ GATED_BY_SILU = {
     "smollm3",
 }
 GATED_ATTENTION = {"qwen3_5_moe_text", "qwen3_5_text"}  # Queries bring a gate of the output along.
-HEAD_NORMS = {"gemma3_text", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe"}
+HEAD_NORMS = {"gemma3_text", "lfm2", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe"}
 # A factor of 1 counts as one that changes them.
 LOGIT_FACTORS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 FUSED_MODEL_TYPES = {"phi3"}  # Here q, k, v are one linear, and gate, up another.
+# Other names of linears of attention and MLP.
+LINEAR_NAMES = {
+    "lfm2": {"o_proj": "out_proj", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"},
+}
 
 
 class ModelDimensions(BaseModel):
@@ -80,6 +85,7 @@ class ModelDimensions(BaseModel):
     max_position_embeddings: int
     tied_embeddings: bool
     fused_projections: bool = False
+    linear_names: dict[str, str] = {}
     experts: Experts | None = None
     mixer: GatedDelta | ShortConvolution | None = None
     has_gated_attention: bool = False
@@ -105,6 +111,8 @@ class ModelDimensions(BaseModel):
         try:
             _check_numbers(config)
             filled = CONFIG_DEFAULTS.get(config.get("model_type"), {}) | config
+            if config.get("model_type") == "lfm2":
+                filled |= _read_lfm2(config)
             heads = _count(filled, "num_attention_heads", MAX_HEADS)
             hidden = _count(filled, "hidden_size", MAX_HIDDEN_SIZE)
             kv_heads = _count(filled, "num_key_value_heads", MAX_HEADS, heads)
@@ -134,6 +142,7 @@ class ModelDimensions(BaseModel):
                 max_position_embeddings=_count(filled, "max_position_embeddings", MAX_POSITIONS),
                 tied_embeddings=bool(filled.get("tie_word_embeddings", False)),
                 fused_projections=config.get("model_type") in FUSED_MODEL_TYPES,
+                linear_names=LINEAR_NAMES.get(str(config.get("model_type")), {}),
                 experts=read_experts(config, layers, _count),
                 mixer=read_mixer(config, layers, _count),
                 has_gated_attention=config.get("model_type") in GATED_ATTENTION,
@@ -192,6 +201,7 @@ class ModelDimensions(BaseModel):
         else:
             mixing = mixer.linear_shapes(hidden)
         linears = mixing | mlp_shapes(hidden, intermediate, fused)
+        linears = {self.linear_names.get(name, name): shape for name, shape in linears.items()}
         gates = {} if mixer is None else mixer.gate_shapes(hidden)
         if has_experts and self.experts is not None and self.experts.has_shared_gate:
             gates["shared_expert_gate"] = (1, hidden)
@@ -273,6 +283,22 @@ class ModelDimensions(BaseModel):
         return self.num_parameters - self.num_expert_parameters + self.num_active_expert_parameters
 
 
+def _read_lfm2(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the width of the MLP, and whether the head is tied, as transformers reads them."""
+    most = MAX_INTERMEDIATE_SIZE
+    width = _count(config, "block_ff_dim", most, _count(config, "intermediate_size", most, 12_288))
+    if config.get("block_auto_adjust_ff_dim", True):
+        width = 2 * width // 3
+        factor = config.get("block_ffn_dim_multiplier", 1.0)
+        if factor is not None:
+            if not isinstance(factor, int | float) or factor <= 0:
+                raise ValueError(f"block_ffn_dim_multiplier is {_shorten(factor)}, not above 0")
+            step = _count(config, "block_multiple_of", most, 256)
+            width = -(-int(factor * width) // step) * step
+    tied = config.get("tie_embedding", config.get("tie_word_embeddings", True))
+    return {"intermediate_size": width, "tie_word_embeddings": tied}
+
+
 def _count_vectors(
     config: dict[str, Any], hidden: int, intermediate: int, heads: int, kv_heads: int, head_dim: int
 ) -> int:
@@ -303,7 +329,7 @@ def _count_extra_activations(config: dict[str, Any], hidden: int, intermediate: 
     match config.get("model_type"):
         case "gemma2" | "gemma3_text":
             return 2 * hidden  # The inputs of two more norms.
-        case "phi3":
+        case "lfm2" | "phi3":
             return intermediate  # The activation of gate.
     return 0
 

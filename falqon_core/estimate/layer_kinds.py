@@ -11,6 +11,8 @@ LINEARS_BY_INPUT = (
     ("o_proj",),
     ("gate_proj", "up_proj", "gate_up_proj"),
     ("down_proj",),
+    ("w1", "w3"),
+    ("w2",),
     ("in_proj_qkv",),
     ("in_proj_z",),
     ("in_proj",),

@@ -25,6 +25,7 @@ _ROWS: dict[str, tuple[object, ...]] = {
     "SmolLM2-360M": ("llama", 960, 2560, 32, 15, 5, 64, 49_152, 8_192, True),
     "Qwen3-0.6B": ("qwen3", 1024, 3072, 28, 16, 8, 128, 151_936, 40_960, True),
     "Llama-3.2-1B": ("llama", 2048, 8192, 16, 32, 8, 64, 128_256, 131_072, True),
+    "LFM2-1.2B": ("lfm2", 2048, 12_288, 16, 32, 8, 64, 65_536, 128_000, True),
     "SmolLM2-1.7B": ("llama", 2048, 8192, 24, 32, 32, 64, 49_152, 8_192, True),
     "Qwen3-1.7B": ("qwen3", 2048, 6144, 28, 16, 8, 128, 151_936, 40_960, True),
     "SmolLM3-3B": ("smollm3", 2048, 11_008, 36, 16, 4, 128, 128_256, 65_536, True),
@@ -49,9 +50,10 @@ _ROWS: dict[str, tuple[object, ...]] = {
     "gpt-oss-120b": ("gpt_oss", 2880, 2880, 36, 64, 8, 64, 201_088, 131_072, False),
     "Qwen3-235B-A22B": ("qwen3_moe", 4096, 12_288, 94, 64, 4, 128, 151_936, 40_960, False),
 }
-# Further fields of mixtures: experts, those of a token, and their width. Those of token mixers are
-# the defaults.
-_EXPERTS: dict[str, dict[str, object]] = {
+# Further fields: of mixtures experts, those of a token, and their width; of hybrids the layers with
+# attention. Sizes of token mixers are the defaults.
+_FURTHER: dict[str, dict[str, object]] = {
+    "LFM2-1.2B": {"full_attn_idxs": [2, 5, 8, 10, 12, 14]},
     "OLMoE-1B-7B": {"num_experts": 64, "num_experts_per_tok": 8},
     "gpt-oss-20b": {"num_local_experts": 32, "num_experts_per_tok": 4},
     "Qwen3-30B-A3B": {
@@ -82,6 +84,6 @@ _EXPERTS: dict[str, dict[str, object]] = {
 }
 
 PUBLISHED_MODELS: Mapping[str, ModelDimensions] = {
-    name: ModelDimensions.from_config(dict(zip(_FIELDS, row, strict=True)) | _EXPERTS.get(name, {}))
+    name: ModelDimensions.from_config(dict(zip(_FIELDS, row, strict=True)) | _FURTHER.get(name, {}))
     for name, row in _ROWS.items()
 }

@@ -45,6 +45,7 @@ RMS_NORMS = {
     "Glm4MoeRMSNorm",
     "GraniteMoeRMSNorm",
     "GraniteRMSNorm",
+    "Lfm2RMSNorm",
     "LlamaRMSNorm",
     "Ministral3RMSNorm",
     "MistralRMSNorm",

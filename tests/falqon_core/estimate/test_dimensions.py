@@ -153,6 +153,8 @@ def test_what_a_config_does_not_say_is_what_transformers_takes(kind: str) -> Non
         ({"pad_token_id": 80}, "pad_token_id is 80"),
         ({"eos_token_id": [1, "2"]}, "eos_token_id is '2'"),
         ({"model_type": ["llama"]}, "unhashable"),
+        ({"model_type": "lfm2", "block_ffn_dim_multiplier": "9"}, "multiplier is '9'"),
+        ({"model_type": "lfm2", "block_multiple_of": 0}, "block_multiple_of is 0"),
         ({"model_type": "qwen3_5_text", "layer_types": ["full_attention"]}, "not name 3 layers"),
         ({"model_type": "qwen3_5_text", "full_attention_interval": 0}, "interval is 0"),
         ({"model_type": "qwen3_5_text", "linear_num_value_heads": 24}, "24 is no multiple of"),

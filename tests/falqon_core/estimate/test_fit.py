@@ -21,6 +21,7 @@ NUM_PARAMETERS = {
     "Llama-3.2-3B": 3_212_749_824,
     "Llama-3.1-8B": 8_030_261_248,
     "Llama-3.3-70B": 70_553_706_496,
+    "LFM2-1.2B": 1_170_340_608,
     "Mistral-7B-v0.3": 7_248_023_552,
     "Phi-4": 14_659_507_200,
     # Of Qwen3.5 as transformers counts the text decoder.

@@ -14,6 +14,7 @@ from transformers import (
     GptOssConfig,
     GraniteConfig,
     GraniteMoeConfig,
+    Lfm2Config,
     LlamaConfig,
     Ministral3Config,
     MistralConfig,
@@ -100,6 +101,9 @@ FAMILIES: dict[str, PreTrainedConfig] = {
         rope_parameters=YARN | {"llama_4_scaling_beta": 0.5, "max_position_embeddings": 256},
     ),
     "SmolLM3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0]),
+    "LFM2": Lfm2Config(
+        **SIZES, layer_types=["conv", "full_attention"], block_multiple_of=16, conv_bias=True
+    ),
     "Granite": GraniteConfig(
         **SIZES,
         embedding_multiplier=3.0,
