@@ -14,9 +14,15 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 
 from falqon_core.contract.errors import ModelError
+from falqon_core.estimate.attention_layers import (
+    AttentionLayers,
+    LayerEmbeddings,
+    read_attention_layers,
+    read_layer_embeddings,
+)
 from falqon_core.estimate.experts import Experts, read_experts
 from falqon_core.estimate.layer_kinds import LayerKind, attention_shapes, mlp_shapes
-from falqon_core.estimate.mixers import GatedDelta, Mixer, ShortConvolution, read_mixer
+from falqon_core.estimate.mixers import GatedDelta, Mixer, Shapes, ShortConvolution, read_mixer
 
 MAX_LAYERS = 512
 MAX_HEADS = 1_024
@@ -30,6 +36,7 @@ MAX_NUMBER = 2**40  # The limit of every other number, above and below zero.
 CONFIG_DEFAULTS: dict[Any, dict[str, Any]] = {
     "gemma2": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "gemma3_text": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
+    "gemma4_text": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "glm4_moe": {"num_key_value_heads": 8},
     "gpt_oss": {"num_key_value_heads": 8, "head_dim": 64},
     "lfm2": {"num_key_value_heads": 8, "tie_word_embeddings": True},
@@ -89,6 +96,9 @@ class ModelDimensions(BaseModel):
     experts: Experts | None = None
     mixer: GatedDelta | ShortConvolution | None = None
     has_gated_attention: bool = False
+    # Layers that differ in their attention; none where all are of the sizes above.
+    attention_layers: tuple[AttentionLayers, ...] = ()
+    layer_embeddings: LayerEmbeddings | None = None
     # Parameters of one layer's further norms and biases, beside two norms of the hidden size.
     num_layer_vector_parameters: int = 0
     # Numbers of a token that a layer keeps for backward beside those that a Llama's keeps.
@@ -145,6 +155,10 @@ class ModelDimensions(BaseModel):
                 linear_names=LINEAR_NAMES.get(str(config.get("model_type")), {}),
                 experts=read_experts(config, layers, _count),
                 mixer=read_mixer(config, layers, _count),
+                attention_layers=read_attention_layers(
+                    filled, layers, intermediate, heads, kv_heads, _count
+                ),
+                layer_embeddings=read_layer_embeddings(config, vocabulary, _count),
                 has_gated_attention=config.get("model_type") in GATED_ATTENTION,
                 num_layer_vector_parameters=_count_vectors(
                     config, hidden, intermediate, heads, kv_heads, head_dim
@@ -167,6 +181,8 @@ class ModelDimensions(BaseModel):
         """Return the kinds of layers: those with an MLP and those with experts, or those with
         attention and those with another token mixer.
         """
+        if self.attention_layers:
+            return tuple(self._kind_of(layers) for layers in self.attention_layers)
         # No family has both dense layers beside experts and other mixers.
         experts, mixer = self.experts, self.mixer
         has_experts = experts is not None
@@ -206,6 +222,23 @@ class ModelDimensions(BaseModel):
         if has_experts and self.experts is not None and self.experts.has_shared_gate:
             gates["shared_expert_gate"] = (1, hidden)
         return LayerKind(number, intermediate, has_experts, linears, gates, queries, keys, mixer)
+
+    def _kind_of(self, layers: AttentionLayers) -> LayerKind:
+        hidden = self.hidden_size
+        queries, keys = self.num_heads * layers.head_dim, layers.num_kv_heads * layers.head_dim
+        linears = attention_shapes(hidden, queries, keys, fused=False, gated=False)
+        missing = {"k_proj": not layers.has_keys, "v_proj": not layers.has_values}
+        linears = {name: shape for name, shape in linears.items() if not missing.get(name)}
+        linears |= mlp_shapes(hidden, layers.intermediate_size, fused=False)
+        gates: Shapes = {}
+        if self.layer_embeddings is not None:
+            width = self.layer_embeddings.width
+            gates["per_layer_input_gate"] = (width, hidden)
+            gates["per_layer_projection"] = (hidden, width)
+        kept_keys = keys if layers.has_keys else 0
+        return LayerKind(
+            layers.num_layers, layers.intermediate_size, False, linears, gates, queries, kept_keys
+        )
 
     @property
     def num_linear_parameters(self) -> int:
@@ -250,15 +283,22 @@ class ModelDimensions(BaseModel):
     @property
     def num_gate_parameters(self) -> int:
         """Count the weights of all linears that never train."""
-        return sum(
+        count = sum(
             kind.number * sum(o * i for o, i in kind.gate_shapes.values())
             for kind in self.layer_kinds
         )
+        if self.layer_embeddings is not None:
+            # One linear makes what all layers read of the first embeddings.
+            count += self.num_layers * self.layer_embeddings.width * self.hidden_size
+        return count
 
     @property
     def num_embedding_parameters(self) -> int:
         """Return the parameters of embeddings and output head."""
-        return self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        count = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        if (own := self.layer_embeddings) is not None:
+            count += own.vocab_size * own.width * self.num_layers
+        return count
 
     @property
     def num_parameters(self) -> int:
@@ -270,6 +310,10 @@ class ModelDimensions(BaseModel):
             + self.num_expert_parameters
             + self.num_gate_parameters
         )
+        for layers in self.attention_layers:
+            frozen += layers.num_layers * layers.head_dim * (2 if layers.has_keys else 1)
+        if self.layer_embeddings is not None:
+            frozen += self.num_layers * hidden + self.layer_embeddings.width  # Norms.
         if self.mixer is not None:
             of_layer = math.prod(self.mixer.convolution(hidden)) + self.mixer.num_vectors(hidden)
             frozen += self.mixer.num_layers * of_layer
@@ -318,7 +362,7 @@ def _count_vectors(
     has_head_norms = kind == "glm4_moe" and config.get("use_qk_norm")
     if kind in HEAD_NORMS or has_head_norms:
         count += 2 * head_dim
-    if kind in ("gemma2", "gemma3_text"):
+    if kind in ("gemma2", "gemma3_text", "gemma4_text"):
         count += 2 * hidden
     if kind in ("olmo2", "olmo3", "olmoe"):
         count += queries + keys
@@ -329,6 +373,9 @@ def _count_extra_activations(config: dict[str, Any], hidden: int, intermediate: 
     match config.get("model_type"):
         case "gemma2" | "gemma3_text":
             return 2 * hidden  # The inputs of two more norms.
+        case "gemma4_text":
+            own = config.get("hidden_size_per_layer_input", 256) or 0
+            return 3 * hidden + 5 * own  # The same, and the way of the layer's own embedding.
         case "lfm2" | "phi3":
             return intermediate  # The activation of gate.
     return 0

@@ -245,7 +245,7 @@ def _attention_flops(
     """
     if keys_per_token is None:
         keys_per_token = min(recipe.max_seq_length, dimensions.max_position_embeddings) / 4
-    queries = dimensions.num_attention_layers * dimensions.num_heads * dimensions.head_dim
+    queries = sum(kind.number * kind.num_queries for kind in dimensions.layer_kinds)
     flops = 4 * queries * keys_per_token
     if (mixer := dimensions.mixer) is not None:
         flops += mixer.num_layers * mixer.flops(dimensions.hidden_size)

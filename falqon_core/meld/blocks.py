@@ -35,6 +35,7 @@ ATTENTIONS = {
 GATED_MLPS = {
     "Gemma2MLP",
     "Gemma3MLP",
+    "Gemma4TextMLP",
     "Glm4MoeMLP",
     "GraniteMLP",
     "LlamaMLP",

@@ -23,8 +23,7 @@ def context_of(config: dict[str, Any]) -> int:
 def cache_bytes(config: dict[str, Any]) -> int:
     """Return the bytes of the keys and values of one whole context."""
     dimensions = ModelDimensions.from_config(config)
-    of_layer = 2 * dimensions.num_kv_heads * dimensions.head_dim
-    num_values = dimensions.num_attention_layers * of_layer
+    num_values = 2 * sum(kind.number * kind.num_keys for kind in dimensions.layer_kinds)
     return CACHE_BYTES * num_values * context_of(config)
 
 

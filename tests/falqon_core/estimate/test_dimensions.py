@@ -109,7 +109,7 @@ def test_a_config_of_no_decoder_is_refused(change: dict[str, Any]) -> None:
     "kind", [*CONFIG_DEFAULTS, *FUSED_MODEL_TYPES, "granite", "llama", "olmo2", "olmo3"]
 )
 def test_what_a_config_does_not_say_is_what_transformers_takes(kind: str) -> None:
-    plain = AutoConfig.for_model(kind)
+    plain = AutoConfig.for_model(kind).per_layer_config[0]
     config = {
         key: size for key, size in SIZES.items() if key not in ("num_key_value_heads", "head_dim")
     } | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
@@ -154,6 +154,10 @@ def test_what_a_config_does_not_say_is_what_transformers_takes(kind: str) -> Non
         ({"eos_token_id": [1, "2"]}, "eos_token_id is '2'"),
         ({"model_type": ["llama"]}, "unhashable"),
         ({"model_type": "lfm2", "block_ffn_dim_multiplier": "9"}, "multiplier is '9'"),
+        ({"model_type": "gemma4_text", "num_kv_shared_layers": 4}, "layers is 4, with 3 layers"),
+        ({"model_type": "gemma4_text", "global_head_dim": 15}, "no pairs to rotate"),
+        ({"model_type": "gemma4_text", "per_layer_config": [1]}, "is no JSON object"),
+        ({"model_type": "gemma4_text", "vocab_size_per_layer_input": 79}, "less than vocab_size"),
         ({"model_type": "lfm2", "block_multiple_of": 0}, "block_multiple_of is 0"),
         ({"model_type": "qwen3_5_text", "layer_types": ["full_attention"]}, "not name 3 layers"),
         ({"model_type": "qwen3_5_text", "full_attention_interval": 0}, "interval is 0"),
