@@ -375,7 +375,7 @@ def _count_extra_activations(config: dict[str, Any], hidden: int, intermediate: 
             return 2 * hidden  # The inputs of two more norms.
         case "gemma4_text":
             own = config.get("hidden_size_per_layer_input", 256) or 0
-            return 3 * hidden + 5 * own  # The same, and the way of the layer's own embedding.
+            return 3 * hidden + 8 * own  # The same, and the way of the layer's own embedding.
         case "lfm2" | "phi3":
             return intermediate  # The activation of gate.
     return 0

@@ -33,6 +33,7 @@ _ROWS: dict[str, tuple[object, ...]] = {
     "Qwen3-4B": ("qwen3", 2560, 9728, 36, 32, 8, 128, 151_936, 40_960, True),
     "Qwen3.5-4B": ("qwen3_5_text", 2560, 9216, 32, 16, 4, 256, 248_320, 262_144, True),
     "OLMoE-1B-7B": ("olmoe", 2048, 1024, 16, 16, 16, 128, 50_304, 4_096, False),
+    "Gemma-4-E4B": ("gemma4_text", 2560, 10_240, 42, 8, 2, 256, 262_144, 131_072, True),
     "Mistral-7B-v0.3": ("mistral", 4096, 14_336, 32, 32, 8, 128, 32_768, 32_768, False),
     "Llama-3.1-8B": ("llama", 4096, 14_336, 32, 32, 8, 128, 128_256, 131_072, False),
     "Qwen3-8B": ("qwen3", 4096, 12_288, 36, 32, 8, 128, 151_936, 40_960, False),
@@ -42,6 +43,7 @@ _ROWS: dict[str, tuple[object, ...]] = {
     "Qwen3-14B": ("qwen3", 5120, 17_408, 40, 40, 8, 128, 151_936, 40_960, False),
     "gpt-oss-20b": ("gpt_oss", 2880, 2880, 24, 64, 8, 64, 201_088, 131_072, False),
     "Qwen3-30B-A3B": ("qwen3_moe", 2048, 6144, 48, 32, 4, 128, 151_936, 40_960, False),
+    "Gemma-4-31B": ("gemma4_text", 5376, 21_504, 60, 32, 16, 256, 262_144, 262_144, True),
     "Qwen3.5-35B-A3B": ("qwen3_5_moe_text", 2048, 512, 40, 16, 2, 256, 248_320, 262_144, False),
     "Olmo-3-32B": ("olmo3", 5120, 27_648, 64, 40, 8, 128, 100_278, 65_536, False),
     "Qwen3-32B": ("qwen3", 5120, 25_600, 64, 64, 8, 128, 151_936, 40_960, False),
@@ -54,6 +56,12 @@ _ROWS: dict[str, tuple[object, ...]] = {
 # attention. Sizes of token mixers are the defaults.
 _FURTHER: dict[str, dict[str, object]] = {
     "LFM2-1.2B": {"full_attn_idxs": [2, 5, 8, 10, 12, 14]},
+    "Gemma-4-E4B": {"num_kv_shared_layers": 18},
+    "Gemma-4-31B": {
+        "attention_k_eq_v": True,
+        "num_global_key_value_heads": 4,
+        "hidden_size_per_layer_input": 0,
+    },
     "OLMoE-1B-7B": {"num_experts": 64, "num_experts_per_tok": 8},
     "gpt-oss-20b": {"num_local_experts": 32, "num_experts_per_tok": 4},
     "Qwen3-30B-A3B": {

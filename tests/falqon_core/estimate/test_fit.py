@@ -24,7 +24,9 @@ NUM_PARAMETERS = {
     "LFM2-1.2B": 1_170_340_608,
     "Mistral-7B-v0.3": 7_248_023_552,
     "Phi-4": 14_659_507_200,
-    # Of Qwen3.5 as transformers counts the text decoder.
+    # Of Gemma 4 and Qwen3.5 as transformers counts the text decoder.
+    "Gemma-4-E4B": 7_463_013_376,
+    "Gemma-4-31B": 30_697_345_280,
     "Qwen3.5-4B": 4_205_751_296,
     "Qwen3.5-9B": 8_953_803_264,
     "Qwen3.5-35B-A3B": 34_660_610_688,

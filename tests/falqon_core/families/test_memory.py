@@ -75,12 +75,21 @@ def kept_bytes(config: PreTrainedConfig) -> int:
 
 
 def with_layers(config: PreTrainedConfig, number: int, kind: str) -> PreTrainedConfig:
-    changed = {"num_hidden_layers": number, "sliding_window": None}
+    changed: dict[str, Any] = {"num_hidden_layers": number, "sliding_window": None}
     if getattr(config, "layer_types", None):
         changed["layer_types"] = [kind] * number
     if getattr(config, "no_rope_layers", None):
         changed["no_rope_layers"] = [1] * number
-    return type(config)(**config.to_dict() | changed)
+    described = config.to_dict()
+    if (own := described.pop("per_layer_config", None)) is not None:
+        sizes = own[str(config.num_hidden_layers - 1)]
+        changed |= {"sliding_window": LENGTH, "num_kv_shared_layers": 0}
+        changed |= {"per_layer_config": dict.fromkeys(range(number), sizes)}
+    return type(config)(**described | changed)
+
+
+def dimensions_of(config: PreTrainedConfig) -> ModelDimensions:
+    return ModelDimensions.from_config(json.loads(config.to_json_string()))
 
 
 @pytest.mark.parametrize(
@@ -94,13 +103,11 @@ def with_layers(config: PreTrainedConfig, number: int, kind: str) -> PreTrainedC
 )
 def test_a_layer_keeps_what_is_planned(name: str, kind: str) -> None:
     fewer, more = (with_layers(FAMILIES[name], number, kind) for number in (1, 2))
-    dimensions = ModelDimensions.from_config(json.loads(more.to_json_string()))
-    one_layer = dimensions.model_copy(update={"num_layers": 1})
     without_weights = RECIPE.model_copy(update={"microbatch_tokens": 0})
     planned = [
         training_memory_bytes(sizes, RECIPE, True)
         - training_memory_bytes(sizes, without_weights, True)
-        for sizes in (one_layer, dimensions)
+        for sizes in (dimensions_of(fewer), dimensions_of(more))
     ]
 
     kept = kept_bytes(more) - kept_bytes(fewer)
