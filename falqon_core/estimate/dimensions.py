@@ -22,7 +22,14 @@ from falqon_core.estimate.attention_layers import (
 )
 from falqon_core.estimate.experts import Experts, read_experts
 from falqon_core.estimate.layer_kinds import LayerKind, attention_shapes, mlp_shapes
-from falqon_core.estimate.mixers import GatedDelta, Mixer, Shapes, ShortConvolution, read_mixer
+from falqon_core.estimate.mixers import (
+    GatedDelta,
+    Mixer,
+    Shapes,
+    ShortConvolution,
+    read_lfm2,
+    read_mixer,
+)
 
 MAX_LAYERS = 512
 MAX_HEADS = 1_024
@@ -122,7 +129,7 @@ class ModelDimensions(BaseModel):
             _check_numbers(config)
             filled = CONFIG_DEFAULTS.get(config.get("model_type"), {}) | config
             if config.get("model_type") == "lfm2":
-                filled |= _read_lfm2(config)
+                filled |= read_lfm2(config, _count)
             heads = _count(filled, "num_attention_heads", MAX_HEADS)
             hidden = _count(filled, "hidden_size", MAX_HIDDEN_SIZE)
             kv_heads = _count(filled, "num_key_value_heads", MAX_HEADS, heads)
@@ -190,11 +197,11 @@ class ModelDimensions(BaseModel):
         mixing = mixer.num_layers if mixer else 0
         inner = experts.shared_intermediate_size if experts else self.intermediate_size
         kinds = (
-            self._layer_kind(dense, self.intermediate_size),
-            self._layer_kind(self.num_layers - dense - mixing, inner, has_experts),
-            self._layer_kind(mixing, inner, has_experts, mixer),
+            (dense, self.intermediate_size, False, None),
+            (self.num_layers - dense - mixing, inner, has_experts, None),
+            (mixing, inner, has_experts, mixer),
         )
-        return tuple(kind for kind in kinds if kind.number)
+        return tuple(self._layer_kind(*kind) for kind in kinds if kind[0])
 
     @property
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
@@ -206,7 +213,7 @@ class ModelDimensions(BaseModel):
         return shapes
 
     def _layer_kind(
-        self, number: int, intermediate: int, has_experts: bool = False, mixer: Mixer | None = None
+        self, number: int, intermediate: int, has_experts: bool, mixer: Mixer | None
     ) -> LayerKind:
         hidden = self.hidden_size
         fused = self.fused_projections
@@ -217,7 +224,8 @@ class ModelDimensions(BaseModel):
         else:
             mixing = mixer.linear_shapes(hidden)
         linears = mixing | mlp_shapes(hidden, intermediate, fused)
-        linears = {self.linear_names.get(name, name): shape for name, shape in linears.items()}
+        if names := self.linear_names:
+            linears = {names.get(name, name): shape for name, shape in linears.items()}
         gates = {} if mixer is None else mixer.gate_shapes(hidden)
         if has_experts and self.experts is not None and self.experts.has_shared_gate:
             gates["shared_expert_gate"] = (1, hidden)
@@ -325,22 +333,6 @@ class ModelDimensions(BaseModel):
     def num_active_parameters(self) -> int:
         """Return the parameters that one token passes: all but those of the other experts."""
         return self.num_parameters - self.num_expert_parameters + self.num_active_expert_parameters
-
-
-def _read_lfm2(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the width of the MLP, and whether the head is tied, as transformers reads them."""
-    most = MAX_INTERMEDIATE_SIZE
-    width = _count(config, "block_ff_dim", most, _count(config, "intermediate_size", most, 12_288))
-    if config.get("block_auto_adjust_ff_dim", True):
-        width = 2 * width // 3
-        factor = config.get("block_ffn_dim_multiplier", 1.0)
-        if factor is not None:
-            if not isinstance(factor, int | float) or factor <= 0:
-                raise ValueError(f"block_ffn_dim_multiplier is {_shorten(factor)}, not above 0")
-            step = _count(config, "block_multiple_of", most, 256)
-            width = -(-int(factor * width) // step) * step
-    tied = config.get("tie_embedding", config.get("tie_word_embeddings", True))
-    return {"intermediate_size": width, "tie_word_embeddings": tied}
 
 
 def _count_vectors(

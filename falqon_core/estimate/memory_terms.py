@@ -52,8 +52,9 @@ def attention_backward_bytes(dimensions: ModelDimensions, recipe: Recipe, tokens
     """
     records = max(1, tokens // recipe.longest_record)
     splits = -(-MAX_MULTIPROCESSORS // (records * dimensions.num_heads))
-    queries = max(kind.num_queries for kind in dimensions.layer_kinds)
-    keys = max(kind.num_keys for kind in dimensions.layer_kinds)
+    kinds = dimensions.layer_kinds
+    queries = max(kind.num_queries for kind in kinds)
+    keys = max(kind.num_keys for kind in kinds)
     width = -(-queries // dimensions.num_heads // HEAD_BLOCK) * HEAD_BLOCK
     # bf16: the gradients of the output, of queries, of keys and values for each head of queries and
     # then for each of their own, and of the layer's sum.

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 MAX_MIXER_HEADS = 1_024
 MAX_MIXER_WIDTH = 8_192
 MAX_KERNEL = 64
+MAX_MLP_WIDTH = 2**20
 # The layer type of each family's mixer, by model_type.
 HYBRIDS = {
     "lfm2": "conv",
@@ -160,6 +161,22 @@ def read_mixer(config: dict[str, Any], num_layers: int, count: Count) -> Mixer |
             f"linear_num_key_heads {mixer.num_key_heads}"
         )
     return mixer
+
+
+def read_lfm2(config: dict[str, Any], count: Count) -> dict[str, Any]:
+    """Return the width of the MLP of LFM2 and whether its head is tied, as transformers reads it."""
+    most = MAX_MLP_WIDTH
+    width = count(config, "block_ff_dim", most, count(config, "intermediate_size", most, 12_288))
+    if config.get("block_auto_adjust_ff_dim", True):
+        width = 2 * width // 3
+        factor = config.get("block_ffn_dim_multiplier", 1.0)
+        if factor is not None:
+            if not isinstance(factor, int | float) or factor <= 0:
+                raise ValueError(f"block_ffn_dim_multiplier is {factor!r:.40}, not above 0")
+            step = count(config, "block_multiple_of", most, 256)
+            width = -(-int(factor * width) // step) * step
+    tied = config.get("tie_embedding", config.get("tie_word_embeddings", True))
+    return {"intermediate_size": width, "tie_word_embeddings": tied}
 
 
 def _layer_types(config: dict[str, Any], kind: str, num_layers: int) -> list[str]:
