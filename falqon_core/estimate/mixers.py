@@ -164,7 +164,7 @@ def read_mixer(config: dict[str, Any], num_layers: int, count: Count) -> Mixer |
 
 
 def read_lfm2(config: dict[str, Any], count: Count) -> dict[str, Any]:
-    """Return the width of the MLP of LFM2 and whether its head is tied, as transformers reads it."""
+    """Return the width of the MLP of LFM2, and whether its head is tied, as transformers does."""
     most = MAX_MLP_WIDTH
     width = count(config, "block_ff_dim", most, count(config, "intermediate_size", most, 12_288))
     if config.get("block_auto_adjust_ff_dim", True):
