@@ -28,6 +28,7 @@ FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
 }
 Q4_1_GROUP_SIZE = 32
 GGUF_ARCHITECTURES = {
+    "lfm2": "lfm2",
     "llama": "llama",
     "mistral": "llama",
     "qwen2": "qwen2",
@@ -41,6 +42,7 @@ ENGINE_KEYS = (
     "use_sliding_window",
     "sliding_window",
     "max_position_embeddings",
+    "conv_bias",
 )
 ELSEWHERE = "vLLM on the worker, or a server at FALQON_ENGINE_URL, may; docs/engines.md says how."
 
@@ -113,6 +115,8 @@ def _gguf_obstacle(model_config: dict[str, object]) -> str | None:
     kind = model_config.get("model_type")
     if kind not in GGUF_ARCHITECTURES:
         return f"there is no GGUF for the architecture {kind!r}"
+    if model_config.get("conv_bias"):
+        return "the model's convolutions have biases, which its GGUF would not have"
     rope = model_config.get("rope_scaling") or model_config.get("rope_parameters") or {}
     assert isinstance(rope, dict)
     if rope.get("rope_type", rope.get("type", "default")) != "default":

@@ -21,10 +21,30 @@ from transformers import PreTrainedTokenizerBase
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import GGUF_ARCHITECTURES, FormatUnavailable, check_format
 from falqon_core.contract.model_folder import read_config
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.mixers import HYBRIDS
 from falqon_core.export.reading import decoder_weights
 from falqon_core.importers.gguf import LAYER_NAMES, OUTER_NAMES
 from falqon_core.importers.tokenizer import load_tokenizer
 
+CONVOLUTION = "conv.conv"  # The short one of LFM2.
+# Names of LFM2's modules by those of llama.cpp.
+LFM2_NAMES = {
+    "token_embd_norm": "model.embedding_norm",
+    "attn_norm": "operator_norm",
+    "ffn_norm": "ffn_norm",
+    "attn_output": "self_attn.out_proj",
+    "attn_q_norm": "self_attn.q_layernorm",
+    "attn_k_norm": "self_attn.k_layernorm",
+    "ffn_gate": "feed_forward.w1",
+    "ffn_up": "feed_forward.w3",
+    "ffn_down": "feed_forward.w2",
+    "shortconv.conv": CONVOLUTION,
+    "shortconv.in_proj": "conv.in_proj",
+    "shortconv.out_proj": "conv.out_proj",
+}
+GGUF_NAMES = {ours: theirs for theirs, ours in (OUTER_NAMES | LAYER_NAMES).items()}
+GGUF_NAMES |= {ours: theirs for theirs, ours in LFM2_NAMES.items()}
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {_LETTERS + r"|\p{N}" + _REST: "qwen2", _LETTERS + r"|\p{N}{1,3}" + _REST: "llama-bpe"}
@@ -74,16 +94,23 @@ def _add_dimensions(writer: GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_feed_forward_length(ModelDimensions.from_config(config).intermediate_size)
     writer.add_head_count(heads)
-    writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
+    kv_heads = config.get("num_key_value_heads") or heads
+    if config["model_type"] == "lfm2":
+        # None in a layer with a convolution.
+        types = config["layer_types"]
+        writer.add_head_count_kv([0 if kind == HYBRIDS["lfm2"] else kv_heads for kind in types])
+        writer.add_shortconv_l_cache(config["conv_L_cache"])
+    else:
+        writer.add_head_count_kv(kv_heads)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
     writer.add_rope_dimension_count(head_dim)
     writer.add_rope_freq_base(
         config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta", 10000.0)
     )
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_layer_norm_rms_eps(config.get("norm_eps") or config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
 
 
@@ -159,6 +186,10 @@ def _add_tensor(
             tensor = _rotary_pairs(
                 tensor, config.get("num_key_value_heads") or config["num_attention_heads"]
             )
+    if f".{CONVOLUTION}." in name:
+        # Of each channel, in fp32: [C, 1, K] -> [C, K].
+        writer.add_tensor(_gguf_name(name), tensor.squeeze(1).float().numpy())
+        return
     if tensor.ndim == 1:
         writer.add_tensor(_gguf_name(name), tensor.float().numpy())
         return
@@ -172,11 +203,10 @@ def _add_tensor(
 
 def _gguf_name(name: str) -> str:
     module, _, kind = name.rpartition(".")
-    outer = {ours: theirs for theirs, ours in OUTER_NAMES.items()}
-    if module in outer:
-        return f"{outer[module]}.{kind}"
+    if module in GGUF_NAMES:
+        return f"{GGUF_NAMES[module]}.{kind}"
     layer, _, part = module.removeprefix("model.layers.").partition(".")
-    return f"blk.{layer}.{ {ours: theirs for theirs, ours in LAYER_NAMES.items()}[part] }.{kind}"
+    return f"blk.{layer}.{GGUF_NAMES[part]}.{kind}"
 
 
 def _rotary_pairs(values: torch.Tensor, heads: int) -> torch.Tensor:

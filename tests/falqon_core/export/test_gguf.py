@@ -1,6 +1,9 @@
 """GGUF files of models that nobody has trained: base models, whose files are a stranger's."""
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, Lfm2Config
 
 from falqon_core.export.gguf import write_gguf
 from falqon_core.importers.gguf import convert_gguf
+from tests.falqon_core.families.models import SIZES, write_model
 
 Tensors = dict[str, Tensor]
 
@@ -74,3 +78,46 @@ def test_gguf_of_a_base_model_holds_what_transformers_loads(
     assert back.keys() == expected.state_dict().keys()
     for name, value in expected.state_dict().items():
         assert torch.equal(back[name], value), name
+
+
+def test_llama_cpp_answers_from_a_hybrid_as_transformers_does(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Heads and widths are those that llama.cpp multiplies; weights are far apart, so that rounding
+    decides no token.
+    """
+    config = Lfm2Config(
+        **SIZES
+        | {
+            "hidden_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "initializer_range": 0.3,
+        },
+        layer_types=["conv", "full_attention"] * 2,
+        block_multiple_of=16,
+    )
+    write_model(config, tiny_folder, tmp_path / "model")
+    (tmp_path / "gguf").mkdir()
+    question = [{"role": "user", "content": "What does it cost to send a parcel?"}]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    prompt = tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = model.generate(**prompt, max_new_tokens=6, do_sample=False)
+    expected = tokenizer.decode(answer[0, prompt["input_ids"].shape[1] :])
+
+    write_gguf(tmp_path / "model", tmp_path / "gguf", "hybrid")
+
+    program = Path(__file__).with_name("ask_llama_cpp.py")
+    completed = subprocess.run(
+        [sys.executable, program, tmp_path / "gguf/model.gguf", json.dumps(question), "6"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert completed.returncode == 0, completed.stderr[-2000:]
+    assert json.loads(completed.stdout).strip() == expected.strip()
