@@ -33,6 +33,7 @@ GGUF_ARCHITECTURES = {
     "mistral": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen3_5_text": "qwen35",
 }  # llama.cpp's name, by model_type.
 # Parts of a config.json that decide whether it has a GGUF.
 ENGINE_KEYS = (
@@ -72,12 +73,17 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
             "no pair of A and B gives them back; take fp8, bf16 or gguf"
         )
     if format == "q4_1":
-        _check_int4(recipe)
+        _check_int4(recipe, model_config)
     if format in ("gguf", "q4_1"):
         _check_gguf(model_config)
 
 
-def _check_int4(recipe: Recipe) -> None:
+def _check_int4(recipe: Recipe, model_config: dict[str, object]) -> None:
+    if model_config.get("model_type") == "qwen3_5_text":
+        raise FormatUnavailable(
+            "format: the columns of Qwen3.5's delta nets stand in another order in llama.cpp, "
+            "which Q4_1 blocks do not follow; take gguf, which `llama-quantize` makes smaller"
+        )
     if recipe.method != "qa_lora":
         raise FormatUnavailable(
             "format: only method 'qa_lora' trains weights in INT4; take gguf, which "

@@ -11,6 +11,7 @@ in it.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ from falqon_core.contract.formats import GGUF_ARCHITECTURES, FormatUnavailable, 
 from falqon_core.contract.model_folder import read_config
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.mixers import HYBRIDS
+from falqon_core.export import gguf_delta_net
 from falqon_core.export.reading import decoder_weights
 from falqon_core.importers.gguf import LAYER_NAMES, OUTER_NAMES
 from falqon_core.importers.tokenizer import load_tokenizer
 
 CONVOLUTION = "conv.conv"  # The short one of LFM2.
+CONVOLUTIONS = (f".{CONVOLUTION}.weight", ".conv1d.weight")  # They are written in fp32.
 # Names of LFM2's modules by those of llama.cpp.
 LFM2_NAMES = {
     "token_embd_norm": "model.embedding_norm",
@@ -48,6 +51,10 @@ GGUF_NAMES |= {ours: theirs for theirs, ours in LFM2_NAMES.items()}
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {_LETTERS + r"|\p{N}" + _REST: "qwen2", _LETTERS + r"|\p{N}{1,3}" + _REST: "llama-bpe"}
+SPLITS[
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+] = "qwen35"
 
 
 def write_gguf(model: Path, folder: Path, name: str) -> None:
@@ -106,7 +113,10 @@ def _add_dimensions(writer: GGUFWriter, config: dict[str, Any]) -> None:
         writer.add_head_count_kv(kv_heads)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)
+    is_delta = config["model_type"] == gguf_delta_net.FAMILY
+    writer.add_rope_dimension_count(gguf_delta_net.rotated_width(config) if is_delta else head_dim)
+    if is_delta:
+        gguf_delta_net.add_delta_nets(writer, config)
     writer.add_rope_freq_base(
         config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta", 10000.0)
     )
@@ -186,27 +196,31 @@ def _add_tensor(
             tensor = _rotary_pairs(
                 tensor, config.get("num_key_value_heads") or config["num_attention_heads"]
             )
-    if f".{CONVOLUTION}." in name:
-        # Of each channel, in fp32: [C, 1, K] -> [C, K].
-        writer.add_tensor(_gguf_name(name), tensor.squeeze(1).float().numpy())
-        return
-    if tensor.ndim == 1:
-        writer.add_tensor(_gguf_name(name), tensor.float().numpy())
+    names = GGUF_NAMES
+    if config["model_type"] == gguf_delta_net.FAMILY:
+        names = GGUF_NAMES | gguf_delta_net.NAMES
+        tensor = gguf_delta_net.convert_tensor(name, tensor, config)
+    gguf_name = _gguf_name(name, names)
+    if tensor.ndim == 1 or name.endswith(CONVOLUTIONS):
+        # A convolution has a row for each channel: [C, 1, K] -> [C, K].
+        rows = tensor.squeeze(1) if tensor.ndim == 3 else tensor
+        writer.add_tensor(gguf_name, rows.float().numpy())
         return
     is_q4_1 = tensor.dtype == torch.uint8
     writer.add_tensor(
-        _gguf_name(name),
+        gguf_name,
         tensor.contiguous().view(torch.uint8).numpy(),
         raw_dtype=GGMLQuantizationType.Q4_1 if is_q4_1 else GGMLQuantizationType.BF16,
     )
 
 
-def _gguf_name(name: str) -> str:
+def _gguf_name(name: str, names: Mapping[str, str]) -> str:
     module, _, kind = name.rpartition(".")
-    if module in GGUF_NAMES:
-        return f"{GGUF_NAMES[module]}.{kind}"
+    if module in names:
+        return f"{names[module]}.{kind}"
     layer, _, part = module.removeprefix("model.layers.").partition(".")
-    return f"blk.{layer}.{GGUF_NAMES[part]}.{kind}"
+    parameter = gguf_delta_net.PARAMETERS.get(f"{part}.{kind}")
+    return f"blk.{layer}.{parameter or f'{names[part]}.{kind}'}"
 
 
 def _rotary_pairs(values: torch.Tensor, heads: int) -> torch.Tensor:

@@ -336,6 +336,11 @@ def test_rules_that_keep_no_delta_have_no_adapter(recipe: dict[str, Any]) -> Non
     check_format("bf16", Recipe.model_validate(recipe), {})
 
 
+def test_int4_of_delta_nets_is_refused() -> None:
+    with pytest.raises(FormatUnavailable, match="stand in another order"):
+        check_format("q4_1", Recipe(method="qa_lora"), {"model_type": "qwen3_5_text"})
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
