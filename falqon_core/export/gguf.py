@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import GGUF_ARCHITECTURES, FormatUnavailable, check_format
@@ -78,7 +78,10 @@ def write_gguf_file(
     plain model: in bf16, or uint8 [O, 20 I / 32] for a matrix in Q4_1 blocks. Raises
     `FormatUnavailable` for a tokenizer that llama.cpp does not have.
     """
-    writer = GGUFWriter(path, GGUF_ARCHITECTURES[config["model_type"]])
+    if (kind := config["model_type"]) in HYBRIDS:
+        # Published configs leave out what transformers takes for granted.
+        config = AutoConfig.for_model(**config).to_dict()
+    writer = GGUFWriter(path, GGUF_ARCHITECTURES[kind])
     writer.add_name(name)
     if any(tensor.dtype == torch.uint8 for tensor in tensors.values()):
         writer.add_file_type(LlamaFileType.MOSTLY_Q4_1)

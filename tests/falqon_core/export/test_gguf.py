@@ -143,6 +143,12 @@ def test_llama_cpp_answers_from_a_hybrid_as_transformers_does(
 ) -> None:
     """Heads and widths are those that llama.cpp multiplies."""
     write_model(config, tiny_folder, tmp_path / "model")
+    described = json.loads((tmp_path / "model/config.json").read_text())
+    for key in ("layer_types", "rope_parameters", "linear_conv_kernel_dim", "conv_L_cache"):
+        described.pop(key, None)
+    # As their publishers name the layers.
+    described |= {"full_attention_interval": 2, "full_attn_idxs": [1, 3]}
+    (tmp_path / "model/config.json").write_text(json.dumps(described))
     (tmp_path / "gguf").mkdir()
     question = [{"role": "user", "content": "What does it cost to send a parcel?"}]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
