@@ -13,6 +13,7 @@ from app.models.dataset_statistics import DatasetStatistics
 from app.models.ended_session import EndedSession
 from app.models.engine import Engine, EngineState
 from app.models.evaluation import Evaluation
+from app.models.evaluation_answer import EvaluationAnswer
 from app.models.event import Event
 from app.models.export import Export
 from app.models.file import File, FileStatus, Purpose
@@ -62,6 +63,7 @@ __all__ = [
     "Engine",
     "EngineState",
     "Evaluation",
+    "EvaluationAnswer",
     "Event",
     "Export",
     "File",

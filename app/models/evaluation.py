@@ -36,22 +36,12 @@ class EvaluationPlan(Graders):
     max_cost_usd: Decimal | None = None
 
 
-class RankedAnswer(BaseModel):
-    """Answer of the last model to a row, with its scores in the order of the graders."""
-
-    row: int
-    scores: list[float]
-    answer: str
-
-
 class AnswerScores(BaseModel):
     """Scores of each model's answers so far: in the order of the rows, and in each row in that of
-    the graders; null for a row that the engine refused. `ranked`: the best answers of the last
-    model and its worst ones, the best first.
+    the graders; null for a row that the engine refused.
     """
 
     by_model: dict[str, list[list[float] | None]] = Field(default_factory=dict)
-    ranked: list[RankedAnswer] = Field(default_factory=list)
 
 
 class Difference(BaseModel):
@@ -82,12 +72,15 @@ class ModelScores(EvaluatedModel):
 
 
 class AnswerExample(BaseModel):
-    """Answer of the last model beside the expected one; long texts are cut."""
+    """Answer of the last model beside the expected one and that of the base; long texts are cut."""
 
     line: Annotated[int, Field(description="line of the row in its file")]
     prompt: Annotated[str, Field(description="the last message before the answer")]
     expected: str
     answer: str
+    base_answer: Annotated[str | None, Field(description="null in an evaluation before 0.2.0")] = (
+        None
+    )
     scores: Annotated[list[float], Field(description="in the order of the graders")]
 
 

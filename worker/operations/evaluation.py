@@ -4,7 +4,7 @@ that answers the API's callers, and graders say how well.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sqlalchemy.orm import Session
@@ -12,12 +12,13 @@ from sqlalchemy.orm import Session
 from app.artifacts import repository as artifact_rows
 from app.base.storage import keys
 from app.catalogue import repository as catalogue
+from app.evaluations import repository as evaluations
 from app.files import repository as files
 from app.garbage import orphans
 from app.jobs import repository as jobs
-from app.models import Artifact, Evaluation, File, Job
+from app.models import Artifact, Evaluation, EvaluationAnswer, File, Job
 from app.models.base import JsonObject
-from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationResult, RankedAnswer
+from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationResult
 from app.prices.service import price_of
 from falqon_core.contract.config import TrainConfig
 from falqon_core.records.file_check import read_records
@@ -28,7 +29,7 @@ from worker.evaluation import outcome
 from worker.evaluation.asking import MAX_CONCURRENT, Asker, EngineRefused, NotAnswered, Question
 from worker.evaluation.card import CARD_NAME, write_card
 from worker.evaluation.comparison import compare
-from worker.evaluation.examples import examples, rank
+from worker.evaluation.examples import choose_examples, examples_of, shorten
 from worker.evaluation.grading import MissingField, check_fields, grade
 from worker.evaluation.rows import MAX_CHARACTERS, EvaluationRow, RowsTooLong, choose, row_of
 from worker.machine.engines import device_of_engines
@@ -61,9 +62,8 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         for model in operation.plan.models:
             evaluator.evaluate(model)
         scores = evaluator.finish()
-        best, worst = examples(scores.ranked, rows)
         compared = compare(operation.plan, scores, heartbeat)
-        result = compared.model_copy(update={"best": best, "worst": worst})
+        result = compared.model_copy(update=self._examples(operation, scores))
         values = {"num_rows": len(rows)} | _columns_of(scores)
         self._publish(operation, result, evaluator.charge, values)
 
@@ -108,9 +108,22 @@ class EvaluationHandler(OperationHandler[Evaluation]):
             price = price_of(session, self._settings, device)
         return outcome.Charge(seconds, num_devices, price)
 
-    def write_scores(self, operation: Evaluation, scores: AnswerScores) -> None:
-        """Store the answers, for readers and for the next attempt."""
-        write_progress(self._database, operation, **_columns_of(scores))
+    def write_scores(
+        self, operation: Evaluation, scores: AnswerScores, answers: Sequence[EvaluationAnswer]
+    ) -> bool:
+        """Store the scores and new answers, for readers and for the next attempt."""
+        return write_progress(self._database, operation, answers, **_columns_of(scores))
+
+    def _examples(self, operation: Evaluation, scores: AnswerScores) -> JsonObject:
+        """Return the best answers and the worst ones."""
+        best, worst = choose_examples(operation.plan, scores)
+        with self._database.read() as session:
+            answers = evaluations.answers_of(session, operation.id, [*best, *worst])
+        of_last = scores.by_model[operation.plan.models[-1].model]
+        return {
+            "best": examples_of(best, answers, of_last),
+            "worst": examples_of(worst, answers, of_last),
+        }
 
     def _permanent_error(self, error: Exception) -> PermanentError | None:
         if isinstance(error, NotAnswered):
@@ -189,6 +202,7 @@ class _ModelEvaluator:
         self._heartbeat = heartbeat
         self._scores = operation.scores.model_copy(deep=True)
         self._refusal: EngineRefused | None = None
+        self._unwritten: list[EvaluationAnswer] = []
         self._written_at = time.monotonic()
 
     @property
@@ -204,16 +218,17 @@ class _ModelEvaluator:
             answers = self._asker.ask(model.model, questions)
             for row, answer in zip(rows, answers, strict=True):
                 self._heartbeat()
+                self._keep(model, len(scores), row, answer)
                 scores.append(self._graded(row, answer))
-                if model == self._plan.models[-1] and isinstance(answer, str):
-                    self._rank(len(scores) - 1, answer)
             self._check_budget()
             if time.monotonic() > self._written_at + WRITTEN_EVERY_SECONDS:
                 self._write()
 
     def finish(self) -> AnswerScores:
         """Write and return the scores. Raises `PermanentError` if no row was answered by all."""
-        self._write()
+        while not self._write():
+            self._heartbeat()
+            time.sleep(WRITTEN_EVERY_SECONDS)
         columns = self._scores.by_model.values()
         if all(None in row for row in zip(*columns, strict=True)):
             message = self._refusal.message if self._refusal else "an earlier attempt knew why"
@@ -228,14 +243,23 @@ class _ModelEvaluator:
             return None
         return [grade(grader, row.item, answer) for grader in self._plan.graders]
 
-    def _rank(self, row: int, answer: str) -> None:
-        """Keep the last model's answer if it is among the best or the worst of those that every
-        model gave.
-        """
-        scores = [self._scores.by_model[model.model][row] for model in self._plan.models]
-        if scores[-1] is not None and None not in scores:
-            answered = RankedAnswer(row=row, scores=scores[-1], answer=answer)
-            self._scores.ranked = rank(self._scores.ranked, answered)
+    def _keep(
+        self, model: EvaluatedModel, number: int, row: EvaluationRow, answer: str | EngineRefused
+    ) -> None:
+        """Keep the answer if it is that of the base or of the last model."""
+        place = {self._plan.models[0]: "base_answer", self._plan.models[-1]: "answer"}.get(model)
+        if place is None or isinstance(answer, EngineRefused):
+            return
+        texts = {
+            "prompt": shorten(row.prompt),
+            "expected": shorten(row.item["reference"]),
+            place: shorten(answer),
+        }
+        self._unwritten.append(
+            EvaluationAnswer(
+                evaluation_id=self._operation.id, number=number, line=row.line, **texts
+            )
+        )
 
     def _check_budget(self) -> None:
         """Raise `PermanentError` where the answers cost more than the job's budget leaves."""
@@ -246,9 +270,12 @@ class _ModelEvaluator:
                 f"The ${cap} that the job's budget left are used up before the last answer.",
             )
 
-    def _write(self) -> None:
-        self._handler.write_scores(self._operation, self._scores)
+    def _write(self) -> bool:
         self._written_at = time.monotonic()
+        if not self._handler.write_scores(self._operation, self._scores, self._unwritten):
+            return False
+        self._unwritten = []
+        return True
 
 
 def _columns_of(scores: AnswerScores) -> dict[str, object]:

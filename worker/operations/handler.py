@@ -3,6 +3,7 @@
 import threading
 import time
 from abc import abstractmethod
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from app.base.storage import StorageUnavailable
+from app.models.base import Base
 from app.models.operation import Operation
 from app.operations import claims
 from falqon_core.contract.errors import is_disk_full
@@ -173,16 +175,22 @@ class OperationHandler(PollLoop, Generic[T]):
         return None
 
 
-def write_progress(database: Database, operation: Operation, **values: object) -> None:
-    """Set columns that say how far it is. A database that is away misses them: the heartbeat
-    decides how long that may last.
+def write_progress(
+    database: Database, operation: Operation, rows: Iterable[Base] = (), **values: object
+) -> bool:
+    """Set columns that say how far it is, with `rows` of other tables. A database that is away
+    misses them, which returns False: the heartbeat decides how long that may last.
     """
     try:
         with database.transaction() as session:
             if not claims.write(session, operation, **values):
                 raise OperationAbandoned
+            for row in rows:
+                session.merge(row)
     except DATABASE_UNAVAILABLE_ERRORS as error:
         log.warning("progress not written", id=operation.id, error=str(error))
+        return False
+    return True
 
 
 class Heartbeat:

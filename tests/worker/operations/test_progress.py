@@ -38,7 +38,7 @@ def test_a_database_that_is_away_misses_what_is_written_of_progress(
     ProgressWriter(away, FileImport(id="a")).write(progress=0.5)
     without_database(ModelImportHandler(context)).write(ModelImport(id="b"), bytes=1)
     scores = AnswerScores(by_model={"m": [[1.0]]})
-    without_database(EvaluationHandler(context)).write_scores(Evaluation(id="c"), scores)
+    without_database(EvaluationHandler(context)).write_scores(Evaluation(id="c"), scores, [])
 
 
 def test_an_operation_claimed_elsewhere_is_given_up_at_its_progress_report(
