@@ -10,6 +10,7 @@ from app.base.settings import Settings
 from app.dataset_statistics.service import exact_amount
 from app.estimates import service as estimates
 from app.files.unused import describe_unused_fields
+from app.jobs.budget_warnings import warn_of_budget
 from app.jobs.gpus import limit_auto
 from app.jobs.requests import RequestedRecipe
 from app.models import Checkpoint, File, FileStatus, Model, Project
@@ -98,6 +99,8 @@ def resolve_job(
             f"No record is held out to check the model: the file has fewer than {MIN_RECORDS}. "
             "Send a validation file, or set validation_fraction."
         )
+    budget = plan.request.falqon.budget
+    warnings += [each.text for each in warn_of_budget(budget, resolved.estimate)]
     warnings = resolved.estimate.warnings + warnings
     estimate = resolved.estimate.model_copy(update={"warnings": warnings})
     return ResolvedJob(recipe, estimate, resolved.num_gpus, unused_fields)

@@ -102,12 +102,13 @@ def add_model(
     caller: InstallationVisitor,
     id: Annotated[str, Form()],
     source: Annotated[str, Form()],
+    back: Annotated[str, Form()] = "",
 ) -> Response:
     with TypedForm(id=id, source=source) as form:
         body = parse_form(ModelImportRequest, id=id.strip(), source=source.strip())
         model_imports.create_import(services, caller, body)
         notify(request, f"A worker imports {body.id}.")
-        return redirect_to(MODELS_PATH)
+        return redirect_to("/jobs/new" if back == "/jobs/new" else MODELS_PATH)
     return _list_page(services, request, caller, "", form)
 
 
