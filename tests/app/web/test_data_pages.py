@@ -135,6 +135,10 @@ def test_lengths_are_counted_and_show_where_they_are_truncated(
     assert 'class="cut" x1="2049"' in lengths
     assert lengths.count('class="too-long"') == 1
     assert "truncated at 2 048" in lengths
+    scene.inspected(tenant, long := tenant.upload(), edges=(0.5, 100.5, 4096.5))
+    page = browser.get(f"/data/{long}").text.replace("\u202f", " ")
+    assert "<span>more than 100: 9</span>" in page
+    assert 'viewBox="1 0 200 100"' in page, "as wide as the others"
 
 
 def test_a_file_is_deleted_unless_a_job_needs_it(browser: httpx.Client, tenant: Tenant) -> None:
