@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from app.base.plain_words import in_plain_words
 from app.base import env_file
 from app.base.setting_checks import (
     check_issuer,
@@ -423,7 +424,7 @@ def _warn(sentence: str) -> None:
 
 def _sentence(fault: ErrorDetails) -> str:
     """Return the message for one of pydantic's errors, with the operator's variable."""
-    message = fault["msg"].removeprefix("Value error, ")
+    message = in_plain_words(fault)
     if not fault["loc"]:
         return message
     field = str(fault["loc"][0])

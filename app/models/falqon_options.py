@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, ValidationError, model_validator
 
+from app.base.plain_words import in_plain_words
 from app.models.strict_model import StrictModel
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS, MethodName
@@ -99,8 +100,7 @@ class FalqonOptions(RecipeOptions):
         try:
             Recipe.model_validate(self.recipe_fields)
         except ValidationError as error:
-            message = error.errors(include_url=False)[0]["msg"]
-            raise ValueError(message.removeprefix("Value error, ")) from None
+            raise ValueError(in_plain_words(error.errors(include_url=False)[0])) from None
         return self
 
     @model_validator(mode="after")

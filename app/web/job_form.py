@@ -20,7 +20,6 @@ from app.models import Job
 from app.models.falqon_options import FalqonOptions
 from app.models.job_request import JobRequest
 from app.web import tracker_fields
-from app.web.plain_words import in_plain_words
 from app.web.tracker_fields import read_trackers, write_trackers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
@@ -194,7 +193,7 @@ def request_of(values: Values, body: dict[str, Any]) -> JobRequest | Errors:
     except ValidationError as error:
         in_fields = not values.get(tracker_fields.AS_JSON, "").strip()
         refusals = [
-            refusal_of(dict(fault) | {"loc": ("body", *fault["loc"]), "msg": in_plain_words(fault)})
+            refusal_of(dict(fault) | {"loc": ("body", *fault["loc"])})
             for fault in error.errors(include_url=False)
         ]
         return dict(  # The first of several errors at one field wins.

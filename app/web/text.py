@@ -97,10 +97,8 @@ def job_name(job: Job | JobObject) -> str:
 
 
 def metric(value: float) -> str:
-    """Write a loss, a rate, a norm: four digits that count."""
-    if value == 0 or 0.0001 <= abs(value) < 10_000:
-        return f"{value:.4g}"
-    return f"{value:.2e}"
+    """Write a loss, a rate, a norm: four digits that count, as `short` of plot.js does."""
+    return f"{value:.4g}"
 
 
 class Priced(Protocol):

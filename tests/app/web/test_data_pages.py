@@ -94,7 +94,7 @@ def test_errors_stand_by_line_and_the_list_tells_what_is_known(
 ) -> None:
     bad = tenant.upload(b'{"text": "fine"}\n{"text": 7}\n')
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", browser.get(f"/data/{bad}").text))
-    assert "2 10 text Input should be a valid string write text in quotes" in text
+    assert "2 10 text expected text write text in quotes" in text
     good = tenant.upload()
     scene.inspected(tenant, good)
     tenant.job(training_file=good, validation_file=tenant.upload())
@@ -198,8 +198,7 @@ def test_errors_stand_at_their_fields_and_nothing_is_made(
             "n_epochs": "Write a whole number.",
             "rank": "Write 1024 or less.",
             "learning_rate": "Write 1 or less.",
-            "max_cost_usd": "expected dollars as a decimal string with at most four places, "
-            "such as &#34;2.50&#34;",
+            "max_cost_usd": "Write dollars with at most four decimals, such as 2.50.",
             "suffix": "Write letters, digits, dots, underscores and hyphens only.",
             "packing": "Write true or false.",
         }
