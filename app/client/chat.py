@@ -13,7 +13,7 @@ import httpx
 import typer
 
 from app.client.api import Json
-from app.client.command import Client, argument
+from app.client.command import Client, ModelId
 from app.client.errors import ApiUnavailable, ClientError, Misused, NoConnection, Refused
 from app.client.server_sent_events import DONE, read_messages
 
@@ -34,7 +34,7 @@ class AnswerPart:
 
 def chat(
     client: Client,
-    model: Annotated[str, argument(metavar="MODEL")],
+    model: ModelId,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.")] = None,
     once: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Ask one question and exit.")

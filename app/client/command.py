@@ -9,10 +9,11 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 import typer
 
 from app.client.api import Api
+from app.client.completion import complete
 from app.client.connection import Connection, resolve
 from app.client.errors import ClientError, Misused
 from app.client.output import Output
-from app.client.references import FILE, JOB, Reference
+from app.client.references import FILE, JOB, MODEL, Reference
 
 P = ParamSpec("P")
 NO_TEXT = "surrogates not allowed"  # Python's words for bytes of an argument that are no UTF-8
@@ -33,12 +34,20 @@ ApiKey = Annotated[
     option(envvar="FALQON_API_KEY", help="API key; else OPENAI_API_KEY, else this machine's own."),
 ]
 Limit = Annotated[int, typer.Option(help="Maximum number to show.")]
-JobId = Annotated[
-    str, argument(metavar="JOB", help="Its id, the end of it, its suffix, or @last."), JOB
-]
-FileId = Annotated[
-    str, argument(metavar="FILE", help="Its id, the end of it, its name, or @last."), FILE
-]
+
+
+def _reference(metavar: str, name: str, reference: Reference) -> Any:
+    """Return an argument that names an object, which a shell completes from the service."""
+    return argument(
+        metavar=metavar,
+        help=f"Its id, the end of it, its {name}, or @last.",
+        autocompletion=complete(reference),
+    )
+
+
+JobId = Annotated[str, _reference("JOB", "suffix", JOB), JOB]
+FileId = Annotated[str, _reference("FILE", "name", FILE), FILE]
+ModelId = Annotated[str, _reference("MODEL", "suffix", MODEL), MODEL]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own objects as JSON.")]
 
 
