@@ -36,7 +36,7 @@ ApiKey = Annotated[
 Limit = Annotated[int, typer.Option(help="Maximum number to show.")]
 
 
-def _reference(metavar: str, name: str, reference: Reference) -> Any:
+def name_object(metavar: str, name: str, reference: Reference) -> Any:
     """Return an argument that names an object, which a shell completes from the service."""
     return argument(
         metavar=metavar,
@@ -45,9 +45,9 @@ def _reference(metavar: str, name: str, reference: Reference) -> Any:
     )
 
 
-JobId = Annotated[str, _reference("JOB", "suffix", JOB), JOB]
-FileId = Annotated[str, _reference("FILE", "name", FILE), FILE]
-ModelId = Annotated[str, _reference("MODEL", "suffix", MODEL), MODEL]
+JobId = Annotated[str, name_object("JOB", "suffix", JOB), JOB]
+FileId = Annotated[str, name_object("FILE", "name", FILE), FILE]
+ModelId = Annotated[str, name_object("MODEL", "suffix", MODEL), MODEL]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own objects as JSON.")]
 
 
@@ -141,8 +141,8 @@ def _resolve(api: Api, own: inspect.Signature, arguments: dict[str, Any]) -> dic
     for parameter in own.parameters.values():
         for mark in getattr(parameter.annotation, "__metadata__", ()):
             if isinstance(mark, Reference):
-                written = arguments[parameter.name]
-                arguments[parameter.name] = mark.resolve(api, written)
+                if (written := arguments[parameter.name]) is not None:
+                    arguments[parameter.name] = mark.resolve(api, written)
     return arguments
 
 
