@@ -60,7 +60,7 @@ _WORDS_OF_PATTERNS = {
 }
 
 
-_PYDANTIC = re.compile(r"^\w+ should ", re.ASCII)  # as in "Input should be a valid tuple"
+_PYDANTIC = re.compile(r"^(Input|Value|Data) (?=should|is)")
 
 
 def in_plain_words(fault: Mapping[str, Any]) -> str:
@@ -69,6 +69,6 @@ def in_plain_words(fault: Mapping[str, Any]) -> str:
     words = _WORDS_OF_PATTERNS.get(details.get("pattern", "")) or _WORDS.get(fault["type"])
     if words is None:
         message = str(fault["msg"]).removeprefix("Value error, ")
-        return _PYDANTIC.sub("This should ", message)
+        return _PYDANTIC.sub("This ", message)
     numbers = {name: f"{value:g}" for name, value in details.items() if isinstance(value, float)}
     return words.format_map({**details, **numbers})

@@ -21,8 +21,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from app.base.plain_words import in_plain_words
 from app.base import env_file
+from app.base.plain_words import in_plain_words
 from app.base.setting_checks import (
     check_issuer,
     check_origin,

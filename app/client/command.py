@@ -140,9 +140,9 @@ def _resolve(api: Api, own: inspect.Signature, arguments: dict[str, Any]) -> dic
     """Return the arguments, with ids in place of what a person has written for them."""
     for parameter in own.parameters.values():
         for mark in getattr(parameter.annotation, "__metadata__", ()):
-            if isinstance(mark, Reference):
-                if (written := arguments[parameter.name]) is not None:
-                    arguments[parameter.name] = mark.resolve(api, written)
+            written = arguments.get(parameter.name)
+            if isinstance(mark, Reference) and written is not None:
+                arguments[parameter.name] = mark.resolve(api, written)
     return arguments
 
 

@@ -3,9 +3,9 @@
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.base.plain_words import in_plain_words
 from app.auth.caller import Caller
 from app.base.errors import InvalidRequest
+from app.base.plain_words import in_plain_words
 from app.catalogue import service as catalogue
 from app.dataset_statistics import repository
 from app.dataset_statistics.repository import StatisticsKey

@@ -328,8 +328,8 @@ def count_by_study(
         .where(Job.project_id == project_id, Job.study_id.in_(study_ids))
         .group_by(Job.study_id, Job.status)
     )
-    for study_id, status, number in session.execute(statement):
-        counts[study_id][status] = number
+    for study_id, status, num_jobs in session.execute(statement).tuples():
+        counts[str(study_id)][JobStatus(status)] = num_jobs
     return counts
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from app.base.plain_words import in_plain_words
 from app.base.errors import InvalidRequest
+from app.base.plain_words import in_plain_words
 from app.models.falqon_options import Budget
 from app.models.job_request import DpoHyperparameters, Hyperparameters, JobRequest
 from app.models.stored_json import build_validator

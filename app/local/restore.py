@@ -12,9 +12,9 @@ from pathlib import Path
 from pydantic import ValidationError
 from sqlalchemy import inspect
 
-from app.base.plain_words import in_plain_words
 from app.base import migrate
 from app.base.database import Database
+from app.base.plain_words import in_plain_words
 from app.base.settings import Settings
 from app.base.storage import Storage, keys
 from app.base.storage.hashing import Hashes

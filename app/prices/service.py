@@ -9,9 +9,9 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 from sqlalchemy.orm import Session
 
-from app.base.plain_words import in_plain_words
 from app.auth import audit
 from app.auth.caller import Caller
+from app.base.plain_words import in_plain_words
 from app.base.settings import Settings
 from app.http.pagination import Page
 from app.models import PriceOverride

@@ -8,7 +8,6 @@ from sqlalchemy.orm import Session
 from app.jobs import listing
 from app.jobs.schemas import JobObject
 from app.models import JobStatus
-from app.studies import service as studies
 
 MIN_GROUPED = 2  # Jobs of a study on one page.
 

@@ -40,9 +40,7 @@ def read_readme(
     return render(text) if key and (text := _read(services, key)) is not None else None
 
 
-def read_license(
-    services: Services, caller: Caller, files: Sequence[ArtifactObject]
-) -> str | None:
+def read_license(services: Services, caller: Caller, files: Sequence[ArtifactObject]) -> str | None:
     """Return the licence that the README of a model names, which is read once."""
     key = _key_of(services, caller, files)
     if key is None:
@@ -54,9 +52,7 @@ def read_license(
     return _licenses[key]
 
 
-def _key_of(
-    services: Services, caller: Caller, files: Sequence[ArtifactObject]
-) -> str | None:
+def _key_of(services: Services, caller: Caller, files: Sequence[ArtifactObject]) -> str | None:
     """Return the key of the README in the storage; an artifact never changes under its key."""
     file = next((file for file in files if file.name == FILE), None)
     if file is None:

@@ -1,4 +1,4 @@
-"""The best answers of a model and its worst ones, beside the expected ones and those of the base."""
+"""The best answers of a model and its worst ones, beside the expected and the base's answers."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -112,7 +112,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         self, operation: Evaluation, scores: AnswerScores, answers: Sequence[EvaluationAnswer]
     ) -> bool:
         """Store the scores and new answers, for readers and for the next attempt."""
-        return write_progress(self._database, operation, answers, **_columns_of(scores))
+        return write_progress(self._database, operation, *answers, **_columns_of(scores))
 
     def _examples(self, operation: Evaluation, scores: AnswerScores) -> JsonObject:
         """Return the best answers and the worst ones."""

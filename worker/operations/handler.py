@@ -3,7 +3,6 @@
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Iterable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
@@ -175,9 +174,7 @@ class OperationHandler(PollLoop, Generic[T]):
         return None
 
 
-def write_progress(
-    database: Database, operation: Operation, rows: Iterable[Base] = (), **values: object
-) -> bool:
+def write_progress(database: Database, operation: Operation, *rows: Base, **values: object) -> bool:
     """Set columns that say how far it is, with `rows` of other tables. A database that is away
     misses them, which returns False: the heartbeat decides how long that may last.
     """

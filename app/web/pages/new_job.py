@@ -7,6 +7,7 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from app.auth.caller import Caller
 from app.base.errors import ApiError, NotFound
 from app.catalogue import service as catalogue
+from app.catalogue.importer import TINY_MODEL_ID
 from app.estimates import service as estimates
 from app.files import service as files
 from app.files.schemas import FileObject
@@ -166,9 +167,7 @@ def _page(
         options.append((plan.data.file.id, _named(plan.data.file)))
     context = _plan_context(plan, request) | {"values": values, "form": job_form}
     context["most_gpus"] = most_gpus
-    context["models"] = _with(
-        values["model"], [(id_, model_label(id_)) for id_ in models]
-    )
+    context["models"] = _with(values["model"], [(id_, model_label(id_)) for id_ in models])
     context["has_real_model"] = any(id_ != TINY_MODEL_ID for id_ in models)
     context["facts"] = read_facts(services, caller, values["model"])
     context["suggestions"] = [each for each in SUGGESTIONS if each.id not in models]

@@ -4,19 +4,19 @@ import re
 from typing import Any
 
 import pytest
-from pydantic_core import PydanticKnownError, list_all_errors
+from pydantic_core import PydanticKnownError
+from pydantic_core._pydantic_core import list_all_errors
 
 from app.base.errors import refusal_of
 from app.base.plain_words import in_plain_words
 
 
-@pytest.mark.parametrize("known", list_all_errors(), ids=lambda known: str(known["type"]))
-def test_no_message_speaks_of_inputs(known: Any) -> None:
-    context = known.get("example_context")
-    message = PydanticKnownError(known["type"], context).message()
-    fault = {"type": known["type"], "msg": message, "ctx": context or {}}
-    words = in_plain_words(fault)
-    assert not re.match("Input |Field required|Extra inputs", words)
+def test_no_message_speaks_of_inputs() -> None:
+    for known in list_all_errors():
+        context: Any = known.get("example_context")
+        message = PydanticKnownError(known["type"], context).message()
+        fault = {"type": known["type"], "msg": message, "ctx": context or {}}
+        assert not re.match("Input |Field required|Extra inputs", in_plain_words(fault))
 
 
 @pytest.mark.parametrize(

@@ -109,4 +109,4 @@ def test_an_evaluation_of_an_older_service_has_no_answers_and_says_so(
 def test_an_address_that_means_nothing_is_refused(
     browser: httpx.Client, tenant: Tenant, query: str
 ) -> None:
-    assert browser.get(an_evaluation(tenant) + query).status_code == 422
+    assert browser.get(an_evaluation(tenant) + query).status_code == 400

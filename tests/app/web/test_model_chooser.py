@@ -15,7 +15,9 @@ from tests.support.pages import SAME_SITE, sign_in, token
 
 
 def facts(page: httpx.Response) -> str:
-    part = re.findall(r'<div id="facts".*?</div>\s*</div>|<div id="facts".*', page.text, re.DOTALL)[0]
+    part = re.findall(r'<div id="facts".*?</div>\s*</div>|<div id="facts".*', page.text, re.DOTALL)[
+        0
+    ]
     return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", part.partition("</dl>")[0]))
 
 
@@ -33,7 +35,9 @@ def test_the_chosen_model_says_its_size_its_licence_and_the_memory_that_it_takes
     tenant.store_artifacts(tenant.base_model, {"README.md": text})
     page = browser.get(f"/jobs/new?model={tenant.base_model}")
     words = facts(page)
-    context = f"{TINY_CONFIG['max_position_embeddings']:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+    context = f"{TINY_CONFIG['max_position_embeddings']:,}".replace(
+        ",", "\N{NARROW NO-BREAK SPACE}"
+    )
     assert f"Context {context} tokens" in words
     assert "Licence apache-2.0" in words
     assert re.search(r"Memory to train [\d.]+ .iB of this machine", words)
@@ -59,7 +63,9 @@ def test_the_test_model_is_named_so_wherever_it_is_chosen(
     assert "knows nothing" in facts(browser.get(f"/jobs/new?model={TINY_MODEL_ID}"))
 
 
-def test_a_real_model_is_added_from_the_form_and_then_chosen(operator: httpx.Client, api: Api) -> None:
+def test_a_real_model_is_added_from_the_form_and_then_chosen(
+    operator: httpx.Client, api: Api
+) -> None:
     page = operator.get("/jobs/new")
     first = SUGGESTIONS[0]
     assert f">Add {first.id}</button>" in page.text
