@@ -328,7 +328,7 @@ def count_by_study(
         .where(Job.project_id == project_id, Job.study_id.in_(study_ids))
         .group_by(Job.study_id, Job.status)
     )
-    for study_id, status, num_jobs in session.execute(statement).tuples():
+    for study_id, status, num_jobs in session.execute(statement):
         counts[str(study_id)][JobStatus(status)] = num_jobs
     return counts
 

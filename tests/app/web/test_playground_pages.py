@@ -18,7 +18,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 def shown_models(page: str) -> list[str]:
-    return [html.unescape(id_) for id_ in re.findall(r"<option selected>([^<]*)<", page)]
+    return [html.unescape(id_) for id_ in re.findall(r"<option value="([^"]*)" selected>", page)]
 
 
 def prompts(page: str) -> list[dict[str, Any]]:
