@@ -320,17 +320,22 @@ def count_by_study(
     session: Session, project_id: str, study_ids: Collection[str]
 ) -> dict[str, dict[JobStatus, int]]:
     """Return the numbers of jobs of these studies by status."""
-    counts: dict[str, dict[JobStatus, int]] = {study_id: {} for study_id in study_ids}
     if not study_ids:
-        return counts
+        return {}
     statement = (
         select(Job.study_id, Job.status, func.count())
         .where(Job.project_id == project_id, Job.study_id.in_(study_ids))
         .group_by(Job.study_id, Job.status)
     )
-    for study_id, status, num_jobs in session.execute(statement):
-        counts[str(study_id)][JobStatus(status)] = num_jobs
-    return counts
+    counts = {(study_id, status): num for study_id, status, num in session.execute(statement)}
+    return {
+        study_id: {
+            status: num
+            for status in JobStatus
+            if (num := counts.get((study_id, status))) is not None
+        }
+        for study_id in study_ids
+    }
 
 
 def _filter_jobs(statement: Select[T], project_id: str, query: JobQuery) -> Select[T]:

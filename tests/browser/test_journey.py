@@ -10,12 +10,19 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, expect
 
-from tests.browser.test_new_job import GOOD, SOON, written
+from tests.browser.test_new_job import SOON, written
 from tests.browser.visit import Visits
 from tests.support.local_server import QuietHandler, serving_by
 from tests.support.service import KEY, Service
 
 MAX_CLICKS = 10
+NUM_RECORDS = 60  # enough for some to be held out
+
+
+def record(number: int) -> dict[str, object]:
+    question = {"role": "user", "content": f"What is {number}?"}
+    answer = {"role": "assistant", "content": f"It is {number}."}
+    return {"messages": [question, answer]}
 
 
 class Engine(QuietHandler):
@@ -59,10 +66,10 @@ def test_a_newcomer_has_a_verdict_in_ten_clicks(
     page = visits.sign_in(empty_service.url, KEY)
     click(page.get_by_role("link", name="New job").first)
     expect(page.get_by_role("button", name="Use example data")).to_be_visible()
-    data = written(tmp_path, "own.jsonl", GOOD)
+    data = written(tmp_path, "own.jsonl", [record(number) for number in range(NUM_RECORDS)])
     page.get_by_label("A JSONL file").set_input_files(data)
     clicks += 2  # one opens the dialog, one chooses
-    expect(page.locator("#report")).to_contain_text("40 records (messages)", timeout=SOON)
+    expect(page.locator("#report")).to_contain_text("60 records (messages)", timeout=SOON)
     click(page.get_by_role("button", name="Submit the job"))
 
     verdict = page.get_by_label("Progress", exact=True).get_by_role(
