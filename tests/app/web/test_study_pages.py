@@ -39,7 +39,7 @@ def test_a_study_is_a_table_with_curves_of_each_method(
     assert "1.2500 ± 0.3536" in best
     assert "2.2500 ± 0.3536" not in best
     alike = re.findall(r"The same for all: ([^<]+)", page.text)[0]
-    assert "jobs 2" in alike, "what is the same in every row needs no column"
+    assert "Jobs 2" in alike, "what is the same in every row needs no column"
     assert "Base error" not in page.text, "no job measures it"
     assert "/live?" not in page.text, "nothing goes on any more"
     assert has_curves_of(page, study) == [True, False, True, False]
