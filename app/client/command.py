@@ -36,18 +36,18 @@ ApiKey = Annotated[
 Limit = Annotated[int, typer.Option(help="Maximum number to show.")]
 
 
-def name_object(metavar: str, name: str, reference: Reference) -> Any:
+def name_object(metavar: str, ways: str, reference: Reference) -> Any:
     """Return an argument that names an object, which a shell completes from the service."""
     return argument(
         metavar=metavar,
-        help=f"Its id, the end of it, its {name}, or @last.",
+        help=f"Its id, {ways}, or @last.",
         autocompletion=complete(reference),
     )
 
 
-JobId = Annotated[str, name_object("JOB", "suffix", JOB), JOB]
-FileId = Annotated[str, name_object("FILE", "name", FILE), FILE]
-ModelId = Annotated[str, name_object("MODEL", "suffix", MODEL), MODEL]
+JobId = Annotated[str, name_object("JOB", "the end of it, its suffix", JOB), JOB]
+FileId = Annotated[str, name_object("FILE", "the end of it, its name", FILE), FILE]
+ModelId = Annotated[str, name_object("MODEL", "the end of a fine-tuned one's", MODEL), MODEL]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own objects as JSON.")]
 
 

@@ -37,11 +37,13 @@ def complete(reference: Reference) -> Callable[[typer.Context, str], Candidates]
 
 def _candidates(reference: Reference, newest: list[dict[str, object]], start: str) -> Candidates:
     """Return names that begin so: the short id, and the whole one for who has begun to write it."""
-    candidates = []
+    candidates: dict[str, str] = {}
     for each in newest:
         id_, name = str(each["id"]), reference.name_of(each)
         short = shorten(id_)
         words = " ".join(str(part) for part in (name, each.get("status")) if part)
         forms = (short, name, id_) if start else (short,)
-        candidates += [(form, words) for form in forms if form and form.startswith(start)]
-    return list(dict.fromkeys(candidates))
+        for form in forms:
+            if form and form.startswith(start):
+                candidates.setdefault(form, words)
+    return list(candidates.items())

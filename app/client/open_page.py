@@ -9,7 +9,8 @@ from app.client.references import JOB
 
 
 def open_page(
-    client: Client, job_id: Annotated[str | None, name_object("JOB", "suffix", JOB), JOB] = None
+    client: Client,
+    job_id: Annotated[str | None, name_object("JOB", "the end of it, its suffix", JOB), JOB] = None,
 ) -> None:
     """Open the dashboard in a browser, or the page of a job, and print its address."""
     origin = client.api.base_url.removesuffix("/v1")

@@ -1,5 +1,6 @@
 """The ways in which a person may name an object of the service."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from app.client.api import Api
 
 LAST = "@last"
+RANDOM_END = re.compile(r"[0-9a-f]{4,8}")
 MIN_END_LENGTH = 4  # characters of the end of an id, which is random
 SHORT_LENGTH = 8  # characters of the end that tables show
 PAGE_SIZE = 100
@@ -77,18 +79,15 @@ class Reference:
 
 
 class ModelReference(Reference):
-    """A model: a base by its whole id, a fine-tuned one by the end of its id, by its suffix, or
-    `@last`.
-    """
+    """A model: a base by its whole id, a fine-tuned one by the end of its id, too, or `@last`."""
 
     __slots__ = ()
 
     def is_whole(self, text: str) -> bool:
-        return ":" in text or "/" in text
+        return text != LAST and not RANDOM_END.fullmatch(text)
 
     def name_of(self, found: Json) -> str | None:
-        parts = str(found["id"]).split(":")
-        return parts[3] if len(parts) == 5 else None  # ft:base:organisation:suffix:end
+        return None
 
     def pages(self, api: "Api") -> Iterator[list[Json]]:
         models = api.get(self.path, repeatable=True)["data"]

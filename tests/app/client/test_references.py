@@ -51,13 +51,13 @@ def test_a_name_of_two_is_refused_with_their_ids(
     assert json.loads(falqon("files", "show", "@last", "--json").stdout)["id"] == ids[-1]
 
 
-def test_a_model_is_found_by_the_end_of_its_id_by_its_suffix_or_as_the_last(
+def test_a_model_is_found_by_the_end_of_its_id_or_as_the_last(
     falqon: Falqon, submitted: Callable[..., str]
 ) -> None:
     job_id = submitted("--suffix", "lamps")
     assert falqon("jobs", "watch", job_id).exit_code == 0
     model = json.loads(falqon("jobs", "show", job_id, "--json").stdout)["fine_tuned_model"]
-    for text in ("@last", "lamps", model[-8:], model):
+    for text in ("@last", model[-8:], model):
         shown = falqon("models", "show", text, "--json")
         assert json.loads(shown.stdout)["id"] == model, text
     base = falqon("models", "show", "falqon-tiny", "--json")
