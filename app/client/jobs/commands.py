@@ -138,7 +138,7 @@ def _next_command(job: Json, evaluations: list[Json]) -> str:
 def _row(job: Json) -> tuple[object, ...]:
     progress = job.get("progress") or {}
     loss = progress.get("valid_loss", progress.get("train_loss"))
-    done = text.done(job)
+    done, cost = text.done(job), text.cost_so_far(job)
     return (
         text.short_id(job["id"]),
         text.state(job["status"]),
@@ -146,7 +146,7 @@ def _row(job: Json) -> tuple[object, ...]:
         job.get("suffix"),
         text.age(job["created_at"]),
         text.loss(loss),
-        text.cost_so_far(job),
+        Cell(cost, cost.partition(" of ")[0]),
         job["model"],
         text.verdict(job),
         (job.get("error") or {}).get("message"),
