@@ -317,14 +317,14 @@ def in_order(session: Session, project_id: str, ids: Sequence[str]) -> list[Job]
 
 
 def count_by_study(
-    session: Session, project_id: str, study_ids: Collection[str]
+    session: Session, project_id: str, ids: Collection[str]
 ) -> dict[str, dict[JobStatus, int]]:
     """Return the numbers of jobs of these studies by status."""
-    if not study_ids:
+    if not ids:
         return {}
     statement = (
         select(Job.study_id, Job.status, func.count())
-        .where(Job.project_id == project_id, Job.study_id.in_(study_ids))
+        .where(Job.project_id == project_id, Job.study_id.in_(ids))
         .group_by(Job.study_id, Job.status)
     )
     counts = {(study_id, status): num for study_id, status, num in session.execute(statement)}
@@ -334,7 +334,7 @@ def count_by_study(
             for status in JobStatus
             if (num := counts.get((study_id, status))) is not None
         }
-        for study_id in study_ids
+        for study_id in ids
     }
 
 

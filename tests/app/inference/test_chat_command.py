@@ -118,6 +118,7 @@ def test_a_conversation(tenant: Tenant, environment: dict[str, str]) -> None:
         screen.read_until("> ")
         expected = {"Hello": first, "More": second}[question]
         assert without_breaks(expected) in without_breaks(screen.text)
+    screen.raw = ""
     screen.type(b"/system Be brief.\r")
     screen.read_until("> ")
     screen.raw = ""
