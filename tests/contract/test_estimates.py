@@ -315,8 +315,9 @@ def test_a_budget_below_the_estimate_is_accepted_with_a_warning(tenant: Tenant) 
             for event in tenant.client.fine_tuning.jobs.list_events(job.id)
             if event.level == "warn"
         ]
-        assert warning.data == {"code": "budget_below_estimate", "param": f"falqon.budget.{param}"}
-        assert f"{param} {budget[param]}" in warning.message
+        assert warning.data == {"code": "budget_below_start", "param": f"falqon.budget.{param}"}
+        assert "Start and export alone take about" in warning.message
+        assert warning.message in job.estimate["warnings"]
     enough = tenant.job(
         extra_body={"falqon": {"budget": {"max_cost_usd": "99.00", "max_seconds": 10**6}}}
     )
