@@ -15,7 +15,7 @@ from app.aliases.traffic import Traffic
 from app.auth import worker_tokens
 from app.base import migrate
 from app.base.database import Database
-from app.models import DEFAULT_PROJECT_ID, Base, JobStatus, Scope
+from app.models import DEFAULT_PROJECT_ID, Base, EvaluationAnswer, JobStatus, Scope
 from tests.chaos.conftest import Count
 from tests.chaos.scale import RELEASE, SCALE
 from tests.contract.access_objects import a_group_grant, a_user
@@ -64,10 +64,16 @@ def used(backend: Backend) -> Database:
                 f"/v1/models/{model}/exports", json={"format": "bf16"}
             ).raise_for_status()
             grader = {"type": "string_check", "name": "same", "operation": "eq"}
-            tenant.http.post(
+            evaluation = tenant.http.post(
                 f"/v1/fine_tuning/jobs/{job_id}/evaluations",
                 json={"graders": [grader], "file": tenant.upload()},
             ).raise_for_status()
+            texts = {"prompt": "Two?", "expected": "four", "base_answer": "five", "answer": "four"}
+            with backend.database.transaction() as session:
+                evaluation_id = evaluation.json()["id"]
+                session.add(
+                    EvaluationAnswer(evaluation_id=evaluation_id, number=0, line=1, **texts)
+                )
     tenant.job(training_file=tenant.upload(jsonl(), check=False))  # still validating
     study = {"model": BASE_MODEL, "training_file": tenant.upload(), "methods": ["lora"]}
     tenant.http.post("/v1/falqon/studies", json=study).raise_for_status()
