@@ -124,13 +124,14 @@ def _field(name: str, schema: dict[str, Any]) -> Field:
     )
     default = schema.get("default")
     default_text = "auto" if default is None else json.dumps(default).strip('"')
+    label, help_ = label_of(name), schema.get("description", "")
     choices = ("true", "false") if kind == "boolean" else tuple(kinds[0].get("enum", ()))
     return Field(
         OPENAI_NAMES.get(name, name),
-        label_of(name),
+        label,
         kind,
         default_text,
-        schema.get("description", ""),
+        "" if help_ == label else help_,
         choices,
     )
 

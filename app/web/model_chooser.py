@@ -24,6 +24,7 @@ from falqon_core.contract.errors import ModelError
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.records.file_check import FileReport
 
+FINE_TUNED = "ft:"  # Beginning of the ids of fine-tuned models.
 MAX_SHOWN_IMPORTS = 3
 SHOWN_SECONDS = 3600.0  # since somebody asked for an import
 
@@ -72,9 +73,14 @@ class ModelFacts:
     fits: bool | None
 
 
+def is_real(model_id: str) -> bool:
+    """Return True for a base model that knows something."""
+    return model_id != TINY_MODEL_ID and not model_id.startswith(FINE_TUNED)
+
+
 def default_model(ids: list[str]) -> str:
     """Return the model that a form begins with: the first one that knows something."""
-    return next((id_ for id_ in ids if id_ != TINY_MODEL_ID), ids[0] if ids else "")
+    return next(filter(is_real, ids), ids[0] if ids else "")
 
 
 def read_facts(services: Services, caller: Caller, model_id: str) -> ModelFacts | None:

@@ -128,6 +128,9 @@ def _next_command(job: Json, evaluations: list[Json]) -> str:
             return f"falqon chat {job['fine_tuned_model']}"
         case "failed":
             return f"falqon jobs logs {job['id']}"
+        case "paused" if (job["paused_reason"] or "").startswith("budget: "):
+            cap = job["paused_reason"].split()[1].replace("_", "-")
+            return f"falqon jobs resume {job['id']} --{cap} MORE"
         case "paused":
             return f"falqon jobs resume {job['id']}"
         case "cancelled":

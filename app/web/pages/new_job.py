@@ -7,7 +7,6 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from app.auth.caller import Caller
 from app.base.errors import ApiError, NotFound
 from app.catalogue import service as catalogue
-from app.catalogue.importer import TINY_MODEL_ID
 from app.estimates import service as estimates
 from app.files import service as files
 from app.files.schemas import FileObject
@@ -21,7 +20,7 @@ from app.services import Services
 from app.web import job_form, job_settings, live, tracker_fields
 from app.web.file_view import FileView, view_file
 from app.web.job_form import Errors, Values
-from app.web.model_chooser import SUGGESTIONS, default_model, read_facts, shown_imports
+from app.web.model_chooser import SUGGESTIONS, default_model, is_real, read_facts, shown_imports
 from app.web.rendering import fragment, page, shared
 from app.web.text import age, counted_as, model_label
 from app.web.visitor import PageRouter, Visitor, WritingVisitor
@@ -168,7 +167,7 @@ def _page(
     context = _plan_context(plan, request) | {"values": values, "form": job_form}
     context["most_gpus"] = most_gpus
     context["models"] = _with(values["model"], [(id_, model_label(id_)) for id_ in models])
-    context["has_real_model"] = any(id_ != TINY_MODEL_ID for id_ in models)
+    context["has_real_model"] = any(map(is_real, models))
     context["facts"] = read_facts(services, caller, values["model"])
     context["suggestions"] = [each for each in SUGGESTIONS if each.id not in models]
     context["imports"] = shown_imports(services, caller)

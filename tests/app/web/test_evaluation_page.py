@@ -7,7 +7,7 @@ import pytest
 
 from app.base.ids import new_id
 from app.models import Evaluation, EvaluationAnswer, OperationStatus
-from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationPlan
+from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationPlan, EvaluationResult
 from app.models.graders import StringCheck
 from tests.support.api import Tenant
 
@@ -86,6 +86,19 @@ def test_rows_are_filtered_by_the_grader_and_by_what_is_better(
     browser: httpx.Client, tenant: Tenant, query: str, expected: list[int]
 ) -> None:
     assert lines(browser.get(an_evaluation(tenant) + query).text) == expected
+
+
+def test_a_page_begins_with_the_grader_of_the_verdict(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    address = an_evaluation(tenant)
+    scores = [{"grader": name, "mean": mean, "standard_error": 0.1, "difference": None}
+              for name, mean in zip(GRADERS, (0.0, 0.5), strict=True)]  # fmt: skip
+    models = [{"model": role, "role": role, "scores": scores} for role in ("base", "result")]
+    result = EvaluationResult.model_validate({"rows": 3, "rows_left_out": 0, "models": models})
+    with tenant.api.database.transaction() as session:
+        session.get_one(Evaluation, address.rpartition("/")[2]).result = result
+    assert re.search(r'aria-current="true">holds<', browser.get(address).text)
 
 
 def test_pages_follow_each_other_with_their_filter(browser: httpx.Client, tenant: Tenant) -> None:

@@ -48,8 +48,8 @@ def test_the_chosen_model_says_its_size_its_licence_and_the_memory_that_it_takes
 
 
 def test_a_form_begins_with_a_model_that_knows_something() -> None:
-    assert default_model([TINY_MODEL_ID, "smollm2", "ft:x"]) == "smollm2"
-    assert default_model([TINY_MODEL_ID]) == TINY_MODEL_ID
+    assert default_model([TINY_MODEL_ID, "ft:x", "smollm2"]) == "smollm2"
+    assert default_model([TINY_MODEL_ID, "ft:x"]) == TINY_MODEL_ID
     assert default_model([]) == ""
 
 
