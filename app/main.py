@@ -63,6 +63,7 @@ from app.stored_answers.writer import answer_queue
 from app.stream import endpoints as stream
 from app.stream.service import read_changes
 from app.studies import endpoints as studies
+from app.switches import endpoints as switches
 from app.uploads import endpoints as uploads
 from app.usage import endpoints as usage
 from app.users import endpoints as users
@@ -108,6 +109,7 @@ NOUNS = (
     artifacts,
     exports,
     aliases,
+    switches,
     responses,
     stored_answers,
     model_imports,

@@ -26,6 +26,7 @@ from app.notifier import repository as notifications
 from app.notifier.broker import Notifier
 from app.operations import claims as operations
 from app.stored_answers import service as stored_answers
+from app.switches import watch as switches
 from app.uploads import service as uploads
 from falqon_core.fault_points import fault
 
@@ -80,6 +81,7 @@ class Reconciler:
         """Do the due work. Raises `SQLAlchemyError` when the database is unavailable."""
         self._rescue()
         self._notify_again()
+        switches.watch(self._database)
         uploads.expire(self._database)
         removal.remove_expired(self._database)
         audit.remove_old(self._database)

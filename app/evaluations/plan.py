@@ -2,6 +2,8 @@
 plans one, too.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from app.base.errors import IllegalState, InvalidRequest, NotFound
@@ -65,11 +67,16 @@ def rows_of(session: Session, project_id: str, job: Job, file_id: str | None) ->
 
 
 def models_of(
-    session: Session, project_id: str, job: Job, steps: list[int]
+    session: Session,
+    project_id: str,
+    job: Job,
+    steps: Sequence[int] = (),
+    rivals: Sequence[str] = (),
 ) -> list[EvaluatedModel]:
     """Return the models to evaluate, the base first. Raises if a model is not in the catalogue."""
     base = job.base_model_id if job.base_checkpoint_id is None else job.requested.model
     models = [EvaluatedModel(model=base, role="base")]
+    models += [EvaluatedModel(model=rival, role="current") for rival in rivals if rival != base]
     model_id = jobs.model_id(session, job)
     for step in sorted(set(steps)):
         name = checkpoint_name(model_id, step)

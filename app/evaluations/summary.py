@@ -31,7 +31,7 @@ def summarise(result: EvaluationResult) -> str:
         return f"{base.mean:.2f} by {base.grader} ({_rows(result)})."
     return (
         f"{WORDS[difference.verdict]}: {model.mean:.2f} against {base.mean:.2f} by "
-        f"{model.grader} ({_rows(result)}, {_p_value(difference)})."
+        f"{model.grader} ({describe_evidence(result, difference)})."
     )
 
 
@@ -50,6 +50,10 @@ def verdict_of(evaluation_id: str, result: EvaluationResult) -> JobVerdict | Non
         sentence=summarise(result),
         short=short,
     )
+
+
+def describe_evidence(result: EvaluationResult, difference: Difference) -> str:
+    return f"{_rows(result)}, {_p_value(difference)}"
 
 
 def _compare(result: EvaluationResult) -> _Comparison:

@@ -2,6 +2,7 @@
 
 from app.models.alias import Alias
 from app.models.alias_day import AliasDay
+from app.models.alias_switch import AliasSwitch, SwitchStatus
 from app.models.api_key import ApiKey, Scope
 from app.models.artifact import Artifact
 from app.models.attempt import Attempt
@@ -46,6 +47,7 @@ __all__ = [
     "DEFAULT_PROJECT_ID",
     "Alias",
     "AliasDay",
+    "AliasSwitch",
     "AnswerKind",
     "ApiKey",
     "Artifact",
@@ -86,6 +88,7 @@ __all__ = [
     "StoredAnswerMetadata",
     "Study",
     "Submission",
+    "SwitchStatus",
     "Upload",
     "UploadPart",
     "UploadStatus",

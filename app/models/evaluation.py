@@ -10,13 +10,15 @@ from app.models.graders import Graders
 from app.models.operation import Operation
 from app.models.usage_day import Dollars
 
-Role = Literal["base", "checkpoint", "result"]
+Role = Literal["base", "current", "checkpoint", "result"]
 Origin = Literal["file", "validation_file", "validation_fraction"]
 Verdict = Literal["better", "worse", "no_clear_difference"]
 
 
 class EvaluatedModel(BaseModel):
-    """Model to evaluate: the base that the training began from, a checkpoint, or the result."""
+    """Model to evaluate: the base that the training began from, one that a name stands for, a
+    checkpoint, or the result.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,9 +30,11 @@ class EvaluatedModel(BaseModel):
 class EvaluationPlan(Graders):
     """Rows and models of an evaluation. The base comes first. `max_cost_usd`: the rest of the
     job's budget for one that nobody asked for, the rest of the day's for one of an agent.
+    `rivals`: models that a name stands for, with each of which the last model is compared, too.
     """
 
     models: list[EvaluatedModel]
+    rivals: list[str] = []
     max_rows: int
     max_tokens: int
     max_cost_usd: Decimal | None = None
@@ -91,12 +95,30 @@ class AnswerExample(BaseModel):
     scores: Annotated[list[float], Field(description="in the order of the graders")]
 
 
+class RivalScore(BaseModel):
+    """Score of the last model beside that of one that a name stands for."""
+
+    grader: str
+    mean: float
+    rival_mean: float
+    difference: Annotated[Difference, Field(description="from the rival on the same rows")]
+
+
+class RivalComparison(BaseModel):
+    rival: Annotated[str, Field(description="model that a name stands for")]
+    scores: Annotated[list[RivalScore], Field(description="in the order of the graders")]
+
+
 class EvaluationResult(BaseModel):
     rows: Annotated[int, Field(description="rows that every model has answered")]
     rows_left_out: Annotated[
         int, Field(description="rows that an engine refused, as too long for the model's context")
     ]
     models: list[ModelScores]
+    rivals: Annotated[
+        list[RivalComparison],
+        Field(description="the last model against each that the name of a switch stands for"),
+    ] = []
     best: Annotated[list[AnswerExample], Field(description="of the last model, best first")] = []
     worst: Annotated[list[AnswerExample], Field(description="of the last model, worst first")] = []
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainValidator, ValidationError, model_validator
 
 from app.models.strict_model import StrictModel
+from app.models.switch_options import SwitchOptions
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS, MethodName
 from falqon_core.contract.recipe_options import RecipeOptions
@@ -80,6 +81,7 @@ class FalqonOptions(RecipeOptions):
         description="compare the model with its base on the records that were held out, once the "
         "job has succeeded, unless the project has switched that off",
     )
+    switch: SwitchOptions | None = None
     sample_prompts: list[str] | None = Field(
         None, description="Not supported: prompts come from the validation data, see num_samples"
     )

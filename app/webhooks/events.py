@@ -22,6 +22,11 @@ EventType = Literal[
     "fine_tuning.job.paused",
     "fine_tuning.job.health",
     "fine_tuning.job.evaluation.finished",
+    # Outcomes of the switch of a name to the job's model.
+    "fine_tuning.job.switch.canary",
+    "fine_tuning.job.switch.switched",
+    "fine_tuning.job.switch.kept",
+    "fine_tuning.job.switch.rolled_back",
     # Device hours of a project in a month: nearly used up, and used up.
     "project.device_hours.warning",
     "project.device_hours.exhausted",
@@ -32,7 +37,7 @@ DEFAULT_EVENT_TYPES = EVENT_TYPES[:3]
 
 def record(session: Session, project_id: str, job_id: str, status: str) -> None:
     """Add a delivery to each endpoint that wants to know that a job has come to `status`, that its
-    health has changed, or that an evaluation of it has ended.
+    health has changed, or that an evaluation of it or a switch to its model has an outcome.
     """
     if EVENT_TYPE_PREFIX + status in EVENT_TYPES:
         _add(session, project_id, EVENT_TYPE_PREFIX + status, job_id)

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from app.artifacts import repository as artifact_rows
-from app.base.storage import keys
+from app.base.storage import Stored, keys
 from app.catalogue import repository as catalogue
 from app.files import repository as files
 from app.garbage import orphans
@@ -19,6 +19,7 @@ from app.models import Artifact, Evaluation, File, Job
 from app.models.base import JsonObject
 from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationResult, RankedAnswer
 from app.prices.service import price_of
+from app.switches import gate
 from falqon_core.contract.config import TrainConfig
 from falqon_core.records.file_check import read_records
 from falqon_core.records.jsonl import lines_of_file
@@ -74,30 +75,37 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         charge: outcome.Charge,
         values: JsonObject,
     ) -> None:
-        """Complete with the result, which is downloaded with the model, too."""
+        """Complete with the result, which is downloaded with the model, too, and which decides a
+        switch.
+        """
         key = keys.evaluation_card(operation.project_id, operation.id, operation.attempt)
         card = write_card(operation.plan, result).encode()
         stored = orphans.put(self._database, self._storage, key, [card])
         with self._database.transaction() as session:
             if not outcome.complete(session, operation, result, charge, **values):
                 raise OperationAbandoned
-            model_id = operation.plan.models[-1].model
-            model = catalogue.find_to_use(session, operation.project_id, model_id)
-            if model is None:  # deleted meanwhile
-                return
-            orphans.claim(session, key)
-            artifact = Artifact(
-                model_id=model_id, name=CARD_NAME, storage_key=key, **stored._asdict()
-            )
-            before = artifact_rows.replace(session, artifact)
-            model.bytes += artifact.bytes
-            if before is not None:
-                model.bytes -= before.bytes
-                orphans.mark_orphaned(session, [before.storage_key])
+            self._add_card(session, operation, key, stored)
+            gate.decide(session, operation, result)  # It locks the project's row, the last.
+
+    def _add_card(
+        self, session: Session, operation: Evaluation, key: str, stored: Stored
+    ) -> None:
+        model_id = operation.plan.models[-1].model
+        model = catalogue.find_to_use(session, operation.project_id, model_id)
+        if model is None:  # deleted meanwhile
+            return
+        orphans.claim(session, key)
+        artifact = Artifact(model_id=model_id, name=CARD_NAME, storage_key=key, **stored._asdict())
+        before = artifact_rows.replace(session, artifact)
+        model.bytes += artifact.bytes
+        if before is not None:
+            model.bytes -= before.bytes
+            orphans.mark_orphaned(session, [before.storage_key])
 
     def _fail(self, session: Session, operation: Evaluation, error: PermanentError) -> None:
         if not outcome.fail(session, operation, error.code, error.message):
             raise OperationAbandoned
+        gate.give_up(session, operation, error.message)
 
     def charge_of(self, seconds: float) -> outcome.Charge:
         """Return what so many seconds of answers cost on the engines of this machine."""
