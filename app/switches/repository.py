@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.models import AliasSwitch, Evaluation, OperationStatus, SwitchStatus
@@ -27,6 +27,16 @@ def newest_first(
     if after is not None:
         statement = statement.where(AliasSwitch.id < after)
     return list(session.scalars(statement.order_by(AliasSwitch.id.desc()).limit(limit + 1)))
+
+
+def newest_by_alias(session: Session, project_id: str) -> dict[str, AliasSwitch]:
+    newest = (
+        select(func.max(AliasSwitch.id))
+        .where(AliasSwitch.project_id == project_id)
+        .group_by(AliasSwitch.alias)
+    )
+    switches = session.scalars(select(AliasSwitch).where(AliasSwitch.id.in_(newest)))
+    return {switch.alias: switch for switch in switches}
 
 
 def find_open(session: Session, project_id: str, alias: str) -> AliasSwitch | None:

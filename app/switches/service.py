@@ -65,6 +65,13 @@ def list_switches(
     return Page[SwitchObject].of([SwitchObject.of(switch) for switch in rows], limit)
 
 
+def newest_by_alias(services: Services, caller: Caller) -> dict[str, SwitchObject]:
+    """Return the newest switch of each name."""
+    with services.database.read() as session:
+        switches = repository.newest_by_alias(session, caller.project_id)
+    return {name: SwitchObject.of(switch) for name, switch in switches.items()}
+
+
 def retrieve_switch(
     services: Services, caller: Caller, name: str, switch_id: str
 ) -> SwitchObject:

@@ -41,6 +41,7 @@ LEFT_OUT = {  # Settings without a field of their name, each with the reason.
     "early_stopping": "early_stopping_patience says the same",
     "sample_prompts": "not supported",
     "find_rate": "a button submits it",
+    "switch": "the page of the model has it",
 }
 LABELS = {
     "model": "Base model",

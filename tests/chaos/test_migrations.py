@@ -80,6 +80,8 @@ def used(backend: Backend) -> Database:
         tenant.http.post(path, json=body).raise_for_status()
     alias = {"name": "gpt-4o", "model": BASE_MODEL}
     tenant.http.post("/v1/aliases", json=alias).raise_for_status()
+    switch = {"model": model, "file": tenant.upload()}
+    tenant.http.post("/v1/aliases/gpt-4o/switches", json=switch).raise_for_status()
     traffic = Traffic()
     traffic.add(tenant.project_id, "gpt-4o", BASE_MODEL, 0.1)
     aliases.write_traffic(backend.database, traffic)

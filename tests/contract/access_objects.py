@@ -23,6 +23,7 @@ from app.models import (
     Evaluation,
     Job,
     JobStatus,
+    Model,
     ModelImport,
     OperationStatus,
     Scope,
@@ -240,6 +241,21 @@ def an_alias(tenant: Tenant) -> Parameters:
         models = [{"model": tenant.base_model, "weight": weight}]
         tenant.http.post("/v1/aliases", json={"name": name, "models": models})
     return {"alias": name}
+
+
+def a_model_to_switch_to(tenant: Tenant) -> str:
+    job_id = a_job_to_evaluate(tenant)["job_id"]
+    with tenant.api.database.transaction() as session:
+        model_id = session.get_one(Job, job_id).fine_tuned_model_id
+        session.execute(update(Model).where(Model.id == model_id).values(job_id=job_id))
+    return str(model_id)
+
+
+def a_switch(tenant: Tenant) -> Parameters:
+    params = an_alias(tenant)
+    path = f"/v1/aliases/{params['alias']}/switches"
+    switch = tenant.http.post(path, json={"model": a_model_to_switch_to(tenant)})
+    return params | {"switch_id": switch.raise_for_status().json()["id"]}
 
 
 def without_alias(tenant: Tenant, params: Parameters) -> None:

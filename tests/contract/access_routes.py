@@ -20,6 +20,7 @@ from tests.contract.access_objects import (
     a_key,
     a_model,
     a_model_import,
+    a_model_to_switch_to,
     a_paused_job,
     a_permission,
     a_removed_user,
@@ -27,6 +28,7 @@ from tests.contract.access_objects import (
     a_source_token,
     a_stored_answer,
     a_stored_response,
+    a_switch,
     a_study,
     a_user,
     an_accuracy,
@@ -151,6 +153,10 @@ def a_question(body: dict[str, Any]) -> Callable[[Tenant, Parameters], dict[str,
 
 def an_evaluation_request(tenant: Tenant, _parameters: Parameters) -> dict[str, Any]:
     return {"json": {"graders": [GRADER], "file": tenant.upload()}}
+
+
+def a_switch_request(tenant: Tenant, _parameters: Parameters) -> dict[str, Any]:
+    return {"json": {"model": a_model_to_switch_to(tenant)}}
 
 
 ROUTES = {
@@ -308,6 +314,11 @@ ROUTES = {
     ("GET", "/v1/aliases/{alias}/usage"): Route(READ, an_alias, without_alias),
     ("GET", "/v1/aliases/{alias}/versions"): Route(READ, an_alias),
     ("POST", "/v1/aliases/{alias}/rollback"): Route(WRITE, an_alias),
+    ("POST", "/v1/aliases/{alias}/switches"): Route(
+        WRITE, an_alias, without_alias, send=a_switch_request
+    ),
+    ("GET", "/v1/aliases/{alias}/switches"): Route(READ, a_switch, without_alias),
+    ("GET", "/v1/aliases/{alias}/switches/{switch_id}"): Route(READ, a_switch),
     ("GET", "/v1/models"): Route(INFER, lists=lambda tenant: a_model(tenant)["model"]),
     ("POST", "/v1/models"): Route(ADMIN, send=a_model_request, by_installation=True),
     ("GET", "/v1/model_imports"): Route(ADMIN, is_of_all=True, by_installation=True),

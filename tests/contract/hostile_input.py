@@ -35,6 +35,7 @@ JOB = {
         "gpu": "any",
         "budget": {"max_cost_usd": "2.50", "max_seconds": 60},
         "early_stopping": {"patience": 3},
+        "switch": {"alias": "n", "canary": 5},
     },
 }
 STUDY = {
@@ -102,6 +103,14 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "POST /v1/aliases": {"name": "n", "models": [{"model": "BASE", "weight": 2}]},
     "POST /v1/aliases/{alias}/rollback": {"version": 1},
+    "POST /v1/aliases/{alias}/switches": {
+        "model": "BASE",
+        "canary": 5,
+        "file": "HELD_OUT",
+        "graders": [{"type": "string_check", "name": "same", "operation": "eq"}],
+        "max_rows": 20,
+        "max_tokens": 16,
+    },
     "POST /v1/chat/completions/{completion_id}": {
         "metadata": {"rating": "good"},
         "falqon": {"corrected": "four"},

@@ -31,6 +31,7 @@ EVENT_TYPES = {
     ("DELETE", "/v1/responses/{response_id}"): "stored_answer.deleted",
     ("POST", "/v1/aliases"): "alias.updated",
     ("POST", "/v1/aliases/{alias}/rollback"): "alias.rolled_back",
+    ("POST", "/v1/aliases/{alias}/switches"): "alias.switch_created",
     ("POST", "/v1/api_keys"): "api_key.created",
     ("POST", "/v1/engines/{model:path}"): "engine.updated",
     ("POST", "/v1/falqon/studies"): "study.created",

@@ -41,6 +41,8 @@ def place(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
     endpoint = tenant.client.webhooks.create(
         url="https://hooks.example.com/", name="ours", event_types=["fine_tuning.job.failed"]
     )
+    name = {"name": "n", "model": tenant.base_model}
+    tenant.http.post("/v1/aliases", json=name).raise_for_status()
     objects = {
         "file_id": job.training_file,
         "held_out": tenant.upload(),
@@ -60,6 +62,7 @@ def place(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
         "token_id": "stoken-x",
         "import_id": "mimport-x",
         "alias": "n",
+        "switch_id": "switch-x",
         "completion_id": "chatcmpl-x",
         "response_id": "resp_x",
         "user_id": "user_x",

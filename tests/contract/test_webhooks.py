@@ -111,6 +111,10 @@ def test_a_webhook_needs_only_a_url(tenant: Tenant) -> None:
         "fine_tuning.job.paused",
         "fine_tuning.job.health",
         "fine_tuning.job.evaluation.finished",
+        "fine_tuning.job.switch.canary",
+        "fine_tuning.job.switch.switched",
+        "fine_tuning.job.switch.kept",
+        "fine_tuning.job.switch.rolled_back",
         "project.device_hours.warning",
         "project.device_hours.exhausted",
     ]

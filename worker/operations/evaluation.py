@@ -21,6 +21,7 @@ from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationResult
 from app.prices.service import price_of
 from app.switches import gate
 from falqon_core.contract.config import TrainConfig
+from falqon_core.fault_points import fault
 from falqon_core.records.file_check import read_records
 from falqon_core.records.jsonl import lines_of_file
 from falqon_core.records.line_parser import Parsed
@@ -86,6 +87,8 @@ class EvaluationHandler(OperationHandler[Evaluation]):
                 raise OperationAbandoned
             self._add_card(session, operation, key, stored)
             gate.decide(session, operation, result)  # It locks the project's row, the last.
+            fault("before_decision_commit")
+        fault("after_decision_commit")
 
     def _add_card(
         self, session: Session, operation: Evaluation, key: str, stored: Stored

@@ -3,9 +3,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
+from app.aliases import service as aliases
 from app.artifacts import service as artifacts
 from app.artifacts.schemas import LinkRequest
 from app.auth.caller import Caller
+from app.base.errors import InvalidRequest
 from app.catalogue import service as models
 from app.catalogue.schemas import ModelObject
 from app.exports import service as exports
@@ -15,10 +17,14 @@ from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service as jobs
 from app.model_imports import service as model_imports
 from app.model_imports.schemas import ModelImportRequest
+from app.models.switch_options import MAX_CANARY_PERCENT
 from app.services import Services
+from app.switches import service as switches
+from app.switches.schemas import SwitchRequest
 from app.web import live, model_view
-from app.web.forms import EMPTY_FORM, TypedForm, notify_refusals, parse_form, redirect_to
+from app.web.forms import EMPTY_FORM, InvalidForm, TypedForm, notify_refusals, parse_form, redirect_to
 from app.web.model_card import read_card
+from app.web.pages.settings.aliases import ALIASES_PATH
 from app.web.readme import read_readme
 from app.web.rendering import fragment, page, shared
 from app.web.session import notify
@@ -159,6 +165,29 @@ def ask_for_export(
     return redirect_to(model_page(model))
 
 
+@router.change("/{model:path}/switch")
+def switch_name(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    model: str,
+    alias: Annotated[str, Form()],
+    canary: Annotated[str, Form()] = "",
+) -> Response:
+    """Let a name stand for the model, if it is not worse than what the name stands for."""
+    with notify_refusals(request):
+        try:
+            switch_request = parse_form(SwitchRequest, model=model, canary=canary)
+        except InvalidForm:
+            raise InvalidRequest(
+                f"Enter a whole percentage from 1 to {MAX_CANARY_PERCENT}, or nothing."
+            ) from None
+        switches.create_switch(services, caller, alias, switch_request)
+        notify(request, f"A worker compares the models; then {alias} moves, or stays.")
+        return redirect_to(ALIASES_PATH)
+    return redirect_to(model_page(model))
+
+
 @router.change("/{model:path}/links")
 def make_link(
     services: ServicesDep,
@@ -219,12 +248,25 @@ def show_model(services: ServicesDep, request: Request, caller: Visitor, model: 
         ),
         certificate=model_view.certificate(services, caller, files),
         link_seconds=LINK_SECONDS,
+        names=_names_to_switch(services, caller, model_object),
+        most_percent=MAX_CANARY_PERCENT,
         **_exports(services, caller, model_object),
     )
 
 
 def kind(model: ModelObject) -> str:
     return model.format or ("fine-tuned" if model.fine_tuning_job else "base")
+
+
+def _names_to_switch(services: Services, caller: Caller, model: ModelObject) -> list[str]:
+    """Return the names of the project that stand for other models than this result of a job."""
+    if kind(model) != "fine-tuned":
+        return []
+    return [
+        alias.id
+        for alias in aliases.list_aliases(services, caller).data
+        if alias.project_id and [target.model for target in alias.models] != [model.id]
+    ]
 
 
 def _exports(services: Services, caller: Caller, model: ModelObject) -> dict[str, Any]:

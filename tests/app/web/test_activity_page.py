@@ -21,6 +21,7 @@ from tests.contract.access_objects import (
     a_job_to_evaluate,
     a_key,
     a_model,
+    a_model_to_switch_to,
     a_paused_job,
     a_removed_user,
     a_stored_answer,
@@ -89,6 +90,10 @@ def an_answer(tenant: Tenant) -> Parameters:
     return {"answer_id": a_stored_answer(tenant)["completion_id"]}
 
 
+def a_model_and_a_name(tenant: Tenant) -> Parameters:
+    return an_alias(tenant) | {"model": a_model_to_switch_to(tenant)}
+
+
 def a_step(tenant: Tenant) -> Parameters:
     return a_checkpoint(tenant) | {"step": "4"}
 
@@ -123,6 +128,7 @@ FORMS = {
     "/data/{file_id}/delete": Form("file.deleted", a_file),
     "/models": Form("model.created", fields={"id": "", "source": "builtin:falqon-tiny"}),
     "/models/{model:path}/exports": Form("export.created", a_job_model, {"format": "bf16"}),
+    "/models/{model:path}/switch": Form("alias.switch_created", a_model_and_a_name, sends=("alias",)),
     "/models/{model:path}/delete": Form("model.deleted", a_model),
     "/workers/engines/keep": Form("engine.updated", an_engine, {"keep_loaded": "true"}, ("model",)),
     "/workers/engines/unload": Form("engine.deleted", an_engine, sends=("model",)),
