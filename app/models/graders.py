@@ -1,12 +1,13 @@
 """Graders in OpenAI's grammar, and two more: each scores an answer between 0 and 1."""
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from app.base.errors import InvalidRequest
 from app.models.base import JsonObject
+from app.models.grader_formula import FUNCTIONS, MAX_FORMULA, Formula, FormulaRefused
 from app.models.json_schema_limits import SchemaLimits
 from app.models.schema_tree import SchemaRefused
 from app.models.strict_model import StrictModel
@@ -27,7 +28,6 @@ UNSUPPORTED_GRADERS = {
     "label_model": "no model judges answers here",
     "python": "no code of a request runs here",
     "endpoint": "answers are sent nowhere else",
-    "multi": "send several graders; each has its own column",
 }
 UNSUPPORTED_METRICS = ("bleu", "gleu", "meteor", "cosine")
 
@@ -126,8 +126,44 @@ class JsonSchema(Grader):
         return schema
 
 
-AnyGrader = Annotated[
+TextGrader = Annotated[
     StringCheck | TextSimilarity | MultipleChoice | JsonSchema, Field(discriminator="type")
+]
+PartName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+
+
+class Multi(StrictModel):
+    """Grader that calculates one score from those of several."""
+
+    type: Literal["multi"]
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    graders: Annotated[
+        dict[PartName, TextGrader],
+        Field(min_length=1, max_length=MAX_GRADERS, description="by their names in the formula"),
+    ]
+    calculate_output: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_FORMULA,
+            description="such as `0.7 * right + 0.3 * close`: + - * / ^, parentheses, "
+            + ", ".join(FUNCTIONS)
+            + "; a value outside of 0 to 1 is cut, and one that is not defined is 0",
+        ),
+    ]
+
+    @model_validator(mode="after")
+    def _can_calculate(self) -> Self:
+        try:
+            Formula(self.calculate_output, self.graders)
+        except FormulaRefused as error:
+            raise ValueError(f"calculate_output: {error}") from None
+        return self
+
+
+AnyGrader = Annotated[
+    StringCheck | TextSimilarity | MultipleChoice | JsonSchema | Multi,
+    Field(discriminator="type"),
 ]
 
 

@@ -25,7 +25,7 @@ def watch(database: Database) -> None:
     for switch in undecided:
         with database.transaction() as session:
             if locked := _lock(session, switch):
-                reason = "its evaluation is gone, as the job was deleted"
+                reason = "its evaluation has ended undecided, or was deleted with the job"
                 outcome.record(session, locked, SwitchStatus.KEPT, reason)
     for switch in due:
         with database.transaction() as session:

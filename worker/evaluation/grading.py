@@ -4,11 +4,13 @@ import json
 import re
 from typing import Any
 
+from app.models.grader_formula import Formula
 from app.models.graders import (
     OUTPUT,
     PLACEHOLDER,
     AnyGrader,
     JsonSchema,
+    Multi,
     MultipleChoice,
     StringCheck,
     TextSimilarity,
@@ -28,6 +30,9 @@ class MissingField(Exception):
 
 def grade(grader: AnyGrader, item: Item, answer: str) -> float:
     """Raises `MissingField`."""
+    if isinstance(grader, Multi):
+        scores = {name: grade(part, item, answer) for name, part in grader.graders.items()}
+        return Formula(grader.calculate_output, scores)(scores)
     text = fill(grader.input, item, answer)
     if isinstance(grader, JsonSchema):
         return float(_is_valid(text, grader))
@@ -39,6 +44,12 @@ def grade(grader: AnyGrader, item: Item, answer: str) -> float:
             return _similarity(grader.evaluation_metric, text, reference)
         case MultipleChoice():
             return float(_first_choice(text, grader.choices) == reference.strip())
+
+
+def templates_of(grader: AnyGrader) -> list[str]:
+    if isinstance(grader, Multi):
+        return [template for part in grader.graders.values() for template in templates_of(part)]
+    return [grader.input, getattr(grader, "reference", "")]
 
 
 def fill(template: str, item: Item, answer: str) -> str:

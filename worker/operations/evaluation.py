@@ -31,7 +31,7 @@ from worker.evaluation.asking import MAX_CONCURRENT, Asker, EngineRefused, NotAn
 from worker.evaluation.card import CARD_NAME, write_card
 from worker.evaluation.comparison import compare
 from worker.evaluation.examples import examples, rank
-from worker.evaluation.grading import MissingField, check_fields, grade
+from worker.evaluation.grading import MissingField, check_fields, grade, templates_of
 from worker.evaluation.rows import MAX_CHARACTERS, EvaluationRow, RowsTooLong, choose, row_of
 from worker.machine.engines import device_of_engines
 from worker.machine.subprocesses import run_tool
@@ -281,7 +281,7 @@ def _check_templates(
 ) -> None:
     """Raise `PermanentError` for a field that a row does not have, before anybody is asked."""
     for grader in operation.plan.graders:
-        templates = [grader.input, getattr(grader, "reference", "")]
+        templates = templates_of(grader)
         for row in rows:
             heartbeat()
             try:

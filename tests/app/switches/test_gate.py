@@ -110,7 +110,7 @@ def delete_the_job(tenant: Tenant, new: Result) -> None:
         (change_the_name, "it was changed during the evaluation"),
         (delete_the_name, "it was changed during the evaluation"),
         (delete_the_model, "the evaluation has failed: A model has been deleted meanwhile"),
-        (delete_the_job, "its evaluation is gone, as the job was deleted"),
+        (delete_the_job, "its evaluation has ended undecided, or was deleted with the job"),
     ],
 )
 def test_what_changes_during_the_evaluation_leaves_the_name(
