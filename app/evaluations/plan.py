@@ -8,12 +8,14 @@ from sqlalchemy.orm import Session
 
 from app.base.errors import IllegalState, InvalidRequest, NotFound
 from app.base.ids import new_id
+from app.base.settings import Settings
 from app.catalogue import service as catalogue
 from app.files import lookup as files
 from app.jobs import lookup as jobs
 from app.jobs.base_model import own_checkpoint
 from app.jobs.checkpoints import checkpoint_name
 from app.models import Evaluation, Job, OperationStatus
+from app.models.graders import Graders
 from app.models.evaluation import EvaluatedModel, EvaluationPlan, Origin
 
 ID_PREFIX = "eval-"
@@ -93,6 +95,25 @@ def models_of(
     for model in models:
         _require(session, project_id, model.model)
     return models
+
+
+def check_judges(session: Session, project_id: str, settings: Settings, graders: Graders) -> None:
+    """Raise `InvalidRequest` for a judge that is neither a model of the project nor one that the
+    operator names.
+    """
+    for judge in graders.judges:
+        if judge in settings.judge_models:
+            continue
+        try:
+            catalogue.get(session, project_id, judge)
+        except NotFound as error:
+            external = ", ".join(settings.judge_models) or "none"
+            raise InvalidRequest(
+                f"graders: no model '{judge}' judges here; take one of /v1/models, or of the "
+                f"operator's judges ({external}).",
+                param="graders",
+                code="judge_not_found",
+            ) from error
 
 
 def _require(session: Session, project_id: str, model_id: str) -> None:

@@ -1,5 +1,6 @@
 """Graders in OpenAI's grammar, and two more: each scores an answer between 0 and 1."""
 
+import math
 import re
 from typing import Annotated, Any, Literal, Self
 
@@ -16,6 +17,7 @@ OUTPUT = "sample.output_text"
 PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
 ITEM_FIELD = re.compile(r"item(\.[A-Za-z0-9_-]{1,64}){1,8}")
 MAX_GRADERS = 8
+MAX_JUDGE_MESSAGES = 8
 MAX_TEMPLATE = 10_000
 MAX_SCHEMA_NODES = 1_000
 # Keywords with which a schema could loop, run for ever or read from an address.
@@ -24,8 +26,7 @@ REFUSED_KEYWORDS = frozenset(
     | {"patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties"}
 )
 UNSUPPORTED_GRADERS = {
-    "score_model": "no model judges answers here",
-    "label_model": "no model judges answers here",
+    "label_model": "write a score_model, whose score says which label fits",
     "python": "no code of a request runs here",
     "endpoint": "answers are sent nowhere else",
 }
@@ -126,8 +127,49 @@ class JsonSchema(Grader):
         return schema
 
 
+class JudgeMessage(StrictModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Template
+
+
+class ScoreModel(StrictModel):
+    """Grader that has a model judge the answer."""
+
+    type: Literal["score_model"]
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    model: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=512,
+            description="a model here, or one that the operator names as a judge",
+        ),
+    ]
+    input: Annotated[
+        list[JudgeMessage],
+        Field(
+            min_length=1,
+            max_length=MAX_JUDGE_MESSAGES,
+            description="messages to the judge; they name the answer and fields of the row",
+        ),
+    ]
+    range: Annotated[
+        tuple[float, float],
+        Field(description="least and greatest score of the judge; here they count as 0 and 1"),
+    ] = (0.0, 1.0)
+
+    @field_validator("range")
+    @classmethod
+    def _is_ascending(cls, range: tuple[float, float]) -> tuple[float, float]:
+        low, high = range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError("write the least score and then a greater one")
+        return range
+
+
 TextGrader = Annotated[
-    StringCheck | TextSimilarity | MultipleChoice | JsonSchema, Field(discriminator="type")
+    StringCheck | TextSimilarity | MultipleChoice | JsonSchema | ScoreModel,
+    Field(discriminator="type"),
 ]
 PartName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
 
@@ -162,7 +204,7 @@ class Multi(StrictModel):
 
 
 AnyGrader = Annotated[
-    StringCheck | TextSimilarity | MultipleChoice | JsonSchema | Multi,
+    StringCheck | TextSimilarity | MultipleChoice | JsonSchema | ScoreModel | Multi,
     Field(discriminator="type"),
 ]
 
@@ -185,6 +227,16 @@ class Graders(StrictModel):
                     code="grader_not_supported",
                 )
         return body
+
+    @property
+    def judges(self) -> list[str]:
+        """Return the models that judge answers."""
+        parts = [
+            part
+            for grader in self.graders
+            for part in (grader.graders.values() if isinstance(grader, Multi) else (grader,))
+        ]
+        return [part.model for part in parts if isinstance(part, ScoreModel)]
 
     @field_validator("graders")
     @classmethod

@@ -1,5 +1,6 @@
 """An engine of the operator's own whose answers depend on the model: one with `bad` in its name says
-nonsense, one with `broken` fails, and others say what was expected.
+nonsense, one with `broken` fails, one with `judge` gives what was expected 5 and anything else 1,
+and others say what was expected.
 """
 
 import json
@@ -17,6 +18,9 @@ class Handler(QuietHandler):
         if "broken" in model:
             return self.send(500, b'{"error": {"message": "out of luck", "code": 500}}')
         content = "nonsense" if "bad" in model else EXPECTED
+        if "judge" in model:
+            is_right = f"<{EXPECTED}>" in body["messages"][-1]["content"]
+            content = json.dumps({"result": 5 if is_right else 1})
         message = {"role": "assistant", "content": content}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}

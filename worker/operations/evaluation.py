@@ -32,6 +32,7 @@ from worker.evaluation.card import CARD_NAME, write_card
 from worker.evaluation.comparison import compare
 from worker.evaluation.examples import examples, rank
 from worker.evaluation.grading import MissingField, check_fields, grade, templates_of
+from worker.evaluation.judging import Judge, NotJudged
 from worker.evaluation.rows import MAX_CHARACTERS, EvaluationRow, RowsTooLong, choose, row_of
 from worker.machine.engines import device_of_engines
 from worker.machine.subprocesses import run_tool
@@ -197,6 +198,7 @@ class _ModelEvaluator:
         self._template_kwargs = job.recipe.chat_template_kwargs if job.recipe else None
         self._rows = rows
         self._asker = asker
+        self._judge = Judge(asker)
         self._heartbeat = heartbeat
         self._scores = operation.scores.model_copy(deep=True)
         self._refusal: EngineRefused | None = None
@@ -208,19 +210,29 @@ class _ModelEvaluator:
 
     def evaluate(self, model: EvaluatedModel) -> None:
         scores = self._scores.by_model.setdefault(model.model, [])
+        # Where only one model fits into memory, a judge is loaded once for each model.
+        num_at_once = len(self._rows) if self._plan.judges else MAX_CONCURRENT
         while len(scores) < len(self._rows):
-            rows = self._rows[len(scores) : len(scores) + MAX_CONCURRENT]
-            fields = (model.model, self._plan.max_tokens, self._template_kwargs)
-            questions = [Question(row.path, row.body(*fields)) for row in rows]
-            answers = self._asker.ask(model.model, questions)
-            for row, answer in zip(rows, answers, strict=True):
+            rows = self._rows[len(scores) : len(scores) + num_at_once]
+            for row, answer in zip(rows, self._ask(model, rows), strict=True):
                 self._heartbeat()
                 scores.append(self._graded(row, answer))
                 if model == self._plan.models[-1] and isinstance(answer, str):
                     self._rank(len(scores) - 1, answer)
+                self._check_budget()
+                if time.monotonic() > self._written_at + WRITTEN_EVERY_SECONDS:
+                    self._write()
+
+    def _ask(self, model: EvaluatedModel, rows: list[EvaluationRow]) -> list[str | EngineRefused]:
+        """Return the answers to the rows, a few of which are asked at once."""
+        fields = (model.model, self._plan.max_tokens, self._template_kwargs)
+        questions = [Question(row.path, row.body(*fields)) for row in rows]
+        answers: list[str | EngineRefused] = []
+        for begin in range(0, len(rows), MAX_CONCURRENT):
+            some = questions[begin : begin + MAX_CONCURRENT]
+            answers += self._asker.ask(model.model, some)
             self._check_budget()
-            if time.monotonic() > self._written_at + WRITTEN_EVERY_SECONDS:
-                self._write()
+        return answers
 
     def finish(self) -> AnswerScores:
         """Write and return the scores. Raises `PermanentError` if no row was answered by all."""
@@ -237,7 +249,12 @@ class _ModelEvaluator:
         if isinstance(answer, EngineRefused):
             self._refusal = self._refusal or answer
             return None
-        return [grade(grader, row.item, answer) for grader in self._plan.graders]
+        score = self._judge.score
+        try:
+            return [grade(grader, row.item, answer, score) for grader in self._plan.graders]
+        except NotJudged as error:
+            self._refusal = self._refusal or EngineRefused("not_judged", str(error))
+            return None
 
     def _rank(self, row: int, answer: str) -> None:
         """Keep the last model's answer if it is among the best or the worst of those that every

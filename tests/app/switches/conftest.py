@@ -23,7 +23,8 @@ WEBHOOKS = [
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("switches")
     with model_engine() as url:
-        api = Api(f"sqlite:///{folder / 'falqon.db'}", folder, engine_url=url)
+        judge = {"judge_url": url, "judge_models": ["external-judge", "external-bad"]}
+        api = Api(f"sqlite:///{folder / 'falqon.db'}", folder, engine_url=url, **judge)
         yield api
         api.stop()
 

@@ -26,9 +26,13 @@ MULTI: dict[str, Any] = {  # for "Four", right is 1 and close 1/2
 }
 
 
+def no_judge(*_: object) -> float:
+    raise AssertionError("these graders ask nobody")
+
+
 def score(answer: str, **fields: Any) -> float:
     grader: Any = TypeAdapter(AnyGrader).validate_python({"name": "g"} | fields)
-    return grade(grader, ITEM, answer)
+    return grade(grader, ITEM, answer, no_judge)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +160,7 @@ def test_a_bad_grader_is_refused_with_its_reason(grader: dict[str, Any], message
         EvaluationRequest.model_validate({"graders": [{"name": "g"} | grader]})
 
 
-@pytest.mark.parametrize("kind", ["score_model", "label_model", "python", "endpoint"])
+@pytest.mark.parametrize("kind", ["label_model", "python", "endpoint"])
 def test_unsupported_graders_of_openai_are_refused(kind: str) -> None:
     with pytest.raises(InvalidRequest, match=f"'{kind}' is not supported") as refusal:
         EvaluationRequest.model_validate({"graders": [{"name": "g", "type": kind}]})
