@@ -198,9 +198,7 @@ def move(
     a model has been deleted.
     """
     _check_models(session, alias.project_id, alias.name, targets)
-    return repository.add_version(
-        session, alias.project_id, alias.name, targets, key_id, switch_id
-    )
+    return repository.add_version(session, alias.project_id, alias.name, targets, key_id, switch_id)
 
 
 def counts_since(

@@ -187,7 +187,7 @@ class DirectGateway:
         )
 
     def publish(self, job: Job, claim: Claim, result: TrainingResult) -> bool:
-        """Write model, artifacts, metrics, success, and the evaluation and the switch to come, in one
+        """Write model, artifacts, metrics, success, and the evaluation and switch to come in one
         transaction; a range test has no model. Return False also if the user cancelled first.
         """
         metrics = MetricsFile(self._database, self._storage, job)

@@ -331,7 +331,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _know_where_judges_are(self) -> Self:
         if self.judge_models and not self.judge_url:
-            raise ValueError("FALQON_JUDGE_MODELS needs FALQON_JUDGE_URL, the server of the models.")
+            raise ValueError(
+                "FALQON_JUDGE_MODELS needs FALQON_JUDGE_URL, the server of the models."
+            )
         return self
 
     @cached_property

@@ -15,8 +15,8 @@ from app.jobs import lookup as jobs
 from app.jobs.base_model import own_checkpoint
 from app.jobs.checkpoints import checkpoint_name
 from app.models import Evaluation, Job, OperationStatus
-from app.models.graders import Graders
 from app.models.evaluation import EvaluatedModel, EvaluationPlan, Origin
+from app.models.graders import Graders
 
 ID_PREFIX = "eval-"
 

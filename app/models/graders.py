@@ -154,13 +154,17 @@ class ScoreModel(StrictModel):
         ),
     ]
     range: Annotated[
-        tuple[float, float],
-        Field(description="least and greatest score of the judge; here they count as 0 and 1"),
-    ] = (0.0, 1.0)
+        list[float],
+        Field(
+            min_length=2,
+            max_length=2,
+            description="least and greatest score of the judge; here they count as 0 and 1",
+        ),
+    ] = [0.0, 1.0]
 
     @field_validator("range")
     @classmethod
-    def _is_ascending(cls, range: tuple[float, float]) -> tuple[float, float]:
+    def _is_ascending(cls, range: list[float]) -> list[float]:
         low, high = range
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ValueError("write the least score and then a greater one")

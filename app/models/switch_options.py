@@ -9,7 +9,7 @@ from app.models.strict_model import StrictModel
 
 MAX_CANARY_PERCENT = 50
 CanaryPercent = Annotated[
-    int | None,
+    int,
     Field(
         ge=1,
         le=MAX_CANARY_PERCENT,
@@ -28,4 +28,4 @@ class SwitchOptions(StrictModel):
             "held-out rows finds it not worse than what the name stands for then",
         ),
     ]
-    canary: CanaryPercent = None
+    canary: CanaryPercent | None = None

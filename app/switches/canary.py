@@ -51,9 +51,7 @@ def p_value(new: RequestCount, old: RequestCount) -> float:
     most = min(new.requests, errors)
     all_ways = _log_choose(requests, errors)
     return sum(
-        exp(
-            _log_choose(new.requests, k) + _log_choose(old.requests, errors - k) - all_ways
-        )
+        exp(_log_choose(new.requests, k) + _log_choose(old.requests, errors - k) - all_ways)
         for k in range(new.errors, most + 1)
         if errors - k <= old.requests
     )

@@ -9,9 +9,7 @@ from app.http.routes import ApiRoute
 from app.switches import service
 from app.switches.schemas import SwitchObject, SwitchRequest
 
-router = APIRouter(
-    prefix="/v1/aliases/{alias}/switches", tags=["models"], route_class=ApiRoute
-)
+router = APIRouter(prefix="/v1/aliases/{alias}/switches", tags=["models"], route_class=ApiRoute)
 
 
 @router.post("")

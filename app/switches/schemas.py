@@ -14,7 +14,7 @@ class SwitchRequest(Graders):
     """Model that is to take a name over, and the evaluation that decides."""
 
     model: Annotated[str, Field(min_length=1, max_length=512, description="result of a job")]
-    canary: CanaryPercent = None
+    canary: CanaryPercent | None = None
     file: Annotated[
         str | None,
         Field(

@@ -73,9 +73,7 @@ def newest_by_alias(services: Services, caller: Caller) -> dict[str, SwitchObjec
     return {name: SwitchObject.of(switch) for name, switch in switches.items()}
 
 
-def retrieve_switch(
-    services: Services, caller: Caller, name: str, switch_id: str
-) -> SwitchObject:
+def retrieve_switch(services: Services, caller: Caller, name: str, switch_id: str) -> SwitchObject:
     with services.database.read() as session:
         switch = repository.find(session, caller.project_id, name, switch_id)
     if switch is None:

@@ -1,6 +1,6 @@
-"""An engine of the operator's own whose answers depend on the model: one with `bad` in its name says
-nonsense, one with `broken` fails, one with `judge` gives what was expected 5 and anything else 1,
-and others say what was expected.
+"""An engine of the operator's own whose answers depend on the model: one with `bad` in its name
+says nonsense, one with `broken` fails, one with `judge` gives what was expected 5 and anything else
+1, and others say what was expected.
 """
 
 import json

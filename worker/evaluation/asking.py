@@ -75,7 +75,9 @@ class Asker:
         or where it fails time and again. The operator names models that judge at an address of its
         own, which is not charged.
         """
-        judge = self._judge_target() if is_judge and model_id in self._settings.judge_models else None
+        judge = (
+            self._judge_target() if is_judge and model_id in self._settings.judge_models else None
+        )
         num_tries = 1
         while True:
             try:

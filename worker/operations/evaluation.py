@@ -91,9 +91,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
             fault("before_decision_commit")
         fault("after_decision_commit")
 
-    def _add_card(
-        self, session: Session, operation: Evaluation, key: str, stored: Stored
-    ) -> None:
+    def _add_card(self, session: Session, operation: Evaluation, key: str, stored: Stored) -> None:
         model_id = operation.plan.models[-1].model
         model = catalogue.find_to_use(session, operation.project_id, model_id)
         if model is None:  # deleted meanwhile

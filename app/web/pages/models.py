@@ -22,7 +22,14 @@ from app.services import Services
 from app.switches import service as switches
 from app.switches.schemas import SwitchRequest
 from app.web import live, model_view
-from app.web.forms import EMPTY_FORM, InvalidForm, TypedForm, notify_refusals, parse_form, redirect_to
+from app.web.forms import (
+    EMPTY_FORM,
+    InvalidForm,
+    TypedForm,
+    notify_refusals,
+    parse_form,
+    redirect_to,
+)
 from app.web.model_card import read_card
 from app.web.pages.settings.aliases import ALIASES_PATH
 from app.web.readme import read_readme

@@ -1,4 +1,4 @@
-"""A name moves to a new model only if an evaluation finds that not worse than what it stands for."""
+"""A name moves to a new model only if an evaluation finds that not worse than what it had."""
 
 from collections.abc import Callable
 
@@ -219,4 +219,4 @@ def test_a_job_begins_its_switch_with_its_success(
     handler.poll()
     (switch,) = tenant.http.get("/v1/aliases/support/switches").json()["data"]
     assert (switch["status"], switch["model"], switch["canary"]) == ("canary", model, 5)
-    assert models_of(tenant, "support") == {model: 5, old: 95}
+    assert models_of(tenant, "support") == {model: 1, old: 19}

@@ -7,9 +7,7 @@ from app.switches import rule
 from worker.evaluation.comparison import compare
 
 BASE, OLD, NEW = "base", "old", "new"
-GRADERS = [
-    {"type": "string_check", "name": name, "operation": "eq"} for name in ("same", "close")
-]
+GRADERS = [{"type": "string_check", "name": name, "operation": "eq"} for name in ("same", "close")]
 PLAN = EvaluationPlan.model_validate(
     {
         "graders": GRADERS,

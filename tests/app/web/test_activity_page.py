@@ -128,7 +128,9 @@ FORMS = {
     "/data/{file_id}/delete": Form("file.deleted", a_file),
     "/models": Form("model.created", fields={"id": "", "source": "builtin:falqon-tiny"}),
     "/models/{model:path}/exports": Form("export.created", a_job_model, {"format": "bf16"}),
-    "/models/{model:path}/switch": Form("alias.switch_created", a_model_and_a_name, sends=("alias",)),
+    "/models/{model:path}/switch": Form(
+        "alias.switch_created", a_model_and_a_name, sends=("alias",)
+    ),
     "/models/{model:path}/delete": Form("model.deleted", a_model),
     "/workers/engines/keep": Form("engine.updated", an_engine, {"keep_loaded": "true"}, ("model",)),
     "/workers/engines/unload": Form("engine.deleted", an_engine, sends=("model",)),

@@ -125,7 +125,7 @@ def test_a_template_does_not_multiply_a_long_text() -> None:
         grader: Any = TypeAdapter(AnyGrader).validate_python(
             {"name": "g", "type": "string_check"} | fields
         )
-        assert grade(grader, item, "") == 1
+        assert grade(grader, item, "", no_judge) == 1
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

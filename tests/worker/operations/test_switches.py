@@ -1,4 +1,4 @@
-"""A worker that dies while it decides a switch leaves nothing half-switched, and another decides."""
+"""A worker that dies while it decides a switch leaves nothing half-switched; another decides."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +10,8 @@ from app.aliases import repository as aliases
 from app.base.database import now_plus
 from app.base.ids import new_id
 from app.base.storage import keys
+from app.evaluations import plan
+from app.evaluations.automatic import GRADERS
 from app.models import (
     DEFAULT_PROJECT_ID,
     Alias,
@@ -25,10 +27,8 @@ from app.models import (
     SwitchStatus,
 )
 from app.models.alias import AliasTarget, AliasTargets
-from app.models.switch_options import SwitchOptions
-from app.evaluations import plan
-from app.evaluations.automatic import GRADERS
 from app.models.evaluation import EvaluationPlan
+from app.models.switch_options import SwitchOptions
 from app.switches import gate
 from tests.support.backend import BASE_MODEL, Backend
 from tests.support.model_engine import model_engine, rows
