@@ -102,8 +102,7 @@ def _move(session: Session, switch: AliasSwitch, alias: Alias) -> SwitchStatus:
         return SwitchStatus.SWITCHED
     day = datetime.now(UTC).date()
     targets = canary.add_share(alias.targets, switch.model_id, switch.canary_percent)
-    ids = {"switch_id": switch.id, "key_id": switch.key_id}
-    moved = aliases.move(session, alias, targets, **ids)
+    moved = move(session, switch, alias, targets)
     switch.canary_start = CanaryStart(
         version=moved.version,
         before=alias.targets,
@@ -113,9 +112,13 @@ def _move(session: Session, switch: AliasSwitch, alias: Alias) -> SwitchStatus:
     return SwitchStatus.CANARY
 
 
+def move(session: Session, switch: AliasSwitch, alias: Alias, targets: AliasTargets) -> Alias:
+    """Let the name of a switch stand for others."""
+    return aliases.move(session, alias, targets, switch_id=switch.id, key_id=switch.key_id)
+
+
 def move_fully(session: Session, switch: AliasSwitch, alias: Alias) -> None:
-    targets = AliasTargets(models=[AliasTarget(model=switch.model_id)])
-    aliases.move(session, alias, targets, switch_id=switch.id, key_id=switch.key_id)
+    move(session, switch, alias, AliasTargets(models=[AliasTarget(model=switch.model_id)]))
 
 
 def _find_obstacle(

@@ -51,8 +51,7 @@ def _end_canary(session: Session, switch: AliasSwitch) -> None:
     new, old = _counts(session, switch, start)
     verdict = canary.judge(new, old)
     if verdict == "fails":
-        ids = {"switch_id": switch.id, "key_id": switch.key_id}
-        aliases.move(session, alias, start.before, **ids)
+        gate.move(session, switch, alias, start.before)
         reason = (
             f"{_share(new)} of its requests failed against {_share(old)} of the others "
             f"(p = {canary.p_value(new, old):.2g})"

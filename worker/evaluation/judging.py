@@ -1,7 +1,7 @@
 """Scores of a model that judges answers, for a `score_model` grader."""
 
 import json
-import math
+import sys
 from typing import Any
 
 from app.inference.schemas import ChatCompletionRequest
@@ -71,8 +71,8 @@ def _read(grader: ScoreModel, reply: str) -> float:
         document: Any = json.loads(reply)
     except (ValueError, RecursionError):
         document = None
-    result = document.get("result") if isinstance(document, dict) else None
-    is_number = isinstance(result, int | float) and not isinstance(result, bool)
-    if not is_number or not math.isfinite(result):
-        raise NotJudged(f"{grader.model} gave no score for '{grader.name}': {reply[:200]!r}")
-    return float(result)
+    match document:
+        case {"result": float() | int() as result} if type(result) is not bool:
+            if abs(result) <= sys.float_info.max:  # neither NaN nor a number of 400 digits
+                return float(result)
+    raise NotJudged(f"{grader.model} gave no score for '{grader.name}': {reply[:200]!r}")

@@ -17,7 +17,7 @@ from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service as jobs
 from app.model_imports import service as model_imports
 from app.model_imports.schemas import ModelImportRequest
-from app.models.switch_options import MAX_CANARY_PERCENT
+from app.models.switch_options import MAX_CANARY_PERCENT, SwitchOptions
 from app.services import Services
 from app.switches import service as switches
 from app.switches.schemas import SwitchRequest
@@ -184,11 +184,12 @@ def switch_name(
     """Let a name stand for the model, if it is not worse than what the name stands for."""
     with notify_refusals(request):
         try:
-            switch_request = parse_form(SwitchRequest, model=model, canary=canary)
+            options = parse_form(SwitchOptions, alias=alias, canary=canary)
         except InvalidForm:
             raise InvalidRequest(
                 f"Enter a whole percentage from 1 to {MAX_CANARY_PERCENT}, or nothing."
             ) from None
+        switch_request = SwitchRequest(model=model, canary=options.canary)
         switches.create_switch(services, caller, alias, switch_request)
         notify(request, f"A worker compares the models; then {alias} moves, or stays.")
         return redirect_to(ALIASES_PATH)
