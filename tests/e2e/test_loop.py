@@ -3,6 +3,7 @@ that moves to the job's model under load if that is not worse.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,15 +20,14 @@ from tests.support.waiting import wait_for
 BASE = "falqon-tiny"
 NAME = "support"
 NUM_ANSWERS = 100
-HELD_OUT = 25  # of them, every fourth
 RIGHT = "The code is 2024."
 WRONG = "no no no no no no"
-AT_ONCE = 2
-METHOD = {"hyperparameters": {"n_epochs": 4, "batch_size": 4}}
+PAUSE_SECONDS = 0.1
+METHOD = {"hyperparameters": {"n_epochs": 3, "batch_size": 4}}
 
 
 class Load:
-    """Requests of the name, one after the other in each thread, that are not repeated."""
+    """Requests of the name, one after the other, that are not repeated."""
 
     def __init__(self, service: Service) -> None:
         self._client = OpenAI(base_url=f"{service.url}/v1", api_key=service.key, max_retries=0)
@@ -45,18 +45,17 @@ class Load:
                 self.models.append(answer.model)
             except Exception as error:  # each is a question that failed
                 self.errors.append(error)
+            time.sleep(PAUSE_SECONDS)
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        threads = [threading.Thread(target=self.ask) for _ in range(AT_ONCE)]
-        for thread in threads:
-            thread.start()
+        thread = threading.Thread(target=self.ask)
+        thread.start()
         try:
             yield
         finally:
             self._has_ended.set()
-            for thread in threads:
-                thread.join()
+            thread.join()
             self._client.close()
 
 
@@ -69,7 +68,7 @@ def http(service: Service) -> Iterator[httpx.Client]:
 
 def store_answers(service: Service) -> None:
     def ask(number: int) -> None:
-        part = {"part": "test" if number % 4 == 0 else "train"}
+        part = {"part": "test" if number % 5 == 0 else "train"}
         answer = service.client.chat.completions.create(
             model=NAME,
             messages=[{"role": "user", "content": f"Visitor {number}: what is the code?"}],
@@ -100,7 +99,9 @@ def train(service: Service, training_file: str, validation_file: str) -> str:
         suffix="loop",
         seed=7,
         method={"type": "supervised", "supervised": METHOD},  # type: ignore[typeddict-item]
-        extra_body={"falqon": RECIPE | {"switch": {"alias": NAME}}},
+        extra_body={
+            "falqon": RECIPE | {"eval_every": 100, "num_samples": 0, "switch": {"alias": NAME}}
+        },
     )
     return job.id
 
@@ -123,7 +124,7 @@ def test_the_name_moves_to_a_good_model_under_load_and_not_to_a_bad_one(
     http.post("/aliases", json={"name": NAME, "model": BASE}).raise_for_status()
     store_answers(service)
     held_out = make_file(service, http, "test")
-    planted = "\n".join(row(f"Visitor {n}: what is the code?", WRONG) for n in range(75))
+    planted = "\n".join(row(f"Visitor {n}: what is the code?", WRONG) for n in range(40))
     wrong = service.client.files.create(file=("w.jsonl", planted.encode()), purpose="fine-tune")
     service.client.files.wait_for_processing(wrong.id, poll_interval=0.1)
     load = Load(service)
@@ -140,3 +141,4 @@ def test_the_name_moves_to_a_good_model_under_load_and_not_to_a_bad_one(
     assert load.errors == []
     assert bad["model"] not in load.models
     http.delete(f"/aliases/{NAME}").raise_for_status()
+    http.post("/projects/proj_default", json={"answer_storage": None}).raise_for_status()
