@@ -114,6 +114,11 @@ def test_an_estimate_has_the_evaluation_that_follows(tenant: Tenant) -> None:
         session.execute(update(Job).where(Job.id == params["job_id"]).values(base_model_id=model))
     evaluation = estimate_of(tenant, **rows)["evaluation"]
     assert evaluation == {"num_rows": 10, "seconds": 10.0, "cost": "0.2000"}
+    name = {"name": "support", "model": tenant.base_model}  # a third model that is asked
+    tenant.http.post("/v1/aliases", json=name).raise_for_status()
+    switch = {"falqon": {"switch": {"alias": "support"}}}
+    evaluation = estimate_of(tenant, **rows | switch)["evaluation"]
+    assert evaluation == {"num_rows": 10, "seconds": 15.0, "cost": "0.3000"}
 
     with tenant.api.database.transaction() as session:
         session.get_one(Project, tenant.project_id).evaluate = False

@@ -36,7 +36,7 @@ PRINTED = {
     "customer-model": r'"keep_loaded": ?true',
     "json-extraction": r"^\{'company': ",
     "long-documents": r":manuals:",
-    "loop": r"^succeeded ft:falqon-tiny:default:loop:",
+    "loop": r"(?s)^succeeded ft:.*:loop:.*switched.*^search stands for falqon-tiny \(version 3\)",
     "moving-from-openai": r"^falqon-tiny ",
     "preference-pairs": r"^succeeded ft:falqon-tiny:default:pairs:",
     "team": r"^objects$",

@@ -205,8 +205,13 @@ def test_a_job_begins_its_switch_with_its_success(
     put(tenant, "support", old)
     options = {"switch": {"alias": "support", "canary": 5}}
     request = {"validation_file": tenant.upload(rows(24)), "extra_body": {"falqon": options}}
-    with pytest.raises(openai.BadRequestError, match="no name 'none'"):
-        tenant.job(**request | {"extra_body": {"falqon": {"switch": {"alias": "none"}}}})
+    for others, message in (
+        ({"switch": {"alias": "none"}}, "no name 'none'"),
+        (options | {"evaluate": False}, "the evaluation decides"),
+        (options | {"find_rate": True}, "a range test has no model"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=message):
+            tenant.job(**request | {"extra_body": {"falqon": others}})
     job = tenant.job(**request)
     assert job.estimate["evaluation"]["num_rows"] == 24
     model = f"ft:tiny:acme:good:{job.id[-8:]}"
