@@ -81,10 +81,10 @@ class Reconciler:
         """Do the due work. Raises `SQLAlchemyError` when the database is unavailable."""
         self._rescue()
         self._notify_again()
-        switches.watch(self._database)
         uploads.expire(self._database)
         removal.remove_expired(self._database)
         audit.remove_old(self._database)
+        switches.watch(self._database)
         counters.RECONCILED_AT.set_to_current_time()
 
     def sweep(self) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy import update
 from app.base.ids import new_id
 from app.models import Job, JobStatus
 from tests.support.api import Api, Tenant
+from tests.support.databases import choose_databases, create_database
 from tests.support.fixtures import tenant as tenant
 from tests.support.model_engine import model_engine, rows
 from worker.context import WorkerContext
@@ -19,12 +20,17 @@ WEBHOOKS = [
 ]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    choose_databases(metafunc, "api")
+
+
 @pytest.fixture(scope="package")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("switches")
+    database_url = create_database(request, folder)
     with model_engine() as url:
         judge = {"judge_url": url, "judge_models": ["external-judge", "external-bad"]}
-        api = Api(f"sqlite:///{folder / 'falqon.db'}", folder, engine_url=url, **judge)
+        api = Api(database_url, folder, engine_url=url, **judge)
         yield api
         api.stop()
 

@@ -49,6 +49,7 @@ def begin(tenant: Tenant, handler: EvaluationHandler, old: str, new: str) -> str
     return switch_id
 
 
+@pytest.mark.both_databases
 def test_a_canary_that_fails_more_often_goes_back_by_itself(
     api: Api, tenant: Tenant, handler: EvaluationHandler
 ) -> None:
@@ -71,6 +72,7 @@ def test_a_canary_that_fails_more_often_goes_back_by_itself(
     assert [version["switch"] for version in versions] == [switch_id, switch_id, None]
 
 
+@pytest.mark.both_databases
 def test_a_canary_that_holds_gets_all_requests_and_one_call_goes_back(
     api: Api, tenant: Tenant, handler: EvaluationHandler
 ) -> None:

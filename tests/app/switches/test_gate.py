@@ -149,6 +149,7 @@ def test_rows_that_are_too_few_or_tell_nothing_leave_the_name(
     assert read(tenant, "support", blind)["reason"] == reason
 
 
+@pytest.mark.both_databases
 def test_of_two_switches_at_once_the_first_wins(
     api: Api, tenant: Tenant, handler: EvaluationHandler
 ) -> None:
