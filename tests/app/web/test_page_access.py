@@ -116,6 +116,7 @@ def test_objects_of_another_project_are_not_found_on_any_page(
         else {
             "csrf": token(stranger.get("/")),
             "format": "bf16",
+            "alias": "support",
             "name": "config.json",
             "expires_in_seconds": "60",
             "url": "https://8.8.8.8/",
