@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from app.base.errors import IllegalState, InvalidRequest, NotFound
+from app.auth.caller import Caller
+from app.base.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.base.ids import new_id
 from app.base.settings import Settings
 from app.catalogue import service as catalogue
@@ -14,7 +15,7 @@ from app.files import lookup as files
 from app.jobs import lookup as jobs
 from app.jobs.base_model import own_checkpoint
 from app.jobs.checkpoints import checkpoint_name
-from app.models import Evaluation, Job, OperationStatus
+from app.models import Evaluation, Job, OperationStatus, Scope
 from app.models.evaluation import EvaluatedModel, EvaluationPlan, Origin
 from app.models.graders import Graders
 
@@ -97,15 +98,22 @@ def models_of(
     return models
 
 
-def check_judges(session: Session, project_id: str, settings: Settings, graders: Graders) -> None:
+def check_judges(session: Session, caller: Caller, settings: Settings, graders: Graders) -> None:
     """Raise `InvalidRequest` for a judge that is neither a model of the project nor one that the
-    operator names.
+    operator names, and `Forbidden` for an agent's key that would ask one of the operator: no budget
+    counts that.
     """
     for judge in graders.judges:
         if judge in settings.judge_models:
+            if caller.scope is Scope.AGENT:
+                raise Forbidden(
+                    f"graders: an agent's key asks no judge of the operator's, such as '{judge}'; "
+                    "take a model of /v1/models.",
+                    param="graders",
+                )
             continue
         try:
-            catalogue.get(session, project_id, judge)
+            catalogue.get(session, caller.project_id, judge)
         except NotFound as error:
             external = ", ".join(settings.judge_models) or "none"
             raise InvalidRequest(

@@ -18,6 +18,7 @@ PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
 ITEM_FIELD = re.compile(r"item(\.[A-Za-z0-9_-]{1,64}){1,8}")
 MAX_GRADERS = 8
 MAX_JUDGE_MESSAGES = 8
+MAX_JUDGES = 2  # of an evaluation: each asks a model about every answer
 MAX_TEMPLATE = 10_000
 MAX_SCHEMA_NODES = 1_000
 # Keywords with which a schema could loop, run for ever or read from an address.
@@ -241,6 +242,15 @@ class Graders(StrictModel):
             for part in (grader.graders.values() if isinstance(grader, Multi) else (grader,))
         ]
         return [part.model for part in parts if isinstance(part, ScoreModel)]
+
+    @model_validator(mode="after")
+    def _judge_seldom(self) -> Self:
+        if len(self.judges) > MAX_JUDGES:
+            raise ValueError(
+                f"graders: {len(self.judges)} of them have a model judge every answer; at most "
+                f"{MAX_JUDGES} may"
+            )
+        return self
 
     @field_validator("graders")
     @classmethod

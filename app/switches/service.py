@@ -32,7 +32,7 @@ def create_switch(
         alias = aliases.get_own(session, project_id, name)
         job = _job_of(session, project_id, request.model)
         rivals = _check(session, alias, request)
-        plan.check_judges(session, project_id, services.settings, request)
+        plan.check_judges(session, caller, services.settings, request)
         file_id, origin = plan.rows_of(session, project_id, job, request.file)
         planned = EvaluationPlan(
             graders=request.graders,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from app.base.ids import new_id
+from app.models import Scope
 from tests.app.switches.conftest import ask, make_result, models_of, put, read
 from tests.support.api import Tenant
 from worker.operations.evaluation import EvaluationHandler
@@ -47,6 +48,17 @@ def test_a_judge_that_gives_no_score_decides_nothing(
     handler.poll()
     reason = read(tenant, "support", switch_id)["reason"]
     assert "external-bad gave no score for 'judged': 'nonsense'" in reason
+
+
+def test_an_agent_asks_no_judge_of_the_operator(tenant: Tenant) -> None:
+    path = f"/v1/fine_tuning/jobs/{make_result(tenant).job_id}/evaluations"
+    headers = {"authorization": f"Bearer {tenant.new_key(Scope.AGENT)}"}
+    body = {"graders": [judged_by("external-judge")]}
+    answer = tenant.http.post(path, json=body, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (403, "graders")
+    body = {"graders": [judged_by("external-judge") | {"name": str(n)} for n in range(3)]}
+    answer = tenant.http.post(path, json=body)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "graders")
 
 
 def test_a_judge_must_be_known(tenant: Tenant) -> None:
