@@ -23,7 +23,7 @@ NUM_ANSWERS = 100
 RIGHT = "The code is 2024."
 WRONG = "no no no no no no"
 PAUSE_SECONDS = 0.1
-METHOD = {"hyperparameters": {"n_epochs": 3, "batch_size": 4}}
+METHOD: Any = {"hyperparameters": {"n_epochs": 3, "batch_size": 4}}
 
 
 class Load:
@@ -98,7 +98,7 @@ def train(service: Service, training_file: str, validation_file: str) -> str:
         validation_file=validation_file,
         suffix="loop",
         seed=7,
-        method={"type": "supervised", "supervised": METHOD},  # type: ignore[typeddict-item]
+        method={"type": "supervised", "supervised": METHOD},
         extra_body={
             "falqon": RECIPE | {"eval_every": 100, "num_samples": 0, "switch": {"alias": NAME}}
         },
@@ -106,10 +106,10 @@ def train(service: Service, training_file: str, validation_file: str) -> str:
     return job.id
 
 
-def outcome_of(http: httpx.Client, job_id: str) -> dict[str, Any]:
+def outcome_of(http: httpx.Client, job_id: str) -> Any:
     """Wait for the decision on the name."""
 
-    def find() -> dict[str, Any] | None:
+    def find() -> Any:
         switches = http.get(f"/aliases/{NAME}/switches").raise_for_status().json()["data"]
         ended = (each for each in switches if each["fine_tuning_job_id"] == job_id)
         return next((each for each in ended if each["ended_at"]), None)
