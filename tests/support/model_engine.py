@@ -1,6 +1,6 @@
 """An engine of the operator's own whose answers depend on the model: one with `bad` in its name
-says nonsense, one with `broken` fails, one with `judge` gives what was expected 5 and anything else
-1, and others say what was expected.
+says nonsense, one with `fragile` fails at the word `break`, one with `judge` gives what was
+expected 5 and anything else 1, and others say what was expected.
 """
 
 import json
@@ -9,13 +9,14 @@ from contextlib import AbstractContextManager
 from tests.support.local_server import QuietHandler, serving_by
 
 EXPECTED = "four"
+BREAK = "break"
 
 
 class Handler(QuietHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         model = body["model"]
-        if "broken" in model:
+        if "fragile" in model and body["messages"][-1]["content"] == BREAK:
             return self.send(500, b'{"error": {"message": "out of luck", "code": 500}}')
         content = "nonsense" if "bad" in model else EXPECTED
         if "judge" in model:

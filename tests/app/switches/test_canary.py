@@ -22,6 +22,8 @@ from tests.app.switches.conftest import (
     subscribe,
 )
 from tests.support.api import Api, Tenant
+from tests.support.model_engine import BREAK
+from tests.support.waiting import wait_for
 from worker.operations.evaluation import EvaluationHandler
 
 
@@ -70,6 +72,26 @@ def test_a_canary_that_fails_more_often_goes_back_by_itself(
     assert deliveries_of(tenant, endpoint_id) == ["canary", "rolled_back"]
     versions = tenant.http.get("/v1/aliases/support/versions").json()["data"]
     assert [version["switch"] for version in versions] == [switch_id, switch_id, None]
+
+
+def test_requests_that_fail_in_earnest_bring_the_old_model_back(
+    tenant: Tenant, handler: EvaluationHandler
+) -> None:
+    """The API counts them, and its own reconciler watches."""
+    old, new = make_result(tenant).model, make_result(tenant, "fragile").model
+    put(tenant, "support", old)
+    switch_id = ask(tenant, "support", model=new, canary=50)
+    handler.poll()
+    body = {"model": "support", "messages": [{"role": "user", "content": BREAK}]}
+
+    def request() -> int:
+        return tenant.http.post("/v1/chat/completions", json=body).status_code
+
+    wait_for(lambda: request() != 200, 10, "the API follows the split")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: request(), range(80)))
+    wait_for(lambda: read(tenant, "support", switch_id)["status"] == "rolled_back", 30)
+    wait_for(lambda: {request() for _ in range(8)} == {200}, 10)
 
 
 @pytest.mark.both_databases
