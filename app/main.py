@@ -26,6 +26,7 @@ from app.base.database import Database
 from app.base.settings import Settings, load_settings
 from app.base.storage import Storage
 from app.base.storage.reach import FOR_PROBES
+from app.batches import endpoints as batches
 from app.catalogue import endpoints as catalogue
 from app.catalogue.listing import ModelLists
 from app.dataset_statistics import endpoints as dataset_statistics
@@ -92,6 +93,7 @@ NOUNS = (
     stream,
     permissions,
     evaluations,
+    batches,
     studies,
     graders,
     estimates,

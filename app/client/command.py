@@ -12,7 +12,7 @@ from app.client.api import Api
 from app.client.connection import Connection, resolve
 from app.client.errors import ClientError, Misused
 from app.client.output import Output
-from app.client.references import FILE, JOB, Reference
+from app.client.references import BATCH, FILE, JOB, Reference
 
 P = ParamSpec("P")
 NO_TEXT = "surrogates not allowed"  # Python's words for bytes of an argument that are no UTF-8
@@ -39,6 +39,7 @@ JobId = Annotated[
 FileId = Annotated[
     str, argument(metavar="FILE", help="Its id, the end of it, its name, or @last."), FILE
 ]
+BatchId = Annotated[str, argument(metavar="BATCH", help="Its id, the end of it, or @last."), BATCH]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own objects as JSON.")]
 
 

@@ -43,3 +43,4 @@ class Reference:
 
 JOB = Reference("/fine_tuning/jobs", "ftjob-", "suffix", "job")
 FILE = Reference("/files", "file-", "filename", "file")
+BATCH = Reference("/batches", "batch_", "input_file_id", "batch")

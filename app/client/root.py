@@ -2,7 +2,7 @@
 
 import typer
 
-from app.client import aliases, files, keys, models, projects, webhooks
+from app.client import aliases, batches, files, keys, models, projects, webhooks
 from app.client.agents.command import connect, mcp
 from app.client.chat import chat
 from app.client.command import command
@@ -24,6 +24,7 @@ def join(app: typer.Typer) -> None:
         ("files", files),
         ("jobs", jobs),
         ("models", models),
+        ("batches", batches),
         ("aliases", aliases),
         ("keys", keys),
         ("projects", projects),

@@ -33,7 +33,7 @@ def create_evaluation(
             models=plan.models_of(session, project_id, job, request.checkpoints),
             max_rows=request.max_rows,
             max_tokens=request.max_tokens,
-            max_cost_usd=agent_budget.admit_evaluation(session, caller),
+            max_cost_usd=agent_budget.admit_answers(session, caller),
         )
         operations.admit(session, Evaluation, project_id, MAX_IN_PROGRESS)
         evaluation = plan.add(session, job, file_id, origin, planned)

@@ -7,6 +7,7 @@ from app.models.artifact import Artifact
 from app.models.attempt import Attempt
 from app.models.audit_log import AuditLog
 from app.models.base import Base
+from app.models.batch import Batch, BatchAnswer
 from app.models.checkpoint import Checkpoint
 from app.models.checkpoint_permission import CheckpointPermission
 from app.models.dataset_statistics import DatasetStatistics
@@ -52,6 +53,8 @@ __all__ = [
     "Attempt",
     "AuditLog",
     "Base",
+    "Batch",
+    "BatchAnswer",
     "Checkpoint",
     "CheckpointPermission",
     "DatasetStatistics",

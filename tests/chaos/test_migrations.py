@@ -15,10 +15,12 @@ from app.aliases.traffic import Traffic
 from app.auth import worker_tokens
 from app.base import migrate
 from app.base.database import Database
+from app.batches import repository as batches
+from app.batches.repository import LineAnswer
 from app.models import DEFAULT_PROJECT_ID, Base, JobStatus, Scope
 from tests.chaos.conftest import Count
 from tests.chaos.scale import RELEASE, SCALE
-from tests.contract.access_objects import a_group_grant, a_user
+from tests.contract.access_objects import a_batch, a_group_grant, a_user
 from tests.support.answers import add_answer, keep_answers
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.backend import BASE_MODEL, Backend
@@ -71,6 +73,7 @@ def used(backend: Backend) -> Database:
     tenant.job(training_file=tenant.upload(jsonl(), check=False))  # still validating
     study = {"model": BASE_MODEL, "training_file": tenant.upload(), "methods": ["lora"]}
     tenant.http.post("/v1/falqon/studies", json=study).raise_for_status()
+    batch_id = a_batch(tenant)["batch_id"]
     tenant.http.put("/v1/source_tokens/hf", json={"token": "hf_a"}).raise_for_status()
     source = "https://files.example.com/rows.parquet"
     for path, body in (
@@ -89,6 +92,7 @@ def used(backend: Backend) -> Database:
     add_answer(backend.database, tenant.project_id, team="red")
     with backend.database.transaction() as session:
         worker_tokens.create(session, "cluster", [DEFAULT_PROJECT_ID])
+        batches.add_answers(session, [LineAnswer(batch_id, 1, False, "{}")])
     # nobody loads it, so its row waits
     question = {"model": BASE_MODEL, "prompt": "Well?"}
     assert tenant.http.post("/v1/completions", json=question).status_code == 503

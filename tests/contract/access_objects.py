@@ -145,6 +145,20 @@ def an_evaluation(tenant: Tenant) -> Parameters:
     return params | {"evaluation_id": evaluation.json()["id"]}
 
 
+def a_batch_file(tenant: Tenant) -> str:
+    content = b'{"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {}}'
+    return tenant.client.files.create(file=("requests.jsonl", content), purpose="batch").id
+
+
+def a_batch(tenant: Tenant) -> Parameters:
+    batch = tenant.client.batches.create(
+        input_file_id=a_batch_file(tenant),
+        endpoint="/v1/responses",
+        completion_window="24h",
+    )
+    return {"batch_id": batch.id}
+
+
 def without_model(tenant: Tenant, params: Parameters) -> None:
     tenant.client.models.delete(params["model"])
 

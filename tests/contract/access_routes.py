@@ -9,6 +9,8 @@ from tests.contract.access_objects import (
     EVENT,
     GRADER,
     Parameters,
+    a_batch,
+    a_batch_file,
     a_checkpoint,
     a_dataset,
     a_delivery,
@@ -153,6 +155,11 @@ def an_evaluation_request(tenant: Tenant, _parameters: Parameters) -> dict[str, 
     return {"json": {"graders": [GRADER], "file": tenant.upload()}}
 
 
+def a_batch_request(tenant: Tenant, _parameters: Parameters) -> dict[str, Any]:
+    body = {"endpoint": "/v1/responses", "completion_window": "24h"}
+    return {"json": body | {"input_file_id": a_batch_file(tenant)}}
+
+
 ROUTES = {
     ("POST", "/v1/files"): Route(AGENT, send=a_form),
     ("GET", "/v1/files"): Route(READ, lists=lambda tenant: tenant.upload()),
@@ -206,6 +213,10 @@ ROUTES = {
     ("GET", "/v1/fine_tuning/jobs/{job_id}/evaluations/{evaluation_id}"): Route(
         READ, an_evaluation, without_ended_job
     ),
+    ("POST", "/v1/batches"): Route(AGENT, send=a_batch_request, refers_to=("input_file_id",)),
+    ("GET", "/v1/batches"): Route(READ, lists=lambda tenant: a_batch(tenant)["batch_id"]),
+    ("GET", "/v1/batches/{batch_id}"): Route(READ, a_batch),
+    ("POST", "/v1/batches/{batch_id}/cancel"): Route(WRITE, a_batch),
     ("POST", "/v1/falqon/studies"): Route(
         WRITE, send=a_request, refers_to=("training_file", "validation_file")
     ),

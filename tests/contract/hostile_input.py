@@ -89,6 +89,13 @@ BODIES: dict[str, dict[str, Any]] = {
         "max_rows": 10,
         "max_tokens": 16,
     },
+    "POST /v1/batches": {
+        "input_file_id": "REQUESTS",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "metadata": {"team": "red"},
+        "output_expires_after": {"anchor": "created_at", "seconds": 3600},
+    },
     "POST /v1/models/{model}/exports": {"format": "bf16"},
     "POST /v1/models/{model}/links": {"name": "model.safetensors", "expires_in_seconds": 60},
     "POST /v1/files": {"source": "hf://acme/rows", "purpose": "fine-tune"},
@@ -250,6 +257,7 @@ class Place(NamedTuple):
             json.dumps(body)
             .replace('"BASE"', f'"{self.tenant.base_model}"')
             .replace("HELD_OUT", self.objects["held_out"])
+            .replace("REQUESTS", self.objects["requests"])
         )
         content = content.replace('"PROJECT"', f'"{self.objects["project_id"]}"').replace(
             '"FILE"', f'"{self.objects["file_id"]}"'

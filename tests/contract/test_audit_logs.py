@@ -32,6 +32,8 @@ EVENT_TYPES = {
     ("POST", "/v1/aliases"): "alias.updated",
     ("POST", "/v1/aliases/{alias}/rollback"): "alias.rolled_back",
     ("POST", "/v1/api_keys"): "api_key.created",
+    ("POST", "/v1/batches"): "batch.created",
+    ("POST", "/v1/batches/{batch_id}/cancel"): "batch.cancelled",
     ("POST", "/v1/engines/{model:path}"): "engine.updated",
     ("POST", "/v1/falqon/studies"): "study.created",
     ("POST", "/v1/falqon/studies/{study_id}/cancel"): "study.cancelled",

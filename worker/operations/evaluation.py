@@ -18,7 +18,6 @@ from app.jobs import repository as jobs
 from app.models import Artifact, Evaluation, File, Job
 from app.models.base import JsonObject
 from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationResult, RankedAnswer
-from app.prices.service import price_of
 from falqon_core.contract.config import TrainConfig
 from falqon_core.records.file_check import read_records
 from falqon_core.records.jsonl import lines_of_file
@@ -27,11 +26,11 @@ from worker.attempt.staging import fetch_data
 from worker.evaluation import outcome
 from worker.evaluation.asking import MAX_CONCURRENT, Asker, EngineRefused, NotAnswered, Question
 from worker.evaluation.card import CARD_NAME, write_card
+from worker.evaluation.charge import Charge, charge_of
 from worker.evaluation.comparison import compare
 from worker.evaluation.examples import examples, rank
 from worker.evaluation.grading import MissingField, check_fields, grade
 from worker.evaluation.rows import MAX_CHARACTERS, EvaluationRow, RowsTooLong, choose, row_of
-from worker.machine.engines import device_of_engines
 from worker.machine.subprocesses import run_tool
 from worker.models.fetching import fetch_artifacts
 from worker.operations.dataset_statistics import WEIGHTS_SUFFIX
@@ -71,7 +70,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         self,
         operation: Evaluation,
         result: EvaluationResult,
-        charge: outcome.Charge,
+        charge: Charge,
         values: JsonObject,
     ) -> None:
         """Complete with the result, which is downloaded with the model, too."""
@@ -99,14 +98,8 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         if not outcome.fail(session, operation, error.code, error.message):
             raise OperationAbandoned
 
-    def charge_of(self, seconds: float) -> outcome.Charge:
-        """Return what so many seconds of answers cost on the engines of this machine."""
-        if self._settings.engine_url:
-            return outcome.Charge(seconds, 1, None)
-        device, num_devices = device_of_engines(self._settings)
-        with self._database.read() as session:
-            price = price_of(session, self._settings, device)
-        return outcome.Charge(seconds, num_devices, price)
+    def charge_of(self, seconds: float) -> Charge:
+        return charge_of(self._context, seconds)
 
     def write_scores(self, operation: Evaluation, scores: AnswerScores) -> None:
         """Store the answers, for readers and for the next attempt."""
@@ -192,7 +185,7 @@ class _ModelEvaluator:
         self._written_at = time.monotonic()
 
     @property
-    def charge(self) -> outcome.Charge:
+    def charge(self) -> Charge:
         return self._handler.charge_of(self._asker.seconds)
 
     def evaluate(self, model: EvaluatedModel) -> None:

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from app.web.pages import (
     activity,
     answers,
+    batches,
     compare,
     data,
     endings,
@@ -25,7 +26,17 @@ from app.web.pages import (
 
 router = APIRouter(include_in_schema=False)
 # First: the address of a model may hold slashes, so its page would take those of its parts.
-for screen_with_streams in (jobs, endings, job, compare, studies, models, workers, settings):
+for screen_with_streams in (
+    jobs,
+    endings,
+    job,
+    compare,
+    studies,
+    batches,
+    models,
+    workers,
+    settings,
+):
     router.include_router(screen_with_streams.streams)
 for screen in (
     sign_in,
@@ -38,6 +49,7 @@ for screen in (
     studies,
     data,
     answers,
+    batches,
     models,
     playground,
     search,

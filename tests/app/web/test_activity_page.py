@@ -12,6 +12,7 @@ from app.web import pages
 from tests.contract.access_objects import (
     EVENT,
     Parameters,
+    a_batch,
     a_checkpoint,
     a_delivery,
     a_file,
@@ -110,6 +111,7 @@ FORMS = {
     "/jobs/{job_id}/evaluations": Form("evaluation.created", a_job_to_evaluate),
     "/jobs/{job_id}/checkpoints/{step}/model": Form("export.created", a_step),
     "/studies/{study_id}/cancel": Form("study.cancelled", a_study),
+    "/batches/{batch_id}/cancel": Form("batch.cancelled", a_batch),
     "/data": Form("file.created"),
     "/data/sources": Form(
         "file.created", fields={"source": "https://files.example.com/rows.parquet"}

@@ -1,0 +1,100 @@
+"""Engines of a batch's models. A batch is no reason to keep a model loaded that others wait to
+replace: the engine's use is noted only so often that it does not end for want of use.
+"""
+
+import asyncio
+import time
+from collections import defaultdict
+from functools import partial
+
+import structlog
+
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS
+from app.base.errors import ApiError, InvalidRequest, NotFound, Unavailable
+from app.inference import service
+from app.inference.service import EngineFailed, EngineTarget
+from app.notifier.broker import Notifier
+from worker.context import WorkerContext
+
+POLL_SECONDS = 0.2
+RETRY_SECONDS = 15.0  # after a failure; by then an unused engine makes room for this one
+PATIENCE_SECONDS = 3600.0  # for a model that other models leave no room
+MAX_AT_ONCE = 64  # requests of a batch at one engine
+
+log = structlog.get_logger()
+
+
+class BatchEngines:
+    """Engines by model, as last found."""
+
+    def __init__(self, context: WorkerContext, project_id: str) -> None:
+        self._database = context.database
+        self._lookup = (context.settings, context.database, Notifier(context.settings))
+        self._project_id = project_id
+        self._lifetime_seconds = context.settings.engine_idle.total_seconds() / 2
+        self._targets: dict[str, tuple[EngineTarget, float]] = {}
+        self._failures: dict[str, ApiError] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    @property
+    def num_at_once(self) -> int:
+        """Return how many requests may be out: half of what an engine answers at once."""
+        targets = [target for target, _ in self._targets.values()]
+        most = max((target.max_answers for target in targets), default=1)
+        return max(1, min(most // 2, MAX_AT_ONCE))
+
+    async def find(self, model_id: str) -> EngineTarget:
+        """Return the engine of a model once it is ready. Raises why there is none; the same for
+        every later request.
+        """
+        async with self._locks[model_id]:
+            target, until = self._targets.get(model_id, (None, 0.0))
+            if target is not None and time.monotonic() < until:
+                return target
+            if model_id in self._failures:
+                raise self._failures[model_id]
+            try:
+                target = await self._wait_for(model_id)
+            except ApiError as error:
+                self._failures[model_id] = error
+                raise
+            self._targets[model_id] = target, time.monotonic() + self._lifetime_seconds
+            return target
+
+    def forget(self, model_id: str, target: EngineTarget, *, is_gone: bool) -> None:
+        """Look for the engine again before the next request; of one that is gone, in the database,
+        too.
+        """
+        self._targets.pop(model_id, None)
+        if is_gone:
+            try:
+                service.give_up(self._database, target)
+            except DATABASE_UNAVAILABLE_ERRORS as error:
+                log.warning("an engine was not given up", error=str(error))
+
+    async def _wait_for(self, model_id: str) -> EngineTarget:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        find = partial(service.find_or_request, *self._lookup, self._project_id, model_id)
+        poll = partial(service.poll, self._database, self._project_id, model_id)
+        look = find
+        while True:
+            seconds = POLL_SECONDS
+            try:
+                if (target := look()) is not None:
+                    return target
+                look = poll
+                failure: ApiError = Unavailable(
+                    f"The model '{model_id}' is not loaded; does a cpu worker run?",
+                    code="model_loading",
+                )
+            except (InvalidRequest, NotFound):
+                raise
+            except EngineFailed as error:
+                log.warning("no engine for a batch", model=model_id, error=error.message)
+                failure, look, seconds = error, find, RETRY_SECONDS
+            except DATABASE_UNAVAILABLE_ERRORS as error:
+                log.warning("the database did not name an engine", error=str(error))
+                failure = Unavailable("The database is unavailable.")
+            if time.monotonic() > deadline:
+                raise failure
+            await asyncio.sleep(seconds)
