@@ -50,8 +50,8 @@ def get_for_job(
 
 def get_for_batch(session: Session, project_id: str, file_id: str) -> File:
     """Return a file of requests, which stays while the transaction lasts."""
-    files = repository.find_several(session, project_id, [file_id], lock=True)
-    return _check_usable(session, next(iter(files), None), file_id, "input_file_id", Purpose.BATCH)
+    file = repository.find(session, project_id, file_id, lock=True)
+    return _check_usable(session, file, file_id, "input_file_id", Purpose.BATCH)
 
 
 def import_of(session: Session, file: File) -> FileImport | None:

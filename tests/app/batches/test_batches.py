@@ -2,9 +2,6 @@
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -24,17 +21,17 @@ from app.models import Batch, BatchAnswer, Model
 from app.operations import claims
 from tests.support import scripted_engine
 from tests.support.api import Api, Tenant
+from tests.support.forks import Fork
 from tests.support.local_server import serving_by
 from tests.support.waiting import wait_for
 from worker.batches import asking
 from worker.context import WorkerContext
+from worker.entry import process
 from worker.entry.workers import Poller
 from worker.operations.batch import BatchHandler
 
 CHAT = "/v1/chat/completions"
 WINDOW: Any = "24h"
-# A worker of its own, which a test kills.
-WORKER = "from worker.entry import process; process.poll('batches')"
 
 
 class Engine(scripted_engine.Handler):
@@ -239,8 +236,13 @@ def test_a_file_of_requests_has_at_most_200_mib(tenant: Tenant) -> None:
     assert (caught.value.status_code, caught.value.param) == (413, "bytes")
 
 
+def poll_batches() -> None:
+    """Be a worker, in a process of its own."""
+    process.poll(Batch.__tablename__)
+
+
 def test_a_killed_worker_loses_and_repeats_nothing(
-    api: Api, tenant: Tenant, handler: BatchHandler
+    api: Api, tenant: Tenant, handler: BatchHandler, tmp_path: Path
 ) -> None:
     texts = [f"Number {i}" for i in range(30)]
     batch = create(tenant, lines(tenant, *texts[:20], "hold", *texts[20:]))
@@ -251,11 +253,11 @@ def test_a_killed_worker_loses_and_repeats_nothing(
         "FALQON_ENGINE_URL": api.settings.engine_url,
         "FALQON_REDIS_URL": str(api.settings.redis_url),
     }
-    worker = subprocess.Popen([sys.executable, "-c", WORKER], env=os.environ | settings)
+    worker = Fork(poll_batches, environment=os.environ | settings, output=tmp_path / "log")
     try:
         counts = wait_for(lambda: _kept(tenant, batch.id), what="answers are kept")
     finally:
-        worker.send_signal(signal.SIGKILL)
+        worker.kill()
         worker.wait()
     Engine.may_go_on.set()
     asked_before = Engine.asked.copy()

@@ -19,7 +19,14 @@ def test_batches_are_listed_with_their_counts_and_can_be_cancelled(
         counts |= {"in_progress_at": Batch.created_at}
         session.execute(update(Batch).where(Batch.id == batch_id).values(**counts))
     page = browser.get("/batches")
-    for words in (batch_id[-8:], "in progress", "1,000", "1,234", "&lt;m&gt;", "/batches/live"):
+    for words in (
+        batch_id[-8:],
+        "in progress",
+        "1\N{NARROW NO-BREAK SPACE}000",
+        "1\N{NARROW NO-BREAK SPACE}234",
+        "&lt;m&gt;",
+        "/batches/live",
+    ):
         assert words in page.text
     cancel = f"/batches/{batch_id}/cancel"
     assert cancel in page.text
