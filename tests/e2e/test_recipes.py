@@ -31,7 +31,7 @@ NUM_RECIPES = 10
 BASE_TRAINER = [sys.executable, str(ROOT / "tests" / "support" / "base_trainer.py")]
 # A line that the last block of a page prints.
 PRINTED = {
-    "batches": r"^file-\w+ .*_output\.jsonl",
+    "batches": r"^file-\w+\t.*_output\.jsonl",
     "classifier": r"^ *[0-9.]+%  ",
     "comparing-rates": r"^\|.*FALQON",
     "continuing-a-run": r":longer:",

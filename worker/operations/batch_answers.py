@@ -102,5 +102,5 @@ class AnswerKeeper:
         """Return the base that the usage is of; an alias, whose models may change, has none."""
         name = self._batch.model_id or ""
         with self._database.read() as session:
-            model = catalogue.find_to_use(session, self._batch.project_id, name)
+            model = catalogue.find(session, self._batch.project_id, name)
         return name if model is None else model.base_model_id or model.id

@@ -23,6 +23,7 @@ from tests.support import scripted_engine
 from tests.support.api import Api, Tenant
 from tests.support.forks import Fork
 from tests.support.local_server import serving_by
+from tests.support.postgres import PostgresServer
 from tests.support.waiting import wait_for
 from worker.batches import asking
 from worker.context import WorkerContext
@@ -51,10 +52,11 @@ class Engine(scripted_engine.Handler):
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def api(tmp_path_factory: pytest.TempPathFactory, postgres: PostgresServer) -> Iterator[Api]:
+    """On Postgres; tests/app/inference has batches on SQLite."""
     folder = tmp_path_factory.mktemp("batches")
     with serving_by(Engine) as url:
-        api = Api(f"sqlite:///{folder / 'falqon.db'}", folder, engine_url=url)
+        api = Api(postgres.create_database("batches"), folder, engine_url=url)
         yield api
         Engine.may_go_on.set()
         api.stop()
