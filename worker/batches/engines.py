@@ -5,6 +5,8 @@ replace: the engine's use is noted only so often that it does not end for want o
 import asyncio
 import time
 from collections import defaultdict
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -19,9 +21,17 @@ from worker.context import WorkerContext
 POLL_SECONDS = 0.2
 RETRY_SECONDS = 15.0  # after a failure; by then an unused engine makes room for this one
 PATIENCE_SECONDS = 3600.0  # for a model that other models leave no room
+OWN_ENGINE_SECONDS = 5.0  # until a deleted model of an engine of the operator's is noticed
 MAX_AT_ONCE = 64  # requests of a batch at one engine
 
 log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Found:
+    target: EngineTarget
+    valid_until: float
+    noted_at: float
 
 
 class BatchEngines:
@@ -31,16 +41,15 @@ class BatchEngines:
         self._database = context.database
         self._lookup = (context.settings, context.database, Notifier(context.settings))
         self._project_id = project_id
-        self._lifetime_seconds = context.settings.engine_idle.total_seconds() / 2
-        self._targets: dict[str, tuple[EngineTarget, float]] = {}
+        self._noted_every_seconds = context.settings.engine_idle.total_seconds() / 2
+        self._found: dict[str, _Found] = {}
         self._failures: dict[str, ApiError] = {}
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     @property
     def num_at_once(self) -> int:
         """Return how many requests may be out: half of what an engine answers at once."""
-        targets = [target for target, _ in self._targets.values()]
-        most = max((target.max_answers for target in targets), default=1)
+        most = max((found.target.max_answers for found in self._found.values()), default=1)
         return max(1, min(most // 2, MAX_AT_ONCE))
 
     async def find(self, model_id: str) -> EngineTarget:
@@ -48,9 +57,9 @@ class BatchEngines:
         every later request.
         """
         async with self._locks[model_id]:
-            target, until = self._targets.get(model_id, (None, 0.0))
-            if target is not None and time.monotonic() < until:
-                return target
+            found = self._found.get(model_id)
+            if found is not None and time.monotonic() < found.valid_until:
+                return found.target
             if model_id in self._failures:
                 raise self._failures[model_id]
             try:
@@ -58,14 +67,24 @@ class BatchEngines:
             except ApiError as error:
                 self._failures[model_id] = error
                 raise
-            self._targets[model_id] = target, time.monotonic() + self._lifetime_seconds
+            seconds = self._noted_every_seconds if target.engine else OWN_ENGINE_SECONDS
+            now = time.monotonic()
+            self._found[model_id] = _Found(target, now + seconds, now)
             return target
+
+    def note_uses(self) -> None:
+        """Keep the engines from ending for want of use under a long answer."""
+        for found in self._found.values():
+            if time.monotonic() > found.noted_at + self._noted_every_seconds:
+                found.noted_at = time.monotonic()
+                with suppress(*DATABASE_UNAVAILABLE_ERRORS):  # half of the time is left
+                    service.note_use(self._database, found.target)
 
     def forget(self, model_id: str, target: EngineTarget, *, is_gone: bool) -> None:
         """Look for the engine again before the next request; of one that is gone, in the database,
         too.
         """
-        self._targets.pop(model_id, None)
+        self._found.pop(model_id, None)
         if is_gone:
             try:
                 service.give_up(self._database, target)

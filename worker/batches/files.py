@@ -49,8 +49,7 @@ def write_files(
     output, errors = folder / "output.jsonl", folder / "errors.jsonl"
     counts = {False: 0, True: 0}
     with output.open("wb") as answered, errors.open("wb") as failed:
-        for lines in _in_groups(read_lines(requests, batch.endpoint)):
-            heartbeat()
+        for lines in _in_groups(read_lines(requests, batch.endpoint, heartbeat)):
             with database.read() as session:
                 first, last = lines[0].number, lines[-1].number
                 answers = repository.answers_between(session, batch.id, first, last)

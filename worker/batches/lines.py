@@ -45,7 +45,7 @@ class CheckedFile:
 def check_file(path: Path, endpoint: str, heartbeat: Callable[[], None]) -> CheckedFile:
     """Read the whole file once. Each custom_id is kept as a digest."""
     check = _Check(endpoint)
-    for number, raw in _numbered(path):
+    for number, raw in enumerate(lines_of_file(path), 1):
         heartbeat()
         check.add(raw, number)
         if len(check.faults) >= MAX_FAULTS or check.num_lines > MAX_BATCH_LINES:
@@ -53,9 +53,10 @@ def check_file(path: Path, endpoint: str, heartbeat: Callable[[], None]) -> Chec
     return check.finish()
 
 
-def read_lines(path: Path, endpoint: str) -> Iterator[BatchLine]:
+def read_lines(path: Path, endpoint: str, heartbeat: Callable[[], None]) -> Iterator[BatchLine]:
     """Yield the lines of a file that was checked."""
-    for number, raw in _numbered(path):
+    for number, raw in enumerate(lines_of_file(path), 1):
+        heartbeat()
         yield parse(raw, number, endpoint)
 
 
@@ -90,10 +91,6 @@ def _text(fields: dict[str, Any], name: str, number: int, prefix: str = "") -> s
         code = "invalid_value" if name in fields else "missing_required_parameter"
         raise LineFault(code, message, number, f"{prefix}{name}")
     return value
-
-
-def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
-    return ((i, raw) for i, raw in enumerate(lines_of_file(path), 1) if raw.strip())
 
 
 class _Check:

@@ -127,6 +127,7 @@ class _Run:
             if time.monotonic() > kept_at + KEPT_EVERY_SECONDS:
                 kept_at = time.monotonic()
                 self._keep()
+                self._engines.note_uses()
                 end = self._hooks.read_end()
         return end
 

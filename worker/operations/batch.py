@@ -118,7 +118,9 @@ class BatchHandler(OperationHandler[Batch]):
         with self._database.read() as session:
             answered = repository.answered_lines(session, operation.id)
         lines = (
-            line for line in read_lines(path, operation.endpoint) if line.number not in answered
+            line
+            for line in read_lines(path, operation.endpoint, heartbeat)
+            if line.number not in answered
         )
         keeper = AnswerKeeper(self._context, operation)
         hooks = BatchHooks(heartbeat, keeper.keep, keeper.read_end)

@@ -183,6 +183,7 @@ def test_responses_are_answered_in_their_form(tenant: Tenant, handler: BatchHand
 
 FAULTS: dict[str, tuple[dict[str, Any] | None, str]] = {
     "no JSON": (None, "invalid_json_line"),
+    "blank": ({}, "invalid_json_line"),
     "no id": ({"custom_id": None}, "invalid_value"),
     "the same id": ({"custom_id": "r0"}, "duplicate_custom_id"),
     "GET": ({"method": "GET"}, "invalid_method"),
@@ -200,7 +201,9 @@ def test_a_file_that_is_not_of_requests_fails_before_the_first_is_sent(
 ) -> None:
     change, code = FAULTS[fault]
     first, second = lines(tenant, "One", "Two")
-    raw = b"{" if change is None else json.dumps(second | change).encode()
+    raw = json.dumps(second | (change or {})).encode()
+    if not change:
+        raw = b"{" if change is None else b"  \n"
     content = json.dumps(first).encode() + b"\n" + raw
     file = tenant.client.files.create(file=("a.jsonl", content), purpose="batch")
     batch = tenant.client.batches.create(
