@@ -14,7 +14,7 @@ from app.base.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from app.base.errors import ApiError, Unavailable
 from app.inference.documents import join, parse
 from app.inference.engine_traits import KnownTraits
-from app.inference.known_aliases import choose
+from app.inference.known_aliases import KnownAliases, choose
 from app.inference.questions import EngineRequest, estimate_tokens, split
 from app.inference.refusals import CONNECTION_ERRORS, EngineError, refusal_of
 from app.inference.schemas import ChatCompletionRequest
@@ -42,6 +42,7 @@ class BatchAsker:
         self._database = database
         self._project_id = project_id
         self._traits = KnownTraits()
+        self._aliases = KnownAliases()
         self._calm = _Calm()
         self._num_open = 0
         self._open_since = 0.0
@@ -72,17 +73,18 @@ class BatchAsker:
 
     async def _model_of(self, request: ChatCompletionRequest) -> str:
         """Return the model that a name stands for. The heartbeat ends a long outage."""
-        while True:
+        name = (self._project_id, request.model)
+        while not self._aliases.is_known(*name):
             try:
                 with self._database.look_up() as session:
-                    targets = aliases.find_targets(session, self._project_id, request.model)
+                    self._aliases.keep(*name, aliases.find_targets(session, *name))
             except DATABASE_UNAVAILABLE_ERRORS as error:
                 log.warning("the database did not name a model", error=str(error))
                 await asyncio.sleep(BUSY_SECONDS)
-                continue
-            if targets is None:
-                return request.model
-            return choose(targets, request.model, request.sticky_key)
+        targets = self._aliases.find(*name)
+        if targets is None:
+            return request.model
+        return choose(targets, request.model, request.sticky_key)
 
     async def _ask(self, request: ChatCompletionRequest, target: EngineTarget) -> dict[str, Any]:
         key = (target.address, target.token, request.model)
