@@ -21,6 +21,7 @@ from app.garbage import orphans
 from app.models import Batch, OperationStatus, Purpose
 from app.models.batch import BatchFaults
 from app.operations import claims
+from app.webhooks import events as webhooks
 from worker.attempt.staging import fetch_data
 from worker.batches.files import REASONS, UnaskedReason, WrittenFiles, write_files
 from worker.batches.lines import check_file, read_lines
@@ -67,7 +68,8 @@ class BatchHandler(OperationHandler[Batch]):
                 return
             if operation.ending is None:
                 end = self._ask(operation, path, heartbeat)
-                self._write(operation, ending=end, finalizing_at=now_plus())
+                with self._database.transaction() as session:
+                    _write(session, operation, ending=end, finalizing_at=now_plus())
                 operation.ending = end
             reason = _reason_of(operation)
             arguments = (self._database, operation, path, folder, reason, heartbeat)
@@ -85,32 +87,31 @@ class BatchHandler(OperationHandler[Batch]):
         if batch.in_progress_at is None or batch.ending is not None:
             repository.remove_answers(session, batch.id)
             values |= {"status": OperationStatus.FAILED, "ended_at": now_plus()}
+            _tell(session, operation, "failed")
         else:
             values |= {"ending": "failed", "finalizing_at": now_plus(), "lease_expires_at": None}
             values["useful_attempt"] = operation.attempt
-        if not claims.write(session, operation, **values):
-            raise OperationAbandoned
-
-    def _write(self, operation: Batch, **values: object) -> None:
-        with self._database.transaction() as session:
-            if not claims.write(session, operation, **values):
-                raise OperationAbandoned
+        _write(session, operation, **values)
 
     def _validate(self, operation: Batch, path: Path, heartbeat: Callable[[], None]) -> bool:
         """Check the file; a batch whose file has a fault fails. Return whether it has none."""
         checked = check_file(path, operation.endpoint, heartbeat)
         if checked.faults:
-            self._write(
-                operation,
-                status=OperationStatus.FAILED,
-                faults=BatchFaults(data=checked.faults),
-                error_code="invalid_input_file",
-                error_message=checked.faults[0].message,
-                ended_at=now_plus(),
-            )
+            with self._database.transaction() as session:
+                _write(
+                    session,
+                    operation,
+                    status=OperationStatus.FAILED,
+                    faults=BatchFaults(data=checked.faults),
+                    error_code="invalid_input_file",
+                    error_message=checked.faults[0].message,
+                    ended_at=now_plus(),
+                )
+                _tell(session, operation, "failed")
             return False
         values = {"num_lines": checked.num_lines, "model_id": checked.model}
-        self._write(operation, in_progress_at=now_plus(), **values)
+        with self._database.transaction() as session:
+            _write(session, operation, in_progress_at=now_plus(), **values)
         operation.model_id = checked.model
         return True
 
@@ -155,8 +156,8 @@ class BatchHandler(OperationHandler[Batch]):
                 )
                 values[f"{name}_file_id"] = file_id
             repository.remove_answers(session, operation.id)
-            if not claims.write(session, operation, **values):
-                raise OperationAbandoned
+            _tell(session, operation, operation.ending or "completed")
+            _write(session, operation, **values)
         log.info("batch ended", batch=operation.id, ending=operation.ending)
 
     def _store(self, operation: Batch, path: Path) -> tuple[str, Stored]:
@@ -170,3 +171,12 @@ def _reason_of(operation: Batch) -> UnaskedReason:
     """Return the error of the requests without an answer."""
     code, message = operation.error_code or "batch_failed", operation.error_message or ""
     return REASONS.get(operation.ending or "", UnaskedReason(code, message))
+
+
+def _write(session: Session, operation: Batch, **values: object) -> None:
+    if not claims.write(session, operation, **values):
+        raise OperationAbandoned
+
+
+def _tell(session: Session, operation: Batch, ending: str) -> None:
+    webhooks.record_batch(session, operation.project_id, operation.id, ending)

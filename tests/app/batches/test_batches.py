@@ -132,6 +132,8 @@ def test_requests_are_answered_and_bad_ones_do_not_stop_the_others(
     requests = lines(tenant, "One", "Two", "Three", "Four", "Five")
     requests[1]["body"]["temperature"] = 9
     requests[3]["body"]["stream"] = True
+    hook = {"url": "https://hooks.example.com", "event_types": ["batch.completed"]}
+    hook_id = tenant.http.post("/v1/webhook_endpoints", json=hook).raise_for_status().json()["id"]
     batch = create(tenant, requests, metadata={"team": "red"})
     assert (batch.status, batch.endpoint, batch.metadata) == ("validating", CHAT, {"team": "red"})
     assert batch.expires_at == batch.created_at + 24 * 3600
@@ -147,6 +149,9 @@ def test_requests_are_answered_and_bad_ones_do_not_stop_the_others(
     assert done.in_progress_at
     assert done.finalizing_at
     assert done.completed_at
+    deliveries = tenant.http.get(f"/v1/webhook_endpoints/{hook_id}/deliveries").json()["data"]
+    told = [(each["event_type"], each["fine_tuning_job_id"]) for each in deliveries]
+    assert told == [("batch.completed", None)]
     answers = read(tenant, done.output_file_id)
     assert list(texts_of(answers).items()) == [("r0", "One 1"), ("r2", "Three 1"), ("r4", "Five 1")]
     assert {answer["response"]["status_code"] for answer in answers} == {200}
