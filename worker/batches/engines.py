@@ -20,7 +20,8 @@ from worker.context import WorkerContext
 
 POLL_SECONDS = 0.2
 RETRY_SECONDS = 15.0  # after a failure; by then an unused engine makes room for this one
-PATIENCE_SECONDS = 3600.0  # for a model that other models leave no room
+PATIENCE_SECONDS = 3600.0  # for a model that is not loaded
+NO_ROOM_SECONDS = 12 * 3600.0  # for one that models in use leave no room
 OWN_ENGINE_SECONDS = 5.0  # until a deleted model of an engine of the operator's is noticed
 MAX_AT_ONCE = 64  # requests of a batch at one engine
 
@@ -92,9 +93,10 @@ class BatchEngines:
                 log.warning("an engine was not given up", error=str(error))
 
     async def _wait_for(self, model_id: str) -> EngineTarget:
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        find = partial(service.find_or_request, *self._lookup, self._project_id, model_id)
-        poll = partial(service.poll, self._database, self._project_id, model_id)
+        began_at = time.monotonic()
+        names = (self._project_id, model_id)
+        find = partial(service.find_or_request, *self._lookup, *names, is_patient=True)
+        poll = partial(service.poll, self._database, *names, is_patient=True)
         look = find
         while True:
             seconds = POLL_SECONDS
@@ -114,6 +116,8 @@ class BatchEngines:
             except DATABASE_UNAVAILABLE_ERRORS as error:
                 log.warning("the database did not name an engine", error=str(error))
                 failure = Unavailable("The database is unavailable.")
-            if time.monotonic() > deadline:
+            has_room = failure.code != "engine_out_of_memory"
+            patience = PATIENCE_SECONDS if has_room else NO_ROOM_SECONDS
+            if time.monotonic() > began_at + patience:
                 raise failure
             await asyncio.sleep(seconds)
