@@ -11,6 +11,7 @@ import typer
 
 from app.client import models
 from app.client import root as client
+from app.client.flags import show_flags_without_types
 from app.local import admin
 from app.local.fit import fit
 
@@ -233,6 +234,8 @@ def _indices(devices: str) -> tuple[int, ...]:
     except ValueError:
         raise typer.BadParameter(f"--devices: '{devices}' is no list of numbers as 0,1") from None
 
+
+show_flags_without_types(app)
 
 if __name__ == "__main__":
     app()

@@ -26,6 +26,7 @@ from app.base.database import Database
 from app.base.settings import Settings, load_settings
 from app.base.storage import Storage
 from app.base.storage.reach import FOR_PROBES
+from app.batches import endpoints as batches
 from app.catalogue import endpoints as catalogue
 from app.catalogue.listing import ModelLists
 from app.dataset_statistics import endpoints as dataset_statistics
@@ -63,6 +64,7 @@ from app.stored_answers.writer import answer_queue
 from app.stream import endpoints as stream
 from app.stream.service import read_changes
 from app.studies import endpoints as studies
+from app.switches import endpoints as switches
 from app.uploads import endpoints as uploads
 from app.usage import endpoints as usage
 from app.users import endpoints as users
@@ -92,6 +94,7 @@ NOUNS = (
     stream,
     permissions,
     evaluations,
+    batches,
     studies,
     graders,
     estimates,
@@ -108,6 +111,7 @@ NOUNS = (
     artifacts,
     exports,
     aliases,
+    switches,
     responses,
     stored_answers,
     model_imports,

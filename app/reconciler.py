@@ -26,6 +26,7 @@ from app.notifier import repository as notifications
 from app.notifier.broker import Notifier
 from app.operations import claims as operations
 from app.stored_answers import service as stored_answers
+from app.switches import watch as switches
 from app.uploads import service as uploads
 from falqon_core.fault_points import fault
 
@@ -83,6 +84,7 @@ class Reconciler:
         uploads.expire(self._database)
         removal.remove_expired(self._database)
         audit.remove_old(self._database)
+        switches.watch(self._database)
         counters.RECONCILED_AT.set_to_current_time()
 
     def sweep(self) -> None:

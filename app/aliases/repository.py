@@ -1,6 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, delete, func, or_, select
@@ -11,6 +11,7 @@ from app.base.database import UNSYNCED, insert_or, now_plus
 from app.base.ids import new_id
 from app.models import Alias, AliasDay, Installation, Model, Project
 from app.models.alias import AliasTargets
+from app.models.alias_switch import RequestCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,12 @@ def versions(session: Session, project_id: str | None, name: str) -> Sequence[Al
 
 
 def add_version(
-    session: Session, project_id: str | None, name: str, targets: AliasTargets, key_id: str | None
+    session: Session,
+    project_id: str | None,
+    name: str,
+    targets: AliasTargets,
+    key_id: str | None,
+    switch_id: str | None = None,
 ) -> Alias:
     """Put a version in force, in place of the last one, and forget the oldest."""
     before = find(session, project_id, name)
@@ -92,6 +98,7 @@ def add_version(
         version=before.version + 1 if before else 1,
         targets=targets,
         key_id=key_id,
+        switch_id=switch_id,
     )
     session.add(alias)
     is_old = (_belongs_to(project_id), Alias.name == name)
@@ -117,6 +124,19 @@ def usage(session: Session, project_id: str, name: str, days: int) -> Sequence[A
     """Return the days of a name, the newest first."""
     statement = select(AliasDay).where(AliasDay.name == name, *_within(project_id, days))
     return session.scalars(statement.order_by(AliasDay.day.desc(), AliasDay.model_id)).all()
+
+
+def counts_since(
+    session: Session, project_id: str, name: str, day: date
+) -> dict[str, RequestCount]:
+    """Return the requests of a name by model, from the beginning of a day on."""
+    counts = (func.sum(AliasDay.requests), func.sum(AliasDay.errors))
+    mine = (AliasDay.project_id == project_id, AliasDay.name == name, AliasDay.day >= day)
+    statement = select(AliasDay.model_id, *counts).where(*mine).group_by(AliasDay.model_id)
+    return {
+        model_id: RequestCount(requests=int(requests), errors=int(errors))
+        for model_id, requests, errors in session.execute(statement)
+    }
 
 
 def sum_usage(session: Session, project_id: str, days: int) -> list[AliasSum]:

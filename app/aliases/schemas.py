@@ -5,10 +5,10 @@ from pydantic import Field, StringConstraints, model_validator
 
 from app.http.pagination import Object
 from app.models import Alias
-from app.models.alias import MAX_TARGETS, AliasTarget, AliasTargets
+from app.models.alias import ALIAS_PATTERN, MAX_TARGETS, AliasTarget, AliasTargets
 from app.models.strict_model import StrictModel
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}$")]
+Name = Annotated[str, StringConstraints(pattern=ALIAS_PATTERN)]
 
 
 class AliasRequest(StrictModel):
@@ -44,7 +44,12 @@ class AliasRequest(StrictModel):
 
 class RollbackRequest(StrictModel):
     version: Annotated[
-        int | None, Field(ge=1, description="the version before the one in force, if left out")
+        int | None,
+        Field(
+            ge=1,
+            description="the version before the one in force, if left out; before a switch, if "
+            "one set that",
+        ),
     ] = None
 
 
@@ -56,6 +61,7 @@ class AliasObject(Object):
     version: int
     project_id: Annotated[str | None, Field(description="null: a name in every project")]
     key_id: Annotated[str | None, Field(description="who set it; null: the settings did")]
+    switch: Annotated[str | None, Field(description="the switch that set it; null: a request did")]
     created_at: Annotated[int, Field(description="when this version began")]
 
     @classmethod
@@ -66,6 +72,7 @@ class AliasObject(Object):
             version=alias.version,
             project_id=alias.project_id,
             key_id=alias.key_id,
+            switch=alias.switch_id,
             created_at=int(alias.created_at.timestamp()),
         )
 

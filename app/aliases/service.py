@@ -1,7 +1,8 @@
 """Use cases of aliases: names that stand for models, and change while the service runs."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import date
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
@@ -17,6 +18,7 @@ from app.base.errors import IllegalState, InvalidRequest, NotFound
 from app.http.pagination import Page
 from app.models import Alias, AliasDay
 from app.models.alias import AliasTarget, AliasTargets
+from app.models.alias_switch import RequestCount
 from app.services import Services
 
 MAX_ALIASES = 200  # of a project, and of the installation
@@ -67,7 +69,9 @@ def delete_alias(
     owner = _owner(caller, everywhere=everywhere)
     with services.database.transaction() as session:
         repository.lock(session, owner)
-        _get(session, owner, name)
+        before = repository.find(session, owner, name)
+        if before is None or not before.targets.models:
+            raise _unknown(name)
         repository.add_version(session, owner, name, AliasTargets(), caller.key_id)
         audit.record(session, caller, "alias.deleted", name)
     return AliasDeleted(id=name)
@@ -76,14 +80,16 @@ def delete_alias(
 def roll_back(
     services: Services, caller: Caller, name: str, version: int | None, *, everywhere: bool
 ) -> AliasObject:
-    """Put an earlier version in force again, by default the one before; it gets a new number."""
+    """Put an earlier version in force again, by default the one before the newest, or before all
+    that a switch set; it gets a new number.
+    """
     owner = _owner(caller, everywhere=everywhere)
     with services.database.transaction() as session:
         repository.lock(session, owner)
-        versions = {alias.version: alias for alias in repository.versions(session, owner, name)}
+        versions = repository.versions(session, owner, name)
         if not versions:
             raise _unknown(name)
-        wanted = versions.get(max(versions) - 1 if version is None else version)
+        wanted = _find_earlier(versions, version)
         if wanted is None:
             missing = "earlier version" if version is None else f"version {version}"
             raise IllegalState(
@@ -158,6 +164,49 @@ def resolve(session: Session, project_id: str, name: str) -> str:
     return name if targets is None else targets.heaviest
 
 
+def find_own(session: Session, project_id: str, name: str) -> Alias | None:
+    """Return the version in force of a name that the project has itself."""
+    alias = repository.find(session, project_id, name)
+    return alias if alias is not None and alias.targets.models else None
+
+
+def get_own(session: Session, project_id: str, name: str) -> Alias:
+    """Return the version in force of a name that the project has itself. Raises `NotFound`."""
+    alias = find_own(session, project_id, name)
+    if alias is None:
+        raise _unknown(name)
+    return alias
+
+
+def lock_own(session: Session, project_id: str, name: str) -> Alias | None:
+    """Return the version in force of a project's own name, which stays in force until the
+    transaction ends.
+    """
+    repository.lock(session, project_id)
+    return repository.find(session, project_id, name)
+
+
+def move(
+    session: Session,
+    alias: Alias,
+    targets: AliasTargets,
+    *,
+    switch_id: str,
+    key_id: str | None,
+) -> Alias:
+    """Let a locked name stand for others, in the course of a switch. Raises `InvalidRequest` where
+    a model has been deleted.
+    """
+    _check_models(session, alias.project_id, alias.name, targets)
+    return repository.add_version(session, alias.project_id, alias.name, targets, key_id, switch_id)
+
+
+def counts_since(
+    session: Session, project_id: str, name: str, day: date
+) -> dict[str, RequestCount]:
+    return repository.counts_since(session, project_id, name, day)
+
+
 def names_of(session: Session, model_id: str) -> list[Alias]:
     """Return the aliases, of any project, that stand for a model."""
     return [
@@ -194,11 +243,16 @@ def _owner(caller: Caller, *, everywhere: bool) -> str | None:
     return caller.project_id
 
 
-def _get(session: Session, owner: str | None, name: str) -> Alias:
-    alias = repository.find(session, owner, name)
-    if alias is None or not alias.targets.models:
-        raise _unknown(name)
-    return alias
+def _find_earlier(versions: Sequence[Alias], version: int | None) -> Alias | None:
+    """Return the wanted version of these, the newest first. A canary has no version to go back to:
+    the rollback of a switch goes back to what was before it.
+    """
+    if version is not None:
+        return next((alias for alias in versions if alias.version == version), None)
+    newest, *others = versions
+    switch_id = newest.switch_id
+    earlier = (alias for alias in others if switch_id is None or alias.switch_id != switch_id)
+    return next(earlier, None)
 
 
 def _check_name(session: Session, project_id: str, name: str) -> None:

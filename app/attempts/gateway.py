@@ -26,7 +26,6 @@ from app.base.database import Database, now
 from app.base.settings import Settings
 from app.base.storage import Storage, keys
 from app.catalogue import repository as catalogue
-from app.evaluations import automatic as evaluations
 from app.garbage import orphans
 from app.jobs import checkpoint_repository, claims, next_job, repository
 from app.jobs.claims import Claim
@@ -37,6 +36,7 @@ from app.models.trainer_log import TrainerLog
 from app.models.worker import machine_of
 from app.notifier import wakeups
 from app.prices.service import price_of
+from app.switches import gate
 from app.usage import repository as usage
 from app.workers import service as workers
 from falqon_core.estimate.prices import Price
@@ -187,8 +187,8 @@ class DirectGateway:
         )
 
     def publish(self, job: Job, claim: Claim, result: TrainingResult) -> bool:
-        """Write model, artifacts, metrics, success and the evaluation to come in one transaction; a
-        range test has no model. Return False also if the user cancelled first.
+        """Write model, artifacts, metrics, success, and the evaluation and switch to come in one
+        transaction; a range test has no model. Return False also if the user cancelled first.
         """
         metrics = MetricsFile(self._database, self._storage, job)
 
@@ -215,7 +215,7 @@ class DirectGateway:
                     claims.update_attempt(session, claim, **measured)
                 if model_id is not None:
                     catalogue.add(session, *_rows_of(job, claim, model_id, result))
-                    evaluations.begin(session, session.get_one(Job, job.id, populate_existing=True))
+                    gate.begin(session, session.get_one(Job, job.id, populate_existing=True))
             return is_ours
 
         return self._write(claim, write)

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from app.base.plain_words import in_plain_words
+
 FAULT_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
 
 
@@ -144,7 +146,7 @@ def refusal_of(fault: Any) -> InvalidRequest:
     """
     # The first part is body, query, path or header.
     path = [str(part) for part in fault["loc"][1:] if part != "[key]"]
-    message = fault["msg"].removeprefix("Value error, ")
+    message = in_plain_words(fault)
     if fault["type"] == "value_error" and (field := re.match(r"([\w.]+): ", message)):
         path.append(field[1])
         message = message[field.end() :]

@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from app.base import env_file
+from app.base.plain_words import in_plain_words
 from app.base.setting_checks import (
     check_issuer,
     check_origin,
@@ -258,6 +259,19 @@ class Settings(BaseSettings):
     engine_answers: int = Field(
         64, ge=1, le=100_000, description="concurrent answers of that server per API process"
     )
+    judge_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s]+)?$",
+        description=(
+            "a server that speaks OpenAI's API and whose models judge answers of evaluations, such "
+            "as https://api.openai.com; it is sent rows and answers of every project that names "
+            "one; empty: none"
+        ),
+    )
+    judge_key: SecretStr | None = Field(None, description="API key of that server")
+    judge_models: list[str] = Field(
+        [], description="its models that a grader `score_model` may name"
+    )
     engine_host: str = Field(
         "127.0.0.1",
         min_length=1,
@@ -312,6 +326,14 @@ class Settings(BaseSettings):
             raise ValueError(
                 "FALQON_OIDC_ISSUER needs FALQON_OIDC_CLIENT_ID: register this service at the "
                 "identity provider."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _know_where_judges_are(self) -> Self:
+        if self.judge_models and not self.judge_url:
+            raise ValueError(
+                "FALQON_JUDGE_MODELS needs FALQON_JUDGE_URL, the server of the models."
             )
         return self
 
@@ -423,7 +445,7 @@ def _warn(sentence: str) -> None:
 
 def _sentence(fault: ErrorDetails) -> str:
     """Return the message for one of pydantic's errors, with the operator's variable."""
-    message = fault["msg"].removeprefix("Value error, ")
+    message = in_plain_words(fault)
     if not fault["loc"]:
         return message
     field = str(fault["loc"][0])

@@ -79,7 +79,7 @@ def _import_source(settings: Settings, source: str, output: Path) -> list[str]:
         signal_name = signal.Signals(-process.returncode).name
         raise ModelNotAdded(
             f"The import was ended by {signal_name}; "
-            "docs/models.md lists its limits of time and memory."
+            "docs/base-models.md lists its limits of time and memory."
         )
     if process.returncode != 0:
         lines = errors.decode(errors="replace").strip().splitlines()

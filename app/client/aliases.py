@@ -1,5 +1,6 @@
 """`falqon aliases`: names that stand for models, so that no application changes with the model."""
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -9,8 +10,10 @@ from app.client.api import Json, segment
 from app.client.columns import Column
 from app.client.command import Client, argument, command, option
 from app.client.errors import Misused
+from app.client.polling import poll
 
 ALIASES_PATH = "/aliases"
+SWITCH_POLL_SECONDS = 1.0
 
 app = typer.Typer(no_args_is_help=True, help="Model names: aliases for models.")
 
@@ -58,6 +61,53 @@ def set_alias(
     client.out.show(alias, _sentence(alias))
 
 
+@command(app, "switch", "falqon aliases switch support ft:new --if-not-worse --canary 5")
+def switch_alias(
+    client: Client,
+    name: Name,
+    model: Annotated[str, argument(metavar="MODEL", help="The result of a job.")],
+    if_not_worse: Annotated[
+        bool,
+        option("--if-not-worse", help="Compare it on held-out rows with what the name stands for."),
+    ] = False,
+    canary: Annotated[
+        int | None, option(help="First send this percentage of the requests, 1 to 50.")
+    ] = None,
+    file: Annotated[str | None, option(help="File id. Default: the job's held-out rows.")] = None,
+    wait: Annotated[
+        bool, typer.Option(help="Wait for the evaluation; exit 1 if the name is left as it is.")
+    ] = True,
+) -> None:
+    """Point a name at a new model, if that is not worse."""
+    if not if_not_worse:
+        raise Misused(
+            "A switch compares the models first: add --if-not-worse. Without a comparison, "
+            f"`falqon aliases set {name} {model}` does it."
+        )
+    body = {"model": model, "canary": canary} | ({} if file is None else {"file": file})
+    path = _path(name, "/switches", False)
+    switch = client.api.post(path, body)
+    while wait and switch["status"] == "evaluating":
+        time.sleep(SWITCH_POLL_SECONDS)
+        how_to_go_on = "The evaluation goes on, and decides by itself."
+        switch = poll(client, f"{path}/{switch['id']}", how_to_go_on=how_to_go_on)
+    client.out.show(switch, _switch_sentence(switch))
+    if switch["status"] in ("kept", "rolled_back"):
+        raise typer.Exit(1)
+
+
+@command(app, "switches", "falqon aliases switches support")
+def list_switches(client: Client, name: Name) -> None:
+    """Show the switches of a name, newest first."""
+    page = client.api.get(_path(name, "/switches", False))
+    rows = (
+        (each["model"], _status(each), each["reason"], text.moment(each["created_at"]))
+        for each in page["data"]
+    )
+    columns = (Column("to", "shortened"), "status", Column("reason", "wrapped"), "asked")
+    client.out.page(page, columns, rows, "None yet; `falqon aliases switch` begins one.")
+
+
 @command(app, "rollback", "falqon aliases rollback support")
 def roll_back(
     client: Client,
@@ -65,7 +115,7 @@ def roll_back(
     version: Annotated[int | None, option(help="Default: the version before.")] = None,
     everywhere: Everywhere = False,
 ) -> None:
-    """Restore the previous version of a name."""
+    """Restore the previous version of a name, or the one before a switch."""
     body = {} if version is None else {"version": version}
     alias = client.api.post(_path(name, "/rollback", everywhere), body)
     client.out.show(alias, _sentence(alias))
@@ -83,7 +133,12 @@ def list_versions(client: Client, name: Name, everywhere: Everywhere = False) ->
     """Show the versions of a name, newest first."""
     page = client.api.get(_path(name, "/versions", everywhere))
     rows = (
-        (each["version"], _models(each), text.moment(each["created_at"]), each["key_id"])
+        (
+            each["version"],
+            _models(each),
+            text.moment(each["created_at"]),
+            each["switch"] or each["key_id"],
+        )
         for each in page["data"]
     )
     client.out.page(page, ("version", Column("stood for", "shortened"), "since", "by"), rows, "")
@@ -139,6 +194,17 @@ def _models(alias: Json) -> str:
 
 def _sentence(alias: Json) -> str:
     return f"{alias['id']} stands for {_models(alias)} (version {alias['version']})."
+
+
+def _switch_sentence(switch: Json) -> str:
+    if switch["status"] == "evaluating":
+        return f"{switch['id']} is in progress; `falqon aliases switches` shows its outcome."
+    return f"{switch['alias']}, {_status(switch)}: {switch['reason']}."
+
+
+def _status(switch: Json) -> str:
+    words = str(switch["status"]).replace("_", " ")
+    return f"{words} at {switch['canary']} %" if words == "canary" else words
 
 
 def _milliseconds(milliseconds: float | None) -> str:

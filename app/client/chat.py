@@ -13,7 +13,7 @@ import httpx
 import typer
 
 from app.client.api import Json
-from app.client.command import Client, argument
+from app.client.command import Client, ModelId
 from app.client.errors import ApiUnavailable, ClientError, Misused, NoConnection, Refused
 from app.client.server_sent_events import DONE, read_messages
 
@@ -21,6 +21,9 @@ CHAT_PATH = "/chat/completions"
 ANSWER_TIMEOUT_SECONDS = 600.0  # The service waits as long for its engine.
 LOADING_SECONDS = 600.0
 LOADING = "model_loading"
+HOW_TO_TALK = (
+    "/system TEXT sets a system prompt, /retry asks again, Ctrl-C ends an answer, Ctrl-D leaves."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class AnswerPart:
 
 def chat(
     client: Client,
-    model: Annotated[str, argument(metavar="MODEL")],
+    model: ModelId,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.")] = None,
     once: Annotated[
         str | None, typer.Option(metavar="TEXT", help="Ask one question and exit.")
@@ -67,7 +70,25 @@ class Conversation:
         self.has_begun = False
         self._client = client
         self._options = {name: value for name, value in options.items() if value is not None}
-        self._messages = [] if system is None else [_message("system", system)]
+        self._messages: list[Json] = []
+        if system is not None:
+            self.set_system(system)
+
+    @property
+    def model(self) -> str:
+        return str(self._options["model"])
+
+    def set_system(self, text: str) -> None:
+        """Have the answers from now on follow another system prompt; an empty one is none."""
+        turns = [message for message in self._messages if message["role"] != "system"]
+        self._messages = [_message("system", text), *turns] if text else turns
+
+    def forget_last(self) -> str | None:
+        """Forget the last turn, and return its question."""
+        if not self._messages or self._messages[-1]["role"] != "assistant":
+            return None
+        *self._messages, question, _ = self._messages
+        return str(question["content"])
 
     def retrieve_answer(self, question: str) -> Json:
         messages = [*self._messages, _message("user", question)]
@@ -160,13 +181,13 @@ def _talk(client: Client, conversation: Conversation) -> None:
         raise Misused("With --json one question is answered.", "Give it with --once, or on stdin.")
     with suppress(ImportError):
         import readline  # noqa: F401  # so that what is typed can be edited, and found again
-    client.out.say("Ctrl-C ends an answer, Ctrl-D leaves.", "dim")
+    client.out.say(f"{conversation.model}. {HOW_TO_TALK}", "dim")
     while True:
         try:
             if (question := _read_question(client)) is None:
                 return
-            if question.strip():
-                conversation.print_answer(question, with_reasoning=True)
+            if asked := _obey(conversation, question):
+                conversation.print_answer(asked, with_reasoning=True)
         except KeyboardInterrupt:
             client.out.note("Ended.")
         except ClientError as error:
@@ -174,6 +195,17 @@ def _talk(client: Client, conversation: Conversation) -> None:
             if not conversation.has_begun and not isinstance(error, Refused):
                 raise
             client.out.error(error)
+
+
+def _obey(conversation: Conversation, line: str) -> str | None:
+    """Do what a line that begins with a slash says; return the question to ask, if any."""
+    command, _, text = line.strip().partition(" ")
+    if command == "/system":
+        conversation.set_system(text.strip())
+        return None
+    if command == "/retry":
+        return conversation.forget_last()
+    return line if line.strip() else None
 
 
 def _read_question(client: Client) -> str | None:

@@ -1,7 +1,8 @@
 """The columns of a table that fit on a terminal, and the width of each.
 
-An id is never cut or wrapped, for it is there to be copied. Words give way first, then whole
-columns, from the last one on: each row stays one line, and `--json` has what is left out.
+An id is never cut or wrapped, for it is there to be copied; a terminal shows its end, which every
+command takes. Words give way first, then whole columns, from the last one on: each row stays one
+line, and `--json` has what is left out.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,15 @@ from rich.cells import cell_len
 
 GAP = 2
 MIN_WORDS_WIDTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A value of two forms: whole for a program, short for a terminal, which may colour it."""
+
+    whole: str
+    short: str
+    style: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,11 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 import typer
 
 from app.client.api import Api
+from app.client.completion import complete
 from app.client.connection import Connection, resolve
 from app.client.errors import ClientError, Misused
 from app.client.output import Output
-from app.client.references import FILE, JOB, Reference
+from app.client.references import BATCH, FILE, JOB, MODEL, Reference
 
 P = ParamSpec("P")
 NO_TEXT = "surrogates not allowed"  # Python's words for bytes of an argument that are no UTF-8
@@ -33,12 +34,21 @@ ApiKey = Annotated[
     option(envvar="FALQON_API_KEY", help="API key; else OPENAI_API_KEY, else this machine's own."),
 ]
 Limit = Annotated[int, typer.Option(help="Maximum number to show.")]
-JobId = Annotated[
-    str, argument(metavar="JOB", help="Its id, the end of it, its suffix, or @last."), JOB
-]
-FileId = Annotated[
-    str, argument(metavar="FILE", help="Its id, the end of it, its name, or @last."), FILE
-]
+
+
+def name_object(metavar: str, ways: str, reference: Reference) -> Any:
+    """Return an argument that names an object, which a shell completes from the service."""
+    return argument(
+        metavar=metavar,
+        help=f"Its id, {ways}, or @last.",
+        autocompletion=complete(reference),
+    )
+
+
+JobId = Annotated[str, name_object("JOB", "the end of it, its suffix", JOB), JOB]
+FileId = Annotated[str, name_object("FILE", "the end of it, its name", FILE), FILE]
+ModelId = Annotated[str, name_object("MODEL", "the end of a fine-tuned one's", MODEL), MODEL]
+BatchId = Annotated[str, name_object("BATCH", "the end of it", BATCH), BATCH]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own objects as JSON.")]
 
 
@@ -131,8 +141,8 @@ def _resolve(api: Api, own: inspect.Signature, arguments: dict[str, Any]) -> dic
     """Return the arguments, with ids in place of what a person has written for them."""
     for parameter in own.parameters.values():
         for mark in getattr(parameter.annotation, "__metadata__", ()):
-            if isinstance(mark, Reference):
-                written = arguments[parameter.name]
+            written = arguments.get(parameter.name)
+            if isinstance(mark, Reference) and written is not None:
                 arguments[parameter.name] = mark.resolve(api, written)
     return arguments
 

@@ -16,7 +16,7 @@ from rich.progress import (
 from app.base.terminal import one_line
 from app.client import text
 from app.client.api import Json, segment
-from app.client.command import Client, argument, option
+from app.client.command import Client, ModelId, option
 from app.client.errors import Refused
 from app.client.fetching import Block, Moved, RemoteObject, fetch
 
@@ -25,7 +25,7 @@ UNSAFE_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
 
 def download(
     client: Client,
-    model: Annotated[str, argument(help="Name, as in `falqon models list`.")],
+    model: ModelId,
     output: Annotated[
         Path | None, option(help="Folder to write to. Default: one named after the model.")
     ] = None,

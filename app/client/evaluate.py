@@ -141,9 +141,19 @@ def _show_answers(client: Client, title: str, examples: list[Json], graders: lis
             "dim",
         )
         client.out.facts(
-            {"prompt": example["prompt"], "answer": example["answer"] or "(nothing)"}
-            | {"expected": example["expected"] or "(nothing)"}
+            {
+                "prompt": example["prompt"],
+                "answer": example["answer"] or "(nothing)",
+                "base": _base_answer(example),
+                "expected": example["expected"] or "(nothing)",
+            }
         )
+
+
+def _base_answer(example: Json) -> str:
+    """Return what the base says; nothing where an older service does not tell."""
+    answer = example.get("base_answer")
+    return "" if answer is None else str(answer) or "(nothing)"
 
 
 def _table(result: Json) -> Iterator[tuple[str, ...]]:

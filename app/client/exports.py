@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from app.client.api import segment
-from app.client.command import Client, argument, option
+from app.client.command import Client, ModelId, option
 from app.client.polling import wait_until_done
 
 EXPORT_POLL_SECONDS = 1.0
@@ -22,9 +22,7 @@ class Format(StrEnum):
 
 def export_model(
     client: Client,
-    model: Annotated[
-        str, argument(metavar="MODEL", help="A fine-tuned model, or a checkpoint of its job.")
-    ],
+    model: ModelId,
     to: Annotated[
         Format,
         option(
@@ -35,7 +33,9 @@ def export_model(
     ],
     wait: Annotated[bool, typer.Option(help="Wait until it is done; exit 1 if that fails.")] = True,
 ) -> None:
-    """Export a model in another format; the result is a model of its own."""
+    """Export a fine-tuned model, or a checkpoint of its job, in another format; the result is a
+    model of its own.
+    """
     path = f"/models/{segment(model)}/exports"
     export = client.api.post(path, {"format": to.value}, repeatable=True)
     if wait:

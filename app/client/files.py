@@ -49,11 +49,11 @@ def list_files(
     page = client.api.get("/files", {"purpose": filter_by, "limit": limit, "after": after})
     rows = (
         (
-            file["id"],
+            text.short_id(file["id"]),
             file["filename"],
-            _state(file),
+            text.state(file["status"], file.get("status_details") or ""),
             text.size(file["bytes"]),
-            text.moment(file["created_at"]),
+            text.age(file["created_at"]),
         )
         for file in page["data"]
     )

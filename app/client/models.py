@@ -1,16 +1,16 @@
 from functools import partial
-from typing import Annotated
 
 import typer
 
 from app.client import text
 from app.client.api import Json, segment
-from app.client.command import Client, argument, command
+from app.client.columns import Column
+from app.client.command import Client, ModelId, command
 from app.client.exports import export_model
 
 app = typer.Typer(no_args_is_help=True, help="Base models and fine-tuned models.")
 
-ModelId = Annotated[str, argument(metavar="MODEL")]
+BASES = {"falqon-tiny": "(a test model: it knows nothing)"}
 
 
 @command(app, "list", "falqon models list")
@@ -19,16 +19,16 @@ def list_models(client: Client) -> None:
     page = client.api.get("/models?adapters=true")
     rows = (
         (
-            model["id"],
+            text.short_model(model["id"]),
             text.size(model.get("bytes") or 0),
-            text.moment(model["created"]),
-            model.get("base_model") or "(base)",
+            text.age(model["created"]),
+            model.get("base_model") or BASES.get(model["id"], "(base)"),
         )
         for model in page["data"]
     )
     client.out.page(
         page,
-        ("id", "size", "created", "made from"),
+        ("id", "size", "created", Column("made from", "shortened")),
         rows,
         "There are no models; an administrator adds base models (`falqon admin models add`).",
     )

@@ -65,7 +65,9 @@ class Output:
         The columns are in the order of their importance: the last one goes first where not all fit.
         """
         names = [columns.Column(head) if isinstance(head, str) else head for head in heads]
-        cells = [["" if cell is None else one_line(cell) for cell in row] for row in rows]
+        is_short = self.console.is_terminal
+        table_rows = [[_text(cell, is_short=is_short) for cell in row] for row in rows]
+        cells = [[cell.plain for cell in row] for row in table_rows]
         widths = columns.fit(names, cells, self.console.width)
         # A single column may be wider than a terminal.
         if not self.console.is_terminal or len(widths) == 1:
@@ -81,8 +83,8 @@ class Output:
                 no_wrap=not wraps,
                 overflow="fold" if wraps else "ellipsis",
             )
-        for row in cells:
-            table.add_row(*(Text(cell) for cell in row[: len(widths)]))
+        for row in table_rows:
+            table.add_row(*row[: len(widths)])
         self.console.print(table)
 
     def facts(self, facts: Mapping[str, object]) -> None:
@@ -119,6 +121,12 @@ class Output:
         self._errors.print(text, soft_wrap=True)
         if error.hint:
             self._errors.print(Text(plain(error.hint), "dim"), soft_wrap=True)
+
+
+def _text(cell: object, *, is_short: bool) -> Text:
+    if isinstance(cell, columns.Cell):
+        return Text(one_line(cell.short), cell.style) if is_short else Text(one_line(cell.whole))
+    return Text("" if cell is None else one_line(cell))
 
 
 def _json(value: Mapping[str, Any], indent: int | None = None) -> str:

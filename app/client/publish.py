@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.client.api import segment
-from app.client.command import Client, argument
+from app.client.command import Client, ModelId, argument
 from app.client.download import download_files, folder_name
 from app.client.errors import ClientError, Misused, NoConnection, Refused
 
@@ -27,7 +27,7 @@ WHICH_TOKEN = "Set HF_TOKEN to one that may write there, or run `hf auth login`.
 
 def publish(
     client: Client,
-    model: Annotated[str, argument(help="Name, as in `falqon models list`.")],
+    model: ModelId,
     destination: Annotated[str, argument(help="hf:OWNER/NAME, created if missing.")],
     private: Annotated[
         bool,

@@ -1,7 +1,9 @@
 """The ways in which a person may name an object of the service."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.client.errors import Misused, NoSuchObject
 
@@ -9,9 +11,20 @@ if TYPE_CHECKING:
     from app.client.api import Api
 
 LAST = "@last"
+RANDOM_END = re.compile(r"[0-9a-f]{4,8}")
 MIN_END_LENGTH = 4  # characters of the end of an id, which is random
-NUM_SEARCHED = 100  # newest objects
+SHORT_LENGTH = 8  # characters of the end that tables show
+PAGE_SIZE = 100
+MAX_PAGES = 10  # of newest objects that are searched
 MAX_NAMED = 5
+
+Json = dict[str, Any]
+
+
+def shorten(id_: str) -> str:
+    """Return the end by which commands know an object; the id of a base model is its name."""
+    has_random_end = id_.startswith(("ft:", "ftjob-", "file-"))
+    return id_[-SHORT_LENGTH:] if has_random_end else id_
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +36,66 @@ class Reference:
     name: str  # field with the name
     noun: str
 
+    def is_whole(self, text: str) -> bool:
+        return text.startswith(self.prefix)
+
+    def name_of(self, found: Json) -> str | None:
+        return found.get(self.name)
+
+    def pages(self, api: "Api") -> Iterator[list[Json]]:
+        """Yield pages of the newest, the newest first."""
+        after = None
+        for _ in range(MAX_PAGES):
+            query = {"limit": PAGE_SIZE, "after": after}
+            page = api.get(self.path, query, repeatable=True)
+            yield page["data"]
+            if not page.get("has_more") or not page["data"]:
+                return
+            after = page["data"][-1]["id"]
+
     def resolve(self, api: "Api", text: str) -> str:
         """Return the id. A text that names nothing stays as it is, for the service to refuse."""
-        if text.startswith(self.prefix):
+        if self.is_whole(text):
             return text
-        newest = api.get(self.path, {"limit": NUM_SEARCHED}, repeatable=True)["data"]
-        if text == LAST:
-            if not newest:
-                raise NoSuchObject(f"There is no {self.noun} yet.")
-            return str(newest[0]["id"])
+        for newest in self.pages(api):
+            if text == LAST:
+                if not newest:
+                    raise NoSuchObject(f"There is no {self.noun} yet.")
+                return str(newest[0]["id"])
+            if found := self._find(newest, text):
+                return found
+        return text
+
+    def _find(self, newest: list[Json], text: str) -> str | None:
+        """Return the id of the only one that the text names."""
         is_end = len(text) >= MIN_END_LENGTH
-        found = [each["id"] for each in newest if is_end and each["id"].endswith(text)]
-        found = found or [each["id"] for each in newest if each.get(self.name) == text]
+        found = [each["id"] for each in newest if each["id"] == text]
+        found = found or [each["id"] for each in newest if is_end and each["id"].endswith(text)]
+        found = found or [each["id"] for each in newest if self.name_of(each) == text]
         if len(found) > 1:
             ids = ", ".join(found[:MAX_NAMED]) + (", …" if len(found) > MAX_NAMED else "")
             raise Misused(f"'{text}' names {len(found)} {self.noun}s: {ids}.")
-        return found[0] if found else text
+        return str(found[0]) if found else None
+
+
+class ModelReference(Reference):
+    """A model: a base by its whole id, a fine-tuned one by the end of its id, too, or `@last`."""
+
+    __slots__ = ()
+
+    def is_whole(self, text: str) -> bool:
+        return text != LAST and not RANDOM_END.fullmatch(text)
+
+    def name_of(self, found: Json) -> str | None:
+        return None
+
+    def pages(self, api: "Api") -> Iterator[list[Json]]:
+        models = api.get(self.path, repeatable=True)["data"]
+        newest = sorted(models, key=lambda model: -model["created"])
+        yield sorted(newest, key=lambda model: not model.get("fine_tuning_job"))
 
 
 JOB = Reference("/fine_tuning/jobs", "ftjob-", "suffix", "job")
 FILE = Reference("/files", "file-", "filename", "file")
+BATCH = Reference("/batches", "batch_", "input_file_id", "batch")
+MODEL = ModelReference("/models", "ft:", "id", "model")

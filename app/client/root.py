@@ -2,7 +2,7 @@
 
 import typer
 
-from app.client import aliases, files, keys, models, projects, webhooks
+from app.client import aliases, batches, files, keys, models, projects, webhooks
 from app.client.agents.command import connect, mcp
 from app.client.chat import chat
 from app.client.command import command
@@ -11,6 +11,7 @@ from app.client.download import download
 from app.client.evaluate import evaluate
 from app.client.jobs import commands as jobs
 from app.client.move import commands as move
+from app.client.open_page import open_page
 from app.client.prices import prices
 from app.client.publish import publish
 from app.client.status import status
@@ -24,6 +25,7 @@ def join(app: typer.Typer) -> None:
         ("files", files),
         ("jobs", jobs),
         ("models", models),
+        ("batches", batches),
         ("aliases", aliases),
         ("keys", keys),
         ("projects", projects),
@@ -41,6 +43,7 @@ def join(app: typer.Typer) -> None:
     command(app, "download", "falqon download MODEL --output model", panel=PANEL)(download)
     command(app, "evaluate", "falqon evaluate JOB --grader same", panel=PANEL)(evaluate)
     command(app, "mcp", "falqon mcp", panel=PANEL, connect=connect)(mcp)
+    command(app, "open", "falqon open @last", panel=PANEL)(open_page)
     command(app, "prices", "falqon prices", panel=PANEL)(prices)
     command(app, "publish", "falqon publish MODEL hf:acme/support --private", panel=PANEL)(publish)
     command(app, "status", "falqon status", panel=PANEL)(status)

@@ -1,5 +1,6 @@
 """Wording of values on a terminal."""
 
+import time
 from collections.abc import Mapping
 from decimal import Decimal
 from itertools import pairwise
@@ -9,8 +10,11 @@ from app.base import text
 from app.base.terminal import one_line
 from app.base.text import duration as duration
 from app.base.text import size as size
+from app.client.columns import Cell
+from app.client.references import shorten
 
 MOST_DIGITS = 15  # of an amount that is written out; a service may send any exponent
+MAX_MODEL_WIDTH = 40  # characters of a model's id on a terminal
 BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -29,6 +33,44 @@ def usd(amount: object) -> str:
 def moment(seconds: int | None) -> str:
     """Write a moment to the minute; nothing where there is none."""
     return "" if seconds is None else text.minute(seconds)
+
+
+STYLES = {  # Colours of states on a terminal.
+    "succeeded": "green",
+    "processed": "green",
+    "running": "blue",
+    "paused": "yellow",
+    "failed": "red",
+    "error": "red",
+    "cancelled": "dim",
+}
+
+
+def short_id(id_: str) -> Cell:
+    """Return an id that a terminal shows by its end."""
+    return Cell(id_, shorten(id_))
+
+
+def short_model(id_: str) -> Cell:
+    """Return the id of a model, of which a narrow terminal shows the end."""
+    is_long = len(id_) > MAX_MODEL_WIDTH
+    return Cell(id_, f"…{id_[1 - MAX_MODEL_WIDTH :]}" if is_long else id_)
+
+
+def age(seconds: int) -> Cell:
+    """Return a moment that a terminal shows as an age."""
+    passed = max(0.0, time.time() - seconds)
+    shown = f"{int(passed)} s ago"
+    for unit, name in ((text.MINUTE, "min"), (text.HOUR, "h"), (text.DAY, "d")):
+        if passed >= unit:
+            shown = f"{int(passed // unit)} {name} ago"
+    return Cell(text.minute(seconds), shown)
+
+
+def state(status: str, details: str = "") -> Cell:
+    """Return a state in its colour, with what is wrong."""
+    words = f"{status}: {details}" if details else status
+    return Cell(words, words.replace("_", " ", 1), STYLES.get(status, ""))
 
 
 def health(job: Mapping[str, Any]) -> list[str]:

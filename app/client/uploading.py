@@ -22,7 +22,7 @@ POLL_SECONDS = (0.1, 0.2, 0.5, 1.0)
 MAX_CHECK_SECONDS = 1800.0  # The official client waits as long.
 
 
-def upload(client: Client, path: Path) -> Json:
+def upload(client: Client, path: Path, *, purpose: str = PURPOSE) -> Json:
     try:
         file = path.open("rb")
     except OSError as error:
@@ -30,11 +30,16 @@ def upload(client: Client, path: Path) -> Json:
     with file:
         if not file.seekable():
             raise Misused(f"{path} is a pipe; its size has to be known, so write it to a file.")
-        return upload_content(client, path.name, file)
+        return upload_content(client, path.name, file, purpose=purpose)
 
 
 def upload_content(
-    client: Client, name: str, file: BinaryIO, *, idempotency_key: str | None = None
+    client: Client,
+    name: str,
+    file: BinaryIO,
+    *,
+    purpose: str = PURPOSE,
+    idempotency_key: str | None = None,
 ) -> Json:
     """Upload an open file from its beginning; with an idempotency key it becomes one file however
     often that is done.
@@ -51,22 +56,27 @@ def upload_content(
     with Progress(*columns, console=client.out.console, transient=True, disable=quiet) as progress:
         content = progress.wrap_file(file, total=total, description=name)
         if total > PART_BYTES:
-            return _in_parts(client, name, content, total, idempotency_key)
+            return _in_parts(client, name, content, total, purpose, idempotency_key)
         try:
             return client.api.send_file(
-                "/files", {"purpose": PURPOSE}, (name, content), idempotency_key=idempotency_key
+                "/files", {"purpose": purpose}, (name, content), idempotency_key=idempotency_key
             )
         except Refused as error:  # The service chooses the limit of one request.
             if error.body.get("code") != TOO_LARGE:
                 raise
         content.seek(0)
-        return _in_parts(client, name, content, total, idempotency_key)
+        return _in_parts(client, name, content, total, purpose, idempotency_key)
 
 
 def _in_parts(
-    client: Client, name: str, content: BinaryIO, total: int, idempotency_key: str | None
+    client: Client,
+    name: str,
+    content: BinaryIO,
+    total: int,
+    purpose: str,
+    idempotency_key: str | None,
 ) -> Json:
-    body = {"filename": name, "bytes": total, "mime_type": "application/jsonl", "purpose": PURPOSE}
+    body = {"filename": name, "bytes": total, "mime_type": "application/jsonl", "purpose": purpose}
     path = f"/uploads/{segment(client.api.post('/uploads', body)['id'])}"
     parts = []
     digest = hashlib.md5(usedforsecurity=False)

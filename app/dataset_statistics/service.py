@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
 from app.base.errors import InvalidRequest
+from app.base.plain_words import in_plain_words
 from app.catalogue import service as catalogue
 from app.dataset_statistics import repository
 from app.dataset_statistics.repository import StatisticsKey
@@ -69,7 +70,7 @@ def _one_text(chat_template_kwargs: str) -> str:
     try:
         return write_template_kwargs(read_template_kwargs(chat_template_kwargs))
     except ValidationError as error:
-        reason = error.errors(include_url=False)[0]["msg"]
+        reason = in_plain_words(error.errors(include_url=False)[0])
         raise InvalidRequest(
             "chat_template_kwargs: write a JSON object of names and values, such as "
             f'{{"enable_thinking": false}}; {reason}',

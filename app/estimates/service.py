@@ -151,10 +151,11 @@ def estimate_job(
     gpu: str = ANY_DEVICE,
     num_gpus: int = 1,
     validation_report: FileReport | None = None,
-    is_evaluated: bool = False,
+    num_evaluated_models: int = 0,
 ) -> Estimate:
     """Estimate a job. `recipe` must be resolved. `validation_report`: of the validation file, where
-    there is one. `is_evaluated`: once it has succeeded, where an engine answers for its model.
+    there is one. `num_evaluated_models`: that answer those records once it has succeeded, where an
+    engine answers for its model.
     `project_id`: the project whose measurements come before those of others. `amount`: of the whole
     training file, once this model's tokenizer has counted it, or as `tokens_basis` says. Without a
     `target`, on `num_gpus` of the device that `gpu` names, or of the default one.
@@ -190,11 +191,10 @@ def estimate_job(
     if not settings.engine_url:
         result = result.model_copy(update={"engine_note": engine_note(model.config)})
     has_questions = num_held_out and shape_held_out != "text" and not recipe.find_rate
-    if is_evaluated and has_questions and not result.engine_note:
+    if num_evaluated_models and has_questions and not result.engine_note:
         tokens_per_row = validation_tokens / num_held_out
-        evaluation = _estimate_evaluation(
-            session, settings, model, num_held_out, tokens_per_row, target, project_id
-        )
+        rows = (num_held_out, tokens_per_row, num_evaluated_models)
+        evaluation = _estimate_evaluation(session, settings, model, *rows, target, project_id)
         result = result.model_copy(update={"evaluation": evaluation})
     if amount is None and report.num_learned_turns > report.num_records:
         most = tokens_from_characters(report.num_turn_characters, report.num_learned_turns)
@@ -213,6 +213,7 @@ def _estimate_evaluation(
     model: Model,
     num_rows: int,
     tokens_per_row: float,
+    num_models: int,
     target: TrainingTarget,
     project_id: str | None,
 ) -> EvaluationEstimate:
@@ -228,6 +229,7 @@ def _estimate_evaluation(
         price,
         target.num_devices if is_cpu else 1,
         repository.find_answer_rate(session, project_id, model.id) if project_id else None,
+        num_models,
     )
 
 

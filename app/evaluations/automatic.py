@@ -2,6 +2,7 @@
 publishes a result begins it.
 """
 
+from collections.abc import Sequence
 from decimal import Decimal
 
 from sqlalchemy.orm import Session
@@ -9,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.base.errors import ApiError
 from app.evaluations import plan
 from app.jobs.events import NewEvent, append
-from app.models import Job, Project
+from app.models import Evaluation, Job, Project
 from app.models.evaluation import EvaluationPlan
 from app.models.graders import AnyGrader, StringCheck, TextSimilarity
 from falqon_core.estimate.evaluation import MAX_ROWS, MAX_TOKENS
@@ -20,13 +21,15 @@ GRADERS: list[AnyGrader] = [
 ]
 
 
-def begin(session: Session, job: Job) -> None:
+def begin(session: Session, job: Job, rivals: Sequence[str] = ()) -> Evaluation | None:
     """Add the evaluation that the estimate of a job announced, in the transaction that publishes
-    its result. An obstacle becomes an event: the job has succeeded either way.
+    its result. An obstacle becomes an event: the job has succeeded either way. The `rivals` of a
+    switch are asked, too.
     """
     estimate = job.estimate.evaluation if job.estimate is not None else None
-    if estimate is None or not session.get_one(Project, job.project_id).evaluate:
-        return
+    is_wanted = job.requested.falqon.switch or session.get_one(Project, job.project_id).evaluate
+    if estimate is None or not is_wanted:
+        return None
     left = _left_of_budget(job)
     if left is not None and estimate.cost > left:
         reason = (
@@ -34,20 +37,21 @@ def begin(session: Session, job: Job) -> None:
             f"`falqon evaluate {job.id}` does it."
         )
         _tell_skipped(session, job, reason, "falqon.budget.max_cost_usd")
-        return
+        return None
     try:
         file_id, origin = plan.rows_of(session, job.project_id, job, None)
         planned = EvaluationPlan(
             graders=GRADERS,
-            models=plan.models_of(session, job.project_id, job, []),
+            models=plan.models_of(session, job.project_id, job, rivals=rivals),
+            rivals=list(rivals),
             max_rows=MAX_ROWS,
             max_tokens=MAX_TOKENS,
             max_cost_usd=left,
         )
     except ApiError as error:
         _tell_skipped(session, job, error.message, error.param)
-        return
-    plan.add(session, job, file_id, origin, planned)
+        return None
+    return plan.add(session, job, file_id, origin, planned)
 
 
 def _left_of_budget(job: Job) -> Decimal | None:

@@ -2,17 +2,22 @@
 plans one, too.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
-from app.base.errors import IllegalState, InvalidRequest, NotFound
+from app.auth.caller import Caller
+from app.base.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.base.ids import new_id
+from app.base.settings import Settings
 from app.catalogue import service as catalogue
 from app.files import lookup as files
 from app.jobs import lookup as jobs
 from app.jobs.base_model import own_checkpoint
 from app.jobs.checkpoints import checkpoint_name
-from app.models import Evaluation, Job, OperationStatus
+from app.models import Evaluation, Job, OperationStatus, Scope
 from app.models.evaluation import EvaluatedModel, EvaluationPlan, Origin
+from app.models.graders import Graders
 
 ID_PREFIX = "eval-"
 
@@ -65,11 +70,16 @@ def rows_of(session: Session, project_id: str, job: Job, file_id: str | None) ->
 
 
 def models_of(
-    session: Session, project_id: str, job: Job, steps: list[int]
+    session: Session,
+    project_id: str,
+    job: Job,
+    steps: Sequence[int] = (),
+    rivals: Sequence[str] = (),
 ) -> list[EvaluatedModel]:
     """Return the models to evaluate, the base first. Raises if a model is not in the catalogue."""
     base = job.base_model_id if job.base_checkpoint_id is None else job.requested.model
     models = [EvaluatedModel(model=base, role="base")]
+    models += [EvaluatedModel(model=rival, role="current") for rival in rivals if rival != base]
     model_id = jobs.model_id(session, job)
     for step in sorted(set(steps)):
         name = checkpoint_name(model_id, step)
@@ -86,6 +96,32 @@ def models_of(
     for model in models:
         _require(session, project_id, model.model)
     return models
+
+
+def check_judges(session: Session, caller: Caller, settings: Settings, graders: Graders) -> None:
+    """Raise `InvalidRequest` for a judge that is neither a model of the project nor one that the
+    operator names, and `Forbidden` for an agent's key that would ask one of the operator: no budget
+    counts that.
+    """
+    for judge in graders.judges:
+        if judge in settings.judge_models:
+            if caller.scope is Scope.AGENT:
+                raise Forbidden(
+                    f"graders: an agent's key asks no judge of the operator's, such as '{judge}'; "
+                    "take a model of /v1/models.",
+                    param="graders",
+                )
+            continue
+        try:
+            catalogue.get(session, caller.project_id, judge)
+        except NotFound as error:
+            external = ", ".join(settings.judge_models) or "none"
+            raise InvalidRequest(
+                f"graders: no model '{judge}' judges here; take one of /v1/models, or of the "
+                f"operator's judges ({external}).",
+                param="graders",
+                code="judge_not_found",
+            ) from error
 
 
 def _require(session: Session, project_id: str, model_id: str) -> None:

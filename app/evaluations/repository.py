@@ -1,7 +1,9 @@
+from collections.abc import Sequence
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.models import Evaluation
+from app.models import Evaluation, EvaluationAnswer
 
 
 def find(session: Session, project_id: str, job_id: str, evaluation_id: str) -> Evaluation | None:
@@ -23,3 +25,13 @@ def newest_first(
     if after is not None:
         statement = statement.where(Evaluation.id < after)
     return list(session.scalars(statement.order_by(Evaluation.id.desc()).limit(limit + 1)))
+
+
+def answers_of(
+    session: Session, evaluation_id: str, numbers: Sequence[int]
+) -> dict[int, EvaluationAnswer]:
+    """Return the answers to these rows, by their numbers."""
+    statement = select(EvaluationAnswer).where(
+        EvaluationAnswer.evaluation_id == evaluation_id, EvaluationAnswer.number.in_(numbers)
+    )
+    return {answer.number: answer for answer in session.scalars(statement)}

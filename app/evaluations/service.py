@@ -27,13 +27,14 @@ def create_evaluation(
     project_id = caller.project_id
     with services.database.transaction() as session:
         job = jobs.get(session, project_id, job_id)
+        plan.check_judges(session, caller, services.settings, request)
         file_id, origin = plan.rows_of(session, project_id, job, request.file)
         planned = EvaluationPlan(
             graders=request.graders,
             models=plan.models_of(session, project_id, job, request.checkpoints),
             max_rows=request.max_rows,
             max_tokens=request.max_tokens,
-            max_cost_usd=agent_budget.admit_evaluation(session, caller),
+            max_cost_usd=agent_budget.admit_answers(session, caller),
         )
         operations.admit(session, Evaluation, project_id, MAX_IN_PROGRESS)
         evaluation = plan.add(session, job, file_id, origin, planned)

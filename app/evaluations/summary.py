@@ -31,7 +31,7 @@ def summarise(result: EvaluationResult) -> str:
         return f"{base.mean:.2f} by {base.grader} ({_rows(result)})."
     return (
         f"{WORDS[difference.verdict]}: {model.mean:.2f} against {base.mean:.2f} by "
-        f"{model.grader} ({_rows(result)}, {_p_value(difference)})."
+        f"{model.grader} ({describe_evidence(result, difference)})."
     )
 
 
@@ -52,12 +52,19 @@ def verdict_of(evaluation_id: str, result: EvaluationResult) -> JobVerdict | Non
     )
 
 
+def describe_evidence(result: EvaluationResult, difference: Difference) -> str:
+    return f"{_rows(result)}, {_p_value(difference)}"
+
+
+def deciding_grader(result: EvaluationResult) -> int:
+    """Return the place of the first grader that gave the last model or the base anything."""
+    pairs = zip(result.models[0].scores, result.models[-1].scores, strict=True)
+    return next((number for number, pair in enumerate(pairs) if any(s.mean for s in pair)), 0)
+
+
 def _compare(result: EvaluationResult) -> _Comparison:
-    """Compare the last model with the base, which comes first, by the first grader that gave
-    either of them anything.
-    """
-    pairs = list(zip(result.models[0].scores, result.models[-1].scores, strict=True))
-    base, model = next((pair for pair in pairs if any(score.mean for score in pair)), pairs[0])
+    """Compare the last model with the base, which comes first, by the deciding grader."""
+    base, model = (result.models[at].scores[deciding_grader(result)] for at in (0, -1))
     return _Comparison(base, model, model.difference)
 
 

@@ -19,6 +19,7 @@ from app.files.tables import UploadTable
 from app.garbage import orphans
 from app.models import File, FileCheck, FileImport, FileStatus, Purpose
 from app.models.answer_file import AnswerFileOrigin
+from app.models.batch import MAX_BATCH_BYTES
 from app.notifier.broker import Notifier
 from app.operations import service as operations
 
@@ -46,6 +47,11 @@ def validate_name(filename: str | None, param: str) -> str:
             code="invalid_filename",
         )
     return name
+
+
+def max_bytes(purpose: Purpose, limit: int) -> int:
+    """Return the most bytes of a file where others may have `limit`."""
+    return min(limit, MAX_BATCH_BYTES) if purpose is Purpose.BATCH else limit
 
 
 def new_key(project_id: str) -> tuple[str, str]:

@@ -48,6 +48,12 @@ def get_for_job(
     return training, _check_usable(session, validation, validation_file, "validation_file")
 
 
+def get_for_batch(session: Session, project_id: str, file_id: str) -> File:
+    """Return a file of requests, which stays while the transaction lasts."""
+    file = repository.find(session, project_id, file_id, lock=True)
+    return _check_usable(session, file, file_id, "input_file_id", Purpose.BATCH)
+
+
 def import_of(session: Session, file: File) -> FileImport | None:
     """Return the import that the records of a file come from; None if they were uploaded."""
     return repository.imports_of(session, [file.id]).get(file.id)
@@ -63,12 +69,18 @@ def require_content(file: File) -> None:
         )
 
 
-def _check_usable(session: Session, file: File | None, file_id: str, param: str) -> File:
+def _check_usable(
+    session: Session,
+    file: File | None,
+    file_id: str,
+    param: str,
+    purpose: Purpose = Purpose.FINE_TUNE,
+) -> File:
     reason = None
     if file is None:
         reason = f"no such file: {file_id}"
-    elif file.purpose != Purpose.FINE_TUNE:
-        reason = f"{file_id} has purpose '{file.purpose}', not '{Purpose.FINE_TUNE}'"
+    elif file.purpose != purpose:
+        reason = f"{file_id} has purpose '{file.purpose}', not '{purpose}'"
     elif file.status == FileStatus.ERROR:
         reason = f"{file_id} is not valid: {file.status_details}"
     elif file.expires_at is not None and file.expires_at <= now(session):

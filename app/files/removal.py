@@ -12,10 +12,10 @@ from app.models import File
 
 def delete(session: Session, project_id: str, file_id: str) -> None:
     file = get(session, project_id, file_id, lock=True)
-    job_id = repository.live_job_using(session, project_id, file_id)
-    if job_id is not None:
+    user_id = repository.find_user(session, project_id, file_id)
+    if user_id is not None:
         raise IllegalState(
-            f"The file is used by {job_id}, which has not ended; cancel the job first.",
+            f"The file is used by {user_id}, which has not ended; cancel it first.",
             code="file_in_use",
             param="id",
         )
@@ -23,18 +23,18 @@ def delete(session: Session, project_id: str, file_id: str) -> None:
 
 
 def remove_expired(database: Database) -> int:
-    """Remove some of them and return how many; a file that a job needs waits for the job's end."""
+    """Remove some of them and return how many; a file that is needed waits for the end of that."""
     with database.read() as session:
         if not repository.list_expired(session, lock=False):
             return 0
     with database.transaction() as session:
-        # Two statements: only the second sees a job that took a file while the first waited for its
+        # Two statements: only the second sees who took a file while the first waited for its
         # lock.
         locked = repository.list_expired(session, lock=True)
         free = [
             file
             for file in locked
-            if repository.live_job_using(session, file.project_id, file.id) is None
+            if repository.find_user(session, file.project_id, file.id) is None
         ]
         _remove(session, free)
         return len(free)

@@ -8,6 +8,7 @@ from app.base.ids import new_id
 from app.base.storage import Stored
 from app.files.schemas import Order
 from app.models import (
+    Batch,
     DatasetStatistics,
     File,
     FileCheck,
@@ -125,20 +126,36 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
     return list(session.scalars(_own(project_id, [text, *ids]).order_by(File.id.desc())))
 
 
-def live_job_using(session: Session, project_id: str, file_id: str) -> str | None:
+def find_user(session: Session, project_id: str, file_id: str) -> str | None:
+    """Return the job or the batch that reads the file and has not ended."""
     uses = (Job.training_file_id == file_id) | (Job.validation_file_id == file_id)
-    return session.scalar(
-        select(Job.id).where(Job.project_id == project_id, uses, Job.status.in_(LIVE)).limit(1)
+    job = select(Job.id).where(Job.project_id == project_id, uses, Job.status.in_(LIVE)).limit(1)
+    batch = (
+        select(Batch.id)
+        .where(
+            Batch.project_id == project_id,
+            Batch.input_file_id == file_id,
+            Batch.status == OperationStatus.IN_PROGRESS,
+        )
+        .limit(1)
     )
+    return session.scalar(job) or session.scalar(batch)
 
 
 def list_expired(session: Session, *, lock: bool) -> list[File]:
-    """Find some files that are expired and that no job needs. No new job can take locked ones."""
+    """Find some files that are expired and that neither a job nor a batch needs. No new one can
+    take locked ones.
+    """
     uses = (Job.training_file_id == File.id) | (Job.validation_file_id == File.id)
-    needed = select(Job.id).where(uses, Job.status.in_(LIVE)).exists()
+    of_job = select(Job.id).where(uses, Job.status.in_(LIVE)).exists()
+    of_batch = (
+        select(Batch.id)
+        .where(Batch.input_file_id == File.id, Batch.status == OperationStatus.IN_PROGRESS)
+        .exists()
+    )
     statement = (
         select(File)
-        .where(File.expires_at < now_plus_once(), File.deleted_at.is_(None), ~needed)
+        .where(File.expires_at < now_plus_once(), File.deleted_at.is_(None), ~of_job, ~of_batch)
         .order_by(File.expires_at)  # ordered so that Postgres uses the index
         .limit(REMOVED_AT_ONCE)
     )

@@ -23,12 +23,6 @@ UploadPurpose = Literal[
     Purpose.USER_DATA,
     Purpose.EVALS,
 ]
-DETAILS_OF_PURPOSE: dict[str, str] = {
-    Purpose.BATCH: (
-        "The file is kept, and nothing here runs it: batches are not served; call "
-        "/v1/chat/completions for each line."
-    )
-}
 Order = Literal["asc", "desc"]
 Lifetime = Annotated[int, Field(ge=MIN_LIFETIME_SECONDS, le=MAX_LIFETIME_SECONDS)]
 
@@ -116,7 +110,7 @@ class FileObject(Object):
             filename=file.filename,
             purpose=file.purpose,
             status=file.status,
-            status_details=file.status_details or DETAILS_OF_PURPOSE.get(file.purpose),
+            status_details=file.status_details,
             report=file.report,
             source=FileSource.of(imported) if imported else None,
             made_of=file.made_of,

@@ -55,7 +55,7 @@ def create_file(
     """Store a file; one of purpose `fine-tune` is then checked by a worker, after the conversion of
     a table into JSON lines.
     """
-    limit = services.settings.max_file_bytes
+    limit = creation.max_bytes(purpose, services.settings.max_file_bytes)
     if num_bytes > limit:
         raise TooLarge(
             f"file: {num_bytes} bytes; the limit for one file is {limit}. "

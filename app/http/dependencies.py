@@ -70,6 +70,7 @@ IdempotencyKey = Annotated[
         description="the same key again, with the same content, answers with the same object",
     ),
 ]
+RetryCount = Annotated[int, Header(alias="x-stainless-retry-count", ge=0, include_in_schema=False)]
 ServicesDep = Annotated[Services, Depends(_services)]
 InferenceCaller = Annotated[Caller, Depends(_CALLERS[Scope.INFER])]
 Reader = Annotated[Caller, Depends(_CALLERS[Scope.READ])]

@@ -8,9 +8,6 @@ NOT_SERVED = {
     "model beside this service, with vLLM for example, and give its address to the client.",
     "moderations": "Moderations are not served here; "
     f"{ASK_CHAT} of a model that judges text, or leave the check to another service.",
-    "batches": "Batches are not served here; "
-    f"{ASK_CHAT} for each line, several at once. `falqon evaluate` sends each record of a file "
-    "to a model.",
     "images": "Images are not served here: models here read and write text alone.",
     "videos": "Videos are not served here: models here read and write text alone.",
     "audio": "Audio is not served here: models here read and write text alone.",

@@ -12,17 +12,10 @@ from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from app.base.errors import ApiError
+from app.inference.documents import choices_of, parse, strip
 from app.inference.forms import AnswerForm
 from app.inference.outbox import Outbox
-from app.inference.proxy import (
-    Exchange,
-    OpenAnswer,
-    choices_of,
-    headers,
-    parse,
-    run_all,
-    strip,
-)
+from app.inference.proxy import Exchange, OpenAnswer, headers, run_all
 from app.inference.questions import EngineRequest
 from app.inference.refusals import CONNECTION_ERRORS, EngineError, refusal_of
 from app.inference.rewriting import Rewriter, trim

@@ -54,6 +54,12 @@ def unload_idle(session: Session, engine: Engine, idle_seconds: float) -> bool:
     return leases.execute(session, Engine, delete(Engine).where(*_is_held(engine), *is_idle))
 
 
+def is_patient(session: Session, engine: Engine) -> bool:
+    """Return whether only batches have asked for an engine so far."""
+    patient = select(Engine.is_patient).where(Engine.model_id == engine.model_id)
+    return bool(session.scalar(patient))
+
+
 def idle_engines(session: Session, owner: str, idle_seconds: float) -> Sequence[str]:
     """Return the models that a worker has loaded and that have no request, the least recently used
     first.

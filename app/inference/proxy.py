@@ -14,10 +14,11 @@ from fastapi import Request, Response
 
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, Unavailable
+from app.inference.documents import join, parse
 from app.inference.forms import AnswerForm, dump
 from app.inference.questions import EngineRequest
-from app.inference.refusals import CONNECTION_ERRORS, EngineError, refusal_of
-from app.inference.rewriting import Rewriter, trim
+from app.inference.refusals import CONNECTION_ERRORS, refusal_of
+from app.inference.rewriting import Rewriter
 from app.inference.service import EngineTarget
 from app.inference.turns import EngineQueue, EngineTurn
 from app.inference.usage import UsageTally, usage_of
@@ -26,7 +27,6 @@ CONNECT_SECONDS = 5.0
 RESPONSE_SECONDS = 600.0  # the timeout of the official client
 MAX_CONNECTIONS = 2_000
 CHECKED_EVERY_SECONDS = 0.5
-ENGINE_FIELDS = ("timings", "usage")  # the engine's own figures, and the usage of one choice
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -188,16 +188,8 @@ async def fetch_answer(
 
     fetch_all = partial(run_all, [partial(fetch, question) for question in questions])
     await while_connected(fetch_all, request, exchange)
-    choices = [
-        choice | {"index": question.choice}
-        for question, document in zip(questions, documents, strict=True)
-        for choice in choices_of(document)
-    ]
-    document = strip(documents[0]) | {"choices": choices}
-    if all(usage_of(each) for each in documents):
-        document["usage"] = exchange.tally.document(is_private=exchange.target.is_private)
-    trim(document)
-    rewriter.rewrite(document)
+    is_private = exchange.target.is_private
+    document = join(questions, documents, rewriter, exchange.tally, is_private=is_private)
     return Response(dump(form.whole(document)), headers=headers("application/json"))
 
 
@@ -272,25 +264,3 @@ class _Done(Exception):
 
 def headers(content_type: str) -> dict[str, str]:
     return {"content-type": content_type, "cache-control": "no-store"}
-
-
-def parse(raw: bytes) -> dict[str, Any]:
-    """Return an answer or an event of the engine. Raises `EngineError`."""
-    try:
-        document = json.loads(raw)
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
-        raise EngineError("The engine's response is not a JSON object.")
-    return document
-
-
-def strip(document: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in document.items() if name not in ENGINE_FIELDS}
-
-
-def choices_of(document: dict[str, Any]) -> list[dict[str, Any]]:
-    choices = document.get("choices")
-    if not isinstance(choices, list):
-        return []
-    return [choice for choice in choices if isinstance(choice, dict)]

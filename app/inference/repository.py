@@ -42,19 +42,33 @@ def is_private(session: Session, model: Model) -> bool:
     return len(session.scalars(select(Project.id).limit(2)).all()) == 1
 
 
-def request_engine(session: Session, model_id: str) -> bool:
+def request_engine(session: Session, model_id: str, *, is_patient: bool = False) -> bool:
     """Have the model loaded unless a live worker has it; return True if workers are to be notified.
 
     An engine that has failed, or whose worker has been silent for a lease, waits for a worker
-    again.
+    again. `is_patient`: a batch asks for it.
     """
-    row = {"model_id": model_id, "state": EngineState.WAITING, "used_at": now_plus(), "attempt": 0}
+    row = {
+        "model_id": model_id,
+        "state": EngineState.WAITING,
+        "used_at": now_plus(),
+        "attempt": 0,
+        "is_patient": is_patient,
+    }
     insert = insert_or(session, Engine).values(**row).on_conflict_do_nothing()
     if session.scalar(insert.returning(Engine.model_id)) is not None:
         return True
     is_gone = and_(Engine.state.in_(ON_A_WORKER), Engine.lease_expires_at < now_plus())
     is_over = or_(Engine.state == EngineState.FAILED, is_gone)
-    again = {"state": EngineState.WAITING, "error_code": None, "error_message": None}
+    again = {
+        "state": EngineState.WAITING,
+        "error_code": None,
+        "error_message": None,
+        "is_patient": is_patient,
+    }
+    if not is_patient:  # one that waits, or is being loaded, is patient no longer
+        hurried = update(Engine).where(Engine.model_id == model_id, Engine.is_patient)
+        session.execute(hurried.values(is_patient=False), execution_options=UNSYNCED)
     statement = update(Engine).where(Engine.model_id == model_id, is_over)
     statement = statement.values(used_at=now_plus(), **again).returning(Engine.model_id)
     return session.scalar(statement, execution_options=UNSYNCED) is not None

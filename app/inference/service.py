@@ -88,7 +88,13 @@ async def find_target(services: Services, caller: Caller, model_id: str) -> Engi
 
 
 def find_or_request(
-    settings: Settings, database: Database, notifier: Notifier, project_id: str, model_id: str
+    settings: Settings,
+    database: Database,
+    notifier: Notifier,
+    project_id: str,
+    model_id: str,
+    *,
+    is_patient: bool = False,
 ) -> EngineTarget | None:
     """Return the engine of a model; None if a worker has to load it, which is then requested.
 
@@ -112,7 +118,7 @@ def find_or_request(
             note_use(database, target)
         return target
     with database.transaction() as session:
-        is_new = repository.request_engine(session, model_id)
+        is_new = repository.request_engine(session, model_id, is_patient=is_patient)
     if is_new:
         notifier.notify(Engine, model_id)
     return None
@@ -140,7 +146,9 @@ def _is_checkpoint(session: Session, project_id: str, name: str) -> bool:
     return False
 
 
-def poll(database: Database, project_id: str, model_id: str) -> EngineTarget | None:
+def poll(
+    database: Database, project_id: str, model_id: str, *, is_patient: bool = False
+) -> EngineTarget | None:
     """Return the requested engine once it is ready. Raises the reason if it cannot be."""
     with database.read() as session:
         engine = repository.find(session, model_id)
@@ -153,7 +161,7 @@ def poll(database: Database, project_id: str, model_id: str) -> EngineTarget | N
         raise _failure_of(engine)
     if engine is None:  # unloaded again meanwhile
         with database.transaction() as session:
-            repository.request_engine(session, model_id)
+            repository.request_engine(session, model_id, is_patient=is_patient)
     return None
 
 

@@ -14,7 +14,7 @@ from app.base.database import now
 from app.base.errors import InvalidRequest, QuotaExceeded
 from app.jobs import repository
 from app.keys import service as keys
-from app.models import Scope
+from app.models import ApiKey, Scope
 from app.models.falqon_options import Budget
 from app.usage import service as usage
 
@@ -52,9 +52,9 @@ def admit_job(session: Session, caller: Caller, budget: Budget | None) -> None:
         )
 
 
-def admit_evaluation(session: Session, caller: Caller) -> Decimal | None:
-    """Return the most that an evaluation may cost, None for any amount. Raise `QuotaExceeded` if
-    nothing is left of the day of an agent's key.
+def admit_answers(session: Session, caller: Caller) -> Decimal | None:
+    """Return the most that an evaluation or a batch may cost, None for any amount. Raise
+    `QuotaExceeded` if nothing is left of the day of an agent's key.
     """
     if caller.scope is not Scope.AGENT:
         return None
@@ -66,6 +66,14 @@ def admit_evaluation(session: Session, caller: Caller) -> Decimal | None:
             param="daily_budget_usd",
         )
     return day.left
+
+
+def is_spent(session: Session, project_id: str, key_id: str) -> bool:
+    """Return whether nothing is left of the day of an agent's key, revoked or not."""
+    key = keys.find_even_revoked(session, project_id, key_id)
+    if key is None or key.scope != Scope.AGENT:
+        return False
+    return not _day_of(session, project_id, key).left
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +97,12 @@ class Day:
 
 
 def _read_day(session: Session, caller: Caller) -> Day:
+    return _day_of(session, caller.project_id, keys.lock(session, caller.key_id))
+
+
+def _day_of(session: Session, project_id: str, key: ApiKey) -> Day:
     return Day(
-        keys.lock(session, caller.key_id).daily_budget_usd or Decimal(0),
-        usage.cost_of_key(session, caller.project_id, caller.key_id, now(session).date()),
-        repository.unspent_budget(session, caller.project_id, caller.key_id),
+        key.daily_budget_usd or Decimal(0),
+        usage.cost_of_key(session, project_id, key.id, now(session).date()),
+        repository.unspent_budget(session, project_id, key.id),
     )

@@ -7,7 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.auth import audit
 from app.auth.caller import Caller
-from app.base.errors import InvalidRequest
+from app.base.errors import Forbidden, InvalidRequest
 from app.base.ids import new_id
 from app.base.settings import Settings
 from app.base.tracing import current_traceparent
@@ -17,7 +17,7 @@ from app.jobs.events import NewEvent, append
 from app.jobs.plan import plan_job, plan_without_files
 from app.jobs.resolution import FilePlan, resolve_job, resolve_stated
 from app.jobs.validation import queue_validated
-from app.models import Desired, FileStatus, Job, JobMetadata, JobStatus
+from app.models import Desired, FileStatus, Job, JobMetadata, JobStatus, Scope
 from app.models.job_request import EstimateRequest, JobRequest
 from app.projects import quotas
 from falqon_core.estimate.estimate import Estimate
@@ -51,6 +51,12 @@ def create(
     study_id: str | None = None,
 ) -> Job:
     project_id = caller.project_id
+    if request.falqon.switch is not None and caller.scope is Scope.AGENT:
+        raise Forbidden(
+            "falqon.switch: an agent's key changes no names of models; leave it out, and have the "
+            "name switched with a key of the scope 'write'.",
+            param="falqon.switch",
+        )
     planned = plan_job(session, project_id, request, settings, lock=True)
     agent_budget.admit_job(session, caller, request.falqon.budget)
     quotas.admit_job(session, project_id)

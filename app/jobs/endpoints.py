@@ -10,6 +10,7 @@ from app.http.dependencies import (
     Agent,
     IdempotencyKey,
     Reader,
+    RetryCount,
     ServicesDep,
     Writer,
 )
@@ -46,7 +47,6 @@ METADATA_FILTER = {
     },
 }
 
-RetryCount = Annotated[int, Header(alias="x-stainless-retry-count", ge=0, include_in_schema=False)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"], route_class=ApiRoute)

@@ -3,7 +3,7 @@ cursor, use the repository.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, NamedTuple, TypeVar
@@ -314,6 +314,28 @@ def in_order(session: Session, project_id: str, ids: Sequence[str]) -> list[Job]
     rows = session.scalars(select(Job).where(Job.project_id == project_id, Job.id.in_(ids)))
     jobs = {job.id: job for job in rows}
     return [jobs[id_] for id_ in ids if id_ in jobs]
+
+
+def count_by_study(
+    session: Session, project_id: str, ids: Collection[str]
+) -> dict[str, dict[JobStatus, int]]:
+    """Return the numbers of jobs of these studies by status."""
+    if not ids:
+        return {}
+    statement = (
+        select(Job.study_id, Job.status, func.count())
+        .where(Job.project_id == project_id, Job.study_id.in_(ids))
+        .group_by(Job.study_id, Job.status)
+    )
+    counts = {(study_id, status): num for study_id, status, num in session.execute(statement)}
+    return {
+        study_id: {
+            status: num
+            for status in JobStatus
+            if (num := counts.get((study_id, status))) is not None
+        }
+        for study_id in ids
+    }
 
 
 def _filter_jobs(statement: Select[T], project_id: str, query: JobQuery) -> Select[T]:

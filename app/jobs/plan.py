@@ -53,12 +53,25 @@ def _plan_model(
     session: Session, project_id: str, request: JobRequest, settings: Settings, *, lock: bool
 ) -> tuple[RequestedRecipe, Model, Checkpoint | None]:
     requested = resolve_recipe(request)
+    _check_switch(session, project_id, request)
     estimates.check_device(session, request.falqon.gpu, settings)
     name = aliases.resolve(session, project_id, request.model)
     model, checkpoint = base_of(session, project_id, name, lock=lock)
     estimates.check_fits_model(model.config, requested.recipe)
     _check_fits_disk(model, requested.recipe, settings)
     return requested, model, checkpoint
+
+
+def _check_switch(session: Session, project_id: str, request: JobRequest) -> None:
+    """Raise `InvalidRequest` where the project has no such name to switch."""
+    switch = request.falqon.switch
+    if switch is not None and aliases.find_own(session, project_id, switch.alias) is None:
+        raise InvalidRequest(
+            f"falqon.switch.alias: the project has no name '{switch.alias}' of its own; "
+            f"`falqon aliases set {switch.alias} MODEL` lets it stand for today's model.",
+            param="falqon.switch.alias",
+            code="alias_not_found",
+        )
 
 
 def _check_fits_disk(model: Model, recipe: Recipe, settings: Settings) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.base.errors import InvalidRequest
+from app.base.plain_words import in_plain_words
 from app.models.falqon_options import Budget
 from app.models.job_request import DpoHyperparameters, Hyperparameters, JobRequest
 from app.models.stored_json import build_validator
@@ -133,7 +134,7 @@ def _merge_fields(request: JobRequest) -> tuple[dict[str, Any], float]:
 
 def _impossible(error: ValidationError, param: str | None = None) -> InvalidRequest:
     fault = error.errors(include_url=False)[0]
-    message = fault["msg"].removeprefix("Value error, ")
+    message = in_plain_words(fault)
     if param is None:
         name = str(fault["loc"][0]) if fault["loc"] else message.partition(":")[0]
         param = {"num_epochs": "n_epochs"}.get(name, name)

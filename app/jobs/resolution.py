@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from app.aliases import service as aliases
 from app.base.settings import Settings
 from app.dataset_statistics.service import exact_amount
 from app.estimates import service as estimates
 from app.files.unused import describe_unused_fields
+from app.jobs.budget_warnings import warn_of_budget
 from app.jobs.gpus import limit_auto
 from app.jobs.requests import RequestedRecipe
 from app.models import Checkpoint, File, FileStatus, Model, Project
@@ -17,6 +19,7 @@ from app.models.job_request import JobRequest, TrainingData
 from falqon_core.contract.automatic import MIN_RECORDS
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Estimate, TokensBasis
+from falqon_core.estimate.evaluation import NUM_MODELS
 from falqon_core.estimate.long_text import EpochAmount
 from falqon_core.records.file_check import FileReport
 from falqon_core.records.shapes import wrong_kind
@@ -98,6 +101,8 @@ def resolve_job(
             f"No record is held out to check the model: the file has fewer than {MIN_RECORDS}. "
             "Send a validation file, or set validation_fraction."
         )
+    budget = plan.request.falqon.budget
+    warnings += [each.text for each in warn_of_budget(budget, resolved.estimate)]
     warnings = resolved.estimate.warnings + warnings
     estimate = resolved.estimate.model_copy(update={"warnings": warnings})
     return ResolvedJob(recipe, estimate, resolved.num_gpus, unused_fields)
@@ -142,10 +147,19 @@ def _estimate(
         gpu=plan.request.falqon.gpu,
         num_gpus=num_gpus,
         validation_report=validation_report,
-        is_evaluated=_is_evaluated(session, plan),
+        num_evaluated_models=_num_evaluated_models(session, plan),
     )
     return ResolvedJob(recipe, estimate, num_gpus)
 
 
-def _is_evaluated(session: Session, plan: JobPlan) -> bool:
-    return plan.request.falqon.evaluate and session.get_one(Project, plan.project_id).evaluate
+def _num_evaluated_models(session: Session, plan: JobPlan) -> int:
+    """Return how many models the evaluation asks: the model, its base, and those that the name of
+    a switch stands for.
+    """
+    options = plan.request.falqon
+    if options.switch is not None:
+        alias = aliases.find_own(session, plan.project_id, options.switch.alias)
+        current = {target.model for target in alias.targets.models} if alias else set()
+        return NUM_MODELS + len(current - {plan.model.id})
+    is_wanted = options.evaluate and session.get_one(Project, plan.project_id).evaluate
+    return NUM_MODELS if is_wanted else 0

@@ -10,12 +10,11 @@ from app.base.database import now_plus
 from app.base.errors import BytesMissing, InvalidRequest
 from app.base.settings import Settings
 from app.jobs import repository
+from app.jobs.budget_warnings import warn_of_budget
 from app.jobs.events import NewEvent, append
 from app.jobs.requests import resolve_recipe
 from app.jobs.resolution import FilePlan, incompatibility, resolve_job
 from app.models import FileStatus, Job, JobStatus, Model
-from app.models.falqon_options import Budget
-from falqon_core.estimate.estimate import Estimate
 
 
 def finish_validation(session: Session, job: Job, settings: Settings) -> JobStatus:
@@ -78,7 +77,10 @@ def queue_validated(
             "steps": estimate.steps,
         },
     )
-    warnings = _budget_warning(job, resolved.estimate)
+    warnings = [
+        NewEvent(each.text, level="warn", data={"code": each.code, "param": each.param})
+        for each in warn_of_budget(job.budget, estimate)
+    ]
     if resolved.unused_fields:
         data = {"code": "unused_fields", "param": "training_file"}
         warnings.append(NewEvent(resolved.unused_fields, level="warn", data=data))
@@ -93,29 +95,6 @@ def queue_validated(
         num_gpus=resolved.num_gpus,
     )
     return JobStatus.QUEUED
-
-
-def _budget_warning(job: Job, estimate: Estimate) -> list[NewEvent]:
-    """Warn only: estimates err, and a job loses nothing at its cap."""
-    warnings: list[NewEvent] = []
-    budget = job.budget or Budget()
-    if estimate.cost.is_unpriced and budget.max_cost_usd is not None:
-        unpriced = (
-            f"The budget in dollars stops nothing on {estimate.device}, which has no price: set "
-            "one under Settings, Prices, or limit the seconds"
-        )
-        data = {"code": "budget_unpriced", "param": "falqon.budget.max_cost_usd"}
-        warnings.append(NewEvent(unpriced, level="warn", data=data))
-    cap = budget.find_reached_cap(estimate.seconds.low, estimate.cost.low)
-    if cap is None:
-        return warnings
-    at_best = f"{estimate.seconds.low:.0f} s and ${estimate.cost.low}"
-    text = (
-        f"The budget is less than this job is estimated to take at best ({at_best}); "
-        f"it will pause at {cap}"
-    )
-    data = {"code": "budget_below_estimate", "param": f"falqon.budget.{cap.split()[0]}"}
-    return [*warnings, NewEvent(text, level="warn", data=data)]
 
 
 def _fail(

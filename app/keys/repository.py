@@ -16,6 +16,11 @@ def lock(session: Session, key_id: str) -> ApiKey:
     return session.scalars(statement, execution_options={"populate_existing": True}).one()
 
 
+def find_even_revoked(session: Session, project_id: str, key_id: str) -> ApiKey | None:
+    mine = (ApiKey.project_id == project_id, ApiKey.id == key_id)
+    return session.scalars(select(ApiKey).where(*mine)).one_or_none()
+
+
 def name_of(session: Session, project_id: str, key_id: str) -> str | None:
     """Return the name of a key of the project, revoked or not."""
     mine = (ApiKey.project_id == project_id, ApiKey.id == key_id)

@@ -45,7 +45,7 @@ class KeyRequest(StrictModel):
     ) -> Decimal | None:
         is_agent = others.data.get("scope") is Scope.AGENT
         if is_agent and budget is None:
-            raise ValueError('a key of scope agent needs one, as a decimal string such as "5"')
+            raise ValueError('a key of scope agent needs one, such as "5"')
         if not is_agent and budget is not None:
             raise ValueError("only a key of scope agent has one")
         return budget

@@ -14,6 +14,7 @@ from app.base.ids import new_id
 from app.base.settings import Settings
 from app.http.pagination import Page, invalid_cursor
 from app.keys import repository
+from app.keys.repository import find_even_revoked as find_even_revoked
 from app.keys.repository import lock as lock
 from app.keys.repository import name_of as name_of
 from app.keys.schemas import KeyCreated, KeyDeleted, KeyObject, KeyRequest

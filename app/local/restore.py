@@ -14,6 +14,7 @@ from sqlalchemy import inspect
 
 from app.base import migrate
 from app.base.database import Database
+from app.base.plain_words import in_plain_words
 from app.base.settings import Settings
 from app.base.storage import Storage, keys
 from app.base.storage.hashing import Hashes
@@ -66,7 +67,7 @@ def _read_manifest(folder: Path) -> BackupManifest:
     except (FileNotFoundError, NotADirectoryError):
         raise BackupFailed(f"{folder} holds no whole backup: {MANIFEST} is missing.") from None
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
+        reason = in_plain_words(error.errors()[0]).rstrip(".")
         raise BackupFailed(
             f"{folder / MANIFEST} is none that this version has written: {reason}."
         ) from None

@@ -2,17 +2,20 @@
 
 from app.models.alias import Alias
 from app.models.alias_day import AliasDay
+from app.models.alias_switch import AliasSwitch, SwitchStatus
 from app.models.api_key import ApiKey, Scope
 from app.models.artifact import Artifact
 from app.models.attempt import Attempt
 from app.models.audit_log import AuditLog
 from app.models.base import Base
+from app.models.batch import Batch, BatchAnswer
 from app.models.checkpoint import Checkpoint
 from app.models.checkpoint_permission import CheckpointPermission
 from app.models.dataset_statistics import DatasetStatistics
 from app.models.ended_session import EndedSession
 from app.models.engine import Engine, EngineState
 from app.models.evaluation import Evaluation
+from app.models.evaluation_answer import EvaluationAnswer
 from app.models.event import Event
 from app.models.export import Export
 from app.models.file import File, FileStatus, Purpose
@@ -46,12 +49,15 @@ __all__ = [
     "DEFAULT_PROJECT_ID",
     "Alias",
     "AliasDay",
+    "AliasSwitch",
     "AnswerKind",
     "ApiKey",
     "Artifact",
     "Attempt",
     "AuditLog",
     "Base",
+    "Batch",
+    "BatchAnswer",
     "Checkpoint",
     "CheckpointPermission",
     "DatasetStatistics",
@@ -62,6 +68,7 @@ __all__ = [
     "Engine",
     "EngineState",
     "Evaluation",
+    "EvaluationAnswer",
     "Event",
     "Export",
     "File",
@@ -86,6 +93,7 @@ __all__ = [
     "StoredAnswerMetadata",
     "Study",
     "Submission",
+    "SwitchStatus",
     "Upload",
     "UploadPart",
     "UploadStatus",

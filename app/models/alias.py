@@ -8,6 +8,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.models.base import Base, CreatedAt, PydanticType
 from app.models.strict_model import StrictModel
 
+ALIAS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}$"
 MAX_TARGETS = 8
 MAX_WEIGHT = 1_000_000
 EVERYWHERE = text("project_id IS NULL")
@@ -55,5 +56,6 @@ class Alias(Base):
     version: Mapped[int]
     targets: Mapped[AliasTargets] = mapped_column(PydanticType(AliasTargets))
     key_id: Mapped[str | None]  # null: from the settings
+    switch_id: Mapped[str | None]  # the switch that set it; null: a person did
     created_at: Mapped[CreatedAt]
     replaced_at: Mapped[datetime | None]

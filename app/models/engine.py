@@ -32,6 +32,8 @@ class Engine(Leased):
     used_at: Mapped[datetime]
     # Exempt from making room for others and from the idle timeout.
     keep_loaded: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # Only batches have asked for it, so it takes no place of a model that was just in use.
+    is_patient: Mapped[bool] = mapped_column(default=False, server_default=false())
     # Figures of the latest heartbeat; null if unknown.
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     num_requests: Mapped[int | None]  # requests that it serves at the moment

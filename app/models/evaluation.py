@@ -10,13 +10,15 @@ from app.models.graders import Graders
 from app.models.operation import Operation
 from app.models.usage_day import Dollars
 
-Role = Literal["base", "checkpoint", "result"]
+Role = Literal["base", "current", "checkpoint", "result"]
 Origin = Literal["file", "validation_file", "validation_fraction"]
 Verdict = Literal["better", "worse", "no_clear_difference"]
 
 
 class EvaluatedModel(BaseModel):
-    """Model to evaluate: the base that the training began from, a checkpoint, or the result."""
+    """Model to evaluate: the base that the training began from, one that a name stands for, a
+    checkpoint, or the result.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,30 +30,22 @@ class EvaluatedModel(BaseModel):
 class EvaluationPlan(Graders):
     """Rows and models of an evaluation. The base comes first. `max_cost_usd`: the rest of the
     job's budget for one that nobody asked for, the rest of the day's for one of an agent.
+    `rivals`: models that a name stands for, with each of which the last model is compared, too.
     """
 
     models: list[EvaluatedModel]
+    rivals: list[str] = []
     max_rows: int
     max_tokens: int
     max_cost_usd: Decimal | None = None
 
 
-class RankedAnswer(BaseModel):
-    """Answer of the last model to a row, with its scores in the order of the graders."""
-
-    row: int
-    scores: list[float]
-    answer: str
-
-
 class AnswerScores(BaseModel):
     """Scores of each model's answers so far: in the order of the rows, and in each row in that of
-    the graders; null for a row that the engine refused. `ranked`: the best answers of the last
-    model and its worst ones, the best first.
+    the graders; null for a row that the engine refused.
     """
 
     by_model: dict[str, list[list[float] | None]] = Field(default_factory=dict)
-    ranked: list[RankedAnswer] = Field(default_factory=list)
 
 
 class Difference(BaseModel):
@@ -82,13 +76,30 @@ class ModelScores(EvaluatedModel):
 
 
 class AnswerExample(BaseModel):
-    """Answer of the last model beside the expected one; long texts are cut."""
+    """Answer of the last model beside the expected one and that of the base; long texts are cut."""
 
     line: Annotated[int, Field(description="line of the row in its file")]
     prompt: Annotated[str, Field(description="the last message before the answer")]
     expected: str
     answer: str
+    base_answer: Annotated[str | None, Field(description="null in an evaluation before 0.2.0")] = (
+        None
+    )
     scores: Annotated[list[float], Field(description="in the order of the graders")]
+
+
+class RivalScore(BaseModel):
+    """Score of the last model beside that of one that a name stands for."""
+
+    grader: str
+    mean: float
+    rival_mean: float
+    difference: Annotated[Difference, Field(description="from the rival on the same rows")]
+
+
+class RivalComparison(BaseModel):
+    rival: Annotated[str, Field(description="model that a name stands for")]
+    scores: Annotated[list[RivalScore], Field(description="in the order of the graders")]
 
 
 class EvaluationResult(BaseModel):
@@ -97,6 +108,10 @@ class EvaluationResult(BaseModel):
         int, Field(description="rows that an engine refused, as too long for the model's context")
     ]
     models: list[ModelScores]
+    rivals: Annotated[
+        list[RivalComparison],
+        Field(description="the last model against each that the name of a switch stands for"),
+    ] = []
     best: Annotated[list[AnswerExample], Field(description="of the last model, best first")] = []
     worst: Annotated[list[AnswerExample], Field(description="of the last model, worst first")] = []
 

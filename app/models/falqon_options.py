@@ -5,7 +5,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, PlainValidator, ValidationError, model_validator
 
+from app.base.plain_words import in_plain_words
 from app.models.strict_model import StrictModel
+from app.models.switch_options import SwitchOptions
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS, MethodName
 from falqon_core.contract.recipe_options import RecipeOptions
@@ -80,6 +82,7 @@ class FalqonOptions(RecipeOptions):
         description="compare the model with its base on the records that were held out, once the "
         "job has succeeded, unless the project has switched that off",
     )
+    switch: SwitchOptions | None = None
     sample_prompts: list[str] | None = Field(
         None, description="Not supported: prompts come from the validation data, see num_samples"
     )
@@ -99,8 +102,7 @@ class FalqonOptions(RecipeOptions):
         try:
             Recipe.model_validate(self.recipe_fields)
         except ValidationError as error:
-            message = error.errors(include_url=False)[0]["msg"]
-            raise ValueError(message.removeprefix("Value error, ")) from None
+            raise ValueError(in_plain_words(error.errors(include_url=False)[0])) from None
         return self
 
     @model_validator(mode="after")

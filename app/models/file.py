@@ -22,7 +22,8 @@ class Purpose(StrEnum):
     VISION = "vision"
     USER_DATA = "user_data"
     EVALS = "evals"
-    FINE_TUNE_RESULTS = "fine-tune-results"  # ours to write
+    FINE_TUNE_RESULTS = "fine-tune-results"  # ours to write, as the next one
+    BATCH_OUTPUT = "batch_output"
 
 
 class File(Base):

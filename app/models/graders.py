@@ -1,12 +1,14 @@
 """Graders in OpenAI's grammar, and two more: each scores an answer between 0 and 1."""
 
+import math
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, field_validator, model_validator
 
 from app.base.errors import InvalidRequest
 from app.models.base import JsonObject
+from app.models.grader_formula import FUNCTIONS, MAX_FORMULA, Formula, FormulaRefused
 from app.models.json_schema_limits import SchemaLimits
 from app.models.schema_tree import SchemaRefused
 from app.models.strict_model import StrictModel
@@ -15,6 +17,8 @@ OUTPUT = "sample.output_text"
 PLACEHOLDER = re.compile(r"\{\{([^{}]*)\}\}")
 ITEM_FIELD = re.compile(r"item(\.[A-Za-z0-9_-]{1,64}){1,8}")
 MAX_GRADERS = 8
+MAX_JUDGE_MESSAGES = 8
+MAX_JUDGES = 2  # of an evaluation: each asks a model about every answer
 MAX_TEMPLATE = 10_000
 MAX_SCHEMA_NODES = 1_000
 # Keywords with which a schema could loop, run for ever or read from an address.
@@ -23,11 +27,9 @@ REFUSED_KEYWORDS = frozenset(
     | {"patternProperties", "uniqueItems", "unevaluatedItems", "unevaluatedProperties"}
 )
 UNSUPPORTED_GRADERS = {
-    "score_model": "no model judges answers here",
-    "label_model": "no model judges answers here",
+    "label_model": "write a score_model, whose score says which label fits",
     "python": "no code of a request runs here",
     "endpoint": "answers are sent nowhere else",
-    "multi": "send several graders; each has its own column",
 }
 UNSUPPORTED_METRICS = ("bleu", "gleu", "meteor", "cosine")
 
@@ -126,8 +128,89 @@ class JsonSchema(Grader):
         return schema
 
 
+class JudgeMessage(StrictModel):
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Template
+
+
+class ScoreModel(StrictModel):
+    """Grader that has a model judge the answer."""
+
+    type: Literal["score_model"]
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    model: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=512,
+            description="a model here, or one that the operator names as a judge",
+        ),
+    ]
+    input: Annotated[
+        list[JudgeMessage],
+        Field(
+            min_length=1,
+            max_length=MAX_JUDGE_MESSAGES,
+            description="messages to the judge; they name the answer and fields of the row",
+        ),
+    ]
+    range: Annotated[
+        list[float],
+        Field(
+            min_length=2,
+            max_length=2,
+            description="least and greatest score of the judge; here they count as 0 and 1",
+        ),
+    ] = [0.0, 1.0]
+
+    @field_validator("range")
+    @classmethod
+    def _is_ascending(cls, range: list[float]) -> list[float]:
+        low, high = range
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError("write the least score and then a greater one")
+        return range
+
+
+TextGrader = Annotated[
+    StringCheck | TextSimilarity | MultipleChoice | JsonSchema | ScoreModel,
+    Field(discriminator="type"),
+]
+PartName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+
+
+class Multi(StrictModel):
+    """Grader that calculates one score from those of several."""
+
+    type: Literal["multi"]
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    graders: Annotated[
+        dict[PartName, TextGrader],
+        Field(min_length=1, max_length=MAX_GRADERS, description="by their names in the formula"),
+    ]
+    calculate_output: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=MAX_FORMULA,
+            description="such as `0.7 * right + 0.3 * close`: + - * / ^, parentheses, "
+            + ", ".join(FUNCTIONS)
+            + "; a value outside of 0 to 1 is cut, and one that is not defined is 0",
+        ),
+    ]
+
+    @model_validator(mode="after")
+    def _can_calculate(self) -> Self:
+        try:
+            Formula(self.calculate_output, self.graders)
+        except FormulaRefused as error:
+            raise ValueError(f"calculate_output: {error}") from None
+        return self
+
+
 AnyGrader = Annotated[
-    StringCheck | TextSimilarity | MultipleChoice | JsonSchema, Field(discriminator="type")
+    StringCheck | TextSimilarity | MultipleChoice | JsonSchema | ScoreModel | Multi,
+    Field(discriminator="type"),
 ]
 
 
@@ -149,6 +232,25 @@ class Graders(StrictModel):
                     code="grader_not_supported",
                 )
         return body
+
+    @property
+    def judges(self) -> list[str]:
+        """Return the models that judge answers."""
+        parts = [
+            part
+            for grader in self.graders
+            for part in (grader.graders.values() if isinstance(grader, Multi) else (grader,))
+        ]
+        return [part.model for part in parts if isinstance(part, ScoreModel)]
+
+    @model_validator(mode="after")
+    def _judge_seldom(self) -> Self:
+        if len(self.judges) > MAX_JUDGES:
+            raise ValueError(
+                f"graders: {len(self.judges)} of them have a model judge every answer; at most "
+                f"{MAX_JUDGES} may"
+            )
+        return self
 
     @field_validator("graders")
     @classmethod

@@ -126,6 +126,22 @@ class JobRequest(StrictModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _refuse_a_switch_that_nothing_could_decide(self) -> Self:
+        options = self.falqon
+        if options.switch is None:
+            return self
+        if options.find_rate:
+            raise ValueError("falqon.switch: a range test has no model to switch to")
+        if not options.evaluate:
+            raise ValueError("falqon.switch: the evaluation decides; leave falqon.evaluate out")
+        if self.validation_file is None and options.validation_fraction == 0:
+            raise ValueError(
+                "falqon.switch: held-out records decide; send a validation_file or a "
+                "validation_fraction"
+            )
+        return self
+
 
 class TrainingData(StrictModel):
     """Size of a training file that has not been uploaded yet."""

@@ -71,6 +71,10 @@ class StudyRequest(StrictModel):
             raise ValueError("falqon.method: a study has methods beside falqon instead")
         if self.falqon.get("find_rate"):
             raise ValueError("falqon.find_rate: a study compares models, and a range test has none")
+        if self.falqon.get("switch"):
+            raise ValueError(
+                "falqon.switch: switch the name to the best model, once the study has told it"
+            )
         if self.seeds is not None and "seed" in self.falqon:
             raise ValueError("falqon.seed: there are seeds already; leave one of them out")
         return self

@@ -15,10 +15,10 @@ def num_in_progress(session: Session, kind: type[Operation], project_id: str) ->
 def admit(session: Session, kind: type[Operation], project_id: str, limit: int) -> None:
     """Raise `RateLimited` if a project has `limit` operations of this kind in progress."""
     if num_in_progress(session, kind, project_id) >= limit:
-        noun = kind.noun.replace("_", " ")
+        nouns = f"{kind.noun}es" if kind.noun.endswith("ch") else f"{kind.noun}s"
         raise RateLimited(
-            f"{limit} {noun}s of this project are in progress, the maximum; try again when one "
-            "has ended.",
-            code=f"too_many_{kind.noun}s",
+            f"{limit} {nouns.replace('_', ' ')} of this project are in progress, the maximum; try "
+            "again when one has ended.",
+            code=f"too_many_{nouns}",
             headers={"retry-after": str(RETRY_SECONDS), "x-should-retry": "true"},
         )

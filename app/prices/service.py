@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 
 from app.auth import audit
 from app.auth.caller import Caller
+from app.base.plain_words import in_plain_words
 from app.base.settings import Settings
 from app.http.pagination import Page
 from app.models import PriceOverride
@@ -95,7 +96,7 @@ def file_prices(path: Path | None) -> dict[str, Price]:
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in fault["loc"])
-        reason = fault["msg"].removeprefix("Value error, ")
+        reason = in_plain_words(fault)
         place = f"{path}: {where}" if where else path
         raise ValueError(f"FALQON_PRICES: {place}: {reason}") from None
     if unknown := sorted(device for device in prices if find_device(device) is None):

@@ -23,8 +23,7 @@ class ResponseForm(AnswerForm):
         self._is_cut = False
 
     def whole(self, document: Document) -> Document:
-        output = [item for choice in document["choices"] for item in objects.output_of(choice)]
-        response = objects.ended(self._response, document, output, document["usage"])
+        response = objects.whole(self._response, document)
         self._keep(response)
         return response
 

@@ -59,6 +59,12 @@ def ended(
     }
 
 
+def whole(response: Document, answer: Document) -> Document:
+    """Return a response with the answer of an engine that was not streamed."""
+    output = [item for choice in answer["choices"] for item in output_of(choice)]
+    return ended(response, answer, output, answer["usage"])
+
+
 def output_of(choice: Document) -> list[Document]:
     """Return the items that a choice of a chat completion is."""
     message = choice["message"]

@@ -1,34 +1,23 @@
 """Use cases of responses: answers in OpenAI's newer form, given by the chat of a model."""
 
 import json
-from typing import Any
 
 from anyio.to_thread import run_sync
 from fastapi import Request, Response
-from pydantic import ValidationError
 
 from app.auth.caller import Caller
-from app.base.errors import InvalidRequest, NotFound, refusal_of
+from app.base.errors import InvalidRequest, NotFound
 from app.inference.answers import IGNORED_HEADER, Engines, answer
 from app.inference.recording import make_recorder
-from app.inference.schemas import ChatCompletionRequest
 from app.models import AnswerKind
 from app.responses import objects
+from app.responses.chat import parse_chat, renamed
 from app.responses.form import ResponseForm
 from app.responses.items import Message
 from app.responses.schemas import ResponseRequest
 from app.services import Services
 from app.stored_answers import service as stored_answers
 from app.stored_answers.records import given_message
-
-# Fields of a chat, and what they are called in a response.
-NAMES = {
-    "messages": "input",
-    "response_format.json_schema": "text.format",
-    "response_format": "text.format",
-    "max_completion_tokens": "max_output_tokens",
-    "reasoning_effort": "reasoning.effort",
-}
 
 
 async def create_response(
@@ -40,7 +29,7 @@ async def create_response(
             body.previous_response_id.removeprefix("resp_")
         )
         earlier = await run_sync(_messages_until, services, caller, body.previous_response_id)
-    chat = _parse_chat(body.chat(earlier))
+    chat = parse_chat(body, earlier)
     is_stored = body.store is not False and caller.stores_answers
     recorder = make_recorder(engines.answer_queue, caller, chat, AnswerKind.RESPONSE)
     begun = objects.begun(body, recorder.public_id, is_stored=is_stored)
@@ -48,7 +37,7 @@ async def create_response(
     try:
         response = await answer(services, engines, caller, request, chat, form)
     except InvalidRequest as error:
-        raise _renamed(error) from None
+        raise renamed(error) from None
     if body.ignored_fields:
         ignored = response.headers.get(IGNORED_HEADER)
         names = [*([ignored] if ignored else []), *body.ignored_fields]
@@ -77,25 +66,3 @@ def _messages_until(services: Services, caller: Caller, response_id: str) -> lis
         messages = messages[1:]
     said = given_message(document | {"status": "completed"})
     return [*messages, *([said] if said else [])]
-
-
-def _parse_chat(fields: dict[str, Any]) -> ChatCompletionRequest:
-    try:
-        return ChatCompletionRequest.model_validate(fields)
-    except ValidationError as error:
-        fault = error.errors(include_url=False)[0]
-        raise _renamed(refusal_of(fault | {"loc": ("body", *fault["loc"])})) from None
-    except InvalidRequest as error:
-        raise _renamed(error) from None
-
-
-def _renamed(error: InvalidRequest) -> InvalidRequest:
-    """Return the refusal of a chat with the field as a response has it."""
-    for name, own in NAMES.items():
-        param = error.param or ""
-        if param == name or param.startswith(f"{name}."):
-            # The places of messages are none of the input's: instructions and earlier turns count.
-            rest = "" if name == "messages" else param.removeprefix(name)
-            message = error.message.removeprefix(f"{param}: ")
-            return InvalidRequest(f"{own}{rest}: {message}", param=f"{own}{rest}", code=error.code)
-    return error

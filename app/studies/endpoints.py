@@ -1,16 +1,21 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response
+from fastapi import APIRouter, Query, Response
 
-from app.http.dependencies import After, IdempotencyKey, Reader, ServicesDep, Writer
+from app.http.dependencies import (
+    After,
+    IdempotencyKey,
+    Reader,
+    RetryCount,
+    ServicesDep,
+    Writer,
+)
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
 from app.models.study_request import StudyRequest
 from app.studies import service
 from app.studies.schemas import ListedStudyObject, StudyObject
 from falqon_core.estimate.comparison import to_csv, to_markdown
-
-RetryCount = Annotated[int, Header(alias="x-stainless-retry-count", ge=0, include_in_schema=False)]
 
 router = APIRouter(prefix="/v1/falqon/studies", tags=["fine-tuning"], route_class=ApiRoute)
 

@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -138,6 +138,12 @@ def get(session: Session, project_id: str, study_id: str) -> Study:
     if study is None:
         raise NotFound(f"There is no study '{study_id}'.", param="study_id", code="study_not_found")
     return study
+
+
+def names(session: Session, project_id: str, ids: Collection[str]) -> dict[str, str]:
+    """Return the name of each study, or one made of its id."""
+    studies = repository.find_several(session, project_id, ids) if ids else []
+    return {study.id: study.requested.name or f"Study {study.id[-8:]}" for study in studies}
 
 
 def compare(session: Session, project_id: str, of_study: Sequence[Job]) -> list[ComparedMethod]:

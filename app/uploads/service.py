@@ -34,7 +34,7 @@ MAX_REPETITION = 2
 
 
 def create_upload(services: Services, caller: Caller, request: UploadRequest) -> UploadObject:
-    limit = services.settings.max_upload_bytes
+    limit = creation.max_bytes(request.purpose, services.settings.max_upload_bytes)
     if request.bytes > limit:
         raise TooLarge(f"bytes: {request.bytes}; the limit for one file is {limit}.", param="bytes")
     with services.database.transaction() as session:

@@ -1,7 +1,7 @@
 from collections.abc import Sequence
 from datetime import date, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, case, func, literal, select
 from sqlalchemy.orm import QueryableAttribute, Session
@@ -19,6 +19,12 @@ GROUPS = {
     "model": UsageDay.base_model_id,
 }
 MAX_TOKENS = 10**12  # per job and day
+
+
+class Amounts(NamedTuple):
+    cost: Decimal
+    device_seconds: float
+    tokens: int  # trained
 
 
 def _sum(column: QueryableAttribute[Any], most: Decimal | float) -> ColumnElement[Any]:
@@ -44,19 +50,33 @@ def book(session: Session, job_id: str, day: date) -> None:
         select(_sum(Attempt.tokens, MAX_TOKENS)).where(Attempt.job_id == job_id)
     )
     accrued = job.progress.cost.accrued if job.progress and job.progress.cost else Decimal(0)
+    total = Amounts(accrued, job.device_seconds, int(tokens or 0))
+    book_total(session, job_id, day, job.project_id, job.key_id, job.base_model_id, total)
+
+
+def book_total(
+    session: Session,
+    job_id: str,
+    day: date,
+    project_id: str,
+    key_id: str | None,
+    base_model_id: str,
+    total: Amounts,
+) -> None:
+    """Book on `day` what no other day holds of the total of a job, or of a batch."""
     other_days = select(*AMOUNTS).where(UsageDay.job_id == job_id, UsageDay.day != day)
     before = session.execute(other_days).one()
     amounts = {
-        "cost": accrued - (before[0] or 0),
-        "device_seconds": job.device_seconds - (before[1] or 0.0),
-        "tokens": int(tokens or 0) - int(before[2] or 0),
+        "cost": total.cost - (before[0] or 0),
+        "device_seconds": total.device_seconds - (before[1] or 0.0),
+        "tokens": total.tokens - int(before[2] or 0),
     }
     row = {
         "job_id": job_id,
         "day": day,
-        "project_id": job.project_id,
-        "key_id": job.key_id,
-        "base_model_id": job.base_model_id,
+        "project_id": project_id,
+        "key_id": key_id,
+        "base_model_id": base_model_id,
     }
     statement = insert_or(session, UsageDay).values(row | amounts)
     session.execute(

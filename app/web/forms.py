@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import RedirectResponse
 
 from app.base.errors import ApiError, InvalidRequest
-from app.web.plain_words import in_plain_words
+from app.base.plain_words import in_plain_words
 from app.web.session import notify
 from app.web.visitor import FORM_SCRIPT
 

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from app.base.text import duration
 from app.jobs.schemas import JobObject
 from app.web.job_form import label_of
 from app.web.text import metric, number, setting, usd
-from falqon_core.estimate.comparison import GIB, MIB, TrainingFigures
+from falqon_core.estimate.comparison import GIB, MIB, Better, TrainingFigures, mark_best
 
-Better = Literal["lower", "higher", ""]
 Value = Callable[[JobObject, TrainingFigures], float | None]
 FILES = ("training_file", "validation_file")
 
@@ -88,7 +87,7 @@ def measured_rows(
         values = [measure.value(*pair) for pair in zip(jobs, figures, strict=True)]
         if any(value is not None for value in values):
             cells = [None if value is None else measure.write(value) for value in values]
-            rows.append(ComparedRow(measure.title, cells, _best(values, cells, measure.better)))
+            rows.append(ComparedRow(measure.title, cells, mark_best(values, cells, measure.better)))
     return rows
 
 
@@ -112,14 +111,3 @@ def _settings(job: JobObject, file_names: dict[str, str]) -> dict[str, Any]:
     files = {name: getattr(job, name) for name in FILES}
     named = {name: file_names.get(id_ or "", id_) for name, id_ in files.items()}
     return {"model": job.model} | named | (job.config or {})
-
-
-def _best(
-    values: Sequence[float | None], cells: Sequence[str | None], better: Better
-) -> list[bool]:
-    """Mark the best values, unless all that there are read the same."""
-    known = [value for value in values if value is not None]
-    if not better or len({cell for cell in cells if cell is not None}) < 2:
-        return [False] * len(values)
-    best = min(known) if better == "lower" else max(known)
-    return [value == best for value in values]

@@ -20,7 +20,6 @@ from app.models import Job
 from app.models.falqon_options import FalqonOptions
 from app.models.job_request import JobRequest
 from app.web import tracker_fields
-from app.web.plain_words import in_plain_words
 from app.web.tracker_fields import read_trackers, write_trackers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
@@ -41,6 +40,7 @@ LEFT_OUT = {  # Settings without a field of their name, each with the reason.
     "early_stopping": "early_stopping_patience says the same",
     "sample_prompts": "not supported",
     "find_rate": "a button submits it",
+    "switch": "the page of the model has it",
 }
 LABELS = {
     "model": "Base model",
@@ -125,13 +125,14 @@ def _field(name: str, schema: dict[str, Any]) -> Field:
     )
     default = schema.get("default")
     default_text = "auto" if default is None else json.dumps(default).strip('"')
+    label, help_ = label_of(name), schema.get("description", "")
     choices = ("true", "false") if kind == "boolean" else tuple(kinds[0].get("enum", ()))
     return Field(
         OPENAI_NAMES.get(name, name),
-        label_of(name),
+        label,
         kind,
         default_text,
-        schema.get("description", ""),
+        "" if help_ == label else help_,
         choices,
     )
 
@@ -194,7 +195,7 @@ def request_of(values: Values, body: dict[str, Any]) -> JobRequest | Errors:
     except ValidationError as error:
         in_fields = not values.get(tracker_fields.AS_JSON, "").strip()
         refusals = [
-            refusal_of(dict(fault) | {"loc": ("body", *fault["loc"]), "msg": in_plain_words(fault)})
+            refusal_of(dict(fault) | {"loc": ("body", *fault["loc"])})
             for fault in error.errors(include_url=False)
         ]
         return dict(  # The first of several errors at one field wins.

@@ -39,6 +39,7 @@ from app.models import (
 )
 from app.models.job_lifecycle import LIVE, TERMINAL
 from app.services import Services
+from app.studies import service as studies
 from app.web.charts import marks_of
 from app.web.job_answers import answered
 from app.web.job_header import (
@@ -129,8 +130,15 @@ def progress_context(
         "is_live": row.status in LIVE,
         "has_ended": row.status in TERMINAL,
         "may": _possible(row),
+        "study_name": _study_name(session, row),
         "asked": read_recipe(row.requested).recipe.model_fields_set,
     }
+
+
+def _study_name(session: Session, job: Job) -> str | None:
+    if job.study_id is None:
+        return None
+    return studies.names(session, job.project_id, [job.study_id]).get(job.study_id)
 
 
 def tab_title(job: Job) -> str:

@@ -20,8 +20,10 @@ FILE = "README.md"
 MAX_BYTES = 2**16  # bytes that are read; a longer file is cut
 FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 LICENSE = re.compile(r"^license:[ \t]*([\w.+-]{1,64})[ \t]*\r?$", re.MULTILINE)
+MAX_KEPT_LICENSES = 1_000
 FIRST_LEVEL, LAST_LEVEL = 3, 6  # levels of headings; those above are the page's own
 PARSER = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+_licenses: dict[str, str | None] = {}  # by the key of the README in the storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +36,32 @@ def read_readme(
     services: Services, caller: Caller, files: Sequence[ArtifactObject]
 ) -> Readme | None:
     """Read the README among the files of a model; None where there is none to read."""
+    key = _key_of(services, caller, files)
+    return render(text) if key and (text := _read(services, key)) is not None else None
+
+
+def read_license(services: Services, caller: Caller, files: Sequence[ArtifactObject]) -> str | None:
+    """Return the licence that the README of a model names, which is read once."""
+    key = _key_of(services, caller, files)
+    if key is None:
+        return None
+    if key not in _licenses:
+        if len(_licenses) >= MAX_KEPT_LICENSES:
+            _licenses.clear()
+        _licenses[key] = find_license(_read(services, key) or "")
+    return _licenses[key]
+
+
+def _key_of(services: Services, caller: Caller, files: Sequence[ArtifactObject]) -> str | None:
+    """Return the key of the README in the storage; an artifact never changes under its key."""
     file = next((file for file in files if file.name == FILE), None)
     if file is None:
         return None
     with services.database.read() as session:
-        key = artifacts.get(session, caller.project_id, file.model, file.name).storage_key
+        return artifacts.get(session, caller.project_id, file.model, file.name).storage_key
+
+
+def _read(services: Services, key: str) -> str | None:
     content = b""
     try:
         for chunk in services.storage.chunks(key):
@@ -47,17 +70,23 @@ def read_readme(
                 break
     except (FileNotFoundError, StorageError):
         return None
-    return render(content[:MAX_BYTES].decode(errors="replace"))
+    return content[:MAX_BYTES].decode(errors="replace")
 
 
 def render(text: str) -> Readme:
     """Render Markdown, without the front matter of the Hub but with the licence that it names."""
     front = FRONT_MATTER.match(text)
-    named = LICENSE.search(front[1]) if front else None
     tokens = PARSER.parse(text[front.end() :] if front else text)
     _shift_headings(tokens)
     html = PARSER.renderer.render(tokens, PARSER.options, {})
-    return Readme(Markup(html), named[1] if named else None)
+    return Readme(Markup(html), find_license(text))
+
+
+def find_license(text: str) -> str | None:
+    """Return the licence that the front matter names."""
+    front = FRONT_MATTER.match(text)
+    named = LICENSE.search(front[1]) if front else None
+    return named[1] if named else None
 
 
 def _shift_headings(tokens: Sequence[Token]) -> None:

@@ -16,6 +16,11 @@ from app.web.headers import page_headers
 from app.web.job_form import label_of
 
 WEB_FOLDER = Path(__file__).parent
+IMPORT_STATUS = {  # The kind and the words of a model's import.
+    "failed": ("failed", "not added"),
+    "completed": ("succeeded", "added"),
+    "in_progress": ("running", "being added"),
+}
 MOST_UNFOLDED = 3  # Queued jobs that a table shows without being opened.
 
 
@@ -58,6 +63,7 @@ templates.env.auto_reload = False  # It would check every file for every part of
 templates.env.trim_blocks = templates.env.lstrip_blocks = True
 templates.env.filters |= text.FILTERS | {"setting_label": label_of}
 templates.env.globals |= {
+    "IMPORT_STATUS": IMPORT_STATUS,
     "asset": assets.asset,
     "current_screen": current_screen,
     "max_forecast": MAX_FORECAST,

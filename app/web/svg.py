@@ -14,12 +14,28 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """The lengths from `first` to `last`, and how many there are."""
+    """The lengths from `first` to `last`, and how many there are. `width`: in lengths; that of the
+    few which are much longer is drawn as wide as the others.
+    """
 
     first: int
     last: int
     num_sequences: int
     height: float  # Percent of the full height.
+    width: int
+
+    @property
+    def is_rest(self) -> bool:
+        return self.width < self.last - self.first + 1
+
+    @property
+    def end(self) -> int:
+        """Return where it ends in the drawing."""
+        return self.first + self.width
+
+    def place(self, length: int) -> float:
+        """Return where a length of this bar, or the one behind it, lies in the drawing."""
+        return self.first + self.width * (length - self.first) / (self.last - self.first + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +84,7 @@ def bars(histogram: Histogram) -> list[Bar]:
     numbers, of which the last belongs to its bin.
     """
     highest = max(histogram.counts)
-    drawn = []
+    drawn: list[Bar] = []
     for start, end, count in zip(
         histogram.edges, histogram.edges[1:], histogram.counts, strict=False
     ):
@@ -76,5 +92,8 @@ def bars(histogram: Histogram) -> list[Bar]:
         first, last = math.ceil(start), int(end) if is_closed else math.ceil(end) - 1
         if first <= last:
             height = max(100 * count / highest, LEAST_HEIGHT) if count else 0.0
-            drawn.append(Bar(first, last, count, height))
+            width = last - first + 1
+            if end == histogram.edges[-1] and drawn and width > drawn[0].width + 1:
+                width = drawn[0].width
+            drawn.append(Bar(first, last, count, height, width))
     return drawn

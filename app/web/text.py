@@ -12,6 +12,7 @@ from urllib.parse import quote
 from app.base.database import MAX_COUNTED
 from app.base.text import DAY, HOUR, MINUTE, duration, moment, rate, size
 from app.base.text import usd as plain_usd
+from app.catalogue.importer import TINY_MODEL_ID
 from app.jobs.schemas import JobObject
 from app.models import Desired, Job, JobStatus
 from app.web import svg
@@ -96,10 +97,8 @@ def job_name(job: Job | JobObject) -> str:
 
 
 def metric(value: float) -> str:
-    """Write a loss, a rate, a norm: four digits that count."""
-    if value == 0 or 0.0001 <= abs(value) < 10_000:
-        return f"{value:.4g}"
-    return f"{value:.2e}"
+    """Write a loss, a rate, a norm: four digits that count, as `short` of plot.js does."""
+    return f"{value:.4g}"
 
 
 class Priced(Protocol):
@@ -142,6 +141,11 @@ def as_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def model_label(model_id: str) -> str:
+    """Return the name of a model where one is chosen: one that knows nothing says so."""
+    return f"{model_id} (test model)" if model_id == TINY_MODEL_ID else model_id
+
+
 def model_page(model_id: str) -> str:
     """Return the address of a model, whose id may hold slashes."""
     return f"/models/{quote(model_id, safe='')}"
@@ -170,6 +174,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
             size,
         ),
         *(price, rate, usd),
-        *(model_page, playground, svg.bars, svg.polyline),
+        *(model_label, model_page, playground, svg.bars, svg.polyline),
     )
 } | {"shell": shlex.quote, "written_size": write_size}

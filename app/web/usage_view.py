@@ -13,7 +13,7 @@ from app.usage.amounts import DailyUsage, Span
 
 @dataclass(frozen=True, slots=True)
 class UsageBar:
-    """One day; `height` is its share of the highest."""
+    """One day; `height` is its share of the scale."""
 
     day: date
     cost: Decimal
@@ -41,14 +41,20 @@ class Alert:
         return self.share >= 1
 
 
-def bars_of(rows: Sequence[DailyUsage], span: Span) -> list[UsageBar]:
-    by_day = {usage.day: usage for usage in rows}
+def scale_of(rows: Iterable[DailyUsage]) -> Decimal:
+    """Return the top of the scale of the bars: 1, 2 or 5 of a decade, at least the highest day."""
     highest = max((usage.cost for usage in rows), default=Decimal(0)) or Decimal(1)
+    decade = Decimal(10) ** highest.adjusted()
+    return next(digit * decade for digit in (1, 2, 5, 10) if digit * decade >= highest)
+
+
+def bars_of(rows: Sequence[DailyUsage], span: Span, scale: Decimal) -> list[UsageBar]:
+    by_day = {usage.day: usage for usage in rows}
     nothing = DailyUsage(span.begin, {}, Decimal(0), 0.0, 0, 0)
     bars = []
     for day in span.days:
         usage = by_day.get(day, nothing)
-        height = float(usage.cost / highest)
+        height = float(usage.cost / scale)
         bars.append(UsageBar(day, usage.cost, usage.device_seconds, usage.tokens, height))
     return bars
 

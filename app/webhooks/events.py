@@ -12,6 +12,7 @@ from app.models import DeliveryStatus, WebhookDelivery
 from app.webhooks import repository
 
 EVENT_TYPE_PREFIX = "fine_tuning.job."
+BATCH_PREFIX = "batch."
 DEVICE_HOURS_PREFIX = "project.device_hours."
 EventType = Literal[
     "fine_tuning.job.succeeded",
@@ -22,6 +23,15 @@ EventType = Literal[
     "fine_tuning.job.paused",
     "fine_tuning.job.health",
     "fine_tuning.job.evaluation.finished",
+    "batch.completed",
+    "batch.failed",
+    "batch.expired",
+    "batch.cancelled",
+    # Outcomes of the switch of a name to the job's model.
+    "fine_tuning.job.switch.canary",
+    "fine_tuning.job.switch.switched",
+    "fine_tuning.job.switch.kept",
+    "fine_tuning.job.switch.rolled_back",
     # Device hours of a project in a month: nearly used up, and used up.
     "project.device_hours.warning",
     "project.device_hours.exhausted",
@@ -32,10 +42,15 @@ DEFAULT_EVENT_TYPES = EVENT_TYPES[:3]
 
 def record(session: Session, project_id: str, job_id: str, status: str) -> None:
     """Add a delivery to each endpoint that wants to know that a job has come to `status`, that its
-    health has changed, or that an evaluation of it has ended.
+    health has changed, or that an evaluation of it or a switch to its model has an outcome.
     """
     if EVENT_TYPE_PREFIX + status in EVENT_TYPES:
         _add(session, project_id, EVENT_TYPE_PREFIX + status, job_id)
+
+
+def record_batch(session: Session, project_id: str, batch_id: str, ending: str) -> None:
+    """Add a delivery to each endpoint that wants to know that a batch has ended so."""
+    _add(session, project_id, BATCH_PREFIX + ending, batch_id)
 
 
 def record_device_hours(session: Session, project_id: str, level: str) -> None:
@@ -45,7 +60,7 @@ def record_device_hours(session: Session, project_id: str, level: str) -> None:
     _add(session, project_id, DEVICE_HOURS_PREFIX + level)
 
 
-def _add(session: Session, project_id: str, event_type: str, job_id: str = "") -> None:
+def _add(session: Session, project_id: str, event_type: str, subject_id: str = "") -> None:
     event_id = new_id("evt_")
     for endpoint in repository.list_enabled(session, project_id):
         if event_type in endpoint.event_types:
@@ -55,7 +70,7 @@ def _add(session: Session, project_id: str, event_type: str, job_id: str = "") -
                     endpoint_id=endpoint.id,
                     event_id=event_id,
                     event_type=event_type,
-                    job_id=job_id,
+                    job_id=subject_id,
                     status=DeliveryStatus.PENDING,
                     due_at=now_plus(),
                 )

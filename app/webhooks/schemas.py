@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, Field, HttpUrl, StringConstraint
 from app.http.pagination import Object, unix_seconds
 from app.models import WebhookDelivery, WebhookEndpoint
 from app.models.strict_model import StrictModel
-from app.webhooks.events import DEFAULT_EVENT_TYPES, EventType
+from app.webhooks.events import BATCH_PREFIX, DEFAULT_EVENT_TYPES, EventType
 
 MAX_NAME_LENGTH = 128
 
@@ -100,7 +100,9 @@ class DeliveryObject(Object):
     webhook_endpoint_id: str
     event_id: str
     event_type: str
-    fine_tuning_job_id: str | None = Field(description="null: the event is about the project")
+    fine_tuning_job_id: str | None = Field(
+        description="null: the event is about a batch or about the project"
+    )
     status: str
     attempts: int
     last_attempt_at: int | None
@@ -116,7 +118,7 @@ class DeliveryObject(Object):
             webhook_endpoint_id=delivery.endpoint_id,
             event_id=delivery.event_id,
             event_type=delivery.event_type,
-            fine_tuning_job_id=delivery.job_id or None,
+            fine_tuning_job_id=_job_of(delivery),
             status=delivery.status,
             attempts=delivery.attempts,
             last_attempt_at=unix_seconds(delivery.attempted_at),
@@ -124,3 +126,9 @@ class DeliveryObject(Object):
             status_code=delivery.status_code,
             error=delivery.error,
         )
+
+
+def _job_of(delivery: WebhookDelivery) -> str | None:
+    if delivery.event_type.startswith(BATCH_PREFIX):
+        return None
+    return delivery.job_id or None

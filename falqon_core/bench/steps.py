@@ -142,7 +142,7 @@ class StepTimings:
     each timed step of all rounds.
 
     `bound_flops` are the operations of our method without recomputation, the same for all systems
-    (method.md section 4).
+    (method-products.md).
     """
 
     system: str

@@ -37,7 +37,7 @@ def markdown(report: Report) -> str:
 
 def bound_seconds(result: StepTimings, ceilings: Ceilings) -> float:
     """Return the seconds of a step whose operations all ran at the measured FP8 ceiling (bf16 where
-    there is no FP8); method.md section 4.
+    there is no FP8); method-products.md.
     """
     return result.bound_flops / ceilings.best_flops
 

@@ -28,10 +28,12 @@ FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
 }
 Q4_1_GROUP_SIZE = 32
 GGUF_ARCHITECTURES = {
+    "lfm2": "lfm2",
     "llama": "llama",
     "mistral": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen3_5_text": "qwen35",
 }  # llama.cpp's name, by model_type.
 # Parts of a config.json that decide whether it has a GGUF.
 ENGINE_KEYS = (
@@ -41,6 +43,7 @@ ENGINE_KEYS = (
     "use_sliding_window",
     "sliding_window",
     "max_position_embeddings",
+    "conv_bias",
 )
 ELSEWHERE = "vLLM on the worker, or a server at FALQON_ENGINE_URL, may; docs/engines.md says how."
 
@@ -70,12 +73,17 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
             "no pair of A and B gives them back; take fp8, bf16 or gguf"
         )
     if format == "q4_1":
-        _check_int4(recipe)
+        _check_int4(recipe, model_config)
     if format in ("gguf", "q4_1"):
         _check_gguf(model_config)
 
 
-def _check_int4(recipe: Recipe) -> None:
+def _check_int4(recipe: Recipe, model_config: dict[str, object]) -> None:
+    if model_config.get("model_type") == "qwen3_5_text":
+        raise FormatUnavailable(
+            "format: the columns of Qwen3.5's delta nets stand in another order in llama.cpp, "
+            "which Q4_1 blocks do not follow; take gguf, which `llama-quantize` makes smaller"
+        )
     if recipe.method != "qa_lora":
         raise FormatUnavailable(
             "format: only method 'qa_lora' trains weights in INT4; take gguf, which "
@@ -113,6 +121,8 @@ def _gguf_obstacle(model_config: dict[str, object]) -> str | None:
     kind = model_config.get("model_type")
     if kind not in GGUF_ARCHITECTURES:
         return f"there is no GGUF for the architecture {kind!r}"
+    if model_config.get("conv_bias"):
+        return "the model's convolutions have biases, which its GGUF would not have"
     rope = model_config.get("rope_scaling") or model_config.get("rope_parameters") or {}
     assert isinstance(rope, dict)
     if rope.get("rope_type", rope.get("type", "default")) != "default":

@@ -15,7 +15,9 @@ class _Part(BaseModel):
 
 
 class Histogram(_Part):
-    """`edges` has one number more than `counts`, each between two whole lengths."""
+    """`edges` has one number more than `counts`, each between two whole lengths. The last bin is
+    wider than the others where a few sequences are much longer than the rest.
+    """
 
     edges: list[float]
     counts: list[int]

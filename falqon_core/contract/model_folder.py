@@ -17,7 +17,20 @@ from falqon_core.contract.weights import UnsoundWeights, check_safetensors
 CLASS_SUFFIX = "ForCausalLM"
 # Fields by which transformers' configs count the experts of a mixture.
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-MIXTURES = ("glm4_moe", "gpt_oss", "granitemoe", "olmoe", "qwen3_moe")  # Those that train here.
+# Those that train here.
+MIXTURES = ("glm4_moe", "gpt_oss", "granitemoe", "olmoe", "qwen3_5_moe_text", "qwen3_moe")
+# Linears of a few outputs that weigh others, and those that bring the embeddings of a layer. They
+# never train and stay in bf16, the former as in the FP8 files of their publishers.
+GATE_LINEARS = frozenset(
+    {
+        "in_proj_a",
+        "in_proj_b",
+        "per_layer_input_gate",
+        "per_layer_model_projection",
+        "per_layer_projection",
+        "shared_expert_gate",
+    }
+)
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".h5", ".msgpack"}
 PICKLE_STARTS = (
     *(bytes([0x80, protocol]) for protocol in range(1, 6)),

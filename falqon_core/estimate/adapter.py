@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
-from falqon_core.estimate.dimensions import LayerKind, ModelDimensions
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.layer_kinds import LayerKind
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -21,8 +21,13 @@ from falqon_core.contract.methods import METHOD_SPECS, MethodName
 
 MIB = 2**20
 GIB = 2**30
+Better = Literal["lower", "higher", ""]
 EMPTY_CELL = "\N{EN DASH}"
 LOSSES = ("valid_loss", "valid_loss_fp8_weights", "valid_loss_as_served")
+PAPER_NOTE = (
+    "Paper: LLaMA-7B on Alpaca, seconds per step and 5-shot MMLU as FALQON's paper prints them. "
+    "Its FP6 rows are at chance (0.25): the kernel that they ran has no backward pass."
+)
 NOTES = (
     "Validation loss: as trained, then of the merged model with its weights in FP8, and with its "
     "activations rounded to FP8 too, as a card with FP8 serves it. ±: the standard deviation of "
@@ -30,8 +35,7 @@ NOTES = (
     "As it ran: the median of the training's steps, beside all else that the machine ran. In turn, "
     "as `python -m falqon_core compare` measures it: a few steps of each method, straight after "
     "those of the one before. Padding is not counted.",
-    "Paper: LLaMA-7B on Alpaca, seconds per step and 5-shot MMLU as FALQON's paper prints them. "
-    "Its FP6 rows are at chance (0.25): the kernel that they ran has no backward pass.",
+    PAPER_NOTE,
 )
 
 
@@ -107,11 +111,19 @@ class ComparisonRow(TrainingFigures):
 
 @dataclass(frozen=True)
 class ComparisonColumn:
-    """`field`: of a `ComparisonRow`. `write`: its value as text, given the row."""
+    """`field`: of a `ComparisonRow`. `write`: its value as text, given the row. `better`: the
+    direction in which one row beats another, if any.
+    """
 
     field: str
     title: str
     write: Callable[[ComparisonRow], str]
+    better: Better = ""
+
+    def best(self, rows: Sequence[ComparisonRow]) -> list[bool]:
+        """Mark the rows with the best value."""
+        values = [getattr(row, self.field) for row in rows]
+        return mark_best(values, [self.write(row) for row in rows], self.better)
 
 
 def combine(name: str, recipe: Recipe, trainings: Sequence[TrainingFigures]) -> ComparisonRow:
@@ -166,6 +178,18 @@ def filled_columns(rows: Sequence[ComparisonRow]) -> list[ComparisonColumn]:
     ]
 
 
+def mark_best(
+    values: Sequence[float | Decimal | None], cells: Sequence[str | None], better: Better
+) -> list[bool]:
+    """Mark the best values, unless all that there are read the same."""
+    known = [value for value in values if value is not None]
+    written = {cell for cell, value in zip(cells, values, strict=True) if value is not None}
+    if not better or len(written) < 2:
+        return [False] * len(values)
+    best = min(known) if better == "lower" else max(known)
+    return [value == best for value in values]
+
+
 def to_markdown(rows: Sequence[ComparisonRow]) -> str:
     """Write a GitHub table of the filled columns, and below it their meaning."""
     columns = filled_columns(rows)
@@ -193,7 +217,9 @@ def _escape(cell: str) -> str:
     return cell.replace("|", "\\|").replace("\n", " ")
 
 
-def _column(field: str, title: str, form: str, unit: float = 1) -> ComparisonColumn:
+def _column(
+    field: str, title: str, form: str, unit: float = 1, better: Better = ""
+) -> ComparisonColumn:
     def write(row: ComparisonRow) -> str:
         value = getattr(row, field)
         if value is None:
@@ -202,7 +228,7 @@ def _column(field: str, title: str, form: str, unit: float = 1) -> ComparisonCol
         deviation = getattr(row, f"{field}_deviation", None)
         return text if deviation is None else f"{text} ± {deviation:{form}}"
 
-    return ComparisonColumn(field, title, write)
+    return ComparisonColumn(field, title, write, better)
 
 
 COLUMNS = (
@@ -210,17 +236,17 @@ COLUMNS = (
     _column("trained_parameters", "Trained parameters", ",d"),
     _column("learning_rate", "Learning rate", "g"),
     _column("steps", "Steps", ",d"),
-    _column("base_error", "Base error", ".4f"),
-    _column("valid_loss", "Validation loss", ".4f"),
-    _column("valid_loss_fp8_weights", "FP8 weights", ".4f"),
-    _column("valid_loss_as_served", "FP8 weights and activations", ".4f"),
-    _column("accuracy", "Accuracy", ".3f"),
-    _column("seconds_per_step", "s/step, as it ran", ".3g"),
-    _column("tokens_per_second", "Tokens/s, as it ran", ",.0f"),
-    _column("speed_in_turn", "Tokens/s, in turn", ",.0f"),
-    _column("memory_bytes", "Peak memory, GiB", ".2f", GIB),
-    _column("artifact_bytes", "Model, MiB", ",.1f", MIB),
-    _column("cost", "Cost, $", ".4f"),
+    _column("base_error", "Base error", ".4f", better="lower"),
+    _column("valid_loss", "Validation loss", ".4f", better="lower"),
+    _column("valid_loss_fp8_weights", "FP8 weights", ".4f", better="lower"),
+    _column("valid_loss_as_served", "FP8 weights and activations", ".4f", better="lower"),
+    _column("accuracy", "Accuracy", ".3f", better="higher"),
+    _column("seconds_per_step", "s/step, as it ran", ".3g", better="lower"),
+    _column("tokens_per_second", "Tokens/s, as it ran", ",.0f", better="higher"),
+    _column("speed_in_turn", "Tokens/s, in turn", ",.0f", better="higher"),
+    _column("memory_bytes", "Peak memory, GiB", ".2f", GIB, better="lower"),
+    _column("artifact_bytes", "Model, MiB", ",.1f", MIB, better="lower"),
+    _column("cost", "Cost, $", ".4f", better="lower"),
     _column("paper_seconds_per_step", "Paper s/step, 7B", ".2f"),
     _column("paper_mmlu", "Paper MMLU, 7B", ".4f"),
 )

@@ -1,20 +1,35 @@
 """Dimensions and parameter counts of a base model, read from its config.json.
 
 Covers decoders whose layers are q, k, v, o and gate, up, down projections, or q, k, v in one and
-gate, up in one (Phi-3), and mixtures of experts (`experts`). Whether a model's modules are what is
-counted here, only its import can tell (`importers.decoder`). Every number of a config is external
-and is bounded here, for all who compute with it; models larger than any that exists (the maxima
-below) are refused.
+gate, up in one (Phi-3), mixtures of experts (`experts`), and layers with another token mixer than
+attention (`mixers`). Whether a model's modules are what is counted here, only its import can tell
+(`importers.decoder`). Every number of a config is external and is bounded here, for all who compute
+with it; models larger than any that exists (the maxima below) are refused.
 """
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from falqon_core.contract.errors import ModelError
+from falqon_core.estimate.attention_layers import (
+    AttentionLayers,
+    LayerEmbeddings,
+    read_attention_layers,
+    read_layer_embeddings,
+)
 from falqon_core.estimate.experts import Experts, read_experts
+from falqon_core.estimate.layer_kinds import LayerKind, attention_shapes, mlp_shapes
+from falqon_core.estimate.mixers import (
+    GatedDelta,
+    Mixer,
+    Shapes,
+    ShortConvolution,
+    read_lfm2,
+    read_mixer,
+)
 
 MAX_LAYERS = 512
 MAX_HEADS = 1_024
@@ -28,12 +43,16 @@ MAX_NUMBER = 2**40  # The limit of every other number, above and below zero.
 CONFIG_DEFAULTS: dict[Any, dict[str, Any]] = {
     "gemma2": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "gemma3_text": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
+    "gemma4_text": {"num_key_value_heads": 4, "head_dim": 256, "tie_word_embeddings": True},
     "glm4_moe": {"num_key_value_heads": 8},
     "gpt_oss": {"num_key_value_heads": 8, "head_dim": 64},
+    "lfm2": {"num_key_value_heads": 8, "tie_word_embeddings": True},
     "ministral3": {"num_key_value_heads": 8, "head_dim": 128},
     "mistral": {"num_key_value_heads": 8},
     "qwen2": {"num_key_value_heads": 32},
     "qwen3": {"num_key_value_heads": 32, "head_dim": 128},
+    "qwen3_5_moe_text": {"num_key_value_heads": 2, "head_dim": 256, "intermediate_size": 512},
+    "qwen3_5_text": {"num_key_value_heads": 4, "head_dim": 256},
     "qwen3_moe": {"num_key_value_heads": 4},
     "smollm3": {"num_key_value_heads": 4, "tie_word_embeddings": True},
 }
@@ -49,50 +68,20 @@ GATED_BY_SILU = {
     "olmo3",
     "qwen2",
     "qwen3",
+    "qwen3_5_moe_text",
+    "qwen3_5_text",
     "qwen3_moe",
     "smollm3",
 }
+GATED_ATTENTION = {"qwen3_5_moe_text", "qwen3_5_text"}  # Queries bring a gate of the output along.
+HEAD_NORMS = {"gemma3_text", "lfm2", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe"}
 # A factor of 1 counts as one that changes them.
 LOGIT_FACTORS = ("logit_scale", "logits_scaling", "final_logit_softcapping")
-LINEARS_BY_INPUT = (
-    ("q_proj", "k_proj", "v_proj", "qkv_proj"),
-    ("o_proj",),
-    ("gate_proj", "up_proj", "gate_up_proj"),
-    ("down_proj",),
-)
 FUSED_MODEL_TYPES = {"phi3"}  # Here q, k, v are one linear, and gate, up another.
-
-
-@dataclass(frozen=True)
-class LinearGroup:
-    """`num_outputs` are those of all its linears."""
-
-    num_linears: int
-    num_outputs: int
-    num_inputs: int
-
-
-@dataclass(frozen=True)
-class LayerKind:
-    """The layers of a decoder that have the same linears, `number` of them. `intermediate_size` is
-    that of their MLP, 0 where only experts compute.
-    """
-
-    number: int
-    intermediate_size: int
-    has_experts: bool
-    linear_shapes: dict[str, tuple[int, int]]  # [O, I] by name
-
-    @property
-    def linear_groups(self) -> tuple[LinearGroup, ...]:
-        """Return the linears of one layer, those that read the same input together."""
-        shapes = self.linear_shapes
-        groups = [[shapes[name] for name in names if name in shapes] for names in LINEARS_BY_INPUT]
-        return tuple(
-            LinearGroup(len(group), sum(outputs for outputs, _ in group), group[0][1])
-            for group in groups
-            if group
-        )
+# Other names of linears of attention and MLP.
+LINEAR_NAMES = {
+    "lfm2": {"o_proj": "out_proj", "gate_proj": "w1", "up_proj": "w3", "down_proj": "w2"},
+}
 
 
 class ModelDimensions(BaseModel):
@@ -110,7 +99,13 @@ class ModelDimensions(BaseModel):
     max_position_embeddings: int
     tied_embeddings: bool
     fused_projections: bool = False
+    linear_names: dict[str, str] = {}
     experts: Experts | None = None
+    mixer: GatedDelta | ShortConvolution | None = None
+    has_gated_attention: bool = False
+    # Layers that differ in their attention; none where all are of the sizes above.
+    attention_layers: tuple[AttentionLayers, ...] = ()
+    layer_embeddings: LayerEmbeddings | None = None
     # Parameters of one layer's further norms and biases, beside two norms of the hidden size.
     num_layer_vector_parameters: int = 0
     # Numbers of a token that a layer keeps for backward beside those that a Llama's keeps.
@@ -133,6 +128,8 @@ class ModelDimensions(BaseModel):
         try:
             _check_numbers(config)
             filled = CONFIG_DEFAULTS.get(config.get("model_type"), {}) | config
+            if config.get("model_type") == "lfm2":
+                filled |= read_lfm2(config, _count)
             heads = _count(filled, "num_attention_heads", MAX_HEADS)
             hidden = _count(filled, "hidden_size", MAX_HIDDEN_SIZE)
             kv_heads = _count(filled, "num_key_value_heads", MAX_HEADS, heads)
@@ -162,7 +159,14 @@ class ModelDimensions(BaseModel):
                 max_position_embeddings=_count(filled, "max_position_embeddings", MAX_POSITIONS),
                 tied_embeddings=bool(filled.get("tie_word_embeddings", False)),
                 fused_projections=config.get("model_type") in FUSED_MODEL_TYPES,
+                linear_names=LINEAR_NAMES.get(str(config.get("model_type")), {}),
                 experts=read_experts(config, layers, _count),
+                mixer=read_mixer(config, layers, _count),
+                attention_layers=read_attention_layers(
+                    filled, layers, intermediate, heads, kv_heads, _count
+                ),
+                layer_embeddings=read_layer_embeddings(config, vocabulary, _count),
+                has_gated_attention=config.get("model_type") in GATED_ATTENTION,
                 num_layer_vector_parameters=_count_vectors(
                     config, hidden, intermediate, heads, kv_heads, head_dim
                 ),
@@ -181,17 +185,23 @@ class ModelDimensions(BaseModel):
 
     @property
     def layer_kinds(self) -> tuple[LayerKind, ...]:
-        """Return the kinds of layers: those with an MLP, and those with experts."""
-        if self.experts is None:
-            return (self._layer_kind(self.num_layers, self.intermediate_size),)
-        dense = self.experts.num_dense_layers
+        """Return the kinds of layers: those with an MLP and those with experts, or those with
+        attention and those with another token mixer.
+        """
+        if self.attention_layers:
+            return tuple(self._kind_of(layers) for layers in self.attention_layers)
+        # No family has both dense layers beside experts and other mixers.
+        experts, mixer = self.experts, self.mixer
+        has_experts = experts is not None
+        dense = experts.num_dense_layers if experts else 0
+        mixing = mixer.num_layers if mixer else 0
+        inner = experts.shared_intermediate_size if experts else self.intermediate_size
         kinds = (
-            self._layer_kind(dense, self.intermediate_size),
-            self._layer_kind(
-                self.num_layers - dense, self.experts.shared_intermediate_size, has_experts=True
-            ),
+            (dense, self.intermediate_size, False, None),
+            (self.num_layers - dense - mixing, inner, has_experts, None),
+            (mixing, inner, has_experts, mixer),
         )
-        return tuple(kind for kind in kinds if kind.number)
+        return tuple(self._layer_kind(*kind) for kind in kinds if kind[0])
 
     @property
     def linear_shapes(self) -> dict[str, tuple[int, int]]:
@@ -202,18 +212,41 @@ class ModelDimensions(BaseModel):
                 shapes[name] = min(shape, shapes.get(name, shape))
         return shapes
 
-    def _layer_kind(self, number: int, intermediate: int, has_experts: bool = False) -> LayerKind:
-        q = self.num_heads * self.head_dim
-        kv = self.num_kv_heads * self.head_dim
-        h = self.hidden_size
-        i = intermediate
-        if self.fused_projections:
-            attention = {"o_proj": (h, q), "qkv_proj": (q + 2 * kv, h)}
-            mlp = {"gate_up_proj": (2 * i, h), "down_proj": (h, i)}
+    def _layer_kind(
+        self, number: int, intermediate: int, has_experts: bool, mixer: Mixer | None
+    ) -> LayerKind:
+        hidden = self.hidden_size
+        fused = self.fused_projections
+        queries, keys = 0, 0
+        if mixer is None:
+            queries, keys = self.num_heads * self.head_dim, self.num_kv_heads * self.head_dim
+            mixing = attention_shapes(hidden, queries, keys, fused, self.has_gated_attention)
         else:
-            attention = {"q_proj": (q, h), "k_proj": (kv, h), "v_proj": (kv, h), "o_proj": (h, q)}
-            mlp = {"gate_proj": (i, h), "up_proj": (i, h), "down_proj": (h, i)}
-        return LayerKind(number, i, has_experts, attention | (mlp if i else {}))
+            mixing = mixer.linear_shapes(hidden)
+        linears = mixing | mlp_shapes(hidden, intermediate, fused)
+        if names := self.linear_names:
+            linears = {names.get(name, name): shape for name, shape in linears.items()}
+        gates = {} if mixer is None else mixer.gate_shapes(hidden)
+        if has_experts and self.experts is not None and self.experts.has_shared_gate:
+            gates["shared_expert_gate"] = (1, hidden)
+        return LayerKind(number, intermediate, has_experts, linears, gates, queries, keys, mixer)
+
+    def _kind_of(self, layers: AttentionLayers) -> LayerKind:
+        hidden = self.hidden_size
+        queries, keys = self.num_heads * layers.head_dim, layers.num_kv_heads * layers.head_dim
+        linears = attention_shapes(hidden, queries, keys, fused=False, gated=False)
+        missing = {"k_proj": not layers.has_keys, "v_proj": not layers.has_values}
+        linears = {name: shape for name, shape in linears.items() if not missing.get(name)}
+        linears |= mlp_shapes(hidden, layers.intermediate_size, fused=False)
+        gates: Shapes = {}
+        if self.layer_embeddings is not None:
+            width = self.layer_embeddings.width
+            gates["per_layer_input_gate"] = (width, hidden)
+            gates["per_layer_projection"] = (hidden, width)
+        kept_keys = keys if layers.has_keys else 0
+        return LayerKind(
+            layers.num_layers, layers.intermediate_size, False, linears, gates, queries, kept_keys
+        )
 
     @property
     def num_linear_parameters(self) -> int:
@@ -226,7 +259,12 @@ class ModelDimensions(BaseModel):
     @property
     def num_expert_layers(self) -> int:
         """Count the layers with routed experts."""
-        return sum(kind.number for kind in self.layer_kinds if kind.has_experts)
+        return 0 if self.experts is None else self.num_layers - self.experts.num_dense_layers
+
+    @property
+    def num_attention_layers(self) -> int:
+        """Count the layers with attention."""
+        return self.num_layers - (0 if self.mixer is None else self.mixer.num_layers)
 
     @property
     def num_expert_parameters(self) -> int:
@@ -251,20 +289,44 @@ class ModelDimensions(BaseModel):
         return self.num_expert_layers * self.experts.layer_bytes(self.hidden_size)
 
     @property
+    def num_gate_parameters(self) -> int:
+        """Count the weights of all linears that never train."""
+        count = sum(
+            kind.number * sum(o * i for o, i in kind.gate_shapes.values())
+            for kind in self.layer_kinds
+        )
+        if self.layer_embeddings is not None:
+            # One linear makes what all layers read of the first embeddings.
+            count += self.num_layers * self.layer_embeddings.width * self.hidden_size
+        return count
+
+    @property
     def num_embedding_parameters(self) -> int:
         """Return the parameters of embeddings and output head."""
-        return self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        count = self.vocab_size * self.hidden_size * (1 if self.tied_embeddings else 2)
+        if (own := self.layer_embeddings) is not None:
+            count += own.vocab_size * own.width * self.num_layers
+        return count
 
     @property
     def num_parameters(self) -> int:
         """Return all parameters: linears, embeddings, norms, biases, experts and routers."""
+        hidden = self.hidden_size
         frozen = (
-            self.num_layers * (2 * self.hidden_size + self.num_layer_vector_parameters)
-            + self.hidden_size
+            (2 * self.num_layers + 1) * hidden
+            + self.num_attention_layers * self.num_layer_vector_parameters
             + self.num_expert_parameters
+            + self.num_gate_parameters
         )
+        for layers in self.attention_layers:
+            frozen += layers.num_layers * layers.head_dim * (2 if layers.has_keys else 1)
+        if self.layer_embeddings is not None:
+            frozen += self.num_layers * hidden + self.layer_embeddings.width  # Norms.
+        if self.mixer is not None:
+            of_layer = math.prod(self.mixer.convolution(hidden)) + self.mixer.num_vectors(hidden)
+            frozen += self.mixer.num_layers * of_layer
         if self.experts is not None:
-            frozen += self.num_expert_layers * self.experts.num_others(self.hidden_size)
+            frozen += self.num_expert_layers * self.experts.num_others(hidden)
         return self.num_linear_parameters + self.num_embedding_parameters + frozen
 
     @property
@@ -290,9 +352,9 @@ def _count_vectors(
     if config.get("mlp_bias"):
         count += 2 * intermediate + hidden
     has_head_norms = kind == "glm4_moe" and config.get("use_qk_norm")
-    if kind in ("qwen3", "qwen3_moe", "gemma3_text") or has_head_norms:
+    if kind in HEAD_NORMS or has_head_norms:
         count += 2 * head_dim
-    if kind in ("gemma2", "gemma3_text"):
+    if kind in ("gemma2", "gemma3_text", "gemma4_text"):
         count += 2 * hidden
     if kind in ("olmo2", "olmo3", "olmoe"):
         count += queries + keys
@@ -303,7 +365,10 @@ def _count_extra_activations(config: dict[str, Any], hidden: int, intermediate: 
     match config.get("model_type"):
         case "gemma2" | "gemma3_text":
             return 2 * hidden  # The inputs of two more norms.
-        case "phi3":
+        case "gemma4_text":
+            own = config.get("hidden_size_per_layer_input", 256) or 0
+            return 3 * hidden + 8 * own  # The same, and the way of the layer's own embedding.
+        case "lfm2" | "phi3":
             return intermediate  # The activation of gate.
     return 0
 

@@ -240,10 +240,16 @@ def forward_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> f
 def _attention_flops(
     dimensions: ModelDimensions, recipe: Recipe, keys_per_token: float | None
 ) -> float:
-    """Count those of one token in forward; backward takes twice as much."""
+    """Count those of one token in forward, of other token mixers as well; backward takes twice as
+    much.
+    """
     if keys_per_token is None:
         keys_per_token = min(recipe.max_seq_length, dimensions.max_position_embeddings) / 4
-    return 4 * dimensions.num_layers * dimensions.num_heads * dimensions.head_dim * keys_per_token
+    queries = sum(kind.number * kind.num_queries for kind in dimensions.layer_kinds)
+    flops = 4 * queries * keys_per_token
+    if (mixer := dimensions.mixer) is not None:
+        flops += mixer.num_layers * mixer.flops(dimensions.hidden_size)
+    return flops
 
 
 def estimate(

@@ -15,7 +15,7 @@ from falqon_core.estimate.prices import Price, dollars
 
 MAX_ROWS = 200
 MAX_TOKENS = 256  # of an answer; a base model often uses all of them
-NUM_MODELS = 2
+NUM_MODELS = 2  # the model and its base
 BYTES_PER_SECOND = {"cpu": 1e10, "gpu": 1e12}
 LEAST_TOKEN_SECONDS = 0.002
 ANSWERS_AT_ONCE = 2
@@ -27,7 +27,7 @@ class EvaluationEstimate(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    num_rows: Annotated[int, Field(description="rows that the model and its base answer")]
+    num_rows: Annotated[int, Field(description="rows that each model answers")]
     seconds: Annotated[float, Field(description="time in which they answer")]
     cost: Decimal
 
@@ -47,12 +47,13 @@ def estimate_evaluation(
     price: Price | None,
     num_devices: int,
     measured: AnswerRate | None = None,
+    num_models: int = NUM_MODELS,
 ) -> EvaluationEstimate:
     """Estimate an evaluation on so many held-out rows. `price`: None for an engine of the
     operator's own, which is not charged.
     """
     num_rows = min(num_rows, MAX_ROWS)
-    num_answers = NUM_MODELS * num_rows
+    num_answers = num_models * num_rows
     if measured is not None:
         cost = (measured.cost * num_answers).quantize(PLACES)
         return EvaluationEstimate(
@@ -61,7 +62,7 @@ def estimate_evaluation(
     kind = "cpu" if device == "cpu" else "gpu"
     weights = 2 * dimensions.num_parameters / BYTES_PER_SECOND[kind]
     expected_tokens = min(MAX_TOKENS, tokens_per_row / 2)
-    tokens = (expected_tokens + MAX_TOKENS) / NUM_MODELS
+    tokens = (expected_tokens + MAX_TOKENS) / 2  # on average, with one model that ends too late
     seconds = num_answers * tokens * max(weights, LEAST_TOKEN_SECONDS) / ANSWERS_AT_ONCE
     cost = dollars(price.usd_per_device_hour * num_devices, seconds) if price else Decimal(0)
     return EvaluationEstimate(num_rows=num_rows, seconds=seconds, cost=cost)

@@ -11,7 +11,7 @@ from falqon_core.contract.model_folder import EXPERT_KEYS, MIXTURES
 
 MAX_EXPERTS = 4_096
 # Where experts have a width of their own; elsewhere it is that of the MLP in their place.
-WIDTH_KEYS = {"glm4_moe": "moe_intermediate_size", "qwen3_moe": "moe_intermediate_size"}
+WIDTH_KEYS = dict.fromkeys(("glm4_moe", "qwen3_5_moe_text", "qwen3_moe"), "moe_intermediate_size")
 Count = Callable[..., int]  # (config, key, most, default=None)
 
 
@@ -26,6 +26,7 @@ class Experts(BaseModel):
     num_dense_layers: int = 0  # layers with an MLP in the place of experts
     shared_intermediate_size: int = 0  # of an MLP beside the experts, which every token passes
     has_biases: bool = False
+    has_shared_gate: bool = False  # a linear of one output beside them, which does not train
 
     def num_weights(self, hidden: int) -> int:
         """Count the weights of one expert: gate, up and down."""
@@ -64,6 +65,8 @@ def read_experts(config: dict[str, Any], num_layers: int, count: Count) -> Exper
     shared = 0
     if kind == "glm4_moe":
         shared = width * count(config, "n_shared_experts", 64, 1)
+    if kind == "qwen3_5_moe_text":
+        shared = count(config, "shared_expert_intermediate_size", 2**20, 512)
     return Experts(
         num_experts=num_experts,
         num_active=num_active,
@@ -71,6 +74,7 @@ def read_experts(config: dict[str, Any], num_layers: int, count: Count) -> Exper
         num_dense_layers=_num_dense_layers(config, num_layers),
         shared_intermediate_size=shared,
         has_biases=kind == "gpt_oss",
+        has_shared_gate=kind == "qwen3_5_moe_text",
     )
 
 

@@ -28,7 +28,8 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.contract.recipe_options import BaseCopy
 from falqon_core.estimate.adapter import adapter_size, num_kept_inputs
-from falqon_core.estimate.dimensions import LayerKind, ModelDimensions
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.layer_kinds import LayerKind
 from falqon_core.estimate.memory_terms import (
     attention_backward_bytes,
     expert_working_bytes,
@@ -103,7 +104,8 @@ def training_memory_bytes(
     if placement.num_shards > 1:
         of_layer = gathered_bytes(dimensions, device_is_cpu) // dimensions.num_layers
         backbone += LAYERS_GATHERED * of_layer
-    backbone += 2 * dimensions.num_embedding_parameters + dimensions.expert_bytes
+    frozen = dimensions.num_embedding_parameters + dimensions.num_gate_parameters
+    backbone += 2 * frozen + dimensions.expert_bytes
     # The state of a trained element: itself, its gradient and two moments in fp32.
     adapter = spec.state_bytes * size.trained
     if is_melded:  # A in bf16, on a GPU codes as well
@@ -327,20 +329,15 @@ def _activation_bytes(
     hidden = dimensions.hidden_size
     kinds = dimensions.layer_kinds
     intermediate = max(kind.intermediate_size for kind in kinds)
-    queries = dimensions.num_heads * dimensions.head_dim
-    keys = dimensions.num_kv_heads * dimensions.head_dim
-    # bf16 elements per token. Saved: the inputs of both norms; q, k, v, and q and k rotated; what
-    # attention keeps; gate and up; the products with A, beside the outputs and apart.
+    # bf16 elements per token. Saved: the inputs of both norms; what the token mixer keeps; gate and
+    # up; the products with A, beside the outputs and apart.
     probabilities = dimensions.num_heads * min(recipe.max_seq_length, SHORT_ATTENTION_TOKENS)
-    of_attention = probabilities
     if not device_is_cpu:
         probabilities = 0
-        of_attention = queries + 2 * dimensions.num_heads  # The output of attention, and fp32 sums.
-        if dimensions.rotates_in_place and dimensions.has_fp8:
-            of_attention -= queries + keys
-    common = 2 * hidden + 2 * queries + 3 * keys + of_attention + dimensions.num_extra_activations
     saved_by_kind = [
-        common
+        2 * hidden
+        + dimensions.num_extra_activations
+        + _mixing_elements(dimensions, kind, probabilities, device_is_cpu)
         + gate_bytes * kind.intermediate_size
         + 2 * len(kind.linear_shapes) * recipe.rank
         + kept_input_bytes(kind) // 2
@@ -348,6 +345,7 @@ def _activation_bytes(
         for kind in kinds
     ]
     saved = max(saved_by_kind)
+    queries = max(kind.num_queries for kind in kinds)
     working = 6 * hidden + 4 * queries + 4 * intermediate + probabilities
     if recipe.activation_checkpointing:
         working += saved
@@ -363,6 +361,8 @@ def _activation_bytes(
         logits_ceiling = LOGITS_BYTES["cpu" if device_is_cpu else "gpu"]
         logits = min(tokens * 12 * dimensions.vocab_size, logits_ceiling)
     working_bytes = 2 * tokens * working + expert_working_bytes(dimensions, tokens)
+    if dimensions.mixer is not None:
+        working_bytes += tokens * dimensions.mixer.working_bytes(hidden)
     if not device_is_cpu:
         of_backward = attention_backward_bytes(dimensions, recipe, tokens)
         if recipe.activation_checkpointing:
@@ -371,6 +371,27 @@ def _activation_bytes(
     # The loss is computed before any layer's backward begins; a CPU's allocator keeps its chunks.
     largest = working_bytes + logits if device_is_cpu else max(working_bytes, logits)
     return 2 * tokens * (kept + 2 * hidden) + largest
+
+
+def _mixing_elements(
+    dimensions: ModelDimensions, kind: LayerKind, probabilities: int, device_is_cpu: bool
+) -> int:
+    """Count the bf16 elements of a token that attention keeps, or the mixer in its place: q, k, v,
+    q and k rotated, and on a CPU its probabilities.
+    """
+    if kind.mixer is not None:
+        return kind.mixer.num_kept(dimensions.hidden_size)
+    queries, keys = kind.num_queries, kind.num_keys
+    kept = 2 * queries + 3 * keys
+    if dimensions.has_gated_attention:
+        kept += 3 * queries  # The gate, its sigmoid, and what it multiplies.
+    if device_is_cpu:
+        return kept + probabilities
+    # The output of attention, and fp32 sums.
+    kept += queries + 2 * dimensions.num_heads
+    if dimensions.rotates_in_place and dimensions.has_fp8:
+        kept -= queries + keys
+    return kept
 
 
 def _routed_elements(dimensions: ModelDimensions) -> int:

@@ -52,9 +52,10 @@ def attention_backward_bytes(dimensions: ModelDimensions, recipe: Recipe, tokens
     """
     records = max(1, tokens // recipe.longest_record)
     splits = -(-MAX_MULTIPROCESSORS // (records * dimensions.num_heads))
-    width = -(-dimensions.head_dim // HEAD_BLOCK) * HEAD_BLOCK
-    queries = dimensions.num_heads * dimensions.head_dim
-    keys = dimensions.num_kv_heads * dimensions.head_dim
+    kinds = dimensions.layer_kinds
+    queries = max(kind.num_queries for kind in kinds)
+    keys = max(kind.num_keys for kind in kinds)
+    width = -(-queries // dimensions.num_heads // HEAD_BLOCK) * HEAD_BLOCK
     # bf16: the gradients of the output, of queries, of keys and values for each head of queries and
     # then for each of their own, and of the layer's sum.
     others = 4 * queries + 2 * keys + dimensions.hidden_size

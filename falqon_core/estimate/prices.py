@@ -24,9 +24,9 @@ def _decimal_string(value: object) -> object:
         return value
     if isinstance(value, str) and _DECIMAL.fullmatch(value):
         return Decimal(value)
-    raise ValueError(
-        'expected dollars as a decimal string with at most four places, such as "2.50"'
-    )
+    if isinstance(value, int | float):
+        raise ValueError('Write dollars in quotes, such as "2.50".')
+    raise ValueError("Write dollars with at most four decimals, such as 2.50.")
 
 
 Dollars = Annotated[

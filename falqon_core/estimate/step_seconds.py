@@ -16,7 +16,8 @@ from typing import NamedTuple
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.adapter import adapter_size
-from falqon_core.estimate.dimensions import LayerKind, LinearGroup, ModelDimensions
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.layer_kinds import LayerKind, LinearGroup
 from falqon_core.estimate.placement import WHOLE, Placement, offloaded_bytes, wire_bytes
 
 # TFLOP/s of torch's row-wise FP8 product with N = K = 4096 on an RTX 5090, by its rows, as
@@ -193,14 +194,17 @@ def _bytes_of_token(dimensions: ModelDimensions, recipe: Recipe) -> int:
     layers = sum(
         kind.number * _bytes_of_layer(dimensions, kind, recipe) for kind in dimensions.layer_kinds
     )
+    mixer = dimensions.mixer
+    if mixer is not None:
+        # Written and read, forward, again in backward, and for the gradient.
+        layers += 6 * mixer.num_layers * mixer.working_bytes(dimensions.hidden_size)
     return layers + 8 * dimensions.vocab_size
 
 
 def _bytes_of_layer(dimensions: ModelDimensions, kind: LayerKind, recipe: Recipe) -> int:
     hidden = dimensions.hidden_size
     intermediate = kind.intermediate_size
-    queries = dimensions.num_heads * dimensions.head_dim
-    keys = dimensions.num_kv_heads * dimensions.head_dim
+    queries, keys = kind.num_queries, kind.num_keys
     groups = kind.linear_groups
     outputs = sum(group.num_outputs for group in groups)
     forward = 16 * hidden + 11 * queries + 8 * keys + 5 * intermediate

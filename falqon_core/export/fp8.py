@@ -23,6 +23,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from falqon_core.contract.model_folder import EXPERT_KEYS
+from falqon_core.estimate.attention_layers import GEMMA4
 from falqon_core.export.experts import (
     SCALE_SUFFIX,
     expert_codes,
@@ -134,6 +135,12 @@ def _config(model: PreTrainedModel, unquantized: list[str]) -> dict[str, Any]:
     for name, own in type(model.config).attribute_map.items():
         if name in EXPERT_KEYS and own in config:
             config[name] = config[own]
+    if config["model_type"] == GEMMA4:
+        # Other versions of transformers read the sizes of all layers without a window so; the last
+        # layer is one.
+        last = config.get("per_layer_config", {}).get(str(config["num_hidden_layers"] - 1), {})
+        config["global_head_dim"] = last.get("head_dim", config["head_dim"])
+        config["num_global_key_value_heads"] = last.get("num_key_value_heads")
     return config | {
         "architectures": [type(model).__name__],
         "torch_dtype": "bfloat16",

@@ -11,23 +11,50 @@ in it.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import GGUF_ARCHITECTURES, FormatUnavailable, check_format
 from falqon_core.contract.model_folder import read_config
+from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.mixers import HYBRIDS
+from falqon_core.export import gguf_delta_net
 from falqon_core.export.reading import decoder_weights
 from falqon_core.importers.gguf import LAYER_NAMES, OUTER_NAMES
 from falqon_core.importers.tokenizer import load_tokenizer
 
+CONVOLUTION = "conv.conv"  # The short one of LFM2.
+CONVOLUTIONS = (f".{CONVOLUTION}.weight", ".conv1d.weight")  # They are written in fp32.
+# Names of LFM2's modules by those of llama.cpp.
+LFM2_NAMES = {
+    "token_embd_norm": "model.embedding_norm",
+    "attn_norm": "operator_norm",
+    "ffn_norm": "ffn_norm",
+    "attn_output": "self_attn.out_proj",
+    "attn_q_norm": "self_attn.q_layernorm",
+    "attn_k_norm": "self_attn.k_layernorm",
+    "ffn_gate": "feed_forward.w1",
+    "ffn_up": "feed_forward.w3",
+    "ffn_down": "feed_forward.w2",
+    "shortconv.conv": CONVOLUTION,
+    "shortconv.in_proj": "conv.in_proj",
+    "shortconv.out_proj": "conv.out_proj",
+}
+GGUF_NAMES = {ours: theirs for theirs, ours in (OUTER_NAMES | LAYER_NAMES).items()}
+GGUF_NAMES |= {ours: theirs for theirs, ours in LFM2_NAMES.items()}
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {_LETTERS + r"|\p{N}" + _REST: "qwen2", _LETTERS + r"|\p{N}{1,3}" + _REST: "llama-bpe"}
+SPLITS[
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
+    r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+] = "qwen35"
 
 
 def write_gguf(model: Path, folder: Path, name: str) -> None:
@@ -51,7 +78,10 @@ def write_gguf_file(
     plain model: in bf16, or uint8 [O, 20 I / 32] for a matrix in Q4_1 blocks. Raises
     `FormatUnavailable` for a tokenizer that llama.cpp does not have.
     """
-    writer = GGUFWriter(path, GGUF_ARCHITECTURES[config["model_type"]])
+    if (kind := config["model_type"]) in HYBRIDS:
+        # Published configs leave out what transformers takes for granted.
+        config = AutoConfig.for_model(**config).to_dict()
+    writer = GGUFWriter(path, GGUF_ARCHITECTURES[kind])
     writer.add_name(name)
     if any(tensor.dtype == torch.uint8 for tensor in tensors.values()):
         writer.add_file_type(LlamaFileType.MOSTLY_Q4_1)
@@ -74,16 +104,26 @@ def _add_dimensions(writer: GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_feed_forward_length(ModelDimensions.from_config(config).intermediate_size)
     writer.add_head_count(heads)
-    writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
+    kv_heads = config.get("num_key_value_heads") or heads
+    if config["model_type"] == "lfm2":
+        # None in a layer with a convolution.
+        types = config["layer_types"]
+        writer.add_head_count_kv([0 if kind == HYBRIDS["lfm2"] else kv_heads for kind in types])
+        writer.add_shortconv_l_cache(config["conv_L_cache"])
+    else:
+        writer.add_head_count_kv(kv_heads)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)
+    is_delta = config["model_type"] == gguf_delta_net.FAMILY
+    writer.add_rope_dimension_count(gguf_delta_net.rotated_width(config) if is_delta else head_dim)
+    if is_delta:
+        gguf_delta_net.add_delta_nets(writer, config)
     writer.add_rope_freq_base(
         config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta", 10000.0)
     )
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_layer_norm_rms_eps(config.get("norm_eps") or config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
 
 
@@ -159,24 +199,31 @@ def _add_tensor(
             tensor = _rotary_pairs(
                 tensor, config.get("num_key_value_heads") or config["num_attention_heads"]
             )
-    if tensor.ndim == 1:
-        writer.add_tensor(_gguf_name(name), tensor.float().numpy())
+    names = GGUF_NAMES
+    if config["model_type"] == gguf_delta_net.FAMILY:
+        names = GGUF_NAMES | gguf_delta_net.NAMES
+        tensor = gguf_delta_net.convert_tensor(name, tensor, config)
+    gguf_name = _gguf_name(name, names)
+    if tensor.ndim == 1 or name.endswith(CONVOLUTIONS):
+        # A convolution has a row for each channel: [C, 1, K] -> [C, K].
+        rows = tensor.squeeze(1) if tensor.ndim == 3 else tensor
+        writer.add_tensor(gguf_name, rows.float().numpy())
         return
     is_q4_1 = tensor.dtype == torch.uint8
     writer.add_tensor(
-        _gguf_name(name),
+        gguf_name,
         tensor.contiguous().view(torch.uint8).numpy(),
         raw_dtype=GGMLQuantizationType.Q4_1 if is_q4_1 else GGMLQuantizationType.BF16,
     )
 
 
-def _gguf_name(name: str) -> str:
+def _gguf_name(name: str, names: Mapping[str, str]) -> str:
     module, _, kind = name.rpartition(".")
-    outer = {ours: theirs for theirs, ours in OUTER_NAMES.items()}
-    if module in outer:
-        return f"{outer[module]}.{kind}"
+    if module in names:
+        return f"{names[module]}.{kind}"
     layer, _, part = module.removeprefix("model.layers.").partition(".")
-    return f"blk.{layer}.{ {ours: theirs for theirs, ours in LAYER_NAMES.items()}[part] }.{kind}"
+    parameter = gguf_delta_net.PARAMETERS.get(f"{part}.{kind}")
+    return f"blk.{layer}.{parameter or f'{names[part]}.{kind}'}"
 
 
 def _rotary_pairs(values: torch.Tensor, heads: int) -> torch.Tensor:

@@ -2,8 +2,8 @@
 
 Two forms are read, both by transformers itself: weights that others have quantized, which are
 dequantized where an installed library can, and the text decoder within a model that also sees
-images (Gemma 3), which is taken out. What comes of it is checked as any folder is. It needs memory
-for the model in bf16.
+images (Gemma 3, Qwen3.5), which is taken out. What comes of it is checked as any folder is. It
+needs memory for the model in bf16.
 """
 
 import json
@@ -23,11 +23,13 @@ from transformers import (
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from falqon_core.contract.errors import ModelError, blamed_on_model
+from falqon_core.contract.model_folder import weight_shapes
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.importers.decoder import build_decoder
 
 TEXT_CONFIG_KEY = "text_config"
 QUANTIZATION_KEY = "quantization_config"
+TIED_KEY = "tie_word_embeddings"  # Some models say so around the config of their text decoder.
 BNB_KIND = "bnb_4bit_quant_type"
 DIMENSIONS = (
     "hidden_size",
@@ -40,6 +42,7 @@ DIMENSIONS = (
     "max_position_embeddings",
     "tie_word_embeddings",
 )
+MTP_PREFIX = "mtp."
 # Names of a text decoder's tensors in the layouts that transformers has written over time.
 TEXT_TENSORS = {
     r"^language_model\.lm_head\.": "lm_head.",
@@ -53,7 +56,10 @@ def decoder_config(config: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(inner, dict):
         raise ModelError(f"{TEXT_CONFIG_KEY} of config.json is not a JSON object")
     plain = {key: value for key, value in inner.items() if key != QUANTIZATION_KEY}
-    return plain if TEXT_CONFIG_KEY not in config else _defaults(plain.get("model_type")) | plain
+    if TEXT_CONFIG_KEY not in config:
+        return plain
+    around = {TIED_KEY: config[TIED_KEY]} if TIED_KEY in config else {}
+    return _defaults(plain.get("model_type")) | around | plain
 
 
 def check_quantization(config: dict[str, Any]) -> None:
@@ -85,6 +91,11 @@ def convert_decoder(source: Path, config: dict[str, Any], output: Path) -> list[
         notes.append(
             f"Of the {config.get('model_type')} model only the text decoder is taken; it sees no "
             "images here."
+        )
+    if any(name.startswith(MTP_PREFIX) for name in weight_shapes(source)):
+        notes.append(
+            "Its layers that predict further tokens (MTP) are left out; answers are the same "
+            "without them."
         )
     return notes
 

@@ -2,10 +2,10 @@
 
 transformers builds it without memory for its weights (torch's meta device). Accepted is every
 decoder of transformers whose layers hold the linears that `estimate.dimensions` counts, each an
-`nn.Linear`, the experts and routers that it counts, and no other matrix: so convolutions and state
-spaces are refused, under any name. Soft caps, norms of queries and keys, scales and windows are
-part of a model's own modules; that training computes them as transformers does, `train.agreement`
-shows.
+`nn.Linear`, the experts, routers, gates and convolutions that it counts, and no other matrix: so
+state spaces are refused, under any name. Soft caps, norms of queries and keys, scales and windows
+are part of a model's own modules; that training computes them as transformers does,
+`train.agreement` shows.
 """
 
 from collections import Counter
@@ -18,6 +18,8 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConf
 
 from falqon_core.contract.errors import ModelError, blamed_on_model
 from falqon_core.estimate.dimensions import ModelDimensions
+from falqon_core.estimate.layer_kinds import LayerKind
+from falqon_core.estimate.mixers import HYBRIDS
 
 LAYER_TYPES = {"full_attention", "sliding_attention"}
 
@@ -41,11 +43,11 @@ def build_decoder(folder: Path, dimensions: ModelDimensions) -> PreTrainedModel:
 
 def decoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
     """Return transformers' class for a causal language model of this config. Raises `ModelError`
-    where it has none, or one that is no decoder of attention alone.
+    where it has none, or one of layers that are not known here.
     """
     kind = config.model_type
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-    if model_class is None or model_class._is_stateful:
+    if model_class is None or (model_class._is_stateful and kind not in HYBRIDS):
         raise _unsupported(kind, "transformers has no decoder of attention layers for it")
     if config.architectures not in (None, [], [model_class.__name__]):
         raise ModelError(
@@ -54,7 +56,8 @@ def decoder_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
         )
     if getattr(config, "clip_qkv", None) is not None:
         raise _unsupported(kind, "it clips queries, keys and values in place (clip_qkv)")
-    unknown = set(getattr(config, "layer_types", None) or ()) - LAYER_TYPES
+    known = LAYER_TYPES | {HYBRIDS.get(kind)}
+    unknown = set(getattr(config, "layer_types", None) or ()) - known
     if unknown:
         raise _unsupported(kind, f"it has layers of the type {sorted(unknown)[0]!r}")
     return model_class
@@ -84,23 +87,37 @@ def _kind_of(kind: str, index: int, layer: nn.Module, dimensions: ModelDimension
     """Return the number of the kind, of those in `dimensions`, that a layer is of."""
     linears: dict[str, tuple[int, ...]] = {}
     has_experts = False
+    convolutions: set[tuple[int, ...]] = set()
     for name, module in _matrices(layer):
         if dimensions.experts is not None and _is_routed(module, dimensions):
             has_experts = True
         elif isinstance(module, nn.Linear):
             linears[name.rpartition(".")[2]] = tuple(module.weight.shape)
+        elif isinstance(module, nn.Conv1d) and dimensions.mixer is not None:
+            convolutions.add(tuple(module.weight.shape))
         else:
             raise _unsupported(
                 kind, f"{name} of layer {index} is a {type(module).__name__}, no nn.Linear"
             )
+    found = linears, has_experts, convolutions
     for number, layer_kind in enumerate(dimensions.layer_kinds):
-        if (linears, has_experts) == (layer_kind.linear_shapes, layer_kind.has_experts):
+        if found == _expected(layer_kind, dimensions.hidden_size):
             return number
     raise _unsupported(
         kind,
         f"layer {index} has the linears {_describe(linears)}, and not "
         f"{_describe(dimensions.linear_shapes)}",
     )
+
+
+def _expected(
+    kind: LayerKind, hidden: int
+) -> tuple[dict[str, tuple[int, int]], bool, set[tuple[int, ...]]]:
+    """Return the linears of a layer, whether it has experts, and its convolutions."""
+    convolutions: set[tuple[int, ...]] = set()
+    if kind.mixer is not None:
+        convolutions.add(kind.mixer.convolution(hidden))
+    return kind.linear_shapes | kind.gate_shapes, kind.has_experts, convolutions
 
 
 def _is_routed(module: nn.Module, dimensions: ModelDimensions) -> bool:

@@ -35,6 +35,7 @@ ATTENTIONS = {
 GATED_MLPS = {
     "Gemma2MLP",
     "Gemma3MLP",
+    "Gemma4TextMLP",
     "Glm4MoeMLP",
     "GraniteMLP",
     "LlamaMLP",
@@ -44,6 +45,8 @@ GATED_MLPS = {
     "Olmo3MLP",
     "Qwen2MLP",
     "Qwen3MLP",
+    "Qwen3_5MLP",
+    "Qwen3_5MoeMLP",
     "Qwen3MoeMLP",
     "SmolLM3MLP",
 }

@@ -19,6 +19,7 @@ from transformers.activations import SiLUActivation
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError
+from falqon_core.contract.model_folder import GATE_LINEARS
 from falqon_core.meld import init
 from falqon_core.meld.blocks import (
     ATTENTIONS,
@@ -44,6 +45,7 @@ RMS_NORMS = {
     "Glm4MoeRMSNorm",
     "GraniteMoeRMSNorm",
     "GraniteRMSNorm",
+    "Lfm2RMSNorm",
     "LlamaRMSNorm",
     "Ministral3RMSNorm",
     "MistralRMSNorm",
@@ -59,8 +61,8 @@ RMS_NORMS = {
 def target_linears(
     model: PreTrainedModel, target_modules: tuple[str, ...] | None
 ) -> dict[str, nn.Linear]:
-    """Return the linears to meld, by full name: all but the output head, or those whose last name
-    part is in `target_modules`.
+    """Return the linears to meld, by full name: all but the output head and gates, or those whose
+    last name part is in `target_modules`.
 
     Raises `ConfigError` (param `target_modules`) for a name that no linear has.
     """
@@ -68,7 +70,9 @@ def target_linears(
     linears = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
+        if isinstance(module, nn.Linear)
+        and module is not head
+        and name.rpartition(".")[2] not in GATE_LINEARS
     }
     if target_modules is None:
         return linears

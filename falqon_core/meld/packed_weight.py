@@ -23,7 +23,7 @@ Two storages, chosen by device once, when a model is converted:
 
 Backward of FP8: a weight's scale lies on the contraction axis of grad_input, so it is folded into
 the gradient first, `grad_input = t * (q . qdata)` with q, t = quantize(grad_output * scale)
-(method.md section 3). The gradients of A and B read those q and t as well. Where A trains, B^T lies
+(method-products.md). The gradients of A and B read those q and t as well. Where A trains, B^T lies
 below the transposed W as W's A does below W forward, so that the same GEMM gives dy B. A packed
 weight cannot move to another kind of device.
 

@@ -47,6 +47,7 @@ ATTENTION_NAME = "falqon"
 MAX_SHORT_TOKENS = 512
 QUERY_BLOCK = 128  # Queries of one GEMM; they skip the keys that none of them may see.
 HEAD_MULTIPLE = 8  # Of the head sizes that FlashAttention takes.
+MAX_FLASH_HEAD = 256  # The largest of them.
 
 
 @operator
@@ -292,6 +293,10 @@ def _has_parameters(function: Callable[..., Any] | None, *names: str) -> bool:
 HAS_VARLEN = _has_parameters(varlen_attn, "window_size", "scale")
 
 
+def _has_varlen_for(query: Tensor) -> bool:
+    return HAS_VARLEN and query.device.type != "cpu" and query.shape[-1] <= MAX_FLASH_HEAD
+
+
 def varlen_attention(
     query: Tensor,
     key: Tensor,
@@ -345,7 +350,7 @@ def falqon_attention(
     assert dropout == 0.0, "training runs without dropout"
     if cu_seqlens is None:
         output = causal_attention(query, key, value, scaling, sliding_window, softcap, s_aux)
-    elif HAS_VARLEN and query.device.type != "cpu" and softcap is None and s_aux is None:
+    elif _has_varlen_for(query) and softcap is None and s_aux is None:
         assert max_seqlen is not None, (
             "a packed microbatch brings the length of its longest segment"
         )
@@ -353,7 +358,7 @@ def falqon_attention(
             query, key, value, scaling, sliding_window, cu_seqlens, max_seqlen
         )
     else:
-        # On a CPU, and with capped scores or sinks, segments are attended one by one.
+        # On a CPU, and with large heads, capped scores or sinks, segments are attended one by one.
         lengths = [end - start for start, end in pairwise(cu_seqlens.tolist())]
         parts = (x.split(lengths, dim=2) for x in (query, key, value))
         output = torch.cat(

@@ -10,7 +10,7 @@ in their order, so the same inputs give the same bits.
 
 What is given up: no split over the tokens, so a group of one linear has as many programs as it has
 columns / 64, half of what a large GPU could hold. dY is rounded once more than in a bf16 product;
-method.md section 3 has what that costs.
+method-products.md has what that costs.
 """
 
 from collections.abc import Iterator, Sequence

@@ -153,7 +153,7 @@ def quantize_codes(x: Tensor, column_scale: Tensor | None = None) -> tuple[Tenso
 
     With `column_scale` (fp32 [C]) x * column_scale is quantized, rounded to x's dtype in between:
     that is grad_output times the scales of the weight's rows, which lie on the contraction axis of
-    grad_input (method.md section 3).
+    grad_input (method-products.md).
     """
     if column_scale is not None:
         x = (x * column_scale).to(x.dtype)

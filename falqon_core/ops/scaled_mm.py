@@ -4,7 +4,7 @@ in bf16.
 `out[m, n] = a_scale[m] * b_scale[n] * sum_k a[m, k] * b[n, k]`. Both operands are contiguous along
 the contraction axis K, the only layout that FP8 tensor cores read; a weight that is contracted over
 its inputs (output) is therefore transposed for grad_input (ops/transpose.py). Fast accumulation
-keeps about 14 bits on H100 (method.md section 4): good enough for activations, off for gradients.
+keeps about 14 bits on H100 (method-products.md): good enough for activations, off for gradients.
 
 On a GPU there are four ways; of those that reproduce known products *exactly* the fastest is taken:
   rowwise     `torch._scaled_mm` with both scale vectors; known to fail or to be wrong on some GPUs

@@ -82,7 +82,7 @@ def _messages(line: dict[str, Any], key: str, role: str) -> list[Any]:
             return messages
         case None:
             raise _fault(key, "Field required", advice_on_missing(line, key))
-    raise _fault(key, "Input should be a text or a list of messages", "write one of the two")
+    raise _fault(key, "expected text or a list of messages", "write one of the two")
 
 
 def _unlearned(message: Any) -> Any:

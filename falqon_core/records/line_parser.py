@@ -67,6 +67,22 @@ EXPECTED = (
     "'preferred_output' and 'non_preferred_output'; Alpaca ('instruction', 'input', 'output'), "
     "ShareGPT ('conversations') and 'prompt', 'chosen' and 'rejected' are converted"
 )
+_WORDS = {  # Pydantic's faults by their types.
+    "missing": "the field is missing",
+    "extra_forbidden": "unknown field",
+    "string_type": "expected text",
+    "string_too_short": "the text is empty",
+    "list_type": "expected a list",
+    "too_short": "expected {min_length} or more in the list",
+    "too_long": "expected at most {max_length} in the list",
+    "dict_type": "expected an object",
+    "model_type": "expected an object",
+    "literal_error": "expected {expected}",
+    "int_type": "expected a whole number",
+    "greater_than_equal": "expected {ge} or more",
+    "less_than_equal": "expected {le} or less",
+    "bool_type": "expected true or false",
+}
 _ADVICE = {
     "missing": "add it",
     "extra_forbidden": "remove it, or correct its name",
@@ -205,6 +221,8 @@ def _fault(
 ) -> BadRecord:
     first = error.errors(include_url=False)[0]
     message = first["msg"].removeprefix("Value error, ").partition(" or instance of ")[0]
+    if words := _WORDS.get(first["type"]):
+        message = words.format_map(first.get("ctx", {}))
     advice = _ADVICE.get(first["type"], "correct the line or remove it")
     if first["type"] == "missing" and len(path) == 1:
         advice = advice_on_missing(value, str(path[0]))

@@ -27,6 +27,8 @@ from falqon_core.records.file_check import MAX_ERRORS, read_records
 from falqon_core.records.jsonl import BadRecord, lines_of_file
 
 MAX_BINS = 20
+USUAL_PERCENT = 99  # of the lengths, which the bins divide evenly
+FAR_FACTOR = 2  # multiple of their range from which on the longest has a bin of its own
 NUM_PREVIEWS = 5
 PREVIEW_TOKENS = 512
 PREVIEW_SEQUENCES = 8  # Sequences of one record that are shown.
@@ -104,12 +106,19 @@ def inspect_dataset(
 
 
 def _count_lengths(lengths: "array[int]") -> Histogram:
-    """Count them in bins of equally many whole numbers, with edges between two of these."""
-    shortest = min(lengths)
-    num_lengths = max(lengths) - shortest + 1
+    """Count them in bins of equally many whole numbers, with edges between two of these. A few
+    that are much longer than all others share the last bin, which is wider.
+    """
+    shortest, longest = min(lengths), max(lengths)
+    usual = int(np.percentile(lengths, USUAL_PERCENT, method="lower"))
+    has_rest = longest - shortest >= FAR_FACTOR * (usual - shortest + 1)
+    num_lengths = (usual if has_rest else longest) - shortest + 1
     width = -(-num_lengths // MAX_BINS)
     num_bins = -(-num_lengths // width)
-    counts, edges = np.histogram(lengths, shortest - 0.5 + width * np.arange(num_bins + 1))
+    edges = shortest - 0.5 + width * np.arange(num_bins + 1)
+    if has_rest:
+        edges = np.append(edges, longest + 0.5)
+    counts, _ = np.histogram(lengths, edges)
     return Histogram(edges=edges.tolist(), counts=counts.tolist())
 
 

@@ -23,6 +23,7 @@ from falqon_core.export.reading import is_ours, load_dequantized
 from falqon_core.importers.decoder import build_decoder
 from falqon_core.importers.soundness import check_generation, check_tensors, check_token_id
 from falqon_core.importers.tokenizer import load_tokenizer
+from falqon_core.meld.token_mixers import mix_by_segment
 from falqon_core.ops import attention
 from falqon_core.ops.experts import quantize_experts
 from falqon_core.ops.matmul import widen_linears
@@ -91,6 +92,7 @@ def load_base_model(
         )
     model.eval()
     quantize_experts(model)
+    mix_by_segment(model)
     if streamed:
         move_all_but_linears(model, device or torch.device("cpu"))
     else:

@@ -7,8 +7,8 @@ tokens; loss, logits and the canary's answer may differ by what another order of
 makes of them, and where the trainer rounded activations to FP8, by what that rounding does. There
 is no second forward pass over all validation data: equal bits say more than equal losses.
 
-Bounds are of what was measured, several times over (docs/models.md), and that was on CPUs. On any
-other device a difference beyond them is told and fails nothing; bits and tokens stay strict.
+Bounds are of what was measured, several times over (docs/certificate.md), and that was on CPUs. On
+any other device a difference beyond them is told and fails nothing; bits and tokens stay strict.
 """
 
 import math

@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import Page, ViewportSize, expect
 
 from app.web import assets
+from tests.app.web.test_evaluation_page import an_evaluation
 from tests.browser.scene import Scene, scene
 from tests.browser.visit import Visits
 from tests.contract.access_objects import a_study
@@ -35,6 +36,7 @@ PAGES = {
     "nothing found": "/?q=nowhere",
     "a running job": "/jobs/{running}",
     "a job that succeeded": "/jobs/{succeeded}",
+    "an evaluation": "{evaluation}",
     "a job that failed": "/jobs/{failed}",
     "a queued job": "/jobs/{queued}",
     "comparison": "/compare?job={running}&job={succeeded}&job={failed}",
@@ -118,6 +120,7 @@ def test_no_page_has_a_serious_fault_in_light_or_dark(
     tenant, ids = project
     page = visits.sign_in(tenant.api.url, tenant.key, reduced_motion="reduce")
     names = ids._asdict() | {"webhook": failing_webhook(tenant)} | a_study(tenant)
+    names |= {"evaluation": an_evaluation(tenant)}
     assert faults_of(page, PAGES, **names) == {}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 from PIL import Image
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Locator, Page, ViewportSize, expect
 
 from app.jobs.claims import Claim
 from tests.browser import scene
@@ -125,6 +125,46 @@ def test_a_legend_has_the_newest_values_until_somebody_points(
     expect(values.first).not_to_have_text("20")
     page.mouse.move(0, 0)
     expect(values.first).to_have_text("20")
+
+
+def test_a_finger_moves_the_cursor(visits: Visits, tenant: Tenant) -> None:
+    claim = scene.job(tenant, tenant.upload(), "support-desk", 15)
+    phone: ViewportSize = {"width": 390, "height": 844}
+    page = visits.sign_in(tenant.api.url, tenant.key, has_touch=True, viewport=phone)
+    page.goto(f"/jobs/{claim.job_id}")
+    until(page, lambda: drawn(page) == 15, "the chart is there")
+    over = page.locator(f"{LOSS} .u-over")
+    over.scroll_into_view_if_needed()
+    box = over.bounding_box()
+    assert box is not None
+    touch = page.context.new_cdp_session(page)
+    for kind, share in (("touchStart", 0.8), ("touchMove", 0.6), ("touchMove", 0.3)):
+        x, y = box["x"] + share * box["width"], box["y"] + box["height"] / 2
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+    value = page.locator(f"{LOSS} .u-legend .u-value:visible").first
+    expect(value).to_have_text("5")
+
+
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_buttons_of_a_chart_stand_on_the_line_of_its_title(
+    visits: Visits, tenant: Tenant, width: int
+) -> None:
+    claim = scene.job(tenant, tenant.upload(), "support-desk", 40)
+    viewport: ViewportSize = {"width": width, "height": 900}
+    page = visits.sign_in(tenant.api.url, tenant.key, viewport=viewport)
+    page.goto(f"/jobs/{claim.job_id}")
+    until(page, lambda: drawn(page) == 40, "the chart is there")
+    page.get_by_text("System and optimiser").click()
+    lines = page.locator("figure.chart:visible").evaluate_all(
+        """all => all.map((it) => {
+            const middle = (part) => {
+                const {top, bottom} = it.querySelector(part).getBoundingClientRect();
+                return (top + bottom) / 2;
+            };
+            return Math.abs(middle("h3") - middle("[data-png]"));
+        })"""
+    )
+    assert max(lines) < 8
 
 
 def test_a_picture_says_by_itself_what_it_shows(visits: Visits, tenant: Tenant) -> None:

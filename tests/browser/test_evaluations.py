@@ -14,6 +14,7 @@ from tests.browser.visit import Visits
 from tests.contract.access_objects import an_evaluation
 from tests.support.api import Tenant
 from worker.evaluation import outcome
+from worker.evaluation.charge import Charge
 
 
 def example(answer: str, grade: float) -> AnswerExample:
@@ -36,7 +37,7 @@ def test_the_verdict_its_answers_and_its_cost_appear_by_themselves(
     result = EvaluationResult.model_validate(
         {"rows": 4, "rows_left_out": 0, "models": models}
     ).model_copy(update={"best": [example("four", 1)], "worst": [example("<b>five</b>", 0)]})
-    charge = outcome.Charge(3600.0, 2, default_price("cpu"))
+    charge = Charge(3600.0, 2, default_price("cpu"))
     with tenant.api.database.transaction() as session:
         evaluation = claims.claim(session, Evaluation, 60)
         assert evaluation is not None

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
+from sqlalchemy import select
 
+from app.models import DEFAULT_PROJECT_ID, Model, ModelImport, OperationStatus, Scope
 from tests.browser.job_page import END, confirm, drawn, status, until
 from tests.browser.visit import SECONDS, Visits
-from tests.support.api import Tenant
+from tests.support.api import TINY_CONFIG, Api, Tenant
 from tests.support.fake_trainer import FakeTrainer
 from tests.support.service import KEY, Service
 
@@ -221,3 +223,24 @@ def test_pause_resume_cancel_clone_and_delete(visits: Visits, fake_service: Serv
     row.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
     expect(row.locator(".status")).to_have_text("cancelled", timeout=END)
+
+
+def test_a_real_model_is_added_without_losing_what_is_filled_in(visits: Visits, api: Api) -> None:
+    operator = Tenant(api, Scope.ADMIN, DEFAULT_PROJECT_ID)
+    file = operator.upload()
+    page = visits.sign_in(api.url, operator.key)
+    page.goto(f"/jobs/new?training_file={file}&model={operator.base_model}")
+    page.get_by_label("Name").fill("kept")
+    part = page.locator("#add-model")
+    part.get_by_text("Add a real model").click()
+    part.get_by_role("button", name="Add qwen3-0.6b").click()
+    expect(part).to_contain_text("being added")
+    expect(page.get_by_label("Name")).to_have_value("kept")
+    with api.database.transaction() as session:
+        added = session.scalars(select(ModelImport)).one()
+        added.status = OperationStatus.COMPLETED
+        session.add(Model(id=added.model_id, config=TINY_CONFIG, bytes=1))
+    part.get_by_role("button", name="Use it").click()
+    expect(page.get_by_label("Model", exact=True)).to_have_value("qwen3-0.6b")
+    expect(page.get_by_label("Name")).to_have_value("kept")
+    expect(page.get_by_label("Training file")).to_have_value(file)

@@ -6,14 +6,25 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from app.aliases import repository as aliases
 from app.base.database import now_plus
 from app.evaluations.automatic import GRADERS
 from app.jobs import claims
-from app.models import Evaluation, JobStatus, Project
-from app.models.falqon_options import Budget
+from app.models import (
+    DEFAULT_PROJECT_ID,
+    AliasSwitch,
+    Evaluation,
+    JobStatus,
+    Project,
+    SwitchStatus,
+)
+from app.models.alias import AliasTarget, AliasTargets
+from app.models.falqon_options import Budget, FalqonOptions
+from app.models.job_request import JobRequest
+from app.models.switch_options import SwitchOptions
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.evaluation import EvaluationEstimate
-from tests.support.backend import Backend
+from tests.support.backend import BASE_MODEL, Backend
 from tests.support.fake_trainer import FakeTrainer
 from tests.support.job_columns import estimated
 from tests.support.waiting import wait_for
@@ -29,16 +40,26 @@ def a_job(backend: Backend, **columns: object) -> str:
     return job_id
 
 
+def with_switch(backend: Backend, job_id: str) -> JobRequest:
+    """Return the request of a job, with a name of the base to switch."""
+    targets = AliasTargets(models=[AliasTarget(model=BASE_MODEL)])
+    with backend.database.transaction() as session:
+        aliases.add_version(session, DEFAULT_PROJECT_ID, "support", targets, None)
+    options = FalqonOptions(switch=SwitchOptions(alias="support"))
+    return backend.job(job_id).requested.model_copy(update={"falqon": options})
+
+
 def evaluations(backend: Backend, job_id: str) -> list[Evaluation]:
     with backend.database.read() as session:
         return list(session.scalars(select(Evaluation).where(Evaluation.job_id == job_id)))
 
 
 @pytest.mark.parametrize("point", ["before_finish", "after_finish"])
-def test_a_kill_around_the_success_leaves_one_evaluation(
+def test_a_kill_around_the_success_leaves_one_evaluation_and_one_switch(
     backend: Backend, tmp_path: Path, point: str
 ) -> None:
     job_id = a_job(backend)
+    backend.set(job_id, requested=with_switch(backend, job_id))
     worker = backend.start_worker(FAULT_POINTS=f"{point}=exit", FAULT_MARKS=str(tmp_path))
     wait_for(lambda: worker.poll() is not None, 60, "the worker dies at its point")
     is_published = point == "after_finish"
@@ -53,6 +74,10 @@ def test_a_kill_around_the_success_leaves_one_evaluation(
     assert backend.job(job_id).status == JobStatus.SUCCEEDED
     assert (evaluation.origin, evaluation.plan.graders) == ("validation_fraction", GRADERS)
     assert [model.role for model in evaluation.plan.models] == ["base", "result"]
+    with backend.database.read() as session:
+        (switch,) = session.scalars(select(AliasSwitch)).all()
+    assert (switch.evaluation_id, switch.status) == (evaluation.id, SwitchStatus.EVALUATING)
+    assert evaluation.plan.rivals == [BASE_MODEL]
 
 
 @pytest.mark.parametrize(("cap", "is_enough"), [("0.02", False), ("5.00", True)])

@@ -29,6 +29,8 @@ from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.waiting import wait_for
 
 OF_THE_API = {"before_submit_commit", "after_submit_commit", "after_notify", "before_rescue_commit"}
+# tests/worker/operations/test_switches.py
+OF_SWITCHES = {"before_decision_commit", "after_decision_commit"}
 OF_EXPORTS = {"during_export_upload", "before_export_row"}  # tests/worker/operations/test_export.py
 AT_ONCE = 6
 HEALTHY_WORKERS = 1
@@ -63,7 +65,7 @@ def named_points() -> set[str]:
     }
 
 
-POINTS = sorted(named_points() - OF_THE_API - OF_EXPORTS)
+POINTS = sorted(named_points() - OF_THE_API - OF_EXPORTS - OF_SWITCHES)
 
 
 def has_fired(mark: Path) -> bool:

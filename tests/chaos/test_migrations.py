@@ -15,10 +15,12 @@ from app.aliases.traffic import Traffic
 from app.auth import worker_tokens
 from app.base import migrate
 from app.base.database import Database
-from app.models import DEFAULT_PROJECT_ID, Base, JobStatus, Scope
+from app.batches import repository as batches
+from app.batches.repository import LineAnswer
+from app.models import DEFAULT_PROJECT_ID, Base, EvaluationAnswer, JobStatus, Scope
 from tests.chaos.conftest import Count
 from tests.chaos.scale import RELEASE, SCALE
-from tests.contract.access_objects import a_group_grant, a_user
+from tests.contract.access_objects import a_batch, a_group_grant, a_user
 from tests.support.answers import add_answer, keep_answers
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.backend import BASE_MODEL, Backend
@@ -64,13 +66,20 @@ def used(backend: Backend) -> Database:
                 f"/v1/models/{model}/exports", json={"format": "bf16"}
             ).raise_for_status()
             grader = {"type": "string_check", "name": "same", "operation": "eq"}
-            tenant.http.post(
+            evaluation = tenant.http.post(
                 f"/v1/fine_tuning/jobs/{job_id}/evaluations",
                 json={"graders": [grader], "file": tenant.upload()},
             ).raise_for_status()
+            texts = {"prompt": "Two?", "expected": "four", "base_answer": "five", "answer": "four"}
+            with backend.database.transaction() as session:
+                evaluation_id = evaluation.json()["id"]
+                session.add(
+                    EvaluationAnswer(evaluation_id=evaluation_id, number=0, line=1, **texts)
+                )
     tenant.job(training_file=tenant.upload(jsonl(), check=False))  # still validating
     study = {"model": BASE_MODEL, "training_file": tenant.upload(), "methods": ["lora"]}
     tenant.http.post("/v1/falqon/studies", json=study).raise_for_status()
+    batch_id = a_batch(tenant)["batch_id"]
     tenant.http.put("/v1/source_tokens/hf", json={"token": "hf_a"}).raise_for_status()
     source = "https://files.example.com/rows.parquet"
     for path, body in (
@@ -80,6 +89,8 @@ def used(backend: Backend) -> Database:
         tenant.http.post(path, json=body).raise_for_status()
     alias = {"name": "gpt-4o", "model": BASE_MODEL}
     tenant.http.post("/v1/aliases", json=alias).raise_for_status()
+    switch = {"model": model, "file": tenant.upload()}
+    tenant.http.post("/v1/aliases/gpt-4o/switches", json=switch).raise_for_status()
     traffic = Traffic()
     traffic.add(tenant.project_id, "gpt-4o", BASE_MODEL, 0.1)
     aliases.write_traffic(backend.database, traffic)
@@ -89,6 +100,7 @@ def used(backend: Backend) -> Database:
     add_answer(backend.database, tenant.project_id, team="red")
     with backend.database.transaction() as session:
         worker_tokens.create(session, "cluster", [DEFAULT_PROJECT_ID])
+        batches.add_answers(session, [LineAnswer(batch_id, 1, False, "{}")])
     # nobody loads it, so its row waits
     question = {"model": BASE_MODEL, "prompt": "Well?"}
     assert tenant.http.post("/v1/completions", json=question).status_code == 503

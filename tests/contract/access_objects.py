@@ -23,6 +23,7 @@ from app.models import (
     Evaluation,
     Job,
     JobStatus,
+    Model,
     ModelImport,
     OperationStatus,
     Scope,
@@ -145,6 +146,20 @@ def an_evaluation(tenant: Tenant) -> Parameters:
     return params | {"evaluation_id": evaluation.json()["id"]}
 
 
+def a_batch_file(tenant: Tenant) -> str:
+    content = b'{"custom_id": "a", "method": "POST", "url": "/v1/responses", "body": {}}'
+    return tenant.client.files.create(file=("requests.jsonl", content), purpose="batch").id
+
+
+def a_batch(tenant: Tenant) -> Parameters:
+    batch = tenant.client.batches.create(
+        input_file_id=a_batch_file(tenant),
+        endpoint="/v1/responses",
+        completion_window="24h",
+    )
+    return {"batch_id": batch.id}
+
+
 def without_model(tenant: Tenant, params: Parameters) -> None:
     tenant.client.models.delete(params["model"])
 
@@ -240,6 +255,21 @@ def an_alias(tenant: Tenant) -> Parameters:
         models = [{"model": tenant.base_model, "weight": weight}]
         tenant.http.post("/v1/aliases", json={"name": name, "models": models})
     return {"alias": name}
+
+
+def a_model_to_switch_to(tenant: Tenant) -> str:
+    job_id = a_job_to_evaluate(tenant)["job_id"]
+    with tenant.api.database.transaction() as session:
+        model_id = session.get_one(Job, job_id).fine_tuned_model_id
+        session.execute(update(Model).where(Model.id == model_id).values(job_id=job_id))
+    return str(model_id)
+
+
+def a_switch(tenant: Tenant) -> Parameters:
+    params = an_alias(tenant)
+    path = f"/v1/aliases/{params['alias']}/switches"
+    switch = tenant.http.post(path, json={"model": a_model_to_switch_to(tenant)})
+    return params | {"switch_id": switch.raise_for_status().json()["id"]}
 
 
 def without_alias(tenant: Tenant, params: Parameters) -> None:

@@ -9,6 +9,8 @@ from tests.contract.access_objects import (
     EVENT,
     GRADER,
     Parameters,
+    a_batch,
+    a_batch_file,
     a_checkpoint,
     a_dataset,
     a_delivery,
@@ -20,6 +22,7 @@ from tests.contract.access_objects import (
     a_key,
     a_model,
     a_model_import,
+    a_model_to_switch_to,
     a_paused_job,
     a_permission,
     a_removed_user,
@@ -28,6 +31,7 @@ from tests.contract.access_objects import (
     a_stored_answer,
     a_stored_response,
     a_study,
+    a_switch,
     a_user,
     an_accuracy,
     an_alias,
@@ -153,6 +157,15 @@ def an_evaluation_request(tenant: Tenant, _parameters: Parameters) -> dict[str, 
     return {"json": {"graders": [GRADER], "file": tenant.upload()}}
 
 
+def a_batch_request(tenant: Tenant, _parameters: Parameters) -> dict[str, Any]:
+    body = {"endpoint": "/v1/responses", "completion_window": "24h"}
+    return {"json": body | {"input_file_id": a_batch_file(tenant)}}
+
+
+def a_switch_request(tenant: Tenant, _parameters: Parameters) -> dict[str, Any]:
+    return {"json": {"model": a_model_to_switch_to(tenant)}}
+
+
 ROUTES = {
     ("POST", "/v1/files"): Route(AGENT, send=a_form),
     ("GET", "/v1/files"): Route(READ, lists=lambda tenant: tenant.upload()),
@@ -206,6 +219,10 @@ ROUTES = {
     ("GET", "/v1/fine_tuning/jobs/{job_id}/evaluations/{evaluation_id}"): Route(
         READ, an_evaluation, without_ended_job
     ),
+    ("POST", "/v1/batches"): Route(AGENT, send=a_batch_request, refers_to=("input_file_id",)),
+    ("GET", "/v1/batches"): Route(READ, lists=lambda tenant: a_batch(tenant)["batch_id"]),
+    ("GET", "/v1/batches/{batch_id}"): Route(READ, a_batch),
+    ("POST", "/v1/batches/{batch_id}/cancel"): Route(WRITE, a_batch),
     ("POST", "/v1/falqon/studies"): Route(
         WRITE, send=a_request, refers_to=("training_file", "validation_file")
     ),
@@ -308,6 +325,11 @@ ROUTES = {
     ("GET", "/v1/aliases/{alias}/usage"): Route(READ, an_alias, without_alias),
     ("GET", "/v1/aliases/{alias}/versions"): Route(READ, an_alias),
     ("POST", "/v1/aliases/{alias}/rollback"): Route(WRITE, an_alias),
+    ("POST", "/v1/aliases/{alias}/switches"): Route(
+        WRITE, an_alias, without_alias, send=a_switch_request
+    ),
+    ("GET", "/v1/aliases/{alias}/switches"): Route(READ, a_switch, without_alias),
+    ("GET", "/v1/aliases/{alias}/switches/{switch_id}"): Route(READ, a_switch),
     ("GET", "/v1/models"): Route(INFER, lists=lambda tenant: a_model(tenant)["model"]),
     ("POST", "/v1/models"): Route(ADMIN, send=a_model_request, by_installation=True),
     ("GET", "/v1/model_imports"): Route(ADMIN, is_of_all=True, by_installation=True),

@@ -35,6 +35,7 @@ JOB = {
         "gpu": "any",
         "budget": {"max_cost_usd": "2.50", "max_seconds": 60},
         "early_stopping": {"patience": 3},
+        "switch": {"alias": "n", "canary": 5},
     },
 }
 STUDY = {
@@ -89,6 +90,13 @@ BODIES: dict[str, dict[str, Any]] = {
         "max_rows": 10,
         "max_tokens": 16,
     },
+    "POST /v1/batches": {
+        "input_file_id": "REQUESTS",
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "metadata": {"team": "red"},
+        "output_expires_after": {"anchor": "created_at", "seconds": 3600},
+    },
     "POST /v1/models/{model}/exports": {"format": "bf16"},
     "POST /v1/models/{model}/links": {"name": "model.safetensors", "expires_in_seconds": 60},
     "POST /v1/files": {"source": "hf://acme/rows", "purpose": "fine-tune"},
@@ -102,6 +110,14 @@ BODIES: dict[str, dict[str, Any]] = {
     },
     "POST /v1/aliases": {"name": "n", "models": [{"model": "BASE", "weight": 2}]},
     "POST /v1/aliases/{alias}/rollback": {"version": 1},
+    "POST /v1/aliases/{alias}/switches": {
+        "model": "BASE",
+        "canary": 5,
+        "file": "HELD_OUT",
+        "graders": [{"type": "string_check", "name": "same", "operation": "eq"}],
+        "max_rows": 20,
+        "max_tokens": 16,
+    },
     "POST /v1/chat/completions/{completion_id}": {
         "metadata": {"rating": "good"},
         "falqon": {"corrected": "four"},
@@ -250,6 +266,7 @@ class Place(NamedTuple):
             json.dumps(body)
             .replace('"BASE"', f'"{self.tenant.base_model}"')
             .replace("HELD_OUT", self.objects["held_out"])
+            .replace("REQUESTS", self.objects["requests"])
         )
         content = content.replace('"PROJECT"', f'"{self.objects["project_id"]}"').replace(
             '"FILE"', f'"{self.objects["file_id"]}"'

@@ -39,10 +39,10 @@ def agent(admin: Tenant) -> Iterator[httpx.Client]:
         yield http
 
 
-def create(agent: httpx.Client, tenant: Tenant, most: str | None) -> httpx.Response:
-    budget = {} if most is None else {"falqon": {"budget": {"max_cost_usd": most}}}
+def create(agent: httpx.Client, tenant: Tenant, most: str | None, **options: Any) -> httpx.Response:
+    budget = {} if most is None else {"budget": {"max_cost_usd": most}}
     request = {"model": tenant.base_model, "training_file": tenant.upload()}
-    return agent.post("/v1/fine_tuning/jobs", json=request | budget)
+    return agent.post("/v1/fine_tuning/jobs", json=request | {"falqon": budget | options})
 
 
 def error_of(response: httpx.Response) -> tuple[int, str, str]:
@@ -156,6 +156,13 @@ def test_estimates_and_dry_runs_are_free(admin: Tenant, agent: httpx.Client) -> 
     for path in ("/v1/fine_tuning/estimates", "/v1/fine_tuning/jobs?dry_run=true"):
         assert agent.post(path, json=body).status_code == 200
     assert admin.num_rows(Job, Event) == before
+
+
+def test_an_agent_changes_no_name_by_way_of_a_job(admin: Tenant, agent: httpx.Client) -> None:
+    name = {"name": "support", "model": admin.base_model}
+    admin.http.post("/v1/aliases", json=name).raise_for_status()
+    refused = create(agent, admin, "1", switch={"alias": "support"})
+    assert error_of(refused) == (403, "insufficient_permissions", "falqon.switch")
 
 
 def test_every_act_of_an_agent_is_in_the_audit_log_as_that_key(

@@ -30,7 +30,6 @@ def test_known_addresses_that_are_not_served_say_what_to_use(tenant: Tenant) -> 
         (lambda: client.conversations.create(), "previous_response_id"),
         (lambda: client.embeddings.create(model="m", input="Hi"), "embedding model"),
         (lambda: client.moderations.create(input="Hi"), "judges text"),
-        (lambda: client.batches.retrieve("batch_1"), "for each line"),
         (lambda: client.images.generate(prompt="Hi"), "text alone"),
         (lambda: client.audio.speech.create(model="m", voice="alloy", input="Hi"), "text alone"),
         (lambda: client.vector_stores.retrieve("vs_1"), "messages"),

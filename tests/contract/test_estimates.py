@@ -114,6 +114,11 @@ def test_an_estimate_has_the_evaluation_that_follows(tenant: Tenant) -> None:
         session.execute(update(Job).where(Job.id == params["job_id"]).values(base_model_id=model))
     evaluation = estimate_of(tenant, **rows)["evaluation"]
     assert evaluation == {"num_rows": 10, "seconds": 10.0, "cost": "0.2000"}
+    name = {"name": "support", "model": tenant.base_model}  # a third model that is asked
+    tenant.http.post("/v1/aliases", json=name).raise_for_status()
+    switch = {"falqon": {"switch": {"alias": "support"}}}
+    evaluation = estimate_of(tenant, **rows | switch)["evaluation"]
+    assert evaluation == {"num_rows": 10, "seconds": 15.0, "cost": "0.3000"}
 
     with tenant.api.database.transaction() as session:
         session.get_one(Project, tenant.project_id).evaluate = False
@@ -315,8 +320,9 @@ def test_a_budget_below_the_estimate_is_accepted_with_a_warning(tenant: Tenant) 
             for event in tenant.client.fine_tuning.jobs.list_events(job.id)
             if event.level == "warn"
         ]
-        assert warning.data == {"code": "budget_below_estimate", "param": f"falqon.budget.{param}"}
-        assert f"{param} {budget[param]}" in warning.message
+        assert warning.data == {"code": "budget_below_start", "param": f"falqon.budget.{param}"}
+        assert "Start and export alone take about" in warning.message
+        assert warning.message in job.estimate["warnings"]
     enough = tenant.job(
         extra_body={"falqon": {"budget": {"max_cost_usd": "99.00", "max_seconds": 10**6}}}
     )

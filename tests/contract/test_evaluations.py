@@ -85,7 +85,7 @@ def test_an_evaluation_waits_for_a_worker_and_its_result_is_read_where_it_is(
     assert (read["status"], read["num_questions"], read["result"]) == (
         "completed",
         10,
-        RESULT | {"best": [], "worst": []},
+        RESULT | {"rivals": [], "best": [], "worst": []},
     )
     assert read["summary"] == "1.00 by same (1 row)."
     second = ask(tenant, job_id).json()

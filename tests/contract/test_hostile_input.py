@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from app.models import DEFAULT_PROJECT_ID, Scope
+from tests.contract.access_objects import a_batch_file
 from tests.contract.hostile_input import ALSO_TAKEN, BODIES, JOB, NUMBERS, PATHS, UNREADABLE, Place
 from tests.support.api import Api, Tenant
 from tests.support.mutations import (
@@ -41,6 +42,8 @@ def place(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
     endpoint = tenant.client.webhooks.create(
         url="https://hooks.example.com/", name="ours", event_types=["fine_tuning.job.failed"]
     )
+    name = {"name": "n", "model": tenant.base_model}
+    tenant.http.post("/v1/aliases", json=name).raise_for_status()
     objects = {
         "file_id": job.training_file,
         "held_out": tenant.upload(),
@@ -56,10 +59,13 @@ def place(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
         "key_id": "key_x",
         "format": "bf16",
         "evaluation_id": "eval-x",
+        "batch_id": "batch_x",
+        "requests": a_batch_file(tenant),
         "study_id": "study-x",
         "token_id": "stoken-x",
         "import_id": "mimport-x",
         "alias": "n",
+        "switch_id": "switch-x",
         "completion_id": "chatcmpl-x",
         "response_id": "resp_x",
         "user_id": "user_x",

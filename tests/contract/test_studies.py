@@ -187,6 +187,7 @@ def test_a_study_with_one_refused_job_writes_none(tenant: Tenant) -> None:
         ({"seeds": [1], "falqon": {"seed": 1}}, "falqon.seed"),
         ({"falqon": {"method": "lora"}}, "falqon.method"),
         ({"falqon": {"rank": 0}}, "falqon.rank"),
+        ({"falqon": {"switch": {"alias": "a"}}}, "falqon.switch"),
         ({"falqon": {"group_size": 32}}, "falqon.group_size"),
         ({"learning_rates": {"qlora": 1e-3}}, "learning_rates.qlora"),
         ({"model": "nobody"}, "model"),

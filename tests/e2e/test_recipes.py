@@ -1,4 +1,4 @@
-"""The pages of docs/recipes, docs/team.md and docs/loop.md as they stand, each as one script.
+"""The pages of docs/recipes, and team.md, loop.md and batches.md, as they stand: each one script.
 
 Trainings are those of a trainer whose models are copies of their bases, so that ten of them cost
 little; in a release the real one trains.
@@ -22,6 +22,7 @@ FOLDER = ROOT / "docs" / "recipes"
 RECIPES = sorted(set(FOLDER.glob("*.md")) - {FOLDER / "README.md"})
 TEAM = ROOT / "docs" / "team.md"
 LOOP = ROOT / "docs" / "loop.md"
+BATCHES = ROOT / "docs" / "batches.md"
 BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", re.M | re.S)
 SENTENCES = re.compile(r"^   ```sh\n(.*?)^   ```", re.M | re.S)
 MAX_LINES = 40
@@ -30,13 +31,14 @@ NUM_RECIPES = 10
 BASE_TRAINER = [sys.executable, str(ROOT / "tests" / "support" / "base_trainer.py")]
 # A line that the last block of a page prints.
 PRINTED = {
+    "batches": r"^file-\w+\t.*_output\.jsonl",
     "classifier": r"^ *[0-9.]+%  ",
     "comparing-rates": r"^\|.*FALQON",
     "continuing-a-run": r":longer:",
     "customer-model": r'"keep_loaded": ?true',
     "json-extraction": r"^\{'company': ",
     "long-documents": r":manuals:",
-    "loop": r"^succeeded ft:falqon-tiny:default:loop:",
+    "loop": r"(?s)^succeeded ft:.*:loop:.*switched.*^search stands for falqon-tiny \(version 3\)",
     "moving-from-openai": r"^falqon-tiny ",
     "preference-pairs": r"^succeeded ft:falqon-tiny:default:pairs:",
     "team": r"^objects$",
@@ -93,7 +95,7 @@ def run(service: Service, folder: Path, script: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("page", [*RECIPES, TEAM, LOOP], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*RECIPES, TEAM, LOOP, BATCHES], ids=lambda page: page.stem)
 def test_a_page_runs_as_it_stands(recipe_service: Service, page: Path, tmp_path: Path) -> None:
     printed = run(recipe_service, tmp_path, script_of(page))
     assert re.search(PRINTED[page.stem], printed, re.M), printed

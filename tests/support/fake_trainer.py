@@ -320,7 +320,7 @@ def import_folder(source: str, output: Path, message_fd: int | None) -> int:
 
 
 def main() -> int:
-    if sys.argv[1] == "inspect":  # takes no model's weights, so nothing has to be a fake
+    if sys.argv[1] in ("inspect", "held-out"):  # They take no weights: nothing has to be a fake.
         os.execv(sys.executable, [sys.executable, "-m", "falqon_core", *sys.argv[1:]])
     if sys.argv[1] == "doctor":
         row = CheckRow(

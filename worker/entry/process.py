@@ -58,6 +58,12 @@ def poll(kind: str) -> None:
     worker.poll()
 
 
+def poll_for_message(kind: str) -> None:
+    """Poll, unless the work would keep the one thread that takes messages for hours."""
+    if kind not in {model.__tablename__ for model in HANDLERS if HANDLERS[model].is_long}:
+        poll(kind)
+
+
 def pollers(queues: Collection[str]) -> list[Poller]:
     """Return one for each piece of work that this process may do at a time, of each kind whose
     queue it serves. Exports take long, and what people wait for must not wait behind one.

@@ -7,4 +7,4 @@ from worker.entry import process
 @shared_task(name=POLL)  # type: ignore[untyped-decorator]
 def poll(kind: str, id_: str) -> None:
     """Work until nothing of this kind is left. The id is for the log: the oldest comes first."""
-    process.poll(kind)
+    process.poll_for_message(kind)

@@ -68,17 +68,24 @@ class Asker:
         self._heartbeat = heartbeat
         self.seconds = 0.0  # in which engines answered
 
-    def ask(self, model_id: str, questions: Sequence[Question]) -> list[str | EngineRefused]:
+    def ask(
+        self, model_id: str, questions: Sequence[Question], *, is_judge: bool = False
+    ) -> list[str | EngineRefused]:
         """Return the answers of a model. Raises `NotAnswered` where there is no engine for it,
-        or where it fails time and again.
+        or where it fails time and again. The operator names models that judge at an address of its
+        own, which is not charged.
         """
+        judge = (
+            self._judge_target() if is_judge and model_id in self._settings.judge_models else None
+        )
         num_tries = 1
         while True:
             try:
-                target = self._find_target(model_id)
+                target = judge or self._find_target(model_id)
                 began_at = time.monotonic()
                 answers = asyncio.run(self._ask_at_once(target, questions))
-                self.seconds += time.monotonic() - began_at
+                if judge is None:
+                    self.seconds += time.monotonic() - began_at
                 return answers
             except (EngineAway, ApiError) as error:
                 failure = _failure_of(error)
@@ -87,6 +94,12 @@ class Asker:
                     raise failure from error
             num_tries += 1
             self._pause()
+
+    def _judge_target(self) -> EngineTarget:
+        settings = self._settings
+        token = settings.judge_key.get_secret_value() if settings.judge_key else ""
+        address = settings.judge_url.rstrip("/")
+        return EngineTarget(address, token, None, MAX_CONCURRENT, self._project_id, False)
 
     def _find_target(self, model_id: str) -> EngineTarget:
         """Wait for the engine. That of this worker loads models in a thread of its own."""

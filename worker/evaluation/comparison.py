@@ -17,6 +17,8 @@ from app.models.evaluation import (
     EvaluationResult,
     GraderScore,
     ModelScores,
+    RivalComparison,
+    RivalScore,
     Verdict,
 )
 
@@ -51,8 +53,34 @@ def compare(
         models.append(ModelScores(**model.model_dump(), scores=graded))
     num_rows = len(columns[0])
     return EvaluationResult(
-        rows=len(answered), rows_left_out=num_rows - len(answered), models=models
+        rows=len(answered),
+        rows_left_out=num_rows - len(answered),
+        models=models,
+        rivals=[_compare_with_rival(plan, answered, rival, heartbeat) for rival in plan.rivals],
     )
+
+
+def _compare_with_rival(
+    plan: EvaluationPlan,
+    answered: Sequence[Sequence[list[float]]],
+    rival: str,
+    heartbeat: Callable[[], None],
+) -> RivalComparison:
+    r = [model.model for model in plan.models].index(rival)
+    scores = []
+    for g, grader in enumerate(plan.graders):
+        heartbeat()
+        own = [row[-1][g] for row in answered]
+        others = [row[r][g] for row in answered]
+        scores.append(
+            RivalScore(
+                grader=grader.name,
+                mean=fmean(own),
+                rival_mean=fmean(others),
+                difference=difference(own, others),
+            )
+        )
+    return RivalComparison(rival=rival, scores=scores)
 
 
 def standard_error(values: Sequence[float]) -> float | None:

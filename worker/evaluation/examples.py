@@ -1,35 +1,47 @@
-"""The best answers of a model and its worst ones, beside the expected ones."""
+"""The best answers of a model and its worst ones, beside the expected and the base's answers."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.models.evaluation import AnswerExample, RankedAnswer
-from worker.evaluation.rows import EvaluationRow
+from app.models import EvaluationAnswer
+from app.models.evaluation import AnswerExample, AnswerScores, EvaluationPlan
 
 NUM_EXAMPLES = 3  # of the best answers, and of the worst
 MAX_CHARACTERS = 1_000  # of each text
 
 
-def rank(ranked: Sequence[RankedAnswer], answer: RankedAnswer) -> list[RankedAnswer]:
-    """Return the best answers so far and the worst ones, the best first; of equal ones, that of the
-    earlier row.
+def choose_examples(plan: EvaluationPlan, scores: AnswerScores) -> tuple[list[int], list[int]]:
+    """Return the rows of the last model's best answers, best first, and of its worst ones, worst
+    first: of equal ones the earlier row is better. No row is both, and every model has answered it.
     """
-    shortened = answer.model_copy(update={"answer": shorten(answer.answer)})
-    best_first = sorted(
-        [*ranked, shortened], key=lambda each: ([-score for score in each.scores], each.row)
+    columns = [scores.by_model[model.model] for model in plan.models]
+    graded = enumerate(zip(*columns, strict=True))
+    ranked = sorted(
+        ([-score for score in row[-1]], number) for number, row in graded if None not in row
     )
-    if len(best_first) <= 2 * NUM_EXAMPLES:
-        return best_first
-    return best_first[:NUM_EXAMPLES] + best_first[-NUM_EXAMPLES:]
+    best_first = [number for _, number in ranked]
+    return best_first[:NUM_EXAMPLES], best_first[NUM_EXAMPLES:][-NUM_EXAMPLES:][::-1]
 
 
-def examples(
-    ranked: Sequence[RankedAnswer], rows: Sequence[EvaluationRow]
-) -> tuple[list[AnswerExample], list[AnswerExample]]:
-    """Return the best answers, best first, and the worst ones, worst first; none is both."""
-    shown = [_example(answer, rows[answer.row]) for answer in ranked]
-    return shown[:NUM_EXAMPLES], shown[NUM_EXAMPLES:][::-1]
+def examples_of(
+    numbers: Sequence[int],
+    answers: Mapping[int, EvaluationAnswer],
+    scores: Sequence[list[float] | None],
+) -> list[AnswerExample]:
+    """Return the answers to these rows, without those of an attempt that stored none."""
+    return [
+        AnswerExample(
+            line=answers[number].line,
+            prompt=answers[number].prompt,
+            expected=answers[number].expected,
+            answer=answers[number].answer or "",
+            base_answer=answers[number].base_answer,
+            scores=scores[number] or [],
+        )
+        for number in numbers
+        if number in answers
+    ]
 
 
 def shorten(value: Any) -> str:
@@ -37,13 +49,3 @@ def shorten(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = text.replace("\0", "\ufffd").encode(errors="replace").decode()
     return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}…"
-
-
-def _example(answer: RankedAnswer, row: EvaluationRow) -> AnswerExample:
-    return AnswerExample(
-        line=row.line,
-        prompt=shorten(row.prompt),
-        expected=shorten(row.item["reference"]),
-        answer=answer.answer,
-        scores=answer.scores,
-    )

@@ -2,14 +2,18 @@
 
 import json
 import re
+from collections.abc import Callable
 from typing import Any
 
+from app.models.grader_formula import Formula
 from app.models.graders import (
     OUTPUT,
     PLACEHOLDER,
     AnyGrader,
     JsonSchema,
+    Multi,
     MultipleChoice,
+    ScoreModel,
     StringCheck,
     TextSimilarity,
 )
@@ -17,6 +21,7 @@ from falqon_core.records.jsonl import BadRecord, parse_line
 from worker.evaluation.similarity import fuzzy_match, rouge_l, rouge_n
 
 Item = dict[str, Any]
+Judge = Callable[[ScoreModel, Item, str], float]
 # Limit of a filled template. A row may have megabytes, and a template names a value hundreds of
 # times.
 MAX_CHARACTERS = 100_000
@@ -26,8 +31,13 @@ class MissingField(Exception):
     """A template names a field that a row does not have."""
 
 
-def grade(grader: AnyGrader, item: Item, answer: str) -> float:
-    """Raises `MissingField`."""
+def grade(grader: AnyGrader, item: Item, answer: str, judge: Judge) -> float:
+    """Return the grade. Raises `MissingField`, and what the judge raises."""
+    if isinstance(grader, Multi):
+        scores = {name: grade(part, item, answer, judge) for name, part in grader.graders.items()}
+        return Formula(grader.calculate_output, scores)(scores)
+    if isinstance(grader, ScoreModel):
+        return judge(grader, item, answer)
     text = fill(grader.input, item, answer)
     if isinstance(grader, JsonSchema):
         return float(_is_valid(text, grader))
@@ -39,6 +49,14 @@ def grade(grader: AnyGrader, item: Item, answer: str) -> float:
             return _similarity(grader.evaluation_metric, text, reference)
         case MultipleChoice():
             return float(_first_choice(text, grader.choices) == reference.strip())
+
+
+def templates_of(grader: AnyGrader) -> list[str]:
+    if isinstance(grader, Multi):
+        return [template for part in grader.graders.values() for template in templates_of(part)]
+    if isinstance(grader, ScoreModel):
+        return [message.content for message in grader.input]
+    return [grader.input, getattr(grader, "reference", "")]
 
 
 def fill(template: str, item: Item, answer: str) -> str:

@@ -1,6 +1,5 @@
 """Outcome of an evaluation: its own row, and beside it the job's verdict, event and cost."""
 
-from dataclasses import dataclass
 from decimal import Decimal
 
 from sqlalchemy.orm import Session
@@ -17,26 +16,10 @@ from app.models.job_progress import JobCost, JobProgress
 from app.operations import claims
 from app.usage import repository as usage
 from app.webhooks import events as webhooks
-from falqon_core.estimate.prices import Price, cents, usd
+from falqon_core.estimate.prices import Price
+from worker.evaluation.charge import Charge
 
 WEBHOOK = "evaluation.finished"
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """Time in which engines answered on `num_devices` at a price; None on an engine of the
-    operator's own.
-    """
-
-    seconds: float
-    num_devices: int
-    price: Price | None
-
-    @property
-    def cost(self) -> Decimal:
-        if self.price is None:
-            return Decimal(0)
-        return cents(usd(self.price.usd_per_device_hour * self.num_devices, self.seconds))
 
 
 def complete(

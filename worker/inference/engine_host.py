@@ -5,6 +5,7 @@ import threading
 import structlog
 
 from app.inference import claims
+from app.models import Engine
 from worker.context import WorkerContext
 from worker.inference.engine_choice import Loading
 from worker.inference.engine_run import EngineRun
@@ -12,6 +13,7 @@ from worker.operations.handler import PermanentError
 from worker.operations.poll_loop import PollLoop
 
 UNUSED_SECONDS = 10.0  # An engine in use does not make room for another.
+PATIENT_UNUSED_SECONDS = 120.0  # The same, where only a batch asks for the other.
 
 log = structlog.get_logger()
 
@@ -46,14 +48,14 @@ class EngineHost(PollLoop):
         run.start()
         return True
 
-    def _make_room(self, loading: Loading) -> None:
+    def _make_room(self, engine: Engine, loading: Loading) -> None:
         """Unload what was used least recently until the memory suffices.
 
         Raises `PermanentError` where that is not enough.
         """
         with self._making_room:
             while (available := loading.available_bytes()) < loading.needed_bytes:
-                victim = self._least_recently_used()
+                victim = self._least_recently_used(engine)
                 if victim is None:
                     raise PermanentError(
                         "engine_out_of_memory",
@@ -63,8 +65,11 @@ class EngineHost(PollLoop):
                 log.info("unloaded to make room", model=victim.model_id)
                 victim.stop()
 
-    def _least_recently_used(self) -> EngineRun | None:
+    def _least_recently_used(self, engine: Engine) -> EngineRun | None:
+        """Return the engine to unload for another one."""
         with self._context.database.read() as session:
-            model_ids = claims.idle_engines(session, self._context.owner, UNUSED_SECONDS)
+            is_patient = claims.is_patient(session, engine)
+            seconds = PATIENT_UNUSED_SECONDS if is_patient else UNUSED_SECONDS
+            model_ids = claims.idle_engines(session, self._context.owner, seconds)
         runs = [self._runs.get(model_id) for model_id in model_ids]
         return next((run for run in runs if run is not None and run.is_alive()), None)

@@ -34,7 +34,7 @@ class EngineRun:
     """A thread and the program that it watches; neither outlives the other."""
 
     def __init__(
-        self, context: WorkerContext, engine: Engine, make_room: Callable[[Loading], None]
+        self, context: WorkerContext, engine: Engine, make_room: Callable[[Engine, Loading], None]
     ) -> None:
         self.model_id = engine.model_id
         self._context = context
@@ -77,7 +77,7 @@ class EngineRun:
         """Answer until nobody asks any more."""
         with ModelCache.of(self._context, self._beat) as cache:
             loading = prepare(self._model(), cache, self._settings)
-            self._make_room(loading)
+            self._make_room(self._engine, loading)
             self._answer(loading)
 
     def _answer(self, loading: Loading) -> None:

@@ -23,7 +23,7 @@ def context_of(config: dict[str, Any]) -> int:
 def cache_bytes(config: dict[str, Any]) -> int:
     """Return the bytes of the keys and values of one whole context."""
     dimensions = ModelDimensions.from_config(config)
-    num_values = 2 * dimensions.num_layers * dimensions.num_kv_heads * dimensions.head_dim
+    num_values = 2 * sum(kind.number * kind.num_keys for kind in dimensions.layer_kinds)
     return CACHE_BYTES * num_values * context_of(config)
 
 

@@ -4,22 +4,24 @@ that answers the API's callers, and graders say how well.
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sqlalchemy.orm import Session
 
 from app.artifacts import repository as artifact_rows
-from app.base.storage import keys
+from app.base.storage import Stored, keys
 from app.catalogue import repository as catalogue
+from app.evaluations import repository as evaluations
 from app.files import repository as files
 from app.garbage import orphans
 from app.jobs import repository as jobs
-from app.models import Artifact, Evaluation, File, Job
+from app.models import Artifact, Evaluation, EvaluationAnswer, File, Job
 from app.models.base import JsonObject
-from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationResult, RankedAnswer
-from app.prices.service import price_of
+from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationResult
+from app.switches import gate
 from falqon_core.contract.config import TrainConfig
+from falqon_core.fault_points import fault
 from falqon_core.records.file_check import read_records
 from falqon_core.records.jsonl import lines_of_file
 from falqon_core.records.line_parser import Parsed
@@ -27,11 +29,12 @@ from worker.attempt.staging import fetch_data
 from worker.evaluation import outcome
 from worker.evaluation.asking import MAX_CONCURRENT, Asker, EngineRefused, NotAnswered, Question
 from worker.evaluation.card import CARD_NAME, write_card
+from worker.evaluation.charge import Charge, charge_of
 from worker.evaluation.comparison import compare
-from worker.evaluation.examples import examples, rank
-from worker.evaluation.grading import MissingField, check_fields, grade
+from worker.evaluation.examples import choose_examples, examples_of, shorten
+from worker.evaluation.grading import MissingField, check_fields, grade, templates_of
+from worker.evaluation.judging import Judge, NotJudged
 from worker.evaluation.rows import MAX_CHARACTERS, EvaluationRow, RowsTooLong, choose, row_of
-from worker.machine.engines import device_of_engines
 from worker.machine.subprocesses import run_tool
 from worker.models.fetching import fetch_artifacts
 from worker.operations.dataset_statistics import WEIGHTS_SUFFIX
@@ -61,9 +64,8 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         for model in operation.plan.models:
             evaluator.evaluate(model)
         scores = evaluator.finish()
-        best, worst = examples(scores.ranked, rows)
         compared = compare(operation.plan, scores, heartbeat)
-        result = compared.model_copy(update={"best": best, "worst": worst})
+        result = compared.model_copy(update=self._examples(operation, scores))
         values = {"num_rows": len(rows)} | _columns_of(scores)
         self._publish(operation, result, evaluator.charge, values)
 
@@ -71,46 +73,60 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         self,
         operation: Evaluation,
         result: EvaluationResult,
-        charge: outcome.Charge,
+        charge: Charge,
         values: JsonObject,
     ) -> None:
-        """Complete with the result, which is downloaded with the model, too."""
+        """Complete with the result, which is downloaded with the model, too, and which decides a
+        switch.
+        """
         key = keys.evaluation_card(operation.project_id, operation.id, operation.attempt)
         card = write_card(operation.plan, result).encode()
         stored = orphans.put(self._database, self._storage, key, [card])
         with self._database.transaction() as session:
             if not outcome.complete(session, operation, result, charge, **values):
                 raise OperationAbandoned
-            model_id = operation.plan.models[-1].model
-            model = catalogue.find_to_use(session, operation.project_id, model_id)
-            if model is None:  # deleted meanwhile
-                return
-            orphans.claim(session, key)
-            artifact = Artifact(
-                model_id=model_id, name=CARD_NAME, storage_key=key, **stored._asdict()
-            )
-            before = artifact_rows.replace(session, artifact)
-            model.bytes += artifact.bytes
-            if before is not None:
-                model.bytes -= before.bytes
-                orphans.mark_orphaned(session, [before.storage_key])
+            self._add_card(session, operation, key, stored)
+            gate.decide(session, operation, result)  # It locks the project's row, the last.
+            fault("before_decision_commit")
+        fault("after_decision_commit")
+
+    def _add_card(self, session: Session, operation: Evaluation, key: str, stored: Stored) -> None:
+        model_id = operation.plan.models[-1].model
+        model = catalogue.find_to_use(session, operation.project_id, model_id)
+        if model is None:  # deleted meanwhile
+            return
+        orphans.claim(session, key)
+        artifact = Artifact(model_id=model_id, name=CARD_NAME, storage_key=key, **stored._asdict())
+        before = artifact_rows.replace(session, artifact)
+        model.bytes += artifact.bytes
+        if before is not None:
+            model.bytes -= before.bytes
+            orphans.mark_orphaned(session, [before.storage_key])
 
     def _fail(self, session: Session, operation: Evaluation, error: PermanentError) -> None:
         if not outcome.fail(session, operation, error.code, error.message):
             raise OperationAbandoned
+        gate.give_up(session, operation, error.message)
 
-    def charge_of(self, seconds: float) -> outcome.Charge:
-        """Return what so many seconds of answers cost on the engines of this machine."""
-        if self._settings.engine_url:
-            return outcome.Charge(seconds, 1, None)
-        device, num_devices = device_of_engines(self._settings)
+    def charge_of(self, seconds: float) -> Charge:
+        return charge_of(self._context, seconds)
+
+    def write_scores(
+        self, operation: Evaluation, scores: AnswerScores, answers: Sequence[EvaluationAnswer]
+    ) -> bool:
+        """Store the scores and new answers, for readers and for the next attempt."""
+        return write_progress(self._database, operation, *answers, **_columns_of(scores))
+
+    def _examples(self, operation: Evaluation, scores: AnswerScores) -> JsonObject:
+        """Return the best answers and the worst ones."""
+        best, worst = choose_examples(operation.plan, scores)
         with self._database.read() as session:
-            price = price_of(session, self._settings, device)
-        return outcome.Charge(seconds, num_devices, price)
-
-    def write_scores(self, operation: Evaluation, scores: AnswerScores) -> None:
-        """Store the answers, for readers and for the next attempt."""
-        write_progress(self._database, operation, **_columns_of(scores))
+            answers = evaluations.answers_of(session, operation.id, [*best, *worst])
+        of_last = scores.by_model[operation.plan.models[-1].model]
+        return {
+            "best": examples_of(best, answers, of_last),
+            "worst": examples_of(worst, answers, of_last),
+        }
 
     def _permanent_error(self, error: Exception) -> PermanentError | None:
         if isinstance(error, NotAnswered):
@@ -186,34 +202,47 @@ class _ModelEvaluator:
         self._template_kwargs = job.recipe.chat_template_kwargs if job.recipe else None
         self._rows = rows
         self._asker = asker
+        self._judge = Judge(asker)
         self._heartbeat = heartbeat
         self._scores = operation.scores.model_copy(deep=True)
         self._refusal: EngineRefused | None = None
+        self._unwritten: list[EvaluationAnswer] = []
         self._written_at = time.monotonic()
 
     @property
-    def charge(self) -> outcome.Charge:
+    def charge(self) -> Charge:
         return self._handler.charge_of(self._asker.seconds)
 
     def evaluate(self, model: EvaluatedModel) -> None:
         scores = self._scores.by_model.setdefault(model.model, [])
+        # Where only one model fits into memory, a judge is loaded once for each model.
+        num_at_once = len(self._rows) if self._plan.judges else MAX_CONCURRENT
         while len(scores) < len(self._rows):
-            rows = self._rows[len(scores) : len(scores) + MAX_CONCURRENT]
-            fields = (model.model, self._plan.max_tokens, self._template_kwargs)
-            questions = [Question(row.path, row.body(*fields)) for row in rows]
-            answers = self._asker.ask(model.model, questions)
-            for row, answer in zip(rows, answers, strict=True):
+            rows = self._rows[len(scores) : len(scores) + num_at_once]
+            for row, answer in zip(rows, self._ask(model, rows), strict=True):
                 self._heartbeat()
+                self._keep(model, len(scores), row, answer)
                 scores.append(self._graded(row, answer))
-                if model == self._plan.models[-1] and isinstance(answer, str):
-                    self._rank(len(scores) - 1, answer)
+                self._check_budget()
+                if time.monotonic() > self._written_at + WRITTEN_EVERY_SECONDS:
+                    self._write()
+
+    def _ask(self, model: EvaluatedModel, rows: list[EvaluationRow]) -> list[str | EngineRefused]:
+        """Return the answers to the rows, a few of which are asked at once."""
+        fields = (model.model, self._plan.max_tokens, self._template_kwargs)
+        questions = [Question(row.path, row.body(*fields)) for row in rows]
+        answers: list[str | EngineRefused] = []
+        for begin in range(0, len(rows), MAX_CONCURRENT):
+            some = questions[begin : begin + MAX_CONCURRENT]
+            answers += self._asker.ask(model.model, some)
             self._check_budget()
-            if time.monotonic() > self._written_at + WRITTEN_EVERY_SECONDS:
-                self._write()
+        return answers
 
     def finish(self) -> AnswerScores:
         """Write and return the scores. Raises `PermanentError` if no row was answered by all."""
-        self._write()
+        while not self._write():
+            self._heartbeat()
+            time.sleep(WRITTEN_EVERY_SECONDS)
         columns = self._scores.by_model.values()
         if all(None in row for row in zip(*columns, strict=True)):
             message = self._refusal.message if self._refusal else "an earlier attempt knew why"
@@ -226,16 +255,30 @@ class _ModelEvaluator:
         if isinstance(answer, EngineRefused):
             self._refusal = self._refusal or answer
             return None
-        return [grade(grader, row.item, answer) for grader in self._plan.graders]
+        score = self._judge.score
+        try:
+            return [grade(grader, row.item, answer, score) for grader in self._plan.graders]
+        except NotJudged as error:
+            self._refusal = self._refusal or EngineRefused("not_judged", str(error))
+            return None
 
-    def _rank(self, row: int, answer: str) -> None:
-        """Keep the last model's answer if it is among the best or the worst of those that every
-        model gave.
-        """
-        scores = [self._scores.by_model[model.model][row] for model in self._plan.models]
-        if scores[-1] is not None and None not in scores:
-            answered = RankedAnswer(row=row, scores=scores[-1], answer=answer)
-            self._scores.ranked = rank(self._scores.ranked, answered)
+    def _keep(
+        self, model: EvaluatedModel, number: int, row: EvaluationRow, answer: str | EngineRefused
+    ) -> None:
+        """Keep the answer if it is that of the base or of the last model."""
+        place = {self._plan.models[0]: "base_answer", self._plan.models[-1]: "answer"}.get(model)
+        if place is None or isinstance(answer, EngineRefused):
+            return
+        texts = {
+            "prompt": shorten(row.prompt),
+            "expected": shorten(row.item["reference"]),
+            place: shorten(answer),
+        }
+        self._unwritten.append(
+            EvaluationAnswer(
+                evaluation_id=self._operation.id, number=number, line=row.line, **texts
+            )
+        )
 
     def _check_budget(self) -> None:
         """Raise `PermanentError` where the answers cost more than the job's budget leaves."""
@@ -246,9 +289,12 @@ class _ModelEvaluator:
                 f"The ${cap} that the job's budget left are used up before the last answer.",
             )
 
-    def _write(self) -> None:
-        self._handler.write_scores(self._operation, self._scores)
+    def _write(self) -> bool:
         self._written_at = time.monotonic()
+        if not self._handler.write_scores(self._operation, self._scores, self._unwritten):
+            return False
+        self._unwritten = []
+        return True
 
 
 def _columns_of(scores: AnswerScores) -> dict[str, object]:
@@ -270,7 +316,7 @@ def _check_templates(
 ) -> None:
     """Raise `PermanentError` for a field that a row does not have, before anybody is asked."""
     for grader in operation.plan.graders:
-        templates = [grader.input, getattr(grader, "reference", "")]
+        templates = templates_of(grader)
         for row in rows:
             heartbeat()
             try:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from app.base.storage import StorageUnavailable
+from app.models.base import Base
 from app.models.operation import Operation
 from app.operations import claims
 from falqon_core.contract.errors import is_disk_full
@@ -49,6 +50,8 @@ class OperationHandler(PollLoop, Generic[T]):
     kind: type[T]
     limit_seconds: ClassVar[float]
     num_at_once: ClassVar[int] = 1  # in a worker, each of another project
+    # Done by the pollers alone: a message's thread has what people wait for.
+    is_long: ClassVar[bool] = False
 
     def __init__(self, context: WorkerContext) -> None:
         super().__init__(context.shutting_down, self.num_at_once)
@@ -68,6 +71,10 @@ class OperationHandler(PollLoop, Generic[T]):
         May raise `OperationAbandoned` and `PermanentError`. After any other error another attempt
         is made when the lease has run out, `MAX_ATTEMPTS` in all.
         """
+
+    def _num_futile(self, operation: T) -> int:
+        """Return the attempts, this one included, that have led nowhere."""
+        return operation.attempt
 
     def _fail(self, session: Session, operation: T, error: PermanentError) -> None:
         """Record that the operation has failed for good."""
@@ -116,7 +123,7 @@ class OperationHandler(PollLoop, Generic[T]):
 
     def _execute(self, operation: T) -> None:
         try:
-            if operation.attempt > MAX_ATTEMPTS:
+            if self._num_futile(operation) > MAX_ATTEMPTS:
                 raise self._too_many_attempts()
             self._run(operation, Heartbeat(self._context, operation, self.limit_seconds))
         except OperationAbandoned:
@@ -128,7 +135,7 @@ class OperationHandler(PollLoop, Generic[T]):
             raise
         except Exception as error:  # the top-level handler: one must not keep others waiting
             failure = self._permanent_error(error)
-            if failure is None and operation.attempt >= MAX_ATTEMPTS:
+            if failure is None and self._num_futile(operation) >= MAX_ATTEMPTS:
                 failure = self._last_error(error)
             log.warning("operation failed", id=operation.id, permanent=bool(failure), exc_info=True)
             if failure is not None:
@@ -173,16 +180,20 @@ class OperationHandler(PollLoop, Generic[T]):
         return None
 
 
-def write_progress(database: Database, operation: Operation, **values: object) -> None:
-    """Set columns that say how far it is. A database that is away misses them: the heartbeat
-    decides how long that may last.
+def write_progress(database: Database, operation: Operation, *rows: Base, **values: object) -> bool:
+    """Set columns that say how far it is, with `rows` of other tables. A database that is away
+    misses them, which returns False: the heartbeat decides how long that may last.
     """
     try:
         with database.transaction() as session:
             if not claims.write(session, operation, **values):
                 raise OperationAbandoned
+            for row in rows:
+                session.merge(row)
     except DATABASE_UNAVAILABLE_ERRORS as error:
         log.warning("progress not written", id=operation.id, error=str(error))
+        return False
+    return True
 
 
 class Heartbeat:

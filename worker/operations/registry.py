@@ -1,7 +1,16 @@
 from typing import Any
 
-from app.models import DatasetStatistics, Evaluation, Export, FileCheck, FileImport, ModelImport
+from app.models import (
+    Batch,
+    DatasetStatistics,
+    Evaluation,
+    Export,
+    FileCheck,
+    FileImport,
+    ModelImport,
+)
 from app.models.operation import Operation
+from worker.operations.batch import BatchHandler
 from worker.operations.dataset_statistics import DatasetStatisticsHandler
 from worker.operations.evaluation import EvaluationHandler
 from worker.operations.export import ExportHandler
@@ -17,4 +26,5 @@ HANDLERS: dict[type[Operation], type[OperationHandler[Any]]] = {
     Export: ExportHandler,
     ModelImport: ModelImportHandler,
     Evaluation: EvaluationHandler,
+    Batch: BatchHandler,
 }

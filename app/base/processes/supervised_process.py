@@ -2,6 +2,7 @@
 this process is.
 """
 
+import json
 import re
 import signal
 import subprocess
@@ -24,6 +25,8 @@ MAX_LINE_BYTES = 2**16  # a longer one is several
 # Lines of trouble on the terminal.
 LINES_AT_ONCE = 20
 LINES_PER_SECOND = 1
+QUIET_LEVELS = ("debug", "info")
+MAX_REASON = 200  # characters of an error on the terminal
 ERROR_LINE = re.compile(r"\b(error|critical|exception|traceback)\b", re.IGNORECASE)
 
 
@@ -97,8 +100,8 @@ class SupervisedProcess:
             for line in iter(partial(stream.readline, MAX_LINE_BYTES), b""):
                 text = line.decode(errors="replace").rstrip()
                 self._log.handle(makeLogRecord({"msg": text}))
-                if ERROR_LINE.search(text):
-                    self._say_trouble(text)
+                if ERROR_LINE.search(text) and (words := in_words(text)):
+                    self._say_trouble(words)
         self._log.close()
 
     def _say_trouble(self, text: str) -> None:
@@ -107,6 +110,24 @@ class SupervisedProcess:
             say(f"{self.name}: {left_out} more lines of trouble are in {self._log_path}")
         if left_out is not None:
             say(f"{self.name}: {text}")
+
+
+def in_words(line: str) -> str:
+    """Return a line of a log as people read it: of JSON its event and the error, and nothing of an
+    event that only informs.
+    """
+    try:
+        entry = json.loads(line)
+    except (ValueError, RecursionError):
+        return line
+    if not isinstance(entry, dict) or "event" not in entry:
+        return line
+    if entry.get("level") in QUIET_LEVELS:
+        return ""
+    details = str(entry.get("error") or entry.get("exception") or "").strip().splitlines()
+    event = str(entry["event"]).removesuffix(".")
+    reason = f": {details[-1][:MAX_REASON]}" if details else ""
+    return f"{event}{reason} (the log has more)"
 
 
 class ProcessLog(RotatingFileHandler):

@@ -9,7 +9,7 @@ import typer
 from app.base.text import moment as to_second
 from app.client import text
 from app.client.api import Json, segment
-from app.client.columns import Column
+from app.client.columns import Cell, Column
 from app.client.command import Client, JobId, Limit, command, option
 from app.client.jobs import actions, compare, create, fields, find_rate, logs, metrics, watch
 from app.client.jobs.estimate import place
@@ -43,10 +43,14 @@ def list_jobs(
     query = {"status": status, "model": model, "limit": limit, "after": after}
     query |= {f"metadata[{key}]": value for key, value in parse_metadata(metadata).items()}
     page = client.api.get("/fine_tuning/jobs", query)
-    suffix = Column("suffix", "shortened")
     client.out.page(
         page,
-        ("id", "status", "done", suffix, "cost", "created", "model", "against base"),
+        (
+            *("id", "status", "done"),
+            Column("suffix", "shortened"),
+            *("created", "loss", "cost"),
+            *(Column(name, "shortened") for name in ("model", "against base", "why")),
+        ),
         (_row(job) for job in page["data"]),
         "There are no such jobs; `falqon jobs create` makes one.",
     )
@@ -98,8 +102,9 @@ def _show(client: Client, job: Json) -> None:
         path = f"/fine_tuning/jobs/{segment(job['id'])}/evaluations"
         evaluations = client.api.get(path, {"limit": 1})["data"]
     facts = dict(_facts(job))
-    facts["better than its base"] = _judgement(evaluations)
-    client.out.facts(facts)
+    # What people ask first: how it is, what it has learned, and whether that is better.
+    first = {name: facts.pop(name) for name in ("id", "status", "loss")}
+    client.out.facts(first | {"better than its base": _judgement(evaluations)} | facts)
     if next_command := _next_command(job, evaluations):
         client.out.say(f"Next: {next_command}", "dim")
 
@@ -123,6 +128,9 @@ def _next_command(job: Json, evaluations: list[Json]) -> str:
             return f"falqon chat {job['fine_tuned_model']}"
         case "failed":
             return f"falqon jobs logs {job['id']}"
+        case "paused" if (job["paused_reason"] or "").startswith("budget: "):
+            cap = job["paused_reason"].split()[1].replace("_", "-")
+            return f"falqon jobs resume {job['id']} --{cap} MORE"
         case "paused":
             return f"falqon jobs resume {job['id']}"
         case "cancelled":
@@ -131,15 +139,20 @@ def _next_command(job: Json, evaluations: list[Json]) -> str:
 
 
 def _row(job: Json) -> tuple[object, ...]:
+    progress = job.get("progress") or {}
+    loss = progress.get("valid_loss", progress.get("train_loss"))
+    done, cost = text.done(job), text.cost_so_far(job)
     return (
-        job["id"],
-        job["status"],
-        text.done(job),
+        text.short_id(job["id"]),
+        text.state(job["status"]),
+        Cell(done, done.partition(",")[0]),
         job.get("suffix"),
-        text.cost_so_far(job),
-        text.moment(job["created_at"]),
+        text.age(job["created_at"]),
+        text.loss(loss),
+        Cell(cost, cost.partition(" of ")[0]),
         job["model"],
         text.verdict(job),
+        (job.get("error") or {}).get("message"),
     )
 
 

@@ -3,7 +3,7 @@ request is sent.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -15,6 +15,7 @@ from app.client.errors import Misused, NoSuchObject, Refused
 from app.client.jobs.estimate import show_estimate
 from app.client.jobs.fields import naming_the_field
 from app.client.jobs.watch import watch
+from app.client.references import FILE, LAST, RANDOM_END
 from app.client.uploading import checked, upload
 
 JOBS = "/fine_tuning/jobs"
@@ -46,11 +47,20 @@ def with_data(client: Client, path: str, body: Json, options: Sequence[DataOptio
     """Return the request with the ids of its files. Those that are paths are uploaded now, unless
     the service refuses the rest of it: a refusal leaves no file.
     """
-    given = [option for option in options if option.value is not None]
+    given = [_with_id(client, option) for option in options if option.value is not None]
     ids = {option.field: option.value for option in given}
     if stand_ins := {option.field: NOT_HERE_YET for option in given if option.is_path}:
         _refuse_what_cannot_be(client, path, body | ids, stand_ins)
     return body | {option.field: _usable_file(client, option) for option in given}
+
+
+def _with_id(client: Client, option: DataOption) -> DataOption:
+    """Return the option with the id of the file that a short one names, unless it is a path."""
+    assert option.value is not None
+    is_short = option.value == LAST or RANDOM_END.fullmatch(option.value)
+    if not is_short or Path(option.value).exists():
+        return option
+    return replace(option, value=FILE.resolve(client.api, option.value))
 
 
 def _refuse_what_cannot_be(client: Client, path: str, body: Json, stand_ins: Json) -> None:

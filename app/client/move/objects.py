@@ -5,6 +5,7 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from app.base.plain_words import in_plain_words
 from app.client.api import Json
 from app.client.errors import Refused
 
@@ -95,5 +96,5 @@ def parse(kind: type[Parsed], value: Json) -> Parsed:
         field = ".".join(map(str, fault["loc"]))
         raise Refused(
             f"{value.get('id', 'An object')} there is not as OpenAI describes it: "
-            f"{field}: {fault['msg']}."
+            f"{field}: {in_plain_words(fault)}"
         ) from None

@@ -5,9 +5,11 @@ from fastapi import APIRouter
 from app.web.pages import (
     activity,
     answers,
+    batches,
     compare,
     data,
     endings,
+    evaluation,
     job,
     job_actions,
     jobs,
@@ -25,7 +27,17 @@ from app.web.pages import (
 
 router = APIRouter(include_in_schema=False)
 # First: the address of a model may hold slashes, so its page would take those of its parts.
-for screen_with_streams in (jobs, endings, job, compare, studies, models, workers, settings):
+for screen_with_streams in (
+    jobs,
+    endings,
+    job,
+    compare,
+    studies,
+    batches,
+    models,
+    workers,
+    settings,
+):
     router.include_router(screen_with_streams.streams)
 for screen in (
     sign_in,
@@ -34,10 +46,12 @@ for screen in (
     new_job,
     job,
     job_actions,
+    evaluation,
     compare,
     studies,
     data,
     answers,
+    batches,
     models,
     playground,
     search,

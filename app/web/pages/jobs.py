@@ -1,5 +1,4 @@
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -14,12 +13,13 @@ from app.files import service as files
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import listing, service
 from app.jobs.presenter import to_objects
-from app.jobs.schemas import JobObject
 from app.models import Job, JobStatus
 from app.models.job_lifecycle import LIVE
 from app.services import Services
+from app.studies import service as studies
 from app.web import live
 from app.web.forms import redirect_to
+from app.web.job_groups import JobBlock, JobRow, group_by_study
 from app.web.job_table import (
     COLUMNS,
     COLUMNS_COOKIE,
@@ -42,16 +42,6 @@ router = PageRouter()
 streams = APIRouter()
 
 Chosen = Annotated[list[str] | None, Form()]
-
-
-@dataclass(frozen=True, slots=True)
-class JobRow:
-    job: JobObject
-    state: str
-    is_live: bool
-    is_pinned: bool
-    loss: list[tuple[int, float]]
-    file: str  # Name of the training file; empty once it has been deleted.
 
 
 @router.get("/")
@@ -121,7 +111,15 @@ def jobs_stream(
             f"row-{row.job.id}": fragment("jobs/row.html", **context, **table | {"row": row})
             for row in table["rows"]
         }
-        return {"summary": fragment("jobs/summary.html", **context, **table)} | rows
+        of_studies = {
+            f"study-row-{block.study.id}": fragment(
+                "jobs/study.html", **context, **table, study=block.study
+            )
+            for block in table["blocks"]
+            if block.study is not None
+        }
+        summary = fragment("jobs/summary.html", **context, **table)
+        return {"summary": summary} | of_studies | rows
 
     return live.stream(services, caller, render)
 
@@ -174,8 +172,20 @@ def table_context(
         )
         for job, object_ in zip(job_page.jobs, objects, strict=True)
     ]
+    study_ids = {job.study_id for job in job_page.jobs if job.study_id is not None}
+    study_names = studies.names(session, caller.project_id, study_ids)
+    blocks = [JobBlock(None, rows)]
+    if query.jobs.sort == "created":  # Another order is one of single jobs.
+        blocks = group_by_study(session, caller.project_id, rows, study_names)
     return {
         "rows": rows,
+        "blocks": blocks,
+        "study_labels": {
+            row.job.id: study_names[row.job.study_id]
+            for block in blocks
+            for row in block.rows
+            if block.study is None and row.job.study_id in study_names
+        },
         "job_page": job_page,
         "query": query.jobs,
         "table": query,

@@ -3,9 +3,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Form, Query, Request, Response
 from sse_starlette import EventSourceResponse
 
+from app.aliases import service as aliases
 from app.artifacts import service as artifacts
 from app.artifacts.schemas import LinkRequest
 from app.auth.caller import Caller
+from app.base.errors import InvalidRequest
 from app.catalogue import service as models
 from app.catalogue.schemas import ModelObject
 from app.exports import service as exports
@@ -15,10 +17,21 @@ from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service as jobs
 from app.model_imports import service as model_imports
 from app.model_imports.schemas import ModelImportRequest
+from app.models.switch_options import MAX_CANARY_PERCENT, SwitchOptions
 from app.services import Services
+from app.switches import service as switches
+from app.switches.schemas import SwitchRequest
 from app.web import live, model_view
-from app.web.forms import EMPTY_FORM, TypedForm, notify_refusals, parse_form, redirect_to
+from app.web.forms import (
+    EMPTY_FORM,
+    InvalidForm,
+    TypedForm,
+    notify_refusals,
+    parse_form,
+    redirect_to,
+)
 from app.web.model_card import read_card
+from app.web.pages.settings.aliases import ALIASES_PATH
 from app.web.readme import read_readme
 from app.web.rendering import fragment, page, shared
 from app.web.session import notify
@@ -102,12 +115,13 @@ def add_model(
     caller: InstallationVisitor,
     id: Annotated[str, Form()],
     source: Annotated[str, Form()],
+    back: Annotated[str, Form()] = "",
 ) -> Response:
     with TypedForm(id=id, source=source) as form:
         body = parse_form(ModelImportRequest, id=id.strip(), source=source.strip())
         model_imports.create_import(services, caller, body)
         notify(request, f"A worker imports {body.id}.")
-        return redirect_to(MODELS_PATH)
+        return redirect_to("/jobs/new" if back == "/jobs/new" else MODELS_PATH)
     return _list_page(services, request, caller, "", form)
 
 
@@ -156,6 +170,30 @@ def ask_for_export(
             notify(request, f"The {export.format} format is ready.")
         else:
             notify(request, f"A worker creates the {export.format} format.")
+    return redirect_to(model_page(model))
+
+
+@router.change("/{model:path}/switch")
+def switch_name(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    model: str,
+    alias: Annotated[str, Form()],
+    canary: Annotated[str, Form()] = "",
+) -> Response:
+    """Let a name stand for the model, if it is not worse than what the name stands for."""
+    with notify_refusals(request):
+        try:
+            options = parse_form(SwitchOptions, alias=alias, canary=canary)
+        except InvalidForm:
+            raise InvalidRequest(
+                f"Enter a whole percentage from 1 to {MAX_CANARY_PERCENT}, or nothing."
+            ) from None
+        switch_request = SwitchRequest(model=model, canary=options.canary)
+        switches.create_switch(services, caller, alias, switch_request)
+        notify(request, f"A worker compares the models; then {alias} moves, or stays.")
+        return redirect_to(ALIASES_PATH)
     return redirect_to(model_page(model))
 
 
@@ -219,12 +257,25 @@ def show_model(services: ServicesDep, request: Request, caller: Visitor, model: 
         ),
         certificate=model_view.certificate(services, caller, files),
         link_seconds=LINK_SECONDS,
+        names=_names_to_switch(services, caller, model_object),
+        most_percent=MAX_CANARY_PERCENT,
         **_exports(services, caller, model_object),
     )
 
 
 def kind(model: ModelObject) -> str:
     return model.format or ("fine-tuned" if model.fine_tuning_job else "base")
+
+
+def _names_to_switch(services: Services, caller: Caller, model: ModelObject) -> list[str]:
+    """Return the names of the project that stand for other models than this result of a job."""
+    if kind(model) != "fine-tuned":
+        return []
+    return [
+        alias.id
+        for alias in aliases.list_aliases(services, caller).data
+        if alias.project_id and [target.model for target in alias.models] != [model.id]
+    ]
 
 
 def _exports(services: Services, caller: Caller, model: ModelObject) -> dict[str, Any]:

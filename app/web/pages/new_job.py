@@ -7,12 +7,12 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from app.auth.caller import Caller
 from app.base.errors import ApiError, NotFound
 from app.catalogue import service as catalogue
-from app.catalogue.importer import TINY_MODEL_ID
 from app.estimates import service as estimates
 from app.files import service as files
 from app.files.schemas import FileObject
 from app.http.dependencies import ServicesDep
 from app.jobs import service
+from app.jobs.budget_warnings import warn_of_budget
 from app.jobs.estimate_schemas import EstimateObject
 from app.jobs.schemas import JobObject
 from app.models import FileStatus, Model, Purpose
@@ -20,8 +20,9 @@ from app.services import Services
 from app.web import job_form, job_settings, live, tracker_fields
 from app.web.file_view import FileView, view_file
 from app.web.job_form import Errors, Values
+from app.web.model_chooser import SUGGESTIONS, default_model, is_real, read_facts, shown_imports
 from app.web.rendering import fragment, page, shared
-from app.web.text import age, counted_as
+from app.web.text import age, counted_as, model_label
 from app.web.visitor import PageRouter, Visitor, WritingVisitor
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
@@ -46,6 +47,7 @@ class FormPlan:
     job: JobObject | None
     estimate: EstimateObject | None  # The estimate, with those for other devices.
     errors: Errors
+    warnings: Errors  # at fields, too
     applicable: list[str]  # Names of the settings that not every job has.
 
 
@@ -104,12 +106,15 @@ def estimate(
         return _page(services, request, caller, values)
     plan = _plan(services, caller, values, inspects=not is_typing)
     context = shared(request, caller) | _plan_context(plan, request)
-    names = ["plan", "code", "applicable"]
+    context["facts"] = read_facts(services, caller, values.get("model", ""))
+    names = ["plan", "code", "applicable", "facts"]
     if not is_typing:
         names.insert(0, "report")
     parts = {name: fragment(f"new_job/{name}.html", **context) for name in names}
     parts |= {
-        f"error-{name}": fragment("new_job/error.html", field=name, errors=plan.errors)
+        f"error-{name}": fragment(
+            "new_job/error.html", field=name, errors=plan.errors, warnings=plan.warnings
+        )
         for name in ("", *job_form.NAMES)
     }
     return HTMLResponse(
@@ -152,7 +157,7 @@ def _page(
         models = catalogue.trainable(session, caller.project_id)
         most_gpus = max(workers.most_gpus(session, services.settings).values(), default=None)
     file_list = files.list_files(services, caller, limit=MAX_FILES, purpose=Purpose.FINE_TUNE).data
-    values = {"model": models[0] if models else ""} | {
+    values = {"model": default_model(models)} | {
         name: value for name, value in values.items() if value
     }
     plan = _plan(services, caller, values)
@@ -161,8 +166,11 @@ def _page(
         options.append((plan.data.file.id, _named(plan.data.file)))
     context = _plan_context(plan, request) | {"values": values, "form": job_form}
     context["most_gpus"] = most_gpus
-    context["test_model"] = TINY_MODEL_ID
-    context["models"] = _with(values["model"], [(id_, id_) for id_ in models])
+    context["models"] = _with(values["model"], [(id_, model_label(id_)) for id_ in models])
+    context["has_real_model"] = any(map(is_real, models))
+    context["facts"] = read_facts(services, caller, values["model"])
+    context["suggestions"] = [each for each in SUGGESTIONS if each.id not in models]
+    context["imports"] = shown_imports(services, caller)
     context["files"] = {
         name: _with(values.get(name, ""), options) for name in ("training_file", "validation_file")
     }
@@ -218,6 +226,7 @@ def _plan_context(plan: FormPlan, request: Request) -> dict[str, Any]:
         "plan": plan,
         "data": plan.data,
         "errors": plan.errors,
+        "warnings": plan.warnings,
         "code": code,
         "applicable": plan.applicable,
         "learned": job_settings.LEARNED_BY_SHAPE,
@@ -252,7 +261,12 @@ def _plan(services: Services, caller: Caller, values: Values, *, inspects: bool 
             estimate = service.estimate_job(services, caller, job_request)
         except ApiError as error:
             errors = dict([job_form.at_field(error)])
-    return FormPlan(body, data, job, estimate, errors, job_settings.applicable(values, shape))
+    warnings: Errors = {}
+    if job is not None and job.estimate is not None and not isinstance(job_request, dict):
+        budget = job_request.falqon.budget
+        warnings = {each.field: each.text for each in warn_of_budget(budget, job.estimate)}
+    applicable = job_settings.applicable(values, shape)
+    return FormPlan(body, data, job, estimate, errors, warnings, applicable)
 
 
 def _shape(services: Services, caller: Caller, values: Values) -> Shape | None:

@@ -30,6 +30,9 @@ from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.comparison import (
     COLUMNS,
     NOTES,
+    PAPER_NOTE,
+    ComparisonColumn,
+    ComparisonRow,
     filled_columns,
     sort_rows,
     to_csv,
@@ -37,6 +40,7 @@ from falqon_core.estimate.comparison import (
 )
 
 PAGE_SIZE = 50
+# Figures of other models, which the downloads have.
 PAPER_FIELDS = ("paper_seconds_per_step", "paper_mmlu")
 SORTS = ("method", *(column.field for column in COLUMNS))
 
@@ -75,7 +79,7 @@ def study_page(
         caller,
         **context,
         charts=charts_of(of_study),
-        notes=NOTES,
+        notes=[note for note in NOTES if note != PAPER_NOTE],
     )
 
 
@@ -154,12 +158,14 @@ def _table(session: Session, study: Study, of_study: Sequence[Job], sort: str) -
     rows = [method.row for method in compared]
     if field:
         rows = sort_rows(rows, field, descending=sort.startswith("-"))
-    # Beside no measurement of ours, figures of the paper would be taken for results.
-    hidden = () if any(row.steps for row in rows) else PAPER_FIELDS
+    columns = [column for column in filled_columns(rows) if column.field not in PAPER_FIELDS]
+    alike = [column for column in columns if _is_alike(column, rows)]
     return {
         "study": ListedStudyObject.of(study, of_study),
         "rows": rows,
-        "columns": [column for column in filled_columns(rows) if column.field not in hidden],
+        "columns": [column for column in columns if column not in alike],
+        "alike": [(column.title, column.write(rows[0])) for column in alike],
+        "best": {column.field: column.best(rows) for column in columns},
         "by_method": _by_method(of_study, has_rates),
         "has_rates": has_rates,
         "runs": [
@@ -170,6 +176,11 @@ def _table(session: Session, study: Study, of_study: Sequence[Job], sort: str) -
         "address": lambda name, descending: f"?sort={'-' if descending else ''}{name}",
         "is_live": any(job.status in LIVE for job in of_study),
     }
+
+
+def _is_alike(column: ComparisonColumn, rows: Sequence[ComparisonRow]) -> bool:
+    """Return True if the column says the same of several rows."""
+    return len(rows) > 1 and len({column.write(row) for row in rows}) == 1
 
 
 def _by_method(of_study: Sequence[Job], has_rates: bool) -> dict[str, MethodJobs]:

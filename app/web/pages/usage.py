@@ -18,7 +18,7 @@ from app.usage import schemas, service
 from app.usage.amounts import FIELDS, Span
 from app.web.headers import attachment
 from app.web.rendering import page
-from app.web.usage_view import alerts_of, bars_of, totals_of
+from app.web.usage_view import alerts_of, bars_of, scale_of, totals_of
 from app.web.visitor import PageRouter, Visitor
 from app.workers import service as workers
 
@@ -82,12 +82,15 @@ def usage_csv(
 
 def _amounts(session: Session, caller: Caller, span: Span) -> dict[str, Any]:
     project_id = caller.administered_project
-    bars = bars_of(service.read(session, project_id, span), span)
+    rows = service.read(session, project_id, span)
+    scale = scale_of(rows)
+    bars = bars_of(rows, span, scale)
     fields = ["api_key_id", "model"]
     if project_id is None:
         fields.insert(0, "project_id")
     return {
         "bars": bars,
+        "scale": scale,
         "totals": totals_of(bars),
         "tables": {
             field: service.dearest(session, project_id, span, field, MAX_TABLE_ROWS)

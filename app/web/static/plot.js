@@ -310,8 +310,9 @@ export function short(value) {
   const size = Math.abs(value);
   if (size >= 1e6) return `${(value / 1e6).toPrecision(3)}M`;
   if (size >= 1e4) return `${(value / 1e3).toPrecision(3)}k`;
-  if (size !== 0 && size < 1e-3) return value.toExponential(1);
-  return String(Number(value.toPrecision(4)));
+  const digits = Number(value.toPrecision(4));
+  if (size === 0 || size >= 1e-4) return String(digits);
+  return digits.toExponential().replace(/e-(\d)$/, "e-0$1"); // as the pages write it
 }
 
 function onAxis(x, axis) {

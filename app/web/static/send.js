@@ -1,5 +1,5 @@
 // Sends forms with `data-action` without leaving the page: where that fails, the page stays, says
-// why, and can send the same again. Other forms leave it, once it is known that the service is
+// why, and can send the same again. With `data-part` only that part of the page changes. Other forms leave it, once it is known that the service is
 // there and the session stands. The service answers with the address of the next page, or refuses
 // with a message.
 import { askToSignIn, isSignedIn } from "./sign_in.js";
@@ -53,11 +53,16 @@ async function act(form, submitter, isRepeated = false) {
   form.setAttribute("aria-busy", "true");
   const { next, status, message } = await sendForm(form, submitter, isRepeated);
   form.removeAttribute("aria-busy");
-  if (next) {
+  const { part } = form.dataset;
+  if (next && !part) {
     location.assign(next);
     return;
   }
   delete form.dataset.sent;
+  if (next) {
+    htmx.ajax("GET", next, { target: part, select: part, swap: "outerMorph" });
+    return;
+  }
   if (status === 401) {
     if (await askToSignIn()) act(form, submitter);
   } else {

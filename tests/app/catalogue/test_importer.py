@@ -205,6 +205,6 @@ def test_an_import_that_the_kernel_kills_reports_the_signal(
     settings = Settings(data_dir=tmp_path / "data", trainer_command=ended)
     with pytest.raises(
         ModelNotAdded,
-        match=r"ended by SIGXCPU; docs/models\.md lists its limits of time and memory",
+        match=r"ended by SIGXCPU; docs/base-models\.md lists its limits of time and memory",
     ):
         add_base_model(database, storage, settings, "bad", "anything")

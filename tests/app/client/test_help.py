@@ -48,3 +48,10 @@ def test_the_help_shows_its_example_and_version_prints_the_version() -> None:
     )
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"falqon {version('falqon')}\n")
+
+
+@pytest.mark.parametrize("arguments", [["jobs", "create"], ["jobs"], ["up"], []])
+def test_an_option_without_a_value_shows_no_type(arguments: list[str]) -> None:
+    shown = CliRunner().invoke(app, [*arguments, "--help"]).stdout
+    assert "--help" in shown
+    assert "<bool>" not in shown

@@ -111,6 +111,8 @@ def test_an_id_of_a_file_is_not_uploaded_again(
     job = json.loads(done.stdout)
     assert (job["training_file"], job["validation_file"]) == (file_id, file_id)
     model = ("--model", "falqon-tiny")
+    short = falqon("jobs", "create", *model, "--file", file_id[-8:], "--yes", "--json")
+    assert json.loads(short.stdout)["training_file"] == file_id
     fake_file().rename("file-train.jsonl")
     taken_for_an_id = falqon("jobs", "create", *model, "--file", "file-train.jsonl")
     assert taken_for_an_id.exit_code == 3

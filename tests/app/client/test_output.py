@@ -4,7 +4,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from app.client.columns import Column
+from app.client.columns import Cell, Column
 from app.client.output import Output
 from tests.support.terminal import CONTROL_SEQUENCE
 
@@ -88,3 +88,17 @@ def test_facts_keep_their_ids_whole_and_wrap_their_words() -> None:
     lines = CONTROL_SEQUENCE.sub("", out.console.file.getvalue()).splitlines()  # type: ignore[attr-defined]
     assert lines[0] == f"id   {ID}"
     assert lines[1:] == ["why  of several words that do", "     not fit on one line"]
+
+
+def test_a_terminal_shows_the_short_form_in_its_colour_and_a_program_gets_the_whole_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    row = (Cell(ID, ID[-8:]), Cell("failed", "failed", "red"))
+    out = Output(as_json=False)
+    out.table(("id", "status"), [row])
+    assert capsys.readouterr().out.splitlines()[1] == f"{ID}\tfailed"
+    out.console = Console(width=80, force_terminal=True, color_system="standard", file=StringIO())
+    out.table(("id", "status"), [row])
+    shown = out.console.file.getvalue().splitlines()[1]  # type: ignore[attr-defined]
+    assert "\x1b[31mfailed" in shown
+    assert CONTROL_SEQUENCE.sub("", shown).split() == [ID[-8:], "failed"]

@@ -49,3 +49,36 @@ def test_a_name_of_two_is_refused_with_their_ids(
     assert twice.exit_code == 2
     assert all(id_ in twice.stderr for id_ in ids)
     assert json.loads(falqon("files", "show", "@last", "--json").stdout)["id"] == ids[-1]
+
+
+def test_a_model_is_found_by_the_end_of_its_id_or_as_the_last(
+    falqon: Falqon, submitted: Callable[..., str]
+) -> None:
+    job_id = submitted("--suffix", "lamps")
+    assert falqon("jobs", "watch", job_id).exit_code == 0
+    model = json.loads(falqon("jobs", "show", job_id, "--json").stdout)["fine_tuned_model"]
+    for text in ("@last", model[-8:], model):
+        shown = falqon("models", "show", text, "--json")
+        assert json.loads(shown.stdout)["id"] == model, text
+    base = falqon("models", "show", "falqon-tiny", "--json")
+    assert json.loads(base.stdout)["id"] == "falqon-tiny"
+
+
+def test_a_shell_completes_the_names_of_objects(
+    falqon: Falqon, jobs: list[tuple[str, str]]
+) -> None:
+    (_, _), (second, suffix) = jobs
+
+    def completed(*words: str) -> list[str]:
+        line = " ".join(("falqon", *words))
+        variables = {
+            "_FALQON_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(words)),
+        }
+        return falqon(env=variables, prog_name="falqon").stdout.split()
+
+    assert completed("jobs", "show", second[-8:-2]) == [second[-8:]]
+    assert completed("jobs", "show", "blue-t") == [suffix]
+    assert "falqon-tiny" in completed("chat", "falq")
+    assert completed("jobs", "show", "--base-url", "http://127.0.0.1:1", "b") == []

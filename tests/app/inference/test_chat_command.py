@@ -118,6 +118,14 @@ def test_a_conversation(tenant: Tenant, environment: dict[str, str]) -> None:
         screen.read_until("> ")
         expected = {"Hello": first, "More": second}[question]
         assert without_breaks(expected) in without_breaks(screen.text)
+    screen.raw = ""
+    screen.type(b"/system Be brief.\r")
+    screen.read_until("> ")
+    screen.raw = ""
+    screen.type(b"/retry\r")
+    screen.read_until("> ")
+    brief = answer_of(tenant, ("system", "Be brief."), *turns)
+    assert without_breaks(brief) in without_breaks(screen.text)
     screen.type(CTRL_D)
     assert screen.finish() == 0, screen.text
 

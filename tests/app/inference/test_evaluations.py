@@ -177,6 +177,7 @@ def test_the_job_has_the_verdict_the_event_the_webhook_and_the_cost(
         "prompt": "Two?",
         "expected": "four",
         "answer": done["result"]["best"][0]["answer"],
+        "base_answer": done["result"]["best"][0]["answer"],  # The weights are the same.
         "scores": [0, 1],
     }
     assert [example["line"] for example in done["result"]["worst"]] == [5, 4]
@@ -318,8 +319,10 @@ def test_another_attempt_goes_on_where_the_one_before_was_lost(
         assert claims.write(session, lost, scores=scores)
         session.execute(update(Evaluation).values(lease_expires_at=now_plus(-1)))
     handler.poll()
-    base, mine = read(tenant, job_id, evaluation_id)["result"]["models"]
+    result = read(tenant, job_id, evaluation_id)["result"]
+    base, mine = result["models"]
     assert [score["mean"] for score in base["scores"]] == [1, 0]  # nobody has asked it again
+    assert [example["base_answer"] for example in result["best"]] == [None] * 3
     assert mine["scores"][0]["difference"]["mean"] == -1
     with api.database.transaction() as session:
         assert not claims.write(session, lost, num_answers=0)

@@ -21,3 +21,14 @@ def test_what_waits_for_a_worker_can_be_unloaded(backend: Backend) -> None:
         claimed = claims.claim(session, "w", 60)
         assert claimed is not None
         assert (claimed.attempt, claimed.keep_loaded) == (4, False)
+
+
+def test_a_model_that_only_batches_ask_for_waits_until_a_client_does(backend: Backend) -> None:
+    with backend.database.transaction() as session:
+        assert repository.request_engine(session, BASE_MODEL, is_patient=True)
+        engine = session.get_one(Engine, BASE_MODEL)
+        assert claims.is_patient(session, engine)
+        assert not repository.request_engine(session, BASE_MODEL), "it waits already"
+        assert not claims.is_patient(session, engine)
+        assert not repository.request_engine(session, BASE_MODEL, is_patient=True)
+        assert not claims.is_patient(session, engine), "a client has asked for it"

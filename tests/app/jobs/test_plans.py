@@ -129,7 +129,7 @@ LOOKS: dict[str, Ask] = {
         session, PROJECT, [f"file-{number:04}" for number in range(50)]
     ),
     "jobs of a file": lambda session: jobs.list_using(session, PROJECT, FILE, limit=20),
-    "a file in use": lambda session: files.live_job_using(session, PROJECT, FILE),
+    "a file in use": lambda session: files.find_user(session, PROJECT, FILE),
     "quota": lambda session: projects.storage_bytes(session, PROJECT),
     "results": lambda session: files.newest_first(
         session,

@@ -43,10 +43,10 @@ def test_an_admins_price_beats_the_file_and_the_file_beats_the_table(
     ("content", "message"),
     [
         ("{", "Invalid JSON"),
-        ("[]", "valid dictionary|Input should be an object"),
+        ("[]", "Write a JSON object"),
         (
             '{"h100": {"usd_per_device_hour": 2.1, "source": "x", "as_of": "2026-11-01"}}',
-            "h100.usd_per_device_hour: expected dollars",
+            "h100.usd_per_device_hour: Write dollars in quotes",
         ),
         (
             '{"h100": {"usd_per_device_hour": "0", "source": "x", "as_of": "2026-11-01"}}',

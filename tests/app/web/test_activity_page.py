@@ -12,6 +12,7 @@ from app.web import pages
 from tests.contract.access_objects import (
     EVENT,
     Parameters,
+    a_batch,
     a_checkpoint,
     a_delivery,
     a_file,
@@ -21,6 +22,7 @@ from tests.contract.access_objects import (
     a_job_to_evaluate,
     a_key,
     a_model,
+    a_model_to_switch_to,
     a_paused_job,
     a_removed_user,
     a_stored_answer,
@@ -89,6 +91,10 @@ def an_answer(tenant: Tenant) -> Parameters:
     return {"answer_id": a_stored_answer(tenant)["completion_id"]}
 
 
+def a_model_and_a_name(tenant: Tenant) -> Parameters:
+    return an_alias(tenant) | {"model": a_model_to_switch_to(tenant)}
+
+
 def a_step(tenant: Tenant) -> Parameters:
     return a_checkpoint(tenant) | {"step": "4"}
 
@@ -110,6 +116,7 @@ FORMS = {
     "/jobs/{job_id}/evaluations": Form("evaluation.created", a_job_to_evaluate),
     "/jobs/{job_id}/checkpoints/{step}/model": Form("export.created", a_step),
     "/studies/{study_id}/cancel": Form("study.cancelled", a_study),
+    "/batches/{batch_id}/cancel": Form("batch.cancelled", a_batch),
     "/data": Form("file.created"),
     "/data/sources": Form(
         "file.created", fields={"source": "https://files.example.com/rows.parquet"}
@@ -123,6 +130,9 @@ FORMS = {
     "/data/{file_id}/delete": Form("file.deleted", a_file),
     "/models": Form("model.created", fields={"id": "", "source": "builtin:falqon-tiny"}),
     "/models/{model:path}/exports": Form("export.created", a_job_model, {"format": "bf16"}),
+    "/models/{model:path}/switch": Form(
+        "alias.switch_created", a_model_and_a_name, sends=("alias",)
+    ),
     "/models/{model:path}/delete": Form("model.deleted", a_model),
     "/workers/engines/keep": Form("engine.updated", an_engine, {"keep_loaded": "true"}, ("model",)),
     "/workers/engines/unload": Form("engine.deleted", an_engine, sends=("model",)),

@@ -94,7 +94,7 @@ def test_errors_stand_by_line_and_the_list_tells_what_is_known(
 ) -> None:
     bad = tenant.upload(b'{"text": "fine"}\n{"text": 7}\n')
     text = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", browser.get(f"/data/{bad}").text))
-    assert "2 10 text Input should be a valid string write text in quotes" in text
+    assert "2 10 text expected text write text in quotes" in text
     good = tenant.upload()
     scene.inspected(tenant, good)
     tenant.job(training_file=good, validation_file=tenant.upload())
@@ -135,6 +135,10 @@ def test_lengths_are_counted_and_show_where_they_are_truncated(
     assert 'class="cut" x1="2049"' in lengths
     assert lengths.count('class="too-long"') == 1
     assert "truncated at 2 048" in lengths
+    scene.inspected(tenant, long := tenant.upload(), edges=(0.5, 100.5, 4096.5))
+    page = browser.get(f"/data/{long}").text.replace("\u202f", " ")
+    assert "<span>more than 100: 9</span>" in page
+    assert 'viewBox="1 0 200 100"' in page, "as wide as the others"
 
 
 def test_a_file_is_deleted_unless_a_job_needs_it(browser: httpx.Client, tenant: Tenant) -> None:
@@ -194,8 +198,7 @@ def test_errors_stand_at_their_fields_and_nothing_is_made(
             "n_epochs": "Write a whole number.",
             "rank": "Write 1024 or less.",
             "learning_rate": "Write 1 or less.",
-            "max_cost_usd": "expected dollars as a decimal string with at most four places, "
-            "such as &#34;2.50&#34;",
+            "max_cost_usd": "Write dollars with at most four decimals, such as 2.50.",
             "suffix": "Write letters, digits, dots, underscores and hyphens only.",
             "packing": "Write true or false.",
         }

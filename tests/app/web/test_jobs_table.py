@@ -9,6 +9,7 @@ import pytest
 from app.models import Scope
 from app.web.job_table import COLUMNS, DEFAULT
 from tests.browser import scene
+from tests.contract.test_studies import create
 from tests.support.api import Tenant
 from tests.support.pages import SAME_SITE, token
 
@@ -208,3 +209,31 @@ def test_a_file_that_was_deleted_is_not_linked(browser: httpx.Client, tenant: Te
     page = browser.get("/?columns=file")
     assert cell(page, job.id, "file") == f"{job.training_file} deleted"
     assert f'href="/data/{job.training_file}"' not in page.text
+
+
+def test_the_jobs_of_a_study_are_one_row_that_opens(browser: httpx.Client, tenant: Tenant) -> None:
+    study = create(tenant, name="<first>", seeds=[0, 1])
+    single = tenant.job().id
+    tenant.client.fine_tuning.jobs.cancel(study["jobs"][0]["id"])
+    ids = [job["id"] for job in study["jobs"]]
+
+    def folded(page: httpx.Response) -> list[list[str]]:
+        bodies = re.findall(r"<tbody data-study>.*?</tbody>", page.text, re.DOTALL)
+        return [re.findall(r'<tr id="row-([^"]+)"', body) for body in bodies]
+
+    page = browser.get("/")
+    assert folded(page) == [ids[::-1]]
+    assert row_ids(page) == [single, *ids[::-1]]
+    assert f'<a href="/studies/{study["id"]}"' in page.text
+    words = re.sub(r"\s+", " ", page.text)
+    assert "4 jobs:" in words
+    assert "3 queued" in words
+
+    filtered = browser.get("/?status=cancelled")
+    assert folded(filtered) == [], "one row needs no other"
+    assert "in &lt;first&gt;" in filtered.text
+    by_name = browser.get("/?sort=name")
+    assert folded(by_name) == [], "in another order jobs of several studies are compared"
+    assert by_name.text.count("in &lt;first&gt;") == 4
+    assert "in &lt;first&gt;" not in page.text, "the row above says it"
+    assert ">&lt;first&gt;</a>" in browser.get(f"/jobs/{ids[0]}").text

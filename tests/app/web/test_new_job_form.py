@@ -128,6 +128,16 @@ def test_a_first_estimate_says_that_most_of_it_is_start_and_export(
     assert "$0.0000" not in page.text
 
 
+def test_a_cap_below_the_start_is_warned_of_at_its_field_and_in_the_estimate(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    fields = {"training_file": tenant.upload(), "model": tenant.base_model}
+    page = send(browser, "/estimate", **fields, max_seconds="2")
+    assert field_errors(page)["max_seconds"].startswith("Start and export alone take about")
+    assert page.text.count("the job will pause before its end") == 2
+    assert field_errors(send(browser, "/estimate", **fields, max_seconds="90000")) == {}
+
+
 def test_an_estimate_names_the_fields_that_train_nothing(
     browser: httpx.Client, tenant: Tenant
 ) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
-from app.models import Base, Scope
+from app.models import Base, Evaluation, Scope
 from app.web import pages
 from tests.browser.scene import EVALUATE_EVERY, scene
 from tests.contract.access_objects import (
@@ -18,6 +18,7 @@ from tests.contract.access_objects import (
     a_user,
     a_worker_token,
     an_alias,
+    an_evaluation,
 )
 from tests.contract.test_access_matrix import routes_of
 from tests.support.api import Api, Tenant
@@ -41,9 +42,15 @@ def ids(api: Api) -> dict[str, str]:
     settings = a_delivery(owner) | a_key(owner) | a_study(owner) | a_worker_token(owner)
     settings |= an_alias(owner) | a_user(owner) | a_group_grant(owner)
     settings |= an_alias(owner) | a_stored_answer(owner)
+    evaluation = an_evaluation(owner)
+    with api.database.transaction() as session:
+        of_job = {"job_id": objects.succeeded}
+        is_it = Evaluation.id == evaluation["evaluation_id"]
+        session.execute(update(Evaluation).where(is_it).values(of_job))
     owner.http.close()
     return {
         "job_id": objects.succeeded,
+        "evaluation_id": evaluation["evaluation_id"],
         "file_id": objects.file,
         "model": objects.model,
         "name": "config.json",
@@ -116,6 +123,7 @@ def test_objects_of_another_project_are_not_found_on_any_page(
         else {
             "csrf": token(stranger.get("/")),
             "format": "bf16",
+            "alias": "support",
             "name": "config.json",
             "expires_in_seconds": "60",
             "url": "https://8.8.8.8/",

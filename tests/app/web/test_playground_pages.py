@@ -18,7 +18,8 @@ HELLO = [{"role": "user", "content": "Hello"}]
 
 
 def shown_models(page: str) -> list[str]:
-    return [html.unescape(id_) for id_ in re.findall(r"<option selected>([^<]*)<", page)]
+    ids = re.findall(r'<option value="([^"]*)" selected>', page)
+    return [html.unescape(id_) for id_ in ids]
 
 
 def prompts(page: str) -> list[dict[str, Any]]:

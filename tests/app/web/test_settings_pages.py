@@ -125,21 +125,18 @@ def test_a_key_whose_end_cannot_be_read_is_not_made(admin: Browser, lifetime: st
 @pytest.mark.parametrize(
     ("form", "says"),
     [
-        ({"name": "", "scope": "read"}, {"name": "Fill this in."}),
+        ({"name": "", "scope": "read"}, {"name": "This is required."}),
         (
             {"name": "<x>", "scope": "root"},
             {"scope": "Choose one of 'infer', 'read', 'agent', 'write' or 'admin'."},
         ),
         (
             {"name": "x", "scope": "agent"},
-            {"daily_budget_usd": 'a key of scope agent needs one, as a decimal string such as "5"'},
+            {"daily_budget_usd": 'a key of scope agent needs one, such as "5"'},
         ),
         (
             {"name": "x", "scope": "agent", "daily_budget_usd": "some"},
-            {
-                "daily_budget_usd": "expected dollars as a decimal string with at most four "
-                'places, such as "2.50"'
-            },
+            {"daily_budget_usd": "Write dollars with at most four decimals, such as 2.50."},
         ),
         (
             {"name": "x", "scope": "read", "project_id": "proj_none", "lifetime": "604800"},
@@ -281,7 +278,7 @@ def test_prices_are_set_and_given_back(root: Browser, api: Api) -> None:
     refused = root.post("/settings/prices", **rows)
     errors = field_errors(refused)
     assert (refused.status_code, set(errors)) == (400, {"usd-h100", "source-cpu"})
-    assert errors["usd-h100"].startswith("expected dollars as a decimal string")
+    assert errors["usd-h100"].startswith("Write dollars")
     assert errors["source-cpu"].startswith("Name the source of the price")
     for value in ("2,5", "0.07", "ours"):
         assert f'value="{value}"' in refused.text

@@ -32,8 +32,14 @@ def test_a_study_is_a_table_with_curves_of_each_method(
     page = browser.get(f"/studies/{study['id']}")
     assert "&lt;mine&gt;" in page.text
     assert methods_in(page) == ["FALQON", "LoRA"]
-    for text in ("2.2500 ± 0.3536", "Paper MMLU, 7B", "seed 1", "table.csv", "About these columns"):
+    for text in ("2.2500 ± 0.3536", "seed 1", "table.csv", "About these columns"):
         assert text in page.text
+    assert "Paper" not in page.text, "figures of another model are no results"
+    best = re.findall(r"data-best><strong>([^<]+)", page.text)
+    assert "1.2500 ± 0.3536" in best
+    assert "2.2500 ± 0.3536" not in best
+    alike = re.findall(r"The same for all: ([^<]+)", page.text)[0]
+    assert "Jobs 2" in alike, "what is the same in every row needs no column"
     assert "Base error" not in page.text, "no job measures it"
     assert "/live?" not in page.text, "nothing goes on any more"
     assert has_curves_of(page, study) == [True, False, True, False]
@@ -140,10 +146,3 @@ def test_a_file_that_was_deleted_is_not_linked(browser: httpx.Client, tenant: Te
     page = browser.get(f"/studies/{study['id']}").text
     assert link not in page
     assert "training file deleted" in page
-
-
-def test_a_study_without_a_measurement_shows_no_figures_of_the_paper(
-    browser: httpx.Client, tenant: Tenant
-) -> None:
-    study = create(tenant)
-    assert "Paper MMLU" not in browser.get(f"/studies/{study['id']}").text

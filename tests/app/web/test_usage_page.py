@@ -37,7 +37,8 @@ def test_the_usage_page_shows_cost_by_day_key_and_model(
     assert "<dd>$4.25</dd>" in page.text
     assert "<dd>4 h 00 min</dd>" in page.text
     assert page.text.count('width="0.8"') == 30
-    assert 'height="100.00"' in page.text
+    assert 'height="65.00"' in page.text, "3.25 on a scale to 5"
+    assert "<span>$5</span><span>$2.5</span>" in page.text
     assert key_id in page.text
     assert tenant.base_model in page.text
     assert "By project" not in page.text

@@ -15,6 +15,7 @@ from transformers import (
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
+from falqon_core.contract.model_folder import GATE_LINEARS
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import CONFIG_DEFAULTS, FUSED_MODEL_TYPES, ModelDimensions
 from tests.falqon_core.families.models import FAMILIES
@@ -44,12 +45,13 @@ def test_counts_are_those_of_the_real_model(config: PreTrainedConfig) -> None:
     linears = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and not name.endswith("lm_head")
+        if isinstance(module, torch.nn.Linear)
+        and name.rpartition(".")[2] not in GATE_LINEARS | {"lm_head"}
     }
 
     dimensions = ModelDimensions.from_config(json.loads(config.to_json_string()))
 
-    experts = [p for p in model.parameters() if p.dim() == 3]
+    experts = [p for name, p in model.named_parameters() if ".experts." in name and p.dim() == 3]
     assert dimensions.num_expert_parameters == sum(parameter.numel() for parameter in experts)
     assert dimensions.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     assert dimensions.num_linear_parameters == sum(
@@ -107,7 +109,7 @@ def test_a_config_of_no_decoder_is_refused(change: dict[str, Any]) -> None:
     "kind", [*CONFIG_DEFAULTS, *FUSED_MODEL_TYPES, "granite", "llama", "olmo2", "olmo3"]
 )
 def test_what_a_config_does_not_say_is_what_transformers_takes(kind: str) -> None:
-    plain = AutoConfig.for_model(kind)
+    plain = AutoConfig.for_model(kind).per_layer_config[0]
     config = {
         key: size for key, size in SIZES.items() if key not in ("num_key_value_heads", "head_dim")
     } | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
@@ -151,6 +153,16 @@ def test_what_a_config_does_not_say_is_what_transformers_takes(kind: str) -> Non
         ({"pad_token_id": 80}, "pad_token_id is 80"),
         ({"eos_token_id": [1, "2"]}, "eos_token_id is '2'"),
         ({"model_type": ["llama"]}, "unhashable"),
+        ({"model_type": "lfm2", "block_ffn_dim_multiplier": "9"}, "multiplier is '9'"),
+        ({"model_type": "gemma4_text", "num_kv_shared_layers": 4}, "layers is 4, with 3 layers"),
+        ({"model_type": "gemma4_text", "global_head_dim": 15}, "no pairs to rotate"),
+        ({"model_type": "gemma4_text", "per_layer_config": [1]}, "is no JSON object"),
+        ({"model_type": "gemma4_text", "vocab_size_per_layer_input": 79}, "less than vocab_size"),
+        ({"model_type": "lfm2", "block_multiple_of": 0}, "block_multiple_of is 0"),
+        ({"model_type": "qwen3_5_text", "layer_types": ["full_attention"]}, "not name 3 layers"),
+        ({"model_type": "qwen3_5_text", "full_attention_interval": 0}, "interval is 0"),
+        ({"model_type": "qwen3_5_text", "linear_num_value_heads": 24}, "24 is no multiple of"),
+        ({"model_type": "qwen3_5_text", "linear_conv_kernel_dim": 2**20}, "kernel_dim is 1048576"),
     ],
 )  # fmt: skip
 def test_every_number_is_bounded(change: dict[str, Any], says: str) -> None:

@@ -336,12 +336,18 @@ def test_rules_that_keep_no_delta_have_no_adapter(recipe: dict[str, Any]) -> Non
     check_format("bf16", Recipe.model_validate(recipe), {})
 
 
+def test_int4_of_delta_nets_is_refused() -> None:
+    with pytest.raises(FormatUnavailable, match="stand in another order"):
+        check_format("q4_1", Recipe(method="qa_lora"), {"model_type": "qwen3_5_text"})
+
+
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
         ({"model_type": "gemma"}, "no GGUF for the architecture 'gemma'"),
         ({"model_type": "llama", "rope_scaling": {"rope_type": "llama3"}}, "scaled"),
         ({"model_type": "qwen2", "rope_parameters": {"rope_type": "yarn"}}, "scaled"),
+        ({"model_type": "lfm2", "conv_bias": True}, "convolutions have biases"),
         ({"model_type": "mistral", "sliding_window": 4096}, "sliding window"),
         ({"model_type": "qwen2", "use_sliding_window": True}, "sliding window"),
     ],

@@ -1,17 +1,30 @@
 """GGUF files of models that nobody has trained: base models, whose files are a stranger's."""
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Lfm2Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3_5TextConfig,
+)
 
+from falqon_core.contract.formats import FormatUnavailable
 from falqon_core.export.gguf import write_gguf
 from falqon_core.importers.gguf import convert_gguf
+from tests.falqon_core.families.models import SIZES, write_model
 
 Tensors = dict[str, Tensor]
 
@@ -74,3 +87,108 @@ def test_gguf_of_a_base_model_holds_what_transformers_loads(
     assert back.keys() == expected.state_dict().keys()
     for name, value in expected.state_dict().items():
         assert torch.equal(back[name], value), name
+
+
+def certain_tokens(model: PreTrainedModel, prompt: dict[str, Tensor]) -> list[int]:
+    """Return the tokens of an answer up to one that rounding could decide."""
+    output = model.generate(
+        **prompt,
+        max_new_tokens=8,
+        do_sample=False,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    tokens: list[int] = []
+    for scores in output.scores:
+        best, second = scores[0].topk(2).values
+        if best - second < 0.1 * scores[0].std():
+            break
+        tokens.append(int(scores[0].argmax()))
+    return tokens
+
+
+HYBRID_SIZES = SIZES | {
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "initializer_range": 0.3,
+}
+HEADS = {
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Lfm2Config(
+            **HYBRID_SIZES, layer_types=["conv", "full_attention"] * 2, block_multiple_of=16
+        ),
+        Qwen3_5TextConfig(
+            **HYBRID_SIZES,
+            **HEADS,
+            head_dim=32,
+            layer_types=["linear_attention", "full_attention"] * 2,
+            tie_word_embeddings=True,
+        ),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_llama_cpp_answers_from_a_hybrid_as_transformers_does(
+    config: PreTrainedConfig, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Heads and widths are those that llama.cpp multiplies."""
+    write_model(config, tiny_folder, tmp_path / "model")
+    described = json.loads((tmp_path / "model/config.json").read_text())
+    for key in ("layer_types", "rope_parameters", "linear_conv_kernel_dim", "conv_L_cache"):
+        described.pop(key, None)
+    # As their publishers name the layers.
+    described |= {"full_attention_interval": 2, "full_attn_idxs": [1, 3]}
+    (tmp_path / "model/config.json").write_text(json.dumps(described))
+    (tmp_path / "gguf").mkdir()
+    question = [{"role": "user", "content": "What does it cost to send a parcel?"}]
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    prompt = tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    answer = certain_tokens(model, prompt)
+    assert len(answer) >= 2
+
+    write_gguf(tmp_path / "model", tmp_path / "gguf", "hybrid")
+
+    program = Path(__file__).with_name("ask_llama_cpp.py")
+    completed = subprocess.run(
+        [
+            sys.executable,
+            program,
+            tmp_path / "gguf/model.gguf",
+            json.dumps(question),
+            str(len(answer)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert completed.returncode == 0, completed.stderr[-2000:]
+    assert json.loads(completed.stdout).strip() == tokenizer.decode(answer).strip()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"layer_types": ["full_attention", "linear_attention"] * 2}, {"linear_key_head_dim": 16}],
+)
+def test_delta_nets_that_llama_cpp_does_not_have_are_refused(
+    change: dict[str, Any], tiny_folder: Path, tmp_path: Path
+) -> None:
+    layers = {"layer_types": ["linear_attention", "full_attention"] * 2}
+    config = Qwen3_5TextConfig(**HYBRID_SIZES | HEADS | layers | change, head_dim=32)
+    write_model(config, tiny_folder, tmp_path / "model")
+    (tmp_path / "gguf").mkdir()
+    with pytest.raises(FormatUnavailable, match="has delta nets only in all but"):
+        write_gguf(tmp_path / "model", tmp_path / "gguf", "hybrid")

@@ -10,10 +10,12 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     Gemma3TextConfig,
+    Gemma4TextConfig,
     Glm4MoeConfig,
     GptOssConfig,
     GraniteConfig,
     GraniteMoeConfig,
+    Lfm2Config,
     LlamaConfig,
     Ministral3Config,
     MistralConfig,
@@ -24,6 +26,8 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3_5MoeTextConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
     SmolLM3Config,
@@ -51,6 +55,13 @@ LONGROPE = {
     "partial_rotary_factor": 0.5,
 }
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
+DELTA_NET = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 24,
+}
 YARN = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
@@ -62,10 +73,33 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     "Mistral": MistralConfig(**SIZES, head_dim=16, sliding_window=7),
     "Qwen2": Qwen2Config(**SIZES, tie_word_embeddings=True),
     "Qwen3": Qwen3Config(**SIZES, head_dim=16, tie_word_embeddings=True),
+    "Qwen3.5": Qwen3_5TextConfig(**SIZES, **DELTA_NET, head_dim=16, tie_word_embeddings=True),
     "Gemma 2": Gemma2Config(
         **SIZES, **GEMMA, final_logit_softcapping=4.0, attn_logit_softcapping=2.0
     ),
     "Gemma 3": Gemma3TextConfig(**SIZES, **GEMMA),
+    "Gemma 4": Gemma4TextConfig(
+        **SIZES | {"num_hidden_layers": 4},
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        sliding_window=7,
+        head_dim=16,
+        global_head_dim=24,
+        num_kv_shared_layers=2,
+        use_double_wide_mlp=True,
+        hidden_size_per_layer_input=8,
+        vocab_size_per_layer_input=960,
+        final_logit_softcapping=4.0,
+    ),
+    "Gemma 4, keys as values": Gemma4TextConfig(
+        **SIZES,
+        layer_types=["sliding_attention", "full_attention"],
+        sliding_window=7,
+        head_dim=16,
+        global_head_dim=24,
+        num_global_key_value_heads=1,
+        attention_k_eq_v=True,
+        hidden_size_per_layer_input=0,
+    ),
     "Phi-3": Phi3Config(**SIZES, sliding_window=7),
     "Phi-4 mini": Phi3Config(
         **SIZES,
@@ -90,6 +124,9 @@ FAMILIES: dict[str, PreTrainedConfig] = {
         rope_parameters=YARN | {"llama_4_scaling_beta": 0.5, "max_position_embeddings": 256},
     ),
     "SmolLM3": SmolLM3Config(**SIZES, no_rope_layers=[1, 0]),
+    "LFM2": Lfm2Config(
+        **SIZES, layer_types=["conv", "full_attention"], block_multiple_of=16, conv_bias=True
+    ),
     "Granite": GraniteConfig(
         **SIZES,
         embedding_multiplier=3.0,
@@ -97,6 +134,15 @@ FAMILIES: dict[str, PreTrainedConfig] = {
         residual_multiplier=0.7,
         attention_multiplier=0.2,
         tie_word_embeddings=True,
+    ),
+    "Qwen3.5 MoE": Qwen3_5MoeTextConfig(
+        **SIZES | {"intermediate_size": 24},
+        **DELTA_NET,
+        head_dim=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+        moe_intermediate_size=24,
+        shared_expert_intermediate_size=32,
     ),
     "Qwen3 MoE": Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=16, moe_intermediate_size=24),
     "OLMoE": OlmoeConfig(**SIZES, **EXPERTS),

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrainedModel
 
 from falqon_core.contract.config import Recipe, TrainConfig
@@ -18,6 +17,7 @@ from falqon_core.contract.layout import model_folder
 from falqon_core.contract.messages import StepMetrics
 from falqon_core.export.formats import write_format
 from falqon_core.importers.importer import import_model
+from falqon_core.meld.convert import target_linears
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.train.checkpoint import load_checkpoint
 from falqon_core.train.data import load_data
@@ -143,11 +143,9 @@ def test_peft_loads_the_adapter_with_the_same_logits(
     write_format("lora", trained.checkpoint, tmp_path / "lora", "ft:tiny", str(trained.base))
     base = AutoModelForCausalLM.from_pretrained(trained.base, dtype=torch.float32)
     merged = PeftModel.from_pretrained(base, tmp_path / "lora").merge_and_unload()
-    head = merged.get_output_embeddings()
     with torch.no_grad():
-        for module in merged.modules():
-            if isinstance(module, nn.Linear) and module is not head:
-                module.weight.copy_(quantize_rows(module.weight)[0])
+        for linear in target_linears(merged, None).values():
+            linear.weight.copy_(quantize_rows(linear.weight)[0])
         input_ids = torch.arange(3, 40)[None]
         actual, expected = (model(input_ids).logits for model in (merged, reloaded))
         untouched = AutoModelForCausalLM.from_pretrained(trained.base, dtype=torch.float32)

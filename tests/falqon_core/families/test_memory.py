@@ -18,6 +18,8 @@ from falqon_core.data.microbatch import collate
 from falqon_core.data.sequences import TokenSequence
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import training_memory_bytes
+from falqon_core.estimate.mixers import HYBRIDS
+from falqon_core.meld.token_mixers import mix_by_segment
 from falqon_core.methods import create_method
 from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.ops import attention
@@ -57,6 +59,7 @@ def kept_bytes(config: PreTrainedConfig) -> int:
     model = random_model(config)
     model.set_attn_implementation(attention.ATTENTION_NAME)
     quantize_experts(model)
+    mix_by_segment(model)
     create_method(RECIPE).prepare(model, [])
     weights = [*model.parameters(), *model.buffers()]
     own = {tensor.untyped_storage()._cdata for tensor in weights}
@@ -71,25 +74,40 @@ def kept_bytes(config: PreTrainedConfig) -> int:
     return sum(size for key, (ref, size) in alive if not ref.expired() and key not in own)
 
 
-def with_layers(config: PreTrainedConfig, number: int) -> PreTrainedConfig:
-    changed = {"num_hidden_layers": number, "sliding_window": None}
+def with_layers(config: PreTrainedConfig, number: int, kind: str) -> PreTrainedConfig:
+    changed: dict[str, Any] = {"num_hidden_layers": number, "sliding_window": None}
     if getattr(config, "layer_types", None):
-        changed["layer_types"] = ["full_attention"] * number
+        changed["layer_types"] = [kind] * number
     if getattr(config, "no_rope_layers", None):
         changed["no_rope_layers"] = [1] * number
-    return type(config)(**config.to_dict() | changed)
+    described = config.to_dict()
+    if (own := described.pop("per_layer_config", None)) is not None:
+        sizes = own[str(config.num_hidden_layers - 1)]
+        changed |= {"sliding_window": LENGTH, "num_kv_shared_layers": 0}
+        changed |= {"per_layer_config": dict.fromkeys(range(number), sizes)}
+    return type(config)(**described | changed)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_layer_keeps_what_is_planned(name: str) -> None:
-    fewer, more = (with_layers(FAMILIES[name], number) for number in (1, 2))
-    dimensions = ModelDimensions.from_config(json.loads(more.to_json_string()))
-    one_layer = dimensions.model_copy(update={"num_layers": 1})
+def dimensions_of(config: PreTrainedConfig) -> ModelDimensions:
+    return ModelDimensions.from_config(json.loads(config.to_json_string()))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, "full_attention") for name in FAMILIES]
+    + [
+        (name, HYBRIDS[config.model_type])
+        for name, config in FAMILIES.items()
+        if config.model_type in HYBRIDS
+    ],
+)
+def test_a_layer_keeps_what_is_planned(name: str, kind: str) -> None:
+    fewer, more = (with_layers(FAMILIES[name], number, kind) for number in (1, 2))
     without_weights = RECIPE.model_copy(update={"microbatch_tokens": 0})
     planned = [
         training_memory_bytes(sizes, RECIPE, True)
         - training_memory_bytes(sizes, without_weights, True)
-        for sizes in (one_layer, dimensions)
+        for sizes in (dimensions_of(fewer), dimensions_of(more))
     ]
 
     kept = kept_bytes(more) - kept_bytes(fewer)

@@ -16,17 +16,25 @@ from transformers import (
     BitsAndBytesConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    Gemma4Config,
+    Gemma4ForConditionalGeneration,
     GptOssConfig,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     PixtralVisionConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3_5Config,
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeConfig,
+    Qwen3_5MoeForConditionalGeneration,
     SiglipVisionConfig,
 )
 
 from falqon_core.export.fp8 import export_fp8
 from falqon_core.importers.importer import import_model
 from tests.falqon_core.export.conftest import quantize_linears
-from tests.falqon_core.families.models import GEMMA, SIZES
+from tests.falqon_core.families.models import DELTA_NET, GEMMA, SIZES
 from tests.falqon_core.importers.test_importer import assert_refused, edit_json
 
 BLOCK = 16
@@ -297,3 +305,91 @@ def test_the_text_decoder_of_ministral_3_is_taken(tiny_folder: Path, tmp_path: P
     name = "layers.1.mlp.up_proj.weight"
     assert torch.equal(state[f"model.{name}"], model.state_dict()[f"model.language_model.{name}"])
     assert changes[0].startswith("Of the mistral3 model only the text decoder is taken")
+
+
+QWEN_EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 32,
+}
+SMALL_VISION = {"hidden_size": 16, "intermediate_size": 24}
+QWEN_VISION = SMALL_VISION | {
+    "depth": 1,
+    "num_heads": 2,
+    "out_hidden_size": 48,
+    "num_position_embeddings": 16,
+}
+QWEN_TOKENS = {
+    "image_token_id": 3,
+    "video_token_id": 4,
+    "vision_start_token_id": 5,
+    "vision_end_token_id": 6,
+}
+GEMMA4_VISION = SMALL_VISION | {
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "position_embedding_size": 16,
+}
+GEMMA4_TEXT = {
+    "hidden_size_per_layer_input": 8,
+    "vocab_size_per_layer_input": 960,
+    "global_head_dim": 24,
+    "layer_types": ["sliding_attention", "full_attention"],
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "model_class"),
+    [
+        (
+            Qwen3_5Config(
+                text_config=SIZES | DELTA_NET | {"head_dim": 16},
+                vision_config=QWEN_VISION,
+                **QWEN_TOKENS,
+            ),
+            Qwen3_5ForConditionalGeneration,
+        ),
+        (
+            Qwen3_5MoeConfig(
+                text_config=SIZES | DELTA_NET | QWEN_EXPERTS | {"head_dim": 16},
+                vision_config=QWEN_VISION,
+                **QWEN_TOKENS,
+            ),
+            Qwen3_5MoeForConditionalGeneration,
+        ),
+        (
+            Gemma4Config(
+                text_config=SIZES | GEMMA4_TEXT | {"head_dim": 16},
+                vision_config=GEMMA4_VISION,
+                image_token_id=3,
+                video_token_id=4,
+                audio_token_id=5,
+            ),
+            Gemma4ForConditionalGeneration,
+        ),
+    ],
+    ids=lambda each: getattr(each, "model_type", ""),
+)
+def test_the_text_decoder_of_a_hybrid_is_taken(
+    config: PreTrainedConfig,
+    model_class: type[PreTrainedModel],
+    tiny_folder: Path,
+    tmp_path: Path,
+) -> None:
+    model = model_class(config).bfloat16()
+    model.save_pretrained(tiny_folder)
+    tensors = load_file(tiny_folder / "model.safetensors")
+    tensors["mtp.fc.weight"] = torch.zeros(4, 4)
+    save_file(tensors, tiny_folder / "model.safetensors", metadata={"format": "pt"})
+
+    state, changes = imported(tiny_folder, tmp_path)
+
+    assert len(state) < len(model.state_dict()), "the images' tower is left out"
+    for name, tensor in model.model.language_model.state_dict().items():
+        assert torch.equal(state[f"model.{name}"], tensor), name
+    assert torch.equal(state["lm_head.weight"], model.lm_head.weight)
+    assert changes[0].startswith(f"Of the {config.model_type} model only the text decoder is taken")
+    assert "that predict further tokens (MTP) are left out" in changes[1]

@@ -22,9 +22,12 @@ def build(folder: Path, **config: Any) -> Any:
     return build_decoder(folder, ModelDimensions.from_config(SIZES | config))
 
 
-@pytest.mark.parametrize("kind", ["llama", "seed_oss", "helium", "cohere", "ministral"])
+@pytest.mark.parametrize(
+    "kind",
+    ["llama", "seed_oss", "helium", "cohere", "ministral", "lfm2", "qwen3_5_text", "gemma4_text"],
+)
 def test_decoders_of_the_known_linears_are_built(kind: str, tmp_path: Path) -> None:
-    tied = kind in ("cohere",)
+    tied = kind in ("cohere", "gemma4_text")
     model = build(tmp_path, model_type=kind, tie_word_embeddings=tied, head_dim=8)
     assert model.device.type == "meta"
 
@@ -36,6 +39,8 @@ def test_decoders_of_the_known_linears_are_built(kind: str, tmp_path: Path) -> N
         ({"model_type": "t5"}, "no decoder of attention layers"),
         ({"model_type": "mamba"}, "no decoder of attention layers"),
         ({"model_type": "jamba"}, "no decoder of attention layers"),
+        ({"model_type": "qwen3_next"}, "no decoder of attention layers"),
+        ({"model_type": "qwen3_5_text", "layer_types": ["conv", "full_attention"]}, "type 'conv'"),
         ({"model_type": "gpt2"}, "its decoder layers are not one list"),
         ({"model_type": "phi"}, "its output head is no linear layer without a bias"),
         ({"model_type": "starcoder2", "tie_word_embeddings": True}, "layer 0 has the linears"),

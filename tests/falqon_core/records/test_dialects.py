@@ -58,18 +58,18 @@ def test_sharegpt_with_two_answers_becomes_a_preference() -> None:
 
 
 FAULTS: list[tuple[dict[str, Any], str, str]] = [
-    (ALPACA | {"output": ""}, "output", "at least 1 character"),
+    (ALPACA | {"output": ""}, "output", "the text is empty"),
     ({"instruction": "Add up."}, "output", "required"),
     (ALPACA | {"history": [["a", "b"], ["a"]]}, "history[1]", "no pair"),
-    (ALPACA | {"history": "before"}, "history", "valid list"),
-    (ALPACA | {"history": [["a", ""]]}, "history[0][1]", "at least 1 character"),
+    (ALPACA | {"history": "before"}, "history", "expected a list"),
+    (ALPACA | {"history": [["a", ""]]}, "history[0][1]", "the text is empty"),
     (ALPACA | {"system": 5}, "system", "is a text"),
     (ALPACA | {"output": None, "chosen": "4", "rejected": "4"}, "", "are the same"),
     (ALPACA | {"output": None, "chosen": "4"}, "rejected", "required"),
-    ({"conversations": []}, "conversations", "at least 1 item"),
+    ({"conversations": []}, "conversations", "expected 1 or more in the list"),
     ({"conversations": REQUEST}, "", "the last turn must be from 'gpt'"),
     ({"conversations": [{"from": "bard", "value": "a"}]}, "conversations[0].from", "'human'"),
-    ({"conversations": [{"from": "gpt", "value": 1}]}, "conversations[0].value", "valid string"),
+    ({"conversations": [{"from": "gpt", "value": 1}]}, "conversations[0].value", "expected text"),
     ({"conversations": [{"from": "gpt"}]}, "conversations[0].value", "required"),
     (PREFERENCE | {"conversations": TURNS}, "", "the last turn must be from 'human'"),
     ({"conversations": [TURNS[0] | {"weight": 1}, TURNS[1]]}, "", "from 'gpt' only"),

@@ -55,13 +55,13 @@ def test_a_preference_record_is_two_chats_of_which_the_answers_are_learned() -> 
     ("change", "field", "message"),
     [
         ({"input": None}, "input", "valid dictionary"),
-        ({"input": {"messages": []}}, "input.messages", "at least 1 item"),
+        ({"input": {"messages": []}}, "input.messages", "expected 1 or more in the list"),
         ({"input": {"messages": [USER, GOOD]}}, "input", "must have role 'user' or 'tool'"),
         ({"input": {"messages": [GOOD | {"weight": 1}, USER]}}, "input", "weight does not apply"),
-        ({"input": {"messages": [USER], "tools": 5}}, "input.tools", "valid list"),
-        ({"preferred_output": []}, "preferred_output", "at least 1 item"),
+        ({"input": {"messages": [USER], "tools": 5}}, "input.tools", "expected a list"),
+        ({"preferred_output": []}, "preferred_output", "expected 1 or more in the list"),
         ({"preferred_output": [GOOD, BAD]}, "preferred_output", "at most 1 item"),
-        ({"preferred_output": GOOD}, "preferred_output", "valid list"),
+        ({"preferred_output": GOOD}, "preferred_output", "expected a list"),
         (
             {"preferred_output": [USER]},
             "preferred_output",
@@ -102,7 +102,7 @@ def test_a_fault_of_a_preference_record_is_told_with_its_place(
 
 @pytest.mark.parametrize("missing", ["input", "preferred_output", "non_preferred_output"])
 def test_all_three_parts_are_needed(missing: str) -> None:
-    with pytest.raises(BadRecord, match=f"line 1, column 1, {missing}: Field required"):
+    with pytest.raises(BadRecord, match=f"line 1, column 1, {missing}: the field is missing"):
         parse_record(line({name: value for name, value in PREFERENCE.items() if name != missing}))
 
 

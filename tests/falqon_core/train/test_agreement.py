@@ -5,6 +5,7 @@ import torch
 from transformers import Gemma3TextConfig, LlamaConfig, PreTrainedConfig, PreTrainedModel
 
 from falqon_core.contract.errors import ModelError
+from falqon_core.meld.token_mixers import mix_by_segment
 from falqon_core.ops import attention
 from falqon_core.train.agreement import check_agreement
 from tests.falqon_core.families.models import FAMILIES, GEMMA, SIZES, random_model
@@ -13,6 +14,7 @@ from tests.falqon_core.families.models import FAMILIES, GEMMA, SIZES, random_mod
 def our_model(config: PreTrainedConfig) -> PreTrainedModel:
     model = random_model(config)
     model.set_attn_implementation(attention.ATTENTION_NAME)
+    mix_by_segment(model)
     return model
 
 

@@ -1,34 +1,40 @@
 """Which answers stand beside the expected ones, and how much of each."""
 
-from app.models.evaluation import RankedAnswer
-from worker.evaluation.examples import MAX_CHARACTERS, examples, rank, shorten
-from worker.evaluation.rows import CHAT_PATH, EvaluationRow
+from app.models import EvaluationAnswer
+from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationPlan
+from app.models.graders import StringCheck
+from worker.evaluation.examples import MAX_CHARACTERS, choose_examples, examples_of, shorten
+
+PLAN = EvaluationPlan(
+    graders=[StringCheck(type="string_check", name="same", operation="eq")],
+    models=[EvaluatedModel(model="a", role="base"), EvaluatedModel(model="b", role="result")],
+    max_rows=9,
+    max_tokens=9,
+)
 
 
-def row(number: int) -> EvaluationRow:
-    question = {"messages": [{"role": "user", "content": f"question {number}"}]}
-    return EvaluationRow(number + 1, {"reference": {"is": number}}, CHAT_PATH, question)
+def chosen(*scores: float | None) -> tuple[list[int], list[int]]:
+    """`None`: the base was refused."""
+    of_base = [None if score is None else [1.0, 1.0] for score in scores]
+    of_model = [[0.0, score or 0.0] for score in scores]
+    return choose_examples(PLAN, AnswerScores(by_model={"a": of_base, "b": of_model}))
 
 
-def ranked(*scores: float) -> list[RankedAnswer]:
-    kept: list[RankedAnswer] = []
-    for number, score in enumerate(scores):
-        answer = RankedAnswer(row=number, scores=[0.0, score], answer=f"answer {number}")
-        kept = rank(kept, answer)
-    return kept
-
-
-def test_three_of_each_end_are_kept_by_all_graders_in_turn() -> None:
-    kept = ranked(0.5, 0.9, 0.4, 0.1, 0.6, 0.9, 0.3, 0.2)
-    best, worst = examples(kept, [row(n) for n in range(8)])
-    assert [example.answer for example in best] == ["answer 1", "answer 5", "answer 4"]
-    assert [example.answer for example in worst] == ["answer 3", "answer 7", "answer 6"]
-    assert (best[0].line, best[0].prompt, best[0].expected) == (2, "question 1", '{"is": 1}')
+def test_three_of_each_end_are_chosen_by_all_graders_in_turn() -> None:
+    best, worst = chosen(0.5, 0.9, 0.4, 0.1, 0.6, 0.9, 0.3, 0.2, None)
+    assert best == [1, 5, 4]
+    assert worst == [3, 7, 6]
 
 
 def test_no_answer_is_among_the_best_and_the_worst() -> None:
-    best, worst = examples(ranked(0.1, 0.2, 0.3, 0.4), [row(n) for n in range(4)])
-    assert [[each.line for each in best], [each.line for each in worst]] == [[4, 3, 2], [1]]
+    assert chosen(0.1, 0.2, 0.3, 0.4) == ([3, 2, 1], [0])
+
+
+def test_an_answer_stands_beside_that_of_the_base_unless_nothing_was_stored() -> None:
+    texts = {"prompt": "Two?", "expected": "four", "base_answer": "five", "answer": "four"}
+    answer = EvaluationAnswer(evaluation_id="eval-x", number=1, line=7, **texts)
+    (example,) = examples_of([0, 1], {1: answer}, [[0.0], [1.0]])
+    assert example.model_dump() == texts | {"line": 7, "scores": [1.0]}
 
 
 def test_texts_are_cut_and_fit_into_a_database() -> None:

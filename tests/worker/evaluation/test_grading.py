@@ -12,10 +12,27 @@ from worker.evaluation.grading import MAX_CHARACTERS, MissingField, check_fields
 ITEM = {"reference": "Four", "answer": {"options": ["A", "B"]}, "n": 4}
 OBJECT = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
 
+MULTI: dict[str, Any] = {  # for "Four", right is 1 and close 1/2
+    "type": "multi",
+    "graders": {
+        "right": {"type": "string_check", "name": "right", "operation": "eq"},
+        "close": {
+            "type": "text_similarity",
+            "name": "close",
+            "evaluation_metric": "fuzzy_match",
+            "reference": "Folk",
+        },
+    },
+}
+
+
+def no_judge(*_: object) -> float:
+    raise AssertionError("these graders ask nobody")
+
 
 def score(answer: str, **fields: Any) -> float:
     grader: Any = TypeAdapter(AnyGrader).validate_python({"name": "g"} | fields)
-    return grade(grader, ITEM, answer)
+    return grade(grader, ITEM, answer, no_judge)
 
 
 @pytest.mark.parametrize(
@@ -32,6 +49,25 @@ def score(answer: str, **fields: Any) -> float:
 )
 def test_string_check(operation: str, answer: str, expected: float) -> None:
     assert score(answer, type="string_check", operation=operation) == expected
+
+
+@pytest.mark.parametrize(
+    ("formula", "expected"),
+    [
+        ("0.7 * right + 0.3 * close", 0.85),
+        ("right - close - close", 0),
+        ("2 ^ -1 * right", 0.5),
+        ("-close ^ 2 + 1", 0.75),
+        ("max(close, min(right, .75))", 0.75),
+        ("abs(floor(close) - ceil(close)) * sqrt(close / 2)", 0.5),
+        ("9 * right", 1),
+        ("right / (close - 0.5)", 0),
+        ("exp(999) * right", 0),
+        ("(0 - 8) ^ close", 0),
+    ],
+)
+def test_multi_calculates_one_score(formula: str, expected: float) -> None:
+    assert score("Four", **MULTI | {"calculate_output": formula}) == pytest.approx(expected)
 
 
 def test_text_similarity() -> None:
@@ -89,7 +125,7 @@ def test_a_template_does_not_multiply_a_long_text() -> None:
         grader: Any = TypeAdapter(AnyGrader).validate_python(
             {"name": "g", "type": "string_check"} | fields
         )
-        assert grade(grader, item, "") == 1
+        assert grade(grader, item, "", no_judge) == 1
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -111,6 +147,12 @@ def test_a_template_does_not_multiply_a_long_text() -> None:
         ({"type": "json_schema", "schema": {"enum": [1] * 2000}}, "more than 1000 parts"),
         ({"type": "multiple_choice", "choices": ["A"]}, "at least 2"),
         ({"type": "telepathy"}, "string_check"),
+        (MULTI | {"calculate_output": "right + wrong"}, "'wrong' is no grader"),
+        (MULTI | {"calculate_output": "right + "}, "ends too early"),
+        (MULTI | {"calculate_output": "right close"}, "'close' is not expected"),
+        (MULTI | {"calculate_output": "right; close"}, "'; close' cannot be read"),
+        (MULTI | {"calculate_output": "(" * 100 + "right"}, "lie within each other"),
+        (MULTI | {"calculate_output": "-" * 100 + "right"}, "lie within each other"),
     ],
 )
 def test_a_bad_grader_is_refused_with_its_reason(grader: dict[str, Any], message: str) -> None:
@@ -118,7 +160,7 @@ def test_a_bad_grader_is_refused_with_its_reason(grader: dict[str, Any], message
         EvaluationRequest.model_validate({"graders": [{"name": "g"} | grader]})
 
 
-@pytest.mark.parametrize("kind", ["score_model", "label_model", "python", "endpoint", "multi"])
+@pytest.mark.parametrize("kind", ["label_model", "python", "endpoint"])
 def test_unsupported_graders_of_openai_are_refused(kind: str) -> None:
     with pytest.raises(InvalidRequest, match=f"'{kind}' is not supported") as refusal:
         EvaluationRequest.model_validate({"graders": [{"name": "g", "type": kind}]})

@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from worker.inference.metrics import MAX_BYTES, EngineMetrics
+from worker.inference.metrics import EngineMetrics
+from worker.machine.engine_samples import MAX_BYTES
 
 LLAMA_CPP = """\
 # HELP llamacpp:requests_processing Number of requests processing.

@@ -8,12 +8,15 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.base.database import Database
+from app.batches.repository import LineAnswer
 from app.inference import service
 from app.inference.service import EngineTarget
-from app.models import Evaluation, FileImport, ModelImport
+from app.models import Batch, Evaluation, FileImport, ModelImport
 from app.models.evaluation import AnswerScores
 from tests.support.backend import Backend
+from worker.batches.run import Progress
 from worker.evaluation.asking import Asker
+from worker.operations.batch_answers import AnswerKeeper
 from worker.operations.evaluation import EvaluationHandler
 from worker.operations.file_import import ProgressWriter
 from worker.operations.handler import OperationAbandoned
@@ -38,7 +41,16 @@ def test_a_database_that_is_away_misses_what_is_written_of_progress(
     ProgressWriter(away, FileImport(id="a")).write(progress=0.5)
     without_database(ModelImportHandler(context)).write(ModelImport(id="b"), bytes=1)
     scores = AnswerScores(by_model={"m": [[1.0]]})
-    without_database(EvaluationHandler(context)).write_scores(Evaluation(id="c"), scores)
+    without_database(EvaluationHandler(context)).write_scores(Evaluation(id="c"), scores, [])
+
+
+def test_answers_of_a_batch_wait_for_a_database_that_is_away(embedded_backend: Backend) -> None:
+    batch = Batch(id="d", project_id="proj_a", seconds=0.0, input_tokens=0, output_tokens=0)
+    batch.num_completed = batch.num_failed = batch.answer_bytes = 0
+    keeper = without_database(AnswerKeeper(embedded_backend.context(), batch))
+    answers = [LineAnswer("d", 1, False, "{}")]
+    assert not keeper.keep(Progress(answers, 1, 0, 0.5, 3, 2, 2))
+    assert keeper.keep(Progress([], 1, 0, 0.5, 3, 2, 2))
 
 
 def test_an_operation_claimed_elsewhere_is_given_up_at_its_progress_report(

@@ -8,6 +8,7 @@ from app.auth.caller import Caller
 from app.catalogue import service as catalogue
 from app.http.dependencies import ServicesDep
 from app.services import Services
+from app.switches import service as switches
 from app.web.forms import EMPTY_FORM, TypedForm, notify_refusals, parse_form, redirect_to
 from app.web.pages.settings.layout import SETTINGS_PATH, settings_page
 from app.web.session import notify
@@ -77,4 +78,5 @@ def _page(
         usage=service.sum_usage(services, caller, DAYS),
         days=DAYS,
         models=models,
+        switches=switches.newest_by_alias(services, caller),
     )

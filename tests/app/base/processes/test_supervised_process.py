@@ -1,3 +1,4 @@
+import json
 import os
 import sys
 import time
@@ -7,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from app.base.processes.supervised_process import LINES_AT_ONCE, MAX_LOG_BYTES, SupervisedProcess
+from app.base.processes.supervised_process import (
+    LINES_AT_ONCE,
+    MAX_LOG_BYTES,
+    SupervisedProcess,
+    in_words,
+)
 from tests.support.waiting import wait_for
 
 
@@ -71,3 +77,27 @@ time.sleep(60)
     lines = [line for line in capfd.readouterr().err.splitlines() if "GET /error" in line]
     assert LINES_AT_ONCE <= len(lines) <= LINES_AT_ONCE + time.monotonic() - began + 1
     assert len(read(tmp_path / "api.log").splitlines()) > 100
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        (
+            {"event": "delivery failed", "level": "warning", "error": "500 of the receiver"},
+            "delivery failed: 500 of the receiver (the log has more)",
+        ),
+        (
+            {"event": "it broke.", "level": "error", "exception": "Traceback:\nValueError: x"},
+            "it broke: ValueError: x (the log has more)",
+        ),
+        ({"event": "request", "level": "info", "error": None}, ""),
+        (["error"], '["error"]'),
+    ],
+)
+def test_a_line_of_json_becomes_one_in_words(entry: object, words: str) -> None:
+    assert in_words(json.dumps(entry)) == words
+
+
+def test_a_line_of_no_json_stays_as_it_is() -> None:
+    assert in_words("ImportError: no such module") == "ImportError: no such module"
+    assert in_words("[" * 60_000) == "[" * 60_000

@@ -1,0 +1,59 @@
+"""Tables that compare: all their columns are seen at once, and the name of a row always is."""
+
+from playwright.sync_api import Page, ViewportSize, expect
+
+from tests.browser.scene import scene
+from tests.browser.visit import Visits
+from tests.contract.test_studies import create, finish
+from tests.support.api import Tenant
+
+LAPTOP: ViewportSize = {"width": 1280, "height": 800}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+
+
+def hidden_width(page: Page) -> int:
+    """Return the pixels of the widest table that are beside what is seen of it."""
+    widths: list[int] = page.locator(".scroll:has(.side-by-side)").evaluate_all(
+        "all => all.map(it => it.scrollWidth - it.clientWidth)"
+    )
+    return max(widths)
+
+
+def test_a_study_of_three_methods_is_seen_whole_and_keeps_its_first_column(
+    visits: Visits, tenant: Tenant
+) -> None:
+    study = create(tenant, methods=["falqon", "lora", "qlora"], seeds=[0, 1])
+    for number, job in enumerate(study["jobs"]):
+        finish(tenant, job["id"], 1.25 + number / 8)
+    page = visits.sign_in(tenant.api.url, tenant.key, viewport=LAPTOP)
+    page.goto(f"/studies/{study['id']}")
+    table = page.get_by_role("group", name="Comparison")
+    expect(table.locator("td[data-best]").first).to_be_visible()
+    assert hidden_width(page) == 0
+    page.set_viewport_size(PHONE)
+    table.evaluate("it => it.scrollTo(400, 0)")
+    expect(table.get_by_role("rowheader").first).to_be_in_viewport(ratio=0.9)
+
+
+def test_six_jobs_are_compared_without_scrolling(visits: Visits, tenant: Tenant) -> None:
+    ids = scene(tenant)
+    compared = [ids.running, ids.succeeded, ids.failed]
+    compared += [tenant.job(suffix=f"a-rather-long-name-{number}").id for number in range(3)]
+    page = visits.sign_in(tenant.api.url, tenant.key, viewport=LAPTOP)
+    page.goto("/compare?" + "&".join(f"job={id_}" for id_ in compared))
+    page.get_by_text("Same settings").click()
+    assert hidden_width(page) == 0
+
+
+def test_the_jobs_of_a_study_are_shown_when_its_row_is_opened(
+    visits: Visits, tenant: Tenant
+) -> None:
+    study = create(tenant, name="rates", seeds=[0, 1])
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    row = page.locator(f"#row-{study['jobs'][0]['id']}")
+    expect(row).to_be_hidden()
+    page.get_by_text("4 jobs: 4 queued").click()
+    expect(row).to_be_visible()
+    tenant.client.fine_tuning.jobs.cancel(study["jobs"][0]["id"])
+    expect(page.get_by_text("4 jobs: 3 queued, 1 cancelled")).to_be_visible()
+    expect(row).to_be_visible()
