@@ -203,10 +203,12 @@ bundle-check: bundle
 	.cache/sbom/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7,<8'
 	touch $@
 
+# npm names what it describes after its folder.
 sbom: setup .cache/sbom/.installed
-	mkdir -p dist
+	mkdir -p dist .cache/falqon-browser-assets
 	cat requirements/worker.txt requirements/torch.txt | .cache/sbom/bin/cyclonedx-py requirements - --pyproject pyproject.toml --output-reproducible -o dist/falqon.cdx.json
-	npm sbom --package-lock-only --sbom-format cyclonedx --sbom-type application --omit dev > dist/falqon-browser.cdx.json
+	cp package.json package-lock.json .cache/falqon-browser-assets
+	cd .cache/falqon-browser-assets && npm sbom --package-lock-only --sbom-format cyclonedx --sbom-type application --omit dev > ../../dist/falqon-browser.cdx.json
 
 image-check:
 	$(PYTHON) -m tests.deployment.image_check
