@@ -9,7 +9,7 @@ from playwright.sync_api import Page, ViewportSize, expect
 from app.web import assets
 from tests.browser.scene import Scene, scene
 from tests.browser.visit import Visits
-from tests.contract.access_objects import a_study
+from tests.contract.access_objects import a_batch, a_study
 from tests.support.api import Api, Tenant, installation_admin
 
 AXE = (assets.PACKAGES_FOLDER / "axe-core" / "axe.min.js").read_text
@@ -41,6 +41,7 @@ PAGES = {
     "choice": "/compare",
     "studies": "/studies",
     "a study": "/studies/{study_id}",
+    "batches": "/batches",
     "workers": "/workers",
     "usage": "/usage",
     "new job": "/jobs/new",
@@ -118,6 +119,7 @@ def test_no_page_has_a_serious_fault_in_light_or_dark(
     tenant, ids = project
     page = visits.sign_in(tenant.api.url, tenant.key, reduced_motion="reduce")
     names = ids._asdict() | {"webhook": failing_webhook(tenant)} | a_study(tenant)
+    a_batch(tenant)
     assert faults_of(page, PAGES, **names) == {}
 
 
