@@ -10,7 +10,7 @@ from app.web import assets
 from tests.app.web.test_evaluation_page import an_evaluation
 from tests.browser.scene import Scene, scene
 from tests.browser.visit import Visits
-from tests.contract.access_objects import a_study
+from tests.contract.access_objects import a_batch, a_study
 from tests.support.api import Api, Tenant, installation_admin
 
 AXE = (assets.PACKAGES_FOLDER / "axe-core" / "axe.min.js").read_text
@@ -43,6 +43,7 @@ PAGES = {
     "choice": "/compare",
     "studies": "/studies",
     "a study": "/studies/{study_id}",
+    "batches": "/batches",
     "workers": "/workers",
     "usage": "/usage",
     "new job": "/jobs/new",
@@ -121,6 +122,7 @@ def test_no_page_has_a_serious_fault_in_light_or_dark(
     page = visits.sign_in(tenant.api.url, tenant.key, reduced_motion="reduce")
     names = ids._asdict() | {"webhook": failing_webhook(tenant)} | a_study(tenant)
     names |= {"evaluation": an_evaluation(tenant)}
+    a_batch(tenant)
     assert faults_of(page, PAGES, **names) == {}
 
 

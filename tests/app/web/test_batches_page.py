@@ -30,6 +30,9 @@ def test_batches_are_listed_with_their_counts_and_can_be_cancelled(
         assert words in page.text
     cancel = f"/batches/{batch_id}/cancel"
     assert cancel in page.text
-    browser.post(cancel, data={"csrf": token(page)}, headers=SAME_SITE)
-    assert "cancelling" in browser.get("/batches").text
+    with browser.stream("GET", "/batches/live") as stream:
+        lines = stream.iter_lines()
+        assert any("in progress" in line for line in lines)
+        browser.post(cancel, data={"csrf": token(page)}, headers=SAME_SITE)
+        assert any("cancelling" in line for line in lines)
     assert 'href="/batches"' in browser.get("/data").text
