@@ -20,7 +20,7 @@ EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_
 # Those that train here.
 MIXTURES = ("glm4_moe", "gpt_oss", "granitemoe", "olmoe", "qwen3_5_moe_text", "qwen3_moe")
 # Linears of a few outputs that weigh others, and those that bring the embeddings of a layer. They
-# never train and stay in bf16, the former as in the FP8 files of their publishers.
+# never train and stay in bf16.
 GATE_LINEARS = frozenset(
     {
         "in_proj_a",
