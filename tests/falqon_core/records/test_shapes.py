@@ -54,13 +54,13 @@ def test_a_preference_record_is_two_chats_of_which_the_answers_are_learned() -> 
 @pytest.mark.parametrize(
     ("change", "field", "message"),
     [
-        ({"input": None}, "input", "valid dictionary"),
+        ({"input": None}, "input", "expected an object"),
         ({"input": {"messages": []}}, "input.messages", "expected 1 or more in the list"),
         ({"input": {"messages": [USER, GOOD]}}, "input", "must have role 'user' or 'tool'"),
         ({"input": {"messages": [GOOD | {"weight": 1}, USER]}}, "input", "weight does not apply"),
         ({"input": {"messages": [USER], "tools": 5}}, "input.tools", "expected a list"),
         ({"preferred_output": []}, "preferred_output", "expected 1 or more in the list"),
-        ({"preferred_output": [GOOD, BAD]}, "preferred_output", "at most 1 item"),
+        ({"preferred_output": [GOOD, BAD]}, "preferred_output", "at most 1 in the list"),
         ({"preferred_output": GOOD}, "preferred_output", "expected a list"),
         (
             {"preferred_output": [USER]},
