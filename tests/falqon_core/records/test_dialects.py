@@ -73,7 +73,11 @@ FAULTS: list[tuple[dict[str, Any], str, str]] = [
     ({"conversations": [{"from": "gpt"}]}, "conversations[0].value", "is missing"),
     (PREFERENCE | {"conversations": TURNS}, "", "the last turn must be from 'human'"),
     ({"conversations": [TURNS[0] | {"weight": 1}, TURNS[1]]}, "", "from 'gpt' only"),
-    ({"conversations": [TURNS[0], TURNS[1] | {"weight": 2}]}, "conversations[1].weight", "1 or less"),
+    (
+        {"conversations": [TURNS[0], TURNS[1] | {"weight": 2}]},
+        "conversations[1].weight",
+        "1 or less",
+    ),
     ({"conversations": [TURNS[0], TURNS[1] | {"weight": 0}]}, "", "nothing is learned"),
     (
         {"conversations": [{"from": "system", "value": ""}, {"from": "gpt"}]},
