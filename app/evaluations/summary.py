@@ -42,7 +42,7 @@ def verdict_of(evaluation_id: str, result: EvaluationResult) -> JobVerdict | Non
         return None
     short = (
         f"{SHORT_WORDS[difference.verdict]}: {_percent(model)} vs {_percent(base)}, "
-        f"{_p_value(difference)}"
+        f"{describe_p_value(difference)}"
     )
     return JobVerdict(
         evaluation_id=evaluation_id,
@@ -53,13 +53,19 @@ def verdict_of(evaluation_id: str, result: EvaluationResult) -> JobVerdict | Non
 
 
 def describe_evidence(result: EvaluationResult, difference: Difference) -> str:
-    return f"{_rows(result)}, {_p_value(difference)}"
+    return f"{_rows(result)}, {describe_p_value(difference)}"
 
 
 def deciding_grader(result: EvaluationResult) -> int:
     """Return the place of the first grader that gave the last model or the base anything."""
     pairs = zip(result.models[0].scores, result.models[-1].scores, strict=True)
     return next((number for number, pair in enumerate(pairs) if any(s.mean for s in pair)), 0)
+
+
+def describe_p_value(difference: Difference) -> str:
+    if difference.p_value < LEAST_P_VALUE:
+        return f"p < {LEAST_P_VALUE}"
+    return f"p = {difference.p_value:.3f}"
 
 
 def _compare(result: EvaluationResult) -> _Comparison:
@@ -74,9 +80,3 @@ def _percent(score: GraderScore) -> str:
 
 def _rows(result: EvaluationResult) -> str:
     return "1 row" if result.rows == 1 else f"{result.rows:,} rows"
-
-
-def _p_value(difference: Difference) -> str:
-    if difference.p_value < LEAST_P_VALUE:
-        return f"p < {LEAST_P_VALUE}"
-    return f"p = {difference.p_value:.3f}"

@@ -9,6 +9,7 @@ from fastapi import Request, Response
 from fastapi.templating import Jinja2Templates
 
 from app.auth.caller import RIGHTS, Caller
+from app.evaluations.summary import describe_p_value
 from app.jobs.queue_forecast import MAX_FORECAST
 from app.models import Scope
 from app.web import assets, session, text
@@ -69,6 +70,7 @@ templates.env.globals |= {
     "max_forecast": MAX_FORECAST,
     "most_unfolded": MOST_UNFOLDED,
     "navigation": NAVIGATION,
+    "p_value": describe_p_value,
     "state": text.state,
 }
 

@@ -237,7 +237,7 @@ def photograph(browser: Browser, service: Service, paths: dict[str, str], pictur
             if title in DOCUMENTED:
                 shutil.copy(pictures / f"{title}.png", SCREENSHOTS / f"{name}.png")
         visits.close()
-        assert visits.faults == []
+        assert not visits.faults, visits.faults
 
 
 def save(picture: bytes, path: Path) -> None:
