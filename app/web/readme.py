@@ -1,5 +1,5 @@
 """README.md of a model as a part of a page. Its Markdown comes from a stranger: HTML in it stays
-text, links of other kinds than the web's are none, and pictures are left out.
+text, links of other kinds than the web's are none, and a picture is its text.
 """
 
 import re
@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
+from markdown_it.common.utils import escapeHtml
+from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
+from markdown_it.utils import EnvType, OptionsDict
 from markupsafe import Markup
 from obstore.exceptions import BaseError as StorageError
 
@@ -22,8 +25,18 @@ FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re
 LICENSE = re.compile(r"^license:[ \t]*([\w.+-]{1,64})[ \t]*\r?$", re.MULTILINE)
 MAX_KEPT_LICENSES = 1_000
 FIRST_LEVEL, LAST_LEVEL = 3, 6  # levels of headings; those above are the page's own
-PARSER = MarkdownIt("commonmark", {"html": False}).enable("table").disable("image")
+PARSER = MarkdownIt("commonmark", {"html": False}).enable("table")
 _licenses: dict[str, str | None] = {}  # by the key of the README in the storage
+
+
+def _render_image(
+    renderer: RendererHTML, tokens: Sequence[Token], index: int, options: OptionsDict, env: EnvType
+) -> str:
+    """Nothing is loaded from elsewhere: the text of an image stands in its place."""
+    return escapeHtml(renderer.renderInlineAsText(tokens[index].children, options, env))
+
+
+PARSER.add_render_rule("image", _render_image)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,10 @@ def test_no_markup_of_the_text_gets_through(text: str) -> None:
     assert not [link for link in links if link.lower().startswith(("javascript:", "data:"))]
 
 
+def test_an_image_is_its_text() -> None:
+    assert render("![a <curve>](https://other.example/c.svg)").html == "<p>a &lt;curve&gt;</p>\n"
+
+
 @pytest.mark.parametrize("piece", ["[", "![", "*a_", "`", "> ", "- ", "<", "a|", "[a](", "#", "\\"])
 def test_a_hostile_text_is_rendered_in_bounded_time(piece: str) -> None:
     text = (piece * MAX_BYTES)[:MAX_BYTES]
