@@ -145,9 +145,12 @@ class Release:
 
 
 def unpack_earlier_code(folder: Path) -> None:
-    """Unpack the newest commit before this code's newest migration. Raises `NoHistory`."""
+    """Unpack the newest commit before this code's newest migration, which may have come by a merge.
+    Raises `NoHistory`.
+    """
     newest = max((ROOT / "migrations" / "versions").glob("[0-9]*.py")).relative_to(ROOT)
-    added = _git("log", "-1", "--diff-filter=A", "--format=%H", "--", str(newest)).decode().strip()
+    of_main = ("log", "-1", "-m", "--first-parent", "--no-renames", "--diff-filter=A")
+    added = _git(*of_main, "--format=%H", "--", str(newest)).decode().strip()
     commit = f"{added}^" if added else "HEAD"  # a migration that is not committed yet
     archive = _git("archive", "--format=tar", commit, *PACKAGES)
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:

@@ -45,7 +45,7 @@ def test_results_stand_in_a_tab_of_their_own(
 ) -> None:
     page = browser.get("/data")
     assert names(page) == ["sql.jsonl", "support desk.jsonl"]
-    others = dict.fromkeys(["Results", "All", "Stored answers"], False)
+    others = dict.fromkeys(["Results", "All", "Stored answers", "Batches"], False)
     assert tabs(page) == {"Training files": True} | others
     page = browser.get("/data?purpose=fine-tune-results")
     assert (names(page), tabs(page)["Results"]) == (results[:50], True)
@@ -58,6 +58,7 @@ def test_results_stand_in_a_tab_of_their_own(
         "Results",
         "All",
         "Stored answers",
+        "Batches",
     ]
     assert names(browser.get("/data?purpose=user_data")) == ["notes.txt"]
     refused = browser.get("/data?purpose=anything")

@@ -10,6 +10,7 @@ from app.models import Base, Evaluation, Scope
 from app.web import pages
 from tests.browser.scene import EVALUATE_EVERY, scene
 from tests.contract.access_objects import (
+    a_batch,
     a_delivery,
     a_group_grant,
     a_key,
@@ -41,7 +42,7 @@ def ids(api: Api) -> dict[str, str]:
     objects = scene(owner)
     settings = a_delivery(owner) | a_key(owner) | a_study(owner) | a_worker_token(owner)
     settings |= an_alias(owner) | a_user(owner) | a_group_grant(owner)
-    settings |= an_alias(owner) | a_stored_answer(owner)
+    settings |= a_stored_answer(owner) | a_batch(owner)
     evaluation = an_evaluation(owner)
     with api.database.transaction() as session:
         of_job = {"job_id": objects.succeeded}
@@ -64,6 +65,7 @@ def ids(api: Api) -> dict[str, str]:
         "grant_id": settings["grant_id"],
         "alias": settings["alias"],
         "answer_id": settings["completion_id"],
+        "batch_id": settings["batch_id"],
         "step": str(EVALUATE_EVERY),
     }
 
