@@ -156,7 +156,7 @@ rehearse: $(REHEARSAL)/.installed
 
 $(REHEARSAL)/.installed: benchmarks/first_card_wheels.txt
 	$(PYTHON) -m venv $(REHEARSAL)
-	$(REHEARSAL)/bin/pip install --quiet --disable-pip-version-check torch==2.11.0 triton==3.6.0 hypothesis --requirement benchmarks/first_card_wheels.txt
+	$(REHEARSAL)/bin/pip install --quiet --disable-pip-version-check torch==2.11.0 triton==3.6.0 hypothesis matplotlib --requirement benchmarks/first_card_wheels.txt
 	$(REHEARSAL)/bin/pip install --quiet --disable-pip-version-check 'numpy<2.4'
 	touch $@
 

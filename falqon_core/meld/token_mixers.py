@@ -23,9 +23,18 @@ Mix = Callable[..., Tensor]
 
 def mix_by_segment(model: nn.Module) -> None:
     """Let the token mixers of `model` keep segments apart, in place."""
-    for module in model.modules():
-        if (mixer := MIXERS.get(type(module).__name__)) is not None:
-            module.forward = partial(_forward, module, *mixer)
+    for layer in model.modules():
+        for module in layer.children():
+            if (mixer := MIXERS.get(type(module).__name__)) is not None:
+                module.forward = partial(_forward, module, *mixer)
+                layer.register_forward_pre_hook(partial(_hand_on, module), with_kwargs=True)
+
+
+def _hand_on(module: Any, _layer: nn.Module, _args: object, kwargs: dict[str, Any]) -> None:
+    """Give the mixer the segments of its layer's pass: not each layer of an older transformers
+    passes them on.
+    """
+    module.segments = {key: value for key, value in kwargs.items() if key == "cu_seqlens"}
 
 
 def _forward(
@@ -34,10 +43,10 @@ def _forward(
     """Return the mixer's output [B, T, H] of hidden_states [B, T, H]; packed rows bring
     `cu_seqlens`, padded ones None.
     """
-    if "cu_seqlens" not in kwargs:
+    if "cu_seqlens" not in module.segments:
         return cast(Tensor, type(module).forward(module, hidden_states, **kwargs))
     rows, tokens = hidden_states.shape[:2]
-    bounds = segment_bounds(rows, tokens, kwargs["cu_seqlens"], hidden_states.device)
+    bounds = segment_bounds(rows, tokens, module.segments["cu_seqlens"], hidden_states.device)
     projected = [getattr(module, name)(hidden_states).flatten(0, 1) for name in projections]
     mixed = recompute_in_backward(partial(mix, module), bounds, *projected)
     return cast(Tensor, module.out_proj(mixed.unflatten(0, (rows, tokens))))

@@ -51,18 +51,17 @@ def test_check_says_what_is_missing_and_goes_on(tmp_path: Path) -> None:
     assert {row["status"] for row in rows} == {"ok", "skipped"}
 
 
-@pytest.mark.parametrize(
-    ("stage", "statuses"),
-    [("products", {"measured"}), ("step", {"measured"})],
-)
-def test_every_figure_is_a_line_of_its_own(stage: str, statuses: set[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("stage", ["products", "step"])
+def test_every_figure_is_a_line_of_its_own(stage: str, tmp_path: Path) -> None:
+    if stage == "products" and version("torch") < "2.12":
+        pytest.skip("this torch's product on a CPU takes no scales of rows")
     done = run_stage(stage, tmp_path)
     assert done.returncode == 0, done.stderr
     (part,) = lines_of(tmp_path / "stages.jsonl")
     assert (part["part"], part["status"]) == (stage, 0), done.stdout
     lines = lines_of(tmp_path / f"{stage}.jsonl")
     assert len(lines) > 5
-    assert {line.get("status", "measured") for line in lines} == statuses
+    assert {line.get("status", "measured") for line in lines} == {"measured"}
     assert {line["device"] for line in lines} == {"cpu"}
 
 
