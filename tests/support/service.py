@@ -57,6 +57,8 @@ class Service:
         self.process = self.start()
 
     def start(self) -> subprocess.Popen[bytes] | Fork:
+        # A service of this folder that has ended may have written there before.
+        self._num_written_before = self.output.stat().st_size if self.output.exists() else 0
         arguments = ["up", "--port", str(self.port), "--data-dir", str(self.folder)]
         if self.forked:
             parent = self.folder.parent
@@ -90,11 +92,14 @@ class Service:
 
     def wait_until_up(self) -> None:
         wait_for(
-            lambda: "FALQON is up" in self.output.read_text() or self.process.poll() is not None,
+            lambda: b"FALQON is up" in self._written() or self.process.poll() is not None,
             START_SECONDS,
             "the service is up",
         )
         assert self.process.poll() is None, self.output.read_text()
+
+    def _written(self) -> bytes:
+        return self.output.read_bytes()[self._num_written_before :]
 
     def ready(self) -> str | None:
         try:
