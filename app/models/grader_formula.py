@@ -1,12 +1,14 @@
-"""Formula of a `multi` grader: arithmetic on the scores of its graders, in OpenAI's grammar."""
+"""Formula of a `multi` grader: arithmetic on the scores of its graders, in OpenAI's grammar.
+Python's parser reads it, and nothing of it is ever compiled.
+"""
 
+import ast
 import math
-import re
-from collections.abc import Callable, Mapping
-from typing import Any
+import operator
+from collections.abc import Callable, Collection, Mapping
 
 MAX_FORMULA = 500
-MAX_DEPTH = 20  # of parentheses, signs and powers within each other
+MAX_DEPTH = 100  # of operations within each other; a sum of as many terms is as deep
 FUNCTIONS: dict[str, Callable[..., float]] = {
     "min": min,
     "max": max,
@@ -18,16 +20,13 @@ FUNCTIONS: dict[str, Callable[..., float]] = {
     "log": math.log,
 }
 OF_SEVERAL = ("min", "max")
-TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d*)?|\.\d+)|([A-Za-z_]\w*)|([-+*/^(),]))", re.ASCII)
-OPERATIONS: dict[str, Callable[[float, float], float]] = {
-    "+": lambda a, b: a + b,
-    "-": lambda a, b: a - b,
-    "*": lambda a, b: a * b,
-    "/": lambda a, b: a / b,
+OPERATIONS: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: math.pow,  # of floats: no integer grows without bounds
 }
-
-Scores = Mapping[str, float]
-Term = Callable[[Scores], float]
 
 
 class FormulaRefused(Exception):
@@ -37,115 +36,63 @@ class FormulaRefused(Exception):
 class Formula:
     """Raises `FormulaRefused` for a text that is no formula of these names."""
 
-    def __init__(self, text: str, names: Mapping[str, Any]) -> None:
+    def __init__(self, text: str, names: Collection[str]) -> None:
         self._names = names
-        self._tokens = _split(text)
-        self._place = 0
-        self._depth = 0
-        self._term = self._sum()
-        if self._place < len(self._tokens):
-            raise FormulaRefused(f"'{self._tokens[self._place]}' is not expected there")
+        for unknown in ("#", "**"):
+            if unknown in text:
+                raise FormulaRefused(f"'{unknown}' cannot be read")
+        self._source = " ".join(text.split()).replace("^", "**")
+        try:
+            tree = ast.parse(self._source, mode="eval")
+        except (SyntaxError, ValueError, MemoryError, RecursionError):
+            raise FormulaRefused("it cannot be read as arithmetic") from None
+        self._root = tree.body
+        self._check(self._root, MAX_DEPTH)
 
-    def __call__(self, scores: Scores) -> float:
+    def __call__(self, scores: Mapping[str, float]) -> float:
         """Return the value, between 0 and 1; 0 where it is not defined."""
         try:
-            value = float(self._term(scores))
+            value = _calculate(self._root, scores)
         except (ArithmeticError, ValueError):
             return 0.0
         return min(1.0, max(0.0, value)) if math.isfinite(value) else 0.0
 
-    def _sum(self) -> Term:
-        return self._chain("+-", self._product)
-
-    def _product(self) -> Term:
-        return self._chain("*/", self._signed)
-
-    def _chain(self, operators: str, part: Callable[[], Term]) -> Term:
-        first = part()
-        others = []
-        while self._peek() and self._peek() in operators:
-            operation = OPERATIONS[self._take()]
-            others.append((operation, part()))
-
-        def calculate(scores: Scores) -> float:
-            value = first(scores)
-            for operation, term in others:
-                value = operation(value, term(scores))
-            return value
-
-        return calculate
-
-    def _signed(self) -> Term:
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise FormulaRefused(f"more than {MAX_DEPTH} terms lie within each other")
-        term = self._negative() if self._peek() == "-" else self._power()
-        self._depth -= 1
-        return term
-
-    def _negative(self) -> Term:
-        self._take()
-        term = self._signed()
-        return lambda scores: -term(scores)
-
-    def _power(self) -> Term:
-        base = self._atom()
-        if self._peek() != "^":
-            return base
-        self._take()
-        exponent = self._signed()
-        return lambda scores: math.pow(base(scores), exponent(scores))
-
-    def _atom(self) -> Term:
-        token = self._take()
-        if token == "(":
-            term = self._sum()
-            self._expect(")")
-            return term
-        if token[0].isdigit() or token[0] == ".":
-            number = float(token)
-            return lambda _scores: number
-        if token in FUNCTIONS:
-            return self._call(token)
-        if token in self._names:
-            return lambda scores: scores[token]
-        raise FormulaRefused(f"'{token}' is no grader, number or function")
-
-    def _call(self, name: str) -> Term:
-        self._expect("(")
-        terms = [self._sum()]
-        while name in OF_SEVERAL and self._peek() == ",":
-            self._take()
-            terms.append(self._sum())
-        self._expect(")")
-        function = FUNCTIONS[name]
-        if name in OF_SEVERAL:
-            return lambda scores: function([term(scores) for term in terms])
-        return lambda scores: function(terms[0](scores))
-
-    def _peek(self) -> str:
-        return self._tokens[self._place] if self._place < len(self._tokens) else ""
-
-    def _take(self) -> str:
-        token = self._peek()
-        if not token:
-            raise FormulaRefused("it ends too early")
-        self._place += 1
-        return token
-
-    def _expect(self, expected: str) -> None:
-        if self._take() != expected:
-            raise FormulaRefused(f"'{expected}' is missing")
+    def _check(self, node: ast.expr, depth: int) -> None:
+        if depth == 0:
+            raise FormulaRefused(f"more than {MAX_DEPTH} operations lie within each other")
+        match node:
+            case ast.Constant(value=int() | float() as number) if type(number) is not bool:
+                parts: list[ast.expr] = []
+            case ast.Name(id=name) if name in self._names:
+                parts = []
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                parts = [operand]
+            case ast.BinOp(op=operation) if type(operation) in OPERATIONS:
+                parts = [node.left, node.right]
+            case ast.Call(func=ast.Name(id=name), args=[_, *others], keywords=[]) if (
+                name in FUNCTIONS and (name in OF_SEVERAL or not others)
+            ):
+                parts = node.args
+            case _:
+                source = ast.get_source_segment(self._source, node) or ""
+                written = source.replace("**", "^")[:20]
+                raise FormulaRefused(f"'{written}' is no grader, number, operation or function")
+        for part in parts:
+            self._check(part, depth - 1)
 
 
-def _split(text: str) -> list[str]:
-    tokens: list[str] = []
-    end = 0
-    text = text.rstrip()
-    while end < len(text):
-        match = TOKEN.match(text, end)
-        if match is None:
-            raise FormulaRefused(f"'{text[end:].strip()[:20]}' cannot be read")
-        tokens.append(match[0].strip())
-        end = match.end()
-    return tokens
+def _calculate(node: ast.expr, scores: Mapping[str, float]) -> float:
+    """Return the value of a part that has been checked."""
+    match node:
+        case ast.Constant(value=int() | float() as number):
+            return float(number)
+        case ast.Name(id=name):
+            return scores[name]
+        case ast.UnaryOp(operand=operand):
+            return -_calculate(operand, scores)
+        case ast.BinOp(left=left, op=operation, right=right):
+            return OPERATIONS[type(operation)](_calculate(left, scores), _calculate(right, scores))
+        case ast.Call(func=ast.Name(id=name), args=args):
+            values = [_calculate(each, scores) for each in args]
+            return float(FUNCTIONS[name](values if name in OF_SEVERAL else values[0]))
+    raise AssertionError("the formula was checked")

@@ -148,11 +148,17 @@ def test_a_template_does_not_multiply_a_long_text() -> None:
         ({"type": "multiple_choice", "choices": ["A"]}, "at least 2"),
         ({"type": "telepathy"}, "string_check"),
         (MULTI | {"calculate_output": "right + wrong"}, "'wrong' is no grader"),
-        (MULTI | {"calculate_output": "right + "}, "ends too early"),
-        (MULTI | {"calculate_output": "right close"}, "'close' is not expected"),
-        (MULTI | {"calculate_output": "right; close"}, "'; close' cannot be read"),
-        (MULTI | {"calculate_output": "(" * 100 + "right"}, "lie within each other"),
-        (MULTI | {"calculate_output": "-" * 100 + "right"}, "lie within each other"),
+        (MULTI | {"calculate_output": "right + "}, "cannot be read as arithmetic"),
+        (MULTI | {"calculate_output": "right close"}, "cannot be read as arithmetic"),
+        (MULTI | {"calculate_output": "right; close"}, "cannot be read as arithmetic"),
+        (MULTI | {"calculate_output": "right # wrong"}, "'#' cannot be read"),
+        (MULTI | {"calculate_output": "right.__class__"}, "'right.__class__' is no grader"),
+        (MULTI | {"calculate_output": "log(right, 2)"}, r"'log\(right, 2\)' is no grader"),
+        (MULTI | {"calculate_output": "(" * 249 + "right" + ")" * 246}, "read as arithmetic"),
+        (
+            MULTI | {"calculate_output": "-" * 100 + "right" + "+ right" * 50},
+            "lie within each other",
+        ),
     ],
 )
 def test_a_bad_grader_is_refused_with_its_reason(grader: dict[str, Any], message: str) -> None:
