@@ -40,10 +40,7 @@ def verdict_of(evaluation_id: str, result: EvaluationResult) -> JobVerdict | Non
     base, model, difference = _compare(result)
     if difference is None:
         return None
-    short = (
-        f"{SHORT_WORDS[difference.verdict]}: {_percent(model)} vs {_percent(base)}, "
-        f"{describe_p_value(difference)}"
-    )
+    short = f"{SHORT_WORDS[difference.verdict]}: {_percent(model)} vs {_percent(base)}"
     return JobVerdict(
         evaluation_id=evaluation_id,
         verdict=difference.verdict,

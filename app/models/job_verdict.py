@@ -15,4 +15,4 @@ class JobVerdict(BaseModel):
     evaluation_id: str
     verdict: Verdict
     sentence: str
-    short: Annotated[str, Field(description="the same for a cell of a table")]
+    short: Annotated[str, Field(description="its figures alone, for a cell of a table")]

@@ -160,7 +160,7 @@ def test_the_job_has_the_verdict_the_event_the_webhook_and_the_cost(
         "evaluation_id": evaluation_id,
         "verdict": "no_clear_difference",
         "sentence": sentence,
-        "short": "no clear difference: 100 % vs 100 %, p = 1.000",
+        "short": "no clear difference: 100 % vs 100 %",
     }
     event = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}/events").json()["data"][0]
     data = {"event": "evaluation.finished", "evaluation": evaluation_id, "status": "completed"}
