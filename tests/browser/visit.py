@@ -59,4 +59,5 @@ class Visits:
 
     def _on_console(self, message: ConsoleMessage) -> None:
         if any(words in message.text for words in BROKEN_POLICY):
-            self.faults.append(f"console: {message.text}")
+            place = message.page.url if message.page else "?"
+            self.faults.append(f"console of {place}: {message.text}")
