@@ -67,7 +67,7 @@ def test_a_conversation_with_a_model_that_has_to_be_loaded(visits: Visits, api: 
     status = page.locator("#announcement")
     expect(status).to_contain_text("is loading; the next try is in 2 s")
     with engine_worker(api):
-        expect(page.locator("#turns figure")).to_contain_text("tokens/s", timeout=LOADED)
+        expect(page.locator("#turns figure")).to_contain_text("4 tokens", timeout=LOADED)
         expect(status).to_contain_text("Answered: 4 tokens")
         with page.expect_request("**/v1/chat/completions") as second:
             ask(page, "More")

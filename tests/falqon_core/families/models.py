@@ -2,6 +2,7 @@
 apart: windows shorter than the records, caps low enough to bend, scales far from one.
 """
 
+import copy
 import shutil
 from pathlib import Path
 
@@ -180,6 +181,8 @@ FAMILIES: dict[str, PreTrainedConfig] = {
 
 def random_model(config: PreTrainedConfig) -> PreTrainedModel:
     torch.manual_seed(0)
+    # a model writes into its config which implementations it takes
+    config = copy.deepcopy(config)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).eval()
     with torch.no_grad():
         for parameter in model.parameters():
