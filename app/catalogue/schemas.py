@@ -22,7 +22,7 @@ class ModelObject(Object):
     hub_id: str
     format: Annotated[
         str | None,
-        Field(description="format of an exported model: fp8, lora, bf16, gguf or q4_1; else null"),
+        Field(description="format of an exported model, such as fp8 or gguf_q4_k_m; else null"),
     ]
     engine_note: Annotated[
         str | None,

@@ -23,9 +23,9 @@ from app.jobs import service as jobs
 from app.models import Job
 from app.services import Services
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
+from falqon_core.contract.formats import NOT_TRAINABLE
 
 MAX_GENERATIONS = 20
-UNSERVED = ("lora", "gguf", "q4_1")  # Formats that answer no questions here.
 CERTIFICATES = (
     CERTIFICATE,
     f"fp8-{CERTIFICATE}",
@@ -103,7 +103,7 @@ def commands(model: ModelObject, names: Sequence[str], origin: str) -> list[Comm
 
 def _questions(model: ModelObject, origin: str) -> list[Command]:
     """Return programs that ask the model, if the service can."""
-    if model.format in UNSERVED:
+    if model.format in NOT_TRAINABLE:
         return []
     body = {"model": model.id, "messages": [{"role": "user", "content": "Hello"}]}
     curl = (

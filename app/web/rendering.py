@@ -15,6 +15,7 @@ from app.models import Scope
 from app.web import assets, session, text
 from app.web.headers import page_headers
 from app.web.job_form import label_of
+from falqon_core.contract.formats import NOT_TRAINABLE
 
 WEB_FOLDER = Path(__file__).parent
 IMPORT_STATUS = {  # The kind and the words of a model's import.
@@ -70,6 +71,7 @@ templates.env.globals |= {
     "max_forecast": MAX_FORECAST,
     "most_unfolded": MOST_UNFOLDED,
     "navigation": NAVIGATION,
+    "not_trainable": NOT_TRAINABLE,
     "p_value": describe_p_value,
     "state": text.state,
 }

@@ -5,11 +5,19 @@ from typing import Literal
 from falqon_core.contract.config import DEFAULT_GROUP_SIZE, Recipe
 from falqon_core.contract.errors import UserError
 
-FormatName = Literal["fp8", "lora", "bf16", "gguf", "q4_1"]
+FormatName = Literal[
+    "fp8", "lora", "bf16", "gguf", "gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m", "q4_1"
+]
 MergedFormat = Literal["fp8", "q4_1"]  # Written from a checkpoint and its base model.
 # LoRA is written from a checkpoint, the others from "fp8".
-ConvertedFormat = Literal["lora", "bf16", "gguf"]
+ExactFormat = Literal["lora", "bf16", "gguf"]  # Nothing is rounded anew.
+ConvertedFormat = Literal["lora", "bf16", "gguf", "gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m"]
+QuantizedGguf = Literal["gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m"]
 FROM_CHECKPOINT: tuple[FormatName, ...] = ("lora", "q4_1")
+QUANTIZED_GGUF: tuple[QuantizedGguf, ...] = ("gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m")
+GGUF_FORMATS: tuple[FormatName, ...] = ("gguf", *QUANTIZED_GGUF, "q4_1")
+# Forms that no training starts from; pages offer them as downloads.
+NOT_TRAINABLE: tuple[FormatName, ...] = ("lora", *GGUF_FORMATS)
 
 FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
     "fp8": "The merged FP8 checkpoint as it was trained (compressed-tensors): transformers and "
@@ -22,7 +30,13 @@ FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
     "not read compressed-tensors.",
     "gguf": "The FP8 model's weights in one GGUF file, bf16, which holds them exactly: llama.cpp "
     "and what is built on it load it; "
-    "`llama-quantize` makes it smaller.",
+    "the gguf_… forms are smaller.",
+    "gguf_q8_0": "The same in llama.cpp's blocks of 8 bits (8.5 a weight), rounded by llama.cpp's "
+    "own quantizer.",
+    "gguf_q5_k_m": "The same in llama.cpp's mix of 5 and 6 bits (Q5_K_M, about 5.7 a weight), "
+    "rounded by llama.cpp's own quantizer.",
+    "gguf_q4_k_m": "The same in llama.cpp's mix of 4 and 6 bits (Q4_K_M, about 4.9 a weight), "
+    "rounded by llama.cpp's own quantizer: what a laptop runs.",
     "q4_1": "The INT4 weights that QA-LoRA trained, bit for bit, in one GGUF file (Q4_1, about 5 "
     "bits a weight): llama.cpp and what is built on it load it.",
 }
@@ -74,7 +88,7 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
         )
     if format == "q4_1":
         _check_int4(recipe, model_config)
-    if format in ("gguf", "q4_1"):
+    if format in GGUF_FORMATS:
         _check_gguf(model_config)
 
 
@@ -82,12 +96,12 @@ def _check_int4(recipe: Recipe, model_config: dict[str, object]) -> None:
     if model_config.get("model_type") == "qwen3_5_text":
         raise FormatUnavailable(
             "format: the columns of Qwen3.5's delta nets stand in another order in llama.cpp, "
-            "which Q4_1 blocks do not follow; take gguf, which `llama-quantize` makes smaller"
+            "which Q4_1 blocks do not follow; take gguf_q4_k_m"
         )
     if recipe.method != "qa_lora":
         raise FormatUnavailable(
-            "format: only method 'qa_lora' trains weights in INT4; take gguf, which "
-            "`llama-quantize` makes smaller"
+            "format: only method 'qa_lora' trains weights in INT4; take gguf_q4_k_m, which rounds "
+            "them afterwards"
         )
     group_size = recipe.group_size or DEFAULT_GROUP_SIZE
     if group_size != Q4_1_GROUP_SIZE:

@@ -1,8 +1,9 @@
 """Other forms of a trained model than the FP8 folder, each made from files that are kept anyway.
 
-`lora` comes from a checkpoint, `bf16` and `gguf` from an FP8 folder, whose weights are exact in
-bf16: those two compute what the FP8 model computes, and no rounding is added. They need memory for
-the model in bf16. `q4_1` needs the base model beside the checkpoint: `train.q4_1` writes it.
+`lora` comes from a checkpoint, the others from an FP8 folder, whose weights are exact in bf16:
+`bf16` and `gguf` compute what the FP8 model computes, and no rounding is added; the smaller GGUF
+forms round, and `train.rounding` writes them. All need memory for the model in bf16. `q4_1` needs
+the base model beside the checkpoint: `train.q4_1` writes it.
 """
 
 import shutil
@@ -11,7 +12,12 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from falqon_core.contract.certificate import CERTIFICATE
-from falqon_core.contract.formats import FORMAT_DESCRIPTIONS, ConvertedFormat, FormatName
+from falqon_core.contract.formats import (
+    FORMAT_DESCRIPTIONS,
+    GGUF_FORMATS,
+    ExactFormat,
+    FormatName,
+)
 from falqon_core.contract.layout import SHA256SUMS
 from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.export.adapter import write_adapter
@@ -23,7 +29,7 @@ from falqon_core.files import staged_folder, write_whole
 
 
 def write_format(
-    format: ConvertedFormat, source: Path, output: Path, name: str, base_model: str
+    format: ExactFormat, source: Path, output: Path, name: str, base_model: str
 ) -> None:
     """`source`: an exported model's folder; for "lora" a checkpoint's, with what there is of the
     card and licence of the model.
@@ -51,10 +57,15 @@ def write_format(
                 write_merged(source, staging)
             case "gguf":
                 write_gguf(source, staging, name)
-        # The certificate is about the weights of the source; it lists the files it was made for.
-        if (source / CERTIFICATE).is_file():
-            shutil.copyfile(source / CERTIFICATE, staging / f"fp8-{CERTIFICATE}")
+        copy_certificate(source, staging)
         document_format(format, source, staging, name, fields, use)
+
+
+def copy_certificate(source: Path, folder: Path) -> None:
+    """Copy the certificate of the model that a form is made from, if it has one."""
+    # It is about the weights of the source, and lists the files it was made for.
+    if (source / CERTIFICATE).is_file():
+        shutil.copyfile(source / CERTIFICATE, folder / f"fp8-{CERTIFICATE}")
 
 
 def document_format(
@@ -69,7 +80,7 @@ def document_format(
 
 
 def _card(format: FormatName, name: str, fields: CardFields, use: str) -> str:
-    library = {"lora": "peft", "gguf": "gguf", "q4_1": "gguf"}.get(format, "transformers")
+    library = "gguf" if format in GGUF_FORMATS else "peft" if format == "lora" else "transformers"
     front_matter = ModelCardData(
         library_name=library, pipeline_tag="text-generation", tags=[CARD_TAG, format], **fields
     )

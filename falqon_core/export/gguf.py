@@ -1,30 +1,38 @@
-"""A model as one GGUF file: matrices in bf16 or Q4_1, vectors in fp32, tokenizer and chat template
-inside.
+"""A model as one GGUF file: matrices in bf16 or in llama.cpp's blocks, vectors in fp32, tokenizer
+and chat template inside.
 
 Writing is the `gguf` library's; names are those that `importers.gguf` reads, the other way round.
 llama.cpp wants q and k of Llama models with the two halves of each rotary pair interleaved. Which
 splitting of text into words llama.cpp has to imitate is told by a name; it is found by the
 tokenizer's own pattern, and a pattern that no name is known for is refused, since its tokens would
 differ silently. Tokenizers that are not byte-level BPE, scaled rotary embeddings and sliding
-windows are refused. A folder in FP8, or in any plain dtype, becomes bf16; Q4_1 is for who trained
-in it.
+windows are refused. A folder in FP8, or in any plain dtype, becomes bf16, or is rounded to blocks
+(`gguf_blocks`); Q4_1 is for who trained in it.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
+from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, TokenType
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.formats import GGUF_ARCHITECTURES, FormatUnavailable, check_format
+from falqon_core.contract.formats import (
+    GGUF_ARCHITECTURES,
+    QUANTIZED_GGUF,
+    FormatName,
+    FormatUnavailable,
+    QuantizedGguf,
+    check_format,
+)
 from falqon_core.contract.model_folder import read_config
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.mixers import HYBRIDS
 from falqon_core.export import gguf_delta_net
+from falqon_core.export.gguf_blocks import FILE_TYPES, block_types, quantize_blocks
 from falqon_core.export.reading import decoder_weights
 from falqon_core.importers.gguf import LAYER_NAMES, OUTER_NAMES
 from falqon_core.importers.tokenizer import load_tokenizer
@@ -57,14 +65,17 @@ SPLITS[
 ] = "qwen35"
 
 
-def write_gguf(model: Path, folder: Path, name: str) -> None:
+def write_gguf(
+    model: Path, folder: Path, name: str, format: QuantizedGguf | Literal["gguf"] = "gguf"
+) -> None:
     """Write an FP8 folder, or a plain one, as `model.gguf` into an existing folder. Raises
     `FormatUnavailable` and `ModelError`.
     """
     config = read_config(model)
-    check_format("gguf", Recipe(), config)
+    check_format(format, Recipe(), config)
     tokenizer = load_tokenizer(model)
-    write_gguf_file(folder / "model.gguf", name, config, tokenizer, decoder_weights(model))
+    weights = decoder_weights(model)
+    write_gguf_file(folder / "model.gguf", name, config, tokenizer, weights, format)
 
 
 def write_gguf_file(
@@ -73,25 +84,24 @@ def write_gguf_file(
     config: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     tensors: dict[str, torch.Tensor],
+    format: FormatName,
 ) -> None:
     """`config` is that of a model that has a GGUF (`contract.formats`). `tensors` by the names of a
-    plain model: in bf16, or uint8 [O, 20 I / 32] for a matrix in Q4_1 blocks. Raises
-    `FormatUnavailable` for a tokenizer that llama.cpp does not have.
+    plain model, in bf16, or for "q4_1" its matrices' blocks, uint8 [O, 20 I / 32]; they are taken
+    out one by one. Raises `FormatUnavailable` for a tokenizer that llama.cpp does not have.
     """
     if (kind := config["model_type"]) in HYBRIDS:
         # Published configs leave out what transformers takes for granted.
         config = AutoConfig.for_model(**config).to_dict()
     writer = GGUFWriter(path, GGUF_ARCHITECTURES[kind])
     writer.add_name(name)
-    if any(tensor.dtype == torch.uint8 for tensor in tensors.values()):
-        writer.add_file_type(LlamaFileType.MOSTLY_Q4_1)
+    writer.add_file_type(FILE_TYPES[format])
+    if format != "gguf":
         writer.add_quantization_version(GGML_QUANT_VERSION)
-    else:
-        writer.add_file_type(LlamaFileType.MOSTLY_BF16)
     _add_dimensions(writer, config)
     _add_tokenizer(writer, tokenizer, config)
-    for tensor_name, tensor in tensors.items():
-        _add_tensor(writer, tensor_name, tensor, config)
+    named = dict(_renamed(name, tensors.pop(name), config) for name in list(tensors))
+    _add_tensors(writer, named, format)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -189,9 +199,10 @@ def _tokens(described: dict[str, Any], size: int) -> tuple[list[str], list[int]]
     return tokens, types
 
 
-def _add_tensor(
-    writer: GGUFWriter, name: str, tensor: torch.Tensor, config: dict[str, Any]
-) -> None:
+def _renamed(name: str, tensor: torch.Tensor, config: dict[str, Any]) -> tuple[str, torch.Tensor]:
+    """Return llama.cpp's name of a tensor, and its values in llama.cpp's order; what is written in
+    fp32 is in fp32.
+    """
     if config["model_type"] in ("llama", "mistral"):
         if ".q_proj." in name:
             tensor = _rotary_pairs(tensor, config["num_attention_heads"])
@@ -203,18 +214,33 @@ def _add_tensor(
     if config["model_type"] == gguf_delta_net.FAMILY:
         names = GGUF_NAMES | gguf_delta_net.NAMES
         tensor = gguf_delta_net.convert_tensor(name, tensor, config)
-    gguf_name = _gguf_name(name, names)
     if tensor.ndim == 1 or name.endswith(CONVOLUTIONS):
         # A convolution has a row for each channel: [C, 1, K] -> [C, K].
-        rows = tensor.squeeze(1) if tensor.ndim == 3 else tensor
-        writer.add_tensor(gguf_name, rows.float().numpy())
-        return
-    is_q4_1 = tensor.dtype == torch.uint8
-    writer.add_tensor(
-        gguf_name,
-        tensor.contiguous().view(torch.uint8).numpy(),
-        raw_dtype=GGMLQuantizationType.Q4_1 if is_q4_1 else GGMLQuantizationType.BF16,
-    )
+        tensor = (tensor.squeeze(1) if tensor.ndim == 3 else tensor).float()
+    return _gguf_name(name, names), tensor
+
+
+def _add_tensors(writer: GGUFWriter, tensors: dict[str, torch.Tensor], format: FormatName) -> None:
+    matrices = {name: each.shape for name, each in tensors.items() if not _is_fp32(each)}
+    blocks = block_types(matrices, format) if format in QUANTIZED_GGUF else {}
+    for name in list(tensors):
+        tensor = tensors.pop(name)
+        if name in blocks:
+            values = quantize_blocks(tensor, blocks[name])
+            writer.add_tensor(name, values, raw_dtype=blocks[name])
+        elif name in matrices:
+            is_q4_1 = tensor.dtype == torch.uint8
+            writer.add_tensor(
+                name,
+                tensor.contiguous().view(torch.uint8).numpy(),
+                raw_dtype=GGMLQuantizationType.Q4_1 if is_q4_1 else GGMLQuantizationType.BF16,
+            )
+        else:
+            writer.add_tensor(name, tensor.numpy())
+
+
+def _is_fp32(tensor: torch.Tensor) -> bool:
+    return tensor.dtype == torch.float32
 
 
 def _gguf_name(name: str, names: Mapping[str, str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from app.base.settings import Settings
 from app.models import Model
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.formats import FormatUnavailable, check_format
+from falqon_core.contract.formats import GGUF_FORMATS, FormatUnavailable, check_format
 from falqon_core.estimate.host_memory import available_host_bytes
 from worker.inference import llama_cpp, vllm
 from worker.inference.memory import (
@@ -46,7 +46,7 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
     Raises `FormatUnavailable` and `ToolFailed` where vLLM is not installed, either, and
     `PermanentError` for a chat template that no engine is given.
     """
-    has_vllm = find_vllm() is not None and model.format not in ("gguf", "q4_1")
+    has_vllm = find_vllm() is not None and model.format not in GGUF_FORMATS
     if has_vllm and available_gpu_bytes() is not None:
         return _for_vllm(model, _tried(model, cache), lambda: available_gpu_bytes() or 0)
     try:

@@ -27,7 +27,7 @@ from transformers import (
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
-from falqon_core.contract.formats import ConvertedFormat, FormatUnavailable, check_format
+from falqon_core.contract.formats import ExactFormat, FormatUnavailable, check_format
 from falqon_core.contract.messages import ExitCode
 from falqon_core.export.formats import write_format
 from falqon_core.importers.gguf import convert_gguf
@@ -165,7 +165,7 @@ def test_the_adapter_is_exact(trained: Trained, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["lora", "bf16", "gguf"])
 def test_every_form_carries_base_and_licence(
-    format: ConvertedFormat, trained: Trained, tmp_path: Path
+    format: ExactFormat, trained: Trained, tmp_path: Path
 ) -> None:
     source = shutil.copytree(
         trained.checkpoint if format == "lora" else trained.model, tmp_path / "source"
@@ -241,7 +241,7 @@ def test_bf16_is_the_trained_model_bit_for_bit(
     ],
 )
 def test_a_wrong_source_is_named(
-    format: ConvertedFormat, source: str, reason: str, tiny_folder: Path, tmp_path: Path
+    format: ExactFormat, source: str, reason: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "falqon-tiny").symlink_to(tiny_folder)
     (tmp_path / "broken").mkdir()
@@ -271,7 +271,7 @@ def without_scale(path: Path) -> None:
     ],
 )
 def test_a_damaged_source_is_named(
-    format: ConvertedFormat,
+    format: ExactFormat,
     name: str,
     damage: Callable[[Path], None],
     reason: str,
