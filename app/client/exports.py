@@ -14,6 +14,7 @@ EXPORT_POLL_SECONDS = 1.0
 
 class Format(StrEnum):
     LORA = "lora"
+    GGUF_LORA = "gguf_lora"
     BF16 = "bf16"
     GGUF = "gguf"
     GGUF_Q8_0 = "gguf_q8_0"
@@ -30,9 +31,9 @@ def export_model(
         Format,
         option(
             "--format",
-            help="lora: adapter for PEFT; bf16: merged; gguf: for llama.cpp and Ollama, "
-            "gguf_…: in 8, 5 or 4 bits; q4_1: the INT4 weights that qa_lora trained; "
-            "fp8: of a checkpoint.",
+            help="lora: adapter for PEFT, gguf_lora: for llama.cpp; bf16: merged; "
+            "gguf: for llama.cpp and Ollama, gguf_…: in 8, 5 or 4 bits; "
+            "q4_1: the INT4 weights that qa_lora trained; fp8: of a checkpoint.",
         ),
     ],
     wait: Annotated[bool, typer.Option(help="Wait until it is done; exit 1 if that fails.")] = True,

@@ -13,7 +13,8 @@ class ExportRequest(StrictModel):
     format: Annotated[
         FormatName,
         Field(
-            description="lora: adapter for PEFT; bf16: merged, not quantized; "
+            description="lora: adapter for PEFT; gguf_lora: adapter for llama.cpp; "
+            "bf16: merged, not quantized; "
             "gguf: for llama.cpp, gguf_…: in 8, 5 or 4 bits; q4_1: the INT4 weights that qa_lora "
             "trained, for llama.cpp; "
             "fp8: of a checkpoint"

@@ -129,6 +129,9 @@ def _questions(model: ModelObject, origin: str) -> list[Command]:
 def _servers(model: ModelObject, names: Sequence[str], folder: str) -> list[Command]:
     """Return the line that serves or loads the downloaded folder."""
     gguf = next((name for name in names if name.endswith(".gguf")), None)
+    if model.format == "gguf_lora" and gguf is not None:
+        serve = f"llama-server -m base.gguf --lora ./{folder}/{shlex.quote(gguf)}"
+        return [Command("llama.cpp", "Serve it on its base model", serve)]
     if gguf is not None:
         serve = f"llama-server -m ./{folder}/{shlex.quote(gguf)}"
         return [Command("llama.cpp", "Serve the downloaded folder", serve)]

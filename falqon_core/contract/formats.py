@@ -6,18 +6,29 @@ from falqon_core.contract.config import DEFAULT_GROUP_SIZE, Recipe
 from falqon_core.contract.errors import UserError
 
 FormatName = Literal[
-    "fp8", "lora", "bf16", "gguf", "gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m", "q4_1"
+    "fp8",
+    "lora",
+    "gguf_lora",
+    "bf16",
+    "gguf",
+    "gguf_q8_0",
+    "gguf_q5_k_m",
+    "gguf_q4_k_m",
+    "q4_1",
 ]
 MergedFormat = Literal["fp8", "q4_1"]  # Written from a checkpoint and its base model.
 # LoRA is written from a checkpoint, the others from "fp8".
-ExactFormat = Literal["lora", "bf16", "gguf"]  # Nothing is rounded anew.
-ConvertedFormat = Literal["lora", "bf16", "gguf", "gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m"]
+ExactFormat = Literal["lora", "gguf_lora", "bf16", "gguf"]  # Nothing is rounded anew.
+ConvertedFormat = Literal[
+    "lora", "gguf_lora", "bf16", "gguf", "gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m"
+]
 QuantizedGguf = Literal["gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m"]
-FROM_CHECKPOINT: tuple[FormatName, ...] = ("lora", "q4_1")
+ADAPTERS: tuple[FormatName, ...] = ("lora", "gguf_lora")  # No model by themselves.
+FROM_CHECKPOINT: tuple[FormatName, ...] = (*ADAPTERS, "q4_1")
 QUANTIZED_GGUF: tuple[QuantizedGguf, ...] = ("gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m")
 GGUF_FORMATS: tuple[FormatName, ...] = ("gguf", *QUANTIZED_GGUF, "q4_1")
 # Forms that no training starts from; pages offer them as downloads.
-NOT_TRAINABLE: tuple[FormatName, ...] = ("lora", *GGUF_FORMATS)
+NOT_TRAINABLE: tuple[FormatName, ...] = (*ADAPTERS, *GGUF_FORMATS)
 
 FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
     "fp8": "The merged FP8 checkpoint as it was trained (compressed-tensors): transformers and "
@@ -26,6 +37,8 @@ FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
     "on the untouched base model. On the base "
     "in bf16 the answers may differ a little from the FP8 model's, whose merged weights are "
     "rounded to FP8.",
+    "gguf_lora": "The same adapter in one GGUF file: llama.cpp puts it on the base model's GGUF as "
+    "it loads (`llama-server -m base.gguf --lora adapter.gguf`), or several of them on one base.",
     "bf16": "The FP8 model's weights as plain bf16, which holds them exactly: for tools that do "
     "not read compressed-tensors.",
     "gguf": "The FP8 model's weights in one GGUF file, bf16, which holds them exactly: llama.cpp "
@@ -74,13 +87,13 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
 
     Raises `FormatUnavailable`.
     """
-    if format == "lora" and recipe.update_rule == "topk":
+    if format in ADAPTERS and recipe.update_rule == "topk":
         raise FormatUnavailable(
             "format: with update_rule 'topk' there is no adapter: each step's B is rounded into "
             "the FP8 weights and then forgotten, so no "
             "pair of A and B gives them back; take fp8, bf16 or gguf"
         )
-    if format == "lora" and recipe.method == "falqon" and recipe.base_copy == "none":
+    if format in ADAPTERS and recipe.method == "falqon" and recipe.base_copy == "none":
         raise FormatUnavailable(
             "format: with base_copy 'none' there is no adapter: each step is rounded into the FP8 "
             "weights by chance and then forgotten, so "
@@ -88,7 +101,12 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
         )
     if format == "q4_1":
         _check_int4(recipe, model_config)
-    if format in GGUF_FORMATS:
+    if format == "gguf_lora" and model_config.get("model_type") in ("lfm2", "qwen3_5_text"):
+        raise FormatUnavailable(
+            "format: an adapter of a hybrid model has not been shown to work in llama.cpp; take "
+            "lora, or gguf for llama.cpp"
+        )
+    if format in (*GGUF_FORMATS, "gguf_lora"):
         _check_gguf(model_config)
 
 

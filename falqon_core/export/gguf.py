@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, TokenType
+from gguf import (
+    GGML_QUANT_VERSION,
+    GGMLQuantizationType,
+    GGUFType,
+    GGUFWriter,
+    Keys,
+    TokenType,
+)
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
@@ -102,6 +109,32 @@ def write_gguf_file(
     _add_tokenizer(writer, tokenizer, config)
     named = dict(_renamed(name, tensors.pop(name), config) for name in list(tensors))
     _add_tensors(writer, named, format)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_gguf_adapter_file(
+    path: Path,
+    name: str,
+    config: dict[str, Any],
+    alpha: float,
+    factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+) -> None:
+    """`config` is that of the base model; `factors` are A [r, I] and B [O, r], fp32, by the full
+    names of their linears.
+    """
+    writer = GGUFWriter(path, GGUF_ARCHITECTURES[config["model_type"]])
+    writer.add_type(GGUFType.ADAPTER)
+    writer.add_string(Keys.Adapter.TYPE, "lora")
+    writer.add_float32(Keys.Adapter.LORA_ALPHA, float(alpha))
+    writer.add_name(name)
+    for linear, (a, b) in factors.items():
+        # Rows of a linear, and so of B, stand in llama.cpp's order.
+        gguf_name, b = _renamed(f"{linear}.weight", b, config)
+        writer.add_tensor(f"{gguf_name}.lora_a", a.float().contiguous().numpy())
+        writer.add_tensor(f"{gguf_name}.lora_b", b.float().contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -17,7 +17,7 @@ from app.jobs.checkpoints import best_of
 from app.models import Artifact, Checkpoint, Export, Job, Model
 from app.models.base import JsonObject
 from falqon_core.contract.config import TrainConfig
-from falqon_core.contract.formats import FROM_CHECKPOINT, QUANTIZED_GGUF
+from falqon_core.contract.formats import ADAPTERS, FROM_CHECKPOINT, QUANTIZED_GGUF
 from falqon_core.contract.rounding import ROUNDING, Rounding
 from falqon_core.fault_points import fault
 from worker.attempt import certificate
@@ -88,7 +88,7 @@ class ExportHandler(OperationHandler[Export]):
                 "checkpoint_missing",
                 "The checkpoint that it would be made from has been deleted or was never stored.",
             )
-        elif export.format == "lora":
+        elif export.format in ADAPTERS:
             source = folder / "source"
             fetch_checkpoint(self._storage, inputs.checkpoint, source, heartbeat)
             if inputs.source.deleted_at is None:

@@ -30,6 +30,7 @@ from falqon_core.contract.errors import ModelError
 from falqon_core.contract.formats import ExactFormat, FormatUnavailable, check_format
 from falqon_core.contract.messages import ExitCode
 from falqon_core.export.formats import write_format
+from falqon_core.export.gguf import write_gguf
 from falqon_core.importers.gguf import convert_gguf
 from falqon_core.ops.quantize import quantize_rows
 from tests.falqon_core.train import trainings
@@ -310,22 +311,48 @@ def test_gguf_holds_the_trained_weights(
     assert tokenizers[0](text)["input_ids"] == tokenizers[1](text)["input_ids"]
 
 
-def test_llama_cpp_answers_as_transformers_does(
-    trained: Trained, fp8: PreTrainedModel, tmp_path: Path
-) -> None:
-    folder = export(trained, "gguf", tmp_path / "gguf")
-    expected = answer(fp8, AutoTokenizer.from_pretrained(trained.model))
+def ask_llama_cpp(*arguments: object) -> str:
     program = Path(__file__).with_name("ask_llama_cpp.py")
     completed = subprocess.run(
-        [sys.executable, program, folder / "model.gguf", json.dumps(QUESTION), "8"],
+        [sys.executable, program, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
     assert completed.returncode == 0, completed.stderr[-2000:]
-    assert json.loads(completed.stdout) == expected
+    return str(json.loads(completed.stdout))
+
+
+def test_llama_cpp_answers_as_transformers_does(
+    trained: Trained, fp8: PreTrainedModel, tmp_path: Path
+) -> None:
+    folder = export(trained, "gguf", tmp_path / "gguf")
+    expected = answer(fp8, AutoTokenizer.from_pretrained(trained.model))
+    assert ask_llama_cpp(folder / "model.gguf", json.dumps(QUESTION), 8) == expected
     assert len(set(expected.split())) > 2, "it has learned to say something"
+
+
+def test_llama_cpp_puts_the_adapter_on_the_untouched_base(trained: Trained, tmp_path: Path) -> None:
+    """It answers as the base with PEFT's adapter does, and as the base without it."""
+    from peft import PeftModel
+
+    source = shutil.copytree(trained.checkpoint, tmp_path / "source")
+    with pytest.raises(FormatUnavailable, match="the base model has been deleted"):
+        write_format("gguf_lora", source, tmp_path / "none", "x", "y")
+    shutil.copyfile(trained.base / "config.json", source / "config.json")
+    write_format("gguf_lora", source, tmp_path / "adapter", "ft:tiny", "falqon-tiny")
+    write_gguf(trained.base, tmp_path, "base")
+    base = AutoModelForCausalLM.from_pretrained(trained.base)
+    tokenizer = AutoTokenizer.from_pretrained(trained.base)
+    question = json.dumps(QUESTION)
+    untouched = answer(base, tokenizer)
+    assert ask_llama_cpp(tmp_path / "model.gguf", question, 8) == untouched
+    adapted = PeftModel.from_pretrained(base, export(trained, "lora", tmp_path / "lora"))
+    expected = answer(adapted.merge_and_unload(), tokenizer)
+    assert expected != untouched
+    adapter = tmp_path / "adapter" / "adapter.gguf"
+    assert ask_llama_cpp(tmp_path / "model.gguf", question, 8, adapter) == expected
 
 
 @pytest.mark.parametrize("recipe", [{"update_rule": "topk"}, {"base_copy": "none"}])
@@ -339,6 +366,8 @@ def test_rules_that_keep_no_delta_have_no_adapter(recipe: dict[str, Any]) -> Non
 def test_int4_of_delta_nets_is_refused() -> None:
     with pytest.raises(FormatUnavailable, match="stand in another order"):
         check_format("q4_1", Recipe(method="qa_lora"), {"model_type": "qwen3_5_text"})
+    with pytest.raises(FormatUnavailable, match="of a hybrid model has not"):
+        check_format("gguf_lora", Recipe(), {"model_type": "qwen3_5_text"})
 
 
 @pytest.mark.parametrize(
