@@ -245,6 +245,10 @@ def convert(
             dir_okay=False,
         ),
     ] = None,
+    merged: Annotated[
+        Path | None,
+        typer.Option(help="the exported model that gguf_lora is compared with, by --training"),
+    ] = None,
     message_fd: FailureFd = None,
 ) -> None:
     """Write a trained model in another format: an adapter for PEFT, plain bf16, or GGUF."""
@@ -257,6 +261,10 @@ def convert(
                 from falqon_core.train.rounding import export_rounded
 
                 export_rounded(to, source, output, name, base_model, config)
+            case "gguf_lora" if config is not None and merged is not None:
+                from falqon_core.train.rounding import export_adapter
+
+                export_adapter(source, output, name, base_model, config, merged)
             case _:
                 from falqon_core.export.formats import write_format
 

@@ -7,7 +7,9 @@ from app.catalogue.repository import ListedModel
 from app.http.pagination import Object
 from app.models import Alias, Model
 from app.models.alias import AliasTarget
-from falqon_core.contract.formats import ADAPTERS, engine_note
+from falqon_core.contract.formats import engine_note
+
+NOT_SERVABLE = "lora"  # no engine of the workers takes PEFT's form of an adapter
 
 
 class ModelObject(Object):
@@ -80,8 +82,8 @@ def engine_note_of(model: Model | ListedModel) -> str | None:
     """Return sentences that say why the model cannot be used for inference, or what that takes;
     None if it can.
     """
-    if model.format in ADAPTERS:
-        merged = model.id.removesuffix(f":{model.format}")
+    if model.format == NOT_SERVABLE:
+        merged = model.id.removesuffix(f":{NOT_SERVABLE}")
         return f"'{model.id}' is an adapter; use '{merged}', which has it merged in."
     return engine_note(model.config)
 

@@ -12,11 +12,11 @@ from app.catalogue import naming, repository
 from app.catalogue.listing import ModelLists
 from app.catalogue.repository import present as present
 from app.catalogue.repository import sizes as sizes
-from app.catalogue.schemas import ModelDeleted, ModelObject
+from app.catalogue.schemas import NOT_SERVABLE, ModelDeleted, ModelObject
 from app.garbage import orphans
 from app.models import Model
 from app.services import Services
-from falqon_core.contract.formats import ADAPTERS, NOT_TRAINABLE
+from falqon_core.contract.formats import NOT_TRAINABLE
 
 MAX_OFFERED = 200  # number of base models, and of the project's own
 
@@ -32,7 +32,7 @@ def list_models(services: Services, caller: Caller, lists: ModelLists, *, adapte
     """Return the list of all models as JSON, from the cache if nothing changed. Without `adapters`,
     only complete models.
     """
-    without = () if adapters else ADAPTERS
+    without = () if adapters else (NOT_SERVABLE,)
     with services.database.read() as session:
         names = aliases.list_visible(session, caller.project_id)
         return lists.page(session, caller.project_id, without, names)

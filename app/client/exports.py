@@ -64,4 +64,5 @@ def _cost(export: Json) -> str:
     if not (rounding := export.get("rounding")):
         return ""
     rows = rounding["held_out"]["num_rows"]
-    return f" (loss {rounding['loss']:.4f}, in FP8 {rounding['loss_fp8']:.4f}, {rows} rows)"
+    losses = f"loss {rounding['loss']:.4f}, in FP8 {rounding['loss_fp8']:.4f}"
+    return f" ({losses}; {rounding['same_tokens']:.1%} of the tokens are the same, {rows} rows)"

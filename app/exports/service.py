@@ -164,6 +164,13 @@ def _check(source: ExportSource, format: FormatName) -> None:
             param="format",
             code="format_not_available",
         )
+    if format == "gguf_lora" and source.job is not None and source.job.base_checkpoint_id:
+        raise InvalidRequest(
+            "format: the job continued from a checkpoint, which is no base model that engines "
+            "have; take gguf.",
+            param="format",
+            code="format_not_available",
+        )
     if source.job is not None and source.job.status not in TERMINAL:
         raise IllegalState(
             f"The job of '{source.name}' is {source.job.status}; "

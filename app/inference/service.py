@@ -14,13 +14,12 @@ from app.base.database import Database
 from app.base.errors import ApiError, InvalidRequest, NotFound, Unavailable
 from app.base.settings import Settings
 from app.catalogue import service as catalogue
-from app.catalogue.schemas import engine_note_of
+from app.catalogue.schemas import NOT_SERVABLE, engine_note_of
 from app.inference import repository
 from app.jobs.base_model import own_checkpoint
 from app.models import Engine, EngineState, Model
 from app.notifier.broker import Notifier
 from app.services import Services
-from falqon_core.contract.formats import ADAPTERS
 
 DEFAULT_ANSWERS = 4  # simultaneous ones, for an engine of an older worker
 # Errors that a retry cannot resolve.
@@ -105,7 +104,7 @@ def find_or_request(
         model = _find_model(session, project_id, model_id)
         ready = repository.find_ready(session, model_id)
         is_private = repository.is_private(session, model)
-    if model.format in ADAPTERS:
+    if model.format == NOT_SERVABLE:
         raise InvalidRequest(
             f"model: {engine_note_of(model)}", param="model", code="model_not_servable"
         )

@@ -17,13 +17,12 @@ from app.auth.caller import Caller
 from app.base.errors import NotFound
 from app.catalogue import service as catalogue
 from app.catalogue.naming import UNSAFE_CHARACTERS
-from app.catalogue.schemas import ModelObject
+from app.catalogue.schemas import NOT_SERVABLE, ModelObject
 from app.files import service as files
 from app.jobs import service as jobs
 from app.models import Job
 from app.services import Services
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
-from falqon_core.contract.formats import NOT_TRAINABLE
 
 MAX_GENERATIONS = 20
 CERTIFICATES = (
@@ -103,7 +102,7 @@ def commands(model: ModelObject, names: Sequence[str], origin: str) -> list[Comm
 
 def _questions(model: ModelObject, origin: str) -> list[Command]:
     """Return programs that ask the model, if the service can."""
-    if model.format in NOT_TRAINABLE:
+    if model.format == NOT_SERVABLE:
         return []
     body = {"model": model.id, "messages": [{"role": "user", "content": "Hello"}]}
     curl = (

@@ -9,6 +9,7 @@ from fastapi import Request, Response
 from fastapi.templating import Jinja2Templates
 
 from app.auth.caller import RIGHTS, Caller
+from app.catalogue.schemas import NOT_SERVABLE
 from app.evaluations.summary import describe_p_value
 from app.jobs.queue_forecast import MAX_FORECAST
 from app.models import Scope
@@ -71,6 +72,7 @@ templates.env.globals |= {
     "max_forecast": MAX_FORECAST,
     "most_unfolded": MOST_UNFOLDED,
     "navigation": NAVIGATION,
+    "not_servable": NOT_SERVABLE,
     "not_trainable": NOT_TRAINABLE,
     "p_value": describe_p_value,
     "state": text.state,

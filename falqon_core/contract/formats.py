@@ -23,7 +23,7 @@ ConvertedFormat = Literal[
     "lora", "gguf_lora", "bf16", "gguf", "gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m"
 ]
 QuantizedGguf = Literal["gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m"]
-ADAPTERS: tuple[FormatName, ...] = ("lora", "gguf_lora")  # No model by themselves.
+ADAPTERS: tuple[FormatName, ...] = ("lora", "gguf_lora")
 FROM_CHECKPOINT: tuple[FormatName, ...] = (*ADAPTERS, "q4_1")
 QUANTIZED_GGUF: tuple[QuantizedGguf, ...] = ("gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m")
 GGUF_FORMATS: tuple[FormatName, ...] = ("gguf", *QUANTIZED_GGUF, "q4_1")
@@ -38,7 +38,8 @@ FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
     "in bf16 the answers may differ a little from the FP8 model's, whose merged weights are "
     "rounded to FP8.",
     "gguf_lora": "The same adapter in one GGUF file: llama.cpp puts it on the base model's GGUF as "
-    "it loads (`llama-server -m base.gguf --lora adapter.gguf`), or several of them on one base.",
+    "it loads (`llama-server -m base.gguf --lora adapter.gguf`), or several of them on one base. "
+    "Asked here, it shares the base's weights in memory with the others of that base.",
     "bf16": "The FP8 model's weights as plain bf16, which holds them exactly: for tools that do "
     "not read compressed-tensors.",
     "gguf": "The FP8 model's weights in one GGUF file, bf16, which holds them exactly: llama.cpp "
@@ -101,6 +102,11 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
         )
     if format == "q4_1":
         _check_int4(recipe, model_config)
+    if format == "gguf_lora" and recipe.chat_template_kwargs:
+        raise FormatUnavailable(
+            "format: it was trained with variables of the chat template, which the base model's "
+            "GGUF does not set; take gguf"
+        )
     if format == "gguf_lora" and model_config.get("model_type") in ("lfm2", "qwen3_5_text"):
         raise FormatUnavailable(
             "format: an adapter of a hybrid model has not been shown to work in llama.cpp; take "

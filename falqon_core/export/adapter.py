@@ -77,6 +77,16 @@ def write_gguf_adapter(checkpoint: Path, folder: Path, name: str) -> Recipe:
     return recipe
 
 
+def read_factors(checkpoint: Path) -> dict[str, Factors]:
+    """Return A [r, I] and B [O, r], fp32, by the full name of their linear. Raises `ModelError`."""
+    return _read_checkpoint(checkpoint)[1]
+
+
+def scaling_of(recipe: Recipe) -> float:
+    """Return the factor of B A."""
+    return _alpha(recipe) / recipe.rank
+
+
 def _alpha(recipe: Recipe) -> float:
     return recipe.rank if recipe.alpha is None else recipe.alpha
 

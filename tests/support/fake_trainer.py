@@ -290,9 +290,9 @@ def convert(source: Path, to: str, name: str, output: Path, message_fd: int) -> 
             ),
         )
         return ExitCode.USER_ERROR
-    (weights,) = source.glob("state.bin") if to == "lora" else source.glob("model.safetensors")
+    (weights,) = source.glob("state.bin") if "lora" in to else source.glob("model.safetensors")
     write_form(weights, to, name, output)
-    if to == "lora":
+    if "lora" in to:
         (output / "source.txt").write_text(" ".join(path.name for path in source.iterdir()))
     return ExitCode.DONE
 
@@ -310,7 +310,7 @@ def write_rounding(training: Path, output: Path) -> None:
         num_rows=len(config.train_file.read_bytes().splitlines()),
         num_tokens=7,
     )
-    rounding = Rounding(loss=1.25, loss_fp8=1.0, held_out=held_out)
+    rounding = Rounding(loss=1.25, loss_fp8=1.0, same_tokens=0.5, held_out=held_out)
     (output / ROUNDING).write_text(rounding.model_dump_json())
 
 
@@ -369,6 +369,7 @@ def main() -> int:
         other.add_argument(name, required=True)
     other.add_argument("--base-model")
     other.add_argument("--training", type=Path)
+    other.add_argument("--merged", type=Path)
     other.add_argument("--output", type=Path, required=True)
     other.add_argument("--message-fd", type=int, required=True)
     arguments = parser.parse_args()

@@ -109,20 +109,23 @@ class ExportHandler(OperationHandler[Export]):
         arguments = ["convert", str(source), "--to", export.format]
         arguments += ["--output", str(folder / "output")]
         arguments += ["--name", export.exported_model_id, "--base-model", base_model]
-        if export.format in QUANTIZED_GGUF:
-            arguments += self._training(inputs.job, source, folder, heartbeat)
-        run_tool(self._settings.trainer_command, arguments, heartbeat)
+        with ModelCache.of(self._context, heartbeat) as model_cache:
+            if export.format in QUANTIZED_GGUF and inputs.job is not None:
+                arguments += self._training(inputs.job, source, folder, heartbeat)
+            elif export.format == "gguf_lora" and inputs.job is not None and export.step is None:
+                base = model_cache.stage(inputs.job)
+                arguments += self._training(inputs.job, base, folder, heartbeat)
+                arguments += ["--merged", str(model_cache.model(inputs.source.id))]
+            run_tool(self._settings.trainer_command, arguments, heartbeat)
         return folder / "output"
 
-    def _training(
-        self, job: Job | None, source: Path, folder: Path, heartbeat: Heartbeat
-    ) -> list[str]:
+    def _training(self, job: Job, model: Path, folder: Path, heartbeat: Heartbeat) -> list[str]:
         """Return the option that names the rows to measure on; none where they are gone."""
-        data = self._data(job, folder, heartbeat) if job is not None and job.recipe else []
-        if job is None or job.recipe is None or not data:
+        data = self._data(job, folder, heartbeat)
+        if job.recipe is None or not data:
             return []
         config = TrainConfig(
-            model=source,
+            model=model,
             train_file=data[0],
             validation_file=data[1] if len(data) > 1 else None,
             recipe=job.recipe,

@@ -197,9 +197,10 @@ def test_an_export_is_asked_for_and_followed(browser: httpx.Client, tenant: Tena
     )
     assert f'href="{model_page(f"{model}:bf16")}"' in browser.get(here).text
     held_out = HeldOut(source="validation", num_rows=12, num_tokens=99)
-    settle(tenant, rounding=Rounding(loss=1.25, loss_fp8=1.0, held_out=held_out))
-    assert "Loss 1.2500, in FP8 1.0000 (12 held-out rows)" in " ".join(
-        browser.get(here).text.split()
+    settle(tenant, rounding=Rounding(loss=1.25, loss_fp8=1.0, same_tokens=0.5, held_out=held_out))
+    assert (
+        "Loss 1.2500, in FP8 1.0000 (12 held-out rows); 50.0% of the tokens are the same"
+        in " ".join(browser.get(here).text.split())
     )
     tenant.client.models.delete(f"{model}:bf16")
     assert 'value="bf16"' in browser.get(here).text

@@ -127,8 +127,10 @@ def test_a_smaller_form_is_measured_on_the_data_of_its_training(
         if not data_is_there:
             session.execute(update(File).values(deleted_at=func.now()))
     small = ask(backend, model_id, "gguf_q4_k_m")
+    adapter = ask(backend, model_id, "gguf_lora")
     exact = ask(backend, model_id, "bf16")
     handler_of(backend).poll()
+    assert read_export(backend, adapter).rounding == read_export(backend, small).rounding
     rounding = read_export(backend, small).rounding
     assert (rounding is not None) is data_is_there
     if rounding is not None:
