@@ -82,8 +82,10 @@ def of_checkpoints(
 
 
 def get(session: Session, project_id: str, name: str, format: str) -> Export:
-    export = repository.find(session, project_id, _source(session, project_id, name).name, format)
+    # It may be there longer than its source: a job that goes on deletes its older checkpoints.
+    export = repository.find(session, project_id, name, format)
     if export is None:
+        _source(session, project_id, name)
         raise NotFound(
             f"There is no export of '{name}' as '{format}'; a POST to its exports creates it.",
             param="format",
