@@ -6,7 +6,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from migrations.operations import has_column
 
-revision = "0067"
+revision = "0063"
 down_revision = "0062"
 branch_labels = None
 depends_on = None
