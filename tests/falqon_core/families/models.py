@@ -146,6 +146,9 @@ FAMILIES: dict[str, PreTrainedConfig] = {
         shared_expert_intermediate_size=32,
     ),
     "Qwen3 MoE": Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=16, moe_intermediate_size=24),
+    "Qwen3 MoE, the first layer dense": Qwen3MoeConfig(
+        **SIZES, **EXPERTS, head_dim=16, moe_intermediate_size=24, mlp_only_layers=[0]
+    ),
     "OLMoE": OlmoeConfig(**SIZES, **EXPERTS),
     "Granite MoE": GraniteMoeConfig(
         **SIZES,
