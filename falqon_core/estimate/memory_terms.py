@@ -41,7 +41,9 @@ def expert_working_bytes(dimensions: ModelDimensions, tokens: int) -> int:
     hidden = dimensions.hidden_size
     # Of each expert of a token: its input and output, gate and up, their activation and product.
     results = experts.num_active * (3 * hidden + 5 * experts.intermediate_size)
-    return 2 * (tokens * results + experts.num_weights(hidden))
+    # MXFP4 passes through a form of the same size.
+    dequantized = experts.num_weights(hidden) * (2 if experts.is_mxfp4 else 1)
+    return 2 * (tokens * results + dequantized)
 
 
 def attention_backward_bytes(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> int:

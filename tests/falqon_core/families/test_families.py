@@ -147,7 +147,8 @@ def test_peft_loads_the_adapter_with_the_same_logits(
         untouched = AutoModelForCausalLM.from_pretrained(trained.base, dtype=torch.float32)
         before = untouched(input_ids).logits
 
-    assert noise(actual, expected) < 0.1
+    # A code beside the trainer's may send a token to another expert.
+    assert noise(actual, expected) < 0.2
     assert noise(before, expected) > 0.5, "training changed the logits by more than that"
 
 

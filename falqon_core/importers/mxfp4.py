@@ -1,0 +1,43 @@
+"""MXFP4 as gpt-oss has its experts: 4 bits a weight (e2m1: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their
+negatives), and for 32 weights of a row a power of two, stored with a bias of 127.
+
+Nothing is rounded to it here: weights that came in this form are put back into it from bf16, which
+holds them exactly.
+"""
+
+import torch
+from torch import Tensor
+
+BLOCK = 32
+BIAS = 127
+HIGHEST = 2  # e2m1's exponent of 4 and 6
+# The bits of e2m1 are those of a number in fp16 that is smaller by this power of two.
+HALF_EXPONENT = 14
+
+
+def encode(weight: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return the codes of bf16 [R, C], uint8 [R, C / 2], and exponents, uint8 [R, C / 32]; None
+    where a weight has none.
+    """
+    blocks = weight.float().unflatten(1, (-1, BLOCK))
+    _, exponent = torch.frexp(blocks.abs().amax(2, keepdim=True))
+    # The largest of a block lies from 4 to 8, where it is 4 or 6.
+    exponent = (exponent - 1 - HIGHEST).clamp(-BIAS, BIAS)
+    halves = torch.ldexp(blocks, -exponent - HALF_EXPONENT).half()
+    bits = halves.view(torch.int16).flatten(1)
+    codes = ((bits >> 12) & 8) | ((bits >> 9) & 7)
+    packed = (codes[:, 0::2] | codes[:, 1::2] << 4).to(torch.uint8)
+    exponents = (exponent.squeeze(2) + BIAS).to(torch.uint8)
+    is_exact = torch.equal(decode(packed, exponents, weight.dtype), weight)
+    return (packed, exponents) if is_exact else None
+
+
+def decode(codes: Tensor, exponents: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """Return the weights [R, C] of codes uint8 [R, C / 2] and exponents uint8 [R, C / 32]; exact in
+    bf16 and fp32.
+    """
+    pairs = torch.stack((codes & 15, codes >> 4), 2).to(torch.int16)
+    halves = ((pairs & 8) << 12 | (pairs & 7) << 9).view(torch.float16).mul_(2.0**HALF_EXPONENT)
+    values = halves.flatten(1).unflatten(1, (-1, BLOCK)).to(dtype)
+    scale = torch.exp2(exponents.to(torch.float32) - BIAS).to(dtype)
+    return values.mul_(scale[:, :, None]).flatten(1)
