@@ -4,6 +4,7 @@ from typing import Literal
 
 from falqon_core.contract.config import DEFAULT_GROUP_SIZE, Recipe
 from falqon_core.contract.errors import UserError
+from falqon_core.contract.model_folder import MIXTURES
 
 FormatName = Literal["fp8", "lora", "bf16", "gguf", "q4_1"]
 MergedFormat = Literal["fp8", "q4_1"]  # Written from a checkpoint and its base model.
@@ -28,12 +29,15 @@ FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
 }
 Q4_1_GROUP_SIZE = 32
 GGUF_ARCHITECTURES = {
+    "glm4_moe": "glm4moe",
     "lfm2": "lfm2",
     "llama": "llama",
     "mistral": "llama",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen3_5_moe_text": "qwen35moe",
     "qwen3_5_text": "qwen35",
+    "qwen3_moe": "qwen3moe",
 }  # llama.cpp's name, by model_type.
 # Parts of a config.json that decide whether it has a GGUF.
 ENGINE_KEYS = (
@@ -44,6 +48,10 @@ ENGINE_KEYS = (
     "sliding_window",
     "max_position_embeddings",
     "conv_bias",
+    "norm_topk_prob",
+    "mlp_only_layers",
+    "decoder_sparse_step",
+    "n_group",
 )
 ELSEWHERE = "vLLM on the worker, or a server at FALQON_ENGINE_URL, may; docs/engines.md says how."
 
@@ -79,7 +87,13 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
 
 
 def _check_int4(recipe: Recipe, model_config: dict[str, object]) -> None:
-    if model_config.get("model_type") == "qwen3_5_text":
+    kind = model_config.get("model_type")
+    if kind in MIXTURES:
+        raise FormatUnavailable(
+            "format: a mixture has no Q4_1 file, as its experts are not trained in INT4; take "
+            "gguf, which `llama-quantize` makes smaller"
+        )
+    if kind == "qwen3_5_text":
         raise FormatUnavailable(
             "format: the columns of Qwen3.5's delta nets stand in another order in llama.cpp, "
             "which Q4_1 blocks do not follow; take gguf, which `llama-quantize` makes smaller"
@@ -129,6 +143,18 @@ def _gguf_obstacle(model_config: dict[str, object]) -> str | None:
         return "the model's rotary embeddings are scaled, which the GGUF export does not do"
     if _has_window(model_config):
         return "the model's attention has a sliding window, which its GGUF would not have"
+    return _mixture_obstacle(model_config)
+
+
+def _mixture_obstacle(model_config: dict[str, object]) -> str | None:
+    kind = model_config["model_type"]
+    if kind == "qwen3_moe":
+        if not model_config.get("norm_topk_prob"):
+            return "the weights of its experts do not add up to one, as llama.cpp makes them"
+        if model_config.get("mlp_only_layers") or model_config.get("decoder_sparse_step", 1) != 1:
+            return "some of its layers have no experts, which llama.cpp takes all layers to have"
+    if kind == "glm4_moe" and model_config.get("n_group", 1) != 1:
+        return "its experts are chosen by groups, which llama.cpp does not do"
     return None
 
 

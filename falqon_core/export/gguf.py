@@ -21,16 +21,16 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import GGUF_ARCHITECTURES, FormatUnavailable, check_format
-from falqon_core.contract.model_folder import read_config
+from falqon_core.contract.model_folder import MIXTURES, read_config
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.mixers import HYBRIDS
-from falqon_core.export import gguf_delta_net
+from falqon_core.export import gguf_delta_net, gguf_experts
 from falqon_core.export.reading import decoder_weights
 from falqon_core.importers.gguf import LAYER_NAMES, OUTER_NAMES
 from falqon_core.importers.tokenizer import load_tokenizer
 
 CONVOLUTION = "conv.conv"  # The short one of LFM2.
-CONVOLUTIONS = (f".{CONVOLUTION}.weight", ".conv1d.weight")  # They are written in fp32.
+IN_FP32 = (f".{CONVOLUTION}.weight", ".conv1d.weight", *gguf_experts.ROUTERS)
 # Names of LFM2's modules by those of llama.cpp.
 LFM2_NAMES = {
     "token_embd_norm": "model.embedding_norm",
@@ -48,6 +48,7 @@ LFM2_NAMES = {
 }
 GGUF_NAMES = {ours: theirs for theirs, ours in (OUTER_NAMES | LAYER_NAMES).items()}
 GGUF_NAMES |= {ours: theirs for theirs, ours in LFM2_NAMES.items()}
+PARAMETERS = gguf_delta_net.PARAMETERS | gguf_experts.PARAMETERS
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {_LETTERS + r"|\p{N}" + _REST: "qwen2", _LETTERS + r"|\p{N}{1,3}" + _REST: "llama-bpe"}
@@ -78,7 +79,7 @@ def write_gguf_file(
     plain model: in bf16, or uint8 [O, 20 I / 32] for a matrix in Q4_1 blocks. Raises
     `FormatUnavailable` for a tokenizer that llama.cpp does not have.
     """
-    if (kind := config["model_type"]) in HYBRIDS:
+    if (kind := config["model_type"]) in (*HYBRIDS, *MIXTURES):
         # Published configs leave out what transformers takes for granted.
         config = AutoConfig.for_model(**config).to_dict()
     writer = GGUFWriter(path, GGUF_ARCHITECTURES[kind])
@@ -116,10 +117,12 @@ def _add_dimensions(writer: GGUFWriter, config: dict[str, Any]) -> None:
         writer.add_head_count_kv(kv_heads)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    is_delta = config["model_type"] == gguf_delta_net.FAMILY
-    writer.add_rope_dimension_count(gguf_delta_net.rotated_width(config) if is_delta else head_dim)
-    if is_delta:
+    rope = config.get("rope_parameters") or {}
+    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
+    if config["model_type"] in gguf_delta_net.FAMILIES:
         gguf_delta_net.add_delta_nets(writer, config)
+    if config["model_type"] in MIXTURES:
+        gguf_experts.add_experts(writer, config)
     writer.add_rope_freq_base(
         config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta", 10000.0)
     )
@@ -184,6 +187,8 @@ def _tokens(described: dict[str, Any], size: int) -> tuple[list[str], list[int]]
         tokens[index] = text
         types[index] = int(TokenType.NORMAL)
     for added in described["added_tokens"]:
+        if added["id"] >= size:  # A token of the tokenizer's class, which no text has.
+            continue
         tokens[added["id"]] = added["content"]
         types[added["id"]] = int(TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED)
     return tokens, types
@@ -199,14 +204,16 @@ def _add_tensor(
             tensor = _rotary_pairs(
                 tensor, config.get("num_key_value_heads") or config["num_attention_heads"]
             )
-    names = GGUF_NAMES
-    if config["model_type"] == gguf_delta_net.FAMILY:
-        names = GGUF_NAMES | gguf_delta_net.NAMES
+    names = GGUF_NAMES | gguf_experts.NAMES
+    if config["model_type"] == gguf_experts.GLM:
+        names |= gguf_experts.GLM_NAMES
+    if config["model_type"] in gguf_delta_net.FAMILIES:
+        names |= gguf_delta_net.NAMES
         tensor = gguf_delta_net.convert_tensor(name, tensor, config)
     gguf_name = _gguf_name(name, names)
-    if tensor.ndim == 1 or name.endswith(CONVOLUTIONS):
-        # A convolution has a row for each channel: [C, 1, K] -> [C, K].
-        rows = tensor.squeeze(1) if tensor.ndim == 3 else tensor
+    if tensor.ndim == 1 or name.endswith(IN_FP32):
+        # A convolution has a row for each channel, [C, 1, K], and a gate has one row.
+        rows = tensor.squeeze()
         writer.add_tensor(gguf_name, rows.float().numpy())
         return
     is_q4_1 = tensor.dtype == torch.uint8
@@ -222,7 +229,7 @@ def _gguf_name(name: str, names: Mapping[str, str]) -> str:
     if module in names:
         return f"{names[module]}.{kind}"
     layer, _, part = module.removeprefix("model.layers.").partition(".")
-    parameter = gguf_delta_net.PARAMETERS.get(f"{part}.{kind}")
+    parameter = PARAMETERS.get(f"{part}.{kind}")
     return f"blk.{layer}.{parameter or f'{names[part]}.{kind}'}"
 
 

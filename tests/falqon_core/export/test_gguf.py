@@ -15,10 +15,13 @@ from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Glm4MoeConfig,
     Lfm2Config,
     PreTrainedConfig,
     PreTrainedModel,
+    Qwen3_5MoeTextConfig,
     Qwen3_5TextConfig,
+    Qwen3MoeConfig,
 )
 
 from falqon_core.contract.formats import FormatUnavailable
@@ -114,6 +117,8 @@ HYBRID_SIZES = SIZES | {
     "num_key_value_heads": 1,
     "initializer_range": 0.3,
 }
+MIXTURE_SIZES = HYBRID_SIZES | {"initializer_range": 0.2}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 HEADS = {
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
@@ -135,10 +140,29 @@ HEADS = {
             layer_types=["linear_attention", "full_attention"] * 2,
             tie_word_embeddings=True,
         ),
+        Qwen3_5MoeTextConfig(
+            **HYBRID_SIZES,
+            **HEADS,
+            **EXPERTS,
+            head_dim=32,
+            layer_types=["linear_attention", "full_attention"] * 2,
+            shared_expert_intermediate_size=64,
+        ),
+        Qwen3MoeConfig(**MIXTURE_SIZES, **EXPERTS, head_dim=32, norm_topk_prob=True),
+        Glm4MoeConfig(
+            **MIXTURE_SIZES,
+            **EXPERTS,
+            head_dim=32,
+            n_routed_experts=4,
+            first_k_dense_replace=1,
+            use_qk_norm=True,
+            routed_scaling_factor=1.5,
+            attention_bias=True,
+        ),
     ],
     ids=lambda config: config.model_type,
 )
-def test_llama_cpp_answers_from_a_hybrid_as_transformers_does(
+def test_llama_cpp_answers_as_transformers_does(
     config: PreTrainedConfig, tiny_folder: Path, tmp_path: Path
 ) -> None:
     """Heads and widths are those that llama.cpp multiplies."""
@@ -159,7 +183,7 @@ def test_llama_cpp_answers_from_a_hybrid_as_transformers_does(
     answer = certain_tokens(model, prompt)
     assert len(answer) >= 2
 
-    write_gguf(tmp_path / "model", tmp_path / "gguf", "hybrid")
+    write_gguf(tmp_path / "model", tmp_path / "gguf", "tiny")
 
     program = Path(__file__).with_name("ask_llama_cpp.py")
     completed = subprocess.run(
