@@ -16,21 +16,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
+from gguf import (
+    GGML_QUANT_VERSION,
+    GGMLQuantizationType,
+    GGUFWriter,
+    LlamaFileType,
+    RopeScalingType,
+    TokenType,
+)
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.formats import GGUF_ARCHITECTURES, FormatUnavailable, check_format
-from falqon_core.contract.model_folder import MIXTURES, read_config
+from falqon_core.contract.formats import (
+    GGUF_ARCHITECTURES,
+    WINDOW_PATTERNS,
+    FormatUnavailable,
+    check_format,
+    rotation_of,
+)
+from falqon_core.contract.model_folder import EXPERT_FORMAT, MIXTURES, MXFP4, read_config
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.mixers import HYBRIDS
 from falqon_core.export import gguf_delta_net, gguf_experts
 from falqon_core.export.reading import decoder_weights
 from falqon_core.importers.gguf import LAYER_NAMES, OUTER_NAMES
+from falqon_core.importers.mxfp4 import ggml_blocks
 from falqon_core.importers.tokenizer import load_tokenizer
 
 CONVOLUTION = "conv.conv"  # The short one of LFM2.
-IN_FP32 = (f".{CONVOLUTION}.weight", ".conv1d.weight", *gguf_experts.ROUTERS)
+IN_FP32 = (f".{CONVOLUTION}.weight", ".conv1d.weight", ".bias", *gguf_experts.ROUTERS)
 # Names of LFM2's modules by those of llama.cpp.
 LFM2_NAMES = {
     "token_embd_norm": "model.embedding_norm",
@@ -48,7 +62,13 @@ LFM2_NAMES = {
 }
 GGUF_NAMES = {ours: theirs for theirs, ours in (OUTER_NAMES | LAYER_NAMES).items()}
 GGUF_NAMES |= {ours: theirs for theirs, ours in LFM2_NAMES.items()}
-PARAMETERS = gguf_delta_net.PARAMETERS | gguf_experts.PARAMETERS
+GGUF_NAMES["post_feedforward_layernorm"] = "post_ffw_norm"
+# llama.cpp calls the second norm so in some families, whatever it is of.
+POST_NORMS = {"post_attention_layernorm": "post_attention_norm"}
+POST_NORMED = ("glm4_moe", "gpt_oss", "olmo3", *gguf_delta_net.FAMILIES)
+PARAMETERS = (
+    {"self_attn.sinks": "attn_sinks.weight"} | gguf_delta_net.PARAMETERS | gguf_experts.PARAMETERS
+)
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {_LETTERS + r"|\p{N}" + _REST: "qwen2", _LETTERS + r"|\p{N}{1,3}" + _REST: "llama-bpe"}
@@ -56,6 +76,18 @@ SPLITS[
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 ] = "qwen35"
+# gpt-oss, and Ministral 3: words by case, with contractions or without.
+_CASES = tuple(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+    + upper
+    + r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    + lower
+    for upper, lower in ("*+", "+*")
+)
+_CONTRACTED = "|".join(case + r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?" for case in _CASES)
+_SIGNS = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLITS[_CONTRACTED + r"|\p{N}{1,3}" + _SIGNS] = "gpt-4o"
+SPLITS["|".join(_CASES) + r"|\p{N}" + _SIGNS] = "tekken"
 
 
 def write_gguf(model: Path, folder: Path, name: str) -> None:
@@ -86,6 +118,9 @@ def write_gguf_file(
     writer.add_name(name)
     if any(tensor.dtype == torch.uint8 for tensor in tensors.values()):
         writer.add_file_type(LlamaFileType.MOSTLY_Q4_1)
+        writer.add_quantization_version(GGML_QUANT_VERSION)
+    elif config.get(EXPERT_FORMAT) == MXFP4:
+        writer.add_file_type(LlamaFileType.MOSTLY_MXFP4_MOE)
         writer.add_quantization_version(GGML_QUANT_VERSION)
     else:
         writer.add_file_type(LlamaFileType.MOSTLY_BF16)
@@ -123,11 +158,29 @@ def _add_dimensions(writer: GGUFWriter, config: dict[str, Any]) -> None:
         gguf_delta_net.add_delta_nets(writer, config)
     if config["model_type"] in MIXTURES:
         gguf_experts.add_experts(writer, config)
-    writer.add_rope_freq_base(
-        config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta", 10000.0)
-    )
+    _add_rotation(writer, config)
+    if config["model_type"] in WINDOW_PATTERNS:
+        writer.add_sliding_window(config["sliding_window"])
     writer.add_layer_norm_rms_eps(config.get("norm_eps") or config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
+
+
+def _add_rotation(writer: GGUFWriter, config: dict[str, Any]) -> None:
+    rope = rotation_of(config)
+    writer.add_rope_freq_base(config.get("rope_theta") or rope.get("rope_theta", 10000.0))
+    if rope.get("rope_type") != "yarn":
+        return
+    writer.add_rope_scaling_type(RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(rope["factor"])
+    writer.add_rope_scaling_orig_ctx_len(
+        rope.get("original_max_position_embeddings") or config["max_position_embeddings"]
+    )
+    writer.add_rope_scaling_yarn_beta_fast(rope.get("beta_fast") or 32.0)
+    writer.add_rope_scaling_yarn_beta_slow(rope.get("beta_slow") or 1.0)
+    if (log_mul := rope.get("mscale_all_dim")) is not None:
+        writer.add_rope_scaling_yarn_log_mul(log_mul)
+    if (beta := rope.get("llama_4_scaling_beta")) is not None:
+        writer.add_attn_temperature_scale(beta)
 
 
 def _add_tokenizer(
@@ -197,7 +250,7 @@ def _tokens(described: dict[str, Any], size: int) -> tuple[list[str], list[int]]
 def _add_tensor(
     writer: GGUFWriter, name: str, tensor: torch.Tensor, config: dict[str, Any]
 ) -> None:
-    if config["model_type"] in ("llama", "mistral"):
+    if config["model_type"] in ("llama", "ministral3", "mistral"):
         if ".q_proj." in name:
             tensor = _rotary_pairs(tensor, config["num_attention_heads"])
         elif ".k_proj." in name:
@@ -205,8 +258,8 @@ def _add_tensor(
                 tensor, config.get("num_key_value_heads") or config["num_attention_heads"]
             )
     names = GGUF_NAMES | gguf_experts.NAMES
-    if config["model_type"] == gguf_experts.GLM:
-        names |= gguf_experts.GLM_NAMES
+    if config["model_type"] in POST_NORMED:
+        names |= POST_NORMS
     if config["model_type"] in gguf_delta_net.FAMILIES:
         names |= gguf_delta_net.NAMES
         tensor = gguf_delta_net.convert_tensor(name, tensor, config)
@@ -215,6 +268,10 @@ def _add_tensor(
         # A convolution has a row for each channel, [C, 1, K], and a gate has one row.
         rows = tensor.squeeze()
         writer.add_tensor(gguf_name, rows.float().numpy())
+        return
+    if tensor.ndim == 3 and config.get(EXPERT_FORMAT) == MXFP4:
+        experts = torch.stack([ggml_blocks(expert.contiguous()) for expert in tensor])
+        writer.add_tensor(gguf_name, experts.numpy(), raw_dtype=GGMLQuantizationType.MXFP4)
         return
     is_q4_1 = tensor.dtype == torch.uint8
     writer.add_tensor(

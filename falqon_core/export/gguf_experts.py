@@ -19,16 +19,16 @@ _OF_SHARED = {
 # llama.cpp's names of modules, by those within a layer.
 NAMES = _OF_SHARED | {
     "mlp.gate": "ffn_gate_inp",
+    "mlp.router": "ffn_gate_inp",
     "mlp.experts.gate_proj": "ffn_gate_exps",
     "mlp.experts.up_proj": "ffn_up_exps",
     "mlp.experts.down_proj": "ffn_down_exps",
     "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
 }
-GLM_NAMES = {"post_attention_layernorm": "post_attention_norm"}
 # The same of parameters that no module has a weight for.
 PARAMETERS = {"mlp.gate.e_score_correction_bias": "exp_probs_b.bias"}
 # Routers, in fp32 as llama.cpp multiplies them.
-ROUTERS = (".mlp.gate.weight", ".mlp.shared_expert_gate.weight")
+ROUTERS = (".mlp.gate.weight", ".mlp.router.weight", ".mlp.shared_expert_gate.weight")
 
 
 def add_experts(writer: GGUFWriter, config: dict[str, Any]) -> None:
@@ -53,6 +53,8 @@ def take_experts(name: str, num_experts: int, tensors: dict[str, Tensor]) -> dic
     whichever form they are stored; return them by projection.
     """
     layer, _, part = name.rpartition(".")
+    if part.endswith("_bias") or f"{name}_bias" in tensors:
+        return _take_interleaved(layer, part, tensors.pop(name))
     parts = ["gate_proj", "up_proj"] if part == "gate_up_proj" else [part]
     if name in tensors:
         weights = tensors.pop(name).chunk(len(parts), 1)
@@ -63,3 +65,16 @@ def take_experts(name: str, num_experts: int, tensors: dict[str, Tensor]) -> dic
         )
         for part in parts
     }
+
+
+def _take_interleaved(layer: str, part: str, values: Tensor) -> dict[str, Tensor]:
+    """Return weights [E, I, O], or biases [E, O], of gpt-oss by projection: there inputs come
+    first, and rows of gate and up in turn.
+    """
+    part, kind = (
+        (part.removesuffix("_bias"), "bias") if part.endswith("_bias") else (part, "weight")
+    )
+    rows = values.transpose(1, 2) if kind == "weight" else values
+    if part == "down_proj":
+        return {f"{layer}.{part}.{kind}": rows}
+    return {f"{layer}.gate_proj.{kind}": rows[:, 0::2], f"{layer}.up_proj.{kind}": rows[:, 1::2]}

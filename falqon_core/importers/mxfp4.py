@@ -8,6 +8,8 @@ holds them exactly.
 import torch
 from torch import Tensor
 
+from falqon_core.contract.errors import ModelError
+
 BLOCK = 32
 BIAS = 127
 HIGHEST = 2  # e2m1's exponent of 4 and 6
@@ -41,3 +43,16 @@ def decode(codes: Tensor, exponents: Tensor, dtype: torch.dtype = torch.bfloat16
     values = halves.flatten(1).unflatten(1, (-1, BLOCK)).to(dtype)
     scale = torch.exp2(exponents.to(torch.float32) - BIAS).to(dtype)
     return values.mul_(scale[:, :, None]).flatten(1)
+
+
+def ggml_blocks(weight: Tensor) -> Tensor:
+    """Return bf16 [R, C] as llama.cpp has it, uint8 [R, 17 C / 32]: the exponent of a block, then
+    byte j with the codes of weights j and j + 16. Raises `ModelError` where that is not exact.
+    """
+    encoded = encode(weight)
+    if encoded is None:
+        raise ModelError("a weight of the experts is not in MXFP4, as config.json says it is")
+    codes, exponents = encoded
+    numbers = torch.stack((codes & 15, codes >> 4), 2).flatten(1).unflatten(1, (-1, 2, BLOCK // 2))
+    blocks = numbers[:, :, 0] | numbers[:, :, 1] << 4
+    return torch.cat((exponents[:, :, None], blocks), 2).flatten(1)
