@@ -5,12 +5,16 @@ Nothing is rounded to it here: weights that came in this form are put back into 
 holds them exactly.
 """
 
+from functools import cache
+
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from falqon_core.contract.errors import ModelError
 
 BLOCK = 32
+NUMBERS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 BIAS = 127
 HIGHEST = 2  # e2m1's exponent of 4 and 6
 # The bits of e2m1 are those of a number in fp16 that is smaller by this power of two.
@@ -38,11 +42,17 @@ def decode(codes: Tensor, exponents: Tensor, dtype: torch.dtype = torch.bfloat16
     """Return the weights [R, C] of codes uint8 [R, C / 2] and exponents uint8 [R, C / 32]; exact in
     bf16 and fp32.
     """
-    pairs = torch.stack((codes & 15, codes >> 4), 2).to(torch.int16)
-    halves = ((pairs & 8) << 12 | (pairs & 7) << 9).view(torch.float16).mul_(2.0**HALF_EXPONENT)
-    values = halves.flatten(1).unflatten(1, (-1, BLOCK)).to(dtype)
+    values = F.embedding(codes.int(), _pairs(codes.device, dtype)).flatten(1)
     scale = torch.exp2(exponents.to(torch.float32) - BIAS).to(dtype)
-    return values.mul_(scale[:, :, None]).flatten(1)
+    return values.unflatten(1, (-1, BLOCK)).mul_(scale[:, :, None]).flatten(1)
+
+
+@cache
+def _pairs(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return both numbers of each byte of codes, [256, 2]."""
+    numbers = torch.tensor((*NUMBERS, *(-number for number in NUMBERS)), dtype=dtype, device=device)
+    codes = torch.arange(256, device=device)
+    return numbers[torch.stack((codes & 15, codes >> 4), 1)]
 
 
 def ggml_blocks(weight: Tensor) -> Tensor:

@@ -3,11 +3,9 @@
 The weights of all experts of a layer are e4m3 codes with a scale for each row: gate_up_proj [E, 2I,
 H], down_proj [E, H, I], and `<name>_scale` fp32 [E, O, 1]; both transposed where the module has its
 weights so (gpt-oss). Those of a model whose config says so (`expert_format`) came in MXFP4 and are
-kept in it (importers/mxfp4.py): [E, O, I / 2] and [E, O, I / 32], both uint8. One expert at a time
-is dequantized and multiplied with the tokens that chose it, in both passes; experts that no token
-chose are not touched. Only the layer's input is kept for backward, and what the experts computed of
-it is computed again. The sum over a token's experts is fp32 and in a fixed order. What is given up:
-on a GPU too the experts follow one another, where a grouped GEMM would take them at once.
+kept in it (importers/mxfp4.py): [E, O, I / 2] and [E, O, I / 32], both uint8. Only the layer's
+input is kept for backward, and what the experts computed of it is computed again. The sum over a
+token's experts is fp32 and in a fixed order.
 """
 
 from collections.abc import Callable
@@ -22,8 +20,8 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.model_folder import EXPERT_FORMAT
 from falqon_core.importers import mxfp4
-from falqon_core.ops.matmul import matmul
-from falqon_core.ops.quantize import dequantize, quantize_codes
+from falqon_core.ops.grouped_product import grouped_product
+from falqon_core.ops.quantize import quantize_codes
 
 EXPERTS_NAME = "falqon"
 WEIGHTS = ("gate_up_proj", "down_proj")
@@ -50,54 +48,37 @@ def _weighted_sum(module: Any, x: Tensor, index: Tensor, weights: Tensor) -> Ten
     num_tokens, num_active = index.shape
     # Pairs of token and expert, [T k], those of the same expert together.
     experts, order = index.flatten().sort(stable=True)
-    lengths = torch.bincount(experts, minlength=module.num_experts).tolist()
+    numbers = torch.arange(module.num_experts, device=index.device)
+    ends = torch.searchsorted(experts, numbers, right=True, out_int32=True)
     # Copies of a token are made before they are sorted: then no gradient is scattered.
     rows = x.repeat_interleave(num_active, 0)[order]
-    outputs = torch.cat(
-        [
-            _expert(module, expert, part)
-            for expert, part in enumerate(rows.split(lengths))
-            if len(part)
-        ]
-    )
+    gate_up = _linear(module, "gate_up_proj", rows, experts, ends)
+    outputs = _linear(module, "down_proj", module._apply_gate(gate_up), experts, ends)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     outputs = outputs[place].view(num_tokens, num_active, -1).float()
     return (outputs * weights[:, :, None]).sum(1).to(x.dtype)
 
 
-def _expert(module: Any, expert: int, x: Tensor) -> Tensor:
-    """Return the output of one expert, [n, H] of [n, H]."""
-    gate_up = _linear(module, "gate_up_proj", expert, x)
-    return _linear(module, "down_proj", expert, module._apply_gate(gate_up))
+def _linear(module: Any, name: str, x: Tensor, experts: Tensor, ends: Tensor) -> Tensor:
+    """Return the outputs [N, O] of rows [N, I], sorted by their `experts` [N]."""
+    codes, scale = (_by_row(module, getattr(module, key)) for key in (name, name + SCALE_SUFFIX))
+    y: Tensor = _FrozenProduct.apply(x, codes, scale, ends)
+    return y + getattr(module, f"{name}_bias")[experts] if module.has_bias else y
 
 
-def _linear(module: Any, name: str, expert: int, x: Tensor) -> Tensor:
-    codes, scale = (
-        _by_row(module, getattr(module, key)[expert]) for key in (name, name + SCALE_SUFFIX)
-    )
-    y: Tensor = _DequantizedMatmul.apply(x, codes, scale)
-    return y + getattr(module, f"{name}_bias")[expert] if module.has_bias else y
-
-
-class _DequantizedMatmul(torch.autograd.Function):
-    """(x [n, I], codes [O, I], scale [O, 1]) -> [n, O], differentiable in x alone."""
+class _FrozenProduct(torch.autograd.Function):
+    """`grouped_product`, differentiable in x alone."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
-        ctx.weight = codes, scale
-        return matmul(x, _values(codes, scale, x.dtype).t())
+    def forward(ctx: Any, x: Tensor, codes: Tensor, scale: Tensor, ends: Tensor) -> Tensor:
+        ctx.weights = codes, scale, ends
+        return grouped_product(x, codes, scale, ends)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        codes, scale = ctx.weight
-        return matmul(grad, _values(codes, scale, grad.dtype)), None, None
-
-
-def _values(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return the weights [O, I] of one expert."""
-    decode = mxfp4.decode if codes.dtype == torch.uint8 else dequantize
-    return decode(codes, scale, dtype)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        codes, scale, ends = ctx.weights
+        return grouped_product(grad, codes, scale, ends, True), None, None, None
 
 
 def quantize_experts(model: PreTrainedModel) -> None:
