@@ -9,7 +9,7 @@ token's experts is fp32 and in a fixed order.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from falqon_core.ops.quantize import quantize_codes
 EXPERTS_NAME = "falqon"
 WEIGHTS = ("gate_up_proj", "down_proj")
 SCALE_SUFFIX = "_scale"
+LOAD = "load_of_experts"  # int32 [E] beside a module's parameters, of no state dict
 Quantize = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -50,6 +51,9 @@ def _weighted_sum(module: Any, x: Tensor, index: Tensor, weights: Tensor) -> Ten
     experts, order = index.flatten().sort(stable=True)
     numbers = torch.arange(module.num_experts, device=index.device)
     ends = torch.searchsorted(experts, numbers, right=True, out_int32=True)
+    if torch.is_grad_enabled():
+        counts = ends.diff(prepend=ends.new_zeros(1))
+        module.__dict__[LOAD] = module.__dict__.get(LOAD, 0) + counts
     # Copies of a token are made before they are sorted: then no gradient is scattered.
     rows = x.repeat_interleave(num_active, 0)[order]
     gate_up = _linear(module, "gate_up_proj", rows, experts, ends)
@@ -79,6 +83,29 @@ class _FrozenProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         codes, scale, ends = ctx.weights
         return grouped_product(grad, codes, scale, ends, True), None, None, None
+
+
+class ExpertLoad(NamedTuple):
+    """Tokens of a step among the experts of a layer: the most that one had over the mean, on
+    average over layers, and the experts of all layers that had none.
+    """
+
+    most_over_mean: float
+    num_unused: int
+
+
+@torch.no_grad()
+def take_load(model: nn.Module) -> ExpertLoad | None:
+    """Return the load since this was asked last; None of a model without experts. Passes that are
+    computed again in backward count again, which changes neither number.
+    """
+    modules = [module for module in model.modules() if LOAD in module.__dict__]
+    if not modules:
+        return None
+    loads = torch.stack([module.__dict__.pop(LOAD) for module in modules]).float()
+    shares = loads.amax(1) / loads.mean(1)
+    most, unused = torch.stack((shares.mean(), (loads == 0).sum())).tolist()
+    return ExpertLoad(most, int(unused))
 
 
 def quantize_experts(model: PreTrainedModel) -> None:

@@ -91,6 +91,8 @@ def test_a_training_has_the_steps_and_tokens_of_its_estimate(
     )
     assert expected.steps == len(steps)
     assert expected.trained_tokens == steps[-1].trained_tokens
+    loads = {(step.expert_load or 0) >= 1 for step in steps}
+    assert loads == {name == "mixture"}, "a mixture alone has a load, never below the mean"
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -11,9 +11,11 @@ from falqon_core.contract.errors import ModelError
 from falqon_core.ops.experts import (
     EXPERTS_NAME,
     WEIGHTS,
+    ExpertLoad,
     quantize_experts,
     quantize_experts_of,
     quantize_mxfp4,
+    take_load,
 )
 from tests.falqon_core.families.models import FAMILIES, random_model, round_to_mxfp4_
 
@@ -62,6 +64,23 @@ def test_experts_in_mxfp4_are_exactly_those_that_came(layer: str) -> None:
 
     assert {getattr(ours, name).dtype for name in WEIGHTS} == {torch.uint8}
     assert_same(config, ours, theirs)
+
+
+def test_the_load_of_experts_is_told_once() -> None:
+    model = random_model(FAMILIES["Qwen3 MoE"])
+    assert take_load(model) is None
+    quantize_experts(model)
+    for layer, index in zip(model.model.layers, ([[0, 1], [0, 2]], [[3, 1], [2, 0]]), strict=True):
+        x, weights = torch.randn(2, 48, requires_grad=True), torch.ones(2, 2)
+        layer.mlp.experts(x, torch.tensor(index), weights).sum().backward()
+    with torch.no_grad():
+        layer.mlp.experts(x, torch.tensor([[0, 1], [0, 1]]), weights)
+
+    load = take_load(model)
+
+    # Of four experts the first layer sends two of four tokens to one, and none to another.
+    assert load == ExpertLoad(most_over_mean=1.5, num_unused=1)
+    assert take_load(model) is None
 
 
 def test_a_config_that_lies_about_mxfp4_is_refused() -> None:

@@ -51,7 +51,7 @@ PLAN_BUDGETS = {
     "L40S": (1, 1764, 85),
     "H100": (1, 1764, 30),
 }
-# to read the loss, the norm of the gradient and how many codes changed
+# to read the loss, the norm of the gradient and how many codes changed; of a mixture its load, too
 WAITS = 3
 
 
@@ -75,9 +75,8 @@ def test_launches_and_traffic_stay_within_what_was_reached(
 
 
 def test_a_step_waits_for_the_device_only_at_its_end(traced: dict[str, dict[str, Any]]) -> None:
-    assert {name: figures["waits"] for name, figures in traced.items()} == dict.fromkeys(
-        MEMORY_CASES | PLANNED, WAITS
-    )
+    waits = dict.fromkeys(MEMORY_CASES | PLANNED, WAITS) | {"Qwen3-30B-A3B": WAITS + 1}
+    assert {name: figures["waits"] for name, figures in traced.items()} == waits
 
 
 @pytest.mark.parametrize("card", FREE_GIB)
