@@ -11,6 +11,7 @@ that keep no B have no adapter (`contract.formats`).
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from falqon_core.files import write_json
 Factors = tuple[Tensor, Tensor]
 PEFT_PREFIX = "base_model.model."
 TRAINED_B = (".delta", ".lora_b")
+LAYER = re.compile(r"\.layers\.(\d+)\.")
+MLP_LINEAR = re.compile(LAYER.pattern + r"mlp\.(shared_experts?\.)?(?:gate|up|down)_proj$")
 
 
 def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
@@ -50,7 +53,7 @@ def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
         "base_model_name_or_path": base_model,
         "r": recipe.rank,
         "lora_alpha": _alpha(recipe),
-        "target_modules": sorted({name.rpartition(".")[2] for name in factors}),
+        **_targets(list(factors)),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -58,6 +61,30 @@ def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
     }
     write_json(folder / "adapter_config.json", config)
     return recipe
+
+
+def _targets(names: list[str]) -> dict[str, list[str]]:
+    """Return where the adapter belongs, as PEFT reads it.
+
+    In a mixture PEFT takes the names of gate, up and down for those of the experts, which this
+    adapter leaves alone; there the weights of other such linears are named.
+    """
+    if not _is_mixture(names):
+        return {"target_modules": sorted({name.rpartition(".")[2] for name in names})}
+    modules = {name.rpartition(".")[2] for name in names if not MLP_LINEAR.search(name)}
+    weights = {".".join(name.split(".")[-2:]) for name in names if MLP_LINEAR.search(name)}
+    return {
+        "target_modules": sorted(modules),
+        "target_parameters": sorted(f"{name}.weight" for name in weights),
+    }
+
+
+def _is_mixture(names: list[str]) -> bool:
+    """Check that an MLP stands beside experts, or in some layers alone."""
+    mlps = [match for name in names if (match := MLP_LINEAR.search(name))]
+    layers = {match[1] for name in names if (match := LAYER.search(name))}
+    is_everywhere = {match[1] for match in mlps} == layers
+    return any(match[2] for match in mlps) or (bool(mlps) and not is_everywhere)
 
 
 def write_gguf_adapter(checkpoint: Path, folder: Path, name: str) -> Recipe:

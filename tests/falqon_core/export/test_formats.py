@@ -363,11 +363,31 @@ def test_rules_that_keep_no_delta_have_no_adapter(recipe: dict[str, Any]) -> Non
     check_format("bf16", Recipe.model_validate(recipe), {})
 
 
-def test_int4_of_delta_nets_is_refused() -> None:
-    with pytest.raises(FormatUnavailable, match="stand in another order"):
-        check_format("q4_1", Recipe(method="qa_lora"), {"model_type": "qwen3_5_text"})
-    with pytest.raises(FormatUnavailable, match="of a hybrid model has not"):
-        check_format("gguf_lora", Recipe(), {"model_type": "qwen3_5_text"})
+QWEN3_MOE = {"model_type": "qwen3_moe", "norm_topk_prob": True}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"model_type": "qwen3_5_text"}, "stand in another order"),
+        (QWEN3_MOE, "a mixture has no Q4_1 file"),
+    ],
+)
+def test_int4_that_no_file_would_hold_is_refused(config: dict[str, Any], reason: str) -> None:
+    with pytest.raises(FormatUnavailable, match=reason):
+        check_format("q4_1", Recipe(method="qa_lora"), config)
+    check_format("gguf", Recipe(), config)
+
+
+@pytest.mark.parametrize("config", [{"model_type": "qwen3_5_text"}, QWEN3_MOE])
+def test_adapters_that_llama_cpp_was_not_seen_to_take_are_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(FormatUnavailable, match="has not been shown to work"):
+        check_format("gguf_lora", Recipe(), config)
+
+
+def test_a_mixture_has_no_smaller_gguf() -> None:
+    with pytest.raises(FormatUnavailable, match="a mixture's experts are not rounded"):
+        check_format("gguf_q4_k_m", Recipe(), QWEN3_MOE)
 
 
 @pytest.mark.parametrize(
@@ -379,6 +399,10 @@ def test_int4_of_delta_nets_is_refused() -> None:
         ({"model_type": "lfm2", "conv_bias": True}, "convolutions have biases"),
         ({"model_type": "mistral", "sliding_window": 4096}, "sliding window"),
         ({"model_type": "qwen2", "use_sliding_window": True}, "sliding window"),
+        ({"model_type": "qwen3_moe"}, "do not add up to one"),
+        (QWEN3_MOE | {"mlp_only_layers": [3]}, "some of its layers have no experts"),
+        (QWEN3_MOE | {"decoder_sparse_step": 2}, "some of its layers have no experts"),
+        ({"model_type": "glm4_moe", "n_group": 2}, "chosen by groups"),
     ],
 )
 def test_a_config_that_gguf_cannot_express_is_refused(config: dict[str, Any], reason: str) -> None:
