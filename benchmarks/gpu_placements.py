@@ -11,6 +11,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import MemoryPlan, plan_memory, training_memory_bytes
 from falqon_core.estimate.placement import offloaded_bytes, wire_bytes
+from falqon_core.estimate.published import PUBLISHED_MODELS
 from falqon_core.estimate.step_seconds import CARDS, num_passes, step_seconds
 from tests.falqon_core.trace.cases import usable_on
 
@@ -80,6 +81,77 @@ TRAININGS = (
         options={"method": "qlora", "rank": 8, "max_seq_length": 1024},
     ),
 )
+
+
+QWEN35_27B = ModelDimensions.from_config(
+    {
+        "model_type": "qwen3_5_text",
+        "hidden_size": 5120,
+        "intermediate_size": 17408,
+        "num_hidden_layers": 64,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "linear_num_value_heads": 48,
+        "vocab_size": 248320,
+        "max_position_embeddings": 262144,
+        "tie_word_embeddings": False,
+    }
+)
+# Each on the smallest of the cards that holds it.
+MIXTURES_AND_HYBRIDS = (
+    *(
+        Training(name, PUBLISHED_MODELS[name], card)
+        for name, card in (
+            ("gpt-oss-20b", "RTX 4090"),
+            ("gpt-oss-120b", "H100"),
+            ("Qwen3-30B-A3B", "L40S"),
+            ("Qwen3.5-35B-A3B", "L40S"),
+            ("Qwen3.5-9B", "RTX 4090"),
+            ("Gemma-4-E4B", "RTX 4090"),
+            ("Gemma-4-31B", "L40S"),
+            ("GLM-4.5-Air", "H100"),
+        )
+    ),
+    Training("Qwen3.5-27B", QWEN35_27B, "L40S"),
+)
+
+
+def mixture_lines() -> Iterator[str]:
+    yield "Rank 64, 16 records of 2048 tokens and A trained, each on the smallest of the cards that"
+    yield "holds it, or on the largest."
+    yield ""
+    yield "| model | card | plan GB | experts GB | base, activations | tokens a pass | s on paper |"
+    yield "|---|---|---:|---:|---|---:|---:|"
+    yield from map(_mixture_line, MIXTURES_AND_HYBRIDS)
+    yield ""
+    yield "Experts: e4m3, of gpt-oss MXFP4, with their routers. Seconds: experts are dequantized"
+    yield "for each product and multiplied in bf16 by torch's grouped product; the state of delta"
+    yield "nets is counted as bytes, without the launches below. The attention of gpt-oss, which has"
+    yield "sinks, goes segment by segment and is left out, as above."
+
+
+def _mixture_line(training: Training) -> str:
+    plan = training.plan()
+    experts = training.dimensions.expert_bytes
+    of_experts = f"{experts / GB:.1f}" if experts else ""
+    if plan is None:
+        return f"| {training.name} | {training.card} | does not fit | {of_experts} | | | |"
+    recipe = plan.recipe
+    planned = training_memory_bytes(training.dimensions, recipe, False, plan.placement)
+    activations = "recomputed" if recipe.activation_checkpointing else "kept"
+    if plan.placement.offloads:
+        activations += ", inputs on the host"
+    cells = (
+        training.name,
+        training.card,
+        f"{planned / GB:.1f}",
+        of_experts,
+        f"{recipe.base_copy}, {activations}",
+        f"{recipe.microbatch_tokens}",
+        _seconds(training, plan),
+    )
+    return f"| {' | '.join(cells)} |"
 
 
 def placement_lines() -> Iterator[str]:

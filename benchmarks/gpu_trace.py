@@ -9,12 +9,13 @@ part of the page on compiling stays as it was. Nothing runs on a GPU.
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from benchmarks.gpu_placements import placement_lines
+from benchmarks.gpu_placements import mixture_lines, placement_lines
 from falqon_core.bench.model import dimensions_of, llama_7b
 from falqon_core.estimate.step_seconds import (
     BANDWIDTH_SHARE,
@@ -27,10 +28,10 @@ from falqon_core.ops.compile import architectures, registers_and_stack
 from falqon_core.ops.kernels import triton
 from tests.falqon_core.trace.cases import (
     CASES,
-    FEWER,
     FREE_GIB,
     MODELS,
     MODES,
+    OTHERS,
     PLANNED,
     Case,
     planned_recipe,
@@ -41,6 +42,7 @@ from tests.falqon_core.trace.launches import Specialization
 
 RESULT = Path("benchmarks/results/gpu_trace.md")
 BEYOND = "## Beyond one card"
+MIXTURES = "## Mixtures of experts and hybrids"
 OTHER_FORMS = "## The same step in other forms, whatever card holds it"
 COMPILED = "## What is launched, compiled"
 RANKS = (64, 7)  # one that is aligned and one that is not
@@ -59,7 +61,7 @@ def main() -> None:
     if len(files) > 1:
         sys.exit("usage: python -m benchmarks.gpu_trace [--figures] [FILE]")
     result = Path(files[0]) if files else RESULT
-    figures = {name: figures_of(case) for name, case in (PLANNED | CASES).items()}
+    figures = {name: figures_of(case) for name, case in (PLANNED | CASES | OTHERS).items()}
     lines = [*page(figures)]
     print(*lines, sep="\n", flush=True)
     if not compiles:
@@ -67,11 +69,12 @@ def main() -> None:
         result.write_text("\n".join(lines) + "\n\n" + COMPILED + compiled)
         return
     launched = {}
-    for model, config in MODELS.items():
+    models = {name: Case(config=config) for name, config in MODELS.items()} | OTHERS
+    for model, traced in models.items():
         for rank in RANKS:
             for options in MODES.values():
-                case = Case(config=config, options={**options, "rank": rank})
-                trace = case.trace(FEWER)
+                case = replace(traced, options={**options, "rank": rank})
+                trace = case.trace(case.depths[0])
                 for specialization in trace.specializations:
                     kernel = trace.kernels[specialization.kernel]
                     launched[specialization] = (kernel, model)
@@ -141,6 +144,16 @@ def page(figures: dict[str, Figures]) -> Iterator[str]:
     yield ""
     yield from placement_lines()
     yield ""
+    yield MIXTURES
+    yield ""
+    yield from mixture_lines()
+    yield ""
+    yield "A mixture and a hybrid, traced: 16 records of real lengths, packed, in one pass. The"
+    yield "products of all experts of a layer are a few launches. A delta net has no kernel: its"
+    yield "chunks of 64 tokens follow one another."
+    yield ""
+    yield from figure_lines({name: figures[name] for name in OTHERS})
+    yield ""
     yield OTHER_FORMS
     yield ""
     yield from figure_lines({name: figures[name] for name in CASES})
@@ -206,7 +219,7 @@ def planned_lines(figures: dict[str, Figures]) -> Iterator[str]:
 def outcome_lines(num_launched: int, outcomes: dict[int, Outcome]) -> Iterator[str]:
     yield COMPILED
     yield ""
-    yield f"{', '.join(MODELS)}; ranks {' and '.join(map(str, RANKS))}; update modes"
+    yield f"{', '.join([*MODELS, *OTHERS])}; ranks {' and '.join(map(str, RANKS))}; update modes"
     yield f"{', '.join(MODES)}: {num_launched} different compilations of Triton kernels, with the"
     yield "types, constants and alignments of the traced launches."
     yield ""

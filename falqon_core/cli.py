@@ -227,22 +227,48 @@ def convert(
             help="for lora the folder of a checkpoint, otherwise that of an exported model"
         ),
     ],
-    to: Annotated[ConvertedFormat, typer.Option(help="lora, bf16 or gguf")],
+    to: Annotated[
+        ConvertedFormat,
+        typer.Option(help="lora, bf16 or gguf; gguf_…: rounded to llama.cpp's smaller blocks"),
+    ],
     output: Annotated[Path, typer.Option(help="folder to write; an earlier export is replaced")],
     name: Annotated[str, typer.Option(help="of the model, as it is shown")] = "model",
     base_model: Annotated[
         str,
         typer.Option(help="name of the base model, for the adapter's configuration and the card"),
     ] = "base",
+    training: Annotated[
+        Path | None,
+        typer.Option(
+            help="TrainConfig as JSON, whose held-out rows say what rounding costs",
+            exists=True,
+            dir_okay=False,
+        ),
+    ] = None,
+    merged: Annotated[
+        Path | None,
+        typer.Option(help="the exported model that gguf_lora is compared with, by --training"),
+    ] = None,
     message_fd: FailureFd = None,
 ) -> None:
     """Write a trained model in another format: an adapter for PEFT, plain bf16, or GGUF."""
     with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
         check_output(output, source)
+        config = None if training is None else read_config(training)
         prepare_process(offline=True)
-        from falqon_core.export.formats import write_format
+        match to:
+            case "gguf_q8_0" | "gguf_q5_k_m" | "gguf_q4_k_m":
+                from falqon_core.train.rounding import export_rounded
 
-        write_format(to, source, output, name, base_model)
+                export_rounded(to, source, output, name, base_model, config)
+            case "gguf_lora" if config is not None and merged is not None:
+                from falqon_core.train.rounding import export_adapter
+
+                export_adapter(source, output, name, base_model, config, merged)
+            case _:
+                from falqon_core.export.formats import write_format
+
+                write_format(to, source, output, name, base_model)
 
 
 @app.command(hidden=True)

@@ -9,7 +9,7 @@ from app.models import Alias, Model
 from app.models.alias import AliasTarget
 from falqon_core.contract.formats import engine_note
 
-NOT_SERVABLE = "lora"  # an adapter is no model by itself
+NOT_SERVABLE = "lora"  # no engine of the workers takes PEFT's form of an adapter
 
 
 class ModelObject(Object):
@@ -22,7 +22,7 @@ class ModelObject(Object):
     hub_id: str
     format: Annotated[
         str | None,
-        Field(description="format of an exported model: fp8, lora, bf16, gguf or q4_1; else null"),
+        Field(description="format of an exported model, such as fp8 or gguf_q4_k_m; else null"),
     ]
     engine_note: Annotated[
         str | None,

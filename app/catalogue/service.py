@@ -16,8 +16,8 @@ from app.catalogue.schemas import NOT_SERVABLE, ModelDeleted, ModelObject
 from app.garbage import orphans
 from app.models import Model
 from app.services import Services
+from falqon_core.contract.formats import NOT_TRAINABLE
 
-NOT_TRAINABLE = ("lora", "gguf", "q4_1")
 MAX_OFFERED = 200  # number of base models, and of the project's own
 
 

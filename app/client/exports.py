@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from app.client.api import segment
+from app.client.api import Json, segment
 from app.client.command import Client, ModelId, option
 from app.client.polling import wait_until_done
 
@@ -14,8 +14,12 @@ EXPORT_POLL_SECONDS = 1.0
 
 class Format(StrEnum):
     LORA = "lora"
+    GGUF_LORA = "gguf_lora"
     BF16 = "bf16"
     GGUF = "gguf"
+    GGUF_Q8_0 = "gguf_q8_0"
+    GGUF_Q5_K_M = "gguf_q5_k_m"
+    GGUF_Q4_K_M = "gguf_q4_k_m"
     Q4_1 = "q4_1"
     FP8 = "fp8"
 
@@ -27,8 +31,9 @@ def export_model(
         Format,
         option(
             "--format",
-            help="lora: adapter for PEFT; bf16: merged; gguf: for llama.cpp; "
-            "q4_1: the INT4 weights that qa_lora trained, for llama.cpp; fp8: of a checkpoint.",
+            help="lora: adapter for PEFT, gguf_lora: for llama.cpp; bf16: merged; "
+            "gguf: for llama.cpp and Ollama, gguf_…: in 8, 5 or 4 bits; "
+            "q4_1: the INT4 weights that qa_lora trained; fp8: of a checkpoint.",
         ),
     ],
     wait: Annotated[bool, typer.Option(help="Wait until it is done; exit 1 if that fails.")] = True,
@@ -48,7 +53,16 @@ def export_model(
         )
     if export["status"] == "completed":
         exported = export["exported_model"]
-        text = f"{exported} is there; `falqon download '{exported}'` fetches it."
+        text = f"{exported} is there{_cost(export)}; `falqon download '{exported}'` fetches it."
     else:
         text = f"{export['id']} is in progress; the same command shows how far it is."
     client.out.show(export, text)
+
+
+def _cost(export: Json) -> str:
+    """Return what rounding costs, if that was measured."""
+    if not (rounding := export.get("rounding")):
+        return ""
+    rows = rounding["held_out"]["num_rows"]
+    losses = f"loss {rounding['loss']:.4f}, in FP8 {rounding['loss_fp8']:.4f}"
+    return f" ({losses}; {rounding['same_tokens']:.1%} of the tokens are the same, {rows} rows)"

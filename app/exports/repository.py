@@ -13,6 +13,7 @@ from app.base.database import UNSYNCED
 from app.garbage import orphans
 from app.models import Artifact, Export, Model
 from app.operations import claims
+from falqon_core.contract.rounding import Rounding
 
 
 def list_of_source(session: Session, project_id: str, source: str) -> list[Export]:
@@ -47,9 +48,15 @@ def add(session: Session, export: Export) -> None:
         session.add(export)
 
 
-def complete(session: Session, export: Export, model: Model, artifacts: Sequence[Artifact]) -> bool:
+def complete(
+    session: Session,
+    export: Export,
+    model: Model,
+    artifacts: Sequence[Artifact],
+    rounding: Rounding | None = None,
+) -> bool:
     """Write the model, its files and the end of the export; False when the lease is lost."""
-    if not claims.complete(session, export):
+    if not claims.complete(session, export, rounding=rounding):
         return False
     before = select(Artifact.storage_key).where(Artifact.model_id == model.id)
     orphans.mark_orphaned(session, session.scalars(before).all())  # files of the deleted export

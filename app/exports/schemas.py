@@ -6,14 +6,17 @@ from app.models import Export, OperationStatus
 from app.models.strict_model import StrictModel
 from app.operations.schemas import OperationError, OperationObject
 from falqon_core.contract.formats import FormatName
+from falqon_core.contract.rounding import Rounding
 
 
 class ExportRequest(StrictModel):
     format: Annotated[
         FormatName,
         Field(
-            description="lora: adapter for PEFT; bf16: merged, not quantized; "
-            "gguf: for llama.cpp; q4_1: the INT4 weights that qa_lora trained, for llama.cpp; "
+            description="lora: adapter for PEFT; gguf_lora: adapter for llama.cpp; "
+            "bf16: merged, not quantized; "
+            "gguf: for llama.cpp, gguf_…: in 8, 5 or 4 bits; q4_1: the INT4 weights that qa_lora "
+            "trained, for llama.cpp; "
             "fp8: of a checkpoint"
         ),
     ]
@@ -30,6 +33,13 @@ class ExportObject(OperationObject):
         str | None,
         Field(description="the resulting model, once completed: its files are its artifacts"),
     ]
+    rounding: Annotated[
+        Rounding | None,
+        Field(
+            description="for forms that are rounded to fewer bits: what that costs in loss, if "
+            "the files of the job were still there to measure it on"
+        ),
+    ]
 
     @classmethod
     def of(cls, export: Export) -> Self:
@@ -39,4 +49,5 @@ class ExportObject(OperationObject):
             model=export.source,
             format=export.format,
             exported_model=export.exported_model_id if is_completed else None,
+            rounding=export.rounding if is_completed else None,
         )

@@ -73,17 +73,19 @@ def retrieve_export(services: Services, caller: Caller, model_id: str, format: s
         return ExportObject.of(get(session, caller.project_id, model_id, format))
 
 
-def models_of_checkpoints(
-    session: Session, project_id: str, names: Sequence[str]
+def of_checkpoints(
+    session: Session, project_id: str, names: Sequence[str], format: FormatName
 ) -> dict[str, Export]:
-    """Return the requested models by the name of the checkpoint, which the model bears, too."""
-    exports = repository.list_of_sources(session, project_id, names, "fp8")
+    """Return the requested exports to a format by the name of the checkpoint."""
+    exports = repository.list_of_sources(session, project_id, names, format)
     return {export.source: export for export in exports}
 
 
 def get(session: Session, project_id: str, name: str, format: str) -> Export:
-    export = repository.find(session, project_id, _source(session, project_id, name).name, format)
+    # It may be there longer than its source: a job that goes on deletes its older checkpoints.
+    export = repository.find(session, project_id, name, format)
     if export is None:
+        _source(session, project_id, name)
         raise NotFound(
             f"There is no export of '{name}' as '{format}'; a POST to its exports creates it.",
             param="format",
@@ -164,10 +166,19 @@ def _check(source: ExportSource, format: FormatName) -> None:
             param="format",
             code="format_not_available",
         )
-    if source.job is not None and source.job.status not in TERMINAL:
+    job = source.job
+    if format == "gguf_lora" and job is not None and job.base_checkpoint_id:
+        raise InvalidRequest(
+            "format: the job continued from a checkpoint, which is no base model that engines "
+            "have; take gguf.",
+            param="format",
+            code="format_not_available",
+        )
+    # An adapter is small enough to be made while the job goes on.
+    if job is not None and job.status not in TERMINAL and format != "gguf_lora":
         raise IllegalState(
-            f"The job of '{source.name}' is {source.job.status}; "
-            "its checkpoints can be exported when it has ended."
+            f"The job of '{source.name}' is {job.status}; its checkpoints can be exported "
+            "when it has ended, until then as gguf_lora."
         )
     recipe = (source.job.recipe if source.job else None) or Recipe()
     try:

@@ -1,7 +1,9 @@
 from sqlalchemy import Index, UniqueConstraint
-from sqlalchemy.orm import Mapped
+from sqlalchemy.orm import Mapped, mapped_column
 
+from app.models.base import PydanticType
 from app.models.operation import Operation
+from falqon_core.contract.rounding import Rounding
 
 
 class Export(Operation):
@@ -21,3 +23,5 @@ class Export(Operation):
     step: Mapped[int | None]  # step of the checkpoint; null for the model of the job
     format: Mapped[str]
     exported_model_id: Mapped[str]
+    # What its rounding costs; null where nothing is rounded or no rows were there to measure on.
+    rounding: Mapped[Rounding | None] = mapped_column(PydanticType(Rounding, drop_invalid=True))

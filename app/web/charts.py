@@ -52,6 +52,8 @@ CHARTS = (
     Chart("Gradient norm", ("grad_norm",), has_log=True),
     Chart("Speed", ("tokens_per_second",), "tokens/s"),
     Chart("Quantized values changed", (CODES,), "%", 100.0),
+    Chart("Load of experts: most over mean", ("expert_load",)),
+    Chart("Experts that no token chose", ("unused_experts",)),
     Chart("Memory", ("memory_bytes",), "GiB", 2.0**-30),
     Chart("CPU use", ("cpu_utilization",), "%"),
     Chart("GPU use", ("gpu_utilization",), "%"),

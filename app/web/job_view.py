@@ -52,6 +52,8 @@ from app.web.job_header import (
 from app.web.job_stages import is_exporting, stages_of
 from app.web.model_view import commands
 from app.web.text import job_name, state
+from falqon_core.contract.config import Recipe
+from falqon_core.contract.formats import FormatUnavailable, check_format
 from falqon_core.records.jsonl import RecordError
 
 MAX_MESSAGES = 200
@@ -85,16 +87,25 @@ class FailureView:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRow:
-    """A checkpoint, and the model of its name, if somebody had one made of it."""
+    """A checkpoint, with the model of its name and the adapter, if somebody had them made of it."""
 
     checkpoint: Checkpoint
     name: str
     is_model: bool
     export: Export | None
+    is_adapter: bool
+    adapter: Export | None
+
+    @property
+    def adapter_name(self) -> str:
+        return f"{self.name}:gguf_lora"
 
     @property
     def is_pending(self) -> bool:
-        return self.export is not None and self.export.status == OperationStatus.IN_PROGRESS
+        return any(
+            export is not None and export.status == OperationStatus.IN_PROGRESS
+            for export in (self.export, self.adapter)
+        )
 
 
 def progress_context(
@@ -168,6 +179,7 @@ def results_context(session: Session, caller: Caller, job: Job, origin: str) -> 
         "marks": marks_of(spans, checkpoints),
         "prompts": answered(history.list_prompts(messages, effective)),
         "checkpoints": _checkpoint_rows(session, job, model_id, checkpoints),
+        "may_ask": _has_adapter(session, job),
         "best": best_of(checkpoints),
         "evaluations": _evaluations(session, caller, job),
         "can_evaluate": evaluations.can_evaluate(job),
@@ -249,12 +261,33 @@ def _checkpoint_rows(
     session: Session, job: Job, model_id: str, checkpoints: Sequence[Checkpoint]
 ) -> list[CheckpointRow]:
     names = [checkpoint_name(model_id, checkpoint.step) for checkpoint in checkpoints]
-    requests = exports.models_of_checkpoints(session, job.project_id, names)
-    models = catalogue.present(session, job.project_id, names)
+    merged = exports.of_checkpoints(session, job.project_id, names, "fp8")
+    adapters = exports.of_checkpoints(session, job.project_id, names, "gguf_lora")
+    wanted = [*names, *(export.exported_model_id for export in adapters.values())]
+    models = catalogue.present(session, job.project_id, wanted)
     return [
-        CheckpointRow(checkpoint, name, name in models, requests.get(name))
+        CheckpointRow(
+            checkpoint,
+            name,
+            name in models,
+            merged.get(name),
+            f"{name}:gguf_lora" in models,
+            adapters.get(name),
+        )
         for checkpoint, name in zip(checkpoints, names, strict=True)
     ]
+
+
+def _has_adapter(session: Session, job: Job) -> bool:
+    """Return whether an engine can put the job's checkpoints on their base."""
+    if job.base_checkpoint_id is not None:
+        return False
+    try:
+        base = catalogue.get(session, job.project_id, job.base_model_id)
+        check_format("gguf_lora", job.recipe or Recipe(), base.config)
+    except (NotFound, FormatUnavailable):
+        return False
+    return True
 
 
 def _evaluations(session: Session, caller: Caller, job: Job) -> list[EvaluationObject]:

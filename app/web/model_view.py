@@ -17,7 +17,7 @@ from app.auth.caller import Caller
 from app.base.errors import NotFound
 from app.catalogue import service as catalogue
 from app.catalogue.naming import UNSAFE_CHARACTERS
-from app.catalogue.schemas import ModelObject
+from app.catalogue.schemas import NOT_SERVABLE, ModelObject
 from app.files import service as files
 from app.jobs import service as jobs
 from app.models import Job
@@ -25,7 +25,6 @@ from app.services import Services
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
 
 MAX_GENERATIONS = 20
-UNSERVED = ("lora", "gguf", "q4_1")  # Formats that answer no questions here.
 CERTIFICATES = (
     CERTIFICATE,
     f"fp8-{CERTIFICATE}",
@@ -103,7 +102,7 @@ def commands(model: ModelObject, names: Sequence[str], origin: str) -> list[Comm
 
 def _questions(model: ModelObject, origin: str) -> list[Command]:
     """Return programs that ask the model, if the service can."""
-    if model.format in UNSERVED:
+    if model.format == NOT_SERVABLE:
         return []
     body = {"model": model.id, "messages": [{"role": "user", "content": "Hello"}]}
     curl = (
@@ -129,6 +128,9 @@ def _questions(model: ModelObject, origin: str) -> list[Command]:
 def _servers(model: ModelObject, names: Sequence[str], folder: str) -> list[Command]:
     """Return the line that serves or loads the downloaded folder."""
     gguf = next((name for name in names if name.endswith(".gguf")), None)
+    if model.format == "gguf_lora" and gguf is not None:
+        serve = f"llama-server -m base.gguf --lora ./{folder}/{shlex.quote(gguf)}"
+        return [Command("llama.cpp", "Serve it on its base model", serve)]
     if gguf is not None:
         serve = f"llama-server -m ./{folder}/{shlex.quote(gguf)}"
         return [Command("llama.cpp", "Serve the downloaded folder", serve)]

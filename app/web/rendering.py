@@ -9,12 +9,14 @@ from fastapi import Request, Response
 from fastapi.templating import Jinja2Templates
 
 from app.auth.caller import RIGHTS, Caller
+from app.catalogue.schemas import NOT_SERVABLE
 from app.evaluations.summary import describe_p_value
 from app.jobs.queue_forecast import MAX_FORECAST
 from app.models import Scope
 from app.web import assets, session, text
 from app.web.headers import page_headers
 from app.web.job_form import label_of
+from falqon_core.contract.formats import NOT_TRAINABLE
 
 WEB_FOLDER = Path(__file__).parent
 IMPORT_STATUS = {  # The kind and the words of a model's import.
@@ -70,6 +72,8 @@ templates.env.globals |= {
     "max_forecast": MAX_FORECAST,
     "most_unfolded": MOST_UNFOLDED,
     "navigation": NAVIGATION,
+    "not_servable": NOT_SERVABLE,
+    "not_trainable": NOT_TRAINABLE,
     "p_value": describe_p_value,
     "state": text.state,
 }

@@ -1,15 +1,37 @@
 """The forms that a trained model can be had in, and which of them a recipe allows."""
 
-from typing import Literal
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from falqon_core.contract.config import DEFAULT_GROUP_SIZE, Recipe
 from falqon_core.contract.errors import UserError
+from falqon_core.contract.model_folder import MIXTURES
 
-FormatName = Literal["fp8", "lora", "bf16", "gguf", "q4_1"]
+FormatName = Literal[
+    "fp8",
+    "lora",
+    "gguf_lora",
+    "bf16",
+    "gguf",
+    "gguf_q8_0",
+    "gguf_q5_k_m",
+    "gguf_q4_k_m",
+    "q4_1",
+]
 MergedFormat = Literal["fp8", "q4_1"]  # Written from a checkpoint and its base model.
 # LoRA is written from a checkpoint, the others from "fp8".
-ConvertedFormat = Literal["lora", "bf16", "gguf"]
-FROM_CHECKPOINT: tuple[FormatName, ...] = ("lora", "q4_1")
+ExactFormat = Literal["lora", "gguf_lora", "bf16", "gguf"]  # Nothing is rounded anew.
+ConvertedFormat = Literal[
+    "lora", "gguf_lora", "bf16", "gguf", "gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m"
+]
+QuantizedGguf = Literal["gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m"]
+ADAPTERS: tuple[FormatName, ...] = ("lora", "gguf_lora")
+FROM_CHECKPOINT: tuple[FormatName, ...] = (*ADAPTERS, "q4_1")
+QUANTIZED_GGUF: tuple[QuantizedGguf, ...] = ("gguf_q8_0", "gguf_q5_k_m", "gguf_q4_k_m")
+GGUF_FORMATS: tuple[FormatName, ...] = ("gguf", *QUANTIZED_GGUF, "q4_1")
+# Forms that no training starts from; pages offer them as downloads.
+NOT_TRAINABLE: tuple[FormatName, ...] = (*ADAPTERS, *GGUF_FORMATS)
 
 FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
     "fp8": "The merged FP8 checkpoint as it was trained (compressed-tensors): transformers and "
@@ -18,23 +40,42 @@ FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
     "on the untouched base model. On the base "
     "in bf16 the answers may differ a little from the FP8 model's, whose merged weights are "
     "rounded to FP8.",
+    "gguf_lora": "The same adapter in one GGUF file: llama.cpp puts it on the base model's GGUF as "
+    "it loads (`llama-server -m base.gguf --lora adapter.gguf`), or several of them on one base. "
+    "Asked here, it shares the base's weights in memory with the others of that base.",
     "bf16": "The FP8 model's weights as plain bf16, which holds them exactly: for tools that do "
     "not read compressed-tensors.",
     "gguf": "The FP8 model's weights in one GGUF file, bf16, which holds them exactly: llama.cpp "
     "and what is built on it load it; "
-    "`llama-quantize` makes it smaller.",
+    "the gguf_… forms are smaller.",
+    "gguf_q8_0": "The same in llama.cpp's blocks of 8 bits (8.5 a weight), rounded by llama.cpp's "
+    "own quantizer.",
+    "gguf_q5_k_m": "The same in llama.cpp's mix of 5 and 6 bits (Q5_K_M, about 5.7 a weight), "
+    "rounded by llama.cpp's own quantizer.",
+    "gguf_q4_k_m": "The same in llama.cpp's mix of 4 and 6 bits (Q4_K_M, about 4.9 a weight), "
+    "rounded by llama.cpp's own quantizer: what a laptop runs.",
     "q4_1": "The INT4 weights that QA-LoRA trained, bit for bit, in one GGUF file (Q4_1, about 5 "
     "bits a weight): llama.cpp and what is built on it load it.",
 }
 Q4_1_GROUP_SIZE = 32
 GGUF_ARCHITECTURES = {
+    "glm4_moe": "glm4moe",
+    "gpt_oss": "gpt-oss",
     "lfm2": "lfm2",
     "llama": "llama",
+    "ministral3": "mistral3",
     "mistral": "llama",
+    "olmo3": "olmo2",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen3_5_moe_text": "qwen35moe",
     "qwen3_5_text": "qwen35",
+    "qwen3_moe": "qwen3moe",
 }  # llama.cpp's name, by model_type.
+YARN_FAMILIES = ("gpt_oss", "ministral3", "olmo3")
+# Every so many layers llama.cpp has one without a window.
+WINDOW_PATTERNS: dict[object, int] = {"gpt_oss": 2, "olmo3": 4}
+SWIGLU_LIMIT = 7.0  # Of llama.cpp's gpt-oss.
 # Parts of a config.json that decide whether it has a GGUF.
 ENGINE_KEYS = (
     "model_type",
@@ -42,8 +83,15 @@ ENGINE_KEYS = (
     "rope_parameters",
     "use_sliding_window",
     "sliding_window",
+    "layer_types",
+    "num_hidden_layers",
+    "swiglu_limit",
     "max_position_embeddings",
     "conv_bias",
+    "norm_topk_prob",
+    "mlp_only_layers",
+    "decoder_sparse_step",
+    "n_group",
 )
 ELSEWHERE = "vLLM on the worker, or a server at FALQON_ENGINE_URL, may; docs/engines.md says how."
 
@@ -60,13 +108,13 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
 
     Raises `FormatUnavailable`.
     """
-    if format == "lora" and recipe.update_rule == "topk":
+    if format in ADAPTERS and recipe.update_rule == "topk":
         raise FormatUnavailable(
             "format: with update_rule 'topk' there is no adapter: each step's B is rounded into "
             "the FP8 weights and then forgotten, so no "
             "pair of A and B gives them back; take fp8, bf16 or gguf"
         )
-    if format == "lora" and recipe.method == "falqon" and recipe.base_copy == "none":
+    if format in ADAPTERS and recipe.method == "falqon" and recipe.base_copy == "none":
         raise FormatUnavailable(
             "format: with base_copy 'none' there is no adapter: each step is rounded into the FP8 "
             "weights by chance and then forgotten, so "
@@ -74,20 +122,42 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
         )
     if format == "q4_1":
         _check_int4(recipe, model_config)
-    if format in ("gguf", "q4_1"):
+    if format == "gguf_lora" and recipe.chat_template_kwargs:
+        raise FormatUnavailable(
+            "format: it was trained with variables of the chat template, which the base model's "
+            "GGUF does not set; take gguf"
+        )
+    kind = model_config.get("model_type")
+    if format == "gguf_lora" and kind in ("lfm2", "qwen3_5_text", *MIXTURES):
+        raise FormatUnavailable(
+            "format: an adapter of a hybrid or a mixture has not been shown to work in llama.cpp; "
+            "take lora, or gguf for llama.cpp"
+        )
+    if format in QUANTIZED_GGUF and kind in MIXTURES:
+        raise FormatUnavailable(
+            "format: a mixture's experts are not rounded here; take gguf, which `llama-quantize` "
+            "makes smaller"
+        )
+    if format in (*GGUF_FORMATS, "gguf_lora"):
         _check_gguf(model_config)
 
 
 def _check_int4(recipe: Recipe, model_config: dict[str, object]) -> None:
-    if model_config.get("model_type") == "qwen3_5_text":
+    kind = model_config.get("model_type")
+    if kind in MIXTURES:
+        raise FormatUnavailable(
+            "format: a mixture has no Q4_1 file, as its experts are not trained in INT4; take "
+            "gguf, which `llama-quantize` makes smaller"
+        )
+    if kind == "qwen3_5_text":
         raise FormatUnavailable(
             "format: the columns of Qwen3.5's delta nets stand in another order in llama.cpp, "
-            "which Q4_1 blocks do not follow; take gguf, which `llama-quantize` makes smaller"
+            "which Q4_1 blocks do not follow; take gguf_q4_k_m"
         )
     if recipe.method != "qa_lora":
         raise FormatUnavailable(
-            "format: only method 'qa_lora' trains weights in INT4; take gguf, which "
-            "`llama-quantize` makes smaller"
+            "format: only method 'qa_lora' trains weights in INT4; take gguf_q4_k_m, which rounds "
+            "them afterwards"
         )
     group_size = recipe.group_size or DEFAULT_GROUP_SIZE
     if group_size != Q4_1_GROUP_SIZE:
@@ -123,13 +193,66 @@ def _gguf_obstacle(model_config: dict[str, object]) -> str | None:
         return f"there is no GGUF for the architecture {kind!r}"
     if model_config.get("conv_bias"):
         return "the model's convolutions have biases, which its GGUF would not have"
+    if _has_scaled_rotation(model_config):
+        return "the model's rotary embeddings are scaled, which the GGUF export does not do"
+    if kind in WINDOW_PATTERNS:
+        if not _has_window_pattern(model_config, WINDOW_PATTERNS[kind]):
+            return "the model's windows are in other layers than llama.cpp takes them to be"
+    elif _has_window(model_config):
+        return "the model's attention has a sliding window, which its GGUF would not have"
+    return _mixture_obstacle(model_config)
+
+
+def _mixture_obstacle(model_config: dict[str, object]) -> str | None:
+    kind = model_config["model_type"]
+    if kind == "qwen3_moe":
+        if not model_config.get("norm_topk_prob"):
+            return "the weights of its experts do not add up to one, as llama.cpp makes them"
+        if (
+            model_config.get("mlp_only_layers")
+            or (model_config.get("decoder_sparse_step") or 1) != 1
+        ):
+            return "some of its layers have no experts, which llama.cpp takes all layers to have"
+    if kind == "glm4_moe" and (model_config.get("n_group") or 1) != 1:
+        return "its experts are chosen by groups, which llama.cpp does not do"
+    if kind == "gpt_oss" and (model_config.get("swiglu_limit") or SWIGLU_LIMIT) != SWIGLU_LIMIT:
+        return f"its experts are clamped elsewhere than at {SWIGLU_LIMIT}, where llama.cpp does"
+    return None
+
+
+def rotation_of(model_config: Mapping[str, object]) -> dict[str, Any]:
+    """Return the rotary parameters of the layers that attend to all earlier tokens."""
     rope = model_config.get("rope_scaling") or model_config.get("rope_parameters") or {}
     assert isinstance(rope, dict)
-    if rope.get("rope_type", rope.get("type", "default")) != "default":
-        return "the model's rotary embeddings are scaled, which the GGUF export does not do"
-    if _has_window(model_config):
-        return "the model's attention has a sliding window, which its GGUF would not have"
-    return None
+    of_layers = rope.get("full_attention")
+    return of_layers if isinstance(of_layers, dict) else rope
+
+
+def _has_scaled_rotation(model_config: dict[str, object]) -> bool:
+    """Return True for a scaling that the GGUF export cannot write. llama.cpp knows YaRN with the
+    factor of attention that its paper gives, or none (`mscale`).
+    """
+    rope = rotation_of(model_config)
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "yarn":
+        return bool(kind != "default")
+    if model_config["model_type"] not in YARN_FAMILIES:
+        return True
+    factor, given = rope.get("factor"), rope.get("attention_factor")
+    if not isinstance(factor, int | float) or factor < 1:
+        return True
+    is_usual = given is None or abs(given - 0.1 * math.log(factor) - 1) < 1e-6
+    return not is_usual or rope.get("mscale", 1) != 1
+
+
+def _has_window_pattern(model_config: dict[str, object], pattern: int) -> bool:
+    """Return True if every `pattern`-th layer has no window, and all others have one."""
+    number, types = (model_config.get(key) for key in ("num_hidden_layers", "layer_types"))
+    regular = [
+        "sliding_attention" if (layer + 1) % pattern else "full_attention"
+        for layer in range(number if isinstance(number, int) else 0)
+    ]
+    return types is None or types == regular
 
 
 def _has_window(model_config: dict[str, object]) -> bool:

@@ -88,6 +88,14 @@ class StepMetrics(TrainerMessage):
     codes_changed: Measure = Field(
         description="share of the quantized values that this step changed, 0 to 1"
     )
+    expert_load: Measure | None = Field(
+        None,
+        description="tokens of the most used expert over the mean of all, on average over layers; "
+        "null without a mixture of experts",
+    )
+    unused_experts: Count | None = Field(
+        None, description="experts, of all layers together, that no token of this step chose"
+    )
     memory_bytes: Count = Field(
         description="most bytes held so far: of the process on a CPU, of the device's allocator "
         "on a GPU"

@@ -19,6 +19,9 @@ CLASS_SUFFIX = "ForCausalLM"
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 # Those that train here.
 MIXTURES = ("glm4_moe", "gpt_oss", "granitemoe", "olmoe", "qwen3_5_moe_text", "qwen3_moe")
+# The field of a config.json that the import writes where experts came in MXFP4, and its value.
+EXPERT_FORMAT = "expert_format"
+MXFP4 = "mxfp4"
 # Linears of a few outputs that weigh others, and those that bring the embeddings of a layer. They
 # never train and stay in bf16.
 GATE_LINEARS = frozenset(

@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from falqon_core.contract.model_folder import EXPERT_KEYS, MIXTURES
+from falqon_core.contract.model_folder import EXPERT_FORMAT, EXPERT_KEYS, MIXTURES, MXFP4
 
 MAX_EXPERTS = 4_096
+MXFP4_BLOCK = 32  # weights of a row with a scale of one byte
 # Where experts have a width of their own; elsewhere it is that of the MLP in their place.
 WIDTH_KEYS = dict.fromkeys(("glm4_moe", "qwen3_5_moe_text", "qwen3_moe"), "moe_intermediate_size")
 Count = Callable[..., int]  # (config, key, most, default=None)
@@ -26,6 +27,7 @@ class Experts(BaseModel):
     num_dense_layers: int = 0  # layers with an MLP in the place of experts
     shared_intermediate_size: int = 0  # of an MLP beside the experts, which every token passes
     has_biases: bool = False
+    is_mxfp4: bool = False  # weights that came in that form, and are kept in it
     has_shared_gate: bool = False  # a linear of one output beside them, which does not train
 
     def num_weights(self, hidden: int) -> int:
@@ -45,9 +47,11 @@ class Experts(BaseModel):
 
     def layer_bytes(self, hidden: int) -> int:
         """Return the bytes that a layer's frozen parameters take while training: weights in e4m3
-        with a scale in fp32 for each row, the others in fp32 at most.
+        with a scale in fp32 for each row, or in MXFP4, the others in fp32 at most.
         """
         of_expert = self.num_weights(hidden) + 4 * self.num_rows(hidden)
+        if self.is_mxfp4:
+            of_expert = self.num_weights(hidden) // 2 + self.num_weights(hidden) // MXFP4_BLOCK
         return self.num_experts * of_expert + 4 * self.num_others(hidden)
 
 
@@ -74,8 +78,20 @@ def read_experts(config: dict[str, Any], num_layers: int, count: Count) -> Exper
         num_dense_layers=_num_dense_layers(config, num_layers),
         shared_intermediate_size=shared,
         has_biases=kind == "gpt_oss",
+        is_mxfp4=_is_mxfp4(config, width),
         has_shared_gate=kind == "qwen3_5_moe_text",
     )
+
+
+def _is_mxfp4(config: dict[str, Any], width: int) -> bool:
+    described = config.get(EXPERT_FORMAT)
+    if described is None:
+        return False
+    if described != MXFP4:
+        raise ValueError(f"{EXPERT_FORMAT} is {described!r:.40}, and not {MXFP4!r}")
+    if width % MXFP4_BLOCK or config["hidden_size"] % MXFP4_BLOCK:
+        raise ValueError(f"experts in MXFP4 have inputs in blocks of {MXFP4_BLOCK}")
+    return True
 
 
 def _num_dense_layers(config: dict[str, Any], num_layers: int) -> int:

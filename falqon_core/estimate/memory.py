@@ -360,7 +360,7 @@ def _activation_bytes(
     else:
         logits_ceiling = LOGITS_BYTES["cpu" if device_is_cpu else "gpu"]
         logits = min(tokens * 12 * dimensions.vocab_size, logits_ceiling)
-    working_bytes = 2 * tokens * working + expert_working_bytes(dimensions, tokens)
+    working_bytes = 2 * tokens * working + expert_working_bytes(dimensions, tokens, device_is_cpu)
     if dimensions.mixer is not None:
         working_bytes += tokens * dimensions.mixer.working_bytes(hidden)
     if not device_is_cpu:

@@ -8,6 +8,7 @@ from falqon_core.estimate.dimensions import ModelDimensions
 SKETCH_ROWS_PER_RANK = 2  # meld/init.py draws twice as many directions as it keeps.
 # Of an RTX PRO 6000, the most of the cards that are known here.
 MAX_MULTIPROCESSORS = 188
+MXFP4_WEIGHTS = 2**26  # decoded at once (ops/grouped_product.py)
 HEAD_BLOCK = 32  # FlashAttention adds up gradients of heads that are multiples of it.
 
 
@@ -31,9 +32,10 @@ def sketch_bytes(dimensions: ModelDimensions, recipe: Recipe) -> int:
     return rows * (4 * inputs + 2 * outputs)
 
 
-def expert_working_bytes(dimensions: ModelDimensions, tokens: int) -> int:
+def expert_working_bytes(dimensions: ModelDimensions, tokens: int, device_is_cpu: bool) -> int:
     """Return the bytes with which the routed experts of one layer compute: their intermediate
-    results, which are computed again in backward, and one expert's weights dequantized to bf16.
+    results, which are computed again in backward, and weights dequantized to bf16: of one expert on
+    a CPU, of all gates and ups at once on a GPU.
     """
     experts = dimensions.experts
     if experts is None:
@@ -41,7 +43,11 @@ def expert_working_bytes(dimensions: ModelDimensions, tokens: int) -> int:
     hidden = dimensions.hidden_size
     # Of each expert of a token: its input and output, gate and up, their activation and product.
     results = experts.num_active * (3 * hidden + 5 * experts.intermediate_size)
-    return 2 * (tokens * results + experts.num_weights(hidden))
+    one = experts.num_weights(hidden)
+    dequantized = one if device_is_cpu else experts.num_experts * one * 2 // 3
+    if experts.is_mxfp4:
+        dequantized += 2 * min(dequantized, MXFP4_WEIGHTS)  # codes and values in other forms
+    return 2 * (tokens * results + dequantized)
 
 
 def attention_backward_bytes(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> int:

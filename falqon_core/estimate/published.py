@@ -6,6 +6,7 @@ gives with the published count. Of a model that accepts images it is the text de
 
 from collections.abc import Mapping
 
+from falqon_core.contract.model_folder import EXPERT_FORMAT, MXFP4
 from falqon_core.estimate.dimensions import ModelDimensions
 
 _FIELDS = (
@@ -63,7 +64,11 @@ _FURTHER: dict[str, dict[str, object]] = {
         "hidden_size_per_layer_input": 0,
     },
     "OLMoE-1B-7B": {"num_experts": 64, "num_experts_per_tok": 8},
-    "gpt-oss-20b": {"num_local_experts": 32, "num_experts_per_tok": 4},
+    "gpt-oss-20b": {
+        "num_local_experts": 32,
+        "num_experts_per_tok": 4,
+        EXPERT_FORMAT: MXFP4,
+    },
     "Qwen3-30B-A3B": {
         "num_experts": 128,
         "num_experts_per_tok": 8,
@@ -83,7 +88,11 @@ _FURTHER: dict[str, dict[str, object]] = {
         "moe_intermediate_size": 1408,
         "attention_bias": True,
     },
-    "gpt-oss-120b": {"num_local_experts": 128, "num_experts_per_tok": 4},
+    "gpt-oss-120b": {
+        "num_local_experts": 128,
+        "num_experts_per_tok": 4,
+        EXPERT_FORMAT: MXFP4,
+    },
     "Qwen3-235B-A22B": {
         "num_experts": 128,
         "num_experts_per_tok": 8,

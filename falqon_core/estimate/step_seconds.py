@@ -153,8 +153,9 @@ def _expert_seconds(
     experts = dimensions.experts
     rows = tokens / passes * experts.num_active / experts.num_experts
     flops = 6 * tokens * dimensions.num_active_expert_parameters
-    # Codes are read, bf16 values written and read.
-    moved = 3 * passes * 5 * dimensions.num_expert_parameters
+    # Codes are read, bf16 values written and read; those of MXFP4 pass through other forms.
+    of_weight = 13 if experts.is_mxfp4 else 5
+    moved = 3 * passes * of_weight * dimensions.num_expert_parameters
     return max(flops / rates.of_rows(rows, fp8=False), moved / rates.memory)
 
 

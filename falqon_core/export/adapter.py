@@ -1,16 +1,17 @@
-"""A training as a PEFT LoRA adapter: A [r, I] and B [O, r] in fp32, exactly as the trainer holds
-them.
+"""A training as a LoRA adapter of PEFT, or of llama.cpp: A [r, I] and B [O, r] in fp32, exactly as
+the trainer holds them.
 
-The trained weight is `W + alpha / r * B A`, which is PEFT's own formula; melded, A is its
-dequantized FP8 value and B the fp32 master. The trainer then rounds the sum to FP8; an adapter on
-the unrounded base does not. Where the method had rounded W before training, the adapter belongs on
-W as rounded. An A over groups of g inputs [r, I / g] becomes one over inputs, each column g times,
-by sqrt(g); connections past A and B (IEC of IR-LoRA) become part of them. Rules that keep no B have
-no adapter (`contract.formats`).
+The trained weight is `W + alpha / r * B A`, which is PEFT's own formula, and llama.cpp's; melded, A
+is its dequantized FP8 value and B the fp32 master. The trainer then rounds the sum to FP8; an
+adapter on the unrounded base does not. Where the method had rounded W before training, the adapter
+belongs on W as rounded. An A over groups of g inputs [r, I / g] becomes one over inputs, each
+column g times, by sqrt(g); connections past A and B (IEC of IR-LoRA) become part of them. Rules
+that keep no B have no adapter (`contract.formats`).
 """
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,16 @@ from torch import Tensor
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
-from falqon_core.contract.formats import check_format
+from falqon_core.contract.formats import FormatUnavailable, check_format
+from falqon_core.contract.model_folder import read_config
+from falqon_core.export.gguf import write_gguf_adapter_file
 from falqon_core.files import write_json
 
+Factors = tuple[Tensor, Tensor]
 PEFT_PREFIX = "base_model.model."
 TRAINED_B = (".delta", ".lora_b")
+LAYER = re.compile(r"\.layers\.(\d+)\.")
+MLP_LINEAR = re.compile(LAYER.pattern + r"mlp\.(shared_experts?\.)?(?:gate|up|down)_proj$")
 
 
 def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
@@ -33,28 +39,21 @@ def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
     `FormatUnavailable`, and `ModelError` for any other folder than a checkpoint's, or a damaged
     one.
     """
-    progress = checkpoint / "progress.json"
-    if not progress.is_file():
-        raise ModelError(f"{checkpoint.name} is no folder of a checkpoint", "source")
-    try:
-        recipe = Recipe.model_validate(json.loads(progress.read_bytes())["recipe"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ModelError(f"{checkpoint.name} is damaged: progress.json", "source") from None
+    recipe, factors = _read_checkpoint(checkpoint)
     check_format("lora", recipe, {})
-    try:
-        names, tensors = _read(checkpoint / "method.safetensors", recipe.group_size)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"{checkpoint.name} is damaged: method.safetensors: {error}", "source"
-        ) from None
+    tensors = {
+        f"{PEFT_PREFIX}{name}.lora_{letter}.weight": factor
+        for name, pair in factors.items()
+        for letter, factor in zip("AB", pair, strict=True)
+    }
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_model,
         "r": recipe.rank,
-        "lora_alpha": recipe.rank if recipe.alpha is None else recipe.alpha,
-        "target_modules": sorted({name.rpartition(".")[2] for name in names}),
+        "lora_alpha": _alpha(recipe),
+        **_targets(list(factors)),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
@@ -64,12 +63,83 @@ def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
     return recipe
 
 
-def _read(path: Path, group_size: int | None) -> tuple[list[str], dict[str, Tensor]]:
-    """-> (full names of the trained linears, PEFT's tensors)."""
+def _targets(names: list[str]) -> dict[str, list[str]]:
+    """Return where the adapter belongs, as PEFT reads it.
+
+    In a mixture PEFT takes the names of gate, up and down for those of the experts, which this
+    adapter leaves alone; there the weights of other such linears are named.
+    """
+    if not _is_mixture(names):
+        return {"target_modules": sorted({name.rpartition(".")[2] for name in names})}
+    modules = {name.rpartition(".")[2] for name in names if not MLP_LINEAR.search(name)}
+    weights = {".".join(name.split(".")[-2:]) for name in names if MLP_LINEAR.search(name)}
+    return {
+        "target_modules": sorted(modules),
+        "target_parameters": sorted(f"{name}.weight" for name in weights),
+    }
+
+
+def _is_mixture(names: list[str]) -> bool:
+    """Check that an MLP stands beside experts, or in some layers alone."""
+    mlps = [match for name in names if (match := MLP_LINEAR.search(name))]
+    layers = {match[1] for name in names if (match := LAYER.search(name))}
+    is_everywhere = {match[1] for match in mlps} == layers
+    return any(match[2] for match in mlps) or (bool(mlps) and not is_everywhere)
+
+
+def write_gguf_adapter(checkpoint: Path, folder: Path, name: str) -> Recipe:
+    """Write the adapter as `adapter.gguf` into an existing folder; `checkpoint` has a config.json
+    of the base model beside it. `name` is shown. Return the recipe of its training. Raises
+    `FormatUnavailable`, and `ModelError` as `write_adapter`.
+    """
+    recipe, factors = _read_checkpoint(checkpoint)
+    if not (checkpoint / "config.json").is_file():
+        raise FormatUnavailable(
+            "format: the base model has been deleted, and with it the shapes that llama.cpp's "
+            "order of rows depends on; take lora"
+        )
+    config = read_config(checkpoint)
+    check_format("gguf_lora", recipe, config)
+    write_gguf_adapter_file(folder / "adapter.gguf", name, config, _alpha(recipe), factors)
+    return recipe
+
+
+def read_factors(checkpoint: Path) -> dict[str, Factors]:
+    """Return A [r, I] and B [O, r], fp32, by the full name of their linear. Raises `ModelError`."""
+    return _read_checkpoint(checkpoint)[1]
+
+
+def scaling_of(recipe: Recipe) -> float:
+    """Return the factor of B A."""
+    return _alpha(recipe) / recipe.rank
+
+
+def _alpha(recipe: Recipe) -> float:
+    return recipe.rank if recipe.alpha is None else recipe.alpha
+
+
+def _read_checkpoint(checkpoint: Path) -> tuple[Recipe, dict[str, Factors]]:
+    """Return the recipe, and A [r, I] and B [O, r] by the full name of their linear."""
+    progress = checkpoint / "progress.json"
+    if not progress.is_file():
+        raise ModelError(f"{checkpoint.name} is no folder of a checkpoint", "source")
+    try:
+        recipe = Recipe.model_validate(json.loads(progress.read_bytes())["recipe"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise ModelError(f"{checkpoint.name} is damaged: progress.json", "source") from None
+    try:
+        return recipe, _read(checkpoint / "method.safetensors", recipe.group_size)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"{checkpoint.name} is damaged: method.safetensors: {error}", "source"
+        ) from None
+
+
+def _read(path: Path, group_size: int | None) -> dict[str, Factors]:
     with safe_open(path, "pt") as file:
         keys = set(file.keys())
         names = sorted({name.rpartition(".")[0] for name in keys if name.endswith(TRAINED_B)})
-        tensors = {}
+        factors = {}
         for name in names:
             a, b = _factors(file, name, keys)
             if group_size is not None:
@@ -77,9 +147,8 @@ def _read(path: Path, group_size: int | None) -> tuple[list[str], dict[str, Tens
             if f"{name}.beta1" in keys:
                 betas = (file.get_tensor(f"{name}.beta1"), file.get_tensor(f"{name}.beta2"))
                 a, b = fold_connections(a, b, *betas)
-            tensors[f"{PEFT_PREFIX}{name}.lora_A.weight"] = a
-            tensors[f"{PEFT_PREFIX}{name}.lora_B.weight"] = b
-    return names, tensors
+            factors[name] = a, b
+    return factors
 
 
 def _factors(file: Any, name: str, keys: set[str]) -> tuple[Tensor, Tensor]:

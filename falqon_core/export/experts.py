@@ -2,25 +2,30 @@
 under the names of published files.
 
 A family whose files hold all experts of a layer in one tensor (Granite, gpt-oss) has no FP8 form of
-it that engines read, so its experts are written in bf16, which holds codes times scales exactly.
+it that engines read, so its experts are written in bf16, which holds codes times scales exactly,
+as it holds MXFP4.
 """
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from falqon_core.importers.mxfp4 import decode
 from falqon_core.importers.published_names import published
 
 SCALE_SUFFIX = "_scale"
+CODES = (torch.float8_e4m3fn, torch.uint8)
 
 
 def expert_codes(model: PreTrainedModel) -> dict[str, Tensor]:
-    """Return the codes of all experts, e4m3 [E, O, I] or transposed, by the model's own names."""
+    """Return the codes of all experts by the model's own names: e4m3 [E, O, I], or MXFP4 in uint8
+    [E, O, I / 2], or transposed.
+    """
     state = model.state_dict()
     return {
         name: value
         for name, value in state.items()
-        if value.dtype == torch.float8_e4m3fn and name + SCALE_SUFFIX in state
+        if value.dtype in CODES and name + SCALE_SUFFIX in state
     }
 
 
@@ -33,15 +38,21 @@ def expert_tensors(model: PreTrainedModel) -> dict[str, Tensor]:
     scales = {name: state[name + SCALE_SUFFIX] for name in codes}
     weights = published(model, codes)
     if not are_apart(weights):
-        return published(
-            model,
-            {
-                name: (value.float() * scales[name]).to(torch.bfloat16)
-                for name, value in codes.items()
-            },
-        )
+        values = {name: _values(model, name, codes[name], scales[name]) for name in codes}
+        return published(model, values)
     of_rows = published(model, scales)
     return weights | {name + SCALE_SUFFIX: value for name, value in of_rows.items()}
+
+
+def _values(model: PreTrainedModel, name: str, codes: Tensor, scales: Tensor) -> Tensor:
+    """Return the weights of a layer's experts in bf16, which holds them exactly."""
+    if codes.dtype != torch.uint8:
+        return (codes.float() * scales).to(torch.bfloat16)
+    is_transposed = model.get_submodule(name.rpartition(".")[0]).is_transposed
+    if is_transposed:
+        codes, scales = codes.transpose(1, 2), scales.transpose(1, 2)
+    values = torch.stack([decode(*pair) for pair in zip(codes, scales, strict=True)])
+    return values.transpose(1, 2) if is_transposed else values
 
 
 def are_apart(weights: dict[str, Tensor]) -> bool:

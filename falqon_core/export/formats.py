@@ -1,8 +1,9 @@
 """Other forms of a trained model than the FP8 folder, each made from files that are kept anyway.
 
-`lora` comes from a checkpoint, `bf16` and `gguf` from an FP8 folder, whose weights are exact in
-bf16: those two compute what the FP8 model computes, and no rounding is added. They need memory for
-the model in bf16. `q4_1` needs the base model beside the checkpoint: `train.q4_1` writes it.
+The adapters come from a checkpoint, the others from an FP8 folder, whose weights are exact in bf16:
+`bf16` and `gguf` compute what the FP8 model computes, and no rounding is added; the smaller GGUF
+forms round, and `train.rounding` writes them. All need memory for the model in bf16. `q4_1` needs
+the base model beside the checkpoint: `train.q4_1` writes it.
 """
 
 import shutil
@@ -11,10 +12,15 @@ from pathlib import Path
 from huggingface_hub import ModelCardData
 
 from falqon_core.contract.certificate import CERTIFICATE
-from falqon_core.contract.formats import FORMAT_DESCRIPTIONS, ConvertedFormat, FormatName
+from falqon_core.contract.formats import (
+    FORMAT_DESCRIPTIONS,
+    GGUF_FORMATS,
+    ExactFormat,
+    FormatName,
+)
 from falqon_core.contract.layout import SHA256SUMS
 from falqon_core.contract.template_kwargs import write_template_kwargs
-from falqon_core.export.adapter import write_adapter
+from falqon_core.export.adapter import write_adapter, write_gguf_adapter
 from falqon_core.export.checksums import write_sha256sums
 from falqon_core.export.gguf import write_gguf
 from falqon_core.export.merged import write_merged
@@ -23,9 +29,9 @@ from falqon_core.files import staged_folder, write_whole
 
 
 def write_format(
-    format: ConvertedFormat, source: Path, output: Path, name: str, base_model: str
+    format: ExactFormat, source: Path, output: Path, name: str, base_model: str
 ) -> None:
-    """`source`: an exported model's folder; for "lora" a checkpoint's, with what there is of the
+    """`source`: an exported model's folder; for adapters a checkpoint's, with what there is of the
     card and licence of the model.
 
     `name` is shown, and `base_model` where `source` does not say what the base is called on the
@@ -47,14 +53,21 @@ def write_format(
                         "It was trained with variables of the base model's chat template, which "
                         f"serving has to give it: `chat_template_kwargs` = `{kwargs}`\n\n"
                     )
+            case "gguf_lora":
+                write_gguf_adapter(source, staging, name)
             case "bf16":
                 write_merged(source, staging)
             case "gguf":
                 write_gguf(source, staging, name)
-        # The certificate is about the weights of the source; it lists the files it was made for.
-        if (source / CERTIFICATE).is_file():
-            shutil.copyfile(source / CERTIFICATE, staging / f"fp8-{CERTIFICATE}")
+        copy_certificate(source, staging)
         document_format(format, source, staging, name, fields, use)
+
+
+def copy_certificate(source: Path, folder: Path) -> None:
+    """Copy the certificate of the model that a form is made from, if it has one."""
+    # It is about the weights of the source, and lists the files it was made for.
+    if (source / CERTIFICATE).is_file():
+        shutil.copyfile(source / CERTIFICATE, folder / f"fp8-{CERTIFICATE}")
 
 
 def document_format(
@@ -68,8 +81,14 @@ def document_format(
     write_sha256sums(folder)
 
 
+_LIBRARIES: dict[FormatName, str] = {
+    "lora": "peft",
+    **dict.fromkeys((*GGUF_FORMATS, "gguf_lora"), "gguf"),
+}
+
+
 def _card(format: FormatName, name: str, fields: CardFields, use: str) -> str:
-    library = {"lora": "peft", "gguf": "gguf", "q4_1": "gguf"}.get(format, "transformers")
+    library = _LIBRARIES.get(format, "transformers")
     front_matter = ModelCardData(
         library_name=library, pipeline_tag="text-generation", tags=[CARD_TAG, format], **fields
     )

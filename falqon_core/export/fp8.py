@@ -104,7 +104,7 @@ def plain_tensors(model: PreTrainedModel, without: Container[str] = ()) -> dict[
         identity = value.data_ptr(), value.shape
         if identity not in written:  # A tied tensor is stored under its first name.
             written.add(identity)
-            tensors[name] = plain(value, _is_wide(model, name))
+            tensors[name] = plain(value, is_wide(model, name))
     return published(model, tensors) if experts else tensors
 
 
@@ -117,7 +117,7 @@ def plain(value: torch.Tensor, wide: bool = False) -> torch.Tensor:
     return (value.to(torch.bfloat16) if narrows else value).contiguous()
 
 
-def _is_wide(model: PreTrainedModel, name: str) -> bool:
+def is_wide(model: PreTrainedModel, name: str) -> bool:
     """Check for a tensor that transformers keeps in fp32 in every dtype: the biases that choose
     experts lie closer together than bf16 tells apart.
     """

@@ -1,36 +1,56 @@
-"""A model as one GGUF file: matrices in bf16 or Q4_1, vectors in fp32, tokenizer and chat template
-inside.
+"""A model as one GGUF file: matrices in bf16 or in llama.cpp's blocks, vectors in fp32, tokenizer
+and chat template inside.
 
 Writing is the `gguf` library's; names are those that `importers.gguf` reads, the other way round.
 llama.cpp wants q and k of Llama models with the two halves of each rotary pair interleaved. Which
 splitting of text into words llama.cpp has to imitate is told by a name; it is found by the
 tokenizer's own pattern, and a pattern that no name is known for is refused, since its tokens would
 differ silently. Tokenizers that are not byte-level BPE, scaled rotary embeddings and sliding
-windows are refused. A folder in FP8, or in any plain dtype, becomes bf16; Q4_1 is for who trained
-in it.
+windows are refused. A folder in FP8, or in any plain dtype, becomes bf16, or is rounded to blocks
+(`gguf_blocks`); Q4_1 is for who trained in it.
 """
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from gguf import GGML_QUANT_VERSION, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
+from gguf import (
+    GGML_QUANT_VERSION,
+    GGMLQuantizationType,
+    GGUFType,
+    GGUFWriter,
+    Keys,
+    LlamaFileType,
+    RopeScalingType,
+    TokenType,
+)
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.formats import GGUF_ARCHITECTURES, FormatUnavailable, check_format
-from falqon_core.contract.model_folder import read_config
+from falqon_core.contract.formats import (
+    GGUF_ARCHITECTURES,
+    QUANTIZED_GGUF,
+    WINDOW_PATTERNS,
+    FormatName,
+    FormatUnavailable,
+    QuantizedGguf,
+    check_format,
+    rotation_of,
+)
+from falqon_core.contract.model_folder import EXPERT_FORMAT, MIXTURES, MXFP4, read_config
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.mixers import HYBRIDS
-from falqon_core.export import gguf_delta_net
+from falqon_core.export import gguf_delta_net, gguf_experts
+from falqon_core.export.gguf_blocks import FILE_TYPES, block_types, quantize_blocks
 from falqon_core.export.reading import decoder_weights
 from falqon_core.importers.gguf import LAYER_NAMES, OUTER_NAMES
+from falqon_core.importers.mxfp4 import ggml_blocks
 from falqon_core.importers.tokenizer import load_tokenizer
 
 CONVOLUTION = "conv.conv"  # The short one of LFM2.
-CONVOLUTIONS = (f".{CONVOLUTION}.weight", ".conv1d.weight")  # They are written in fp32.
+IN_FP32 = (f".{CONVOLUTION}.weight", ".conv1d.weight", ".bias", *gguf_experts.ROUTERS)
 # Names of LFM2's modules by those of llama.cpp.
 LFM2_NAMES = {
     "token_embd_norm": "model.embedding_norm",
@@ -48,6 +68,13 @@ LFM2_NAMES = {
 }
 GGUF_NAMES = {ours: theirs for theirs, ours in (OUTER_NAMES | LAYER_NAMES).items()}
 GGUF_NAMES |= {ours: theirs for theirs, ours in LFM2_NAMES.items()}
+GGUF_NAMES["post_feedforward_layernorm"] = "post_ffw_norm"
+# llama.cpp calls the second norm so in some families, whatever it is of.
+POST_NORMS = {"post_attention_layernorm": "post_attention_norm"}
+POST_NORMED = ("glm4_moe", "gpt_oss", "olmo3", *gguf_delta_net.FAMILIES)
+PARAMETERS = (
+    {"self_attn.sinks": "attn_sinks.weight"} | gguf_delta_net.PARAMETERS | gguf_experts.PARAMETERS
+)
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS = {_LETTERS + r"|\p{N}" + _REST: "qwen2", _LETTERS + r"|\p{N}{1,3}" + _REST: "llama-bpe"}
@@ -55,16 +82,31 @@ SPLITS[
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}"
     r"| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 ] = "qwen35"
+# gpt-oss, and Ministral 3: words by case, with contractions or without.
+_CASES = tuple(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+    + upper
+    + r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    + lower
+    for upper, lower in ("*+", "+*")
+)
+_CONTRACTED = "|".join(case + r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?" for case in _CASES)
+_SIGNS = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLITS[_CONTRACTED + r"|\p{N}{1,3}" + _SIGNS] = "gpt-4o"
+SPLITS["|".join(_CASES) + r"|\p{N}" + _SIGNS] = "tekken"
 
 
-def write_gguf(model: Path, folder: Path, name: str) -> None:
+def write_gguf(
+    model: Path, folder: Path, name: str, format: QuantizedGguf | Literal["gguf"] = "gguf"
+) -> None:
     """Write an FP8 folder, or a plain one, as `model.gguf` into an existing folder. Raises
     `FormatUnavailable` and `ModelError`.
     """
     config = read_config(model)
-    check_format("gguf", Recipe(), config)
+    check_format(format, Recipe(), config)
     tokenizer = load_tokenizer(model)
-    write_gguf_file(folder / "model.gguf", name, config, tokenizer, decoder_weights(model))
+    weights = decoder_weights(model)
+    write_gguf_file(folder / "model.gguf", name, config, tokenizer, weights, format)
 
 
 def write_gguf_file(
@@ -73,25 +115,51 @@ def write_gguf_file(
     config: dict[str, Any],
     tokenizer: PreTrainedTokenizerBase,
     tensors: dict[str, torch.Tensor],
+    format: FormatName,
 ) -> None:
     """`config` is that of a model that has a GGUF (`contract.formats`). `tensors` by the names of a
-    plain model: in bf16, or uint8 [O, 20 I / 32] for a matrix in Q4_1 blocks. Raises
-    `FormatUnavailable` for a tokenizer that llama.cpp does not have.
+    plain model, in bf16, or for "q4_1" its matrices' blocks, uint8 [O, 20 I / 32]; they are taken
+    out one by one. Raises `FormatUnavailable` for a tokenizer that llama.cpp does not have.
     """
-    if (kind := config["model_type"]) in HYBRIDS:
+    if (kind := config["model_type"]) in (*HYBRIDS, *MIXTURES):
         # Published configs leave out what transformers takes for granted.
         config = AutoConfig.for_model(**config).to_dict()
     writer = GGUFWriter(path, GGUF_ARCHITECTURES[kind])
     writer.add_name(name)
-    if any(tensor.dtype == torch.uint8 for tensor in tensors.values()):
-        writer.add_file_type(LlamaFileType.MOSTLY_Q4_1)
+    has_mxfp4 = config.get(EXPERT_FORMAT) == MXFP4
+    writer.add_file_type(LlamaFileType.MOSTLY_MXFP4_MOE if has_mxfp4 else FILE_TYPES[format])
+    if has_mxfp4 or format != "gguf":
         writer.add_quantization_version(GGML_QUANT_VERSION)
-    else:
-        writer.add_file_type(LlamaFileType.MOSTLY_BF16)
     _add_dimensions(writer, config)
     _add_tokenizer(writer, tokenizer, config)
-    for tensor_name, tensor in tensors.items():
-        _add_tensor(writer, tensor_name, tensor, config)
+    named = dict(_renamed(name, tensors.pop(name), config) for name in list(tensors))
+    _add_tensors(writer, named, format, has_mxfp4)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_gguf_adapter_file(
+    path: Path,
+    name: str,
+    config: dict[str, Any],
+    alpha: float,
+    factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+) -> None:
+    """`config` is that of the base model; `factors` are A [r, I] and B [O, r], fp32, by the full
+    names of their linears.
+    """
+    writer = GGUFWriter(path, GGUF_ARCHITECTURES[config["model_type"]])
+    writer.add_type(GGUFType.ADAPTER)
+    writer.add_string(Keys.Adapter.TYPE, "lora")
+    writer.add_float32(Keys.Adapter.LORA_ALPHA, float(alpha))
+    writer.add_name(name)
+    for linear, (a, b) in factors.items():
+        # Rows of a linear, and so of B, stand in llama.cpp's order.
+        gguf_name, b = _renamed(f"{linear}.weight", b, config)
+        writer.add_tensor(f"{gguf_name}.lora_a", a.float().contiguous().numpy())
+        writer.add_tensor(f"{gguf_name}.lora_b", b.float().contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -116,15 +184,35 @@ def _add_dimensions(writer: GGUFWriter, config: dict[str, Any]) -> None:
         writer.add_head_count_kv(kv_heads)
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
-    is_delta = config["model_type"] == gguf_delta_net.FAMILY
-    writer.add_rope_dimension_count(gguf_delta_net.rotated_width(config) if is_delta else head_dim)
-    if is_delta:
+    rope = config.get("rope_parameters") or {}
+    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
+    if config["model_type"] in gguf_delta_net.FAMILIES:
         gguf_delta_net.add_delta_nets(writer, config)
-    writer.add_rope_freq_base(
-        config.get("rope_theta") or (config.get("rope_parameters") or {}).get("rope_theta", 10000.0)
-    )
+    if config["model_type"] in MIXTURES:
+        gguf_experts.add_experts(writer, config)
+    _add_rotation(writer, config)
+    if config["model_type"] in WINDOW_PATTERNS:
+        writer.add_sliding_window(config["sliding_window"])
     writer.add_layer_norm_rms_eps(config.get("norm_eps") or config["rms_norm_eps"])
     writer.add_vocab_size(config["vocab_size"])
+
+
+def _add_rotation(writer: GGUFWriter, config: dict[str, Any]) -> None:
+    rope = rotation_of(config)
+    writer.add_rope_freq_base(config.get("rope_theta") or rope.get("rope_theta", 10000.0))
+    if rope.get("rope_type") != "yarn":
+        return
+    writer.add_rope_scaling_type(RopeScalingType.YARN)
+    writer.add_rope_scaling_factor(rope["factor"])
+    writer.add_rope_scaling_orig_ctx_len(
+        rope.get("original_max_position_embeddings") or config["max_position_embeddings"]
+    )
+    writer.add_rope_scaling_yarn_beta_fast(rope.get("beta_fast") or 32.0)
+    writer.add_rope_scaling_yarn_beta_slow(rope.get("beta_slow") or 1.0)
+    if (log_mul := rope.get("mscale_all_dim")) is not None:
+        writer.add_rope_scaling_yarn_log_mul(log_mul)
+    if (beta := rope.get("llama_4_scaling_beta")) is not None:
+        writer.add_attn_temperature_scale(beta)
 
 
 def _add_tokenizer(
@@ -184,37 +272,62 @@ def _tokens(described: dict[str, Any], size: int) -> tuple[list[str], list[int]]
         tokens[index] = text
         types[index] = int(TokenType.NORMAL)
     for added in described["added_tokens"]:
+        if added["id"] >= size:  # A token of the tokenizer's class, which no text has.
+            continue
         tokens[added["id"]] = added["content"]
         types[added["id"]] = int(TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED)
     return tokens, types
 
 
-def _add_tensor(
-    writer: GGUFWriter, name: str, tensor: torch.Tensor, config: dict[str, Any]
-) -> None:
-    if config["model_type"] in ("llama", "mistral"):
+def _renamed(name: str, tensor: torch.Tensor, config: dict[str, Any]) -> tuple[str, torch.Tensor]:
+    """Return llama.cpp's name of a tensor, and its values in llama.cpp's order; what is written in
+    fp32 is in fp32.
+    """
+    if config["model_type"] in ("llama", "ministral3", "mistral"):
         if ".q_proj." in name:
             tensor = _rotary_pairs(tensor, config["num_attention_heads"])
         elif ".k_proj." in name:
             tensor = _rotary_pairs(
                 tensor, config.get("num_key_value_heads") or config["num_attention_heads"]
             )
-    names = GGUF_NAMES
-    if config["model_type"] == gguf_delta_net.FAMILY:
-        names = GGUF_NAMES | gguf_delta_net.NAMES
+    names = GGUF_NAMES | gguf_experts.NAMES
+    if config["model_type"] in POST_NORMED:
+        names |= POST_NORMS
+    if config["model_type"] in gguf_delta_net.FAMILIES:
+        names |= gguf_delta_net.NAMES
         tensor = gguf_delta_net.convert_tensor(name, tensor, config)
-    gguf_name = _gguf_name(name, names)
-    if tensor.ndim == 1 or name.endswith(CONVOLUTIONS):
-        # A convolution has a row for each channel: [C, 1, K] -> [C, K].
-        rows = tensor.squeeze(1) if tensor.ndim == 3 else tensor
-        writer.add_tensor(gguf_name, rows.float().numpy())
-        return
-    is_q4_1 = tensor.dtype == torch.uint8
-    writer.add_tensor(
-        gguf_name,
-        tensor.contiguous().view(torch.uint8).numpy(),
-        raw_dtype=GGMLQuantizationType.Q4_1 if is_q4_1 else GGMLQuantizationType.BF16,
-    )
+    if tensor.ndim == 1 or name.endswith(IN_FP32):
+        # A convolution has a row for each channel, [C, 1, K], and a gate has one row.
+        tensor = tensor.squeeze().float()
+    return _gguf_name(name, names), tensor
+
+
+def _add_tensors(
+    writer: GGUFWriter, tensors: dict[str, torch.Tensor], format: FormatName, has_mxfp4: bool
+) -> None:
+    matrices = {name: each.shape for name, each in tensors.items() if not _is_fp32(each)}
+    blocks = block_types(matrices, format) if format in QUANTIZED_GGUF else {}
+    for name in list(tensors):
+        tensor = tensors.pop(name)
+        if name in blocks:
+            values = quantize_blocks(tensor, blocks[name])
+            writer.add_tensor(name, values, raw_dtype=blocks[name])
+        elif tensor.ndim == 3 and has_mxfp4:
+            experts = torch.stack([ggml_blocks(expert.contiguous()) for expert in tensor])
+            writer.add_tensor(name, experts.numpy(), raw_dtype=GGMLQuantizationType.MXFP4)
+        elif name in matrices:
+            is_q4_1 = tensor.dtype == torch.uint8
+            writer.add_tensor(
+                name,
+                tensor.contiguous().view(torch.uint8).numpy(),
+                raw_dtype=GGMLQuantizationType.Q4_1 if is_q4_1 else GGMLQuantizationType.BF16,
+            )
+        else:
+            writer.add_tensor(name, tensor.numpy())
+
+
+def _is_fp32(tensor: torch.Tensor) -> bool:
+    return tensor.dtype == torch.float32
 
 
 def _gguf_name(name: str, names: Mapping[str, str]) -> str:
@@ -222,7 +335,7 @@ def _gguf_name(name: str, names: Mapping[str, str]) -> str:
     if module in names:
         return f"{names[module]}.{kind}"
     layer, _, part = module.removeprefix("model.layers.").partition(".")
-    parameter = gguf_delta_net.PARAMETERS.get(f"{part}.{kind}")
+    parameter = PARAMETERS.get(f"{part}.{kind}")
     return f"blk.{layer}.{parameter or f'{names[part]}.{kind}'}"
 
 

@@ -15,7 +15,7 @@ from falqon_core.contract.formats import FormatUnavailable
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.mixers import GatedDelta
 
-FAMILY = "qwen3_5_text"
+FAMILIES = ("qwen3_5_moe_text", "qwen3_5_text")
 MROPE_SECTIONS = [11, 11, 10]  # Of transformers, where a config names none.
 # llama.cpp's names of modules, by those within a layer.
 NAMES = {
@@ -56,12 +56,6 @@ def add_delta_nets(writer: GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_ssm_inner_size(mixer.values)
     rope = config["rope_parameters"]
     writer.add_rope_dimension_sections([*rope.get("mrope_section", MROPE_SECTIONS), 0])
-
-
-def rotated_width(config: dict[str, Any]) -> int:
-    """Return the numbers of a head that are rotated."""
-    head_dim: int = config["head_dim"]
-    return int(head_dim * config["rope_parameters"].get("partial_rotary_factor", 1.0))
 
 
 def convert_tensor(name: str, tensor: Tensor, config: dict[str, Any]) -> Tensor:

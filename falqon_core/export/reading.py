@@ -16,9 +16,10 @@ from torch import Tensor
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.model_folder import check_weights, read_config, weight_files
 from falqon_core.estimate.dimensions import ModelDimensions
-from falqon_core.export.fp8 import quantization_config
+from falqon_core.export.fp8 import is_wide, quantization_config
+from falqon_core.export.gguf_experts import take_experts
 from falqon_core.importers.decoder import build_decoder
-from falqon_core.importers.soundness import check_tensors
+from falqon_core.importers.soundness import EXPERTS, check_tensors
 
 SCALE_SUFFIX = "_scale"
 
@@ -62,20 +63,25 @@ def _load_dequantized(paths: Iterable[Path]) -> dict[str, Tensor]:
 
 def decoder_weights(folder: Path) -> dict[str, Tensor]:
     """Return the tensors that the decoder of a folder has, in bf16, by transformers' own names; a
-    tied one once.
+    tied one once, and those of experts all together for each projection.
 
     Other tensors in its files are left out, as transformers does. Raises `ModelError` where files
     are missing or damaged, or shapes do not fit.
     """
     check_weights(folder)
-    skeleton = build_decoder(folder, ModelDimensions.from_config(read_config(folder)))
+    dimensions = ModelDimensions.from_config(read_config(folder))
+    skeleton = build_decoder(folder, dimensions)
+    num_experts = dimensions.experts.num_experts if dimensions.experts else 0
     tensors = _load_dequantized(weight_files(folder))
     check_tensors(skeleton, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     prefix = f"{skeleton.base_model_prefix}."
     weights: dict[str, Tensor] = {}
     for name in skeleton.state_dict():
-        if name not in skeleton.all_tied_weights_keys:
+        if EXPERTS in name:
+            weights |= take_experts(name, num_experts, tensors)
+        elif name not in skeleton.all_tied_weights_keys:
             # The bare decoder is saved without its prefix.
             stored = name if name in tensors else name.removeprefix(prefix)
-            weights[name] = tensors.pop(stored).to(torch.bfloat16)
+            value = tensors.pop(stored)
+            weights[name] = value if is_wide(skeleton, name) else value.to(torch.bfloat16)
     return weights

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from falqon_core.contract.errors import ModelError, blamed_on_model
-from falqon_core.contract.model_folder import weight_shapes
+from falqon_core.contract.model_folder import EXPERT_FORMAT, MXFP4, weight_shapes
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.importers.decoder import build_decoder
 
@@ -68,7 +68,7 @@ def check_quantization(config: dict[str, Any]) -> None:
     if quantization is None:
         return
     # A form of experts, which transformers knows of one family.
-    if quantization.get("quant_method") == "mxfp4" and config.get("model_type") != "gpt_oss":
+    if quantization.get("quant_method") == MXFP4 and config.get("model_type") != "gpt_oss":
         raise _irreversible(quantization)
     _loading_options(quantization)
 
@@ -78,10 +78,12 @@ def convert_decoder(source: Path, config: dict[str, Any], output: Path) -> list[
     in sentences. `config` is the parsed config.json of `source`. Raises `ModelError`.
     """
     plain = decoder_config(config)
+    quantization = _quantization(config)
+    if quantization is not None and quantization.get("quant_method") == MXFP4:
+        plain[EXPERT_FORMAT] = MXFP4
     dimensions = ModelDimensions.from_config(plain)
     (output / "config.json").write_text(json.dumps(plain) + "\n", encoding="utf-8")
     skeleton = build_decoder(output, dimensions)
-    quantization = _quantization(config)
     model = _load(source, skeleton, quantization, TEXT_CONFIG_KEY in config)
     model.save_pretrained(output, save_original_format=False)
     notes = []
@@ -190,7 +192,7 @@ def _loading_options(quantization: dict[str, Any]) -> dict[str, QuantizationConf
         return {"quantization_config": CompressedTensorsConfig(dequantize=True)}
     if method == "fp8":
         return {"quantization_config": FineGrainedFP8Config(dequantize=True)}
-    if method == "mxfp4":
+    if method == MXFP4:
         return {"quantization_config": Mxfp4Config(dequantize=True)}
     if method == "bitsandbytes":
         return {}

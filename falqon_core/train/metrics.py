@@ -72,6 +72,8 @@ class Meter:
             tokens_per_second=result.num_tokens / seconds,
             elapsed_seconds=self.elapsed_seconds,
             codes_changed=result.codes_changed,
+            expert_load=result.expert_load.most_over_mean if result.expert_load else None,
+            unused_experts=result.expert_load.num_unused if result.expert_load else None,
             memory_bytes=memory_bytes(self._device),
             mfu=None if self._peak_flops is None else flops / seconds / self._peak_flops,
             cpu_utilization=min(100.0, 100 * cpu_seconds / seconds / NUM_CORES),

@@ -38,7 +38,7 @@ def export_q4_1(
     set_template_defaults(tokenizer, recipe.chat_template_kwargs)
     tensors = _tensors(QaLora(recipe), checkpoint, base_folder)
     with staged_folder(output) as staging:
-        write_gguf_file(staging / "model.gguf", name, config, tokenizer, tensors)
+        write_gguf_file(staging / "model.gguf", name, config, tokenizer, tensors, "q4_1")
         fields = card_fields(base_folder, base_name)
         document_format("q4_1", base_folder, staging, name, fields)
 

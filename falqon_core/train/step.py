@@ -15,6 +15,7 @@ from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.loader import Microbatch
 from falqon_core.methods import Trainable
 from falqon_core.objectives import Objective, mean_figures
+from falqon_core.ops.experts import ExpertLoad, take_load
 from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup
 from falqon_core.train.optimizer import Optimizer
 
@@ -44,6 +45,7 @@ class StepResult:
     num_tokens: int
     keys_per_token: float
     codes_changed: float
+    expert_load: ExpertLoad | None = None  # of this rank's tokens
 
 
 def train_step(
@@ -84,7 +86,9 @@ def train_step(
     optimizer.step(learning_rate)
     codes_changed = method.after_step()
     keys_per_token = _keys_per_token(batch.microbatches)
-    return StepResult(metrics, grad_norm, batch.num_tokens, keys_per_token, codes_changed)
+    return StepResult(
+        metrics, grad_norm, batch.num_tokens, keys_per_token, codes_changed, take_load(model)
+    )
 
 
 def _keys_per_token(microbatches: Sequence[Microbatch]) -> float:

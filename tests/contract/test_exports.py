@@ -186,7 +186,7 @@ def test_an_unavailable_export_is_refused_with_the_reason(tenant: Tenant) -> Non
     )
 
 
-@pytest.mark.parametrize("format", ["lora", "gguf", "q4_1"])
+@pytest.mark.parametrize("format", ["lora", "gguf_lora", "gguf", "gguf_q4_k_m", "q4_1"])
 def test_nobody_trains_from_a_form_that_cannot_be_trained(tenant: Tenant, format: str) -> None:
     model = a_model(tenant, a_job(tenant, method="qa_lora"))
     ask(tenant, model, format)

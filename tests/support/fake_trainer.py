@@ -54,6 +54,7 @@ from falqon_core.contract.messages import (
     encode,
 )
 from falqon_core.contract.range_test import RangePoint, RangeTest, propose_rate
+from falqon_core.contract.rounding import ROUNDING, Rounding
 from falqon_core.fault_points import fault
 from falqon_core.files import staged_folder
 
@@ -289,9 +290,9 @@ def convert(source: Path, to: str, name: str, output: Path, message_fd: int) -> 
             ),
         )
         return ExitCode.USER_ERROR
-    (weights,) = source.glob("state.bin") if to == "lora" else source.glob("model.safetensors")
+    (weights,) = source.glob("state.bin") if "lora" in to else source.glob("model.safetensors")
     write_form(weights, to, name, output)
-    if to == "lora":
+    if "lora" in to:
         (output / "source.txt").write_text(" ".join(path.name for path in source.iterdir()))
     return ExitCode.DONE
 
@@ -300,6 +301,17 @@ def write_form(weights: Path, to: str, name: str, output: Path) -> int:
     output.mkdir()
     (output / f"{to}.txt").write_text(f"{name} {weights.read_text()}")
     return ExitCode.DONE
+
+
+def write_rounding(training: Path, output: Path) -> None:
+    config = TrainConfig.model_validate_json(training.read_bytes())
+    held_out = HeldOut(
+        source="validation" if config.validation_file else "training",
+        num_rows=len(config.train_file.read_bytes().splitlines()),
+        num_tokens=7,
+    )
+    rounding = Rounding(loss=1.25, loss_fp8=1.0, same_tokens=0.5, held_out=held_out)
+    (output / ROUNDING).write_text(rounding.model_dump_json())
 
 
 def import_folder(source: str, output: Path, message_fd: int | None) -> int:
@@ -356,13 +368,18 @@ def main() -> int:
     for name in ("--to", "--name"):
         other.add_argument(name, required=True)
     other.add_argument("--base-model")
+    other.add_argument("--training", type=Path)
+    other.add_argument("--merged", type=Path)
     other.add_argument("--output", type=Path, required=True)
     other.add_argument("--message-fd", type=int, required=True)
     arguments = parser.parse_args()
     if arguments.command == "convert":
-        return convert(
+        code = convert(
             arguments.source, arguments.to, arguments.name, arguments.output, arguments.message_fd
         )
+        if arguments.training is not None:
+            write_rounding(arguments.training, arguments.output)
+        return code
     if arguments.command == "export":
         data = [path for path in (arguments.train_file, arguments.validation_file) if path]
         if arguments.to == "q4_1":

@@ -8,7 +8,7 @@ from pathlib import Path
 from app.base.settings import Settings
 from app.models import Model
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.formats import FormatUnavailable, check_format
+from falqon_core.contract.formats import GGUF_FORMATS, FormatUnavailable, check_format
 from falqon_core.estimate.host_memory import available_host_bytes
 from worker.inference import llama_cpp, vllm
 from worker.inference.memory import (
@@ -21,7 +21,7 @@ from worker.inference.memory import (
 from worker.inference.template_trial import try_templates
 from worker.machine.engines import find_vllm
 from worker.machine.subprocesses import ToolFailed
-from worker.models.model_cache import GGUF, ModelCache
+from worker.models.model_cache import GGUF, GGUF_ADAPTER, ModelCache
 
 VLLM_PROCESSES_BYTES = 2 * 2**30  # Its processes and the device's libraries, before any weight.
 VLLM_CONTEXTS = 4  # Contexts whose keys and values it keeps.
@@ -30,13 +30,16 @@ VLLM_CONTEXTS = 4  # Contexts whose keys and values it keeps.
 @dataclass(frozen=True, slots=True)
 class Loading:
     """`command`: module and arguments of the engine's program. `available_bytes`: of the memory
-    that it loads the model into.
+    that it loads the model into. `shared`: a file of `shared_bytes` whose pages engines that map it
+    have in common.
     """
 
     command: list[str]
     max_answers: int  # Concurrent answers.
     needed_bytes: int
     available_bytes: Callable[[], int]
+    shared: Path | None = None
+    shared_bytes: int = 0
 
 
 def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
@@ -46,9 +49,9 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
     Raises `FormatUnavailable` and `ToolFailed` where vLLM is not installed, either, and
     `PermanentError` for a chat template that no engine is given.
     """
-    has_vllm = find_vllm() is not None and model.format not in ("gguf", "q4_1")
+    has_vllm = find_vllm() is not None and model.format not in (*GGUF_FORMATS, "gguf_lora")
     if has_vllm and available_gpu_bytes() is not None:
-        return _for_vllm(model, _tried(model, cache), lambda: available_gpu_bytes() or 0)
+        return _for_vllm(model, _tried(model.id, cache), lambda: available_gpu_bytes() or 0)
     try:
         return _for_llama_cpp(model, cache, settings)
     except (FormatUnavailable, ToolFailed):
@@ -56,7 +59,7 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
             raise
     # On a processor that does not multiply FP8, vLLM takes seconds a token.
     is_quantized = "quantization_config" in model.config
-    folder = _tried(model, cache)
+    folder = _tried(model.id, cache)
     if is_quantized:
         folder = cache.bf16(model.id)
     return _for_vllm(model, folder, available_host_bytes)
@@ -64,20 +67,29 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
 
 def _for_llama_cpp(model: Model, cache: ModelCache, settings: Settings) -> Loading:
     check_format("gguf", Recipe(), model.config)
-    _tried(model, cache)
-    gguf = cache.gguf(model.id)
+    adapter = None
+    weights_id = model.id
+    if model.format == "gguf_lora":
+        adapter = cache.model(model.id) / GGUF_ADAPTER
+        weights_id = model.base_model_id or ""
+    _tried(weights_id, cache)
+    gguf = cache.gguf(weights_id)
     command = ["worker.inference.llama_cpp", str(gguf)]
+    if adapter is not None:
+        command += ["--adapter", str(adapter)]
     command += ["--context", str(context_of(model.config))]
     command += ["--threads", str(settings.num_threads or os.cpu_count() or 1)]
     max_answers = llama_cpp.PARALLEL_ANSWERS
-    needed = needed_bytes(gguf.stat().st_size, model.config, max_answers)
+    mapped_bytes = gguf.stat().st_size
+    weights_bytes = mapped_bytes + (adapter.stat().st_size if adapter else 0)
+    needed = needed_bytes(weights_bytes, model.config, max_answers)
     command += ["--memory-bytes", str(limit_bytes(needed))]
-    return Loading(command, max_answers, needed, available_host_bytes)
+    return Loading(command, max_answers, needed, available_host_bytes, gguf, mapped_bytes)
 
 
-def _tried(model: Model, cache: ModelCache) -> Path:
+def _tried(model_id: str, cache: ModelCache) -> Path:
     """Return the folder of a model whose chat templates an engine may have."""
-    folder = cache.model(model.id)
+    folder = cache.model(model_id)
     gguf = folder / GGUF
     try_templates(gguf if gguf.is_file() else folder, cache.check)
     return folder

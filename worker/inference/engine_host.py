@@ -54,16 +54,23 @@ class EngineHost(PollLoop):
         Raises `PermanentError` where that is not enough.
         """
         with self._making_room:
-            while (available := loading.available_bytes()) < loading.needed_bytes:
+            while (available := loading.available_bytes()) < (needed := self._needed(loading)):
                 victim = self._least_recently_used(engine)
                 if victim is None:
                     raise PermanentError(
                         "engine_out_of_memory",
-                        f"The model needs {loading.needed_bytes / 2**20:,.0f} MiB of memory and "
+                        f"The model needs {needed / 2**20:,.0f} MiB of memory and "
                         f"{available / 2**20:,.0f} MiB are free; no other model here is idle.",
                     )
                 log.info("unloaded to make room", model=victim.model_id)
                 victim.stop()
+
+    def _needed(self, loading: Loading) -> int:
+        """Return the bytes that loading takes beside the weights that another engine has mapped."""
+        is_mapped = loading.shared is not None and any(
+            run.shared == loading.shared and run.is_alive() for run in list(self._runs.values())
+        )
+        return loading.needed_bytes - (loading.shared_bytes if is_mapped else 0)
 
     def _least_recently_used(self, engine: Engine) -> EngineRun | None:
         """Return the engine to unload for another one."""

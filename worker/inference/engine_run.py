@@ -4,6 +4,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -21,7 +22,7 @@ from worker.inference.engine_process import EngineProcess
 from worker.inference.metrics import EngineMetrics, Figures
 from worker.inference.progress import ProgressWatch
 from worker.machine.subprocesses import ToolFailed
-from worker.models.model_cache import ModelCache
+from worker.models.model_cache import BaseMissing, ModelCache
 from worker.operations.handler import OperationAbandoned, PermanentError
 from worker.operations.polled_lease import PolledLease
 
@@ -37,6 +38,7 @@ class EngineRun:
         self, context: WorkerContext, engine: Engine, make_room: Callable[[Engine, Loading], None]
     ) -> None:
         self.model_id = engine.model_id
+        self.shared: Path | None = None  # The file whose pages it has mapped.
         self._context = context
         self._settings = context.settings
         self._database = context.database
@@ -78,6 +80,7 @@ class EngineRun:
         with ModelCache.of(self._context, self._beat) as cache:
             loading = prepare(self._model(), cache, self._settings)
             self._make_room(self._engine, loading)
+            self.shared = loading.shared
             self._answer(loading)
 
     def _answer(self, loading: Loading) -> None:
@@ -160,6 +163,8 @@ def _failure_of(error: Exception) -> PermanentError:
     match error:
         case PermanentError():
             return error
+        case BaseMissing():
+            return PermanentError("model_not_found", str(error))
         case ToolFailed():
             return PermanentError("engine_not_available", engine_refusal(error.failure.message))
         case UserError():

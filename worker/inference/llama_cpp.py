@@ -16,6 +16,7 @@ STEP_TOKENS = 512  # Prompt tokens a step; the engine serves other requests betw
 def main() -> None:
     parser = ArgumentParser(description=__doc__)
     parser.add_argument("gguf")
+    parser.add_argument("--adapter", help="GGUF of an adapter that is put on it")
     parser.add_argument("--name", required=True)
     parser.add_argument("--host", required=True)
     parser.add_argument("--context", type=int, required=True, help="tokens, of one answer")
@@ -31,6 +32,10 @@ def main() -> None:
     os.dup2(2, 1)  # llama.cpp logs there
     parameters = xllamacpp.CommonParams()
     parameters.model.path = args.gguf
+    if args.adapter:
+        adapter = xllamacpp.CommonAdapterLoraInfo()
+        adapter.path, adapter.scale = args.adapter, 1.0
+        parameters.lora_adapters = [adapter]
     parameters.model_alias = {args.name}
     parameters.hostnames = [args.host]
     parameters.port = 0

@@ -30,6 +30,7 @@ from worker.models.fetching import fetch_artifacts, fetch_checkpoint
 from worker.models.model_folders import hold, models_root, staging_root
 
 GGUF = "model.gguf"
+GGUF_ADAPTER = "adapter.gguf"
 
 
 class BaseMissing(Exception):
@@ -146,8 +147,10 @@ class ModelCache:
         return model
 
     def model(self, model_id: str) -> Path:
-        """Return the folder of a model of the catalogue."""
+        """Return the folder of a model of the catalogue. Raises `BaseMissing`."""
         artifacts = self._rows.artifacts_of(model_id)
+        if not artifacts:
+            raise BaseMissing(f"The model '{model_id}' has been deleted.")
         content = "".join(f"{artifact.name}\0{artifact.sha256}\n" for artifact in artifacts)
         folder = self._folder(content)
         while not self._is_held(folder):

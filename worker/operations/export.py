@@ -16,7 +16,9 @@ from app.jobs import repository as jobs
 from app.jobs.checkpoints import best_of
 from app.models import Artifact, Checkpoint, Export, Job, Model
 from app.models.base import JsonObject
-from falqon_core.contract.formats import FROM_CHECKPOINT
+from falqon_core.contract.config import TrainConfig
+from falqon_core.contract.formats import ADAPTERS, FROM_CHECKPOINT, QUANTIZED_GGUF
+from falqon_core.contract.rounding import ROUNDING, Rounding
 from falqon_core.fault_points import fault
 from worker.attempt import certificate
 from worker.attempt.checkpoint_upload import discard
@@ -86,7 +88,7 @@ class ExportHandler(OperationHandler[Export]):
                 "checkpoint_missing",
                 "The checkpoint that it would be made from has been deleted or was never stored.",
             )
-        elif export.format == "lora":
+        elif export.format in ADAPTERS:
             source = folder / "source"
             fetch_checkpoint(self._storage, inputs.checkpoint, source, heartbeat)
             if inputs.source.deleted_at is None:
@@ -107,8 +109,29 @@ class ExportHandler(OperationHandler[Export]):
         arguments = ["convert", str(source), "--to", export.format]
         arguments += ["--output", str(folder / "output")]
         arguments += ["--name", export.exported_model_id, "--base-model", base_model]
-        run_tool(self._settings.trainer_command, arguments, heartbeat)
+        with ModelCache.of(self._context, heartbeat) as model_cache:
+            if export.format in QUANTIZED_GGUF and inputs.job is not None:
+                arguments += self._training(inputs.job, source, folder, heartbeat)
+            elif export.format == "gguf_lora" and inputs.job is not None and export.step is None:
+                base = model_cache.stage(inputs.job)
+                arguments += self._training(inputs.job, base, folder, heartbeat)
+                arguments += ["--merged", str(model_cache.model(inputs.source.id))]
+            run_tool(self._settings.trainer_command, arguments, heartbeat)
         return folder / "output"
+
+    def _training(self, job: Job, model: Path, folder: Path, heartbeat: Heartbeat) -> list[str]:
+        """Return the option that names the rows to measure on; none where they are gone."""
+        data = self._data(job, folder, heartbeat)
+        if job.recipe is None or not data:
+            return []
+        config = TrainConfig(
+            model=model,
+            train_file=data[0],
+            validation_file=data[1] if len(data) > 1 else None,
+            recipe=job.recipe,
+        )
+        (folder / "training.json").write_text(config.model_dump_json())
+        return ["--training", str(folder / "training.json")]
 
     def _merge(
         self, export: Export, job: Job, checkpoint: Checkpoint, folder: Path, heartbeat: Heartbeat
@@ -164,9 +187,10 @@ class ExportHandler(OperationHandler[Export]):
                 bytes=sum(artifact.bytes for artifact in artifacts),
                 deleted_at=None,
             )
+            rounding = _rounding(folder)
             fault("before_export_row")
             with self._database.transaction() as session:
-                if not repository.complete(session, export, model, artifacts):
+                if not repository.complete(session, export, model, artifacts, rounding):
                     raise OperationAbandoned
         except StorageUnavailable:
             raise
@@ -191,6 +215,11 @@ def _checkpoint_of(
         return best_of(checkpoints)
     newest = checkpoints[0]
     return newest if job.progress is not None and newest.step == job.progress.step else None
+
+
+def _rounding(folder: Path) -> Rounding | None:
+    path = folder / ROUNDING
+    return Rounding.model_validate_json(path.read_bytes()) if path.is_file() else None
 
 
 def _config(folder: Path) -> JsonObject | None:

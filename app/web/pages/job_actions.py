@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import Form, Request, Response
 from starlette.responses import RedirectResponse
 
+from app.auth.caller import Caller
 from app.base.errors import ApiError, InvalidRequest
 from app.evaluations import service as evaluations
 from app.evaluations.automatic import GRADERS
@@ -14,10 +15,12 @@ from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service
 from app.jobs.checkpoints import checkpoint_name
 from app.models.falqon_options import Budget
+from app.services import Services
 from app.web.forms import InvalidForm, notify_refusals, parse_form, redirect_to
 from app.web.pages.job import show_job
 from app.web.session import notify
 from app.web.visitor import FORM_SCRIPT, PageRouter, WritingVisitor
+from falqon_core.contract.formats import FormatName
 
 USED_UP = "The budget is used up. Enter a higher cap, or leave the field empty for no cap."
 Back = Annotated[str, Form()]
@@ -117,11 +120,30 @@ def make_model(
     services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str, step: int
 ) -> RedirectResponse:
     """Have a checkpoint made into a model of its own."""
+    return _export(services, request, caller, job_id, step, "fp8")
+
+
+@router.change("/checkpoints/{step}/adapter")
+def make_adapter(
+    services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str, step: int
+) -> RedirectResponse:
+    """Have a checkpoint made into an adapter that can be asked, also while the job goes on."""
+    return _export(services, request, caller, job_id, step, "gguf_lora")
+
+
+def _export(
+    services: Services,
+    request: Request,
+    caller: Caller,
+    job_id: str,
+    step: int,
+    format: FormatName,
+) -> RedirectResponse:
     with notify_refusals(request):
         with services.database.read() as session:
             job = service.get(session, caller.project_id, job_id)
             name = checkpoint_name(service.model_id(session, job), step)
-        export = exports.create_export(services, caller, name, "fp8")
+        export = exports.create_export(services, caller, name, format)
         if export.exported_model:
             notify(request, f"The model of step {step} is ready.")
         else:

@@ -288,11 +288,11 @@ def _exports(services: Services, caller: Caller, model: ModelObject) -> dict[str
     exported = [export.exported_model for export in by_format.values() if export.exported_model]
     with services.database.read() as session:
         refusals = exports.refusals(session, caller.project_id, model.id)
-        present = models.present(session, caller.project_id, exported)
+        sizes = models.sizes(session, caller.project_id, exported)
     forms = [
         (name, description, by_format.get(name), refusals.get(name))
         for name, description in FORMAT_DESCRIPTIONS.items()
         if name != "fp8"
     ]
     in_progress = any(export.status == "in_progress" for export in by_format.values())
-    return {"forms": forms, "present": present, "in_progress": in_progress}
+    return {"forms": forms, "sizes": sizes, "in_progress": in_progress}

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from app.base.ids import new_id
-from app.models import DEFAULT_PROJECT_ID, Scope
+from app.models import DEFAULT_PROJECT_ID, Model, Scope
 from app.web import pages
 from tests.contract.access_objects import (
     EVENT,
@@ -99,6 +99,14 @@ def a_step(tenant: Tenant) -> Parameters:
     return a_checkpoint(tenant) | {"step": "4"}
 
 
+def a_step_for_llama_cpp(tenant: Tenant) -> Parameters:
+    parameters = a_step(tenant)
+    with tenant.api.database.transaction() as session:
+        model = session.get_one(Model, tenant.base_model)
+        model.config = {**model.config, "model_type": "llama"}
+    return parameters
+
+
 class Form(NamedTuple):
     event_type: str
     make: Make = nothing
@@ -115,6 +123,7 @@ FORMS = {
     "/jobs/{job_id}/delete": Form("job.deleted", an_ended_job),
     "/jobs/{job_id}/evaluations": Form("evaluation.created", a_job_to_evaluate),
     "/jobs/{job_id}/checkpoints/{step}/model": Form("export.created", a_step),
+    "/jobs/{job_id}/checkpoints/{step}/adapter": Form("export.created", a_step_for_llama_cpp),
     "/studies/{study_id}/cancel": Form("study.cancelled", a_study),
     "/batches/{batch_id}/cancel": Form("batch.cancelled", a_batch),
     "/data": Form("file.created"),

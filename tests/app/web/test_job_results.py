@@ -6,7 +6,7 @@ import httpx
 import pytest
 from sqlalchemy import update
 
-from app.models import Export, OperationStatus
+from app.models import Export, Model, OperationStatus
 from app.web.job_answers import Turn, read_turns
 from app.web.text import model_page, playground
 from tests.browser import scene
@@ -100,6 +100,27 @@ def test_a_checkpoint_of_a_job_that_goes_on_is_only_shown(
 ) -> None:
     table = section(browser.get(f"/jobs/{scene.scene(tenant).running}").text, "job-checkpoints")
     assert (">best<" in table, "button" in table) == (True, False)
+
+
+def test_a_checkpoint_of_a_job_that_goes_on_is_asked_as_an_adapter(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    job_id = scene.scene(tenant).running
+    with tenant.api.database.transaction() as session:
+        model = session.get_one(Model, tenant.base_model)
+        model.config = {**model.config, "model_type": "llama"}
+    checkpoint = tenant.client.fine_tuning.jobs.checkpoints.list(job_id).data[0]
+    name = checkpoint.fine_tuned_model_checkpoint
+    refused = tenant.http.post(f"/v1/models/{name}/exports", json={"format": "fp8"})
+    assert "until then as gguf_lora" in refused.json()["error"]["message"]
+    page = browser.get(f"/jobs/{job_id}")
+    path = next(iter(re.findall(r'action="([^"]+/adapter)"', page.text)))
+    page = browser.post(path, data={"csrf": token(page)}, headers=SAME_SITE)
+    assert "creates the model of step" in page.text
+    adapter = f"{name}:gguf_lora"
+    tenant.add_model(adapter, project_id=tenant.project_id, base=tenant.base_model, job_id=job_id)
+    table = section(browser.get(f"/jobs/{job_id}").text, "job-checkpoints")
+    assert f'href="{playground(adapter)}"' in table
 
 
 def test_a_model_that_is_ready_offers_what_comes_next(

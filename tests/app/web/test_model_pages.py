@@ -13,7 +13,8 @@ from app.base.ids import new_id
 from app.catalogue.service import MAX_OFFERED
 from app.models import Artifact, Export, Model, OperationStatus, Scope
 from app.web.text import counted, model_page
-from falqon_core.contract.certificate import CERTIFICATE
+from falqon_core.contract.certificate import CERTIFICATE, HeldOut
+from falqon_core.contract.rounding import Rounding
 from tests.browser import scene
 from tests.support.api import TINY_CONFIG, Api, Tenant
 from tests.support.pages import SAME_SITE, token
@@ -195,6 +196,12 @@ def test_an_export_is_asked_for_and_followed(browser: httpx.Client, tenant: Tena
         f"{model}:bf16", project_id=tenant.project_id, base=tenant.base_model, job_id="ftjob-1"
     )
     assert f'href="{model_page(f"{model}:bf16")}"' in browser.get(here).text
+    held_out = HeldOut(source="validation", num_rows=12, num_tokens=99)
+    settle(tenant, rounding=Rounding(loss=1.25, loss_fp8=1.0, same_tokens=0.5, held_out=held_out))
+    assert (
+        "Loss 1.2500, in FP8 1.0000 (12 held-out rows); 50.0% of the tokens are the same"
+        in " ".join(browser.get(here).text.split())
+    )
     tenant.client.models.delete(f"{model}:bf16")
     assert 'value="bf16"' in browser.get(here).text
 

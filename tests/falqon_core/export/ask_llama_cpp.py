@@ -1,5 +1,5 @@
 """llama.cpp in a process of its own, because it logs to whatever stdout it finds: GGUF, messages as
-JSON, number of tokens -> answer.
+JSON, number of tokens, an adapter or none -> answer.
 """
 
 import json
@@ -16,6 +16,10 @@ parameters.n_ctx = 512
 parameters.n_parallel = 1
 parameters.warmup = False
 parameters.cpuparams.n_threads = 1
+if len(sys.argv) > 4:
+    adapter = xllamacpp.CommonAdapterLoraInfo()
+    adapter.path, adapter.scale = sys.argv[4], 1.0
+    parameters.lora_adapters = [adapter]
 server = xllamacpp.Server(parameters)
 answer = server.handle_chat_completions(
     {"messages": json.loads(sys.argv[2]), "max_tokens": int(sys.argv[3]), "temperature": 0}

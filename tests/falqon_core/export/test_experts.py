@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig
 
 from falqon_core.export.experts import expert_codes
 from falqon_core.export.fp8 import export_fp8
-from falqon_core.export.reading import load_dequantized
+from falqon_core.export.reading import decoder_weights, load_dequantized
 from falqon_core.ops.experts import quantize_experts
 from falqon_core.train.model import load_base_model
 from tests.falqon_core.families.models import FAMILIES, random_model
@@ -59,3 +59,29 @@ def test_a_further_training_has_the_same_codes(
     for name, value in codes.items():
         scale = model.state_dict()[f"{name}_scale"]
         assert torch.equal(loaded[name].float() * loaded[f"{name}_scale"], value.float() * scale)
+
+
+@pytest.mark.filterwarnings("ignore:You passed `quantization_config`:UserWarning")
+@pytest.mark.parametrize("family", ["Qwen3 MoE", "Qwen3.5 MoE", "GLM-4.5", "gpt-oss, MXFP4"])
+def test_a_gguf_has_the_experts_of_any_folder(
+    family: str, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """In FP8, each apart, or as transformers has them, all together."""
+    export(family, tiny_folder, tmp_path / "fp8")
+    plain = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "fp8",
+        quantization_config=CompressedTensorsConfig(dequantize=True),
+        dtype=torch.bfloat16,
+    )
+    plain.save_pretrained(tmp_path / "plain", save_original_format=False)
+
+    weights = decoder_weights(tmp_path / "fp8")
+
+    together = decoder_weights(tmp_path / "plain")
+    assert weights.keys() == together.keys()
+    for name, value in weights.items():
+        assert torch.equal(value, together[name]), name
+    state = plain.state_dict()
+    down = weights[f"{LAYER}.mlp.experts.down_proj.weight"]
+    own = state[f"{LAYER}.mlp.experts.down_proj"]
+    assert torch.equal(down, own.transpose(1, 2) if "gpt-oss" in family else own)

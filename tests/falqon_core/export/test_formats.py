@@ -27,9 +27,10 @@ from transformers import (
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
-from falqon_core.contract.formats import ConvertedFormat, FormatUnavailable, check_format
+from falqon_core.contract.formats import ExactFormat, FormatUnavailable, check_format
 from falqon_core.contract.messages import ExitCode
 from falqon_core.export.formats import write_format
+from falqon_core.export.gguf import write_gguf
 from falqon_core.importers.gguf import convert_gguf
 from falqon_core.ops.quantize import quantize_rows
 from tests.falqon_core.train import trainings
@@ -165,7 +166,7 @@ def test_the_adapter_is_exact(trained: Trained, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", ["lora", "bf16", "gguf"])
 def test_every_form_carries_base_and_licence(
-    format: ConvertedFormat, trained: Trained, tmp_path: Path
+    format: ExactFormat, trained: Trained, tmp_path: Path
 ) -> None:
     source = shutil.copytree(
         trained.checkpoint if format == "lora" else trained.model, tmp_path / "source"
@@ -241,7 +242,7 @@ def test_bf16_is_the_trained_model_bit_for_bit(
     ],
 )
 def test_a_wrong_source_is_named(
-    format: ConvertedFormat, source: str, reason: str, tiny_folder: Path, tmp_path: Path
+    format: ExactFormat, source: str, reason: str, tiny_folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "falqon-tiny").symlink_to(tiny_folder)
     (tmp_path / "broken").mkdir()
@@ -271,7 +272,7 @@ def without_scale(path: Path) -> None:
     ],
 )
 def test_a_damaged_source_is_named(
-    format: ConvertedFormat,
+    format: ExactFormat,
     name: str,
     damage: Callable[[Path], None],
     reason: str,
@@ -310,22 +311,48 @@ def test_gguf_holds_the_trained_weights(
     assert tokenizers[0](text)["input_ids"] == tokenizers[1](text)["input_ids"]
 
 
-def test_llama_cpp_answers_as_transformers_does(
-    trained: Trained, fp8: PreTrainedModel, tmp_path: Path
-) -> None:
-    folder = export(trained, "gguf", tmp_path / "gguf")
-    expected = answer(fp8, AutoTokenizer.from_pretrained(trained.model))
+def ask_llama_cpp(*arguments: object) -> str:
     program = Path(__file__).with_name("ask_llama_cpp.py")
     completed = subprocess.run(
-        [sys.executable, program, folder / "model.gguf", json.dumps(QUESTION), "8"],
+        [sys.executable, program, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
     assert completed.returncode == 0, completed.stderr[-2000:]
-    assert json.loads(completed.stdout) == expected
+    return str(json.loads(completed.stdout))
+
+
+def test_llama_cpp_answers_as_transformers_does(
+    trained: Trained, fp8: PreTrainedModel, tmp_path: Path
+) -> None:
+    folder = export(trained, "gguf", tmp_path / "gguf")
+    expected = answer(fp8, AutoTokenizer.from_pretrained(trained.model))
+    assert ask_llama_cpp(folder / "model.gguf", json.dumps(QUESTION), 8) == expected
     assert len(set(expected.split())) > 2, "it has learned to say something"
+
+
+def test_llama_cpp_puts_the_adapter_on_the_untouched_base(trained: Trained, tmp_path: Path) -> None:
+    """It answers as the base with PEFT's adapter does, and as the base without it."""
+    from peft import PeftModel
+
+    source = shutil.copytree(trained.checkpoint, tmp_path / "source")
+    with pytest.raises(FormatUnavailable, match="the base model has been deleted"):
+        write_format("gguf_lora", source, tmp_path / "none", "x", "y")
+    shutil.copyfile(trained.base / "config.json", source / "config.json")
+    write_format("gguf_lora", source, tmp_path / "adapter", "ft:tiny", "falqon-tiny")
+    write_gguf(trained.base, tmp_path, "base")
+    base = AutoModelForCausalLM.from_pretrained(trained.base)
+    tokenizer = AutoTokenizer.from_pretrained(trained.base)
+    question = json.dumps(QUESTION)
+    untouched = answer(base, tokenizer)
+    assert ask_llama_cpp(tmp_path / "model.gguf", question, 8) == untouched
+    adapted = PeftModel.from_pretrained(base, export(trained, "lora", tmp_path / "lora"))
+    expected = answer(adapted.merge_and_unload(), tokenizer)
+    assert expected != untouched
+    adapter = tmp_path / "adapter" / "adapter.gguf"
+    assert ask_llama_cpp(tmp_path / "model.gguf", question, 8, adapter) == expected
 
 
 @pytest.mark.parametrize("recipe", [{"update_rule": "topk"}, {"base_copy": "none"}])
@@ -336,9 +363,31 @@ def test_rules_that_keep_no_delta_have_no_adapter(recipe: dict[str, Any]) -> Non
     check_format("bf16", Recipe.model_validate(recipe), {})
 
 
-def test_int4_of_delta_nets_is_refused() -> None:
-    with pytest.raises(FormatUnavailable, match="stand in another order"):
-        check_format("q4_1", Recipe(method="qa_lora"), {"model_type": "qwen3_5_text"})
+QWEN3_MOE = {"model_type": "qwen3_moe", "norm_topk_prob": True}
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"model_type": "qwen3_5_text"}, "stand in another order"),
+        (QWEN3_MOE, "a mixture has no Q4_1 file"),
+    ],
+)
+def test_int4_that_no_file_would_hold_is_refused(config: dict[str, Any], reason: str) -> None:
+    with pytest.raises(FormatUnavailable, match=reason):
+        check_format("q4_1", Recipe(method="qa_lora"), config)
+    check_format("gguf", Recipe(), config)
+
+
+@pytest.mark.parametrize("config", [{"model_type": "qwen3_5_text"}, QWEN3_MOE])
+def test_adapters_that_llama_cpp_was_not_seen_to_take_are_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(FormatUnavailable, match="has not been shown to work"):
+        check_format("gguf_lora", Recipe(), config)
+
+
+def test_a_mixture_has_no_smaller_gguf() -> None:
+    with pytest.raises(FormatUnavailable, match="a mixture's experts are not rounded"):
+        check_format("gguf_q4_k_m", Recipe(), QWEN3_MOE)
 
 
 @pytest.mark.parametrize(
@@ -350,6 +399,10 @@ def test_int4_of_delta_nets_is_refused() -> None:
         ({"model_type": "lfm2", "conv_bias": True}, "convolutions have biases"),
         ({"model_type": "mistral", "sliding_window": 4096}, "sliding window"),
         ({"model_type": "qwen2", "use_sliding_window": True}, "sliding window"),
+        ({"model_type": "qwen3_moe"}, "do not add up to one"),
+        (QWEN3_MOE | {"mlp_only_layers": [3]}, "some of its layers have no experts"),
+        (QWEN3_MOE | {"decoder_sparse_step": 2}, "some of its layers have no experts"),
+        ({"model_type": "glm4_moe", "n_group": 2}, "chosen by groups"),
     ],
 )
 def test_a_config_that_gguf_cannot_express_is_refused(config: dict[str, Any], reason: str) -> None:

@@ -34,6 +34,8 @@ from transformers import (
     SmolLM3Config,
 )
 
+from falqon_core.ops.experts import WEIGHTS
+
 SIZES = {
     "vocab_size": 960,  # of falqon-tiny, whose tokenizer they take
     "hidden_size": 48,
@@ -146,6 +148,9 @@ FAMILIES: dict[str, PreTrainedConfig] = {
         shared_expert_intermediate_size=32,
     ),
     "Qwen3 MoE": Qwen3MoeConfig(**SIZES, **EXPERTS, head_dim=16, moe_intermediate_size=24),
+    "Qwen3 MoE, the first layer dense": Qwen3MoeConfig(
+        **SIZES, **EXPERTS, head_dim=16, moe_intermediate_size=24, mlp_only_layers=[0]
+    ),
     "OLMoE": OlmoeConfig(**SIZES, **EXPERTS),
     "Granite MoE": GraniteMoeConfig(
         **SIZES,
@@ -176,6 +181,14 @@ FAMILIES: dict[str, PreTrainedConfig] = {
         sliding_window=7,
         rope_parameters=YARN | {"truncate": False},
     ),
+    "gpt-oss, MXFP4": GptOssConfig(
+        **SIZES | {"hidden_size": 64, "intermediate_size": 32},
+        **EXPERTS,
+        head_dim=16,
+        sliding_window=7,
+        rope_parameters=YARN | {"truncate": False},
+        expert_format="mxfp4",
+    ),
 }
 
 
@@ -189,7 +202,20 @@ def random_model(config: PreTrainedConfig) -> PreTrainedModel:
             # biases start at zero and norms at one, which would hide their loss
             if parameter.dim() == 1:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
+        if getattr(config, "expert_format", None):
+            for module in model.modules():
+                for name in WEIGHTS if hasattr(module, "_apply_gate") else ():
+                    round_to_mxfp4_(module.get_parameter(name).transpose(1, 2))
     return model
+
+
+def round_to_mxfp4_(weights: torch.Tensor) -> None:
+    """Round in place to what MXFP4 holds, by rows [.., I] in blocks of 32."""
+    grid = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
+    blocks = weights.float().unflatten(-1, (-1, 32))
+    scale = torch.exp2((blocks.abs().amax(-1, keepdim=True) / 6).log2().ceil())
+    nearest = ((blocks / scale).abs()[..., None] - grid).abs().argmin(-1)
+    weights.copy_((grid[nearest] * blocks.sign() * scale).flatten(-2))
 
 
 def write_model(config: PreTrainedConfig, tiny: Path, folder: Path) -> None:

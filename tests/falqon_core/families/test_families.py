@@ -2,7 +2,6 @@
 and is exported as what it is, proved by the certificate, by transformers and by PEFT.
 """
 
-import json
 import shutil
 import warnings
 from pathlib import Path
@@ -18,6 +17,7 @@ from falqon_core.contract.messages import StepMetrics
 from falqon_core.export.formats import write_format
 from falqon_core.importers.importer import import_model
 from falqon_core.meld.convert import target_linears
+from falqon_core.ops.experts import quantize_experts
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.train.checkpoint import load_checkpoint
 from falqon_core.train.data import load_data
@@ -135,23 +135,20 @@ def test_peft_loads_the_adapter_with_the_same_logits(
     """Merged into the base and rounded as the trainer rounds, it answers as the exported model."""
     from peft import PeftModel  # it imports the half of torch that nothing else does
 
-    if json.loads((trained.base / "config.json").read_text())["model_type"] in (
-        "glm4_moe",
-        "gpt_oss",
-    ):
-        pytest.skip("not shown yet for this family, whose experts PEFT renames or leaves unrounded")
     write_format("lora", trained.checkpoint, tmp_path / "lora", "ft:tiny", str(trained.base))
     base = AutoModelForCausalLM.from_pretrained(trained.base, dtype=torch.float32)
     merged = PeftModel.from_pretrained(base, tmp_path / "lora").merge_and_unload()
     with torch.no_grad():
         for linear in target_linears(merged, None).values():
             linear.weight.copy_(quantize_rows(linear.weight)[0])
+        quantize_experts(merged)
         input_ids = torch.arange(3, 40)[None]
         actual, expected = (model(input_ids).logits for model in (merged, reloaded))
         untouched = AutoModelForCausalLM.from_pretrained(trained.base, dtype=torch.float32)
         before = untouched(input_ids).logits
 
-    assert noise(actual, expected) < 0.1
+    # A code beside the trainer's may send a token to another expert.
+    assert noise(actual, expected) < 0.2
     assert noise(before, expected) > 0.5, "training changed the logits by more than that"
 
 

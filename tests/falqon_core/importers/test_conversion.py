@@ -33,6 +33,7 @@ from transformers import (
 
 from falqon_core.export.fp8 import export_fp8
 from falqon_core.importers.importer import import_model
+from falqon_core.train.model import load_base_model
 from tests.falqon_core.export.conftest import quantize_linears
 from tests.falqon_core.families.models import DELTA_NET, GEMMA, SIZES
 from tests.falqon_core.importers.test_importer import assert_refused, edit_json
@@ -148,7 +149,7 @@ def test_mxfp4_of_compressed_tensors_becomes_bf16(tiny_folder: Path, tmp_path: P
     ]
 
 
-def test_experts_in_mxfp4_become_bf16(tiny_folder: Path, tmp_path: Path) -> None:
+def test_experts_in_mxfp4_become_bf16_and_train_in_mxfp4(tiny_folder: Path, tmp_path: Path) -> None:
     """Rows of outputs, in blocks of 32 inputs: 16 bytes, and an exponent of two with bias 127."""
     values = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
     values = torch.cat([values, -values])
@@ -176,6 +177,9 @@ def test_experts_in_mxfp4_become_bf16(tiny_folder: Path, tmp_path: Path) -> None
     for name, weight in expected.items():
         assert torch.equal(state[name], weight), name
     assert conversions[0] == "The weights were MXFP4 in blocks of 32 and are dequantized to bf16."
+    training = load_base_model(tmp_path / "model").state_dict()
+    for name in expected:
+        assert torch.equal(training[name], tensors[f"{name}_blocks"].flatten(2).transpose(1, 2))
 
 
 def write_nf4(folder: Path, output: Path, *, double: bool) -> Path:

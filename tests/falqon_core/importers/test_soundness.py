@@ -70,6 +70,8 @@ def mixture(tiny_folder: Path) -> Path:
             {"num_experts_per_tok": 5},
             "num_experts_per_tok is 5, and not a whole number from 1 to 4",
         ),
+        ({"expert_format": "nvfp4"}, "expert_format is 'nvfp4', and not 'mxfp4'"),
+        ({"expert_format": "mxfp4"}, "experts in MXFP4 have inputs in blocks of 32"),
         ({"num_experts_per_tok": None}, "num_experts_per_tok is None"),
         ({"moe_intermediate_size": 16}, r"experts\.\d\.\w+\.weight has the shape"),
         ({"mlp_only_layers": [0, 1]}, r"lack 3 tensors, .*layers\.1\.mlp\.down_proj\.weight"),

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3_5TextConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from falqon_core.bench.model import dimensions_of, llama_7b
 from falqon_core.bench.steps import StepSetup, workloads
@@ -34,6 +41,14 @@ class Case:
     dpo: bool = False
     microbatch_tokens: int = 16 * 528
     options: Mapping[str, Any] = field(default_factory=dict)
+    period: int = 1  # layers after which the kinds of layers repeat
+
+    @property
+    def depths(self) -> tuple[int, int]:
+        """Return the layers of both models that are traced."""
+        if self.period == 1:
+            return FEWER, MORE
+        return self.period, 2 * self.period
 
     @property
     def recipe(self) -> Recipe:
@@ -50,7 +65,7 @@ class Case:
         return Recipe.model_validate(options | dict(self.options)).resolved(16)
 
     def microbatches(self, num_layers: int) -> list[Microbatch]:
-        load = workloads(StepSetup(config=with_layers(self.config, num_layers)))[self.packed]
+        load = workloads(StepSetup(config=self.with_layers(num_layers)))[self.packed]
         items: list[Item] = list(load.records)
         if self.dpo:
             pairs = zip(load.records[::2], load.records[1::2], strict=True)
@@ -60,21 +75,22 @@ class Case:
 
     def trace(self, num_layers: int) -> StepTrace:
         batches = self.microbatches(num_layers)
-        return trace_step(with_layers(self.config, num_layers), self.recipe, batches)
+        return trace_step(self.with_layers(num_layers), self.recipe, batches)
 
     def estimated_bytes(self, num_layers: int) -> int:
         """Return what is planned for the positions that there are, filling included."""
         tokens = max(batch.input_ids.numel() for batch in self.microbatches(num_layers))
         recipe = self.recipe.model_copy(update={"microbatch_tokens": tokens})
-        dimensions = dimensions_of(with_layers(self.config, num_layers))
+        dimensions = dimensions_of(self.with_layers(num_layers))
         return training_memory_bytes(dimensions, recipe, False)
 
-
-def with_layers(config: PretrainedConfig, num_layers: int) -> PretrainedConfig:
-    changed: dict[str, Any] = {"num_hidden_layers": num_layers}
-    if getattr(config, "layer_types", None):
-        changed["layer_types"] = ["full_attention"] * num_layers
-    return type(config)(**config.to_dict() | changed)
+    def with_layers(self, num_layers: int) -> PretrainedConfig:
+        """Return the config with so many layers, of one kind or a whole number of periods."""
+        changed: dict[str, Any] = {"num_hidden_layers": num_layers}
+        if types := getattr(self.config, "layer_types", None):
+            one_kind = ["full_attention"] * num_layers
+            changed["layer_types"] = one_kind if self.period == 1 else types[:num_layers]
+        return type(self.config)(**self.config.to_dict() | changed)
 
 
 def _shapes(kind: type[PretrainedConfig], vocab: int, sizes: tuple[int, ...]) -> PretrainedConfig:
@@ -98,6 +114,32 @@ MODELS: Mapping[str, PretrainedConfig] = {
     "Qwen2.5-7B": _shapes(Qwen2Config, 152064, (3584, 18944, 28, 28, 4, 128)),
     "Qwen3-8B": _shapes(Qwen3Config, 151936, (4096, 12288, 36, 32, 8, 128)),
     "SmolLM2-135M": _shapes(LlamaConfig, 49152, (576, 1536, 30, 9, 3, 64)),
+}
+QWEN3_30B = Qwen3MoeConfig(
+    vocab_size=151936,
+    hidden_size=2048,
+    intermediate_size=6144,
+    num_hidden_layers=48,
+    num_attention_heads=32,
+    num_key_value_heads=4,
+    head_dim=128,
+    num_local_experts=128,
+    num_experts_per_tok=8,
+    moe_intermediate_size=768,
+)
+QWEN35_9B = Qwen3_5TextConfig(
+    vocab_size=248320,
+    hidden_size=4096,
+    intermediate_size=12288,
+    num_hidden_layers=32,
+    num_attention_heads=16,
+    num_key_value_heads=4,
+    head_dim=256,
+)
+# A mixture of experts, and a hybrid of delta nets and attention.
+OTHERS: dict[str, Case] = {
+    "Qwen3-30B-A3B": Case(config=QWEN3_30B, packed=True, options=MODES["anchored"]),
+    "Qwen3.5-9B": Case(config=QWEN35_9B, packed=True, options=MODES["anchored"], period=4),
 }
 CASES: dict[str, Case] = {
     **{f"padded, {mode}": Case(options=options) for mode, options in MODES.items()},
@@ -146,8 +188,12 @@ PLANNED: dict[str, Case] = {
     **{f"{card}, packed": _planned(card, packed=True) for card in FREE_GIB},
 }
 # whose planned memory is compared with what is traced
-MEMORY_CASES: dict[str, Case] = CASES | {
-    f"{model}, {mode}": Case(config=MODELS[model], options=options)
-    for model in ("Qwen2.5-7B", "Qwen3-8B", "SmolLM2-135M")
-    for mode, options in MODES.items()
-}
+MEMORY_CASES: dict[str, Case] = (
+    CASES
+    | OTHERS
+    | {
+        f"{model}, {mode}": Case(config=MODELS[model], options=options)
+        for model in ("Qwen2.5-7B", "Qwen3-8B", "SmolLM2-135M")
+        for mode, options in MODES.items()
+    }
+)

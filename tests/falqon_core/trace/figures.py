@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from falqon_core.estimate.step_seconds import CARDS, CardRates
-from tests.falqon_core.trace.cases import FEWER, MORE, Case
+from tests.falqon_core.trace.cases import Case
 from tests.falqon_core.trace.ledger import Entry, Ledger
 
 
@@ -28,15 +28,16 @@ class Figures(NamedTuple):
 
 def figures_of(case: Case) -> Figures:
     """Trace two depths of a model and say what follows for all its layers."""
-    fewer, more = (case.trace(layers).ledger for layers in (FEWER, MORE))
+    shallow, deep = case.depths
+    fewer, more = (case.trace(layers).ledger for layers in case.depths)
     layers = case.config.num_hidden_layers
 
     def whole(figure: Callable[[Ledger], float]) -> float:
         first, second = figure(fewer), figure(more)
-        return first + (second - first) / (MORE - FEWER) * (layers - FEWER)
+        return first + (second - first) / (deep - shallow) * (layers - shallow)
 
     return Figures(
-        passes=len(case.microbatches(FEWER)),
+        passes=len(case.microbatches(shallow)),
         launches=round(whole(lambda ledger: ledger.launches)),
         other_bytes=round(whole(lambda ledger: ledger.other_bytes)),
         gemm_bytes=round(whole(lambda ledger: ledger.gemm_bytes)),

@@ -63,7 +63,15 @@ FILLS = frozenset(
 READS_SOME = frozenset({"embedding", "gather", "index", "index_select"})
 WRITES_SOME = frozenset({"scatter_add_", "index_put", "index_put_"})
 GEMMS = frozenset(
-    {"mm", "bmm", "addmm", "_scaled_mm", "triton.grad_a_kernel", "triton.grad_b_kernel"}
+    {
+        "_grouped_mm",
+        "mm",
+        "bmm",
+        "addmm",
+        "_scaled_mm",
+        "triton.grad_a_kernel",
+        "triton.grad_b_kernel",
+    }
 )
 # torch's kernels over lists: at most so many tensors, chunks of so many elements, and chunks in a
 # launch (aten/src/ATen/native/cuda/MultiTensorApply.cuh, of four lists)
@@ -178,7 +186,7 @@ class Tracer(TorchDispatchMode):
             num_bytes,
             gemm_flops(name, inputs),
             list_launches(name, inputs),
-            gemm_operands(name, inputs)[0].shape[-2] if name in GEMMS else 0,
+            gemm_rows(name, inputs),
         )
 
     def _track(self, tensor: Tensor) -> None:
@@ -228,6 +236,14 @@ def gemm_flops(name: str, inputs: Sequence[Tensor]) -> float:
     left, right = gemm_operands(name, inputs)
     batch = left.shape[0] if name == "bmm" else 1
     return 2.0 * batch * left.shape[-2] * left.shape[-1] * right.shape[-1]
+
+
+def gemm_rows(name: str, inputs: Sequence[Tensor]) -> int:
+    """Return the rows of a product, of a grouped one those of a group on average."""
+    if name not in GEMMS:
+        return 0
+    left, right = gemm_operands(name, inputs)
+    return left.shape[-2] // (len(right) if name == "_grouped_mm" else 1)
 
 
 def list_launches(name: str, inputs: Sequence[Tensor]) -> int:

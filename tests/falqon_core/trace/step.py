@@ -20,10 +20,12 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Microbatch
 from falqon_core.meld import convert, packed_weight
+from falqon_core.meld.token_mixers import mix_by_segment
 from falqon_core.methods.falqon import Falqon
 from falqon_core.objectives import create_objective
 from falqon_core.ops import attention, scaled_mm
 from falqon_core.ops.dispatch import operator
+from falqon_core.ops.experts import quantize_experts
 from falqon_core.train.activation_checkpointing import checkpoint_activations
 from falqon_core.train.optimizer import Optimizer
 from falqon_core.train.step import StepBatch, train_step
@@ -69,6 +71,8 @@ def _melded_model(config: PretrainedConfig, recipe: Recipe) -> tuple[PreTrainedM
             config, dtype=torch.bfloat16, attn_implementation=attention.ATTENTION_NAME
         )
     model.eval().requires_grad_(False)
+    quantize_experts(model)
+    mix_by_segment(model)
     if recipe.activation_checkpointing:
         checkpoint_activations(model)
     method = Falqon(recipe)
@@ -88,6 +92,7 @@ def _on_meta() -> Iterator[None]:
             (scaled_mm, "gemm_for", lambda *_: scaled_mm.rowwise),
             (packed_weight, "has_fp8_gemm", lambda _: True),
             (attention, "_sdpa", _flash_attention),
+            (torch, "equal", lambda *_: True),
             (_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: kinds),
             (optimizer, "_get_foreach_kernels_supported_devices", lambda: kinds),
             (optimizer, "_get_fused_kernels_supported_devices", lambda: kinds),

@@ -18,6 +18,7 @@ from tests.falqon_core.trace.cases import (
     CASES,
     FREE_GIB,
     MEMORY_CASES,
+    OTHERS,
     PLANNED,
     planned_recipe,
     usable_on,
@@ -39,6 +40,8 @@ BUDGETS = {
     "packed, anchored, dpo": (1874, 89.1),
     "padded, anchored, 4 microbatches": (6576, 212.6),
     "padded, none, recompute, 13B, 2 microbatches": (4346, 378.2),
+    "Qwen3-30B-A3B": (8064, 779.3),
+    "Qwen3.5-9B": (70477, 1171.2),
 }
 # Of what a training plans on an empty card: passes, launches, and hundredths of a second on paper
 # at the card's rates.
@@ -48,7 +51,7 @@ PLAN_BUDGETS = {
     "L40S": (1, 1764, 85),
     "H100": (1, 1764, 30),
 }
-# to read the loss, the norm of the gradient and how many codes changed
+# to read the loss, the norm of the gradient and how many codes changed; of a mixture its load, too
 WAITS = 3
 
 
@@ -62,7 +65,7 @@ def traced() -> dict[str, dict[str, Any]]:
     return figures
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", CASES | OTHERS)
 def test_launches_and_traffic_stay_within_what_was_reached(
     name: str, traced: dict[str, dict[str, Any]]
 ) -> None:
@@ -72,9 +75,8 @@ def test_launches_and_traffic_stay_within_what_was_reached(
 
 
 def test_a_step_waits_for_the_device_only_at_its_end(traced: dict[str, dict[str, Any]]) -> None:
-    assert {name: figures["waits"] for name, figures in traced.items()} == dict.fromkeys(
-        MEMORY_CASES | PLANNED, WAITS
-    )
+    waits = dict.fromkeys(MEMORY_CASES | PLANNED, WAITS) | {"Qwen3-30B-A3B": WAITS + 1}
+    assert {name: figures["waits"] for name, figures in traced.items()} == waits
 
 
 @pytest.mark.parametrize("card", FREE_GIB)

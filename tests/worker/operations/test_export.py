@@ -117,6 +117,27 @@ def test_every_export_is_made_from_its_source_and_becomes_a_model(backend: Backe
     ]
 
 
+@pytest.mark.parametrize("data_is_there", [True, False])
+def test_a_smaller_form_is_measured_on_the_data_of_its_training(
+    data_is_there: bool, embedded_backend: Backend
+) -> None:
+    backend = embedded_backend
+    model_id = model_of(backend)
+    with backend.database.transaction() as session:
+        if not data_is_there:
+            session.execute(update(File).values(deleted_at=func.now()))
+    small = ask(backend, model_id, "gguf_q4_k_m")
+    adapter = ask(backend, model_id, "gguf_lora")
+    exact = ask(backend, model_id, "bf16")
+    handler_of(backend).poll()
+    assert read_export(backend, adapter).rounding == read_export(backend, small).rounding
+    rounding = read_export(backend, small).rounding
+    assert (rounding is not None) is data_is_there
+    if rounding is not None:
+        assert (rounding.loss, rounding.loss_fp8, rounding.held_out.num_rows) == (1.25, 1.0, 1)
+    assert read_export(backend, exact).rounding is None, "nothing is rounded"
+
+
 @pytest.mark.parametrize("base_is_there", [True, False])
 def test_an_adapter_is_made_beside_what_tells_its_base_and_licence(
     base_is_there: bool, embedded_backend: Backend

@@ -1,0 +1,106 @@
+"""Smaller GGUF forms: what they hold, what llama.cpp answers with them, what rounding costs."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGUFReader
+from typer.testing import CliRunner
+
+from falqon_core.cli import app
+from falqon_core.contract.config import TrainConfig
+from falqon_core.contract.formats import QUANTIZED_GGUF, QuantizedGguf
+from falqon_core.contract.messages import ExitCode
+from falqon_core.contract.rounding import ROUNDING, Rounding
+from falqon_core.train.model import load_base_model
+from falqon_core.train.rounding import compare
+from tests.falqon_core.train import trainings
+
+QUESTION = [{"role": "user", "content": "Question 3?"}]
+LLAMA_CPP = Path(__file__).parents[1] / "export" / "ask_llama_cpp.py"
+
+
+@pytest.fixture(scope="module")
+def config(tiny_folder: Path, train_file: Path) -> TrainConfig:
+    recipe = {"rank": 8, "max_seq_length": 64, "max_steps": 20, "validation_fraction": 0.2}
+    recipe |= {"checkpoint_every": 20, "num_epochs": 15, "batch_size": 8, "learning_rate": 0.005}
+    return trainings.config_of(tiny_folder, train_file, recipe)
+
+
+@pytest.fixture(scope="module")
+def output(config: TrainConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    output = tmp_path_factory.mktemp("trained") / "out"
+    code, _ = trainings.train(config, output)
+    assert code == ExitCode.DONE
+    (output / "config.json").write_text(config.model_dump_json())
+    return output
+
+
+def convert(source: Path, format: str, folder: Path, *options: str) -> str:
+    arguments = ["convert", str(source), "--to", format, "--output", str(folder), *options]
+    result = CliRunner().invoke(app, arguments)
+    return "" if result.exit_code == 0 else result.output
+
+
+def size(folder: Path) -> int:
+    return (folder / "model.gguf").stat().st_size
+
+
+def test_smaller_forms_say_what_they_cost(output: Path, tmp_path: Path) -> None:
+    assert not convert(output / "model", "gguf", tmp_path / "gguf")
+    sizes, same = [size(tmp_path / "gguf")], []
+    for format in QUANTIZED_GGUF:
+        folder = tmp_path / format
+        options = ["--training", str(output / "config.json")]
+        assert not convert(output / "model", format, folder, *options)
+        subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
+        rounding = Rounding.model_validate_json((folder / ROUNDING).read_bytes())
+        assert rounding.held_out.source == "validation"
+        assert rounding.held_out.num_rows > 1
+        assert f"{rounding.loss:.4f}" in (folder / "README.md").read_text()
+        sizes.append(size(folder))
+        same.append(rounding.same_tokens)
+        assert abs(rounding.loss - rounding.loss_fp8) < 0.1
+    assert sizes == sorted(sizes, reverse=True)
+    assert 0.5 < same[2] < same[0] <= 1
+
+
+@pytest.mark.parametrize("format", QUANTIZED_GGUF)
+def test_llama_cpp_answers_with_it(format: QuantizedGguf, output: Path, tmp_path: Path) -> None:
+    assert not convert(output / "model", format, tmp_path / "small", "--name", "ft:tiny")
+    file = tmp_path / "small/model.gguf"
+    name = GGUFReader(file).get_field("general.name")
+    assert name is not None
+    assert name.contents() == "ft:tiny"
+    assert not (tmp_path / "small" / ROUNDING).exists(), "no rows, no measurement"
+    arguments = [sys.executable, str(LLAMA_CPP), str(file), json.dumps(QUESTION), "8"]
+    completed = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
+    assert completed.returncode == 0, completed.stderr[-2000:]
+    assert json.loads(completed.stdout)
+
+
+def test_an_adapter_is_compared_with_the_merged_model(
+    output: Path, config: TrainConfig, tmp_path: Path
+) -> None:
+    """On its base in bf16 it lacks the rounding to FP8 and nothing else."""
+    source = shutil.copytree(output / "checkpoints/20", tmp_path / "source")
+    shutil.copyfile(config.model / "config.json", source / "config.json")
+    options = ["--training", str(output / "config.json"), "--merged", str(output / "model")]
+    assert not convert(source, "gguf_lora", tmp_path / "adapter", *options)
+    rounding = Rounding.model_validate_json((tmp_path / "adapter" / ROUNDING).read_bytes())
+    assert 0 < abs(rounding.loss - rounding.loss_fp8) < 0.02
+    assert rounding.same_tokens > 0.9
+    untouched = compare(load_base_model(config.model), output / "model", config)
+    assert abs(rounding.loss - rounding.loss_fp8) < abs(untouched.loss - rounding.loss_fp8) / 5
+
+
+def test_a_source_that_is_none_leaves_nothing(output: Path, tmp_path: Path) -> None:
+    broken = shutil.copytree(output / "model", tmp_path / "broken")
+    (broken / "tokenizer.json").write_text("{")
+    assert "tokenizer cannot be loaded" in convert(broken, "gguf_q8_0", tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken"]
