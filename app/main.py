@@ -219,7 +219,7 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         async with (
             services.wakeups.running(),
             answer_queue(database) as app.state.answer_queue,
-            open_engines(database, app.state.answer_queue) as app.state.engines,
+            open_engines(settings, database, app.state.answer_queue) as app.state.engines,
         ):
             yield
     finally:

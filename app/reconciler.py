@@ -28,6 +28,7 @@ from app.operations import claims as operations
 from app.stored_answers import service as stored_answers
 from app.switches import watch as switches
 from app.uploads import service as uploads
+from app.usage import sums
 from falqon_core.fault_points import fault
 
 TICK_SECONDS = 5.0
@@ -89,6 +90,7 @@ class Reconciler:
 
     def sweep(self) -> None:
         """Collect garbage. Raises `SQLAlchemyError` when the database is unavailable."""
+        sums.sum_days(self._database)
         events.remove_old(self._database, self._settings.events_kept)
         stored_answers.remove_old(self._database)
         try:

@@ -39,7 +39,7 @@ ANY_TEXT = (
 )
 ALL_STEPS = "all steps of one job are read to thin them, at the opening of its page"
 ALL_MODELS = "all models of the project: the list of OpenAI has no pages"
-EVERY_DAY = "adds up the days of every job of the time"
+EVERY_DAY = "adds up the sums of each day, and the jobs of those that are not over"
 EVERY_BYTE = "adds up the bytes of every row of the project, from an index alone"
 KEPT_ESTIMATES = "the 1,000 newest jobs with their recipes"
 QUEUE = "all jobs that run, for the forecast; of many workers each process reads it once in 5 s"

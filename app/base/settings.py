@@ -2,6 +2,7 @@ import os
 import re
 import sys
 from datetime import timedelta
+from decimal import Decimal
 from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
@@ -11,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
+    BaseModel,
+    ConfigDict,
     Field,
     IPvAnyNetwork,
     NonNegativeInt,
@@ -47,6 +50,19 @@ MAX_SOCKET_PATH_BYTES = 107  # the kernel's limit for a Unix socket's name
 
 Duration = Annotated[timedelta, Field(gt=timedelta(0), le=MAX_DURATION)]
 Delay = Annotated[timedelta, Field(ge=timedelta(0), le=MAX_DURATION)]
+
+
+# With three digits a single token costs a whole number of 1e-9 dollars.
+PriceOfTokens = Annotated[Decimal, Field(ge=0, le=100_000, decimal_places=3)]
+
+
+class TokenPrice(BaseModel):
+    """Price of a million tokens in dollars."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: PriceOfTokens
+    output: PriceOfTokens
 
 
 class Settings(BaseSettings):
@@ -246,6 +262,13 @@ class Settings(BaseSettings):
     prices: Path | None = Field(
         None,
         description="JSON file with the prices of a device hour; empty: the included table",
+    )
+    token_prices: dict[str, TokenPrice] = Field(
+        {},
+        description=(
+            "prices in dollars of a million tokens that a model reads and writes for requests, by "
+            'model or base model; *: every other: {"qwen3-4b": {"input": "0.05", "output": "0.2"}}'
+        ),
     )
     engine_url: str = Field(
         "",

@@ -252,6 +252,7 @@ ROUTES = {
     ("PUT", "/v1/prices"): Route(ADMIN, send=json({"overrides": []}), by_installation=True),
     ("GET", "/v1/usage"): Route(READ, send=since_a_moment, is_of_all=True),
     ("GET", "/v1/organization/costs"): Route(READ, send=since_a_moment, is_of_all=True),
+    ("GET", "/v1/organization/usage/completions"): Route(READ, send=since_a_moment, is_of_all=True),
     ("GET", "/v1/organization/audit_logs"): Route(ADMIN, lists=an_audit_log),
     ("GET", "/v1/organization/users"): Route(ADMIN, is_of_all=True, by_installation=True),
     ("GET", "/v1/organization/users/{user_id}"): Route(ADMIN, a_user, by_installation=True),

@@ -3,11 +3,12 @@
 from datetime import date
 from decimal import Decimal
 
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from app.jobs import claims
 from app.jobs.claims import Claim
-from app.models import Job
+from app.models import Installation, Job
 from app.models.job_progress import JobProgress
 from app.usage import repository as usage
 from tests.support.job_columns import cost
@@ -23,6 +24,12 @@ def report(
     )
     claims.update_attempt(session, claim, tokens=tokens)
     usage.book(session, claim.job_id, day)
+    # A service books on no day that is over, so the sums of this one have to be made again.
+    session.execute(
+        update(Installation)
+        .where(Installation.usage_summed_until > day)
+        .values(usage_summed_until=day)
+    )
 
 
 def accrued_by(session: Session, *job_ids: str) -> Decimal:

@@ -2,6 +2,7 @@ from enum import IntEnum
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
@@ -75,9 +76,9 @@ def usage_csv(
     fields = list(FIELDS)
     with services.database.read() as session:
         span = Span.until(now(session).date(), days)
-        rows = service.read(session, caller.administered_project, span, fields)
+    rows = service.stream_days(services, caller, span, fields)
     headers = attachment(f"usage-{span.begin}.csv")
-    return Response(schemas.to_csv(rows, fields), media_type="text/csv", headers=headers)
+    return StreamingResponse(schemas.to_csv(rows, fields), media_type="text/csv", headers=headers)
 
 
 def _amounts(session: Session, caller: Caller, span: Span) -> dict[str, Any]:
