@@ -57,6 +57,7 @@ from app.prices.service import file_prices
 from app.projects import endpoints as projects
 from app.reconciler import Reconciler
 from app.responses import endpoints as responses
+from app.retention import endpoints as retention
 from app.services import Services
 from app.source_tokens import endpoints as source_tokens
 from app.stored_answers import endpoints as stored_answers
@@ -114,6 +115,7 @@ NOUNS = (
     switches,
     responses,
     stored_answers,
+    retention,
     model_imports,
     catalogue,
     hub,

@@ -49,6 +49,7 @@ MAX_SOCKET_PATH_BYTES = 107  # the kernel's limit for a Unix socket's name
 
 
 Duration = Annotated[timedelta, Field(gt=timedelta(0), le=MAX_DURATION)]
+KeptFor = Annotated[timedelta | None, Field(ge=timedelta(days=1), le=timedelta(days=36_500))]
 Delay = Annotated[timedelta, Field(ge=timedelta(0), le=MAX_DURATION)]
 
 
@@ -250,13 +251,25 @@ class Settings(BaseSettings):
             "counts them; all, unless set"
         ),
     )
-    events_kept: timedelta | None = Field(
+    events_kept: KeptFor = Field(
         None,
-        ge=timedelta(days=1),
-        le=timedelta(days=36_500),
         description=(
             "events and metrics of jobs that ended longer ago are removed, but for the last event; "
             "empty: kept"
+        ),
+    )
+    checkpoints_kept: KeptFor = Field(
+        None,
+        description=(
+            "checkpoints of jobs that ended longer ago are removed, but for the best and the last, "
+            "unless a project says otherwise; empty: kept"
+        ),
+    )
+    models_kept: KeptFor = Field(
+        None,
+        description=(
+            "fine-tuned models that were neither asked nor downloaded for so long are announced, "
+            "and deleted a week later, unless a project says otherwise; empty: kept"
         ),
     )
     prices: Path | None = Field(

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from app.base.database import Database, insert_or, now
 from app.base.settings import Settings, TokenPrice
 from app.models import Model, QuestionDay, QuestionSource
+from app.usage.last_use import note_use
 
 EVERY_MODEL = "*"  # in the settings' prices
 PRICED_TOKENS = 1_000_000  # a price is that of so many
@@ -90,6 +91,8 @@ def add(
                 set_={name: getattr(QuestionDay, name) + value for name, value in amounts.items()},
             )
         )
+    for model_id in sorted({key.model_id for key in counts}):
+        note_use(session, model_id)
 
 
 def _base_models(session: Session, model_ids: set[str]) -> dict[str, str | None]:

@@ -101,7 +101,7 @@ def dearest(
     """Return the sums of all these days by one field, the most expensive first; their day is the
     last one with usage, and the jobs those that have begun.
     """
-    rows = daily(session, project_id, span)
+    rows = daily(session, project_id, span, with_begun=True)
     group = rows.c[GROUPS[field]]
     statement = (
         select(func.max(rows.c.day), *_amounts(rows), func.sum(rows.c.num_begun), group)

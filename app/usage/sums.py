@@ -84,15 +84,17 @@ def _sum_day(session: Session, day: date) -> bool:
     if not moved.rowcount:  # type: ignore[attr-defined]
         return False
     session.execute(delete(UsageSum).where(UsageSum.day >= day), execution_options=UNSYNCED)
-    of_day = _of_jobs(UsageDay.day == day)
+    of_day = _of_jobs(UsageDay.day == day, with_begun=True)
     names = [column.name for column in UsageSum.__table__.columns]
     session.execute(insert(UsageSum).from_select(names, of_day))
     return True
 
 
-def daily(session: Session, project_id: str | None, span: Span) -> FromClause:
+def daily(
+    session: Session, project_id: str | None, span: Span, *, with_begun: bool = False
+) -> FromClause:
     """Return the usage of these days, by day, project, key and base model; a project of None
-    restricts nothing.
+    restricts nothing. Whether a job has begun is looked up only on request.
     """
     summed_until = _summed_until(session)
     nothing = [literal(0, BigInteger).label(name) for name in ("requests", "input", "output")]
@@ -104,6 +106,7 @@ def daily(session: Session, project_id: str | None, span: Span) -> FromClause:
     jobs = _of_jobs(
         *_of_project(UsageDay, project_id),
         *_within(UsageDay, max(span.begin, summed_until), span.end),
+        with_begun=with_begun,
     ).add_columns(*nothing, no_cost)
     questions = select(
         QuestionDay.day,
@@ -123,13 +126,13 @@ def daily(session: Session, project_id: str | None, span: Span) -> FromClause:
     return union_all(sums, jobs, questions).subquery()
 
 
-def _of_jobs(*conditions: ColumnElement[bool]) -> Select[Any]:
+def _of_jobs(*conditions: ColumnElement[bool], with_begun: bool) -> Select[Any]:
     """Return sums of the rows of jobs, with the columns of `UsageSum`."""
     earlier = aliased(UsageDay)
     has_begun = exists().where(earlier.job_id == UsageDay.job_id, earlier.day < UsageDay.day)
     key_id = func.coalesce(UsageDay.key_id, "").label("key_id")
     groups = (UsageDay.day, UsageDay.project_id, key_id, UsageDay.base_model_id)
-    num_begun = func.sum(case((has_begun, 0), else_=1))
+    num_begun = func.sum(case((has_begun, 0), else_=1)) if with_begun else literal(0, Integer)
     return (
         select(*groups, *AMOUNTS_OF_JOBS, func.count(), num_begun)
         .where(*conditions)

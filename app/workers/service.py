@@ -24,6 +24,7 @@ from falqon_core.estimate.calibration import Calibration
 
 MISSED_POLLS = 3  # polls without a sign of life after which an idle worker counts as gone
 FORGOTTEN_SECONDS = 24 * 3600.0
+HISTORY_JOBS = 2_000  # whose attempts a history counts
 
 
 class WorkerHistory(NamedTuple):
@@ -203,11 +204,15 @@ def list_live(session: Session, settings: Settings) -> list[LiveWorker]:
 def history(
     session: Session, project_id: str | None, since: date, limit: int
 ) -> list[WorkerHistory]:
-    """Return the work of workers since that day, including gone ones, the latest first; a project
-    of None restricts nothing.
+    """Return the work of workers since that day on the newest jobs, including gone workers, the
+    latest first; a project of None restricts nothing.
     """
     began = datetime.combine(since, time(), UTC)
     latest = func.max(Attempt.created_at)
+    # Of a million jobs all attempts would be read.
+    newest = select(Job.id).order_by(Job.id.desc()).limit(HISTORY_JOBS)
+    if project_id is not None:
+        newest = newest.where(Job.project_id == project_id)
     statement = (
         select(
             Attempt.worker,
@@ -218,15 +223,11 @@ def history(
             func.min(Attempt.created_at),
             latest,
         )
-        .where(Attempt.created_at >= began)
+        .where(Attempt.created_at >= began, Attempt.job_id.in_(newest))
         .group_by(Attempt.worker)
         .order_by(latest.desc())
         .limit(limit)
     )
-    if project_id is not None:
-        statement = statement.join(Job, Job.id == Attempt.job_id).where(
-            Job.project_id == project_id
-        )
     return [WorkerHistory(*row) for row in session.execute(statement)]
 
 

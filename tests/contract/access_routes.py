@@ -153,6 +153,12 @@ def a_question(body: dict[str, Any]) -> Callable[[Tenant, Parameters], dict[str,
     return lambda tenant, _parameters: {"json": body | {"model": tenant.base_model}}
 
 
+def a_deletion(
+    make: Callable[[Tenant], Parameters], name: str
+) -> Callable[[Tenant, Parameters], dict[str, Any]]:
+    return lambda tenant, _parameters: {"json": {"search": make(tenant)[name]}}
+
+
 def an_evaluation_request(tenant: Tenant, _parameters: Parameters) -> dict[str, Any]:
     return {"json": {"graders": [GRADER], "file": tenant.upload()}}
 
@@ -323,6 +329,12 @@ ROUTES = {
     ),
     ("GET", "/v1/aliases/{alias}"): Route(READ, an_alias, without_alias),
     ("DELETE", "/v1/aliases/{alias}"): Route(WRITE, an_alias, without_alias),
+    ("GET", "/v1/models/{model:path}/retention"): Route(READ, a_model, without_model),
+    ("POST", "/v1/models/{model:path}/retention"): Route(
+        WRITE, a_model, without_model, send=json({"pinned": True})
+    ),
+    ("POST", "/v1/falqon/deletions/models"): Route(WRITE, send=a_deletion(a_model, "model")),
+    ("POST", "/v1/falqon/deletions/jobs"): Route(WRITE, send=a_deletion(an_ended_job, "job_id")),
     ("GET", "/v1/aliases/{alias}/usage"): Route(READ, an_alias, without_alias),
     ("GET", "/v1/aliases/{alias}/versions"): Route(READ, an_alias),
     ("POST", "/v1/aliases/{alias}/rollback"): Route(WRITE, an_alias),

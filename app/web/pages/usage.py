@@ -63,6 +63,7 @@ def usage_page(
         num_running=by_status.get(JobStatus.RUNNING, 0),
         num_queued=by_status.get(JobStatus.QUEUED, 0),
         history=history,
+        history_jobs=workers.HISTORY_JOBS,
         models=models,
         names=_names(services, caller),
     )
