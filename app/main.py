@@ -23,6 +23,7 @@ from app.auth.failures import Failures
 from app.auth.rate_limit import RateLimiter
 from app.base import logging, tracing
 from app.base.database import Database
+from app.base.metrics_port import metrics_port
 from app.base.settings import Settings, load_settings
 from app.base.storage import Storage
 from app.base.storage.reach import FOR_PROBES
@@ -218,12 +219,13 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     dispatcher.start()
     await run_in_threadpool(health_monitor.start)
     try:
-        async with (
-            services.wakeups.running(),
-            answer_queue(database) as app.state.answer_queue,
-            open_engines(settings, database, app.state.answer_queue) as app.state.engines,
-        ):
-            yield
+        with metrics_port(settings.api_metrics_port, settings.metrics_host, app.state.metrics):
+            async with (
+                services.wakeups.running(),
+                answer_queue(database) as app.state.answer_queue,
+                open_engines(settings, database, app.state.answer_queue) as app.state.engines,
+            ):
+                yield
     finally:
         await run_in_threadpool(health_monitor.stop)
         await run_in_threadpool(dispatcher.stop)

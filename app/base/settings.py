@@ -329,7 +329,13 @@ class Settings(BaseSettings):
         description="first port tried for a worker's Prometheus metrics; empty: none",
     )
     metrics_host: str = Field(
-        "127.0.0.1", min_length=1, description="address of a worker's metrics for Prometheus"
+        "127.0.0.1", min_length=1, description="address of these metrics for Prometheus"
+    )
+    api_metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65_535,
+        description="port of an API's metrics for Prometheus, without a key; empty: none",
     )
     otlp_endpoint: str = Field(
         "",

@@ -18,7 +18,13 @@ from app.models import Attempt, Drain, Job, JobStatus, Worker
 from app.models.attempt import OUTCOME_LOST
 from app.models.worker import machine_of
 from app.services import Services
-from app.workers.schemas import LiveWorker, WorkerObject, WorkerTokenRequest, WorkerTokenView
+from app.workers.schemas import (
+    DrainRequest,
+    LiveWorker,
+    WorkerObject,
+    WorkerTokenRequest,
+    WorkerTokenView,
+)
 from falqon_core.contract.diagnosis import Diagnosis
 from falqon_core.estimate.calibration import Calibration
 
@@ -41,7 +47,30 @@ def list_workers(services: Services, caller: Caller) -> Page[WorkerObject]:
     """Return the workers that have a job, and those that polled for one lately, newest first."""
     with services.database.read() as session:
         workers = list_live(session, services.settings)
-    return Page[WorkerObject].of([WorkerObject.of(worker, caller.project_id) for worker in workers])
+    return _page(caller, workers)
+
+
+def change_drain(
+    services: Services, caller: Caller, name: str, request: DrainRequest
+) -> Page[WorkerObject]:
+    """Let a worker, or all of a machine, take no more jobs, or take them again; return which."""
+    caller.must_administer_installation()
+    with services.database.transaction() as session:
+        drain(session, services.settings, name, request.draining)
+        change = "worker.drained" if request.draining else "worker.undrained"
+        audit.record(session, caller, change, name)
+        session.expire_all()
+        workers = list_live(session, services.settings)
+    return _page(caller, [each for each in workers if _is_named(each, name)])
+
+
+def _page(caller: Caller, workers: Sequence[LiveWorker]) -> Page[WorkerObject]:
+    project_id = None if caller.administers_installation else caller.project_id
+    return Page[WorkerObject].of([WorkerObject.of(worker, project_id) for worker in workers])
+
+
+def _is_named(live: LiveWorker, name: str) -> bool:
+    return name in (live.worker.id, live.worker.machine)
 
 
 def create_token(
@@ -123,7 +152,7 @@ def drain(
     Raises `NotFound` where none of this name lives.
     """
     live = list_live(session, settings)
-    chosen = [each for each in live if name in (each.worker.id, each.worker.machine)]
+    chosen = [each for each in live if _is_named(each, name)]
     if not chosen:
         names = ", ".join(each.worker.id for each in live) or "none"
         raise NotFound(f"No worker or machine is named '{name}'; workers that live: {names}.")

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from app.base.ids import new_id
 from app.models import DEFAULT_PROJECT_ID, Scope
+from app.workers import service as workers
 from tests.contract.access_objects import (
     EVENT,
     GRADER,
@@ -58,6 +59,7 @@ from tests.contract.access_objects import (
 )
 from tests.support.api import Tenant, jsonl
 
+METRICS = Scope.METRICS
 INFER = Scope.INFER
 READ = Scope.READ
 AGENT = Scope.AGENT
@@ -159,6 +161,17 @@ def a_deletion(
     return lambda tenant, _parameters: {"json": {"search": make(tenant)[name]}}
 
 
+def a_worker(tenant: Tenant) -> Parameters:
+    worker_id = new_id("worker-")
+    with tenant.api.database.transaction() as session:
+        workers.mark_seen(session, worker_id, "cpu", 2)
+    return {"worker": worker_id}
+
+
+def a_queued_job(tenant: Tenant) -> Parameters:
+    return {"job_id": tenant.job().id}
+
+
 def an_evaluation_request(tenant: Tenant, _parameters: Parameters) -> dict[str, Any]:
     return {"json": {"graders": [GRADER], "file": tenant.upload()}}
 
@@ -253,6 +266,12 @@ ROUTES = {
         ADMIN, an_engine, send=json({"keep_loaded": True}), by_installation=True
     ),
     ("DELETE", "/v1/engines/{model:path}"): Route(ADMIN, an_engine, by_installation=True),
+    ("POST", "/v1/workers/{worker}/drain"): Route(
+        ADMIN, a_worker, send=json({"draining": "finish"}), by_installation=True
+    ),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/requeue"): Route(
+        ADMIN, a_queued_job, by_installation=True
+    ),
     ("GET", "/v1/prices"): Route(READ, is_of_all=True),
     ("GET", "/metrics"): Route(ADMIN, is_of_all=True, by_installation=True),
     ("PUT", "/v1/prices"): Route(ADMIN, send=json({"overrides": []}), by_installation=True),

@@ -50,6 +50,8 @@ EVENT_TYPES = {
     ("POST", "/v1/fine_tuning/jobs/{job_id}/evaluations"): "evaluation.created",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"): "job.paused",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"): "job.resumed",
+    ("POST", "/v1/workers/{worker}/drain"): "worker.drained",
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/requeue"): "job.requeued",
     ("POST", "/v1/models"): "model.created",
     ("POST", "/v1/falqon/deletions/models"): "model.deleted",
     ("POST", "/v1/falqon/deletions/jobs"): "job.deleted",

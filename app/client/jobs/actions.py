@@ -48,6 +48,13 @@ def delete_job(client: Client, job_id: JobId) -> None:
     client.out.show(answer, f"{job_id} is deleted.")
 
 
+@command(app, "requeue", "falqon jobs requeue JOB")
+def requeue_job(client: Client, job_id: JobId) -> None:
+    """Take a job from its worker; needs a key that administers the installation."""
+    answer = client.api.post(f"/fine_tuning/jobs/{segment(job_id)}/requeue")
+    client.out.show(answer, answer["message"])
+
+
 class EndedStatus(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
