@@ -242,6 +242,8 @@ def history(
     newest = select(Job.id).order_by(Job.id.desc()).limit(HISTORY_JOBS)
     if project_id is not None:
         newest = newest.where(Job.project_id == project_id)
+    # As values: of a subquery Postgres expects so many rows that it reads the whole table.
+    job_ids = session.scalars(newest).all()
     statement = (
         select(
             Attempt.worker,
@@ -252,7 +254,7 @@ def history(
             func.min(Attempt.created_at),
             latest,
         )
-        .where(Attempt.created_at >= began, Attempt.job_id.in_(newest))
+        .where(Attempt.created_at >= began, Attempt.job_id.in_(job_ids))
         .group_by(Attempt.worker)
         .order_by(latest.desc())
         .limit(limit)
