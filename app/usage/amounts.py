@@ -21,6 +21,20 @@ class DailyUsage(NamedTuple):
     input_tokens: int = 0
     output_tokens: int = 0
 
+    def plus(self, other: "DailyUsage") -> "DailyUsage":
+        """Return the sum, of the later day."""
+        return DailyUsage(
+            max(self.day, other.day),
+            self.group,
+            self.cost + other.cost,
+            self.device_seconds + other.device_seconds,
+            self.tokens + other.tokens,
+            self.num_jobs + other.num_jobs,
+            self.num_requests + other.num_requests,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+        )
+
 
 class QuestionUsage(NamedTuple):
     """Questions of a day in one group."""

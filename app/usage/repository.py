@@ -96,20 +96,28 @@ def between(
 
 
 def dearest(
-    session: Session, project_id: str | None, span: Span, field: str, limit: int
-) -> list[DailyUsage]:
-    """Return the sums of all these days by one field, the most expensive first; their day is the
-    last one with usage, and the jobs those that have begun.
+    session: Session, project_id: str | None, span: Span, fields: Sequence[str], limit: int
+) -> dict[str, list[DailyUsage]]:
+    """Return the sums of all these days by each of the fields, the most expensive first; their day
+    is the last one with usage, and the jobs those that have begun.
     """
     rows = daily(session, project_id, span, with_begun=True)
-    group = rows.c[GROUPS[field]]
-    statement = (
-        select(func.max(rows.c.day), *_amounts(rows), func.sum(rows.c.num_begun), group)
-        .group_by(group)
-        .order_by(_whole_cost(rows).desc(), group)
-        .limit(limit)
-    )
-    return [_read(row, [field]) for row in session.execute(statement)]
+    groups = [rows.c[GROUPS[field]] for field in fields]
+    # Read once for all fields: jobs of the days that are not summed are looked up one by one.
+    statement = select(
+        func.max(rows.c.day), *_amounts(rows), func.sum(rows.c.num_begun), *groups
+    ).group_by(*groups)
+    usages = [_read(row, fields) for row in session.execute(statement)]
+    return {field: _dearest_of(usages, field)[:limit] for field in fields}
+
+
+def _dearest_of(usages: Sequence[DailyUsage], field: str) -> list[DailyUsage]:
+    sums: dict[str | None, DailyUsage] = {}
+    for usage in usages:
+        name = usage.group[field]
+        own = usage._replace(group={field: name})
+        sums[name] = sums[name].plus(own) if name in sums else own
+    return sorted(sums.values(), key=lambda usage: (-usage.cost, usage.group[field] or ""))
 
 
 def questions_between(

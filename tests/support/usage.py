@@ -3,7 +3,7 @@
 from datetime import date
 from decimal import Decimal
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.jobs import claims
@@ -18,6 +18,7 @@ def report(
     session: Session, claim: Claim, day: date, accrued: str, device_seconds: float, tokens: int
 ) -> None:
     """Say what the job has used in all, and of it the tokens of this attempt."""
+    session.execute(select(Installation.number).with_for_update())  # no day is summed meanwhile
     progress = JobProgress(cost=cost(accrued))
     assert claims.append_events(
         session, claim, [], progress=progress, device_seconds=device_seconds

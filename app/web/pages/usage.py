@@ -94,10 +94,7 @@ def _amounts(session: Session, caller: Caller, span: Span) -> dict[str, Any]:
         "bars": bars,
         "scale": scale,
         "totals": totals_of(bars),
-        "tables": {
-            field: service.dearest(session, project_id, span, field, MAX_TABLE_ROWS)
-            for field in fields
-        },
+        "tables": service.dearest(session, project_id, span, fields, MAX_TABLE_ROWS),
     }
 
 
