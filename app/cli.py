@@ -14,6 +14,7 @@ from app.client import root as client
 from app.client.flags import show_flags_without_types
 from app.local import admin
 from app.local.fit import fit
+from app.local.reconcile import reconcile
 
 PANEL = "Run a service on this machine"
 Port = Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65_535)]
@@ -104,6 +105,9 @@ def api(
     from app.http.server import serve
 
     serve(host, port, grace)
+
+
+app.command("reconcile", rich_help_panel=PANEL, epilog="Example: falqon reconcile")(reconcile)
 
 
 @app.command(rich_help_panel=PANEL, epilog="Example: falqon migrate")

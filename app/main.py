@@ -23,6 +23,7 @@ from app.auth.failures import Failures
 from app.auth.rate_limit import RateLimiter
 from app.base import logging, tracing
 from app.base.database import Database
+from app.base.metrics_port import metrics_port
 from app.base.settings import Settings, load_settings
 from app.base.storage import Storage
 from app.base.storage.reach import FOR_PROBES
@@ -57,6 +58,7 @@ from app.prices.service import file_prices
 from app.projects import endpoints as projects
 from app.reconciler import Reconciler
 from app.responses import endpoints as responses
+from app.retention import endpoints as retention
 from app.services import Services
 from app.source_tokens import endpoints as source_tokens
 from app.stored_answers import endpoints as stored_answers
@@ -114,6 +116,7 @@ NOUNS = (
     switches,
     responses,
     stored_answers,
+    retention,
     model_imports,
     catalogue,
     hub,
@@ -216,12 +219,13 @@ async def _lifespan(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
     dispatcher.start()
     await run_in_threadpool(health_monitor.start)
     try:
-        async with (
-            services.wakeups.running(),
-            answer_queue(database) as app.state.answer_queue,
-            open_engines(database, app.state.answer_queue) as app.state.engines,
-        ):
-            yield
+        with metrics_port(settings.api_metrics_port, settings.metrics_host, app.state.metrics):
+            async with (
+                services.wakeups.running(),
+                answer_queue(database) as app.state.answer_queue,
+                open_engines(settings, database, app.state.answer_queue) as app.state.engines,
+            ):
+                yield
     finally:
         await run_in_threadpool(health_monitor.stop)
         await run_in_threadpool(dispatcher.stop)

@@ -25,9 +25,11 @@ from app.models.operation import Operation
 from app.notifier import repository as notifications
 from app.notifier.broker import Notifier
 from app.operations import claims as operations
+from app.retention import cleaner as retention
 from app.stored_answers import service as stored_answers
 from app.switches import watch as switches
 from app.uploads import service as uploads
+from app.usage import sums
 from falqon_core.fault_points import fault
 
 TICK_SECONDS = 5.0
@@ -89,6 +91,7 @@ class Reconciler:
 
     def sweep(self) -> None:
         """Collect garbage. Raises `SQLAlchemyError` when the database is unavailable."""
+        sums.sum_days(self._database)
         events.remove_old(self._database, self._settings.events_kept)
         stored_answers.remove_old(self._database)
         try:
@@ -109,6 +112,7 @@ class Reconciler:
 
     def _collect(self) -> None:
         while not self._ended.is_set():
+            self._clean()
             try:
                 collector.forget_deliveries(self._database)
                 collector.collect_due(self._database, self._storage, self._ended.wait)
@@ -119,6 +123,14 @@ class Reconciler:
             except Exception:  # top-level handler, as above
                 log.exception("reconciler: garbage not collected")
             self._ended.wait(COLLECT_SECONDS)
+
+    def _clean(self) -> None:
+        try:
+            retention.clean(self._database, self._settings)
+        except SQLAlchemyError as error:
+            log.warning("reconciler: the database is unavailable", error=str(error))
+        except Exception:  # top-level handler, as above
+            log.exception("reconciler: checkpoints and models are not removed")
 
     def _rescue(self) -> None:
         with self._database.transaction() as session:

@@ -26,6 +26,7 @@ from app.base.processes.supervised_process import say
 from app.base.settings import Settings
 from app.base.storage import Storage
 from app.garbage import installation
+from app.usage import sums
 from benchmarks import parser_of, plans, scale_rows
 from benchmarks.api.report import machine
 from benchmarks.plans import StatementCost
@@ -73,6 +74,8 @@ def measure(server: PostgresServer, folder: Path, arguments: argparse.Namespace)
         installation.mark(database, Storage(settings.resolved_storage_url))
         bytes_before = _num_bytes(database)
         filled = scale_rows.fill(database, scale)
+        while sums.sum_days(database):  # as the reconciler has done by then
+            pass
         num_bytes = _num_bytes(database) - bytes_before
     finally:
         database.dispose()

@@ -33,13 +33,14 @@ JOBS, MODELS, FILES = "/v1/fine_tuning/jobs", "/v1/models", "/v1/files"
 AUDIT = "/v1/organization/audit_logs"
 UNLIMITED = 1_000_000
 ORIGIN = "http://testserver"
-NO_ORDER = "no index orders by it: it reads all of the project, and whoever wants that waits"
+NO_ORDER = "no index orders by it: it compares the newest 50,000 jobs, and whoever wants that waits"
 ANY_TEXT = (
     "no index finds a part of a text: it reads the project's rows, and whoever wants it waits"
 )
+OF_NEWEST = "no index finds a part of a text: it compares the newest 50,000 jobs"
 ALL_STEPS = "all steps of one job are read to thin them, at the opening of its page"
 ALL_MODELS = "all models of the project: the list of OpenAI has no pages"
-EVERY_DAY = "adds up the days of every job of the time"
+EVERY_DAY = "adds up the sums of each day, and the jobs of those that are not over"
 EVERY_BYTE = "adds up the bytes of every row of the project, from an index alone"
 KEPT_ESTIMATES = "the 1,000 newest jobs with their recipes"
 QUEUE = "all jobs that run, for the forecast; of many workers each process reads it once in 5 s"
@@ -130,7 +131,7 @@ CALLS = (
     Call(f"/?model={BASE_MODEL}", COUNTED),
     Call("/?metadata=experiment%3Dexp-7", CURVES),
     Call("/?since={last_week}&until={last_week}", COUNTED),
-    Call("/?q={tail}", ANY_TEXT),
+    Call("/?q={tail}", OF_NEWEST),
     Call("/?q=ftjob", COUNTED),
     Call("/jobs/{longest}", CURVE),
     Call("/jobs/{running}", CURVE),

@@ -37,13 +37,18 @@ def retrieve_artifact(
 ) -> Content:
     """Return the location of an artifact's bytes; with `sha256`, only if the hash matches."""
     with services.database.read() as session:
-        return _content_of(get(session, caller.project_id, model_id, name, sha256))
+        artifact = get(session, caller.project_id, model_id, name, sha256)
+        model = catalogue.get(session, caller.project_id, model_id)
+    catalogue.note_use(services.database, model)
+    return _content_of(artifact)
 
 
 def retrieve_archive(services: Services, caller: Caller, model_id: str) -> ContentStream:
     """Return every file in one tar, which is produced while it is read."""
     with services.database.read() as session:
         artifacts = list_of_model(session, caller.project_id, model_id)
+        model = catalogue.get(session, caller.project_id, model_id)
+    catalogue.note_use(services.database, model)
     folder = UNSAFE_CHARACTERS.sub("-", model_id).strip(".-") or "model"
     return ContentStream(
         archive.stream(services.storage, folder, artifacts),
@@ -73,7 +78,10 @@ def follow_link(services: Services, token: str) -> Content:
         caller = keys.find_caller(session, link.key_id)
         if caller is None or link.expires_at <= now(session).timestamp():
             raise links.unknown()
-        return _content_of(get(session, caller.project_id, link.model_id, link.name, link.sha256))
+        artifact = get(session, caller.project_id, link.model_id, link.name, link.sha256)
+        model = catalogue.get(session, caller.project_id, link.model_id)
+    catalogue.note_use(services.database, model)
+    return _content_of(artifact)
 
 
 def _content_of(artifact: Artifact) -> Content:

@@ -2,6 +2,7 @@ import os
 import re
 import sys
 from datetime import timedelta
+from decimal import Decimal
 from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
@@ -11,6 +12,8 @@ from urllib.parse import unquote, urlsplit
 from dotenv import dotenv_values
 from pydantic import (
     AfterValidator,
+    BaseModel,
+    ConfigDict,
     Field,
     IPvAnyNetwork,
     NonNegativeInt,
@@ -46,7 +49,21 @@ MAX_SOCKET_PATH_BYTES = 107  # the kernel's limit for a Unix socket's name
 
 
 Duration = Annotated[timedelta, Field(gt=timedelta(0), le=MAX_DURATION)]
+KeptFor = Annotated[timedelta | None, Field(ge=timedelta(days=1), le=timedelta(days=36_500))]
 Delay = Annotated[timedelta, Field(ge=timedelta(0), le=MAX_DURATION)]
+
+
+# With three digits a single token costs a whole number of 1e-9 dollars.
+PriceOfTokens = Annotated[Decimal, Field(ge=0, le=100_000, decimal_places=3)]
+
+
+class TokenPrice(BaseModel):
+    """Price of a million tokens in dollars."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    input: PriceOfTokens
+    output: PriceOfTokens
 
 
 class Settings(BaseSettings):
@@ -234,18 +251,37 @@ class Settings(BaseSettings):
             "counts them; all, unless set"
         ),
     )
-    events_kept: timedelta | None = Field(
+    events_kept: KeptFor = Field(
         None,
-        ge=timedelta(days=1),
-        le=timedelta(days=36_500),
         description=(
             "events and metrics of jobs that ended longer ago are removed, but for the last event; "
             "empty: kept"
         ),
     )
+    checkpoints_kept: KeptFor = Field(
+        None,
+        description=(
+            "checkpoints of jobs that ended longer ago are removed, but for the best and the last, "
+            "unless a project says otherwise; empty: kept"
+        ),
+    )
+    models_kept: KeptFor = Field(
+        None,
+        description=(
+            "fine-tuned models that were neither asked nor downloaded for so long are announced, "
+            "and deleted a week later, unless a project says otherwise; empty: kept"
+        ),
+    )
     prices: Path | None = Field(
         None,
         description="JSON file with the prices of a device hour; empty: the included table",
+    )
+    token_prices: dict[str, TokenPrice] = Field(
+        {},
+        description=(
+            "prices in dollars of a million tokens that a model reads and writes for requests, by "
+            'model or base model; *: every other: {"qwen3-4b": {"input": "0.05", "output": "0.2"}}'
+        ),
     )
     engine_url: str = Field(
         "",
@@ -293,7 +329,13 @@ class Settings(BaseSettings):
         description="first port tried for a worker's Prometheus metrics; empty: none",
     )
     metrics_host: str = Field(
-        "127.0.0.1", min_length=1, description="address of a worker's metrics for Prometheus"
+        "127.0.0.1", min_length=1, description="address of these metrics for Prometheus"
+    )
+    api_metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65_535,
+        description="port of an API's metrics for Prometheus, without a key; empty: none",
     )
     otlp_endpoint: str = Field(
         "",

@@ -177,7 +177,7 @@ def add_base(session: Session, model: Model, artifacts: Sequence[Artifact]) -> N
     for kind in (Artifact, DatasetStatistics):
         session.execute(delete(kind).where(kind.model_id == model.id), execution_options=UNSYNCED)
     deleted.config, deleted.bytes = model.config, model.bytes
-    deleted.created_at, deleted.deleted_at = now_plus(), None
+    deleted.created_at, deleted.used_at, deleted.deleted_at = now_plus(), None, None
     session.flush()
     session.add_all(artifacts)
 
@@ -229,7 +229,7 @@ def mark_deleted(session: Session, project_id: str | None, model_id: str) -> Non
     session.execute(
         update(Model)
         .where(Model.id == model_id, _belongs_to(project_id))
-        .values(deleted_at=now_plus())
+        .values(deleted_at=now_plus(), expires_at=None)
     )
 
 

@@ -1,12 +1,14 @@
 """Use cases of models."""
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy.orm import Session
 
 from app.aliases import service as aliases
 from app.auth import audit
 from app.auth.caller import Caller
+from app.base.database import Database
 from app.base.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.catalogue import naming, repository
 from app.catalogue.listing import ModelLists
@@ -16,8 +18,10 @@ from app.catalogue.schemas import NOT_SERVABLE, ModelDeleted, ModelObject
 from app.garbage import orphans
 from app.models import Model
 from app.services import Services
+from app.usage import last_use
 from falqon_core.contract.formats import NOT_TRAINABLE
 
+USE_IS_NOTED_EVERY = timedelta(seconds=last_use.NOTED_EVERY_SECONDS)
 MAX_OFFERED = 200  # number of base models, and of the project's own
 
 
@@ -97,6 +101,20 @@ def trainable(session: Session, project_id: str) -> list[str]:
         for owner in (None, project_id)
     ]
     return [model.id for part in parts for model in reversed(part)]
+
+
+def note_use(database: Database, model: Model) -> None:
+    """Record a download or a question; it is written once an hour."""
+    used_at = model.used_at
+    if model.expires_at is None and used_at and datetime.now(UTC) - used_at < USE_IS_NOTED_EVERY:
+        return
+    with database.transaction() as session:
+        last_use.note_use(session, model.id)
+
+
+def is_trained_from(session: Session, model_id: str) -> bool:
+    """Return whether a job of any project that has not ended needs the model."""
+    return repository.live_job_from(session, model_id) is not None
 
 
 def find_by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:

@@ -18,6 +18,7 @@ app = typer.Typer(
 
 
 class KeyScope(StrEnum):
+    METRICS = "metrics"
     INFER = "infer"
     READ = "read"
     AGENT = "agent"

@@ -1,11 +1,13 @@
 from functools import partial
+from typing import Annotated
 
 import typer
 
 from app.client import text
 from app.client.api import Json, segment
+from app.client.cleaning import BaseModel, CreatedDays, Search, Yes, days_ago, delete_each
 from app.client.columns import Column
-from app.client.command import Client, ModelId, command
+from app.client.command import Client, ModelId, command, option
 from app.client.exports import export_model
 
 app = typer.Typer(no_args_is_help=True, help="Base models and fine-tuned models.")
@@ -65,6 +67,40 @@ def delete_model(client: Client, model_id: ModelId) -> None:
     """Delete a fine-tuned model; with a key that administers the installation a base model, too."""
     answer = client.api.delete(f"/models/{segment(model_id)}")
     client.out.show(answer, f"{model_id} is deleted.")
+
+
+@command(app, "pin", "falqon models pin MODEL")
+def pin_model(client: Client, model_id: ModelId) -> None:
+    """Let a fine-tuned model never expire."""
+    _set_pinned(client, model_id, pinned=True)
+
+
+@command(app, "unpin", "falqon models unpin MODEL")
+def unpin_model(client: Client, model_id: ModelId) -> None:
+    """Let a fine-tuned model expire again, if nobody uses it."""
+    _set_pinned(client, model_id, pinned=False)
+
+
+def _set_pinned(client: Client, model_id: str, *, pinned: bool) -> None:
+    path = f"/models/{segment(model_id)}/retention"
+    answer = client.api.post(path, {"pinned": pinned})
+    client.out.show(answer, f"{model_id} is {'pinned' if pinned else 'not pinned'}.")
+
+
+@command(app, "clean", "falqon models clean --unused-days 90")
+def clean_models(
+    client: Client,
+    unused_days: Annotated[
+        int | None, option(min=1, help="Neither asked nor downloaded for so long.")
+    ] = None,
+    search: Search = None,
+    created_days: CreatedDays = None,
+    base_model: BaseModel = None,
+    yes: Yes = False,
+) -> None:
+    """Delete the fine-tuned models that meet all criteria; those in use stay."""
+    criteria = {"search": search, "base_model": base_model, "unused_since": days_ago(unused_days)}
+    delete_each(client, "/falqon/deletions/models", criteria, created_days, yes=yes)
 
 
 command(app, "export", "falqon models export MODEL --format gguf")(export_model)

@@ -19,6 +19,10 @@ RequestsPerMinute = Annotated[int | None, option(help="Requests per minute and k
 MaxLiveJobs = Annotated[int | None, option(help="Maximum unfinished jobs.")]
 MaxStorageBytes = Annotated[int | None, option(help="Maximum bytes of files and models.")]
 MaxDeviceHours = Annotated[float | None, option(help="Maximum device hours per calendar month.")]
+CheckpointsKeptDays = Annotated[
+    int | None, option(help="Days that checkpoints of ended jobs stay, but the best and the last.")
+]
+ModelsKeptDays = Annotated[int | None, option(help="Days that unused models stay.")]
 MaxRunningGpus = Annotated[int | None, option(help="Maximum GPUs of running jobs.")]
 
 
@@ -29,6 +33,8 @@ LIMITS = (
     "max_storage_bytes",
     "max_device_hours",
     "max_running_gpus",
+    "checkpoints_kept_days",
+    "models_kept_days",
 )
 
 
@@ -38,6 +44,8 @@ class Unlimited(StrEnum):
     MAX_STORAGE_BYTES = "max-storage-bytes"
     MAX_DEVICE_HOURS = "max-device-hours"
     MAX_RUNNING_GPUS = "max-running-gpus"
+    CHECKPOINTS_KEPT_DAYS = "checkpoints-kept-days"
+    MODELS_KEPT_DAYS = "models-kept-days"
 
     @property
     def field(self) -> str:
@@ -54,6 +62,8 @@ def create_project(
     max_storage_bytes: MaxStorageBytes = None,
     max_device_hours: MaxDeviceHours = None,
     max_running_gpus: MaxRunningGpus = None,
+    checkpoints_kept_days: CheckpointsKeptDays = None,
+    models_kept_days: ModelsKeptDays = None,
 ) -> None:
     """Make a project; keys and data belong to one."""
     limits = _limits(
@@ -63,6 +73,8 @@ def create_project(
         max_storage_bytes,
         max_device_hours,
         max_running_gpus,
+        checkpoints_kept_days,
+        models_kept_days,
     )
     _show(client, client.api.post("/projects", {"name": name} | limits))
 
@@ -104,6 +116,8 @@ def change_project(
     max_storage_bytes: MaxStorageBytes = None,
     max_device_hours: MaxDeviceHours = None,
     max_running_gpus: MaxRunningGpus = None,
+    checkpoints_kept_days: CheckpointsKeptDays = None,
+    models_kept_days: ModelsKeptDays = None,
     evaluate: Annotated[
         bool | None, typer.Option(help="Evaluate each job with held-out records once it succeeds.")
     ] = None,
@@ -117,6 +131,8 @@ def change_project(
         max_storage_bytes,
         max_device_hours,
         max_running_gpus,
+        checkpoints_kept_days,
+        models_kept_days,
     )
     if both := next((limit for limit in unlimited if limit.field in changes), None):
         raise Misused(f"--unlimited {both}: --{both} sets that limit; give one of them.")
@@ -153,5 +169,12 @@ def _show(client: Client, project: Json) -> None:
         }
         | {"evaluates jobs": {True: "yes", False: "no", None: ""}[project.get("evaluate")]}
         | {name.replace("_", " "): project.get(name) for name in LIMITS}
-        | {f"used: {name.replace('_', ' ')}": value for name, value in usage.items()},
+        | {f"used: {name.replace('_', ' ')}": _plain(value) for name, value in usage.items()},
     )
+
+
+def _plain(value: Json | float) -> str | float:
+    """Return a number, or numbers by name in a line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {number}" for name, number in value.items())
+    return value

@@ -15,7 +15,7 @@ from app.client.open_page import open_page
 from app.client.prices import prices
 from app.client.publish import publish
 from app.client.status import status
-from app.client.workers import workers
+from app.client.workers import drain, workers
 
 PANEL = "Use a service, on this machine or another"
 
@@ -47,4 +47,5 @@ def join(app: typer.Typer) -> None:
     command(app, "prices", "falqon prices", panel=PANEL)(prices)
     command(app, "publish", "falqon publish MODEL hf:acme/support --private", panel=PANEL)(publish)
     command(app, "status", "falqon status", panel=PANEL)(status)
+    command(app, "drain", "falqon drain WORKER --now", panel=PANEL)(drain)
     command(app, "workers", "falqon workers", panel=PANEL)(workers)

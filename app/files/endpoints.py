@@ -9,6 +9,7 @@ from starlette.types import Scope
 from app.files import service
 from app.files.schemas import (
     MAX_PAGE,
+    PAGE,
     FileDeleted,
     FileObject,
     Lifetime,
@@ -125,7 +126,7 @@ def list_files(
     services: ServicesDep,
     caller: Reader,
     after: After = None,
-    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = MAX_PAGE,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = PAGE,
     order: Order = "desc",
     purpose: str | None = None,
     idempotency_key: Annotated[

@@ -12,6 +12,7 @@ from falqon_core.contract.sources import ColumnMapping, SourceFormat
 from falqon_core.records.file_check import FileReport
 
 MAX_PAGE = 10_000
+PAGE = 1_000  # unless the client asks for another number; it reads on by itself
 MIN_LIFETIME_SECONDS = 3600
 MAX_LIFETIME_SECONDS = 30 * 24 * 3600
 

@@ -8,7 +8,7 @@ from starlette.requests import HTTPConnection
 
 from app.auth.caller import Caller
 from app.http.storage_limit import storage_turn
-from app.models import Scope
+from app.models import DEFAULT_PROJECT_ID, Scope
 from app.services import Services
 
 
@@ -49,6 +49,15 @@ async def _installation_admin(caller: Annotated[Caller, Depends(_CALLERS[Scope.A
     return caller
 
 
+async def _metrics_reader(
+    caller: Annotated[Caller, Depends(_CALLERS[Scope.METRICS])],
+) -> Caller:
+    """Return an admin of the installation, or a key of its project that reads metrics alone."""
+    if caller.scope is not Scope.METRICS or caller.project_id != DEFAULT_PROJECT_ID:
+        caller.must_administer_installation()
+    return caller
+
+
 async def _storage_turn() -> AsyncIterator[None]:
     async with storage_turn():
         yield
@@ -77,6 +86,7 @@ Reader = Annotated[Caller, Depends(_CALLERS[Scope.READ])]
 Agent = Annotated[Caller, Depends(_CALLERS[Scope.AGENT])]
 Writer = Annotated[Caller, Depends(_CALLERS[Scope.WRITE])]
 Admin = Annotated[Caller, Depends(_CALLERS[Scope.ADMIN])]
+MetricsReader = Annotated[Caller, Depends(_metrics_reader)]
 InstallationAdmin = Annotated[Caller, Depends(_installation_admin)]
 
 

@@ -153,6 +153,7 @@ def _send(
 ) -> Response:
     repository = service.open_repository(services, caller, kind, repo, revision)
     entry = service.entry_at(repository, path)
+    service.note_download(services, repository)
     more = {
         "x-repo-commit": repository.commit,
         "x-linked-etag": f'"{entry.sha256}"',

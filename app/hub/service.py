@@ -36,6 +36,11 @@ def open_repository(
         return find_repository(session, caller.project_id, kind, repo, revision)
 
 
+def note_download(services: Services, repository: Repository) -> None:
+    if repository.model is not None:
+        catalogue.note_use(services.database, repository.model)
+
+
 def list_revisions(
     services: Services, caller: Caller, kind: Kind, repo: str
 ) -> dict[str, Repository]:
@@ -110,9 +115,9 @@ def _of_model(session: Session, project_id: str, main: Model, model: Model) -> R
         TreeEntry(artifact.name, artifact.bytes, artifact.sha256, artifact.storage_key)
         for artifact in artifacts.list_of_model(session, project_id, model.id)
     ]
-    return Repository(
-        hub_id(main.id), commit_of(entries), model.created_at, model.project_id is not None, entries
-    )
+    is_private = model.project_id is not None
+    commit = commit_of(entries)
+    return Repository(hub_id(main.id), commit, model.created_at, is_private, entries, model)
 
 
 def _of_file(file: File) -> Repository:

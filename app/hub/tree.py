@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Any
 
+from app.models import Model
+
 Json = dict[str, Any]
 
 
@@ -29,6 +31,7 @@ class Repository:
     created_at: datetime
     is_private: bool
     entries: list[TreeEntry]
+    model: Model | None = None  # None for a file
 
 
 def commit_of(entries: Iterable[TreeEntry]) -> str:

@@ -15,10 +15,11 @@ from starlette.requests import HTTPConnection
 
 from app.aliases import service as aliases
 from app.aliases.traffic import Traffic
-from app.aliases.writer import counted_traffic
 from app.auth.caller import Caller
 from app.base.database import Database
 from app.base.errors import ApiError, Unavailable
+from app.base.flushing import flushing
+from app.base.settings import Settings
 from app.http.rates import enforce_tokens, state_rate
 from app.inference import proxy, service
 from app.inference.answer_stream import AnswerStream
@@ -37,6 +38,7 @@ from app.inference.usage import Bill, UsageTally
 from app.models.alias import AliasTargets
 from app.services import Services
 from app.stored_answers.queue import AnswerQueue
+from app.usage.questions import QuestionCount, QuestionCounts, QuestionKey
 
 IGNORED_HEADER = "x-falqon-ignored"
 STICKY_HEADER = "x-falqon-session"  # whose requests stay with one model of an alias
@@ -53,6 +55,7 @@ class Engines:
     traits: KnownTraits
     aliases: KnownAliases
     traffic: Traffic
+    counts: QuestionCounts
     answer_queue: AnswerQueue
 
 
@@ -65,8 +68,15 @@ EnginesDep = Annotated[Engines, Depends(_engines)]
 
 
 @asynccontextmanager
-async def open_engines(database: Database, answer_queue: AnswerQueue) -> AsyncIterator[Engines]:
-    async with proxy.make_client() as client, counted_traffic(database) as traffic:
+async def open_engines(
+    settings: Settings, database: Database, answer_queue: AnswerQueue
+) -> AsyncIterator[Engines]:
+    traffic, counts = Traffic(), QuestionCounts(settings)
+    async with (
+        proxy.make_client() as client,
+        flushing("aliases", partial(aliases.write_traffic, database, traffic)),
+        flushing("questions", partial(counts.write, database)),
+    ):
         yield Engines(
             client,
             KnownTargets(),
@@ -75,6 +85,7 @@ async def open_engines(database: Database, answer_queue: AnswerQueue) -> AsyncIt
             KnownTraits(),
             KnownAliases(),
             traffic,
+            counts,
             answer_queue,
         )
 
@@ -156,7 +167,11 @@ async def _answer(
     def charge(num_tokens: int) -> None:
         state_rate(request, services.limiter.use_tokens(caller.key_id, num_tokens))
 
-    bill = Bill(tally, charge)
+    def count(*numbers: int) -> None:
+        key = QuestionKey(caller.project_id, caller.key_id, body.model)
+        engines.counts.add(key, QuestionCount(*numbers))
+
+    bill = Bill(tally, charge, count)
 
     async def ask(target: EngineTarget) -> Response:
         def give_up() -> None:

@@ -108,6 +108,7 @@ def find_or_request(
         raise InvalidRequest(
             f"model: {engine_note_of(model)}", param="model", code="model_not_servable"
         )
+    catalogue.note_use(database, model)
     if settings.engine_url:
         token = settings.engine_key.get_secret_value() if settings.engine_key else ""
         address = settings.engine_url.rstrip("/")

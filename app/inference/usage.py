@@ -42,7 +42,7 @@ class UsageTally:
         self._prompts: dict[int, int] = {}  # prompts that were sent
         self._cached: dict[int, int] = {}
         self._answers = [0] * num_answers
-        self._num_beside = 0
+        self._beside = (0, 0)  # read and written
 
     @property
     def estimate(self) -> int:
@@ -50,12 +50,21 @@ class UsageTally:
         return sum(self._estimates)
 
     @property
+    def input_tokens(self) -> int:
+        return sum(self._prompts.values()) + self._beside[0]
+
+    @property
+    def output_tokens(self) -> int:
+        return sum(self._answers) + self._beside[1]
+
+    @property
     def num_tokens(self) -> int:
-        return sum(self._prompts.values()) + sum(self._answers) + self._num_beside
+        return self.input_tokens + self.output_tokens
 
     def add_beside(self, usage: TokenUsage) -> None:
         """Count what the engine read and wrote for a question that is no answer, as for an echo."""
-        self._num_beside += usage.prompt_tokens + usage.completion_tokens
+        read, written = self._beside
+        self._beside = (read + usage.prompt_tokens, written + usage.completion_tokens)
 
     def add_sent(self, question: EngineRequest) -> None:
         self._prompts.setdefault(question.prompt, self._estimates[question.prompt])
@@ -91,12 +100,21 @@ class UsageTally:
 
 
 class Bill:
-    """Charges the usage to its API key; `charge` waits for Redis."""
+    """Charges the usage to its API key, and has it counted; `charge` waits for Redis, and `count`
+    for nothing. It takes a number of requests, and of the tokens read and written.
+    """
 
-    def __init__(self, tally: UsageTally, charge: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        tally: UsageTally,
+        charge: Callable[[int], None],
+        count: Callable[[int, int, int], None],
+    ) -> None:
         self._tally = tally
         self._charge = charge
+        self._count = count
         self._num_charged = 0
+        self._counted = (0, 0, 0)
 
     async def open(self) -> None:
         """Charge the estimate, so that a client that disconnects has paid for its prompts."""
@@ -105,7 +123,15 @@ class Bill:
     async def settle(self) -> None:
         """Charge the missing tokens, or return the surplus."""
         with anyio.CancelScope(shield=True):
+            self._count_up()
             await self._charge_up_to(self._tally.num_tokens)
+
+    def _count_up(self) -> None:
+        """Count what has come since the last call; a request that was refused is none."""
+        tokens = (self._tally.input_tokens, self._tally.output_tokens)
+        total = (1, *tokens) if any(tokens) else (0, 0, 0)
+        before, self._counted = self._counted, total
+        self._count(total[0] - before[0], total[1] - before[1], total[2] - before[2])
 
     async def _charge_up_to(self, num_tokens: int) -> None:
         if difference := num_tokens - self._num_charged:

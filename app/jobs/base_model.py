@@ -26,7 +26,7 @@ def base_of(
     row = _newest_of_name(session, project_id, parsed, find_own) or _newest_of_name(
         session, project_id, parsed, find_permitted
     )
-    if row is None or (lock and not repository.lock_for_reading(session, row.job.id)):
+    if row is None or (lock and not _lock(session, row)):
         raise InvalidRequest(
             f"model: there is no checkpoint '{name}' here.", param="model", code="model_not_found"
         )
@@ -45,6 +45,13 @@ def base_of(
         )
     model = catalogue.base_for_job(session, row.job.project_id, row.job.base_model_id, lock=lock)
     return model, row.checkpoint
+
+
+def _lock(session: Session, row: NamedCheckpoint) -> bool:
+    """Lock the job; return False if it, or its old checkpoint, was removed meanwhile."""
+    return repository.lock_for_reading(session, row.job.id) and checkpoint_repository.exists_still(
+        session, row.checkpoint.id
+    )
 
 
 def own_checkpoint(session: Session, project_id: str, name: str) -> Checkpoint:

@@ -55,6 +55,10 @@ def find_with_job(session: Session, checkpoint_id: str) -> tuple[Job, Checkpoint
     return None if row is None else (row[0], row[1])
 
 
+def exists_still(session: Session, checkpoint_id: str) -> bool:
+    return session.scalar(select(Checkpoint.id).where(Checkpoint.id == checkpoint_id)) is not None
+
+
 def find_own(session: Session, project_id: str, job_tail: str, step: int) -> list[NamedCheckpoint]:
     # By themselves the ids come from an index alone.
     ids = session.scalars(

@@ -9,6 +9,7 @@ from app.http.dependencies import (
     After,
     Agent,
     IdempotencyKey,
+    InstallationAdmin,
     Reader,
     RetryCount,
     ServicesDep,
@@ -16,8 +17,9 @@ from app.http.dependencies import (
 )
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
-from app.jobs import metrics, metrics_csv, service
+from app.jobs import metrics, metrics_csv, requeue, service
 from app.jobs.requests import JobFilters, ResumeRequest
+from app.jobs.requeue import Requeued
 from app.jobs.schemas import (
     CheckpointObject,
     EventObject,
@@ -127,6 +129,14 @@ def clone_job(
 @router.post("/{job_id}/cancel")
 def cancel_job(services: ServicesDep, caller: Writer, job_id: str) -> JobObject:
     return service.cancel_job(services, caller, job_id)
+
+
+@router.post("/{job_id}/requeue")
+def requeue_job(services: ServicesDep, caller: InstallationAdmin, job_id: str) -> Requeued:
+    """Take a running job from a worker that makes no progress, or let one that waits after lost
+    attempts start at once.
+    """
+    return requeue.requeue_job(services, caller, job_id)
 
 
 @router.post("/{job_id}/pause")

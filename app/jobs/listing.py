@@ -37,6 +37,8 @@ ROWS = 50
 MAX_PINNED = 20
 SPARKLINE_POINTS = 32
 MAX_KEPT_SPARKLINES = 2_000
+# Newest jobs among which a search, or a sort that no index has, chooses; days reach older ones.
+MAX_COMPARED = 50_000
 
 # Columns to sort by. Money is stored as text and compared as a number.
 SORTS: dict[str, SQLColumnExpression[Any]] = {
@@ -70,6 +72,7 @@ class JobQuery:
     since: date | None = None  # the first day and the last, UTC
     until: date | None = None
     metadata: tuple[tuple[str, str], ...] = ()  # pairs that a job has, all of them
+    after: str = ""  # only newer jobs than the one of this id
 
     @property
     def begin(self) -> int:
@@ -94,6 +97,7 @@ class JobPage:
     by_status: dict[str, int]  # matches of the query by status
     has_more: bool  # another page follows
     pinned: Sequence[str]  # ids of running jobs, which stand on no other page
+    is_partial: bool = False  # older jobs than the newest `MAX_COMPARED` were not compared
 
     @property
     def num_pages(self) -> int:
@@ -115,13 +119,25 @@ def find_page(session: Session, project_id: str, query: JobQuery) -> JobPage:
     """Return the jobs of one page and their number: first the ids, which an index alone holds. Some
     running jobs come first in the default order.
     """
+    query = replace(query, after=_last_not_compared(session, project_id, query))
     narrow = _find_narrowed if query.is_narrowed else _find_whole
     counts, num_jobs, pinned, following = narrow(session, project_id, query)
     shown_ids = following[:ROWS]
     if query.page == 1:
         shown_ids = [*pinned, *shown_ids]
     jobs = in_order(session, project_id, shown_ids)
-    return JobPage(jobs, num_jobs, counts, has_more=len(following) > ROWS, pinned=pinned)
+    has_more = len(following) > ROWS
+    is_partial = bool(query.after)
+    return JobPage(jobs, num_jobs, counts, has_more, pinned=pinned, is_partial=is_partial)
+
+
+def _last_not_compared(session: Session, project_id: str, query: JobQuery) -> str:
+    """Return the id of the newest job that is too old to be compared; empty if there is none."""
+    if not query.search and query.sort in INDEXED:
+        return ""
+    others = replace(query, search="", status=None)
+    ids = _filter_jobs(select(Job.id), project_id, others).order_by(Job.id.desc())
+    return session.scalar(ids.offset(MAX_COMPARED).limit(1)) or ""
 
 
 def search(session: Session, project_id: str, text: str, *, limit: int) -> list[Job]:
@@ -342,6 +358,8 @@ def _filter_jobs(statement: Select[T], project_id: str, query: JobQuery) -> Sele
     statement = statement.where(Job.project_id == project_id)
     if query.status is not None:
         statement = statement.where(Job.status == query.status)
+    if query.after:
+        statement = statement.where(Job.id > query.after)
     if query.model:
         statement = statement.where(Job.base_model_id == query.model)
     if query.since is not None:

@@ -1,14 +1,35 @@
 """Operator's actions on a job that a worker does not release, or that waits after a loss."""
 
+from typing import Literal
+
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from app.auth import audit
+from app.auth.caller import Caller
 from app.base.database import UNSYNCED
 from app.base.errors import IllegalState, NotFound
 from app.base.settings import Settings
+from app.http.pagination import Object
 from app.jobs import claims
 from app.models import Job, JobStatus
 from app.models.job_lifecycle import TERMINAL
+from app.services import Services
+
+
+class Requeued(Object):
+    object: Literal["fine_tuning.job.requeued"] = "fine_tuning.job.requeued"
+    message: str
+
+
+def requeue_job(services: Services, caller: Caller, job_id: str) -> Requeued:
+    """Requeue a job of any project."""
+    caller.must_administer_installation()
+    with services.database.transaction() as session:
+        message = requeue(session, job_id, services.settings)
+        audit.record(session, caller, "job.requeued", job_id)
+    services.notifier.notify(Job, job_id)
+    return Requeued(id=job_id, message=message)
 
 
 def requeue(session: Session, job_id: str, settings: Settings) -> str:

@@ -19,7 +19,8 @@ class KeyRequest(StrictModel):
         Scope,
         Field(
             strict=False,
-            description="each includes those before it: infer, read, agent, write, admin",
+            description="each includes those before it: infer, read, agent, write, admin; "
+            "metrics: only /metrics",
         ),
     ]
     project_id: Annotated[str, StringConstraints(min_length=1, max_length=256)] | None = Field(

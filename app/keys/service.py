@@ -37,6 +37,12 @@ def create_key(services: Services, caller: Caller, request: KeyRequest) -> KeyCr
     """
     with services.database.transaction() as session:
         project = projects.for_new_key(session, caller, request.project_id or caller.project_id)
+        if request.scope is Scope.METRICS and project.id != DEFAULT_PROJECT_ID:
+            raise InvalidRequest(
+                f"scope: a key of scope metrics belongs to the project '{DEFAULT_PROJECT_ID}'; it "
+                "reads the metrics of the whole installation.",
+                param="scope",
+            )
         users.lock_owner(session, caller)
         key, secret = add_key(
             session,

@@ -92,7 +92,7 @@ def remove_model(
 def create_key(
     name: Annotated[str, typer.Argument(help="Purpose of the key.")],
     scope: Annotated[
-        Literal["infer", "read", "write", "admin"],
+        Literal["metrics", "infer", "read", "write", "admin"],
         typer.Option(help="Scope; each includes those before it."),
     ] = "write",
 ) -> None:

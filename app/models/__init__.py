@@ -31,6 +31,7 @@ from app.models.operation import OperationStatus
 from app.models.orphan import Orphan
 from app.models.price_override import PriceOverride
 from app.models.project import DEFAULT_PROJECT_ID, Project
+from app.models.question_day import QuestionDay, QuestionSource
 from app.models.source_token import SourceToken
 from app.models.stored_answer import AnswerKind, StoredAnswer
 from app.models.stored_answer_metadata import StoredAnswerMetadata
@@ -39,6 +40,7 @@ from app.models.submission import Submission
 from app.models.upload import Upload, UploadStatus
 from app.models.upload_part import UploadPart
 from app.models.usage_day import UsageDay
+from app.models.usage_sum import UsageSum
 from app.models.user import User
 from app.models.webhook_delivery import DeliveryStatus, WebhookDelivery
 from app.models.webhook_endpoint import WebhookEndpoint
@@ -87,6 +89,8 @@ __all__ = [
     "PriceOverride",
     "Project",
     "Purpose",
+    "QuestionDay",
+    "QuestionSource",
     "Scope",
     "SourceToken",
     "StoredAnswer",
@@ -98,6 +102,7 @@ __all__ = [
     "UploadPart",
     "UploadStatus",
     "UsageDay",
+    "UsageSum",
     "User",
     "WebhookDelivery",
     "WebhookEndpoint",

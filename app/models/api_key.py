@@ -10,6 +10,7 @@ from app.models.usage_day import Dollars
 
 
 class Scope(StrEnum):
+    METRICS = "metrics"  # reads /metrics, and nothing else
     INFER = "infer"  # inference, and nothing else
     READ = "read"
     AGENT = "agent"  # also uploads, trains up to a budget a day, and evaluates

@@ -1,4 +1,4 @@
-from datetime import datetime
+from datetime import date, datetime
 
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -21,3 +21,5 @@ class Installation(Base):
     collecting_until: Mapped[datetime | None]
     collected_at: Mapped[datetime | None]  # the latest round of it
     surveyed_at: Mapped[datetime | None]  # latest search through the whole storage
+    # First day whose usage is not summed yet.
+    usage_summed_until: Mapped[date | None]

@@ -62,6 +62,13 @@ class Job(Base):
             sqlite_where=text("events_removed_at IS NULL"),
             postgresql_where=text("events_removed_at IS NULL"),
         ),
+        Index(
+            "ix_jobs_checkpoints_kept",
+            "project_id",
+            "finished_at",
+            sqlite_where=text("checkpoints_removed_at IS NULL"),
+            postgresql_where=text("checkpoints_removed_at IS NULL"),
+        ),
         # For files in use; with the project and the id, jobs are counted in the index alone.
         Index(
             "ix_jobs_training_file_id_status_project_id_id",
@@ -164,6 +171,8 @@ class Job(Base):
     finished_at: Mapped[datetime | None]
     # Removal of all events but the last, because of their age.
     events_removed_at: Mapped[datetime | None]
+    # Removal of all checkpoints but the best and the last, because of their age.
+    checkpoints_removed_at: Mapped[datetime | None]
 
     @hybrid_property
     def is_waiting(self) -> bool:

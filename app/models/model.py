@@ -1,6 +1,6 @@
 from datetime import datetime
 
-from sqlalchemy import BigInteger, ForeignKey, Index
+from sqlalchemy import BigInteger, ForeignKey, Index, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, JsonObject
@@ -19,10 +19,14 @@ class Model(Base):
 
     id: Mapped[str] = mapped_column(primary_key=True)
     project_id: Mapped[str | None] = mapped_column(ForeignKey("projects.id"), index=True)
-    base_model_id: Mapped[str | None]  # null for a base model
+    base_model_id: Mapped[str | None] = mapped_column(index=True)  # null for a base model
     job_id: Mapped[str | None]
     format: Mapped[str | None]  # format of an export; null for a base model and for a job's model
     config: Mapped[JsonObject]  # the model's config.json
     bytes: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[CreatedAt]
     deleted_at: Mapped[datetime | None]
+    # Last question or download, exact to the hour; null: since it was created there was none.
+    used_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]  # end of an unused model, of which its project was told
+    is_pinned: Mapped[bool] = mapped_column(default=False, server_default=false())

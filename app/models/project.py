@@ -27,6 +27,10 @@ class Project(Base):
     max_device_hours: Mapped[float | None]  # per calendar month, UTC
     max_running_gpus: Mapped[int | None]  # of all its running jobs; a CPU counts its slots
 
+    # Days that checkpoints of ended jobs, and unused models, stay; null: as in the settings.
+    checkpoints_kept_days: Mapped[int | None]
+    models_kept_days: Mapped[int | None]
+
     # Evaluate the model of a job that held rows out, once it has succeeded.
     evaluate: Mapped[bool] = mapped_column(default=True, server_default=true())
 

@@ -29,6 +29,21 @@ class Dollars(TypeDecorator[Decimal]):
         return None if value is None else Decimal(int(value)).scaleb(-4)
 
 
+class NanoDollars(TypeDecorator[Decimal]):
+    """Column with a decimal in Python, a whole number of 1e-9 dollars in the database: the price of
+    a single token is that small.
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> int | None:
+        return None if value is None else int(value.scaleb(9))
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> Decimal | None:
+        return None if value is None else Decimal(int(value)).scaleb(-9)
+
+
 class UsageDay(Base):
     """Usage of a job on one UTC day, as its worker last reported. It refers to no job: its cost
     stays when a job is deleted.

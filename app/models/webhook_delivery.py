@@ -32,7 +32,7 @@ class WebhookDelivery(Base):
     event_id: Mapped[str]
     event_type: Mapped[str]
     event_at: Mapped[CreatedAt]
-    job_id: Mapped[str]  # or the batch; empty: the event is about the project
+    job_id: Mapped[str]  # or the batch, or the model; empty: the event is about the project
     status: Mapped[str]
     attempts: Mapped[int] = mapped_column(default=0)
     # Next attempt of a pending one; while it is being sent, the end of its lease.

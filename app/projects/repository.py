@@ -24,8 +24,12 @@ class Booking:
 @dataclass(frozen=True, slots=True)
 class ProjectUsage:
     live_jobs: int
-    storage_bytes: int
+    storage_by_kind: dict[str, int]
     device_seconds: float
+
+    @property
+    def storage_bytes(self) -> int:
+        return sum(self.storage_by_kind.values())
 
 
 def find(session: Session, project_id: str) -> Project | None:
@@ -78,7 +82,7 @@ def live_jobs(session: Session, project_id: str) -> int:
 
 
 def storage_bytes(session: Session, project_id: str) -> int:
-    return _storage_bytes(session, [project_id])[project_id]
+    return sum(_storage_bytes(session, [project_id])[project_id].values())
 
 
 def device_seconds(session: Session, project: Project) -> float:
@@ -94,7 +98,9 @@ def _live_jobs(session: Session, ids: Sequence[str]) -> Counter[str]:
     return Counter(dict(rows.all()))
 
 
-def _storage_bytes(session: Session, ids: Sequence[str]) -> Counter[str]:
+def _storage_bytes(session: Session, ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Return the bytes of each project by kind."""
+
     def sum_of(
         num_bytes: InstrumentedAttribute[int], id_: InstrumentedAttribute[Any]
     ) -> Select[tuple[Any, int]]:
@@ -102,16 +108,17 @@ def _storage_bytes(session: Session, ids: Sequence[str]) -> Counter[str]:
 
     older = sum_of(Checkpoint.bytes, Job.project_id).join(Job, Job.id == Checkpoint.job_id)
     parts = sum_of(UploadPart.bytes, Upload.project_id)
-    total: Counter[str] = Counter()
-    for statement in (
-        sum_of(File.bytes, File.project_id).where(File.deleted_at.is_(None)),
-        sum_of(Model.bytes, Model.project_id).where(Model.deleted_at.is_(None)),
-        sum_of(Checkpoint.bytes, Checkpoint.project_id),
-        older.where(Checkpoint.project_id.is_(None)),
-        parts.join(Upload, Upload.id == UploadPart.upload_id),
-    ):
+    statements = (
+        ("files", sum_of(File.bytes, File.project_id).where(File.deleted_at.is_(None))),
+        ("models", sum_of(Model.bytes, Model.project_id).where(Model.deleted_at.is_(None))),
+        ("checkpoints", sum_of(Checkpoint.bytes, Checkpoint.project_id)),
+        ("checkpoints", older.where(Checkpoint.project_id.is_(None))),
+        ("uploads", parts.join(Upload, Upload.id == UploadPart.upload_id)),
+    )
+    total = {id_: dict.fromkeys((kind for kind, _ in statements), 0) for id_ in ids}
+    for kind, statement in statements:
         for id_, num_bytes in session.execute(statement):
-            total[id_] += int(num_bytes)
+            total[id_][kind] += int(num_bytes)
     return total
 
 

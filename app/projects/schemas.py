@@ -18,6 +18,9 @@ Name = Annotated[
 ]
 
 
+KeptDays = Annotated[int, Field(ge=1, le=36_500)]
+
+
 class ProjectRequest(StrictModel):
     name: Name
     weight: Annotated[
@@ -44,6 +47,16 @@ class ProjectRequest(StrictModel):
     answer_storage: AnswerStorage | None = Field(
         None, description="answers to keep whose requests say `store`; null: none, and delete them"
     )
+    checkpoints_kept_days: KeptDays | None = Field(
+        None,
+        description="days after which a job's checkpoints are removed, but for the best and the "
+        "last; null: as in the settings of the installation",
+    )
+    models_kept_days: KeptDays | None = Field(
+        None,
+        description="days without a question or a download after which a fine-tuned model is "
+        "announced, and deleted a week later; null: as in the settings of the installation",
+    )
     evaluate: bool = Field(
         True,
         description="compare the model of a job with its base on the records that were held out, "
@@ -60,6 +73,9 @@ class ProjectChange(ProjectRequest):
 class UsageObject(BaseModel):
     live_jobs: int
     storage_bytes: int
+    storage_by_kind: Annotated[
+        dict[str, int], Field(description="bytes of files, uploads, models and checkpoints")
+    ]
     device_hours: Annotated[
         float, Field(description="in this calendar month (UTC), running jobs included")
     ]
@@ -77,6 +93,8 @@ class ProjectObject(Object):
     max_storage_bytes: int | None
     max_device_hours: float | None
     max_running_gpus: int | None
+    checkpoints_kept_days: int | None
+    models_kept_days: int | None
     answer_storage: AnswerStorage | None
     answer_bytes: Annotated[int, Field(description="of all stored answers")]
     evaluate: bool
@@ -96,6 +114,8 @@ class ProjectObject(Object):
             max_storage_bytes=project.max_storage_bytes,
             max_device_hours=project.max_device_hours,
             max_running_gpus=project.max_running_gpus,
+            checkpoints_kept_days=project.checkpoints_kept_days,
+            models_kept_days=project.models_kept_days,
             answer_storage=project.answer_storage,
             answer_bytes=project.answer_bytes,
             evaluate=project.evaluate,
@@ -103,6 +123,7 @@ class ProjectObject(Object):
             and UsageObject(
                 live_jobs=usage.live_jobs,
                 storage_bytes=usage.storage_bytes,
+                storage_by_kind=usage.storage_by_kind,
                 device_hours=round(usage.device_seconds / 3600, 4),
             ),
         )

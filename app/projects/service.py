@@ -12,7 +12,14 @@ from app.projects import repository
 from app.projects.schemas import ProjectChange, ProjectObject, ProjectRequest
 from app.services import Services
 
-SET_BY_PROJECTS = {"name", "answer_storage", "evaluate"}  # by an admin of the project itself
+# By an admin of the project itself.
+SET_BY_PROJECTS = {
+    "name",
+    "answer_storage",
+    "evaluate",
+    "checkpoints_kept_days",
+    "models_kept_days",
+}
 
 
 def create_project(services: Services, caller: Caller, request: ProjectRequest) -> ProjectObject:

@@ -1,8 +1,10 @@
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
+QUESTION_FIELDS = ("project_id", "api_key_id", "model", "source")
 FIELDS = ("project_id", "api_key_id", "model")  # dimensions of usage, as the API names them
 
 
@@ -11,10 +13,38 @@ class DailyUsage(NamedTuple):
 
     day: date
     group: dict[str, str | None]
-    cost: Decimal
+    cost: Decimal  # of jobs and of questions
     device_seconds: float
-    tokens: int
+    tokens: int  # trained
     num_jobs: int
+    num_requests: int = 0  # to models
+    input_tokens: int = 0
+    output_tokens: int = 0
+
+    def plus(self, other: "DailyUsage") -> "DailyUsage":
+        """Return the sum, of the later day."""
+        return DailyUsage(
+            max(self.day, other.day),
+            self.group,
+            self.cost + other.cost,
+            self.device_seconds + other.device_seconds,
+            self.tokens + other.tokens,
+            self.num_jobs + other.num_jobs,
+            self.num_requests + other.num_requests,
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+        )
+
+
+class QuestionUsage(NamedTuple):
+    """Questions of a day in one group."""
+
+    day: date
+    group: dict[str, str | None]
+    num_requests: int
+    input_tokens: int
+    output_tokens: int
+    cost: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +53,11 @@ class Span:
 
     begin: date
     end: date
+
+    def each(self) -> Iterator["Span"]:
+        """Yield a span for each day."""
+        for day in self.days:
+            yield Span(day, day + timedelta(days=1))
 
     def first(self, num_days: int) -> "Span":
         return Span(self.begin, min(self.end, self.begin + timedelta(days=num_days)))

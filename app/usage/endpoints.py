@@ -1,14 +1,22 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Header, Query, Response
+from fastapi import APIRouter, Depends, Header, Query
+from fastapi.responses import StreamingResponse
 
 from app.base.errors import InvalidRequest
 from app.http.dependencies import Reader, ServicesDep
 from app.http.routes import ApiRoute
 from app.usage import service
-from app.usage.amounts import FIELDS
-from app.usage.schemas import BucketPage, CostResult, UsageResult, to_csv
+from app.usage.amounts import FIELDS, QUESTION_FIELDS
+from app.usage.schemas import (
+    BucketPage,
+    CostResult,
+    QuestionResult,
+    UsageResult,
+    next_page_of,
+    to_csv,
+)
 from app.usage.service import LATEST_TIME, MAX_DAYS, Period
 
 LINE_ITEM = "line_item"  # OpenAI's name for the object of a cost; here the base model
@@ -60,17 +68,39 @@ def retrieve_usage(
     ] = None,
     accept: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Any:
-    """Return the usage of fine-tuning jobs, by UTC day: cost, device seconds and trained tokens of
-    all attempts, running ones too, and of jobs that were deleted since. A key sees its project, an
-    admin key of the default project all of them.
+    """Return the usage by UTC day: cost, device seconds and trained tokens of all attempts, running
+    ones too, and of jobs that were deleted since; requests to models and their tokens. A key sees
+    its project, an admin key of the default project all of them.
     """
     fields = _parse_fields([*(group_by or []), *bracketed], FIELDS)
-    span, rows = service.read_usage(services, caller, period, fields)
-    buckets = BucketPage[UsageResult].of(UsageResult, rows, span, period.limit)
     if format == "csv" or (format is None and "text/csv" in accept):
-        more = {"x-next-page": buckets.next_page} if buckets.next_page else {}
-        return Response(to_csv(rows, fields), media_type="text/csv", headers=more)
-    return buckets
+        span = service.find_span(services, period)
+        days = service.stream_days(services, caller, span.first(period.limit), fields)
+        next_page = next_page_of(span, period.limit)
+        more = {"x-next-page": next_page} if next_page else {}
+        return StreamingResponse(to_csv(days, fields), media_type="text/csv", headers=more)
+    span, rows = service.read_usage(services, caller, period, fields)
+    results = ((usage.day, UsageResult.of(usage)) for usage in rows)
+    return BucketPage[UsageResult].of(results, span, period.limit)
+
+
+@router.get("/organization/usage/completions")
+def retrieve_completions_usage(
+    services: ServicesDep,
+    caller: Reader,
+    period: PeriodDep,
+    group_by: Annotated[
+        list[str] | None, Query(max_length=8, description=f"any of {', '.join(QUESTION_FIELDS)}")
+    ] = None,
+    bracketed: Bracketed = [],  # noqa: B006  # FastAPI copies it
+) -> BucketPage[QuestionResult]:
+    """Return requests to models, those of batches and evaluations too, and their tokens, as
+    OpenAI's `client.admin.organization.usage.completions` reads them.
+    """
+    fields = _parse_fields([*(group_by or []), *bracketed], QUESTION_FIELDS)
+    span, rows = service.read_questions(services, caller, period, fields)
+    results = ((usage.day, QuestionResult.of(usage)) for usage in rows)
+    return BucketPage[QuestionResult].of(results, span, period.limit)
 
 
 @router.get("/organization/costs")
@@ -90,7 +120,8 @@ def retrieve_costs(
     span, rows = service.read_usage(
         services, caller, period, ["model" if field == LINE_ITEM else field for field in fields]
     )
-    return BucketPage[CostResult].of(CostResult, rows, span, period.limit)
+    results = ((usage.day, CostResult.of(usage)) for usage in rows)
+    return BucketPage[CostResult].of(results, span, period.limit)
 
 
 def _parse_fields(names: Sequence[str], possible: Sequence[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Use cases of usage; each function is one unit of work."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from app.base.database import now
 from app.base.errors import InvalidRequest
 from app.services import Services
 from app.usage import repository
-from app.usage.amounts import DailyUsage, Span
+from app.usage.amounts import DailyUsage, QuestionUsage, Span
 from app.usage.repository import cost_of_key as cost_of_key
 from app.usage.repository import dearest as dearest
 from app.usage.schemas import CURSOR_PREFIX
@@ -38,21 +38,58 @@ def read_usage(
     """Return the days of the period, and the usage on those of its page; an admin of the
     installation sees every project.
     """
-    start_time, end_time, limit, page = period
-    begin = _moment(start_time)
     with services.database.read() as session:
-        end = now(session) if end_time is None else _moment(end_time)
-        if end_time is not None and end <= begin:
-            raise InvalidRequest(
-                "end_time: it must be later than start_time; leave it out for now.",
-                param="end_time",
-            )
-        # Whole days: the one that `end` lies in is there, unless it has not begun.
-        last = (end - timedelta(microseconds=1)).date()
-        span = Span(begin.date(), max(last, begin.date()) + timedelta(days=1))
-        if page is not None:
-            span = Span(_first_day(page, span), span.end)
-        return span, read(session, caller.administered_project, span.first(limit), group_by)
+        span = _span_of(session, period)
+        days = span.first(period.limit)
+        return span, read(session, caller.administered_project, days, group_by)
+
+
+def read_questions(
+    services: Services, caller: Caller, period: Period, group_by: Sequence[str]
+) -> tuple[Span, list[QuestionUsage]]:
+    """Return the same of questions to models."""
+    with services.database.read() as session:
+        span = _span_of(session, period)
+        rows = repository.questions_between(
+            session,
+            caller.administered_project,
+            span.first(period.limit),
+            group_by,
+            limit=MAX_RESULTS + 1,
+        )
+    _check_number(rows)
+    return span, rows
+
+
+def find_span(services: Services, period: Period) -> Span:
+    """Return the days of the period."""
+    with services.database.read() as session:
+        return _span_of(session, period)
+
+
+def stream_days(
+    services: Services, caller: Caller, span: Span, group_by: Sequence[str]
+) -> Iterator[list[DailyUsage]]:
+    """Yield the usage day by day, whatever its length. No transaction waits for a reader."""
+    project_id = caller.administered_project
+    for day in span.each():
+        with services.database.read() as session:
+            rows = repository.between(session, project_id, day, group_by, limit=None)
+        yield rows
+
+
+def _span_of(session: Session, period: Period) -> Span:
+    begin = _moment(period.start_time)
+    end = now(session) if period.end_time is None else _moment(period.end_time)
+    if period.end_time is not None and end <= begin:
+        raise InvalidRequest(
+            "end_time: it must be later than start_time; leave it out for now.",
+            param="end_time",
+        )
+    # Whole days: the one that `end` lies in is there, unless it has not begun.
+    last = (end - timedelta(microseconds=1)).date()
+    span = Span(begin.date(), max(last, begin.date()) + timedelta(days=1))
+    return span if period.page is None else Span(_first_day(period.page, span), span.end)
 
 
 def _first_day(page: str, span: Span) -> date:
@@ -76,10 +113,14 @@ def read(
 ) -> list[DailyUsage]:
     """Return the sums of each day and group; a project of None restricts nothing."""
     rows = repository.between(session, project_id, span, group_by, limit=MAX_RESULTS + 1)
+    _check_number(rows)
+    return rows
+
+
+def _check_number(rows: Sequence[object]) -> None:
     if len(rows) > MAX_RESULTS:
         raise InvalidRequest(
             f"group_by: these days have more than {MAX_RESULTS} results; "
-            "ask for fewer days with `limit`, or for fewer fields.",
+            "ask for fewer days with `limit`, for fewer fields, or for CSV.",
             param="group_by",
         )
-    return rows

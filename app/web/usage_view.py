@@ -19,6 +19,8 @@ class UsageBar:
     cost: Decimal
     device_seconds: float
     tokens: int
+    num_requests: int
+    model_tokens: int  # read and written
     height: float
 
 
@@ -27,6 +29,8 @@ class Totals:
     cost: Decimal
     device_seconds: float
     tokens: int
+    num_requests: int
+    model_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +59,17 @@ def bars_of(rows: Sequence[DailyUsage], span: Span, scale: Decimal) -> list[Usag
     for day in span.days:
         usage = by_day.get(day, nothing)
         height = float(usage.cost / scale)
-        bars.append(UsageBar(day, usage.cost, usage.device_seconds, usage.tokens, height))
+        bars.append(
+            UsageBar(
+                day,
+                usage.cost,
+                usage.device_seconds,
+                usage.tokens,
+                usage.num_requests,
+                usage.input_tokens + usage.output_tokens,
+                height,
+            )
+        )
     return bars
 
 
@@ -65,6 +79,8 @@ def totals_of(bars: Iterable[UsageBar]) -> Totals:
         sum((day.cost for day in days), Decimal(0)),
         sum(day.device_seconds for day in days),
         sum(day.tokens for day in days),
+        sum(day.num_requests for day in days),
+        sum(day.model_tokens for day in days),
     )
 
 

@@ -13,6 +13,7 @@ from app.webhooks import repository
 
 EVENT_TYPE_PREFIX = "fine_tuning.job."
 BATCH_PREFIX = "batch."
+MODEL_PREFIX = "model."
 DEVICE_HOURS_PREFIX = "project.device_hours."
 EventType = Literal[
     "fine_tuning.job.succeeded",
@@ -27,6 +28,9 @@ EventType = Literal[
     "batch.failed",
     "batch.expired",
     "batch.cancelled",
+    # An unused model: a week before its end, and at its end.
+    "model.expiring",
+    "model.expired",
     # Outcomes of the switch of a name to the job's model.
     "fine_tuning.job.switch.canary",
     "fine_tuning.job.switch.switched",
@@ -51,6 +55,13 @@ def record(session: Session, project_id: str, job_id: str, status: str) -> None:
 def record_batch(session: Session, project_id: str, batch_id: str, ending: str) -> None:
     """Add a delivery to each endpoint that wants to know that a batch has ended so."""
     _add(session, project_id, BATCH_PREFIX + ending, batch_id)
+
+
+def record_model(
+    session: Session, project_id: str, model_id: str, change: Literal["expiring", "expired"]
+) -> None:
+    """Add a delivery to each endpoint that wants to know that a model comes to its end."""
+    _add(session, project_id, MODEL_PREFIX + change, model_id)
 
 
 def record_device_hours(session: Session, project_id: str, level: str) -> None:

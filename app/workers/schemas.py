@@ -19,6 +19,17 @@ class LiveWorker:
     is_busy: bool  # it has a job, or every card that it may use is taken
 
 
+class DrainRequest(StrictModel):
+    draining: Annotated[
+        Drain | None,
+        Field(
+            strict=False,
+            description="finish: take no more jobs; stop: release the job, too, after a "
+            "checkpoint; null: take jobs again",
+        ),
+    ]
+
+
 class WorkerObject(Object):
     object: Literal["worker"] = "worker"
     machine: Annotated[str, Field(description="host name; workers of one host share its cards")]
@@ -47,7 +58,13 @@ class WorkerObject(Object):
             )
         ),
     ]
-    job: Annotated[str | None, Field(description="its job; null also for a job of another project")]
+    job: Annotated[
+        str | None,
+        Field(
+            description="its job; null also for a job of another project, unless the key "
+            "administers the installation"
+        ),
+    ]
     heartbeat_age_seconds: float
     diagnosis: Annotated[
         Diagnosis | None,
@@ -59,9 +76,10 @@ class WorkerObject(Object):
     ]
 
     @classmethod
-    def of(cls, live: LiveWorker, project_id: str) -> Self:
+    def of(cls, live: LiveWorker, project_id: str | None) -> Self:
+        """Show the job if it is of the project; a project of None restricts nothing."""
         job = live.job
-        own_job = job if job and job.project_id == project_id else None
+        own_job = job if job and project_id in (None, job.project_id) else None
         return cls(
             id=live.worker.id,
             machine=live.worker.machine,

@@ -18,12 +18,19 @@ from app.models import Attempt, Drain, Job, JobStatus, Worker
 from app.models.attempt import OUTCOME_LOST
 from app.models.worker import machine_of
 from app.services import Services
-from app.workers.schemas import LiveWorker, WorkerObject, WorkerTokenRequest, WorkerTokenView
+from app.workers.schemas import (
+    DrainRequest,
+    LiveWorker,
+    WorkerObject,
+    WorkerTokenRequest,
+    WorkerTokenView,
+)
 from falqon_core.contract.diagnosis import Diagnosis
 from falqon_core.estimate.calibration import Calibration
 
 MISSED_POLLS = 3  # polls without a sign of life after which an idle worker counts as gone
 FORGOTTEN_SECONDS = 24 * 3600.0
+HISTORY_JOBS = 2_000  # whose attempts a history counts
 
 
 class WorkerHistory(NamedTuple):
@@ -40,7 +47,30 @@ def list_workers(services: Services, caller: Caller) -> Page[WorkerObject]:
     """Return the workers that have a job, and those that polled for one lately, newest first."""
     with services.database.read() as session:
         workers = list_live(session, services.settings)
-    return Page[WorkerObject].of([WorkerObject.of(worker, caller.project_id) for worker in workers])
+    return _page(caller, workers)
+
+
+def change_drain(
+    services: Services, caller: Caller, name: str, request: DrainRequest
+) -> Page[WorkerObject]:
+    """Let a worker, or all of a machine, take no more jobs, or take them again; return which."""
+    caller.must_administer_installation()
+    with services.database.transaction() as session:
+        drain(session, services.settings, name, request.draining)
+        change = "worker.drained" if request.draining else "worker.undrained"
+        audit.record(session, caller, change, name)
+        session.expire_all()
+        workers = list_live(session, services.settings)
+    return _page(caller, [each for each in workers if _is_named(each, name)])
+
+
+def _page(caller: Caller, workers: Sequence[LiveWorker]) -> Page[WorkerObject]:
+    project_id = None if caller.administers_installation else caller.project_id
+    return Page[WorkerObject].of([WorkerObject.of(worker, project_id) for worker in workers])
+
+
+def _is_named(live: LiveWorker, name: str) -> bool:
+    return name in (live.worker.id, live.worker.machine)
 
 
 def create_token(
@@ -122,7 +152,7 @@ def drain(
     Raises `NotFound` where none of this name lives.
     """
     live = list_live(session, settings)
-    chosen = [each for each in live if name in (each.worker.id, each.worker.machine)]
+    chosen = [each for each in live if _is_named(each, name)]
     if not chosen:
         names = ", ".join(each.worker.id for each in live) or "none"
         raise NotFound(f"No worker or machine is named '{name}'; workers that live: {names}.")
@@ -203,11 +233,17 @@ def list_live(session: Session, settings: Settings) -> list[LiveWorker]:
 def history(
     session: Session, project_id: str | None, since: date, limit: int
 ) -> list[WorkerHistory]:
-    """Return the work of workers since that day, including gone ones, the latest first; a project
-    of None restricts nothing.
+    """Return the work of workers since that day on the newest jobs, including gone workers, the
+    latest first; a project of None restricts nothing.
     """
     began = datetime.combine(since, time(), UTC)
     latest = func.max(Attempt.created_at)
+    # Of a million jobs all attempts would be read.
+    newest = select(Job.id).order_by(Job.id.desc()).limit(HISTORY_JOBS)
+    if project_id is not None:
+        newest = newest.where(Job.project_id == project_id)
+    # As values: of a subquery Postgres expects so many rows that it reads the whole table.
+    job_ids = session.scalars(newest).all()
     statement = (
         select(
             Attempt.worker,
@@ -218,15 +254,11 @@ def history(
             func.min(Attempt.created_at),
             latest,
         )
-        .where(Attempt.created_at >= began)
+        .where(Attempt.created_at >= began, Attempt.job_id.in_(job_ids))
         .group_by(Attempt.worker)
         .order_by(latest.desc())
         .limit(limit)
     )
-    if project_id is not None:
-        statement = statement.join(Job, Job.id == Attempt.job_id).where(
-            Job.project_id == project_id
-        )
     return [WorkerHistory(*row) for row in session.execute(statement)]
 
 

@@ -21,6 +21,7 @@ UNSCOPED = {
     ("inference.engines", "change_engine", "model_id"): INSTALLATION,
     ("inference.engines", "unload_engine", "model_id"): INSTALLATION,
     ("inference.service", "poll", "model_id"): READ_BEFORE,
+    ("jobs.requeue", "requeue_job", "job_id"): INSTALLATION,
     ("model_imports.service", "add", "model_id"): "ids of models are unique in the installation",
     ("stream.service", "follow_job", "job_id"): READ_BEFORE,
     ("uploads.service", "_complete", "part_ids"): "parts of an upload that was read in the project",

@@ -28,7 +28,13 @@ from tests.support.backend import ROOT, Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.waiting import wait_for
 
-OF_THE_API = {"before_submit_commit", "after_submit_commit", "after_notify", "before_rescue_commit"}
+OF_THE_API = {
+    "before_submit_commit",
+    "after_submit_commit",
+    "after_notify",
+    "before_rescue_commit",
+    "before_retention_commit",  # tests/contract/test_retention.py
+}
 # tests/worker/operations/test_switches.py
 OF_SWITCHES = {"before_decision_commit", "after_decision_commit"}
 OF_EXPORTS = {"during_export_upload", "before_export_row"}  # tests/worker/operations/test_export.py

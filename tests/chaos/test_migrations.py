@@ -3,6 +3,8 @@ of the next: the newest in every run, all of them in a release.
 """
 
 from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -17,7 +19,8 @@ from app.base import migrate
 from app.base.database import Database
 from app.batches import repository as batches
 from app.batches.repository import LineAnswer
-from app.models import DEFAULT_PROJECT_ID, Base, EvaluationAnswer, JobStatus, Scope
+from app.models import DEFAULT_PROJECT_ID, Base, EvaluationAnswer, JobStatus, Scope, UsageSum
+from app.usage.questions import QuestionCount, QuestionCounts, QuestionKey
 from tests.chaos.conftest import Count
 from tests.chaos.scale import RELEASE, SCALE
 from tests.contract.access_objects import a_batch, a_group_grant, a_user
@@ -94,12 +97,19 @@ def used(backend: Backend) -> Database:
     traffic = Traffic()
     traffic.add(tenant.project_id, "gpt-4o", BASE_MODEL, 0.1)
     aliases.write_traffic(backend.database, traffic)
+    counts = QuestionCounts(backend.settings)
+    counts.add(QuestionKey(tenant.project_id, "key", BASE_MODEL), QuestionCount(1, 2, 3))
+    counts.write(backend.database)
     a_user(tenant)
     a_group_grant(tenant)
     keep_answers(tenant)
     add_answer(backend.database, tenant.project_id, team="red")
     with backend.database.transaction() as session:
         worker_tokens.create(session, "cluster", [DEFAULT_PROJECT_ID])
+        day = {"day": date(2026, 1, 1), "project_id": tenant.project_id, "key_id": ""}
+        amounts = {"cost": Decimal(1), "device_seconds": 1.0, "tokens": 1}
+        sums = {"base_model_id": BASE_MODEL, "num_jobs": 1, "num_begun": 1}
+        session.add(UsageSum(**day, **amounts, **sums))
         batches.add_answers(session, [LineAnswer(batch_id, 1, False, "{}")])
     # nobody loads it, so its row waits
     question = {"model": BASE_MODEL, "prompt": "Well?"}

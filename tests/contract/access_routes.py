@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from app.base.ids import new_id
 from app.models import DEFAULT_PROJECT_ID, Scope
+from app.workers import service as workers
 from tests.contract.access_objects import (
     EVENT,
     GRADER,
@@ -58,6 +59,7 @@ from tests.contract.access_objects import (
 )
 from tests.support.api import Tenant, jsonl
 
+METRICS = Scope.METRICS
 INFER = Scope.INFER
 READ = Scope.READ
 AGENT = Scope.AGENT
@@ -151,6 +153,23 @@ def json(body: dict[str, Any]) -> Callable[[Tenant, Parameters], dict[str, Any]]
 def a_question(body: dict[str, Any]) -> Callable[[Tenant, Parameters], dict[str, Any]]:
     """Ask a model that no worker is there to load."""
     return lambda tenant, _parameters: {"json": body | {"model": tenant.base_model}}
+
+
+def a_deletion(
+    make: Callable[[Tenant], Parameters], name: str
+) -> Callable[[Tenant, Parameters], dict[str, Any]]:
+    return lambda tenant, _parameters: {"json": {"search": make(tenant)[name]}}
+
+
+def a_worker(tenant: Tenant) -> Parameters:
+    worker_id = new_id("worker-")
+    with tenant.api.database.transaction() as session:
+        workers.mark_seen(session, worker_id, "cpu", 2)
+    return {"worker": worker_id}
+
+
+def a_queued_job(tenant: Tenant) -> Parameters:
+    return {"job_id": tenant.job().id}
 
 
 def an_evaluation_request(tenant: Tenant, _parameters: Parameters) -> dict[str, Any]:
@@ -247,11 +266,18 @@ ROUTES = {
         ADMIN, an_engine, send=json({"keep_loaded": True}), by_installation=True
     ),
     ("DELETE", "/v1/engines/{model:path}"): Route(ADMIN, an_engine, by_installation=True),
+    ("POST", "/v1/workers/{worker}/drain"): Route(
+        ADMIN, a_worker, send=json({"draining": "finish"}), by_installation=True
+    ),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/requeue"): Route(
+        ADMIN, a_queued_job, by_installation=True
+    ),
     ("GET", "/v1/prices"): Route(READ, is_of_all=True),
     ("GET", "/metrics"): Route(ADMIN, is_of_all=True, by_installation=True),
     ("PUT", "/v1/prices"): Route(ADMIN, send=json({"overrides": []}), by_installation=True),
     ("GET", "/v1/usage"): Route(READ, send=since_a_moment, is_of_all=True),
     ("GET", "/v1/organization/costs"): Route(READ, send=since_a_moment, is_of_all=True),
+    ("GET", "/v1/organization/usage/completions"): Route(READ, send=since_a_moment, is_of_all=True),
     ("GET", "/v1/organization/audit_logs"): Route(ADMIN, lists=an_audit_log),
     ("GET", "/v1/organization/users"): Route(ADMIN, is_of_all=True, by_installation=True),
     ("GET", "/v1/organization/users/{user_id}"): Route(ADMIN, a_user, by_installation=True),
@@ -322,6 +348,12 @@ ROUTES = {
     ),
     ("GET", "/v1/aliases/{alias}"): Route(READ, an_alias, without_alias),
     ("DELETE", "/v1/aliases/{alias}"): Route(WRITE, an_alias, without_alias),
+    ("GET", "/v1/models/{model:path}/retention"): Route(READ, a_model, without_model),
+    ("POST", "/v1/models/{model:path}/retention"): Route(
+        WRITE, a_model, without_model, send=json({"pinned": True})
+    ),
+    ("POST", "/v1/falqon/deletions/models"): Route(WRITE, send=a_deletion(a_model, "model")),
+    ("POST", "/v1/falqon/deletions/jobs"): Route(WRITE, send=a_deletion(an_ended_job, "job_id")),
     ("GET", "/v1/aliases/{alias}/usage"): Route(READ, an_alias, without_alias),
     ("GET", "/v1/aliases/{alias}/versions"): Route(READ, an_alias),
     ("POST", "/v1/aliases/{alias}/rollback"): Route(WRITE, an_alias),

@@ -63,6 +63,8 @@ PROJECT = {
     "max_device_hours": 1.5,
     "answer_storage": {"kept_days": 7, "max_bytes": 9, "redact": ["[0-9]+"]},
     "evaluate": False,
+    "checkpoints_kept_days": 30,
+    "models_kept_days": 90,
 }
 # Of every call with a JSON body one that means something, so that each refusal is that of the one
 # thing that was changed in it.
@@ -96,6 +98,25 @@ BODIES: dict[str, dict[str, Any]] = {
         "completion_window": "24h",
         "metadata": {"team": "red"},
         "output_expires_after": {"anchor": "created_at", "seconds": 3600},
+    },
+    "POST /v1/models/{model}/retention": {"pinned": True},
+    "POST /v1/workers/{worker}/drain": {"draining": "finish"},
+    "POST /v1/falqon/deletions/models": {
+        "created_before": 1,
+        "unused_since": 1,
+        "search": "nothing",
+        "base_model": "BASE",
+        "format": "bf16",
+        "dry_run": False,
+        "after": "a",
+    },
+    "POST /v1/falqon/deletions/jobs": {
+        "created_before": 1,
+        "search": "nothing",
+        "base_model": "BASE",
+        "status": "failed",
+        "dry_run": False,
+        "after": "a",
     },
     "POST /v1/models/{model}/exports": {"format": "bf16"},
     "POST /v1/models/{model}/links": {"name": "model.safetensors", "expires_in_seconds": 60},

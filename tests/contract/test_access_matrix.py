@@ -19,6 +19,7 @@ from tests.contract.access_routes import (
     ADMIN,
     AGENT,
     INFER,
+    METRICS,
     OF_WORKERS,
     PUBLIC,
     READ,
@@ -29,7 +30,7 @@ from tests.contract.access_routes import (
 from tests.support.api import PATIENCE, Api, Tenant, installation_admin
 
 NO_IDS = {"name", "kind", "revision", "folder", "path"}
-LOWER = {INFER: None, READ: INFER, AGENT: READ, WRITE: AGENT, ADMIN: WRITE}
+LOWER = {INFER: METRICS, READ: INFER, AGENT: READ, WRITE: AGENT, ADMIN: WRITE}
 
 
 every_route = pytest.mark.parametrize(("method", "path"), sorted(ROUTES), ids=lambda part: part)

@@ -50,7 +50,12 @@ EVENT_TYPES = {
     ("POST", "/v1/fine_tuning/jobs/{job_id}/evaluations"): "evaluation.created",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"): "job.paused",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"): "job.resumed",
+    ("POST", "/v1/workers/{worker}/drain"): "worker.drained",
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/requeue"): "job.requeued",
     ("POST", "/v1/models"): "model.created",
+    ("POST", "/v1/falqon/deletions/models"): "model.deleted",
+    ("POST", "/v1/falqon/deletions/jobs"): "job.deleted",
+    ("POST", "/v1/models/{model:path}/retention"): "model.pinned",
     ("POST", "/v1/models/{model:path}/exports"): "export.created",
     ("POST", "/v1/organization/group_grants"): "group_grant.updated",
     ("POST", "/v1/organization/users/{user_id}/readmit"): "user.added",
@@ -123,6 +128,9 @@ def resource_of(path: str, params: Parameters, answer: httpx.Response) -> str | 
     """
     if path in ("/v1/prices", "/v1/stored_answers/delete"):
         return None  # all of them, or those that match
+    if "deleted" in answer.json() and path.startswith("/v1/falqon/deletions"):
+        (deleted,) = answer.json()["deleted"]
+        return str(deleted)
     if path == "/v1/models":
         return str(answer.json()["model"])
     named = [params[name] for name in re.findall(r"\{(\w+)", path)]

@@ -3,6 +3,7 @@ import io
 import openai
 import pytest
 
+from app.base.ids import new_id
 from app.models import File, Orphan
 from tests.support.api import Tenant, jsonl
 
@@ -231,3 +232,24 @@ def test_a_refused_file_says_why_and_leaves_nothing(tenant: Tenant, kind: str) -
     assert (answer.status_code // 100, error["param"], error["code"]) == (4, param, code), error
     assert error["type"] == "invalid_request_error"
     assert (tenant.num_rows(File, Orphan), tenant.stored()) == (before, [])
+
+
+def test_a_list_of_files_has_a_thousand_and_the_client_reads_on(tenant: Tenant) -> None:
+    with tenant.api.database.transaction() as session:
+        session.add_all(
+            File(
+                id=new_id("file-"),
+                project_id=tenant.project_id,
+                filename="a.jsonl",
+                purpose="fine-tune",
+                bytes=1,
+                sha256="0" * 64,
+                storage_key=new_id("files/"),
+                status="processed",
+            )
+            for _ in range(1_001)
+        )
+    page = tenant.http.get("/v1/files").json()
+    assert (len(page["data"]), page["has_more"]) == (1_000, True)
+    assert len({file.id for file in tenant.client.files.list()}) == 1_001
+    assert len(tenant.http.get("/v1/files?limit=10000").json()["data"]) == 1_001

@@ -55,6 +55,7 @@ def place(postgres: PostgresServer, tmp_path_factory: pytest.TempPathFactory) ->
         "name": "config.json",
         "checkpoint": tenant.add_checkpoint(ended.id),
         "permission_id": "cp_x",
+        "worker": "worker-x",
         "project_id": Tenant(api).project_id,
         "key_id": "key_x",
         "format": "bf16",

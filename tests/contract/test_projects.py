@@ -43,7 +43,13 @@ def test_a_project_from_creation_to_archive(api: Api, admin: httpx.Client) -> No
         created["max_storage_bytes"],
         created["max_device_hours"],
     ) == (3, 2, None, None)
-    assert created["usage"] == {"live_jobs": 0, "storage_bytes": 0, "device_hours": 0.0}
+    nothing = dict.fromkeys(("files", "models", "checkpoints", "uploads"), 0)
+    assert created["usage"] == {
+        "live_jobs": 0,
+        "storage_bytes": 0,
+        "storage_by_kind": nothing,
+        "device_hours": 0.0,
+    }
     url = f"/v1/projects/{created['id']}"
     assert admin.get(url).json() == created
 
@@ -72,13 +78,11 @@ def test_usage_counts_live_jobs_and_stored_bytes(admin: httpx.Client, tenant: Te
     usage = admin.get(f"/v1/projects/{tenant.project_id}").json()["usage"]
     assert usage["live_jobs"] == 1
     assert usage["storage_bytes"] == tenant.client.files.retrieve(job.training_file).bytes
+    assert usage["storage_by_kind"]["files"] == usage["storage_bytes"]
     tenant.client.fine_tuning.jobs.cancel(job.id)
     tenant.client.files.delete(job.training_file)
-    assert admin.get(f"/v1/projects/{tenant.project_id}").json()["usage"] == {
-        "live_jobs": 0,
-        "storage_bytes": 0,
-        "device_hours": 0.0,
-    }
+    usage = admin.get(f"/v1/projects/{tenant.project_id}").json()["usage"]
+    assert (usage["live_jobs"], usage["storage_bytes"]) == (0, 0)
 
 
 def test_projects_are_listed_in_pages(admin: httpx.Client) -> None:

@@ -9,13 +9,18 @@ from typing import Any
 
 import pytest
 from openai import OpenAI
+from sqlalchemy import delete, insert, select, update
 
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
-from app.models import DEFAULT_PROJECT_ID, JobStatus, Scope
+from app.models import DEFAULT_PROJECT_ID, Installation, JobStatus, Scope, UsageDay
+from app.usage import sums
+from app.usage.amounts import Span
+from app.usage.repository import dearest
 from tests.support.api import Api, Tenant
 from tests.support.usage import accrued_by, report
+from tests.support.waiting import wait_for
 
 pytestmark = pytest.mark.both_databases
 
@@ -24,6 +29,7 @@ NEXT = DAY + timedelta(days=1)
 START = int(datetime(2026, 11, 2, tzinfo=UTC).timestamp())
 SECONDS = 86_400
 DAYS = {"start_time": START, "end_time": START + 3 * SECONDS}
+NO_QUESTIONS = {"num_model_requests": 0, "input_tokens": 0, "output_tokens": 0}
 WITHOUT = {"project_id": None, "api_key_id": None, "model": None}
 
 
@@ -91,6 +97,7 @@ def test_days_add_up_to_what_the_jobs_say(tenant: Tenant, jobs: list[Any]) -> No
             "trained_tokens": 1000,
             "num_jobs": 1,
         }
+        | NO_QUESTIONS
     ]
     assert second == [
         usage
@@ -100,6 +107,7 @@ def test_days_add_up_to_what_the_jobs_say(tenant: Tenant, jobs: list[Any]) -> No
             "trained_tokens": 2130,
             "num_jobs": 2,
         }
+        | NO_QUESTIONS
     ]
     assert third == []
     with tenant.api.database.read() as session:
@@ -169,7 +177,7 @@ def test_pages_follow_each_other_and_say_where_they_end(tenant: Tenant, jobs: li
     ],
 )
 def test_a_bad_usage_query_is_refused(tenant: Tenant, params: dict[str, Any], param: str) -> None:
-    for path in ("/v1/usage", "/v1/organization/costs"):
+    for path in ("/v1/usage", "/v1/organization/costs", "/v1/organization/usage/completions"):
         answer = tenant.http.get(path, params=params)
         assert answer.status_code == 400, answer.text
         assert answer.json()["error"]["param"] == param
@@ -187,9 +195,74 @@ def test_a_table_for_spreadsheets_holds_no_formula(tenant: Tenant) -> None:
         "/v1/usage", params=DAYS | {"group_by": "model"}, headers={"accept": "text/csv"}
     )
     assert answer.headers["content-type"].startswith("text/csv")
-    header, row = csv.reader(io.StringIO(answer.text))
-    assert header == ["day", "model", "cost_usd", "device_seconds", "trained_tokens", "num_jobs"]
-    assert row == ["2026-11-02", f"'{tenant.base_model}", "0.5000", "5.0", "50", "1"]
+    (row,) = csv.DictReader(io.StringIO(answer.text))
+    assert row == {
+        "day": "2026-11-02",
+        "model": f"'{tenant.base_model}",
+        "cost_usd": "0.5000",
+        "device_seconds": "5.0",
+        "trained_tokens": "50",
+        "num_jobs": "1",
+    } | dict.fromkeys(NO_QUESTIONS, "0")
+
+
+@pytest.mark.usefixtures("jobs")
+def test_days_that_are_over_are_summed_and_say_the_same(tenant: Tenant) -> None:
+    fields = {"group_by": ["project_id", "api_key_id", "model"]}
+    before, span = results_of(tenant, **fields), Span(DAY, NEXT + timedelta(days=1))
+    with tenant.api.database.transaction() as session:
+        session.execute(update(Installation).values(usage_summed_until=DAY))
+
+    def are_summed() -> bool:
+        sums.sum_days(tenant.api.database)  # beside the reconciler, which may be faster
+        with tenant.api.database.read() as session:
+            until = session.scalars(select(Installation)).one().usage_summed_until
+        return until is not None and until > NEXT
+
+    wait_for(are_summed, 60)
+    mine = (UsageDay.project_id == tenant.project_id,)
+    with tenant.api.database.transaction() as session:
+        rows = [
+            dict(row) for row in session.execute(select(UsageDay.__table__).where(*mine)).mappings()
+        ]
+        session.execute(delete(UsageDay).where(*mine))
+    try:
+        assert results_of(tenant, **fields) == before, "without a row of a job"
+        with tenant.api.database.read() as session:
+            (usage,) = dearest(session, tenant.project_id, span, ["project_id"], limit=9)[
+                "project_id"
+            ]
+        assert usage.num_jobs == 2, "one of them on two days"
+    finally:
+        with tenant.api.database.transaction() as session:
+            session.execute(insert(UsageDay), rows)
+
+
+def test_a_table_has_no_longest(tenant: Tenant) -> None:
+    """10,500 lines of a day, where JSON is refused."""
+    with tenant.api.database.transaction() as session:
+        rows = [
+            {
+                "job_id": f"{tenant.project_id}-{number}",
+                "day": DAY,
+                "project_id": tenant.project_id,
+                "key_id": f"key_{number}",
+                "base_model_id": "m",
+                "cost": Decimal("0.0001"),
+                "device_seconds": 1.0,
+                "tokens": 1,
+            }
+            for number in range(10_500)
+        ]
+        session.execute(insert(UsageDay), rows)
+        session.execute(update(Installation).values(usage_summed_until=DAY))
+    by_key = DAYS | {"group_by": "api_key_id"}
+    refused = tenant.http.get("/v1/usage", params=by_key)
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "group_by")
+    table = tenant.http.get("/v1/usage", params=by_key | {"format": "csv"}).text
+    lines = list(csv.DictReader(io.StringIO(table)))
+    assert len(lines) == 10_500
+    assert sum(Decimal(line["cost_usd"]) for line in lines) == Decimal("1.05")
 
 
 @pytest.mark.usefixtures("jobs")

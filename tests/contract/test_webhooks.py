@@ -115,6 +115,8 @@ def test_a_webhook_needs_only_a_url(tenant: Tenant) -> None:
         "batch.failed",
         "batch.expired",
         "batch.cancelled",
+        "model.expiring",
+        "model.expired",
         "fine_tuning.job.switch.canary",
         "fine_tuning.job.switch.switched",
         "fine_tuning.job.switch.kept",

@@ -14,7 +14,10 @@ from app.base.errors import ApiError, InvalidRequest, NotFound
 from app.inference import service
 from app.inference.refusals import CONNECTION_ERRORS, refusal_of
 from app.inference.service import EngineTarget
+from app.inference.usage import TokenUsage, usage_of
+from app.models import QuestionSource
 from app.notifier.broker import Notifier
+from app.usage.questions import QuestionCount, QuestionCounts, QuestionKey
 from worker.context import WorkerContext
 from worker.evaluation.rows import COMPLETION_PATH
 
@@ -59,12 +62,18 @@ class Asker:
     give up."""
 
     def __init__(
-        self, context: WorkerContext, project_id: str, heartbeat: Callable[[], None]
+        self,
+        context: WorkerContext,
+        project_id: str,
+        key_id: str | None,
+        heartbeat: Callable[[], None],
     ) -> None:
         self._settings = context.settings
         self._database = context.database
         self._notifier = Notifier(context.settings)
         self._project_id = project_id
+        self._key_id = key_id
+        self._counts = QuestionCounts(context.settings)
         self._heartbeat = heartbeat
         self.seconds = 0.0  # in which engines answered
 
@@ -86,7 +95,8 @@ class Asker:
                 answers = asyncio.run(self._ask_at_once(target, questions))
                 if judge is None:
                     self.seconds += time.monotonic() - began_at
-                return answers
+                    self._count(model_id, answers)
+                return [answer.text for answer in answers]
             except (EngineAway, ApiError) as error:
                 failure = _failure_of(error)
                 log.warning("a model was not asked", model=model_id, error=failure.message)
@@ -94,6 +104,18 @@ class Asker:
                     raise failure from error
             num_tries += 1
             self._pause()
+
+    def _count(self, model_id: str, answers: Sequence["_Answer"]) -> None:
+        """Count the tokens; those that the database does not take are counted with the next."""
+        usages = [answer.usage for answer in answers if answer.usage is not None]
+        key = QuestionKey(self._project_id, self._key_id or "", model_id, QuestionSource.EVALUATION)
+        read = sum(usage.prompt_tokens for usage in usages)
+        written = sum(usage.completion_tokens for usage in usages)
+        self._counts.add(key, QuestionCount(len(usages), read, written))
+        try:
+            self._counts.write(self._database)
+        except DATABASE_UNAVAILABLE_ERRORS as error:
+            log.warning("tokens of an evaluation are not counted yet", error=str(error))
 
     def _judge_target(self) -> EngineTarget:
         settings = self._settings
@@ -131,7 +153,7 @@ class Asker:
 
     async def _ask_at_once(
         self, target: EngineTarget, questions: Sequence[Question]
-    ) -> list[str | EngineRefused]:
+    ) -> list["_Answer"]:
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         async with httpx.AsyncClient(timeout=timeout, trust_env=False) as client:
             tasks = [asyncio.create_task(_answer(client, target, each)) for each in questions]
@@ -160,9 +182,13 @@ class EngineAway(Exception):
     """The engine does not answer."""
 
 
-async def _answer(
-    client: httpx.AsyncClient, target: EngineTarget, question: Question
-) -> str | EngineRefused:
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    text: str | EngineRefused
+    usage: TokenUsage | None = None
+
+
+async def _answer(client: httpx.AsyncClient, target: EngineTarget, question: Question) -> _Answer:
     answer = await client.post(
         f"{target.address}{question.path}",
         content=target.body(question.body),
@@ -171,12 +197,15 @@ async def _answer(
     if answer.status_code != httpx.codes.OK:
         refusal = refusal_of(answer.status_code, answer.content)
         if refusal.code in TOO_LARGE_CODES:
-            return EngineRefused(refusal.code, refusal.message)
+            return _Answer(EngineRefused(refusal.code, refusal.message))
         raise refusal
-    choice = answer.json()["choices"][0]
+    document = answer.json()
+    choice = document["choices"][0]
     if question.path == COMPLETION_PATH:
-        return str(choice["text"])
-    return choice["message"].get("content") or ""
+        text = str(choice["text"])
+    else:
+        text = choice["message"].get("content") or ""
+    return _Answer(text, usage_of(document))
 
 
 def _failure_of(error: ApiError | EngineAway) -> NotAnswered:

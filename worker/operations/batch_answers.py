@@ -8,11 +8,13 @@ from app.base.errors import QuotaExceeded
 from app.batches import repository
 from app.catalogue import repository as catalogue
 from app.jobs import agent_budget
-from app.models import Batch
+from app.models import Batch, QuestionSource
 from app.models.batch import MAX_ANSWER_BYTES
 from app.operations import claims
 from app.projects import quotas
+from app.usage import questions
 from app.usage import repository as usage
+from app.usage.questions import QuestionCount, QuestionKey
 from worker.batches.run import End, Progress
 from worker.context import WorkerContext
 from worker.evaluation.charge import Charge, charge_of
@@ -33,6 +35,7 @@ class AnswerKeeper:
         self._counts = (batch.num_completed, batch.num_failed)
         self._num_bytes = batch.answer_bytes
         self._base_model_id = self._find_base_model()
+        self._counted = questions.NOTHING  # of this attempt
 
     def keep(self, progress: Progress) -> bool:
         """Return whether the answers are kept; a database that is away keeps none for now."""
@@ -50,15 +53,18 @@ class AnswerKeeper:
             "cost": charge.cost,
             "useful_attempt": self._batch.attempt,
         }
+        count = QuestionCount(progress.num_completed, progress.input_tokens, progress.output_tokens)
         try:
             with self._database.transaction() as session:
                 if not claims.write(session, self._batch, **values):
                     raise OperationAbandoned
                 repository.add_answers(session, progress.answers)
                 self._book(session, charge)
+                self._count(session, count)
         except DATABASE_UNAVAILABLE_ERRORS as error:
             log.warning("answers not kept", batch=self._batch.id, error=str(error))
             return False
+        self._counted = count
         self._batch.useful_attempt = self._batch.attempt
         self._batch.answer_bytes = self._num_bytes + progress.answer_bytes
         return True
@@ -97,6 +103,14 @@ class AnswerKeeper:
         day = now(session).date()
         owner = (batch.project_id, batch.key_id, self._base_model_id)
         usage.book_total(session, batch.id, day, *owner, total)
+
+    def _count(self, session: Session, count: QuestionCount) -> None:
+        """Count the requests and tokens that have come since the last answers."""
+        batch = self._batch
+        key = QuestionKey(
+            batch.project_id, batch.key_id, batch.model_id or "", QuestionSource.BATCH
+        )
+        questions.add(session, {key: count.minus(self._counted)}, prices={})
 
     def _find_base_model(self) -> str:
         """Return the base that the usage is of; an alias, whose models may change, has none."""

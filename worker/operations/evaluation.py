@@ -59,7 +59,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
             rows = self._rows(operation, job, file, folder, heartbeat)
         _check_templates(operation, rows, heartbeat)
         write_progress(self._database, operation, num_rows=len(rows))
-        asker = Asker(self._context, operation.project_id, heartbeat)
+        asker = Asker(self._context, operation.project_id, job.key_id, heartbeat)
         evaluator = _ModelEvaluator(self, operation, job, rows, asker, heartbeat)
         for model in operation.plan.models:
             evaluator.evaluate(model)

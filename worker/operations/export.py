@@ -8,6 +8,7 @@ import structlog
 from obstore.exceptions import BaseError
 
 from app.artifacts import repository as artifact_rows
+from app.base.database import now_plus
 from app.base.storage import StorageUnavailable, keys
 from app.catalogue import repository as catalogue
 from app.exports import repository
@@ -186,6 +187,7 @@ class ExportHandler(OperationHandler[Export]):
                 config=_config(folder) or inputs.source.config,
                 bytes=sum(artifact.bytes for artifact in artifacts),
                 deleted_at=None,
+                used_at=now_plus(),
             )
             rounding = _rounding(folder)
             fault("before_export_row")

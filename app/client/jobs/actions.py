@@ -1,9 +1,13 @@
 """Actions on a job that exists."""
 
+from enum import StrEnum
+from typing import Annotated
+
 import typer
 
 from app.client.api import Json, segment
-from app.client.command import Client, JobId, command
+from app.client.cleaning import BaseModel, CreatedDays, Search, Yes, delete_each
+from app.client.command import Client, JobId, command, option
 from app.client.jobs.request import MaxCost, MaxSeconds, budget
 
 app = typer.Typer()
@@ -42,6 +46,33 @@ def delete_job(client: Client, job_id: JobId) -> None:
     """Delete a job that has ended, with its events and checkpoints. Its model stays."""
     answer = client.api.delete(f"/fine_tuning/jobs/{segment(job_id)}")
     client.out.show(answer, f"{job_id} is deleted.")
+
+
+@command(app, "requeue", "falqon jobs requeue JOB")
+def requeue_job(client: Client, job_id: JobId) -> None:
+    """Take a job from its worker; needs a key that administers the installation."""
+    answer = client.api.post(f"/fine_tuning/jobs/{segment(job_id)}/requeue")
+    client.out.show(answer, answer["message"])
+
+
+class EndedStatus(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@command(app, "clean", "falqon jobs clean --status failed --created-days 90")
+def clean_jobs(
+    client: Client,
+    status: Annotated[EndedStatus | None, option(help="Ended so.")] = None,
+    search: Search = None,
+    created_days: CreatedDays = None,
+    base_model: BaseModel = None,
+    yes: Yes = False,
+) -> None:
+    """Delete the ended jobs that meet all criteria, with events and checkpoints; models stay."""
+    criteria = {"status": status, "search": search, "base_model": base_model}
+    delete_each(client, "/falqon/deletions/jobs", criteria, created_days, yes=yes)
 
 
 def _act(client: Client, job_id: str, action: str, body: Json | None = None) -> None:

@@ -18,6 +18,7 @@ from app.jobs import service as jobs
 from app.model_imports import service as model_imports
 from app.model_imports.schemas import ModelImportRequest
 from app.models.switch_options import MAX_CANARY_PERCENT, SwitchOptions
+from app.retention import service as retention
 from app.services import Services
 from app.switches import service as switches
 from app.switches.schemas import SwitchRequest
@@ -257,6 +258,9 @@ def show_model(services: ServicesDep, request: Request, caller: Visitor, model: 
         ),
         certificate=model_view.certificate(services, caller, files),
         link_seconds=LINK_SECONDS,
+        retention=None
+        if kind(model_object) == "base"
+        else retention.retrieve_retention(services, caller, model_object.id),
         names=_names_to_switch(services, caller, model_object),
         most_percent=MAX_CANARY_PERCENT,
         **_exports(services, caller, model_object),

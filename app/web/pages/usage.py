@@ -2,6 +2,7 @@ from enum import IntEnum
 from typing import Any
 
 from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from app.auth.caller import Caller
@@ -62,6 +63,7 @@ def usage_page(
         num_running=by_status.get(JobStatus.RUNNING, 0),
         num_queued=by_status.get(JobStatus.QUEUED, 0),
         history=history,
+        history_jobs=workers.HISTORY_JOBS,
         models=models,
         names=_names(services, caller),
     )
@@ -75,9 +77,9 @@ def usage_csv(
     fields = list(FIELDS)
     with services.database.read() as session:
         span = Span.until(now(session).date(), days)
-        rows = service.read(session, caller.administered_project, span, fields)
+    rows = service.stream_days(services, caller, span, fields)
     headers = attachment(f"usage-{span.begin}.csv")
-    return Response(schemas.to_csv(rows, fields), media_type="text/csv", headers=headers)
+    return StreamingResponse(schemas.to_csv(rows, fields), media_type="text/csv", headers=headers)
 
 
 def _amounts(session: Session, caller: Caller, span: Span) -> dict[str, Any]:
@@ -92,10 +94,7 @@ def _amounts(session: Session, caller: Caller, span: Span) -> dict[str, Any]:
         "bars": bars,
         "scale": scale,
         "totals": totals_of(bars),
-        "tables": {
-            field: service.dearest(session, project_id, span, field, MAX_TABLE_ROWS)
-            for field in fields
-        },
+        "tables": service.dearest(session, project_id, span, fields, MAX_TABLE_ROWS),
     }
 
 

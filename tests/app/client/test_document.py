@@ -148,7 +148,7 @@ def test_the_installation_without_its_api(falqon: Falqon, service: Service) -> N
 @pytest.mark.parametrize(
     ("typed", "completed"),
     [
-        ("falqon jobs c", ["checkpoints", "create", "clone", "cancel", "compare"]),
+        ("falqon jobs c", ["checkpoints", "create", "clone", "cancel", "clean", "compare"]),
         ("falqon jobs resume --max", ["--max-cost-usd", "--max-seconds"]),
         (
             "falqon projects change P --unlimited max-",

@@ -23,6 +23,25 @@ def test_a_model_from_its_job_to_its_end(
         == service.client.models.retrieve(model).to_dict()
     )
 
+    assert falqon("models", "pin", model).stdout == f"{model} is pinned.\n"
+    assert falqon("models", "unpin", model).stdout == f"{model} is not pinned.\n"
+    refused = falqon("models", "clean")
+    assert (refused.exit_code, "At least one of" in refused.stderr) == (1, True)
+    shown = falqon("models", "clean", "--search", model).stdout.splitlines()
+    assert (shown[0], shown[1].startswith("1 (")) == (model, True)
+    assert "would be deleted" in shown[1]
+    assert falqon("models", "clean", "--search", model, "--unused-days", "5").stdout.startswith("0")
+    done = json.loads(falqon("models", "clean", "--search", model, "--yes", "--json").stdout)
+    assert (done["deleted"], done["kept"]) == ([model], [])
+    gone = falqon("jobs", "clean", "--search", job_id, "--status", "succeeded", "--yes").stdout
+    assert gone.startswith(job_id)
+    assert falqon("jobs", "show", job_id).exit_code == 3
+
+
+def test_a_model_is_deleted_by_name(falqon: Falqon, submitted: Callable[..., str]) -> None:
+    job_id = submitted("--suffix", "mine")
+    assert falqon("jobs", "watch", job_id).exit_code == 0
+    model = json.loads(falqon("jobs", "show", job_id, "--json").stdout)["fine_tuned_model"]
     assert falqon("models", "delete", model).stdout == f"{model} is deleted.\n"
     assert falqon("models", "show", model).exit_code == 3
     assert falqon("download", model).exit_code == 3

@@ -12,7 +12,7 @@ from openai.types import Batch as ClientBatch
 from sqlalchemy import delete, select
 
 from app.keys.service import add_key
-from app.models import PriceOverride, Scope, UsageDay
+from app.models import PriceOverride, QuestionDay, Scope, UsageDay
 from tests.support.api import Api, Tenant
 from worker.context import WorkerContext
 from worker.operations.batch import BatchHandler
@@ -108,3 +108,10 @@ def test_a_batch_asks_as_the_api_does_beside_other_requests(
     assert calls == ["f", "f"]
     assert done.usage is not None
     assert 0 < done.usage.output_tokens <= 120
+    with api.database.read() as session:
+        mine = (QuestionDay.project_id == tenant.project_id, QuestionDay.source == "batch")
+        (day,) = session.scalars(select(QuestionDay).where(*mine, QuestionDay.requests == 1))
+    assert (day.input_tokens, day.output_tokens) == (
+        done.usage.input_tokens,
+        done.usage.output_tokens,
+    )

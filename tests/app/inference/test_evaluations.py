@@ -17,7 +17,17 @@ from typer.testing import CliRunner, Result
 
 from app.base.database import now_plus
 from app.cli import app
-from app.models import Artifact, Engine, Evaluation, Job, JobStatus, Model, PriceOverride, UsageDay
+from app.models import (
+    Artifact,
+    Engine,
+    Evaluation,
+    Job,
+    JobStatus,
+    Model,
+    PriceOverride,
+    QuestionDay,
+    UsageDay,
+)
 from app.operations import claims
 from falqon_core.contract.config import Recipe
 from tests.support.api import Api, Tenant
@@ -130,6 +140,13 @@ def test_the_model_and_its_base_answer_the_same_rows(
     done = read(tenant, job_id, evaluation_id)
     assert (done["status"], done["error"]) == ("completed", None)
     assert (done["num_answers"], done["num_questions"]) == (8, 8)
+    models = [model["model"] for model in done["result"]["models"]]
+    with api.database.read() as session:
+        asked = select(QuestionDay).where(QuestionDay.model_id == models[1])
+        (day,) = session.scalars(asked)
+    assert (day.project_id, day.source, day.requests) == (tenant.project_id, "evaluation", 4)
+    assert day.base_model_id == models[0]
+    assert day.input_tokens > day.output_tokens > 0
     assert (done["result"]["rows"], done["result"]["rows_left_out"]) == (4, 0)
     base, mine = done["result"]["models"]
     assert (base["role"], mine["role"]) == ("base", "result")

@@ -1,5 +1,8 @@
+from dataclasses import replace
+from datetime import date
 from itertools import pairwise
 
+import pytest
 from sqlalchemy import update
 
 from app.jobs import claims, listing
@@ -103,3 +106,29 @@ def test_whoever_follows_a_project_learns_of_every_change(backend: Backend) -> N
     states.append(state())
     assert all(before != after for before, after in pairwise(states))
     assert state() == states[-1]
+
+
+def test_a_search_and_a_sort_by_cost_compare_the_newest_jobs_until_days_are_chosen(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [backend.add_job() for _ in range(5)]
+    backend.set(ids[0], progress=JobProgress(cost=cost("9.0000")))
+    for job_id in ids:
+        backend.set(job_id, suffix="mine")
+    monkeypatch.setattr(listing, "MAX_COMPARED", 3)
+    newest = ids[:1:-1]
+    dearest, found = JobQuery(sort="cost"), JobQuery("mine")
+    for query, is_partial, expected in (
+        (dearest, True, newest),
+        (found, True, newest),
+        (replace(found, status=JobStatus.QUEUED), True, newest),
+        (JobQuery(), False, ids[::-1]),
+        (JobQuery(sort="model", descending=False), False, ids),
+        (replace(found, until=date(2020, 1, 1)), False, []),
+    ):
+        with backend.database.read() as session:
+            page = listing.find_page(session, DEFAULT_PROJECT_ID, query)
+        assert ([job.id for job in page.jobs], page.is_partial) == (expected, is_partial), query
+    monkeypatch.setattr(listing, "MAX_COMPARED", 5)
+    assert job_ids(backend, dearest)[0] == ids[0]
+    assert len(job_ids(backend, found)) == 5

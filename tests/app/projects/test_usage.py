@@ -81,5 +81,6 @@ def test_usage_of_many_projects_takes_the_statements_of_one(database: Database) 
         used = dict(zip(ids, repository.usages(session, projects), strict=True))
     assert len(executed) < 12
     one_file = checked_file("", "").bytes
-    assert used["p"] == ProjectUsage(1, one_file, 0.0)
-    assert used["q3"] == ProjectUsage(0, one_file, 0.0)
+    kinds = {"files": one_file, "models": 0, "checkpoints": 0, "uploads": 0}
+    assert used["p"] == ProjectUsage(1, kinds, 0.0)
+    assert used["q3"] == ProjectUsage(0, kinds, 0.0)

@@ -95,6 +95,10 @@ def a_model_and_a_name(tenant: Tenant) -> Parameters:
     return an_alias(tenant) | {"model": a_model_to_switch_to(tenant)}
 
 
+def a_model_to_find(tenant: Tenant) -> Parameters:
+    return {"search": a_model(tenant)["model"]}
+
+
 def a_step(tenant: Tenant) -> Parameters:
     return a_checkpoint(tenant) | {"step": "4"}
 
@@ -142,11 +146,18 @@ FORMS = {
     "/models/{model:path}/switch": Form(
         "alias.switch_created", a_model_and_a_name, sends=("alias",)
     ),
+    "/models/delete": Form(
+        "model.deleted", a_model_to_find, {"confirmed": "yes"}, sends=("search",)
+    ),
+    "/models/{model:path}/pin": Form("model.pinned", a_model, {"pinned": "yes"}),
     "/models/{model:path}/delete": Form("model.deleted", a_model),
     "/workers/engines/keep": Form("engine.updated", an_engine, {"keep_loaded": "true"}, ("model",)),
     "/workers/engines/unload": Form("engine.deleted", an_engine, sends=("model",)),
     "/settings/projects": Form("project.created", fields={"name": "made"}),
     "/settings/projects/{project_id}": Form("project.updated", a_project, {"name": "renamed"}),
+    "/settings/projects/{project_id}/retention": Form(
+        "project.updated", a_project, {"models_kept_days": "90"}
+    ),
     "/settings/projects/{project_id}/evaluation": Form("project.updated", a_project),
     "/settings/projects/{project_id}/limits": Form("project.updated", a_project, {"weight": "2"}),
     "/settings/projects/{project_id}/archive": Form("project.archived", a_project),

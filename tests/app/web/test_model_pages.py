@@ -330,3 +330,38 @@ def test_the_page_names_where_a_base_model_may_come_from(browser: httpx.Client) 
     for source in ("hf:OWNER/NAME", "MODEL.gguf"):
         assert f"falqon admin models add NAME --source {source}" in text
     assert "a folder with safetensors weights" in text
+
+
+def test_several_models_are_shown_before_they_are_deleted(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    gone, named = a_model(tenant), a_model(tenant)
+    tenant.http.post("/v1/aliases", json={"name": "mine", "model": named}).raise_for_status()
+    shown = post(browser, "/models/delete", search="ft:", unused_days="", created_days="").text
+    assert f'href="{model_page(gone)}"' in shown
+    assert "The alias &#39;mine&#39; stands for the model" in shown
+    assert browser.get(model_page(gone)).status_code == 200
+    nothing = post(browser, "/models/delete", search="ft:", unused_days="9").text
+    assert "No model that may be deleted" in nothing
+    assert "Delete the models" not in nothing
+    for wrong in ({"unused_days": "0"}, {"created_days": "x"}, {}):
+        refused = post(browser, "/models/delete", confirmed="yes", **wrong)
+        assert "models are deleted" not in refused.text
+    done = post(browser, "/models/delete", search="ft:", confirmed="yes").text
+    assert "1 models are deleted. 1 in use stay." in done
+    assert browser.get(model_page(gone)).status_code == 404
+    assert browser.get(model_page(named)).status_code == 200
+
+
+def test_the_page_of_an_unused_model_says_its_end_until_it_is_pinned(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    model = a_model(tenant)
+    soon = datetime.now(UTC) + timedelta(days=3)
+    with tenant.api.database.transaction() as session:
+        session.execute(update(Model).where(Model.id == model).values(expires_at=soon))
+    assert "Nobody has used this model for long" in browser.get(model_page(model)).text
+    pinned = post(browser, f"{model_page(model)}/pin", pinned="yes").text
+    assert "Nobody has used" not in pinned
+    assert "Unpin" in pinned
+    assert "Unpin" not in post(browser, f"{model_page(model)}/pin").text

@@ -128,7 +128,7 @@ def test_a_key_whose_end_cannot_be_read_is_not_made(admin: Browser, lifetime: st
         ({"name": "", "scope": "read"}, {"name": "This is required."}),
         (
             {"name": "<x>", "scope": "root"},
-            {"scope": "Choose one of 'infer', 'read', 'agent', 'write' or 'admin'."},
+            {"scope": "Choose one of 'metrics', 'infer', 'read', 'agent', 'write' or 'admin'."},
         ),
         (
             {"name": "x", "scope": "agent"},

@@ -46,6 +46,13 @@ def test_the_usage_page_shows_cost_by_day_key_and_model(
     assert "worker-1" in page.text
 
 
+def test_bytes_are_shown_by_kind(tenant: Tenant, browser: httpx.Client) -> None:
+    tenant.upload()
+    usage = browser.get("/usage").text.partition("Bytes by kind")[2]
+    for kind in ("Files", "Models", "Checkpoints", "Uploads"):
+        assert f"<dt>{kind}</dt>" in usage
+
+
 def test_the_table_is_the_api_s(tenant: Tenant, browser: httpx.Client) -> None:
     key_id = used(tenant, "0.5000")
     answer = browser.get("/usage/table.csv?days=7")

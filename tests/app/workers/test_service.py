@@ -1,11 +1,14 @@
-from datetime import timedelta
+from datetime import date, timedelta
 
+import pytest
 from sqlalchemy import select, update
 
 from app.base.database import Database, now_plus
 from app.base.settings import Settings
+from app.jobs import claims
 from app.models import DEFAULT_PROJECT_ID, Drain, JobStatus, Model, Project, Worker
 from app.workers import service
+from tests.support.backend import Backend
 from tests.support.rows import checked_file, queued_job
 
 SETTINGS = Settings(poll=timedelta(seconds=10))
@@ -63,3 +66,22 @@ def test_a_worker_with_a_long_job_is_not_forgotten(database: Database) -> None:
         assert [each.worker.id for each in live] == ["new", "busy"]
     with database.transaction() as session:
         assert not service.mark_seen(session, "busy", "h100", 1, 8), "it is still being drained"
+
+
+def test_a_history_counts_the_newest_jobs(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(3):
+        backend.add_job()
+        with backend.database.transaction() as session:
+            assert claims.claim(session, owner="w-1", device="cpu", num_devices=1, lease_seconds=60)
+
+    def num_attempts(project_id: str | None) -> int:
+        with backend.database.read() as session:
+            history = service.history(session, project_id, date(2020, 1, 1), 10)
+        return sum(worker.num_attempts for worker in history)
+
+    assert num_attempts(None) == num_attempts(DEFAULT_PROJECT_ID) == 3
+    assert num_attempts("proj_other") == 0
+    monkeypatch.setattr(service, "HISTORY_JOBS", 2)
+    assert num_attempts(None) == num_attempts(DEFAULT_PROJECT_ID) == 2

@@ -76,6 +76,6 @@ def test_an_engine_is_looked_up_again_while_the_database_is_away(
         return target
 
     monkeypatch.setattr(service, "find_or_request", find_or_ask)
-    asker = Asker(embedded_backend.context(), "proj_a", lambda: beats.append(None))
+    asker = Asker(embedded_backend.context(), "proj_a", None, lambda: beats.append(None))
     assert asker._find_target("m") is target
     assert len(beats) == 2

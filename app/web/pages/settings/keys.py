@@ -32,6 +32,7 @@ LIFETIMES = {
     str(365 * DAY): "in a year",
 }
 RIGHTS = {
+    Scope.METRICS: "reads metrics of the installation, and does nothing else",
     Scope.INFER: "asks models, and does nothing else",
     Scope.READ: "also sees files, jobs and models, and downloads them",
     Scope.AGENT: "also uploads, trains up to its daily budget, and evaluates",

@@ -117,6 +117,25 @@ def limit_project(
     return _project_page(services, request, caller, project_id, form)
 
 
+@router.change("/projects/{project_id}/retention")
+def set_retention(
+    services: ServicesDep,
+    request: Request,
+    caller: AdminVisitor,
+    project_id: str,
+    checkpoints_kept_days: Field = None,
+    models_kept_days: Field = None,
+) -> Response:
+    days = {"checkpoints_kept_days": checkpoints_kept_days, "models_kept_days": models_kept_days}
+    with TypedForm(**days) as form:
+        typed = parse_form(ProjectChange, **days).model_dump(exclude_unset=True)
+        change = ProjectChange.model_validate(dict.fromkeys(days) | typed)
+        service.change_project(services, caller, project_id, change)
+        notify(request, "Retention set.")
+        return redirect_to(f"{SETTINGS_PATH}/projects/{project_id}")
+    return _project_page(services, request, caller, project_id, form)
+
+
 @router.change("/projects/{project_id}/answers")
 def keep_answers(
     services: ServicesDep,
