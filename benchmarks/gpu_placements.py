@@ -127,7 +127,7 @@ def mixture_lines() -> Iterator[str]:
     yield ""
     yield "Experts: e4m3, of gpt-oss MXFP4, with their routers. Seconds: experts are dequantized"
     yield "for each product and multiplied in bf16 by torch's grouped product; the state of delta"
-    yield "nets is counted as bytes, without the launches below. The attention of gpt-oss, which has"
+    yield "nets is counted as bytes, without the launches below. The attention of gpt-oss, with"
     yield "sinks, goes segment by segment and is left out, as above."
 
 

@@ -20,6 +20,7 @@ from falqon_core.ops import samples
 from falqon_core.ops.delta_codes import delta_values, quantize_deltas
 from falqon_core.ops.dispatch import operator
 from falqon_core.ops.grad_adapter import grad_a, grad_b
+from falqon_core.ops.grouped_product import grouped_product
 from falqon_core.ops.half_gemm import gemm_codes, lower
 from falqon_core.ops.quantize import quantize_codes, quantize_int8, quantize_rows, round_rows
 from falqon_core.ops.refresh import refresh_codes
@@ -319,6 +320,20 @@ def _grad_input(s: Shapes, draw: KernelDraw) -> KernelCall:
     )
 
 
+def _grouped(s: Shapes, draw: KernelDraw) -> KernelCall:
+    """Eight experts of a quarter of the width, each token at one of them."""
+    experts, width = 8, s.intermediate // 4
+    codes, scale = draw.qdata(experts * width, s.hidden)
+    ends = torch.arange(1, experts + 1, dtype=torch.int32, device=draw.device)
+    arguments = (
+        draw.normal(s.tokens, s.hidden),
+        codes.unflatten(0, (experts, width)),
+        scale.unflatten(0, (experts, width)),
+        ends * s.tokens // experts,
+    )
+    return KernelCall(arguments, flops=2.0 * s.tokens * s.hidden * width)
+
+
 def _gemm(half: bool) -> Callable[[Shapes, KernelDraw], KernelCall]:
     def call(s: Shapes, draw: KernelDraw) -> KernelCall:
         (x, x_scale) = draw.qdata(s.tokens, s.hidden)
@@ -379,6 +394,13 @@ LINES = (
     ),
     KernelLine("gradient of A from codes", "[3r, T] x [T, H]", grad_a, _grad_a, result_alone),
     KernelLine("gradient of B from codes", "3 [H, T] x [T, r]", grad_b, _grad_b, result_alone),
+    KernelLine(
+        "experts, grouped product",
+        "[T, H] x 8 x [I / 4, H]",
+        grouped_product,
+        _grouped,
+        result_alone,
+    ),
     KernelLine(
         "own GEMM, FP32 sums", "[T, H] x [I, H]", gemm_codes, _gemm(half=False), result_alone
     ),

@@ -16,6 +16,10 @@ METHODS = ("supervised", "dpo")
 UNMOVED_STATUSES = ("failed", "cancelled")
 FINE_TUNED = "ft:"
 CHECKPOINT = ":ckpt-"
+# Parts of the names of OpenAI's smaller models, and rows of `falqon models fit` for both sizes.
+SMALL = ("mini", "nano", "gpt-3.5", "babbage", "davinci")
+SMALL_BASES = ("Qwen3-4B", "Qwen3-8B")
+LARGE_BASES = ("Qwen3-14B", "Qwen3-32B", "gpt-oss-20b")
 NUM_FILTERED_PAIRS = 4  # Pairs of a job's metadata in one address, whose length is limited.
 
 
@@ -123,8 +127,15 @@ def obstacle(client: Client, plan: MovePlan, job: JobMove) -> str:
         return ""
     return (
         f"no model here stands for '{origin.model}'; "
-        f"`falqon aliases set {origin.model} MODEL` names one"
+        f"`falqon aliases set {origin.model} MODEL` names one, such as "
+        f"{' or '.join(proposed_bases(origin.model))}; `falqon models fit` says which of them a "
+        "card trains"
     )
+
+
+def proposed_bases(name: str) -> tuple[str, ...]:
+    """Return open models of the size that takes the place of an OpenAI model."""
+    return SMALL_BASES if any(word in name for word in SMALL) else LARGE_BASES
 
 
 def _model_here(client: Client, name: str) -> str | None:

@@ -7,7 +7,9 @@ from sqlalchemy import select
 
 from app.client.move import carrying
 from app.client.move.account import Account
+from app.client.move.plan import proposed_bases
 from app.models import File, Job
+from falqon_core.estimate.published import PUBLISHED_MODELS
 from tests.app.client.move.conftest import BASE, MAX_FILE_BYTES, Move
 from tests.support.api import Tenant, jsonl
 from tests.support.openai_account import KEY, OpenAiAccount, Refusal, a_checkpoint, an_error
@@ -239,7 +241,8 @@ def test_an_object_that_cannot_be_moved_is_reported_by_its_id(
         "deleted": "its file file-gone: it has been deleted there",
         "reinforcement": "method reinforcement is not supported; supervised and dpo are",
         "no model here": "no model here stands for 'gpt-4.1-2025-04-14'; "
-        "`falqon aliases set gpt-4.1-2025-04-14 MODEL` names one",
+        "`falqon aliases set gpt-4.1-2025-04-14 MODEL` names one, such as Qwen3-14B or "
+        "Qwen3-32B or gpt-oss-20b; `falqon models fit` says",
         "still running": "it is running there; run this again when it has ended",
         "failed": "failed there; stays",
         "impossible epochs": "n_epochs",
@@ -381,3 +384,14 @@ def _preferences() -> bytes:
         "non_preferred_output": [{"role": "assistant", "content": "five"}],
     }
     return json.dumps(record).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [("gpt-4o-mini-2024-07-18", 4e9, 9e9), ("gpt-4o-2024-08-06", 14e9, 33e9)],
+)
+def test_proposed_bases_are_rows_of_the_table_and_of_that_size(
+    name: str, low: float, high: float
+) -> None:
+    for base in proposed_bases(name):
+        assert low <= PUBLISHED_MODELS[base].num_parameters <= high, base
