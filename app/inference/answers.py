@@ -18,7 +18,7 @@ from app.aliases.traffic import Traffic
 from app.aliases.writer import counted_traffic
 from app.auth.caller import Caller
 from app.base.database import Database
-from app.base.errors import ApiError, Unavailable
+from app.base.errors import ApiError, Forbidden, Unavailable
 from app.http.rates import enforce_tokens, state_rate
 from app.inference import proxy, service
 from app.inference.answer_stream import AnswerStream
@@ -31,14 +31,19 @@ from app.inference.questions import estimate_tokens, split
 from app.inference.recording import make_recorder
 from app.inference.schemas import ChatCompletionRequest, InferenceRequest
 from app.inference.service import EngineTarget
-from app.inference.translation import translate
+from app.inference.translation import Translation, translate
 from app.inference.turns import EngineQueues
+from app.inference.upstream import question_for
 from app.inference.usage import Bill, UsageTally
-from app.models.alias import AliasTargets
+from app.models import Scope
+from app.models.alias import AliasTargets, is_upstream
 from app.services import Services
 from app.stored_answers.queue import AnswerQueue
 
 IGNORED_HEADER = "x-falqon-ignored"
+# Refusals that say nothing of the model: of the key's rights and limits, of a client that has gone.
+CALLERS_STATUSES = (403, 429, 499)
+UPSTREAM_IDLE_SECONDS = 15.0  # of a connection; servers far away keep theirs for longer
 STICKY_HEADER = "x-falqon-session"  # whose requests stay with one model of an alias
 
 
@@ -47,6 +52,7 @@ class Engines:
     """Connection of an API process to the engines."""
 
     client: httpx.AsyncClient
+    upstream_client: httpx.AsyncClient
     targets: KnownTargets
     queues: EngineQueues
     in_flight: AnswersInFlight
@@ -66,9 +72,14 @@ EnginesDep = Annotated[Engines, Depends(_engines)]
 
 @asynccontextmanager
 async def open_engines(database: Database, answer_queue: AnswerQueue) -> AsyncIterator[Engines]:
-    async with proxy.make_client() as client, counted_traffic(database) as traffic:
+    async with (
+        proxy.make_client() as client,
+        proxy.make_client(UPSTREAM_IDLE_SECONDS) as upstream_client,
+        counted_traffic(database) as traffic,
+    ):
         yield Engines(
             client,
+            upstream_client,
             KnownTargets(),
             EngineQueues(),
             AnswersInFlight(),
@@ -90,20 +101,20 @@ async def answer(
     """Return the response of the model that the request names, or that an alias stands for, in a
     form; without one, as the request has it. Each model of an alias has its requests counted.
     """
-    if form is None:
-        form = _make_form(engines, caller, body)
     name = body.model
     targets = await _find_targets(services, engines, caller, name)
     if targets is None:
+        form = form or _make_form(engines, caller, body)
         return await _answer(services, engines, caller, request, body, form)
     model = choose(targets, name, request.headers.get(STICKY_HEADER) or body.sticky_key)
     count = partial(engines.traffic.add, caller.project_id, name, model)
     started = time.monotonic()
     try:
         body = body.model_copy(update={"model": model})
+        form = form or _make_form(engines, caller, body)
         response = await _answer(services, engines, caller, request, body, form)
     except ApiError as error:
-        if error.status >= 500:
+        if error.status not in CALLERS_STATUSES:
             count(None)
         raise
     seconds = time.monotonic() - started
@@ -116,7 +127,9 @@ async def answer(
 
 def _make_form(engines: Engines, caller: Caller, body: InferenceRequest) -> AnswerForm:
     recorder = None
-    if isinstance(body, ChatCompletionRequest) and body.store and caller.stores_answers:
+    # Code that asks an upstream does not know yet that answers may be kept here.
+    wants_store = body.store or (body.store is None and is_upstream(body.model))
+    if isinstance(body, ChatCompletionRequest) and wants_store and caller.stores_answers:
         recorder = make_recorder(engines.answer_queue, caller, body)
     return AnswerForm(wants_usage=body.wants_usage, recorder=recorder)
 
@@ -148,6 +161,8 @@ async def _answer(
     The usage counts against the caller's API key; raises `RateLimited` if it has no tokens left, or
     too many outstanding answers.
     """
+    if is_upstream(body.model) and caller.scope is Scope.AGENT:
+        raise Forbidden("An agent's key asks no upstream: no budget counts that.", param="model")
     enforce_tokens(request)
     of_caller = (caller.project_id, body.model)
     questions = split(body.for_engine())
@@ -164,7 +179,7 @@ async def _answer(
             service.give_up(services.database, target)
 
         exchange = proxy.Exchange(
-            engines.client,
+            engines.upstream_client if target.is_upstream else engines.client,
             target,
             engines.queues.of(target),
             body.engine_path,
@@ -172,9 +187,12 @@ async def _answer(
             tally,
             body.prompt_field,
         )
-        key = (target.address, target.token, body.model)
-        in_own_words = partial(translate, body, engines.traits, key, exchange.post)
-        translation = await proxy.while_connected(in_own_words, request, exchange)
+        if target.is_upstream:
+            translation = Translation(*question_for(body))
+        else:
+            key = (target.address, target.token, body.model)
+            in_own_words = partial(translate, body, engines.traits, key, exchange.post)
+            translation = await proxy.while_connected(in_own_words, request, exchange)
         if translation.content is None:
             for question in questions:
                 tally.add_sent(question)
@@ -202,7 +220,7 @@ async def _answer(
         resources.enter_context(engines.in_flight.hold(caller.key_id, len(questions), max_answers))
         resources.push_async_callback(bill.settle)
         response = await ask_known_or_find()
-        ignored = body.ignored_fields
+        ignored = () if is_upstream(body.model) else body.ignored_fields
         if body.store and not (isinstance(body, ChatCompletionRequest) and caller.stores_answers):
             ignored = (*ignored, "store")
         if ignored:

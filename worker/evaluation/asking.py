@@ -12,7 +12,7 @@ import structlog
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, InvalidRequest, NotFound
 from app.inference import service
-from app.inference.refusals import CONNECTION_ERRORS, refusal_of
+from app.inference.refusals import CONNECTION_ERRORS
 from app.inference.service import EngineTarget
 from app.notifier.broker import Notifier
 from worker.context import WorkerContext
@@ -84,7 +84,7 @@ class Asker:
                 target = judge or self._find_target(model_id)
                 began_at = time.monotonic()
                 answers = asyncio.run(self._ask_at_once(target, questions))
-                if judge is None:
+                if judge is None and not target.is_upstream:
                     self.seconds += time.monotonic() - began_at
                 return answers
             except (EngineAway, ApiError) as error:
@@ -169,7 +169,7 @@ async def _answer(
         headers=target.headers,
     )
     if answer.status_code != httpx.codes.OK:
-        refusal = refusal_of(answer.status_code, answer.content)
+        refusal = target.refusal_of(answer, answer.content)
         if refusal.code in TOO_LARGE_CODES:
             return EngineRefused(refusal.code, refusal.message)
         raise refusal
