@@ -157,6 +157,11 @@ def find_targets(session: Session, project_id: str, name: str) -> AliasTargets |
     return None if alias is None else alias.targets
 
 
+def find_visible(session: Session, project_id: str, name: str) -> Alias | None:
+    """Return what a project means by a name; None if it is no alias."""
+    return repository.find_visible(session, project_id, name)
+
+
 def resolve(session: Session, project_id: str, name: str) -> str:
     """Return the model of a name, which is itself unless it is an alias; of several models the one
     with the greatest weight.

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
 import openai
 import pytest
 
@@ -259,7 +258,10 @@ def test_a_name_switches_to_a_model_here_that_is_not_worse_and_back(
     upstream.content = TEXT
 
 
-def test_the_models_list_says_what_the_name_stands_for(tenant: Tenant) -> None:
-    listed: list[httpx.Response] = tenant.http.get("/v1/models").json()["data"]
-    (row,) = [each for each in listed if each["id"] == NAME]
-    assert row["stands_for"] == [{"model": THERE, "weight": 1}]
+def test_the_name_is_a_model_of_the_list_and_by_itself(tenant: Tenant) -> None:
+    (listed,) = [each for each in tenant.client.models.list() if each.id == NAME]
+    assert listed.stands_for == [{"model": THERE, "weight": 1}]
+    assert tenant.client.models.retrieve(NAME) == listed
+    with pytest.raises(openai.BadRequestError) as caught:
+        tenant.job(model=NAME)
+    assert caught.value.code == "model_not_found"
