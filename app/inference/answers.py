@@ -1,8 +1,8 @@
 """Answers of models to requests, for the API and for the dashboard's playground."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -102,27 +102,39 @@ async def answer(
     form; without one, as the request has it. Each model of an alias has its requests counted.
     """
     name = body.model
-    targets = await _find_targets(services, engines, caller, name)
+    targets = await find_targets(services, engines, caller, name)
     if targets is None:
         form = form or _make_form(engines, caller, body)
         return await _answer(services, engines, caller, request, body, form)
     model = choose(targets, name, request.headers.get(STICKY_HEADER) or body.sticky_key)
     count = partial(engines.traffic.add, caller.project_id, name, model)
     started = time.monotonic()
-    try:
+    with counted_failures(count):
         body = body.model_copy(update={"model": model})
         form = form or _make_form(engines, caller, body)
         response = await _answer(services, engines, caller, request, body, form)
-    except ApiError as error:
-        if error.status not in CALLERS_STATUSES:
-            count(None)
-        raise
     seconds = time.monotonic() - started
     if isinstance(response, AnswerStream):
         response.resources.callback(lambda: count(None if response.has_failed else seconds))
     else:
         count(seconds)
     return response
+
+
+@contextmanager
+def counted_failures(count: Callable[[None], None]) -> Iterator[None]:
+    """Count an error, unless it says nothing of the model."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status not in CALLERS_STATUSES:
+            count(None)
+        raise
+
+
+def refuse_agents(caller: Caller, model_id: str) -> None:
+    if is_upstream(model_id) and caller.scope is Scope.AGENT:
+        raise Forbidden("An agent's key asks no upstream: no budget counts that.", param="model")
 
 
 def _make_form(engines: Engines, caller: Caller, body: InferenceRequest) -> AnswerForm:
@@ -134,7 +146,7 @@ def _make_form(engines: Engines, caller: Caller, body: InferenceRequest) -> Answ
     return AnswerForm(wants_usage=body.wants_usage, recorder=recorder)
 
 
-async def _find_targets(
+async def find_targets(
     services: Services, engines: Engines, caller: Caller, name: str
 ) -> AliasTargets | None:
     project_id = caller.project_id
@@ -161,8 +173,7 @@ async def _answer(
     The usage counts against the caller's API key; raises `RateLimited` if it has no tokens left, or
     too many outstanding answers.
     """
-    if is_upstream(body.model) and caller.scope is Scope.AGENT:
-        raise Forbidden("An agent's key asks no upstream: no budget counts that.", param="model")
+    refuse_agents(caller, body.model)
     enforce_tokens(request)
     of_caller = (caller.project_id, body.model)
     questions = split(body.for_engine())

@@ -49,6 +49,8 @@ class Upstream(LocalServer):
                     upstream.closing.wait()
                 elif (refusal := upstream.refusal) is not None:
                     self.send(refusal.status, refusal.content, **refusal.headers)
+                elif self.path == "/v1/embeddings":
+                    self.send(200, json.dumps(upstream.embedded(body)).encode())
                 elif body.get("stream"):
                     self._stream(body)
                 else:
@@ -73,6 +75,14 @@ class Upstream(LocalServer):
     def close(self) -> None:
         self.closing.set()
         super().close()
+
+    def embedded(self, body: Json) -> Json:
+        rows = [
+            {"object": "embedding", "index": index, "embedding": [0.5, 0.25]}
+            for index in range(len(body["input"]))
+        ]
+        usage = {"prompt_tokens": 400, "total_tokens": 400}
+        return {"object": "list", "data": rows, "model": body["model"], "usage": usage}
 
     def whole(self, body: Json) -> Json:
         message: Json = {"role": "assistant", "content": self.content}

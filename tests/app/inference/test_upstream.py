@@ -265,3 +265,21 @@ def test_the_name_is_a_model_of_the_list_and_by_itself(tenant: Tenant) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         tenant.job(model=NAME)
     assert caught.value.code == "model_not_found"
+
+
+def test_embeddings_come_from_there(tenant: Tenant, upstream: Upstream) -> None:
+    put(tenant, "text-embedding-3-small", "upstream:text-embedding-3-small")
+    options: Any = {"model": "text-embedding-3-small", "dimensions": 2, "encoding_format": "float"}
+    texts = ["a"] * 100
+    raw = tenant.client.embeddings.with_raw_response.create(input=texts, **options)
+    answer = raw.parse()
+    assert len(answer.data) == 100
+    assert answer.data[99].embedding == [0.5, 0.25]
+    (received,) = upstream.received
+    assert (received.path, received.headers["authorization"]) == ("/v1/embeddings", f"Bearer {KEY}")
+    assert received.body == options | {"input": texts}
+    upstream.refusal = Refusal(400, b'{"error": {"message": "too long", "code": "too_long"}}')
+    with pytest.raises(openai.BadRequestError) as caught:
+        tenant.client.embeddings.create(input="a", **options)
+    assert caught.value.code == "too_long"
+    tenant.http.delete("/v1/aliases/text-embedding-3-small")
