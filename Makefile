@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Where nothing compiled may be kept, every process of the tests compiles what it imports of ours: 6 s each for those of pytest.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lock assets demo check test serve lint types unit format benchmark tour load serving fuzz chaos e2e fleet downloads tokenizers trace rehearse gpu image-check wheel wheel-check bundle bundle-check sbom clean
+.PHONY: help setup lock assets demo check test serve lint types unit format benchmark tour load serving fuzz chaos e2e clients fleet downloads tokenizers trace rehearse gpu image-check wheel wheel-check bundle bundle-check sbom clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
@@ -22,6 +22,7 @@ help:
 	@echo "make fuzz       50,000 made-up requests over both databases and every role, against what /openapi.json says"
 	@echo "make chaos      the faults that a release has to survive, on both databases (hours)"
 	@echo "make e2e        every method and every documented command on the real trainer, through the whole service"
+	@echo "make clients    released clients of OpenAI's API, unmodified, each in an environment of its own (5 minutes)"
 	@echo "make fleet      nine machines as network namespaces: a rolling upgrade, a pulled cable, a silent store, a joined worker, a killed rank (root)"
 	@echo "make load       the API under load, with 100,000 jobs and 2,000 readers of streams (5 minutes)"
 	@echo "make serving    engines asked directly and through the API: latency, tokens a second, memory (10 minutes)"
@@ -122,6 +123,11 @@ chaos: setup
 
 e2e: setup
 	E2E=release OMP_NUM_THREADS=1 python -m pytest -n 2 tests/e2e
+
+# In the versions of tests/clients/requirements, installed below .cache/clients; one that cannot be installed is named as skipped.
+clients: setup
+	OMP_NUM_THREADS=1 python -m pytest -q tests/contract/test_clients.py
+	python -m tests.clients
 
 # Needs iproute2 (apt-get install iproute2).
 fleet: setup

@@ -20,13 +20,15 @@ import os
 import statistics
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.base.database import Database
 from app.base.processes.supervised_process import say
 from app.base.storage import Storage
 from app.catalogue.importer import TINY_MODEL_ID, add_base_model
+from app.models import DEFAULT_PROJECT_ID, Project
+from app.models.answer_storage import AnswerStorage
 from benchmarks import parser_of
 from benchmarks.api.load import Latency
 from benchmarks.api.report import machine
@@ -43,6 +45,7 @@ THREADS = 40  # that a process of the API starts when so much is asked at once
 TOKENS_PER_SECOND = 40.0  # of each stream of the paced engine
 SETTLE_SECONDS = 3.0
 GOAL_ADDED_P99_MS, GOAL_RATIO, GOAL_STREAM_KIB = 5.0, 0.97, 60.0
+GOAL_STORED_P50_MS = 2.0
 
 
 PAGE = """# What stands before an engine
@@ -59,8 +62,8 @@ python -m benchmarks.serving
 |---|---:|---:|---|
 {goals}
 
-The goals are for the first engine and for SmolLM2, whichever is worse. falqon-tiny says a token in
-a tenth of a millisecond: there the cores that it would use are what is shared.
+The first two goals are for the first engine and for SmolLM2, whichever is worse. falqon-tiny says a
+token in a tenth of a millisecond: there the cores that it would use are what is shared.
 
 Time to the first byte, {questions} questions a round, one after the other:
 
@@ -131,18 +134,20 @@ def main() -> None:
     with services() as prepared:
         database = Database(prepared.settings.resolved_database_url)
         _add_smollm2(prepared, database)
+        _keep_answers(database)
         with paced_engine(TOKENS_PER_SECOND) as engine:
             with_paced = with_engine(prepared, engine)
             with served(with_paced, SERVICE) as server:
                 stream_bytes = asyncio.run(_bytes_per_stream(server))
             with served(with_paced, SERVICE) as server:
                 measured = [_measure(PACED, server, engine, arguments)]
+                stored_ms = asyncio.run(_added_by_storing(server, arguments))
         with served(prepared, SERVICE) as server, worker(prepared):
             for case in LLAMA_CPP:
                 engine = load_model(server, database, case.model)
                 measured.append(_measure(case, server, engine, arguments))
         database.dispose()
-    text = _page(where, arguments, measured, stream_bytes)
+    text = _page(where, arguments, measured, stream_bytes, stored_ms)
     print(text)
     arguments.output.write_text(text)
 
@@ -154,6 +159,12 @@ def _add_smollm2(prepared: LoadServices, database: Database) -> None:
     weights = next(Path(package.origin).parent.glob("*.gguf"))
     storage = Storage(prepared.settings.resolved_storage_url)
     add_base_model(database, storage, prepared.settings, SMOLLM2, str(weights))
+
+
+def _keep_answers(database: Database) -> None:
+    """Have the project store answers to the questions that say so."""
+    with database.transaction() as session:
+        session.get_one(Project, DEFAULT_PROJECT_ID).answer_storage = AnswerStorage()
 
 
 def _measure(
@@ -178,6 +189,22 @@ async def _rounds(
         rounds.append(Round(direct, through, direct_rate, through_rate, cpu_seconds))
         say(f"{rounds[-1].added_p99 * 1000:.1f} ms added, ratio {rounds[-1].ratio:.3f}")
     return rounds
+
+
+async def _added_by_storing(server: Server, arguments: argparse.Namespace) -> float:
+    """Return the milliseconds that storing adds at p50, the median of the rounds. One kind of
+    question follows the other in blocks: an answer is stored while the next question is answered.
+    """
+    plain = _api(server)
+    storing = replace(plain, stores=True)
+    await _latencies([plain, storing], TINY_MODEL_ID, 20)
+    added = []
+    for _ in range(arguments.rounds):
+        (without,) = await _latencies([plain], TINY_MODEL_ID, arguments.questions)
+        (with_store,) = await _latencies([storing], TINY_MODEL_ID, arguments.questions)
+        added.append((with_store.p50 - without.p50) * 1000)
+        say(f"{added[-1]:.1f} ms added by storing")
+    return statistics.median(added)
 
 
 async def _latencies(doors: list[Door], model: str, num_questions: int) -> list[Latency]:
@@ -216,7 +243,11 @@ def _api(server: Server) -> Door:
 
 
 def _page(
-    where: str, arguments: argparse.Namespace, measured: list[MeasuredEngine], stream_bytes: float
+    where: str,
+    arguments: argparse.Namespace,
+    measured: list[MeasuredEngine],
+    stream_bytes: float,
+    stored_ms: float,
 ) -> str:
     bounded = [item for item in measured if item.case.has_goals]
     added = max(_median(round.added_p99 for round in item.rounds) for item in bounded) * 1000
@@ -230,8 +261,14 @@ def _page(
             f"≤ {GOAL_STREAM_KIB:g} KiB",
             f"{stream_kib:.0f} KiB",
         ),
+        ("added by `store`, p50", f"≤ {GOAL_STORED_P50_MS:g} ms", f"{stored_ms:.1f} ms"),
     )
-    holds = (added <= GOAL_ADDED_P99_MS, ratio >= GOAL_RATIO, stream_kib <= GOAL_STREAM_KIB)
+    holds = (
+        added <= GOAL_ADDED_P99_MS,
+        ratio >= GOAL_RATIO,
+        stream_kib <= GOAL_STREAM_KIB,
+        stored_ms <= GOAL_STORED_P50_MS,
+    )
     return PAGE.format(
         machine=where,
         rounds=arguments.rounds,

@@ -34,11 +34,14 @@ MAX_VERSIONS = 100  # kept of each name
 
 
 def lock(session: Session, project_id: str | None) -> None:
-    """Have changes of the names of a project, or of every project, wait for each other."""
+    """Have changes of the names of a project, or of every project, wait for each other, and nobody
+    else: who deletes a model has its row, for which this waits, and adds rows of the project.
+    """
     if project_id is None:
         session.execute(select(Installation.number).with_for_update())
     else:
-        session.execute(select(Project.id).where(Project.id == project_id).with_for_update())
+        of_project = select(Project.id).where(Project.id == project_id)
+        session.execute(of_project.with_for_update(key_share=True))
 
 
 def find(session: Session, project_id: str | None, name: str) -> Alias | None:

@@ -88,7 +88,7 @@ class AliasUsage(Object):
     object: Literal["model_alias.usage"] = "model_alias.usage"
     day: date
     requests: int
-    errors: Annotated[int, Field(description="answers that failed on this side")]
+    errors: Annotated[int, Field(description="answers that failed, or that the model refused")]
     average_milliseconds: Annotated[
         float | None, Field(description="until the answer, or its stream, began")
     ]

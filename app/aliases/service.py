@@ -17,7 +17,7 @@ from app.base.database import Database
 from app.base.errors import IllegalState, InvalidRequest, NotFound
 from app.http.pagination import Page
 from app.models import Alias, AliasDay
-from app.models.alias import AliasTarget, AliasTargets
+from app.models.alias import AliasTarget, AliasTargets, is_upstream
 from app.models.alias_switch import RequestCount
 from app.services import Services
 
@@ -50,6 +50,7 @@ def put_alias(
         _check_name(session, caller.project_id, name)
         _check_models(session, owner, name, request.targets)
         before = repository.find(session, owner, name)
+        _check_upstream(services, caller, before, request.targets)
         is_new = before is None or not before.targets.models
         if is_new and repository.count(session, owner) >= MAX_ALIASES:
             raise IllegalState(
@@ -156,6 +157,11 @@ def find_targets(session: Session, project_id: str, name: str) -> AliasTargets |
     return None if alias is None else alias.targets
 
 
+def find_visible(session: Session, project_id: str, name: str) -> Alias | None:
+    """Return what a project means by a name; None if it is no alias."""
+    return repository.find_visible(session, project_id, name)
+
+
 def resolve(session: Session, project_id: str, name: str) -> str:
     """Return the model of a name, which is itself unless it is an alias; of several models the one
     with the greatest weight.
@@ -205,6 +211,15 @@ def counts_since(
     session: Session, project_id: str, name: str, day: date
 ) -> dict[str, RequestCount]:
     return repository.counts_since(session, project_id, name, day)
+
+
+def stands_for(session: Session, project_id: str, model_id: str) -> bool:
+    """Return True if a name that the project may use stands for a model."""
+    return any(
+        target.model == model_id
+        for alias in repository.list_visible(session, project_id)
+        for target in alias.targets.models
+    )
 
 
 def names_of(session: Session, model_id: str) -> list[Alias]:
@@ -264,8 +279,26 @@ def _check_name(session: Session, project_id: str, name: str) -> None:
         )
 
 
+def _check_upstream(
+    services: Services, caller: Caller, before: Alias | None, targets: AliasTargets
+) -> None:
+    """Let nobody but the admin of the installation spend what the upstream's key pays for: others
+    only change the shares of an upstream's model that a name has already.
+    """
+    old = set() if before is None else {target.model for target in before.targets.models}
+    if not any(is_upstream(each.model) and each.model not in old for each in targets.models):
+        return
+    caller.must_administer_installation()
+    if not services.settings.upstream_url:
+        raise InvalidRequest(
+            "models: FALQON_UPSTREAM_URL names no server to send the questions to.",
+            param="models",
+            code="upstream_not_configured",
+        )
+
+
 def _check_models(session: Session, owner: str | None, name: str, targets: AliasTargets) -> None:
-    ids = [target.model for target in targets.models]
+    ids = [target.model for target in targets.models if not is_upstream(target.model)]
     if name in ids:
         raise InvalidRequest(
             f"models: '{name}' cannot stand for itself.", param="models", code="alias_of_itself"

@@ -56,6 +56,7 @@ def secrets_of(settings: Settings, environment: Mapping[str, str]) -> list[str]:
             settings.session_secret,
             settings.engine_key,
             settings.judge_key,
+            settings.upstream_key,
             settings.oidc_client_secret,
         )
         if secret is not None

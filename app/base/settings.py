@@ -308,6 +308,15 @@ class Settings(BaseSettings):
     judge_models: list[str] = Field(
         [], description="its models that a grader `score_model` may name"
     )
+    upstream_url: str = Field(
+        "",
+        pattern=r"^(https?://[^\s]+)?$",
+        description=(
+            "a server that speaks OpenAI's API, such as https://api.openai.com, which answers the "
+            "names that stand for upstream:MODEL; empty: none"
+        ),
+    )
+    upstream_key: SecretStr | None = Field(None, description="API key of that server")
     engine_host: str = Field(
         "127.0.0.1",
         min_length=1,

@@ -14,9 +14,10 @@ from app.catalogue import naming, repository
 from app.catalogue.listing import ModelLists
 from app.catalogue.repository import present as present
 from app.catalogue.repository import sizes as sizes
-from app.catalogue.schemas import NOT_SERVABLE, ModelDeleted, ModelObject
+from app.catalogue.schemas import NOT_SERVABLE, ModelDeleted, ModelObject, fields_of_alias
 from app.garbage import orphans
 from app.models import Model
+from app.models.alias import is_upstream
 from app.services import Services
 from app.usage import last_use
 from falqon_core.contract.formats import NOT_TRAINABLE
@@ -43,10 +44,16 @@ def list_models(services: Services, caller: Caller, lists: ModelLists, *, adapte
 
 
 def retrieve_model(services: Services, caller: Caller, model_id: str) -> ModelObject:
-    """Return a model, also by an alias; the response has the model's own id."""
+    """Return a model, also by an alias; the response has the model's own id, or the alias' if the
+    model is an upstream's.
+    """
     with services.database.read() as session:
-        name = aliases.resolve(session, caller.project_id, model_id)
-        return ModelObject.of(get(session, caller.project_id, name))
+        alias = aliases.find_visible(session, caller.project_id, model_id)
+        if alias is None:
+            return ModelObject.of(get(session, caller.project_id, model_id))
+        if is_upstream(alias.targets.heaviest):
+            return ModelObject(**fields_of_alias(alias))
+        return ModelObject.of(get(session, caller.project_id, alias.targets.heaviest))
 
 
 def delete_model(services: Services, caller: Caller, model_id: str) -> ModelDeleted:

@@ -16,6 +16,7 @@ from app.jobs import lookup as jobs
 from app.jobs.base_model import own_checkpoint
 from app.jobs.checkpoints import checkpoint_name
 from app.models import Evaluation, Job, OperationStatus, Scope
+from app.models.alias import is_upstream
 from app.models.evaluation import EvaluatedModel, EvaluationPlan, Origin
 from app.models.graders import Graders
 
@@ -125,6 +126,8 @@ def check_judges(session: Session, caller: Caller, settings: Settings, graders: 
 
 
 def _require(session: Session, project_id: str, model_id: str) -> None:
+    if is_upstream(model_id):  # of a name, whose models were checked
+        return
     try:
         catalogue.get(session, project_id, model_id)
     except NotFound as error:

@@ -4,8 +4,8 @@ ASK_CHAT = "ask /v1/chat/completions"
 NOT_SERVED = {
     "conversations": "Conversations are not kept here; "
     "send previous_response_id to /v1/responses, or all messages to /v1/chat/completions.",
-    "embeddings": "Embeddings are not served here: models here write text. Serve an embedding "
-    "model beside this service, with vLLM for example, and give its address to the client.",
+    "embeddings": "Embeddings are not served here: models here write text. Let the name stand for "
+    "an embedding model of the upstream, or give the client the address of a server that has one.",
     "moderations": "Moderations are not served here; "
     f"{ASK_CHAT} of a model that judges text, or leave the check to another service.",
     "images": "Images are not served here: models here read and write text alone.",

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import anyio
+import httpx
 import structlog
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -17,7 +18,7 @@ from app.inference.forms import AnswerForm
 from app.inference.outbox import Outbox
 from app.inference.proxy import Exchange, OpenAnswer, headers, run_all
 from app.inference.questions import EngineRequest
-from app.inference.refusals import CONNECTION_ERRORS, EngineError, refusal_of
+from app.inference.refusals import CONNECTION_ERRORS, EngineError
 from app.inference.rewriting import Rewriter, trim
 from app.inference.usage import Bill, usage_of
 
@@ -87,9 +88,10 @@ class AnswerStream(StreamingResponse):
             usage = self._exchange.tally.document(is_private=self._exchange.target.is_private)
             self._outbox.add(self._form.end(self._shared, usage))
         except CONNECTION_ERRORS as error:
-            await self._exchange.give_up(error)
-            message = "The engine ended before the answer was complete; try again."
-            self._fail(EngineError(message))
+            failure = await self._exchange.give_up(error)
+            if not self._exchange.target.is_upstream:
+                failure = EngineError("The engine ended before the answer was complete; try again.")
+            self._fail(failure)
         except ApiError as error:
             log.warning("a stream has ended with an error", error=error.message)
             self._fail(error)
@@ -133,7 +135,7 @@ class AnswerStream(StreamingResponse):
             return b""
         event = parse(data)
         if "error" in event:
-            raise _error_of(event, data)
+            raise self._error_of(event, data)
         choices = choices_of(event)
         if choices:
             self._exchange.tally.add_event(question)
@@ -147,6 +149,13 @@ class AnswerStream(StreamingResponse):
         choices = [choice | {"index": question.choice} for choice in choices]
         events = self._rewriter.rewrite_event(strip(event) | self._shared | {"choices": choices})
         return b"".join(map(self._form.event, events))
+
+    def _error_of(self, event: dict[str, Any], raw: bytes) -> ApiError:
+        """Return an error in the middle of a stream as one of ours."""
+        error = event["error"]
+        status = error.get("code") if isinstance(error, dict) else None
+        answer = httpx.Response(status if isinstance(status, int) else 500)
+        return self._exchange.target.refusal_of(answer, raw)
 
 
 class Lines:
@@ -170,10 +179,3 @@ class Lines:
         yield from (line.rstrip(b"\r") for line in whole)
         self._pending = [last]
         self._num_pending = len(last)
-
-
-def _error_of(event: dict[str, Any], raw: bytes) -> ApiError:
-    """Return an engine's error in the middle of a stream as one of ours."""
-    error = event["error"]
-    status = error.get("code") if isinstance(error, dict) else None
-    return refusal_of(status if isinstance(status, int) else 500, raw)

@@ -1,8 +1,8 @@
 """Answers of models to requests, for the API and for the dashboard's playground."""
 
 import time
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -17,7 +17,7 @@ from app.aliases import service as aliases
 from app.aliases.traffic import Traffic
 from app.auth.caller import Caller
 from app.base.database import Database
-from app.base.errors import ApiError, Unavailable
+from app.base.errors import ApiError, Forbidden, Unavailable
 from app.base.flushing import flushing
 from app.base.settings import Settings
 from app.http.rates import enforce_tokens, state_rate
@@ -32,15 +32,20 @@ from app.inference.questions import estimate_tokens, split
 from app.inference.recording import make_recorder
 from app.inference.schemas import ChatCompletionRequest, InferenceRequest
 from app.inference.service import EngineTarget
-from app.inference.translation import translate
+from app.inference.translation import Translation, translate
 from app.inference.turns import EngineQueues
+from app.inference.upstream import question_for
 from app.inference.usage import Bill, UsageTally
-from app.models.alias import AliasTargets
+from app.models import Scope
+from app.models.alias import AliasTargets, is_upstream
 from app.services import Services
 from app.stored_answers.queue import AnswerQueue
 from app.usage.questions import QuestionCount, QuestionCounts, QuestionKey
 
 IGNORED_HEADER = "x-falqon-ignored"
+# Refusals that say nothing of the model: of the key's rights and limits, of a client that has gone.
+CALLERS_STATUSES = (403, 429, 499)
+UPSTREAM_IDLE_SECONDS = 15.0  # of a connection; servers far away keep theirs for longer
 STICKY_HEADER = "x-falqon-session"  # whose requests stay with one model of an alias
 
 
@@ -49,6 +54,7 @@ class Engines:
     """Connection of an API process to the engines."""
 
     client: httpx.AsyncClient
+    upstream_client: httpx.AsyncClient
     targets: KnownTargets
     queues: EngineQueues
     in_flight: AnswersInFlight
@@ -74,11 +80,13 @@ async def open_engines(
     traffic, counts = Traffic(), QuestionCounts(settings)
     async with (
         proxy.make_client() as client,
+        proxy.make_client(UPSTREAM_IDLE_SECONDS) as upstream_client,
         flushing("aliases", partial(aliases.write_traffic, database, traffic)),
         flushing("questions", partial(counts.write, database)),
     ):
         yield Engines(
             client,
+            upstream_client,
             KnownTargets(),
             EngineQueues(),
             AnswersInFlight(),
@@ -101,22 +109,18 @@ async def answer(
     """Return the response of the model that the request names, or that an alias stands for, in a
     form; without one, as the request has it. Each model of an alias has its requests counted.
     """
-    if form is None:
-        form = _make_form(engines, caller, body)
     name = body.model
-    targets = await _find_targets(services, engines, caller, name)
+    targets = await find_targets(services, engines, caller, name)
     if targets is None:
+        form = form or _make_form(engines, caller, body)
         return await _answer(services, engines, caller, request, body, form)
     model = choose(targets, name, request.headers.get(STICKY_HEADER) or body.sticky_key)
     count = partial(engines.traffic.add, caller.project_id, name, model)
     started = time.monotonic()
-    try:
+    with counted_failures(count):
         body = body.model_copy(update={"model": model})
+        form = form or _make_form(engines, caller, body)
         response = await _answer(services, engines, caller, request, body, form)
-    except ApiError as error:
-        if error.status >= 500:
-            count(None)
-        raise
     seconds = time.monotonic() - started
     if isinstance(response, AnswerStream):
         response.resources.callback(lambda: count(None if response.has_failed else seconds))
@@ -125,14 +129,32 @@ async def answer(
     return response
 
 
+@contextmanager
+def counted_failures(count: Callable[[None], None]) -> Iterator[None]:
+    """Count an error, unless it says nothing of the model."""
+    try:
+        yield
+    except ApiError as error:
+        if error.status not in CALLERS_STATUSES:
+            count(None)
+        raise
+
+
+def refuse_agents(caller: Caller, model_id: str) -> None:
+    if is_upstream(model_id) and caller.scope is Scope.AGENT:
+        raise Forbidden("An agent's key asks no upstream: no budget counts that.", param="model")
+
+
 def _make_form(engines: Engines, caller: Caller, body: InferenceRequest) -> AnswerForm:
     recorder = None
-    if isinstance(body, ChatCompletionRequest) and body.store and caller.stores_answers:
+    # Code that asks an upstream does not know yet that answers may be kept here.
+    wants_store = body.store or (body.store is None and is_upstream(body.model))
+    if isinstance(body, ChatCompletionRequest) and wants_store and caller.stores_answers:
         recorder = make_recorder(engines.answer_queue, caller, body)
     return AnswerForm(wants_usage=body.wants_usage, recorder=recorder)
 
 
-async def _find_targets(
+async def find_targets(
     services: Services, engines: Engines, caller: Caller, name: str
 ) -> AliasTargets | None:
     project_id = caller.project_id
@@ -159,6 +181,7 @@ async def _answer(
     The usage counts against the caller's API key; raises `RateLimited` if it has no tokens left, or
     too many outstanding answers.
     """
+    refuse_agents(caller, body.model)
     enforce_tokens(request)
     of_caller = (caller.project_id, body.model)
     questions = split(body.for_engine())
@@ -179,7 +202,7 @@ async def _answer(
             service.give_up(services.database, target)
 
         exchange = proxy.Exchange(
-            engines.client,
+            engines.upstream_client if target.is_upstream else engines.client,
             target,
             engines.queues.of(target),
             body.engine_path,
@@ -187,9 +210,12 @@ async def _answer(
             tally,
             body.prompt_field,
         )
-        key = (target.address, target.token, body.model)
-        in_own_words = partial(translate, body, engines.traits, key, exchange.post)
-        translation = await proxy.while_connected(in_own_words, request, exchange)
+        if target.is_upstream:
+            translation = Translation(*question_for(body))
+        else:
+            key = (target.address, target.token, body.model)
+            in_own_words = partial(translate, body, engines.traits, key, exchange.post)
+            translation = await proxy.while_connected(in_own_words, request, exchange)
         if translation.content is None:
             for question in questions:
                 tally.add_sent(question)
@@ -217,7 +243,7 @@ async def _answer(
         resources.enter_context(engines.in_flight.hold(caller.key_id, len(questions), max_answers))
         resources.push_async_callback(bill.settle)
         response = await ask_known_or_find()
-        ignored = body.ignored_fields
+        ignored = () if is_upstream(body.model) else body.ignored_fields
         if body.store and not (isinstance(body, ChatCompletionRequest) and caller.stores_answers):
             ignored = (*ignored, "store")
         if ignored:

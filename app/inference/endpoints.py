@@ -6,6 +6,7 @@ from app.http.dependencies import InferenceCaller, ServicesDep
 from app.http.openapi import DESCRIPTIONS, HEADERS_OF_TOKENS
 from app.http.routes import ApiRoute
 from app.inference.answers import EnginesDep, answer
+from app.inference.embeddings import EmbeddingRequest, embed
 from app.inference.schemas import ChatCompletionRequest, CompletionRequest
 
 router = APIRouter(prefix="/v1", tags=["inference"], route_class=ApiRoute)
@@ -17,6 +18,8 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     404: {"description": DESCRIPTIONS[404]},
     429: {"description": DESCRIPTIONS[429], "headers": HEADERS_OF_TOKENS},
 }
+
+WHOLE: dict[str, Any] = {"content": {"application/json": {}}, "headers": HEADERS_OF_TOKENS}
 
 
 @router.post("/chat/completions", response_class=Response, responses=RESPONSES)
@@ -43,3 +46,17 @@ async def create_completion(
 ) -> Response:
     """Create a completion of a text."""
     return await answer(services, engines, caller, request, body)
+
+
+@router.post("/embeddings", response_class=Response, responses=RESPONSES | {200: WHOLE})
+async def create_embeddings(
+    services: ServicesDep,
+    engines: EnginesDep,
+    caller: InferenceCaller,
+    request: Request,
+    body: EmbeddingRequest,
+) -> Response:
+    """Create embeddings, where a name stands for a model of the upstream, or the operator's own
+    engine has one. Models here have none.
+    """
+    return await embed(services, engines, caller, request, body)

@@ -14,10 +14,11 @@ from fastapi import Request, Response
 
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, Unavailable
+from app.inference import upstream
 from app.inference.documents import join, parse
 from app.inference.forms import AnswerForm, dump
 from app.inference.questions import EngineRequest
-from app.inference.refusals import CONNECTION_ERRORS, refusal_of
+from app.inference.refusals import CONNECTION_ERRORS
 from app.inference.rewriting import Rewriter
 from app.inference.service import EngineTarget
 from app.inference.turns import EngineQueue, EngineTurn
@@ -119,7 +120,7 @@ class Exchange:
         finally:
             await opened.close()
         self.tally.take_refused(question)
-        raise refusal_of(answer.status_code, raw, self.prompt_field)
+        raise self.target.refusal_of(answer, raw, self.prompt_field)
 
     async def note_use(self) -> None:
         """Keep the engine loaded while it generates."""
@@ -129,10 +130,13 @@ class Exchange:
             except DATABASE_UNAVAILABLE_ERRORS as error:  # the answer goes on without it
                 log.warning("the use of an engine was not recorded", error=str(error))
 
-    async def give_up(self, error: Exception) -> Unavailable:
+    async def give_up(self, error: Exception) -> ApiError:
         """Return the error to raise for a broken connection. Only an engine that is really gone is
         loaded again: that ends the answers of everyone else.
         """
+        if self.target.is_upstream:
+            log.warning("the upstream has not answered", error=repr(error))
+            return upstream.failure_of(error)
         if await self._is_alive():
             log.warning("connection lost", address=self.target.address, error=repr(error))
         else:
@@ -155,13 +159,15 @@ class Exchange:
         return True
 
 
-def make_client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        timeout=httpx.Timeout(RESPONSE_SECONDS, connect=CONNECT_SECONDS),
-        # Each request has a connection of its own: an engine may close an idle one while we send.
-        limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=0),
-        trust_env=False,
-    )
+def make_client(idle_seconds: float = 0.0) -> httpx.AsyncClient:
+    """Return a client that keeps idle connections for so long. With 0 each request has a connection
+    of its own: an engine may close an idle one while we send.
+    """
+    limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=0)
+    if idle_seconds:
+        limits = httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=idle_seconds)
+    timeout = httpx.Timeout(RESPONSE_SECONDS, connect=CONNECT_SECONDS)
+    return httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False)
 
 
 async def fetch_answer(

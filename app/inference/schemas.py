@@ -81,6 +81,10 @@ def _text_or_parts(value: Any) -> Any:
 
 
 def _prompt(value: Any) -> Any:
+    return check_prompt(value, MAX_PROMPTS)
+
+
+def check_prompt(value: Any, most: int) -> Any:
     """Refuse a prompt that is neither text nor tokens, before each of four forms reports its own
     error.
     """
@@ -90,8 +94,8 @@ def _prompt(value: Any) -> Any:
         raise ValueError("write a text, a list of token ids, or a list of one of these")
     if _is_tokens(value):
         return value
-    if len(value) > MAX_PROMPTS:
-        raise ValueError(f"at most {MAX_PROMPTS} prompts in one request")
+    if len(value) > most:
+        raise ValueError(f"at most {most} prompts in one request")
     if all(isinstance(each, str) for each in value):
         return value
     if all(isinstance(each, list) and each and _is_tokens(each) for each in value):
@@ -117,7 +121,8 @@ Stop = Annotated[str | list[str], BeforeValidator(_stop)]
 Texts = Annotated[list[str], Field(fail_fast=True)]
 Tokens = Annotated[list[int], Field(fail_fast=True)]
 Prompts = Annotated[list[Tokens], Field(fail_fast=True)]
-Prompt = Annotated[str | Texts | Tokens | Prompts, BeforeValidator(_prompt)]
+AnyPrompt = str | Texts | Tokens | Prompts
+Prompt = Annotated[AnyPrompt, BeforeValidator(_prompt)]
 Content = Annotated[str | list[dict[str, JsonValue]], BeforeValidator(_text_or_parts)]
 
 

@@ -6,21 +6,26 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
+import httpx
 from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
 
+from app.aliases import service as aliases
 from app.auth.caller import Caller
 from app.base.database import Database
 from app.base.errors import ApiError, InvalidRequest, NotFound, Unavailable
 from app.base.settings import Settings
 from app.catalogue import service as catalogue
 from app.catalogue.schemas import NOT_SERVABLE, engine_note_of
-from app.inference import repository
+from app.inference import repository, upstream
+from app.inference.refusals import refusal_of
 from app.jobs.base_model import own_checkpoint
 from app.models import Engine, EngineState, Model
+from app.models.alias import is_upstream
 from app.notifier.broker import Notifier
 from app.services import Services
 
+UPSTREAM_ANSWERS = 2_000  # simultaneous ones; the upstream has limits of its own
 DEFAULT_ANSWERS = 4  # simultaneous ones, for an engine of an older worker
 # Errors that a retry cannot resolve.
 PERMANENT_CODES = ("engine_not_available", "model_not_servable", "chat_template_refused")
@@ -36,6 +41,15 @@ class EngineTarget:
     max_answers: int  # generated at the same time
     project_id: str
     is_private: bool  # no other project uses it
+    is_upstream: bool = False  # it gets questions as their clients wrote them
+
+    def refusal_of(
+        self, answer: httpx.Response, raw: bytes, prompt_field: str = "messages"
+    ) -> ApiError:
+        """Return the error to raise for an answer other than the wanted one."""
+        if self.is_upstream:
+            return upstream.refusal_of(answer.status_code, raw, answer.headers, token=self.token)
+        return refusal_of(answer.status_code, raw, prompt_field)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -50,6 +64,8 @@ class EngineTarget:
         """Return the body of a request: a project reuses the cache of its own prompts. For that
         vLLM has a salt; llama.cpp's slots are shared by all clients.
         """
+        if self.is_upstream:
+            return upstream.spell(question)
         if self.engine is None:  # a server of the operator's may know neither field
             return question
         caching = {"cache_prompt": self.is_private, "cache_salt": self.project_id}
@@ -100,6 +116,8 @@ def find_or_request(
 
     Raises `NotFound`, and `InvalidRequest` for a model that does not support inference.
     """
+    if is_upstream(model_id):
+        return _find_upstream(settings, database, project_id, model_id)
     with database.look_up() as session:
         model = _find_model(session, project_id, model_id)
         ready = repository.find_ready(session, model_id)
@@ -137,6 +155,28 @@ def _find_model(session: Session, project_id: str, model_id: str) -> Model:
         f'{{"format": "fp8"}} to /v1/models/{model_id}/exports, creates a model of this name.',
         param="model",
         code="checkpoint_not_exported",
+    )
+
+
+def _find_upstream(
+    settings: Settings, database: Database, project_id: str, model_id: str
+) -> EngineTarget:
+    """Return the upstream, for a model that a name of the project stands for."""
+    with database.look_up() as session:
+        is_named = aliases.stands_for(session, project_id, model_id)
+    if not is_named:
+        raise NotFound(
+            f"The model '{model_id}' does not exist.", param="model", code="model_not_found"
+        )
+    if not settings.upstream_url:
+        raise EngineFailed(
+            f"'{model_id}' is to be asked elsewhere, and FALQON_UPSTREAM_URL names no server.",
+            code="upstream_not_configured",
+        )
+    token = settings.upstream_key.get_secret_value() if settings.upstream_key else ""
+    address = settings.upstream_url.rstrip("/")
+    return EngineTarget(
+        address, token, None, UPSTREAM_ANSWERS, project_id, is_private=False, is_upstream=True
     )
 
 

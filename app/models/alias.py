@@ -9,9 +9,15 @@ from app.models.base import Base, CreatedAt, PydanticType
 from app.models.strict_model import StrictModel
 
 ALIAS_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._:@+-]{0,199}$"
+UPSTREAM_PREFIX = "upstream:"  # of a model elsewhere; no model here has an id like that
 MAX_TARGETS = 8
 MAX_WEIGHT = 1_000_000
 EVERYWHERE = text("project_id IS NULL")
+
+
+def is_upstream(model_id: str) -> bool:
+    """Return True for a model that the operator's upstream has, and this service does not."""
+    return model_id.startswith(UPSTREAM_PREFIX)
 
 
 class AliasTarget(StrictModel):

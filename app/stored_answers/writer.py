@@ -11,6 +11,7 @@ from app.base.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from app.stored_answers.queue import AnswerQueue, NewAnswer
 from app.stored_answers.storing import store
 
+GATHER_SECONDS = 0.05  # in which more answers come to be written with the first
 RETRY_SECONDS = 2.0
 log = structlog.get_logger()
 
@@ -34,6 +35,7 @@ async def answer_queue(database: Database) -> AsyncIterator[AnswerQueue]:
 async def _write_repeatedly(database: Database, queue: AnswerQueue) -> None:
     while True:
         await queue.wait_for_answers()
+        await asyncio.sleep(GATHER_SECONDS)
         if not await _try_to_write(database, queue):
             await asyncio.sleep(RETRY_SECONDS)
 

@@ -25,6 +25,7 @@ class Door:
 
     address: str
     key: str
+    stores: bool = False  # each question says `store`
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,8 @@ def _request(door: Door, model: str, max_tokens: int) -> bytes:
         "temperature": 0,
         "logit_bias": dict.fromkeys(ENDS, -100),
     }
+    if door.stores:
+        question["store"] = True
     body = json.dumps(question).encode()
     head = (
         f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {door.key}\r\n"

@@ -49,9 +49,9 @@ def is_name(node: ast.AST, *names: str) -> bool:
 
 
 def is_value(call: ast.Call) -> bool:
-    """Return whether the call only makes a value, as `Filters(job_ids)` does."""
+    """Return whether the call only makes a value, as `Filters(job_ids)` does, or reads the text."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else ast.unparse(call.func)
-    return name[:1].isupper() or name == "fullmatch"
+    return name[:1].isupper() or name in {"fullmatch", "is_upstream"}
 
 
 def is_scoped(call: ast.Call) -> bool:

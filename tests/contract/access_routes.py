@@ -261,6 +261,7 @@ ROUTES = {
         INFER, send=a_question({"messages": [{"role": "user", "content": "Hello"}]}), status=503
     ),
     ("POST", "/v1/completions"): Route(INFER, send=a_question({"prompt": "Hello"}), status=503),
+    ("POST", "/v1/embeddings"): Route(INFER, send=a_question({"input": "Hello"}), status=404),
     ("GET", "/v1/engines"): Route(READ, lists=lambda tenant: an_engine(tenant)["model"]),
     ("POST", "/v1/engines/{model:path}"): Route(
         ADMIN, an_engine, send=json({"keep_loaded": True}), by_installation=True

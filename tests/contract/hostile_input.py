@@ -168,6 +168,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "max_output_tokens": 16,
     },
     "POST /v1/completions": {"model": "BASE", "prompt": "Well?", "max_tokens": 16},
+    "POST /v1/embeddings": {"model": "BASE", "input": "Well?", "encoding_format": "float"},
     "POST /v1/engines/{model}": {"keep_loaded": True},
     "POST /v1/uploads": {
         "filename": "a",
@@ -205,6 +206,7 @@ BODIES: dict[str, dict[str, Any]] = {
 # A value of another type that means something, too: one text, or a list of them.
 ALSO_TAKEN = [
     BODIES["POST /v1/completions"] | {"prompt": ["Well?"]},
+    BODIES["POST /v1/embeddings"] | {"input": ["Well?"]},
     BODIES["POST /v1/responses"] | {"input": "x"},
     BODIES["POST /v1/chat/completions/{completion_id}"]
     | {"falqon": {"corrected": {"four": "four"}}},

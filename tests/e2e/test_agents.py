@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 import httpx
 
+from tests.e2e.test_recipes import account as account
 from tests.e2e.test_recipes import recipe_service as recipe_service
 from tests.e2e.test_recipes import run, script_of
 from tests.support.agents import ROWS, Agent, Json, new_key, on_stdio
@@ -59,6 +60,14 @@ def test_an_agent_goes_from_a_file_to_an_answer(recipe_service: Service, tmp_pat
                 "ask_model", model=watched["model"], question="Late!", max_tokens=4
             )
             assert answer["answer"]
+            many = {"model": watched["model"], "questions": ["Late!", "Twice!"], "max_tokens": 4}
+            asked = await agent.use("ask_many", **many)
+            read = {"batch_id": asked["batch_id"], "wait_seconds": 20}
+            while (answers := await agent.use("read_answers", **read))["next"] != "nothing":
+                assert answers["next"] == "read_answers again"
+            assert (answers["status"], set(answers["answers"])) == ("completed", {"0", "1"})
+            rest = await agent.use("read_answers", **read, first=1)
+            assert rest["answers"] == {"1": answers["answers"]["1"]}
             (listed,) = (await agent.use("list_jobs"))["jobs"]
             assert (listed["job_id"], listed["status"]) == (job_id, "succeeded")
             compared = await agent.use("compare_jobs", job_ids=[job_id, job_id])

@@ -1,6 +1,7 @@
 """An engine of the operator's own whose answers depend on the model: one with `bad` in its name
-says nonsense, one with `fragile` fails at the word `break`, one with `judge` gives what was
-expected 5 and anything else 1, and others say what was expected.
+says nonsense, one with `fragile` fails at the word `break`, one with `strict` refuses
+it, one with `judge` gives what was expected 5 and anything else 1, and others say what was
+expected.
 """
 
 import json
@@ -18,6 +19,8 @@ class Handler(QuietHandler):
         model = body["model"]
         if "fragile" in model and body["messages"][-1]["content"] == BREAK:
             return self.send(500, b'{"error": {"message": "out of luck", "code": 500}}')
+        if "strict" in model and body["messages"][-1]["content"] == BREAK:
+            return self.send(400, b'{"error": {"message": "more than the context", "code": 400}}')
         content = "nonsense" if "bad" in model else EXPECTED
         if "judge" in model:
             is_right = f"<{EXPECTED}>" in body["messages"][-1]["content"]

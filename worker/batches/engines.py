@@ -15,6 +15,7 @@ from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, InvalidRequest, NotFound, Unavailable
 from app.inference import service
 from app.inference.service import EngineFailed, EngineTarget
+from app.models.alias import is_upstream
 from app.notifier.broker import Notifier
 from worker.context import WorkerContext
 
@@ -64,6 +65,7 @@ class BatchEngines:
             if model_id in self._failures:
                 raise self._failures[model_id]
             try:
+                _refuse_upstream(model_id)
                 target = await self._wait_for(model_id)
             except ApiError as error:
                 self._failures[model_id] = error
@@ -121,3 +123,12 @@ class BatchEngines:
             if time.monotonic() > began_at + patience:
                 raise failure
             await asyncio.sleep(seconds)
+
+
+def _refuse_upstream(model_id: str) -> None:
+    if is_upstream(model_id):
+        raise InvalidRequest(
+            f"model: a batch asks models here, and '{model_id}' is elsewhere.",
+            param="model",
+            code="upstream_not_batched",
+        )

@@ -12,7 +12,7 @@ import structlog
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, InvalidRequest, NotFound
 from app.inference import service
-from app.inference.refusals import CONNECTION_ERRORS, refusal_of
+from app.inference.refusals import CONNECTION_ERRORS
 from app.inference.service import EngineTarget
 from app.inference.usage import TokenUsage, usage_of
 from app.models import QuestionSource
@@ -93,7 +93,7 @@ class Asker:
                 target = judge or self._find_target(model_id)
                 began_at = time.monotonic()
                 answers = asyncio.run(self._ask_at_once(target, questions))
-                if judge is None:
+                if judge is None and not target.is_upstream:
                     self.seconds += time.monotonic() - began_at
                     self._count(model_id, answers)
                 return [answer.text for answer in answers]
@@ -195,7 +195,7 @@ async def _answer(client: httpx.AsyncClient, target: EngineTarget, question: Que
         headers=target.headers,
     )
     if answer.status_code != httpx.codes.OK:
-        refusal = refusal_of(answer.status_code, answer.content)
+        refusal = target.refusal_of(answer, answer.content)
         if refusal.code in TOO_LARGE_CODES:
             return _Answer(EngineRefused(refusal.code, refusal.message))
         raise refusal

@@ -37,6 +37,14 @@ def move_openai(
             "--yes. Names that stand for something already are left.",
         ),
     ] = False,
+    shadow: Annotated[
+        bool,
+        typer.Option(
+            "--shadow",
+            help="Instead, let each fine-tuned model's name stand here for that model there, so "
+            "that the application asks this service while OpenAI answers; with --yes.",
+        ),
+    ] = False,
     record: Annotated[
         Path | None,
         option(
@@ -57,12 +65,15 @@ def move_openai(
     """Copy files and repeat fine-tuning jobs of the OpenAI account that OPENAI_API_KEY opens. Run
     it again after an interruption: nothing is copied or submitted twice.
     """
+    from app.client.move import names
     from app.client.move.account import Account
 
     if (record is None) != (model is None):
         raise Misused("--record and --model go together.")
     if alias and not yes:
         raise Misused("--alias changes names here, so it needs --yes.")
+    if shadow and (alias or keep_hyperparameters or record is not None):
+        raise Misused("--shadow moves nothing; give it alone.")
     account = Account.from_environment(from_url)
     try:
         if account.base_url == client.api.base_url:
@@ -70,7 +81,9 @@ def move_openai(
                 f"{account.base_url} is the service itself.",
                 "--from-url names the account, FALQON_BASE_URL the service to move to.",
             )
-        if record is not None and model is not None:
+        if shadow:
+            names.shadow(client, account, yes=yes)
+        elif record is not None and model is not None:
             _record(client, account, record, model, output, yes=yes)
         else:
             _move(client, account, yes=yes, keep_hyperparameters=keep_hyperparameters, alias=alias)

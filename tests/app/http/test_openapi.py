@@ -37,6 +37,7 @@ NAMES_WHAT_MAY_NOT_BE_THERE = {
     ("get", "/v1/api_keys"),
     ("post", "/v1/chat/completions"),
     ("post", "/v1/completions"),
+    ("post", "/v1/embeddings"),
     ("post", "/v1/responses"),
 }
 

@@ -74,11 +74,12 @@ def test_a_canary_that_fails_more_often_goes_back_by_itself(
     assert [version["switch"] for version in versions] == [switch_id, switch_id, None]
 
 
-def test_requests_that_fail_in_earnest_bring_the_old_model_back(
-    tenant: Tenant, handler: EvaluationHandler
+@pytest.mark.parametrize("kind", ["fragile", "strict"])
+def test_requests_that_fail_or_are_refused_bring_the_old_model_back(
+    tenant: Tenant, handler: EvaluationHandler, kind: str
 ) -> None:
     """The API counts them, and its own reconciler watches."""
-    old, new = make_result(tenant).model, make_result(tenant, "fragile").model
+    old, new = make_result(tenant).model, make_result(tenant, kind).model
     put(tenant, "support", old)
     switch_id = ask(tenant, "support", model=new, canary=50)
     handler.poll()

@@ -20,7 +20,11 @@ Move = Callable[..., Result]
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     folder = tmp_path_factory.mktemp("move")
     api = Api(
-        f"sqlite:///{folder}/move.db", folder, model_aliases=ALIASES, max_file_bytes=MAX_FILE_BYTES
+        f"sqlite:///{folder}/move.db",
+        folder,
+        model_aliases=ALIASES,
+        max_file_bytes=MAX_FILE_BYTES,
+        upstream_url="http://127.0.0.1:1",
     )
     Tenant(api).add_model(BASE, project_id=None)
     yield api

@@ -5,7 +5,7 @@ import pytest
 from sqlalchemy import update
 
 from app.base.ids import new_id
-from app.models import Job, JobStatus
+from app.models import DEFAULT_PROJECT_ID, Job, JobStatus, Scope
 from tests.app.client.move.conftest import ALIASES, BASE, Move
 from tests.support.api import Tenant, jsonl
 from tests.support.openai_account import OpenAiAccount
@@ -49,3 +49,26 @@ def test_an_old_name_stands_for_the_new_model_once_its_job_has_succeeded(
     tenant.http.post("/v1/aliases", json={"name": name, "model": BASE})
     assert move("--yes", "--alias").exit_code == 0
     assert tenant.client.models.retrieve(name).id == BASE, "it was changed on purpose"
+
+
+def test_old_names_are_asked_there_until_each_is_switched(
+    account: OpenAiAccount, tenant: Tenant, move: Move
+) -> None:
+    file = account.add_file(jsonl())
+    here, there = (account.add_job(file)["fine_tuned_model"] for _ in range(2))
+    account.add_job(file, fine_tuned_model=None, status="failed")
+    assert move("--shadow", "--alias", "--yes").exit_code == 2
+    refused = move("--shadow", "--yes")
+    assert (refused.exit_code, "administers the whole service" in refused.stderr) == (1, True)
+    admin = Tenant(tenant.api, Scope.ADMIN, DEFAULT_PROJECT_ID)
+    admin.http.post("/v1/aliases", json={"name": here, "model": BASE})
+    shown = move("--shadow", FALQON_API_KEY=admin.key)
+    assert "Nothing is set yet" in shown.stdout + shown.stderr
+    assert admin.http.get(f"/v1/aliases/{there}").status_code == 404
+    assert move("--shadow", "--yes", FALQON_API_KEY=admin.key).exit_code == 0
+    names = {name: admin.http.get(f"/v1/aliases/{name}").json() for name in (here, there)}
+    models = {name: alias["models"][0]["model"] for name, alias in names.items()}
+    assert models == {here: BASE, there: f"upstream:{there}"}
+    for name in names:
+        admin.http.delete(f"/v1/aliases/{name}")
+    admin.http.close()
