@@ -141,9 +141,14 @@ def as_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def is_test_model(model_id: str) -> bool:
+    """Return True for the test model and what was trained from it, which know nothing."""
+    return f"{model_id}:".startswith((f"{TINY_MODEL_ID}:", f"ft:{TINY_MODEL_ID}:"))
+
+
 def model_label(model_id: str) -> str:
     """Return the name of a model where one is chosen: one that knows nothing says so."""
-    return f"{model_id} (test model)" if model_id == TINY_MODEL_ID else model_id
+    return f"{model_id} (test model)" if is_test_model(model_id) else model_id
 
 
 def model_page(model_id: str) -> str:
@@ -174,6 +179,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
             size,
         ),
         *(price, rate, usd),
-        *(model_label, model_page, playground, svg.bars, svg.polyline),
+        *(is_test_model, model_label, model_page, playground, svg.bars, svg.polyline),
     )
 } | {"shell": shlex.quote, "written_size": write_size}
