@@ -23,7 +23,7 @@ ANSWER_TIMEOUT_SECONDS = 600.0  # The service waits as long for its engine.
 LOADING_SECONDS = 600.0
 LOADING = "model_loading"
 HOW_TO_TALK = (
-    "/system TEXT sets a system prompt, /retry asks again, /save FILE.jsonl keeps the conversation, "
+    "/system TEXT sets a system prompt, /retry asks again, /save FILE keeps the conversation, "
     "Ctrl-C ends an answer, Ctrl-D leaves."
 )
 

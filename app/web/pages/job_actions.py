@@ -14,9 +14,12 @@ from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service
 from app.jobs.checkpoints import checkpoint_name
 from app.models.falqon_options import Budget
+from app.studies import service as studies
+from app.studies.requests import THREE_RATES, study_like
 from app.web.forms import InvalidForm, notify_refusals, parse_form, redirect_to
 from app.web.pages.job import show_job
 from app.web.session import notify
+from app.web.text import job_name
 from app.web.visitor import FORM_SCRIPT, PageRouter, WritingVisitor
 
 USED_UP = "The budget is used up. Enter a higher cap, or leave the field empty for no cap."
@@ -87,6 +90,25 @@ def clone(
         copy = service.clone_job(services, caller, job_id, {}, retry_count=retry_count)
         notify(request, f"This is the copy of {job_id}.")
         return redirect_to(f"/jobs/{copy.id}")
+    return redirect_to(f"/jobs/{job_id}")
+
+
+@router.change("/rates")
+def try_rates(
+    services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str
+) -> RedirectResponse:
+    """Start a study of the same job at three learning rates."""
+    # One whose answer was lost may have made its study: then that is the study.
+    retry_count = int(request.headers.get(FORM_SCRIPT) == "repeat")
+    with notify_refusals(request):
+        with services.database.read() as session:
+            job = service.get(session, caller.project_id, job_id)
+        study_request = study_like(
+            job.requested, f"{job_name(job)}, three rates", rate_factors=THREE_RATES
+        )
+        study = studies.create_study(services, caller, study_request, retry_count=retry_count)
+        notify(request, "Study started: a job for each learning rate.")
+        return redirect_to(f"/studies/{study.id}")
     return redirect_to(f"/jobs/{job_id}")
 
 
