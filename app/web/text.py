@@ -13,6 +13,7 @@ from app.base.database import MAX_COUNTED
 from app.base.text import DAY, HOUR, MINUTE, duration, moment, rate, size
 from app.base.text import usd as plain_usd
 from app.catalogue.importer import TINY_MODEL_ID
+from app.jobs.metadata import title_of
 from app.jobs.schemas import JobObject
 from app.models import Desired, Job, JobStatus
 from app.web import svg
@@ -93,7 +94,8 @@ def counted_as(value: int, noun: str) -> str:
 
 def job_name(job: Job | JobObject) -> str:
     """Return the name that a job was given, or one made of its id."""
-    return job.suffix or f"Job {job.id[-8:]}"
+    pairs = job.job_metadata if isinstance(job, Job) else job.metadata
+    return title_of(pairs) or job.suffix or f"Job {job.id[-8:]}"
 
 
 def metric(value: float) -> str:

@@ -20,7 +20,7 @@ from app.web import live
 from app.web.charts import charts_of
 from app.web.job_comparison import measured_rows, setting_rows
 from app.web.rendering import fragment, page, shared
-from app.web.text import state
+from app.web.text import job_name, state
 from app.web.visitor import PageRouter, Visitor
 
 MIN_JOBS, MAX_JOBS = 2, 6
@@ -115,11 +115,9 @@ def _comparison(
 
 
 def _names(jobs: list[JobObject]) -> list[str]:
-    """Name the jobs as shortly as is clear: with the end of the id where a suffix is shared."""
-    suffixes = [job.suffix for job in jobs]
+    """Name the jobs as shortly as is clear: with the end of the id where a name is shared."""
+    names = [job_name(job) for job in jobs]
     return [
-        f"{job.suffix or 'job'} {job.id[-8:]}"
-        if suffixes.count(job.suffix) > 1 or not job.suffix
-        else job.suffix
-        for job in jobs
+        f"{name} {job.id[-8:]}" if names.count(name) > 1 else name
+        for job, name in zip(jobs, names, strict=True)
     ]

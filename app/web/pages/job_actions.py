@@ -13,6 +13,8 @@ from app.exports import service as exports
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service
 from app.jobs.checkpoints import checkpoint_name
+from app.jobs.metadata import NOTE, TITLE
+from app.jobs.requests import UpdateRequest
 from app.models.falqon_options import Budget
 from app.studies import service as studies
 from app.studies.requests import THREE_RATES, study_like
@@ -77,6 +79,25 @@ def resume(
         typed = {"max_cost_usd": max_cost_usd, "max_seconds": max_seconds}
         return show_job(services, request, caller, job_id, typed if has_caps else None)
     notify(request, "Job resumed.")
+    return redirect_to(f"/jobs/{job_id}")
+
+
+@router.change("/edit")
+def edit(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    job_id: str,
+    title: Annotated[str, Form()] = "",
+    note: Annotated[str, Form()] = "",
+) -> RedirectResponse:
+    """Set the title and the note of a job; an empty one is removed."""
+    with notify_refusals(request):
+        texts = {TITLE: title.strip(), NOTE: note.replace("\r\n", "\n").strip()}
+        pairs = {name: text or None for name, text in texts.items()}
+        changes = parse_form(UpdateRequest, metadata=pairs).metadata
+        service.update_job(services, caller, job_id, changes)
+        notify(request, "Saved.")
     return redirect_to(f"/jobs/{job_id}")
 
 

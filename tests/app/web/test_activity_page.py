@@ -111,6 +111,7 @@ FORMS = {
     "/jobs/new/study": Form(
         "study.created", a_job_form, {"three_rates": "true"}, ("model", "training_file")
     ),
+    "/jobs/{job_id}/edit": Form("job.updated", a_job, {"title": "Tone"}),
     "/jobs/{job_id}/rates": Form("study.created", a_job),
     "/jobs/{job_id}/cancel": Form("job.cancelled", a_job),
     "/jobs/{job_id}/pause": Form("job.paused", a_job),
