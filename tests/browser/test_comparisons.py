@@ -2,6 +2,7 @@
 
 from playwright.sync_api import Page, ViewportSize, expect
 
+from tests.app.web.test_evaluation_page import an_evaluation
 from tests.browser.job_page import confirm
 from tests.browser.scene import scene
 from tests.browser.visit import Visits
@@ -83,3 +84,21 @@ def test_methods_are_compared_from_the_form_of_a_job(visits: Visits, tenant: Ten
     start.click()
     table = page.get_by_role("group", name="Comparison")
     expect(table.get_by_role("rowheader")).to_have_count(2)
+
+
+def test_answers_to_the_same_prompts_are_read_side_by_side(visits: Visits, tenant: Tenant) -> None:
+    ids = [tenant.job(suffix=name).id for name in ("calm", "brisk")]
+    for job_id in ids:
+        an_evaluation(tenant, job_id=job_id, repeated=5)
+    page = visits.sign_in(tenant.api.url, tenant.key, viewport=LAPTOP)
+    page.goto("/compare?" + "&".join(f"job={id_}" for id_ in ids))
+    answers = page.get_by_role("region", name="Answers to the same prompts")
+    figures = answers.get_by_role("article").first.get_by_role("figure")
+    expect(figures).to_contain_text(["calm", "brisk", "Expected"])
+    tops = figures.evaluate_all("all => all.map(it => it.getBoundingClientRect().top)")
+    assert len(set(tops)) == 1, "in one row"
+    page.set_viewport_size(PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    answers.get_by_role("link", name="Next").click()
+    expect(answers).to_contain_text("Page 2 of 2")
+    expect(answers).to_be_in_viewport()
