@@ -375,7 +375,9 @@ def test_log_events_and_metrics_of_a_job_are_kept_until_it_is_deleted(
         <= 4
     )
     assert "param keys" in falqon("jobs", "metrics", job_id, "--keys", "los").stderr
-    assert "times what was expected" in falqon("jobs", "show", job_id).stdout
+    shown = falqon("jobs", "show", job_id).stdout
+    for words in ("times what was expected", " in training", "Next: falqon evaluate"):
+        assert words in shown
     assert len(falqon("jobs", "checkpoints", job_id, "--limit", "1").stdout.splitlines()) == 2
     more = falqon("jobs", "events", job_id, "--limit", "1").stderr
     assert more.startswith("There are more: --after ftevent-")
