@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -22,7 +23,8 @@ ANSWER_TIMEOUT_SECONDS = 600.0  # The service waits as long for its engine.
 LOADING_SECONDS = 600.0
 LOADING = "model_loading"
 HOW_TO_TALK = (
-    "/system TEXT sets a system prompt, /retry asks again, Ctrl-C ends an answer, Ctrl-D leaves."
+    "/system TEXT sets a system prompt, /retry asks again, /save FILE keeps the conversation, "
+    "Ctrl-C ends an answer, Ctrl-D leaves."
 )
 
 
@@ -89,6 +91,21 @@ class Conversation:
             return None
         *self._messages, question, _ = self._messages
         return str(question["content"])
+
+    def save(self, path: Path) -> None:
+        """Write the conversation to a new file, as one record to train with."""
+        if not self._messages or self._messages[-1]["role"] != "assistant":
+            raise Refused("There is no answer to save yet.")
+        record = json.dumps({"messages": self._messages}, ensure_ascii=False)
+        try:
+            content = f"{record}\n".encode()
+            with path.expanduser().open("xb") as file:
+                file.write(content)
+        except FileExistsError:
+            raise Refused(f"{path} exists, and is left as it is.", "Name a new file.") from None
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise Refused(f"{path} cannot be written: {reason}.") from None
 
     def retrieve_answer(self, question: str) -> Json:
         messages = [*self._messages, _message("user", question)]
@@ -186,7 +203,7 @@ def _talk(client: Client, conversation: Conversation) -> None:
         try:
             if (question := _read_question(client)) is None:
                 return
-            if asked := _obey(conversation, question):
+            if asked := _obey(client, conversation, question):
                 conversation.print_answer(asked, with_reasoning=True)
         except KeyboardInterrupt:
             client.out.note("Ended.")
@@ -197,7 +214,7 @@ def _talk(client: Client, conversation: Conversation) -> None:
             client.out.error(error)
 
 
-def _obey(conversation: Conversation, line: str) -> str | None:
+def _obey(client: Client, conversation: Conversation, line: str) -> str | None:
     """Do what a line that begins with a slash says; return the question to ask, if any."""
     command, _, text = line.strip().partition(" ")
     if command == "/system":
@@ -205,6 +222,13 @@ def _obey(conversation: Conversation, line: str) -> str | None:
         return None
     if command == "/retry":
         return conversation.forget_last()
+    if command == "/save":
+        if not text.strip():
+            raise Refused("Name a file, such as /save support.jsonl.")
+        path = Path(text.strip())
+        conversation.save(path)
+        client.out.note(f"The conversation is a training record in {path}.")
+        return None
     return line if line.strip() else None
 
 

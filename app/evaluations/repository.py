@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.models import Evaluation, EvaluationAnswer
+from app.models import Evaluation, EvaluationAnswer, OperationStatus
 
 
 def find(session: Session, project_id: str, job_id: str, evaluation_id: str) -> Evaluation | None:
@@ -25,6 +25,24 @@ def newest_first(
     if after is not None:
         statement = statement.where(Evaluation.id < after)
     return list(session.scalars(statement.order_by(Evaluation.id.desc()).limit(limit + 1)))
+
+
+def newest_completed(session: Session, project_id: str, job_id: str) -> Evaluation | None:
+    statement = select(Evaluation).where(
+        Evaluation.project_id == project_id,
+        Evaluation.job_id == job_id,
+        Evaluation.status == OperationStatus.COMPLETED,
+    )
+    return session.scalars(statement.order_by(Evaluation.id.desc()).limit(1)).one_or_none()
+
+
+def lines_of(session: Session, evaluation_id: str) -> dict[int, int]:
+    """Return the lines in the file of the rows whose answers are stored, by their numbers."""
+    statement = select(EvaluationAnswer.number, EvaluationAnswer.line).where(
+        EvaluationAnswer.evaluation_id == evaluation_id
+    )
+    lines: dict[int, int] = dict(session.execute(statement).all())
+    return lines
 
 
 def answers_of(

@@ -14,10 +14,11 @@ from app.base.tracing import current_traceparent
 from app.estimates import service as estimates
 from app.jobs import agent_budget, idempotency
 from app.jobs.events import NewEvent, append
+from app.jobs.metadata import add_pairs
 from app.jobs.plan import plan_job, plan_without_files
 from app.jobs.resolution import FilePlan, resolve_job, resolve_stated
 from app.jobs.validation import queue_validated
-from app.models import Desired, FileStatus, Job, JobMetadata, JobStatus, Scope
+from app.models import Desired, FileStatus, Job, JobStatus, Scope
 from app.models.job_request import EstimateRequest, JobRequest
 from app.projects import quotas
 from falqon_core.estimate.estimate import Estimate
@@ -67,11 +68,7 @@ def create(
     job.study_id = study_id
     session.add(job)
     session.flush()
-    pairs = (request.metadata or {}).items()
-    session.add_all(
-        JobMetadata(job_id=job.id, project_id=project_id, name=name, value=value)
-        for name, value in pairs
-    )
+    add_pairs(session, job)
     created = [NewEvent(f"Created fine-tuning job: {job.id}"), NewEvent("Validating files")]
     if planned.is_checked:
         queue_validated(session, job, settings, planned, created)

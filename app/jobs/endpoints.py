@@ -18,7 +18,7 @@ from app.http.dependencies import (
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
 from app.jobs import metrics, metrics_csv, requeue, service
-from app.jobs.requests import JobFilters, ResumeRequest
+from app.jobs.requests import JobFilters, ResumeRequest, UpdateRequest
 from app.jobs.requeue import Requeued
 from app.jobs.schemas import (
     CheckpointObject,
@@ -93,6 +93,16 @@ def list_jobs(
 @router.get("/{job_id}")
 def retrieve_job(services: ServicesDep, caller: Reader, job_id: str) -> JobObject:
     return service.retrieve_job(services, caller, job_id)
+
+
+@router.post("/{job_id}")
+def update_job(
+    services: ServicesDep, caller: Writer, job_id: str, body: UpdateRequest
+) -> JobObject:
+    """Change the metadata of a job, in any state. The pairs `title` and `note` are its name and its
+    note on the dashboard.
+    """
+    return service.update_job(services, caller, job_id, body.metadata)
 
 
 @router.delete("/{job_id}", dependencies=TOUCHES_STORAGE)

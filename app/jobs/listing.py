@@ -25,6 +25,7 @@ from sqlalchemy.orm import Session
 from app.base.database import MAX_COUNTED, NUM_SEARCHED
 from app.base.ids import first_id
 from app.jobs.effective_steps import EffectiveSteps, effective_steps
+from app.jobs.metadata import TITLE
 from app.jobs.metrics_chunks import CURVE, LOSS
 from app.jobs.readings import is_step, number
 from app.models import Event, Job, JobMetadata, JobStatus, Project
@@ -43,7 +44,7 @@ MAX_COMPARED = 50_000
 # Columns to sort by. Money is stored as text and compared as a number.
 SORTS: dict[str, SQLColumnExpression[Any]] = {
     "created": Job.id,
-    "name": func.lower(func.coalesce(Job.suffix, Job.id)),
+    "name": func.lower(func.coalesce(Job.job_metadata[TITLE].as_string(), Job.suffix, Job.id)),
     "model": Job.base_model_id,
     "status": Job.status,
     "progress": json_number(Job.progress["percent"]),
@@ -61,7 +62,9 @@ _ended_sparklines: dict[tuple[str, int, int], Points] = {}
 
 @dataclass(frozen=True, slots=True)
 class JobQuery:
-    """Filters of the list. `search`: part of the id, the suffix, or the name of either model."""
+    """Filters of the list. `search`: part of the id, the title, the suffix, or the name of either
+    model.
+    """
 
     search: str = ""
     status: JobStatus | None = None
@@ -141,7 +144,9 @@ def _last_not_compared(session: Session, project_id: str, query: JobQuery) -> st
 
 
 def search(session: Session, project_id: str, text: str, *, limit: int) -> list[Job]:
-    """Find a job by its id, and others by a part of an id, a suffix or a model among the newest."""
+    """Find a job by its id or its title, and others by a part of an id, a suffix or a model among
+    the newest.
+    """
     newest = (
         select(Job.id, Job.suffix, Job.base_model_id, Job.fine_tuned_model_id)
         .where(Job.project_id == project_id)
@@ -154,7 +159,17 @@ def search(session: Session, project_id: str, text: str, *, limit: int) -> list[
         or_(*(column.icontains(text, autoescape=True) for column in texts))
     )
     ids = session.scalars(alike.order_by(newest.c.id.desc()).limit(limit)).all()
-    return in_order(session, project_id, list(dict.fromkeys([text, *ids])))
+    titled = session.scalars(_titled(project_id, text).limit(limit)).all()
+    return in_order(session, project_id, list(dict.fromkeys([text, *titled, *ids]))[: 1 + limit])
+
+
+def _titled(project_id: str, text: str) -> Select[str]:
+    """Return the jobs with this in their title; few have one, which an index finds."""
+    return select(JobMetadata.job_id).where(
+        JobMetadata.project_id == project_id,
+        JobMetadata.name == TITLE,
+        JobMetadata.value.icontains(text, autoescape=True),
+    )
 
 
 def states(session: Session, project_ids: Sequence[str]) -> dict[str, object]:
@@ -376,7 +391,10 @@ def _filter_jobs(statement: Select[T], project_id: str, query: JobQuery) -> Sele
     if query.search:
         columns = (Job.id, Job.suffix, Job.base_model_id, Job.fine_tuned_model_id)
         statement = statement.where(
-            or_(*(column.icontains(query.search, autoescape=True) for column in columns))
+            or_(
+                *(column.icontains(query.search, autoescape=True) for column in columns),
+                Job.id.in_(_titled(project_id, query.search)),
+            )
         )
     return statement
 

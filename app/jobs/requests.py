@@ -1,14 +1,21 @@
 """Recipe of a request. Free of the web framework: the worker reads stored requests with it."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.base.errors import InvalidRequest
 from app.base.plain_words import in_plain_words
 from app.models.falqon_options import Budget
-from app.models.job_request import DpoHyperparameters, Hyperparameters, JobRequest
+from app.models.job_request import (
+    MAX_METADATA_PAIRS,
+    DpoHyperparameters,
+    Hyperparameters,
+    JobRequest,
+    PairName,
+    PairValue,
+)
 from app.models.stored_json import build_validator
 from app.models.strict_model import StrictModel
 from falqon_core.contract.config import Recipe
@@ -27,6 +34,16 @@ class JobFilters:
     status: str | None = None
     model: str | None = None
     metadata: dict[str, str] | None = field(default_factory=dict)  # None: jobs without any
+
+
+class UpdateRequest(StrictModel):
+    metadata: Annotated[
+        dict[PairName, PairValue | None],
+        Field(
+            max_length=MAX_METADATA_PAIRS,
+            description="pairs to set; null removes one, the others stay",
+        ),
+    ]
 
 
 class ResumeExtras(StrictModel):

@@ -1,6 +1,6 @@
 """Use cases of jobs, each of which notifies after its commit, and parts for other packages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from app.http.pagination import Page, check_cursor
 from app.jobs import (
     creation,
     idempotency,
+    metadata,
     metrics,
     metrics_csv,
     queue_forecast,
@@ -162,6 +163,16 @@ def list_jobs(
 def retrieve_job(services: Services, caller: Caller, job_id: str) -> JobObject:
     with services.database.read() as session:
         job = get(session, caller.project_id, job_id)
+        return to_object(session, services.settings, job)
+
+
+def update_job(
+    services: Services, caller: Caller, job_id: str, changes: Mapping[str, str | None]
+) -> JobObject:
+    """Change pairs of a job's metadata; None removes one."""
+    with services.database.transaction() as session:
+        job = metadata.change(session, caller.project_id, job_id, changes)
+        audit.record(session, caller, "job.updated", job_id)
         return to_object(session, services.settings, job)
 
 

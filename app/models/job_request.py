@@ -27,6 +27,8 @@ def _without_auto(value: object) -> object:
 
 NO_NUL = r"^[^\x00]*$"  # Postgres keeps no such character
 Name = Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=NO_NUL)]
+PairName = Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL)]
+PairValue = Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)]
 _PositiveInt = Annotated[int, Field(ge=1)]
 _PositiveFloat = Annotated[float, Field(gt=0)]
 Count = Annotated[
@@ -89,16 +91,9 @@ class JobRequest(StrictModel):
         None, description="the older place; `method` is the newer one"
     )
     integrations: Annotated[list[Integration], AfterValidator(refuse_duplicates)] | None = None
-    metadata: (
-        Annotated[
-            dict[
-                Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL)],
-                Annotated[str, StringConstraints(max_length=512, pattern=NO_NUL)],
-            ],
-            Field(max_length=MAX_METADATA_PAIRS),
-        ]
-        | None
-    ) = None
+    metadata: Annotated[dict[PairName, PairValue], Field(max_length=MAX_METADATA_PAIRS)] | None = (
+        None
+    )
     priority: Annotated[int, Field(ge=-10, le=10)] = Field(
         0, description="among the queued jobs of its project; higher runs first"
     )

@@ -9,6 +9,7 @@ from app.models.strict_model import StrictModel
 from falqon_core.contract.methods import METHOD_SPECS, MethodName
 
 MAX_JOBS = 64  # per study
+MAX_NAME = 64  # characters
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 RateFactor = Annotated[float, Field(gt=0, le=1000)]
@@ -53,7 +54,7 @@ class StudyRequest(StrictModel):
     seeds: Annotated[list[Seed], Field(min_length=1)] | None = Field(
         None, description="a job of each method with each; one job with falqon.seed unless set"
     )
-    name: Annotated[str, StringConstraints(max_length=64, pattern=NO_NUL)] | None = None
+    name: Annotated[str, StringConstraints(max_length=MAX_NAME, pattern=NO_NUL)] | None = None
 
     @model_validator(mode="after")
     def _refuse_what_no_study_can_be(self) -> Self:

@@ -1,5 +1,6 @@
-"""Jobs of a study."""
+"""Jobs of a study, and the study that tries several of one job."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -8,8 +9,12 @@ from app.base.errors import InvalidRequest, refusal_of
 from app.jobs.requests import read_recipe
 from app.models.base import JsonObject
 from app.models.job_request import JobRequest
-from app.models.study_request import StudyRequest
+from app.models.study_request import MAX_NAME, StudyRequest
 from falqon_core.contract.methods import MethodName, foreign_options
+
+THREE_RATES = (0.3, 1.0, 3.0)
+# What a study says itself, or has no place for.
+OF_ONE_JOB = {"method", "objective", "find_rate", "switch", "early_stopping"}
 
 
 def job_requests(request: StudyRequest, width: int) -> list[JobRequest]:
@@ -29,6 +34,36 @@ def job_requests(request: StudyRequest, width: int) -> list[JobRequest]:
         for with_rate in _add_rates(request, method, options[method], width)
         for seed in seeds
     ]
+
+
+def study_like(
+    request: JobRequest,
+    name: str | None,
+    *,
+    methods: Sequence[str] = (),
+    rate_factors: Sequence[float] = (1.0,),
+) -> StudyRequest:
+    """Return the study that trains as a job would, with these methods or else its own, at these
+    times its learning rate. Raises `InvalidRequest`.
+    """
+    asked = read_recipe(request)
+    options = request.falqon.model_dump(mode="json", exclude_unset=True)
+    options |= asked.recipe.model_dump(mode="json", exclude_unset=True)
+    body: dict[str, Any] = {
+        "model": request.model,
+        "training_file": request.training_file,
+        "validation_file": request.validation_file,
+        "methods": list(methods) or [asked.recipe.method],
+        "objective": asked.recipe.objective,
+        "rate_factors": [asked.learning_rate_multiplier * factor for factor in rate_factors],
+        "falqon": {key: value for key, value in options.items() if key not in OF_ONE_JOB},
+        "name": name and name[:MAX_NAME],
+    }
+    try:
+        return StudyRequest.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise refusal_of({**first, "loc": ("body", *first["loc"])}) from None
 
 
 def _add_rates(

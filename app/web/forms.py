@@ -30,10 +30,10 @@ class InvalidForm(InvalidRequest):
 def parse_form(kind: type[T], **fields: Any) -> T:
     """Read texts as the fields of a request. Raises `InvalidForm`."""
     values = {name: value for name, value in fields.items() if value not in (None, "")}
-    # Pydantic's validation of strings does not take lists.
-    has_lists = any(isinstance(value, list) for value in values.values())
+    # Pydantic's validation of strings takes neither lists nor an absent text of an object.
+    are_nested = any(isinstance(value, list | dict) for value in values.values())
     try:
-        if has_lists:
+        if are_nested:
             return kind.model_validate(values)
         return kind.model_validate_strings(values)
     except ValidationError as error:

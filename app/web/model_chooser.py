@@ -12,13 +12,13 @@ from app.auth.caller import Caller
 from app.base.errors import NotFound
 from app.base.settings import Settings
 from app.catalogue import service as catalogue
-from app.catalogue.importer import TINY_MODEL_ID
 from app.estimates import service as estimates
 from app.model_imports import service as model_imports
 from app.model_imports.schemas import ModelImportObject
 from app.models import Model
 from app.services import Services
 from app.web.readme import read_license
+from app.web.text import is_test_model
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
 from falqon_core.estimate.dimensions import ModelDimensions
@@ -75,7 +75,7 @@ class ModelFacts:
 
 def is_real(model_id: str) -> bool:
     """Return True for a base model that knows something."""
-    return model_id != TINY_MODEL_ID and not model_id.startswith(FINE_TUNED)
+    return not is_test_model(model_id) and not model_id.startswith(FINE_TUNED)
 
 
 def default_model(ids: list[str]) -> str:
@@ -95,7 +95,7 @@ def read_facts(services: Services, caller: Caller, model_id: str) -> ModelFacts 
         return None
     return ModelFacts(
         id=model_id,
-        is_test=model_id == TINY_MODEL_ID,
+        is_test=is_test_model(model_id),
         num_parameters=dimensions.num_parameters,
         context=dimensions.max_position_embeddings,
         license=read_license(services, caller, files),

@@ -91,6 +91,7 @@ def render(text: str) -> Readme:
     front = FRONT_MATTER.match(text)
     tokens = PARSER.parse(text[front.end() :] if front else text)
     _shift_headings(tokens)
+    _align_cells(tokens)
     html = PARSER.renderer.render(tokens, PARSER.options, {})
     return Readme(Markup(html), find_license(text))
 
@@ -110,3 +111,12 @@ def _shift_headings(tokens: Sequence[Token]) -> None:
             level = min(int(token.tag[1:]) + FIRST_LEVEL - 1, level + 1, LAST_LEVEL)
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{level}"
+
+
+def _align_cells(tokens: Sequence[Token]) -> None:
+    """Let a class align numbers to the right: the policy of the pages allows no style."""
+    for token in tokens:
+        if token.type in ("th_open", "td_open"):
+            style = token.attrs.pop("style", "")
+            if style == "text-align:right":
+                token.attrs["class"] = "number"

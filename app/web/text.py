@@ -13,6 +13,7 @@ from app.base.database import MAX_COUNTED
 from app.base.text import DAY, HOUR, MINUTE, duration, moment, rate, size
 from app.base.text import usd as plain_usd
 from app.catalogue.importer import TINY_MODEL_ID
+from app.jobs.metadata import title_of
 from app.jobs.schemas import JobObject
 from app.models import Desired, Job, JobStatus
 from app.web import svg
@@ -93,7 +94,8 @@ def counted_as(value: int, noun: str) -> str:
 
 def job_name(job: Job | JobObject) -> str:
     """Return the name that a job was given, or one made of its id."""
-    return job.suffix or f"Job {job.id[-8:]}"
+    pairs = job.job_metadata if isinstance(job, Job) else job.metadata
+    return title_of(pairs) or job.suffix or f"Job {job.id[-8:]}"
 
 
 def metric(value: float) -> str:
@@ -141,9 +143,14 @@ def as_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
+def is_test_model(model_id: str) -> bool:
+    """Return True for the test model and what was trained from it, which know nothing."""
+    return f"{model_id}:".startswith((f"{TINY_MODEL_ID}:", f"ft:{TINY_MODEL_ID}:"))
+
+
 def model_label(model_id: str) -> str:
     """Return the name of a model where one is chosen: one that knows nothing says so."""
-    return f"{model_id} (test model)" if model_id == TINY_MODEL_ID else model_id
+    return f"{model_id} (test model)" if is_test_model(model_id) else model_id
 
 
 def model_page(model_id: str) -> str:
@@ -174,6 +181,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
             size,
         ),
         *(price, rate, usd),
-        *(model_label, model_page, playground, svg.bars, svg.polyline),
+        *(is_test_model, model_label, model_page, playground, svg.bars, svg.polyline),
     )
 } | {"shell": shlex.quote, "written_size": write_size}

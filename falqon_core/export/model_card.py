@@ -243,4 +243,4 @@ def thin_rows(rows: Sequence[TrainingRow]) -> list[TrainingRow]:
 
 def _row(row: TrainingRow) -> str:
     valid = "" if row.valid_loss is None else f"{row.valid_loss:.4f}"
-    return f"| {row.step} | {row.train_loss:.4f} | {valid} | {row.learning_rate:.2e} |"
+    return f"| {row.step} | {row.train_loss:.4f} | {valid} | {row.learning_rate:.4g} |"

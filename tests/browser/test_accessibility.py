@@ -121,7 +121,8 @@ def test_no_page_has_a_serious_fault_in_light_or_dark(
     tenant, ids = project
     page = visits.sign_in(tenant.api.url, tenant.key, reduced_motion="reduce")
     names = ids._asdict() | {"webhook": failing_webhook(tenant)} | a_study(tenant)
-    names |= {"evaluation": an_evaluation(tenant)}
+    names |= {"evaluation": an_evaluation(tenant, job_id=ids.succeeded)}
+    an_evaluation(tenant, job_id=ids.failed)  # whose answers the comparison shows
     a_batch(tenant)
     assert faults_of(page, PAGES, **names) == {}
 

@@ -144,3 +144,21 @@ def test_every_page_has_the_mark(abroad: Page) -> None:
     icon = abroad.locator("link[rel=icon]").get_attribute("href")
     assert abroad.request.get(icon or "").headers["content-type"].startswith("image/svg+xml")
     expect(abroad.get_by_role("link", name="FALQON").locator("svg")).to_be_visible()
+
+
+def test_a_title_that_is_being_written_stays_while_the_job_goes_on(
+    visits: Visits, tenant: Tenant
+) -> None:
+    claim = scene.job(tenant, tenant.upload(), "sql-writer", 30)
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto(f"/jobs/{claim.job_id}")
+    page.get_by_role("button", name="Edit", exact=True).click()
+    title = page.get_by_role("dialog").get_by_label("Title")
+    title.fill("Joins, first try")
+    scene.write(tenant, claim, scene.drafts(60), scene.progress(60))
+    expect(page).to_have_title("50 % · sql-writer · FALQON")
+    expect(title).to_have_value("Joins, first try")
+    page.get_by_role("dialog").get_by_label("Note").fill("With the old schema.")
+    page.get_by_role("dialog").get_by_role("button", name="Save").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Joins, first try")
+    expect(page.locator("#job-title")).to_contain_text("With the old schema.")

@@ -13,6 +13,7 @@ from app.jobs.claims import JobFailure
 from app.jobs.events import NewEvent
 from app.models import JobStatus
 from app.models.trainer_log import TrainerLog
+from app.web.text import model_page
 from tests.browser import scene
 from tests.browser.visit import Visits
 from tests.support.api import Tenant
@@ -114,3 +115,27 @@ def test_hostile_text_in_a_file_is_shown_as_text(visits: Visits, tenant: Tenant)
             learned = page.locator(".tokens mark").all_text_contents()
             assert learned == [payload.replace("\r\n", "\n")] * 2
     page.goto("/data")
+
+
+def test_hostile_titles_and_notes_are_shown_as_text(visits: Visits, tenant: Tenant) -> None:
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    for payload in PAYLOADS[::8]:
+        text = payload[:512]
+        job_id = tenant.job(metadata={"title": text, "note": text}).id
+        page.goto(f"/jobs/{job_id}")
+        note = page.locator("#job-title .note").text_content() or ""
+        assert note.split() == text.split()
+        page.get_by_role("button", name="Edit", exact=True).click()
+        expect(page.get_by_role("dialog").get_by_label("Title")).to_be_visible()
+        tenant.client.fine_tuning.jobs.cancel(job_id)  # many queued ones are folded
+        page.goto("/")
+        expect(page.locator(f"#row-{job_id}")).to_be_visible()
+
+
+def test_a_readme_with_columns_of_numbers_keeps_the_policy(visits: Visits, tenant: Tenant) -> None:
+    ids = scene.scene(tenant)
+    tenant.store_artifacts(ids.model, {"README.md": b"|step|loss|\n|--:|:-:|\n|1|2.5|"})
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto(model_page(ids.model))
+    number = page.get_by_role("region", name="README").get_by_role("cell", name="1")
+    assert number.evaluate("cell => getComputedStyle(cell).textAlign") == "right"

@@ -244,3 +244,29 @@ def test_a_real_model_is_added_without_losing_what_is_filled_in(visits: Visits, 
     expect(page.get_by_label("Model", exact=True)).to_have_value("qwen3-0.6b")
     expect(page.get_by_label("Name")).to_have_value("kept")
     expect(page.get_by_label("Training file")).to_have_value(file)
+
+
+def test_an_empty_project_is_narrow_and_begins_with_example_data(
+    visits: Visits, tenant: Tenant
+) -> None:
+    page = visits.sign_in(tenant.api.url, tenant.key, viewport={"width": 1440, "height": 900})
+    main = page.get_by_role("main")
+    for path in ("/studies", "/compare", "/batches", "/"):
+        page.goto(path)
+        assert main.evaluate("it => it.clientWidth") < 900, path
+    page.get_by_role("button", name="Try it with example data").click()
+    expect(page.get_by_label("Training file")).to_have_value(re.compile("file-.+"))
+    assert main.evaluate("it => it.clientWidth") > 1400
+
+
+def test_a_queued_job_shows_no_empty_panels_until_it_begins(visits: Visits, tenant: Tenant) -> None:
+    job_id = tenant.job().id
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto(f"/jobs/{job_id}")
+    names = ("Is it better than its base?", "Answers to validation prompts", "Attempts")
+    expect(page.get_by_role("heading", name="Configuration")).to_be_visible()
+    for name in names:
+        expect(page.get_by_role("heading", name=name)).to_be_hidden()
+    tenant.claim(job_id)
+    for name in names:
+        expect(page.get_by_role("heading", name=name)).to_be_visible()

@@ -218,6 +218,9 @@ ROUTES = {
     ("GET", "/v1/fine_tuning/jobs"): Route(READ, lists=lambda tenant: tenant.job().id),
     ("GET", "/v1/fine_tuning/jobs/{job_id}"): Route(READ, a_job),
     ("DELETE", "/v1/fine_tuning/jobs/{job_id}"): Route(WRITE, an_ended_job, without_ended_job),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}"): Route(
+        WRITE, a_job, send=json({"metadata": {"title": "again"}})
+    ),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/clone"): Route(
         WRITE, an_ended_job, without_ended_job, send=json({"suffix": "again"})
     ),

@@ -72,6 +72,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "POST /v1/fine_tuning/jobs": JOB,
     "POST /v1/fine_tuning/estimates": JOB,
     "POST /v1/falqon/studies": STUDY,
+    "POST /v1/fine_tuning/jobs/{job_id}": {"metadata": {"title": "A title"}},
     "POST /v1/fine_tuning/jobs/{job_id}/clone": JOB,
     "POST /v1/fine_tuning/jobs/{job_id}/resume": {
         "falqon": {"budget": {"max_cost_usd": "2.50", "max_seconds": 60}}

@@ -45,6 +45,7 @@ EVENT_TYPES = {
         "/v1/fine_tuning/checkpoints/{checkpoint:path}/permissions",
     ): "checkpoint.permission.created",
     ("POST", "/v1/fine_tuning/jobs"): "job.created",
+    ("POST", "/v1/fine_tuning/jobs/{job_id}"): "job.updated",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"): "job.cancelled",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/clone"): "job.cloned",
     ("POST", "/v1/fine_tuning/jobs/{job_id}/evaluations"): "evaluation.created",

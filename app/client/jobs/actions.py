@@ -8,6 +8,7 @@ import typer
 from app.client.api import Json, segment
 from app.client.cleaning import BaseModel, CreatedDays, Search, Yes, delete_each
 from app.client.command import Client, JobId, command, option
+from app.client.errors import Misused
 from app.client.jobs.request import MaxCost, MaxSeconds, budget
 
 app = typer.Typer()
@@ -39,6 +40,22 @@ def resume_job(
     """Resume a paused job from its newest checkpoint, with a higher budget if that was used up."""
     caps = budget(max_cost_usd, max_seconds)
     _act(client, job_id, "resume", {"falqon": {"budget": caps}} if caps else None)
+
+
+@command(app, "edit", 'falqon jobs edit JOB --title "Tone of voice" --note "Too formal."')
+def edit_job(
+    client: Client,
+    job_id: JobId,
+    title: Annotated[str | None, option(help="Title; the model keeps its name.")] = None,
+    note: Annotated[str | None, option(help="Note; an empty text removes it.")] = None,
+) -> None:
+    """Give a job a title and a note, in any state."""
+    texts = {"title": title, "note": note}
+    changes = {name: text or None for name, text in texts.items() if text is not None}
+    if not changes:
+        raise Misused("Nothing is changed.", "Give a title with --title, or a note with --note.")
+    job = client.api.post(f"/fine_tuning/jobs/{segment(job_id)}", {"metadata": changes})
+    client.out.show(job, f"{job['id']} is saved.")
 
 
 @command(app, "delete", "falqon jobs delete JOB")

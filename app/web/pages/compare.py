@@ -7,6 +7,7 @@ from sse_starlette import EventSourceResponse
 
 from app.auth.caller import Caller
 from app.base.errors import InvalidRequest
+from app.evaluations.side_by_side import read_shared
 from app.files import service as files
 from app.http.dependencies import ServicesDep
 from app.jobs import listing, service
@@ -20,10 +21,11 @@ from app.web import live
 from app.web.charts import charts_of
 from app.web.job_comparison import measured_rows, setting_rows
 from app.web.rendering import fragment, page, shared
-from app.web.text import state
+from app.web.text import job_name, state
 from app.web.visitor import PageRouter, Visitor
 
 MIN_JOBS, MAX_JOBS = 2, 6
+MAX_PAGE = 100  # of answers to the same prompts
 MAX_ASKED = 2  # Models of the playground.
 
 Jobs = Annotated[Sequence[str], Query(max_length=100)]
@@ -41,7 +43,9 @@ def compare_page(
     job: Jobs = (),
     q: Annotated[str, Query(max_length=256)] = "",
     choose: bool = False,
+    answers: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 1,
 ) -> Response:
+    """`answers`: the page of the answers to the same prompts."""
     chosen = list(dict.fromkeys(job))
     with services.database.read() as session:
         if choose or not MIN_JOBS <= len(chosen) <= MAX_JOBS:
@@ -52,8 +56,13 @@ def compare_page(
                 choose=choose,
                 **_choice(session, caller, chosen, q),
             )
+        shared_answers = read_shared(session, caller.project_id, chosen, answers)
         return page(
-            request, "compare/page.html", caller, **_comparison(session, services, caller, chosen)
+            request,
+            "compare/page.html",
+            caller,
+            **_comparison(session, services, caller, chosen),
+            answers=shared_answers,
         )
 
 
@@ -104,6 +113,7 @@ def _comparison(
     return {
         "jobs": [(job, name, state(row)) for job, name, row in zip(jobs, names, rows, strict=True)],
         "ids": ids,
+        "labels": dict(zip(ids, names, strict=True)),
         "is_live": any(row.status in LIVE for row in rows),
         "measured": measured_rows(jobs, [figures[row.id] for row in rows]),
         "charts": charts_of(rows),
@@ -115,11 +125,9 @@ def _comparison(
 
 
 def _names(jobs: list[JobObject]) -> list[str]:
-    """Name the jobs as shortly as is clear: with the end of the id where a suffix is shared."""
-    suffixes = [job.suffix for job in jobs]
+    """Name the jobs as shortly as is clear: with the end of the id where a name is shared."""
+    names = [job_name(job) for job in jobs]
     return [
-        f"{job.suffix or 'job'} {job.id[-8:]}"
-        if suffixes.count(job.suffix) > 1 or not job.suffix
-        else job.suffix
-        for job in jobs
+        f"{name} {job.id[-8:]}" if names.count(name) > 1 else name
+        for job, name in zip(jobs, names, strict=True)
     ]

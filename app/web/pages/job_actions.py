@@ -14,11 +14,16 @@ from app.exports import service as exports
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service
 from app.jobs.checkpoints import checkpoint_name
+from app.jobs.metadata import NOTE, TITLE
+from app.jobs.requests import UpdateRequest
 from app.models.falqon_options import Budget
 from app.services import Services
+from app.studies import service as studies
+from app.studies.requests import THREE_RATES, study_like
 from app.web.forms import InvalidForm, notify_refusals, parse_form, redirect_to
 from app.web.pages.job import show_job
 from app.web.session import notify
+from app.web.text import job_name
 from app.web.visitor import FORM_SCRIPT, PageRouter, WritingVisitor
 from falqon_core.contract.formats import FormatName
 
@@ -80,6 +85,25 @@ def resume(
     return redirect_to(f"/jobs/{job_id}")
 
 
+@router.change("/edit")
+def edit(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    job_id: str,
+    title: Annotated[str, Form()] = "",
+    note: Annotated[str, Form()] = "",
+) -> RedirectResponse:
+    """Set the title and the note of a job; an empty one is removed."""
+    with notify_refusals(request):
+        texts = {TITLE: title.strip(), NOTE: note.replace("\r\n", "\n").strip()}
+        pairs = {name: text or None for name, text in texts.items()}
+        changes = parse_form(UpdateRequest, metadata=pairs).metadata
+        service.update_job(services, caller, job_id, changes)
+        notify(request, "Saved.")
+    return redirect_to(f"/jobs/{job_id}")
+
+
 @router.change("/clone")
 def clone(
     services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str
@@ -90,6 +114,25 @@ def clone(
         copy = service.clone_job(services, caller, job_id, {}, retry_count=retry_count)
         notify(request, f"This is the copy of {job_id}.")
         return redirect_to(f"/jobs/{copy.id}")
+    return redirect_to(f"/jobs/{job_id}")
+
+
+@router.change("/rates")
+def try_rates(
+    services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str
+) -> RedirectResponse:
+    """Start a study of the same job at three learning rates."""
+    # One whose answer was lost may have made its study: then that is the study.
+    retry_count = int(request.headers.get(FORM_SCRIPT) == "repeat")
+    with notify_refusals(request):
+        with services.database.read() as session:
+            job = service.get(session, caller.project_id, job_id)
+        study_request = study_like(
+            job.requested, f"{job_name(job)}, three rates", rate_factors=THREE_RATES
+        )
+        study = studies.create_study(services, caller, study_request, retry_count=retry_count)
+        notify(request, "Study started: a job for each learning rate.")
+        return redirect_to(f"/studies/{study.id}")
     return redirect_to(f"/jobs/{job_id}")
 
 

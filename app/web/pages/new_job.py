@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -17,6 +18,8 @@ from app.jobs.estimate_schemas import EstimateObject
 from app.jobs.schemas import JobObject
 from app.models import FileStatus, Model, Purpose
 from app.services import Services
+from app.studies import service as studies
+from app.studies.requests import THREE_RATES, study_like
 from app.web import job_form, job_settings, live, tracker_fields
 from app.web.file_view import FileView, view_file
 from app.web.job_form import Errors, Values
@@ -26,6 +29,7 @@ from app.web.text import age, counted_as, model_label
 from app.web.visitor import PageRouter, Visitor, WritingVisitor
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.estimate.cards import find_device
 from falqon_core.records.file_check import FileReport
@@ -145,6 +149,42 @@ def submit(
     return RedirectResponse(f"/jobs/{job.id}", 303)
 
 
+@router.change("/study", max_body_size=MAX_JOB_FORM_BYTES)
+def start_study(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    values: FormValues,
+    methods: Annotated[list[str] | None, Form(max_length=len(METHOD_SPECS))] = None,
+    three_rates: Annotated[bool, Form()] = False,
+) -> Response:
+    """Train as the form says, once with each method and rate. Without a method, with its own."""
+    compared = [*(methods or []), *(["true"] if three_rates else [])]
+    shape = _shape(services, caller, values)
+    body = job_form.body_of(job_settings.without_foreign(values, shape), shape)
+    job_request = job_form.request_of(values, body)
+    if not compared:
+        job_request = {"methods": "Choose methods, or three learning rates."}
+    if isinstance(job_request, dict):
+        return _page(services, request, caller, values, refused=job_request, compared=compared)
+    try:
+        factors = THREE_RATES if three_rates else (1.0,)
+        study_request = study_like(
+            job_request, job_request.suffix, methods=methods or (), rate_factors=factors
+        )
+        study = studies.create_study(services, caller, study_request)
+    except ApiError as error:
+        refused = dict([_at_field_of_study(error)])
+        return _page(services, request, caller, values, refused=refused, compared=compared)
+    return RedirectResponse(f"/studies/{study.id}", 303)
+
+
+def _at_field_of_study(error: ApiError) -> tuple[str, str]:
+    if (error.param or "").startswith("methods"):
+        return "methods", error.message.partition(": ")[2] or error.message
+    return job_form.at_field(error)
+
+
 def _page(
     services: Services,
     request: Request,
@@ -152,7 +192,9 @@ def _page(
     values: Values,
     *,
     refused: Errors | None = None,
+    compared: Sequence[str] = (),
 ) -> Response:
+    """`compared`: what is ticked for a study."""
     with services.database.read() as session:
         models = catalogue.trainable(session, caller.project_id)
         most_gpus = max(workers.most_gpus(session, services.settings).values(), default=None)
@@ -166,6 +208,7 @@ def _page(
         options.append((plan.data.file.id, _named(plan.data.file)))
     context = _plan_context(plan, request) | {"values": values, "form": job_form}
     context["most_gpus"] = most_gpus
+    context["compared"] = compared
     context["models"] = _with(values["model"], [(id_, model_label(id_)) for id_ in models])
     context["has_real_model"] = any(map(is_real, models))
     context["facts"] = read_facts(services, caller, values["model"])

@@ -226,6 +226,19 @@ def test_jobs_stand_beside_each_other(falqon: Falqon, submitted: Submitted) -> N
     assert [job["id"] for job in answer["data"]] == ids
 
 
+def test_a_title_and_a_note(falqon: Falqon, service: Service, submitted: Submitted) -> None:
+    job_id = submitted()
+    saved = falqon("jobs", "edit", job_id, "--title", "Tone of voice", "--note", "Too formal.")
+    assert (saved.exit_code, saved.stdout) == (0, f"{job_id} is saved.\n")
+    shown = falqon("jobs", "show", job_id).stdout
+    assert "title=Tone of voice, note=Too formal." in shown
+    assert falqon("jobs", "edit", job_id, "--note", "").exit_code == 0
+    assert "note=" not in falqon("jobs", "show", job_id).stdout
+    nothing = falqon("jobs", "edit", job_id)
+    assert (nothing.exit_code, "Nothing is changed" in nothing.stderr) == (2, True)
+    service.client.fine_tuning.jobs.cancel(job_id)
+
+
 def test_pause_resume_and_cancel(falqon: Falqon, service: Service, submitted: Submitted) -> None:
     job_id = submitted(**SLOW)
 
@@ -362,7 +375,9 @@ def test_log_events_and_metrics_of_a_job_are_kept_until_it_is_deleted(
         <= 4
     )
     assert "param keys" in falqon("jobs", "metrics", job_id, "--keys", "los").stderr
-    assert "times what was expected" in falqon("jobs", "show", job_id).stdout
+    shown = falqon("jobs", "show", job_id).stdout
+    for words in ("times what was expected", " in training", "Next: falqon evaluate"):
+        assert words in shown
     assert len(falqon("jobs", "checkpoints", job_id, "--limit", "1").stdout.splitlines()) == 2
     more = falqon("jobs", "events", job_id, "--limit", "1").stderr
     assert more.startswith("There are more: --after ftevent-")

@@ -130,6 +130,34 @@ def test_a_conversation(tenant: Tenant, environment: dict[str, str]) -> None:
     assert screen.finish() == 0, screen.text
 
 
+def test_a_conversation_is_saved_as_a_record_and_no_file_is_overwritten(
+    tmp_path: Path, tenant: Tenant, environment: dict[str, str]
+) -> None:
+    kept, saved = tmp_path / "notes.txt", tmp_path / "two words.jsonl"
+    kept.write_text("mine")
+    screen = terminal(environment, MODEL, *SHORT, "--system", "Be brief.")
+    lines = [
+        (f"/save {saved}", "no answer to save"),
+        ("Hello", "> "),
+        ("/save", "Name a file"),
+        (f"/save {kept}", "is left as it is"),
+        (f"/save {tmp_path / 'nowhere' / 'a.jsonl'}", "No such file or directory"),
+        (f"/save {saved}", "a training record in"),
+    ]
+    for line, words in lines:
+        screen.read_until("> ")
+        screen.raw = ""
+        screen.type(f"{line}\r".encode())
+        screen.read_until(words)
+    screen.type(CTRL_D)
+    assert screen.finish() == 0, screen.text
+    assert kept.read_text() == "mine"
+    answer = answer_of(tenant, ("system", "Be brief."), ("user", "Hello"))
+    roles = {"system": "Be brief.", "user": "Hello", "assistant": answer}
+    messages = [{"role": role, "content": content} for role, content in roles.items()]
+    assert json.loads(saved.read_text()) == {"messages": messages}
+
+
 def test_separators_that_only_unicode_knows_are_part_of_an_answer(tmp_path: Path) -> None:
     question = "one\u2028two\u2029three\u0085four"
     with echo_engine() as address:

@@ -120,6 +120,11 @@ class Form(NamedTuple):
 
 FORMS = {
     "/jobs/new": Form("job.created", a_job_form, sends=("model", "training_file")),
+    "/jobs/new/study": Form(
+        "study.created", a_job_form, {"three_rates": "true"}, ("model", "training_file")
+    ),
+    "/jobs/{job_id}/edit": Form("job.updated", a_job, {"title": "Tone"}),
+    "/jobs/{job_id}/rates": Form("study.created", a_job),
     "/jobs/{job_id}/cancel": Form("job.cancelled", a_job),
     "/jobs/{job_id}/pause": Form("job.paused", a_job),
     "/jobs/{job_id}/resume": Form("job.resumed", a_paused_job),

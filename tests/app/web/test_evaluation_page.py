@@ -21,9 +21,16 @@ SCORES = (
 )
 
 
-def an_evaluation(tenant: Tenant, *, repeated: int = 1, is_stored: bool = True) -> str:
+def an_evaluation(
+    tenant: Tenant,
+    *,
+    repeated: int = 1,
+    is_stored: bool = True,
+    file: str = "file-x",
+    job_id: str = "",
+) -> str:
     """Return the address of its page. `repeated`: times that the same rows come."""
-    job_id = tenant.job().id
+    job_id = job_id or tenant.job().id
     graders = [StringCheck(type="string_check", name=name, operation="eq") for name in GRADERS]
     models = [
         EvaluatedModel(model="base", role="base"),
@@ -34,7 +41,7 @@ def an_evaluation(tenant: Tenant, *, repeated: int = 1, is_stored: bool = True) 
         id=new_id("eval-"),
         project_id=tenant.project_id,
         job_id=job_id,
-        file_id="file-x",
+        file_id=file,
         origin="file",
         plan=EvaluationPlan(graders=graders, models=models, max_rows=99, max_tokens=9),
         status=OperationStatus.COMPLETED,
@@ -123,3 +130,49 @@ def test_an_address_that_means_nothing_is_refused(
     browser: httpx.Client, tenant: Tenant, query: str
 ) -> None:
     assert browser.get(an_evaluation(tenant) + query).status_code == 400
+
+
+def shared_lines(page: httpx.Response) -> list[int]:
+    part = page.text.partition('id="compare-answers"')[2].partition("</section>")[0]
+    return [int(line) for line in re.findall(r">Line (\d+)<", part)]
+
+
+def test_answers_of_jobs_to_the_same_rows_stand_beside_each_other(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    first, second, third = (tenant.job(suffix=f"job-{number}").id for number in range(3))
+    address = f"/compare?job={first}&job={second}"
+    assert "No two of these jobs" in browser.get(address).text
+    an_evaluation(tenant, job_id=first)
+    an_evaluation(tenant, job_id=second, file="file-y")
+    assert "No two of these jobs" in browser.get(address).text, "they are other rows"
+    an_evaluation(tenant, job_id=second, repeated=4)
+    page = browser.get(address)
+    assert "3 held-out rows that all of these jobs have answered" in " ".join(page.text.split())
+    assert sorted(shared_lines(page)) == [1, 2, 4], "the base was refused the third"
+    assert page.text.count("mine 0") == 2
+    assert "&lt;b&gt;0" in page.text
+    assert "same 1.00, holds 0.00" in page.text
+    with_another = browser.get(f"{address}&job={third}").text
+    assert "rows that job-0, job-1 have answered" in " ".join(with_another.split())
+
+
+def test_the_most_different_answers_come_first_by_pages(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    first, second = (tenant.job().id for _ in range(2))
+    for job_id in (first, second):
+        an_evaluation(tenant, job_id=job_id, repeated=4)
+    with tenant.api.database.transaction() as session:
+        row = session.query(Evaluation).where(Evaluation.job_id == first).one()
+        scores = row.scores.model_copy(deep=True)
+        scores.by_model["mine"][8] = [0.0, 0.0]
+        row.scores = scores
+    address = f"/compare?job={first}&job={second}"
+    lines = [
+        *shared_lines(browser.get(address)),
+        *shared_lines(browser.get(f"{address}&answers=2")),
+    ]
+    assert lines == [9, 1, 2, 4, 5, 6, 8, 10, 12, 13, 14, 16]
+    assert "No such rows" in browser.get(f"{address}&answers=3").text
+    assert browser.get(f"{address}&answers=0").status_code == 400

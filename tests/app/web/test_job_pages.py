@@ -354,3 +354,30 @@ def test_a_thousand_jobs_cost_the_first_page_little_more_than_fifty(
     of_fifty = min(first_paint(2) for _ in range(5))
     add(950)
     assert min(first_paint(21) for _ in range(5)) < 2 * of_fifty
+
+
+def test_a_job_gets_a_title_and_a_note_and_its_model_keeps_its_name(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    job = tenant.job(suffix="desk", metadata={"team": "red"})
+    form = {"csrf": token(browser.get(f"/jobs/{job.id}"))}
+    texts = {"title": " Tone <b> ", "note": "Too formal.\r\nAgain?"}
+    page = browser.post(f"/jobs/{job.id}/edit", data=form | texts, headers=SAME_SITE).text
+    assert "<h1>Tone &lt;b&gt;</h1>" in page
+    assert '<p class="text note">Too formal.\nAgain?</p>' in page
+    metadata = {"team": "red", "title": "Tone <b>", "note": "Too formal.\nAgain?"}
+    changed = tenant.client.fine_tuning.jobs.retrieve(job.id)
+    assert (changed.metadata, changed.suffix) == (metadata, "desk")
+    for path in ("/", "/?q=tone", "/?sort=name", "/search?q=tone"):
+        assert ">Tone &lt;b&gt;<" in browser.get(path).text, path
+    assert "desk" not in re.findall(r"<title>.*</title>", browser.get(f"/jobs/{job.id}").text)[0]
+    long = {"title": "", "note": "x" * 513}
+    refused = browser.post(f"/jobs/{job.id}/edit", data=form | long, headers=SAME_SITE).text
+    assert "512" in re.findall(r'<p class="notice" role="status"[^>]*>([^<]*)', refused)[0]
+    assert "<h1>Tone &lt;b&gt;</h1>" in refused, "nothing of it is written"
+    empty = {"title": "", "note": ""}
+    assert (
+        "<h1>desk</h1>"
+        in browser.post(f"/jobs/{job.id}/edit", data=form | empty, headers=SAME_SITE).text
+    )
+    assert tenant.client.fine_tuning.jobs.retrieve(job.id).metadata == {"team": "red"}

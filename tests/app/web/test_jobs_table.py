@@ -6,7 +6,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.models import Scope
+from app.jobs.claims import JobFailure
+from app.models import JobStatus, Scope
 from app.web.job_table import COLUMNS, DEFAULT
 from tests.browser import scene
 from tests.contract.test_studies import create
@@ -237,3 +238,14 @@ def test_the_jobs_of_a_study_are_one_row_that_opens(browser: httpx.Client, tenan
     assert by_name.text.count("in &lt;first&gt;") == 4
     assert "in &lt;first&gt;" not in page.text, "the row above says it"
     assert ">&lt;first&gt;</a>" in browser.get(f"/jobs/{ids[0]}").text
+
+
+def test_the_reason_of_a_failure_is_short_with_all_of_it_in_its_title(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    message = "training_file is not valid: notes.jsonl: 1 of 3 lines is bad."
+    failure = JobFailure("invalid_training_file", message)
+    claim = tenant.claim(tenant.job().id)
+    scene.finish(tenant, claim, JobStatus.FAILED, failure=failure)
+    reason = message.partition(": ")[2]
+    assert f'<small class="error" title="{message}">{reason}</small>' in browser.get("/").text

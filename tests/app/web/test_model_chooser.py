@@ -9,6 +9,7 @@ from sqlalchemy import delete, update
 from app.catalogue.importer import TINY_MODEL_ID
 from app.models import DEFAULT_PROJECT_ID, ModelImport, OperationStatus, Scope
 from app.web.model_chooser import SUGGESTIONS, default_model
+from app.web.text import model_page
 from tests.app.web.test_data_pages import send
 from tests.support.api import TINY_CONFIG, Api, Tenant
 from tests.support.pages import SAME_SITE, sign_in, token
@@ -61,6 +62,14 @@ def test_the_test_model_is_named_so_wherever_it_is_chosen(
     for path in ("/jobs/new", "/playground", "/models"):
         assert f">{label}<" in browser.get(path).text, path
     assert "knows nothing" in facts(browser.get(f"/jobs/new?model={TINY_MODEL_ID}"))
+    trained = f"ft:{TINY_MODEL_ID}:acme::12345678"
+    tenant.add_model(trained, project_id=tenant.project_id, base=TINY_MODEL_ID)
+    tenant.add_model("ft:falqon-tiny-2:acme::1", project_id=tenant.project_id)
+    for path in ("/jobs/new", "/playground"):
+        assert f">{trained} (test model)<" in browser.get(path).text, path
+    assert browser.get("/models").text.count("<small>test model</small>") == 1
+    assert "test model, which knows nothing" in browser.get(model_page(trained)).text
+    assert "knows nothing" in facts(browser.get(f"/jobs/new?model={trained}"))
 
 
 def test_a_real_model_is_added_from_the_form_and_then_chosen(

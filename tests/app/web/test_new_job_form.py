@@ -56,7 +56,10 @@ def test_valid_files_are_offered_by_name_records_and_age(
     for field in ("training_file", "validation_file"):
         assert offered(page, field) == {good: "good.jsonl, 12 records, just now"}
     assert "data-search" not in page.text
-    for number in range(10):
+    notes = upload(tenant, "notes.jsonl", jsonl() + b"{oops}\n")
+    label = "notes.jsonl, 12 records, 1 bad line, just now"
+    assert offered(browser.get("/jobs/new"), "training_file")[notes] == label
+    for number in range(9):
         upload(tenant, f"{number}.jsonl", jsonl())
     assert "data-search" in browser.get("/jobs/new").text
 

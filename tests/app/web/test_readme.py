@@ -44,6 +44,7 @@ def test_a_card_becomes_html_with_its_licence_and_headings_of_the_page() -> None
         "![a](http://evil.example/pixel.png)",
         "<a href=javascript:alert(1)>a</a>",
         "`<img src=x onerror=alert(1)>`",
+        "|a|b|c|\n|--:|:-:|:--|\n|1|2|3|",
     ],
 )
 def test_no_markup_of_the_text_gets_through(text: str) -> None:
@@ -56,6 +57,12 @@ def test_no_markup_of_the_text_gets_through(text: str) -> None:
     assert {name for name, _ in attributes} <= {"href", "title", "class", "start"}
     links = [value or "" for name, value in attributes if name == "href"]
     assert not [link for link in links if link.lower().startswith(("javascript:", "data:"))]
+
+
+def test_a_column_of_numbers_is_aligned_by_a_class() -> None:
+    html = render("|a|b|\n|---|--:|\n|x|1|").html
+    assert '<th>a</th>\n<th class="number">b</th>' in html
+    assert '<td>x</td>\n<td class="number">1</td>' in html
 
 
 def test_an_image_is_its_text() -> None:

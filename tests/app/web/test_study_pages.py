@@ -146,3 +146,74 @@ def test_a_file_that_was_deleted_is_not_linked(browser: httpx.Client, tenant: Te
     page = browser.get(f"/studies/{study['id']}").text
     assert link not in page
     assert "training file deleted" in page
+
+
+def test_three_rates_of_a_job_train_as_it_did(browser: httpx.Client, tenant: Tenant) -> None:
+    official = {"n_epochs": 2, "learning_rate_multiplier": 2.0}
+    job = tenant.job(
+        suffix="desk",
+        seed=7,
+        method={"type": "supervised", "supervised": {"hyperparameters": official}},
+        extra_body={"falqon": {"method": "lora", "rank": 4, "budget": {"max_cost_usd": "1.50"}}},
+    )
+    page = browser.get(f"/jobs/{job.id}")
+    form = {"csrf": token(page)}
+    answer = browser.post(f"/jobs/{job.id}/rates", data=form, headers=SAME_SITE)
+    study = tenant.http.get(f"/v1/falqon{answer.url.path}").json()
+    assert (study["name"], len(study["jobs"])) == ("desk, three rates", 3)
+    original: Any = tenant.client.fine_tuning.jobs.retrieve(job.id)
+    rates = []
+    for each in study["jobs"]:
+        trained: Any = tenant.client.fine_tuning.jobs.retrieve(each["id"])
+        rates.append(trained.config["learning_rate"] / original.config["learning_rate"])
+        assert trained.config | {"learning_rate": 0} == original.config | {"learning_rate": 0}
+        assert trained.budget == original.budget
+    assert rates == pytest.approx([0.3, 1.0, 3.0])
+
+
+def test_a_job_of_a_rate_that_has_no_triple_says_so(browser: httpx.Client, tenant: Tenant) -> None:
+    job = tenant.job(extra_body={"falqon": {"learning_rate": 0.5}})
+    form = {"csrf": token(browser.get(f"/jobs/{job.id}"))}
+    answer = browser.post(f"/jobs/{job.id}/rates", data=form, headers=SAME_SITE)
+    assert answer.url.path == f"/jobs/{job.id}"
+    assert "falqon.learning_rate" in answer.text
+    assert tenant.http.get(STUDIES).json()["data"] == []
+
+
+def start(browser: httpx.Client, **fields: Any) -> httpx.Response:
+    form = fields | {"csrf": token(browser.get("/jobs/new"))}
+    return browser.post("/jobs/new/study", data=form, headers=SAME_SITE)
+
+
+def test_the_form_of_a_job_starts_a_study(browser: httpx.Client, tenant: Tenant) -> None:
+    data = {"model": tenant.base_model, "training_file": tenant.upload(), "n_epochs": "1"}
+    methods = ["falqon", "lora"]
+    answer = start(browser, **data, methods=methods, three_rates="true", rank="4", suffix="desk")
+    study = tenant.http.get(f"/v1/falqon{answer.url.path}").json()
+    assert study["name"] == "desk"
+    assert [job["method"] for job in study["jobs"]] == ["falqon"] * 3 + ["lora"] * 3
+    for job in study["jobs"]:
+        trained: Any = tenant.client.fine_tuning.jobs.retrieve(job["id"])
+        assert (trained.config["rank"], trained.config["num_epochs"]) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({}, "Choose methods, or three learning rates."),
+        ({"methods": ["sgd"]}, "falqon"),
+        ({"methods": ["lora", "lora"]}, "each can be there once"),
+        ({"methods": ["lora"], "rank": "5000"}, "1024 or less"),
+        ({"methods": ["lora"], "training_file": "file-none"}, "file-none"),
+    ],
+)
+def test_a_study_that_cannot_be_keeps_what_was_chosen(
+    browser: httpx.Client, tenant: Tenant, fields: dict[str, Any], words: str
+) -> None:
+    data = {"model": tenant.base_model, "training_file": tenant.upload()}
+    answer = start(browser, **(data | fields))
+    assert answer.status_code == 400
+    assert words in "".join(re.findall(r'class="error small field-error"[^<]*<?', answer.text))
+    ticked = re.findall(r'name="methods" value="(\w+)" checked', answer.text)
+    assert ticked == [name for name in set(fields.get("methods", [])) if name != "sgd"]
+    assert tenant.http.get(STUDIES).json()["data"] == []

@@ -93,8 +93,8 @@ def test_the_limits_on_the_card_follow_from_the_measurements(tmp_path: Path) -> 
 def test_the_card_describes_training_recipe_and_use(tmp_path: Path) -> None:
     text = write(tmp_path).text
 
-    assert "| 2 | 1.2500 | 1.5000 | 5.00e-04 |" in text
-    assert "| 1 | 2.5000 |  | 1.00e-03 |" in text
+    assert "| 2 | 1.2500 | 1.5000 | 0.0005 |" in text
+    assert "| 1 | 2.5000 |  | 0.001 |" in text
     assert "| rank | 8 |" in text
     assert "1,234 records, 56,789 trained tokens, on cpu" in text
     assert "vllm serve" in text
