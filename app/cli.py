@@ -12,6 +12,7 @@ import typer
 from app.client import models
 from app.client import root as client
 from app.client.flags import show_flags_without_types
+from app.dispatch.command import dispatch
 from app.local import admin
 from app.local.fit import fit
 
@@ -56,6 +57,7 @@ app = Commands(no_args_is_help=True, pretty_exceptions_enable=False)
 client.join(app)
 models.app.command("fit", epilog="Example: falqon models fit Qwen3-8B")(fit)
 app.add_typer(admin.app, name="admin", rich_help_panel=PANEL)
+app.command(rich_help_panel=PANEL, epilog="Example: falqon dispatch --to slurm")(dispatch)
 
 
 def _print_version(is_asked_for: bool) -> None:

@@ -99,7 +99,7 @@ def _has_due_job(offer: DeviceOffer) -> ColumnElement[bool]:
             is_due(waiting),
             offer.fits(waiting),
             waiting.project_id == Project.id,
-            waiting.num_gpus <= _room(),
+            waiting.num_gpus <= room(),
         )
         .correlate(Project)
         .order_by(waiting.priority.desc(), waiting.id)
@@ -109,7 +109,7 @@ def _has_due_job(offer: DeviceOffer) -> ColumnElement[bool]:
     return first.is_not(None)
 
 
-def _running_gpus() -> ColumnElement[int]:
+def running_gpus() -> ColumnElement[int]:
     """Return the cards that a project's running jobs hold."""
     running = aliased(Job)
     return (
@@ -120,17 +120,17 @@ def _running_gpus() -> ColumnElement[int]:
     )
 
 
-def _room() -> ColumnElement[int]:
+def room() -> ColumnElement[int]:
     """Return how many more cards a project's running jobs may hold."""
     return case(
         (Project.max_running_gpus.is_(None), ENDLESS_ROOM),
-        else_=Project.max_running_gpus - _running_gpus(),
+        else_=Project.max_running_gpus - running_gpus(),
     )
 
 
 def room_of(job: type[Job]) -> ColumnElement[int]:
     """Return how many more cards the running jobs of a job's project may hold."""
-    mine = select(_room()).where(Project.id == job.project_id)
+    mine = select(room()).where(Project.id == job.project_id)
     return mine.correlate(job).scalar_subquery()
 
 
@@ -150,9 +150,9 @@ def select_next(
         return select(head.id).where(head.id == only_job, *may_begin)
     may_serve = () if project_ids is None else (Project.id.in_(project_ids),)
     next_project = (
-        select(Project.id, _room().label("room"))
+        select(Project.id, room().label("room"))
         .where(_has_due_job(offer), *may_serve)
-        .order_by(_running_gpus() * 1.0 / Project.weight, Project.virtual_time, Project.id)
+        .order_by(running_gpus() * 1.0 / Project.weight, Project.virtual_time, Project.id)
         .limit(1)
         .cte("next_project")
     )
