@@ -2,21 +2,21 @@
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from tests.support.waiting import wait_for
+from tests.support.waiting import Late, wait_for
 
 SECONDS = 60.0
 STAND_IN = Path(__file__).with_name("slurm_stand_in.py")
 # Stands for a worker: it runs until the file of its job is there.
 SCRIPT = """#!/bin/bash
 #SBATCH --output=/dev/null
-while [ ! -e "$RELEASES/release-$1" ]; do sleep 0.1; done
+while [ -d "$RELEASES" ] && [ ! -e "$RELEASES/release-$1" ]; do sleep 0.1; done
 """
 CONFIGURATION = """
 ClusterName=test
@@ -124,17 +124,24 @@ class Cluster:
         return done.stdout
 
     def cut_off(self) -> None:
-        self._processes[0].send_signal(signal.SIGKILL)
+        """Stop the controller, which stores its state: a killed one forgets the last seconds."""
+        self._processes[0].terminate()
         self._processes[0].wait(SECONDS)
 
     def come_back(self) -> None:
         self._processes[0] = self._start("slurmctld")
 
     def close(self) -> None:
-        self.ask("scancel", "--me", "--signal=KILL")
+        self.ask("scancel", "--me")
+        with suppress(Late):  # A step that has just begun may take a minute to end.
+            wait_for(lambda: not self.ask("squeue", "--me", "--noheader"), SECONDS)
         for process in reversed(self._processes):
             process.terminate()
-            process.wait(SECONDS)
+            try:
+                process.wait(SECONDS)
+            except subprocess.TimeoutExpired:  # It waits for the end of a step.
+                process.kill()
+                process.wait(SECONDS)
 
 
 def rows_of(environment: Mapping[str, str]) -> list[tuple[str, str, str]]:

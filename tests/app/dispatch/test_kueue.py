@@ -1,5 +1,6 @@
 """`falqon dispatch --to kueue`, against an API server whose controllers the tests are."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,8 @@ def test_a_killed_dispatcher_and_a_second_one_make_one_start_a_job(
     finally:
         for rival in rivals:
             rival.terminate()
-    assert [rival.wait(SECONDS) for rival in rivals] == [0, 0], log.read_text()
+    # The later one may still be about to start.
+    assert {rival.wait(SECONDS) for rival in rivals} <= {0, -signal.SIGTERM}, log.read_text()
     assert set(server.jobs) == {f"falqon-{job_id}" for job_id in jobs}
     assert (
         "DELETE",

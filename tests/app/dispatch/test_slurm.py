@@ -24,11 +24,11 @@ from tests.support.slurm import SCRIPT, SECONDS, Cluster, StandIn, missing_slurm
 from tests.support.waiting import wait_for
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
     if reason := missing_slurm():
         pytest.skip(reason)
-    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    cluster = Cluster(tmp_path / "slurm")
     yield cluster
     cluster.close()
 
@@ -67,7 +67,7 @@ def site(
     embedded_backend: Backend,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Site]:
+) -> Site:
     releases = tmp_path / "releases"
     releases.mkdir()
     slurm: Cluster | StandIn
@@ -76,10 +76,7 @@ def site(
         monkeypatch.setenv(name, value)
     script = tmp_path / "worker.sbatch"
     script.write_text(SCRIPT)
-    yield Site(embedded_backend, slurm, Slurm(script), releases)
-    if isinstance(slurm, Cluster):
-        slurm.ask("scancel", "--me")
-        wait_for(lambda: not rows_of(slurm.environment), SECONDS, "an empty cluster")
+    return Site(embedded_backend, slurm, Slurm(script), releases)
 
 
 def key_of(job_id: str, number: int | None = None) -> str:
@@ -260,6 +257,7 @@ def test_the_script_of_the_repository_trains_a_job_through_slurm(
         every_seconds=1,
     )
     backend.wait_for_status(job_id, JobStatus.SUCCEEDED, seconds=240)
+    wait_for(lambda: not rows_of(cluster.environment), SECONDS, "the end of the worker")
     first, second = backend.attempts(job_id)
     assert (first.outcome, second.outcome) == ("released", JobStatus.SUCCEEDED)
     assert second.start_step
