@@ -12,6 +12,7 @@ import typer
 from app.client import models
 from app.client import root as client
 from app.client.flags import show_flags_without_types
+from app.dispatch.command import dispatch
 from app.local import admin
 from app.local.fit import fit
 from app.local.reconcile import reconcile
@@ -57,6 +58,7 @@ app = Commands(no_args_is_help=True, pretty_exceptions_enable=False)
 client.join(app)
 models.app.command("fit", epilog="Example: falqon models fit Qwen3-8B")(fit)
 app.add_typer(admin.app, name="admin", rich_help_panel=PANEL)
+app.command(rich_help_panel=PANEL, epilog="Example: falqon dispatch --to slurm")(dispatch)
 
 
 def _print_version(is_asked_for: bool) -> None:
@@ -174,15 +176,21 @@ def worker(
     once: Annotated[
         bool, typer.Option("--once", help="Execute one job, then exit with a code for its outcome.")
     ] = False,
+    job: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Execute this job, then exit as --once does."),
+    ] = None,
     wait: Annotated[
-        float, typer.Option(help="Seconds that --once waits for a job.", min=0, max=86_400)
+        float,
+        typer.Option(help="Seconds that --once and --job wait for a job.", min=0, max=86_400),
     ] = 60,
     exit_zero: Annotated[
         bool,
         typer.Option(
             "--exit-zero",
             help=(
-                "Exit --once with 0 after any outcome of the job, unless the worker itself failed."
+                "Exit --once and --job with 0 after any outcome of the job, unless the worker "
+                "itself failed."
             ),
         ),
     ] = False,
@@ -215,20 +223,22 @@ def worker(
             raise typer.BadParameter(f"--devices: {missing[0]} is not one that trains here")
         os.environ["FALQON_CARDS"] = str(list(cards))
     if join is not None:
-        if queue is not None or once:
-            raise typer.BadParameter("--join goes with neither --queue nor --once")
+        if queue is not None or once or job is not None:
+            raise typer.BadParameter("--join goes with none of --queue, --once and --job")
         token = token or os.environ.get("FALQON_WORKER_TOKEN")  # .env may hold it
         if not token:
             raise typer.BadParameter("--join needs --token, or FALQON_WORKER_TOKEN")
         command = joined_command(join)
         os.execve(command[0], command, os.environ | {"FALQON_WORKER_TOKEN": token})
+    queue = queue or ("gpu" if job else None)
     if queue is None:
-        raise typer.BadParameter("give --queue, or --join")
-    if once and queue != "gpu":
-        raise typer.BadParameter("--once executes jobs: it goes with --queue gpu")
-    if exit_zero and not once:
-        raise typer.BadParameter("--exit-zero goes with --once")
-    command = once_command(wait, exit_zero) if once else worker_command(queue)
+        raise typer.BadParameter("give --queue, --job or --join")
+    ends = once or job is not None
+    if ends and queue != "gpu":
+        raise typer.BadParameter("--once and --job execute jobs: they go with --queue gpu")
+    if exit_zero and not ends:
+        raise typer.BadParameter("--exit-zero goes with --once or --job")
+    command = once_command(wait, exit_zero, job) if ends else worker_command(queue)
     os.execv(command[0], command)
 
 

@@ -48,7 +48,7 @@ HELD_POLLS = 3  # idle polls after which a machine no longer keeps its cards for
 
 class DirectGateway:
     """`owner` names the worker in its claims. `project_ids`: projects whose jobs it may have; None:
-    every project's.
+    every project's. `only_job`: the one job that it may have.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class DirectGateway:
         redis: Redis,
         owner: str,
         project_ids: Sequence[str] | None = None,
+        only_job: str | None = None,
     ) -> None:
         self.owner = owner
         self.redis = redis
@@ -66,12 +67,13 @@ class DirectGateway:
         self._database = database
         self._storage = storage
         self._project_ids = project_ids
+        self._only_job = only_job
 
     def find_next(self, device: str, max_gpus: int) -> NextJob | None:
         """Return the next job that these devices suffice for."""
         offer = next_job.DeviceOffer(device, max_gpus)
         with self._database.read() as session:
-            return next_job.find_next(session, offer, self._project_ids)
+            return next_job.find_next(session, offer, self._project_ids, self._only_job)
 
     def hold(self, offer: WorkerOffer, job_id: str) -> bool:
         """Return True if the free cards of this machine are kept for a job. A draining worker
@@ -103,6 +105,7 @@ class DirectGateway:
                 lease_seconds=self._settings.lease.total_seconds(),
                 cards=offer.cards,
                 project_ids=self._project_ids,
+                only_job=self._only_job,
             )
         return None if job is None else Claimed(job, price)
 

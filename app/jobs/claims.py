@@ -61,16 +61,18 @@ def claim(
     lease_seconds: float,
     cards: Sequence[int] = (),
     project_ids: Sequence[str] | None = None,
+    only_job: str | None = None,
 ) -> Job | None:
     """Claim the next job for which these cards of this device suffice, or return None; without any,
     one for a single GPU. The returned job carries the new attempt number. `num_devices` is charged
-    for a job of one GPU. `project_ids`: its possible projects; None: every project.
+    for a job of one GPU. `project_ids`: its possible projects; None: every project. `only_job`: the
+    one job that it may be.
     """
     offer = next_job.DeviceOffer(device, max(1, len(cards)))
     next_job.wait_for_other_claims(session, offer)
     # Locked rows are skipped: the claim that holds them takes the job, or the next poll finds it
     # again.
-    first = next_job.select_next(offer, project_ids)
+    first = next_job.select_next(offer, project_ids, only_job)
     job_id = session.scalar(first.with_for_update(skip_locked=True))
     if job_id is None:
         return None

@@ -46,10 +46,15 @@ class NextJob(NamedTuple):
 
 
 def find_next(
-    session: Session, offer: DeviceOffer, project_ids: Sequence[str] | None = None
+    session: Session,
+    offer: DeviceOffer,
+    project_ids: Sequence[str] | None = None,
+    only_job: str | None = None,
 ) -> NextJob | None:
-    """Return the next job of one of these projects for which this suffices."""
-    next_id = select_next(offer, project_ids).scalar_subquery()
+    """Return the next job of one of these projects for which this suffices; with `only_job`, that
+    one or none.
+    """
+    next_id = select_next(offer, project_ids, only_job).scalar_subquery()
     row = session.execute(select(Job.id, Job.num_gpus).where(Job.id == next_id)).one_or_none()
     return row and NextJob(*row)
 
@@ -94,7 +99,7 @@ def _has_due_job(offer: DeviceOffer) -> ColumnElement[bool]:
             is_due(waiting),
             offer.fits(waiting),
             waiting.project_id == Project.id,
-            waiting.num_gpus <= _room(),
+            waiting.num_gpus <= room(),
         )
         .correlate(Project)
         .order_by(waiting.priority.desc(), waiting.id)
@@ -104,7 +109,7 @@ def _has_due_job(offer: DeviceOffer) -> ColumnElement[bool]:
     return first.is_not(None)
 
 
-def _running_gpus() -> ColumnElement[int]:
+def running_gpus() -> ColumnElement[int]:
     """Return the cards that a project's running jobs hold."""
     running = aliased(Job)
     return (
@@ -115,27 +120,39 @@ def _running_gpus() -> ColumnElement[int]:
     )
 
 
-def _room() -> ColumnElement[int]:
+def room() -> ColumnElement[int]:
     """Return how many more cards a project's running jobs may hold."""
     return case(
         (Project.max_running_gpus.is_(None), ENDLESS_ROOM),
-        else_=Project.max_running_gpus - _running_gpus(),
+        else_=Project.max_running_gpus - running_gpus(),
     )
 
 
-def select_next(offer: DeviceOffer, project_ids: Sequence[str] | None = None) -> Select[str]:
+def room_of(job: type[Job]) -> ColumnElement[int]:
+    """Return how many more cards the running jobs of a job's project may hold."""
+    mine = select(room()).where(Project.id == job.project_id)
+    return mine.correlate(job).scalar_subquery()
+
+
+def select_next(
+    offer: DeviceOffer, project_ids: Sequence[str] | None = None, only_job: str | None = None
+) -> Select[str]:
     """Return a job of the project that holds the fewest cards for its weight; of several, the one
     with the lowest virtual time. `project_ids` of None restricts nothing.
 
     Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs
-    of one project only.
+    of one project only. With `only_job` another scheduler has decided: that job is returned if
+    the ceiling of its project has room for it.
     """
     head = aliased(Job)
+    if only_job is not None:
+        may_begin = (is_due(head), offer.fits(head), head.num_gpus <= room_of(head))
+        return select(head.id).where(head.id == only_job, *may_begin)
     may_serve = () if project_ids is None else (Project.id.in_(project_ids),)
     next_project = (
-        select(Project.id, _room().label("room"))
+        select(Project.id, room().label("room"))
         .where(_has_due_job(offer), *may_serve)
-        .order_by(_running_gpus() * 1.0 / Project.weight, Project.virtual_time, Project.id)
+        .order_by(running_gpus() * 1.0 / Project.weight, Project.virtual_time, Project.id)
         .limit(1)
         .cte("next_project")
     )

@@ -19,7 +19,8 @@ def joined_command(url: str) -> list[str]:
     return [sys.executable, "-m", "worker.entry.joined", url]
 
 
-def once_command(wait_seconds: float, exit_zero: bool) -> list[str]:
+def once_command(wait_seconds: float, exit_zero: bool, job_id: str | None) -> list[str]:
     """Return the command of a worker without Celery, which polls by itself."""
     command = [sys.executable, "-m", "worker.entry.once", "--wait", str(wait_seconds)]
-    return [*command, "--exit-zero"] if exit_zero else command
+    command += ["--exit-zero"] if exit_zero else []
+    return command if job_id is None else [*command, "--job", job_id]

@@ -71,7 +71,8 @@ def named_points() -> set[str]:
     }
 
 
-POINTS = sorted(named_points() - OF_THE_API - OF_EXPORTS - OF_SWITCHES)
+OF_DISPATCHERS = {"before_dispatch", "after_dispatch"}  # tests/app/dispatch
+POINTS = sorted(named_points() - OF_THE_API - OF_EXPORTS - OF_SWITCHES - OF_DISPATCHERS)
 
 
 def has_fired(mark: Path) -> bool:

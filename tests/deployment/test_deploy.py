@@ -63,7 +63,7 @@ def test_kubernetes_knows_every_field(described: dict[str, Any]) -> None:
 
 def test_every_applied_file_exists_and_every_file_is_applied_or_optional() -> None:
     (kustomization,) = [each for each in OBJECTS if each["kind"] == "Kustomization"]
-    optional = {"kustomization.yaml", "keda.yaml", "worker-once.yaml"}
+    optional = {"kustomization.yaml", "keda.yaml", "worker-once.yaml", "dispatch.yaml"}
     assert set(kustomization["resources"]) | optional == {path.name for path in FILES}
     images = {image["name"] for image in kustomization["images"]}
     assert {each["image"] for each in containers(OBJECTS)} == images
@@ -72,7 +72,7 @@ def test_every_applied_file_exists_and_every_file_is_applied_or_optional() -> No
 def test_command_lines_are_those_of_the_program() -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
     lines = [each["args"] for each in containers(OBJECTS)]
-    assert len(lines) == 5
+    assert len(lines) == 7
     for program, name, *arguments in lines:
         assert program == "falqon"
         commands[name].make_context(name, list(arguments))
@@ -96,7 +96,7 @@ def test_workers_get_more_time_than_their_trainers() -> None:
 def test_hanging_workers_are_restarted() -> None:
     (config,) = [each for each in OBJECTS if each["kind"] == "ConfigMap"]
     workers = [each for each in containers(OBJECTS) if each["args"][1] == "worker"]
-    assert len(workers) == 3
+    assert len(workers) == 4
     for worker in workers:
         (*_, test) = worker["livenessProbe"]["exec"]["command"]
         assert config["data"]["FALQON_ALIVE_FILE"] in test
@@ -217,8 +217,11 @@ def test_a_pod_of_one_job_fails_where_its_worker_fails_and_is_not_started_again(
     assert "--exit-zero" in described["template"]["spec"]["containers"][0]["args"]
 
 
+@pytest.mark.parametrize("words", [(), ("ftjob-1",)], ids=["next", "given"])
 @pytest.mark.parametrize("code", [*OnceExit, 2, 143])
-def test_slurm_counts_what_continues_elsewhere_as_done(code: int, tmp_path: Path) -> None:
+def test_slurm_counts_what_continues_elsewhere_as_done(
+    code: int, words: tuple[str, ...], tmp_path: Path
+) -> None:
     (tmp_path / "falqon.env").write_text("DATABASE_URL=sqlite:///nowhere\n")
     srun = tmp_path / "srun"
     srun.write_text(
@@ -234,7 +237,7 @@ def test_slurm_counts_what_continues_elsewhere_as_done(code: int, tmp_path: Path
         "PATH": f"{tmp_path}:{os.environ['PATH']}",
     }
     done = subprocess.run(
-        ["bash", DEPLOY / "worker.sbatch"],
+        ["bash", DEPLOY / "worker.sbatch", *words],
         env=os.environ | settings,
         capture_output=True,
         text=True,
@@ -242,7 +245,9 @@ def test_slurm_counts_what_continues_elsewhere_as_done(code: int, tmp_path: Path
     )
     is_failure = code in (OnceExit.WORKER_FAILED, 2, 143)
     assert done.returncode == (code if is_failure else 0), done.stderr
-    assert "falqon worker --queue gpu --once --wait 60 sqlite:///nowhere" in done.stderr
+    given = " --job ftjob-1" if words else ""
+    line = f"falqon worker --queue gpu --once --wait 60{given} sqlite:///nowhere"
+    assert line in done.stderr
     assert not (tmp_path / "falqon-7").exists()
     seen = re.findall(r"^FALQON_\w+", (tmp_path / "seen").read_text(), re.MULTILINE)
     assert set(seen) <= SETTINGS, "a worker refuses others"

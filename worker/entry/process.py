@@ -92,8 +92,10 @@ def _worker(kind: str) -> GpuWorker | EngineHost | OperationHandler[Any]:
 
 
 @cache
-def supervisor() -> Supervisor:
-    """Return the supervisor, which executes the jobs of this process one after the other."""
+def supervisor(only_job: str | None = None) -> Supervisor:
+    """Return the supervisor, which executes the jobs of this process one after the other, or no job
+    but `only_job`.
+    """
     redis = Redis.from_url(
         settings().resolved_redis_url,
         socket_timeout=REDIS_TIMEOUT_SECONDS,
@@ -101,5 +103,7 @@ def supervisor() -> Supervisor:
     )
     # Prices that cannot be read are better refused now than with the first job.
     file_prices(settings().prices)
-    gateway = DirectGateway(settings(), database(), storage(), redis, context().owner)
+    gateway = DirectGateway(
+        settings(), database(), storage(), redis, context().owner, only_job=only_job
+    )
     return Supervisor(settings(), gateway, detect(settings()), shutting_down)

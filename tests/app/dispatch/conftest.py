@@ -1,0 +1,1 @@
+from tests.worker.conftest import embedded_backend as embedded_backend
