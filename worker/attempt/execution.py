@@ -278,7 +278,9 @@ class Execution:
             elif not hung and self._progress.is_stuck(self._settings.hang.total_seconds()):
                 hung = True
                 trainer.kill_hung()
-        return TrainerEnd(exit_code, kill_at is not None, hung)
+        # An init system, or a cluster's scheduler, may have signalled both at once.
+        stop_requested = kill_at is not None or self._stop_policy.should_stop()
+        return TrainerEnd(exit_code, stop_requested, hung)
 
     def _kill_trainer(self) -> None:
         if self._trainer is not None:

@@ -32,8 +32,9 @@ REFUSALS = {
 class TrainerEnd:
     """The end of a trainer process.
 
-    `stop_requested`: we sent SIGTERM, for a stop request or a drain; then a death by signal is a
-    stop, too (we kill what does not obey). `hung`: it made no progress, and we killed it.
+    `stop_requested`: we sent SIGTERM, for a stop request or a drain, or were about to; then a death
+    by signal is a stop, too (we kill what does not obey). `hung`: it made no progress, and we
+    killed it.
     """
 
     exit_code: int

@@ -1,4 +1,6 @@
+import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +13,7 @@ from app.base.database import Database
 from app.base.storage import keys
 from app.jobs import claims
 from app.models import Desired, JobStatus
-from tests.support.backend import Backend
+from tests.support.backend import Backend, processes
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.support.postgres import PostgresServer
 from tests.support.schema import migrate_database
@@ -344,3 +346,19 @@ def test_a_database_that_is_away_loses_no_event_and_stops_no_trainer(
     assert steps == list(range(1, QUICK.steps + 1))
     assert [checkpoint.step for checkpoint in backend.checkpoints(job_id)] == [100, 120]
     database.dispose()
+
+
+def test_a_trainer_that_ends_with_its_worker_is_released(embedded_backend: Backend) -> None:
+    """As a cluster's scheduler has it, which signals both at once."""
+    backend = embedded_backend
+    job_id = backend.add_job(SLOW)
+    shutting_down = threading.Event()
+    folder = str(backend.settings.work_dir)
+    with executing(backend.supervisor(shutting_down)):
+        wait_for(lambda: backend.job(job_id).progress is not None, 30, "the first step")
+        (trainer,) = processes("fake_trainer", folder)
+        shutting_down.set()
+        os.kill(trainer, signal.SIGKILL)
+    (attempt,) = backend.attempts(job_id)
+    assert (attempt.outcome, attempt.error_code) == ("released", None)
+    assert backend.job(job_id).infra_failures == 0
