@@ -82,10 +82,11 @@ def of_checkpoints(
 
 
 def get(session: Session, project_id: str, name: str, format: str) -> Export:
-    # It may be there longer than its source: a job that goes on deletes its older checkpoints.
     export = repository.find(session, project_id, name, format)
-    if export is None:
+    # It may be there longer than a checkpoint: a job that goes on deletes its older ones.
+    if export is None or CheckpointName.parse(name) is None:
         _source(session, project_id, name)
+    if export is None:
         raise NotFound(
             f"There is no export of '{name}' as '{format}'; a POST to its exports creates it.",
             param="format",

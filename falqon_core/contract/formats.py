@@ -59,6 +59,7 @@ FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
 }
 Q4_1_GROUP_SIZE = 32
 GGUF_ARCHITECTURES = {
+    "gemma4_text": "gemma4",
     "glm4_moe": "glm4moe",
     "gpt_oss": "gpt-oss",
     "lfm2": "lfm2",
@@ -72,6 +73,7 @@ GGUF_ARCHITECTURES = {
     "qwen3_5_text": "qwen35",
     "qwen3_moe": "qwen3moe",
 }  # llama.cpp's name, by model_type.
+GEMMA = "gemma4_text"
 YARN_FAMILIES = ("gpt_oss", "ministral3", "olmo3")
 # Every so many layers llama.cpp has one without a window.
 WINDOW_PATTERNS: dict[object, int] = {"gpt_oss": 2, "olmo3": 4}
@@ -234,6 +236,8 @@ def _has_scaled_rotation(model_config: dict[str, object]) -> bool:
     """
     rope = rotation_of(model_config)
     kind = rope.get("rope_type", rope.get("type", "default"))
+    if model_config["model_type"] == GEMMA:
+        return kind not in ("default", "proportional") or rope.get("factor", 1.0) != 1
     if kind != "yarn":
         return bool(kind != "default")
     if model_config["model_type"] not in YARN_FAMILIES:

@@ -11,7 +11,7 @@ windows are refused. A folder in FP8, or in any plain dtype, becomes bf16, or is
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -42,7 +42,7 @@ from falqon_core.contract.formats import (
 from falqon_core.contract.model_folder import EXPERT_FORMAT, MIXTURES, MXFP4, read_config
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.mixers import HYBRIDS
-from falqon_core.export import gguf_delta_net, gguf_experts
+from falqon_core.export import gguf_delta_net, gguf_experts, gguf_gemma
 from falqon_core.export.gguf_blocks import FILE_TYPES, block_types, quantize_blocks
 from falqon_core.export.reading import decoder_weights
 from falqon_core.importers.gguf import LAYER_NAMES, OUTER_NAMES
@@ -71,9 +71,12 @@ GGUF_NAMES |= {ours: theirs for theirs, ours in LFM2_NAMES.items()}
 GGUF_NAMES["post_feedforward_layernorm"] = "post_ffw_norm"
 # llama.cpp calls the second norm so in some families, whatever it is of.
 POST_NORMS = {"post_attention_layernorm": "post_attention_norm"}
-POST_NORMED = ("glm4_moe", "gpt_oss", "olmo3", *gguf_delta_net.FAMILIES)
+POST_NORMED = (gguf_gemma.FAMILY, "glm4_moe", "gpt_oss", "olmo3", *gguf_delta_net.FAMILIES)
 PARAMETERS = (
-    {"self_attn.sinks": "attn_sinks.weight"} | gguf_delta_net.PARAMETERS | gguf_experts.PARAMETERS
+    {"self_attn.sinks": "attn_sinks.weight"}
+    | gguf_delta_net.PARAMETERS
+    | gguf_experts.PARAMETERS
+    | gguf_gemma.PARAMETERS
 )
 _LETTERS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -121,7 +124,7 @@ def write_gguf_file(
     plain model, in bf16, or for "q4_1" its matrices' blocks, uint8 [O, 20 I / 32]; they are taken
     out one by one. Raises `FormatUnavailable` for a tokenizer that llama.cpp does not have.
     """
-    if (kind := config["model_type"]) in (*HYBRIDS, *MIXTURES):
+    if (kind := config["model_type"]) in (*HYBRIDS, *MIXTURES, gguf_gemma.FAMILY):
         # Published configs leave out what transformers takes for granted.
         config = AutoConfig.for_model(**config).to_dict()
     writer = GGUFWriter(path, GGUF_ARCHITECTURES[kind])
@@ -133,6 +136,8 @@ def write_gguf_file(
     _add_dimensions(writer, config)
     _add_tokenizer(writer, tokenizer, config)
     named = dict(_renamed(name, tensors.pop(name), config) for name in list(tensors))
+    if kind == gguf_gemma.FAMILY:
+        named[gguf_gemma.ROTATED] = gguf_gemma.rotated(config)
     _add_tensors(writer, named, format, has_mxfp4)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -172,8 +177,13 @@ def _add_dimensions(writer: GGUFWriter, config: dict[str, Any]) -> None:
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(ModelDimensions.from_config(config).intermediate_size)
     writer.add_head_count(heads)
+    writer.add_layer_norm_rms_eps(config.get("norm_eps") or config["rms_norm_eps"])
+    writer.add_vocab_size(config["vocab_size"])
+    if config["model_type"] == gguf_gemma.FAMILY:
+        gguf_gemma.add_layers(writer, config)
+        return
+    writer.add_feed_forward_length(ModelDimensions.from_config(config).intermediate_size)
     kv_heads = config.get("num_key_value_heads") or heads
     if config["model_type"] == "lfm2":
         # None in a layer with a convolution.
@@ -193,8 +203,6 @@ def _add_dimensions(writer: GGUFWriter, config: dict[str, Any]) -> None:
     _add_rotation(writer, config)
     if config["model_type"] in WINDOW_PATTERNS:
         writer.add_sliding_window(config["sliding_window"])
-    writer.add_layer_norm_rms_eps(config.get("norm_eps") or config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
 
 
 def _add_rotation(writer: GGUFWriter, config: dict[str, Any]) -> None:
@@ -219,9 +227,15 @@ def _add_tokenizer(
     writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]
 ) -> None:
     described = json.loads(tokenizer.backend_tokenizer.to_str())
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_pre_tokenizer(described))
-    tokens, types = _tokens(described, config["vocab_size"])
+    if config["model_type"] == gguf_gemma.FAMILY and described["model"].get("byte_fallback"):
+        writer.add_tokenizer_model(gguf_gemma.TOKENIZER)
+        writer.add_add_space_prefix(False)
+        tokens, types = _tokens(described, config["vocab_size"], gguf_gemma.token_type)
+        tokens = list(map(gguf_gemma.shown, tokens, types))
+    else:
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(_pre_tokenizer(described))
+        tokens, types = _tokens(described, config["vocab_size"], _token_type)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(
@@ -264,19 +278,29 @@ def _pre_tokenizer(described: dict[str, Any]) -> str:
     )
 
 
-def _tokens(described: dict[str, Any], size: int) -> tuple[list[str], list[int]]:
-    """-> (texts by id, `TokenType`s); ids that the tokenizer does not use are filled up."""
+def _tokens(
+    described: dict[str, Any], size: int, token_type: Callable[[str, bool, bool], TokenType]
+) -> tuple[list[str], list[int]]:
+    """-> (texts by id, `TokenType`s); ids that the tokenizer does not use are filled up.
+    `token_type` takes a text, and whether it is an added token and a special one.
+    """
     tokens = [f"[PAD{index}]" for index in range(size)]
     types = [int(TokenType.UNUSED)] * size
     for text, index in described["model"]["vocab"].items():
         tokens[index] = text
-        types[index] = int(TokenType.NORMAL)
+        types[index] = int(token_type(text, False, False))
     for added in described["added_tokens"]:
         if added["id"] >= size:  # A token of the tokenizer's class, which no text has.
             continue
         tokens[added["id"]] = added["content"]
-        types[added["id"]] = int(TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED)
+        types[added["id"]] = int(token_type(added["content"], True, added["special"]))
     return tokens, types
+
+
+def _token_type(_: str, is_added: bool, is_special: bool) -> TokenType:
+    if not is_added:
+        return TokenType.NORMAL
+    return TokenType.CONTROL if is_special else TokenType.USER_DEFINED
 
 
 def _renamed(name: str, tensor: torch.Tensor, config: dict[str, Any]) -> tuple[str, torch.Tensor]:
@@ -290,7 +314,7 @@ def _renamed(name: str, tensor: torch.Tensor, config: dict[str, Any]) -> tuple[s
             tensor = _rotary_pairs(
                 tensor, config.get("num_key_value_heads") or config["num_attention_heads"]
             )
-    names = GGUF_NAMES | gguf_experts.NAMES
+    names = GGUF_NAMES | gguf_experts.NAMES | gguf_gemma.NAMES
     if config["model_type"] in POST_NORMED:
         names |= POST_NORMS
     if config["model_type"] in gguf_delta_net.FAMILIES:

@@ -91,7 +91,7 @@ def readmes_job(service: Service, tmp_path_factory: pytest.TempPathFactory) -> A
     """The job of the README's code, which has run from upload to two answers."""
     checkout = tmp_path_factory.mktemp("checkout")
     (checkout / "demo").symlink_to(ROOT / "demo")
-    code = here(service, block("python", "OpenAI(base_url"))
+    code = here(service, block("python", 'OpenAI(base_url="'))
     printed = run(service, checkout, [sys.executable, "-W", "ignore", "-c", code])
     job = next(iter(service.client.fine_tuning.jobs.list()))
     before, after = ("falqon-tiny: ", f"{job.fine_tuned_model}: ")
@@ -189,7 +189,7 @@ def test_a_model_is_exported_in_other_formats(
 
 
 def run_with_client(service: Service, folder: Path, code: str) -> str:
-    client, _, _ = here(service, block("python", "OpenAI(base_url")).partition("file = ")
+    client, _, _ = here(service, block("python", 'OpenAI(base_url="')).partition("file = ")
     return run(service, folder, [sys.executable, "-c", client + code])
 
 

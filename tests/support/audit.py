@@ -9,6 +9,7 @@ A_QUESTION = "it changes nothing"
 UNAUDITED = {
     "/v1/chat/completions": A_QUESTION,
     "/v1/completions": A_QUESTION,
+    "/v1/embeddings": A_QUESTION,
     "/v1/responses": A_QUESTION,
     "/playground/v1/chat/completions": A_QUESTION,
     "/v1/fine_tuning/estimates": A_QUESTION,

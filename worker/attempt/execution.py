@@ -1,5 +1,6 @@
 """One attempt: stage, train, publish the result or record why there is none."""
 
+import signal
 import threading
 import time
 from pathlib import Path
@@ -38,6 +39,7 @@ from worker.models.disk_space import NeverFits
 from worker.models.fetching import ObjectMissing
 from worker.models.model_cache import BaseMissing, ModelCache, RowsOfInputs
 
+SIGNALS_APART_SECONDS = 2.0
 TRAINER_POLL_SECONDS = 0.1
 PIPE_END_SECONDS = 10.0
 TRAINER_LOG = "trainer.log"
@@ -278,9 +280,20 @@ class Execution:
             elif not hung and self._progress.is_stuck(self._settings.hang.total_seconds()):
                 hung = True
                 trainer.kill_hung()
-        # An init system, or a cluster's scheduler, may have signalled both at once.
-        stop_requested = kill_at is not None or self._stop_policy.should_stop()
+        stop_requested = kill_at is not None or self._is_told_to_stop(exit_code)
         return TrainerEnd(exit_code, stop_requested, hung)
+
+    def _is_told_to_stop(self, exit_code: int) -> bool:
+        """Return whether this worker is to stop, too: an init system, or a cluster's scheduler,
+        signals one process after the other.
+        """
+        patience = SIGNALS_APART_SECONDS if exit_code == -signal.SIGTERM else 0.0
+        deadline = time.monotonic() + patience
+        while not self._stop_policy.should_stop():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(TRAINER_POLL_SECONDS)
+        return True
 
     def _kill_trainer(self) -> None:
         if self._trainer is not None:

@@ -71,7 +71,7 @@ def _for_llama_cpp(model: Model, cache: ModelCache, settings: Settings) -> Loadi
     weights_id = model.id
     if model.format == "gguf_lora":
         adapter = cache.model(model.id) / GGUF_ADAPTER
-        weights_id = model.base_model_id or ""
+        weights_id = cache.base_of_adapter(model)
     _tried(weights_id, cache)
     gguf = cache.gguf(weights_id)
     command = ["worker.inference.llama_cpp", str(gguf)]

@@ -17,7 +17,7 @@ from app.base.ids import new_id
 from app.base.private_dir import private_folder
 from app.base.settings import Settings
 from app.jobs import checkpoint_repository
-from app.models import Artifact, Checkpoint, Job
+from app.models import Artifact, Checkpoint, Job, Model
 from falqon_core.contract.formats import ConvertedFormat, MergedFormat
 from falqon_core.contract.layout import checkpoint_folder
 from worker.context import WorkerContext
@@ -147,10 +147,8 @@ class ModelCache:
         return model
 
     def model(self, model_id: str) -> Path:
-        """Return the folder of a model of the catalogue. Raises `BaseMissing`."""
+        """Return the folder of a model of the catalogue."""
         artifacts = self._rows.artifacts_of(model_id)
-        if not artifacts:
-            raise BaseMissing(f"The model '{model_id}' has been deleted.")
         content = "".join(f"{artifact.name}\0{artifact.sha256}\n" for artifact in artifacts)
         folder = self._folder(content)
         while not self._is_held(folder):
@@ -158,6 +156,13 @@ class ModelCache:
             with self._whole(folder) as staging:
                 fetch_artifacts(self.storage, artifacts, staging, self.check)
         return folder
+
+    def base_of_adapter(self, model: Model) -> str:
+        """Return the id of the model that an adapter is put on. Raises `BaseMissing`."""
+        base_id = model.base_model_id or ""
+        if not self._rows.artifacts_of(base_id):
+            raise BaseMissing(f"The model '{base_id}' has been deleted.")
+        return base_id
 
     def gguf(self, model_id: str) -> Path:
         """Return a model of the catalogue as one GGUF file."""

@@ -259,7 +259,7 @@ def test_the_script_of_the_repository_trains_a_job_through_slurm(
     backend.wait_for_status(job_id, JobStatus.SUCCEEDED, seconds=240)
     wait_for(lambda: not rows_of(cluster.environment), SECONDS, "the end of the worker")
     first, second = backend.attempts(job_id)
-    assert first.outcome == "released"
+    assert (first.outcome, first.error_code) == ("released", None)
     assert second.outcome == JobStatus.SUCCEEDED
     assert second.start_step
 

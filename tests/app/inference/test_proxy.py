@@ -83,7 +83,7 @@ class Relay:
         target = EngineTarget("http://127.0.0.1:1", "", None, 1, "p", is_private=False)
         exchange = Exchange(make_client(), target, self.queue, "/v1", calls, tally)
         opened = OpenAnswer(httpx.Response(200, stream=self.tokens), await self.queue.take("p"))
-        bill = Bill(tally, self._charge)
+        bill = Bill(tally, self._charge, lambda *_: None)
         stream = AnswerStream(
             exchange, questions, opened, bill, AnswerForm(wants_usage=self._wants_usage)
         )

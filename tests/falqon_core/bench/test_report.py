@@ -71,7 +71,9 @@ def test_every_kernel_is_measured_and_agrees_with_its_oracle(report: Report) -> 
             continue
         assert kernel.status == "measured", kernel
         assert kernel.seconds > 0
-        is_product = any(word in kernel.name for word in ("GEMM", "scaled_mm", "gradient of"))
+        is_product = any(
+            word in kernel.name for word in ("GEMM", "scaled_mm", "gradient of", "product")
+        )
         assert (kernel.flops > 0) == is_product
         assert kernel.moved > 0
         assert kernel.sqnr_db is None or kernel.sqnr_db > 40, kernel

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFReader, TokenType
 from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, trainers
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    Gemma4TextConfig,
     Glm4MoeConfig,
     GptOssConfig,
     Lfm2Config,
@@ -24,6 +27,7 @@ from transformers import (
     Olmo3Config,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3_5MoeTextConfig,
     Qwen3_5TextConfig,
@@ -34,6 +38,7 @@ from transformers import (
 from falqon_core.contract.formats import FormatUnavailable
 from falqon_core.estimate.mixers import HYBRIDS
 from falqon_core.export.gguf import write_gguf
+from falqon_core.export.gguf_gemma import BYTE_TOKENS
 from falqon_core.importers.gguf import convert_gguf
 from tests.falqon_core.families.models import SIZES, YARN, write_model
 
@@ -134,6 +139,14 @@ GPT_OSS = MIXTURE_SIZES | {
     "sliding_window": 7,
     "rope_parameters": YARN,
 }
+GEMMA_4 = MIXTURE_SIZES | {
+    "head_dim": 32,
+    "global_head_dim": 64,
+    "sliding_window": 7,
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "hidden_size_per_layer_input": 0,
+    "tie_word_embeddings": True,
+}
 QUESTIONS = (
     "What does it cost to send a parcel?",
     "Count the kettles.",
@@ -195,6 +208,14 @@ def name_layers_as_published(path: Path) -> None:
         ),
         GptOssConfig(**GPT_OSS),
         GptOssConfig(**GPT_OSS | {"intermediate_size": 64}, expert_format="mxfp4"),
+        Gemma4TextConfig(
+            **GEMMA_4 | {"hidden_size_per_layer_input": 32},
+            num_kv_shared_layers=2,
+            use_double_wide_mlp=True,
+            vocab_size_per_layer_input=960,
+            final_logit_softcapping=4.0,
+        ),
+        Gemma4TextConfig(**GEMMA_4, num_global_key_value_heads=1, attention_k_eq_v=True),
         Olmo3Config(
             **MIXTURE_SIZES,
             sliding_window=7,
@@ -219,6 +240,11 @@ def test_llama_cpp_answers_as_transformers_does(
     write_model(config, tiny_folder, tmp_path / "model")
     if config.model_type in HYBRIDS:
         name_layers_as_published(tmp_path / "model/config.json")
+    check_answers(tmp_path)
+
+
+def check_answers(tmp_path: Path) -> None:
+    """Compare the answers of the folder `model`, by transformers and by llama.cpp."""
     (tmp_path / "gguf").mkdir()
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "model", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
@@ -252,6 +278,63 @@ def test_llama_cpp_answers_as_transformers_does(
     )
     assert completed.returncode == 0, completed.stderr[-2000:]
     assert json.loads(completed.stdout).strip() == tokenizer.decode(answer).strip()
+
+
+def test_llama_cpp_reads_gemmas_tokenizer_as_transformers_does(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Sentences are pieces whose spaces are marks; runs of spaces are tokens of their own, and what
+    is in no piece is bytes.
+    """
+    write_model(Gemma4TextConfig(**GEMMA_4), tiny_folder, tmp_path / "model")
+    template = AutoTokenizer.from_pretrained(tmp_path / "model").chat_template
+    # llama.cpp has every text of Gemma 4 begin so.
+    tokenizer = sentence_tokenizer("{{ bos_token }}" + template)
+    tokenizer.save_pretrained(tmp_path / "model")
+    weights = load_file(tmp_path / "model/model.safetensors")
+    # Parts of a character are no answer, and neither are numbers that the tokenizer does not use.
+    weights["model.embed_tokens.weight"][tokenizer.convert_tokens_to_ids(sorted(BYTE_TOKENS))] = 0
+    weights["model.embed_tokens.weight"][len(tokenizer) :] = 0
+    save(weights, tmp_path / "model/model.safetensors")
+    check_answers(tmp_path)
+    reader = GGUFReader(tmp_path / "gguf/model.gguf")
+    fields = {
+        key: reader.get_field(f"tokenizer.ggml.{key}") for key in ("model", "tokens", "token_type")
+    }
+    model, tokens, types = (field.contents() for field in fields.values() if field is not None)
+    assert model == "gemma4"
+    assert types[tokens.index("<0x7F>")] == TokenType.BYTE
+    assert types[tokens.index("<eos>")] == TokenType.CONTROL
+    assert types[tokens.index("   ")] == TokenType.USER_DEFINED
+
+
+def sentence_tokenizer(template: str) -> PreTrainedTokenizerFast:
+    """Return a small tokenizer of Gemma's kind."""
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    trained = Tokenizer(models.BPE())
+    spaces = normalizers.Replace(" ", "▁")
+    trained.normalizer = spaces
+    trainer = trainers.BpeTrainer(vocab_size=500, show_progress=False)
+    trained.train_from_iterator([*QUESTIONS, template], trainer)
+    learned = json.loads(trained.to_str())["model"]
+    texts = [*special, *sorted(BYTE_TOKENS), *learned["vocab"]]
+    vocab = {text: number for number, text in enumerate(texts)}
+    merges = [tuple(pair) for pair in learned["merges"]]
+    tokenizer = Tokenizer(models.BPE(vocab, merges, unk_token="<unk>", byte_fallback=True))
+    tokenizer.normalizer = spaces
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in special])
+    tokenizer.add_tokens(["▁▁▁"])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        chat_template=template,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        bos_token="<bos>",
+        unk_token="<unk>",
+    )
 
 
 @pytest.mark.parametrize(
