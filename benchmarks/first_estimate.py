@@ -3,8 +3,9 @@
     python -m benchmarks.first_estimate
 
 Each size of job is the first one of an installation of its own in a temporary folder: `falqon up`,
-until its worker has calibrated, then one job with falqon-tiny. Minutes on a quiet machine, which
-nothing else may use; `--jobs 1` only tries whether it works.
+until its worker has calibrated, then one job with falqon-tiny, or with the folder of a base model
+that `--base` names. Minutes on a quiet machine, which nothing else may use; `--jobs 1` only tries
+whether it works.
 """
 
 import argparse
@@ -21,6 +22,7 @@ from tests.support.service import Service
 from tests.support.waiting import wait_for
 
 MODEL = "falqon-tiny"
+BASE = "base"  # the name of a folder's model
 EPOCHS = 3
 CALIBRATED = "measured here"  # what an estimate says of its fixed times once they are
 CALIBRATION_SECONDS = 400
@@ -55,26 +57,31 @@ SIZES = (Size(40, 8), Size(400, 8), Size(2000, 8), Size(400, 150))
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=len(SIZES), help="only so many sizes")
+    parser.add_argument("--base", type=Path, help="folder of a base model; default: falqon-tiny")
     arguments = parser.parse_args()
     rows = []
     for size in SIZES[: arguments.jobs]:
         with tempfile.TemporaryDirectory(prefix="falqon-") as folder:
-            rows.append(measure(Path(folder), size))
+            rows.append(measure(Path(folder), size, arguments.base))
         print(f"{size}: {rows[-1].error:.1%}", flush=True)
     show(rows)
 
 
-def measure(folder: Path, size: Size) -> EstimateRow:
+def measure(folder: Path, size: Size, base: Path | None) -> EstimateRow:
     environment = {"FALQON_CALIBRATE": "true", "OMP_NUM_THREADS": str(os.cpu_count())}
     with closing(Service(folder / "data", environment, fake=False)) as service:
         try:
-            return run_first_job(service, size)
+            return run_first_job(service, size, base)
         finally:
             service.stop()
 
 
-def run_first_job(service: Service, size: Size) -> EstimateRow:
+def run_first_job(service: Service, size: Size, base: Path | None) -> EstimateRow:
     service.wait_until_up()
+    if base is not None:
+        added = service.run("admin", "models", "add", BASE, "--source", str(base.resolve()))
+        if added.returncode != 0:
+            raise SystemExit(added.stderr)
     wait_for(
         lambda: is_calibrated(service),
         CALIBRATION_SECONDS,
@@ -87,7 +94,7 @@ def run_first_job(service: Service, size: Size) -> EstimateRow:
         lambda: files.retrieve(file.id).status == "processed", CHECK_SECONDS, "the file is checked"
     )
     job: Any = service.client.fine_tuning.jobs.create(
-        model=MODEL, training_file=file.id, hyperparameters={"n_epochs": EPOCHS}
+        model=BASE if base else MODEL, training_file=file.id, hyperparameters={"n_epochs": EPOCHS}
     )
     ended = wait_for(
         lambda: ended_job(service, job.id), JOB_SECONDS, "the job has ended", LOOK_SECONDS

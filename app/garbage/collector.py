@@ -213,8 +213,9 @@ def _turn(database: Database) -> Iterator[Callable[[], None] | None]:
     me = new_id("")
     taken_at = time.monotonic()
 
-    def take(condition: ColumnElement[bool], seconds: float) -> bool:
-        values = {"collector": me, "collecting_until": now_plus(seconds)}
+    def take(condition: ColumnElement[bool], seconds: float | None) -> bool:
+        until = None if seconds is None else now_plus(seconds)
+        values = {"collector": me, "collecting_until": until}
         statement = update(Installation).where(condition).values(values).returning(Installation.id)
         with database.transaction() as session:
             return session.scalar(statement, execution_options=UNSYNCED) is not None
@@ -235,7 +236,7 @@ def _turn(database: Database) -> Iterator[Callable[[], None] | None]:
         yield renew
     finally:
         with suppress(SQLAlchemyError):  # it ends by itself
-            take(Installation.collector == me, 0.0)
+            take(Installation.collector == me, None)
 
 
 def forget_deliveries(database: Database) -> int:

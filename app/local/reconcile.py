@@ -4,7 +4,6 @@ still.
 
 import os
 import signal
-import threading
 
 import typer
 
@@ -30,9 +29,8 @@ def reconcile() -> None:
 
     settings = load_settings()
     logging.configure(logging.secrets_of(settings, os.environ))
-    ended = threading.Event()
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: ended.set())
+    # Waited for, not handled: a handler that sets an event can meet the wait for it half done.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     database = Database(settings.resolved_database_url)
     storage = Storage(settings.resolved_storage_url)
     try:
@@ -44,7 +42,7 @@ def reconcile() -> None:
             reconciler.start()
             dispatcher.start()
             structlog.get_logger().info("reconciling")
-            ended.wait()
+            signal.sigwait(STOP_SIGNALS)
             dispatcher.stop()
             reconciler.stop()
     except installation.Mismatch as error:

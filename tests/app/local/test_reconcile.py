@@ -35,6 +35,7 @@ def test_a_silent_worker_loses_its_job_without_an_api(backend: Backend, tmp_path
             lambda: backend.job(job_id).status == JobStatus.QUEUED, 120, "the job is in the queue"
         )
         assert backend.job(job_id).infra_failures == 1
+        wait_for(lambda: log.read_text().count("reconciling") == 2, 120, "both work")
         for process in processes:
             process.send_signal(signal.SIGTERM)
         assert [process.wait(60) for process in processes] == [0, 0], log.read_text()
