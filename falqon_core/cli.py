@@ -254,6 +254,8 @@ def convert(
     """Write a trained model in another format: an adapter for PEFT, plain bf16, or GGUF."""
     with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
         check_output(output, source)
+        if merged is not None and (to != "gguf_lora" or training is None):
+            raise ConfigError("--merged goes with --to gguf_lora and --training", "merged")
         config = None if training is None else read_config(training)
         prepare_process(offline=True)
         match to:

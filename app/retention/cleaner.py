@@ -3,6 +3,7 @@ once an hour, by the database's clock. Each is one transaction, with the marks o
 killed process leaves nothing half.
 """
 
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import structlog
@@ -40,13 +41,26 @@ def clean(database: Database, settings: Settings) -> None:
 
 def remove_checkpoints(database: Database, project_id: str, kept: timedelta) -> None:
     """Remove checkpoints of jobs that ended longer ago, but the best and the last of each."""
+    _for_each(
+        database,
+        lambda session: repository.old_jobs(session, project_id, kept),
+        lambda session, job_id: _remove_of_job(session, project_id, job_id, kept),
+    )
+
+
+def _for_each(
+    database: Database,
+    find: Callable[[Session], Sequence[str]],
+    change: Callable[[Session, str], bool],
+) -> None:
+    """Change all that are found, in a transaction each, until none of those found can be."""
     while True:
         with database.read() as session:
-            job_ids = repository.old_jobs(session, project_id, kept)
+            ids = find(session)
         num_done = 0
-        for job_id in job_ids:
+        for id_ in ids:
             with database.transaction() as session:
-                num_done += _remove_of_job(session, project_id, job_id, kept)
+                num_done += change(session, id_)
         if not num_done:
             return
 
@@ -73,23 +87,20 @@ def _remove_of_job(session: Session, project_id: str, job_id: str, kept: timedel
 
 def announce_models(database: Database, project_id: str, kept: timedelta) -> None:
     """Tell of models that nobody used for so long; they end a week later."""
-    while True:
-        with database.read() as session:
-            model_ids = repository.unused_models(session, project_id, kept)
-        num_done = 0
-        for model_id in model_ids:
-            with database.transaction() as session:
-                model = repository.lock_model(session, project_id, model_id, is_due=False)
-                if model is not None:
-                    _announce(session, project_id, model, kept)
-                    num_done += 1
-        if not num_done:
-            return
+    _for_each(
+        database,
+        lambda session: repository.unused_models(session, project_id, kept),
+        lambda session, model_id: _announce(session, project_id, model_id, kept),
+    )
 
 
-def _announce(session: Session, project_id: str, model: Model, kept: timedelta) -> None:
+def _announce(session: Session, project_id: str, model_id: str, kept: timedelta) -> bool:
+    """Return False if another process has the model."""
+    model = repository.lock_model(session, project_id, model_id, is_due=False)
+    if model is None:
+        return False
     if _is_spared(session, model):
-        return
+        return True
     model.expires_at = now_plus(NOTICE.total_seconds())
     session.flush()
     session.refresh(model)
@@ -100,19 +111,16 @@ def _announce(session: Session, project_id: str, model: Model, kept: timedelta) 
     )
     _tell(session, project_id, model, message, "model.expiring")
     webhooks.record_model(session, project_id, model.id, "expiring")
+    return True
 
 
 def expire_models(database: Database, project_id: str) -> None:
     """Delete models that were announced a week ago and have not been used since."""
-    while True:
-        with database.read() as session:
-            model_ids = repository.due_models(session, project_id)
-        num_done = 0
-        for model_id in model_ids:
-            with database.transaction() as session:
-                num_done += _expire(session, project_id, model_id)
-        if not num_done:
-            return
+    _for_each(
+        database,
+        lambda session: repository.due_models(session, project_id),
+        lambda session, model_id: _expire(session, project_id, model_id),
+    )
 
 
 def _expire(session: Session, project_id: str, model_id: str) -> bool:

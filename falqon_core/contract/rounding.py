@@ -9,7 +9,7 @@ ROUNDING = "rounding.json"
 
 class Rounding(BaseModel):
     """Losses are means over the learned tokens, in nats, weights in the form named and activations
-    in bf16. An adapter is measured on its base in bf16.
+    in bf16. An adapter is measured on its base in bf16: what it lacks is the rounding to FP8.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -36,6 +36,10 @@ OUTPUT, EMBEDDING = "output.weight", "token_embd.weight"
 PRECISE = (".attn_v.weight", ".ffn_down.weight")
 FUSED = ".attn_qkv.weight"
 FUSED_BLOCKS = {"gguf_q5_k_m": Q.Q6_K, "gguf_q4_k_m": Q.Q5_K}
+_ELSEWHERE = (
+    "format: the xllamacpp package of this worker does not bring llama.cpp's quantizer; take gguf, "
+    "and make it smaller by `llama-quantize model.gguf model-q4_k_m.gguf Q4_K_M`"
+)
 
 
 def block_types(shapes: Mapping[str, Sequence[int]], format: QuantizedGguf) -> dict[str, Q]:
@@ -106,9 +110,3 @@ def _quantizer() -> Any:
     function.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
     function.argtypes += [ctypes.c_int64] * 3 + [ctypes.c_void_p]
     return function
-
-
-_ELSEWHERE = (
-    "format: the xllamacpp package of this worker does not bring llama.cpp's quantizer; take gguf, "
-    "and make it smaller by `llama-quantize model.gguf model-q4_k_m.gguf Q4_K_M`"
-)

@@ -21,7 +21,7 @@ from worker.inference.memory import (
 from worker.inference.template_trial import try_templates
 from worker.machine.engines import find_vllm
 from worker.machine.subprocesses import ToolFailed
-from worker.models.model_cache import GGUF, GGUF_ADAPTER, ModelCache
+from worker.models.model_cache import GGUF, GGUF_ADAPTER, BaseMissing, ModelCache
 
 VLLM_PROCESSES_BYTES = 2 * 2**30  # Its processes and the device's libraries, before any weight.
 VLLM_CONTEXTS = 4  # Contexts whose keys and values it keeps.
@@ -46,8 +46,9 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
     """Bring the weights here: for vLLM on a GPU, for llama.cpp on a CPU, and there for vLLM what
     llama.cpp cannot hold exactly.
 
-    Raises `FormatUnavailable` and `ToolFailed` where vLLM is not installed, either, and
-    `PermanentError` for a chat template that no engine is given.
+    Raises `FormatUnavailable` and `ToolFailed` where vLLM is not installed, either, `BaseMissing`
+    for an adapter without its base, and `PermanentError` for a chat template that no engine is
+    given.
     """
     has_vllm = find_vllm() is not None and model.format not in (*GGUF_FORMATS, "gguf_lora")
     if has_vllm and available_gpu_bytes() is not None:
@@ -71,7 +72,9 @@ def _for_llama_cpp(model: Model, cache: ModelCache, settings: Settings) -> Loadi
     weights_id = model.id
     if model.format == "gguf_lora":
         adapter = cache.model(model.id) / GGUF_ADAPTER
-        weights_id = cache.base_of_adapter(model)
+        weights_id = model.base_model_id or ""
+        if not cache.has_files(weights_id):
+            raise BaseMissing(f"The model '{weights_id}' has been deleted.")
     _tried(weights_id, cache)
     gguf = cache.gguf(weights_id)
     command = ["worker.inference.llama_cpp", str(gguf)]

@@ -17,7 +17,7 @@ from app.base.ids import new_id
 from app.base.private_dir import private_folder
 from app.base.settings import Settings
 from app.jobs import checkpoint_repository
-from app.models import Artifact, Checkpoint, Job, Model
+from app.models import Artifact, Checkpoint, Job
 from falqon_core.contract.formats import ConvertedFormat, MergedFormat
 from falqon_core.contract.layout import checkpoint_folder
 from worker.context import WorkerContext
@@ -157,12 +157,9 @@ class ModelCache:
                 fetch_artifacts(self.storage, artifacts, staging, self.check)
         return folder
 
-    def base_of_adapter(self, model: Model) -> str:
-        """Return the id of the model that an adapter is put on. Raises `BaseMissing`."""
-        base_id = model.base_model_id or ""
-        if not self._rows.artifacts_of(base_id):
-            raise BaseMissing(f"The model '{base_id}' has been deleted.")
-        return base_id
+    def has_files(self, model_id: str) -> bool:
+        """Return False for a model that has been deleted."""
+        return bool(self._rows.artifacts_of(model_id))
 
     def gguf(self, model_id: str) -> Path:
         """Return a model of the catalogue as one GGUF file."""

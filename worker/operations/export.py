@@ -114,11 +114,25 @@ class ExportHandler(OperationHandler[Export]):
             if export.format in QUANTIZED_GGUF and inputs.job is not None:
                 arguments += self._training(inputs.job, source, folder, heartbeat)
             elif export.format == "gguf_lora" and inputs.job is not None and export.step is None:
-                base = model_cache.stage(inputs.job)
-                arguments += self._training(inputs.job, base, folder, heartbeat)
-                arguments += ["--merged", str(model_cache.model(inputs.source.id))]
+                arguments += self._comparison(inputs, inputs.job, model_cache, folder, heartbeat)
             run_tool(self._settings.trainer_command, arguments, heartbeat)
         return folder / "output"
+
+    def _comparison(
+        self,
+        inputs: ExportInputs,
+        job: Job,
+        model_cache: ModelCache,
+        folder: Path,
+        heartbeat: Heartbeat,
+    ) -> list[str]:
+        """Return the options that have an adapter compared with its model; none where the rows,
+        the model or its base are gone.
+        """
+        if inputs.source.deleted_at is not None or not model_cache.has_files(job.base_model_id):
+            return []
+        training = self._training(job, model_cache.stage(job), folder, heartbeat)
+        return [*training, "--merged", str(model_cache.model(inputs.source.id))] if training else []
 
     def _training(self, job: Job, model: Path, folder: Path, heartbeat: Heartbeat) -> list[str]:
         """Return the option that names the rows to measure on; none where they are gone."""

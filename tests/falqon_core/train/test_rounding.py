@@ -93,6 +93,8 @@ def test_an_adapter_is_compared_with_the_merged_model(
     options = ["--training", str(output / "config.json"), "--merged", str(output / "model")]
     assert not convert(source, "gguf_lora", tmp_path / "adapter", *options)
     rounding = Rounding.model_validate_json((tmp_path / "adapter" / ROUNDING).read_bytes())
+    refused = convert(source, "gguf_lora", tmp_path / "other", *options[2:])
+    assert "--merged goes with --to gguf_lora and --training" in refused
     assert 0 < abs(rounding.loss - rounding.loss_fp8) < 0.02
     assert rounding.same_tokens > 0.9
     untouched = compare(load_base_model(config.model), output / "model", config)
