@@ -227,7 +227,7 @@ def test_jobs_stand_beside_each_other(falqon: Falqon, submitted: Submitted) -> N
 
 
 def test_a_title_and_a_note(falqon: Falqon, service: Service, submitted: Submitted) -> None:
-    job_id = submitted()
+    job_id = submitted(**SLOW)
     saved = falqon("jobs", "edit", job_id, "--title", "Tone of voice", "--note", "Too formal.")
     assert (saved.exit_code, saved.stdout) == (0, f"{job_id} is saved.\n")
     shown = falqon("jobs", "show", job_id).stdout
