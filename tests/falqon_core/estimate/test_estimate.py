@@ -21,6 +21,7 @@ from falqon_core.estimate.estimate import (
     tokens_from_characters,
     training_flops,
 )
+from falqon_core.estimate.experts import Experts
 from falqon_core.estimate.memory import training_memory_bytes
 from falqon_core.estimate.prices import PRICES
 from falqon_core.estimate.throughput import MeasuredMedian, Throughput
@@ -237,6 +238,17 @@ MEASURED = Throughput(
     tokens_per_second=MeasuredMedian(median=500.0, factor=1.25),
     overhead_seconds=MeasuredMedian(median=40.0, factor=2.0),
 )
+
+
+def test_experts_of_a_cpu_are_called_in_every_step_however_few_its_tokens() -> None:
+    experts = Experts(num_experts=32, num_active=4, intermediate_size=128)
+    mixture = TINY.model_copy(update={"experts": experts})
+    few, many = (of(mixture, "cpu", tokens, num_devices=2) for tokens in (1_000, 10_000))
+    dense = of(TINY, "cpu", 1_000, num_devices=2)
+    called = few.seconds.expected - dense.seconds.expected
+    # What was measured: 35 us a call of a small expert's product, of which each has six a step.
+    assert called > few.steps * 6 * 2 * 32 * 35e-6
+    assert many.seconds.expected - few.seconds.expected < called
 
 
 def test_a_local_measurement_precedes_any_roofline() -> None:
