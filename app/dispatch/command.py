@@ -1,7 +1,6 @@
 """`falqon dispatch`."""
 
 import shutil
-import signal
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
@@ -56,14 +55,14 @@ def _dispatch_to(scheduler: "Scheduler") -> None:
 
     from app.base import logging
     from app.base.database import Database
+    from app.base.processes.stop_signals import set_at_stop_signals
     from app.base.settings import load_settings
     from app.dispatch.dispatcher import Dispatcher
 
     settings = load_settings()
     logging.configure(logging.secrets_of(settings, os.environ))
     ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    set_at_stop_signals(ended)
     database = Database(settings.resolved_database_url)
     try:
         Dispatcher(database, scheduler, settings.poll.total_seconds()).run(ended)

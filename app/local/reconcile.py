@@ -7,8 +7,6 @@ import signal
 
 import typer
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
 
 def reconcile() -> None:
     """Do the background work of an API without one: requeue jobs of silent workers, notify, send
@@ -19,6 +17,7 @@ def reconcile() -> None:
     from app.base import logging
     from app.base.database import Database
     from app.base.metrics_port import metrics_port
+    from app.base.processes.stop_signals import STOP_SIGNALS
     from app.base.settings import load_settings
     from app.base.storage import Storage
     from app.garbage import installation

@@ -8,6 +8,7 @@ from celery import Celery
 from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
 
 from app.base import logging, tracing
+from app.base.processes.stop_signals import STOP_SIGNALS, set_at_stop_signals
 from app.garbage import installation
 from app.notifier.broker import celery_settings
 from worker.entry import process
@@ -42,10 +43,9 @@ def _start_polling(instance: Any, **_: object) -> None:
 @contextmanager
 def _noticing_signals() -> Iterator[None]:
     """Celery takes signals later. Until then the first process of a container would ignore them."""
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, _drain) for number in numbers]
+    before = set_at_stop_signals(process.shutting_down)
     yield
-    for number, handler in zip(numbers, before, strict=True):
+    for number, handler in zip(STOP_SIGNALS, before, strict=True):
         signal.signal(number, handler)
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import signal
 import socket
 from dataclasses import asdict
 from datetime import timedelta
@@ -10,6 +9,7 @@ from datetime import timedelta
 import structlog
 
 from app.base import logging, tracing
+from app.base.processes.stop_signals import set_at_stop_signals
 from app.base.settings import Settings, load_settings
 from app.base.storage import StorageUnavailable
 from worker.attempt.supervisor import Supervisor
@@ -29,8 +29,7 @@ def main() -> int:
     settings = load_settings()
     logging.configure(logging.secrets_of(settings, os.environ))
     tracing.configure(settings, "worker")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: process.shutting_down.set())
+    set_at_stop_signals(process.shutting_down)
     gateway = JoinedGateway(url, os.environ["FALQON_WORKER_TOKEN"], socket.gethostname())
     scratch.sweep_all(settings.work_dir)
     pulse.show_in(settings.alive_file)

@@ -4,7 +4,6 @@ for each job. The exit code tells what became of the job from a worker that coul
 
 import argparse
 import os
-import signal
 import time
 from enum import IntEnum
 
@@ -12,6 +11,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.base import logging, tracing
+from app.base.processes.stop_signals import set_at_stop_signals
 from app.garbage import installation
 from app.jobs.given_job import find_obstacle
 from app.jobs.next_job import DeviceOffer
@@ -111,8 +111,7 @@ def main() -> int:
     settings = process.settings()
     logging.configure(logging.secrets_of(settings, os.environ))
     tracing.configure(settings, "worker")
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: process.shutting_down.set())
+    set_at_stop_signals(process.shutting_down)
     _wait_for_installation(arguments.wait)
     scratch.sweep_all(settings.work_dir)
     pulse.show_in(settings.alive_file)
