@@ -23,7 +23,9 @@ from tests.support.waiting import wait_for
 SECONDS = 60.0
 (TEMPLATE,) = (
     each
-    for each in yaml.safe_load_all((ROOT / "deploy/kubernetes/dispatch.yaml").read_text())
+    for each in yaml.safe_load_all(
+        (ROOT / "deploy/kubernetes/components/kueue/dispatch.yaml").read_text()
+    )
     if each["kind"] == "PodTemplate"
 )
 
