@@ -57,11 +57,11 @@ HEALTHCHECK --interval=30s --timeout=3s --start-period=60s CMD test -n "$(find "
 STOPSIGNAL SIGTERM
 CMD ["falqon", "worker", "--queue", "gpu"]
 
-# A worker that answers for models from a card: vLLM stands in an environment of its own, because it wants another torch than the trainer.
+# A worker that answers for models from a card. vLLM has an environment of its own: neither it nor the trainer decides the other's versions.
 FROM worker AS serving
 USER root
 RUN python -m venv /opt/vllm \
- && /opt/vllm/bin/pip install --no-deps -r /requirements/serving.txt \
+ && /opt/vllm/bin/pip install --no-deps --require-hashes --only-binary :all: -r /requirements/serving.txt \
  && ln -s /opt/vllm/bin/vllm /usr/local/bin/vllm
 USER falqon
 CMD ["falqon", "worker", "--queue", "cpu"]

@@ -138,6 +138,7 @@ def test_a_storage_is_moved(tmp_path: Path, database: Database, database_url: st
     new.mkdir()
     backend = Backend(tmp_path / "data", database, database_url, old.as_uri())
     backend.add_job()
+    installation.advance(database, backend.storage)
     backend.close()
     objects = contents_of(old)
     assert "installation-generation" in objects

@@ -80,8 +80,16 @@ def test_a_waiting_job_becomes_a_suspended_job_of_kueue_with_its_cards(
     assert pod["nodeSelector"] == {"falqon/device": "h100"}
     assert pod["containers"][0]["args"][-2:] == ["--job", job_id]
     resources: dict[str, Any] = pod["containers"][0]["resources"]
-    assert resources["requests"] == {"cpu": "16", "memory": "128Gi"}
-    assert resources["limits"] == {"memory": "256Gi", "nvidia.com/gpu": "4"}
+    assert resources["requests"] == {
+        "cpu": "16",
+        "memory": "128Gi",
+        "ephemeral-storage": "4Gi",
+    }
+    assert resources["limits"] == {
+        "memory": "256Gi",
+        "ephemeral-storage": "80Gi",
+        "nvidia.com/gpu": "4",
+    }
     assert TEMPLATE["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] == "64Gi"
 
 
