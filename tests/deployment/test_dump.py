@@ -50,8 +50,10 @@ def test_a_dump_that_fails_takes_no_older_one_away(
     postgres: PostgresServer, tmp_path: Path
 ) -> None:
     old = tmp_path / "falqon-2026-01-01T023000Z.dump"
-    old.touch()
-    os.utime(old, (time.time() - 30 * DAY_SECONDS,) * 2)
+    killed = tmp_path / "falqon-2026-01-02T023000Z.dump.part"
+    for path in (old, killed):
+        path.touch()
+        os.utime(path, (time.time() - 30 * DAY_SECONDS,) * 2)
     url = postgres.create_database("dumped")
     away = url.replace(str(postgres.folder), str(tmp_path))
     assert run(tmp_path, postgres, DATABASE_URL=away) != 0
@@ -59,3 +61,4 @@ def test_a_dump_that_fails_takes_no_older_one_away(
     assert old.exists()
     assert run(tmp_path, postgres, DATABASE_URL=url) == 0
     assert not old.exists(), "dumps are kept for 14 days"
+    assert not killed.exists()

@@ -12,13 +12,14 @@ import psycopg
 import pytest
 from redis import Redis
 from redis.exceptions import RedisError
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
 from app.base.database import Database
 from app.base.settings import Settings
 from app.base.storage import Storage
 from app.garbage import installation
+from app.local.backup import run_tool
 from app.models import Job
 from app.notifier.broker import KEY_PREFIX, Notifier
 from app.notifier.queues import GPU_QUEUE
@@ -115,7 +116,7 @@ def test_postgres_must_show_a_certificate_that_is_trusted(
 
 
 def test_of_several_postgres_servers_the_one_that_takes_writes_is_used(
-    postgres: PostgresServer, tmp_path: Path
+    postgres: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = documented("DATABASE_URL", "target_session_attrs")
     with forwarding(postgres.folder / SOCKET) as port:
@@ -126,9 +127,11 @@ def test_of_several_postgres_servers_the_one_that_takes_writes_is_used(
         with database.read() as session:
             assert session.scalar(text("SELECT 1")) == 1
         database.dispose()
-        # The same address serves the dump.
-        dump = postgres.run_tool("pg_dump", "--format=custom", f"--dbname={url}")
-        assert dump.startswith(b"PGDMP")
+        monkeypatch.setenv("PATH", str(postgres.programs))
+        dumps = tmp_path / "by-backup", tmp_path / "by-hand"
+        run_tool("pg_dump", make_url(url), "--format=custom", f"--file={dumps[0]}")
+        dumps[1].write_bytes(postgres.run_tool("pg_dump", "--format=custom", f"--dbname={url}"))
+        assert all(dump.read_bytes().startswith(b"PGDMP") for dump in dumps)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
