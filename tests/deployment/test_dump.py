@@ -55,8 +55,8 @@ def test_a_dump_that_fails_takes_no_older_one_away(
         path.touch()
         os.utime(path, (time.time() - 30 * DAY_SECONDS,) * 2)
     url = postgres.create_database("dumped")
-    away = url.replace(str(postgres.folder), str(tmp_path))
-    assert run(tmp_path, postgres, DATABASE_URL=away) != 0
+    gone = url.replace(str(postgres.folder), str(tmp_path))
+    assert run(tmp_path, postgres, DATABASE_URL=gone) != 0
     assert not [name for name in dumps(tmp_path) if NAME.fullmatch(name) and name != old.name]
     assert old.exists()
     assert run(tmp_path, postgres, DATABASE_URL=url) == 0

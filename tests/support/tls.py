@@ -11,18 +11,33 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NAME = "localhost"
+AUTHORITY = "authority.pem"
+NEW_KEY = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
 CHUNK_BYTES = 65_536
 
 
 def make_certificate(folder: Path) -> Path:
-    """Return the file of a certificate for `localhost` that signs itself, with its key beside."""
-    certificate = folder / "certificate.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-days", "2", "-subj", f"/CN={NAME}"]
-    command += ["-addext", f"subjectAltName=DNS:{NAME}"]
-    command += ["-keyout", str(certificate.with_suffix(".key")), "-out", str(certificate)]
-    subprocess.run(command, check=True, capture_output=True)
+    """Return the file of a certificate for `localhost`, with its key beside it, signed by the
+    authority of `authority.pem` there.
+    """
+    certificate, authority = folder / "certificate.pem", folder / AUTHORITY
+    request = folder / "request.pem"
+    _openssl(*NEW_KEY, "-x509", "-subj", "/CN=authority", *_output(authority))
+    _openssl(*NEW_KEY, "-subj", f"/CN={NAME}", *_output(certificate, request))
+    extensions = folder / "extensions"
+    extensions.write_text(f"subjectAltName=DNS:{NAME}\nbasicConstraints=CA:FALSE\n")
+    signing = ["x509", "-req", "-in", str(request), "-days", "2", "-out", str(certificate)]
+    signing += ["-CA", str(authority), "-CAkey", str(authority.with_suffix(".key"))]
+    _openssl(*signing, "-CAcreateserial", "-extfile", str(extensions))
     return certificate
+
+
+def _output(file: Path, written: Path | None = None) -> list[str]:
+    return ["-keyout", str(file.with_suffix(".key")), "-out", str(written or file)]
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
 
 
 @contextmanager

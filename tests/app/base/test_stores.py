@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 from pathlib import Path
@@ -17,15 +18,17 @@ from sqlalchemy.exc import OperationalError
 
 from app.base.database import Database
 from app.base.settings import Settings
-from app.base.storage import Storage
+from app.base.storage import Storage, StorageUnavailable
+from app.base.storage.reach import FOR_PROBES
 from app.garbage import installation
 from app.local.backup import run_tool
 from app.models import Job
 from app.notifier.broker import KEY_PREFIX, Notifier
 from app.notifier.queues import GPU_QUEUE
 from tests.support.backend import ROOT, Backend
+from tests.support.local_server import LocalServer, QuietHandler
 from tests.support.postgres import PostgresServer
-from tests.support.tls import NAME, forwarding, make_certificate
+from tests.support.tls import AUTHORITY, NAME, forwarding, make_certificate
 from tests.support.valkey import Valkey
 
 PAGE = (ROOT / "docs" / "stores.md").read_text()
@@ -56,7 +59,7 @@ def test_both_clients_of_redis_check_its_certificate(
 ) -> None:
     url = documented("REDIS_URL", "rediss://")
     if is_trusted:
-        url = url.replace(AUTHORITIES, str(certificate))
+        url = url.replace(AUTHORITIES, str(certificate.with_name(AUTHORITY)))
     key = KEY_PREFIX + GPU_QUEUE
     with forwarding(valkey.settings.valkey_socket, certificate) as port:
         url = url.replace("redis.example.com:6380", f"{NAME}:{port}")
@@ -105,7 +108,8 @@ def test_postgres_must_show_a_certificate_that_is_trusted(
     url = documented("DATABASE_URL", "sslmode=verify-full").replace("/falqon?", "/postgres?")
     with forwarding(postgres.folder / SOCKET, certificate, ["postgresql"]) as port:
         url = url.replace("db.example.com", f"{NAME}:{port}") + DIRECT
-        trusting = Database(url.replace(AUTHORITIES, quote(str(certificate), safe="")))
+        authority = str(certificate.with_name(AUTHORITY))
+        trusting = Database(url.replace(AUTHORITIES, quote(authority, safe="")))
         with trusting.read() as session:
             assert session.scalar(text("SELECT current_user")) == "falqon"
         trusting.dispose()
@@ -113,6 +117,28 @@ def test_postgres_must_show_a_certificate_that_is_trusted(
         with pytest.raises(OperationalError, match="certificate verify failed"):
             doubting.read().__enter__().scalar(text("SELECT 1"))
         doubting.dispose()
+
+
+class EmptyStore(QuietHandler):
+    def do_GET(self) -> None:
+        self.send(404, b"<Error><Code>NoSuchKey</Code></Error>")
+
+
+@needs_openssl
+def test_the_object_store_must_show_a_certificate_that_is_trusted(
+    certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    server = LocalServer(EmptyStore, context)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"https://{NAME}:{server.port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+        monkeypatch.setenv(name, "a")
+    with pytest.raises(StorageUnavailable):
+        Storage("s3://bucket/prefix", FOR_PROBES).read("key")
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate.with_name(AUTHORITY)))
+    assert Storage("s3://bucket/prefix", FOR_PROBES).read("key") is None
+    server.close()
 
 
 def test_of_several_postgres_servers_the_one_that_takes_writes_is_used(
