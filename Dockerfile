@@ -1,4 +1,5 @@
-# Two images from one file: `api` has no torch, `worker` has everything a training needs; built with TORCH_INDEX it is one for CPUs.
+# Three images from one file: `api` has no torch, `worker` has everything a training needs, `serving` has vLLM too.
+# `worker` built with TORCH_INDEX is one for CPUs.
 # Dependencies come before the code, so that a commit downloads none of them again.
 FROM node:22-slim AS assets
 WORKDIR /srv
@@ -55,3 +56,12 @@ HEALTHCHECK --interval=30s --timeout=3s --start-period=60s CMD test -n "$(find "
 # A checkpoint is written before the process leaves; give it the time (docker stop --time, stop_grace_period).
 STOPSIGNAL SIGTERM
 CMD ["falqon", "worker", "--queue", "gpu"]
+
+# A worker that answers for models from a card. vLLM has an environment of its own: neither it nor the trainer decides the other's versions.
+FROM worker AS serving
+USER root
+RUN python -m venv /opt/vllm \
+ && /opt/vllm/bin/pip install --no-deps --require-hashes --only-binary :all: -r /requirements/serving.txt \
+ && ln -s /opt/vllm/bin/vllm /usr/local/bin/vllm
+USER falqon
+CMD ["falqon", "worker", "--queue", "cpu"]

@@ -35,7 +35,7 @@ help:
 	@echo "make wheel-check  the wheel in a clean environment: install, fine-tune, ask (downloads what it needs)"
 	@echo "make bundle     dist/falqon-*.tar: all that a machine without a network installs, trains and asks with"
 	@echo "make bundle-check  the bundle in a network namespace without a route: install, fine-tune the demo's model, ask"
-	@echo "make sbom       dist/*.cdx.json: what the worker's image holds and what browsers load, as CycloneDX"
+	@echo "make sbom       dist/*.cdx.json: what the worker's image holds, what that of serving adds, and what browsers load, as CycloneDX"
 	@echo "make image-check  the Dockerfile's steps in a clean Debian, without Docker (root; downloads 3 GB)"
 
 setup: $(VENV)/.installed assets
@@ -48,8 +48,10 @@ $(VENV)/.installed: pyproject.toml requirements/dev.txt requirements/torch.txt
 	pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-# Pins every dependency and what builds the package, with hashes, within the ranges of pyproject.toml. Each list holds the one before it. torch and what comes with it are
+# Pins every dependency and what builds the package, with hashes, within the ranges of pyproject.toml. Each list holds the one before it, but
+# for the one of vLLM, which is the image's alone. torch and what comes with it are
 # named by version alone: the builds for CPUs and for CUDA are different files, and the machine decides which one it takes.
+VLLM := vllm==0.32.0
 LOCK := echo 'setuptools>=77' | uv pip compile - pyproject.toml --universal --python-version 3.11 --quiet --no-header --no-annotate --upgrade
 NOT_TORCH := awk '/^[a-z]/ {keep = !/^(torch==|triton==|nvidia-|cuda-)/} keep'
 lock: $(VENV)/.installed
@@ -59,6 +61,7 @@ lock: $(VENV)/.installed
 	$(NOT_TORCH) .cache/dev.lock > requirements/dev.txt && \
 	$(LOCK) --extra oidc --extra otel --extra worker --constraint requirements/dev.txt --generate-hashes | $(NOT_TORCH) > requirements/worker.txt && \
 	$(LOCK) --extra oidc --extra otel --constraint requirements/dev.txt --generate-hashes > requirements/api.txt && \
+	echo '$(VLLM)' | uv pip compile - --python-version 3.13 --python-platform x86_64-manylinux_2_36 --only-binary :all: --quiet --no-header --no-annotate --upgrade --generate-hashes > requirements/serving.txt && \
 	sed -nE 's/^(torch==[0-9.]+).*/\1/p; s/^(triton==[^\]*[^ \]).*/\1/p' .cache/dev.lock | awk -F== '!seen[$$1]++' > requirements/torch.txt
 
 # Browser assets come from the npm registry; where no npm is at hand, from the wheel that carries node.
@@ -213,6 +216,7 @@ bundle-check: bundle
 sbom: setup .cache/sbom/.installed
 	mkdir -p dist .cache/falqon-browser-assets
 	cat requirements/worker.txt requirements/torch.txt | .cache/sbom/bin/cyclonedx-py requirements - --pyproject pyproject.toml --output-reproducible -o dist/falqon.cdx.json
+	.cache/sbom/bin/cyclonedx-py requirements requirements/serving.txt --output-reproducible -o dist/falqon-vllm.cdx.json
 	cp package.json package-lock.json .cache/falqon-browser-assets
 	cd .cache/falqon-browser-assets && npm sbom --package-lock-only --sbom-format cyclonedx --sbom-type application --omit dev > ../../dist/falqon-browser.cdx.json
 

@@ -2,7 +2,7 @@
 
 import re
 from ipaddress import ip_address, ip_network
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")  # the spelling of browsers
 
@@ -48,6 +48,25 @@ def check_provider_address(value: str) -> str:
         raise ValueError(f"{value!r} is not the address of an identity provider")
     if parts.scheme != "https" and not (parts.scheme == "http" and _is_loopback(host)):
         raise ValueError(f"{value!r} does not begin with https://")
+    return value
+
+
+def check_redis(value: str) -> str:
+    """Accept one server, in a form that both client libraries read. The message must not repeat the
+    address, which may hold a password.
+    """
+    parts = urlsplit(value)
+    if value and parts.scheme not in ("redis", "rediss", "unix"):
+        raise ValueError(
+            f"'{parts.scheme}://' is not supported; give the address of one server, "
+            "redis://host:6379/0, or rediss:// with TLS. Redis holds nothing that must be kept, so "
+            "it needs no Sentinel and no cluster"
+        )
+    if parts.scheme == "rediss" and "ssl_cert_reqs" not in parse_qs(parts.query):
+        raise ValueError(
+            "rediss:// needs the parameter ssl_cert_reqs, such as in "
+            "rediss://host:6380/0?ssl_cert_reqs=required"
+        )
     return value
 
 

@@ -30,6 +30,7 @@ from app.base.setting_checks import (
     check_issuer,
     check_origin,
     check_proxies,
+    check_redis,
     check_sign_in_scopes,
 )
 from falqon_core.estimate.cards import find_device
@@ -85,7 +86,7 @@ class Settings(BaseSettings):
     database_url: str = Field(
         "", validation_alias="DATABASE_URL", description="empty: SQLite in data_dir"
     )
-    redis_url: str = Field(
+    redis_url: Annotated[str, AfterValidator(check_redis)] = Field(
         "",
         validation_alias="REDIS_URL",
         description="empty: the embedded Valkey's socket in data_dir",

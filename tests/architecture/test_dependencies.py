@@ -92,6 +92,17 @@ def test_the_images_install_the_versions_that_the_tests_run_with() -> None:
     assert api.items() <= worker.items() <= dev.items()
 
 
+def test_the_image_that_serves_has_the_vllm_that_was_tried() -> None:
+    pinned = pins("serving")
+    assert not set(FORBIDDEN) & set(pinned)
+    (version,) = pinned["vllm"]
+    assert (
+        f"vLLM {version.major}.{version.minor} on a CPU"
+        in (ROOT / "docs" / "engines.md").read_text()
+    )
+    assert f"VLLM := vllm=={version}\n" in (ROOT / "Makefile").read_text()
+
+
 def test_the_changelog_begins_with_the_version_of_the_package() -> None:
     first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert first is not None

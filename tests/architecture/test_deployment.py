@@ -92,8 +92,35 @@ def test_the_env_file_reaches_every_container_of_the_service() -> None:
     assert set(ours) == {"migrate", "api", "worker", "worker-cpu-queue", "worker-without-gpu"}
     for name, service in ours.items():
         assert service["env_file"] == [".env"], name
-        assert service["environment"] == COMPOSE["x-environment"], name
+        assert COMPOSE["x-environment"].items() <= service["environment"].items(), name
     assert {"DATABASE_URL", "REDIS_URL", "FALQON_DATA_DIR"} <= set(COMPOSE["x-environment"])
+
+
+@pytest.mark.parametrize(
+    ("variable", "services"),
+    [
+        ("FALQON_ADMIN_KEY", {"api", "migrate"}),
+        ("FALQON_SESSION_SECRET", {"api"}),
+        ("FALQON_OIDC_CLIENT_SECRET", {"api"}),
+        ("POSTGRES_PASSWORD", {"db"}),
+    ],
+)
+def test_a_secret_reaches_the_containers_that_need_it(variable: str, services: set[str]) -> None:
+    """An empty variable of `environment` hides that of the file, and counts as not set."""
+    for name, service in COMPOSE["services"].items():
+        is_hidden = service.get("environment", {}).get(variable) == ""
+        has_file = "env_file" in service
+        has_it = variable in service.get("environment", {}) or has_file
+        assert (has_it and not is_hidden) is (name in services), name
+
+
+def test_every_container_has_a_limit_of_memory_and_of_its_log() -> None:
+    for name, service in COMPOSE["services"].items():
+        assert "mem_limit" in service, name
+        assert service["logging"] == COMPOSE["x-logging"], name
+        if "build" in service:
+            assert service["cap_drop"] == ["ALL"]
+            assert service["security_opt"] == ["no-new-privileges:true"]
 
 
 def test_no_url_of_compose_holds_a_password() -> None:
@@ -228,6 +255,8 @@ def test_docker_compose_parses_the_file_as_these_tests_do(tmp_path: Path) -> Non
         )
         assert has["FALQON_DATA_DIR"] == "/var/lib/falqon"
     assert services["db"]["environment"]["POSTGRES_PASSWORD"] == password
+    assert services["api"]["environment"]["FALQON_ADMIN_KEY"] == dotenv["FALQON_ADMIN_KEY"]
+    assert services["worker"]["environment"]["FALQON_ADMIN_KEY"] == ""
     assert "AWS_ACCESS_KEY_ID" not in services["db"]["environment"]
     cards = [
         services[name]["deploy"]["resources"]["reservations"]["devices"]

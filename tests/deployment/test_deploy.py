@@ -1,111 +1,39 @@
-"""The files of deploy/, as far as they can be tried without a cluster; see docs/scale.md."""
+"""The files of deploy/ other than the objects of Kubernetes, and the queries of its autoscalers, as
+far as they can be tried without a cluster; see docs/scale.md.
+"""
 
 import os
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
-import kubernetes_validate
 import pytest
-import typer.main
 import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from redis import Redis
 
 from app.base.database import Database
-from app.base.settings import Settings, variable_of
+from app.base.settings import Settings
 from app.base.storage import Storage
-from app.cli import app
 from app.http.probes import HealthMonitor
 from app.jobs import claims
 from app.metrics.collector import InstallationCollector
 from falqon_core.estimate.devices import DEVICES
+from tests.deployment import kubernetes
+from tests.deployment.test_kubernetes import SETTINGS
 from tests.support.backend import Backend
 from tests.support.metrics import samples
 from tests.support.schema import migrate_database
 from worker.entry.once import OnceExit
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-FILES = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
-# Kinds that Kubernetes itself does not have.
-FOREIGN = {"Kustomization", "ScaledObject", "ScaledJob"}
-KUBERNETES = "1.32"
-OF_STORES = {"AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-SETTINGS = {variable_of(field) for field in Settings.model_fields} | OF_STORES
+OBJECTS = kubernetes.written()
 METRICS = re.compile(r"\bfalqon_[a-z_]+[a-z]\b")
 
 
-def objects_of(path: Path) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(path.read_text()))
-
-
-OBJECTS = [each for path in FILES for each in objects_of(path)]
-
-
-def containers(node: Any) -> list[dict[str, Any]]:
-    if isinstance(node, dict):
-        own = node.get("containers", [])
-        return own + [inner for value in node.values() for inner in containers(value)]
-    if isinstance(node, list):
-        return [inner for value in node for inner in containers(value)]
-    return []
-
-
-@pytest.mark.parametrize(
-    "described",
-    [each for each in OBJECTS if each["kind"] not in FOREIGN],
-    ids=lambda each: f"{each['kind']}-{each['metadata']['name']}",
-)
-def test_kubernetes_knows_every_field(described: dict[str, Any]) -> None:
-    kubernetes_validate.validate(described, KUBERNETES, strict=True)
-
-
-def test_every_applied_file_exists_and_every_file_is_applied_or_optional() -> None:
-    (kustomization,) = [each for each in OBJECTS if each["kind"] == "Kustomization"]
-    optional = {"kustomization.yaml", "keda.yaml", "worker-once.yaml", "dispatch.yaml"}
-    assert set(kustomization["resources"]) | optional == {path.name for path in FILES}
-    images = {image["name"] for image in kustomization["images"]}
-    assert {each["image"] for each in containers(OBJECTS)} == images
-
-
-def test_command_lines_are_those_of_the_program() -> None:
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    lines = [each["args"] for each in containers(OBJECTS)]
-    assert len(lines) == 7
-    for program, name, *arguments in lines:
-        assert program == "falqon"
-        commands[name].make_context(name, list(arguments))
-
-
-def test_workers_get_more_time_than_their_trainers() -> None:
-    grace = Settings(_env_file=None).stop_grace.total_seconds()
-    pods = [
-        each["spec"]["jobTargetRef"]["template"]["spec"]
-        if each["kind"] == "ScaledJob"
-        else each["spec"]["template"]["spec"]
-        for each in OBJECTS
-        if each["kind"] in ("Deployment", "ScaledJob") and "worker" in str(each)
-    ]
-    assert len(pods) >= 3
-    for pod in pods:
-        if "worker" in pod["containers"][0]["args"]:
-            assert pod["terminationGracePeriodSeconds"] >= 2 * grace
-
-
-def test_hanging_workers_are_restarted() -> None:
-    (config,) = [each for each in OBJECTS if each["kind"] == "ConfigMap"]
-    workers = [each for each in containers(OBJECTS) if each["args"][1] == "worker"]
-    assert len(workers) == 4
-    for worker in workers:
-        (*_, test) = worker["livenessProbe"]["exec"]["command"]
-        assert config["data"]["FALQON_ALIVE_FILE"] in test
-
-
 def test_settings_are_known() -> None:
-    (config,) = [each for each in OBJECTS if each["kind"] == "ConfigMap"]
     task = yaml.safe_load((DEPLOY / "skypilot.yaml").read_text())
-    assert set(config["data"]) | set(task["envs"]) <= SETTINGS
+    assert set(task["envs"]) <= SETTINGS
 
 
 def test_the_spot_machine_has_a_card_that_workers_train_on() -> None:

@@ -7,49 +7,12 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY, generate_latest
-from redis import Redis
 
-from app.base import counters
-from app.base.database import Database
-from app.base.settings import Settings
-from app.base.storage import Storage
-from app.http.probes import HealthMonitor
-from app.metrics.collector import InstallationCollector
-from tests.support.schema import migrate_database
+from tests.deployment.exported import METRIC, base_of
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy" / "grafana.json").read_text())
-METRIC = re.compile(r"\b((?:falqon|process)_[a-z_]+[a-z])\b")
 QUERIES = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """Every metric of ours with its labels, as an API and a worker export them."""
-    folder = tmp_path_factory.mktemp("exported")
-    settings = Settings(_env_file=None, data_dir=folder)
-    database = Database(settings.resolved_database_url)
-    migrate_database(database)
-    storage = Storage(settings.resolved_storage_url)
-    monitor = HealthMonitor(database, storage, storage, Redis.from_url("redis://127.0.0.1:1/0"))
-    of_processes = [
-        metric
-        for metric in vars(counters).values()
-        if hasattr(metric, "_labelnames") and hasattr(metric, "describe")
-    ]
-    labels = {
-        family.name: set(metric._labelnames)
-        for metric in of_processes
-        for family in metric.describe()
-    }
-    for family in InstallationCollector(database, settings, monitor).collect():
-        labels[family.name] = set(family._labelnames)
-    database.dispose()
-    return labels
-
-
-def base_of(name: str) -> str:
-    return re.sub(r"_(total|bucket|count|sum)$", "", name)
 
 
 @pytest.mark.parametrize("query", QUERIES)

@@ -1,4 +1,6 @@
-"""docs/command-line.md and the line of README.md, as written, against a running service."""
+"""docs/command-line.md, the first day of docs/operations.md and the line of README.md, as written,
+against a running service.
+"""
 
 import os
 import re
@@ -9,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from string import Template
 
+import httpx
 import pytest
 
 from tests.app.client.conftest import Falqon, facts
@@ -17,6 +20,7 @@ from tests.support.environments import OPENAI, python_with
 from tests.support.service import KEY, Service
 
 DOCUMENT = (ROOT / "docs" / "command-line.md").read_text()
+OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 README = (ROOT / "README.md").read_text()
 
 
@@ -111,6 +115,15 @@ def test_one_changed_line_is_enough_for_every_release_of_the_client(
     listed = [job.id for job in service.client.fine_tuning.jobs.list()]
     assert [id_ for id_ in listed if id_ in job_ids] == job_ids[::-1]
     assert len(set(job_ids)) == len(OPENAI)
+
+
+def test_the_first_day_of_an_operator(service: Service, folder: Path) -> None:
+    output = run("\n".join(block(OPERATIONS, "first-backup")), service, folder)
+    assert "Nothing is held back" in output
+    assert (folder / "first-backup" / "backup.json").exists()
+    (secret,) = re.findall(r"\bft_live_\w+", output)
+    answer = httpx.get(f"{service.url}/metrics", headers={"authorization": f"Bearer {secret}"})
+    assert "falqon_workers" in answer.text
 
 
 def test_a_project_with_a_key(service: Service, tmp_path: Path) -> None:

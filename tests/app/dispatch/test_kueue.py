@@ -23,7 +23,9 @@ from tests.support.waiting import wait_for
 SECONDS = 60.0
 (TEMPLATE,) = (
     each
-    for each in yaml.safe_load_all((ROOT / "deploy/kubernetes/dispatch.yaml").read_text())
+    for each in yaml.safe_load_all(
+        (ROOT / "deploy/kubernetes/components/kueue/dispatch.yaml").read_text()
+    )
     if each["kind"] == "PodTemplate"
 )
 
@@ -78,8 +80,16 @@ def test_a_waiting_job_becomes_a_suspended_job_of_kueue_with_its_cards(
     assert pod["nodeSelector"] == {"falqon/device": "h100"}
     assert pod["containers"][0]["args"][-2:] == ["--job", job_id]
     resources: dict[str, Any] = pod["containers"][0]["resources"]
-    assert resources["requests"] == {"cpu": "16", "memory": "128Gi"}
-    assert resources["limits"] == {"memory": "256Gi", "nvidia.com/gpu": "4"}
+    assert resources["requests"] == {
+        "cpu": "16",
+        "memory": "128Gi",
+        "ephemeral-storage": "4Gi",
+    }
+    assert resources["limits"] == {
+        "memory": "256Gi",
+        "ephemeral-storage": "80Gi",
+        "nvidia.com/gpu": "4",
+    }
     assert TEMPLATE["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"] == "64Gi"
 
 
