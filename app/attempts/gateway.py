@@ -113,7 +113,9 @@ class DirectGateway:
         """Extend the lease; return None when it is lost."""
         with self._database.transaction() as session:
             desired = claims.renew(session, claim, self._settings.lease.total_seconds())
-            must_stop = workers.must_stop(session, self.owner)
+            must_stop = workers.must_stop(session, self.owner) or claims.is_preempted(
+                session, claim
+            )
         return None if desired is None else Renewal(desired, must_stop)
 
     def read_inputs(self, claim: Claim) -> Inputs:
@@ -185,9 +187,13 @@ class DirectGateway:
 
     def record(self, claim: Claim, ending: Ending) -> bool:
         """Record the outcome of an attempt without a result."""
-        return self._write(
-            claim, lambda session: endings.record(session, self._settings, claim, ending)
-        )
+
+        def write(session: Session) -> bool:
+            # Its cards are free, and no other job needs to give its own before it polls.
+            workers.mark_ended(session, self.owner)
+            return endings.record(session, self._settings, claim, ending)
+
+        return self._write(claim, write)
 
     def publish(self, job: Job, claim: Claim, result: TrainingResult) -> bool:
         """Write model, artifacts, metrics, success, and the evaluation and switch to come in one
@@ -238,7 +244,14 @@ class DirectGateway:
     def _is_seen(self, session: Session, offer: WorkerOffer) -> bool:
         """Mark this worker as alive; return whether it may begin a job."""
         return workers.mark_seen(
-            session, self.owner, offer.device, offer.num_devices, offer.max_gpus, offer.worker_cards
+            session,
+            self.owner,
+            offer.device,
+            offer.num_devices,
+            offer.max_gpus,
+            offer.worker_cards,
+            # A worker of one given job takes no other.
+            self._project_ids if self._only_job is None else [],
         )
 
     def _write(self, claim: Claim, action: Callable[[Session], T]) -> T:
