@@ -43,7 +43,6 @@ from falqon_core.estimate.prices import Price
 from falqon_core.fault_points import fault
 
 T = TypeVar("T")
-HELD_POLLS = 3  # idle polls after which a machine no longer keeps its cards for a job
 
 
 class DirectGateway:
@@ -79,7 +78,7 @@ class DirectGateway:
         """Return True if the free cards of this machine are kept for a job. A draining worker
         claims nothing and keeps nothing.
         """
-        seconds = HELD_POLLS * self._settings.poll.total_seconds()
+        seconds = next_job.HELD_POLLS * self._settings.poll.total_seconds()
         with self._database.transaction() as session:
             return not self._is_seen(session, offer) or next_job.hold_for(
                 session, job_id, machine_of(self.owner), seconds

@@ -17,6 +17,7 @@ from app.models import Job, JobStatus, Project
 from app.models.falqon_options import ANY_DEVICE
 
 ENDLESS_ROOM = 2**31 - 1
+HELD_POLLS = 3  # idle polls after which a machine no longer keeps its cards for a job
 CLAIMS_LOCK = 0x66616C71  # any number, as long as no other lock uses it
 T = TypeVar("T")
 

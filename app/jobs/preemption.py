@@ -18,7 +18,7 @@ from app.base import counters
 from app.base.database import Database, after_commit, now, now_plus
 from app.base.settings import Settings
 from app.jobs.events import NewEvent, append
-from app.jobs.next_job import is_due, lock_claims
+from app.jobs.next_job import HELD_POLLS, is_due, lock_claims
 from app.jobs.preemption_plan import Cards, Place, Preemption, RunningJob, WaitingJob, plan
 from app.models import Attempt, Checkpoint, Desired, Drain, Job, JobStatus, Project, Worker
 from app.models.worker import machine_of
@@ -28,7 +28,6 @@ from app.workers import service as workers
 SPARED = timedelta(hours=1)
 # Jobs that a decision serves, and that it reads of a project; the next one comes in seconds.
 MAX_SERVED = 20
-HELD_POLLS = 3
 log = structlog.get_logger()
 
 
@@ -66,10 +65,12 @@ def preempt(database: Database, settings: Settings) -> list[Preemption]:
 
 def _may_be_needed(session: Session) -> bool:
     """Return True if a project with a guarantee waits, or a job is about to give its cards."""
+    is_guaranteed = Project.guaranteed_gpus.is_not(None)
+    if session.scalar(select(Project.id).where(is_guaranteed).limit(1)) is None:
+        return False
     waits = exists().where(is_due(Job), Job.project_id == Project.id)
-    is_owed = exists().where(Project.guaranteed_gpus.is_not(None), waits)
     is_preempted = exists().where(Job.status == JobStatus.RUNNING, Job.preempted_for.is_not(None))
-    return bool(session.scalar(select(is_owed | is_preempted)))
+    return bool(session.scalar(select(exists().where(is_guaranteed, waits) | is_preempted)))
 
 
 def _withdraw(session: Session) -> None:
@@ -199,8 +200,8 @@ def _first_due(session: Session, project_id: str) -> list[WaitingJob]:
         .limit(MAX_SERVED)
     )
     return [
-        WaitingJob(*columns, held_by if is_still_held else None)
-        for *columns, held_by, is_still_held in session.execute(statement)
+        WaitingJob(id_, owner_id, num_gpus, gpu, held_by if is_still_held else None)
+        for id_, owner_id, num_gpus, gpu, held_by, is_still_held in session.execute(statement)
     ]
 
 

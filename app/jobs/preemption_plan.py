@@ -72,8 +72,7 @@ class Loss(NamedTuple):
     gpu_seconds: float
     victims: tuple[RunningJob, ...] = ()
 
-    def __add__(self, other: object) -> "Loss":  # type: ignore[override]
-        assert isinstance(other, Loss)
+    def plus(self, other: "Loss") -> "Loss":
         return Loss(
             self.num_gpus + other.num_gpus,
             self.gpu_seconds + other.gpu_seconds,
@@ -232,7 +231,7 @@ def _combine(one: Choices, other: Choices, needed: int) -> Choices:
     best: Choices = {}
     for first, second in ((first, second) for first in one for second in other):
         num_freed = min(needed, first + second)
-        loss = one[first] + other[second]
+        loss = one[first].plus(other[second])
         if num_freed not in best or loss.rank < best[num_freed].rank:
             best[num_freed] = loss
     return best

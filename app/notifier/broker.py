@@ -67,7 +67,7 @@ def _broadcast(queue: str) -> Broadcast:
     while all are busy they would pile up.
     """
     # One name for all workers, which Redis keeps a record of.
-    return Broadcast(queue, f"{queue}.listeners", routing_key=queue)
+    return Broadcast(queue, f"{queue}.listeners", routing_key=queue)  # type: ignore[no-untyped-call]
 
 
 def queue_of(kind: type[Base]) -> str:
