@@ -19,7 +19,7 @@ from app.base.storage import Storage
 from app.files import removal
 from app.garbage import collector, events, orphans
 from app.garbage.installation import CleaningGuard, CleaningRefused
-from app.jobs import claims, next_job
+from app.jobs import claims, next_job, preemption
 from app.models import Job
 from app.models.operation import Operation
 from app.notifier import repository as notifications
@@ -37,8 +37,7 @@ COLLECT_SECONDS = 3600.0
 NOTIFY_AGAIN_SECONDS = 30.0
 STOP_SECONDS = 3.0  # an unresponsive broker must not delay the end of the API
 OPERATION_GRACE_SECONDS = 10.0  # grace period of an operation whose request has notified workers
-# A notified worker works until nothing is left, so a long queue needs no more notifications; busy
-# workers leave them lying.
+# Notified workers work until nothing is left, so a long queue needs no more notifications.
 NOTIFICATIONS_PER_TICK = 8
 log = structlog.get_logger()
 
@@ -87,6 +86,7 @@ class Reconciler:
         removal.remove_expired(self._database)
         audit.remove_old(self._database)
         switches.watch(self._database)
+        preemption.preempt(self._database, self._settings)
         counters.RECONCILED_AT.set_to_current_time()
 
     def sweep(self) -> None:

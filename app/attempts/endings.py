@@ -1,5 +1,6 @@
 """Outcomes of an attempt without a result: the job fails, pauses, or waits for the next attempt."""
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.attempts.values import Ending, Verdict
@@ -7,7 +8,7 @@ from app.base.settings import Settings
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
-from app.models import Desired, JobStatus
+from app.models import Desired, Job, JobStatus
 from falqon_core.contract.errors import DiskFull
 
 # Failures of one attempt after the other at the same step: another attempt will not help. A kill
@@ -47,10 +48,12 @@ def _release(session: Session, settings: Settings, claim: Claim, ending: Ending)
     is_poison = ending.has_trained and code in POISON_CODES
     if is_poison and claims.ends_as_before(session, claim, code, POISON_SECONDS):
         max_infra_failures = 0
+    preempted_for = session.scalar(select(Job.preempted_for).where(*claim.guard))
+    event = _release_event(claim, ending, preempted_for is not None)
     return claims.release(
         session,
         claim,
-        _add_log(_release_event(claim, ending), ending),
+        _add_log(event, ending),
         counts_as_failure=ending.verdict is Verdict.LOST,
         max_infra_failures=max_infra_failures,
         retry_seconds=settings.retry_delay.total_seconds(),
@@ -65,7 +68,7 @@ def _add_log(event: NewEvent, ending: Ending) -> NewEvent:
     return event._replace(data={**(event.data or {}), "trainer_log": ending.trainer_log})
 
 
-def _release_event(claim: Claim, ending: Ending) -> NewEvent:
+def _release_event(claim: Claim, ending: Ending, is_preempted: bool) -> NewEvent:
     failure = ending.failure
     desired = ending.desired
     cap = ending.cap
@@ -95,6 +98,11 @@ def _release_event(claim: Claim, ending: Ending) -> NewEvent:
             "and continues from its newest checkpoint"
         )
         return NewEvent(text, level="warn", data={"code": "storage_unavailable"})
+    if is_preempted:
+        return NewEvent(
+            "The job has given its GPUs back; it waits in the queue "
+            "and continues from its newest checkpoint"
+        )
     return NewEvent(
         "The worker is being stopped; the job goes back to the queue "
         "and continues from its newest checkpoint"

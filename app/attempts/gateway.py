@@ -43,7 +43,6 @@ from falqon_core.estimate.prices import Price
 from falqon_core.fault_points import fault
 
 T = TypeVar("T")
-HELD_POLLS = 3  # idle polls after which a machine no longer keeps its cards for a job
 
 
 class DirectGateway:
@@ -79,7 +78,7 @@ class DirectGateway:
         """Return True if the free cards of this machine are kept for a job. A draining worker
         claims nothing and keeps nothing.
         """
-        seconds = HELD_POLLS * self._settings.poll.total_seconds()
+        seconds = next_job.HELD_POLLS * self._settings.poll.total_seconds()
         with self._database.transaction() as session:
             return not self._is_seen(session, offer) or next_job.hold_for(
                 session, job_id, machine_of(self.owner), seconds
@@ -113,7 +112,9 @@ class DirectGateway:
         """Extend the lease; return None when it is lost."""
         with self._database.transaction() as session:
             desired = claims.renew(session, claim, self._settings.lease.total_seconds())
-            must_stop = workers.must_stop(session, self.owner)
+            must_stop = workers.must_stop(session, self.owner) or claims.is_preempted(
+                session, claim
+            )
         return None if desired is None else Renewal(desired, must_stop)
 
     def read_inputs(self, claim: Claim) -> Inputs:
@@ -185,9 +186,13 @@ class DirectGateway:
 
     def record(self, claim: Claim, ending: Ending) -> bool:
         """Record the outcome of an attempt without a result."""
-        return self._write(
-            claim, lambda session: endings.record(session, self._settings, claim, ending)
-        )
+
+        def write(session: Session) -> bool:
+            # Its cards are free, and no other job needs to give its own before it polls.
+            workers.mark_ended(session, self.owner)
+            return endings.record(session, self._settings, claim, ending)
+
+        return self._write(claim, write)
 
     def publish(self, job: Job, claim: Claim, result: TrainingResult) -> bool:
         """Write model, artifacts, metrics, success, and the evaluation and switch to come in one
@@ -238,7 +243,14 @@ class DirectGateway:
     def _is_seen(self, session: Session, offer: WorkerOffer) -> bool:
         """Mark this worker as alive; return whether it may begin a job."""
         return workers.mark_seen(
-            session, self.owner, offer.device, offer.num_devices, offer.max_gpus, offer.worker_cards
+            session,
+            self.owner,
+            offer.device,
+            offer.num_devices,
+            offer.max_gpus,
+            offer.worker_cards,
+            # A worker of one given job takes no other.
+            self._project_ids if self._only_job is None else [],
         )
 
     def _write(self, claim: Claim, action: Callable[[Session], T]) -> T:

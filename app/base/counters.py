@@ -39,6 +39,7 @@ HTTP_SECONDS = Histogram(
 )
 JOB_CHANGES = Counter("falqon_job_changes", "Jobs that entered a status.", ["status"])
 CLAIMS = Counter("falqon_job_claims", "Attempts begun, by device.", ["device"])
+PREEMPTIONS = Counter("falqon_preemptions", "Jobs that were told to give their GPUs back.")
 ATTEMPTS_LOST = Counter(
     "falqon_attempts_lost", "Attempts lost to machines or faults, by error code.", ["code"]
 )

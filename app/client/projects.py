@@ -24,6 +24,9 @@ CheckpointsKeptDays = Annotated[
 ]
 ModelsKeptDays = Annotated[int | None, option(help="Days that unused models stay.")]
 MaxRunningGpus = Annotated[int | None, option(help="Maximum GPUs of running jobs.")]
+GuaranteedGpus = Annotated[
+    int | None, option(help="GPUs that it gets back from projects that borrow them.")
+]
 
 
 LIMITS = (
@@ -33,6 +36,7 @@ LIMITS = (
     "max_storage_bytes",
     "max_device_hours",
     "max_running_gpus",
+    "guaranteed_gpus",
     "checkpoints_kept_days",
     "models_kept_days",
 )
@@ -44,6 +48,7 @@ class Unlimited(StrEnum):
     MAX_STORAGE_BYTES = "max-storage-bytes"
     MAX_DEVICE_HOURS = "max-device-hours"
     MAX_RUNNING_GPUS = "max-running-gpus"
+    GUARANTEED_GPUS = "guaranteed-gpus"
     CHECKPOINTS_KEPT_DAYS = "checkpoints-kept-days"
     MODELS_KEPT_DAYS = "models-kept-days"
 
@@ -62,6 +67,7 @@ def create_project(
     max_storage_bytes: MaxStorageBytes = None,
     max_device_hours: MaxDeviceHours = None,
     max_running_gpus: MaxRunningGpus = None,
+    guaranteed_gpus: GuaranteedGpus = None,
     checkpoints_kept_days: CheckpointsKeptDays = None,
     models_kept_days: ModelsKeptDays = None,
 ) -> None:
@@ -73,6 +79,7 @@ def create_project(
         max_storage_bytes,
         max_device_hours,
         max_running_gpus,
+        guaranteed_gpus,
         checkpoints_kept_days,
         models_kept_days,
     )
@@ -116,6 +123,7 @@ def change_project(
     max_storage_bytes: MaxStorageBytes = None,
     max_device_hours: MaxDeviceHours = None,
     max_running_gpus: MaxRunningGpus = None,
+    guaranteed_gpus: GuaranteedGpus = None,
     checkpoints_kept_days: CheckpointsKeptDays = None,
     models_kept_days: ModelsKeptDays = None,
     evaluate: Annotated[
@@ -131,6 +139,7 @@ def change_project(
         max_storage_bytes,
         max_device_hours,
         max_running_gpus,
+        guaranteed_gpus,
         checkpoints_kept_days,
         models_kept_days,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from enum import StrEnum
 
-from sqlalchemy import func, select
+from sqlalchemy import false, func, select
 from sqlalchemy.orm import Session
 
 from app.dispatch.starts import WaitingJob
@@ -20,15 +20,17 @@ class State(StrEnum):
 
 
 def list_waiting(session: Session, limit: int) -> list[WaitingJob]:
-    """Return the jobs that may begin, by the share that their project would have with each. Those
-    above the ceiling of their project are left out: they would wait on a card.
+    """Return the jobs that may begin, by the share that their project would have with each, those
+    within its guarantee first. Those above the ceiling of their project are left out: they would
+    wait on a card.
     """
     position = func.sum(Job.num_gpus).over(
         partition_by=Job.project_id, order_by=(Job.priority.desc(), Job.id)
     )
     columns = (Job.id, Job.project_id, Job.num_gpus, Job.gpu, Job.attempt)
     waiting = select(*columns, position.label("gpus_so_far")).where(is_due(Job)).subquery()
-    share = (running_gpus() + waiting.c.gpus_so_far) * 1.0 / Project.weight
+    num_gpus = running_gpus() + waiting.c.gpus_so_far
+    is_owed = func.coalesce(num_gpus <= Project.guaranteed_gpus, false())
     rows = session.execute(
         select(
             waiting.c.id,
@@ -40,7 +42,7 @@ def list_waiting(session: Session, limit: int) -> list[WaitingJob]:
         )
         .join(Project, Project.id == waiting.c.project_id)
         .where(waiting.c.gpus_so_far <= room())
-        .order_by(share, waiting.c.id)
+        .order_by(is_owed.desc(), num_gpus * 1.0 / Project.weight, waiting.c.id)
         .limit(limit)
     )
     return [WaitingJob(*row) for row in rows]

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import case, exists, literal, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 
 from app.base import counters
@@ -24,7 +24,11 @@ from app.projects import quotas
 from app.webhooks import events as webhooks
 from falqon_core.contract.figures import Name, Text
 
-_NO_LEASE: dict[str, object] = {"lease_owner": None, "lease_expires_at": None}
+_NO_LEASE: dict[str, object] = {
+    "lease_owner": None,
+    "lease_expires_at": None,
+    "preempted_for": None,
+}
 MAX_RETRY_SECONDS = 60.0
 
 
@@ -121,6 +125,17 @@ def renew(session: Session, claim: Claim, lease_seconds: float) -> Desired | Non
     )
     desired = session.scalar(statement, execution_options=UNSYNCED)
     return None if desired is None else Desired(desired)
+
+
+def is_preempted(session: Session, claim: Claim) -> bool:
+    """Return True if the job has to give its cards to another that still waits for them."""
+    other = aliased(Job)
+    statement = (
+        select(Job.id)
+        .join(other, other.id == Job.preempted_for)
+        .where(*claim.guard, other.is_waiting)
+    )
+    return session.scalar(statement) is not None
 
 
 def append_events(

@@ -1,14 +1,14 @@
-"""Choice of a worker's next job: projects by their share of the cards, then priority, then age.
-Jobs that need more GPUs than the worker has or their project may hold, or another kind of device,
-are skipped.
+"""Choice of a worker's next job: projects below their guaranteed share first, then by their share
+of the cards, then priority, then age. Jobs that need more GPUs than the worker has or their project
+may hold, or another kind of device, are skipped.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from sqlalchemy import and_, case, func, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ScalarSelect, and_, case, false, func, select, update
+from sqlalchemy.orm import QueryableAttribute, Session, aliased
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.sql.selectable import Select
 
@@ -17,7 +17,9 @@ from app.models import Job, JobStatus, Project
 from app.models.falqon_options import ANY_DEVICE
 
 ENDLESS_ROOM = 2**31 - 1
+HELD_POLLS = 3  # idle polls after which a machine no longer keeps its cards for a job
 CLAIMS_LOCK = 0x66616C71  # any number, as long as no other lock uses it
+T = TypeVar("T")
 
 
 def is_due(job: type[Job]) -> ColumnElement[bool]:
@@ -76,25 +78,53 @@ def hold_for(session: Session, job_id: str, machine: str, seconds: float) -> boo
 def wait_for_other_claims(session: Session, offer: DeviceOffer) -> None:
     """Let claims pass one by one if several projects wait, as each has to see the one before it.
 
-    If only one without a ceiling does, workers take its jobs side by side. SQLite serializes them
-    anyhow.
+    If only one without a ceiling and a guarantee does, workers take its jobs side by side. SQLite
+    serializes them anyhow.
     """
     if session.get_bind().dialect.name != "postgresql":
         return
     waiting = session.execute(
-        select(Project.id, Project.max_running_gpus).where(_has_due_job(offer)).limit(2)
+        select(Project.max_running_gpus, Project.guaranteed_gpus)
+        .where(_has_due_job(offer))
+        .limit(2)
     ).all()
-    if len(waiting) > 1 or any(project.max_running_gpus is not None for project in waiting):
+    if len(waiting) > 1 or any(bounds != (None, None) for bounds in waiting):
+        lock_claims(session)
+
+
+def lock_claims(session: Session) -> None:
+    """Wait for the claims in progress, and let others wait until the transaction ends. SQLite
+    serializes transactions anyhow.
+    """
+    if session.get_bind().dialect.name == "postgresql":
         session.execute(select(func.pg_advisory_xact_lock(CLAIMS_LOCK)))
 
 
 def _has_due_job(offer: DeviceOffer) -> ColumnElement[bool]:
-    """Return the condition that a job of the project may be taken; ordered as its index is, so that
-    no planner reads the table for it.
-    """
+    """Return the condition that a job of the project may be taken."""
     waiting = aliased(Job)
-    first = (
-        select(waiting.id)
+    return _of_first_due(offer, waiting, waiting.id).is_not(None)
+
+
+def _is_owed(offer: DeviceOffer) -> ColumnElement[bool]:
+    """Return the condition that the project's next job fits into what it is guaranteed."""
+    waiting = aliased(Job)
+    num_gpus = _of_first_due(offer, waiting, waiting.num_gpus)
+    # Most projects have no guarantee; for them nothing more is read.
+    return case(
+        (Project.guaranteed_gpus.is_(None), false()),
+        else_=func.coalesce(running_gpus() + num_gpus <= Project.guaranteed_gpus, false()),
+    )
+
+
+def _of_first_due(
+    offer: DeviceOffer, waiting: type[Job], column: QueryableAttribute[T]
+) -> ScalarSelect[T]:
+    """Return a column of the project's first job that may be taken, null if there is none; ordered
+    as its index is, so that no planner reads the table for it.
+    """
+    return (
+        select(column)
         .where(
             is_due(waiting),
             offer.fits(waiting),
@@ -106,7 +136,6 @@ def _has_due_job(offer: DeviceOffer) -> ColumnElement[bool]:
         .limit(1)
         .scalar_subquery()
     )
-    return first.is_not(None)
 
 
 def running_gpus() -> ColumnElement[int]:
@@ -137,8 +166,9 @@ def room_of(job: type[Job]) -> ColumnElement[int]:
 def select_next(
     offer: DeviceOffer, project_ids: Sequence[str] | None = None, only_job: str | None = None
 ) -> Select[str]:
-    """Return a job of the project that holds the fewest cards for its weight; of several, the one
-    with the lowest virtual time. `project_ids` of None restricts nothing.
+    """Return a job of the project that holds the fewest cards for its weight, of those below their
+    guarantee if there are any; of several, the one with the lowest virtual time. `project_ids` of
+    None restricts nothing.
 
     Within the project priority decides, then age. All of it is read from `ix_jobs_queue`, the jobs
     of one project only. With `only_job` another scheduler has decided: that job is returned if
@@ -152,7 +182,12 @@ def select_next(
     next_project = (
         select(Project.id, room().label("room"))
         .where(_has_due_job(offer), *may_serve)
-        .order_by(running_gpus() * 1.0 / Project.weight, Project.virtual_time, Project.id)
+        .order_by(
+            _is_owed(offer).desc(),
+            running_gpus() * 1.0 / Project.weight,
+            Project.virtual_time,
+            Project.id,
+        )
         .limit(1)
         .cte("next_project")
     )

@@ -1,6 +1,7 @@
 """Forecast of a job's start: the jobs before it, their remaining time, and the number of workers.
 
-The decisions of `claims.claim` are simulated, job after job. Future submissions are unknown.
+The decisions of `claims.claim` are simulated, job after job. Future submissions are unknown, and so
+are preemptions.
 """
 
 import heapq
@@ -104,11 +105,16 @@ class ProjectQueue:
     virtual_time: float
     waiting: Sequence[WaitingJob]
     max_running_gpus: int | None = None
+    guaranteed_gpus: int | None = None
     is_cut: bool = False  # More jobs wait than were read.
 
     def may_hold(self, num_gpus: int) -> bool:
         """Return True if its running jobs may have so many cards."""
         return self.max_running_gpus is None or num_gpus <= self.max_running_gpus
+
+    def owns(self, num_gpus: int) -> bool:
+        """Return True if so many cards are its own, not borrowed."""
+        return self.guaranteed_gpus is not None and num_gpus <= self.guaranteed_gpus
 
 
 class Queue:
@@ -159,7 +165,13 @@ class Queue:
         self, project: Project, priority: int, gpu: str = ANY_DEVICE, num_gpus: int = 1
     ) -> QueueObject:
         """Forecast a job of this project that would be queued now."""
-        empty = ProjectQueue(project.weight, project.virtual_time, [], project.max_running_gpus)
+        empty = ProjectQueue(
+            project.weight,
+            project.virtual_time,
+            [],
+            project.max_running_gpus,
+            project.guaranteed_gpus,
+        )
         queue = self._projects.get(project.id, empty)
         waiting = list(queue.waiting)
         insort(
@@ -195,9 +207,11 @@ class Queue:
         for running in self._running:
             held[running.project_id] += running.num_gpus
 
-        def rank(project_id: str) -> tuple[float, float, str]:
-            share = held[project_id] / self._projects[project_id].weight
-            return share, virtual_times[project_id], project_id
+        def rank(project_id: str, num_gpus: int) -> tuple[bool, float, float, str]:
+            queue = self._projects[project_id]
+            is_borrowing = not queue.owns(held[project_id] + num_gpus)
+            share = held[project_id] / queue.weight
+            return is_borrowing, share, virtual_times[project_id], project_id
 
         free = [
             (_or_never(job.seconds), job.project_id, job.device, job.num_gpus)
@@ -223,7 +237,7 @@ class Queue:
             if not fitting:
                 idle.append(device)
                 continue
-            project_id = min(fitting, key=rank)
+            project_id = min(fitting, key=lambda each: rank(each, fitting[each].num_gpus))
             job = fitting[project_id]
             waiting[project_id].remove(job)
             yield job.id, moment
@@ -335,11 +349,11 @@ def _read_projects(session: Session) -> dict[str, ProjectQueue]:
     """
     most = max(1, MAX_FORECAST // (session.scalar(_NUM_WAITING_PROJECTS) or 1))
     projects = {}
-    for project, rows in groupby(_read_waiting(session, most + 1), key=lambda row: row[:4]):
-        project_id, weight, virtual_time, ceiling = project
-        jobs = [WaitingJob(*row[4:]) for row in rows]
+    for project, rows in groupby(_read_waiting(session, most + 1), key=lambda row: row[:5]):
+        project_id, weight, virtual_time, ceiling, guaranteed = project
+        jobs = [WaitingJob(*row[5:]) for row in rows]
         projects[project_id] = ProjectQueue(
-            weight, virtual_time, jobs[:most], ceiling, is_cut=len(jobs) > most
+            weight, virtual_time, jobs[:most], ceiling, guaranteed, is_cut=len(jobs) > most
         )
     return projects
 
@@ -386,7 +400,13 @@ _RUNNING = (
 )
 _SERVED = select(func.max(Project.virtual_start))
 _WAITING_PROJECTS = (
-    select(Project.id, Project.weight, Project.virtual_time, Project.max_running_gpus)
+    select(
+        Project.id,
+        Project.weight,
+        Project.virtual_time,
+        Project.max_running_gpus,
+        Project.guaranteed_gpus,
+    )
     .where(exists().where(_RUNNABLE, Job.project_id == Project.id))
     .order_by(Project.virtual_time)
     .limit(MAX_FORECAST)

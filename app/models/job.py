@@ -146,6 +146,9 @@ class Job(Base):
     # For a waiting job: the machine that keeps its free cards for it, and the end of that.
     held_by: Mapped[str | None]
     held_until: Mapped[datetime | None]
+    # For a running job: the waiting one that gets its cards, unless that one stops waiting.
+    preempted_for: Mapped[str | None]
+    preempted_at: Mapped[datetime | None]  # latest decision to take its cards back
     last_event_seq: Mapped[int] = mapped_column(default=0)
     progress: Mapped[JobProgress | None] = mapped_column(
         PydanticType(JobProgress, exclude_unset=True, drop_invalid=True)

@@ -26,6 +26,8 @@ class Project(Base):
     max_storage_bytes: Mapped[int | None] = mapped_column(BigInteger)
     max_device_hours: Mapped[float | None]  # per calendar month, UTC
     max_running_gpus: Mapped[int | None]  # of all its running jobs; a CPU counts its slots
+    # Of these none is taken back; the others are borrowed. Null: none is guaranteed.
+    guaranteed_gpus: Mapped[int | None]
 
     # Days that checkpoints of ended jobs, and unused models, stay; null: as in the settings.
     checkpoints_kept_days: Mapped[int | None]

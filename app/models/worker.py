@@ -29,6 +29,8 @@ class Worker(Base):
     max_gpus: Mapped[int] = mapped_column(default=1, server_default="1")  # largest job
     # Cards that its jobs may have; empty where none has a name, null: not recorded then.
     cards: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
+    # Projects whose jobs it takes; null: those of every project.
+    project_ids: Mapped[list[str] | None] = mapped_column(JSON(none_as_null=True))
     seen_at: Mapped[datetime]
     created_at: Mapped[CreatedAt]
     draining: Mapped[str | None]  # null: it takes jobs

@@ -1,5 +1,5 @@
-"""Celery setup of both sides. A message holds a kind and an id and means *poll*; losing or doubling
-one harms nothing.
+"""Celery setup of both sides. A message holds a kind and an id and means *poll*. Every worker of a
+queue that listens hears it, and none is kept: losing or doubling one harms nothing.
 """
 
 from functools import cached_property
@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 from celery import Celery
+from kombu.common import Broadcast
 from kombu.exceptions import KombuError, OperationalError
 from redis.exceptions import RedisError
 
@@ -47,7 +48,6 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "task_store_errors_even_if_ignored": False,
         "result_backend": None,
         "worker_prefetch_multiplier": 1,
-        "worker_disable_prefetch": True,  # else a busy worker hoards one message for hours
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "worker_send_task_events": False,
         "task_send_sent_event": False,
@@ -55,11 +55,19 @@ def celery_settings(settings: Settings) -> dict[str, Any]:
         "worker_soft_shutdown_timeout": 0,
         "task_serializer": "json",
         "accept_content": ["json"],
-        "task_queues": {GPU_QUEUE: {}, CPU_QUEUE: {}},
+        "task_queues": [_broadcast(GPU_QUEUE), _broadcast(CPU_QUEUE)],
         "task_default_queue": CPU_QUEUE,
         "task_create_missing_queues": False,
         "enable_utc": True,
     }
+
+
+def _broadcast(queue: str) -> Broadcast:
+    """Return a queue that keeps nothing: a busy worker would take the messages of an idle one, and
+    while all are busy they would pile up.
+    """
+    # One name for all workers, which Redis keeps a record of.
+    return Broadcast(queue, f"{queue}.listeners", routing_key=queue)  # type: ignore[no-untyped-call]
 
 
 def queue_of(kind: type[Base]) -> str:
@@ -76,10 +84,16 @@ class Notifier:
         self._settings = settings
 
     def notify(self, kind: type[Base], id_: str) -> None:
-        """Have a worker poll for rows of this kind; the id is for its log."""
+        """Have the workers poll for rows of this kind; the id is for their log."""
         try:
+            queue = self._producer.amqp.queues[queue_of(kind)]
+            # Celery declares no broadcast; undeclared, the message would be kept in a list.
             self._producer.send_task(
-                POLL, args=[kind.__tablename__, id_], queue=queue_of(kind), retry=False
+                POLL,
+                args=[kind.__tablename__, id_],
+                queue=queue,
+                declare=[queue.exchange],
+                retry=False,
             )
         except (OperationalError, KombuError, RedisError, OSError) as error:
             log.warning("notify failed", kind=kind.__tablename__, id=id_, error=str(error))

@@ -44,6 +44,11 @@ class ProjectRequest(StrictModel):
     max_running_gpus: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         None, description="GPUs that running jobs hold together; null: without limit"
     )
+    guaranteed_gpus: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+        None,
+        description="GPUs that its running jobs get back from projects that hold more than theirs; "
+        "beyond them it borrows; null: none",
+    )
     answer_storage: AnswerStorage | None = Field(
         None, description="answers to keep whose requests say `store`; null: none, and delete them"
     )
@@ -93,6 +98,7 @@ class ProjectObject(Object):
     max_storage_bytes: int | None
     max_device_hours: float | None
     max_running_gpus: int | None
+    guaranteed_gpus: int | None
     checkpoints_kept_days: int | None
     models_kept_days: int | None
     answer_storage: AnswerStorage | None
@@ -114,6 +120,7 @@ class ProjectObject(Object):
             max_storage_bytes=project.max_storage_bytes,
             max_device_hours=project.max_device_hours,
             max_running_gpus=project.max_running_gpus,
+            guaranteed_gpus=project.guaranteed_gpus,
             checkpoints_kept_days=project.checkpoints_kept_days,
             models_kept_days=project.models_kept_days,
             answer_storage=project.answer_storage,

@@ -109,14 +109,15 @@ def mark_seen(
     num_devices: int,
     max_gpus: int = 1,
     cards: Sequence[int] = (),
+    project_ids: Sequence[str] | None = None,
 ) -> bool:
     """Record a poll of a worker; return whether it may take jobs. `cards`: those that it may use,
-    or none has a name.
+    or none has a name. `project_ids`: the projects that it serves; None: every project.
     """
     again = (
         update(Worker)
         .where(Worker.id == worker_id)
-        .values(seen_at=now_plus())
+        .values(seen_at=now_plus(), project_ids=_listed(project_ids))
         .returning(Worker.draining)
     )
     row = session.execute(again, execution_options=UNSYNCED).one_or_none()
@@ -132,6 +133,7 @@ def mark_seen(
                 num_devices=num_devices,
                 max_gpus=max_gpus,
                 cards=list(cards),
+                project_ids=_listed(project_ids),
                 seen_at=now_plus(),
             )
         )
@@ -264,11 +266,20 @@ def history(
 
 def most_gpus(session: Session, settings: Settings) -> dict[str, int]:
     """Return the most GPUs that a job can have of each kind of device that a live worker has."""
-    # Read once; with a query for each worker its cost grew with the square of the fleet.
-    owners = select(Job.lease_owner).where(_is_leased())
-    is_live = (Worker.seen_at > _since(settings)) | Worker.id.in_(owners)
-    most = select(Worker.device, func.max(Worker.max_gpus)).where(is_live).group_by(Worker.device)
-    return dict(session.execute(most).all())
+    most = select(Worker.device, func.max(Worker.max_gpus)).where(_is_live(settings))
+    return dict(session.execute(most.group_by(Worker.device)).all())
+
+
+def read_live(session: Session, settings: Settings) -> Sequence[Worker]:
+    """Return the workers that have a job, and those that polled for one lately."""
+    statement = select(Worker).where(_is_live(settings)).order_by(Worker.id)
+    return session.scalars(statement).all()
+
+
+def mark_ended(session: Session, worker_id: str) -> None:
+    """Record that a worker has ended its job, and is about to poll for the next one."""
+    statement = update(Worker).where(Worker.id == worker_id).values(seen_at=now_plus())
+    session.execute(statement, execution_options=UNSYNCED)
 
 
 def _find_taken_cards(cards_of: Mapping[str, Sequence[int] | None]) -> Mapping[str, set[int]]:
@@ -295,6 +306,13 @@ def _is_leased() -> ColumnElement[bool]:
     return (Job.status == JobStatus.RUNNING) & (Job.lease_expires_at > now_plus())
 
 
+def _is_live(settings: Settings) -> ColumnElement[bool]:
+    """Return True if a worker has a job, or polled for one lately."""
+    # Read once; with a query for each worker its cost grew with the square of the fleet.
+    owners = select(Job.lease_owner).where(_is_leased())
+    return (Worker.seen_at > _since(settings)) | Worker.id.in_(owners)
+
+
 def _is_latest() -> ColumnElement[bool]:
     """Return True if an attempt is its job's current one."""
     return (Attempt.job_id == Job.id) & (Attempt.number == Job.attempt)
@@ -317,6 +335,10 @@ def _live(
 
 def _since(settings: Settings) -> now_plus:
     return now_plus(-MISSED_POLLS * settings.poll.total_seconds())
+
+
+def _listed(ids: Sequence[str] | None) -> list[str] | None:
+    return None if ids is None else list(ids)
 
 
 # Built once, as every submission reads it.

@@ -59,6 +59,7 @@ PROJECT = {
     "requests_per_minute": 600,
     "max_live_jobs": 5,
     "max_running_gpus": 4,
+    "guaranteed_gpus": 2,
     "max_storage_bytes": 10**9,
     "max_device_hours": 1.5,
     "answer_storage": {"kept_days": 7, "max_bytes": 9, "redact": ["[0-9]+"]},

@@ -5,20 +5,23 @@ from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
-from celery.signals import celeryd_after_setup, setup_logging, worker_shutdown, worker_shutting_down
+from celery.signals import (
+    celeryd_after_setup,
+    setup_logging,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 
 from app.base import logging, tracing
 from app.base.processes.stop_signals import STOP_SIGNALS, set_at_stop_signals
 from app.garbage import installation
 from app.notifier.broker import celery_settings
 from worker.entry import process
-from worker.entry.workers import Poller
 from worker.machine import metrics, pulse, scratch
 
 app = Celery("falqon", include=["worker.entry.tasks"])
 app.conf.update(celery_settings(process.settings()))
-
-_pollers: list[Poller] = []
 
 
 def _configure_logging(**_: object) -> None:
@@ -35,9 +38,7 @@ def _start_polling(instance: Any, **_: object) -> None:
     # Before Celery reaches for the broker, which may be dead.
     pulse.show_in(process.settings().alive_file)
     metrics.serve(process.settings())
-    _pollers.extend(process.pollers(instance.app.amqp.queues.consume_from))
-    for poller in _pollers:
-        poller.start()
+    process.start_pollers([queue.alias for queue in instance.app.amqp.queues.consume_from.values()])
 
 
 @contextmanager
@@ -57,18 +58,22 @@ def _wait_for_installation() -> None:
         raise SystemExit(str(error)) from None
 
 
+def _poll_once_more(**_: object) -> None:
+    """Notifications between the first polls and this moment were heard by nobody."""
+    process.wake_all_pollers()
+
+
 def _drain(*_: object, **__: object) -> None:
     process.shutting_down.set()
 
 
 def _wait_for_pollers(**_: object) -> None:
     process.shutting_down.set()
-    for poller in _pollers:
-        poller.join()
-    process.engine_host().join()
+    process.join_pollers()
 
 
 setup_logging.connect(_configure_logging)
 celeryd_after_setup.connect(_start_polling)
+worker_ready.connect(_poll_once_more)
 worker_shutting_down.connect(_drain)
 worker_shutdown.connect(_wait_for_pollers)

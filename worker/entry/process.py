@@ -4,6 +4,7 @@ import socket
 import threading
 from collections.abc import Collection
 from functools import cache, partial
+from itertools import chain
 from typing import Any
 
 from redis import Redis
@@ -26,6 +27,7 @@ from worker.operations.registry import HANDLERS
 
 shutting_down = threading.Event()
 _building = threading.Lock()
+_pollers: dict[str, list[Poller]] = {}
 REDIS_TIMEOUT_SECONDS = 1.0
 KINDS: tuple[type[Base], ...] = (Job, Engine, *HANDLERS)
 
@@ -58,22 +60,42 @@ def poll(kind: str) -> None:
     worker.poll()
 
 
-def poll_for_message(kind: str) -> None:
-    """Poll, unless the work would keep the one thread that takes messages for hours."""
-    if kind not in {model.__tablename__ for model in HANDLERS if HANDLERS[model].is_long}:
-        poll(kind)
-
-
-def pollers(queues: Collection[str]) -> list[Poller]:
-    """Return one for each piece of work that this process may do at a time, of each kind whose
+def start_pollers(queues: Collection[str]) -> None:
+    """Start a poller for each piece of work that this process may do at a time, of each kind whose
     queue it serves. Exports take long, and what people wait for must not wait behind one.
     """
-    return [
-        Poller(partial(poll, kind.__tablename__), settings().poll.total_seconds(), shutting_down)
-        for kind in KINDS
-        if queue_of(kind) in queues
-        for _ in range(HANDLERS[kind].num_at_once if kind in HANDLERS else 1)
-    ]
+    seconds = settings().poll.total_seconds()
+    for kind in KINDS:
+        if queue_of(kind) in queues:
+            name = kind.__tablename__
+            num_at_once = HANDLERS[kind].num_at_once if kind in HANDLERS else 1
+            _pollers[name] = [
+                Poller(partial(poll, name), seconds, shutting_down) for _ in range(num_at_once)
+            ]
+    for poller in chain.from_iterable(_pollers.values()):
+        poller.start()
+
+
+def wake_pollers(kind: str) -> None:
+    """Have all pollers of this kind poll now, those that work as soon as they are done."""
+    for poller in _pollers.get(kind, ()):
+        poller.wake()
+
+
+def wake_all_pollers() -> None:
+    """Have the pollers of every kind poll now."""
+    for poller in chain.from_iterable(_pollers.values()):
+        poller.wake()
+
+
+def join_pollers() -> None:
+    """Wait until every poller has ended, as they do once the process is shutting down, and then
+    every engine.
+    """
+    wake_all_pollers()
+    for poller in chain.from_iterable(_pollers.values()):
+        poller.join()
+    engine_host().join()
 
 
 @cache

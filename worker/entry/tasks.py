@@ -6,5 +6,8 @@ from worker.entry import process
 
 @shared_task(name=POLL)  # type: ignore[untyped-decorator]
 def poll(kind: str, id_: str) -> None:
-    """Work until nothing of this kind is left. The id is for the log: the oldest comes first."""
-    process.poll_for_message(kind)
+    """Have the pollers of this kind poll now. The id is for the log: the oldest row comes first.
+
+    The task does no work itself: the next messages would wait for its end.
+    """
+    process.wake_pollers(kind)

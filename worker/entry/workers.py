@@ -1,5 +1,6 @@
 """Polls of a worker process, after each notification and now and then by itself: a message is a
-hint, the row is the work."""
+hint, the row is the work.
+"""
 
 import random
 import threading
@@ -55,8 +56,8 @@ class GpuWorker:
 
 
 class Poller:
-    """Polls every `seconds`, more or less, so that neither a lost message nor a dead Redis leaves
-    work undone.
+    """Polls at its start, whenever it is woken, and every `seconds`, more or less, so that neither
+    a lost message nor a dead Redis leaves work undone.
     """
 
     def __init__(
@@ -65,16 +66,26 @@ class Poller:
         self._poll = poll
         self._seconds = seconds
         self._shutting_down = shutting_down
+        self._woken = threading.Event()
+        self._woken.set()
         self._thread = threading.Thread(target=self._work, name="poller", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
+    def wake(self) -> None:
+        """Have it poll now, or once more where it works."""
+        self._woken.set()
+
     def join(self) -> None:
         self._thread.join()
 
     def _work(self) -> None:
-        while not self._shutting_down.wait(self._seconds * JITTER.uniform(0.8, 1.2)):
+        while not self._shutting_down.is_set():
+            self._woken.wait(self._seconds * JITTER.uniform(0.8, 1.2))
+            self._woken.clear()
+            if self._shutting_down.is_set():
+                return
             try:
                 self._poll()
             except Exception:  # Top-level handler: after any error the next poll has to come.

@@ -45,7 +45,6 @@ class BatchHandler(OperationHandler[Batch]):
     kind = Batch
     limit_seconds = math.inf  # A batch has a window, after which it expires.
     num_at_once = 4
-    is_long = True
 
     def __init__(self, context: WorkerContext) -> None:
         super().__init__(context)

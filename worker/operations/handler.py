@@ -50,8 +50,6 @@ class OperationHandler(PollLoop, Generic[T]):
     kind: type[T]
     limit_seconds: ClassVar[float]
     num_at_once: ClassVar[int] = 1  # in a worker, each of another project
-    # Done by the pollers alone: a message's thread has what people wait for.
-    is_long: ClassVar[bool] = False
 
     def __init__(self, context: WorkerContext) -> None:
         super().__init__(context.shutting_down, self.num_at_once)

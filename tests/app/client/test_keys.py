@@ -80,9 +80,12 @@ def test_limits_are_set_changed_and_taken_away(falqon: Falqon) -> None:
         "60",
         "--max-device-hours",
         "1.5",
+        "--guaranteed-gpus",
+        "16",
         "--json",
     )
     project = json.loads(done.stdout)
+    assert project["guaranteed_gpus"] == 16
     changed = falqon(
         "projects",
         "change",

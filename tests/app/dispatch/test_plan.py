@@ -49,6 +49,18 @@ def test_jobs_are_handed_over_by_the_share_that_their_project_would_have(
     assert Counter(states.values()) == {State.WAITING: 6, State.RUNNING: 1, State.OTHER: 2}
 
 
+def test_jobs_within_the_guarantee_of_their_project_are_handed_over_first(
+    database: Database,
+) -> None:
+    add_project(database, "a")
+    add_project(database, "b", guaranteed_gpus=4)
+    queue(database, "a", 2)
+    queue(database, "b", 3, 2)
+    with database.read() as session:
+        places = [job.project_id for job in list_waiting(session, 100)]
+    assert places == ["b", "b", "a", "a", "b"]
+
+
 def waiting_job(number: int, attempt: int = 0) -> WaitingJob:
     return WaitingJob(f"ftjob-{number:032x}", "proj_1", "one", 1, "any", attempt)
 

@@ -152,6 +152,15 @@ def test_a_project_at_its_ceiling_waits_for_its_own_jobs() -> None:
         assert abs(starts_in(place) - 30 - 10 * number) <= 1.5
 
 
+def test_a_project_below_its_guarantee_comes_first_until_it_borrows() -> None:
+    running = [RunningJob("a", 100.0, "cpu"), *[RunningJob("b", 100.0, "cpu")] * 2]
+    owed = ProjectQueue(
+        1, 9.0, [WaitingJob(f"b{number}", 10.0) for number in range(2)], guaranteed_gpus=3
+    )
+    queue = Queue({"a": line("a", 2), "b": owed}, running, ["cpu"] * 3)
+    assert order(queue, "a0", "a1", "b0", "b1") == "b0 a0 a1 b1"
+
+
 def test_a_new_job_is_foreseen_where_its_project_and_priority_put_it() -> None:
     queue = Queue(
         {"theirs": line("theirs", 50, virtual_time=9.0), "mine": line("mine", 3, virtual_time=9.0)},

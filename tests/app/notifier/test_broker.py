@@ -1,28 +1,49 @@
+import json
 import socket
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+from redis.client import PubSub
 
 from app.base.settings import Settings
 from app.models import FileCheck, Job
 from app.notifier.broker import KEY_PREFIX, Notifier
-from app.notifier.queues import GPU_QUEUE
+from app.notifier.queues import CPU_QUEUE, GPU_QUEUE
 from tests.support.valkey import Valkey
+from tests.support.waiting import wait_for
 
 BOUND_SECONDS = 2.5
 
 
-def test_a_ring_is_one_message_that_holds_only_the_id(valkey: Valkey) -> None:
+@contextmanager
+def listening(valkey: Valkey) -> Iterator[PubSub]:
+    with redis.Redis.from_url(valkey.settings.resolved_redis_url) as client:
+        heard = client.pubsub(ignore_subscribe_messages=True)
+        heard.psubscribe(f"{KEY_PREFIX}*")
+        heard.get_message(timeout=1)
+        yield heard
+
+
+def test_a_notification_is_one_message_to_all_that_listen_and_nothing_is_kept(
+    valkey: Valkey,
+) -> None:
     notifier = Notifier(valkey.settings)
     notifier.notify(Job, "ftjob-1")
-    notifier.notify(FileCheck, "check-1")
-    client = redis.Redis.from_url(valkey.settings.resolved_redis_url)
-    message = client.lindex(KEY_PREFIX + GPU_QUEUE, 0)
-    assert isinstance(message, bytes)
-    assert b"worker.tasks.poll" in message
-    assert client.llen(KEY_PREFIX + "cpu") == 1
-    client.close()
+    with listening(valkey) as one, listening(valkey) as other:
+        notifier.notify(Job, "ftjob-2")
+        notifier.notify(FileCheck, "check-1")
+        for heard in (one, other):
+            for queue in (GPU_QUEUE, CPU_QUEUE):
+                message = heard.get_message(timeout=5)
+                assert message is not None
+                assert message["channel"].decode() == f"{KEY_PREFIX}/0.{queue}/{queue}"
+                assert json.loads(message["data"])["headers"]["task"] == "worker.tasks.poll"
+            assert heard.get_message(timeout=0.1) is None
+    with redis.Redis.from_url(valkey.settings.resolved_redis_url) as client:
+        assert client.keys("*") == []
 
 
 def test_a_dead_broker_costs_a_warning(tmp_path: Path) -> None:
@@ -41,13 +62,12 @@ def test_a_silent_broker_is_given_up_on() -> None:
         assert time.monotonic() - started < BOUND_SECONDS
 
 
-def test_the_same_bell_rings_again_after_a_restart(valkey: Valkey) -> None:
+def test_the_same_notifier_is_heard_again_after_a_restart(valkey: Valkey) -> None:
     notifier = Notifier(valkey.settings)
     notifier.notify(Job, "ftjob-1")
     valkey.kill()
     notifier.notify(Job, "ftjob-2")
     valkey.start()
-    notifier.notify(Job, "ftjob-3")
-    client = redis.Redis.from_url(valkey.settings.resolved_redis_url)
-    assert client.llen(KEY_PREFIX + GPU_QUEUE) >= 1
-    client.close()
+    with listening(valkey) as heard:
+        # The first may find its connection dead.
+        wait_for(lambda: notifier.notify(Job, "ftjob-3") or heard.get_message(timeout=1))

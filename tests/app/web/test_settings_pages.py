@@ -224,10 +224,11 @@ def test_the_installation_admin_makes_projects_and_limits_them(root: Browser, ap
         "max_live_jobs": "2",
         "max_storage_bytes": "1.5 GB",
         "max_device_hours": "1.5",
+        "guaranteed_gpus": "16",
     }
     assert "Limits set" in root.post(f"{path}/limits", **limits).text
     page = root.get(path).text
-    for value in ("3", "2", "1500 MB", "1.5"):
+    for value in ("3", "2", "1500 MB", "1.5", "16"):
         assert f'value="{value}"' in page
     wrong = {"max_live_jobs": "-1", "max_storage_bytes": "10 parsecs", "weight": "5"}
     refused = root.post(f"{path}/limits", **limits | wrong)
@@ -242,6 +243,7 @@ def test_the_installation_admin_makes_projects_and_limits_them(root: Browser, ap
     http = installation_admin(api)
     project = http.get(f"/v1/projects/{project_id}").json()
     assert (project["max_live_jobs"], project["max_storage_bytes"]) == (None, 1_500_000_000)
+    assert (project["guaranteed_gpus"], project["max_running_gpus"]) == (16, None)
     key = re.findall(
         SECRET, root.post("/settings/keys", name="x", scope="write", project_id=project_id).text
     )[0]

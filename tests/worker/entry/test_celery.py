@@ -2,19 +2,33 @@
 
 import itertools
 import signal
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from redis import Redis
 
+from app.base.ids import new_id
 from app.base.storage import keys
+from app.files import repository as files
 from app.garbage import installation
 from app.jobs import claims
-from app.models import Job, JobStatus
-from app.notifier.broker import Notifier
+from app.models import (
+    DEFAULT_PROJECT_ID,
+    File,
+    FileCheck,
+    FileImport,
+    FileStatus,
+    Job,
+    JobStatus,
+    OperationStatus,
+)
+from app.notifier.broker import KEY_PREFIX, Notifier
 from app.notifier.queues import GPU_QUEUE
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
+from tests.support.source_server import SourceServer
 from tests.support.valkey import Valkey
 from tests.support.waiting import wait_for
 
@@ -59,6 +73,109 @@ def test_one_notification_empties_the_queue_one_job_at_a_time(notified_backend: 
     attempts = [backend.attempts(job_id)[0] for job_id in jobs]
     for earlier, later in itertools.pairwise(attempts):
         assert earlier.ended_at <= later.created_at, "one device, one job"
+
+
+def lists_of_messages(backend: Backend) -> list[bytes]:
+    """Whatever the broker keeps of messages, read or not."""
+    with Redis.from_url(backend.settings.resolved_redis_url) as redis:
+        kept = [*redis.keys(f"{KEY_PREFIX}gpu*"), *redis.keys(f"{KEY_PREFIX}cpu*")]
+        return kept + redis.hkeys(f"{KEY_PREFIX}unacked")
+
+
+def test_no_message_stays_while_the_workers_are_busy(notified_backend: Backend) -> None:
+    backend = notified_backend
+    notifier = Notifier(backend.settings)
+    notifier.notify(Job, "nobody listens yet")
+    job_id = backend.add_job(LONG)
+    worker = backend.start_worker()
+    backend.wait_for_step(job_id, 5)
+    for _ in range(50):
+        notifier.notify(Job, job_id)
+    wait_for(lambda: not lists_of_messages(backend), what="nothing is kept")
+    assert backend.job(job_id).status == JobStatus.RUNNING
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(DRAIN_SECONDS) == 0
+    assert not lists_of_messages(backend)
+
+
+def test_a_message_reaches_the_idle_worker_beside_busy_ones(notified_backend: Backend) -> None:
+    backend = notified_backend
+    notifier = Notifier(backend.settings)
+    long = backend.add_job(LONG)
+    workers = [backend.start_worker() for _ in range(2)]
+    backend.wait_for_step(long, 5)
+    # Each listens for jobs, and for Celery's own commands.
+    wait_for(lambda: num_listening(backend) == 2 * len(workers), what="both listen")
+    # The first job may have been taken by any of them, at its start.
+    for _ in range(3):
+        job_id = backend.add_job(FakeTrainer(steps=3))
+        notifier.notify(Job, job_id)
+        backend.wait_for_status(job_id, JobStatus.SUCCEEDED)
+    assert backend.job(long).status == JobStatus.RUNNING
+    for worker in workers:
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(DRAIN_SECONDS) == 0
+
+
+def num_listening(backend: Backend) -> int:
+    """Return the number of connections that hear messages for workers of jobs."""
+    with Redis.from_url(backend.settings.resolved_redis_url) as redis:
+        clients = redis.client_list()
+    return sum(int(client["psub"]) for client in clients)
+
+
+def test_a_file_is_checked_while_another_operation_takes_long(notified_backend: Backend) -> None:
+    backend = notified_backend
+    with closing(SourceServer()) as server:
+        server.files = {"/slow.jsonl": b"{}" * 10_000}
+        server.pause = 1.0  # between two bytes
+        slow, quick = add_file(backend, b""), add_file(backend, b'{"text": "a"}\n')
+        with backend.database.transaction() as session:
+            session.add(
+                FileImport(
+                    id="import-1",
+                    project_id=DEFAULT_PROJECT_ID,
+                    status=OperationStatus.IN_PROGRESS,
+                    file_id=slow,
+                    source=f"{server.url}/slow.jsonl",
+                    is_uploaded=False,
+                    mapping={},
+                )
+            )
+        worker = backend.start_worker("cpu", FALQON_WEBHOOK_NETWORKS='["127.0.0.0/8"]')
+        wait_for(lambda: server.requests, 60, "the import has begun")
+        wait_for(lambda: num_listening(backend) == 2, 60, "the worker listens")
+        with backend.database.transaction() as session:
+            files.add_check(session, session.get_one(File, quick))
+        Notifier(backend.settings).notify(FileCheck, "whichever")
+
+        def status_of(table: type[File] | type[FileImport], id_: str) -> str:
+            with backend.database.read() as session:
+                return session.get_one(table, id_).status
+
+        wait_for(lambda: status_of(File, quick) == FileStatus.PROCESSED, 60, "the check")
+        assert status_of(FileImport, "import-1") == OperationStatus.IN_PROGRESS
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(DRAIN_SECONDS) == 0
+
+
+def add_file(backend: Backend, content: bytes) -> str:
+    id_ = new_id("file-")
+    key = keys.file_content(DEFAULT_PROJECT_ID, id_)
+    stored = backend.storage.put(key, [content])
+    columns = {"status": FileStatus.UPLOADED, "bytes": stored.bytes, "sha256": stored.sha256}
+    with backend.database.transaction() as session:
+        session.add(
+            File(
+                id=id_,
+                project_id=DEFAULT_PROJECT_ID,
+                filename="a.jsonl",
+                purpose="fine-tune",
+                storage_key=key,
+                **columns,
+            )
+        )
+    return id_
 
 
 def test_sigterm_drains_within_seconds(notified_backend: Backend) -> None:

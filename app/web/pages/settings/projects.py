@@ -99,6 +99,7 @@ def limit_project(
     max_storage_bytes: Field = None,
     max_device_hours: Field = None,
     max_running_gpus: Field = None,
+    guaranteed_gpus: Field = None,
 ) -> Response:
     """Set the limits; an empty field removes one."""
     limits = {
@@ -107,6 +108,7 @@ def limit_project(
         "max_storage_bytes": max_storage_bytes,
         "max_device_hours": max_device_hours,
         "max_running_gpus": max_running_gpus,
+        "guaranteed_gpus": guaranteed_gpus,
     }
     with TypedForm(weight=weight, **limits) as form:
         changes = dict.fromkeys(limits) | _read_limits(form.values)
