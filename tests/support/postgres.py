@@ -21,7 +21,7 @@ import psycopg
 class PostgresServer:
     """One cluster in `folder`, reachable by a Unix socket there. It lives as long as a test run, so
     nothing need be `durable`. `address`: where it listens besides, to everybody who comes there.
-    `prefix` begins its command line.
+    `prefix` begins its command line. `copy_of`: a server whose standby this one is.
     """
 
     def __init__(
@@ -32,6 +32,7 @@ class PostgresServer:
         address: str = "",
         prefix: Sequence[str] = (),
         max_connections: int = 200,
+        copy_of: "PostgresServer | None" = None,
     ) -> None:
         self.folder = folder
         self._numbers = itertools.count()
@@ -42,19 +43,11 @@ class PostgresServer:
         self._bin = self._find_binaries()
         if self._user:
             shutil.chown(folder, self._user)
-        self._run(
-            "initdb",
-            "-D",
-            str(self.data),
-            "-U",
-            "falqon",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--locale=C",
-            "--no-sync",
-        )
+        make = ("initdb", "-A", "trust", "-E", "UTF8", "--locale=C")
+        if copy_of is not None:
+            host = f"--host={copy_of.folder}"
+            make = ("pg_basebackup", host, "--write-recovery-conf", "--checkpoint=fast")
+        self._run(*make, "-D", str(self.data), "-U", "falqon", "--no-sync")
         self._max_connections = max_connections
         self._address = address
         self._prefix = list(prefix)

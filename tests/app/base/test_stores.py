@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -16,13 +17,14 @@ from redis.exceptions import RedisError
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import OperationalError
 
-from app.base.database import Database
+from app.base import migrate
+from app.base.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from app.base.settings import Settings
 from app.base.storage import Storage, StorageUnavailable
 from app.base.storage.reach import FOR_PROBES
 from app.garbage import installation
 from app.local.backup import run_tool
-from app.models import Job
+from app.models import Job, Project
 from app.notifier.broker import KEY_PREFIX, Notifier
 from app.notifier.queues import GPU_QUEUE
 from tests.support.backend import ROOT, Backend
@@ -30,8 +32,10 @@ from tests.support.local_server import LocalServer, QuietHandler
 from tests.support.postgres import PostgresServer
 from tests.support.tls import AUTHORITY, NAME, forwarding, make_certificate
 from tests.support.valkey import Valkey
+from tests.support.waiting import wait_for
 
 PAGE = (ROOT / "docs" / "stores.md").read_text()
+SECONDS = 60.0
 AUTHORITIES = "/etc/ssl/certs/ca-certificates.crt"
 SOCKET = ".s.PGSQL.5432"
 needs_openssl = pytest.mark.skipif(
@@ -158,6 +162,40 @@ def test_of_several_postgres_servers_the_one_that_takes_writes_is_used(
         run_tool("pg_dump", make_url(url), "--format=custom", f"--file={dumps[0]}")
         dumps[1].write_bytes(postgres.run_tool("pg_dump", "--format=custom", f"--dbname={url}"))
         assert all(dump.read_bytes().startswith(b"PGDMP") for dump in dumps)
+
+
+def test_a_promoted_standby_takes_over(short_tmp: Path) -> None:
+    primary = PostgresServer(short_tmp / "primary")
+    standby = PostgresServer(short_tmp / "standby", copy_of=primary)
+    url = documented("DATABASE_URL", "target_session_attrs").replace("/falqon?", "/postgres?")
+    hosts = f"host={primary.folder},{standby.folder}"
+    database = Database(url.replace("host=db1.example.com,db2.example.com", hosts))
+    migrate.upgrade(database)
+
+    def is_added(name: str) -> bool:
+        try:
+            with database.transaction() as session:
+                session.add(Project(id=name, name=name))
+        except DATABASE_UNAVAILABLE_ERRORS:
+            return False
+        return True
+
+    def projects_of_standby() -> list[str]:
+        with psycopg.connect(standby.url) as connection:
+            return [row[0] for row in connection.execute("SELECT id FROM projects ORDER BY id")]
+
+    assert is_added("before")
+    wait_for(lambda: "before" in projects_of_standby(), SECONDS, "the standby has the row")
+    primary.stop(signal.SIGQUIT)
+    assert not is_added("meanwhile")
+    with psycopg.connect(standby.url, autocommit=True) as connection:
+        connection.execute("SELECT pg_promote()")
+    wait_for(lambda: is_added("after"), SECONDS, "a row is written")
+    projects = projects_of_standby()
+    assert {"before", "after"} <= set(projects)
+    assert "meanwhile" not in projects
+    database.dispose()
+    standby.stop(signal.SIGQUIT)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
