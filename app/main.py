@@ -42,6 +42,7 @@ from app.http.probes import HealthMonitor
 from app.hub import endpoints as hub
 from app.inference import endpoints as inference
 from app.inference import engine_endpoints as engines
+from app.inference import replica_endpoints as replicas
 from app.inference.answers import open_engines
 from app.jobs import endpoints as jobs
 from app.jobs import estimate_endpoints as estimates
@@ -118,6 +119,7 @@ NOUNS = (
     stored_answers,
     retention,
     model_imports,
+    replicas,
     catalogue,
     hub,
     pages,

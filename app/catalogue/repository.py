@@ -178,6 +178,7 @@ def add_base(session: Session, model: Model, artifacts: Sequence[Artifact]) -> N
         session.execute(delete(kind).where(kind.model_id == model.id), execution_options=UNSYNCED)
     deleted.config, deleted.bytes = model.config, model.bytes
     deleted.created_at, deleted.used_at, deleted.deleted_at = now_plus(), None, None
+    deleted.replicas = 1
     session.flush()
     session.add_all(artifacts)
 

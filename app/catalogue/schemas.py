@@ -34,6 +34,10 @@ class ModelObject(Object):
         ),
     ]
 
+    replicas: Annotated[
+        int | None,
+        Field(description="engines that answer at once while it is asked; null in a list"),
+    ] = None
     stands_for: Annotated[
         list[AliasTarget] | None,
         Field(description="models that an alias stands for; null for a model"),
@@ -41,7 +45,8 @@ class ModelObject(Object):
 
     @classmethod
     def of(cls, model: Model | ListedModel) -> Self:
-        return cls(**fields_of(model))
+        replicas = model.replicas if isinstance(model, Model) else None
+        return cls(**fields_of(model), replicas=replicas)
 
 
 def fields_of(model: Model | ListedModel) -> dict[str, Any]:

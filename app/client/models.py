@@ -53,6 +53,7 @@ def _show(client: Client, model: Json) -> None:
             "size": text.size(model.get("bytes") or 0),
             "created": text.moment(model["created"]),
             "asking": model.get("engine_note"),
+            "replicas": model.get("replicas"),
         }
     )
     files = client.api.get(f"/models/{segment(model['id'])}/artifacts")["data"]
@@ -85,6 +86,18 @@ def _set_pinned(client: Client, model_id: str, *, pinned: bool) -> None:
     path = f"/models/{segment(model_id)}/retention"
     answer = client.api.post(path, {"pinned": pinned})
     client.out.show(answer, f"{model_id} is {'pinned' if pinned else 'not pinned'}.")
+
+
+@command(app, "replicas", "falqon models replicas MODEL 2")
+def set_replicas(
+    client: Client,
+    model_id: ModelId,
+    replicas: Annotated[int, typer.Argument(min=1, help="Engines that answer at once.")],
+) -> None:
+    """Set how many engines answer for a model at once, each on a cpu worker of its own."""
+    answer = client.api.post(f"/models/{segment(model_id)}", {"replicas": replicas})
+    engines = "1 engine answers" if replicas == 1 else f"up to {replicas} engines answer"
+    client.out.show(answer, f"{engines} for {model_id}.")
 
 
 @command(app, "clean", "falqon models clean --unused-days 90")

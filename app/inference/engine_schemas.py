@@ -6,6 +6,8 @@ from app.http.pagination import Object
 from app.inference.repository import ON_A_WORKER
 from app.models import Engine
 
+MAX_REPLICAS = 16  # of a model
+
 
 class EngineChange(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -15,11 +17,23 @@ class EngineChange(BaseModel):
     ]
 
 
+class ModelChange(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    replicas: Annotated[
+        int, Field(ge=1, le=MAX_REPLICAS, description="engines that answer at once")
+    ]
+
+
 class EngineObject(Object):
-    """Engine; its id is that of the model."""
+    """Engine; its id is that of the model, of which each engine has a number."""
 
     object: Literal["engine"] = "engine"
+    replica: int
     status: Literal["waiting", "loading", "ready"]
+    reason: Annotated[
+        str | None, Field(description="why workers have not loaded an engine that waits")
+    ]
     worker: str | None
     keep_loaded: bool
     memory_bytes: Annotated[int | None, Field(description="with the latest heartbeat")]
@@ -33,7 +47,9 @@ class EngineObject(Object):
         return cls.model_validate(
             {
                 "id": engine.model_id,
+                "replica": engine.replica,
                 "status": engine.state,
+                "reason": engine.error_message,
                 "worker": engine.owner if engine.state in ON_A_WORKER else None,
                 "keep_loaded": engine.keep_loaded,
                 "memory_bytes": engine.memory_bytes,

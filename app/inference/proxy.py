@@ -25,6 +25,10 @@ from app.inference.turns import EngineQueue, EngineTurn
 from app.inference.usage import UsageTally, usage_of
 
 CONNECT_SECONDS = 5.0
+# Of an engine beside which another one can answer, so that the next answer comes within 5 seconds.
+REPLICA_CONNECT_SECONDS = 2.0
+REPLICA_HEALTH_SECONDS = 1.0
+ENGINE_UNAVAILABLE = "engine_unavailable"
 RESPONSE_SECONDS = 600.0  # the timeout of the official client
 MAX_CONNECTIONS = 2_000
 CHECKED_EVERY_SECONDS = 0.5
@@ -87,6 +91,7 @@ class Exchange:
                 f"{self.target.address}{path}",
                 content=None if fields is None else self.target.body(json.dumps(fields).encode()),
                 headers=self.target.headers,
+                timeout=self._timeout,
             )
         finally:
             turn.release()
@@ -107,6 +112,7 @@ class Exchange:
                 f"{self.target.address}{self.path}",
                 content=self.target.body(question.for_engine()),
                 headers=self.target.headers,
+                timeout=self._timeout,
             )
             answer = await self.client.send(sent, stream=True)
         except BaseException:
@@ -143,20 +149,30 @@ class Exchange:
             log.warning("engine gone", address=self.target.address, error=repr(error))
             await run_sync(self.calls.give_up)
         return Unavailable(
-            "The engine of this model does not respond; try again.", code="engine_unavailable"
+            "The engine of this model does not respond; try again.", code=ENGINE_UNAVAILABLE
         )
 
     async def _is_alive(self) -> bool:
-        """Return True if the engine takes a connection and answers at all."""
+        """Return True if the engine takes a connection and answers at all. One beside others is
+        given time: its lease says later whether it has gone.
+        """
+        has_others = self.target.num_replicas > 1
         try:
             await self.client.get(
                 f"{self.target.address}/health",
                 headers=self.target.headers,
-                timeout=CONNECT_SECONDS,
+                timeout=REPLICA_HEALTH_SECONDS if has_others else CONNECT_SECONDS,
             )
+        except httpx.TimeoutException:
+            return has_others
         except httpx.TransportError:
             return False
         return True
+
+    @property
+    def _timeout(self) -> httpx.Timeout:
+        seconds = REPLICA_CONNECT_SECONDS if self.target.num_replicas > 1 else CONNECT_SECONDS
+        return httpx.Timeout(RESPONSE_SECONDS, connect=seconds)
 
 
 def make_client(idle_seconds: float = 0.0) -> httpx.AsyncClient:

@@ -30,3 +30,5 @@ class Model(Base):
     used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]  # end of an unused model, of which its project was told
     is_pinned: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # Engines that are to answer for it at once, while it is asked.
+    replicas: Mapped[int] = mapped_column(default=1, server_default="1")

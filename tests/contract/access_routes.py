@@ -371,6 +371,9 @@ ROUTES = {
     ("GET", "/v1/model_imports"): Route(ADMIN, is_of_all=True, by_installation=True),
     ("GET", "/v1/model_imports/{import_id}"): Route(ADMIN, a_model_import, by_installation=True),
     ("GET", "/v1/models/{model:path}"): Route(INFER, a_model, without_model),
+    ("POST", "/v1/models/{model:path}"): Route(
+        WRITE, a_model, without_model, send=json({"replicas": 2})
+    ),
     ("DELETE", "/v1/models/{model:path}"): Route(WRITE, a_model, without_model),
     ("GET", "/v1/models/{model:path}/artifacts"): Route(READ, a_model, without_model),
     ("GET", "/v1/models/{model:path}/artifacts/manifest.json"): Route(READ, a_model, without_model),

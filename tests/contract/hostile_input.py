@@ -100,6 +100,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "metadata": {"team": "red"},
         "output_expires_after": {"anchor": "created_at", "seconds": 3600},
     },
+    "POST /v1/models/{model}": {"replicas": 2},
     "POST /v1/models/{model}/retention": {"pinned": True},
     "POST /v1/workers/{worker}/drain": {"draining": "finish"},
     "POST /v1/falqon/deletions/models": {

@@ -56,6 +56,7 @@ EVENT_TYPES = {
     ("POST", "/v1/models"): "model.created",
     ("POST", "/v1/falqon/deletions/models"): "model.deleted",
     ("POST", "/v1/falqon/deletions/jobs"): "job.deleted",
+    ("POST", "/v1/models/{model:path}"): "model.updated",
     ("POST", "/v1/models/{model:path}/retention"): "model.pinned",
     ("POST", "/v1/models/{model:path}/exports"): "export.created",
     ("POST", "/v1/organization/group_grants"): "group_grant.updated",

@@ -8,6 +8,7 @@ from pathlib import Path
 from app.base.settings import Settings
 from app.models import Model
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.errors import UserError
 from falqon_core.contract.formats import GGUF_FORMATS, FormatUnavailable, check_format
 from falqon_core.estimate.host_memory import available_host_bytes
 from worker.inference import llama_cpp, vllm
@@ -64,6 +65,23 @@ def prepare(model: Model, cache: ModelCache, settings: Settings) -> Loading:
     if is_quantized:
         folder = cache.bf16(model.id)
     return _for_vllm(model, folder, available_host_bytes)
+
+
+def least_bytes(model: Model, gpu_bytes: Callable[[], int | None]) -> tuple[int, int] | None:
+    """Return the bytes that an engine on this machine needs for a model at least, as far as its row
+    says, and those that are free for it; None for a model that is not understood. `gpu_bytes`:
+    `available_gpu_bytes`, or what it has just returned.
+    """
+    is_for_vllm = find_vllm() is not None and model.format not in (*GGUF_FORMATS, "gguf_lora")
+    free = gpu_bytes() if is_for_vllm else None
+    try:
+        num_contexts = llama_cpp.PARALLEL_ANSWERS if free is None else VLLM_CONTEXTS
+        needed = model.bytes + num_contexts * cache_bytes(model.config)
+    except UserError:
+        return None
+    if free is None:
+        return needed, available_host_bytes()
+    return needed + VLLM_PROCESSES_BYTES, free
 
 
 def _for_llama_cpp(model: Model, cache: ModelCache, settings: Settings) -> Loading:

@@ -27,6 +27,8 @@ from worker.operations.handler import OperationAbandoned, PermanentError
 from worker.operations.polled_lease import PolledLease
 
 ENGINE_CHECK_SECONDS = 0.2
+# Failures that another worker, with another card or more memory, may not have.
+OF_THIS_MACHINE = ("engine_out_of_memory", "engine_not_available")
 
 log = structlog.get_logger()
 
@@ -35,15 +37,21 @@ class EngineRun:
     """A thread and the program that it watches; neither outlives the other."""
 
     def __init__(
-        self, context: WorkerContext, engine: Engine, make_room: Callable[[Engine, Loading], None]
+        self,
+        context: WorkerContext,
+        engine: Engine,
+        make_room: Callable[[Engine, Loading], None],
+        decline: Callable[[Session, Engine, PermanentError], None],
     ) -> None:
         self.model_id = engine.model_id
         self.shared: Path | None = None  # The file whose pages it has mapped.
+        self.needed_bytes = 0
         self._context = context
         self._settings = context.settings
         self._database = context.database
         self._engine = engine
         self._make_room = make_room
+        self._decline = decline
         self._stopping = threading.Event()
         self._lease = PolledLease(context, self._renew, model=self.model_id)
         self._figures = Figures()
@@ -81,6 +89,7 @@ class EngineRun:
             loading = prepare(self._model(), cache, self._settings)
             self._make_room(self._engine, loading)
             self.shared = loading.shared
+            self.needed_bytes = loading.needed_bytes
             self._answer(loading)
 
     def _answer(self, loading: Loading) -> None:
@@ -153,9 +162,11 @@ class EngineRun:
                 claims.unload(session, self._engine)
 
     def _fail(self, failure: PermanentError) -> None:
-        error = {"error_code": failure.code, "error_message": failure.message}
         with self._database.transaction() as session:
-            claims.write(session, self._engine, state=EngineState.FAILED, **error)
+            if failure.code in OF_THIS_MACHINE:
+                self._decline(session, self._engine, failure)
+            else:
+                claims.fail(session, self._engine, failure.code, failure.message)
 
 
 def _failure_of(error: Exception) -> PermanentError:

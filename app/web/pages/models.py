@@ -14,6 +14,8 @@ from app.exports import service as exports
 from app.exports.schemas import ExportRequest
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
+from app.inference import replicas as replica_service
+from app.inference.engine_schemas import MAX_REPLICAS, ModelChange
 from app.jobs import service as jobs
 from app.model_imports import service as model_imports
 from app.model_imports.schemas import ModelImportRequest
@@ -198,6 +200,24 @@ def switch_name(
     return redirect_to(model_page(model))
 
 
+@router.change("/{model:path}/replicas")
+def set_replicas(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    model: str,
+    replicas: Annotated[str, Form()],
+) -> Response:
+    with notify_refusals(request):
+        try:
+            change = parse_form(ModelChange, replicas=replicas)
+        except InvalidForm:
+            raise InvalidRequest(f"Enter a whole number from 1 to {MAX_REPLICAS}.") from None
+        replica_service.change_model(services, caller, model, change)
+        notify(request, "The number of replicas is set; workers load them while the model is used.")
+    return redirect_to(model_page(model))
+
+
 @router.change("/{model:path}/links")
 def make_link(
     services: ServicesDep,
@@ -241,6 +261,7 @@ def show_model(services: ServicesDep, request: Request, caller: Visitor, model: 
         lineage = model_view.lineage(session, caller.project_id, model_object.id)
         card = read_card(session, caller.project_id, model_object, lineage)
     context = shared(request, caller)
+    is_served_elsewhere = bool(services.settings.engine_url_of(model_object.id))
     return page(
         request,
         "models/page.html",
@@ -248,7 +269,7 @@ def show_model(services: ServicesDep, request: Request, caller: Visitor, model: 
         here=MODELS_PATH,
         model=model_object,
         kind=kind(model_object),
-        engine_note=None if services.settings.engine_url else model_object.engine_note,
+        engine_note=None if is_served_elsewhere else model_object.engine_note,
         artifacts=files,
         line=lineage,
         card=card,
@@ -263,6 +284,7 @@ def show_model(services: ServicesDep, request: Request, caller: Visitor, model: 
         else retention.retrieve_retention(services, caller, model_object.id),
         names=_names_to_switch(services, caller, model_object),
         most_percent=MAX_CANARY_PERCENT,
+        most_replicas=MAX_REPLICAS,
         **_exports(services, caller, model_object),
     )
 

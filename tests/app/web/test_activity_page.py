@@ -154,6 +154,7 @@ FORMS = {
     "/models/delete": Form(
         "model.deleted", a_model_to_find, {"confirmed": "yes"}, sends=("search",)
     ),
+    "/models/{model:path}/replicas": Form("model.updated", a_model, {"replicas": "2"}),
     "/models/{model:path}/pin": Form("model.pinned", a_model, {"pinned": "yes"}),
     "/models/{model:path}/delete": Form("model.deleted", a_model),
     "/workers/engines/keep": Form("engine.updated", an_engine, {"keep_loaded": "true"}, ("model",)),
