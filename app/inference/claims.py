@@ -125,8 +125,10 @@ def fail(session: Session, engine: Engine, code: str, message: str) -> None:
 
 
 def unload(session: Session, engine: Engine) -> None:
-    """Remove the row of an engine that has ended, unless others have it or ask for it by now."""
-    is_last = (*leases.is_attempt(engine), Engine.state.in_(ON_A_WORKER))
+    """Remove the row of an engine that has ended, unless others have it or ask for it by now, or it
+    is to stay loaded: then others take it once its lease is over.
+    """
+    is_last = (*leases.is_attempt(engine), Engine.state.in_(ON_A_WORKER), ~Engine.keep_loaded)
     session.execute(delete(Engine).where(*is_last), execution_options=UNSYNCED)
 
 

@@ -1,6 +1,7 @@
 """Transport of requests to an engine, and of the responses back."""
 
 import json
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,6 +32,15 @@ REPLICA_HEALTH_SECONDS = 1.0
 ENGINE_UNAVAILABLE = "engine_unavailable"
 RESPONSE_SECONDS = 600.0  # the timeout of the official client
 MAX_CONNECTIONS = 2_000
+# A machine that has gone is noticed within 14 seconds by those who wait for its answers.
+KEEPALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)  # not on every system
+    ),
+]
 CHECKED_EVERY_SECONDS = 0.5
 
 T = TypeVar("T")
@@ -183,7 +193,8 @@ def make_client(idle_seconds: float = 0.0) -> httpx.AsyncClient:
     if idle_seconds:
         limits = httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=idle_seconds)
     timeout = httpx.Timeout(RESPONSE_SECONDS, connect=CONNECT_SECONDS)
-    return httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False)
+    transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False, socket_options=KEEPALIVE)
+    return httpx.AsyncClient(timeout=timeout, transport=transport, trust_env=False)
 
 
 async def fetch_answer(
