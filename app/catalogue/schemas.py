@@ -46,7 +46,7 @@ class ModelObject(Object):
     @classmethod
     def of(cls, model: Model | ListedModel) -> Self:
         replicas = model.replicas if isinstance(model, Model) else None
-        return cls(**fields_of(model), replicas=replicas)
+        return cls(**fields_of(model) | {"replicas": replicas})
 
 
 def fields_of(model: Model | ListedModel) -> dict[str, Any]:
@@ -62,6 +62,7 @@ def fields_of(model: Model | ListedModel) -> dict[str, Any]:
         "hub_id": hub_id(model.id),
         "format": model.format,
         "engine_note": engine_note_of(model),
+        "replicas": None,
         "stands_for": None,
     }
 
@@ -79,6 +80,7 @@ def fields_of_alias(alias: Alias) -> dict[str, Any]:
         "hub_id": hub_id(alias.targets.heaviest),
         "format": None,
         "engine_note": None,
+        "replicas": None,
         "stands_for": [target.model_dump() for target in alias.targets.models],
     }
 
