@@ -1,15 +1,27 @@
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from app.catalogue.naming import hub_id
 from app.catalogue.repository import ListedModel
 from app.http.pagination import Object
 from app.models import Alias, Model
 from app.models.alias import AliasTarget
+from app.models.model import ServeAs
 from falqon_core.contract.formats import engine_note
+from falqon_core.contract.rounding import Rounding
 
 NOT_SERVABLE = "lora"  # no engine of the workers takes PEFT's form of an adapter
+
+
+class SharedForm(BaseModel):
+    model: Annotated[str, Field(description="the adapter that answers, on the base model")]
+    bound: Annotated[
+        Rounding,
+        Field(
+            description="how far its answers are from those of the merged model, on held-out rows"
+        ),
+    ]
 
 
 class ModelObject(Object):
@@ -34,6 +46,20 @@ class ModelObject(Object):
         ),
     ]
 
+    serve_as: Annotated[
+        ServeAs | None,
+        Field(
+            description="for the model of a job: merged, from weights of its own, or shared, as an "
+            "adapter on its base; null in lists"
+        ),
+    ] = None
+    shared_form: Annotated[
+        SharedForm | None,
+        Field(
+            description="what answers where serve_as is shared; null as long as the merged model "
+            "does: until the adapter is made and measured. null in lists"
+        ),
+    ] = None
     stands_for: Annotated[
         list[AliasTarget] | None,
         Field(description="models that an alias stands for; null for a model"),
@@ -57,6 +83,8 @@ def fields_of(model: Model | ListedModel) -> dict[str, Any]:
         "hub_id": hub_id(model.id),
         "format": model.format,
         "engine_note": engine_note_of(model),
+        "serve_as": None,
+        "shared_form": None,
         "stands_for": None,
     }
 
@@ -74,6 +102,8 @@ def fields_of_alias(alias: Alias) -> dict[str, Any]:
         "hub_id": hub_id(alias.targets.heaviest),
         "format": None,
         "engine_note": None,
+        "serve_as": None,
+        "shared_form": None,
         "stands_for": [target.model_dump() for target in alias.targets.models],
     }
 

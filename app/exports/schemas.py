@@ -3,6 +3,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field
 
 from app.models import Export, OperationStatus
+from app.models.model import ServeAs
 from app.models.strict_model import StrictModel
 from app.operations.schemas import OperationError, OperationObject
 from falqon_core.contract.formats import FormatName
@@ -18,6 +19,17 @@ class ExportRequest(StrictModel):
             "gguf: for llama.cpp, gguf_…: in 8, 5 or 4 bits; q4_1: the INT4 weights that qa_lora "
             "trained, for llama.cpp; "
             "fp8: of a checkpoint"
+        ),
+    ]
+
+
+class ModelChange(StrictModel):
+    serve_as: Annotated[
+        ServeAs,
+        Field(
+            description="merged: from weights of its own, exactly those trained; shared: as an "
+            "adapter on its base, which models share in memory, from the moment that its distance "
+            "is measured"
         ),
     ]
 

@@ -5,6 +5,7 @@ import json
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 from anyio.to_thread import run_sync
@@ -28,7 +29,12 @@ from app.services import Services
 UPSTREAM_ANSWERS = 2_000  # simultaneous ones; the upstream has limits of its own
 DEFAULT_ANSWERS = 4  # simultaneous ones, for an engine of an older worker
 # Errors that a retry cannot resolve.
-PERMANENT_CODES = ("engine_not_available", "model_not_servable", "chat_template_refused")
+PERMANENT_CODES = (
+    "engine_not_available",
+    "model_not_servable",
+    "chat_template_refused",
+    "adapter_rank_too_high",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,7 @@ class EngineTarget:
     project_id: str
     is_private: bool  # no other project uses it
     is_upstream: bool = False  # it gets questions as their clients wrote them
+    asked_name: str | None = None  # for a model whose adapter answers by another name
 
     def refusal_of(
         self, answer: httpx.Response, raw: bytes, prompt_field: str = "messages"
@@ -69,7 +76,16 @@ class EngineTarget:
         if self.engine is None:  # a server of the operator's may know neither field
             return question
         caching = {"cache_prompt": self.is_private, "cache_salt": self.project_id}
+        if self.asked_name is not None:
+            return json.dumps(
+                caching | json.loads(question) | {"model": self.engine.model_id}
+            ).encode()
         return json.dumps(caching).encode()[:-1] + b"," + question[1:]
+
+    def name_as_asked(self, document: dict[str, Any]) -> None:
+        """Put the name that was asked for into an answer, or an event of one."""
+        if self.asked_name is not None and "model" in document:
+            document["model"] = self.asked_name
 
 
 class EngineFailed(ApiError):
@@ -120,7 +136,8 @@ def find_or_request(
         return _find_upstream(settings, database, project_id, model_id)
     with database.look_up() as session:
         model = _find_model(session, project_id, model_id)
-        ready = repository.find_ready(session, model_id)
+        served_id = catalogue.served_id(session, model)
+        ready = repository.find_ready(session, served_id)
         is_private = repository.is_private(session, model)
     if model.format == NOT_SERVABLE:
         raise InvalidRequest(
@@ -132,14 +149,14 @@ def find_or_request(
         address = settings.engine_url.rstrip("/")
         return EngineTarget(address, token, None, settings.engine_answers, project_id, is_private)
     if ready is not None:
-        target = _target_of(ready.engine, project_id, is_private)
+        target = _target_of(ready.engine, project_id, model_id, is_private)
         if ready.use_is_due:
             note_use(database, target)
         return target
     with database.transaction() as session:
-        is_new = repository.request_engine(session, model_id, is_patient=is_patient)
+        is_new = repository.request_engine(session, served_id, is_patient=is_patient)
     if is_new:
-        notifier.notify(Engine, model_id)
+        notifier.notify(Engine, served_id)
     return None
 
 
@@ -192,17 +209,18 @@ def poll(
 ) -> EngineTarget | None:
     """Return the requested engine once it is ready. Raises the reason if it cannot be."""
     with database.read() as session:
-        engine = repository.find(session, model_id)
-        ready = repository.find_ready(session, model_id)
         model = session.get(Model, model_id)
+        served_id = model_id if model is None else catalogue.served_id(session, model)
+        engine = repository.find(session, served_id)
+        ready = repository.find_ready(session, served_id)
         is_private = model is not None and repository.is_private(session, model)
     if ready is not None:
-        return _target_of(ready.engine, project_id, is_private)
+        return _target_of(ready.engine, project_id, model_id, is_private)
     if engine is not None and engine.state == EngineState.FAILED:
         raise _failure_of(engine)
     if engine is None:  # unloaded again meanwhile
         with database.transaction() as session:
-            repository.request_engine(session, model_id, is_patient=is_patient)
+            repository.request_engine(session, served_id, is_patient=is_patient)
     return None
 
 
@@ -220,11 +238,17 @@ def give_up(database: Database, target: EngineTarget) -> None:
             repository.give_up(session, target.engine)
 
 
-def _target_of(engine: Engine, project_id: str, is_private: bool) -> EngineTarget:
+def _target_of(engine: Engine, project_id: str, model_id: str, is_private: bool) -> EngineTarget:
     assert engine.address is not None
-    max_answers = engine.max_answers or DEFAULT_ANSWERS
-    token = engine.token or ""
-    return EngineTarget(engine.address, token, engine, max_answers, project_id, is_private)
+    return EngineTarget(
+        engine.address,
+        engine.token or "",
+        engine,
+        engine.max_answers or DEFAULT_ANSWERS,
+        project_id,
+        is_private,
+        asked_name=None if engine.model_id == model_id else model_id,
+    )
 
 
 def _failure_of(engine: Engine) -> ApiError:

@@ -1,9 +1,12 @@
 from datetime import datetime
+from typing import Literal
 
-from sqlalchemy import BigInteger, ForeignKey, Index, false
+from sqlalchemy import BigInteger, ForeignKey, Index, String, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, JsonObject
+
+ServeAs = Literal["merged", "shared"]
 
 
 class Model(Base):
@@ -30,3 +33,5 @@ class Model(Base):
     used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]  # end of an unused model, of which its project was told
     is_pinned: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # Of a job's model; shared: as its adapter, once there is one whose distance is measured.
+    serve_as: Mapped[ServeAs] = mapped_column(String, default="merged", server_default="merged")

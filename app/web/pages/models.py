@@ -11,7 +11,7 @@ from app.base.errors import InvalidRequest
 from app.catalogue import service as models
 from app.catalogue.schemas import ModelObject
 from app.exports import service as exports
-from app.exports.schemas import ExportRequest
+from app.exports.schemas import ExportRequest, ModelChange
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.jobs import service as jobs
@@ -136,7 +136,11 @@ def model_stream(
 
     def render() -> live.Parts:
         forms = _exports(services, caller, model_object)
-        return {"exports": fragment("models/exports.html", **context, model=model_object, **forms)}
+        current = models.retrieve_model(services, caller, model)
+        return {
+            name: fragment(f"models/{name}.html", **context, model=current, **forms)
+            for name in ("serving", "exports")
+        }
 
     return live.stream(services, caller, render, EXPORT_POLL_SECONDS)
 
@@ -171,6 +175,24 @@ def ask_for_export(
             notify(request, f"The {export.format} format is ready.")
         else:
             notify(request, f"A worker creates the {export.format} format.")
+    return redirect_to(model_page(model))
+
+
+@router.change("/{model:path}/serving")
+def choose_serving(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    model: str,
+    serve_as: Annotated[str, Form()],
+) -> Response:
+    with notify_refusals(request):
+        choice = parse_form(ModelChange, serve_as=serve_as)
+        changed = exports.change_model(services, caller, model, choice)
+        if changed.serve_as == "shared" and changed.shared_form is None:
+            notify(request, "A worker makes the adapter and measures it; then it answers.")
+        else:
+            notify(request, f"The model answers {changed.serve_as}.")
     return redirect_to(model_page(model))
 
 
