@@ -2,6 +2,7 @@
 weights.
 """
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,6 +151,12 @@ def test_a_job_that_is_to_be_shared_has_its_adapter_made_and_measured(
     backend = embedded_backend
     job_id = backend.add_job(FAKE)
     with backend.database.transaction() as session:
+        config = session.get_one(Artifact, (BASE_MODEL, "config.json"))
+        values = json.loads(b"".join(backend.storage.chunks(config.storage_key)))
+        config.storage_key += ".llama"
+        content = json.dumps(values | {"model_type": "llama"}).encode()
+        stored = backend.storage.put(config.storage_key, [content])
+        config.bytes, config.sha256 = stored.bytes, stored.sha256
         if says_so == "project":
             session.get_one(Project, DEFAULT_PROJECT_ID).serve_as = "shared"
         if says_so == "job":
