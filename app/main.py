@@ -42,7 +42,6 @@ from app.http.probes import HealthMonitor
 from app.hub import endpoints as hub
 from app.inference import endpoints as inference
 from app.inference import engine_endpoints as engines
-from app.inference import replica_endpoints as replicas
 from app.inference.answers import open_engines
 from app.jobs import endpoints as jobs
 from app.jobs import estimate_endpoints as estimates
@@ -119,7 +118,6 @@ NOUNS = (
     stored_answers,
     retention,
     model_imports,
-    replicas,
     catalogue,
     hub,
     pages,
@@ -167,6 +165,7 @@ def create_app(settings: Settings) -> FastAPI:
     for noun in NOUNS:
         app.include_router(noun.router)
     app.include_router(artifacts.followed)
+    app.include_router(engines.model_router)  # behind all others: its path ends with any text
     app.openapi = openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     assets.mount(app)
     return app

@@ -1,3 +1,4 @@
+from enum import StrEnum
 from functools import partial
 from typing import Annotated
 
@@ -8,7 +9,13 @@ from app.client.api import Json, segment
 from app.client.cleaning import BaseModel, CreatedDays, Search, Yes, days_ago, delete_each
 from app.client.columns import Column
 from app.client.command import Client, ModelId, command, option
-from app.client.exports import export_model
+from app.client.exports import describe_cost, export_model, wait_for_export
+
+
+class ServeAs(StrEnum):
+    MERGED = "merged"
+    SHARED = "shared"
+
 
 app = typer.Typer(no_args_is_help=True, help="Base models and fine-tuned models.")
 
@@ -54,6 +61,7 @@ def _show(client: Client, model: Json) -> None:
             "created": text.moment(model["created"]),
             "asking": model.get("engine_note"),
             "replicas": model.get("replicas"),
+            "answers": _answering(model),
         }
     )
     files = client.api.get(f"/models/{segment(model['id'])}/artifacts")["data"]
@@ -61,6 +69,40 @@ def _show(client: Client, model: Json) -> None:
         ("file", "size", "sha256"),
         ((file["name"], text.size(file["bytes"]), file["sha256"]) for file in files),
     )
+
+
+@command(app, "serve", "falqon models serve MODEL --as shared")
+def serve_model(
+    client: Client,
+    model_id: ModelId,
+    serve_as: Annotated[
+        ServeAs,
+        option(
+            "--as",
+            help="merged: from weights of its own, exactly those trained; shared: as an adapter on "
+            "its base, which models share in memory.",
+        ),
+    ],
+    wait: Annotated[
+        bool, typer.Option(help="Wait until the adapter is measured; exit 1 if that fails.")
+    ] = True,
+) -> None:
+    """Choose how a fine-tuned model answers."""
+    path = f"/models/{segment(model_id)}"
+    model = client.api.post(path, {"serve_as": serve_as.value}, repeatable=True)
+    if wait and serve_as == ServeAs.SHARED and model["shared_form"] is None:
+        wait_for_export(client, f"{path}/exports/gguf_lora")
+        model = client.api.get(path)
+    client.out.show(model, f"{model_id} answers {_answering(model)}.")
+
+
+def _answering(model: Json) -> str | None:
+    """Return how the model of a job answers, with the distance of an adapter."""
+    if shared := model.get("shared_form"):
+        return f"shared, as {shared['model']}{describe_cost(shared['bound'])}"
+    if model.get("serve_as") == "shared":
+        return "merged, until its adapter is made and measured"
+    return model.get("serve_as")
 
 
 @command(app, "delete", "falqon models delete MODEL")

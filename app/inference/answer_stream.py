@@ -145,6 +145,7 @@ class AnswerStream(StreamingResponse):
         if usage := usage_of(event):
             self._exchange.tally.set_usage(question, usage)
         trim(event)
+        self._exchange.target.name_as_asked(event)
         if not self._shared:
             self._shared = {name: event[name] for name in SHARED_FIELDS if name in event}
         if not choices:

@@ -6,22 +6,12 @@ from app.http.pagination import Object
 from app.inference.repository import ON_A_WORKER
 from app.models import Engine
 
-MAX_REPLICAS = 16  # of a model
-
 
 class EngineChange(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     keep_loaded: Annotated[
         bool, Field(description="exempt from making room and from ending when idle")
-    ]
-
-
-class ModelChange(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    replicas: Annotated[
-        int, Field(ge=1, le=MAX_REPLICAS, description="engines that answer at once")
     ]
 
 

@@ -223,6 +223,7 @@ async def fetch_answer(
     await while_connected(fetch_all, request, exchange)
     is_private = exchange.target.is_private
     document = join(questions, documents, rewriter, exchange.tally, is_private=is_private)
+    exchange.target.name_as_asked(document)
     return Response(dump(form.whole(document)), headers=headers("application/json"))
 
 

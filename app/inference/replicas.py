@@ -6,16 +6,13 @@ from app.base.errors import Forbidden, InvalidRequest
 from app.catalogue import service as catalogue
 from app.catalogue.schemas import NOT_SERVABLE, ModelObject, engine_note_of
 from app.inference import repository
-from app.inference.engine_schemas import ModelChange
-from app.models import Engine
+from app.models import Engine, Model
 from app.services import Services
 
 
-def change_model(
-    services: Services, caller: Caller, model_id: str, change: ModelChange
-) -> ModelObject:
-    """Set the replicas of a model. A loaded one gets its further engines at once; engines beyond
-    the number end once they have answered.
+def set_replicas(services: Services, caller: Caller, model_id: str, replicas: int) -> ModelObject:
+    """Set the replicas of a model, and of the adapter that it answers with. A loaded one gets its
+    further engines at once; engines beyond the number end once they have answered.
     """
     is_new = False
     with services.database.transaction() as session:
@@ -31,14 +28,16 @@ def change_model(
             raise InvalidRequest(
                 f"model: {engine_note_of(model)}", param="model", code="model_not_servable"
             )
-        if model.replicas != change.replicas:
-            model.replicas = change.replicas
+        served = session.get_one(Model, catalogue.served_id(session, model))
+        if {model.replicas, served.replicas} != {replicas}:
+            model.replicas = served.replicas = replicas
             session.flush()
-            repository.drop_surplus(session, model)
-            if repository.is_loaded(session, model_id):
-                is_new = repository.request_engine(session, model_id)
+            for each in {model, served}:
+                repository.drop_surplus(session, each)
+                if repository.is_loaded(session, each.id):
+                    is_new |= repository.request_engine(session, each.id)
             audit.record(session, caller, "model.updated", model_id)
-        changed = ModelObject.of(model)
+        changed = catalogue.describe(session, model)
     if is_new:
         services.notifier.notify(Engine, model_id)
     return changed

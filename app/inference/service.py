@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 from anyio.to_thread import run_sync
@@ -30,7 +31,12 @@ from app.services import Services
 UPSTREAM_ANSWERS = 2_000  # simultaneous ones; the upstream has limits of its own
 DEFAULT_ANSWERS = 4  # simultaneous ones, for an engine of an older worker
 # Errors that a retry cannot resolve.
-PERMANENT_CODES = ("engine_not_available", "model_not_servable", "chat_template_refused")
+PERMANENT_CODES = (
+    "engine_not_available",
+    "model_not_servable",
+    "chat_template_refused",
+    "adapter_rank_too_high",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class EngineTarget:
     is_private: bool  # no other project uses it
     is_upstream: bool = False  # it gets questions as their clients wrote them
     num_replicas: int = 1  # engines that the model is to have
+    asked_name: str | None = None  # for a model whose adapter answers by another name
 
     def refusal_of(
         self, answer: httpx.Response, raw: bytes, prompt_field: str = "messages"
@@ -77,7 +84,16 @@ class EngineTarget:
         if self.engine is None:  # a server of the operator's may know neither field
             return question
         caching = {"cache_prompt": self.is_private, "cache_salt": self.project_id}
+        if self.asked_name is not None:
+            return json.dumps(
+                caching | json.loads(question) | {"model": self.engine.model_id}
+            ).encode()
         return json.dumps(caching).encode()[:-1] + b"," + question[1:]
+
+    def name_as_asked(self, document: dict[str, Any]) -> None:
+        """Put the name that was asked for into an answer, or an event of one."""
+        if self.asked_name is not None and "model" in document:
+            document["model"] = self.asked_name
 
 
 class EngineFailed(ApiError):
@@ -144,7 +160,8 @@ def find_or_request_all(
         return [_find_upstream(settings, database, project_id, model_id)]
     with database.look_up() as session:
         model = _find_model(session, project_id, model_id)
-        ready = repository.find_ready(session, model)
+        served = _served(session, model)
+        ready = repository.find_ready(session, served)
         is_private = repository.is_private(session, model)
     if model.format == NOT_SERVABLE:
         raise InvalidRequest(
@@ -156,15 +173,16 @@ def find_or_request_all(
         max_answers = settings.engine_answers
         return [EngineTarget(address, token, None, max_answers, project_id, is_private)]
     if ready:
-        targets = [_target_of(each.engine, model, project_id, is_private) for each in ready]
+        asked = (served, project_id, model_id, is_private)
+        targets = [_target_of(each.engine, *asked) for each in ready]
         if any(each.use_is_due for each in ready):
             note_use(database, targets[0])
         return targets
     with database.transaction() as session:
-        is_new = repository.request_engine(session, model_id, is_patient=is_patient)
+        is_new = repository.request_engine(session, served.id, is_patient=is_patient)
     if is_new:
-        for _ in range(model.replicas):
-            notifier.notify(Engine, model_id)
+        for _ in range(served.replicas):
+            notifier.notify(Engine, served.id)
     return []
 
 
@@ -176,6 +194,12 @@ def choose(targets: Sequence[EngineTarget]) -> EngineTarget:
         return num_requests / target.max_answers, random.random()
 
     return min(targets, key=load)
+
+
+def _served(session: Session, model: Model) -> Model:
+    """Return the model whose engines answer for this one."""
+    served_id = catalogue.served_id(session, model)
+    return model if served_id == model.id else session.get_one(Model, served_id)
 
 
 def _find_model(session: Session, project_id: str, model_id: str) -> Model:
@@ -235,18 +259,21 @@ def poll_all(
 ) -> Sequence[EngineTarget]:
     """Return the requested engines that are ready, as `poll` does one of them."""
     with database.read() as session:
-        engines = repository.find(session, model_id)
         model = session.get(Model, model_id)
-        ready = repository.find_ready(session, model) if model is not None else []
+        served = model and _served(session, model)
+        served_id = served.id if served is not None else model_id
+        engines = repository.find(session, served_id)
+        ready = repository.find_ready(session, served) if served is not None else []
         is_private = model is not None and repository.is_private(session, model)
-    if model is not None and ready:
-        return [_target_of(each.engine, model, project_id, is_private) for each in ready]
+    if served is not None and ready:
+        asked = (served, project_id, model_id, is_private)
+        return [_target_of(each.engine, *asked) for each in ready]
     failed = [engine for engine in engines if engine.state == EngineState.FAILED]
     if failed and not any(engine.state in repository.ON_A_WORKER for engine in engines):
         raise _failure_of(failed[0])
     if not engines:  # unloaded again meanwhile
         with database.transaction() as session:
-            repository.request_engine(session, model_id, is_patient=is_patient)
+            repository.request_engine(session, served_id, is_patient=is_patient)
     return []
 
 
@@ -255,7 +282,8 @@ def _not_loaded(database: Database, model_id: str, wait_seconds: float) -> Unava
     that know it.
     """
     with database.read() as session:
-        engines = repository.find(session, model_id)
+        model = session.get(Model, model_id)
+        engines = repository.find(session, _served(session, model).id) if model else []
     reason = next((each.error_message for each in engines if each.error_message), None)
     advice = reason or "If that does not help, check that a cpu worker runs."
     return Unavailable(
@@ -283,7 +311,9 @@ def give_up(database: Database, target: EngineTarget) -> None:
             repository.give_up(session, target.engine)
 
 
-def _target_of(engine: Engine, model: Model, project_id: str, is_private: bool) -> EngineTarget:
+def _target_of(
+    engine: Engine, served: Model, project_id: str, model_id: str, is_private: bool
+) -> EngineTarget:
     assert engine.address is not None
     return EngineTarget(
         engine.address,
@@ -292,7 +322,8 @@ def _target_of(engine: Engine, model: Model, project_id: str, is_private: bool) 
         engine.max_answers or DEFAULT_ANSWERS,
         project_id,
         is_private,
-        num_replicas=model.replicas,
+        num_replicas=served.replicas,
+        asked_name=None if engine.model_id == model_id else model_id,
     )
 
 

@@ -100,6 +100,7 @@ def is_needed(session: Session, model: Model) -> bool:
     return (
         bool(aliases.names_of(session, model.id))
         or catalogue.is_trained_from(session, model.id)
+        or catalogue.answers_for_another(session, model)
         or bool(session.scalar(select(or_(*_needs(model)))))
     )
 

@@ -6,7 +6,7 @@ from alembic import op
 from migrations.operations import has_column, has_table
 
 revision = "0068"
-down_revision = "0065"
+down_revision = "0066"
 branch_labels = None
 depends_on = None
 

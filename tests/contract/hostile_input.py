@@ -100,7 +100,6 @@ BODIES: dict[str, dict[str, Any]] = {
         "metadata": {"team": "red"},
         "output_expires_after": {"anchor": "created_at", "seconds": 3600},
     },
-    "POST /v1/models/{model}": {"replicas": 2},
     "POST /v1/models/{model}/retention": {"pinned": True},
     "POST /v1/workers/{worker}/drain": {"draining": "finish"},
     "POST /v1/falqon/deletions/models": {
@@ -121,6 +120,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "after": "a",
     },
     "POST /v1/models/{model}/exports": {"format": "bf16"},
+    "POST /v1/models/{model}": {"serve_as": "shared", "replicas": 2},
     "POST /v1/models/{model}/links": {"name": "model.safetensors", "expires_in_seconds": 60},
     "POST /v1/files": {"source": "hf://acme/rows", "purpose": "fine-tune"},
     "PUT /v1/source_tokens/hf": {"token": "hf_a"},

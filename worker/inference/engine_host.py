@@ -9,11 +9,13 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
+from app.catalogue.repository import ADAPTER
 from app.inference import claims
 from app.inference.claims import WaitingEngine
-from app.models import Engine
+from app.models import Engine, Model
 from worker.context import WorkerContext
-from worker.inference.engine_choice import Loading, least_bytes
+from worker.inference.base_server import BaseServers
+from worker.inference.engine_choice import Loading, SharedBase, least_bytes
 from worker.inference.engine_run import EngineRun
 from worker.inference.memory import available_gpu_bytes
 from worker.operations.handler import PermanentError
@@ -39,6 +41,7 @@ class EngineHost(PollLoop):
         super().__init__(context.shutting_down)
         self._context = context
         self._runs: dict[str, EngineRun] = {}
+        self._servers = BaseServers(context.settings)
         self._making_room = threading.Lock()
         self._noted_at: float | None = None
         # By model; each counts as long as its row says that this worker has declined it.
@@ -103,16 +106,22 @@ class EngineHost(PollLoop):
                 "A worker loads a model once, and each that could has it already: another engine "
                 "takes another cpu worker.",
             )
+        if self._has_base_of(waiting.model):
+            return None
         if (least := least_bytes(waiting.model, gpu_bytes)) is None:
             return None
         needed, free = least
         if self._context.owner in (waiting.engine.declined_by or ()):
             needed = max(needed, self._known_bytes.get(waiting.model.id, 0))
-        with self._context.database.read() as session:
-            victims = self._idle_runs(session, waiting.engine)
+        victims = self._idle(waiting.engine)
         if needed <= free + sum(run.needed_bytes for run in victims):
             return None
         return _out_of_memory(needed, free)
+
+    def _has_base_of(self, model: Model) -> bool:
+        """Return whether a program here answers with the model, or with the base that it is on."""
+        bases = {run.server.base.model_id for run in self._runs.values() if run.server is not None}
+        return model.id in bases or (model.format == ADAPTER and model.base_model_id in bases)
 
     def _decline(self, session: Session, engine: Engine, obstacle: PermanentError) -> None:
         settings = self._context.settings
@@ -130,41 +139,73 @@ class EngineHost(PollLoop):
         if earlier is not None:
             earlier.stop()
         self._runs = {id_: run for id_, run in self._runs.items() if run.is_alive()}
-        run = EngineRun(self._context, engine, self._make_room, self._decline)
+        callbacks = (self._make_room, self._release, self._decline)
+        run = EngineRun(self._context, engine, *callbacks)
         self._runs[engine.model_id] = run
         run.start()
 
-    def _make_room(self, engine: Engine, loading: Loading) -> None:
-        """Unload what was used least recently until the memory suffices.
+    def _make_room(self, run: EngineRun, loading: Loading) -> None:
+        """Unload what was used least recently until the memory suffices, and take it.
 
         Raises `PermanentError` where that is not enough.
         """
         with self._making_room:
+            if loading.base is not None:
+                self._free_place(run.engine, loading.base)
             while (available := loading.available_bytes()) < (needed := self._needed(loading)):
-                victim = self._least_recently_used(engine)
-                if victim is None:
-                    self._known_bytes[engine.model_id] = needed
+                victims = self._least_recently_used(run.engine)
+                if not victims:
+                    self._known_bytes[run.model_id] = needed
                     raise _out_of_memory(needed, available)
-                log.info("unloaded to make room", model=victim.model_id)
-                victim.stop()
+                for victim in victims:
+                    log.info("unloaded to make room", model=victim.model_id)
+                    victim.stop()
+            run.shared = loading.shared
+            run.needed_bytes = needed
+            if loading.base is not None:
+                run.server = self._servers.hold(loading, loading.base, run.model_id)
+
+    def _release(self, run: EngineRun) -> None:
+        """Release the program that an engine answered from with others."""
+        if run.server is not None:
+            self._servers.release(run.server, run.model_id)
 
     def _needed(self, loading: Loading) -> int:
-        """Return the bytes that loading takes beside the weights that another engine has mapped."""
+        """Return the bytes that loading takes beside what another engine has loaded or mapped."""
+        if loading.base is not None and self._servers.find(loading.base) is not None:
+            return 0
         is_mapped = loading.shared is not None and any(
             run.shared == loading.shared and run.is_alive() for run in list(self._runs.values())
         )
         return loading.needed_bytes - (loading.shared_bytes if is_mapped else 0)
 
-    def _least_recently_used(self, engine: Engine) -> EngineRun | None:
-        """Return the engine to unload for another one."""
-        with self._context.database.read() as session:
-            return next(iter(self._idle_runs(session, engine)), None)
+    def _least_recently_used(self, engine: Engine) -> list[EngineRun]:
+        """Return the engines to unload for another one: all that answer from one program."""
+        idle = self._idle(engine)
+        for run in idle:
+            group = [run]
+            if run.server is not None:
+                runs = list(self._runs.values())
+                group = [each for each in runs if each.server is run.server and each.is_alive()]
+            if all(each in idle for each in group):
+                return group
+        return []
 
-    def _idle_runs(self, session: Session, engine: Engine) -> list[EngineRun]:
-        """Return the engines that make room for another one, the least recently used first."""
-        is_patient = claims.is_patient(session, engine)
-        seconds = PATIENT_UNUSED_SECONDS if is_patient else UNUSED_SECONDS
-        model_ids = claims.idle_engines(session, self._context.owner, seconds)
+    def _free_place(self, engine: Engine, base: SharedBase) -> None:
+        """Unload an adapter where a program has as many as it takes, and one of them is idle."""
+        full = self._servers.find(base, is_full=True)
+        if full is None or self._servers.find(base) is not None:
+            return
+        victim = next((run for run in self._idle(engine) if run.server is full), None)
+        if victim is not None:
+            victim.stop()
+
+    def _idle(self, engine: Engine) -> list[EngineRun]:
+        """Return the engines that another one may end, the least recently used first."""
+        with self._context.database.read() as session:
+            is_patient = claims.is_patient(session, engine)
+            seconds = PATIENT_UNUSED_SECONDS if is_patient else UNUSED_SECONDS
+            model_ids = claims.idle_engines(session, self._context.owner, seconds)
         runs = [self._runs.get(model_id) for model_id in model_ids]
         return [run for run in runs if run is not None and run.is_alive()]
 

@@ -9,13 +9,12 @@ from app.artifacts.schemas import LinkRequest
 from app.auth.caller import Caller
 from app.base.errors import InvalidRequest
 from app.catalogue import service as models
-from app.catalogue.schemas import ModelObject
+from app.catalogue.schemas import MAX_REPLICAS, ModelChange, ModelObject
 from app.exports import service as exports
 from app.exports.schemas import ExportRequest
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
 from app.inference import replicas as replica_service
-from app.inference.engine_schemas import MAX_REPLICAS, ModelChange
 from app.jobs import service as jobs
 from app.model_imports import service as model_imports
 from app.model_imports.schemas import ModelImportRequest
@@ -138,7 +137,11 @@ def model_stream(
 
     def render() -> live.Parts:
         forms = _exports(services, caller, model_object)
-        return {"exports": fragment("models/exports.html", **context, model=model_object, **forms)}
+        current = models.retrieve_model(services, caller, model)
+        return {
+            name: fragment(f"models/{name}.html", **context, model=current, **forms)
+            for name in ("serving", "exports")
+        }
 
     return live.stream(services, caller, render, EXPORT_POLL_SECONDS)
 
@@ -173,6 +176,24 @@ def ask_for_export(
             notify(request, f"The {export.format} format is ready.")
         else:
             notify(request, f"A worker creates the {export.format} format.")
+    return redirect_to(model_page(model))
+
+
+@router.change("/{model:path}/serving")
+def choose_serving(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    model: str,
+    serve_as: Annotated[str, Form()],
+) -> Response:
+    with notify_refusals(request):
+        choice = parse_form(ModelChange, serve_as=serve_as).serve_as or "merged"
+        changed = exports.set_serving(services, caller, model, choice)
+        if changed.serve_as == "shared" and changed.shared_form is None:
+            notify(request, "A worker makes the adapter and measures it; then it answers.")
+        else:
+            notify(request, f"The model answers {changed.serve_as}.")
     return redirect_to(model_page(model))
 
 
@@ -213,7 +234,7 @@ def set_replicas(
             change = parse_form(ModelChange, replicas=replicas)
         except InvalidForm:
             raise InvalidRequest(f"Enter a whole number from 1 to {MAX_REPLICAS}.") from None
-        replica_service.change_model(services, caller, model, change)
+        replica_service.set_replicas(services, caller, model, change.replicas or 1)
         notify(request, "The number of replicas is set; workers load them while the model is used.")
     return redirect_to(model_page(model))
 
