@@ -29,7 +29,7 @@ from worker.operations.polled_lease import PolledLease
 
 ENGINE_CHECK_SECONDS = 0.2
 # Failures that another worker, with another card or more memory, may not have.
-OF_THIS_MACHINE = ("engine_out_of_memory", "engine_not_available")
+OF_THIS_MACHINE = ("engine_out_of_memory", "engine_not_available", "adapter_rank_too_high")
 
 log = structlog.get_logger()
 
