@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, delete, exists, func, or_, select, u
 from sqlalchemy.orm import Session, aliased
 
 from app.base.database import UNSYNCED, insert_or, now_plus
-from app.inference.repository import ON_A_WORKER, UNDECLINED
+from app.inference.repository import ON_A_WORKER, UNDECLINED, lock
 from app.models import Engine, EngineState, Model, ServingWorker
 from app.operations import leases
 
@@ -117,6 +117,7 @@ def fail(session: Session, engine: Engine, code: str, message: str) -> None:
     """Record why an engine was not loaded, or has ended. The model's engines that wait beside it
     would fail likewise; those that answer go on.
     """
+    lock(session, engine.model_id)
     error = {"state": EngineState.FAILED, "error_code": code, "error_message": message}
     if not write(session, engine, **error) or _has_live_sibling(session, engine):
         return

@@ -56,6 +56,7 @@ def request_engine(session: Session, model_id: str, *, is_patient: bool = False)
     An engine that has failed, or whose worker has been silent for a lease, waits for a worker
     again. `is_patient`: a batch asks for it.
     """
+    lock(session, model_id)
     of_model = Engine.model_id == model_id
     num_replicas = session.scalar(select(Model.replicas).where(Model.id == model_id)) or 1
     row = {
@@ -87,6 +88,7 @@ def request_engine(session: Session, model_id: str, *, is_patient: bool = False)
 
 def note_use(session: Session, engine: Engine) -> None:
     """Keep an engine loaded, and the model's others unless they are surplus."""
+    lock(session, engine.model_id)
     replicas = select(Model.replicas).where(Model.id == engine.model_id).scalar_subquery()
     is_kept = or_(Engine.replica == engine.replica, Engine.replica < replicas)
     used = update(Engine).where(Engine.model_id == engine.model_id, is_kept)
@@ -97,6 +99,14 @@ def give_up(session: Session, engine: Engine) -> None:
     """Let another worker load an engine that does not respond any more."""
     statement = update(Engine).where(*leases.is_attempt(engine), Engine.state == EngineState.READY)
     session.execute(statement.values(lease_expires_at=now_plus(-1)), execution_options=UNSYNCED)
+
+
+def lock(session: Session, model_id: str) -> None:
+    """Lock the engines of a model in the order of their numbers, so that two transactions that
+    change several of them do not wait for each other.
+    """
+    numbers = select(Engine.replica).where(Engine.model_id == model_id).order_by(Engine.replica)
+    session.execute(numbers.with_for_update())
 
 
 def is_loaded(session: Session, model_id: str) -> bool:
@@ -110,6 +120,7 @@ def drop_surplus(session: Session, model: Model) -> None:
     """Have surplus engines end once they have answered: none is to stay loaded, and those that wait
     are not loaded.
     """
+    lock(session, model.id)
     surplus = update(Engine).where(Engine.model_id == model.id, Engine.replica >= model.replicas)
     session.execute(surplus.values(keep_loaded=False), execution_options=UNSYNCED)
     waiting = surplus.where(Engine.state == EngineState.WAITING)
@@ -132,6 +143,7 @@ def list_loaded(session: Session, project_id: str | None) -> Sequence[Engine]:
 
 def keep_loaded(session: Session, model_id: str, keep: bool) -> Engine | None:
     """Change the engines of a model, and return the first of them."""
+    lock(session, model_id)
     statement = update(Engine).where(Engine.model_id == model_id, _is_requested())
     kept = session.scalars(
         statement.values(keep_loaded=keep).returning(Engine), execution_options=UNSYNCED
@@ -143,6 +155,7 @@ def end(session: Session, model_id: str) -> bool:
     """Take the leases from the workers, which end the engines with their next heartbeats; a waiting
     engine is not loaded until the next request. Return False if there is neither.
     """
+    lock(session, model_id)
     statement = update(Engine).where(Engine.model_id == model_id, _is_requested())
     # Not deleted: the number of its attempt fences out workers that come back.
     gone = {"state": EngineState.LOADING, "lease_expires_at": now_plus(-1)}

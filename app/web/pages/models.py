@@ -227,7 +227,7 @@ def set_replicas(
     request: Request,
     caller: WritingVisitor,
     model: str,
-    replicas: Annotated[str, Form()],
+    replicas: Annotated[str, Form()] = "",
 ) -> Response:
     with notify_refusals(request):
         try:

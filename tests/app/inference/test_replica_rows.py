@@ -14,6 +14,8 @@ from tests.support.backend import BASE_MODEL, Backend
 IDLE_SECONDS = 600.0
 LEASE_SECONDS = 60.0
 LIVE_SECONDS = 30.0
+NUM_USERS = 8
+NUM_USES = 15
 NO_ROOM = ("engine_out_of_memory", "No room.")
 
 
@@ -193,3 +195,26 @@ def test_an_engine_that_is_to_stay_loaded_is_free_once_its_worker_has_gone(
         assert not claims.write(session, held, state=EngineState.READY), "the zombie is fenced out"
         assert repository.end(session, BASE_MODEL)
     assert waiting(backend) == [], "an administrator has unloaded it"
+
+
+def test_changes_of_all_engines_of_a_model_wait_for_no_other_in_a_circle(backend: Backend) -> None:
+    request(backend, replicas=4)
+    for each in waiting(backend):
+        assert claim(backend, each.engine, f"w{each.engine.replica}") is not None
+    start = threading.Barrier(NUM_USERS)
+
+    def use(number: int) -> None:
+        engine = row(backend, number % 4)
+        start.wait()
+        for _ in range(NUM_USES):
+            with backend.database.transaction() as session:
+                repository.note_use(session, engine)
+                repository.request_engine(session, BASE_MODEL)
+            with backend.database.transaction() as session:
+                claims.renew(session, engine, LEASE_SECONDS, num_requests=number)
+            with backend.database.transaction() as session:
+                repository.keep_loaded(session, BASE_MODEL, bool(number % 2))
+
+    with ThreadPoolExecutor(NUM_USERS) as pool:
+        list(pool.map(use, range(NUM_USERS)))
+    assert {row(backend, number).state for number in range(4)} == {EngineState.LOADING}
