@@ -58,7 +58,10 @@ def asked_engine(tenant: Tenant, model: str) -> str:
     with api.database.transaction() as session:
         (engine,) = (
             each
-            for each in (session.get(Engine, model), session.get(Engine, f"{model}:gguf_lora"))
+            for each in (
+                session.get(Engine, (model, 0)),
+                session.get(Engine, (f"{model}:gguf_lora", 0)),
+            )
             if each is not None
         )
         session.delete(engine)

@@ -158,7 +158,7 @@ def test_an_adapter_comes_and_goes_beside_the_streams_of_others(
     next(numbers)
     assert text(tenant, second) == expected
     with api.database.transaction() as session:
-        engine = session.get_one(Engine, second)
+        engine = session.get_one(Engine, (second, 0))
         address, token = engine.address, engine.token
         session.get_one(Model, second).deleted_at = session.get_one(Model, first).created_at
 
@@ -198,7 +198,7 @@ def test_an_idle_adapter_makes_place_for_another(
     for name, expected in several:
         assert text(tenant, name) == expected
     with api.database.read() as session:
-        assert session.get(Engine, several[0][0]) is None
+        assert session.get(Engine, (several[0][0], 0)) is None
     assert len(programs(api)) == 1
 
 
