@@ -3,6 +3,7 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from sqlalchemy import update
 
 from app.base.database import now_plus
@@ -14,8 +15,8 @@ from tests.support.backend import BASE_MODEL, Backend
 IDLE_SECONDS = 600.0
 LEASE_SECONDS = 60.0
 LIVE_SECONDS = 30.0
-NUM_USERS = 8
-NUM_USES = 15
+NUM_USERS = 4
+NUM_USES = 10
 NO_ROOM = ("engine_out_of_memory", "No room.")
 
 
@@ -197,6 +198,7 @@ def test_an_engine_that_is_to_stay_loaded_is_free_once_its_worker_has_gone(
     assert waiting(backend) == [], "an administrator has unloaded it"
 
 
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 def test_changes_of_all_engines_of_a_model_wait_for_no_other_in_a_circle(backend: Backend) -> None:
     request(backend, replicas=4)
     for each in waiting(backend):
