@@ -165,6 +165,7 @@ def create_app(settings: Settings) -> FastAPI:
     for noun in NOUNS:
         app.include_router(noun.router)
     app.include_router(artifacts.followed)
+    app.include_router(engines.model_router)  # behind all others: its path ends with any text
     app.openapi = openapi.describe(app)  # type: ignore[method-assign]  # FastAPI's own way to extend it
     assets.mount(app)
     return app

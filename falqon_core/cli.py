@@ -249,6 +249,14 @@ def convert(
         Path | None,
         typer.Option(help="the exported model that gguf_lora is compared with, by --training"),
     ] = None,
+    base_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="the base model, for lora of a folder with adapter.gguf",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
     message_fd: FailureFd = None,
 ) -> None:
     """Write a trained model in another format: an adapter for PEFT, plain bf16, or GGUF."""
@@ -256,6 +264,13 @@ def convert(
         check_output(output, source)
         if merged is not None and (to != "gguf_lora" or training is None):
             raise ConfigError("--merged goes with --to gguf_lora and --training", "merged")
+        if base_folder is not None:
+            if to != "lora":
+                raise ConfigError("--base-folder goes with --to lora", "base_folder")
+            from falqon_core.export.peft import convert_gguf_adapter
+
+            convert_gguf_adapter(source / "adapter.gguf", base_folder, output, base_model)
+            return
         config = None if training is None else read_config(training)
         prepare_process(offline=True)
         match to:

@@ -26,6 +26,7 @@ from app.base.database import Database, now
 from app.base.settings import Settings
 from app.base.storage import Storage, keys
 from app.catalogue import repository as catalogue
+from app.exports import serving
 from app.garbage import orphans
 from app.jobs import checkpoint_repository, claims, next_job, repository
 from app.jobs.claims import Claim
@@ -223,7 +224,9 @@ class DirectGateway:
                     claims.update_attempt(session, claim, **measured)
                 if model_id is not None:
                     catalogue.add(session, *_rows_of(job, claim, model_id, result))
-                    gate.begin(session, session.get_one(Job, job.id, populate_existing=True))
+                    published = session.get_one(Job, job.id, populate_existing=True)
+                    serving.begin(session, published)
+                    gate.begin(session, published)
             return is_ours
 
         return self._write(claim, write)

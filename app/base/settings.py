@@ -4,6 +4,7 @@ import sys
 from datetime import timedelta
 from decimal import Decimal
 from difflib import get_close_matches
+from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Self
@@ -56,6 +57,11 @@ Delay = Annotated[timedelta, Field(ge=timedelta(0), le=MAX_DURATION)]
 
 # With three digits a single token costs a whole number of 1e-9 dollars.
 PriceOfTokens = Annotated[Decimal, Field(ge=0, le=100_000, decimal_places=3)]
+
+
+# As `fnmatch` has them: *, ?, [abc]. Case counts.
+ModelPattern = Annotated[str, Field(min_length=1, max_length=512)]
+EngineUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$")]
 
 
 class TokenPrice(BaseModel):
@@ -292,7 +298,16 @@ class Settings(BaseSettings):
             "http://10.0.0.7:8000; empty: workers load models on request"
         ),
     )
-    engine_key: SecretStr | None = Field(None, description="API key of that server")
+    engine_urls: dict[ModelPattern, EngineUrl] = Field(
+        {},
+        description=(
+            "such servers for some models, by pattern, of which the first that fits counts: "
+            '{"ft:qwen3-*": "http://10.0.0.8:8000"}; others as engine_url says'
+        ),
+    )
+    engine_key: SecretStr | None = Field(
+        None, description="API key of that server, or of all of these"
+    )
     engine_answers: int = Field(
         64, ge=1, le=100_000, description="concurrent answers of that server per API process"
     )
@@ -388,6 +403,11 @@ class Settings(BaseSettings):
                 "FALQON_JUDGE_MODELS needs FALQON_JUDGE_URL, the server of the models."
             )
         return self
+
+    def engine_url_of(self, model_id: str) -> str:
+        """Return the operator's server that serves a model; empty where workers load it."""
+        urls = (url for pattern, url in self.engine_urls.items() if fnmatchcase(model_id, pattern))
+        return next(urls, self.engine_url).rstrip("/")
 
     @cached_property
     def provider_name(self) -> str:

@@ -20,11 +20,13 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session
 
 from app.base.database import MAX_COUNTED, NUM_SEARCHED, UNSYNCED, now_plus
-from app.models import Artifact, DatasetStatistics, Job, Model
+from app.models import Artifact, DatasetStatistics, Export, Job, Model, OperationStatus
 from app.models.base import JsonObject
 from app.models.job_lifecycle import LIVE
-from falqon_core.contract.formats import ENGINE_KEYS
+from falqon_core.contract.formats import ENGINE_KEYS, FormatName
+from falqon_core.contract.rounding import Rounding
 
+ADAPTER: FormatName = "gguf_lora"  # the form that engines put on a base
 ROWS_AT_ONCE = 1_000
 
 
@@ -178,6 +180,7 @@ def add_base(session: Session, model: Model, artifacts: Sequence[Artifact]) -> N
         session.execute(delete(kind).where(kind.model_id == model.id), execution_options=UNSYNCED)
     deleted.config, deleted.bytes = model.config, model.bytes
     deleted.created_at, deleted.used_at, deleted.deleted_at = now_plus(), None, None
+    deleted.replicas = 1
     session.flush()
     session.add_all(artifacts)
 
@@ -211,6 +214,15 @@ def find_to_use(session: Session, project_id: str, model_id: str) -> Model | Non
     return session.scalars(_visible(project_id, model_id).with_for_update(read=True)).one_or_none()
 
 
+def lock_in_any_project(session: Session, model_id: str) -> bool:
+    """Return False for a model that has been deleted; else it is not before the transaction ends.
+    No user names it.
+    """
+    is_there = (Model.id == model_id, Model.deleted_at.is_(None))
+    statement = select(Model.id).where(*is_there).with_for_update(read=True)
+    return session.scalar(statement) is not None
+
+
 def find_to_delete(session: Session, project_id: str, model_id: str) -> Model | None:
     """Return the model and lock it, so that no job begins to use it before the transaction ends."""
     return session.scalars(_visible(project_id, model_id).with_for_update()).one_or_none()
@@ -223,6 +235,47 @@ def live_job_from(session: Session, model_id: str) -> tuple[str, str] | None:
     needs_it = (Job.base_model_id == model_id, Job.status.in_(LIVE))
     row = session.execute(select(Job.id, Job.project_id).where(*needs_it).limit(1)).one_or_none()
     return None if row is None else (row[0], row[1])
+
+
+def measured_adapter(session: Session, model: Model) -> tuple[str, Rounding] | None:
+    """Return the adapter that a model can be answered with, and how far its answers are."""
+    measured = (
+        Export.project_id == model.project_id,
+        Export.source == model.id,
+        Export.format == ADAPTER,
+        Export.status == OperationStatus.COMPLETED,
+        Model.deleted_at.is_(None),
+    )
+    statement = select(Model.id, Export.rounding).join(Model, Model.id == Export.exported_model_id)
+    row = session.execute(statement.where(*measured)).one_or_none()
+    return None if row is None or row[1] is None else (row[0], row[1])
+
+
+def shared_model_of(session: Session, adapter: Model) -> str | None:
+    """Return the model that answers with an adapter."""
+    is_of_it = (Export.exported_model_id == adapter.id, Export.format == ADAPTER)
+    statement = select(Model.id).join(Export, Export.source == Model.id).where(*is_of_it)
+    is_served = (Model.serve_as == "shared", Model.deleted_at.is_(None))
+    return session.scalar(statement.where(*is_served, Export.project_id == Model.project_id))
+
+
+def has_adapters(session: Session, base_id: str) -> bool:
+    return bool(session.scalar(select(_on(base_id).exists())))
+
+
+def adapter_on(session: Session, base_id: str, project_id: str) -> tuple[str, str | None] | None:
+    """Return the id and the project of a model that answers on a base, one of this project
+    first.
+    """
+    statement = _on(base_id).order_by(Model.project_id != project_id, Model.id).limit(1)
+    row = session.execute(statement).one_or_none()
+    return None if row is None else (row[0], row[1])
+
+
+def _on(base_id: str) -> Select[str, str | None]:
+    answers = or_(Model.format == ADAPTER, Model.serve_as == "shared")
+    is_on_it = (Model.base_model_id == base_id, Model.deleted_at.is_(None), answers)
+    return select(Model.id, Model.project_id).where(*is_on_it)
 
 
 def mark_deleted(session: Session, project_id: str | None, model_id: str) -> None:

@@ -1,15 +1,51 @@
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import BaseModel, Field, model_validator
 
 from app.catalogue.naming import hub_id
 from app.catalogue.repository import ListedModel
 from app.http.pagination import Object
 from app.models import Alias, Model
 from app.models.alias import AliasTarget
+from app.models.model import ServeAs
+from app.models.strict_model import StrictModel
 from falqon_core.contract.formats import engine_note
+from falqon_core.contract.rounding import Rounding
 
+MAX_REPLICAS = 16  # of a model
 NOT_SERVABLE = "lora"  # no engine of the workers takes PEFT's form of an adapter
+
+
+class ModelChange(StrictModel):
+    """Change of a model; what is absent stays."""
+
+    serve_as: Annotated[
+        ServeAs | None,
+        Field(
+            description="merged: from weights of its own, exactly those trained; shared: as an "
+            "adapter on its base, which models share in memory, from the moment that its distance "
+            "is measured"
+        ),
+    ] = None
+    replicas: Annotated[
+        int | None, Field(ge=1, le=MAX_REPLICAS, description="engines that answer at once")
+    ] = None
+
+    @model_validator(mode="after")
+    def _change_something(self) -> Self:
+        if self.serve_as is None and self.replicas is None:
+            raise ValueError("serve_as or replicas is required")
+        return self
+
+
+class SharedForm(BaseModel):
+    model: Annotated[str, Field(description="the adapter that answers, on the base model")]
+    bound: Annotated[
+        Rounding,
+        Field(
+            description="how far its answers are from those of the merged model, on held-out rows"
+        ),
+    ]
 
 
 class ModelObject(Object):
@@ -34,6 +70,24 @@ class ModelObject(Object):
         ),
     ]
 
+    replicas: Annotated[
+        int | None,
+        Field(description="engines that answer at once while it is asked; null in a list"),
+    ] = None
+    serve_as: Annotated[
+        ServeAs | None,
+        Field(
+            description="for the model of a job: merged, from weights of its own, or shared, as an "
+            "adapter on its base; null in lists"
+        ),
+    ] = None
+    shared_form: Annotated[
+        SharedForm | None,
+        Field(
+            description="what answers where serve_as is shared; null as long as the merged model "
+            "does: until the adapter is made and measured. null in lists"
+        ),
+    ] = None
     stands_for: Annotated[
         list[AliasTarget] | None,
         Field(description="models that an alias stands for; null for a model"),
@@ -41,7 +95,8 @@ class ModelObject(Object):
 
     @classmethod
     def of(cls, model: Model | ListedModel) -> Self:
-        return cls(**fields_of(model))
+        replicas = model.replicas if isinstance(model, Model) else None
+        return cls(**fields_of(model) | {"replicas": replicas})
 
 
 def fields_of(model: Model | ListedModel) -> dict[str, Any]:
@@ -57,6 +112,9 @@ def fields_of(model: Model | ListedModel) -> dict[str, Any]:
         "hub_id": hub_id(model.id),
         "format": model.format,
         "engine_note": engine_note_of(model),
+        "replicas": None,
+        "serve_as": None,
+        "shared_form": None,
         "stands_for": None,
     }
 
@@ -74,6 +132,9 @@ def fields_of_alias(alias: Alias) -> dict[str, Any]:
         "hub_id": hub_id(alias.targets.heaviest),
         "format": None,
         "engine_note": None,
+        "replicas": None,
+        "serve_as": None,
+        "shared_form": None,
         "stands_for": [target.model_dump() for target in alias.targets.models],
     }
 

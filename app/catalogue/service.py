@@ -14,7 +14,13 @@ from app.catalogue import naming, repository
 from app.catalogue.listing import ModelLists
 from app.catalogue.repository import present as present
 from app.catalogue.repository import sizes as sizes
-from app.catalogue.schemas import NOT_SERVABLE, ModelDeleted, ModelObject, fields_of_alias
+from app.catalogue.schemas import (
+    NOT_SERVABLE,
+    ModelDeleted,
+    ModelObject,
+    SharedForm,
+    fields_of_alias,
+)
 from app.garbage import orphans
 from app.models import Model
 from app.models.alias import is_upstream
@@ -43,6 +49,40 @@ def list_models(services: Services, caller: Caller, lists: ModelLists, *, adapte
         return lists.page(session, caller.project_id, without, names)
 
 
+def describe(session: Session, model: Model) -> ModelObject:
+    """Return a model, with the way in which it answers."""
+    described = ModelObject.of(model)
+    if model.job_id is None or model.format is not None:
+        return described
+    shared = None
+    if model.serve_as == "shared" and (found := repository.measured_adapter(session, model)):
+        shared = SharedForm(model=found[0], bound=found[1])
+    return described.model_copy(update={"serve_as": model.serve_as, "shared_form": shared})
+
+
+def served_id(session: Session, model: Model) -> str:
+    """Return the model whose engine answers for this one: its adapter, where it is shared."""
+    if model.serve_as == "merged":
+        return model.id
+    found = repository.measured_adapter(session, model)
+    return found[0] if found else model.id
+
+
+def lock_base_of(session: Session, model: Model) -> bool:
+    """Keep the base of a model until the transaction ends; return False where it is gone."""
+    return repository.lock_in_any_project(session, model.base_model_id or "")
+
+
+def is_measured(session: Session, model: Model) -> bool:
+    """Return whether the distance of the model's adapter is known."""
+    return repository.measured_adapter(session, model) is not None
+
+
+def answers_for_another(session: Session, model: Model) -> bool:
+    """Return whether a model answers with this adapter."""
+    return repository.shared_model_of(session, model) is not None
+
+
 def retrieve_model(services: Services, caller: Caller, model_id: str) -> ModelObject:
     """Return a model, also by an alias; the response has the model's own id, or the alias' if the
     model is an upstream's.
@@ -50,10 +90,10 @@ def retrieve_model(services: Services, caller: Caller, model_id: str) -> ModelOb
     with services.database.read() as session:
         alias = aliases.find_visible(session, caller.project_id, model_id)
         if alias is None:
-            return ModelObject.of(get(session, caller.project_id, model_id))
+            return describe(session, get(session, caller.project_id, model_id))
         if is_upstream(alias.targets.heaviest):
             return ModelObject(**fields_of_alias(alias))
-        return ModelObject.of(get(session, caller.project_id, alias.targets.heaviest))
+        return describe(session, get(session, caller.project_id, alias.targets.heaviest))
 
 
 def delete_model(services: Services, caller: Caller, model_id: str) -> ModelDeleted:
@@ -171,6 +211,21 @@ def base_for_job(session: Session, project_id: str, model_id: str, *, lock: bool
     return model
 
 
+def lock_fine_tuned(session: Session, project_id: str, model_id: str) -> Model:
+    """Return the model of a job, which stays as it is until the transaction ends."""
+    model = repository.find_to_delete(session, project_id, model_id)
+    if model is None:
+        raise _unknown(model_id)
+    if model.job_id is None or model.format is not None:
+        raise InvalidRequest(
+            f"model: '{model_id}' is not the result of a fine-tuning job; only those can be served "
+            "in two ways.",
+            param="model",
+            code="model_not_exportable",
+        )
+    return model
+
+
 def delete_base(session: Session, project_id: str, model_id: str) -> None:
     """Delete a base model, and no other."""
     model = repository.find(session, project_id, model_id)
@@ -202,6 +257,7 @@ def delete(session: Session, project_id: str, model_id: str, *, may_delete_bases
             code="model_in_use",
         )
     _refuse_named(session, project_id, model, sees_all=may_delete_bases)
+    _refuse_shared(session, project_id, model, sees_all=may_delete_bases)
     repository.mark_deleted(session, owner, model_id)
     orphans.mark_orphaned(session, repository.storage_keys(session, owner, model_id))
 
@@ -219,6 +275,22 @@ def _refuse_named(session: Session, project_id: str, model: Model, *, sees_all: 
         param="model",
         code="model_in_use",
     )
+
+
+def _refuse_shared(session: Session, project_id: str, model: Model, *, sees_all: bool) -> None:
+    """Refuse to delete an adapter that a model answers with, or a base that adapters are on."""
+    message = None
+    if (source := repository.shared_model_of(session, model)) is not None:
+        message = f"'{source}' answers with this adapter; have it served merged first."
+    elif (adapter := repository.adapter_on(session, model.id, project_id)) is not None:
+        is_known = sees_all or adapter[1] == project_id
+        message = (
+            f"'{adapter[0]}' answers on the model; delete it, or have it served merged, first."
+            if is_known
+            else "An adapter of another project is on the model."
+        )
+    if message is not None:
+        raise IllegalState(message, param="model", code="model_in_use")
 
 
 def _unknown(model_id: str) -> NotFound:

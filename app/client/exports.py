@@ -44,24 +44,30 @@ def export_model(
     path = f"/models/{segment(model)}/exports"
     export = client.api.post(path, {"format": to.value}, repeatable=True)
     if wait:
-        export = wait_until_done(
-            client,
-            f"{path}/{export['format']}",
-            export,
-            EXPORT_POLL_SECONDS,
-            how_to_go_on="The export goes on; the same command shows how far it is.",
-        )
+        export = wait_for_export(client, f"{path}/{export['format']}", export)
     if export["status"] == "completed":
         exported = export["exported_model"]
-        text = f"{exported} is there{_cost(export)}; `falqon download '{exported}'` fetches it."
+        cost = describe_cost(export.get("rounding"))
+        text = f"{exported} is there{cost}; `falqon download '{exported}'` fetches it."
     else:
         text = f"{export['id']} is in progress; the same command shows how far it is."
     client.out.show(export, text)
 
 
-def _cost(export: Json) -> str:
-    """Return what rounding costs, if that was measured."""
-    if not (rounding := export.get("rounding")):
+def wait_for_export(client: Client, path: str, export: Json | None = None) -> Json:
+    """Return an export once it is done; exit 1 if it fails."""
+    return wait_until_done(
+        client,
+        path,
+        export or client.api.get(path),
+        EXPORT_POLL_SECONDS,
+        how_to_go_on="The export goes on; the same command shows how far it is.",
+    )
+
+
+def describe_cost(rounding: Json | None) -> str:
+    """Return how far a form is from the FP8 model, if that was measured."""
+    if not rounding:
         return ""
     rows = rounding["held_out"]["num_rows"]
     losses = f"loss {rounding['loss']:.4f}, in FP8 {rounding['loss_fp8']:.4f}"

@@ -8,6 +8,7 @@ from app.client.api import Json, segment
 from app.client.columns import Column
 from app.client.command import Client, Limit, argument, command, option
 from app.client.errors import Misused
+from app.client.models import ServeAs
 
 app = typer.Typer(
     no_args_is_help=True, help="Projects of a service; needs a key with the right `admin`."
@@ -129,6 +130,9 @@ def change_project(
     evaluate: Annotated[
         bool | None, typer.Option(help="Evaluate each job with held-out records once it succeeds.")
     ] = None,
+    serve_as: Annotated[
+        ServeAs | None, typer.Option(help="How models of new jobs answer, where that is possible.")
+    ] = None,
     unlimited: Annotated[list[Unlimited], option(help="Remove this limit; may be repeated.")] = [],  # noqa: B006
 ) -> None:
     """Change the name or limits of a project; what is not given stays."""
@@ -147,6 +151,7 @@ def change_project(
         raise Misused(f"--unlimited {both}: --{both} sets that limit; give one of them.")
     changes |= {limit.field: None for limit in unlimited}
     changes |= {} if evaluate is None else {"evaluate": evaluate}
+    changes |= {} if serve_as is None else {"serve_as": serve_as.value}
     _show(
         client,
         client.api.post(
@@ -177,6 +182,7 @@ def _show(client: Client, project: Json) -> None:
             "created": text.moment(project["created_at"]),
         }
         | {"evaluates jobs": {True: "yes", False: "no", None: ""}[project.get("evaluate")]}
+        | {"serves models": project.get("serve_as")}
         | {name.replace("_", " "): project.get(name) for name in LIMITS}
         | {f"used: {name.replace('_', ' ')}": _plain(value) for name, value in usage.items()},
     )

@@ -6,10 +6,10 @@ from app.http.dependencies import Reader, ServicesDep, Writer
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
 
-router = APIRouter(prefix="/v1/models/{model:path}/exports", tags=["models"], route_class=ApiRoute)
+router = APIRouter(prefix="/v1/models/{model:path}", tags=["models"], route_class=ApiRoute)
 
 
-@router.post("")
+@router.post("/exports")
 def create_export(
     services: ServicesDep, caller: Writer, model: str, body: ExportRequest
 ) -> ExportObject:
@@ -20,11 +20,11 @@ def create_export(
     return service.create_export(services, caller, model, body.format)
 
 
-@router.get("")
+@router.get("/exports")
 def list_exports(services: ServicesDep, caller: Reader, model: str) -> Page[ExportObject]:
     return service.list_exports(services, caller, model)
 
 
-@router.get("/{format}")
+@router.get("/exports/{format}")
 def retrieve_export(services: ServicesDep, caller: Reader, model: str, format: str) -> ExportObject:
     return service.retrieve_export(services, caller, model, format)

@@ -20,6 +20,7 @@ from app.inference.proxy import Exchange, OpenAnswer, headers, run_all
 from app.inference.questions import EngineRequest
 from app.inference.refusals import CONNECTION_ERRORS, EngineError
 from app.inference.rewriting import Rewriter, trim
+from app.inference.turns import NOTED_EVERY_SECONDS
 from app.inference.usage import Bill, usage_of
 
 MAX_LINE_BYTES = 2**20  # bytes per event
@@ -119,9 +120,11 @@ class AnswerStream(StreamingResponse):
             async for part in opened.answer.aiter_raw():
                 for line in lines.split(part):
                     self._outbox.add(self._event_of(question, line))
-                if self._outbox.is_full:  # the engine generates on, independently of the reader
+                while self._outbox.is_full:  # the engine generates on, independently of the reader
                     opened.turn.release()
-                    await self._outbox.wait_for_room()
+                    with anyio.move_on_after(NOTED_EVERY_SECONDS):
+                        await self._outbox.wait_for_room()
+                    await self._exchange.note_use()
                 await self._exchange.note_use()
         finally:
             await opened.close()
@@ -142,6 +145,7 @@ class AnswerStream(StreamingResponse):
         if usage := usage_of(event):
             self._exchange.tally.set_usage(question, usage)
         trim(event)
+        self._exchange.target.name_as_asked(event)
         if not self._shared:
             self._shared = {name: event[name] for name in SHARED_FIELDS if name in event}
         if not choices:

@@ -1,8 +1,8 @@
 """Answers of models to requests, for the API and for the dashboard's playground."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated
@@ -30,6 +30,7 @@ from app.inference.known_aliases import KnownAliases, choose
 from app.inference.known_targets import KnownTargets
 from app.inference.questions import estimate_tokens, split
 from app.inference.recording import make_recorder
+from app.inference.replica_choice import ReplicaChoice
 from app.inference.schemas import ChatCompletionRequest, InferenceRequest
 from app.inference.service import EngineTarget
 from app.inference.translation import Translation, translate
@@ -56,6 +57,7 @@ class Engines:
     client: httpx.AsyncClient
     upstream_client: httpx.AsyncClient
     targets: KnownTargets
+    replicas: ReplicaChoice
     queues: EngineQueues
     in_flight: AnswersInFlight
     traits: KnownTraits
@@ -88,6 +90,7 @@ async def open_engines(
             client,
             upstream_client,
             KnownTargets(),
+            ReplicaChoice(),
             EngineQueues(),
             AnswersInFlight(),
             KnownTraits(),
@@ -227,16 +230,36 @@ async def _answer(
         first = await proxy.open_first(exchange, engine_requests[0], request)
         return AnswerStream(exchange, engine_requests, first, bill, form, rewriter)
 
+    async def ask_replica(target: EngineTarget) -> Response:
+        with ExitStack() as held:
+            held.enter_context(engines.replicas.hold(target))
+            response = await ask(target)
+            resources.callback(held.pop_all().close)  # a stream goes on
+            return response
+
+    async def ask_replicas(targets: Sequence[EngineTarget]) -> Response:
+        """Ask another replica when one is unavailable: its answer has not begun."""
+        remaining = list(targets)
+        while True:
+            target = engines.replicas.choose(remaining)
+            remaining.remove(target)
+            try:
+                return await ask_replica(target)
+            except Unavailable as error:
+                if error.code == proxy.ENGINE_UNAVAILABLE:
+                    engines.replicas.avoid(target)
+                if not remaining:
+                    raise
+
     async def ask_known_or_find() -> Response:
-        target = engines.targets.find(*of_caller)
-        if target is not None:
+        if known := engines.targets.find(*of_caller):
             await bill.open()
-            with suppress(Unavailable):  # the engine may have gone since the query
-                return await ask(target)
-        target = await service.find_target(services, caller, body.model)
-        engines.targets.keep(*of_caller, target)
+            with suppress(Unavailable):  # the engines may have gone since the query
+                return await ask_replicas(known)
+        targets = await service.find_engines(services, caller, body.model)
+        engines.targets.keep(*of_caller, targets)
         await bill.open()
-        return await ask(target)
+        return await ask_replicas(targets)
 
     async with AsyncExitStack() as resources:
         max_answers = services.settings.answers_per_key

@@ -72,7 +72,7 @@ async def embed(
 async def _embed(
     services: Services, engines: Engines, caller: Caller, request: Request, body: EmbeddingRequest
 ) -> Response:
-    if not is_upstream(body.model) and not services.settings.engine_url:
+    if not is_upstream(body.model) and not services.settings.engine_url_of(body.model):
         raise NotFound(NOT_SERVED["embeddings"], param="model", code="not_served")
     refuse_agents(caller, body.model)
     enforce_tokens(request)

@@ -1,9 +1,11 @@
 from fastapi import APIRouter
 
-from app.http.dependencies import InstallationAdmin, Reader, ServicesDep
+from app.catalogue.schemas import ModelChange, ModelObject
+from app.exports import service as exports
+from app.http.dependencies import InstallationAdmin, Reader, ServicesDep, Writer
 from app.http.pagination import Page
 from app.http.routes import ApiRoute
-from app.inference import engines
+from app.inference import engines, replicas
 from app.inference.engine_schemas import EngineChange, EngineObject, EngineUnloaded
 
 router = APIRouter(prefix="/v1/engines", tags=["inference"], route_class=ApiRoute)
@@ -31,3 +33,23 @@ def unload_engine(services: ServicesDep, caller: InstallationAdmin, model: str) 
     to be loaded. Streams of it end with an error.
     """
     return engines.unload_engine(services, caller, model)
+
+
+model_router = APIRouter(prefix="/v1/models", tags=["models"], route_class=ApiRoute)
+
+
+@model_router.post("/{model:path}")
+def change_model(
+    services: ServicesDep, caller: Writer, model: str, body: ModelChange
+) -> ModelObject:
+    """Choose how a model answers. `serve_as`, for a fine-tuned one: merged, from weights of its
+    own, or shared, as an adapter on its base. A worker makes the adapter and measures how far its
+    answers are; until then the merged model answers, and `shared_form` is null. `replicas`: engines
+    that answer at once, each on a worker of its own; those beyond the number end once they have
+    answered.
+    """
+    if body.serve_as is not None:
+        changed = exports.set_serving(services, caller, model, body.serve_as)
+    if body.replicas is not None:
+        changed = replicas.set_replicas(services, caller, model, body.replicas)
+    return changed

@@ -16,10 +16,14 @@ class EngineChange(BaseModel):
 
 
 class EngineObject(Object):
-    """Engine; its id is that of the model."""
+    """Engine; its id is that of the model, of which each engine has a number."""
 
     object: Literal["engine"] = "engine"
+    replica: int
     status: Literal["waiting", "loading", "ready"]
+    reason: Annotated[
+        str | None, Field(description="why workers have not loaded an engine that waits")
+    ]
     worker: str | None
     keep_loaded: bool
     memory_bytes: Annotated[int | None, Field(description="with the latest heartbeat")]
@@ -33,7 +37,9 @@ class EngineObject(Object):
         return cls.model_validate(
             {
                 "id": engine.model_id,
+                "replica": engine.replica,
                 "status": engine.state,
+                "reason": engine.error_message,
                 "worker": engine.owner if engine.state in ON_A_WORKER else None,
                 "keep_loaded": engine.keep_loaded,
                 "memory_bytes": engine.memory_bytes,

@@ -6,6 +6,7 @@ checked in every request.
 """
 
 import time
+from collections.abc import Sequence
 
 from app.inference.service import EngineTarget
 
@@ -17,18 +18,19 @@ class KnownTargets:
     """By project and model."""
 
     def __init__(self) -> None:
-        self._targets: dict[tuple[str, str], tuple[EngineTarget, float]] = {}
+        self._targets: dict[tuple[str, str], tuple[Sequence[EngineTarget], float]] = {}
 
-    def find(self, project_id: str, model_id: str) -> EngineTarget | None:
-        target, known_at = self._targets.get((project_id, model_id), (None, 0.0))
+    def find(self, project_id: str, model_id: str) -> Sequence[EngineTarget]:
+        """Return the engines of a model; none if they are unknown."""
+        targets, known_at = self._targets.get((project_id, model_id), ((), 0.0))
         if time.monotonic() > known_at + LIFETIME_SECONDS:
-            return None
-        return target
+            return ()
+        return targets
 
-    def keep(self, project_id: str, model_id: str, target: EngineTarget) -> None:
+    def keep(self, project_id: str, model_id: str, targets: Sequence[EngineTarget]) -> None:
         if len(self._targets) >= MAX_KNOWN:
             self._targets.clear()
-        self._targets[project_id, model_id] = target, time.monotonic()
+        self._targets[project_id, model_id] = targets, time.monotonic()
 
     def forget(self, project_id: str, model_id: str) -> None:
         self._targets.pop((project_id, model_id), None)

@@ -1,6 +1,7 @@
 """Transport of requests to an engine, and of the responses back."""
 
 import json
+import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +26,21 @@ from app.inference.turns import EngineQueue, EngineTurn
 from app.inference.usage import UsageTally, usage_of
 
 CONNECT_SECONDS = 5.0
+# Of an engine beside which another one can answer, so that the next answer comes within 5 seconds.
+REPLICA_CONNECT_SECONDS = 2.0
+REPLICA_HEALTH_SECONDS = 1.0
+ENGINE_UNAVAILABLE = "engine_unavailable"
 RESPONSE_SECONDS = 600.0  # the timeout of the official client
 MAX_CONNECTIONS = 2_000
+# A machine that has gone is noticed within 14 seconds by those who wait for its answers.
+KEEPALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *(
+        (socket.IPPROTO_TCP, getattr(socket, name), value)
+        for name, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 3))
+        if hasattr(socket, name)  # not on every system
+    ),
+]
 CHECKED_EVERY_SECONDS = 0.5
 
 T = TypeVar("T")
@@ -87,6 +101,7 @@ class Exchange:
                 f"{self.target.address}{path}",
                 content=None if fields is None else self.target.body(json.dumps(fields).encode()),
                 headers=self.target.headers,
+                timeout=self._timeout,
             )
         finally:
             turn.release()
@@ -107,6 +122,7 @@ class Exchange:
                 f"{self.target.address}{self.path}",
                 content=self.target.body(question.for_engine()),
                 headers=self.target.headers,
+                timeout=self._timeout,
             )
             answer = await self.client.send(sent, stream=True)
         except BaseException:
@@ -143,20 +159,30 @@ class Exchange:
             log.warning("engine gone", address=self.target.address, error=repr(error))
             await run_sync(self.calls.give_up)
         return Unavailable(
-            "The engine of this model does not respond; try again.", code="engine_unavailable"
+            "The engine of this model does not respond; try again.", code=ENGINE_UNAVAILABLE
         )
 
     async def _is_alive(self) -> bool:
-        """Return True if the engine takes a connection and answers at all."""
+        """Return True if the engine takes a connection and answers at all. One beside others is
+        given time: its lease says later whether it has gone.
+        """
+        has_others = self.target.num_replicas > 1
         try:
             await self.client.get(
                 f"{self.target.address}/health",
                 headers=self.target.headers,
-                timeout=CONNECT_SECONDS,
+                timeout=REPLICA_HEALTH_SECONDS if has_others else CONNECT_SECONDS,
             )
+        except httpx.TimeoutException:
+            return has_others
         except httpx.TransportError:
             return False
         return True
+
+    @property
+    def _timeout(self) -> httpx.Timeout:
+        seconds = REPLICA_CONNECT_SECONDS if self.target.num_replicas > 1 else CONNECT_SECONDS
+        return httpx.Timeout(RESPONSE_SECONDS, connect=seconds)
 
 
 def make_client(idle_seconds: float = 0.0) -> httpx.AsyncClient:
@@ -167,7 +193,8 @@ def make_client(idle_seconds: float = 0.0) -> httpx.AsyncClient:
     if idle_seconds:
         limits = httpx.Limits(max_connections=MAX_CONNECTIONS, keepalive_expiry=idle_seconds)
     timeout = httpx.Timeout(RESPONSE_SECONDS, connect=CONNECT_SECONDS)
-    return httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False)
+    transport = httpx.AsyncHTTPTransport(limits=limits, trust_env=False, socket_options=KEEPALIVE)
+    return httpx.AsyncClient(timeout=timeout, transport=transport, trust_env=False)
 
 
 async def fetch_answer(
@@ -196,6 +223,7 @@ async def fetch_answer(
     await while_connected(fetch_all, request, exchange)
     is_private = exchange.target.is_private
     document = join(questions, documents, rewriter, exchange.tally, is_private=is_private)
+    exchange.target.name_as_asked(document)
     return Response(dump(form.whole(document)), headers=headers("application/json"))
 
 

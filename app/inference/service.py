@@ -2,9 +2,12 @@
 
 import asyncio
 import json
+import random
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 from anyio.to_thread import run_sync
@@ -28,7 +31,12 @@ from app.services import Services
 UPSTREAM_ANSWERS = 2_000  # simultaneous ones; the upstream has limits of its own
 DEFAULT_ANSWERS = 4  # simultaneous ones, for an engine of an older worker
 # Errors that a retry cannot resolve.
-PERMANENT_CODES = ("engine_not_available", "model_not_servable", "chat_template_refused")
+PERMANENT_CODES = (
+    "engine_not_available",
+    "model_not_servable",
+    "chat_template_refused",
+    "adapter_rank_too_high",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,8 @@ class EngineTarget:
     project_id: str
     is_private: bool  # no other project uses it
     is_upstream: bool = False  # it gets questions as their clients wrote them
+    num_replicas: int = 1  # engines that the model is to have
+    asked_name: str | None = None  # for a model whose adapter answers by another name
 
     def refusal_of(
         self, answer: httpx.Response, raw: bytes, prompt_field: str = "messages"
@@ -50,6 +60,11 @@ class EngineTarget:
         if self.is_upstream:
             return upstream.refusal_of(answer.status_code, raw, answer.headers, token=self.token)
         return refusal_of(answer.status_code, raw, prompt_field)
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Return what tells it from other engines: each load has a token of its own."""
+        return self.address, self.token
 
     @property
     def headers(self) -> dict[str, str]:
@@ -69,7 +84,16 @@ class EngineTarget:
         if self.engine is None:  # a server of the operator's may know neither field
             return question
         caching = {"cache_prompt": self.is_private, "cache_salt": self.project_id}
+        if self.asked_name is not None:
+            return json.dumps(
+                caching | json.loads(question) | {"model": self.engine.model_id}
+            ).encode()
         return json.dumps(caching).encode()[:-1] + b"," + question[1:]
+
+    def name_as_asked(self, document: dict[str, Any]) -> None:
+        """Put the name that was asked for into an answer, or an event of one."""
+        if self.asked_name is not None and "model" in document:
+            document["model"] = self.asked_name
 
 
 class EngineFailed(ApiError):
@@ -83,24 +107,25 @@ POLL_SECONDS = 0.1
 
 
 async def find_target(services: Services, caller: Caller, model_id: str) -> EngineTarget:
-    """Return the engine of a model once it is ready.
+    """Return an engine of a model once one is ready. Raises as `find_engines` does."""
+    return choose(await find_engines(services, caller, model_id))
 
-    Raises `NotFound`, `EngineFailed`, and `Unavailable` if it is not ready in time.
+
+async def find_engines(services: Services, caller: Caller, model_id: str) -> Sequence[EngineTarget]:
+    """Return the engines of a model that are ready, once there is one.
+
+    Raises `NotFound`, `EngineFailed`, and `Unavailable` if none is ready in time.
     """
     wait_seconds = services.settings.engine_wait.total_seconds()
     deadline = time.monotonic() + wait_seconds
     lookup = (services.settings, services.database, services.notifier)
-    target = await run_sync(find_or_request, *lookup, caller.project_id, model_id)
-    while target is None:
+    targets = await run_sync(find_or_request_all, *lookup, caller.project_id, model_id)
+    while not targets:
         if time.monotonic() > deadline:
-            raise Unavailable(
-                f"The model '{model_id}' is not loaded after {wait_seconds:g} s; try again. If "
-                "that does not help, check that a cpu worker runs.",
-                code="model_loading",
-            )
+            raise await run_sync(_not_loaded, services.database, model_id, wait_seconds)
         await asyncio.sleep(POLL_SECONDS)
-        target = await run_sync(poll, services.database, caller.project_id, model_id)
-    return target
+        targets = await run_sync(poll_all, services.database, caller.project_id, model_id)
+    return targets
 
 
 def find_or_request(
@@ -112,35 +137,69 @@ def find_or_request(
     *,
     is_patient: bool = False,
 ) -> EngineTarget | None:
-    """Return the engine of a model; None if a worker has to load it, which is then requested.
+    """Return an engine of a model; None if a worker has to load it, which is then requested.
 
     Raises `NotFound`, and `InvalidRequest` for a model that does not support inference.
     """
+    lookup = (settings, database, notifier, project_id, model_id)
+    targets = find_or_request_all(*lookup, is_patient=is_patient)
+    return choose(targets) if targets else None
+
+
+def find_or_request_all(
+    settings: Settings,
+    database: Database,
+    notifier: Notifier,
+    project_id: str,
+    model_id: str,
+    *,
+    is_patient: bool = False,
+) -> Sequence[EngineTarget]:
+    """Return the engines of a model that are ready, as `find_or_request` does one of them."""
     if is_upstream(model_id):
-        return _find_upstream(settings, database, project_id, model_id)
+        return [_find_upstream(settings, database, project_id, model_id)]
     with database.look_up() as session:
         model = _find_model(session, project_id, model_id)
-        ready = repository.find_ready(session, model_id)
+        served = _served(session, model)
+        ready = repository.find_ready(session, served)
         is_private = repository.is_private(session, model)
     if model.format == NOT_SERVABLE:
         raise InvalidRequest(
             f"model: {engine_note_of(model)}", param="model", code="model_not_servable"
         )
     catalogue.note_use(database, model)
-    if settings.engine_url:
+    if address := settings.engine_url_of(model_id):
         token = settings.engine_key.get_secret_value() if settings.engine_key else ""
-        address = settings.engine_url.rstrip("/")
-        return EngineTarget(address, token, None, settings.engine_answers, project_id, is_private)
-    if ready is not None:
-        target = _target_of(ready.engine, project_id, is_private)
-        if ready.use_is_due:
-            note_use(database, target)
-        return target
+        max_answers = settings.engine_answers
+        return [EngineTarget(address, token, None, max_answers, project_id, is_private)]
+    if ready:
+        asked = (served, project_id, model_id, is_private)
+        targets = [_target_of(each.engine, *asked) for each in ready]
+        if any(each.use_is_due for each in ready):
+            note_use(database, targets[0])
+        return targets
     with database.transaction() as session:
-        is_new = repository.request_engine(session, model_id, is_patient=is_patient)
+        is_new = repository.request_engine(session, served.id, is_patient=is_patient)
     if is_new:
-        notifier.notify(Engine, model_id)
-    return None
+        for _ in range(served.replicas):
+            notifier.notify(Engine, served.id)
+    return []
+
+
+def choose(targets: Sequence[EngineTarget]) -> EngineTarget:
+    """Return the engine that had fewest requests for its size when its worker looked."""
+
+    def load(target: EngineTarget) -> tuple[float, float]:
+        num_requests = (target.engine and target.engine.num_requests) or 0
+        return num_requests / target.max_answers, random.random()
+
+    return min(targets, key=load)
+
+
+def _served(session: Session, model: Model) -> Model:
+    """Return the model whose engines answer for this one."""
+    served_id = catalogue.served_id(session, model)
+    return model if served_id == model.id else session.get_one(Model, served_id)
 
 
 def _find_model(session: Session, project_id: str, model_id: str) -> Model:
@@ -190,27 +249,59 @@ def _is_checkpoint(session: Session, project_id: str, name: str) -> bool:
 def poll(
     database: Database, project_id: str, model_id: str, *, is_patient: bool = False
 ) -> EngineTarget | None:
-    """Return the requested engine once it is ready. Raises the reason if it cannot be."""
+    """Return a requested engine once one is ready. Raises the reason if none can be."""
+    targets = poll_all(database, project_id, model_id, is_patient=is_patient)
+    return choose(targets) if targets else None
+
+
+def poll_all(
+    database: Database, project_id: str, model_id: str, *, is_patient: bool = False
+) -> Sequence[EngineTarget]:
+    """Return the requested engines that are ready, as `poll` does one of them."""
     with database.read() as session:
-        engine = repository.find(session, model_id)
-        ready = repository.find_ready(session, model_id)
         model = session.get(Model, model_id)
+        served = model and _served(session, model)
+        served_id = served.id if served is not None else model_id
+        engines = repository.find(session, served_id)
+        ready = repository.find_ready(session, served) if served is not None else []
         is_private = model is not None and repository.is_private(session, model)
-    if ready is not None:
-        return _target_of(ready.engine, project_id, is_private)
-    if engine is not None and engine.state == EngineState.FAILED:
-        raise _failure_of(engine)
-    if engine is None:  # unloaded again meanwhile
+    if served is not None and ready:
+        asked = (served, project_id, model_id, is_private)
+        return [_target_of(each.engine, *asked) for each in ready]
+    failed = [engine for engine in engines if engine.state == EngineState.FAILED]
+    if failed and not any(engine.state in repository.ON_A_WORKER for engine in engines):
+        raise _failure_of(failed[0])
+    if not engines:  # unloaded again meanwhile
         with database.transaction() as session:
-            repository.request_engine(session, model_id, is_patient=is_patient)
-    return None
+            repository.request_engine(session, served_id, is_patient=is_patient)
+    return []
+
+
+def _not_loaded(database: Database, model_id: str, wait_seconds: float) -> Unavailable:
+    """Return the error to raise for a model that is not ready in time, with what hinders workers
+    that know it.
+    """
+    with database.read() as session:
+        model = session.get(Model, model_id)
+        engines = repository.find(session, _served(session, model).id) if model else []
+    reason = next((each.error_message for each in engines if each.error_message), None)
+    advice = reason or "If that does not help, check that a cpu worker runs."
+    return Unavailable(
+        f"The model '{model_id}' is not loaded after {wait_seconds:g} s; try again. {advice}",
+        code="model_loading",
+    )
 
 
 def note_use(database: Database, target: EngineTarget) -> None:
-    """Keep the engine loaded, and others from taking its place."""
+    """Keep the engine loaded, and others from taking its place. Have its model's missing engines
+    loaded, which workers notice when they poll.
+    """
     if target.engine is not None:
         with database.transaction() as session:
-            repository.note_use(session, target.engine.model_id)
+            repository.note_use(session, target.engine)
+            if target.num_replicas > 1:
+                engine = target.engine
+                repository.request_engine(session, engine.model_id, is_patient=engine.is_patient)
 
 
 def give_up(database: Database, target: EngineTarget) -> None:
@@ -220,11 +311,20 @@ def give_up(database: Database, target: EngineTarget) -> None:
             repository.give_up(session, target.engine)
 
 
-def _target_of(engine: Engine, project_id: str, is_private: bool) -> EngineTarget:
+def _target_of(
+    engine: Engine, served: Model, project_id: str, model_id: str, is_private: bool
+) -> EngineTarget:
     assert engine.address is not None
-    max_answers = engine.max_answers or DEFAULT_ANSWERS
-    token = engine.token or ""
-    return EngineTarget(engine.address, token, engine, max_answers, project_id, is_private)
+    return EngineTarget(
+        engine.address,
+        engine.token or "",
+        engine,
+        engine.max_answers or DEFAULT_ANSWERS,
+        project_id,
+        is_private,
+        num_replicas=served.replicas,
+        asked_name=None if engine.model_id == model_id else model_id,
+    )
 
 
 def _failure_of(engine: Engine) -> ApiError:

@@ -15,6 +15,7 @@ from app.jobs.resolution import FilePlan, JobPlan, incompatibility
 from app.models import Checkpoint, FileStatus, Model
 from app.models.job_request import JobRequest
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.formats import AdapterRankTooHigh, FormatUnavailable, check_shared
 
 
 def plan_job(
@@ -58,6 +59,8 @@ def _plan_model(
     name = aliases.resolve(session, project_id, request.model)
     model, checkpoint = base_of(session, project_id, name, lock=lock)
     estimates.check_fits_model(model.config, requested.recipe)
+    if request.falqon.serve_as == "shared":
+        _check_shared(requested.recipe, model, checkpoint)
     _check_fits_disk(model, requested.recipe, settings)
     return requested, model, checkpoint
 
@@ -72,6 +75,21 @@ def _check_switch(session: Session, project_id: str, request: JobRequest) -> Non
             param="falqon.switch.alias",
             code="alias_not_found",
         )
+
+
+def _check_shared(recipe: Recipe, model: Model, checkpoint: Checkpoint | None) -> None:
+    """Raise `InvalidRequest` where the job's model could not answer as an adapter."""
+    param, code = "falqon.serve_as", "shared_not_available"
+    if checkpoint is not None:
+        message = "the job continues from a checkpoint, which is no base model that engines have"
+        raise InvalidRequest(f"{param}: {message}.", param=param, code=code)
+    try:
+        check_shared(recipe, model.config)
+    except FormatUnavailable as error:
+        if isinstance(error, AdapterRankTooHigh):
+            code = error.code
+        message = f"{param}: {str(error).removeprefix('format: ')}."
+        raise InvalidRequest(message, param=param, code=code) from None
 
 
 def _check_fits_disk(model: Model, recipe: Recipe, settings: Settings) -> None:

@@ -118,7 +118,9 @@ def list_engines() -> None:
         kept = "  kept loaded" if engine.keep_loaded else ""
         memory = size(engine.memory_bytes or 0)
         used_at = minute(int(engine.used_at.timestamp()))
-        typer.echo(f"{one_line(engine.model_id)}  {engine.state}  {memory}  {used_at}{kept}")
+        number = f" replica {engine.replica + 1}" if engine.replica else ""
+        model = f"{one_line(engine.model_id)}{number}"
+        typer.echo(f"{model}  {engine.state}  {memory}  {used_at}{kept}")
 
 
 @engines.command("keep", epilog="Example: falqon admin engines keep MODEL --off")

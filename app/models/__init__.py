@@ -32,6 +32,7 @@ from app.models.orphan import Orphan
 from app.models.price_override import PriceOverride
 from app.models.project import DEFAULT_PROJECT_ID, Project
 from app.models.question_day import QuestionDay, QuestionSource
+from app.models.serving_worker import ServingWorker
 from app.models.source_token import SourceToken
 from app.models.stored_answer import AnswerKind, StoredAnswer
 from app.models.stored_answer_metadata import StoredAnswerMetadata
@@ -92,6 +93,7 @@ __all__ = [
     "QuestionDay",
     "QuestionSource",
     "Scope",
+    "ServingWorker",
     "SourceToken",
     "StoredAnswer",
     "StoredAnswerMetadata",

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, PlainValidator, ValidationError, model_validator
 
 from app.base.plain_words import in_plain_words
+from app.models.model import ServeAs
 from app.models.strict_model import StrictModel
 from app.models.switch_options import SwitchOptions
 from falqon_core.contract.config import Recipe
@@ -83,6 +84,12 @@ class FalqonOptions(RecipeOptions):
         "job has succeeded, unless the project has switched that off",
     )
     switch: SwitchOptions | None = None
+    serve_as: ServeAs | None = Field(
+        None,
+        description="merged: the model answers from weights of its own, exactly those trained; "
+        "shared: as an adapter on its base, which models share in memory, once the distance is "
+        "measured; default: as the project says",
+    )
     sample_prompts: list[str] | None = Field(
         None, description="Not supported: prompts come from the validation data, see num_samples"
     )

@@ -122,6 +122,12 @@ class JobRequest(StrictModel):
         return self
 
     @model_validator(mode="after")
+    def _refuse_to_serve_no_model(self) -> Self:
+        if self.falqon.find_rate and self.falqon.serve_as is not None:
+            raise ValueError("falqon.serve_as: a range test has no model to serve")
+        return self
+
+    @model_validator(mode="after")
     def _refuse_a_switch_that_nothing_could_decide(self) -> Self:
         options = self.falqon
         if options.switch is None:

@@ -1,9 +1,12 @@
 from datetime import datetime
+from typing import Literal
 
-from sqlalchemy import BigInteger, ForeignKey, Index, false
+from sqlalchemy import BigInteger, ForeignKey, Index, String, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, CreatedAt, JsonObject
+
+ServeAs = Literal["merged", "shared"]
 
 
 class Model(Base):
@@ -30,3 +33,7 @@ class Model(Base):
     used_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]  # end of an unused model, of which its project was told
     is_pinned: Mapped[bool] = mapped_column(default=False, server_default=false())
+    # Engines that are to answer for it at once, while it is asked.
+    replicas: Mapped[int] = mapped_column(default=1, server_default="1")
+    # Of a job's model; shared: as its adapter, once there is one whose distance is measured.
+    serve_as: Mapped[ServeAs] = mapped_column(String, default="merged", server_default="merged")

@@ -1,10 +1,11 @@
 from datetime import datetime
 
-from sqlalchemy import BigInteger, true
+from sqlalchemy import BigInteger, String, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.answer_storage import AnswerStorage
 from app.models.base import Base, CreatedAt, PydanticType
+from app.models.model import ServeAs
 
 DEFAULT_PROJECT_ID = "proj_default"
 
@@ -35,6 +36,8 @@ class Project(Base):
 
     # Evaluate the model of a job that held rows out, once it has succeeded.
     evaluate: Mapped[bool] = mapped_column(default=True, server_default=true())
+
+    serve_as: Mapped[ServeAs] = mapped_column(String, default="merged", server_default="merged")
 
     # Share of the cards relative to that of other projects.
     weight: Mapped[int] = mapped_column(default=1)

@@ -25,7 +25,7 @@ def claim_first(
     """Begin an attempt of the first row that meets the conditions, which are checked once more when
     it is taken.
     """
-    key = _key_of(kind)
+    (key,) = _keys_of(kind)
     first = (
         select(key)
         .where(*conditions)
@@ -46,16 +46,17 @@ def claim_first(
 def is_attempt(row: Leased) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions under which no later attempt has begun."""
     kind = type(row)
-    key = _key_of(kind)
-    return key == getattr(row, key.key), kind.attempt == row.attempt
+    is_row = (key == getattr(row, key.key) for key in _keys_of(kind))
+    return *is_row, kind.attempt == row.attempt
 
 
 def execute(session: Session, kind: type[Leased], statement: UpdateBase) -> bool:
     """Execute an update or a deletion of one row; False where its conditions do not hold."""
-    returned = session.execute(statement.returning(_key_of(kind)), execution_options=UNSYNCED)
+    returned = session.execute(statement.returning(*_keys_of(kind)), execution_options=UNSYNCED)
     return returned.first() is not None
 
 
-def _key_of(kind: type[Leased]) -> Any:
-    (column,) = inspect(kind).primary_key
-    return getattr(kind, inspect(kind).get_property_by_column(column).key)
+def _keys_of(kind: type[Leased]) -> list[Any]:
+    mapper = inspect(kind)
+    names = [mapper.get_property_by_column(column).key for column in mapper.primary_key]
+    return [getattr(kind, name) for name in names]

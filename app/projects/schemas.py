@@ -5,6 +5,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from app.http.pagination import Object, unix_seconds
 from app.models import Project
 from app.models.answer_storage import AnswerStorage
+from app.models.model import ServeAs
 from app.models.strict_model import StrictModel
 from app.projects.repository import ProjectUsage
 
@@ -67,6 +68,11 @@ class ProjectRequest(StrictModel):
         description="compare the model of a job with its base on the records that were held out, "
         "once the job has succeeded",
     )
+    serve_as: ServeAs = Field(
+        "merged",
+        description="how models of jobs answer that do not say it themselves, where that is "
+        "possible: from weights of their own, or as adapters on a base that they share",
+    )
 
 
 class ProjectChange(ProjectRequest):
@@ -104,6 +110,7 @@ class ProjectObject(Object):
     answer_storage: AnswerStorage | None
     answer_bytes: Annotated[int, Field(description="of all stored answers")]
     evaluate: bool
+    serve_as: ServeAs
     usage: Annotated[UsageObject | None, Field(description="null in lists")]
 
     @classmethod
@@ -126,6 +133,7 @@ class ProjectObject(Object):
             answer_storage=project.answer_storage,
             answer_bytes=project.answer_bytes,
             evaluate=project.evaluate,
+            serve_as=project.serve_as,
             usage=usage
             and UsageObject(
                 live_jobs=usage.live_jobs,

@@ -17,6 +17,7 @@ SET_BY_PROJECTS = {
     "name",
     "answer_storage",
     "evaluate",
+    "serve_as",
     "checkpoints_kept_days",
     "models_kept_days",
 }

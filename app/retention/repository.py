@@ -100,6 +100,7 @@ def is_needed(session: Session, model: Model) -> bool:
     return (
         bool(aliases.names_of(session, model.id))
         or catalogue.is_trained_from(session, model.id)
+        or catalogue.answers_for_another(session, model)
         or bool(session.scalar(select(or_(*_needs(model)))))
     )
 
@@ -108,7 +109,11 @@ def _needs(model: Model) -> list[ColumnElement[bool]]:
     child, unfinished = Model.__table__.alias(), OperationStatus.IN_PROGRESS
     is_loaded = or_(
         Engine.keep_loaded,
-        Engine.state == EngineState.WAITING,
+        and_(
+            Engine.state == EngineState.WAITING,
+            Engine.replica == 0,
+            Engine.declined_by.is_(None),
+        ),
         Engine.used_at > now_plus(-ENGINE_RECENTLY.total_seconds()),
     )
     undecided = (SwitchStatus.EVALUATING, SwitchStatus.CANARY)

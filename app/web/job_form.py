@@ -41,6 +41,7 @@ LEFT_OUT = {  # Settings without a field of their name, each with the reason.
     "sample_prompts": "not supported",
     "find_rate": "a button submits it",
     "switch": "the page of the model has it",
+    "serve_as": "the page of the model has it",
 }
 LABELS = {
     "model": "Base model",

@@ -71,6 +71,6 @@ def load_model(server: Server, database: Database, model: str) -> Door:
     )
     answer.raise_for_status()
     with database.read() as session:
-        engine = session.get_one(Engine, model)
+        engine = session.get_one(Engine, (model, 0))
     assert engine.address is not None
     return Door(engine.address, engine.token or "")

@@ -58,6 +58,7 @@ FORMAT_DESCRIPTIONS: dict[FormatName, str] = {
     "bits a weight): llama.cpp and what is built on it load it.",
 }
 Q4_1_GROUP_SIZE = 32
+MAX_SHARED_RANK = 512  # Of an adapter on a base that others share: vLLM takes no higher one.
 GGUF_ARCHITECTURES = {
     "gemma4_text": "gemma4",
     "glm4_moe": "glm4moe",
@@ -103,6 +104,23 @@ class FormatUnavailable(UserError):
 
     code = "format_not_available"
     default_param = "format"
+
+
+class AdapterRankTooHigh(FormatUnavailable):
+    code = "adapter_rank_too_high"
+
+
+def check_shared(recipe: Recipe, model_config: dict[str, object]) -> None:
+    """Check that a model of this recipe can answer as an adapter on its base.
+
+    Raises `FormatUnavailable`.
+    """
+    if recipe.rank > MAX_SHARED_RANK:
+        raise AdapterRankTooHigh(
+            f"format: its adapter has rank {recipe.rank}, and engines put adapters of rank "
+            f"{MAX_SHARED_RANK} at most on a base that others share"
+        )
+    check_format("gguf_lora", recipe, model_config)
 
 
 def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, object]) -> None:

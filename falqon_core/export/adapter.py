@@ -11,7 +11,6 @@ that keep no B have no adapter (`contract.formats`).
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +24,10 @@ from falqon_core.contract.errors import ModelError
 from falqon_core.contract.formats import FormatUnavailable, check_format
 from falqon_core.contract.model_folder import read_config
 from falqon_core.export.gguf import write_gguf_adapter_file
-from falqon_core.files import write_json
+from falqon_core.export.peft import PEFT_PREFIX, PEFT_WEIGHTS, write_peft_config
 
 Factors = tuple[Tensor, Tensor]
-PEFT_PREFIX = "base_model.model."
 TRAINED_B = (".delta", ".lora_b")
-LAYER = re.compile(r"\.layers\.(\d+)\.")
-MLP_LINEAR = re.compile(LAYER.pattern + r"mlp\.(shared_experts?\.)?(?:gate|up|down)_proj$")
 
 
 def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
@@ -46,45 +42,9 @@ def write_adapter(checkpoint: Path, folder: Path, base_model: str) -> Recipe:
         for name, pair in factors.items()
         for letter, factor in zip("AB", pair, strict=True)
     }
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base_model,
-        "r": recipe.rank,
-        "lora_alpha": _alpha(recipe),
-        **_targets(list(factors)),
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "inference_mode": True,
-    }
-    write_json(folder / "adapter_config.json", config)
+    save_file(tensors, folder / PEFT_WEIGHTS, metadata={"format": "pt"})
+    write_peft_config(folder, base_model, recipe.rank, _alpha(recipe), list(factors))
     return recipe
-
-
-def _targets(names: list[str]) -> dict[str, list[str]]:
-    """Return where the adapter belongs, as PEFT reads it.
-
-    In a mixture PEFT takes the names of gate, up and down for those of the experts, which this
-    adapter leaves alone; there the weights of other such linears are named.
-    """
-    if not _is_mixture(names):
-        return {"target_modules": sorted({name.rpartition(".")[2] for name in names})}
-    modules = {name.rpartition(".")[2] for name in names if not MLP_LINEAR.search(name)}
-    weights = {".".join(name.split(".")[-2:]) for name in names if MLP_LINEAR.search(name)}
-    return {
-        "target_modules": sorted(modules),
-        "target_parameters": sorted(f"{name}.weight" for name in weights),
-    }
-
-
-def _is_mixture(names: list[str]) -> bool:
-    """Check that an MLP stands beside experts, or in some layers alone."""
-    mlps = [match for name in names if (match := MLP_LINEAR.search(name))]
-    layers = {match[1] for name in names if (match := LAYER.search(name))}
-    is_everywhere = {match[1] for match in mlps} == layers
-    return any(match[2] for match in mlps) or (bool(mlps) and not is_everywhere)
 
 
 def write_gguf_adapter(checkpoint: Path, folder: Path, name: str) -> Recipe:

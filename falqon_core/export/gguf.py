@@ -45,7 +45,7 @@ from falqon_core.estimate.mixers import HYBRIDS
 from falqon_core.export import gguf_delta_net, gguf_experts, gguf_gemma
 from falqon_core.export.gguf_blocks import FILE_TYPES, block_types, quantize_blocks
 from falqon_core.export.reading import decoder_weights
-from falqon_core.importers.gguf import LAYER_NAMES, OUTER_NAMES
+from falqon_core.importers.gguf_names import LAYER_NAMES, OUTER_NAMES
 from falqon_core.importers.mxfp4 import ggml_blocks
 from falqon_core.importers.tokenizer import load_tokenizer
 

@@ -25,6 +25,7 @@ from falqon_core.files import write_json
 from falqon_core.importers.bfloat16 import save_bfloat16, to_bfloat16
 from falqon_core.importers.decoder import build_decoder
 from falqon_core.importers.gguf_header import check_gguf
+from falqon_core.importers.gguf_names import name_of, rotary_halves
 from falqon_core.importers.soundness import check_tensors, check_tokenizer
 
 MODEL_CLASSES = {
@@ -32,14 +33,6 @@ MODEL_CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
 }
-OUTER_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
-    "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
-    "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
-}  # fmt: skip
 MAX_RESULTS_AHEAD = 16
 LICENCE_NAME = re.compile(r"[A-Za-z0-9.+-]+")
 
@@ -55,7 +48,7 @@ def convert_gguf(source: Path, output: Path) -> list[str]:
         raise ModelError(f"{source.name} cannot be read as GGUF: {error}") from None
     config = _config(reader)
     dimensions = ModelDimensions.from_config(config)
-    tensors = {_name(tensor.name): tensor for tensor in reader.tensors}
+    tensors = {name_of(tensor.name): tensor for tensor in reader.tensors}
     shapes = {
         name: tuple(int(size) for size in reversed(tensor.shape))
         for name, tensor in tensors.items()
@@ -180,17 +173,6 @@ def _in_order(
         yield from pool.map(convert, names[start : start + MAX_RESULTS_AHEAD])
 
 
-def _name(gguf_name: str) -> str:
-    match = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", gguf_name)
-    if match is not None:
-        layer, part, kind = match.groups()
-        if layer is None and part in OUTER_NAMES:
-            return f"{OUTER_NAMES[part]}.{kind}"
-        if layer is not None and part in LAYER_NAMES:
-            return f"model.layers.{layer}.{LAYER_NAMES[part]}.{kind}"
-    raise ModelError(f"the GGUF file has a tensor {gguf_name!r} that no supported decoder has")
-
-
 def _bits(
     name: str, tensor: ReaderTensor, shape: tuple[int, ...], config: dict[str, Any]
 ) -> np.ndarray:
@@ -202,17 +184,10 @@ def _bits(
         ) from None
     if config["model_type"] == "llama":
         if ".q_proj." in name:
-            values = _rotary_halves(values, config["num_attention_heads"])
+            values = rotary_halves(values, config["num_attention_heads"])
         elif ".k_proj." in name:
-            values = _rotary_halves(values, config["num_key_value_heads"])
+            values = rotary_halves(values, config["num_key_value_heads"])
     return to_bfloat16(values)
-
-
-def _rotary_halves(values: np.ndarray, heads: int) -> np.ndarray:
-    """Order the rows of each head from interleaved pairs (0, 1, 0, 1, ...) to halves (0, 0, ..., 1,
-    1, ...); [O, I] or [O].
-    """
-    return values.reshape(heads, -1, 2, *values.shape[1:]).swapaxes(1, 2).reshape(values.shape)
 
 
 def _save_tokenizer(source: Path, config: dict[str, Any], output: Path) -> None:

@@ -19,6 +19,7 @@ from app.base import migrate
 from app.base.database import Database
 from app.batches import repository as batches
 from app.batches.repository import LineAnswer
+from app.inference import claims as engines
 from app.models import DEFAULT_PROJECT_ID, Base, EvaluationAnswer, JobStatus, Scope, UsageSum
 from app.usage.questions import QuestionCount, QuestionCounts, QuestionKey
 from tests.chaos.conftest import Count
@@ -75,6 +76,7 @@ def used(backend: Backend) -> Database:
             ).raise_for_status()
             texts = {"prompt": "Two?", "expected": "four", "base_answer": "five", "answer": "four"}
             with backend.database.transaction() as session:
+                engines.note_worker(session, "worker-1")
                 evaluation_id = evaluation.json()["id"]
                 session.add(
                     EvaluationAnswer(evaluation_id=evaluation_id, number=0, line=1, **texts)

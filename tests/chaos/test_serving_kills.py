@@ -65,7 +65,7 @@ class Serving:
 
     def engine(self) -> Engine | None:
         with self.backend.database.read() as session:
-            return session.get(Engine, TINY_MODEL_ID)
+            return session.get(Engine, (TINY_MODEL_ID, 0))
 
     def busy_slots(self) -> int:
         """Return how many answers the engine works at."""

@@ -110,6 +110,14 @@ def a_job_model(tenant: Tenant) -> Parameters:
     return params
 
 
+def a_model_to_share(tenant: Tenant) -> Parameters:
+    """Of a family that llama.cpp has."""
+    params = a_job_model(tenant)
+    with tenant.api.database.transaction() as session:
+        session.get_one(Model, params["model"]).config = {"model_type": "llama"}
+    return params
+
+
 def an_export(tenant: Tenant) -> Parameters:
     params = a_job_model(tenant)
     tenant.http.post(

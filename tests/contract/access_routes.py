@@ -23,6 +23,7 @@ from tests.contract.access_objects import (
     a_key,
     a_model,
     a_model_import,
+    a_model_to_share,
     a_model_to_switch_to,
     a_paused_job,
     a_permission,
@@ -371,6 +372,9 @@ ROUTES = {
     ("GET", "/v1/model_imports"): Route(ADMIN, is_of_all=True, by_installation=True),
     ("GET", "/v1/model_imports/{import_id}"): Route(ADMIN, a_model_import, by_installation=True),
     ("GET", "/v1/models/{model:path}"): Route(INFER, a_model, without_model),
+    ("POST", "/v1/models/{model:path}"): Route(
+        WRITE, a_model_to_share, without_model, send=json({"serve_as": "shared", "replicas": 2})
+    ),
     ("DELETE", "/v1/models/{model:path}"): Route(WRITE, a_model, without_model),
     ("GET", "/v1/models/{model:path}/artifacts"): Route(READ, a_model, without_model),
     ("GET", "/v1/models/{model:path}/artifacts/manifest.json"): Route(READ, a_model, without_model),

@@ -121,6 +121,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "after": "a",
     },
     "POST /v1/models/{model}/exports": {"format": "bf16"},
+    "POST /v1/models/{model}": {"serve_as": "shared", "replicas": 2},
     "POST /v1/models/{model}/links": {"name": "model.safetensors", "expires_in_seconds": 60},
     "POST /v1/files": {"source": "hf://acme/rows", "purpose": "fine-tune"},
     "PUT /v1/source_tokens/hf": {"token": "hf_a"},

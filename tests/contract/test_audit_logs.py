@@ -58,6 +58,7 @@ EVENT_TYPES = {
     ("POST", "/v1/falqon/deletions/jobs"): "job.deleted",
     ("POST", "/v1/models/{model:path}/retention"): "model.pinned",
     ("POST", "/v1/models/{model:path}/exports"): "export.created",
+    ("POST", "/v1/models/{model:path}"): "model.updated",
     ("POST", "/v1/organization/group_grants"): "group_grant.updated",
     ("POST", "/v1/organization/users/{user_id}/readmit"): "user.added",
     ("POST", "/v1/projects"): "project.created",

@@ -238,7 +238,7 @@ def test_a_model_that_anything_needs_stays(tenant: Tenant) -> None:
         assert retention(tenant, model_id)["expires_at"] is None
     tenant.client.fine_tuning.jobs.cancel(job.id)
     with tenant.api.database.transaction() as session:
-        session.delete(session.get_one(Engine, loaded))
+        session.delete(session.get_one(Engine, (loaded, 0)))
         session.delete(session.get_one(Batch, batch["id"]))
 
 

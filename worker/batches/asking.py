@@ -106,7 +106,9 @@ class BatchAsker:
         self.input_tokens += usage["prompt_tokens"]
         self.output_tokens += usage["completion_tokens"]
         rewriter = translation.rewriter
-        return join(questions, documents, rewriter, tally, is_private=target.is_private)
+        document = join(questions, documents, rewriter, tally, is_private=target.is_private)
+        target.name_as_asked(document)
+        return document
 
     async def _send(
         self,

@@ -1,5 +1,6 @@
 """Cost of the time in which engines answered."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -26,9 +27,9 @@ class Charge:
         return cents(usd(self.price.usd_per_device_hour * self.num_devices, self.seconds))
 
 
-def charge_of(context: WorkerContext, seconds: float) -> Charge:
-    """Return what so many seconds of answers cost on the engines of this machine."""
-    if context.settings.engine_url:
+def charge_of(context: WorkerContext, seconds: float, model_ids: Iterable[str]) -> Charge:
+    """Return what so many seconds of answers of some models cost on the engines of this machine."""
+    if all(map(context.settings.engine_url_of, model_ids)):
         return Charge(seconds, 1, None)
     device, num_devices = device_of_engines(context.settings)
     with context.database.read() as session:

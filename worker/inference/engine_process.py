@@ -36,6 +36,7 @@ class EngineProcess(ChildProcess):
         self, command: Sequence[str], model_id: str, settings: Settings, log: IO[bytes]
     ) -> None:
         self.token = secrets.token_urlsafe(32)
+        self.address = ""
         self._log = log
         # Each write goes to the end, wherever that is once the log has been emptied.
         flags = fcntl.fcntl(log, fcntl.F_GETFL)
@@ -63,7 +64,8 @@ class EngineProcess(ChildProcess):
                 minutes = LOAD_SECONDS / 60
                 raise PermanentError("too_slow", f"It took more than {minutes:g} minutes to load.")
             line += self.output.read() or b""
-        return line.decode().strip()
+        self.address = line.decode().strip()
+        return self.address
 
     def check_alive(self, seconds: float) -> None:
         """Wait so long; raise `EngineEnded` if it has ended by then. Empties a log that has grown

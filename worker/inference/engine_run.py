@@ -13,10 +13,11 @@ from sqlalchemy.orm import Session
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.catalogue import repository as catalogue
 from app.inference import claims
-from app.models import Engine, EngineState, Model
+from app.models import Engine, EngineState
 from falqon_core.contract.errors import UserError
 from falqon_core.contract.formats import engine_refusal
 from worker.context import WorkerContext
+from worker.inference.base_server import BaseServer
 from worker.inference.engine_choice import Loading, prepare
 from worker.inference.engine_process import EngineProcess
 from worker.inference.metrics import EngineMetrics, Figures
@@ -27,6 +28,8 @@ from worker.operations.handler import OperationAbandoned, PermanentError
 from worker.operations.polled_lease import PolledLease
 
 ENGINE_CHECK_SECONDS = 0.2
+# Failures that another worker, with another card or more memory, may not have.
+OF_THIS_MACHINE = ("engine_out_of_memory", "engine_not_available", "adapter_rank_too_high")
 
 log = structlog.get_logger()
 
@@ -35,15 +38,24 @@ class EngineRun:
     """A thread and the program that it watches; neither outlives the other."""
 
     def __init__(
-        self, context: WorkerContext, engine: Engine, make_room: Callable[[Engine, Loading], None]
+        self,
+        context: WorkerContext,
+        engine: Engine,
+        make_room: Callable[["EngineRun", Loading], None],
+        release: Callable[["EngineRun"], None],
+        decline: Callable[[Session, Engine, PermanentError], None],
     ) -> None:
         self.model_id = engine.model_id
+        self.engine = engine
         self.shared: Path | None = None  # The file whose pages it has mapped.
+        self.needed_bytes = 0
+        self.server: BaseServer | None = None  # The program that others answer from, too.
         self._context = context
         self._settings = context.settings
         self._database = context.database
-        self._engine = engine
         self._make_room = make_room
+        self._decline = decline
+        self._release_server = release
         self._stopping = threading.Event()
         self._lease = PolledLease(context, self._renew, model=self.model_id)
         self._figures = Figures()
@@ -78,10 +90,24 @@ class EngineRun:
     def _serve(self) -> None:
         """Answer until nobody asks any more."""
         with ModelCache.of(self._context, self._beat) as cache:
-            loading = prepare(self._model(), cache, self._settings)
-            self._make_room(self._engine, loading)
-            self.shared = loading.shared
-            self._answer(loading)
+            loading = self._prepare(cache)
+            self._make_room(self, loading)
+            try:
+                if self.server is not None:
+                    self._answer_from(self.server, loading)
+                else:
+                    self._answer(loading)
+            finally:
+                self._release_server(self)
+        log.info("model unloaded", model=self.model_id)
+
+    def _prepare(self, cache: ModelCache) -> Loading:
+        with self._database.read() as session:
+            model = catalogue.find_in_any_project(session, self.model_id)
+            has_adapters = catalogue.has_adapters(session, self.model_id)
+        if model is None or model.deleted_at is not None:
+            raise PermanentError("model_not_found", "The model has been deleted meanwhile.")
+        return prepare(model, cache, self._settings, has_adapters=has_adapters)
 
     def _answer(self, loading: Loading) -> None:
         with (
@@ -89,36 +115,44 @@ class EngineRun:
             EngineProcess(loading.command, self.model_id, self._settings, engine_log) as process,
             process.output,
         ):
-            address = process.wait_for_address(self._beat)
-            ready = {"address": address, "token": process.token}
-            self._write(state=EngineState.READY, max_answers=loading.max_answers, **ready)
-            log.info("model loaded", model=self.model_id)
-            metrics = EngineMetrics(process.pid, address, process.token)
-            self._figures = metrics.read()
-            watch = ProgressWatch(metrics, loading.needed_bytes)
-            try:
-                while not self._is_idle(metrics, watch):
-                    process.check_alive(ENGINE_CHECK_SECONDS)
-            except OperationAbandoned:
-                # A caller may notice first that the engine has ended; the log still says why.
-                process.check_alive(0)
-                raise
-        log.info("model unloaded", model=self.model_id)
+            process.wait_for_address(self._beat)
+            self._answer_until_idle(process, loading)
 
-    def _model(self) -> Model:
-        with self._database.read() as session:
-            model = catalogue.find_in_any_project(session, self.model_id)
-        if model is None or model.deleted_at is not None:
-            raise PermanentError("model_not_found", "The model has been deleted meanwhile.")
-        return model
+    def _answer_from(self, server: BaseServer, loading: Loading) -> None:
+        server.wait_for_address(self._beat)
+        with server.adapter(self.model_id, loading.adapter):
+            self._answer_until_idle(server, loading)
 
-    def _is_idle(self, metrics: EngineMetrics, watch: ProgressWatch) -> bool:
+    def _answer_until_idle(self, program: EngineProcess | BaseServer, loading: Loading) -> None:
+        ready = {"address": program.address, "token": program.token}
+        self._write(state=EngineState.READY, max_answers=loading.max_answers, **ready)
+        log.info("model loaded", model=self.model_id)
+        metrics = EngineMetrics(program.pid, program.address, program.token)
+        self._figures = self._read(metrics, loading)
+        watch = ProgressWatch(metrics, loading.needed_bytes)
+        try:
+            while not self._is_idle(metrics, watch, loading):
+                program.check_alive(ENGINE_CHECK_SECONDS)
+        except OperationAbandoned:
+            # A caller may notice first that the engine has ended; the log still says why.
+            program.check_alive(0)
+            raise
+
+    def _read(self, metrics: EngineMetrics, loading: Loading) -> Figures:
+        """Return the figures of the program; where several engines answer from it, for the one
+        that came first.
+        """
+        if self.server is None or self.server.engines[0] == self.model_id:
+            return metrics.read()
+        return Figures(loading.adapter_bytes)
+
+    def _is_idle(self, metrics: EngineMetrics, watch: ProgressWatch, loading: Loading) -> bool:
         """Return whether the row has gone for want of use; asked when the lease is renewed. Raises
         `EngineEnded` for an engine that makes no progress.
         """
         is_due = self._lease.is_due
         if is_due:
-            self._figures = metrics.read()
+            self._figures = self._read(metrics, loading)
             watch.check()
         self._beat()
         if not is_due:
@@ -126,7 +160,7 @@ class EngineRun:
         idle_seconds = self._settings.engine_idle.total_seconds()
         try:
             with self._database.transaction() as session:
-                return claims.unload_idle(session, self._engine, idle_seconds)
+                return claims.unload_idle(session, self.engine, idle_seconds)
         except DATABASE_UNAVAILABLE_ERRORS:  # the next beat says so
             return False
 
@@ -137,25 +171,27 @@ class EngineRun:
         self._lease.renew_when_due()
 
     def _renew(self, session: Session, lease_seconds: float) -> None:
-        if not claims.renew(session, self._engine, lease_seconds, **asdict(self._figures)):
+        if not claims.renew(session, self.engine, lease_seconds, **asdict(self._figures)):
             raise OperationAbandoned
 
     def _write(self, **values: object) -> None:
         with self._database.transaction() as session:
-            if not claims.write(session, self._engine, **values):
+            if not claims.write(session, self.engine, **values):
                 raise OperationAbandoned
 
     def _release(self) -> None:
         """Leave the model to another worker where it is to stay loaded and this one ends."""
         with self._database.transaction() as session:
             is_leaving = self._context.shutting_down.is_set()
-            if not (is_leaving and claims.release(session, self._engine)):
-                claims.unload(session, self._engine)
+            if not (is_leaving and claims.release(session, self.engine)):
+                claims.unload(session, self.engine)
 
     def _fail(self, failure: PermanentError) -> None:
-        error = {"error_code": failure.code, "error_message": failure.message}
         with self._database.transaction() as session:
-            claims.write(session, self._engine, state=EngineState.FAILED, **error)
+            if failure.code in OF_THIS_MACHINE:
+                self._decline(session, self.engine, failure)
+            else:
+                claims.fail(session, self.engine, failure.code, failure.message)
 
 
 def _failure_of(error: Exception) -> PermanentError:

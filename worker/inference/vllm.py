@@ -16,12 +16,17 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from app.base.processes.parent_death import signal_at_death_of_parent
+from falqon_core.contract.formats import MAX_SHARED_RANK
 from worker.inference.llama_cpp import TOKEN_VARIABLE
 from worker.machine.engines import find_vllm
 
 SERVER_POLL_SECONDS = 0.2
 HEALTH_SECONDS = 5
 PARALLEL_ANSWERS = 64
+# Adapters on one base: in one step, each of which has memory from the start, and altogether.
+STEP_ADAPTERS = 8
+MAX_ADAPTERS = 64
+ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, MAX_SHARED_RANK)  # limits that vLLM can be given
 # The worker reads the engine's metrics, so its log needs no lines of them.
 LOG_STATS_SECONDS = "1000000"
 NO_TELEMETRY = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}  # No telemetry.
@@ -37,14 +42,16 @@ def main() -> None:
     parser.add_argument("--context", type=int, required=True, help="tokens, of one answer")
     parser.add_argument("--cache-bytes", type=int, required=True, help="for keys and values")
     parser.add_argument("--on-cpu", action="store_true")
+    parser.add_argument("--adapter-rank", type=int, help="the highest of adapters that come later")
     args = parser.parse_args()
     # vLLM's own processes do not notice the death of the process that started them.
     signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
     signal_at_death_of_parent(signal.SIGTERM)
     port = _free_port(args.host)
-    process = subprocess.Popen(
-        command_of(args, port), env=_environment(os.environ), stdout=sys.stderr
-    )
+    environment = _environment(os.environ)
+    if args.adapter_rank is not None:
+        environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
+    process = subprocess.Popen(command_of(args, port), env=environment, stdout=sys.stderr)
     while not _is_ready(args.host, port):
         if process.poll() is not None:
             break
@@ -64,6 +71,9 @@ def command_of(args: Namespace, port: int) -> list[str]:
     command += ["--disable-uvicorn-access-log", "--disable-fastapi-docs"]
     if args.on_cpu:
         command.append("--enforce-eager")  # Compiling takes minutes there and a compiler.
+    if args.adapter_rank is not None:
+        command += ["--enable-lora", "--max-lora-rank", str(args.adapter_rank)]
+        command += ["--max-loras", str(STEP_ADAPTERS), "--max-cpu-loras", str(MAX_ADAPTERS)]
     template = args.folder / CHAT_TEMPLATE
     if template.is_file() and HERMES_CALL in template.read_text(encoding="utf-8"):
         command += ["--enable-auto-tool-choice", "--tool-call-parser", "hermes"]

@@ -172,13 +172,20 @@ class ModelCache:
         """Return the folder of a quantized model of the catalogue as plain bf16."""
         return self._converted(self.model(model_id), "bf16", model_id)
 
-    def _converted(self, source: Path, format: ConvertedFormat, model_id: str) -> Path:
+    def peft_adapter(self, model_id: str, base: Path) -> Path:
+        """Return an adapter for llama.cpp as a folder of PEFT's; `base` is that of its base."""
+        source = self.model(model_id)
+        return self._converted(source, "lora", model_id, "--base-folder", str(base))
+
+    def _converted(
+        self, source: Path, format: ConvertedFormat, model_id: str, *options: str
+    ) -> Path:
         folder = self._folder(f"{source.name}\0{format}\n")
         while not self._is_held(folder):
             self._require_space(2 * sum(path.stat().st_size for path in source.iterdir()))
             with self._whole(folder) as staging:
                 arguments = ["convert", str(source), "--to", format]
-                arguments += ["--output", str(staging / format), "--name", model_id]
+                arguments += ["--output", str(staging / format), "--name", model_id, *options]
                 run_tool(self._settings.trainer_command, arguments, self.check)
         return folder / format
 

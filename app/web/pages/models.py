@@ -9,11 +9,12 @@ from app.artifacts.schemas import LinkRequest
 from app.auth.caller import Caller
 from app.base.errors import InvalidRequest
 from app.catalogue import service as models
-from app.catalogue.schemas import ModelObject
+from app.catalogue.schemas import MAX_REPLICAS, ModelChange, ModelObject
 from app.exports import service as exports
 from app.exports.schemas import ExportRequest
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
+from app.inference import replicas as replica_service
 from app.jobs import service as jobs
 from app.model_imports import service as model_imports
 from app.model_imports.schemas import ModelImportRequest
@@ -136,7 +137,11 @@ def model_stream(
 
     def render() -> live.Parts:
         forms = _exports(services, caller, model_object)
-        return {"exports": fragment("models/exports.html", **context, model=model_object, **forms)}
+        current = models.retrieve_model(services, caller, model)
+        return {
+            name: fragment(f"models/{name}.html", **context, model=current, **forms)
+            for name in ("serving", "exports")
+        }
 
     return live.stream(services, caller, render, EXPORT_POLL_SECONDS)
 
@@ -174,6 +179,24 @@ def ask_for_export(
     return redirect_to(model_page(model))
 
 
+@router.change("/{model:path}/serving")
+def choose_serving(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    model: str,
+    serve_as: Annotated[str, Form()],
+) -> Response:
+    with notify_refusals(request):
+        choice = parse_form(ModelChange, serve_as=serve_as).serve_as or "merged"
+        changed = exports.set_serving(services, caller, model, choice)
+        if changed.serve_as == "shared" and changed.shared_form is None:
+            notify(request, "A worker makes the adapter and measures it; then it answers.")
+        else:
+            notify(request, f"The model answers {changed.serve_as}.")
+    return redirect_to(model_page(model))
+
+
 @router.change("/{model:path}/switch")
 def switch_name(
     services: ServicesDep,
@@ -195,6 +218,24 @@ def switch_name(
         switches.create_switch(services, caller, alias, switch_request)
         notify(request, f"A worker compares the models; then {alias} moves, or stays.")
         return redirect_to(ALIASES_PATH)
+    return redirect_to(model_page(model))
+
+
+@router.change("/{model:path}/replicas")
+def set_replicas(
+    services: ServicesDep,
+    request: Request,
+    caller: WritingVisitor,
+    model: str,
+    replicas: Annotated[str, Form()] = "",
+) -> Response:
+    with notify_refusals(request):
+        try:
+            change = parse_form(ModelChange, replicas=replicas)
+        except InvalidForm:
+            raise InvalidRequest(f"Enter a whole number from 1 to {MAX_REPLICAS}.") from None
+        replica_service.set_replicas(services, caller, model, change.replicas or 1)
+        notify(request, "The number of replicas is set; workers load them while the model is used.")
     return redirect_to(model_page(model))
 
 
@@ -241,6 +282,7 @@ def show_model(services: ServicesDep, request: Request, caller: Visitor, model: 
         lineage = model_view.lineage(session, caller.project_id, model_object.id)
         card = read_card(session, caller.project_id, model_object, lineage)
     context = shared(request, caller)
+    is_served_elsewhere = bool(services.settings.engine_url_of(model_object.id))
     return page(
         request,
         "models/page.html",
@@ -248,7 +290,7 @@ def show_model(services: ServicesDep, request: Request, caller: Visitor, model: 
         here=MODELS_PATH,
         model=model_object,
         kind=kind(model_object),
-        engine_note=None if services.settings.engine_url else model_object.engine_note,
+        engine_note=None if is_served_elsewhere else model_object.engine_note,
         artifacts=files,
         line=lineage,
         card=card,
@@ -263,6 +305,7 @@ def show_model(services: ServicesDep, request: Request, caller: Visitor, model: 
         else retention.retrieve_retention(services, caller, model_object.id),
         names=_names_to_switch(services, caller, model_object),
         most_percent=MAX_CANARY_PERCENT,
+        most_replicas=MAX_REPLICAS,
         **_exports(services, caller, model_object),
     )
 

@@ -56,6 +56,40 @@ def test_the_first_revision_can_be_taken_back(migrated: Database) -> None:
     assert migrate.compare_schema(migrated) == "current"
 
 
+def test_engines_of_a_version_with_one_for_each_model_become_first_ones(empty: Database) -> None:
+    """And that version may go on beside the newer one, which may be taken back."""
+    model = "INSERT INTO models (id, config, bytes, created_at) VALUES ('m', '{}', 1, '2026-01-01')"
+    engine = (
+        "INSERT INTO engines (model_id, state, attempt, used_at, created_at) "
+        "VALUES ('m', 'ready', 7, '2026-01-01', '2026-01-01') ON CONFLICT DO NOTHING"
+    )
+    read = text("SELECT model_id, replica, state, attempt FROM engines ORDER BY replica")
+    with empty.engine.connect() as connection:
+        command.upgrade(migrate._config(connection), "0067")
+        connection.execute(text(model))
+        connection.execute(text(engine))
+        connection.commit()
+        for _ in range(2):
+            command.upgrade(migrate._config(connection), "0068")
+            assert inspect(connection).get_pk_constraint("engines")["constrained_columns"] == [
+                "model_id",
+                "replica",
+            ]
+            first = ("m", 0, "ready", 7)
+            assert connection.execute(read).all() == [first]
+            connection.execute(text(engine))
+            assert connection.execute(read).all() == [first], "an older version's request"
+            further = engine.replace("(model_id", "(replica, model_id").replace("('m'", "(1, 'm'")
+            connection.execute(text(further))
+            assert connection.execute(read).all() == [first, ("m", 1, "ready", 7)]
+            connection.commit()
+            command.downgrade(migrate._config(connection), "0067")
+            (row,) = connection.execute(text("SELECT model_id, state, attempt FROM engines")).all()
+            assert row == ("m", "ready", 7)
+            assert connection.execute(text("SELECT count(*) FROM models")).scalar() == 1
+            connection.commit()
+
+
 @pytest.mark.parametrize("revision", [None, "9999"], ids=["current", "newer"])
 def test_a_current_or_newer_schema_takes_no_lock(
     migrated: Database, monkeypatch: pytest.MonkeyPatch, revision: str | None

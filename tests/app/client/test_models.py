@@ -25,6 +25,10 @@ def test_a_model_from_its_job_to_its_end(
 
     assert falqon("models", "pin", model).stdout == f"{model} is pinned.\n"
     assert falqon("models", "unpin", model).stdout == f"{model} is not pinned.\n"
+    replicas = falqon("models", "replicas", model, "2").stdout
+    assert replicas == f"up to 2 engines answer for {model}.\n"
+    assert json.loads(falqon("models", "show", model, "--json").stdout)["replicas"] == 2
+    assert falqon("models", "replicas", model, "17").exit_code == 1
     refused = falqon("models", "clean")
     assert (refused.exit_code, "At least one of" in refused.stderr) == (1, True)
     shown = falqon("models", "clean", "--search", model).stdout.splitlines()

@@ -30,7 +30,7 @@ def relay(api: Api, tenant: Tenant) -> Iterator[Api]:
     """Another API process, with prices, that asks the engine of the first one's worker."""
     tenant.client.completions.create(model=MODEL, prompt="One", max_tokens=1)  # has it loaded
     with api.database.read() as session:
-        engine = session.get_one(Engine, MODEL)
+        engine = session.get_one(Engine, (MODEL, 0))
     relay = Api(
         api.settings.resolved_database_url,
         api.settings.data_dir,

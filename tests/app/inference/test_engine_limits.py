@@ -36,7 +36,7 @@ def reload(api: Api, tenant: Tenant) -> Engine:
 
     wait_for(is_loaded, 30, "the engine is loaded again")
     with api.database.read() as session:
-        return session.get_one(Engine, MODEL)
+        return session.get_one(Engine, (MODEL, 0))
 
 
 @pytest.fixture

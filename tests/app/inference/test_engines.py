@@ -37,7 +37,7 @@ def ask(tenant: Tenant, **options: object) -> str:
 
 def engine_of(api: Api, model_id: str = MODEL) -> Engine | None:
     with api.database.read() as session:
-        return session.get(Engine, model_id)
+        return session.get(Engine, (model_id, 0))
 
 
 def programs(api: Api) -> list[int]:

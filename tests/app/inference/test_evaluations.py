@@ -392,7 +392,7 @@ def test_an_engine_that_cannot_be_started_is_named(
     handler.poll()
     assert read(tenant, job_id, evaluation_id)["error"]["code"] == "engine_not_available"
     with api.database.read() as session:
-        engine = session.get_one(Engine, empty)
+        engine = session.get_one(Engine, (empty, 0))
         assert engine.error_message == read(tenant, job_id, evaluation_id)["error"]["message"]
 
 

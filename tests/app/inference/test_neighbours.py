@@ -29,7 +29,7 @@ def neighbour(api: Api) -> Iterator[Tenant]:
 
 def engine_of(api: Api) -> Engine:
     with api.database.read() as session:
-        return session.get_one(Engine, MODEL)
+        return session.get_one(Engine, (MODEL, 0))
 
 
 def num_tokens(engine: Engine) -> float:

@@ -11,7 +11,7 @@ from starlette.types import Message, Send
 from app.inference import answer_stream, outbox
 from app.inference.answer_stream import MAX_LINE_BYTES, AnswerStream
 from app.inference.forms import AnswerForm
-from app.inference.proxy import Exchange, OpenAnswer, ProxyCallbacks, make_client
+from app.inference.proxy import KEEPALIVE, Exchange, OpenAnswer, ProxyCallbacks, make_client
 from app.inference.questions import split
 from app.inference.service import EngineTarget
 from app.inference.turns import EngineQueue
@@ -179,6 +179,16 @@ def test_a_broken_connection_reloads_no_engine_that_still_answers() -> None:
     with serving_by(_Healthy) as url:
         assert _reloads(url) == 0
     assert _reloads(url) == 1, "nothing listens there now"
+
+
+def test_a_connection_to_an_engine_notices_a_machine_that_has_gone() -> None:
+    async def options() -> list[int]:
+        async with make_client() as client, client.stream("GET", f"{url}/health") as answer:
+            connection = answer.extensions["network_stream"].get_extra_info("socket")
+            return [connection.getsockopt(*option) for *option, _ in KEEPALIVE]
+
+    with serving_by(_Healthy) as url:
+        assert asyncio.run(options()) == [value for *_, value in KEEPALIVE]
 
 
 def test_a_client_that_does_not_read_holds_no_turn(monkeypatch: pytest.MonkeyPatch) -> None:

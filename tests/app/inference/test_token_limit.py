@@ -23,7 +23,7 @@ def limited(api: Api, tenant: Tenant, valkey: Valkey) -> Iterator[Tenant]:
     """A key of an API process that counts, and asks the engine of the other's worker."""
     tenant.client.completions.create(model=MODEL, prompt="One", max_tokens=1)  # has it loaded
     with api.database.read() as session:
-        engine = session.get(Engine, MODEL)
+        engine = session.get(Engine, (MODEL, 0))
     assert engine is not None
     relay = Api(
         api.settings.resolved_database_url,

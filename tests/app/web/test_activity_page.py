@@ -22,6 +22,7 @@ from tests.contract.access_objects import (
     a_job_to_evaluate,
     a_key,
     a_model,
+    a_model_to_share,
     a_model_to_switch_to,
     a_paused_job,
     a_removed_user,
@@ -147,6 +148,7 @@ FORMS = {
     ),
     "/data/{file_id}/delete": Form("file.deleted", a_file),
     "/models": Form("model.created", fields={"id": "", "source": "builtin:falqon-tiny"}),
+    "/models/{model:path}/serving": Form("model.updated", a_model_to_share, {"serve_as": "shared"}),
     "/models/{model:path}/exports": Form("export.created", a_job_model, {"format": "bf16"}),
     "/models/{model:path}/switch": Form(
         "alias.switch_created", a_model_and_a_name, sends=("alias",)
@@ -154,6 +156,7 @@ FORMS = {
     "/models/delete": Form(
         "model.deleted", a_model_to_find, {"confirmed": "yes"}, sends=("search",)
     ),
+    "/models/{model:path}/replicas": Form("model.updated", a_model, {"replicas": "2"}),
     "/models/{model:path}/pin": Form("model.pinned", a_model, {"pinned": "yes"}),
     "/models/{model:path}/delete": Form("model.deleted", a_model),
     "/workers/engines/keep": Form("engine.updated", an_engine, {"keep_loaded": "true"}, ("model",)),

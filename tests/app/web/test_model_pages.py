@@ -365,3 +365,15 @@ def test_the_page_of_an_unused_model_says_its_end_until_it_is_pinned(
     assert "Nobody has used" not in pinned
     assert "Unpin" in pinned
     assert "Unpin" not in post(browser, f"{model_page(model)}/pin").text
+
+
+def test_the_page_of_a_model_sets_its_replicas(browser: httpx.Client, tenant: Tenant) -> None:
+    model = a_model(tenant)
+    done = post(browser, f"{model_page(model)}/replicas", replicas="3").text
+    assert "The number of replicas is set" in done
+    assert 'name="replicas" type="number" min="1" max="16" value="3"' in " ".join(done.split())
+    for wrong in ("0", "17", "x", ""):
+        refused = post(browser, f"{model_page(model)}/replicas", replicas=wrong).text
+        assert "Enter a whole number from 1 to 16." in refused
+    with tenant.api.database.read() as session:
+        assert session.get_one(Model, model).replicas == 3

@@ -24,7 +24,7 @@ def browser(api: Api) -> Iterator[httpx.Client]:
 
 def engine_of(tenant: Tenant, model_id: str) -> Engine:
     with tenant.api.database.read() as session:
-        engine = session.get(Engine, model_id)
+        engine = session.get(Engine, (model_id, 0))
     assert engine is not None
     return engine
 

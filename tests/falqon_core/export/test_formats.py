@@ -31,6 +31,7 @@ from falqon_core.contract.formats import ExactFormat, FormatUnavailable, check_f
 from falqon_core.contract.messages import ExitCode
 from falqon_core.export.formats import write_format
 from falqon_core.export.gguf import write_gguf
+from falqon_core.export.peft import convert_gguf_adapter
 from falqon_core.importers.gguf import convert_gguf
 from falqon_core.ops.quantize import quantize_rows
 from tests.falqon_core.train import trainings
@@ -353,6 +354,27 @@ def test_llama_cpp_puts_the_adapter_on_the_untouched_base(trained: Trained, tmp_
     assert expected != untouched
     adapter = tmp_path / "adapter" / "adapter.gguf"
     assert ask_llama_cpp(tmp_path / "model.gguf", question, 8, adapter) == expected
+
+
+def test_an_adapter_for_llama_cpp_becomes_pefts_exactly(trained: Trained, tmp_path: Path) -> None:
+    source = shutil.copytree(trained.checkpoint, tmp_path / "source")
+    shutil.copyfile(trained.base / "config.json", source / "config.json")
+    write_format("gguf_lora", source, tmp_path / "adapter", "ft:tiny", "falqon-tiny")
+    gguf = tmp_path / "adapter" / "adapter.gguf"
+    convert_gguf_adapter(gguf, trained.base, tmp_path / "peft", "falqon-tiny")
+    expected = export(trained, "lora", tmp_path / "lora")
+    weights = load_file(expected / "adapter_model.safetensors")
+    found = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+    ours, theirs = (
+        json.loads((folder / "adapter_config.json").read_text())
+        for folder in (tmp_path / "peft", expected)
+    )
+    assert ours == theirs | {"base_model_name_or_path": "falqon-tiny"}
+    gguf.write_bytes(gguf.read_bytes()[:-100])
+    with pytest.raises(ModelError, match="cannot be read as an adapter"):
+        convert_gguf_adapter(gguf, trained.base, tmp_path / "peft", "falqon-tiny")
 
 
 @pytest.mark.parametrize("recipe", [{"update_rule": "topk"}, {"base_copy": "none"}])

@@ -37,11 +37,11 @@ def test_an_engine_stays_loaded_as_long_as_its_lease(
                 time.sleep(BUSY_SECONDS + 1.5)
                 other.rollback()
             with api.database.read() as session:
-                before = session.get_one(Engine, MODEL).lease_expires_at
+                before = session.get_one(Engine, (MODEL, 0)).lease_expires_at
 
             def is_renewed() -> bool:
                 with api.database.read() as session:
-                    return session.get_one(Engine, MODEL).lease_expires_at > before
+                    return session.get_one(Engine, (MODEL, 0)).lease_expires_at > before
 
             wait_for(is_renewed, 10, "it beats again")
             assert tenant.http.post("/v1/completions", json=question).status_code == 200

@@ -2,6 +2,7 @@
 weights.
 """
 
+import json
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,21 +11,26 @@ import pytest
 from sqlalchemy import func, select, update
 
 from app.base.ids import new_id
+from app.catalogue import service as catalogue
 from app.exports import repository
 from app.garbage import orphans
 from app.models import (
     DEFAULT_PROJECT_ID,
     Artifact,
     Checkpoint,
+    Event,
     Export,
     File,
     Job,
     Model,
     OperationStatus,
+    Project,
 )
+from app.models.falqon_options import FalqonOptions
 from app.operations import claims
 from falqon_core import fault_points
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
+from falqon_core.contract.config import Recipe
 from tests.support.backend import BASE_MODEL, Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from worker.operations.export import ExportHandler
@@ -136,6 +142,52 @@ def test_a_smaller_form_is_measured_on_the_data_of_its_training(
     if rounding is not None:
         assert (rounding.loss, rounding.loss_fp8, rounding.held_out.num_rows) == (1.25, 1.0, 1)
     assert read_export(backend, exact).rounding is None, "nothing is rounded"
+
+
+@pytest.mark.parametrize("says_so", ["job", "project", "neither"])
+def test_a_job_that_is_to_be_shared_has_its_adapter_made_and_measured(
+    says_so: str, embedded_backend: Backend
+) -> None:
+    backend = embedded_backend
+    job_id = backend.add_job(FAKE)
+    with backend.database.transaction() as session:
+        config = session.get_one(Artifact, (BASE_MODEL, "config.json"))
+        values = json.loads(b"".join(backend.storage.chunks(config.storage_key)))
+        config.storage_key += ".llama"
+        content = json.dumps(values | {"model_type": "llama"}).encode()
+        stored = backend.storage.put(config.storage_key, [content])
+        config.bytes, config.sha256 = stored.bytes, stored.sha256
+        if says_so == "project":
+            session.get_one(Project, DEFAULT_PROJECT_ID).serve_as = "shared"
+        if says_so == "job":
+            job = session.get_one(Job, job_id)
+            job.requested = job.requested.model_copy(
+                update={"falqon": FalqonOptions(serve_as="shared")}
+            )
+    backend.supervisor().execute_next()
+    model_id = str(backend.job(job_id).fine_tuned_model_id)
+
+    def served_id() -> str:
+        with backend.database.read() as session:
+            return catalogue.served_id(session, session.get_one(Model, model_id))
+
+    assert served_id() == model_id, "as long as nothing is measured"
+    handler_of(backend).poll()
+    assert served_id() == (model_id if says_so == "neither" else f"{model_id}:gguf_lora")
+
+
+def test_a_default_that_a_job_cannot_follow_is_told(embedded_backend: Backend) -> None:
+    backend = embedded_backend
+    job_id = backend.add_job(FAKE)
+    with backend.database.transaction() as session:
+        session.get_one(Project, DEFAULT_PROJECT_ID).serve_as = "shared"
+        session.get_one(Job, job_id).recipe = Recipe(update_rule="topk").resolved(1)
+    backend.supervisor().execute_next()
+    with backend.database.read() as session:
+        model = session.get_one(Model, backend.job(job_id).fine_tuned_model_id)
+        assert model.serve_as == "merged"
+        events = session.scalars(select(Event).where(Event.job_id == job_id)).all()
+    assert any("answers merged, not shared" in event.message for event in events)
 
 
 @pytest.mark.parametrize("base_is_there", [True, False])
