@@ -127,8 +127,10 @@ def find_or_request(
     model_id: str,
     *,
     is_patient: bool = False,
+    as_merged: bool = False,
 ) -> EngineTarget | None:
     """Return the engine of a model; None if a worker has to load it, which is then requested.
+    `as_merged`: also of one whose adapter answers otherwise.
 
     Raises `NotFound`, and `InvalidRequest` for a model that does not support inference.
     """
@@ -136,7 +138,7 @@ def find_or_request(
         return _find_upstream(settings, database, project_id, model_id)
     with database.look_up() as session:
         model = _find_model(session, project_id, model_id)
-        served_id = catalogue.served_id(session, model)
+        served_id = model_id if as_merged else catalogue.served_id(session, model)
         ready = repository.find_ready(session, served_id)
         is_private = repository.is_private(session, model)
     if model.format == NOT_SERVABLE:
@@ -205,12 +207,19 @@ def _is_checkpoint(session: Session, project_id: str, name: str) -> bool:
 
 
 def poll(
-    database: Database, project_id: str, model_id: str, *, is_patient: bool = False
+    database: Database,
+    project_id: str,
+    model_id: str,
+    *,
+    is_patient: bool = False,
+    as_merged: bool = False,
 ) -> EngineTarget | None:
     """Return the requested engine once it is ready. Raises the reason if it cannot be."""
     with database.read() as session:
         model = session.get(Model, model_id)
-        served_id = model_id if model is None else catalogue.served_id(session, model)
+        served_id = model_id
+        if model is not None and not as_merged:
+            served_id = catalogue.served_id(session, model)
         engine = repository.find(session, served_id)
         ready = repository.find_ready(session, served_id)
         is_private = model is not None and repository.is_private(session, model)

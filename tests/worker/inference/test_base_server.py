@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from app.catalogue.importer import ensure_tiny_model
-from app.models import Engine, Export, Model, OperationStatus
+from app.models import Artifact, Engine, Export, Model, OperationStatus
 from falqon_core.contract.certificate import HeldOut
 from falqon_core.contract.model_folder import read_config
 from falqon_core.contract.rounding import Rounding
@@ -130,7 +130,10 @@ def test_adapters_of_two_projects_and_their_base_answer_from_one_program(
             with pytest.raises(Exception, match="does not exist"):
                 ask(who, name)
     listed = tenant.http.get("/v1/engines").json()["data"]
-    assert {engine["id"] for engine in listed} == {BASE, *(name for name, _ in of_tenant)}
+    assert {engine["id"]: engine["base_model"] for engine in listed} == {
+        BASE: None,
+        **{name: BASE for name, _ in of_tenant},
+    }
     os.kill(programs(api)[0], signal.SIGKILL)
     wait_for(lambda: not programs(api), 10, "it has ended")
 
@@ -187,6 +190,22 @@ def test_a_higher_rank_has_a_program_of_its_own_up_to_a_limit(
     with pytest.raises(Exception, match="vLLM takes 512 at most") as refused:
         text(tenant, too_high)
     assert refused.value.code == "adapter_rank_too_high"  # type: ignore[attr-defined]
+
+
+def test_a_damaged_adapter_is_refused_and_others_answer(
+    api: Api, tenant: Tenant, base: Path
+) -> None:
+    (whole, expected), (damaged, _) = add(tenant, base, 50), add(tenant, base, 51)
+    with api.database.transaction() as session:
+        artifact = session.get_one(Artifact, (damaged, "adapter.gguf"))
+        stored = api.storage.put(f"{artifact.storage_key}.damaged", [b"GGUF and nothing else"])
+        artifact.storage_key += ".damaged"
+        artifact.bytes, artifact.sha256 = stored.bytes, stored.sha256
+    assert text(tenant, whole) == expected
+    with pytest.raises(Exception, match="cannot be read as an adapter") as refused:
+        text(tenant, damaged)
+    assert refused.value.code == "engine_not_available"  # type: ignore[attr-defined]
+    assert text(tenant, whole) == expected
 
 
 def test_an_idle_adapter_makes_place_for_another(
