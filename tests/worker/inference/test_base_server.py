@@ -221,17 +221,17 @@ def test_an_idle_adapter_makes_place_for_another(
     assert len(programs(api)) == 1
 
 
-def test_a_shared_model_answers_by_its_own_name(api: Api, tenant: Tenant, base: Path) -> None:
-    adapter, expected = add(tenant, base, 40)
+def share(tenant: Tenant, base: Path, adapter: str) -> str:
+    """Return the model of a job that answers as this adapter."""
     model = adapter.removesuffix(":gguf_lora")
-    with api.database.transaction() as session:
+    with tenant.api.database.transaction() as session:
         config = read_config(base)
         values = {"base_model_id": BASE, "job_id": "ftjob-1", "config": config, "bytes": 1}
         session.add(Model(id=model, project_id=tenant.project_id, serve_as="shared", **values))
         export = {"source": model, "format": "gguf_lora", "exported_model_id": adapter}
         session.add(
             Export(
-                id="export-1",
+                id=f"export-{model}",
                 project_id=tenant.project_id,
                 job_id="ftjob-1",
                 status=OperationStatus.COMPLETED,
@@ -239,6 +239,12 @@ def test_a_shared_model_answers_by_its_own_name(api: Api, tenant: Tenant, base: 
                 **export,
             )
         )
+    return model
+
+
+def test_a_shared_model_answers_by_its_own_name(api: Api, tenant: Tenant, base: Path) -> None:
+    adapter, expected = add(tenant, base, 40)
+    model = share(tenant, base, adapter)
     answer = ask(tenant, model)
     assert (answer.model, answer.choices[0].message.content) == (model, expected)
     stream = ask(tenant, model, stream=True)
@@ -247,3 +253,18 @@ def test_a_shared_model_answers_by_its_own_name(api: Api, tenant: Tenant, base: 
     shown: Any = tenant.client.models.retrieve(model)
     assert shown.shared_form["model"] == adapter
     assert shown.shared_form["bound"]["loss"] == BOUND.loss
+
+
+def test_without_a_gpu_llama_cpp_answers_by_that_name(
+    api: Api, tenant: Tenant, base: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bin" / "nvidia-smi").unlink()
+    adapter, _ = add(tenant, base, 41)
+    model = share(tenant, base, adapter)
+    answer = ask(tenant, model, max_tokens=4, temperature=0)
+    assert answer.model == model
+    events = list(ask(tenant, model, max_tokens=4, temperature=0, stream=True))
+    assert {event.model for event in events} == {model}
+    told = "".join(event.choices[0].delta.content or "" for event in events if event.choices)
+    assert told == answer.choices[0].message.content
+    assert len(processes("worker.inference.llama_cpp", str(api.settings.data_dir.resolve()))) == 1
