@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from sqlalchemy import delete
 
 from app.catalogue.importer import ensure_tiny_model
 from app.models import Artifact, Engine, Export, Model, OperationStatus
@@ -175,6 +176,9 @@ def test_an_adapter_comes_and_goes_beside_the_streams_of_others(
     next(numbers)
     stream.close()
     assert len(programs(api)) == 1
+    with api.database.transaction() as session:
+        session.execute(delete(Engine))
+    wait_for(lambda: not programs(api), 20, "it ends with the last that answers from it")
 
 
 def test_a_higher_rank_has_a_program_of_its_own_up_to_a_limit(
