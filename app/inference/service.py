@@ -33,6 +33,7 @@ PERMANENT_CODES = (
     "engine_not_available",
     "model_not_servable",
     "chat_template_refused",
+    "adapter_not_loadable",
     "adapter_rank_too_high",
 )
 

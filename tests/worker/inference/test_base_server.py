@@ -208,7 +208,7 @@ def test_a_damaged_adapter_is_refused_and_others_answer(
     assert text(tenant, whole) == expected
     with pytest.raises(Exception, match="cannot be read as an adapter") as refused:
         text(tenant, damaged)
-    assert refused.value.code == "engine_not_available"  # type: ignore[attr-defined]
+    assert refused.value.code == "adapter_not_loadable"  # type: ignore[attr-defined]
     assert text(tenant, whole) == expected
 
 
