@@ -272,6 +272,12 @@ def adapter_on(session: Session, base_id: str, project_id: str) -> tuple[str, st
     return None if row is None else (row[0], row[1])
 
 
+def bases_of_adapters(session: Session, model_ids: Sequence[str]) -> dict[str, str | None]:
+    """Return the bases of those that are adapters for engines."""
+    are_adapters = (Model.id.in_(model_ids), Model.format == ADAPTER)
+    return dict(session.execute(select(Model.id, Model.base_model_id).where(*are_adapters)).all())
+
+
 def _on(base_id: str) -> Select[str, str | None]:
     answers = or_(Model.format == ADAPTER, Model.serve_as == "shared")
     is_on_it = (Model.base_model_id == base_id, Model.deleted_at.is_(None), answers)

@@ -26,6 +26,10 @@ class EngineObject(Object):
     ]
     worker: str | None
     keep_loaded: bool
+    base_model: Annotated[
+        str | None,
+        Field(description="for an adapter: the model in memory that it shares with others"),
+    ]
     memory_bytes: Annotated[int | None, Field(description="with the latest heartbeat")]
     num_requests: Annotated[int | None, Field(description="requests that it served at that moment")]
     tokens_per_second: Annotated[float | None, Field(description="written, as the engine says")]
@@ -33,7 +37,7 @@ class EngineObject(Object):
     created_at: int
 
     @classmethod
-    def of(cls, engine: Engine) -> Self:
+    def of(cls, engine: Engine, base_model: str | None) -> Self:
         return cls.model_validate(
             {
                 "id": engine.model_id,
@@ -42,6 +46,7 @@ class EngineObject(Object):
                 "reason": engine.error_message,
                 "worker": engine.owner if engine.state in ON_A_WORKER else None,
                 "keep_loaded": engine.keep_loaded,
+                "base_model": base_model,
                 "memory_bytes": engine.memory_bytes,
                 "num_requests": engine.num_requests,
                 "tokens_per_second": engine.tokens_per_second,

@@ -1,10 +1,13 @@
 """Engines that workers have loaded, as an administrator sees them."""
 
+from collections.abc import Sequence
+
 from sqlalchemy.orm import Session
 
 from app.auth import audit
 from app.auth.caller import Caller
 from app.base.errors import NotFound
+from app.catalogue import service as catalogue
 from app.http.pagination import Page
 from app.inference import repository
 from app.inference.engine_schemas import EngineChange, EngineObject, EngineUnloaded
@@ -16,7 +19,8 @@ from app.services import Services
 def list_engines(services: Services, caller: Caller) -> Page[EngineObject]:
     with services.database.read() as session:
         rows = list_loaded(session, caller.administered_project)
-    return Page[EngineObject].of([EngineObject.of(row) for row in rows])
+        objects = _objects_of(session, rows)
+    return Page[EngineObject].of(objects)
 
 
 def change_engine(
@@ -25,7 +29,7 @@ def change_engine(
     with services.database.transaction() as session:
         engine = keep_loaded(session, model_id, change.keep_loaded)
         audit.record(session, caller, "engine.updated", model_id)
-        return EngineObject.of(engine)
+        return _objects_of(session, [engine])[0]
 
 
 def unload_engine(services: Services, caller: Caller, model_id: str) -> EngineUnloaded:
@@ -49,6 +53,11 @@ def unload(session: Session, model_id: str) -> None:
     """
     if not repository.end(session, model_id):
         raise _unknown(model_id)
+
+
+def _objects_of(session: Session, engines: Sequence[Engine]) -> list[EngineObject]:
+    bases = catalogue.bases_of_adapters(session, [engine.model_id for engine in engines])
+    return [EngineObject.of(engine, bases.get(engine.model_id)) for engine in engines]
 
 
 def _unknown(model_id: str) -> NotFound:

@@ -35,6 +35,7 @@ PERMANENT_CODES = (
     "engine_not_available",
     "model_not_servable",
     "chat_template_refused",
+    "adapter_not_loadable",
     "adapter_rank_too_high",
 )
 
@@ -136,13 +137,15 @@ def find_or_request(
     model_id: str,
     *,
     is_patient: bool = False,
+    as_merged: bool = False,
 ) -> EngineTarget | None:
     """Return an engine of a model; None if a worker has to load it, which is then requested.
+    `as_merged`: also of one whose adapter answers otherwise.
 
     Raises `NotFound`, and `InvalidRequest` for a model that does not support inference.
     """
     lookup = (settings, database, notifier, project_id, model_id)
-    targets = find_or_request_all(*lookup, is_patient=is_patient)
+    targets = find_or_request_all(*lookup, is_patient=is_patient, as_merged=as_merged)
     return choose(targets) if targets else None
 
 
@@ -154,13 +157,14 @@ def find_or_request_all(
     model_id: str,
     *,
     is_patient: bool = False,
+    as_merged: bool = False,
 ) -> Sequence[EngineTarget]:
     """Return the engines of a model that are ready, as `find_or_request` does one of them."""
     if is_upstream(model_id):
         return [_find_upstream(settings, database, project_id, model_id)]
     with database.look_up() as session:
         model = _find_model(session, project_id, model_id)
-        served = _served(session, model)
+        served = model if as_merged else _served(session, model)
         ready = repository.find_ready(session, served)
         is_private = repository.is_private(session, model)
     if model.format == NOT_SERVABLE:
@@ -247,20 +251,30 @@ def _is_checkpoint(session: Session, project_id: str, name: str) -> bool:
 
 
 def poll(
-    database: Database, project_id: str, model_id: str, *, is_patient: bool = False
+    database: Database,
+    project_id: str,
+    model_id: str,
+    *,
+    is_patient: bool = False,
+    as_merged: bool = False,
 ) -> EngineTarget | None:
     """Return a requested engine once one is ready. Raises the reason if none can be."""
-    targets = poll_all(database, project_id, model_id, is_patient=is_patient)
+    targets = poll_all(database, project_id, model_id, is_patient=is_patient, as_merged=as_merged)
     return choose(targets) if targets else None
 
 
 def poll_all(
-    database: Database, project_id: str, model_id: str, *, is_patient: bool = False
+    database: Database,
+    project_id: str,
+    model_id: str,
+    *,
+    is_patient: bool = False,
+    as_merged: bool = False,
 ) -> Sequence[EngineTarget]:
     """Return the requested engines that are ready, as `poll` does one of them."""
     with database.read() as session:
         model = session.get(Model, model_id)
-        served = model and _served(session, model)
+        served = model if model is None or as_merged else _served(session, model)
         served_id = served.id if served is not None else model_id
         engines = repository.find(session, served_id)
         ready = repository.find_ready(session, served) if served is not None else []

@@ -88,7 +88,7 @@ class FalqonOptions(RecipeOptions):
         None,
         description="merged: the model answers from weights of its own, exactly those trained; "
         "shared: as an adapter on its base, which models share in memory, once the distance is "
-        "measured; default: as the project says",
+        "measured (method lora trains on just that base); default: as the project says",
     )
     sample_prompts: list[str] | None = Field(
         None, description="Not supported: prompts come from the validation data, see num_samples"

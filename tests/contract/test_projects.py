@@ -54,13 +54,8 @@ def test_a_project_from_creation_to_archive(api: Api, admin: httpx.Client) -> No
     assert admin.get(url).json() == created
 
     assert created["evaluate"] is True
-    changes = {
-        "name": "science",
-        "max_live_jobs": None,
-        "max_device_hours": 1.5,
-        "guaranteed_gpus": 16,
-        "evaluate": False,
-    }
+    limits = {"max_live_jobs": None, "max_device_hours": 1.5, "guaranteed_gpus": 16}
+    changes = {"name": "science", "evaluate": False, "serve_as": "shared"} | limits
     assert admin.post(url, json=changes).json() == created | changes
 
     key = admin.post(

@@ -9,6 +9,7 @@ from sqlalchemy import func, update
 from app.exports import repository
 from app.inference import service
 from app.models import Engine, File, Job, Model
+from app.retention import repository as retention
 from falqon_core.contract.certificate import HeldOut
 from falqon_core.contract.rounding import Rounding
 from tests.contract.test_exports import a_job, a_model, claim
@@ -97,6 +98,8 @@ def test_what_a_shared_model_answers_with_is_not_deleted(tenant: Tenant) -> None
     refused = tenant.http.delete(url(adapter))
     assert code_of(refused) == (400, "model_in_use")
     assert f"'{model}' answers with this adapter" in refused.json()["error"]["message"]
+    with tenant.api.database.read() as session:
+        assert retention.is_needed(session, session.get_one(Model, adapter)), "it does not expire"
     of_project = a_model(tenant)
     with tenant.api.database.transaction() as session:
         session.get_one(Model, model).base_model_id = of_project

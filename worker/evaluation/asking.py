@@ -126,7 +126,9 @@ class Asker:
     def _find_target(self, model_id: str) -> EngineTarget:
         """Wait for the engine. That of this worker loads models in a thread of its own."""
         lookup = (self._settings, self._database, self._notifier)
-        ask = partial(service.find_or_request, *lookup, self._project_id, model_id)
+        names = (self._project_id, model_id)
+        # What was trained is judged; how far an adapter answers from that is measured elsewhere.
+        ask = partial(service.find_or_request, *lookup, *names, as_merged=True)
         target = self._poll(ask)
         deadline = time.monotonic() + LOAD_WAIT_SECONDS
         while target is None:
@@ -135,7 +137,7 @@ class Asker:
                 raise NotAnswered("model_loading", f"{message} Does a cpu worker run?")
             self._heartbeat()
             time.sleep(ENGINE_POLL_SECONDS)
-            poll = partial(service.poll, self._database, self._project_id, model_id)
+            poll = partial(service.poll, self._database, *names, as_merged=True)
             target = self._poll(poll)
         return target
 

@@ -79,7 +79,7 @@ class BaseServer:
         if answer.status_code != HTTPStatus.OK:
             log.warning("vLLM refuses an adapter", model=model_id, answer=answer.text[:1000])
             raise PermanentError(
-                "adapter_refused", "vLLM does not load the adapter; the worker's log says why."
+                "adapter_not_loadable", "vLLM does not load the adapter; the worker's log says why."
             )
         try:
             yield

@@ -165,7 +165,13 @@ def _for_vllm(model: Model, folder: Path, free_bytes: Callable[[], int]) -> Load
 def _for_vllm_with_adapter(model: Model, cache: ModelCache) -> Loading:
     base_id = _base_of(model, cache)
     folder = _tried(base_id, cache)
-    adapter = cache.peft_adapter(model.id, folder)
+    try:
+        adapter = cache.peft_adapter(model.id, folder)
+    except ToolFailed as error:
+        raise PermanentError(
+            "adapter_not_loadable",
+            f"The adapter is damaged, or does not belong on its base: {error.failure.message}",
+        ) from None
     rank = json.loads((adapter / "adapter_config.json").read_bytes())["r"]
     if rank > MAX_SHARED_RANK:
         raise PermanentError(

@@ -140,7 +140,7 @@ def model_stream(
         current = models.retrieve_model(services, caller, model)
         return {
             name: fragment(f"models/{name}.html", **context, model=current, **forms)
-            for name in ("serving", "exports")
+            for name in ("exports", "serving")
         }
 
     return live.stream(services, caller, render, EXPORT_POLL_SECONDS)

@@ -70,6 +70,20 @@ def test_a_model_in_another_format(falqon: Falqon, submitted: Callable[..., str]
     assert (refused.exit_code, "no GGUF" in refused.stderr) == (1, True)
 
 
+def test_a_model_is_served_in_one_of_two_ways(
+    falqon: Falqon, submitted: Callable[..., str]
+) -> None:
+    job_id = submitted("--suffix", "mine")
+    assert falqon("jobs", "watch", job_id).exit_code == 0
+    model = json.loads(falqon("jobs", "show", job_id, "--json").stdout)["fine_tuned_model"]
+    assert falqon("models", "serve", model, "--as", "merged").stdout == f"{model} answers merged.\n"
+    shared = f"{model} answers shared, as {model}:gguf_lora (loss 1.2500, in FP8 1.0000; "
+    assert falqon("models", "serve", model, "--as", "shared").stdout.startswith(shared)
+    assert "shared, as" in falqon("models", "show", model).stdout
+    refused = falqon("models", "delete", f"{model}:gguf_lora")
+    assert (refused.exit_code, "answers with this adapter" in refused.stderr) == (1, True)
+
+
 def test_a_base_model_is_not_anybodys_to_delete(falqon: Falqon, service: Service) -> None:
     key = falqon("keys", "create", "of a writer", "--scope", "write").stdout.strip()
     writer = ("--base-url", service.url, "--api-key", key)

@@ -206,6 +206,32 @@ def test_an_export_is_asked_for_and_followed(browser: httpx.Client, tenant: Tena
     assert 'value="bf16"' in browser.get(here).text
 
 
+def test_a_page_says_how_its_model_answers(browser: httpx.Client, tenant: Tenant) -> None:
+    model = a_model(tenant)
+    here = model_page(model)
+
+    def panel() -> str:
+        text = browser.get(here).text.partition('id="serving"')[2].partition("</section>")[0]
+        return " ".join(text.split())
+
+    assert "Merged</strong>: from weights of its own" in panel()
+    assert "there is no GGUF" in post(browser, f"{here}/serving", serve_as="shared").text
+    with tenant.api.database.transaction() as session:
+        row = session.get_one(Model, model)
+        row.config = {**row.config, "model_type": "llama"}
+    assert "makes the adapter" in post(browser, f"{here}/serving", serve_as="shared").text
+    assert "Merged</strong>, until its adapter" in panel()
+    held_out = HeldOut(source="validation", num_rows=12, num_tokens=99)
+    bound = Rounding(loss=1.25, loss_fp8=1.0, same_tokens=0.5, held_out=held_out)
+    settle(tenant, status=OperationStatus.COMPLETED, rounding=bound)
+    adapter = f"{model}:gguf_lora"
+    tenant.add_model(adapter, project_id=tenant.project_id, base=tenant.base_model)
+    for words in ("Shared</strong>: as <a", "On 12 held-out rows its loss is 1.2500", "50.0%"):
+        assert words in panel()
+    assert "answers merged" in post(browser, f"{here}/serving", serve_as="merged").text
+    assert "Merged</strong>: from weights of its own" in panel()
+
+
 def test_the_stream_brings_the_state_of_exports(browser: httpx.Client, tenant: Tenant) -> None:
     here = model_page(a_model(tenant))
     with browser.stream("GET", f"{here}/live") as stream:

@@ -126,6 +126,7 @@ def test_objects_of_another_project_are_not_found_on_any_page(
             "csrf": token(stranger.get("/")),
             "format": "bf16",
             "alias": "support",
+            "serve_as": "shared",
             "name": "config.json",
             "expires_in_seconds": "60",
             "url": "https://8.8.8.8/",

@@ -13,9 +13,10 @@ from typing import Any
 import httpx
 import pytest
 import torch
+from sqlalchemy import delete
 
 from app.catalogue.importer import ensure_tiny_model
-from app.models import Engine, Export, Model, OperationStatus
+from app.models import Artifact, Engine, Export, Model, OperationStatus
 from falqon_core.contract.certificate import HeldOut
 from falqon_core.contract.model_folder import read_config
 from falqon_core.contract.rounding import Rounding
@@ -130,7 +131,10 @@ def test_adapters_of_two_projects_and_their_base_answer_from_one_program(
             with pytest.raises(Exception, match="does not exist"):
                 ask(who, name)
     listed = tenant.http.get("/v1/engines").json()["data"]
-    assert {engine["id"] for engine in listed} == {BASE, *(name for name, _ in of_tenant)}
+    assert {engine["id"]: engine["base_model"] for engine in listed} == {
+        BASE: None,
+        **{name: BASE for name, _ in of_tenant},
+    }
     os.kill(programs(api)[0], signal.SIGKILL)
     wait_for(lambda: not programs(api), 10, "it has ended")
 
@@ -172,6 +176,9 @@ def test_an_adapter_comes_and_goes_beside_the_streams_of_others(
     next(numbers)
     stream.close()
     assert len(programs(api)) == 1
+    with api.database.transaction() as session:
+        session.execute(delete(Engine))
+    wait_for(lambda: not programs(api), 20, "it ends with the last that answers from it")
 
 
 def test_a_higher_rank_has_a_program_of_its_own_up_to_a_limit(
@@ -189,6 +196,22 @@ def test_a_higher_rank_has_a_program_of_its_own_up_to_a_limit(
     assert refused.value.code == "adapter_rank_too_high"  # type: ignore[attr-defined]
 
 
+def test_a_damaged_adapter_is_refused_and_others_answer(
+    api: Api, tenant: Tenant, base: Path
+) -> None:
+    (whole, expected), (damaged, _) = add(tenant, base, 50), add(tenant, base, 51)
+    with api.database.transaction() as session:
+        artifact = session.get_one(Artifact, (damaged, "adapter.gguf"))
+        stored = api.storage.put(f"{artifact.storage_key}.damaged", [b"GGUF and nothing else"])
+        artifact.storage_key += ".damaged"
+        artifact.bytes, artifact.sha256 = stored.bytes, stored.sha256
+    assert text(tenant, whole) == expected
+    with pytest.raises(Exception, match="cannot be read as an adapter") as refused:
+        text(tenant, damaged)
+    assert refused.value.code == "adapter_not_loadable"  # type: ignore[attr-defined]
+    assert text(tenant, whole) == expected
+
+
 def test_an_idle_adapter_makes_place_for_another(
     api: Api, tenant: Tenant, base: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -202,17 +225,17 @@ def test_an_idle_adapter_makes_place_for_another(
     assert len(programs(api)) == 1
 
 
-def test_a_shared_model_answers_by_its_own_name(api: Api, tenant: Tenant, base: Path) -> None:
-    adapter, expected = add(tenant, base, 40)
+def share(tenant: Tenant, base: Path, adapter: str) -> str:
+    """Return the model of a job that answers as this adapter."""
     model = adapter.removesuffix(":gguf_lora")
-    with api.database.transaction() as session:
+    with tenant.api.database.transaction() as session:
         config = read_config(base)
         values = {"base_model_id": BASE, "job_id": "ftjob-1", "config": config, "bytes": 1}
         session.add(Model(id=model, project_id=tenant.project_id, serve_as="shared", **values))
         export = {"source": model, "format": "gguf_lora", "exported_model_id": adapter}
         session.add(
             Export(
-                id="export-1",
+                id=f"export-{model}",
                 project_id=tenant.project_id,
                 job_id="ftjob-1",
                 status=OperationStatus.COMPLETED,
@@ -220,6 +243,12 @@ def test_a_shared_model_answers_by_its_own_name(api: Api, tenant: Tenant, base: 
                 **export,
             )
         )
+    return model
+
+
+def test_a_shared_model_answers_by_its_own_name(api: Api, tenant: Tenant, base: Path) -> None:
+    adapter, expected = add(tenant, base, 40)
+    model = share(tenant, base, adapter)
     answer = ask(tenant, model)
     assert (answer.model, answer.choices[0].message.content) == (model, expected)
     stream = ask(tenant, model, stream=True)
@@ -228,3 +257,18 @@ def test_a_shared_model_answers_by_its_own_name(api: Api, tenant: Tenant, base: 
     shown: Any = tenant.client.models.retrieve(model)
     assert shown.shared_form["model"] == adapter
     assert shown.shared_form["bound"]["loss"] == BOUND.loss
+
+
+def test_without_a_gpu_llama_cpp_answers_by_that_name(
+    api: Api, tenant: Tenant, base: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bin" / "nvidia-smi").unlink()
+    adapter, _ = add(tenant, base, 41)
+    model = share(tenant, base, adapter)
+    answer = ask(tenant, model, max_tokens=4, temperature=0)
+    assert answer.model == model
+    events = list(ask(tenant, model, max_tokens=4, temperature=0, stream=True))
+    assert {event.model for event in events} == {model}
+    told = "".join(event.choices[0].delta.content or "" for event in events if event.choices)
+    assert told == answer.choices[0].message.content
+    assert len(processes("worker.inference.llama_cpp", str(api.settings.data_dir.resolve()))) == 1

@@ -68,7 +68,7 @@ def test_an_engine_is_looked_up_again_while_the_database_is_away(
     num_calls = 0
     beats: list[None] = []
 
-    def find_or_ask(*_lookup: object) -> EngineTarget:
+    def find_or_ask(*_lookup: object, **_options: object) -> EngineTarget:
         nonlocal num_calls
         num_calls += 1
         if num_calls < 3:
