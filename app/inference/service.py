@@ -28,7 +28,12 @@ from app.services import Services
 UPSTREAM_ANSWERS = 2_000  # simultaneous ones; the upstream has limits of its own
 DEFAULT_ANSWERS = 4  # simultaneous ones, for an engine of an older worker
 # Errors that a retry cannot resolve.
-PERMANENT_CODES = ("engine_not_available", "model_not_servable", "chat_template_refused")
+PERMANENT_CODES = (
+    "engine_not_available",
+    "model_not_servable",
+    "chat_template_refused",
+    "adapter_not_loadable",
+)
 
 
 @dataclass(frozen=True, slots=True)
