@@ -211,7 +211,7 @@ def _measure_base(
     say(f"trained and exported; load average {load}")
     first_shared, shared_memory = _load_all(tenant, shared)
     say(f"first answers: {first_shared[0]:.2f} s, then {statistics.median(first_shared[1:]):.2f} s")
-    gguf = Path(_argument(_pids(tenant)[0], PROGRAM))
+    gguf = Path(_argument(_pids(tenant, shared)[0], PROGRAM))
     gap_seconds = asyncio.run(_gap(tenant, shared))
     for name in shared[STREAMS:]:
         _unload(tenant, name)
@@ -219,7 +219,7 @@ def _measure_base(
     rounds = asyncio.run(_rounds(tenant, base, streamed, merged[0], arguments.rounds))
     _unload(tenant, merged[0])
     several = _in_processes(tenant, base, streamed)
-    one = _in_one_process(tenant, base, gguf)
+    one = _in_one_process(tenant, base, streamed, gguf)
     for name in streamed:
         _unload(tenant, name)
     first_merged, merged_memory = _load_all(tenant, merged)
@@ -245,10 +245,10 @@ def _measure_base(
 def _load_all(tenant: Tenant, names: Sequence[str]) -> tuple[list[float], Memory]:
     """Ask each for the first time. Return the seconds until each answer began, and the memory."""
     first_seconds = [asyncio.run(ask(_api(tenant), names[0], 1)).first_seconds]
-    one = resident_bytes(_pids(tenant))
+    one = resident_bytes(_pids(tenant, names))
     for name in names[1:]:
         first_seconds.append(asyncio.run(ask(_api(tenant), name, 1)).first_seconds)
-    every = resident_bytes(_pids(tenant))
+    every = resident_bytes(_pids(tenant, names))
     return first_seconds, Memory(every, (every - one) / max(len(names) - 1, 1))
 
 
@@ -315,12 +315,12 @@ async def _answers(streams: Sequence[tuple[Door, str]], base: Base) -> tuple[flo
 
 def _in_processes(tenant: Tenant, base: Base, names: Sequence[str]) -> Layout:
     answers = asyncio.run(_answers([(_door(tenant, name), name) for name in names], base))
-    return Layout(resident_bytes(_pids(tenant)), *answers)
+    return Layout(resident_bytes(_pids(tenant, names)), *answers)
 
 
-def _in_one_process(tenant: Tenant, base: Base, gguf: Path) -> Layout:
-    """Measure a process that has the adapters of all engines that are loaded."""
-    adapters = [Path(_argument(pid, "--adapter")) for pid in _pids(tenant)]
+def _in_one_process(tenant: Tenant, base: Base, names: Sequence[str], gguf: Path) -> Layout:
+    """Measure a process that has the adapters of all these engines."""
+    adapters = [Path(_argument(pid, "--adapter")) for pid in _pids(tenant, names)]
     with _one_process(gguf, adapters) as (address, pid):
         streams = [(Door(address, "", adapter=index), "one") for index in range(len(adapters))]
         for door, name in streams:
@@ -358,8 +358,10 @@ def _door(tenant: Tenant, name: str) -> Door:
     return Door(engine.address or "", engine.token or "")
 
 
-def _pids(tenant: Tenant) -> list[int]:
-    return tenant.service.pids(PROGRAM)
+def _pids(tenant: Tenant, names: Sequence[str]) -> list[int]:
+    """Return the engines of these models."""
+    pids = tenant.service.pids(PROGRAM)
+    return [pid for pid in pids if _argument(pid, "--name") in names]
 
 
 def _argument(pid: int, option: str) -> str:

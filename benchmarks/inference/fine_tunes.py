@@ -58,8 +58,9 @@ class Tenant:
             file = client.files.create(file=data, purpose="fine-tune")
         client.files.wait_for_processing(file.id, poll_interval=POLL_SECONDS)
         recipe = {"max_steps": max_steps, "validation_fraction": 0.1, "num_samples": 0}
+        options = recipe | {"evaluate": False}  # its engines would take memory, too
         job = client.fine_tuning.jobs.create(
-            model=base, training_file=file.id, seed=1, extra_body={"falqon": recipe}
+            model=base, training_file=file.id, seed=1, extra_body={"falqon": options}
         )
         ended = wait_for(
             lambda: (found := client.fine_tuning.jobs.retrieve(job.id)).finished_at and found,
