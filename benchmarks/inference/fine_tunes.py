@@ -62,12 +62,13 @@ class Tenant:
         job = client.fine_tuning.jobs.create(
             model=base, training_file=file.id, seed=1, extra_body={"falqon": options}
         )
-        ended = wait_for(
-            lambda: (found := client.fine_tuning.jobs.retrieve(job.id)).finished_at and found,
+        wait_for(
+            lambda: client.fine_tuning.jobs.retrieve(job.id).finished_at is not None,
             JOB_SECONDS,
             "the job has ended",
             POLL_SECONDS,
         )
+        ended = client.fine_tuning.jobs.retrieve(job.id)
         if ended.status != "succeeded":
             raise SystemExit(f"the job is {ended.status}: {ended.error}")
         model = str(ended.fine_tuned_model)
