@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from app.base.processes.parent_death import command_dying_with_parent
@@ -146,6 +146,7 @@ class MeasuredBase:
     base: Base
     fine_tune: FineTune
     base_bytes: int
+    adapter_file_bytes: int
     number: int
     shared: Memory
     merged: Memory
@@ -167,16 +168,28 @@ def main() -> None:
     parser.add_argument("--tiny", type=int, default=50, help="fine-tunes of falqon-tiny; 0: none")
     parser.add_argument("--smollm2", type=int, default=8, help="of SmolLM2-135M; 0: none")
     parser.add_argument("--steps", type=int, help="of each job; default: 60 and 40")
+    parser.add_argument("--tokens", type=int, help="of each stream; default: 400 and 48")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/shared_serving.md"))
     arguments = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:CORES])
     where = machine()
-    counts = ((TINY, arguments.tiny), (SMOL, arguments.smollm2))
+    counts = (
+        (_sized(TINY, arguments), arguments.tiny),
+        (_sized(SMOL, arguments), arguments.smollm2),
+    )
     measured = [_measure(base, number, arguments) for base, number in counts if number]
     text = _page(where, arguments, measured)
     print(text)
     arguments.output.write_text(text)
+
+
+def _sized(base: Base, arguments: argparse.Namespace) -> Base:
+    return replace(
+        base,
+        max_steps=arguments.steps or base.max_steps,
+        num_tokens=arguments.tokens or base.num_tokens,
+    )
 
 
 def _measure(base: Base, number: int, arguments: argparse.Namespace) -> MeasuredBase:
@@ -204,7 +217,7 @@ def _measure(base: Base, number: int, arguments: argparse.Namespace) -> Measured
 def _measure_base(
     base: Base, number: int, tenant: Tenant, arguments: argparse.Namespace
 ) -> MeasuredBase:
-    fine_tune = tenant.fine_tune(base.model, arguments.steps or base.max_steps)
+    fine_tune = tenant.fine_tune(base.model, base.max_steps)
     shared = tenant.add_shared(fine_tune, number)
     merged = tenant.add_merged(fine_tune, number)
     load = ", ".join(f"{item:.2f}" for item in os.getloadavg())
@@ -212,6 +225,7 @@ def _measure_base(
     first_shared, shared_memory = _load_all(tenant, shared)
     say(f"first answers: {first_shared[0]:.2f} s, then {statistics.median(first_shared[1:]):.2f} s")
     gguf = Path(_argument(_pids(tenant, shared)[0], PROGRAM))
+    base_bytes = gguf.stat().st_size
     gap_seconds = asyncio.run(_gap(tenant, shared))
     for name in shared[STREAMS:]:
         _unload(tenant, name)
@@ -228,7 +242,8 @@ def _measure_base(
     return MeasuredBase(
         base,
         fine_tune,
-        gguf.stat().st_size,
+        base_bytes,
+        fine_tune.adapter.stat().st_size,
         number,
         shared_memory,
         merged_memory,
@@ -397,14 +412,9 @@ def _page(where: str, arguments: argparse.Namespace, measured: Sequence[Measured
 
 
 def _options(arguments: argparse.Namespace) -> str:
-    options = ""
-    if arguments.tiny != 50:
-        options += f" --tiny {arguments.tiny}"
-    if arguments.smollm2 != 8:
-        options += f" --smollm2 {arguments.smollm2}"
-    if arguments.steps:
-        options += f" --steps {arguments.steps}"
-    return options
+    usual = {"tiny": 50, "smollm2": 8, "steps": None, "tokens": None, "rounds": 5}
+    values = {name: getattr(arguments, name) for name in usual}
+    return "".join(f" --{name} {value}" for name, value in values.items() if value != usual[name])
 
 
 def _goals(item: MeasuredBase) -> Iterator[str]:
@@ -456,7 +466,7 @@ def _memory_line(item: MeasuredBase) -> str:
         item.merged.all_bytes,
         item.merged.one_more,
         item.base_bytes,
-        item.fine_tune.adapter.stat().st_size,
+        item.adapter_file_bytes,
     )
     cells = " | ".join(f"{value / MIB:,.1f} MiB" for value in values)
     return f"| {item.base.name} | {item.number} | {cells} |"
