@@ -55,6 +55,9 @@ PAGE = """# Many fine-tunes of one base
 python -m benchmarks.shared_serving{options}
 ```
 
+Times and rates count only where the load averages are low; memory, storage and loss do not depend
+on them.
+
 *Shared*: an adapter on the base in bf16, whose GGUF the engines of all its fine-tunes have mapped.
 *Merged*: each fine-tune a GGUF of its own. One process of llama.cpp for each in both cases.
 
@@ -96,7 +99,8 @@ with {streams} adapters, asked directly, {streams} streams at once:
 |---|---|---:|---:|---:|---:|
 {processes}
 
-A question's `lora` names the scales that it wants; those of another question stay as they are. But:
+By llama.cpp's own description a question's `lora` names the scales for that question alone; this was
+not tested here. Against it:
 - The one process computes one adapter in a step. Streams of other adapters wait until those that
   came first have ended, as the latest first token shows; with a process each, all go on at once.
 - It takes adapters at its start only: a new fine-tune waits for all streams to end, or ends them.
@@ -426,7 +430,7 @@ def _goals(item: MeasuredBase) -> Iterator[str]:
     goals = (
         (
             f"memory of {item.number}",
-            f"≤ {most_bytes / MIB:.0f} MiB",
+            f"≤ {most_bytes / MIB:.1f} MiB",
             f"{found / MIB:.0f} MiB",
             found <= most_bytes,
         ),
