@@ -99,8 +99,8 @@ with {streams} adapters, asked directly, {streams} streams at once:
 |---|---|---:|---:|---:|---:|
 {processes}
 
-By llama.cpp's own description a question's `lora` names the scales for that question alone; this was
-not tested here. Against it:
+By llama.cpp's own description a question's `lora` names the scales for that question alone; this
+was not tested here. Against it:
 - The one process computes one adapter in a step. Streams of other adapters wait until those that
   came first have ended, as the latest first token shows; with a process each, all go on at once.
 - It takes adapters at its start only: a new fine-tune waits for all streams to end, or ends them.
