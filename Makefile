@@ -9,7 +9,7 @@ export PATH := $(abspath $(BIN)):$(PATH)
 # Where nothing compiled may be kept, every process of the tests compiles what it imports of ours: 6 s each for those of pytest.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help setup lock assets demo check test serve lint types unit format benchmark tour load serving fuzz chaos e2e clients fleet downloads tokenizers trace rehearse gpu image-check wheel wheel-check bundle bundle-check sbom clean
+.PHONY: help setup lock assets demo check test serve lint types unit format benchmark tour load serving shared-serving fuzz chaos e2e clients fleet downloads tokenizers trace rehearse gpu image-check wheel wheel-check bundle bundle-check sbom clean
 
 help:
 	@echo "make demo       set up, fine-tune a real model, download it and compare its answers"
@@ -25,6 +25,7 @@ help:
 	@echo "make clients    released clients of OpenAI's API, unmodified, each in an environment of its own (5 minutes)"
 	@echo "make fleet      nine machines as network namespaces: a rolling upgrade, a pulled cable, a silent store, a joined worker, a killed rank (root)"
 	@echo "make load       the API under load, with 100,000 jobs and 2,000 readers of streams (5 minutes)"
+	@echo "make shared-serving  fine-tunes of one base, shared and merged: memory, first answers, tokens a second (15 minutes)"
 	@echo "make serving    engines asked directly and through the API: latency, tokens a second, memory (10 minutes)"
 	@echo "make downloads  downloads under kills, damage and 5 GB, as a release has to pass them; their rate against nginx"
 	@echo "make tokenizers  whether turns are trained as served, with the tokenizers that seven model families publish (0.5 GB)"
@@ -141,6 +142,9 @@ load: setup
 
 serving: setup $(VENV)/.smollm2
 	python -m benchmarks.serving
+
+shared-serving: setup $(VENV)/.smollm2
+	python -m benchmarks.shared_serving
 
 downloads: setup
 	DOWNLOADS=release python -m pytest -s tests/downloads

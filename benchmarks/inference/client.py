@@ -5,6 +5,7 @@ connection of its own.
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ class Door:
     address: str
     key: str
     stores: bool = False  # each question says `store`
+    adapter: int | None = None  # asked for by each question, where one process has several
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,16 @@ class Stream:
     async def read(self) -> int:
         """Read to the end. Returns the number of tokens."""
         num_tokens = self._text.count(TOKEN)
+        async for text in self.parts():
+            num_tokens += text.count(TOKEN)
+        return num_tokens
+
+    async def parts(self) -> AsyncIterator[bytes]:
+        """Yield what comes, each with an end of the part before that is shorter than a token."""
         while not self._text.endswith(LAST_CHUNK):
             self._text = self._text[-len(TOKEN) + 1 :] + await self._read_some()
-            num_tokens += self._text.count(TOKEN)
+            yield self._text
         self.close()
-        return num_tokens
 
     async def _read_some(self) -> bytes:
         part = await self._reader.read(READ_BYTES)
@@ -91,6 +98,8 @@ def _request(door: Door, model: str, max_tokens: int) -> bytes:
     }
     if door.stores:
         question["store"] = True
+    if door.adapter is not None:
+        question["lora"] = [{"id": door.adapter, "scale": 1.0}]
     body = json.dumps(question).encode()
     head = (
         f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {door.key}\r\n"

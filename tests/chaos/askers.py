@@ -1,5 +1,6 @@
-"""Clients that ask a model all the time, and what they were answered. Each project has a voice, the
-one letter that its answers consist of, and a canary in its prompts: neither may turn up elsewhere.
+"""Clients that ask a model all the time, and what they were answered. Each project has a voice: the
+one letter that its answers consist of, or the answer of its own model. It has a canary in its
+prompts, too. Neither may turn up elsewhere.
 """
 
 import json
@@ -7,7 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import httpx
 
@@ -23,25 +24,65 @@ PAUSE_SECONDS = 0.2  # sooner than `retry-after` asks for: these are impatient
 DATA, DONE = "data: ", "[DONE]"
 
 
-class Voice(NamedTuple):
+class Voice(Protocol):
     """A project as its answers show it."""
+
+    @property
+    def canary(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    def question(self) -> dict[str, object]: ...
+    def may_say(self, text: str) -> bool:
+        """Return whether this is the beginning of an answer of its own, or all of one."""
+
+
+class LetterVoice(NamedTuple):
+    """One letter, which its questions make the only one."""
 
     letter: str
     token_id: int
     canary: str
     key: str
 
+    def question(self) -> dict[str, object]:
+        bias = {str(self.token_id): 100}
+        return {"model": "falqon-tiny", "max_tokens": MAX_TOKENS, "logit_bias": bias}
 
-def add_projects(backend: Backend, vocabulary: dict[str, int], letters: str) -> list[Voice]:
+    def may_say(self, text: str) -> bool:
+        return set(text) <= {self.letter}
+
+
+class ModelVoice(NamedTuple):
+    """The most probable answer of a model to the canary."""
+
+    model: str
+    answer: str
+    num_tokens: int
+    canary: str
+    key: str
+
+    def question(self) -> dict[str, object]:
+        return {"model": self.model, "max_tokens": self.num_tokens, "temperature": 0}
+
+    def may_say(self, text: str) -> bool:
+        return self.answer.startswith(text)
+
+
+def add_project(backend: Backend, name: str) -> tuple[str, str]:
+    """Return the id of a new project, and a key to it."""
+    project = Project(id=new_id("proj_"), name=name)
+    with backend.database.transaction() as session:
+        session.add(project)
+        session.flush()
+        return project.id, add_key(session, project.id, "chaos", Scope.READ)[1]
+
+
+def add_letters(backend: Backend, vocabulary: dict[str, int], letters: str) -> list[LetterVoice]:
     voices = []
     for letter in letters:
-        project = Project(id=new_id("proj_"), name=f"voice {letter}")
-        with backend.database.transaction() as session:
-            session.add(project)
-            session.flush()
-            key = add_key(session, project.id, "chaos", Scope.READ)[1]
+        _, key = add_project(backend, f"voice {letter}")
         canary = new_id(f"canary-{letter}-")
-        voices.append(Voice(letter, vocabulary[letter], canary, key))
+        voices.append(LetterVoice(letter, vocabulary[letter], canary, key))
     return voices
 
 
@@ -80,13 +121,8 @@ class Asker(threading.Thread):
         return outcome
 
     def _question(self) -> dict[str, object]:
-        question = {
-            "model": "falqon-tiny",
-            "messages": [{"role": "user", "content": self._voice.canary}],
-            "max_tokens": MAX_TOKENS,
-            "logit_bias": {str(self._voice.token_id): 100},
-            "stream": True,
-        }
+        messages = [{"role": "user", "content": self._voice.canary}]
+        question = self._voice.question() | {"messages": messages, "stream": True}
         headers = {"authorization": f"Bearer {self._voice.key}"}
         return {"json": question, "headers": headers, "timeout": PATIENCE_SECONDS}
 
@@ -97,8 +133,8 @@ class Asker(threading.Thread):
             self.faults.append(f"{status}: {lines}")
             return "failed"
         *events, last = [line.removeprefix(DATA) for line in lines if line]
-        if not set("".join(_text_of(event) for event in events)) <= {self._voice.letter}:
-            self.faults.append(f"not {self._voice.letter} alone: {events}")
+        if not self._voice.may_say("".join(_text_of(event) for event in events)):
+            self.faults.append(f"not as {self._voice} would say: {events}")
         if last == DONE:
             return "answered"
         if "error" not in json.loads(last):

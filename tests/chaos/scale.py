@@ -25,6 +25,9 @@ class Scale:
     api_kills: int
     serving_kills: int  # of engine, worker and API
     asking_streams: int
+    adapters: int  # over one base
+    adapter_kills: int  # of engines and worker
+    adapter_streams: int
     revisions: int  # of the schema, the newest, under rows
 
 
@@ -44,6 +47,9 @@ EVERY_RUN = Scale(
     api_kills=1,
     serving_kills=3,
     asking_streams=4,
+    adapters=3,
+    adapter_kills=3,
+    adapter_streams=6,
     revisions=5,
 )
 RELEASE = Scale(
@@ -62,6 +68,9 @@ RELEASE = Scale(
     api_kills=300,
     serving_kills=30,
     asking_streams=50,
+    adapters=20,
+    adapter_kills=10,
+    adapter_streams=50,
     revisions=1_000,  # all of them
 )
 SCALE = {"": EVERY_RUN, "release": RELEASE}[os.environ.get("CHAOS", "")]

@@ -203,3 +203,13 @@ def test_a_webhook_endpoint_shows_its_secret(service: Service, tmp_path: Path) -
     assert printed.startswith("whsec_")
     after = [endpoint for endpoint in service.client.webhooks.list() if endpoint.id not in before]
     assert [endpoint.name for endpoint in after] == ["ours"]
+
+
+def test_a_fine_tune_is_asked_as_an_adapter_on_its_base(
+    service: Service, readmes_job: Any, tmp_path: Path
+) -> None:
+    model = readmes_job.fine_tuned_model
+    code = f"model = {model!r}\n{block('python', 'gguf_lora')}"
+    printed = run_with_client(service, tmp_path, code)
+    assert "same_tokens" in printed
+    assert f"model='{model}:gguf_lora'" in printed

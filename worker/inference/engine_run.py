@@ -19,7 +19,8 @@ from falqon_core.contract.formats import engine_refusal
 from worker.context import WorkerContext
 from worker.inference.base_server import BaseServer
 from worker.inference.engine_choice import Loading, prepare
-from worker.inference.engine_process import EngineProcess
+from worker.inference.engine_process import EngineEnded, EngineProcess
+from worker.inference.llama_cpp import ADAPTER_REFUSAL
 from worker.inference.metrics import EngineMetrics, Figures
 from worker.inference.progress import ProgressWatch
 from worker.machine.subprocesses import ToolFailed
@@ -205,4 +206,10 @@ def _failure_of(error: Exception) -> PermanentError:
             return PermanentError("engine_not_available", engine_refusal(error.failure.message))
         case UserError():
             return PermanentError("engine_not_available", engine_refusal(str(error)))
+        case EngineEnded() if ADAPTER_REFUSAL in str(error):
+            reason = str(error).partition(ADAPTER_REFUSAL)[2].partition("\n")[0]
+            return PermanentError(
+                "adapter_not_loadable",
+                f"The adapter is damaged, or does not belong on its base: {reason}.",
+            )
     return PermanentError("engine_failed", "The engine has ended; the worker's log says why.")

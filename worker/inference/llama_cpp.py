@@ -10,6 +10,7 @@ from argparse import ArgumentParser
 
 TOKEN_VARIABLE = "FALQON_ENGINE_TOKEN"
 PARALLEL_ANSWERS = 4
+ADAPTER_REFUSAL = "failed to apply lora adapter: "  # In llama.cpp's log, before the reason.
 STEP_TOKENS = 512  # Prompt tokens a step; the engine serves other requests between two steps.
 
 
@@ -54,7 +55,10 @@ def main() -> None:
     for cpu in (parameters.cpuparams, parameters.cpuparams_batch):
         cpu.n_threads = args.threads
         cpu.poll = 0  # Spinning threads would take the processor from a training beside them.
-    server = xllamacpp.Server(parameters)
+    try:
+        server = xllamacpp.Server(parameters)
+    except RuntimeError as error:  # its log says why
+        sys.exit(str(error))
     os.write(stdout, f"{server.listening_address}\n".encode())
     os.close(stdout)
     signal.pause()

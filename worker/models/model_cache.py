@@ -2,9 +2,11 @@
 that starts from the same bytes.
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -29,6 +31,7 @@ from worker.models.disk_space import require_space
 from worker.models.fetching import fetch_artifacts, fetch_checkpoint
 from worker.models.model_folders import hold, models_root, staging_root
 
+LOCK_POLL_SECONDS = 0.1
 GGUF = "model.gguf"
 GGUF_ADAPTER = "adapter.gguf"
 
@@ -110,12 +113,15 @@ class ModelCache:
         base = self.stage(trained)
         folder = self._folder(f"{base.name}\0{checkpoint.manifest_sha256}\n")
         while not self._is_held(folder):
-            with self._whole(folder) as staging:
-                model = self.merge(base, trained, checkpoint, staging)
-                shutil.rmtree(staging / "training")
-                for path in model.iterdir():
-                    path.rename(staging / path.name)
-                model.rmdir()
+            with self._alone(folder):
+                if folder.is_dir():
+                    continue
+                with self._whole(folder) as staging:
+                    model = self.merge(base, trained, checkpoint, staging)
+                    shutil.rmtree(staging / "training")
+                    for path in model.iterdir():
+                        path.rename(staging / path.name)
+                    model.rmdir()
         return folder
 
     def merge(
@@ -153,8 +159,11 @@ class ModelCache:
         folder = self._folder(content)
         while not self._is_held(folder):
             self._require_space(sum(artifact.bytes for artifact in artifacts))
-            with self._whole(folder) as staging:
-                fetch_artifacts(self.storage, artifacts, staging, self.check)
+            with self._alone(folder):
+                if folder.is_dir():
+                    continue
+                with self._whole(folder) as staging:
+                    fetch_artifacts(self.storage, artifacts, staging, self.check)
         return folder
 
     def has_files(self, model_id: str) -> bool:
@@ -183,10 +192,13 @@ class ModelCache:
         folder = self._folder(f"{source.name}\0{format}\n")
         while not self._is_held(folder):
             self._require_space(2 * sum(path.stat().st_size for path in source.iterdir()))
-            with self._whole(folder) as staging:
-                arguments = ["convert", str(source), "--to", format]
-                arguments += ["--output", str(staging / format), "--name", model_id, *options]
-                run_tool(self._settings.trainer_command, arguments, self.check)
+            with self._alone(folder):
+                if folder.is_dir():
+                    continue
+                with self._whole(folder) as staging:
+                    arguments = ["convert", str(source), "--to", format]
+                    arguments += ["--output", str(staging / format), "--name", model_id, *options]
+                    run_tool(self._settings.trainer_command, arguments, self.check)
         return folder / format
 
     def _folder(self, content: str) -> Path:
@@ -204,6 +216,22 @@ class ModelCache:
         require_space(self._settings.work_dir, self._settings.work_dir, num_bytes)
 
     @contextmanager
+    def _alone(self, folder: Path) -> Iterator[None]:
+        """Wait until no one else on this machine fills the folder: to convert a model takes memory
+        for all of it, and all adapters of a base that are asked at once need the same one.
+        """
+        locks = self._settings.work_dir / "filling"
+        private_folder(locks)
+        descriptor = os.open(locks / folder.name[:2], os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            while not _is_locked(descriptor):
+                self.check()
+                time.sleep(LOCK_POLL_SECONDS)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextmanager
     def _whole(self, folder: Path) -> Iterator[Path]:
         """Fill it under another name, so that the folder is there whole or not at all."""
         private_folder(folder.parent)
@@ -211,3 +239,12 @@ class ModelCache:
             yield staging
             if not folder.is_dir():  # Another worker of this machine may have been faster.
                 os.rename(staging, folder)
+
+
+def _is_locked(descriptor: int) -> bool:
+    """Take the lock of a file, if no one else has it. It ends with the descriptor."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

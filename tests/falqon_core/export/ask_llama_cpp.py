@@ -1,5 +1,5 @@
 """llama.cpp in a process of its own, because it logs to whatever stdout it finds: GGUF, messages as
-JSON, number of tokens, an adapter or none -> answer.
+JSON, number of tokens, an adapter or none -> answer; several adapters -> the answers with each.
 """
 
 import json
@@ -8,22 +8,27 @@ import sys
 
 import xllamacpp
 
+
+def answer(adapter: str | None) -> str:
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = sys.argv[1]
+    parameters.n_ctx = 512
+    parameters.n_parallel = 1
+    parameters.warmup = False
+    parameters.cpuparams.n_threads = 1
+    if adapter is not None:
+        info = xllamacpp.CommonAdapterLoraInfo()
+        info.path, info.scale = adapter, 1.0
+        parameters.lora_adapters = [info]
+    question = {"messages": json.loads(sys.argv[2]), "max_tokens": int(sys.argv[3])}
+    server = xllamacpp.Server(parameters)
+    answer = server.handle_chat_completions(question | {"temperature": 0})
+    answer = json.loads(answer) if isinstance(answer, str) else answer
+    return str(answer["choices"][0]["message"]["content"])
+
+
 real = os.dup(1)
 os.dup2(2, 1)
-parameters = xllamacpp.CommonParams()
-parameters.model.path = sys.argv[1]
-parameters.n_ctx = 512
-parameters.n_parallel = 1
-parameters.warmup = False
-parameters.cpuparams.n_threads = 1
-if len(sys.argv) > 4:
-    adapter = xllamacpp.CommonAdapterLoraInfo()
-    adapter.path, adapter.scale = sys.argv[4], 1.0
-    parameters.lora_adapters = [adapter]
-server = xllamacpp.Server(parameters)
-answer = server.handle_chat_completions(
-    {"messages": json.loads(sys.argv[2]), "max_tokens": int(sys.argv[3]), "temperature": 0}
-)
-answer = json.loads(answer) if isinstance(answer, str) else answer
-os.write(real, json.dumps(answer["choices"][0]["message"]["content"]).encode())
+answers = list(map(answer, sys.argv[4:] or [None]))
+os.write(real, json.dumps(answers if len(answers) > 1 else answers[0]).encode())
 os._exit(0)

@@ -1,73 +1,71 @@
 """Adapters as models of their own: each answers as itself, over one copy of its base."""
 
-import json
 import os
+import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
+import openai
 import pytest
 import torch
 from sqlalchemy import func, select
 
 from app.catalogue.importer import ensure_tiny_model
 from app.models import Engine, EngineState, Model
-from falqon_core.contract.model_folder import read_config
-from falqon_core.export.gguf import write_gguf, write_gguf_adapter_file
-from falqon_core.importers.importer import import_model
-from tests.support.api import Api, Tenant
+from falqon_core.contract.messages import ExitCode
+from falqon_core.export.formats import write_format
+from falqon_core.export.gguf import write_gguf_adapter_file
+from tests.falqon_core.train import trainings
+from tests.support.adapters import add_adapter, answers_of, tiny_gguf, write_variant
+from tests.support.api import Api, Tenant, jsonl
 from tests.support.backend import processes
 from tests.support.engines import engine_worker
 from tests.support.waiting import wait_for
 
 TINY_MODEL = "falqon-tiny"
-NUM_ADAPTERS = 6
-RANK = 4
+NUM_ADAPTERS = 20
+MOST_SCALE = 8.0
 TEXT = "Tell me about the sea."
 QUESTION = [{"role": "user", "content": TEXT}]
-NUM_TOKENS = 6
+NUM_TOKENS = 8
 PROGRAM = "worker.inference.llama_cpp"
-ASK_LLAMA_CPP = Path(__file__).parents[2] / "falqon_core/export/ask_llama_cpp.py"
+STEPS = 10
+RECIPE = {"max_steps": STEPS, "checkpoint_every": STEPS, "learning_rate": 0.005, "rank": 8}
+RECIPE |= {"max_seq_length": 64, "batch_size": 4, "num_epochs": 10}
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "model"
-    import_model("builtin:falqon-tiny", folder)
-    write_gguf(folder, folder.parent, "base")
-    return folder
+    """The GGUF, with the files of the model beside it."""
+    return tiny_gguf(tmp_path_factory.mktemp("base") / "model")
 
 
 @pytest.fixture(scope="module")
 def adapters(base: Path) -> list[Path]:
-    """Random ones, strong enough that each answers in its own way."""
-    linear = "model.layers.1.mlp.down_proj"
-    config = read_config(base)
-    shape = (config["hidden_size"], config["intermediate_size"])
-    paths = []
-    for seed in range(NUM_ADAPTERS):
-        torch.manual_seed(seed)
-        factors = {linear: (torch.randn(RANK, shape[1]), torch.randn(shape[0], RANK))}
-        paths.append(base.parent / f"{seed}.gguf")
-        write_gguf_adapter_file(paths[-1], f"adapter {seed}", config, RANK, factors)
+    """One of a training, and others like it that are as strong as those of longer ones."""
+    folder = base.parent.parent
+    rows = folder / "rows.jsonl"
+    rows.write_bytes(jsonl())
+    config = trainings.config_of(base.parent, rows, RECIPE)
+    assert trainings.train(config, folder / "training")[0] == ExitCode.DONE
+    checkpoint = folder / "training" / "checkpoints" / str(STEPS)
+    shutil.copyfile(base.parent / "config.json", checkpoint / "config.json")
+    write_format("gguf_lora", checkpoint, folder / "trained", "trained", TINY_MODEL)
+    paths = [folder / "trained" / "adapter.gguf"]
+    for seed in range(1, NUM_ADAPTERS):
+        paths.append(folder / f"{seed}.gguf")
+        write_variant(paths[0], paths[-1], seed, MOST_SCALE)
     return paths
 
 
 @pytest.fixture(scope="module")
 def expected(base: Path, adapters: list[Path]) -> list[str]:
-    """What llama.cpp answers with each adapter in a process of its own."""
-
-    def ask(adapter: Path) -> str:
-        arguments = [base.parent / "model.gguf", json.dumps(QUESTION), NUM_TOKENS, adapter]
-        command = [sys.executable, ASK_LLAMA_CPP, *arguments]
-        done = subprocess.run(list(map(str, command)), capture_output=True, check=True, timeout=60)
-        return str(json.loads(done.stdout))
-
-    answers = list(map(ask, adapters))
+    """What llama.cpp answers with each adapter alone."""
+    answers = answers_of(base, adapters, QUESTION, NUM_TOKENS)
     assert len(set(answers)) == NUM_ADAPTERS
     return answers
 
@@ -75,7 +73,7 @@ def expected(base: Path, adapters: list[Path]) -> list[str]:
 @pytest.fixture
 def tenant(tmp_path: Path) -> Iterator[Tenant]:
     url = f"sqlite:///{tmp_path / 'falqon.db'}"
-    api = Api(url, tmp_path, engine_wait=timedelta(seconds=60))
+    api = Api(url, tmp_path, engine_wait=timedelta(seconds=120))
     ensure_tiny_model(api.database, api.storage, api.settings)
     tenant = Tenant(api)
     yield tenant
@@ -83,21 +81,16 @@ def tenant(tmp_path: Path) -> Iterator[Tenant]:
     api.stop()
 
 
-def add(tenant: Tenant, adapters: list[Path]) -> list[str]:
-    """As the exports of jobs do."""
+def add(tenant: Tenant, adapters: Sequence[Path]) -> list[str]:
     names = [f"ft:{TINY_MODEL}:acme::{index}:gguf_lora" for index in range(len(adapters))]
-    with tenant.api.database.transaction() as session:
-        config = session.get_one(Model, TINY_MODEL).config
-        for name in names:
-            values = {"base_model_id": TINY_MODEL, "format": "gguf_lora", "config": config}
-            session.add(Model(id=name, project_id=tenant.project_id, bytes=1, **values))
+    where = (tenant.api.database, tenant.api.storage, tenant.project_id)
     for name, path in zip(names, adapters, strict=True):
-        tenant.store_artifacts(name, {"adapter.gguf": path.read_bytes()})
+        add_adapter(*where, name, TINY_MODEL, path)
     return names
 
 
 def ask(tenant: Tenant, model: str) -> str:
-    answer = tenant.client.chat.completions.create(
+    answer = tenant.client.with_options(timeout=180, max_retries=0).chat.completions.create(
         model=model,
         messages=[{"role": "user", "content": TEXT}],
         max_tokens=NUM_TOKENS,
@@ -106,7 +99,7 @@ def ask(tenant: Tenant, model: str) -> str:
     return answer.choices[0].message.content or ""
 
 
-def test_each_adapter_answers_as_itself_over_one_base(
+def test_twenty_names_answer_as_themselves_over_one_base(
     tenant: Tenant, adapters: list[Path], expected: list[str]
 ) -> None:
     names = add(tenant, adapters)
@@ -142,3 +135,74 @@ def test_an_adapter_without_its_base_says_so(tenant: Tenant, adapters: list[Path
         answer = tenant.http.post("/v1/chat/completions", json=body, timeout=60)
     assert answer.status_code >= 400
     assert "The model 'gone' has been deleted" in answer.json()["error"]["message"]
+
+
+def _cut_off(adapter: Path) -> None:
+    os.truncate(adapter, adapter.stat().st_size // 2)
+
+
+def _overwrite(adapter: Path) -> None:
+    adapter.write_bytes(b"no GGUF" * 100)
+
+
+def _lose_a_half(adapter: Path) -> None:
+    """Rename one of two matrices, so that the other has no partner."""
+    adapter.write_bytes(adapter.read_bytes().replace(b"blk.0.attn_q.weight.lora_a", b"?" * 26))
+
+
+def _be_of_another_base(adapter: Path) -> None:
+    """Be an adapter of a model that is twice as wide."""
+    config = {"model_type": "llama", "num_attention_heads": 4, "hidden_size": 128}
+    factors = {"model.layers.0.mlp.down_proj": (torch.ones(4, 352), torch.ones(128, 4))}
+    write_gguf_adapter_file(adapter, "another", config, 4, factors)
+
+
+DAMAGES = (_cut_off, _overwrite, _lose_a_half, _be_of_another_base)
+
+
+def test_adapters_that_cannot_be_loaded_say_so(
+    tenant: Tenant, adapters: list[Path], expected: list[str], tmp_path: Path
+) -> None:
+    """Others go on."""
+    damaged = [tmp_path / f"{damage.__name__}.gguf" for damage in DAMAGES]
+    for path, damage in zip(damaged, DAMAGES, strict=True):
+        shutil.copyfile(adapters[0], path)
+        damage(path)
+    sound, *names = add(tenant, [adapters[1], *damaged])
+    with engine_worker(tenant.api):
+        assert ask(tenant, sound) == expected[1]
+        for name in names:
+            body = {"model": name, "messages": QUESTION, "max_tokens": 4}
+            answer = tenant.http.post("/v1/chat/completions", json=body, timeout=120)
+            assert answer.status_code == 400
+            error = answer.json()["error"]
+            assert error["code"] == "adapter_not_loadable"
+            assert "does not belong on its base: " in error["message"]
+        assert ask(tenant, sound) == expected[1]
+
+
+def test_an_adapter_that_is_deleted_while_it_answers(
+    tenant: Tenant, adapters: list[Path], expected: list[str]
+) -> None:
+    """Its streams end, it is unknown from then on, and others go on."""
+    other, name = add(tenant, [adapters[1], adapters[2]])
+    with engine_worker(tenant.api):
+        assert ask(tenant, other) == expected[1]
+        assert ask(tenant, name) == expected[2]
+        stream = tenant.client.chat.completions.create(
+            model=name,
+            messages=[{"role": "user", "content": TEXT}],
+            max_tokens=100_000,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        )
+        next(iter(stream))
+        tenant.client.models.delete(name)
+        with suppress(openai.APIError):  # unless it had come to its end
+            list(stream)
+        wait_for(lambda: _num_ready(tenant) == 1, 20, "its engine has ended")
+        wait_for(lambda: len(processes(PROGRAM, str(tenant.api.settings.work_dir))) == 1)
+        with pytest.raises(openai.NotFoundError) as refused:
+            ask(tenant, name)
+        assert refused.value.code == "model_not_found"
+        assert ask(tenant, other) == expected[1]

@@ -1,5 +1,6 @@
 """A job that continues from another one's model or checkpoint, on the fake trainer."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,25 @@ def test_a_model_is_made_plain_once(embedded_backend: Backend, trained: str) -> 
         assert (folder / "bf16.txt").read_text() == f"{model_id} {weights}"
         made_at = folder.stat().st_mtime_ns
         assert cache.bf16(model_id).stat().st_mtime_ns == made_at
+
+
+def test_a_model_that_many_need_at_once_is_converted_once(
+    embedded_backend: Backend, trained: str, tmp_path: Path
+) -> None:
+    model_id = str(embedded_backend.job(trained).fine_tuned_model_id)
+    calls = tmp_path / "calls"
+    counting = ["sh", "-c", f'echo "$@" >> {calls}; exec "$@"', "sh"]
+    command = [*counting, *embedded_backend.settings.trainer_command]
+    context = embedded_backend.context(trainer_command=command)
+
+    def convert(_: int) -> str:
+        with ModelCache.of(context, lambda: None) as cache:
+            return (cache.bf16(model_id) / "bf16.txt").read_text()
+
+    with ThreadPoolExecutor(4) as pool:
+        weights = embedded_backend.weights(trained).decode()
+        assert set(pool.map(convert, range(4))) == {f"{model_id} {weights}"}
+    assert len(calls.read_text().splitlines()) == 1
 
 
 def test_a_checkpoint_is_merged_into_a_base_once(embedded_backend: Backend, trained: str) -> None:
