@@ -71,8 +71,8 @@ ALSO_TRIED = """\
 ## How far this goes
 
 The first seed in NVFP4 is ahead of LoRA rounded to it by four standard errors over the rows, and
-level with LoRA in bf16. That is one seed of one data set: the error is of rows, not of seeds, and an
-earlier trial of another task saw the order change with the seed after 75 steps. Not trained yet:
+level with LoRA in bf16. That is one seed of one data set: the error is of rows, not of seeds, and
+an earlier trial of another task saw the order change with the seed after 75 steps. Not trained yet:
 the other seeds, Q4_0, MXFP4 and Q8_0, the variants, and FALQON in FP8 rounded afterwards, which
 would tell what comes from training at four bits and what from FALQON. One block, with three seeds,
 has the same order (four_bits_block.md).
