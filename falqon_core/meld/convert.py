@@ -21,6 +21,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError
 from falqon_core.contract.model_folder import GATE_LINEARS
 from falqon_core.meld import init
+from falqon_core.meld.block_quantizer import BlockQuantizer
 from falqon_core.meld.blocks import (
     ATTENTIONS,
     GATED_MLPS,
@@ -97,6 +98,7 @@ def convert_to_melded(
     sketches: Mapping[str, Tensor] | None = None,
     fresh: bool = True,
     shard: RowShard = WHOLE,
+    quantizer: BlockQuantizer | None = None,
 ) -> dict[str, MeldedLinear]:
     """Swap in place, on the device of the model's embeddings, a group of linears at a time, which
     may come from elsewhere; returns the melded linears by full name, in the model's
@@ -105,8 +107,9 @@ def convert_to_melded(
     Linears that a block of `meld.blocks` calls together share their rows, so `swap_blocks` comes
     first; others are melded alone. `recipe` is resolved. `sketches` (see `init.gradient_sketches`)
     are needed for a_init "gradient". With `fresh=False` no A is chosen and the rows stay empty
-    until the rule loads a checkpoint; of a `shard` only its rows are kept. Raises `ConfigError`
-    where a target module is unknown or the rank exceeds a linear's inputs.
+    until the rule loads a checkpoint; of a `shard` only its rows are kept. With a `quantizer` the
+    rows are in its blocks. Raises `ConfigError` where a target module is unknown, the rank exceeds
+    a linear's inputs or these fill no whole blocks.
     """
     model.requires_grad_(False)
     device = model.get_input_embeddings().weight.device
@@ -126,11 +129,24 @@ def convert_to_melded(
                 f"{group[0]}",
                 "rank",
             )
+        if quantizer is not None and linears[0].in_features % quantizer.block:
+            raise ConfigError(
+                f"model: {group[0]} has {linears[0].in_features} inputs, no multiple of the "
+                f"{quantizer.block} weights that a block of {quantizer.name} has"
+            )
         trains_a = recipe.trains_a_of(
             sum(linear.out_features for linear in linears), linears[0].in_features
         )
         layers = meld(
-            linears, recipe.rank, scaling, base_copy, recipe.simulate_fp8, host, trains_a, shard
+            linears,
+            recipe.rank,
+            scaling,
+            base_copy,
+            recipe.simulate_fp8,
+            host,
+            trains_a,
+            shard,
+            quantizer,
         )
         for name, linear, layer in zip(group, linears, layers, strict=True):
             if fresh:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from falqon_core.contract.recipe_options import BaseCopy
 from falqon_core.meld.base import BaseWeight, keep_base
+from falqon_core.meld.block_quantizer import BlockQuantizer
 from falqon_core.meld.host_base import HostBase
 from falqon_core.meld.matmul import MeldedMatmul
 from falqon_core.meld.packed_weight import PackedWeight, new_packed_weight
@@ -138,20 +139,27 @@ def meld(
     host: HostBase | None = None,
     trains_a: bool = False,
     shard: RowShard = WHOLE,
+    quantizer: BlockQuantizer | None = None,
 ) -> list[MeldedLinear]:
     """Return empty melded linears for `linears`, which read the same input.
 
     Their weights become the bases, kept where `base_copy` says (None: nowhere, "host": in `host`),
-    of a `shard` its rows only; biases are taken along.
+    of a `shard` its rows only; biases are taken along. Rows are e4m3, or in the blocks of a
+    `quantizer`, by scales that the weights choose.
     """
     weights = [linear.weight.detach() for linear in linears]
     sizes = [len(weight) for weight in weights]
     # One matrix [O_1 + O_2 + .. + n r, I] for the whole group.
-    packed = new_packed_weight(sizes, rank, weights[0], simulate_fp8, shard)
+    if quantizer is not None:
+        quantizer = quantizer.fitted_to(weights)
+    packed = new_packed_weight(sizes, rank, weights[0], simulate_fp8, shard, quantizer)
     if not shard.is_whole:
         # Copies, since a part keeps the memory of the whole weight; a part may be empty.
         parts = zip(weights, shard.rows_by_linear(sizes), strict=True)
         weights = [weight[own].clone() for weight, own in parts]
+    if quantizer is not None:
+        for index, weight in enumerate(weights):
+            packed.w_rows(index).scale.copy_(quantizer.choose_scales(weight))
     bases = [
         keep_base(weight, base_copy, host) if base_copy is not None and len(weight) else None
         for weight in weights

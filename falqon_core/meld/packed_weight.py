@@ -36,9 +36,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from falqon_core.meld.block_quantizer import BlockQuantizer
+from falqon_core.meld.block_rows import BlockRows
 from falqon_core.meld.gradients import cat_or_view, grad_deltas, grads_through_deltas
 from falqon_core.meld.row_shard import WHOLE, RowShard
-from falqon_core.meld.rows_view import EmulatedRows, Fp8Rows
+from falqon_core.meld.rows_view import EmulatedRows, Fp8Rows, RowsView
 from falqon_core.meld.stored_rows import StoredRows
 from falqon_core.ops.delta_codes import quantize_deltas
 from falqon_core.ops.grad_adapter import grad_a, grad_b
@@ -119,9 +121,12 @@ class PackedWeight(StoredRows):
 
 
 class EmulatedWeight(PackedWeight):
-    """The packed weight of a CPU: the dequantized values, 2 bytes a weight in bf16."""
+    """The packed weight of a CPU: the dequantized values, 2 bytes a weight in bf16. With a
+    `quantizer` the rows of W are in its blocks, on any device.
+    """
 
     values: Tensor
+    block_scale: Tensor
     rows_name = "values"
 
     def __init__(
@@ -132,15 +137,24 @@ class EmulatedWeight(PackedWeight):
         like: Tensor,
         simulate_fp8: bool,
         shard: RowShard = WHOLE,
+        quantizer: BlockQuantizer | None = None,
     ) -> None:
         """`like` gives the working dtype and the device."""
         num_rows = sum(sizes) + len(sizes) * rank
         super().__init__(sizes, in_features, rank, num_rows, like.device, shard)
         self.rounds_activations = simulate_fp8
         self._store(like.new_zeros(self._num_stored(), in_features))
+        self.quantizer = quantizer
+        if quantizer is not None:
+            # fp32 [sum O, I / block]; the scales of its rows of A are those of e4m3.
+            scale = self.scale.new_ones(self.num_outputs, in_features // quantizer.block)
+            self.register_buffer("block_scale", scale, persistent=False)
 
-    def _view(self, rows: Tensor, at: slice) -> EmulatedRows:
-        return EmulatedRows(rows, self.scale[at])
+    def _view(self, rows: Tensor, at: slice) -> RowsView:
+        # Rows behind those of W belong to an A.
+        if self.quantizer is None or at.start >= self.num_outputs:
+            return EmulatedRows(rows, self.scale[at])
+        return BlockRows(rows, self.block_scale[at], self.quantizer)
 
     def output(self, x: Tensor) -> Tensor:
         """Multiply x [T, I] with the values in the working dtype."""
@@ -360,16 +374,17 @@ def new_packed_weight(
     like: Tensor,
     simulate_fp8: bool,
     shard: RowShard = WHOLE,
+    quantizer: BlockQuantizer | None = None,
 ) -> PackedWeight:
     """Return an empty packed weight for linears of `sizes` outputs on the device of `like`, one of
-    their weights [O, I] in the working dtype.
+    their weights [O, I] in the working dtype. Rows of W are e4m3, or in blocks of the `quantizer`.
 
     On a GPU `simulate_fp8` asks for FP8 rounding where its hardware would not give it. Linears
     whose sizes no FP8 GEMM takes are dequantized.
     """
     in_features = like.shape[1]
-    if like.device.type == "cpu":
-        return EmulatedWeight(sizes, in_features, rank, like, simulate_fp8, shard)
+    if like.device.type == "cpu" or quantizer is not None:
+        return EmulatedWeight(sizes, in_features, rank, like, simulate_fp8, shard, quantizer)
     fits = sum(sizes) % ALIGNMENT == 0 and in_features % ALIGNMENT == 0
     fp8 = fits and (simulate_fp8 or has_fp8_gemm(like.device))
     return Fp8Weight(sizes, in_features, rank, like.device, fp8, shard)

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.loader import Microbatch
+from falqon_core.meld.block_quantizer import BlockQuantizer
 from falqon_core.meld.convert import convert_to_melded, swap_blocks, target_linears
 from falqon_core.meld.init import gradient_sketches
 from falqon_core.meld.linear import MeldedLinear
@@ -30,9 +31,17 @@ A_RELATIVE_RATE = 8.0
 class Falqon:
     """The method of this software: adapters in the rows of FP8 linears (`meld`)."""
 
-    def __init__(self, recipe: Recipe, ranks: Ranks | None = None) -> None:
-        """`recipe` is resolved. With `ranks` each of them stores a part of the rows."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        ranks: Ranks | None = None,
+        quantizer: BlockQuantizer | None = None,
+    ) -> None:
+        """`recipe` is resolved. With `ranks` each of them stores a part of the rows; with a
+        `quantizer` rows are in its blocks instead of e4m3.
+        """
         self.recipe = recipe
+        self.quantizer = quantizer
         self.ranks = ranks
         self.shards: ShardedLayers | None = None
         self.rule = update_rule(recipe)
@@ -114,7 +123,9 @@ class Falqon:
         fresh: bool = True,
     ) -> None:
         shard = WHOLE if self.ranks is None else shard_of(self.ranks)
-        self.layers = convert_to_melded(model, self.recipe, self.rule, sketches, fresh, shard)
+        self.layers = convert_to_melded(
+            model, self.recipe, self.rule, sketches, fresh, shard, self.quantizer
+        )
         if self.ranks is not None:
             self.shards = ShardedLayers(model, self.ranks)
         self._choose_gemms()

@@ -78,7 +78,7 @@ def refresh_rows(
         buffer, new = fp32[: at.stop - at.start], narrow[: at.stop - at.start]
         product = torch.mm(left[at], right, out=new if left.dtype == new.dtype else buffer)
         # fp32 [rows, I] = base + bf16 product; only this block of rows exists in fp32.
-        values = _base_values(base, base_scale, at, first_row).add_(new.copy_(product))
+        values = base_values(base, base_scale, at, first_row).add_(new.copy_(product))
         # fp32 [rows, 1]; a row whose largest weight crosses a power of two gets another scale.
         scale[at] = power_of_two_scale(row_amax(values))
         new.copy_(round_to_grid_(values, scale[at], buffer))
@@ -112,7 +112,7 @@ def refresh_codes(
     a = a.float()
     changed = counter(changed, qdata)
     for at in row_blocks(base.shape):
-        values = _base_values(base, base_scale, at, first_row)
+        values = base_values(base, base_scale, at, first_row)
         values.addmm_(scaled[at], a)
         new_scale = power_of_two_scale(row_amax(values))
         new = codes_of(round_to_grid_(values, new_scale), new_scale)
@@ -125,7 +125,7 @@ def refresh_codes(
     return changed
 
 
-def _base_values(base: Tensor, base_scale: Tensor | None, at: slice, first_row: int) -> Tensor:
+def base_values(base: Tensor, base_scale: Tensor | None, at: slice, first_row: int) -> Tensor:
     """Return rows of the base as new fp32 [rows, I], off the ties."""
     values = base[at].to(torch.float32, copy=True)
     if base_scale is not None:
