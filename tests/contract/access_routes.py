@@ -373,7 +373,7 @@ ROUTES = {
     ("GET", "/v1/model_imports/{import_id}"): Route(ADMIN, a_model_import, by_installation=True),
     ("GET", "/v1/models/{model:path}"): Route(INFER, a_model, without_model),
     ("POST", "/v1/models/{model:path}"): Route(
-        WRITE, a_model_to_share, without_model, send=json({"serve_as": "shared", "replicas": 2})
+        WRITE, a_model_to_share, without_model, send=json({"serve_as": "shared"})
     ),
     ("DELETE", "/v1/models/{model:path}"): Route(WRITE, a_model, without_model),
     ("GET", "/v1/models/{model:path}/artifacts"): Route(READ, a_model, without_model),
