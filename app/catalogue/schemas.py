@@ -95,8 +95,7 @@ class ModelObject(Object):
 
     @classmethod
     def of(cls, model: Model | ListedModel) -> Self:
-        replicas = model.replicas if isinstance(model, Model) else None
-        return cls(**fields_of(model) | {"replicas": replicas})
+        return cls(**fields_of(model))
 
 
 def fields_of(model: Model | ListedModel) -> dict[str, Any]:

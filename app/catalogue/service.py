@@ -52,7 +52,7 @@ def list_models(services: Services, caller: Caller, lists: ModelLists, *, adapte
 
 def describe(session: Session, model: Model) -> ModelObject:
     """Return a model, with the way in which it answers."""
-    described = ModelObject.of(model)
+    described = ModelObject.of(model).model_copy(update={"replicas": model.replicas})
     if model.job_id is None or model.format is not None:
         return described
     shared = None

@@ -25,8 +25,7 @@ from app.base.storage.reach import FOR_PROBES
 from app.garbage import installation
 from app.local.backup import run_tool
 from app.models import Job, Project
-from app.notifier.broker import KEY_PREFIX, Notifier
-from app.notifier.queues import GPU_QUEUE
+from app.notifier.broker import Notifier
 from tests.support.backend import ROOT, Backend
 from tests.support.local_server import LocalServer, QuietHandler
 from tests.support.postgres import PostgresServer
@@ -64,8 +63,13 @@ def test_both_clients_of_redis_check_its_certificate(
     url = documented("REDIS_URL", "rediss://")
     if is_trusted:
         url = url.replace(AUTHORITIES, str(certificate.with_name(AUTHORITY)))
-    key = KEY_PREFIX + GPU_QUEUE
-    with forwarding(valkey.settings.valkey_socket, certificate) as port:
+    with (
+        Redis.from_url(valkey.settings.resolved_redis_url) as listener,
+        listener.pubsub(ignore_subscribe_messages=True) as heard,
+        forwarding(valkey.settings.valkey_socket, certificate) as port,
+    ):
+        heard.psubscribe("*")
+        assert heard.get_message(timeout=5) is None  # it is subscribed
         url = url.replace("redis.example.com:6380", f"{NAME}:{port}")
         settings = Settings(_env_file=None, redis_url=url)
         Notifier(settings).notify(Job, "ftjob-1")
@@ -75,8 +79,8 @@ def test_both_clients_of_redis_check_its_certificate(
             else:
                 with pytest.raises(RedisError, match="CERTIFICATE_VERIFY_FAILED"):
                     redis.ping()
-    with Redis.from_url(valkey.settings.resolved_redis_url) as redis:
-        assert redis.llen(key) == (1 if is_trusted else 0)
+        message = heard.get_message(timeout=5 if is_trusted else 0.2)
+        assert (message is not None) == is_trusted
 
 
 @pytest.mark.parametrize(
