@@ -54,7 +54,7 @@ EIGHT_TOKENS = GenerationConfig(
 
 
 def fp8_weight(
-    sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool, shard: RowShard
+    sizes: Sequence[int], rank: int, like: Tensor, simulate_fp8: bool, shard: RowShard, *_: None
 ) -> PackedWeight:
     """Stands in for `linear.new_packed_weight`: the storage of an FP8 GPU, whose operators run as
     oracles on a CPU.
