@@ -1,5 +1,6 @@
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
+from app.catalogue import service as catalogue
 from app.catalogue.schemas import ModelChange, ModelObject
 from app.exports import service as exports
 from app.http.dependencies import InstallationAdmin, Reader, ServicesDep, Writer
@@ -38,7 +39,12 @@ def unload_engine(services: ServicesDep, caller: InstallationAdmin, model: str) 
 model_router = APIRouter(prefix="/v1/models", tags=["models"], route_class=ApiRoute)
 
 
-@model_router.post("/{model:path}")
+def _find_model(services: ServicesDep, caller: Writer, model: str) -> None:
+    # Before the body is looked at: a path that only other methods have ends here, too.
+    catalogue.retrieve_model(services, caller, model)
+
+
+@model_router.post("/{model:path}", dependencies=[Depends(_find_model)])
 def change_model(
     services: ServicesDep, caller: Writer, model: str, body: ModelChange
 ) -> ModelObject:
