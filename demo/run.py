@@ -30,7 +30,8 @@ from rich.table import Table
 HERE = Path(__file__).parent
 DATA_DIR = HERE.parent / ".falqon-demo"
 BASE_MODEL = "smollm2-135m-instruct"
-RECIPE = {"validation_fraction": 0.06}
+# An evaluation would take the processor from the second training, and nobody waits for it here.
+RECIPE = {"validation_fraction": 0.06, "evaluate": False}
 EPOCHS, BATCH_SIZE = 4, 8
 SECOND_EPOCHS = 2
 SECOND_VOICE = {"Good glow to you!": "Ahoy there!", "Keep glowing! - Pip": "Fair winds! - Wick"}
