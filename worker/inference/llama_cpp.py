@@ -25,6 +25,9 @@ def main() -> None:
     parser.add_argument("--memory-bytes", type=int, required=True, help="beyond them it ends")
     args = parser.parse_args()
     limit_memory(args.memory_bytes)
+    # OpenMP's threads read it once, at import. Those that spin at a barrier take the processor from
+    # other engines.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         import xllamacpp
     except ImportError:
