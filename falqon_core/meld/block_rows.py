@@ -10,36 +10,25 @@ from torch import Tensor
 
 from falqon_core.meld.base import BaseWeight
 from falqon_core.meld.block_quantizer import BLOCK_ELEMENTS, BlockQuantizer
-from falqon_core.meld.rows_view import RandomKey, RowsView
+from falqon_core.meld.rows_view import EmulatedRows, RandomKey
 from falqon_core.ops.matmul import matmul
 from falqon_core.ops.quantize import count_changed, counter, row_blocks
 from falqon_core.ops.refresh import base_values
 
 
-class BlockRows(RowsView):
+class BlockRows(EmulatedRows):
     """Dequantized values [rows, I] in the working dtype, which holds them exactly, and scales fp32
     [rows, I / block]; codes are derived on demand.
     """
 
     def __init__(self, values: Tensor, scale: Tensor, quantizer: BlockQuantizer) -> None:
-        self._values = values
-        self.scale = scale
+        super().__init__(values, scale)
         self._quantizer = quantizer
-
-    @property
-    def values(self) -> Tensor:
-        """Return the stored rows [rows, I] themselves."""
-        return self._values
 
     @property
     def qdata(self) -> Tensor:
         """Return codes, uint8 [rows, I]."""
         return self._quantizer.codes_of(self._values, self.scale)
-
-    def write(self, values: Tensor, scale: Tensor) -> None:
-        """Copy values [rows, I] on the grid of scales fp32 [rows, I / block]."""
-        self._values.copy_(values)
-        self.scale.copy_(scale)
 
     def round(self, values: Tensor) -> None:
         """Round fp32 values [rows, I] by scales of their own and store both."""
