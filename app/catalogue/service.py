@@ -12,6 +12,7 @@ from app.base.database import Database
 from app.base.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.catalogue import naming, repository
 from app.catalogue.listing import ModelLists
+from app.catalogue.repository import ADAPTER as ADAPTER
 from app.catalogue.repository import bases_of_adapters as bases_of_adapters
 from app.catalogue.repository import present as present
 from app.catalogue.repository import sizes as sizes

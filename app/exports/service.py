@@ -48,8 +48,8 @@ def set_serving(
             source = plan.find_source(session, caller.project_id, model_id)
             serving.check(session, source)
             if not catalogue.is_measured(session, model):
-                _make(session, caller.project_id, source, serving.ADAPTER)
-                export = get(session, caller.project_id, model_id, serving.ADAPTER)
+                _make(session, caller.project_id, source, catalogue.ADAPTER)
+                export = get(session, caller.project_id, model_id, catalogue.ADAPTER)
                 if export.status == OperationStatus.COMPLETED:
                     raise serving.unmeasured()
         if model.serve_as != serve_as:

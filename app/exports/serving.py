@@ -11,15 +11,7 @@ from app.files import lookup as files
 from app.jobs.events import NewEvent, append
 from app.models import Job, Model, Project
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.formats import (
-    AdapterRankTooHigh,
-    FormatName,
-    FormatUnavailable,
-    check_shared,
-)
-
-ADAPTER: FormatName = "gguf_lora"
-CODE = "shared_not_available"
+from falqon_core.contract.formats import SharedUnavailable, check_shared
 
 
 def begin(session: Session, job: Job) -> None:
@@ -39,7 +31,7 @@ def begin(session: Session, job: Job) -> None:
         append(session, job.id, [NewEvent(text, level="warn", data={"code": error.code})])
         return
     model.serve_as = "shared"
-    repository.add(session, plan.new_export(job.project_id, source, ADAPTER))
+    repository.add(session, plan.new_export(job.project_id, source, catalogue.ADAPTER))
 
 
 def check(session: Session, source: plan.ExportSource) -> None:
@@ -54,9 +46,9 @@ def check(session: Session, source: plan.ExportSource) -> None:
     if catalogue.is_measured(session, model):
         return
     try:
-        plan.check(source, ADAPTER)
+        plan.check(source, catalogue.ADAPTER)
     except ApiError as error:
-        raise _refusal(error.message.removeprefix("format: "), CODE) from None
+        raise _refusal(error.message.removeprefix("format: "), SharedUnavailable.code) from None
     if job is not None:
         ids = (job.training_file_id, job.validation_file_id)
         if any(id_ and files.find(session, job.project_id, id_) is None for id_ in ids):
@@ -74,10 +66,8 @@ def unmeasured() -> InvalidRequest:
 def _check_recipe(recipe: Recipe, model: Model) -> None:
     try:
         check_shared(recipe, model.config)
-    except AdapterRankTooHigh as error:
+    except SharedUnavailable as error:
         raise _refusal(str(error).removeprefix("format: "), error.code) from None
-    except FormatUnavailable as error:
-        raise _refusal(str(error).removeprefix("format: "), CODE) from None
 
 
 def _refusal(reason: str, code: str) -> InvalidRequest:

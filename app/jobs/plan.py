@@ -15,7 +15,7 @@ from app.jobs.resolution import FilePlan, JobPlan, incompatibility
 from app.models import Checkpoint, FileStatus, Model
 from app.models.job_request import JobRequest
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.formats import AdapterRankTooHigh, FormatUnavailable, check_shared
+from falqon_core.contract.formats import SharedUnavailable, check_shared
 
 
 def plan_job(
@@ -79,17 +79,15 @@ def _check_switch(session: Session, project_id: str, request: JobRequest) -> Non
 
 def _check_shared(recipe: Recipe, model: Model, checkpoint: Checkpoint | None) -> None:
     """Raise `InvalidRequest` where the job's model could not answer as an adapter."""
-    param, code = "falqon.serve_as", "shared_not_available"
+    param = "falqon.serve_as"
     if checkpoint is not None:
         message = "the job continues from a checkpoint, which is no base model that engines have"
-        raise InvalidRequest(f"{param}: {message}.", param=param, code=code)
+        raise InvalidRequest(f"{param}: {message}.", param=param, code=SharedUnavailable.code)
     try:
         check_shared(recipe, model.config)
-    except FormatUnavailable as error:
-        if isinstance(error, AdapterRankTooHigh):
-            code = error.code
+    except SharedUnavailable as error:
         message = f"{param}: {str(error).removeprefix('format: ')}."
-        raise InvalidRequest(message, param=param, code=code) from None
+        raise InvalidRequest(message, param=param, code=error.code) from None
 
 
 def _check_fits_disk(model: Model, recipe: Recipe, settings: Settings) -> None:

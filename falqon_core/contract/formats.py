@@ -106,21 +106,30 @@ class FormatUnavailable(UserError):
     default_param = "format"
 
 
-class AdapterRankTooHigh(FormatUnavailable):
+class SharedUnavailable(FormatUnavailable):
+    """The model cannot answer as an adapter on its base, with the reason."""
+
+    code = "shared_not_available"
+
+
+class AdapterRankTooHigh(SharedUnavailable):
     code = "adapter_rank_too_high"
 
 
 def check_shared(recipe: Recipe, model_config: dict[str, object]) -> None:
     """Check that a model of this recipe can answer as an adapter on its base.
 
-    Raises `FormatUnavailable`.
+    Raises `SharedUnavailable`.
     """
     if recipe.rank > MAX_SHARED_RANK:
         raise AdapterRankTooHigh(
             f"format: its adapter has rank {recipe.rank}, and engines put adapters of rank "
             f"{MAX_SHARED_RANK} at most on a base that others share"
         )
-    check_format("gguf_lora", recipe, model_config)
+    try:
+        check_format("gguf_lora", recipe, model_config)
+    except FormatUnavailable as error:
+        raise SharedUnavailable(str(error)) from None
 
 
 def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, object]) -> None:
