@@ -120,12 +120,12 @@ async def find_engines(services: Services, caller: Caller, model_id: str) -> Seq
     wait_seconds = services.settings.engine_wait.total_seconds()
     deadline = time.monotonic() + wait_seconds
     lookup = (services.settings, services.database, services.notifier)
-    targets = await run_sync(find_or_request_all, *lookup, caller.project_id, model_id)
+    targets = await run_sync(find_or_request, *lookup, caller.project_id, model_id)
     while not targets:
         if time.monotonic() > deadline:
             raise await run_sync(_not_loaded, services.database, model_id, wait_seconds)
         await asyncio.sleep(POLL_SECONDS)
-        targets = await run_sync(poll_all, services.database, caller.project_id, model_id)
+        targets = await run_sync(poll, services.database, caller.project_id, model_id)
     return targets
 
 
@@ -138,28 +138,12 @@ def find_or_request(
     *,
     is_patient: bool = False,
     as_merged: bool = False,
-) -> EngineTarget | None:
-    """Return an engine of a model; None if a worker has to load it, which is then requested.
-    `as_merged`: also of one whose adapter answers otherwise.
+) -> Sequence[EngineTarget]:
+    """Return the engines of a model that are ready; none if workers have to load it, which is then
+    requested. `as_merged`: also of one whose adapter answers otherwise.
 
     Raises `NotFound`, and `InvalidRequest` for a model that does not support inference.
     """
-    lookup = (settings, database, notifier, project_id, model_id)
-    targets = find_or_request_all(*lookup, is_patient=is_patient, as_merged=as_merged)
-    return choose(targets) if targets else None
-
-
-def find_or_request_all(
-    settings: Settings,
-    database: Database,
-    notifier: Notifier,
-    project_id: str,
-    model_id: str,
-    *,
-    is_patient: bool = False,
-    as_merged: bool = False,
-) -> Sequence[EngineTarget]:
-    """Return the engines of a model that are ready, as `find_or_request` does one of them."""
     if is_upstream(model_id):
         return [_find_upstream(settings, database, project_id, model_id)]
     with database.look_up() as session:
@@ -257,21 +241,8 @@ def poll(
     *,
     is_patient: bool = False,
     as_merged: bool = False,
-) -> EngineTarget | None:
-    """Return a requested engine once one is ready. Raises the reason if none can be."""
-    targets = poll_all(database, project_id, model_id, is_patient=is_patient, as_merged=as_merged)
-    return choose(targets) if targets else None
-
-
-def poll_all(
-    database: Database,
-    project_id: str,
-    model_id: str,
-    *,
-    is_patient: bool = False,
-    as_merged: bool = False,
 ) -> Sequence[EngineTarget]:
-    """Return the requested engines that are ready, as `poll` does one of them."""
+    """Return the requested engines that are ready. Raises the reason if none can be."""
     with database.read() as session:
         model = session.get(Model, model_id)
         served = model if model is None or as_merged else _served(session, model)

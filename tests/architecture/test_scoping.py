@@ -20,7 +20,7 @@ READ_BEFORE = "its caller has read the row in the project"
 UNSCOPED = {
     ("inference.engines", "change_engine", "model_id"): INSTALLATION,
     ("inference.engines", "unload_engine", "model_id"): INSTALLATION,
-    ("inference.service", "poll_all", "model_id"): READ_BEFORE,
+    ("inference.service", "poll", "model_id"): READ_BEFORE,
     ("jobs.requeue", "requeue_job", "job_id"): INSTALLATION,
     ("model_imports.service", "add", "model_id"): "ids of models are unique in the installation",
     ("stream.service", "follow_job", "job_id"): READ_BEFORE,

@@ -55,7 +55,7 @@ def asked_engine(tenant: Tenant, model: str) -> str:
     """Return the model whose engine a question has loaded."""
     api = tenant.api
     lookup = (api.settings, api.database, api.app.state.services.notifier)
-    assert service.find_or_request(*lookup, tenant.project_id, model) is None
+    assert not service.find_or_request(*lookup, tenant.project_id, model)
     with api.database.transaction() as session:
         (engine,) = (
             each

@@ -103,8 +103,8 @@ class BatchEngines:
         while True:
             seconds = POLL_SECONDS
             try:
-                if (target := look()) is not None:
-                    return target
+                if targets := look():
+                    return service.choose(targets)
                 look = poll
                 failure: ApiError = Unavailable(
                     f"The model '{model_id}' is not loaded; does a cpu worker run?",

@@ -129,19 +129,19 @@ class Asker:
         names = (self._project_id, model_id)
         # What was trained is judged; how far an adapter answers from that is measured elsewhere.
         ask = partial(service.find_or_request, *lookup, *names, as_merged=True)
-        target = self._poll(ask)
+        targets = self._poll(ask)
         deadline = time.monotonic() + LOAD_WAIT_SECONDS
-        while target is None:
+        while not targets:
             if time.monotonic() > deadline:
                 message = f"'{model_id}' is not loaded after {LOAD_WAIT_SECONDS / 60:g} minutes."
                 raise NotAnswered("model_loading", f"{message} Does a cpu worker run?")
             self._heartbeat()
             time.sleep(ENGINE_POLL_SECONDS)
             poll = partial(service.poll, self._database, *names, as_merged=True)
-            target = self._poll(poll)
-        return target
+            targets = self._poll(poll)
+        return service.choose(targets)
 
-    def _poll(self, find: Callable[[], EngineTarget | None]) -> EngineTarget | None:
+    def _poll(self, find: Callable[[], Sequence[EngineTarget]]) -> Sequence[EngineTarget]:
         """Poll again while the database is unavailable: the heartbeat raises when the lease is
         over.
         """

@@ -68,12 +68,12 @@ def test_an_engine_is_looked_up_again_while_the_database_is_away(
     num_calls = 0
     beats: list[None] = []
 
-    def find_or_ask(*_lookup: object, **_options: object) -> EngineTarget:
+    def find_or_ask(*_lookup: object, **_options: object) -> list[EngineTarget]:
         nonlocal num_calls
         num_calls += 1
         if num_calls < 3:
             raise OperationalError("SELECT", {}, Exception("the server is away"))
-        return target
+        return [target]
 
     monkeypatch.setattr(service, "find_or_request", find_or_ask)
     asker = Asker(embedded_backend.context(), "proj_a", None, lambda: beats.append(None))
