@@ -1,5 +1,5 @@
-"""A training as a LoRA adapter of PEFT, or of llama.cpp: A [r, I] and B [O, r] in fp32, exactly as
-the trainer holds them.
+"""A training as a LoRA adapter: of PEFT, A [r, I] and B [O, r] in fp32 as the trainer holds them,
+or of llama.cpp, in bf16.
 
 The trained weight is `W + alpha / r * B A`, which is PEFT's own formula, and llama.cpp's; melded, A
 is its dequantized FP8 value and B the fp32 master. The trainer then rounds the sum to FP8; an

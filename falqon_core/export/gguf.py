@@ -152,8 +152,8 @@ def write_gguf_adapter_file(
     alpha: float,
     factors: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
 ) -> None:
-    """`config` is that of the base model; `factors` are A [r, I] and B [O, r], fp32, by the full
-    names of their linears.
+    """Write A and B in bf16, as the weights that they are added to. `config` is that of the base
+    model; `factors` are A [r, I] and B [O, r], fp32, by the full names of their linears.
     """
     writer = GGUFWriter(path, GGUF_ARCHITECTURES[config["model_type"]])
     writer.add_type(GGUFType.ADAPTER)
@@ -163,8 +163,10 @@ def write_gguf_adapter_file(
     for linear, (a, b) in factors.items():
         # Rows of a linear, and so of B, stand in llama.cpp's order.
         gguf_name, b = _renamed(f"{linear}.weight", b, config)
-        writer.add_tensor(f"{gguf_name}.lora_a", a.float().contiguous().numpy())
-        writer.add_tensor(f"{gguf_name}.lora_b", b.float().contiguous().numpy())
+        for letter, factor in (("a", a), ("b", b)):
+            values = factor.bfloat16().contiguous().view(torch.uint8).numpy()
+            name = f"{gguf_name}.lora_{letter}"
+            writer.add_tensor(name, values, raw_dtype=GGMLQuantizationType.BF16)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -26,7 +26,7 @@ LETTERS = {".lora_a": "A", ".lora_b": "B"}
 
 
 def convert_gguf_adapter(gguf: Path, base: Path, output: Path, base_model: str) -> None:
-    """Write an adapter for llama.cpp as PEFT's folder `output`, exactly, whole or not at all;
+    """Write an adapter for llama.cpp as PEFT's folder `output`, bit for bit, whole or not at all;
     `base` is the folder of its base model. Raises `ModelError` for a file that is damaged or of
     another base.
     """

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFReader
+from gguf import GGUFReader, dequantize, quantize
 
 from app.base.database import Database
 from app.base.storage import Storage
@@ -31,7 +31,8 @@ def write_variant(adapter: Path, path: Path, seed: int, most: float) -> None:
     random = np.random.default_rng(seed)
     for tensor in GGUFReader(path, "r+").tensors:
         if tensor.name.endswith(".lora_b"):
-            tensor.data[:] *= random.uniform(-most, most)
+            values = dequantize(tensor.data, tensor.tensor_type) * random.uniform(-most, most)
+            tensor.data[:] = quantize(values, tensor.tensor_type)
 
 
 def tiny_gguf(folder: Path) -> Path:
