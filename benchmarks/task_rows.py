@@ -1,5 +1,7 @@
 """Rows of three tasks as users have them, made up by a script: the same rows on every machine.
 
+    python -m benchmarks.task_rows json --rows 300 --output notes    (train.jsonl, held_out.jsonl)
+
 json    fields of an order note, as JSON of four keys
 intent  the intent of a customer's message, one of twelve
 tone    a reply in a house's own tone, which the prompt does not describe, with the facts of it
@@ -11,7 +13,10 @@ held-out prompt is trained.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from random import Random
+
+from benchmarks import parser_of
 
 MOST_ROWS = 1000
 NUM_HELD_OUT = 200
@@ -167,6 +172,19 @@ class TaskRow:
         }
 
 
+def main() -> None:
+    parser = parser_of(__doc__)
+    parser.add_argument("task", choices=list(MAKERS))
+    parser.add_argument("--rows", type=int, default=MOST_ROWS, help="to train on")
+    parser.add_argument("--output", type=Path, required=True, help="folder")
+    args = parser.parse_args()
+    train, held_out = make_rows(args.task)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for name, rows in (("train", train[: args.rows]), ("held_out", held_out)):
+        lines = "".join(json.dumps(row.as_record()) + "\n" for row in rows)
+        (args.output / f"{name}.jsonl").write_text(lines)
+
+
 def make_rows(task: str) -> tuple[list[TaskRow], list[TaskRow]]:
     """Return `MOST_ROWS` rows to train on, of which a smaller job takes the first, and the held-out
     ones.
@@ -254,3 +272,7 @@ MAKERS: dict[str, Callable[[Random, bool], TaskRow]] = {
     "intent": _intent_row,
     "tone": _tone_row,
 }
+
+
+if __name__ == "__main__":
+    main()

@@ -34,6 +34,18 @@ Three tasks made by `benchmarks/task_rows.py`: order notes to JSON (the same fou
 intent of a message (one of twelve), and a reply in a fixed tone with all its facts. Answers are
 those of the exported model, greedy, to rows that were not trained; everything else is automatic.
 Losses are of the same held-out rows, means of the seeds. Written by"""
+THROUGH_THE_SERVICE = """
+## Through the service
+
+The same 300 order notes as a user trains them, with everything automatic: `falqon up` on two cores,
+30 of the rows held out by default, 204 steps, the best checkpoint. `falqon evaluate` asked the
+model for 200 held-out notes: **92.5 % exactly right** (±1.9), the base none (p = 0.0005).
+
+    python -m benchmarks.task_rows json --rows 300 --output notes
+    falqon jobs create --model smollm2-135m-instruct --file notes/train.jsonl --yes --watch
+    falqon files upload notes/held_out.jsonl
+    falqon evaluate @last --file FILE --grader same --max-tokens 64
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +172,7 @@ def report(cells: Sequence[Cell]) -> str:
             f"{', '.join(f'{each:.1%}' for each in scores)} | {alike[0].steps or ''} | "
             f"{f'{statistics.fmean(trained):.4f}' if trained else ''} | {curve} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + THROUGH_THE_SERVICE
 
 
 def main() -> None:
