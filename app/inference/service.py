@@ -21,7 +21,7 @@ from app.base.settings import Settings
 from app.catalogue import service as catalogue
 from app.catalogue.schemas import NOT_SERVABLE, engine_note_of
 from app.inference import repository, upstream
-from app.inference.refusals import refusal_of
+from app.inference.refusals import ENGINE_UNAVAILABLE, refusal_of
 from app.jobs.base_model import own_checkpoint
 from app.models import Engine, EngineState, Model
 from app.models.alias import is_upstream
@@ -30,6 +30,8 @@ from app.services import Services
 
 UPSTREAM_ANSWERS = 2_000  # simultaneous ones; the upstream has limits of its own
 DEFAULT_ANSWERS = 4  # simultaneous ones, for an engine of an older worker
+# What a worker's engine answers to the token, or the model, of another one.
+GONE_STATUSES = (401, 403, 404)
 # Errors that a retry cannot resolve.
 PERMANENT_CODES = (
     "engine_not_available",
@@ -54,12 +56,22 @@ class EngineTarget:
     num_replicas: int = 1  # engines that the model is to have
     asked_name: str | None = None  # for a model whose adapter answers by another name
 
+    def is_gone(self, status: int) -> bool:
+        """Return whether the answer is that of another engine, which has the address by now, or of
+        a program that has unloaded the model.
+        """
+        return self.engine is not None and status in GONE_STATUSES
+
     def refusal_of(
         self, answer: httpx.Response, raw: bytes, prompt_field: str = "messages"
     ) -> ApiError:
         """Return the error to raise for an answer other than the wanted one."""
         if self.is_upstream:
             return upstream.refusal_of(answer.status_code, raw, answer.headers, token=self.token)
+        if self.is_gone(answer.status_code):
+            return Unavailable(
+                "The engine of this model has ended; try again.", code=ENGINE_UNAVAILABLE
+            )
         return refusal_of(answer.status_code, raw, prompt_field)
 
     @property
