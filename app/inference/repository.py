@@ -102,11 +102,11 @@ def give_up(session: Session, engine: Engine) -> None:
 
 
 def lock(session: Session, model_id: str) -> None:
-    """Lock the engines of a model in the order of their numbers, so that two transactions that
-    change several of them do not wait for each other.
+    """Have transactions that change several engines of a model pass one after the other, so that
+    two do not wait for each other. The engines' own rows would not do: one that comes meanwhile is
+    in no order.
     """
-    numbers = select(Engine.replica).where(Engine.model_id == model_id).order_by(Engine.replica)
-    session.execute(numbers.with_for_update())
+    session.execute(select(Model.id).where(Model.id == model_id).with_for_update(key_share=True))
 
 
 def is_loaded(session: Session, model_id: str) -> bool:
