@@ -16,6 +16,7 @@ from fastapi import Request, Response
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, Unavailable
 from app.inference import upstream
+from app.inference.adapters import load_adapter
 from app.inference.documents import join, parse
 from app.inference.forms import AnswerForm, dump
 from app.inference.questions import EngineRequest
@@ -116,14 +117,11 @@ class Exchange:
         """Send the request. Raises the engine's refusal."""
         try:
             self.tally.add_sent(question)
-            sent = self.client.build_request(
-                "POST",
-                f"{self.target.address}{self.path}",
-                content=self.target.body(question.for_engine()),
-                headers=self.target.headers,
-                timeout=self._timeout,
-            )
-            answer = await self.client.send(sent, stream=True)
+            answer = await self._send(question)
+            if answer.status_code == httpx.codes.NOT_FOUND:
+                await answer.aread()
+                if await load_adapter(self.client, self.target):
+                    answer = await self._send(question)
         except BaseException:
             turn.release()
             raise
@@ -139,6 +137,16 @@ class Exchange:
             log.warning("engine gone", address=self.target.address, status=answer.status_code)
             await run_sync(self.calls.give_up)
         raise self.target.refusal_of(answer, raw, self.prompt_field)
+
+    async def _send(self, question: EngineRequest) -> httpx.Response:
+        sent = self.client.build_request(
+            "POST",
+            f"{self.target.address}{self.path}",
+            content=self.target.body(question.for_engine()),
+            headers=self.target.headers,
+            timeout=self._timeout,
+        )
+        return await self.client.send(sent, stream=True)
 
     async def note_use(self) -> None:
         """Keep the engine loaded while it generates."""

@@ -19,6 +19,7 @@ from app.base.database import Database
 from app.base.errors import ApiError, InvalidRequest, NotFound, Unavailable
 from app.base.settings import Settings
 from app.catalogue import service as catalogue
+from app.catalogue.naming import hub_id
 from app.catalogue.schemas import NOT_SERVABLE, engine_note_of
 from app.inference import repository, upstream
 from app.inference.refusals import ENGINE_UNAVAILABLE, refusal_of
@@ -55,6 +56,8 @@ class EngineTarget:
     is_upstream: bool = False  # it gets questions as their clients wrote them
     num_replicas: int = 1  # engines that the model is to have
     asked_name: str | None = None  # for a model whose adapter answers by another name
+    # Name of an adapter that the operator's server may have to load, and its id in the hub.
+    adapter: tuple[str, str] | None = None
 
     def is_gone(self, status: int) -> bool:
         """Return whether the answer is that of another engine, which has the address by now, or of
@@ -163,15 +166,17 @@ def find_or_request(
         served = model if as_merged else _served(session, model)
         ready = repository.find_ready(session, served)
         is_private = repository.is_private(session, model)
-    if model.format == NOT_SERVABLE:
+    address = settings.engine_url_of(model_id)
+    if model.format == NOT_SERVABLE and not address:
         raise InvalidRequest(
             f"model: {engine_note_of(model)}", param="model", code="model_not_servable"
         )
     catalogue.note_use(database, model)
-    if address := settings.engine_url_of(model_id):
+    if address:
         token = settings.engine_key.get_secret_value() if settings.engine_key else ""
-        max_answers = settings.engine_answers
-        return [EngineTarget(address, token, None, max_answers, project_id, is_private)]
+        limits = (settings.engine_answers, project_id, is_private)
+        adapter = (model_id, hub_id(model_id)) if model.format == NOT_SERVABLE else None
+        return [EngineTarget(address, token, None, *limits, adapter=adapter)]
     if ready:
         asked = (served, project_id, model_id, is_private)
         targets = [_target_of(each.engine, *asked) for each in ready]
