@@ -54,6 +54,14 @@ def list_projects(
         return Page[ProjectObject].of(objects, limit)
 
 
+def list_limited(services: Services, caller: Caller, *, limit: int) -> list[ProjectObject]:
+    """Return the active projects with a quota, with their usage."""
+    caller.must_administer_installation()
+    with services.database.read() as session:
+        projects = repository.limited(session, limit=limit)
+        return list(map(ProjectObject.of, projects, repository.usages(session, projects)))
+
+
 def retrieve_project(services: Services, caller: Caller, project_id: str) -> ProjectObject:
     with services.database.read() as session:
         return _with_usage(session, get(session, caller, project_id))
