@@ -12,15 +12,9 @@ from app.projects import repository
 from app.projects.schemas import ProjectChange, ProjectObject, ProjectRequest
 from app.services import Services
 
+RETENTION = {"checkpoints_kept_days", "models_kept_days"}
 # By an admin of the project itself.
-SET_BY_PROJECTS = {
-    "name",
-    "answer_storage",
-    "evaluate",
-    "serve_as",
-    "checkpoints_kept_days",
-    "models_kept_days",
-}
+SET_BY_PROJECTS = {"name", "answer_storage", "evaluate", "serve_as"} | RETENTION
 
 
 def create_project(services: Services, caller: Caller, request: ProjectRequest) -> ProjectObject:
@@ -80,7 +74,8 @@ def change_project(
                 "may set this.",
                 param=limits[0],
             )
-        must_be_active(project)
+        if values.keys() - RETENTION:  # Of an archived project only what its bytes are kept for.
+            must_be_active(project)
         for column, value in values.items():
             setattr(project, column, value)
         if session.is_modified(project):
