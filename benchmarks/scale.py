@@ -18,6 +18,7 @@ import argparse
 import logging
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def main() -> None:
 
 def measure(jobs: int, arguments: argparse.Namespace) -> Figures:
     """Fill a database and return what each piece costs."""
-    on = machine()
+    on = f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {machine()}"
     with tempfile.TemporaryDirectory(prefix="fq-scale-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # Postgres may run as another user

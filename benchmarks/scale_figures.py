@@ -37,7 +37,7 @@ class PieceCost:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Of one number of jobs; `machine`: with its load before the run."""
+    """Of one number of jobs; `machine`: with its load before the run, and the time."""
 
     jobs: int
     num_bytes: int
