@@ -23,7 +23,7 @@ help:
 	@echo "make chaos      the faults that a release has to survive, on both databases (hours)"
 	@echo "make e2e        every method and every documented command on the real trainer, through the whole service"
 	@echo "make clients    released clients of OpenAI's API, unmodified, each in an environment of its own (5 minutes)"
-	@echo "make fleet      nine machines as network namespaces: a rolling upgrade, a pulled cable, a silent store, a joined worker, a killed rank (root)"
+	@echo "make fleet      nine machines as network namespaces: a rolling upgrade, a pulled cable, a silent store, a storm with preemption and dispatch, a joined worker, a killed rank (root)"
 	@echo "make load       the API under load, with 100,000 jobs and 2,000 readers of streams (5 minutes)"
 	@echo "make shared-serving  fine-tunes of one base, shared and merged: memory, first answers, tokens a second (15 minutes)"
 	@echo "make serving    engines asked directly and through the API: latency, tokens a second, memory (10 minutes)"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from sqlalchemy import select
@@ -12,7 +12,7 @@ from app.auth import keys
 from app.auth.caller import Caller
 from app.base.database import Database
 from app.garbage import collector, events, orphans
-from app.jobs import claims, listing, next_job
+from app.jobs import claims, listing, next_job, queue_forecast
 from app.jobs import repository as jobs
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
@@ -46,6 +46,7 @@ class Look:
 
 def looks(services: Services, filled: FilledTables) -> Iterator[Look]:
     yield from _streams(services, filled)
+    yield Look("forecast", partial(forecast, services), "once in 3 s for each process")
     yield from _claims(services.database, filled)
     yield from _reconciler(services)
     yield from _collector(services)
@@ -124,6 +125,12 @@ def _claims(database: Database, filled: FilledTables) -> Iterator[Look]:
         "a worker looks for a file to check",
         lambda session: operations.claim(session, FileCheck, 60),
     )
+
+
+def forecast(services: Services, session: Session) -> None:
+    """Have the queue read anew, and kept for what is asked next."""
+    never_kept = datetime(3000, 1, 1, tzinfo=UTC)
+    queue_forecast.read_queue(session, services.settings, never_kept)
 
 
 def _relay(mine: Claim, step: NewEvent, session: Session) -> None:

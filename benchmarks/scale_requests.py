@@ -43,7 +43,7 @@ ALL_MODELS = "all models of the project: the list of OpenAI has no pages"
 EVERY_DAY = "adds up the sums of each day, and the jobs of those that are not over"
 EVERY_BYTE = "adds up the bytes of every row of the project, from an index alone"
 KEPT_ESTIMATES = "the 1,000 newest jobs with their recipes"
-QUEUE = "all jobs that run, for the forecast; of many workers each process reads it once in 5 s"
+QUEUE = "the forecast, if none of the last 3 s is there"
 ALL_WORKERS = "every worker of the installation with its job"
 LONG_PAGE = "a page of OpenAI's has up to 10,000 files"
 CURVES = "32 points of each of 70 curves; those of ended jobs once a process"
@@ -76,6 +76,8 @@ CALLS = (
     Call(JOBS),
     Call(f"{JOBS}?after={{middle}}&limit=100"),
     Call(f"{JOBS}?status=failed"),
+    Call(f"{JOBS}?status=queued", QUEUE),
+    Call(f"{JOBS}/{{queued}}", QUEUE),
     Call(f"{JOBS}?model={BASE_MODEL}"),
     Call(f"{JOBS}?metadata[experiment]=exp-7", QUEUE),
     Call(f"{JOBS}?metadata=null"),
@@ -150,9 +152,9 @@ CALLS = (
     Call("/studies/{study}"),
     Call("/workers", ALL_WORKERS),
     Call("/search?q={tail}"),
-    Call("/usage", EVERY_DAY),
-    Call("/usage?days=90", EVERY_DAY),
-    Call("/usage", EVERY_DAY, secret=READER_SECRET),
+    Call("/usage", EVERY_BYTE),
+    Call("/usage?days=90", EVERY_BYTE),
+    Call("/usage", EVERY_BYTE, secret=READER_SECRET),
     Call("/usage/table.csv", EVERY_DAY),
     Call("/activity"),
     Call("/activity?key={rare_key}"),

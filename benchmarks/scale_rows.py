@@ -1,8 +1,8 @@
 """The rows of `benchmarks/scale.py`: an installation that has been in use for long, by bulk SQL.
 
-A job came every ten seconds until now. Three of five are of one project, the others of some forty.
-The newest run, those before them wait, all others have ended, with a model. One that has ended has
-a long curve.
+A job came every ten seconds until now. Three of five are of one project, the others of 49. The
+newest 200 run, 200 of each of the 50 projects wait, all others have ended, with a model. One that
+has ended has a long curve.
 """
 
 from collections.abc import Iterator
@@ -37,9 +37,9 @@ from benchmarks.api import rows
 from benchmarks.scale_columns import (
     BASE_MODEL,
     KEYS,
-    OTHERS,
-    PROJECT,
     RARE_KEY,
+    RUNNING,
+    TEAMS,
     Scale,
     chunk_of,
     tables_of,
@@ -110,11 +110,11 @@ STUDY = StudyRequest(model=BASE_MODEL, training_file="file-0").model_dump_json(e
 FEW = f"""
     INSERT INTO files (id, project_id, filename, purpose, bytes, sha256, storage_key, status,
                        report, created_at)
-    SELECT 'file-' || i, {PROJECT}, 'data-' || i || '.jsonl', 'fine-tune', 1000, md5(i::text),
+    SELECT 'file-' || i, {{project}}, 'data-' || i || '.jsonl', 'fine-tune', 1000, md5(i::text),
            'files/' || i, '{FileStatus.PROCESSED}', CAST(:report AS jsonb), now()
     FROM generate_series(1, CAST(:files AS int)) i;
     INSERT INTO file_checks (id, project_id, file_id, status, attempts, created_at)
-    SELECT 'check-' || i, {PROJECT}, 'file-' || i, '{OperationStatus.COMPLETED}', 1, now()
+    SELECT 'check-' || i, {{project}}, 'file-' || i, '{OperationStatus.COMPLETED}', 1, now()
     FROM generate_series(1, CAST(:files AS int)) i;
     INSERT INTO workers (id, device, num_devices, max_gpus, seen_at, created_at)
     SELECT 'machine-' || i / 8 || '-' || i, 'cpu', 1, 1, now() + interval '1 day', now()
@@ -171,7 +171,7 @@ def fill(database: Database, scale: Scale) -> FilledTables:
         add_template(session)
     few = {
         "files": scale.files,
-        "workers": scale.running,
+        "workers": RUNNING,
         "studies": scale.studies,
         "study": STUDY,
         "report": REPORT.model_dump_json(),
@@ -179,7 +179,7 @@ def fill(database: Database, scale: Scale) -> FilledTables:
     with database.engine.begin() as connection:
         for statement in UNCHECKED:
             connection.execute(text(statement))
-        for statement in FEW.split(";")[:-1]:
+        for statement in FEW.format(project=scale.project).split(";")[:-1]:
             connection.execute(text(statement), few)
         new_jobs = {"jobs": scale.jobs, "apart": SECONDS_APART}
         connection.execute(text(rows.NEW_JOBS), new_jobs)
@@ -225,7 +225,7 @@ def choose(database: Database, scale: Scale) -> FilledTables:
             running,
             owner,
             queued,
-            session.scalars(text(MIDDLE), {"number": scale.jobs // 80}).one(),
+            session.scalars(text(MIDDLE), {"number": scale.ended // 80}).one(),
             model,
             job.training_file_id,
             session.get_one(File, job.training_file_id).storage_key,
@@ -239,7 +239,7 @@ def choose(database: Database, scale: Scale) -> FilledTables:
 def add_template(session: Session) -> None:
     """Add what every job has in common, with the projects and a key of the large one."""
     session.add(Project(id=DEFAULT_PROJECT_ID, name="large"))
-    session.add_all(Project(id=f"proj_{i:03}", name=f"project {i}") for i in range(OTHERS))
+    session.add_all(Project(id=f"proj_{i:03}", name=f"project {i}") for i in range(1, TEAMS))
     session.add(Model(id=BASE_MODEL, config=CONFIG, bytes=1))
     session.flush()
     session.add_all(

@@ -26,15 +26,17 @@ def fine_tuned_model_id(job: Job, project_name: str) -> str:
 
 def hub_id(model_id: str) -> str:
     """Return the name of a model for Hugging Face's libraries, whose ids have fewer characters:
-    `ft/<base>-<suffix>-<8 of the job's id>` for a fine-tuned one; for a base model its id, if they
-    accept it.
+    `ft/<base>-<suffix>-<8 of the job's id>` for a fine-tuned one, with its form behind; for a base
+    model its id, if they accept it.
     """
     if not model_id.startswith("ft:"):
         return "/".join(_hub_name(part) for part in model_id.split("/", 1))
-    base, *fields, tail = (
-        model_id.removeprefix("ft:").split(":") if model_id.count(":") > 1 else ("", model_id[3:])
-    )
-    name = _hub_name("-".join([base.rpartition("/")[2], *fields[1:]]))
+    fields = model_id.removeprefix("ft:").split(":")
+    num_named = min(3, len(fields) - 1)  # base, project, suffix
+    base = fields[0] if num_named else ""
+    name = _hub_name("-".join([base.rpartition("/")[2], *fields[2:num_named]]))
+    # Kept whole, as it tells the model from others: the end of the job's id, and the form.
+    tail = "-".join(fields[num_named:])
     return f"{FINE_TUNED}{name[: MAX_HUB_NAME - len(tail) - 1].strip('.-')}-{tail}"
 
 

@@ -12,7 +12,8 @@ from app.base.database import UNSYNCED, Database, now_plus, now_plus_once
 from app.models import Event, Job
 from app.models.event import WINDOW
 
-REMOVED_AT_ONCE = 2_000  # events per transaction
+REMOVED_AT_ONCE = 2_000  # events per transaction, of each job at most
+JOBS_AT_ONCE = 100  # per transaction
 TRANSACTIONS_AT_ONCE = 100  # transactions per call, which is repeated some seconds later
 
 
@@ -33,12 +34,17 @@ def remove_old(database: Database, kept: timedelta | None) -> int:
 
 
 def _remove_some(session: Session, old: tuple[ColumnElement[bool], ...]) -> int:
-    """Remove some events of the job that ended first, except those locked by other processes."""
-    oldest = select(Job.id, Job.last_event_seq).where(*old).order_by(Job.finished_at).limit(1)
-    row = session.execute(oldest.with_for_update(skip_locked=True)).one_or_none()
-    if row is None:
-        return 0
-    job_id, last = row
+    """Remove some events of the jobs that ended first, except those locked by other processes."""
+    oldest = select(Job.id, Job.last_event_seq).where(*old).order_by(Job.finished_at)
+    jobs = oldest.limit(JOBS_AT_ONCE).with_for_update(skip_locked=True)
+    count = 0
+    for job_id, last in session.execute(jobs).all():
+        if count < REMOVED_AT_ONCE:
+            count += _remove_of(session, job_id, last)
+    return count
+
+
+def _remove_of(session: Session, job_id: str, last: int) -> int:
     # The numbers begin with 1 and have no gaps, but whole windows may be gone already.
     rest = select(Event.seq).where(Event.job_id == job_id).order_by(Event.seq).limit(1)
     first = _start_of_window(session.scalar(rest) or last)

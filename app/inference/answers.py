@@ -30,6 +30,7 @@ from app.inference.known_aliases import KnownAliases, choose
 from app.inference.known_targets import KnownTargets
 from app.inference.questions import estimate_tokens, split
 from app.inference.recording import make_recorder
+from app.inference.refusals import ENGINE_UNAVAILABLE
 from app.inference.replica_choice import ReplicaChoice
 from app.inference.schemas import ChatCompletionRequest, InferenceRequest
 from app.inference.service import EngineTarget
@@ -246,7 +247,7 @@ async def _answer(
             try:
                 return await ask_replica(target)
             except Unavailable as error:
-                if error.code == proxy.ENGINE_UNAVAILABLE:
+                if error.code == ENGINE_UNAVAILABLE:
                     engines.replicas.avoid(target)
                 if not remaining:
                     raise

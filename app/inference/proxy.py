@@ -16,10 +16,11 @@ from fastapi import Request, Response
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, Unavailable
 from app.inference import upstream
+from app.inference.adapters import load_adapter
 from app.inference.documents import join, parse
 from app.inference.forms import AnswerForm, dump
 from app.inference.questions import EngineRequest
-from app.inference.refusals import CONNECTION_ERRORS
+from app.inference.refusals import CONNECTION_ERRORS, ENGINE_UNAVAILABLE
 from app.inference.rewriting import Rewriter
 from app.inference.service import EngineTarget
 from app.inference.turns import EngineQueue, EngineTurn
@@ -29,7 +30,6 @@ CONNECT_SECONDS = 5.0
 # Of an engine beside which another one can answer, so that the next answer comes within 5 seconds.
 REPLICA_CONNECT_SECONDS = 2.0
 REPLICA_HEALTH_SECONDS = 1.0
-ENGINE_UNAVAILABLE = "engine_unavailable"
 RESPONSE_SECONDS = 600.0  # the timeout of the official client
 MAX_CONNECTIONS = 2_000
 # A machine that has gone is noticed within 14 seconds by those who wait for its answers.
@@ -117,14 +117,11 @@ class Exchange:
         """Send the request. Raises the engine's refusal."""
         try:
             self.tally.add_sent(question)
-            sent = self.client.build_request(
-                "POST",
-                f"{self.target.address}{self.path}",
-                content=self.target.body(question.for_engine()),
-                headers=self.target.headers,
-                timeout=self._timeout,
-            )
-            answer = await self.client.send(sent, stream=True)
+            answer = await self._send(question)
+            if answer.status_code == httpx.codes.NOT_FOUND:
+                await answer.aread()
+                if await load_adapter(self.client, self.target):
+                    answer = await self._send(question)
         except BaseException:
             turn.release()
             raise
@@ -136,7 +133,20 @@ class Exchange:
         finally:
             await opened.close()
         self.tally.take_refused(question)
+        if self.target.is_gone(answer.status_code):
+            log.warning("engine gone", address=self.target.address, status=answer.status_code)
+            await run_sync(self.calls.give_up)
         raise self.target.refusal_of(answer, raw, self.prompt_field)
+
+    async def _send(self, question: EngineRequest) -> httpx.Response:
+        sent = self.client.build_request(
+            "POST",
+            f"{self.target.address}{self.path}",
+            content=self.target.body(question.for_engine()),
+            headers=self.target.headers,
+            timeout=self._timeout,
+        )
+        return await self.client.send(sent, stream=True)
 
     async def note_use(self) -> None:
         """Keep the engine loaded while it generates."""

@@ -6,6 +6,7 @@ from app.base.errors import ApiError, InvalidRequest, Unavailable
 
 MAX_ERROR_BYTES = 65_536
 NO_SUCH_TOKENS = "prompt: the model has no such tokens."
+ENGINE_UNAVAILABLE = "engine_unavailable"
 # Errors of an engine that does not respond, or no longer.
 CONNECTION_ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.TimeoutException)
 

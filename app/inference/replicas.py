@@ -29,6 +29,8 @@ def set_replicas(services: Services, caller: Caller, model_id: str, replicas: in
                 f"model: {engine_note_of(model)}", param="model", code="model_not_servable"
             )
         served = session.get_one(Model, catalogue.served_id(session, model))
+        for id_ in sorted({model.id, served.id}):
+            repository.lock(session, id_)
         if {model.replicas, served.replicas} != {replicas}:
             model.replicas = served.replicas = replicas
             session.flush()

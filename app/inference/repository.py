@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.base.database import UNSYNCED, insert_or, now_plus
@@ -12,6 +12,7 @@ from app.operations import leases
 
 USE_IS_NOTED_EVERY_SECONDS = 5.0
 MAX_LISTED = 1000
+ENGINES_LOCK = 0x656E67  # any number, as long as no other lock of two numbers uses it
 ON_A_WORKER = (EngineState.LOADING, EngineState.READY)
 # Columns of an engine that workers may load, whatever they said before.
 UNDECLINED: dict[str, None] = {"declined_by": None, "error_code": None, "error_message": None}
@@ -102,11 +103,12 @@ def give_up(session: Session, engine: Engine) -> None:
 
 
 def lock(session: Session, model_id: str) -> None:
-    """Lock the engines of a model in the order of their numbers, so that two transactions that
-    change several of them do not wait for each other.
+    """Have transactions that change several engines of a model pass one after the other, so that
+    two do not wait for each other. The engines' own rows would not do: one that comes meanwhile is
+    in no order. SQLite serializes transactions anyhow.
     """
-    numbers = select(Engine.replica).where(Engine.model_id == model_id).order_by(Engine.replica)
-    session.execute(numbers.with_for_update())
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(ENGINES_LOCK, func.hashtext(model_id))))
 
 
 def is_loaded(session: Session, model_id: str) -> bool:

@@ -19,9 +19,10 @@ from app.base.database import Database
 from app.base.errors import ApiError, InvalidRequest, NotFound, Unavailable
 from app.base.settings import Settings
 from app.catalogue import service as catalogue
+from app.catalogue.naming import hub_id
 from app.catalogue.schemas import NOT_SERVABLE, engine_note_of
 from app.inference import repository, upstream
-from app.inference.refusals import refusal_of
+from app.inference.refusals import ENGINE_UNAVAILABLE, refusal_of
 from app.jobs.base_model import own_checkpoint
 from app.models import Engine, EngineState, Model
 from app.models.alias import is_upstream
@@ -30,6 +31,8 @@ from app.services import Services
 
 UPSTREAM_ANSWERS = 2_000  # simultaneous ones; the upstream has limits of its own
 DEFAULT_ANSWERS = 4  # simultaneous ones, for an engine of an older worker
+# What a worker's engine answers to the token, or the model, of another one.
+GONE_STATUSES = (401, 403, 404)
 # Errors that a retry cannot resolve.
 PERMANENT_CODES = (
     "engine_not_available",
@@ -53,6 +56,14 @@ class EngineTarget:
     is_upstream: bool = False  # it gets questions as their clients wrote them
     num_replicas: int = 1  # engines that the model is to have
     asked_name: str | None = None  # for a model whose adapter answers by another name
+    # Name of an adapter that the operator's server may have to load, and its id in the hub.
+    adapter: tuple[str, str] | None = None
+
+    def is_gone(self, status: int) -> bool:
+        """Return whether the answer is that of another engine, which has the address by now, or of
+        a program that has unloaded the model.
+        """
+        return self.engine is not None and status in GONE_STATUSES
 
     def refusal_of(
         self, answer: httpx.Response, raw: bytes, prompt_field: str = "messages"
@@ -60,6 +71,10 @@ class EngineTarget:
         """Return the error to raise for an answer other than the wanted one."""
         if self.is_upstream:
             return upstream.refusal_of(answer.status_code, raw, answer.headers, token=self.token)
+        if self.is_gone(answer.status_code):
+            return Unavailable(
+                "The engine of this model has ended; try again.", code=ENGINE_UNAVAILABLE
+            )
         return refusal_of(answer.status_code, raw, prompt_field)
 
     @property
@@ -151,15 +166,17 @@ def find_or_request(
         served = model if as_merged else _served(session, model)
         ready = repository.find_ready(session, served)
         is_private = repository.is_private(session, model)
-    if model.format == NOT_SERVABLE:
+    address = settings.engine_url_of(model_id)
+    if model.format == NOT_SERVABLE and not address:
         raise InvalidRequest(
             f"model: {engine_note_of(model)}", param="model", code="model_not_servable"
         )
     catalogue.note_use(database, model)
-    if address := settings.engine_url_of(model_id):
+    if address:
         token = settings.engine_key.get_secret_value() if settings.engine_key else ""
-        max_answers = settings.engine_answers
-        return [EngineTarget(address, token, None, max_answers, project_id, is_private)]
+        limits = (settings.engine_answers, project_id, is_private)
+        adapter = (model_id, hub_id(model_id)) if model.format == NOT_SERVABLE else None
+        return [EngineTarget(address, token, None, *limits, adapter=adapter)]
     if ready:
         asked = (served, project_id, model_id, is_private)
         targets = [_target_of(each.engine, *asked) for each in ready]

@@ -19,6 +19,8 @@ from app.models.falqon_options import ANY_DEVICE
 ENDLESS_ROOM = 2**31 - 1
 HELD_POLLS = 3  # idle polls after which a machine no longer keeps its cards for a job
 CLAIMS_LOCK = 0x66616C71  # any number, as long as no other lock uses it
+# Hundreds may wait, and a process that was stopped holds it until its connection is closed.
+CLAIMS_LOCK_TIMEOUT = "40s"
 T = TypeVar("T")
 
 
@@ -93,11 +95,12 @@ def wait_for_other_claims(session: Session, offer: DeviceOffer) -> None:
 
 
 def lock_claims(session: Session) -> None:
-    """Wait for the claims in progress, and let others wait until the transaction ends. SQLite
-    serializes transactions anyhow.
+    """Wait for the claims in progress, longer than for a row, and let others wait until the
+    transaction ends. SQLite serializes transactions anyhow.
     """
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.pg_advisory_xact_lock(CLAIMS_LOCK)))
+        timeout = func.set_config("lock_timeout", CLAIMS_LOCK_TIMEOUT, True)
+        session.execute(select(timeout, func.pg_advisory_xact_lock(CLAIMS_LOCK)))
 
 
 def _has_due_job(offer: DeviceOffer) -> ColumnElement[bool]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.base.database import UNSYNCED, now, now_plus
@@ -56,6 +56,14 @@ def newest_first(
     if project_id is not None:
         statement = statement.where(Project.id == project_id)
     return list(session.scalars(statement.where(Project.id < after) if after else statement))
+
+
+def limited(session: Session, *, limit: int) -> list[Project]:
+    """Return the active projects with a quota, the newest first."""
+    quotas = (Project.max_storage_bytes, Project.max_device_hours, Project.max_live_jobs)
+    has_quota = or_(*(quota.is_not(None) for quota in quotas))
+    statement = select(Project).where(Project.archived_at.is_(None), has_quota)
+    return list(session.scalars(statement.order_by(Project.id.desc()).limit(limit)))
 
 
 def mark_archived(session: Session, project_id: str) -> None:

@@ -12,15 +12,9 @@ from app.projects import repository
 from app.projects.schemas import ProjectChange, ProjectObject, ProjectRequest
 from app.services import Services
 
+RETENTION = {"checkpoints_kept_days", "models_kept_days"}
 # By an admin of the project itself.
-SET_BY_PROJECTS = {
-    "name",
-    "answer_storage",
-    "evaluate",
-    "serve_as",
-    "checkpoints_kept_days",
-    "models_kept_days",
-}
+SET_BY_PROJECTS = {"name", "answer_storage", "evaluate", "serve_as"} | RETENTION
 
 
 def create_project(services: Services, caller: Caller, request: ProjectRequest) -> ProjectObject:
@@ -54,6 +48,14 @@ def list_projects(
         return Page[ProjectObject].of(objects, limit)
 
 
+def list_limited(services: Services, caller: Caller, *, limit: int) -> list[ProjectObject]:
+    """Return the active projects with a quota, with their usage."""
+    caller.must_administer_installation()
+    with services.database.read() as session:
+        projects = repository.limited(session, limit=limit)
+        return list(map(ProjectObject.of, projects, repository.usages(session, projects)))
+
+
 def retrieve_project(services: Services, caller: Caller, project_id: str) -> ProjectObject:
     with services.database.read() as session:
         return _with_usage(session, get(session, caller, project_id))
@@ -72,7 +74,8 @@ def change_project(
                 "may set this.",
                 param=limits[0],
             )
-        must_be_active(project)
+        if values.keys() - RETENTION:  # Of an archived project only what its bytes are kept for.
+            must_be_active(project)
         for column, value in values.items():
             setattr(project, column, value)
         if session.is_modified(project):

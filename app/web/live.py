@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
+from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
@@ -15,10 +17,15 @@ from app.http.event_stream import event_stream, read_with_retry
 from app.services import Services
 
 MIN_PAUSE_SECONDS = 0.5  # between two messages, however much happens
-# A slow poll, such as a search through all jobs, is followed by a longer pause: polling takes
-# a tenth of the time at most, until that would be too long to wait for.
+# A slow poll, such as a search through all jobs or one behind other pages, is followed by a longer
+# pause: polling takes a tenth of the time at most, until that would be too long to wait for.
 PAUSE_FACTOR = 9
 MAX_PAUSE_SECONDS = 5.0
+# Of open pages of a process: requests, and workers that reach only the API, need the other threads.
+POLLS_AT_ONCE = 2
+
+T = TypeVar("T")
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 Parts = Mapping[str, str]  # HTML by the id of the element that it replaces
 
@@ -46,7 +53,7 @@ async def _messages(
             changed = watched.changed
             began = time.monotonic()
             try:
-                now = await read_with_retry(render)
+                now = await read_in_turn(render)
             except NotFound:  # deleted meanwhile
                 return
             took = time.monotonic() - began
@@ -54,6 +61,13 @@ async def _messages(
                 yield ServerSentEvent(message).encode()
             sent = now
             await rest(changed, every_seconds, took)
+
+
+async def read_in_turn(read: Callable[[], T]) -> T:
+    """Read in a thread, behind other pages that do."""
+    loop = asyncio.get_running_loop()
+    async with _turns.setdefault(loop, asyncio.Semaphore(POLLS_AT_ONCE)):
+        return await read_with_retry(read)
 
 
 async def rest(

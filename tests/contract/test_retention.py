@@ -27,7 +27,7 @@ from app.retention import cleaner
 from app.retention.service import AT_ONCE
 from app.usage.questions import QuestionCount, QuestionCounts, QuestionKey
 from tests.contract.access_objects import an_ended_job
-from tests.support.api import Tenant
+from tests.support.api import Tenant, installation_admin
 
 pytestmark = pytest.mark.both_databases
 
@@ -130,6 +130,24 @@ def test_the_default_of_the_installation_gives_way_to_the_project(tenant: Tenant
     tenant.limit(checkpoints_kept_days=None)
     clean(tenant, checkpoints_kept=timedelta(days=DAYS))
     assert steps(tenant, job_id) == [2]
+
+
+def test_an_archived_project_can_be_emptied(tenant: Tenant) -> None:
+    job_id, _ = an_old_job(tenant, {1: 3.0, 2: 1.0, 3: 2.0})
+    model_id = a_model(tenant)
+    with installation_admin(tenant.api) as admin:
+        url = f"/v1/projects/{tenant.project_id}"
+        admin.post(f"{url}/archive").raise_for_status()
+        refused = admin.post(url, json={"models_kept_days": 1, "max_live_jobs": 1})
+        assert refused.json()["error"]["code"] == "project_archived"
+        kept = {"checkpoints_kept_days": 1, "models_kept_days": 1}
+        admin.post(url, json=kept).raise_for_status()
+        clean(tenant)
+        set_model(tenant, model_id, expires_at=LONG_AGO)
+        clean(tenant)
+    assert steps(tenant, job_id) == [2, 3]
+    with tenant.api.database.read() as session:
+        assert session.get_one(Model, model_id).deleted_at is not None
 
 
 def test_a_checkpoint_that_is_shared_or_built_on_stays(tenant: Tenant, stranger: Tenant) -> None:

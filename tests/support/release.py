@@ -73,6 +73,10 @@ class Release:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        """Start a command of this version, whose output has the name."""
+        return self._start(name, self._falqon(*arguments))
+
     def start_api(self) -> None:
         options = ["--host", self._host, "--port", str(self.port), "--grace", "5"]
         self.api = self._start("api", self._falqon("api", *options))

@@ -50,11 +50,13 @@ class Handler(BaseHTTPRequestHandler):
             labels = f'engine="0",model_name="{options["--served-model-name"]}"'
             figures = f"{NUM_STREAMS}{{{labels}}} {len(streams)}.0\n"
             return self._send(200, "text/plain", "" if NO_FIGURES in sys.argv else figures)
+        if self.path.startswith("/v1/"):
+            return self._answer(200 if self._has_key() else 401, {})
         return self._answer(200 if self.path == "/health" else 404, {})
 
     def do_POST(self) -> None:
         question = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        if self.headers["authorization"] != f"Bearer {os.environ['VLLM_API_KEY']}":
+        if not self._has_key():
             return self._answer(401, {"error": {"message": "who are you?"}})
         may_update = os.environ.get("VLLM_ALLOW_RUNTIME_LORA_UPDATING") == "True"
         if self.path.endswith("load_lora_adapter") and may_update and "--enable-lora" in sys.argv:
@@ -69,6 +71,9 @@ class Handler(BaseHTTPRequestHandler):
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         answer = {"id": "1", "object": "chat.completion", "created": 1, "model": name}
         return self._answer(200, answer | {"choices": [choice]})
+
+    def _has_key(self) -> bool:
+        return self.headers["authorization"] == f"Bearer {os.environ['VLLM_API_KEY']}"
 
     def _update(self, call: str, request: dict[str, str]) -> None:
         name = request["lora_name"]

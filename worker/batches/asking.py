@@ -12,11 +12,12 @@ import structlog
 from app.aliases import service as aliases
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from app.base.errors import ApiError, Unavailable
+from app.inference.adapters import load_adapter
 from app.inference.documents import join, parse
 from app.inference.engine_traits import KnownTraits
 from app.inference.known_aliases import KnownAliases, choose
 from app.inference.questions import EngineRequest, estimate_tokens, split
-from app.inference.refusals import CONNECTION_ERRORS, EngineError, refusal_of
+from app.inference.refusals import CONNECTION_ERRORS, EngineError
 from app.inference.schemas import ChatCompletionRequest
 from app.inference.service import EngineTarget
 from app.inference.translation import translate
@@ -119,8 +120,13 @@ class BatchAsker:
     ) -> dict[str, Any]:
         tally.add_sent(question)
         answer = await self._post(target, request.engine_path, question.fields)
+        is_missing = answer.status_code == httpx.codes.NOT_FOUND
+        if is_missing and await load_adapter(self._client, target):
+            answer = await self._post(target, request.engine_path, question.fields)
         if answer.status_code != httpx.codes.OK:
-            refusal = refusal_of(answer.status_code, answer.content, request.prompt_field)
+            if target.is_gone(answer.status_code):
+                self._engines.forget(request.model, target, is_gone=True)
+            refusal = target.refusal_of(answer, answer.content, request.prompt_field)
             raise _busy(refusal) if isinstance(refusal, Unavailable) else refusal
         document = parse(answer.content)
         if usage := usage_of(document):

@@ -165,7 +165,7 @@ class Asker:
                     _, pending = await asyncio.wait(pending, timeout=ENGINE_POLL_SECONDS)
                     self._heartbeat()
                 return [task.result() for task in tasks]
-            except CONNECTION_ERRORS as error:
+            except (EngineAway, *CONNECTION_ERRORS) as error:
                 service.give_up(self._database, target)
                 raise EngineAway(repr(error)) from error
             finally:
@@ -196,6 +196,8 @@ async def _answer(client: httpx.AsyncClient, target: EngineTarget, question: Que
         content=target.body(question.body),
         headers=target.headers,
     )
+    if target.is_gone(answer.status_code):
+        raise EngineAway("another engine has its address")
     if answer.status_code != httpx.codes.OK:
         refusal = target.refusal_of(answer, answer.content)
         if refusal.code in TOO_LARGE_CODES:

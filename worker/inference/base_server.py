@@ -11,13 +11,13 @@ import httpx
 import structlog
 
 from app.base.settings import Settings
+from app.inference.adapters import LOAD_PATH
 from worker.inference.engine_choice import Loading, SharedBase
 from worker.inference.engine_process import PROGRAM_POLL_SECONDS, EngineEnded, EngineProcess
 from worker.inference.vllm import MAX_ADAPTERS
 from worker.operations.handler import OperationAbandoned, PermanentError
 
 ADAPTER_SECONDS = 30.0  # for a file of tens of MB, on this machine
-LOAD_PATH = "/v1/load_lora_adapter"
 UNLOAD_PATH = "/v1/unload_lora_adapter"
 
 log = structlog.get_logger()

@@ -22,6 +22,7 @@ from worker.machine.engines import find_vllm
 
 SERVER_POLL_SECONDS = 0.2
 HEALTH_SECONDS = 5
+READY_PATHS = ("/health", "/v1/models")  # The second one only with the token.
 PARALLEL_ANSWERS = 64
 # Adapters on one base: in one step, each of which has memory from the start, and altogether.
 STEP_ADAPTERS = 8
@@ -52,7 +53,7 @@ def main() -> None:
     if args.adapter_rank is not None:
         environment["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "True"
     process = subprocess.Popen(command_of(args, port), env=environment, stdout=sys.stderr)
-    while not _is_ready(args.host, port):
+    while not _is_ready(args.host, port, environment["VLLM_API_KEY"]):
         if process.poll() is not None:
             break
         time.sleep(SERVER_POLL_SECONDS)
@@ -93,14 +94,24 @@ def _free_port(host: str) -> int:
         return port
 
 
-def _is_ready(host: str, port: int) -> bool:
+def _is_ready(host: str, port: int, token: str) -> bool:
+    """Return whether this server answers: another program may have taken the port meanwhile, and
+    answers to any token that it is well.
+    """
+    headers = {"Authorization": f"Bearer {token}"}
     with (
         suppress(OSError, HTTPException),
         closing(HTTPConnection(host, port, timeout=HEALTH_SECONDS)) as connection,
     ):
-        connection.request("GET", "/health")
-        return connection.getresponse().status == HTTPStatus.OK
+        return all(_status_of(connection, path, headers) == HTTPStatus.OK for path in READY_PATHS)
     return False
+
+
+def _status_of(connection: HTTPConnection, path: str, headers: Mapping[str, str]) -> int:
+    connection.request("GET", path, headers=dict(headers))
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import json
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from app.auth.caller import Caller
 from app.base.errors import NotFound
 from app.http import downloads
 from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
-from app.http.event_stream import CURSOR_PATTERN, event_stream, read_with_retry
+from app.http.event_stream import CURSOR_PATTERN, event_stream
 from app.jobs import metrics, service
 from app.jobs.readings import number, step_of
 from app.jobs.schemas import MetricsObject
@@ -189,13 +190,15 @@ async def _events(
             poll = partial(
                 _poll, services, caller, job_id, seq, context, validation, is_first=not sent
             )
+            began = time.monotonic()
             try:
-                news = await read_with_retry(poll)
+                news = await live.read_in_turn(poll)
             except NotFound:  # deleted meanwhile
                 yield END_EVENT
                 return
             for message in _messages(news, sent, context):
                 yield message
+            took = time.monotonic() - began
             seq = news.seq
             validation = news.validation
             sent = {**sent, **news.parts}
@@ -203,7 +206,7 @@ async def _events(
                 yield END_EVENT
                 return
             if not news.has_more:
-                await live.rest(changed, WAITING_SECONDS if news.is_waiting else None)
+                await live.rest(changed, WAITING_SECONDS if news.is_waiting else None, took)
 
 
 def _messages(news: News, sent: live.Parts, context: dict[str, Any]) -> list[bytes]:

@@ -103,17 +103,7 @@ def _limited_projects(
 ) -> list[ProjectObject]:
     if caller.administered_project is not None:
         return [own]
-    limited = [
-        project
-        for project in projects.list_projects(services, caller, limit=MAX_NAMES).data
-        if project.status == "active"
-        and (project.max_storage_bytes, project.max_device_hours, project.max_live_jobs)
-        != (None, None, None)
-    ]
-    return [
-        projects.retrieve_project(services, caller, project.id)
-        for project in limited[:MAX_LIMITED_PROJECTS]
-    ]
+    return projects.list_limited(services, caller, limit=MAX_LIMITED_PROJECTS)
 
 
 def _names(services: Services, caller: Caller) -> dict[str, str]:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sqlalchemy import delete, update
 from app.base.database import now_plus
 from app.base.ids import new_id
 from app.inference import claims
+from app.inference.known_targets import LIFETIME_SECONDS
 from app.models import Engine, EngineState, Model
 from falqon_core.estimate import host_memory
 from tests.support import vllm_stand_in
@@ -78,6 +80,22 @@ def test_an_engine_that_dies_ends_its_streams_with_an_error_and_is_loaded_again(
             pass
     assert "serve" in ask(tenant, model=counting)
     assert len(servers()) == 1
+
+
+def test_an_engine_whose_address_is_anothers_is_loaded_again(api: Api, tenant: Tenant) -> None:
+    ask(tenant)
+    before = engine_of(api)
+    with api.database.transaction() as session:
+        session.execute(update(Engine).values(token="of an engine that has ended"))
+    time.sleep(LIFETIME_SECONDS)
+    with pytest.raises(InternalServerError) as refused:
+        ask(tenant)
+    assert refused.value.status_code == 503, "a client repeats it"
+    ask(tenant)
+    after = engine_of(api)
+    assert before is not None
+    assert after is not None
+    assert (after.attempt, after.address) != (before.attempt, before.address)
 
 
 def test_who_goes_away_ends_the_answer(api: Api, tenant: Tenant, counting: str) -> None:

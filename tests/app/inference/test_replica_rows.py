@@ -4,19 +4,24 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, text, update
 
 from app.base.database import now_plus
 from app.inference import claims, repository
 from app.inference.claims import WaitingEngine
 from app.models import Engine, EngineState, Model, ServingWorker
 from tests.support.backend import BASE_MODEL, Backend
+from tests.support.waiting import wait_for
 
 IDLE_SECONDS = 600.0
 LEASE_SECONDS = 60.0
 LIVE_SECONDS = 30.0
 NUM_USERS = 4
 NUM_USES = 10
+NUM_WAITING = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 NO_ROOM = ("engine_out_of_memory", "No room.")
 
 
@@ -220,3 +225,38 @@ def test_changes_of_all_engines_of_a_model_wait_for_no_other_in_a_circle(backend
     with ThreadPoolExecutor(NUM_USERS) as pool:
         list(pool.map(use, range(NUM_USERS)))
     assert {row(backend, number).state for number in range(4)} == {EngineState.LOADING}
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_an_engine_that_comes_meanwhile_is_in_the_same_order(backend: Backend) -> None:
+    """One transaction waited for those that were there before; the next one sees all of them."""
+    request(backend, replicas=2)
+    with backend.database.transaction() as session:
+        session.execute(delete(Engine).where(Engine.replica == 0))
+    engine = row(backend, 1)
+    has_begun = threading.Event()
+    others_wait = threading.Event()
+
+    def use(is_first: bool) -> None:
+        with backend.database.transaction() as session:
+            repository.lock(session, BASE_MODEL)
+            if is_first:
+                has_begun.set()
+                others_wait.wait()
+            repository.note_use(session, engine)
+
+    def num_waiting() -> int:
+        with backend.database.read() as session:
+            return session.scalar(text(NUM_WAITING)) or 0
+
+    with ThreadPoolExecutor(2) as pool:
+        with backend.database.transaction() as session:
+            assert repository.request_engine(session, BASE_MODEL)
+            first = pool.submit(use, True)
+            wait_for(lambda: num_waiting() == 1, 10, "it waits for the engine that is there")
+        has_begun.wait()
+        second = pool.submit(use, False)
+        wait_for(lambda: num_waiting() == 1, 10, "the second waits for the first")
+        others_wait.set()
+        for each in (first, second):
+            each.result()

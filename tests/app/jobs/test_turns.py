@@ -1,6 +1,7 @@
 """Whose job is next: fair between projects, by priority and age within one."""
 
 import re
+import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import insert, text
+from sqlalchemy.orm import Session
 
 from app.base.database import Database, now_plus
 from app.base.ids import new_id
@@ -21,8 +23,10 @@ from app.models.job_request import JobRequest
 from app.notifier import repository as notifications
 from tests.support.plans import statements
 from tests.support.rows import checked_file
+from tests.support.waiting import wait_for
 
 QUEUED, ENDED = 10_000, 10_000
+NUM_CLAIMERS = 48
 
 
 @pytest.fixture(autouse=True)
@@ -168,6 +172,35 @@ def test_claims_at_once_take_each_job_once(database: Database) -> None:
         job_ids = [job.id for job in pool.map(lambda _: take(database), range(16)) if job]
     assert len(set(job_ids)) == len(job_ids) == 16
     assert take(database) is None
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_claim_behind_many_waits_longer_than_for_a_row(
+    database: Database, database_url: str
+) -> None:
+    """Without, those at the end of a long line fail where the machine is loaded."""
+    for number in range(2):
+        add_project(database, str(number))
+        queue(database, str(number), [0] * (NUM_CLAIMERS // 2))
+    options = "options=-c%20lock_timeout=300ms"
+    impatient = Database(database_url + ("&" if "?" in database_url else "?") + options)
+    second = Database(impatient.engine.url.render_as_string(hide_password=False))
+    with ThreadPoolExecutor(NUM_CLAIMERS) as pool, database.transaction() as session:
+        next_job.lock_claims(session)
+        found = [pool.submit(take, each) for each in (impatient, second) * (NUM_CLAIMERS // 2)]
+        with database.read() as reading:
+            wait_for(lambda: num_waiting(reading) == NUM_CLAIMERS, 60, "all wait")
+            time.sleep(0.5)
+        session.commit()
+        jobs = [each.result() for each in found]
+    assert len({job.id for job in jobs if job is not None}) == NUM_CLAIMERS
+    for each in (impatient, second):
+        each.dispose()
+
+
+def num_waiting(session: Session) -> int:
+    waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+    return session.scalar(text(waiting)) or 0
 
 
 def plan_of(database: Database, statement: str, parameters: Any) -> str:

@@ -1,8 +1,12 @@
+import asyncio
+import threading
+import time
+
 import httpx
 import pytest
 
 from app.base.ids import new_id
-from app.web.live import MAX_PAUSE_SECONDS, MIN_PAUSE_SECONDS, pause
+from app.web.live import MAX_PAUSE_SECONDS, MIN_PAUSE_SECONDS, POLLS_AT_ONCE, pause, read_in_turn
 from tests.support.api import Api, Tenant
 from tests.support.plans import statements
 from tests.support.waiting import wait_for
@@ -56,6 +60,27 @@ def test_a_waiting_job_shows_the_jobs_before_it(
         assert any(f"Number {position} in the queue" in line for line in lines)
         tenant.client.fine_tuning.jobs.cancel(first.id)
         assert any(f"Number {position - 1} in the queue" in line for line in lines)
+
+
+def test_many_open_pages_leave_threads_to_requests() -> None:
+    num_reading, most = 0, 0
+    lock = threading.Lock()
+
+    def read() -> int:
+        nonlocal num_reading, most
+        with lock:
+            num_reading += 1
+            most = max(most, num_reading)
+        time.sleep(0.02)
+        with lock:
+            num_reading -= 1
+        return num_reading
+
+    async def read_all() -> None:
+        await asyncio.gather(*(read_in_turn(read) for _ in range(20)))
+
+    asyncio.run(read_all())
+    assert most == POLLS_AT_ONCE
 
 
 @pytest.mark.parametrize(

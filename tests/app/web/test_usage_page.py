@@ -13,6 +13,7 @@ from app.models import JobStatus, Model, Scope
 from app.web.text import model_page
 from tests.support.api import Api, Tenant, installation_admin
 from tests.support.pages import SAME_SITE
+from tests.support.plans import statements
 from tests.support.usage import report
 
 
@@ -95,6 +96,27 @@ def test_the_installations_admin_sees_all_projects(api: Api, tenant: Tenant) -> 
     assert "By project" in page
     assert "<dt>Running now, this project</dt>" in page
     assert f"acme<small><code>{tenant.project_id}</code>" in page
+
+
+def test_quotas_of_many_projects_are_read_at_once(api: Api) -> None:
+    """The page of an administrator of the installation warns of each of them."""
+    tenants = [Tenant(api)]
+    with installation_admin(api) as admin, httpx.Client(base_url=api.url, verify=False) as browser:
+        key = admin.headers["authorization"].split()[1]
+        browser.post("/sign-in", data={"key": key}, headers=SAME_SITE)
+        counts = []
+        for number in range(2):
+            tenants += [Tenant(api) for _ in range(number * 5)]
+            for tenant in tenants:
+                tenant.limit(max_live_jobs=0)
+            with statements(api.database) as executed:
+                page = browser.get("/usage").text
+            counts.append(len([each for each, _ in executed if "checkpoints" in each]))
+            assert page.count("has used all of its limit of live jobs") >= len(tenants)
+    assert counts[0] == counts[1]
+    for tenant in tenants:
+        tenant.limit(max_live_jobs=None)
+        tenant.http.close()
 
 
 def test_a_reader_sees_ids_instead_of_names(api: Api, tenant: Tenant) -> None:

@@ -75,6 +75,22 @@ def test_vllm_answers_with_its_token_and_leaves_no_process(
     wait_for(lambda: not processes(str(tmp_path)), 5, "what it has started ends with it")
 
 
+def test_another_engine_that_has_taken_the_port_is_not_taken_for_it(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that are loaded at once may find the same port free."""
+    other = f'VLLM_API_KEY=of-another {sys.executable} {vllm_stand_in.__file__} "$@"'
+    script = f"{other} & sleep 3; echo address already in use >&2; exit 1;"
+    vllm_stand_in.install(tmp_path / "bin", monkeypatch, script)
+    with (
+        tempfile.TemporaryFile() as log,
+        EngineProcess(command, "tiny", Settings(_env_file=None), log) as process,
+        process.output,
+        pytest.raises(EngineEnded, match="address already in use"),
+    ):
+        process.wait_for_address(lambda: None)
+
+
 def test_vllm_ends_with_its_worker(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
