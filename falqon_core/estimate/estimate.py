@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.figures import Dollars, Measure, Seconds
-from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.contract.rates import AutomaticRate
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.calibration import Calibration
@@ -375,7 +374,7 @@ def _measured_speed(throughput: Throughput, tokens: int, tokens_basis: TokensBas
 
 def _with_peak_of_method(device: DeviceSpec, recipe: Recipe) -> DeviceSpec:
     is_fp8_card = device.name != "cpu" and device.has_fp8
-    if not is_fp8_card or METHOD_SPECS[recipe.method].has_fp8_products:
+    if not is_fp8_card or recipe.has_fp8_products:
         return device
     return device.model_copy(update={"tflops": device.tflops * BF16_SHARE})
 
