@@ -145,9 +145,8 @@ class ModelCache:
         )
         arguments = ["export", str(training), "--step", str(checkpoint.step), "--model", str(base)]
         arguments += ["--base-model", trained.requested.model, "--output", str(model)]
-        arguments += ["--name", name]
-        if format is not None:
-            arguments += ["--to", format]
+        trained_format = "fp8" if trained.recipe is None else trained.recipe.weights
+        arguments += ["--to", format or trained_format, "--name", name]
         if num_threads := num_threads_of(self._settings):
             arguments += ["--num-threads", str(num_threads)]
         for option, path in zip(("--train-file", "--validation-file"), data, strict=False):
