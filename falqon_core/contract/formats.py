@@ -200,6 +200,11 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
 def _check_weights(format: FormatName, recipe: Recipe, model_config: dict[str, object]) -> None:
     weights, title = recipe.weights, title_of(recipe.weights)
     if format in TRAINED_FORMATS and format != weights:
+        if weights == "fp8":
+            raise FormatUnavailable(
+                f"format: only a training of method 'falqon' with weights {format!r} has this "
+                "form; take fp8"
+            )
         raise FormatUnavailable(
             f"format: its weights were trained in {title}, and rounding them to another form would "
             f"change them; take {weights}, or bf16, which holds them exactly"

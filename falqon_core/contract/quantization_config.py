@@ -49,6 +49,11 @@ def quantization_config(ignore: Iterable[str], weights: Weights = "fp8") -> dict
     }
 
 
+def growth_in_bf16(config: Mapping[str, Any]) -> int:
+    """Return how many times the bytes of a model, with that config.json, it may take in bf16."""
+    return 2 if weights_of(config) in (None, "fp8", "q8_0") else 4
+
+
 def weights_of(config: Mapping[str, Any]) -> Weights | None:
     """Return the form of the weights that a parsed config.json describes, None where no training
     here has written it.

@@ -222,13 +222,16 @@ def training_flops(
 def num_validations(recipe: Recipe, steps: int, num_examples: int) -> int:
     """Count the passes over the validation data: the evaluations of a *resolved* recipe, those of
     the merged model with weights and with weights and activations in FP8, and for objective "dpo"
-    that of the reference. What FALQON trained need not be merged.
+    that of the reference. What FALQON trained need not be merged, and weights in blocks are served
+    as they trained.
     """
     assert recipe.batch_size is not None, "resolve the recipe first"
     if recipe.find_rate:
         return 0
     every = recipe.eval_every or max(1, math.ceil(num_examples / recipe.batch_size))
     of_merged = 1 if recipe.method == "falqon" else 2
+    if recipe.weights != "fp8":
+        of_merged = 0
     return math.ceil(steps / every) + of_merged + (recipe.objective == "dpo")
 
 

@@ -249,6 +249,7 @@ class Trainer:
         self._send(
             Merged(
                 step=progress.step,
+                weights=self._recipe.weights,
                 valid_loss=loss,
                 valid_loss_fp8_weights=served.weights,
                 valid_loss_as_served=served.weights_and_activations,

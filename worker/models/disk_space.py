@@ -5,7 +5,6 @@ import errno
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from app.attempts.values import Inputs
 from app.jobs.space import DISK_MARGIN, describe_shortage, expected_bytes
 from app.models import Job
 from falqon_core.contract.model_folder import read_config
-from falqon_core.contract.quantization_config import weights_of
 from worker.models.model_folders import make_room
 
 
@@ -52,11 +50,6 @@ def require_space(work_dir: Path, folder: Path, num_bytes: int) -> None:
             f"{os.strerror(errno.ENOSPC)}: about {needed} bytes are needed, {free} are free",
             str(folder),
         )
-
-
-def growth_in_bf16(config: Mapping[str, Any]) -> int:
-    """Return how many times the bytes of a model, with that config.json, it may take in bf16."""
-    return 2 if weights_of(config) in (None, "fp8", "q8_0") else 4
 
 
 def config_of(folder: Path) -> dict[str, Any]:

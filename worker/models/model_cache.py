@@ -22,12 +22,13 @@ from app.jobs import checkpoint_repository
 from app.models import Artifact, Checkpoint, Job
 from falqon_core.contract.formats import ConvertedFormat, MergedFormat
 from falqon_core.contract.layout import checkpoint_folder
+from falqon_core.contract.quantization_config import growth_in_bf16
 from worker.context import WorkerContext
 from worker.gateway import ObjectStore
 from worker.machine.gpu import num_threads_of
 from worker.machine.scratch import scratch
 from worker.machine.subprocesses import run_tool
-from worker.models.disk_space import config_of, growth_in_bf16, require_space
+from worker.models.disk_space import config_of, require_space
 from worker.models.fetching import fetch_artifacts, fetch_checkpoint
 from worker.models.model_folders import hold, models_root, staging_root
 

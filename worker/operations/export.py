@@ -24,13 +24,13 @@ from falqon_core.contract.formats import (
     QUANTIZED_GGUF,
     TRAINED_FORMATS,
 )
+from falqon_core.contract.quantization_config import growth_in_bf16
 from falqon_core.contract.rounding import ROUNDING, Rounding
 from falqon_core.fault_points import fault
 from worker.attempt import certificate
 from worker.attempt.checkpoint_upload import discard
 from worker.attempt.staging import data_files, fetch_data
 from worker.machine.subprocesses import run_tool
-from worker.models.disk_space import growth_in_bf16
 from worker.models.fetching import fetch_artifacts, fetch_checkpoint
 from worker.models.model_cache import ModelCache
 from worker.models.outputs import files_of

@@ -3,6 +3,7 @@ training from their model, and llama.cpp with the codes that were trained.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +12,14 @@ import pytest
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig
 from typer.testing import CliRunner
 
 from falqon_core.cli import app
 from falqon_core.contract.block_weights import BLOCK_SPECS, BlockName
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
-from falqon_core.contract.errors import ConfigError
+from falqon_core.contract.errors import ConfigError, ModelError
 from falqon_core.contract.formats import FormatUnavailable
 from falqon_core.contract.layout import model_folder
 from falqon_core.contract.messages import ExitCode, Merged
@@ -151,6 +152,20 @@ def test_its_model_is_a_base_to_train_again(
 ) -> None:
     again = config_of(model_folder(training), train_file, RECIPE | {"max_steps": 2})
     assert train(again, tmp_path / "out")[0] == ExitCode.DONE
+
+
+def test_blocks_of_another_size_than_the_config_says_are_refused(
+    training: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(model_folder(training), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.startswith(f"{GATE}.weight_")]:
+        value = tensors[name]
+        is_of_rows = name.endswith(("_packed", "_scale")) and value.ndim == 2
+        tensors[name] = value[:-1].clone() if is_of_rows else value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=rf"{GATE}\.weight has the shape"):
+        load_base_model(folder)
 
 
 def test_bf16_holds_the_same_values(training: Path, tmp_path: Path) -> None:
