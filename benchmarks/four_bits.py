@@ -292,9 +292,10 @@ def make_lora(bench: Bench, wanted: Sequence[Model]) -> Iterator[Model]:
 def make_falqon(bench: Bench, made: Model) -> Model:
     """Return one training of FALQON."""
     variant = VARIANTS[made.variant]
-    recipe = bench.recipe(FALQON, made.seed, variant.rate_factor, **dict(variant.recipe))
+    options = {"weights": made.form} | dict(variant.recipe)
+    recipe = bench.recipe(FALQON, made.seed, variant.rate_factor, **options)
     model = load_base_model(bench.model)
-    method = Falqon(recipe, quantizer=QUANTIZERS.get(made.form))
+    method = Falqon(recipe)
 
     @torch.no_grad()
     def begin() -> None:

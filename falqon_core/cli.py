@@ -190,16 +190,19 @@ def export(
         Path | None, typer.Option(help="what it was evaluated on, if there was such a file")
     ] = None,
     to: Annotated[
-        MergedFormat,
-        typer.Option(help="q4_1: a GGUF file of the INT4 weights that qa_lora trained"),
-    ] = "fp8",
+        MergedFormat | None,
+        typer.Option(
+            help="q4_1: a GGUF file of the INT4 weights that qa_lora trained; default: a folder "
+            "with the weights as they were trained"
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="of the model, as a GGUF file shows it")] = "model",
     num_threads: Annotated[
         int | None, typer.Option(min=1, help="on a CPU; default: one for each core")
     ] = None,
     message_fd: FailureFd = None,
 ) -> None:
-    """Write a checkpoint of a training as a merged model, in FP8 or INT4."""
+    """Write a checkpoint of a training as a merged model, in the form that it trained."""
     with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
         check_output(output, training, model, train_file, validation_file)
         prepare_process(offline=True)
@@ -216,7 +219,7 @@ def export(
             export_q4_1(checkpoint, model, output, name, base_model or model.name)
             return
         files = None if train_file is None else DataFiles(train_file, validation_file)
-        export_training(training, model, output, step, base_model, files)
+        export_training(training, model, output, step, base_model, files, to)
 
 
 @app.command(epilog=EXIT_CODES)

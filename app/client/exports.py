@@ -20,8 +20,13 @@ class Format(StrEnum):
     GGUF_Q8_0 = "gguf_q8_0"
     GGUF_Q5_K_M = "gguf_q5_k_m"
     GGUF_Q4_K_M = "gguf_q4_k_m"
+    GGUF_Q4_0 = "gguf_q4_0"
     Q4_1 = "q4_1"
     FP8 = "fp8"
+    NVFP4 = "nvfp4"
+    MXFP4 = "mxfp4"
+    Q4_0 = "q4_0"
+    Q8_0 = "q8_0"
 
 
 def export_model(
@@ -33,7 +38,8 @@ def export_model(
             "--format",
             help="lora: adapter for PEFT, gguf_lora: for llama.cpp; bf16: merged; "
             "gguf: for llama.cpp and Ollama, gguf_…: in 8, 5 or 4 bits; "
-            "q4_1: the INT4 weights that qa_lora trained; fp8: of a checkpoint.",
+            "gguf_q4_0: the codes of weights in Q4_0; q4_1: the INT4 weights that qa_lora trained; "
+            "fp8, nvfp4, mxfp4, q4_0, q8_0: of a checkpoint, as it was trained.",
         ),
     ],
     wait: Annotated[bool, typer.Option(help="Wait until it is done; exit 1 if that fails.")] = True,

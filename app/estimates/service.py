@@ -21,8 +21,9 @@ from app.services import Services
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
-from falqon_core.contract.formats import engine_note
+from falqon_core.contract.formats import EXACT_GGUF, FormatUnavailable, check_format, engine_note
 from falqon_core.contract.methods import group_size_refusal
+from falqon_core.estimate.block_fit import weights_refusal
 from falqon_core.estimate.cards import find_device, with_measured_peak
 from falqon_core.estimate.devices import DEVICES, DeviceSpec
 from falqon_core.estimate.dimensions import ModelDimensions
@@ -290,9 +291,28 @@ def check_fits_model(config: JsonObject, recipe: Recipe) -> None:
             f"falqon.rank: {recipe.rank} is more than the {smallest} inputs of a layer",
             param="falqon.rank",
         )
+    _check_weights(config, recipe)
     group_size = recipe.resolved(num_records=1).group_size
     if group_size and (refusal := group_size_refusal(group_size, inputs)):
         raise InvalidRequest(f"falqon.group_size: {refusal}", param="falqon.group_size")
+
+
+def _check_weights(config: JsonObject, recipe: Recipe) -> None:
+    """Raise `InvalidRequest` where the model does not fit into blocks, or these are llama.cpp's and
+    there is no file for llama.cpp.
+    """
+    refusal = weights_refusal(_dimensions(config), recipe)
+    exact = EXACT_GGUF.get(recipe.weights)
+    if refusal is None and exact is not None:
+        try:
+            check_format(exact, recipe, config)
+        except FormatUnavailable as error:
+            reason, _, _ = str(error).removeprefix("format: ").partition("; take ")
+            refusal = (
+                f"{recipe.weights} is a form of llama.cpp's, and {reason}; take fp8, nvfp4 or mxfp4"
+            )
+    if refusal is not None:
+        raise InvalidRequest(f"falqon.weights: {refusal}", param="falqon.weights")
 
 
 def _dimensions(config: JsonObject) -> ModelDimensions:

@@ -13,7 +13,7 @@ from app.base.settings import Settings
 from app.catalogue import service as catalogue
 from app.files import lookup as files
 from app.jobs import lookup as jobs
-from app.jobs.base_model import own_checkpoint
+from app.jobs.base_model import own_checkpoint, trained_format
 from app.jobs.checkpoints import checkpoint_name
 from app.models import Evaluation, Job, OperationStatus, Scope
 from app.models.alias import is_upstream
@@ -133,10 +133,11 @@ def _require(session: Session, project_id: str, model_id: str) -> None:
     except NotFound as error:
         if ":ckpt-step-" not in model_id:
             raise
+        format = trained_format(session, project_id, model_id)
         raise InvalidRequest(
             f"checkpoints: '{model_id}' cannot be evaluated until it is exported: POST "
-            f'/v1/models/{model_id}/exports {{"format": "fp8"}}, and evaluate it when that has '
-            "completed.",
+            f'/v1/models/{model_id}/exports {{"format": "{format}"}}, and evaluate it when that '
+            "has completed.",
             param="checkpoints",
             code="checkpoint_not_exported",
         ) from error

@@ -15,13 +15,16 @@ from app.jobs.base_model import own_checkpoint
 from app.jobs.checkpoints import CheckpointName
 from app.models import Export, Job, Model, OperationStatus
 from app.models.job_lifecycle import TERMINAL
+from falqon_core.contract.block_weights import title_of
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import (
     FROM_CHECKPOINT,
+    TRAINED_FORMATS,
     FormatName,
     FormatUnavailable,
     check_format,
 )
+from falqon_core.contract.quantization_config import weights_of
 
 ID_PREFIX = "export-"
 
@@ -68,9 +71,10 @@ def find_source(session: Session, project_id: str, name: str) -> ExportSource:
 
 
 def check(source: ExportSource, format: FormatName) -> None:
-    if source.step is None and format == "fp8":
+    recipe = recipe_of(source)
+    if source.step is None and format == recipe.weights:
         raise InvalidRequest(
-            f"format: '{source.name}' is the FP8 model already.",
+            f"format: '{source.name}' is the {title_of(recipe.weights)} model already.",
             param="format",
             code="format_not_available",
         )
@@ -95,11 +99,18 @@ def check(source: ExportSource, format: FormatName) -> None:
             f"The job of '{source.name}' is {job.status}; its checkpoints can be exported "
             "when it has ended, until then as gguf_lora."
         )
-    recipe = (source.job.recipe if source.job else None) or Recipe()
     try:
         check_format(format, recipe, source.model.config)
     except FormatUnavailable as error:
         raise InvalidRequest(f"{error}.", param=error.param, code=error.code) from None
+
+
+def recipe_of(source: ExportSource) -> Recipe:
+    """Return the recipe of the job; where that is gone, as much of it as its model says."""
+    if source.job is not None and source.job.recipe is not None:
+        return source.job.recipe
+    is_result = source.step is None
+    return Recipe(weights=weights_of(source.model.config) or "fp8") if is_result else Recipe()
 
 
 def new_export(project_id: str, source: ExportSource, format: FormatName) -> Export:
@@ -110,7 +121,7 @@ def new_export(project_id: str, source: ExportSource, format: FormatName) -> Exp
         job_id=source.job_id,
         step=source.step,
         format=format,
-        exported_model_id=source.name if format == "fp8" else f"{source.name}:{format}",
+        exported_model_id=source.name if format in TRAINED_FORMATS else f"{source.name}:{format}",
         status=OperationStatus.IN_PROGRESS,
     )
 

@@ -15,9 +15,9 @@ class ExportRequest(StrictModel):
         Field(
             description="lora: adapter for PEFT; gguf_lora: adapter for llama.cpp; "
             "bf16: merged, not quantized; "
-            "gguf: for llama.cpp, gguf_…: in 8, 5 or 4 bits; q4_1: the INT4 weights that qa_lora "
-            "trained, for llama.cpp; "
-            "fp8: of a checkpoint"
+            "gguf: for llama.cpp, gguf_…: in 8, 5 or 4 bits; gguf_q4_0: the codes of weights in "
+            "Q4_0; q4_1: the INT4 weights that qa_lora trained, for llama.cpp; "
+            "fp8, nvfp4, mxfp4, q4_0, q8_0: of a checkpoint, as it was trained"
         ),
     ]
 

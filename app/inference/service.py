@@ -23,7 +23,7 @@ from app.catalogue.naming import hub_id
 from app.catalogue.schemas import NOT_SERVABLE, engine_note_of
 from app.inference import repository, upstream
 from app.inference.refusals import ENGINE_UNAVAILABLE, refusal_of
-from app.jobs.base_model import own_checkpoint
+from app.jobs.base_model import trained_format
 from app.models import Engine, EngineState, Model
 from app.models.alias import is_upstream
 from app.notifier.broker import Notifier
@@ -211,12 +211,13 @@ def _find_model(session: Session, project_id: str, model_id: str) -> Model:
     try:
         return catalogue.get(session, project_id, model_id)
     except NotFound:
-        if not _is_checkpoint(session, project_id, model_id):
+        format = _format_of_checkpoint(session, project_id, model_id)
+        if format is None:
             raise
     raise InvalidRequest(
         f"model: '{model_id}' is a checkpoint, and has not been exported yet. "
-        f"`falqon models export {model_id} --format fp8`, or a POST of "
-        f'{{"format": "fp8"}} to /v1/models/{model_id}/exports, creates a model of this name.',
+        f"`falqon models export {model_id} --format {format}`, or a POST of "
+        f'{{"format": "{format}"}} to /v1/models/{model_id}/exports, creates a model of this name.',
         param="model",
         code="checkpoint_not_exported",
     )
@@ -244,11 +245,11 @@ def _find_upstream(
     )
 
 
-def _is_checkpoint(session: Session, project_id: str, name: str) -> bool:
+def _format_of_checkpoint(session: Session, project_id: str, name: str) -> str | None:
+    """Return the format in which it becomes a model; None for what is no checkpoint."""
     with suppress(NotFound):
-        own_checkpoint(session, project_id, name)
-        return True
-    return False
+        return trained_format(session, project_id, name)
+    return None
 
 
 def poll(

@@ -12,6 +12,7 @@ from app.jobs.checkpoint_repository import NamedCheckpoint, find_own, find_permi
 from app.jobs.checkpoints import CheckpointName
 from app.models import Checkpoint, Model
 from app.models.job_lifecycle import TERMINAL
+from falqon_core.contract.block_weights import Weights
 
 
 def base_of(
@@ -55,6 +56,16 @@ def _lock(session: Session, row: NamedCheckpoint) -> bool:
 
 
 def own_checkpoint(session: Session, project_id: str, name: str) -> Checkpoint:
+    return _own(session, project_id, name).checkpoint
+
+
+def trained_format(session: Session, project_id: str, name: str) -> Weights:
+    """Return the format in which a checkpoint of the project becomes a model."""
+    recipe = _own(session, project_id, name).job.recipe
+    return "fp8" if recipe is None else recipe.weights
+
+
+def _own(session: Session, project_id: str, name: str) -> NamedCheckpoint:
     parsed = CheckpointName.parse(name)
     row = _newest_of_name(session, project_id, parsed, find_own) if parsed else None
     if row is None:
@@ -63,7 +74,7 @@ def own_checkpoint(session: Session, project_id: str, name: str) -> Checkpoint:
             param="fine_tuned_model_checkpoint",
             code="checkpoint_not_found",
         )
-    return row.checkpoint
+    return row
 
 
 def _newest_of_name(

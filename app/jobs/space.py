@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from app.models.base import JsonObject
+from falqon_core.contract.block_weights import bits_of
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
 from falqon_core.estimate.adapter import adapter_size
@@ -29,8 +30,9 @@ def expected_bytes(
     size = adapter_size(dimensions, recipe)
     # The trained weights with their two moments, in fp32; a frozen A in bf16.
     checkpoint = largest_checkpoint or 12 * size.trained + 2 * size.frozen_a
-    # Weights in e4m3, embeddings in bf16.
-    weights = dimensions.num_linear_parameters + dimensions.num_expert_parameters
+    # Weights in the form that trains, experts in e4m3, embeddings in bf16.
+    weights = round(bits_of(recipe.weights) / 8 * dimensions.num_linear_parameters)
+    weights += dimensions.num_expert_parameters
     result = weights + 2 * dimensions.num_embedding_parameters
     return (recipe.keep_checkpoints + 1) * checkpoint + result
 

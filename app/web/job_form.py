@@ -21,6 +21,7 @@ from app.models.falqon_options import FalqonOptions
 from app.models.job_request import JobRequest
 from app.web import tracker_fields
 from app.web.tracker_fields import read_trackers, write_trackers
+from falqon_core.contract.block_weights import Weights
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.records.shapes import Shape, objective_for
@@ -33,7 +34,16 @@ OPENAI_NAMES = {
     "num_epochs": "n_epochs",
     "batch_size": "batch_size",
 }  # Hyperparameters that OpenAI's request has a place for.
-MAIN_NAMES = ("method", "num_epochs", "learning_rate", "batch_size", "rank")
+MAIN_NAMES = ("method", "weights", "num_epochs", "learning_rate", "batch_size", "rank")
+QUESTIONS = {"weights": "What will serve it?"}  # Labels of the form alone.
+# What serves each form of the weights.
+SERVED_BY: dict[Weights, str] = {
+    "fp8": "a card with FP8, or any (FP8)",
+    "nvfp4": "a Blackwell card (NVFP4, 4 bits)",
+    "mxfp4": "a card that takes MXFP4 (4 bits)",
+    "q4_0": "a laptop or Ollama (Q4_0, 4 bits)",
+    "q8_0": "a laptop or Ollama (Q8_0, 8 bits)",
+}
 LEFT_OUT = {  # Settings without a field of their name, each with the reason.
     "objective": "the training file decides it",
     "budget": "its two caps are fields",
@@ -104,6 +114,8 @@ class Field:
     def options(self) -> list[tuple[str, str]]:
         if self.name == "method":
             return [(name, spec.title) for name, spec in METHOD_SPECS.items()]
+        if self.name == "weights":
+            return list(SERVED_BY.items())
         return [(choice, choice) for choice in self.choices]
 
     @property
@@ -126,7 +138,7 @@ def _field(name: str, schema: dict[str, Any]) -> Field:
     )
     default = schema.get("default")
     default_text = "auto" if default is None else json.dumps(default).strip('"')
-    label, help_ = label_of(name), schema.get("description", "")
+    label, help_ = QUESTIONS.get(name, label_of(name)), schema.get("description", "")
     choices = ("true", "false") if kind == "boolean" else tuple(kinds[0].get("enum", ()))
     return Field(
         OPENAI_NAMES.get(name, name),

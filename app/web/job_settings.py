@@ -5,7 +5,7 @@ file holds and to the method, and three presets.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from app.web.job_form import OTHER_FIELDS, Field, Values
+from app.web.job_form import MAIN_FIELDS, OTHER_FIELDS, Field, Values
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.records.shapes import Shape, objective_for
@@ -16,8 +16,8 @@ DEFAULT_UPDATE_RULE: str = Recipe.model_fields["update_rule"].default
 FIELDS_BY_GROUP = {
     "Training": "beta max_steps lr_schedule warmup_ratio weight_decay max_grad_norm "
     "microbatch_tokens activation_checkpointing",
-    "LoRA and FP8": "alpha target_modules update_rule a_init train_a num_update_rows base_copy "
-    "simulate_fp8 group_size quantizer weight_format adapters_fp8",
+    "LoRA and FP8": "alpha target_modules update_rule a_init train_a num_update_rows "
+    "base_copy simulate_fp8 group_size quantizer weight_format adapters_fp8",
     "Validation and checkpoints": "validation_fraction validation_seed eval_every "
     "early_stopping_patience "
     "num_samples sample_tokens checkpoint_every keep_checkpoints",
@@ -100,7 +100,7 @@ def applies(name: str, values: Values, shape: Shape | None) -> bool:
         method == DEFAULT_METHOD and (values.get("update_rule") or DEFAULT_UPDATE_RULE) == "topk"
     )
     match name:
-        case "alpha" | "base_copy" | "train_a":
+        case "alpha" | "base_copy" | "train_a" | "weights":
             return not is_topk
         case "num_update_rows":
             return is_topk
@@ -116,7 +116,8 @@ def applies(name: str, values: Values, shape: Shape | None) -> bool:
 
 
 def applicable(values: Values, shape: Shape | None) -> list[str]:
-    return [field.name for field in OTHER_FIELDS if applies(field.name, values, shape)]
+    fields = [field for field in MAIN_FIELDS if field.methods] + OTHER_FIELDS
+    return [field.name for field in fields if applies(field.name, values, shape)]
 
 
 def without_foreign(values: Values, shape: Shape | None) -> dict[str, str]:

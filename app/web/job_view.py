@@ -261,7 +261,8 @@ def _checkpoint_rows(
     session: Session, job: Job, model_id: str, checkpoints: Sequence[Checkpoint]
 ) -> list[CheckpointRow]:
     names = [checkpoint_name(model_id, checkpoint.step) for checkpoint in checkpoints]
-    merged = exports.of_checkpoints(session, job.project_id, names, "fp8")
+    trained = (job.recipe or Recipe()).weights
+    merged = exports.of_checkpoints(session, job.project_id, names, trained)
     adapters = exports.of_checkpoints(session, job.project_id, names, "gguf_lora")
     wanted = [*names, *(export.exported_model_id for export in adapters.values())]
     models = catalogue.present(session, job.project_id, wanted)

@@ -23,11 +23,12 @@ from app.jobs import service as jobs
 from app.models import Job
 from app.services import Services
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
+from falqon_core.contract.formats import TRAINED_FORMATS
 
 MAX_GENERATIONS = 20
 CERTIFICATES = (
     CERTIFICATE,
-    f"fp8-{CERTIFICATE}",
+    *(f"{weights}-{CERTIFICATE}" for weights in TRAINED_FORMATS),
 )  # An export carries the certificate of the model it was made from.
 MAX_CERTIFICATE_BYTES = 2**22
 

@@ -20,6 +20,7 @@ from falqon_core.contract.automatic import (
     automatic_fraction,
     num_held_out,
 )
+from falqon_core.contract.block_weights import title_of
 from falqon_core.contract.methods import METHOD_SPECS, MethodName, foreign_options
 from falqon_core.contract.rates import MEASURED_WIDTH, AutomaticRate, rate_for_width
 from falqon_core.contract.recipe_options import AInit, RecipeOptions, UpdateRule
@@ -92,6 +93,8 @@ class Recipe(RecipeOptions):
                 "weight_decay: without a base the delta is zero again after each step, so there "
                 "is nothing to decay; leave it at 0"
             )
+        if self.weights != "fp8":
+            self._refuse_what_blocks_cannot()
         if self.objective != "dpo" and self.beta is not None:
             raise ValueError("beta: only method 'dpo' has it; leave beta out or use 'dpo'")
         if self.microbatch_tokens is not None and self.microbatch_tokens < self.longest_record:
@@ -111,12 +114,36 @@ class Recipe(RecipeOptions):
             )
         return self
 
+    def _refuse_what_blocks_cannot(self) -> None:
+        title = title_of(self.weights)
+        if self.update_rule == "topk":
+            raise ValueError(
+                "update_rule: 'topk' has one scale for all of a weight, and blocks of "
+                f"{title} have their own; take 'anchored'"
+            )
+        if self.base_copy in ("none", "host"):
+            raise ValueError(
+                f"base_copy: {self.base_copy!r} rebuilds FP8 rows; blocks of {title} are rebuilt "
+                "from a base on the device, so take 'device' or 'int8'"
+            )
+        if self.simulate_fp8:
+            raise ValueError(
+                f"simulate_fp8: with weights in {title} activations stay in bf16, in training and "
+                "in serving; leave it out"
+            )
+
     @property
     def kind(self) -> str:
         """Return the name under which speeds of like trainings are kept."""
+        name = self.method if self.weights == "fp8" else f"{self.method}+{self.weights}"
         if self.objective == "supervised":
-            return self.method
-        return "dpo" if self.method == "falqon" else f"{self.method}+dpo"
+            return name
+        return "dpo" if name == "falqon" else f"{name}+dpo"
+
+    @property
+    def has_fp8_products(self) -> bool:
+        """Return True if its large products are in FP8 on cards that have them."""
+        return METHOD_SPECS[self.method].has_fp8_products and self.weights == "fp8"
 
     def trains_a_of(self, num_outputs: int, num_inputs: int) -> bool:
         """Return True if A trains in linears that read the same `num_inputs` and have `num_outputs`

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from falqon_core.contract.block_weights import Weights, title_of
 from falqon_core.contract.figures import Count, Measure, Name, Seconds, Step, Text, TotalSteps
 from falqon_core.contract.range_test import RangeTest
 
@@ -158,12 +159,16 @@ class Merged(TrainerMessage):
 
     type: Literal["merged"] = "merged"
     step: Step
+    weights: Weights = "fp8"
     valid_loss: Measure
     valid_loss_fp8_weights: Measure | None = Field(
-        None, description="its weights in FP8; null where the device rounds activations as well"
+        None,
+        description="its weights in FP8; null where the device rounds activations as well, and "
+        "for weights in blocks",
     )
     valid_loss_as_served: Measure = Field(
-        description="its weights and activations in FP8, as a card with FP8 serves it"
+        description="its weights and activations in FP8, as a card with FP8 serves it; weights in "
+        "blocks with activations as they come"
     )
 
 
@@ -234,6 +239,11 @@ _adapter: TypeAdapter[AnyMessage] = TypeAdapter(AnyMessage)
 
 def describe_merged(message: Merged) -> str:
     """Return the line that names its losses."""
+    if message.weights != "fp8":
+        title = title_of(message.weights)
+        return (
+            f"Merged in {title}, as it trained: validation loss {message.valid_loss_as_served:.4f}"
+        )
     weights = message.valid_loss_fp8_weights
     text = f"Merged to FP8: validation loss {message.valid_loss:.4f} as trained"
     if weights is not None:

@@ -48,6 +48,7 @@ METHOD_SPECS: dict[MethodName, MethodSpec] = {
         learning_rate=5e-4,
         has_fp8_products=True,
         options=(
+            "weights",
             "update_rule",
             "a_init",
             "train_a",

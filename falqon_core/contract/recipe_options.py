@@ -12,6 +12,7 @@ from falqon_core.contract.automatic import (
     MIN_STEPS,
     USUAL_EPOCHS,
 )
+from falqon_core.contract.block_weights import Weights
 from falqon_core.contract.methods import LARGEST_GROUP, SMALLEST_GROUP
 from falqon_core.contract.template_kwargs import TemplateKwargs
 
@@ -47,6 +48,11 @@ class RecipeOptions(BaseModel):
         None,
         strict=False,
         description="Layers to train, such as q_proj, v_proj; auto: all except lm_head",
+    )
+    weights: Weights = Field(
+        "fp8",
+        description="FALQON only: form of the weights that train and are served. nvfp4, mxfp4, "
+        "q4_0: 4 bits in blocks; q8_0: 8 bits in blocks. Blocks need update_rule anchored",
     )
     update_rule: UpdateRule = Field(
         "anchored",

@@ -18,7 +18,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.figures import Dollars, Measure, Seconds
-from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.contract.rates import AutomaticRate
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.calibration import Calibration
@@ -223,13 +222,16 @@ def training_flops(
 def num_validations(recipe: Recipe, steps: int, num_examples: int) -> int:
     """Count the passes over the validation data: the evaluations of a *resolved* recipe, those of
     the merged model with weights and with weights and activations in FP8, and for objective "dpo"
-    that of the reference. What FALQON trained need not be merged.
+    that of the reference. What FALQON trained need not be merged, and weights in blocks are served
+    as they trained.
     """
     assert recipe.batch_size is not None, "resolve the recipe first"
     if recipe.find_rate:
         return 0
     every = recipe.eval_every or max(1, math.ceil(num_examples / recipe.batch_size))
     of_merged = 1 if recipe.method == "falqon" else 2
+    if recipe.weights != "fp8":
+        of_merged = 0
     return math.ceil(steps / every) + of_merged + (recipe.objective == "dpo")
 
 
@@ -375,7 +377,7 @@ def _measured_speed(throughput: Throughput, tokens: int, tokens_basis: TokensBas
 
 def _with_peak_of_method(device: DeviceSpec, recipe: Recipe) -> DeviceSpec:
     is_fp8_card = device.name != "cpu" and device.has_fp8
-    if not is_fp8_card or METHOD_SPECS[recipe.method].has_fp8_products:
+    if not is_fp8_card or recipe.has_fp8_products:
         return device
     return device.model_copy(update={"tflops": device.tflops * BF16_SHARE})
 

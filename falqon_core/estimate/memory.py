@@ -15,7 +15,8 @@ the bits of a training.
 
 On a GPU attention keeps no probabilities but its output, and q, k and v are views of one product,
 rotated in it where the layer is fused; codes are 1 byte a weight, and one weight at a time is
-transposed. With FP8 gate and up are codes as well.
+transposed. With FP8 gate and up are codes as well. Weights in blocks are kept as the bf16 values
+that are multiplied, on every device, with a scale in fp32 for each block.
 """
 
 from bisect import bisect_right
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
+from falqon_core.contract.block_weights import BLOCK_SPECS, SCALE_BYTES
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.contract.recipe_options import BaseCopy
@@ -64,6 +66,7 @@ GPU_BASE_BYTES: dict[BaseCopy | None, int] = {"device": 2, "int8": 1, "host": 0,
 HOST_BLOCK_BYTES = 32 * 2**20
 # Choices for an open base copy; of equally fast ones the first is taken.
 GPU_BASE_COPIES: tuple[BaseCopy, ...] = ("int8", "host")
+GPU_BLOCK_BASE_COPIES: tuple[BaseCopy, ...] = ("int8", "device")
 # The share of free memory that the estimate may fill; the rest is for uncounted parts: libraries'
 # own buffers, and blocks that allocators round up and cannot join again (60 MiB on a CPU even for
 # the smallest model).
@@ -96,6 +99,8 @@ def training_memory_bytes(
     """Return the peak bytes of one process on its device. An open `microbatch_tokens` counts as the
     smallest, one longest record.
     """
+    if recipe.weights != "fp8":  # Products and what they keep are bf16 then.
+        dimensions = dimensions.model_copy(update={"has_fp8": False})
     size = adapter_size(dimensions, recipe)
     spec = METHOD_SPECS[recipe.method]
     is_melded = recipe.method == "falqon"
@@ -146,7 +151,9 @@ def _weight_bytes(recipe: Recipe, device_is_cpu: bool) -> float:
     """
     if recipe.method != "falqon":
         return METHOD_SPECS[recipe.method].base_bytes
-    row = 2 if device_is_cpu else 1  # bf16 values, or e4m3 codes
+    row = 2.0 if device_is_cpu else 1.0  # bf16 values, or e4m3 codes
+    if recipe.weights != "fp8":
+        row = 2 + SCALE_BYTES / BLOCK_SPECS[recipe.weights].block
     if recipe.update_rule == "topk":
         return row
     return row + (CPU_BASE_BYTES if device_is_cpu else GPU_BASE_BYTES)[recipe.base_copy]
@@ -241,14 +248,16 @@ def placements(recipe: Recipe, device_is_cpu: bool, num_processes: int) -> list[
     """Return the placements that `recipe` may have, in the order in which they are tried.
 
     A CPU's activations are in host memory anyway. Rows are sharded that a base rebuilds; without
-    one, the rows of other ranks would be needed to choose which to change.
+    one, the rows of other ranks would be needed to choose which to change. Scales of blocks are
+    gathered by none, so blocks are not sharded.
     """
     offloading = [False]
     if not device_is_cpu and recipe.activation_checkpointing is not False:
         offloading.append(True)
     shards = [1]
     is_anchored = recipe.update_rule == "anchored" and recipe.base_copy != "none"
-    if num_processes > 1 and recipe.method == "falqon" and is_anchored:
+    has_rows = recipe.method == "falqon" and recipe.weights == "fp8"
+    if num_processes > 1 and has_rows and is_anchored:
         shards.append(num_processes)
     return [Placement(offloads, number) for number, offloads in product(shards, offloading)]
 
@@ -263,7 +272,9 @@ def _fitting_recipes(
     """Yield a recipe for each base and each treatment of activations with which it fits."""
     bases: Sequence[BaseCopy | None] = [recipe.base_copy]
     if recipe.method == "falqon" and recipe.base_copy is None and recipe.update_rule == "anchored":
-        bases = ["device"] if device_is_cpu else GPU_BASE_COPIES
+        bases = GPU_BASE_COPIES if recipe.weights == "fp8" else GPU_BLOCK_BASE_COPIES
+        if device_is_cpu:
+            bases = ["device"]
     checkpointings = [recipe.activation_checkpointing]
     if recipe.activation_checkpointing is None:
         checkpointings = [True] if placement.offloads else [False, True]

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.estimate.adapter import adapter_size
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.layer_kinds import LayerKind, LinearGroup
@@ -26,6 +25,9 @@ TFLOPS_BY_ROWS = ((16, 17.56), (64, 69.63), (256, 266.57), (1024, 339.28), (4096
 # Triton kernels that quantize to FP8 on an H100 reach 80 % and more of 92 % of its bandwidth:
 # https://github.com/pytorch/ao/issues/4054.
 BANDWIDTH_SHARE = 0.92 * 0.80
+# Of a refreshed weight in blocks, by the operators of meld/block_rows.py: six that read and write
+# fp32, the base and the values. Counted, not measured.
+BLOCK_REFRESH_BYTES = 6 * 8 + 4
 
 
 class CardRates(NamedTuple):
@@ -125,7 +127,7 @@ def _computing_seconds(dimensions: ModelDimensions, recipe: Recipe, rates: CardR
     rows = tokens / passes
     weights = dimensions.num_linear_parameters
     is_melded = recipe.method == "falqon"
-    fp8 = METHOD_SPECS[recipe.method].has_fp8_products
+    fp8 = recipe.has_fp8_products
     size = adapter_size(dimensions, recipe)
     num_a = size.frozen_a + size.trained_a
     products = _num_products(recipe)
@@ -164,6 +166,9 @@ def _refresh_seconds(dimensions: ModelDimensions, recipe: Recipe, rates: CardRat
     that rate.
     """
     weights = dimensions.num_linear_parameters
+    if recipe.weights != "fp8":
+        # Plain operators read and write fp32 values several times.
+        return BLOCK_REFRESH_BYTES * weights / rates.memory
     from_host = 2 * weights / rates.host if recipe.base_copy == "host" else 0.0
     return max((4 if recipe.base_copy == "device" else 3) * weights / rates.memory, from_host)
 
@@ -231,5 +236,6 @@ def _bytes_of_pass(dimensions: ModelDimensions, recipe: Recipe) -> int:
     """Return what a pass reads and writes however few its tokens: gradients that are added up, and
     melded the codes that are transposed.
     """
-    transposed = 2 * dimensions.num_linear_parameters if recipe.method == "falqon" else 0
+    is_transposed = recipe.method == "falqon" and recipe.has_fp8_products
+    transposed = 2 * dimensions.num_linear_parameters if is_transposed else 0
     return 18 * adapter_size(dimensions, recipe).trained + transposed

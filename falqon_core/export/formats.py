@@ -1,8 +1,9 @@
-"""Other forms of a trained model than the FP8 folder, each made from files that are kept anyway.
+"""Other forms of a trained model than its folder, each made from files that are kept anyway.
 
-The adapters come from a checkpoint, the others from an FP8 folder, whose weights are exact in bf16:
-`bf16` and `gguf` compute what the FP8 model computes, and no rounding is added; the smaller GGUF
-forms round, and `train.rounding` writes them. All need memory for the model in bf16. `q4_1` needs
+The adapters come from a checkpoint, the others from the folder of a trained model, whose weights
+are exact in bf16: `bf16` and `gguf` compute what that model computes, and no rounding is added;
+`gguf_q4_0` has the codes that were trained; the smaller GGUF forms round, and `train.rounding`
+writes them. All need memory for the model in bf16. `q4_1` needs
 the base model beside the checkpoint: `train.q4_1` writes it.
 """
 
@@ -19,6 +20,8 @@ from falqon_core.contract.formats import (
     FormatName,
 )
 from falqon_core.contract.layout import SHA256SUMS
+from falqon_core.contract.model_folder import read_config
+from falqon_core.contract.quantization_config import weights_of
 from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.export.adapter import write_adapter, write_gguf_adapter
 from falqon_core.export.checksums import write_sha256sums
@@ -57,8 +60,8 @@ def write_format(
                 write_gguf_adapter(source, staging, name)
             case "bf16":
                 write_merged(source, staging)
-            case "gguf":
-                write_gguf(source, staging, name)
+            case "gguf" | "gguf_q4_0":
+                write_gguf(source, staging, name, format)
         copy_certificate(source, staging)
         document_format(format, source, staging, name, fields, use)
 
@@ -67,7 +70,8 @@ def copy_certificate(source: Path, folder: Path) -> None:
     """Copy the certificate of the model that a form is made from, if it has one."""
     # It is about the weights of the source, and lists the files it was made for.
     if (source / CERTIFICATE).is_file():
-        shutil.copyfile(source / CERTIFICATE, folder / f"fp8-{CERTIFICATE}")
+        weights = weights_of(read_config(source)) or "fp8"
+        shutil.copyfile(source / CERTIFICATE, folder / f"{weights}-{CERTIFICATE}")
 
 
 def document_format(

@@ -7,7 +7,7 @@ splitting of text into words llama.cpp has to imitate is told by a name; it is f
 tokenizer's own pattern, and a pattern that no name is known for is refused, since its tokens would
 differ silently. Tokenizers that are not byte-level BPE, scaled rotary embeddings and sliding
 windows are refused. A folder in FP8, or in any plain dtype, becomes bf16, or is rounded to blocks
-(`gguf_blocks`); Q4_1 is for who trained in it.
+(`gguf_blocks`); Q4_0, Q4_1 and Q8_0 keep the codes of who trained in them.
 """
 
 import json
@@ -30,6 +30,7 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import (
+    EXACT_GGUF,
     GGUF_ARCHITECTURES,
     QUANTIZED_GGUF,
     WINDOW_PATTERNS,
@@ -40,11 +41,18 @@ from falqon_core.contract.formats import (
     rotation_of,
 )
 from falqon_core.contract.model_folder import EXPERT_FORMAT, MIXTURES, MXFP4, read_config
+from falqon_core.contract.quantization_config import weights_of
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.mixers import HYBRIDS
 from falqon_core.export import gguf_delta_net, gguf_experts, gguf_gemma
-from falqon_core.export.gguf_blocks import FILE_TYPES, block_types, quantize_blocks
-from falqon_core.export.reading import decoder_weights
+from falqon_core.export.block_forms import ggml_block_bytes
+from falqon_core.export.gguf_blocks import (
+    FILE_TYPES,
+    TRAINED_BLOCKS,
+    block_types,
+    quantize_blocks,
+)
+from falqon_core.export.reading import decoder_weights, load_blocks
 from falqon_core.importers.gguf_names import LAYER_NAMES, OUTER_NAMES
 from falqon_core.importers.mxfp4 import ggml_blocks
 from falqon_core.importers.tokenizer import load_tokenizer
@@ -100,15 +108,22 @@ SPLITS["|".join(_CASES) + r"|\p{N}" + _SIGNS] = "tekken"
 
 
 def write_gguf(
-    model: Path, folder: Path, name: str, format: QuantizedGguf | Literal["gguf"] = "gguf"
+    model: Path,
+    folder: Path,
+    name: str,
+    format: QuantizedGguf | Literal["gguf", "gguf_q4_0"] = "gguf",
 ) -> None:
-    """Write an FP8 folder, or a plain one, as `model.gguf` into an existing folder. Raises
-    `FormatUnavailable` and `ModelError`.
+    """Write a trained folder, or a plain one, as `model.gguf` into an existing folder. Codes that
+    the format itself has are written as they are. Raises `FormatUnavailable` and `ModelError`.
     """
     config = read_config(model)
-    check_format(format, Recipe(), config)
+    trained = weights_of(config) or "fp8"
+    check_format(format, Recipe(weights=trained), config)
     tokenizer = load_tokenizer(model)
     weights = decoder_weights(model)
+    if (trained == "q4_0" or trained == "q8_0") and format == EXACT_GGUF[trained]:
+        for weight, blocks in load_blocks(model).items():
+            weights[weight] = ggml_block_bytes(trained, *blocks)
     write_gguf_file(folder / "model.gguf", name, config, tokenizer, weights, format)
 
 
@@ -121,8 +136,9 @@ def write_gguf_file(
     format: FormatName,
 ) -> None:
     """`config` is that of a model that has a GGUF (`contract.formats`). `tensors` by the names of a
-    plain model, in bf16, or for "q4_1" its matrices' blocks, uint8 [O, 20 I / 32]; they are taken
-    out one by one. Raises `FormatUnavailable` for a tokenizer that llama.cpp does not have.
+    plain model, in bf16, or trained matrices in the blocks of `format`, uint8 [O, bytes of a row];
+    they are taken out one by one. Raises `FormatUnavailable` for a tokenizer that llama.cpp does
+    not have.
     """
     if (kind := config["model_type"]) in (*HYBRIDS, *MIXTURES, gguf_gemma.FAMILY):
         # Published configs leave out what transformers takes for granted.
@@ -332,7 +348,10 @@ def _add_tensors(
     writer: GGUFWriter, tensors: dict[str, torch.Tensor], format: FormatName, has_mxfp4: bool
 ) -> None:
     matrices = {name: each.shape for name, each in tensors.items() if not _is_fp32(each)}
-    blocks = block_types(matrices, format) if format in QUANTIZED_GGUF else {}
+    has_blocks = any(each.dtype == torch.uint8 for each in tensors.values())
+    blocks = {}
+    if format in QUANTIZED_GGUF and not has_blocks:
+        blocks = block_types(matrices, format)
     for name in list(tensors):
         tensor = tensors.pop(name)
         if name in blocks:
@@ -342,11 +361,11 @@ def _add_tensors(
             experts = torch.stack([ggml_blocks(expert.contiguous()) for expert in tensor])
             writer.add_tensor(name, experts.numpy(), raw_dtype=GGMLQuantizationType.MXFP4)
         elif name in matrices:
-            is_q4_1 = tensor.dtype == torch.uint8
+            is_trained = tensor.dtype == torch.uint8
             writer.add_tensor(
                 name,
                 tensor.contiguous().view(torch.uint8).numpy(),
-                raw_dtype=GGMLQuantizationType.Q4_1 if is_q4_1 else GGMLQuantizationType.BF16,
+                raw_dtype=TRAINED_BLOCKS[format] if is_trained else GGMLQuantizationType.BF16,
             )
         else:
             writer.add_tensor(name, tensor.numpy())

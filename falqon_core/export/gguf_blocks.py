@@ -25,10 +25,13 @@ Q = GGMLQuantizationType
 FILE_TYPES: dict[FormatName, LlamaFileType] = {
     "gguf": LlamaFileType.MOSTLY_BF16,
     "q4_1": LlamaFileType.MOSTLY_Q4_1,
+    "gguf_q4_0": LlamaFileType.MOSTLY_Q4_0,
     "gguf_q8_0": LlamaFileType.MOSTLY_Q8_0,
     "gguf_q5_k_m": LlamaFileType.MOSTLY_Q5_K_M,
     "gguf_q4_k_m": LlamaFileType.MOSTLY_Q4_K_M,
 }
+# Of matrices that were trained in the blocks of the file.
+TRAINED_BLOCKS: dict[FormatName, Q] = {"q4_1": Q.Q4_1, "gguf_q4_0": Q.Q4_0, "gguf_q8_0": Q.Q8_0}
 BLOCKS = {"gguf_q8_0": Q.Q8_0, "gguf_q5_k_m": Q.Q5_K, "gguf_q4_k_m": Q.Q4_K}
 # Of the next larger size, for rows that are no multiple of 256.
 SMALLER_ROWS = {Q.Q4_K: Q.Q5_0, Q.Q5_K: Q.Q5_1, Q.Q6_K: Q.Q8_0}

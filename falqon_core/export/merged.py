@@ -1,5 +1,5 @@
-"""An FP8 folder as plain bf16: the same folder with weight = codes * scale, exact in bf16, and
-without its `quantization_config`.
+"""The folder of a trained model as plain bf16: the same folder with weight = codes * scale, exact
+in bf16, and without its `quantization_config`.
 """
 
 import shutil
@@ -26,10 +26,10 @@ REPLACED_FILES = {
 
 
 def write_merged(model: Path, folder: Path, max_shard_size: str = "5GB") -> None:
-    """Into an existing folder. Raises `ModelError` for any other model than an FP8 folder."""
+    """Into an existing folder. Raises `ModelError` for any other model than a trained folder."""
     config = read_config(model)
     if not is_ours(config):
-        raise ModelError(f"{model.name} is no model in FP8 that was trained here", "source")
+        raise ModelError(f"{model.name} is no quantized model that was trained here", "source")
     save_torch_state_dict(load_dequantized(model), folder, max_shard_size=max_shard_size)
     del config["quantization_config"]
     write_json(folder / "config.json", config)

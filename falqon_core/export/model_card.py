@@ -9,6 +9,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
+from falqon_core.contract.block_weights import BLOCK_SPECS, Weights, title_of
 from falqon_core.contract.certificate import CERTIFICATE, Certificate, Check
 from falqon_core.contract.config import ObjectiveName, Recipe
 from falqon_core.contract.methods import METHOD_SPECS
@@ -18,6 +19,8 @@ from falqon_core.export.provenance import CARD_TAG, CardFields
 from falqon_core.files import write_whole
 
 MAX_TABLE_ROWS = 20
+_WITHOUT_FP8 = "On hardware without FP8,"
+_AS_BF16 = "As one tensor a weight,"
 LOSSES = {
     "valid_loss": "as trained",
     "valid_loss_fp8_weights": "merged, weights in FP8",
@@ -63,7 +66,7 @@ def write_model_card(
     certificate: Certificate | None = None,
 ) -> None:
     """`base_model` is shown, `fields` are for the front matter; `recipe` is the resolved one."""
-    tags = ["fp8", CARD_TAG, *(["dpo"] if recipe.objective == "dpo" else [])]
+    tags = [recipe.weights, CARD_TAG, *(["dpo"] if recipe.objective == "dpo" else [])]
     front_matter = ModelCardData(
         library_name="transformers", pipeline_tag="text-generation", tags=tags, **fields
     )
@@ -82,9 +85,7 @@ def write_model_card(
 ---
 # {base_model}, fine-tuned with {METHOD_SPECS[recipe.method].title}
 
-A merged FP8 checkpoint: every linear layer of the decoder holds e4m3 codes with one scale per
-output row, activations are quantized per token while serving, everything else is bf16. The format
-is compressed-tensors `float-quantized`.
+{_form(recipe.weights)}
 
 ## Use
 ```python
@@ -97,7 +98,7 @@ model = AutoModelForCausalLM.from_pretrained("PATH")
 ```sh
 vllm serve PATH
 ```
-On hardware without FP8,
+{_WITHOUT_FP8 if recipe.weights == "fp8" else _AS_BF16}
 `from_pretrained("PATH", quantization_config=CompressedTensorsConfig(dequantize=True))` gives plain
 bf16 weights.
 `sha256sum -c SHA256SUMS` verifies a download.
@@ -131,6 +132,23 @@ It was put to no benchmark, and to no test of whether its answers are safe.
     write_whole(folder / "README.md", card)
 
 
+def _form(weights: Weights) -> str:
+    """Return a paragraph on what the folder holds."""
+    if weights == "fp8":
+        return (
+            "A merged FP8 checkpoint: every linear layer of the decoder holds e4m3 codes with one "
+            "scale per\noutput row, activations are quantized per token while serving, everything "
+            "else is bf16. The format\nis compressed-tensors `float-quantized`."
+        )
+    spec = BLOCK_SPECS[weights]
+    return (
+        f"A merged {spec.title} checkpoint: every trained linear layer holds the very codes that "
+        f"it was trained with,\none scale for {spec.block} weights of a row ({spec.bits:g} bits a "
+        "weight in all). Activations and everything else are bf16, in\ntraining as in serving. "
+        f"The format is compressed-tensors `{spec.folder}`."
+    )
+
+
 def _method(recipe: Recipe, certificate: Certificate | None) -> str:
     """Return a paragraph on the method, and a table of the losses of the merged model."""
     spec = METHOD_SPECS[recipe.method]
@@ -138,8 +156,12 @@ def _method(recipe: Recipe, certificate: Certificate | None) -> str:
     if recipe.method != "falqon":
         text += "\nAfter training the adapters were added to the weights, and these rounded once."
     metrics = certificate.training.metrics if certificate else {}
+    titles = LOSSES
+    if recipe.weights != "fp8":
+        as_served = f"merged, weights in {title_of(recipe.weights)}, as it is served"
+        titles = LOSSES | {"valid_loss_as_served": as_served}
     losses = [
-        f"| {title} | {metrics[name]:.4f} |" for name, title in LOSSES.items() if name in metrics
+        f"| {title} | {metrics[name]:.4f} |" for name, title in titles.items() if name in metrics
     ]
     if "valid_loss_as_served" not in metrics:
         return text

@@ -76,7 +76,7 @@ READING ORDER
   rows_view.py      the rows of one W or A in it, to read, rebuild and fold
   block_quantizer.py  four and eight bits a weight, in blocks: NVFP4, MXFP4, llama.cpp's Q4_0 and
                     Q8_0
-  block_rows.py     the rows of a W in such blocks; no job may ask for them yet
+  block_rows.py     the rows of a W in such blocks, which a recipe's `weights` names
   matmul.py         the autograd function: forward keeps x A^T [T, r], and x where A trains;
                     backward gives grad_input and the gradients of all that trains
   gradients.py      those gradients where they are not computed from codes

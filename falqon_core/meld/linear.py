@@ -92,6 +92,11 @@ class MeldedLinear(nn.Module):
         """Return A as every formula uses it: dequantized [r, I]."""
         return self.a_rows.values
 
+    @property
+    def block_quantizer(self) -> BlockQuantizer | None:
+        """Return the quantizer of rows in blocks, fitted to its group; None for e4m3."""
+        return self.packed.quantizer
+
     def forward(self, x: Tensor) -> Tensor:
         """Return y [.., O] of x [.., I], for a linear that shares its rows with no other."""
         assert len(self.packed.sizes) == 1, (
@@ -119,8 +124,8 @@ class MeldedLinear(nn.Module):
             self.a_rows.round(self.a_master)
 
     def quantized_weight(self) -> tuple[Tensor, Tensor]:
-        """Return qdata, float8_e4m3fn [O, I], and scale, fp32 [O, 1]; weight = qdata * scale
-        exactly.
+        """Return qdata, float8_e4m3fn [O, I], and scale, fp32 [O, 1], weight = qdata * scale
+        exactly; of blocks codes, uint8 [O, I], and scales, fp32 [O, I / block].
         """
         return self.packed.read_rows(self.index).copy_quantized()
 

@@ -57,6 +57,7 @@ class PackedWeight(StoredRows):
     """The rows of a group with the products that read them."""
 
     trains_a: bool = False  # Set by its linears.
+    quantizer: BlockQuantizer | None = None  # Of rows of W in blocks.
     rounds_activations: bool  # To e4m3, as a card does that serves the model.
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""FALQON: adapters melded into the FP8 backbone (method.md), by the protocol of `methods`."""
+"""FALQON: adapters melded into the quantized backbone (method.md), by the protocol of `methods`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.loader import Microbatch
-from falqon_core.meld.block_quantizer import BlockQuantizer
+from falqon_core.meld.block_quantizer import QUANTIZERS
 from falqon_core.meld.convert import convert_to_melded, swap_blocks, target_linears
 from falqon_core.meld.init import gradient_sketches
 from falqon_core.meld.linear import MeldedLinear
@@ -35,13 +35,9 @@ class Falqon:
         self,
         recipe: Recipe,
         ranks: Ranks | None = None,
-        quantizer: BlockQuantizer | None = None,
     ) -> None:
-        """`recipe` is resolved. With `ranks` each of them stores a part of the rows; with a
-        `quantizer` rows are in its blocks instead of e4m3.
-        """
+        """`recipe` is resolved. With `ranks` each of them stores a part of the rows."""
         self.recipe = recipe
-        self.quantizer = quantizer
         self.ranks = ranks
         self.shards: ShardedLayers | None = None
         self.rule = update_rule(recipe)
@@ -124,7 +120,13 @@ class Falqon:
     ) -> None:
         shard = WHOLE if self.ranks is None else shard_of(self.ranks)
         self.layers = convert_to_melded(
-            model, self.recipe, self.rule, sketches, fresh, shard, self.quantizer
+            model,
+            self.recipe,
+            self.rule,
+            sketches,
+            fresh,
+            shard,
+            QUANTIZERS.get(self.recipe.weights),
         )
         if self.ranks is not None:
             self.shards = ShardedLayers(model, self.ranks)

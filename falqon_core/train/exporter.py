@@ -1,4 +1,4 @@
-"""The artifact of a training: the merged FP8 folder with tokenizer, model card, certificate and
+"""The artifact of a training: the merged folder with tokenizer, model card, certificate and
 checksums, whole or absent.
 """
 
@@ -11,15 +11,17 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from falqon_core.contract.block_weights import Weights
 from falqon_core.contract.certificate import CERTIFICATE, Certificate, Check, Training
 from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.errors import ModelError
+from falqon_core.contract.formats import check_format
 from falqon_core.contract.layout import checkpoint_folder
 from falqon_core.data.template_defaults import set_template_defaults
 from falqon_core.export.checksums import hash_files, write_sha256sums
-from falqon_core.export.fp8 import export_fp8
 from falqon_core.export.model_card import TrainingRow, write_model_card
 from falqon_core.export.provenance import card_fields, copy_licence
+from falqon_core.export.trained import export_trained
 from falqon_core.fault_points import fault
 from falqon_core.files import remove_leftovers, staged_folder, write_whole
 from falqon_core.methods import create_method
@@ -80,7 +82,7 @@ class Exporter:
         remove_leftovers(output)
         with staged_folder(output) as staging:
             model = take_model()
-            export_fp8(model, tokenizer, staging)
+            export_trained(model, tokenizer, staging)
             certificate = None
             if self._verification is not None:
                 self.prestart_verifier()
@@ -139,17 +141,20 @@ def export_training(
     step: int | None = None,
     base_name: str = "",
     files: DataFiles | None = None,
+    format: Weights | None = None,
 ) -> None:
     """Export, on the CPU, a checkpoint in the folder of a training: that of `step`, or the one of
     the lowest validation loss, or its newest whole one. Nothing of the training is changed.
 
     With `files` it is certified as by the trainer; without, there are no held-out rows to compare
-    on. Raises `ModelError` where there is no checkpoint, `CheckpointCorrupt` where the chosen one
-    is damaged, the errors of `load_data`, and `CertificateMismatch` where the files are not the
-    model.
+    on. Raises `FormatUnavailable` where it was trained in another `format`, `ModelError` where
+    there is no checkpoint, `CheckpointCorrupt` where the chosen one is damaged, the errors of
+    `load_data`, and `CertificateMismatch` where the files are not the model.
     """
     warn = logging.getLogger(__name__).warning
     newest, chosen = choose_checkpoint(training, step)
+    if format is not None:
+        check_format(format, newest.progress.recipe, {})
     progress = newest.progress.model_copy(update={"metrics": chosen.progress.metrics})
     if step is not None:
         progress.best_step = None  # The step was chosen, whatever its validation loss.

@@ -69,7 +69,9 @@ def load_base_model(
         source: tuple[Path | None, dict[str, torch.Tensor] | None] = (folder, None)
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-            source = None, load_dequantized(folder)
+            tensors = load_dequantized(folder)
+            check_tensors(skeleton, {name: tuple(each.shape) for name, each in tensors.items()})
+            source = None, tensors
         else:
             check_tensors(skeleton, weight_shapes(folder))
         model, loading = type(skeleton).from_pretrained(

@@ -14,9 +14,9 @@ from falqon_core.contract.formats import check_format
 from falqon_core.contract.model_folder import read_config
 from falqon_core.data.template_defaults import set_template_defaults
 from falqon_core.export.formats import document_format
-from falqon_core.export.fp8 import plain, plain_tensors
 from falqon_core.export.gguf import write_gguf_file
 from falqon_core.export.provenance import card_fields
+from falqon_core.export.trained import plain, plain_tensors
 from falqon_core.files import staged_folder
 from falqon_core.methods.qa_lora import QaLora
 from falqon_core.ops.formats.int4 import q4_1_blocks

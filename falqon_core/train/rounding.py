@@ -20,6 +20,7 @@ from falqon_core.contract.certificate import HeldOut
 from falqon_core.contract.config import TrainConfig
 from falqon_core.contract.formats import QuantizedGguf
 from falqon_core.contract.model_folder import read_config
+from falqon_core.contract.quantization_config import weights_of
 from falqon_core.contract.rounding import ROUNDING, Rounding
 from falqon_core.data.microbatch import collate
 from falqon_core.data.sequences import TokenSequence, sequences_of
@@ -55,7 +56,9 @@ def export_rounded(
         write_gguf(source, staging, name, format)
         copy_certificate(source, staging)
         use = ""
-        if training is not None and read_config(source)["model_type"] in MODEL_CLASSES:
+        config = read_config(source)
+        is_rounded = weights_of(config) in (None, "fp8")
+        if training is not None and is_rounded and config["model_type"] in MODEL_CLASSES:
             rounding = measure(source, staging / "model.gguf", training)
             write_whole(staging / ROUNDING, rounding.model_dump_json(indent=2) + "\n")
             use = _describe(rounding) + "\n\n"

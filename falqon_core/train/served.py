@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from falqon_core.contract.methods import MethodName
+from falqon_core.contract.config import Recipe
 from falqon_core.data.microbatch import MicrobatchPlan
 from falqon_core.meld.activations import rounded_activations, rounds_activations
 from falqon_core.objectives import Objective
@@ -14,8 +14,9 @@ from falqon_core.train.evaluate import evaluate
 @dataclass(frozen=True, slots=True)
 class ServedLoss:
     """`weights`: with FP8 weights and activations as they come; None where the device that trains
-    rounds them as well. `weights_and_activations`: with both in FP8, as a card serves the model.
-    Means in nats, as the objective's loss.
+    rounds them as well, and for weights in blocks. `weights_and_activations`: with both in FP8, as
+    a card serves the model; with weights in blocks activations stay as they come there, too. Means
+    in nats, as the objective's loss.
     """
 
     weights: float | None
@@ -24,7 +25,7 @@ class ServedLoss:
 
 def evaluate_as_served(
     model: PreTrainedModel,
-    method: MethodName,
+    recipe: Recipe,
     trained_loss: float,
     plan: MicrobatchPlan,
     objective: Objective,
@@ -36,9 +37,9 @@ def evaluate_as_served(
     """
     rounds = rounds_activations(model)
     merged = trained_loss
-    if method != "falqon":
+    if recipe.method != "falqon":
         merged = evaluate(model, plan, objective)["loss"]
-    if rounds:
+    if rounds or recipe.weights != "fp8":
         return ServedLoss(None, merged)
     with rounded_activations(model):
         return ServedLoss(merged, evaluate(model, plan, objective)["loss"])

@@ -9,9 +9,11 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe, TrainConfig
+from falqon_core.contract.errors import ConfigError
 from falqon_core.data.dataset import Dataset
 from falqon_core.data.summary import summarize
 from falqon_core.data.template_defaults import set_template_defaults
+from falqon_core.estimate.block_fit import weights_refusal
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import MemoryPlan
 from falqon_core.methods import TrainingMethod, check_packages
@@ -74,6 +76,8 @@ def set_up(
     device = select_device(config.device, config.device_name)
     check_gpu_needs(device, warn)
     dimensions = load_dimensions(config.model)
+    if refusal := weights_refusal(dimensions, config.recipe):
+        raise ConfigError(f"weights: {refusal}", "weights")
     if device.type == "cuda":
         dimensions = dimensions.model_copy(update={"has_fp8": has_fp8_gemm(device)})
     tokenizer = load_tokenizer(config.model)

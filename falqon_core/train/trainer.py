@@ -242,13 +242,14 @@ class Trainer:
         if self._data.validation is None or loss is None:
             return
         plan = plan_validation(self._data.validation, self._recipe, self._device)
-        served = evaluate_as_served(model, self._recipe.method, loss, plan, self._objective)
+        served = evaluate_as_served(model, self._recipe, loss, plan, self._objective)
         progress.metrics["valid_loss_as_served"] = served.weights_and_activations
         if served.weights is not None:
             progress.metrics["valid_loss_fp8_weights"] = served.weights
         self._send(
             Merged(
                 step=progress.step,
+                weights=self._recipe.weights,
                 valid_loss=loss,
                 valid_loss_fp8_weights=served.weights,
                 valid_loss_as_served=served.weights_and_activations,

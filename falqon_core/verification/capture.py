@@ -17,7 +17,7 @@ from falqon_core.data.dataset import Dataset
 from falqon_core.data.loader import row_multiple
 from falqon_core.data.microbatch import collate
 from falqon_core.data.sequences import Item, TokenSequence, sequences_of
-from falqon_core.export.fp8 import exported_tensors
+from falqon_core.export.trained import exported_tensors
 from falqon_core.generate import generate
 from falqon_core.meld.activations import rounds_activations
 from falqon_core.objectives.loss import states_and_labels

@@ -31,6 +31,7 @@ from transformers import (
 )  # fmt: skip
 
 from falqon_core.contract.certificate import Canary, Check, CheckName
+from falqon_core.export.block_forms import STORED
 from falqon_core.export.reading import SCALE_SUFFIX
 from falqon_core.generate import generate
 from falqon_core.ops.matmul import widen_linears
@@ -96,7 +97,9 @@ def compare_bits(folder: Path, reference: ReferenceOutputs) -> list[Check]:
     expected = reference.summary.sha256
     actual = dict(_tensor_hashes(folder))
     quantized = {
-        name for name in expected if name.endswith(SCALE_SUFFIX) or name + SCALE_SUFFIX in expected
+        name
+        for name in expected
+        if name.endswith((SCALE_SUFFIX, *STORED)) or name + SCALE_SUFFIX in expected
     }
     different = {
         name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name)

@@ -26,6 +26,8 @@ from falqon_core.contract.certificate import (
     Training,
 )
 from falqon_core.contract.config import TrainConfig
+from falqon_core.contract.model_folder import read_config
+from falqon_core.contract.quantization_config import growth_in_bf16
 from falqon_core.export.checksums import file_sha256, hash_files, sha256_lines
 from falqon_core.ops.matmul import LACKS_BF16
 from falqon_core.verification.compare import compare, has_known_bounds, load_libraries
@@ -99,8 +101,9 @@ def device_for_reload(folder: Path, device: torch.device) -> torch.device:
     dequantized to bf16.
     """
     if device.type == "cuda":
-        # Codes become twice as large; embeddings, which do not, are counted so as well.
-        needed = 2 * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+        # Codes become larger; embeddings, which do not, are counted so as well.
+        growth = growth_in_bf16(read_config(folder))
+        needed = growth * sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         if needed > torch.cuda.mem_get_info(device)[0]:
             return torch.device("cpu")
     return device

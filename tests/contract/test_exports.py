@@ -14,6 +14,7 @@ from app.exports import repository
 from app.models import Artifact, Export, Job, JobStatus, Model
 from app.operations import claims
 from falqon_core.contract.config import Recipe
+from falqon_core.contract.quantization_config import quantization_config
 from tests.support.api import Tenant
 
 
@@ -184,6 +185,51 @@ def test_an_unavailable_export_is_refused_with_the_reason(tenant: Tenant) -> Non
     assert (
         tenant.http.get(url(a_model(tenant), "/lora")).json()["error"]["code"] == "export_not_found"
     )
+
+
+def test_a_model_in_blocks_is_only_had_as_it_was_trained(tenant: Tenant) -> None:
+    model = a_model(tenant, a_job(tenant, weights="q4_0"))
+    for format, words in (
+        ("q4_0", "is the Q4_0 model already"),
+        ("fp8", "its weights were trained in Q4_0"),
+        ("nvfp4", "take q4_0, or bf16"),
+        ("lora", "trained through the rounding to Q4_0"),
+        ("gguf_lora", "trained through the rounding to Q4_0"),
+        ("gguf_q4_k_m", "take gguf_q4_0, which holds them exactly"),
+    ):
+        error = ask(tenant, model, format).json()["error"]
+        assert error["code"] == "format_not_available"
+        assert words in error["message"]
+    shared = tenant.http.post(
+        f"/v1/models/{model.replace('/', '%2F')}", json={"serve_as": "shared"}
+    )
+    assert "rounding to Q4_0" in shared.json()["error"]["message"]
+    for format in ("bf16", "gguf", "gguf_q4_0"):
+        assert ask(tenant, model, format).json()["status"] == "in_progress"
+    error = ask(tenant, a_model(tenant), "gguf_q4_0").json()["error"]
+    assert "take gguf_q4_k_m" in error["message"]
+
+
+def test_a_model_says_its_form_when_its_job_is_gone(tenant: Tenant) -> None:
+    model = a_model(tenant, "ftjob-deleted")
+    config = {"model_type": "llama", "quantization_config": quantization_config([], "nvfp4")}
+    with tenant.api.database.transaction() as session:
+        session.execute(update(Model).where(Model.id == model).values(config=config))
+    error = ask(tenant, model, "gguf_q4_k_m").json()["error"]
+    assert "its weights are in NVFP4 already" in error["message"]
+    assert ask(tenant, model, "gguf").json()["status"] == "in_progress"
+
+
+def test_a_checkpoint_in_blocks_becomes_a_model_in_blocks(tenant: Tenant) -> None:
+    name = tenant.add_checkpoint(a_job(tenant, weights="nvfp4"))
+    refused = ask(tenant, name, "fp8").json()["error"]["message"]
+    assert "its weights were trained in NVFP4" in refused
+    body = {"model": name, "messages": [{"role": "user", "content": "Hi"}]}
+    asked = tenant.http.post("/v1/chat/completions", json=body).json()["error"]["message"]
+    assert f"falqon models export {name} --format nvfp4" in asked
+    assert ask(tenant, name, "nvfp4").json()["status"] == "in_progress"
+    finish(tenant)
+    assert tenant.client.models.retrieve(name).id == name
 
 
 @pytest.mark.parametrize("format", ["lora", "gguf_lora", "gguf", "gguf_q4_k_m", "q4_1"])

@@ -208,6 +208,16 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "falqon.group_size",
         "invalid_value",
     ),
+    "weights of another method": (
+        {"extra_body": {"falqon": {"method": "lora", "weights": "nvfp4"}}},
+        "falqon.weights",
+        "invalid_value",
+    ),
+    "weights without a form for an adapter": (
+        {"extra_body": {"falqon": {"weights": "nvfp4", "serve_as": "shared"}}},
+        "falqon.serve_as",
+        "shared_not_available",
+    ),
     "no such layer": (
         {"extra_body": {"falqon": {"target_modules": ["w1"]}}},
         "falqon.target_modules",

@@ -236,7 +236,9 @@ class Relay:
                 self._add_metrics(
                     message.step,
                     describe_merged(message),
-                    message.model_dump(exclude={"type", "valid_loss"}, exclude_none=True),
+                    message.model_dump(
+                        exclude={"type", "weights", "valid_loss"}, exclude_none=True
+                    ),
                 )
             case Exported() as message:
                 self._progress.exported(message)

@@ -22,12 +22,13 @@ from app.jobs import checkpoint_repository
 from app.models import Artifact, Checkpoint, Job
 from falqon_core.contract.formats import ConvertedFormat, MergedFormat
 from falqon_core.contract.layout import checkpoint_folder
+from falqon_core.contract.quantization_config import growth_in_bf16
 from worker.context import WorkerContext
 from worker.gateway import ObjectStore
 from worker.machine.gpu import num_threads_of
 from worker.machine.scratch import scratch
 from worker.machine.subprocesses import run_tool
-from worker.models.disk_space import require_space
+from worker.models.disk_space import config_of, require_space
 from worker.models.fetching import fetch_artifacts, fetch_checkpoint
 from worker.models.model_folders import hold, models_root, staging_root
 
@@ -109,7 +110,7 @@ class ModelCache:
         return self.merged(*row)
 
     def merged(self, trained: Job, checkpoint: Checkpoint) -> Path:
-        """Return the folder of a checkpoint of `trained` as an FP8 model. Raises `BaseMissing`."""
+        """Return the folder of a checkpoint of `trained` as a model. Raises `BaseMissing`."""
         base = self.stage(trained)
         folder = self._folder(f"{base.name}\0{checkpoint.manifest_sha256}\n")
         while not self._is_held(folder):
@@ -131,11 +132,12 @@ class ModelCache:
         checkpoint: Checkpoint,
         folder: Path,
         data: Sequence[Path] = (),
-        format: MergedFormat = "fp8",
+        format: MergedFormat | None = None,
         name: str = "model",
     ) -> Path:
         """Write `folder`/model, the checkpoint merged into its base; certify it on `data`, if there
-        is any. `name` is for formats that show one. `folder`/training can go then.
+        is any. Without a `format` it is the one that trained; `name` is for those that show one.
+        `folder`/training can go then.
         """
         training = folder / "training"
         model = folder / "model"
@@ -144,7 +146,8 @@ class ModelCache:
         )
         arguments = ["export", str(training), "--step", str(checkpoint.step), "--model", str(base)]
         arguments += ["--base-model", trained.requested.model, "--output", str(model)]
-        arguments += ["--to", format, "--name", name]
+        trained_format = "fp8" if trained.recipe is None else trained.recipe.weights
+        arguments += ["--to", format or trained_format, "--name", name]
         if num_threads := num_threads_of(self._settings):
             arguments += ["--num-threads", str(num_threads)]
         for option, path in zip(("--train-file", "--validation-file"), data, strict=False):
@@ -191,7 +194,8 @@ class ModelCache:
     ) -> Path:
         folder = self._folder(f"{source.name}\0{format}\n")
         while not self._is_held(folder):
-            self._require_space(2 * sum(path.stat().st_size for path in source.iterdir()))
+            stored = sum(path.stat().st_size for path in source.iterdir())
+            self._require_space(growth_in_bf16(config_of(source)) * stored)
             with self._alone(folder):
                 if folder.is_dir():
                     continue

@@ -18,7 +18,13 @@ from app.jobs.checkpoints import best_of
 from app.models import Artifact, Checkpoint, Export, Job, Model
 from app.models.base import JsonObject
 from falqon_core.contract.config import TrainConfig
-from falqon_core.contract.formats import ADAPTERS, FROM_CHECKPOINT, QUANTIZED_GGUF
+from falqon_core.contract.formats import (
+    ADAPTERS,
+    FROM_CHECKPOINT,
+    QUANTIZED_GGUF,
+    TRAINED_FORMATS,
+)
+from falqon_core.contract.quantization_config import growth_in_bf16
 from falqon_core.contract.rounding import ROUNDING, Rounding
 from falqon_core.fault_points import fault
 from worker.attempt import certificate
@@ -81,7 +87,9 @@ class ExportHandler(OperationHandler[Export]):
     ) -> Path:
         """Return the folder of the exported model."""
         if export.step is None and export.format not in FROM_CHECKPOINT:
-            self._require_space(folder, 3 * inputs.source.bytes)  # The model as it is, and in bf16.
+            # The model as it is, and in bf16.
+            growth = growth_in_bf16(inputs.source.config)
+            self._require_space(folder, (1 + growth) * inputs.source.bytes)
             source = folder / "source"
             fetch_artifacts(self._storage, inputs.artifacts, source, heartbeat)
         elif inputs.checkpoint is None or inputs.job is None:
@@ -104,7 +112,7 @@ class ExportHandler(OperationHandler[Export]):
             # larger than in INT4.
             self._require_space(folder, 2 * inputs.source.bytes)
             source = self._merge(export, inputs.job, inputs.checkpoint, folder, heartbeat)
-        if export.format in ("fp8", "q4_1"):
+        if export.format in (*TRAINED_FORMATS, "q4_1"):
             return source
         base_model = inputs.job.requested.model if inputs.job else inputs.source.base_model_id or ""
         arguments = ["convert", str(source), "--to", export.format]
@@ -151,8 +159,8 @@ class ExportHandler(OperationHandler[Export]):
     def _merge(
         self, export: Export, job: Job, checkpoint: Checkpoint, folder: Path, heartbeat: Heartbeat
     ) -> Path:
-        """The checkpoint as an FP8 model, with a certificate unless the files that it was trained
-        on have been deleted; or as an INT4 one, with none.
+        """The checkpoint as a model, with a certificate unless the files that it was trained on
+        have been deleted; or as an INT4 one, with none.
         """
         with ModelCache.of(self._context, heartbeat) as model_cache:
             base = model_cache.stage(job)

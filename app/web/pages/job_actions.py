@@ -25,6 +25,7 @@ from app.web.pages.job import show_job
 from app.web.session import notify
 from app.web.text import job_name
 from app.web.visitor import FORM_SCRIPT, PageRouter, WritingVisitor
+from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import FormatName
 
 USED_UP = "The budget is used up. Enter a higher cap, or leave the field empty for no cap."
@@ -163,7 +164,7 @@ def make_model(
     services: ServicesDep, request: Request, caller: WritingVisitor, job_id: str, step: int
 ) -> RedirectResponse:
     """Have a checkpoint made into a model of its own."""
-    return _export(services, request, caller, job_id, step, "fp8")
+    return _export(services, request, caller, job_id, step, None)
 
 
 @router.change("/checkpoints/{step}/adapter")
@@ -180,13 +181,15 @@ def _export(
     caller: Caller,
     job_id: str,
     step: int,
-    format: FormatName,
+    format: FormatName | None,
 ) -> RedirectResponse:
+    """Have a checkpoint made into that format; None is the one that it was trained in."""
     with notify_refusals(request):
         with services.database.read() as session:
             job = service.get(session, caller.project_id, job_id)
             name = checkpoint_name(service.model_id(session, job), step)
-        export = exports.create_export(services, caller, name, format)
+            trained = (job.recipe or Recipe()).weights
+        export = exports.create_export(services, caller, name, format or trained)
         if export.exported_model:
             notify(request, f"The model of step {step} is ready.")
         else:

@@ -39,7 +39,7 @@ from app.web.rendering import fragment, page, shared
 from app.web.session import notify
 from app.web.text import model_page
 from app.web.visitor import InstallationVisitor, PageRouter, Visitor, WritingVisitor
-from falqon_core.contract.formats import FORMAT_DESCRIPTIONS
+from falqon_core.contract.formats import FORMAT_DESCRIPTIONS, TRAINED_FORMATS
 
 MAX_ROWS = 200
 MAX_IMPORTS = 10  # Imports without a model, or with one that differs.
@@ -339,7 +339,7 @@ def _exports(services: Services, caller: Caller, model: ModelObject) -> dict[str
     forms = [
         (name, description, by_format.get(name), refusals.get(name))
         for name, description in FORMAT_DESCRIPTIONS.items()
-        if name != "fp8"
+        if name not in TRAINED_FORMATS
     ]
     in_progress = any(export.status == "in_progress" for export in by_format.values())
     return {"forms": forms, "sizes": sizes, "in_progress": in_progress}

@@ -97,10 +97,10 @@ def test_settings_of_another_method_are_neither_shown_nor_sent(
     topk = fields | {"update_rule": "topk"}
     page = send(browser, "/estimate", **topk)
     assert "num_update_rows" in visible_settings(page)
-    assert not {"alpha", "base_copy", "train_a"} & visible_settings(page)
+    assert not {"weights", "alpha", "base_copy", "train_a"} & visible_settings(page)
     page = send(browser, "/estimate", **topk, method="qa_lora")
     assert "group_size" in visible_settings(page)
-    assert not {"update_rule", "a_init", "train_a", "quantizer"} & visible_settings(page)
+    assert not {"weights", "update_rule", "a_init", "train_a", "quantizer"} & visible_settings(page)
     job_id = send(browser, **topk, method="qa_lora").url.path.rpartition("/")[2]
     config = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()["config"]
     assert (config["method"], config["update_rule"]) == ("qa_lora", "anchored")
@@ -284,3 +284,13 @@ def test_a_clone_through_the_form_keeps_metadata_priority_and_trackers(
         name: first[name] for name in said_before
     }
     assert second["metadata"] == metadata
+
+
+def test_what_will_serve_it_chooses_the_weights(browser: httpx.Client, tenant: Tenant) -> None:
+    fields = {"training_file": tenant.upload(), "model": tenant.base_model}
+    page = send(browser, **fields, weights="q4_0")
+    assert "What will serve it?" in page.text
+    assert "a laptop or Ollama (Q4_0, 4 bits)" in page.text
+    assert "q4_0 is a form of llama.cpp&#39;s, and there is no GGUF" in page.text
+    job_id = send(browser, **fields, weights="nvfp4").url.path.rpartition("/")[2]
+    assert tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()["config"]["weights"] == "nvfp4"

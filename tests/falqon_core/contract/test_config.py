@@ -26,6 +26,12 @@ from falqon_core.contract.config import (
         ({"base_copy": "none", "weight_decay": 0.1}, "weight_decay: without a base"),
         ({"base_copy": "none", "train_a": True}, "train_a: without a base"),
         ({"method": "lora", "train_a": True}, "train_a: method 'lora' does not have it"),
+        ({"method": "qlora", "weights": "nvfp4"}, "weights: method 'qlora' does not have it"),
+        ({"weights": "nvfp4", "update_rule": "topk"}, "update_rule: 'topk' has one scale"),
+        ({"weights": "q4_0", "base_copy": "none"}, "base_copy: 'none' rebuilds FP8 rows"),
+        ({"weights": "q4_0", "base_copy": "host"}, "base_copy: 'host' rebuilds FP8 rows"),
+        ({"weights": "mxfp4", "simulate_fp8": True}, "simulate_fp8: with weights in MXFP4"),
+        ({"weights": "q4_k"}, "weights"),
         (
             {"max_seq_length": 512, "microbatch_tokens": 256},
             "microbatch_tokens: must be at least max_seq_length",
@@ -220,3 +226,15 @@ def test_early_stopping_needs_validation_data() -> None:
     with pytest.raises(ValidationError, match="early_stopping_patience: needs validation data"):
         TrainConfig(**paths, recipe=recipe)
     assert TrainConfig(**paths, validation_file=Path("v"), recipe=recipe).recipe == recipe
+
+
+def test_speeds_of_weights_in_blocks_are_kept_apart() -> None:
+    assert Recipe(weights="nvfp4").kind == "falqon+nvfp4"
+    assert Recipe(weights="nvfp4", objective="dpo").kind == "falqon+nvfp4+dpo"
+    assert Recipe(objective="dpo").kind == "dpo"
+
+
+def test_an_older_recipe_has_weights_in_fp8() -> None:
+    stored = Recipe().model_dump()
+    del stored["weights"]
+    assert Recipe.model_validate(stored) == Recipe()

@@ -48,6 +48,7 @@ MESSAGES: list[TrainerMessage] = [
         step=3, path="/out/step-3", bytes=10, manifest_sha256="0" * 64, metrics={"train_loss": 1.25}
     ),
     Merged(step=3, valid_loss=1.25, valid_loss_as_served=1.26),
+    Merged(step=3, weights="nvfp4", valid_loss=1.25, valid_loss_as_served=1.25),
     Merged(step=3, valid_loss=1.25, valid_loss_fp8_weights=1.26, valid_loss_as_served=1.29),
     Exported(step=3, path="/out/model"),
     RangeTested(

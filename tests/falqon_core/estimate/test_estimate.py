@@ -150,6 +150,7 @@ def test_passes_over_the_validation_data_take_time() -> None:
     recipe = Recipe(max_seq_length=512, num_epochs=3).resolved(1000)
     assert num_validations(recipe, 750, 1000) == 4
     assert num_validations(recipe.model_copy(update={"method": "lora"}), 750, 1000) == 5
+    assert num_validations(recipe.model_copy(update={"weights": "nvfp4"}), 750, 1000) == 3
     assert num_validations(recipe.model_copy(update={"eval_every": 100}), 750, 1000) == 9
 
     def seconds(validation_tokens: int) -> float:

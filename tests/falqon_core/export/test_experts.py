@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, CompressedTensorsConfig
 
 from falqon_core.export.experts import expert_codes
-from falqon_core.export.fp8 import export_fp8
 from falqon_core.export.reading import decoder_weights, load_dequantized
+from falqon_core.export.trained import export_trained
 from falqon_core.ops.experts import quantize_experts
 from falqon_core.train.model import load_base_model
 from tests.falqon_core.families.models import FAMILIES, random_model
@@ -23,7 +23,7 @@ def export(family: str, tiny: Path, folder: Path) -> tuple[dict[str, torch.Tenso
     """Return the tensors and the parsed config.json of an exported model."""
     model = random_model(FAMILIES[family])
     quantize_experts(model)
-    export_fp8(model, AutoTokenizer.from_pretrained(tiny), folder)
+    export_trained(model, AutoTokenizer.from_pretrained(tiny), folder)
     return load_file(folder / "model.safetensors"), json.loads((folder / "config.json").read_text())
 
 
@@ -50,7 +50,7 @@ def test_a_further_training_has_the_same_codes(
     """Experts that are written in bf16 round to the codes that they were made of."""
     model = random_model(FAMILIES[family])
     quantize_experts(model)
-    export_fp8(model, AutoTokenizer.from_pretrained(tiny_folder), tmp_path / "fp8")
+    export_trained(model, AutoTokenizer.from_pretrained(tiny_folder), tmp_path / "fp8")
 
     loaded = load_base_model(tmp_path / "fp8").state_dict()
 

@@ -236,7 +236,7 @@ def test_bf16_is_the_trained_model_bit_for_bit(
     [
         ("lora", "falqon-tiny", "falqon-tiny is no folder of a checkpoint"),
         ("lora", "nowhere", "nowhere is no folder of a checkpoint"),
-        ("bf16", "falqon-tiny", "falqon-tiny is no model in FP8"),
+        ("bf16", "falqon-tiny", "falqon-tiny is no quantized model"),
         ("bf16", "nowhere", "config.json cannot be read"),
         ("gguf", "nowhere", "config.json cannot be read"),
         ("gguf", "broken", "config.json cannot be read"),

@@ -31,7 +31,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from falqon_core.export.fp8 import export_fp8
+from falqon_core.export.trained import export_trained
 from falqon_core.importers.importer import import_model
 from falqon_core.train.model import load_base_model
 from tests.falqon_core.export.conftest import quantize_linears
@@ -52,7 +52,7 @@ def imported(source: Path, tmp_path: Path) -> tuple[Tensors, list[str]]:
 
 def test_fp8_by_row_becomes_bf16(tiny_folder: Path, tmp_path: Path) -> None:
     model = quantize_linears(AutoModelForCausalLM.from_pretrained(tiny_folder))
-    export_fp8(model, AutoTokenizer.from_pretrained(tiny_folder), tmp_path / "fp8")
+    export_trained(model, AutoTokenizer.from_pretrained(tiny_folder), tmp_path / "fp8")
 
     tensors, changes = imported(tmp_path / "fp8", tmp_path)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import CheckpointCorrupt, ConfigError
-from falqon_core.export.fp8 import QuantizedLinear
+from falqon_core.export.trained import QuantizedLinear
 from falqon_core.methods import METHOD_CLASSES, create_method
 from falqon_core.methods.lora import Lora
 from falqon_core.objectives.loss import microbatch_loss

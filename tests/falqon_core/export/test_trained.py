@@ -15,7 +15,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )  # fmt: skip
 
-from falqon_core.export.fp8 import export_fp8
+from falqon_core.export.trained import export_trained
 from tests.falqon_core.export.conftest import CodesAndScale, quantize_linears
 
 # transformers says so whenever a loader option such as `dequantize` is passed for a checkpoint that
@@ -44,7 +44,7 @@ def codes_and_scales(model: PreTrainedModel) -> dict[str, CodesAndScale]:
 def test_the_tensors_are_codes_scales_and_bf16(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    export_fp8(model, tokenizer, tmp_path / "out")
+    export_trained(model, tokenizer, tmp_path / "out")
 
     tensors = load_file(tmp_path / "out" / "model.safetensors")
     for name, module in codes_and_scales(model).items():
@@ -65,7 +65,7 @@ def test_the_tensors_are_codes_scales_and_bf16(
 def test_the_checkpoint_serves_with_quantized_activations(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    export_fp8(model, tokenizer, tmp_path / "out")
+    export_trained(model, tokenizer, tmp_path / "out")
 
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     reloaded = AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -94,7 +94,7 @@ def test_the_checkpoint_serves_with_quantized_activations(
 def test_the_configuration_is_the_documented_one(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    export_fp8(model, tokenizer, tmp_path / "out")
+    export_trained(model, tokenizer, tmp_path / "out")
 
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     quantization = config["quantization_config"]
@@ -139,7 +139,7 @@ def test_bias_untied_head_and_unquantized_linears(
         torch.nn.init.normal_(parameter, std=0.2)
     model = quantize_linears(base, leave=("lm_head", "down_proj"))
 
-    export_fp8(model, tokenizer, tmp_path / "out")
+    export_trained(model, tokenizer, tmp_path / "out")
 
     exported = json.loads((tmp_path / "out" / "config.json").read_text())
     assert exported["quantization_config"]["ignore"] == ["model.layers.0.mlp.down_proj", "lm_head"]
@@ -162,8 +162,8 @@ def test_bias_untied_head_and_unquantized_linears(
 def test_large_checkpoints_are_sharded(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
 ) -> None:
-    export_fp8(model, tokenizer, tmp_path / "out", max_shard_size="60KB")
-    export_fp8(model, tokenizer, tmp_path / "whole")
+    export_trained(model, tokenizer, tmp_path / "out", max_shard_size="60KB")
+    export_trained(model, tokenizer, tmp_path / "whole")
 
     index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())[
         "weight_map"
@@ -191,7 +191,7 @@ def test_an_earlier_export_is_replaced_whole(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "half.safetensors").write_bytes(b"half")
 
-    export_fp8(model, tokenizer, tmp_path / "out")
+    export_trained(model, tokenizer, tmp_path / "out")
 
     assert not (tmp_path / "out" / "half.safetensors").exists()
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]

@@ -1,19 +1,20 @@
-"""The merged FP8 checkpoint: compressed-tensors `float-quantized`, readable by transformers and
-vLLM as it stands.
+"""The merged checkpoint as it was trained: compressed-tensors, readable by transformers and vLLM as
+it stands.
 
-Every melded linear becomes `weight` F8_E4M3 [O, I] (codes) and `weight_scale` [O, 1] with weight =
-codes * scale; A is not part of it, since the codes hold the trained fold. Activations are quantized
-per token while serving. Everything else is bf16, tied embeddings are written once, and each linear
-left unquantized is named in `ignore`. Scales are one per output row because vLLM merges q, k, v and
-gate, up into one matrix: rows keep their scales there, while per-tensor scales would be rounded
-again. Scales are stored in fp32, as trained: vLLM and `CompressedTensorsConfig(dequantize=True)`
-compute with them as they are; transformers' compressed modules round them to the model's dtype, so
-its bf16 default is exact for scales that bf16 can hold. Embeddings, lm_head and the key-value cache
-are not FP8.
+In FP8 (`float-quantized`) every melded linear becomes `weight` F8_E4M3 [O, I] (codes) and
+`weight_scale` [O, 1] with weight = codes * scale; A is not part of it, since the codes hold the
+trained fold. Activations are quantized per token while serving. Everything else is bf16, tied
+embeddings are written once, and each linear left unquantized is named in `ignore`. Scales are one
+per output row because vLLM merges q, k, v and gate, up into one matrix: rows keep their scales
+there, while per-tensor scales would be rounded again. Scales are stored in fp32, as trained: vLLM
+and `CompressedTensorsConfig(dequantize=True)` compute with them as they are; transformers'
+compressed modules round them to the model's dtype, so its bf16 default is exact for scales that
+bf16 can hold. Embeddings, lm_head and the key-value cache are not FP8. Weights that were trained in
+blocks have the tensors of `block_forms` instead, and activations stay as they are.
 """
 
 import json
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,8 +23,11 @@ from huggingface_hub import save_torch_state_dict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from falqon_core.contract.block_weights import Weights
 from falqon_core.contract.model_folder import EXPERT_KEYS
+from falqon_core.contract.quantization_config import quantization_config
 from falqon_core.estimate.attention_layers import GEMMA4
+from falqon_core.export.block_forms import BLOCK_FORMS
 from falqon_core.export.experts import (
     SCALE_SUFFIX,
     expert_codes,
@@ -36,23 +40,43 @@ from falqon_core.importers.published_names import published
 
 @runtime_checkable
 class QuantizedLinear(Protocol):
-    """A linear that holds FP8 codes, and perhaps a `bias`, float [O]. That is not named here: since
-    Python 3.12 `isinstance` overlooks what a module keeps among its parameters, and with it the
-    whole linear.
+    """A linear that holds codes, and perhaps a `bias`, float [O], or a `block_quantizer` with the
+    name and the unit of its form. Those are not named here: since Python 3.12 `isinstance`
+    overlooks what a module keeps among its parameters, and with it the whole linear.
     """
 
     def quantized_weight(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """qdata float8_e4m3fn [O, I] and scale float32 [O, 1]; weight = codes * scale."""
+        """qdata float8_e4m3fn [O, I] and scale float32 [O, 1], weight = codes * scale; or codes and
+        scales of blocks (block_forms.py).
+        """
         ...
 
 
 def quantized_linears(model: nn.Module) -> dict[str, QuantizedLinear]:
-    """Return the linears of a model that hold FP8 codes, by name."""
+    """Return the linears of a model that hold codes, by name."""
     modules = model.named_modules()
     return {name: module for name, module in modules if isinstance(module, QuantizedLinear)}
 
 
-def export_fp8(
+def weights_of_linears(linears: Iterable[QuantizedLinear]) -> Weights:
+    """Return the form that the linears of one model share."""
+    quantizers = [getattr(linear, "block_quantizer", None) for linear in linears]
+    names: set[Weights] = {quantizer.name if quantizer else "fp8" for quantizer in quantizers}
+    assert len(names) <= 1, "a training has one form of weights"
+    return names.pop() if names else "fp8"
+
+
+def weight_tensors(linear: QuantizedLinear) -> dict[str, torch.Tensor]:
+    """Return the tensors of a linear's weight by their last names, on the CPU."""
+    codes, scale = linear.quantized_weight()
+    quantizer = getattr(linear, "block_quantizer", None)
+    if quantizer is not None:
+        return BLOCK_FORMS[quantizer.name].pack(codes, scale, quantizer.unit)
+    tensors = {"weight": codes, "weight_scale": scale}
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def export_trained(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
@@ -70,7 +94,8 @@ def export_fp8(
     with staged_folder(folder) as staging:
         tensors = dict(exported_tensors(model))
         save_torch_state_dict(tensors, staging, max_shard_size=max_shard_size)
-        write_json(staging / "config.json", _config(model, unquantized))
+        weights = weights_of_linears(quantized.values())
+        write_json(staging / "config.json", _config(model, unquantized, weights))
         if model.generation_config is not None:
             model.generation_config.save_pretrained(staging)
         tokenizer.save_pretrained(staging)
@@ -81,9 +106,8 @@ def exported_tensors(model: PreTrainedModel) -> Iterator[tuple[str, torch.Tensor
     quantized = quantized_linears(model)
     yield from plain_tensors(model, quantized).items()
     for name, module in quantized.items():
-        qdata, scale = module.quantized_weight()
-        yield f"{name}.weight", qdata.detach().cpu().contiguous()
-        yield f"{name}.weight_scale", scale.detach().cpu().contiguous()
+        for last, value in weight_tensors(module).items():
+            yield f"{name}.{last}", value
         if (bias := getattr(module, "bias", None)) is not None:
             yield f"{name}.bias", plain(bias)
     for name, value in expert_tensors(model).items():
@@ -124,7 +148,7 @@ def is_wide(model: PreTrainedModel, name: str) -> bool:
     return any(part in name for part in model._keep_in_fp32_modules_strict or ())
 
 
-def _config(model: PreTrainedModel, unquantized: list[str]) -> dict[str, Any]:
+def _config(model: PreTrainedModel, unquantized: list[str], weights: Weights) -> dict[str, Any]:
     config = {
         key: value
         for key, value in json.loads(model.config.to_json_string()).items()
@@ -144,45 +168,5 @@ def _config(model: PreTrainedModel, unquantized: list[str]) -> dict[str, Any]:
     return config | {
         "architectures": [type(model).__name__],
         "torch_dtype": "bfloat16",
-        "quantization_config": quantization_config(unquantized),
-    }
-
-
-def quantization_config(ignore: list[str]) -> dict[str, Any]:
-    """compressed-tensors' description of this format; `ignore` names the linears left in bf16."""
-    common: dict[str, Any] = {
-        "num_bits": 8,
-        "type": "float",
-        "symmetric": True,
-        "group_size": None,
-        "block_structure": None,
-        "actorder": None,
-    }
-    weights = common | {
-        "strategy": "channel",
-        "dynamic": False,
-        "observer": "minmax",
-        "observer_kwargs": {},
-    }
-    activations = common | {
-        "strategy": "token",
-        "dynamic": True,
-        "observer": None,
-        "observer_kwargs": {},
-    }
-    return {
-        "quant_method": "compressed-tensors",
-        "format": "float-quantized",
-        "quantization_status": "compressed",
-        "global_compression_ratio": None,
-        "kv_cache_scheme": None,
-        "ignore": ignore,
-        "config_groups": {
-            "group_0": {
-                "targets": ["Linear"],
-                "weights": weights,
-                "input_activations": activations,
-                "output_activations": None,
-            }
-        },
+        "quantization_config": quantization_config(unquantized, weights),
     }
