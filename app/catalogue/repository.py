@@ -23,7 +23,8 @@ from app.base.database import MAX_COUNTED, NUM_SEARCHED, UNSYNCED, now_plus
 from app.models import Artifact, DatasetStatistics, Export, Job, Model, OperationStatus
 from app.models.base import JsonObject
 from app.models.job_lifecycle import LIVE
-from falqon_core.contract.formats import ENGINE_KEYS, FormatName
+from falqon_core.contract.formats import FormatName
+from falqon_core.contract.gguf_support import ENGINE_KEYS
 from falqon_core.contract.rounding import Rounding
 
 ADAPTER: FormatName = "gguf_lora"  # the form that engines put on a base

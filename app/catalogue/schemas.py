@@ -9,7 +9,7 @@ from app.models import Alias, Model
 from app.models.alias import AliasTarget
 from app.models.model import ServeAs
 from app.models.strict_model import StrictModel
-from falqon_core.contract.formats import engine_note
+from falqon_core.contract.gguf_support import engine_note
 from falqon_core.contract.rounding import Rounding
 
 MAX_REPLICAS = 16  # of a model

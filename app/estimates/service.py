@@ -21,7 +21,8 @@ from app.services import Services
 from app.workers import service as workers
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
-from falqon_core.contract.formats import EXACT_GGUF, FormatUnavailable, check_format, engine_note
+from falqon_core.contract.formats import EXACT_GGUF, FormatUnavailable, check_format
+from falqon_core.contract.gguf_support import engine_note
 from falqon_core.contract.methods import group_size_refusal
 from falqon_core.estimate.block_fit import weights_refusal
 from falqon_core.estimate.cards import find_device, with_measured_peak

@@ -31,15 +31,13 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import (
     EXACT_GGUF,
-    GGUF_ARCHITECTURES,
     QUANTIZED_GGUF,
-    WINDOW_PATTERNS,
     FormatName,
     FormatUnavailable,
     QuantizedGguf,
     check_format,
-    rotation_of,
 )
+from falqon_core.contract.gguf_support import GGUF_ARCHITECTURES, WINDOW_PATTERNS, rotation_of
 from falqon_core.contract.model_folder import EXPERT_FORMAT, MIXTURES, MXFP4, read_config
 from falqon_core.contract.quantization_config import weights_of
 from falqon_core.estimate.dimensions import ModelDimensions

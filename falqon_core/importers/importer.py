@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 from falqon_core.contract.errors import ModelError
-from falqon_core.contract.formats import engine_note
+from falqon_core.contract.gguf_support import engine_note
 from falqon_core.contract.model_folder import read_config
 from falqon_core.files import staged_folder
 from falqon_core.importers.limits import limit_resources, size_of

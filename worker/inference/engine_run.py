@@ -15,7 +15,7 @@ from app.catalogue import repository as catalogue
 from app.inference import claims
 from app.models import Engine, EngineState
 from falqon_core.contract.errors import UserError
-from falqon_core.contract.formats import engine_refusal
+from falqon_core.contract.gguf_support import engine_refusal
 from worker.context import WorkerContext
 from worker.inference.base_server import BaseServer
 from worker.inference.engine_choice import Loading, prepare

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from falqon_core.contract.formats import engine_note
+from falqon_core.contract.gguf_support import engine_note
 
 MISTRAL = {"model_type": "mistral", "sliding_window": 4096}
 
