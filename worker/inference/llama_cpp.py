@@ -6,11 +6,13 @@ import os
 import resource
 import signal
 import sys
+import time
 from argparse import ArgumentParser
 
 TOKEN_VARIABLE = "FALQON_ENGINE_TOKEN"
 PARALLEL_ANSWERS = 4
 ADAPTER_REFUSAL = "failed to apply lora adapter: "  # In llama.cpp's log, before the reason.
+LOG_SECONDS = 0.2  # A thread writes llama.cpp's log, which says why; to exit would end it before.
 STEP_TOKENS = 512  # Prompt tokens a step; the engine serves other requests between two steps.
 
 
@@ -60,7 +62,8 @@ def main() -> None:
         cpu.poll = 0  # Spinning threads would take the processor from a training beside them.
     try:
         server = xllamacpp.Server(parameters)
-    except RuntimeError as error:  # its log says why
+    except RuntimeError as error:
+        time.sleep(LOG_SECONDS)
         sys.exit(str(error))
     os.write(stdout, f"{server.listening_address}\n".encode())
     os.close(stdout)
