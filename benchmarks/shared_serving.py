@@ -110,7 +110,7 @@ was not tested here. Against it:
 So each fine-tune has a process of its own, which shares the pages of the base. What one more takes
 is its adapter, the keys and values of {answers} answers of the model's longest context (720 MiB for
 SmolLM2-135M, zeroed by llama.cpp while it loads; the one process here has {context:,} tokens an
-answer), and about 20 MiB of its own. A merged model takes the same beside its weights.
+answer), and 20 to 40 MiB of its own. A merged model takes the same beside its weights.
 
 Threads of several processes meet on the same cores. They sleep at a barrier (`OMP_WAIT_POLICY`,
 set by the engine): where they spin, as OpenMP's threads do by default, eight streams over eight of
