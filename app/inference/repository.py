@@ -39,7 +39,9 @@ def find_ready(session: Session, model: Model) -> list[ReadyEngine]:
     )
     use_is_due = Engine.used_at < now_plus(-USE_IS_NOTED_EVERY_SECONDS)
     statement = select(Engine, use_is_due).where(*is_ready).order_by(Engine.replica)
-    ready = [ReadyEngine(*row) for row in session.execute(statement)]
+    # An engine that the session has read before may have become ready, with an address, meanwhile.
+    fresh = session.execute(statement, execution_options={"populate_existing": True})
+    ready = [ReadyEngine(*row) for row in fresh]
     return [each for each in ready if each.engine.replica < model.replicas] or ready
 
 

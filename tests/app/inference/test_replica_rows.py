@@ -260,3 +260,19 @@ def test_an_engine_that_comes_meanwhile_is_in_the_same_order(backend: Backend) -
         others_wait.set()
         for each in (first, second):
             each.result()
+
+
+def test_an_engine_that_becomes_ready_between_two_reads_has_its_address(backend: Backend) -> None:
+    request(backend, replicas=1)
+    (free,) = waiting(backend)
+    assert claim(backend, free.engine) is not None
+    with backend.database.read() as session:
+        (loading,) = repository.find(session, BASE_MODEL)
+        assert loading.address is None
+        with backend.database.transaction() as other:
+            ready = update(Engine).where(Engine.model_id == BASE_MODEL)
+            other.execute(ready.values(state=EngineState.READY, address="http://127.0.0.1:1"))
+        found = repository.find_ready(session, session.get_one(Model, BASE_MODEL))
+        # SQLite's reads are all of one moment.
+        assert len(found) == (1 if session.get_bind().dialect.name == "postgresql" else 0)
+        assert all(each.engine.address for each in found)
