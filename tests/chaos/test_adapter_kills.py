@@ -16,8 +16,9 @@ from tests.chaos.askers import Asker, ModelVoice, add_project, asking
 from tests.chaos.conftest import Count
 from tests.chaos.scale import SCALE, every_run_on
 from tests.chaos.serving import RECOVERY_SECONDS, Serving, serving_on
-from tests.support.adapters import add_adapter, answers_of, random_adapter, tiny_gguf
+from tests.support.adapters import add_adapter, random_adapter, tiny_gguf
 from tests.support.backend import Backend
+from tests.support.llama_cpp import answers_of
 from tests.support.waiting import wait_for
 
 VICTIMS = ("engine", "engines", "worker")

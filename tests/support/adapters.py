@@ -1,10 +1,6 @@
-"""Adapters for llama.cpp as models of their own, and what each of them answers."""
+"""Adapters for llama.cpp as models of their own."""
 
-import json
 import shutil
-import subprocess
-import sys
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +10,10 @@ from app.base.database import Database
 from app.base.storage import Storage
 from app.models import Artifact, Model
 from falqon_core.contract.model_folder import read_config
-from tests.support.backend import ROOT
 
-ASK_LLAMA_CPP = ROOT / "tests" / "falqon_core" / "export" / "ask_llama_cpp.py"
 ADAPTER = "adapter.gguf"
 LINEAR = "model.layers.1.mlp.down_proj"
 RANK = 4
-ASK_SECONDS = 120.0
 
 
 def write_variant(adapter: Path, path: Path, seed: int, most: float) -> None:
@@ -76,16 +69,3 @@ def add_adapter(
         stored = storage.put_file(key, path)
         row = {"model_id": name, "name": ADAPTER, "storage_key": key}
         session.add(Artifact(**row, **stored._asdict()))
-
-
-def answers_of(
-    gguf: Path, adapters: Sequence[Path], messages: Sequence[Mapping[str, str]], num_tokens: int
-) -> list[str]:
-    """Return the most probable answer of each adapter, by llama.cpp in a process of its own."""
-    arguments = [gguf, json.dumps(messages), num_tokens, *adapters]
-    command = [sys.executable, ASK_LLAMA_CPP, *arguments]
-    done = subprocess.run(
-        list(map(str, command)), capture_output=True, check=True, timeout=ASK_SECONDS
-    )
-    answers = json.loads(done.stdout)
-    return answers if len(adapters) > 1 else [answers]

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +34,7 @@ from falqon_core.export.peft import convert_gguf_adapter
 from falqon_core.importers.gguf import convert_gguf
 from falqon_core.ops.quantize import quantize_rows
 from tests.falqon_core.train import trainings
+from tests.support.llama_cpp import ask_llama_cpp
 
 # PEFT asks transformers by a name that is going to change.
 pytestmark = pytest.mark.filterwarnings(
@@ -312,25 +312,12 @@ def test_gguf_holds_the_trained_weights(
     assert tokenizers[0](text)["input_ids"] == tokenizers[1](text)["input_ids"]
 
 
-def ask_llama_cpp(*arguments: object) -> str:
-    program = Path(__file__).with_name("ask_llama_cpp.py")
-    completed = subprocess.run(
-        [sys.executable, program, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert completed.returncode == 0, completed.stderr[-2000:]
-    return str(json.loads(completed.stdout))
-
-
 def test_llama_cpp_answers_as_transformers_does(
     trained: Trained, fp8: PreTrainedModel, tmp_path: Path
 ) -> None:
     folder = export(trained, "gguf", tmp_path / "gguf")
     expected = answer(fp8, AutoTokenizer.from_pretrained(trained.model))
-    assert ask_llama_cpp(folder / "model.gguf", json.dumps(QUESTION), 8) == expected
+    assert ask_llama_cpp(folder / "model.gguf", QUESTION, 8) == expected
     assert len(set(expected.split())) > 2, "it has learned to say something"
 
 
@@ -346,14 +333,13 @@ def test_llama_cpp_puts_the_adapter_on_the_untouched_base(trained: Trained, tmp_
     write_gguf(trained.base, tmp_path, "base")
     base = AutoModelForCausalLM.from_pretrained(trained.base)
     tokenizer = AutoTokenizer.from_pretrained(trained.base)
-    question = json.dumps(QUESTION)
     untouched = answer(base, tokenizer)
-    assert ask_llama_cpp(tmp_path / "model.gguf", question, 8) == untouched
+    assert ask_llama_cpp(tmp_path / "model.gguf", QUESTION, 8) == untouched
     adapted = PeftModel.from_pretrained(base, export(trained, "lora", tmp_path / "lora"))
     expected = answer(adapted.merge_and_unload(), tokenizer)
     assert expected != untouched
     adapter = tmp_path / "adapter" / "adapter.gguf"
-    assert ask_llama_cpp(tmp_path / "model.gguf", question, 8, adapter) == expected
+    assert ask_llama_cpp(tmp_path / "model.gguf", QUESTION, 8, adapter) == expected
 
 
 def test_an_adapter_for_llama_cpp_becomes_pefts_in_bf16(trained: Trained, tmp_path: Path) -> None:

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +39,7 @@ from falqon_core.export.gguf import write_gguf
 from falqon_core.export.gguf_gemma import BYTE_TOKENS
 from falqon_core.importers.gguf import convert_gguf
 from tests.falqon_core.families.models import SIZES, YARN, write_model
+from tests.support.llama_cpp import ask_llama_cpp
 
 Tensors = dict[str, Tensor]
 
@@ -262,22 +261,8 @@ def check_answers(tmp_path: Path) -> None:
 
     write_gguf(tmp_path / "model", tmp_path / "gguf", "tiny")
 
-    program = Path(__file__).with_name("ask_llama_cpp.py")
-    completed = subprocess.run(
-        [
-            sys.executable,
-            program,
-            tmp_path / "gguf/model.gguf",
-            json.dumps(question),
-            str(len(answer)),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert completed.returncode == 0, completed.stderr[-2000:]
-    assert json.loads(completed.stdout).strip() == tokenizer.decode(answer).strip()
+    said = ask_llama_cpp(tmp_path / "gguf/model.gguf", question, len(answer))
+    assert said.strip() == tokenizer.decode(answer).strip()
 
 
 def test_llama_cpp_reads_gemmas_tokenizer_as_transformers_does(

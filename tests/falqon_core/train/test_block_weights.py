@@ -4,8 +4,6 @@ training from their model, and llama.cpp with the codes that were trained.
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,6 +29,7 @@ from falqon_core.train.checkpoint import load_checkpoint
 from falqon_core.train.model import load_base_model
 from tests.falqon_core.families.models import FAMILIES, random_model
 from tests.falqon_core.train.trainings import bytes_of, config_of, of, resize, train
+from tests.support.llama_cpp import ask_llama_cpp
 
 RECIPE = {
     "rank": 8,
@@ -176,20 +175,6 @@ def test_bf16_holds_the_same_values(training: Path, tmp_path: Path) -> None:
         assert torch.equal(plain[name], value)
 
 
-def ask(gguf: Path) -> str:
-    program = Path(__file__).parents[1] / "export" / "ask_llama_cpp.py"
-    question = json.dumps([{"role": "user", "content": "Question 3?"}])
-    completed = subprocess.run(
-        [sys.executable, program, gguf, question, "4"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert completed.returncode == 0, completed.stderr[-2000:]
-    return str(json.loads(completed.stdout))
-
-
 def test_llama_cpp_has_the_trained_codes(
     training: Path, weights: BlockName, tmp_path: Path
 ) -> None:
@@ -209,7 +194,7 @@ def test_llama_cpp_has_the_trained_codes(
     convert_gguf(gguf, tmp_path / "back")
     back = load_file(tmp_path / "back" / "model.safetensors")
     assert all(torch.equal(back[name], value) for name, value in values.items())
-    assert isinstance(ask(gguf), str)
+    assert ask_llama_cpp(gguf, [{"role": "user", "content": "Question 3?"}], 4)
     assert (tmp_path / "gguf" / f"{weights}-{CERTIFICATE}").is_file()
 
 

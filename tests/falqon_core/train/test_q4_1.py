@@ -2,9 +2,6 @@
 base models, and by llama.cpp.
 """
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +22,7 @@ from falqon_core.train.exporter import choose_checkpoint
 from falqon_core.train.model import load_base_model
 from falqon_core.train.q4_1 import export_q4_1
 from tests.falqon_core.train.trainings import config_of, train
+from tests.support.llama_cpp import ask_llama_cpp
 
 # the inputs of falqon-tiny's down_proj are no multiple of 32
 TARGET_MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj")
@@ -90,17 +88,8 @@ def test_the_command_writes_a_folder_whose_file_llama_cpp_answers_with(
     assert "Q4_1" in (folder / "README.md").read_text()
     reader = GGUFReader(folder / "model.gguf")
     assert reader.get_field("general.name").contents() == "ft:tiny"
-    program = Path(__file__).parents[1] / "export" / "ask_llama_cpp.py"
-    question = json.dumps([{"role": "user", "content": "Question 3?"}])
-    completed = subprocess.run(
-        [sys.executable, program, folder / "model.gguf", question, "4"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-    assert completed.returncode == 0, completed.stderr[-2000:]
-    assert isinstance(json.loads(completed.stdout), str)
+    question = [{"role": "user", "content": "Question 3?"}]
+    assert ask_llama_cpp(folder / "model.gguf", question, 4)
 
 
 def test_a_q4_1_export_with_another_base_is_refused(

@@ -1,9 +1,7 @@
 """Smaller GGUF forms: what they hold, what llama.cpp answers with them, what rounding costs."""
 
-import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,9 +17,9 @@ from falqon_core.contract.rounding import ROUNDING, Rounding
 from falqon_core.train.model import load_base_model
 from falqon_core.train.rounding import compare
 from tests.falqon_core.train import trainings
+from tests.support.llama_cpp import ask_llama_cpp
 
 QUESTION = [{"role": "user", "content": "Question 3?"}]
-LLAMA_CPP = Path(__file__).parents[1] / "export" / "ask_llama_cpp.py"
 
 
 @pytest.fixture(scope="module")
@@ -78,10 +76,7 @@ def test_llama_cpp_answers_with_it(format: QuantizedGguf, output: Path, tmp_path
     assert name is not None
     assert name.contents() == "ft:tiny"
     assert not (tmp_path / "small" / ROUNDING).exists(), "no rows, no measurement"
-    arguments = [sys.executable, str(LLAMA_CPP), str(file), json.dumps(QUESTION), "8"]
-    completed = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=60)
-    assert completed.returncode == 0, completed.stderr[-2000:]
-    assert json.loads(completed.stdout)
+    assert ask_llama_cpp(file, QUESTION, 8)
 
 
 def test_an_adapter_is_compared_with_the_merged_model(

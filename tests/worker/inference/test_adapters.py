@@ -20,10 +20,11 @@ from falqon_core.contract.messages import ExitCode
 from falqon_core.export.formats import write_format
 from falqon_core.export.gguf import write_gguf_adapter_file
 from tests.falqon_core.train import trainings
-from tests.support.adapters import add_adapter, answers_of, tiny_gguf, write_variant
+from tests.support.adapters import add_adapter, tiny_gguf, write_variant
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.backend import processes
 from tests.support.engines import engine_worker
+from tests.support.llama_cpp import answers_of
 from tests.support.waiting import wait_for
 
 TINY_MODEL = "falqon-tiny"

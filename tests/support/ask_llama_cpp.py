@@ -1,5 +1,5 @@
 """llama.cpp in a process of its own, because it logs to whatever stdout it finds: GGUF, messages as
-JSON, number of tokens, an adapter or none -> answer; several adapters -> the answers with each.
+JSON, number of tokens, adapters -> the answers with each, or the one without any.
 """
 
 import json
@@ -30,5 +30,5 @@ def answer(adapter: str | None) -> str:
 real = os.dup(1)
 os.dup2(2, 1)
 answers = list(map(answer, sys.argv[4:] or [None]))
-os.write(real, json.dumps(answers if len(answers) > 1 else answers[0]).encode())
+os.write(real, json.dumps(answers).encode())
 os._exit(0)
