@@ -9,15 +9,16 @@ from app.inference.service import EngineTarget
 LOAD_PATH = "/v1/load_lora_adapter"
 
 
-async def load_adapter(client: httpx.AsyncClient, target: EngineTarget) -> bool:
-    """Return whether the server has the adapter now."""
-    if target.adapter is None:
-        return False
+def is_missing(target: EngineTarget, status: int) -> bool:
+    """Return whether the answer may be that of a server which does not have the adapter."""
+    return target.adapter is not None and status == httpx.codes.NOT_FOUND
+
+
+async def load_adapter(client: httpx.AsyncClient, target: EngineTarget) -> None:
+    """Have the server load the adapter. What hinders it, the server says when it is asked again:
+    it also refuses one that another request has had loaded meanwhile.
+    """
+    assert target.adapter is not None
     name, address = target.adapter
-    answer = await client.post(
-        f"{target.address}{LOAD_PATH}",
-        json={"lora_name": name, "lora_path": address},
-        headers=target.headers,
-    )
-    # vLLM refuses one that another request has had loaded meanwhile.
-    return answer.status_code in (httpx.codes.OK, httpx.codes.BAD_REQUEST)
+    request = {"lora_name": name, "lora_path": address}
+    await client.post(f"{target.address}{LOAD_PATH}", json=request, headers=target.headers)

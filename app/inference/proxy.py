@@ -16,7 +16,7 @@ from fastapi import Request, Response
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, Unavailable
 from app.inference import upstream
-from app.inference.adapters import load_adapter
+from app.inference.adapters import is_missing, load_adapter
 from app.inference.documents import join, parse
 from app.inference.forms import AnswerForm, dump
 from app.inference.questions import EngineRequest
@@ -118,10 +118,10 @@ class Exchange:
         try:
             self.tally.add_sent(question)
             answer = await self._send(question)
-            if answer.status_code == httpx.codes.NOT_FOUND:
-                await answer.aread()
-                if await load_adapter(self.client, self.target):
-                    answer = await self._send(question)
+            if is_missing(self.target, answer.status_code):
+                await answer.aclose()
+                await load_adapter(self.client, self.target)
+                answer = await self._send(question)
         except BaseException:
             turn.release()
             raise

@@ -61,8 +61,7 @@ def own_checkpoint(session: Session, project_id: str, name: str) -> Checkpoint:
 
 def trained_format(session: Session, project_id: str, name: str) -> Weights:
     """Return the format in which a checkpoint of the project becomes a model."""
-    recipe = _own(session, project_id, name).job.recipe
-    return "fp8" if recipe is None else recipe.weights
+    return _own(session, project_id, name).job.weights
 
 
 def _own(session: Session, project_id: str, name: str) -> NamedCheckpoint:

@@ -11,6 +11,7 @@ from app.models.job_progress import JobProgress
 from app.models.job_request import JobRequest
 from app.models.job_verdict import JobVerdict
 from app.models.reported import ReportedFloat
+from falqon_core.contract.block_weights import Weights
 from falqon_core.contract.config import Recipe, read_old_recipe
 from falqon_core.estimate.estimate import Actual, Estimate
 
@@ -176,6 +177,11 @@ class Job(Base):
     events_removed_at: Mapped[datetime | None]
     # Removal of all checkpoints but the best and the last, because of their age.
     checkpoints_removed_at: Mapped[datetime | None]
+
+    @property
+    def weights(self) -> Weights:
+        """Return the form in which it trains, and its checkpoints become models."""
+        return "fp8" if self.recipe is None else self.recipe.weights
 
     @hybrid_property
     def is_waiting(self) -> bool:

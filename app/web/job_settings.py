@@ -16,8 +16,8 @@ DEFAULT_UPDATE_RULE: str = Recipe.model_fields["update_rule"].default
 FIELDS_BY_GROUP = {
     "Training": "beta max_steps lr_schedule warmup_ratio weight_decay max_grad_norm "
     "microbatch_tokens activation_checkpointing",
-    "LoRA and FP8": "alpha target_modules update_rule a_init train_a num_update_rows "
-    "base_copy simulate_fp8 group_size quantizer weight_format adapters_fp8",
+    "LoRA and FP8": "alpha target_modules update_rule a_init train_a num_update_rows base_copy "
+    "simulate_fp8 group_size quantizer weight_format adapters_fp8",
     "Validation and checkpoints": "validation_fraction validation_seed eval_every "
     "early_stopping_patience "
     "num_samples sample_tokens checkpoint_every keep_checkpoints",

@@ -261,8 +261,7 @@ def _checkpoint_rows(
     session: Session, job: Job, model_id: str, checkpoints: Sequence[Checkpoint]
 ) -> list[CheckpointRow]:
     names = [checkpoint_name(model_id, checkpoint.step) for checkpoint in checkpoints]
-    trained = (job.recipe or Recipe()).weights
-    merged = exports.of_checkpoints(session, job.project_id, names, trained)
+    merged = exports.of_checkpoints(session, job.project_id, names, job.weights)
     adapters = exports.of_checkpoints(session, job.project_id, names, "gguf_lora")
     wanted = [*names, *(export.exported_model_id for export in adapters.values())]
     models = catalogue.present(session, job.project_id, wanted)

@@ -3,8 +3,8 @@
 The adapters come from a checkpoint, the others from the folder of a trained model, whose weights
 are exact in bf16: `bf16` and `gguf` compute what that model computes, and no rounding is added;
 `gguf_q4_0` has the codes that were trained; the smaller GGUF forms round, and `train.rounding`
-writes them. All need memory for the model in bf16. `q4_1` needs
-the base model beside the checkpoint: `train.q4_1` writes it.
+writes them. All need memory for the model in bf16. `q4_1` needs the base model beside the
+checkpoint: `train.q4_1` writes it.
 """
 
 import shutil

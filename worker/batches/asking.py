@@ -12,7 +12,7 @@ import structlog
 from app.aliases import service as aliases
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from app.base.errors import ApiError, Unavailable
-from app.inference.adapters import load_adapter
+from app.inference.adapters import is_missing, load_adapter
 from app.inference.documents import join, parse
 from app.inference.engine_traits import KnownTraits
 from app.inference.known_aliases import KnownAliases, choose
@@ -120,8 +120,8 @@ class BatchAsker:
     ) -> dict[str, Any]:
         tally.add_sent(question)
         answer = await self._post(target, request.engine_path, question.fields)
-        is_missing = answer.status_code == httpx.codes.NOT_FOUND
-        if is_missing and await load_adapter(self._client, target):
+        if is_missing(target, answer.status_code):
+            await load_adapter(self._client, target)
             answer = await self._post(target, request.engine_path, question.fields)
         if answer.status_code != httpx.codes.OK:
             if target.is_gone(answer.status_code):

@@ -6,12 +6,10 @@ import os
 import shutil
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
 from app.attempts.values import Inputs
 from app.jobs.space import DISK_MARGIN, describe_shortage, expected_bytes
 from app.models import Job
-from falqon_core.contract.model_folder import read_config
 from worker.models.model_folders import make_room
 
 
@@ -50,9 +48,3 @@ def require_space(work_dir: Path, folder: Path, num_bytes: int) -> None:
             f"{os.strerror(errno.ENOSPC)}: about {needed} bytes are needed, {free} are free",
             str(folder),
         )
-
-
-def config_of(folder: Path) -> dict[str, Any]:
-    """Return the config.json of a folder; an adapter's has none."""
-    path = folder / "config.json"
-    return read_config(folder) if path.is_file() else {}

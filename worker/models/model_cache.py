@@ -22,13 +22,14 @@ from app.jobs import checkpoint_repository
 from app.models import Artifact, Checkpoint, Job
 from falqon_core.contract.formats import ConvertedFormat, MergedFormat
 from falqon_core.contract.layout import checkpoint_folder
+from falqon_core.contract.model_folder import read_config
 from falqon_core.contract.quantization_config import growth_in_bf16
 from worker.context import WorkerContext
 from worker.gateway import ObjectStore
 from worker.machine.gpu import num_threads_of
 from worker.machine.scratch import scratch
 from worker.machine.subprocesses import run_tool
-from worker.models.disk_space import config_of, require_space
+from worker.models.disk_space import require_space
 from worker.models.fetching import fetch_artifacts, fetch_checkpoint
 from worker.models.model_folders import hold, models_root, staging_root
 
@@ -146,8 +147,7 @@ class ModelCache:
         )
         arguments = ["export", str(training), "--step", str(checkpoint.step), "--model", str(base)]
         arguments += ["--base-model", trained.requested.model, "--output", str(model)]
-        trained_format = "fp8" if trained.recipe is None else trained.recipe.weights
-        arguments += ["--to", format or trained_format, "--name", name]
+        arguments += ["--to", format or trained.weights, "--name", name]
         if num_threads := num_threads_of(self._settings):
             arguments += ["--num-threads", str(num_threads)]
         for option, path in zip(("--train-file", "--validation-file"), data, strict=False):
@@ -194,8 +194,9 @@ class ModelCache:
     ) -> Path:
         folder = self._folder(f"{source.name}\0{format}\n")
         while not self._is_held(folder):
-            stored = sum(path.stat().st_size for path in source.iterdir())
-            self._require_space(growth_in_bf16(config_of(source)) * stored)
+            is_model = (source / "config.json").is_file()  # An adapter's folder has none.
+            growth = growth_in_bf16(read_config(source) if is_model else {})
+            self._require_space(growth * sum(path.stat().st_size for path in source.iterdir()))
             with self._alone(folder):
                 if folder.is_dir():
                     continue

@@ -25,7 +25,6 @@ from app.web.pages.job import show_job
 from app.web.session import notify
 from app.web.text import job_name
 from app.web.visitor import FORM_SCRIPT, PageRouter, WritingVisitor
-from falqon_core.contract.config import Recipe
 from falqon_core.contract.formats import FormatName
 
 USED_UP = "The budget is used up. Enter a higher cap, or leave the field empty for no cap."
@@ -188,8 +187,8 @@ def _export(
         with services.database.read() as session:
             job = service.get(session, caller.project_id, job_id)
             name = checkpoint_name(service.model_id(session, job), step)
-            trained = (job.recipe or Recipe()).weights
-        export = exports.create_export(services, caller, name, format or trained)
+            format = format or job.weights
+        export = exports.create_export(services, caller, name, format)
         if export.exported_model:
             notify(request, f"The model of step {step} is ready.")
         else:
