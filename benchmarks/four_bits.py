@@ -3,11 +3,12 @@ r"""Training at four and eight bits against LoRA that is rounded to the same for
     python -m benchmarks.four_bits --model .cache/smollm2 \
       --train gsm8k_train.jsonl --test gsm8k_test_first500.jsonl
 
-Each training takes 60 steps of two records of at most 160 tokens, with all automatic values, or
+Each training takes `--steps` of two records of at most 160 tokens, with all automatic values, or
 with what its variant changes. FALQON computes with the rounded weights at each step
 (falqon_core/meld/block_rows.py), so that its loss is that of the model as it is served. LoRA trains
 in bf16; its merged weights are rounded to each form by the same choice of scales, and for Q4_0 by
-llama.cpp's quantizer as well. Activations are not rounded.
+llama.cpp's quantizer as well. QLoRA is merged and rounded alike; QA-LoRA trains in Q4_1 itself.
+Activations are not rounded. Another task is another pair of files, with a name (`--task`).
 
 Each model is judged on rows of both halves of the test file: variants are chosen by the first, and
 reported on the second. Pairs compare row by row: each row counts once, as the mean over the seeds
@@ -16,12 +17,11 @@ adapters are kept under `--output`, so that another form needs no second trainin
 depend on how busy the machine is.
 """
 
-import csv
-import math
+import argparse
 import os
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -33,16 +33,35 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmarks import parser_of
+from benchmarks.four_bits_table import (
+    BASE,
+    BF16,
+    FALQON,
+    FORMS,
+    FP8,
+    LLAMA,
+    LORA,
+    Q4_1,
+    QA_LORA,
+    QLORA,
+    STEPS,
+    TASK,
+    Model,
+    append,
+    read,
+    report,
+)
 from benchmarks.rows import chat_dataset
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Loader
 from falqon_core.data.microbatch import collate
 from falqon_core.data.sequences import TokenSequence
 from falqon_core.export.gguf_blocks import quantize_blocks
-from falqon_core.meld.block_quantizer import QUANTIZERS, BlockQuantizer
+from falqon_core.meld.block_quantizer import QUANTIZERS, BlockQuantizer, round_e2m1_
 from falqon_core.meld.block_rows import BlockRows
 from falqon_core.meld.convert import swap_blocks, target_linears
 from falqon_core.meld.linear import MeldedLinear
+from falqon_core.methods import create_method
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.lora import Lora
 from falqon_core.objectives.loss import microbatch_loss, sequence_log_probabilities
@@ -51,57 +70,26 @@ from falqon_core.train.model import load_base_model, load_dimensions, load_token
 from falqon_core.train.optimizer import Optimizer, learning_rate
 
 RESULTS = Path(__file__).parent / "results"
-NUM_CHOSEN = 250  # Rows of the test file's first half, by which variants are chosen.
 NUM_RECORDS = 2000  # Of the training file, before long ones are left out.
 MOST_TOKENS = 160  # Of a record: a quarter of GSM8K, so that a training takes minutes on one core.
-STEPS = 60
 BATCH_SIZE = 2
 ROWS_TOGETHER = 8  # Of one forward pass over held-out rows.
 MAX_SEQ_LENGTH = 512
-BF16, FP8, LLAMA = "bf16", "fp8", "q4_0 by llama.cpp"
-FORMS = (BF16, FP8, *QUANTIZERS, LLAMA)
-BASE, LORA, FALQON = "base", "lora", "falqon"
-INTRODUCTION = """\
-SmolLM2-135M on GSM8K's records of at most 160 tokens, 60 steps of two. Losses are nats a token of
-the answers, as served with the weights in that form and activations in bf16. LoRA trains in bf16
-and is rounded afterwards; FALQON computes with the rounded weights at each step. Variants were
-chosen by rows of the first half of the test file, whose loss is given as well; the reported rows
-are of the second half and chose nothing, though the seeds are the same. Written by"""
-
-ALSO_TRIED = """\
-## How far this goes
-
-At four bits FALQON is ahead of LoRA rounded to the same form with every seed, and leaves a fifth of
-the loss that rounding adds, or less. At eight bits (Q8_0) rounding adds nothing to LoRA's, and
-FALQON is ahead by what it learns. Trained in FP8 and rounded to NVFP4 afterwards, FALQON loses as
-LoRA does: what is gained comes from training at four bits. The error is of rows; three seeds of one
-data set are few. The automatic rate is the best of three on the choosing rows, with one seed; it
-was chosen in FP8, with these seeds. An earlier trial of another task, after 75 steps, saw the order
-change with the seed. Not trained yet: the other variants, another task, longer trainings. One
-block, with three seeds, has the same order (four_bits_block.md).
-
-## Also tried
-
-- B begun from the rounding error of the base, projected on A along the gradient, before any step
-  (seed 0, 32 held-out rows, NVFP4): the base has 1.854 in bf16 and 1.858 rounded.
-  B that takes the error back makes it 2.269, three times in a row 2.126, B that adds it 1.898, each
-  with a standard error of 0.03 to 0.04. Probably A has directions of single inputs, where nearest
-  rounding is the least error already and a push to the other side enlarges it. Not trained on.
-- Relative errors of the rounded weights of SmolLM2 (18 of its linears): FP8 0.0266, NVFP4 0.0805,
-  MXFP4 0.1129, Q4_0 0.0783 (llama.cpp's own scales: 0.0862), Q8_0 0.0085."""
+PEERS = {LORA: BF16, QLORA: BF16, QA_LORA: Q4_1}  # And the form that each trains.
 
 
 @dataclass(frozen=True)
 class Variant:
     """A change of FALQON: the multiple of its automatic rate, the steps between two choices of the
     scales (0: the base's stay), B begun at the base's rounding error along A, times `feedback`,
-    training in FP8 and rounding afterwards.
+    training in FP8 and rounding afterwards, rounding at random until the last step.
     """
 
     rate_factor: float = 1.0
     scale_steps: int = 0
     feedback: float = 0.0
     rounds_afterwards: bool = False
+    rounds_at_random: bool = False
     recipe: tuple[tuple[str, object], ...] = ()
 
 
@@ -113,50 +101,28 @@ VARIANTS = {
     "B begun at the error": Variant(feedback=1.0),
     "trained in FP8, rounded": Variant(rounds_afterwards=True),
     "all A train": Variant(recipe=(("train_a", True),)),
+    "A along the rounding error": Variant(recipe=(("a_init", "quant_error"),)),
+    "rounded at random but for the last step": Variant(rounds_at_random=True),
 }
-
-
-@dataclass(frozen=True)
-class Model:
-    """One model: its losses on rows of the first half of the test file and of the second, their
-    mean over the rows and each; by quarters, the mean training loss.
-    """
-
-    method: str
-    form: str
-    variant: str
-    seed: int
-    held_out: int  # rows of each half
-    learning_rate: float = 0.0
-    training: str = ""
-    choosing: float = 0.0
-    reported: float = 0.0
-    rows: str = ""
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        return self.method, self.form, self.variant, self.seed, self.held_out
-
-    def row_losses(self, reported: bool = True) -> list[float]:
-        """Return the loss of each reported row, or of each choosing one."""
-        losses = list(map(float, self.rows.split()))
-        return losses[self.held_out :] if reported else losses[: self.held_out]
 
 
 class Bench:
     """The files of the benchmark, read once."""
 
-    def __init__(self, model: Path, train: Path, test: Path, held_out: int, output: Path) -> None:
+    def __init__(self, args: argparse.Namespace) -> None:
+        model, train, test, held_out = args.model, args.train, args.test, args.held_out
         self.model = model
-        self.output = output
+        self.steps: int = args.steps
+        self.output: Path = args.output / f"{args.task}-{args.steps}"
         tokenizer = load_tokenizer(model)
         lines = train.read_text().splitlines()[:NUM_RECORDS]
-        output.mkdir(parents=True, exist_ok=True)
-        first = output / "train.jsonl"
+        self.output.mkdir(parents=True, exist_ok=True)
+        first = self.output / "train.jsonl"
         first.write_text("\n".join(lines) + "\n")
         self.records = _short(chat_dataset(first, tokenizer, MAX_SEQ_LENGTH))
         rows = chat_dataset(test, tokenizer, MAX_SEQ_LENGTH)
-        halves = _short(rows[:NUM_CHOSEN]), _short(rows[NUM_CHOSEN:])
+        half = len(rows) // 2
+        halves = _short(rows[:half]), _short(rows[half:])
         least = min(map(len, halves))
         if least < held_out:
             raise SystemExit(f"--held-out: a half of the test file has only {least} short rows")
@@ -165,7 +131,7 @@ class Bench:
 
     def recipe(self, method: str, seed: int, factor: float = 1.0, **options: object) -> Recipe:
         recipe = Recipe.model_validate(
-            {"method": method, "seed": seed, "batch_size": BATCH_SIZE, "max_steps": STEPS}
+            {"method": method, "seed": seed, "batch_size": BATCH_SIZE, "max_steps": self.steps}
             | {"max_seq_length": MAX_SEQ_LENGTH}
             | options
         )
@@ -188,7 +154,7 @@ class Bench:
         model: PreTrainedModel,
         method: Falqon | Lora,
         begin: Callable[[], None],
-        after_step: Callable[[int], None],
+        after_step: Callable[[int], object],
     ) -> str:
         """Train, and return the mean training loss of each quarter."""
         recipe = method.recipe
@@ -203,7 +169,7 @@ class Bench:
             relative_rates=method.relative_rates(),
         )
         losses = []
-        for step in range(STEPS):
+        for step in range(self.steps):
             batch = loader.next_step()
             num_labels = sum(microbatch.num_labels for microbatch in batch)
             losses.append(0.0)
@@ -212,10 +178,12 @@ class Bench:
                 loss.backward()
                 losses[-1] += loss.item()
             optimizer.clip()
-            optimizer.step(learning_rate(recipe, step, STEPS))
+            optimizer.step(learning_rate(recipe, step, self.steps))
             after_step(step + 1)
-        quarter = STEPS // 4
-        means = (statistics.fmean(losses[at : at + quarter]) for at in range(0, STEPS, quarter))
+        quarter = self.steps // 4
+        means = (
+            statistics.fmean(losses[at : at + quarter]) for at in range(0, 4 * quarter, quarter)
+        )
         return " ".join(f"{mean:.4f}" for mean in means)
 
 
@@ -274,25 +242,40 @@ def make_base(bench: Bench, wanted: Sequence[Model]) -> Iterator[Model]:
         yield bench.finish(made, model)
 
 
-def make_lora(bench: Bench, wanted: Sequence[Model]) -> Iterator[Model]:
-    """Yield one training of LoRA in each form."""
-    seed = wanted[0].seed
-    recipe = bench.recipe(LORA, seed)
-    model, method = load_base_model(bench.model), Lora(recipe)
-    path = bench.output / f"lora-{seed}.safetensors"
+def make_peer(bench: Bench, wanted: Sequence[Model]) -> Iterator[Model]:
+    """Yield one training of LoRA, or of a method with its adapters, in each form."""
+    kind, seed = wanted[0].method, wanted[0].seed
+    recipe = bench.recipe(kind, seed)
+    model, method = load_base_model(bench.model), create_method(recipe)
+    assert isinstance(method, Lora)
+    path = bench.output / f"{kind}-{seed}.safetensors"
     training = ""
     if path.exists():
         method.restore(model, load_file(path))
     else:
-        training = bench.train(model, method, _do_nothing, lambda _: None)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        training = bench.train(model, method, _do_nothing, lambda _: method.after_step())
         save_file(method.state(), path)
     weights = {name: layer.merged_weight().detach() for name, layer in method.layers.items()}
     rate = recipe.learning_rate or 0.0
     for made in wanted:
-        if made.form != BF16:  # As it trained, with its adapters beside the base.
+        if made.form != PEERS[kind]:  # As it trained, with its adapters beside the base.
             serve(model, weights, made.form)
         yield bench.finish(replace(made, learning_rate=rate, training=training), model)
+
+
+def round_e2m1_at_random_(units: Tensor) -> Tensor:
+    """Round fp32 numbers to one of the two of e2m1 around them, the nearer more often, in place.
+
+    Next to a power of two, where the spacing changes, the odds are those of one side.
+    """
+    spacing = torch.exp2(units.abs().clamp(1.0, 4.0).log2().floor()) / 2
+    return round_e2m1_(units.add_((torch.rand_like(units) - 0.5) * spacing))
+
+
+def _round_by(method: Falqon, round_: Callable[[Tensor], Tensor]) -> None:
+    for layer in method.layers.values():
+        assert isinstance(layer.w_rows, BlockRows)
+        layer.w_rows._quantizer = replace(layer.w_rows._quantizer, round_=round_)
 
 
 def make_falqon(bench: Bench, made: Model) -> Model:
@@ -314,6 +297,8 @@ def make_falqon(bench: Bench, made: Model) -> Model:
                 delta = error @ torch.linalg.pinv(layer.a.float())
                 layer.delta.copy_(delta * variant.feedback / layer.scaling)
                 layer.refresh()
+        if variant.rounds_at_random:
+            _round_by(method, round_e2m1_at_random_)
 
     @torch.no_grad()
     def after_step(step: int) -> None:
@@ -323,6 +308,8 @@ def make_falqon(bench: Bench, made: Model) -> Model:
                 assert isinstance(layer.w_rows, BlockRows)
                 assert layer.base is not None
                 layer.w_rows.choose_scales(layer.base, layer.delta.detach(), layer.a, layer.scaling)
+        if variant.rounds_at_random and step == bench.steps:
+            _round_by(method, round_e2m1_)
         method.after_step()
 
     training = bench.train(model, method, begin, after_step)
@@ -344,130 +331,13 @@ def _do_nothing() -> None:
     """Begin as the method does by itself."""
 
 
-def read(path: Path) -> list[Model]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            Model(
-                row["method"],
-                row["form"],
-                row["variant"],
-                int(row["seed"]),
-                int(row["held_out"]),
-                float(row["learning_rate"]),
-                row["training"],
-                float(row["choosing"]),
-                float(row["reported"]),
-                row["rows"],
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def append(path: Path, made: Model) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [each.name for each in fields(Model)], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(asdict(made))
-
-
-def paired(
-    ours: Sequence[Model], theirs: Sequence[Model], reported: bool = True
-) -> tuple[float, float, list[float]]:
-    """Return the mean difference of a row over the seeds of `ours`, which `theirs` have too, its
-    standard error over the rows, and the difference of each seed.
-    """
-    by_seed = {each.seed: each for each in theirs}
-    gaps = [
-        [
-            a - b
-            for a, b in zip(
-                each.row_losses(reported), by_seed[each.seed].row_losses(reported), strict=True
-            )
-        ]
-        for each in ours
-    ]
-    by_row = [statistics.fmean(row) for row in zip(*gaps, strict=True)]
-    error = statistics.stdev(by_row) / math.sqrt(len(by_row))
-    return statistics.fmean(by_row), error, [statistics.fmean(gap) for gap in gaps]
-
-
-def report(models: Sequence[Model]) -> str:
-    """Return the page: the losses of all models, and FALQON against LoRA rounded afterwards."""
-    groups: dict[tuple[str, str, str], list[Model]] = {}
-    for made in models:
-        groups.setdefault((made.form, made.method, made.variant), []).append(made)
-    order = sorted(groups, key=lambda key: (FORMS.index(key[0]), key[1], key[2]))
-    lines = [
-        "# Four bits, as trained",
-        "",
-        INTRODUCTION,
-        "",
-        "    python -m benchmarks.four_bits --model .cache/smollm2 \\",
-        "      --train gsm8k_train.jsonl --test gsm8k_test_first500.jsonl",
-        "",
-        "| weights | method | variant | rate | seeds | choosing rows | reported rows |",
-        "|---|---|---|---:|---|---:|---:|",
-    ]
-    for form, method, variant in order:
-        group = groups[form, method, variant]
-        rate = f"{group[0].learning_rate:.2g}" if group[0].learning_rate else ""
-        lines.append(
-            f"| {form} | {method} | {variant} | {rate} | {_seeds(group)} | "
-            f"{statistics.fmean(each.choosing for each in group):.4f} | "
-            f"{statistics.fmean(each.reported for each in group):.4f} |"
-        )
-    lines += ["", *_comparison(groups, order), "", ALSO_TRIED]
-    return "\n".join(lines) + "\n"
-
-
-def _seeds(group: Sequence[Model]) -> str:
-    return "" if group[0].method == BASE else ", ".join(str(each.seed) for each in group)
-
-
-def _comparison(
-    groups: dict[tuple[str, str, str], list[Model]], order: Sequence[tuple[str, str, str]]
-) -> Iterator[str]:
-    yield "FALQON at a form against LoRA rounded to it, on the reported rows and the seeds that"
-    yield "both have: the difference and its standard error over the rows, that of each seed, and"
-    yield "what is left of the loss that rounding adds to LoRA's in bf16 (-: less than two standard"
-    yield "errors); last, the difference on"
-    yield "the choosing rows."
-    yield ""
-    yield (
-        "| weights | variant | FALQON minus LoRA rounded | standard errors | each seed | left "
-        "| choosing rows |"
-    )
-    yield "|---|---|---:|---:|---|---:|---:|"
-    for form, method, variant in order:
-        theirs = groups.get((form, LORA, ""), [])
-        in_bf16 = groups.get((BF16, LORA, ""), [])
-        seeds = {each.seed for each in theirs} & {each.seed for each in in_bf16}
-        ours = [each for each in groups[form, method, variant] if each.seed in seeds]
-        if method != FALQON or not ours:
-            continue
-        gap, error, by_seed = paired(ours, theirs)
-        chosen, chosen_error, _ = paired(ours, theirs, reported=False)
-        ours_added, _, _ = paired(ours, in_bf16)
-        alike = [each for each in theirs if each.seed in {our.seed for our in ours}]
-        theirs_added, added_error, _ = paired(alike, in_bf16)
-        is_told = theirs_added > 2 * added_error
-        left = f"{ours_added / theirs_added:.0%}" if is_told else "-"
-        yield (
-            f"| {form} | {variant} | {gap:+.4f} ± {error:.4f} | {gap / error:+.1f} | "
-            f"{', '.join(f'{each:+.4f}' for each in by_seed)} | {left} | "
-            f"{chosen:+.4f} ± {chosen_error:.4f} |"
-        )
-
-
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--train", type=Path, required=True)
     parser.add_argument("--test", type=Path, required=True)
+    parser.add_argument("--task", default=TASK, help="what the files are called in the table")
+    parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--output", type=Path, default=Path(".cache/four_bits"), help="adapters")
     parser.add_argument("--held-out", type=int, default=48, help="rows of each half")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -477,11 +347,12 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS)
     args = parser.parse_args()
     table = args.results / "four_bits.csv"
-    bench = Bench(args.model, args.train, args.test, args.held_out, args.output)
+    bench = Bench(args)
 
     def missing(method: str, seed: int, variant: str = "") -> list[Model]:
         done = {each.key for each in read(table)}
-        wanted = [Model(method, form, variant, seed, args.held_out) for form in args.forms]
+        made = Model(method, "", variant, seed, args.held_out, args.task, args.steps)
+        wanted = [replace(made, form=form) for form in args.forms]
         return [each for each in wanted if each.key not in done]
 
     def keep(made: Model) -> None:
@@ -493,9 +364,10 @@ def main() -> None:
         for made in make_base(bench, wanted):
             keep(made)
     for seed in args.seeds:
-        if LORA in args.methods and (wanted := missing(LORA, seed)):
-            for made in make_lora(bench, wanted):
-                keep(made)
+        for kind in PEERS:
+            if kind in args.methods and (wanted := missing(kind, seed)):
+                for made in make_peer(bench, wanted):
+                    keep(made)
         if FALQON in args.methods:
             for variant in args.variants:
                 for made in missing(FALQON, seed, variant):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +21,11 @@ from falqon_core.bench.kernels import LINES, KernelDraw, KernelLine, Shapes, mea
 from falqon_core.bench.model import dimensions_of, llama_7b, random_model
 from falqon_core.bench.steps import StepSetup, workloads
 from falqon_core.bench.timing import median_seconds, what_went_wrong
+from falqon_core.contract.block_weights import Weights, title_of
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.diagnosis import Check, Measurement, Skipped
 from falqon_core.contract.model_folder import read_config
-from falqon_core.estimate.cards import FP8_CAPABILITY
+from falqon_core.estimate.cards import FP8_CAPABILITY, native_weights
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import (
     largest_fitting,
@@ -74,6 +75,7 @@ def device_checks(model: Path | None) -> Iterator[tuple[str, Check]]:
     name, dimensions = choose_dimensions(model)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     yield f"memory for {name}", partial(check_memory, dimensions, device, must_fit=bool(model))
+    yield "forms of weights", partial(check_weights, device)
     yield "attention", partial(check_attention, device)
     if device.type == "cpu":
         yield "training step", check_step_on_cpu
@@ -127,6 +129,17 @@ def check_memory(dimensions: ModelDimensions, device: torch.device, must_fit: bo
     if must_fit:
         raise MemoryError(answer)
     return answer
+
+
+def check_weights(device: torch.device) -> str:
+    """Say which forms of weights this device multiplies as stored, where an engine has a kernel for
+    it. Trainings dequantize blocks everywhere.
+    """
+    is_cpu = device.type == "cpu"
+    native = native_weights(None if is_cpu else torch.cuda.get_device_capability(device))
+    others = [title_of(name) for name in get_args(Weights) if name not in native]
+    stored = ", ".join(map(title_of, native)) or "none"
+    return f"multiplied as stored: {stored}; dequantized first: {', '.join(others)}"
 
 
 def check_attention(device: torch.device) -> str:

@@ -7,12 +7,14 @@ the driver does not report is left out.
 
 import re
 
+from falqon_core.contract.block_weights import Weights
 from falqon_core.estimate.devices import DEVICES, DeviceSpec, reported_device
 
 Capability = tuple[int, int]
 
 MIN_CAPABILITY: Capability = (8, 0)  # the first with bf16 in its tensor cores
 FP8_CAPABILITY: Capability = (8, 9)  # the first with FP8 in its tensor cores
+FP4_CAPABILITY: Capability = (10, 0)  # the first with e2m1 in blocks of 16 or 32 in them
 MAX_NAME = 64  # as long as the name of a device may be in a request
 MAX_MODEL = 44  # characters of the driver's name, which leaves room for both endings
 MIB_PER_GIB = 1024
@@ -40,6 +42,15 @@ ASSUMED_TFLOPS: dict[Capability, float] = {
     (12, 1): 250,  # GB10
 }
 UNKNOWN_TFLOPS = 200.0
+
+
+def native_weights(capability: Capability | None) -> tuple[Weights, ...]:
+    """Return the forms of weights that a card multiplies as they are stored; none on a CPU. Others
+    are dequantized first.
+    """
+    if capability is None or capability < FP8_CAPABILITY:
+        return ()
+    return ("fp8",) if capability < FP4_CAPABILITY else ("fp8", "nvfp4", "mxfp4")
 
 
 def device_of_card(

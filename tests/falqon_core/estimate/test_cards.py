@@ -3,7 +3,13 @@ from decimal import Decimal
 import pytest
 
 from falqon_core.contract.config import Recipe
-from falqon_core.estimate.cards import Capability, device_of_card, find_device, with_measured_peak
+from falqon_core.estimate.cards import (
+    Capability,
+    device_of_card,
+    find_device,
+    native_weights,
+    with_measured_peak,
+)
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.estimate import estimate
@@ -100,3 +106,9 @@ def test_an_estimate_on_it_says_what_is_assumed_and_that_it_is_unpriced() -> Non
     assert result.cost.price_source.startswith("unpriced: no price of rtx-5090-31gib-sm120 is set")
     assert default_price(device.name).usd_per_device_hour == Decimal(0)
     assert all(default_price(name).usd_per_device_hour for name in DEVICES)
+
+
+def test_a_card_multiplies_the_forms_that_its_tensor_cores_have() -> None:
+    assert native_weights(None) == native_weights((8, 6)) == ()
+    assert native_weights((8, 9)) == native_weights((9, 0)) == ("fp8",)
+    assert native_weights((10, 0)) == native_weights((12, 1)) == ("fp8", "nvfp4", "mxfp4")
