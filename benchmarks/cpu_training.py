@@ -212,34 +212,34 @@ class Setup:
         return ours(self.args.model, self.recipe(system), next(self.batches(system)))
 
 
-def peak_memory(name: str, args: argparse.Namespace) -> int:
+def peak_memory(system: System, args: argparse.Namespace) -> int:
     """Bytes; for a fresh process."""
     setup = Setup(args)
-    step = setup.step(SYSTEMS[name])
-    batches = setup.batches(SYSTEMS[name])
+    step = setup.step(system)
+    batches = setup.batches(system)
     for _ in range(1 if args.short else MEMORY_STEPS):
         step(next(batches))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def peaks_of(args: argparse.Namespace) -> dict[str, int]:
+def peaks_of(systems: Mapping[str, System], args: argparse.Namespace) -> dict[str, int]:
     """Return the peak bytes of every system."""
     peaks = {}
     with ProcessPoolExecutor(1, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for name in SYSTEMS:
-            peaks[name] = pool.submit(peak_memory, name, args).result()
+        for name, system in systems.items():
+            peaks[name] = pool.submit(peak_memory, system, args).result()
             print(f"{name}: peak memory {peaks[name] / 2**20:,.0f} MiB", flush=True)
     return peaks
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Real tokens per second of each system in each round, and the GEMMs' share of the time of our
-    padded steps.
+    """Real tokens per second of each system in each round, and the GEMMs' share of the time of the
+    first one's steps, in each round.
     """
 
     tokens: Mapping[str, list[float]]
-    gemm_share: float
+    gemm_shares: list[float]
 
     def median(self, name: str) -> float:
         return statistics.median(self.tokens[name])
@@ -249,25 +249,26 @@ class Rates:
         return statistics.median(rate / peer for rate, peer in rounds)
 
 
-def measure_speed(args: argparse.Namespace) -> Rates:
+def measure_speed(systems: Mapping[str, System], args: argparse.Namespace) -> Rates:
     setup = Setup(args)
-    steps = {name: setup.step(system) for name, system in SYSTEMS.items()}
-    batches = {name: setup.batches(system) for name, system in SYSTEMS.items()}
-    tokens: dict[str, list[float]] = {name: [] for name in SYSTEMS}
-    shares = []
+    steps = {name: setup.step(system) for name, system in systems.items()}
+    batches = {name: setup.batches(system) for name, system in systems.items()}
+    first = next(iter(systems))
+    rates = Rates({name: [] for name in systems}, [])
     for round_ in range(args.rounds + 1):
         for name, step in steps.items():
             of_round = [next(batches[name]) for _ in range(args.steps)]
             rate, loss = timed(step, of_round)
             if round_ == 0:  # the first round warms up
                 continue
-            tokens[name].append(rate)
+            rates.tokens[name].append(rate)
             print(f"{name}: {rate:.0f} tokens/s (loss {loss:.3f})", flush=True)
-            if name == OURS:
+            if name == first:
                 seconds = sum(m.num_tokens for batch in of_round for m in batch) / rate
                 microbatches = [microbatch for batch in of_round for microbatch in batch]
-                shares.append(gemm_seconds(args.model, args.rank, microbatches) / seconds)
-    return Rates(tokens, statistics.median(shares))
+                alone = gemm_seconds(args.model, args.rank, microbatches)
+                rates.gemm_shares.append(alone / seconds)
+    return rates
 
 
 def report(args: argparse.Namespace, peaks: Mapping[str, int], rates: Rates) -> str:
@@ -281,19 +282,19 @@ def report(args: argparse.Namespace, peaks: Mapping[str, int], rates: Rates) -> 
         "",
         "| as users get it | tokens/s | ours is faster by | peak memory |",
         "|---|---:|---:|---:|",
-        *(_row(name, OURS_DEFAULT, peaks, rates) for name in AS_USERS_GET_IT),
+        *(row_of(name, OURS_DEFAULT, peaks, rates) for name in AS_USERS_GET_IT),
         "",
         "| padded, the same 4 records | tokens/s | ours is faster by | peak memory |",
         "|---|---:|---:|---:|",
-        *(_row(name, OURS, peaks, rates) for name in PADDED),
+        *(row_of(name, OURS, peaks, rates) for name in PADDED),
         "",
-        f"The GEMMs of our padded steps alone take {100 * rates.gemm_share:.0f} % of the time of "
-        "those steps.",
+        "The GEMMs of our padded steps alone take "
+        f"{100 * statistics.median(rates.gemm_shares):.0f} % of the time of those steps.",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _row(name: str, ours: str, peaks: Mapping[str, int], rates: Rates) -> str:
+def row_of(name: str, ours: str, peaks: Mapping[str, int], rates: Rates) -> str:
     ratio = "" if name == ours else f"{rates.ratio(ours, name):.2f}"
     return f"| {name} | {rates.median(name):.0f} | {ratio} | {peaks[name] / 2**20:,.0f} MiB |"
 
@@ -307,8 +308,8 @@ def write_results(tables: str) -> None:
     RESULTS.write_text(page)
 
 
-def main() -> None:
-    parser = parser_of(__doc__)
+def arguments_of(description: str | None) -> argparse.Namespace:
+    parser = parser_of(description)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument(
         "--data", type=Path, default=Path(__file__).parents[1] / "demo" / "support_desk.jsonl"
@@ -321,7 +322,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.short:
         args.rounds, args.steps = 2, 1
-    tables = report(args, peaks_of(args), measure_speed(args))
+    return args
+
+
+def main() -> None:
+    args = arguments_of(__doc__)
+    tables = report(args, peaks_of(SYSTEMS, args), measure_speed(SYSTEMS, args))
     print(tables)
     write_results(tables)
 
