@@ -37,10 +37,12 @@ rounded to NVFP4 afterwards, FALQON loses as LoRA does: what is gained comes fro
 bits. The error is of rows, and the seeds of 60 steps are those that chose the defaults in FP8. One
 block, with three seeds, has the same order (four_bits_block.md).
 
-Of the variants, twice the rate, half of it and scales chosen again are worse on the choosing rows,
-so is an A along the rounding error of the form. Rounding at random until the last step, and an A
-that trains in every linear, differ from the default by less than seeds do; the default stays.
-QA-LoRA trains in Q4_1 and has nothing to round; QLoRA trains over NF4 and is merged into bf16.
+Of the variants, twice the rate, half of it, scales chosen again and an A along the rounding error
+of the form are worse on the choosing rows. Rounding at random until the last step, and an A that
+trains in every linear, differ from the default by less than two standard errors; it stays.
+QA-LoRA trains in Q4_1, on whose grid the published weights of SmolLM2 lie already, so that its base
+has no error here (systems.md says how it fares without that). QLoRA trains over NF4 and is merged
+into bf16, or rounded.
 
 ## Also tried
 
