@@ -228,7 +228,7 @@ class Trainer:
 
 
 def range_test() -> RangeTest:
-    """A test whose loss is lowest at a rate of 1e-2, and so proposes 1e-3."""
+    """A test whose loss is lowest at a rate of 1e-2, and so proposes 5e-3."""
     points = [
         RangePoint(learning_rate=10 ** (-4 + step / 4), loss_change=0.1 * (step / 4 - 2) ** 2 - 0.5)
         for step in range(12)

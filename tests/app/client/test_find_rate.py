@@ -20,7 +20,7 @@ def test_find_rate_shows_estimate_curve_proposal_and_the_next_command(
     assert done.exit_code == 0, done.stderr
     assert facts(done.stdout)["steps"] == "20"
     assert "1.0e-04 █▆▅▄▃▂▁▁▁▁▁▂ 5.6e-02  loss -0.500 at its lowest" in done.stdout
-    assert "A learning rate of 0.001 is proposed." in done.stdout
+    assert "A learning rate of 0.005 is proposed." in done.stdout
     assert "falqon download" not in done.stdout
     next_command = done.stdout.rstrip().splitlines()[-1].removeprefix("Next: falqon ")
     job_id = next_command.split()[2]

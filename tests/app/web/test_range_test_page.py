@@ -35,9 +35,9 @@ def test_the_form_submits_a_range_test_whose_page_leads_back_with_its_rate(
         session.execute(update(Job).where(Job.id == job_id).values(**ended))
     after = browser.get(f"/jobs/{job_id}").text
     assert not hidden.search(after)
-    assert "A learning rate of 0.001 is proposed." in after
+    assert "A learning rate of 0.005 is proposed." in after
     assert len(re.findall(r"\[-?[\d.]+, -?[\d.]+\]", after)) == len(range_test().points)
-    (link,) = re.findall(r'href="(/jobs/new\?like=[^"]*)">Use 0.001</a>', after)
+    (link,) = re.findall(r'href="(/jobs/new\?like=[^"]*)">Use 0.005</a>', after)
     form = browser.get(link.replace("&amp;", "&")).text
-    for name, value in {"learning_rate": "0.001", "rank": "4"}.items():
+    for name, value in {"learning_rate": "0.005", "rank": "4"}.items():
         assert re.search(rf'<input id="{name}" name="{name}" value="{value}"', form), name
