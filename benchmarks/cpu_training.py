@@ -41,11 +41,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch
-from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
 
 from benchmarks import parser_of
 from benchmarks.gemm_bound import gemm_seconds
+from benchmarks.peft_lora import create_peft, mean_loss
 from benchmarks.rows import chat_dataset
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Loader, Microbatch
@@ -123,39 +122,17 @@ def ours(model: Path, recipe: Recipe, first: list[Microbatch]) -> Step:
 
 
 def peft(model: Path, rank: int, system: System) -> Step:
-    base = AutoModelForCausalLM.from_pretrained(
-        model, dtype=torch.bfloat16, attn_implementation="sdpa", local_files_only=True
-    )
-    if system.checkpointing:
-        base.activation_checkpointing_enable({"use_reentrant": False})
-        base.enable_input_require_grads()
-    lora = LoraConfig(
-        r=rank,
-        lora_alpha=rank,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    wrapped = get_peft_model(base, lora)
+    wrapped = create_peft(model, rank, checkpointing=system.checkpointing)
     parameters = [p for p in wrapped.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.to(system.adapter_dtype)
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0, fused=True)
-    wrapped.train()
 
     def step(batch: list[Microbatch]) -> float:
         total = 0.0
         for microbatch in batch:
-            labels = torch.full_like(microbatch.labels, -100)  # transformers shifts by itself
-            labels[:, 1:] = microbatch.labels[:, :-1]
             with torch.autocast("cpu", torch.bfloat16, enabled=system.autocast):
-                output = wrapped(
-                    input_ids=microbatch.input_ids,
-                    attention_mask=microbatch.attention_mask,
-                    labels=labels,
-                    use_cache=False,
-                )
-            loss = output.loss / len(batch)
+                loss = mean_loss(wrapped, microbatch) / len(batch)
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

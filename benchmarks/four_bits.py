@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from benchmarks import parser_of
+from benchmarks.csv_rows import append, read
 from benchmarks.four_bits_table import (
     BASE,
     BF16,
@@ -47,8 +48,6 @@ from benchmarks.four_bits_table import (
     STEPS,
     TASK,
     Model,
-    append,
-    read,
     report,
 )
 from benchmarks.rows import chat_dataset
@@ -350,14 +349,14 @@ def main() -> None:
     bench = Bench(args)
 
     def missing(method: str, seed: int, variant: str = "") -> list[Model]:
-        done = {each.key for each in read(table)}
+        done = {each.key for each in read(table, Model)}
         made = Model(method, "", variant, seed, args.held_out, args.task, args.steps)
         wanted = [replace(made, form=form) for form in args.forms]
         return [each for each in wanted if each.key not in done]
 
     def keep(made: Model) -> None:
-        append(table, made)
-        (args.results / "four_bits.md").write_text(report(read(table)))
+        append(table, [made])
+        (args.results / "four_bits.md").write_text(report(read(table, Model)))
         print(*made.key, made.training, made.choosing, made.reported, flush=True)
 
     if BASE in args.methods and (wanted := missing(BASE, 0)):

@@ -1,11 +1,9 @@
 """The table of four_bits.py: the lines of its CSV, and the page that is written from them."""
 
-import csv
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 
 from falqon_core.meld.block_quantizer import QUANTIZERS
 
@@ -86,38 +84,6 @@ class Model:
         """Return the loss of each reported row, or of each choosing one."""
         losses = list(map(float, self.rows.split()))
         return losses[self.held_out :] if reported else losses[: self.held_out]
-
-
-def read(path: Path) -> list[Model]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            Model(
-                row["method"],
-                row["form"],
-                row["variant"],
-                int(row["seed"]),
-                int(row["held_out"]),
-                row["task"],
-                int(row["steps"]),
-                float(row["learning_rate"]),
-                row["training"],
-                float(row["choosing"]),
-                float(row["reported"]),
-                row["rows"],
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def append(path: Path, made: Model) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [each.name for each in fields(Model)], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(asdict(made))
 
 
 def paired(

@@ -13,13 +13,12 @@ difference. Each training is one line of the CSV and is not run again; one that 
 continues from its checkpoint. Losses do not depend on how busy the machine is.
 """
 
-import csv
 import json
 import math
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ import torch
 from torch import nn
 
 from benchmarks import parser_of
+from benchmarks.csv_rows import append, read
 from benchmarks.rows import chat_dataset
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.layout import model_folder
@@ -154,38 +154,6 @@ def run(training: Trained, args: Any) -> Trained:
     return Trained(**figures)
 
 
-def read(path: Path) -> list[Trained]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            Trained(
-                row["method"],
-                float(row["rate_factor"]),
-                int(row["seed"]),
-                int(row["steps"]),
-                row["reported"] == "True",
-                float(row["learning_rate"]),
-                row["by_step"],
-                float(row["trained"]),
-                float(row["weights"]),
-                float(row["as_served"]),
-                row["rows"],
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def append(path: Path, training: Trained) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        names = [field.name for field in fields(Trained)]
-        writer = csv.DictWriter(file, names, lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(asdict(training))
-
-
 def paired(ours: Sequence[Trained], theirs: Sequence[Trained]) -> tuple[float, float]:
     """Return the mean difference of a row, means over the seeds that both have, and its standard
     error over the rows.
@@ -282,11 +250,11 @@ def main() -> None:
     args = parser.parse_args()
     table = args.results / "quality.csv"
     for training in plan(args.seeds, args.long_seeds):
-        if training.key in {each.key for each in read(table)}:
+        if training.key in {each.key for each in read(table, Trained)}:
             continue
         finished = run(training, args)
-        append(table, finished)
-        (args.results / "quality.md").write_text(report(read(table)))
+        append(table, [finished])
+        (args.results / "quality.md").write_text(report(read(table, Trained)))
         print(*finished.key, finished.trained, finished.as_served, flush=True)
 
 

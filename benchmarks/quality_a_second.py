@@ -14,7 +14,6 @@ gradients. A training is kept in the CSV when it is complete, and not run again.
 """
 
 import argparse
-import csv
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -25,11 +24,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import matplotlib as mpl
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from benchmarks import parser_of
+from benchmarks.csv_rows import append, read
+from benchmarks.peft_lora import create_peft, mean_loss
 from benchmarks.rows import chat_dataset
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Loader
@@ -82,27 +81,10 @@ def create_ours(recipe: Recipe, model_folder: Path, first: list[Microbatch]) -> 
     return System(lambda microbatch: microbatch_loss(model, microbatch)[0], step)
 
 
-def create_peft(recipe: Recipe, model_folder: Path) -> System:
-    base = AutoModelForCausalLM.from_pretrained(
-        model_folder, dtype=torch.bfloat16, attn_implementation="sdpa", local_files_only=True
-    )
-    lora = LoraConfig(
-        r=recipe.rank,
-        lora_alpha=recipe.rank,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    model = get_peft_model(base, lora).train()
+def create_theirs(recipe: Recipe, model_folder: Path) -> System:
+    model = create_peft(model_folder, recipe.rank)
     parameters = [each for each in model.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0, fused=True)
-
-    def loss(microbatch: Microbatch) -> Tensor:
-        labels = torch.full_like(microbatch.labels, -100)  # transformers shifts by itself
-        labels[:, 1:] = microbatch.labels[:, :-1]
-        ids, mask = microbatch.input_ids, microbatch.attention_mask
-        output = model(input_ids=ids, attention_mask=mask, labels=labels, use_cache=False)
-        return output.loss * microbatch.num_labels
 
     def step(rate: float) -> None:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -111,7 +93,7 @@ def create_peft(recipe: Recipe, model_folder: Path) -> System:
         optimizer.step()
         optimizer.zero_grad()
 
-    return System(loss, step)
+    return System(lambda batch: mean_loss(model, batch) * batch.num_labels, step)
 
 
 def train(name: str, seed: int, args: argparse.Namespace) -> list[Point]:
@@ -131,7 +113,7 @@ def train(name: str, seed: int, args: argparse.Namespace) -> list[Point]:
 
     start = time.process_time()
     if name == PEFT:
-        system = create_peft(recipe, args.model)
+        system = create_theirs(recipe, args.model)
     else:
         first = loader()
         batches = [microbatch for _ in range(4) for microbatch in first.next_step()]
@@ -165,32 +147,6 @@ def held_out_loss(system: System, rows: Sequence[TokenSequence], packing: bool) 
     return round(total / num_labels, 5)
 
 
-def read(path: Path) -> list[Point]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            Point(
-                row["system"],
-                int(row["seed"]),
-                int(row["step"]),
-                float(row["preparation"]),
-                float(row["seconds"]),
-                float(row["loss"]),
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def append(path: Path, points: Sequence[Point]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(asdict(points[0])), lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerows(map(asdict, points))
-
-
 def draw(points: Sequence[Point], path: Path) -> None:
     """Write a line for each training, of one colour a system."""
     mpl.use("svg")
@@ -217,7 +173,7 @@ def draw(points: Sequence[Point], path: Path) -> None:
 
 
 def report(points: Sequence[Point]) -> str:
-    """Return the page: when each system reached the losses that LoRA by PEFT ends with."""
+    """Return the page: the picture, and the losses of each training with the time of its steps."""
     lines = ["# Held-out loss against seconds of training", ""]
     lines += [f"![the losses of the three, against CPU seconds]({PICTURE})", ""]
     lines += ["SmolLM2-135M on GSM8K, 60 steps of four records, each system at its automatic rate."]
@@ -247,10 +203,10 @@ def main() -> None:
     table = args.results / TABLE
     for seed in args.seeds:
         for name in METHODS:
-            if (name, seed) not in {(point.system, point.seed) for point in read(table)}:
+            if (name, seed) not in {(point.system, point.seed) for point in read(table, Point)}:
                 append(table, train(name, seed, args))
-            draw(read(table), args.results / PICTURE)
-            (args.results / PAGE).write_text(report(read(table)))
+            draw(read(table, Point), args.results / PICTURE)
+            (args.results / PAGE).write_text(report(read(table, Point)))
 
 
 if __name__ == "__main__":

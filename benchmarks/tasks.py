@@ -9,15 +9,15 @@ scored, and is not run again; one that was interrupted continues from its checkp
 written anew after each line. Scores do not depend on how busy the machine is.
 """
 
-import csv
 import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks import parser_of
+from benchmarks.csv_rows import append, read
 from benchmarks.task_rows import MAKERS, MOST_ROWS, TaskRow, is_right, make_rows
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.layout import model_folder
@@ -117,35 +117,6 @@ def run(cell: Cell, base: Path, output: Path) -> Cell:
     return Cell(**figures)
 
 
-def read(path: Path) -> list[Cell]:
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            Cell(
-                row["task"],
-                int(row["rows"]),
-                row["method"],
-                int(row["seed"]),
-                int(row["held_out"]),
-                int(row["steps"]),
-                float(row["score"]),
-                row["losses"],
-                float(row["train_loss"]) if row["train_loss"] else None,
-            )
-            for row in csv.DictReader(file)
-        ]
-
-
-def append(path: Path, cell: Cell) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Cell)], lineterminator="\n")
-        if is_new:
-            writer.writeheader()
-        writer.writerow(asdict(cell))
-
-
 def report(cells: Sequence[Cell]) -> str:
     """Return the page: a line for each task, number of rows and method."""
     lines = [
@@ -198,11 +169,11 @@ def main() -> None:
     if BASE in arguments.methods:
         wanted = [Cell(task, 0, BASE, 0, arguments.held_out) for task in arguments.task] + wanted
     for cell in wanted:
-        if cell.key in {each.key for each in read(table)}:
+        if cell.key in {each.key for each in read(table, Cell)}:
             continue
         done = run(cell, arguments.model, arguments.output)
-        append(table, done)
-        (arguments.results / "tasks.md").write_text(report(read(table)))
+        append(table, [done])
+        (arguments.results / "tasks.md").write_text(report(read(table, Cell)))
         print(*done.key, f"{done.score:.1%}", done.losses, flush=True)
 
 
