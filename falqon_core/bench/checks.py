@@ -132,14 +132,14 @@ def check_memory(dimensions: ModelDimensions, device: torch.device, must_fit: bo
 
 
 def check_weights(device: torch.device) -> str:
-    """Say which forms of weights this device multiplies as stored, where an engine has a kernel for
-    it. Trainings dequantize blocks everywhere.
+    """Say which forms of weights the tensor cores multiply, where an engine has a kernel for it and
+    rounds activations to the form. Trainings dequantize blocks everywhere.
     """
     is_cpu = device.type == "cpu"
     native = native_weights(None if is_cpu else torch.cuda.get_device_capability(device))
     others = [title_of(name) for name in get_args(Weights) if name not in native]
-    stored = ", ".join(map(title_of, native)) or "none"
-    return f"multiplied as stored: {stored}; dequantized first: {', '.join(others)}"
+    multiplied = ", ".join(map(title_of, native)) or "none"
+    return f"multiplied by tensor cores: {multiplied}; dequantized first: {', '.join(others)}"
 
 
 def check_attention(device: torch.device) -> str:

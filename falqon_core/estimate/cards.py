@@ -45,8 +45,8 @@ UNKNOWN_TFLOPS = 200.0
 
 
 def native_weights(capability: Capability | None) -> tuple[Weights, ...]:
-    """Return the forms of weights that a card multiplies as they are stored; none on a CPU. Others
-    are dequantized first.
+    """Return the forms of weights that a card's tensor cores multiply, with activations in the same
+    form; none on a CPU.
     """
     if capability is None or capability < FP8_CAPABILITY:
         return ()

@@ -35,7 +35,7 @@ def test_a_machine_without_a_card_is_told_in_time_what_was_not_tried() -> None:
     rows = {row.name: row for row in Diagnosis.model_validate_json(done.stdout).rows}
     assert rows["attention"].status == rows["training step"].status == "ok"
     assert "the loss falls" in rows["training step"].detail
-    assert rows["forms of weights"].detail.startswith("multiplied as stored: none;")
+    assert rows["forms of weights"].detail.startswith("multiplied by tensor cores: none;")
     assert [rows[name].status for name in ("torch", "what needs a GPU")] == ["skipped", "skipped"]
     assert "kernels" in rows["what needs a GPU"].detail
 
