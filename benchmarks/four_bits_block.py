@@ -183,10 +183,11 @@ def train_falqon(task: Task, quantizer: BlockQuantizer, student: Student) -> flo
     for name, weight in task.base.items():
         linears[name] = nn.Linear(*weight.shape[::-1], bias=False, device="meta")
         linears[name].weight = nn.Parameter(weight, requires_grad=False)
-    gate, up = meld(
-        [linears["gate_proj"], linears["up_proj"]], RANK, 1.0, trains_a=True, quantizer=quantizer
-    )
-    (down,) = meld([linears["down_proj"]], RANK, 1.0, quantizer=quantizer)
+    fused = [linears["gate_proj"], linears["up_proj"]]
+    fitted = quantizer.fitted_to([linear.weight for linear in fused])
+    gate, up = meld(fused, RANK, 1.0, trains_a=True, quantizer=fitted)
+    fitted = quantizer.fitted_to([linears["down_proj"].weight])
+    (down,) = meld([linears["down_proj"]], RANK, 1.0, quantizer=fitted)
     layers = dict(zip(NAMES, (gate, up, down), strict=True))
     rule = Anchored()
     chosen = choose_a(task, quantizer, student.a_init)

@@ -36,7 +36,8 @@ bits. The error is of rows, and the seeds of 60 steps are those that chose the d
 block, with three seeds, has the same order (four_bits_block.md).
 
 Of the variants, twice the rate, half of it, scales chosen again and an A along the rounding error
-of the form are worse on the choosing rows. Rounding at random until the last step, and an A that
+of FP8 are worse on the choosing rows; along the form's own error A was tried in one block alone
+(four_bits_block.md). Rounding at random until the last step, and an A that
 trains in every linear, differ from the default by less than two standard errors; it stays.
 QA-LoRA trains in Q4_1, on whose grid the published weights of SmolLM2 lie already, so that its base
 has no error here (systems.md says how it fares without that). QLoRA trains over NF4 and is merged

@@ -17,7 +17,8 @@ with the scale that fits the block's largest weight, which is still less than FP
 
 A scale is the one of few candidates, multiples of the block's largest weight, that leaves the least
 squared error; unlike the largest weight's own scale it may saturate. Rounding is to nearest, ties
-to even. What is given up: rows that hold NaN or infinity are undefined.
+to even. What is given up: a scale is at least 2^-20 (of nvfp4 2^-9 units), so blocks whose largest
+weight is below 1e-5 or so are rounded further; rows that hold NaN or infinity are undefined.
 """
 
 import math
@@ -27,6 +28,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from falqon_core.contract.errors import ConfigError
 from falqon_core.importers.mxfp4 import NUMBERS
 from falqon_core.ops.quantize import E4M3_MAX, row_blocks
 
@@ -35,6 +37,8 @@ _EXPONENT_BITS = 0x7F800000
 _MAGIC = 1.5 * 2.0**23  # The last mantissa bit of fp32 is 1 there.
 _MIN_E4M3 = 2.0**-9
 _MIN_FP16 = 2.0**-20  # With five significant bits.
+_LEAST_EXPONENT = -126
+_USUAL_LARGEST = 1 / 16  # Of a block, where weights deviate by 0.02 or so.
 
 
 def round_e2m1_(units: Tensor) -> Tensor:
@@ -131,13 +135,25 @@ class BlockQuantizer:
     unit: float = 1.0
 
     def fitted_to(self, weights: Sequence[Tensor]) -> "BlockQuantizer":
-        """Return the quantizer with the unit of a tensor whose parts are `weights` [.., I]."""
-        largest = max((weight.abs().max().item() for weight in weights if len(weight)), default=0.0)
+        """Return the quantizer with the unit of tensors `weights` [.., I] that share one.
+
+        Raises `ConfigError` (param `model`) for infinity and NaN.
+        """
+        largest = 0.0
+        for weight in weights:
+            magnitude = weight.abs().max().item() if len(weight) else 0.0
+            if not math.isfinite(magnitude):
+                raise ConfigError(
+                    f"model: a weight is {magnitude}, and blocks of {self.name} hold finite ones",
+                    "model",
+                )
+            largest = max(largest, magnitude)
         if not self.has_unit or largest == 0:
             return self
         # The largest candidate is at most 448 units, and twice as many leave it above the half.
         exponent = math.ceil(math.log2(largest / min(self.divisors) / E4M3_MAX))
-        return replace(self, unit=2.0**exponent)
+        # Files hold the inverse of the unit, which fp32 has up to here.
+        return replace(self, unit=2.0 ** max(exponent, _LEAST_EXPONENT))
 
     @torch.no_grad()
     def choose_scales(self, values: Tensor) -> Tensor:
@@ -147,10 +163,23 @@ class BlockQuantizer:
         for at in row_blocks(values.shape, BLOCK_ELEMENTS):
             blocks = values[at].float().unflatten(1, (-1, self.block))
             scales[at] = self._least_error(blocks).squeeze(2)
-        return scales
+        return self._fill_empty(scales)
+
+    def _fill_empty(self, scales: Tensor) -> Tensor:
+        """Give blocks of zeros, whose scales are zero, the median of the others' scales: what is
+        trained into them needs room. A tensor of zeros gets what usual weights would.
+        """
+        is_empty = scales == 0
+        if not is_empty.any():
+            return scales
+        usual = scales[~is_empty].abs()
+        if not len(usual):
+            largest = scales.new_tensor([_USUAL_LARGEST / abs(self.divisors[0])])
+            usual = self._scale(largest)
+        return torch.where(is_empty, usual.median(), scales)
 
     def _least_error(self, blocks: Tensor) -> Tensor:
-        """Return fp32 [R, n, 1] of fp32 [R, n, block]."""
+        """Return fp32 [R, n, 1] of fp32 [R, n, block]; zero of a block of zeros."""
         above, below = blocks.amax(2, keepdim=True), blocks.amin(2, keepdim=True)
         largest = torch.maximum(above, -below)
         if self.is_signed:
@@ -163,7 +192,7 @@ class BlockQuantizer:
             is_less = errors < least
             best = torch.where(is_less, scale, best)
             least = torch.where(is_less, errors, least)
-        return best
+        return torch.where(largest == 0, 0.0, best)
 
     def _scale(self, scale: Tensor) -> Tensor:
         return self.round_scale(scale / self.unit) * self.unit

@@ -57,6 +57,13 @@ RMS_NORMS = {
     "Qwen3RMSNorm",
     "SmolLM3RMSNorm",
 }
+# What vLLM fuses into one linear, in every family, with one global scale for NVFP4: the largest.
+FUSED_IN_VLLM = (
+    ("q_proj", "k_proj", "v_proj"),
+    ("gate_proj", "up_proj"),
+    ("w1", "w3"),
+    ("in_proj_qkv", "in_proj_z"),
+)
 
 
 def target_linears(
@@ -121,7 +128,12 @@ def convert_to_melded(
     if base_copy == "host" and device.type != "cpu":
         host = HostBase(arena_bytes(_own_weights(model, names, shard)), device)
     melded: dict[str, MeldedLinear] = {}
+    fitted: dict[str, BlockQuantizer] = {}
     for group in _groups(model, names):
+        if quantizer is not None and group[0] not in fitted:
+            fused = _fused_with(group[0], names)
+            weights = [model.get_submodule(name).get_parameter("weight") for name in fused]
+            fitted |= dict.fromkeys(fused, quantizer.fitted_to(weights))
         linears = [model.get_submodule(name).to(device) for name in group]
         if recipe.rank > linears[0].in_features:
             raise ConfigError(
@@ -146,13 +158,14 @@ def convert_to_melded(
             host,
             trains_a,
             shard,
-            quantizer,
+            fitted.get(group[0]),
         )
         for name, linear, layer in zip(group, linears, layers, strict=True):
             if fresh:
                 weight = linear.weight.detach()
                 with torch.no_grad():
-                    rule.start(layer, weight, _choose_a(name, weight, recipe, sketches))
+                    a = _choose_a(name, weight, recipe, sketches, layer.block_quantizer)
+                    rule.start(layer, weight, a)
             model.set_submodule(name, layer)
             melded[name] = layer
     if host is not None:
@@ -206,6 +219,16 @@ def _groups(model: nn.Module, names: Sequence[str]) -> Iterator[list[str]]:
             yield members
 
 
+def _fused_with(name: str, names: Sequence[str]) -> list[str]:
+    """Return those of `names` that vLLM fuses with one of them, and itself."""
+    block, _, last = name.rpartition(".")
+    for together in FUSED_IN_VLLM:
+        if last in together:
+            siblings = {f"{block}.{each}" for each in together}
+            return [each for each in names if each in siblings]
+    return [name]
+
+
 def _own_weights(model: nn.Module, names: Sequence[str], shard: RowShard) -> Iterator[Tensor]:
     """Yield the rows of all weights that are kept of a shard."""
     for group in _groups(model, names):
@@ -215,13 +238,18 @@ def _own_weights(model: nn.Module, names: Sequence[str], shard: RowShard) -> Ite
 
 
 def _choose_a(
-    name: str, weight: Tensor, recipe: Recipe, sketches: Mapping[str, Tensor] | None
+    name: str,
+    weight: Tensor,
+    recipe: Recipe,
+    sketches: Mapping[str, Tensor] | None,
+    quantizer: BlockQuantizer | None,
 ) -> Tensor:
     if recipe.a_init == "orthonormal":
         return init.orthonormal(name, weight.shape[1], recipe.rank, recipe.seed)
     if recipe.a_init == "quant_error":
         # E = W - dequant(W_q), fp32 [O, I]
-        error = weight.float() - quantize_rows(weight.float())[0]
+        quantize = quantize_rows if quantizer is None else quantizer.quantize
+        error = weight.float() - quantize(weight.float())[0]
         return init.quant_error(error, recipe.rank, scaled=recipe.update_rule == "topk")
     assert sketches is not None, "a_init 'gradient' needs sketches"
     return init.top_right_singular_vectors(sketches[name], recipe.rank)

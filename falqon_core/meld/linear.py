@@ -150,13 +150,11 @@ def meld(
 
     Their weights become the bases, kept where `base_copy` says (None: nowhere, "host": in `host`),
     of a `shard` its rows only; biases are taken along. Rows are e4m3, or in the blocks of a
-    `quantizer`, by scales that the weights choose.
+    fitted `quantizer`, by scales that the weights choose.
     """
     weights = [linear.weight.detach() for linear in linears]
     sizes = [len(weight) for weight in weights]
     # One matrix [O_1 + O_2 + .. + n r, I] for the whole group.
-    if quantizer is not None:
-        quantizer = quantizer.fitted_to(weights)
     packed = new_packed_weight(sizes, rank, weights[0], simulate_fp8, shard, quantizer)
     if not shard.is_whole:
         # Copies, since a part keeps the memory of the whole weight; a part may be empty.

@@ -1,5 +1,7 @@
 """Blocks are those that the readers of each form dequantize: gguf and compressed-tensors."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from compressed_tensors.quantization import preset_name_to_scheme
 from gguf import GGMLQuantizationType, dequantize, quantize
 from torch import Tensor
 
+from falqon_core.contract.errors import ConfigError
 from falqon_core.importers import mxfp4
 from falqon_core.meld.block_quantizer import QUANTIZERS, BlockQuantizer
 
@@ -155,3 +158,18 @@ def test_zeros_stay_zeros(name: str) -> None:
     values, scales = QUANTIZERS[name].fitted_to([zeros]).quantize(zeros)
     assert (values == 0).all()
     assert (scales != 0).all()
+
+
+def test_the_inverse_of_the_least_unit_is_finite() -> None:
+    values = torch.full((2, 32), 4e-36)
+    quantizer = QUANTIZERS["nvfp4"].fitted_to([values])
+    assert torch.isfinite(torch.tensor(1 / quantizer.unit, dtype=torch.float32))
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_weights_that_are_no_numbers_are_refused(name: str, bad: float) -> None:
+    values = torch.ones(2, 32)
+    values[1, 3] = bad
+    with pytest.raises(ConfigError, match="hold finite ones"):
+        QUANTIZERS[name].fitted_to([torch.ones(2, 32), values])
