@@ -155,7 +155,7 @@ def check_format(format: FormatName, recipe: Recipe, model_config: dict[str, obj
             "makes smaller"
         )
     if format in (*GGUF_FORMATS, "gguf_lora"):
-        _check_gguf(model_config)
+        _check_gguf(recipe, model_config)
 
 
 def _check_weights(format: FormatName, recipe: Recipe, model_config: dict[str, object]) -> None:
@@ -222,7 +222,7 @@ def _check_int4(recipe: Recipe, model_config: dict[str, object]) -> None:
         )
 
 
-def _check_gguf(model_config: dict[str, object]) -> None:
+def _check_gguf(recipe: Recipe, model_config: dict[str, object]) -> None:
     obstacle = gguf_obstacle(model_config)
     if obstacle is not None:
-        raise FormatUnavailable(f"format: {obstacle}; take fp8 or bf16")
+        raise FormatUnavailable(f"format: {obstacle}; take {recipe.weights} or bf16")

@@ -43,7 +43,7 @@ METHOD_SPECS: dict[MethodName, MethodSpec] = {
     "falqon": MethodSpec(
         title="FALQON",
         paper="NeurIPS 2025",
-        summary="the adapter is melded into FP8 weights, which are rounded anew at each step",
+        summary="the adapter is melded into the rounded weights, which each step rounds anew",
         base_bytes=1.0,
         learning_rate=5e-4,
         has_fp8_products=True,

@@ -156,7 +156,11 @@ def _weight_bytes(recipe: Recipe, device_is_cpu: bool) -> float:
         row = 2 + SCALE_BYTES / BLOCK_SPECS[recipe.weights].block
     if recipe.update_rule == "topk":
         return row
-    return row + (CPU_BASE_BYTES if device_is_cpu else GPU_BASE_BYTES)[recipe.base_copy]
+    if device_is_cpu:
+        return row + CPU_BASE_BYTES[recipe.base_copy]
+    if recipe.weights != "fp8" and recipe.base_copy is None:
+        return row + min(GPU_BASE_BYTES[choice] for choice in GPU_BLOCK_BASE_COPIES)
+    return row + GPU_BASE_BYTES[recipe.base_copy]
 
 
 def _all_inputs_bytes(kind: LayerKind) -> int:

@@ -289,8 +289,7 @@ def _pre_tokenizer(described: dict[str, Any]) -> str:
         ) is not None:
             return name
     raise FormatUnavailable(
-        "format: the GGUF export does not know how this model's tokenizer splits text; take fp8 or "
-        "bf16"
+        "format: the GGUF export does not know how this model's tokenizer splits text; take bf16"
     )
 
 

@@ -46,7 +46,7 @@ def add_delta_nets(writer: GGUFWriter, config: dict[str, Any]) -> None:
     if types != regular or mixer.key_dim != mixer.value_dim:
         raise FormatUnavailable(
             "format: llama.cpp has delta nets only in all but every n-th layer, with keys and "
-            "values of one size; take fp8 or bf16"
+            "values of one size; take bf16"
         )
     writer.add_full_attention_interval(interval)
     writer.add_ssm_conv_kernel(mixer.kernel)
@@ -86,7 +86,7 @@ def convert_tensor(name: str, tensor: Tensor, config: dict[str, Any]) -> Tensor:
 def _mixer(config: dict[str, Any]) -> GatedDelta:
     mixer = ModelDimensions.from_config(config).mixer
     if not isinstance(mixer, GatedDelta):
-        raise FormatUnavailable("format: the model has no delta net; take fp8 or bf16")
+        raise FormatUnavailable("format: the model has no delta net; take bf16")
     return mixer
 
 

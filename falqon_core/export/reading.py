@@ -78,7 +78,7 @@ def _take_blocks(
 
 def _load_dequantized(paths: Iterable[Path], weights: Weights | None) -> dict[str, Tensor]:
     tensors = _load(paths)
-    for name, blocks in list(_take_blocks(tensors, weights)):
+    for name, blocks in _take_blocks(tensors, weights):
         tensors[name] = BLOCK_FORMS[str(weights)].dequantize(*blocks)
     for name in [name for name in tensors if name.endswith(SCALE_SUFFIX)]:
         weight = name.removesuffix(SCALE_SUFFIX)

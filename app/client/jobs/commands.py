@@ -23,7 +23,7 @@ for part in (create, find_rate, fields, watch, logs, actions, metrics, compare):
 LOSSES = {
     "valid_loss": "validation loss",
     "valid_loss_fp8_weights": "with FP8 weights",
-    "valid_loss_as_served": "with FP8 weights and activations",
+    "valid_loss_as_served": "as it is served",
 }
 After = Annotated[str | None, option(help="Start after this one.")]
 

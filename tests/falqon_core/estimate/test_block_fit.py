@@ -53,6 +53,9 @@ def test_blocks_keep_their_bf16_values_on_every_device() -> None:
             for each in ("fp8", "nvfp4")
         )
         assert nvfp4 - fp8 >= more * linears
+    # An open base copy is at least one in int8 on a card.
+    least = training_memory_bytes(DIMENSIONS, recipe_of("nvfp4"), device_is_cpu=False)
+    assert least == training_memory_bytes(DIMENSIONS, recipe_of("nvfp4", base_copy="int8"), False)
     # On a card the inputs that backward keeps are bf16, too.
     assert nvfp4 - fp8 > 1.25 * linears
 

@@ -434,6 +434,16 @@ def test_q4_1_is_for_groups_of_32_that_were_trained(recipe: dict[str, Any], reas
     check_format("q4_1", Recipe(method="qa_lora").resolved(10), {"model_type": "llama"})
 
 
+@pytest.mark.parametrize("weights", ["fp8", "nvfp4"])
+def test_what_is_advised_in_the_place_of_a_gguf_is_there(weights: Any) -> None:
+    recipe = Recipe(weights=weights).resolved(10)
+    config = {"model_type": "gemma"}
+    with pytest.raises(FormatUnavailable, match=f"take {weights} or bf16"):
+        check_format("gguf", recipe, config)
+    for advised in (weights, "bf16"):
+        check_format(advised, recipe, config)
+
+
 def test_a_tokenizer_that_llama_cpp_would_read_otherwise_is_refused(
     trained: Trained, tmp_path: Path
 ) -> None:
