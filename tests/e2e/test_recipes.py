@@ -140,7 +140,7 @@ def test_the_day_of_a_move_runs_as_it_stands(
     """
     variables = {
         "FALQON_API_KEY": recipe_service.key,
-        "FALQON_BASE_URL": f"{recipe_service.url}/v1",
+        "FALQON_BASE_URL": recipe_service.url,
         "OLD": account.jobs[0]["fine_tuned_model"],
         "OPENAI_API_KEY": KEY,
     }
