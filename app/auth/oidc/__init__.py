@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 NOT_INSTALLED = (
     "FALQON_OIDC_ISSUER is set, but sign-in through an identity provider is not installed: "
-    "pip install 'falqon[oidc]'"
+    "install the wheel with its extra oidc, such as './falqon-….whl[worker,oidc]'"
 )
 
 

@@ -44,7 +44,8 @@ def mcp(
         import mcp as _sdk  # noqa: F401
     except ImportError:
         raise Misused(
-            "falqon mcp needs the SDK of the protocol.", "pip install 'falqon[mcp]'"
+            "falqon mcp needs the SDK of the protocol.",
+            "Install the wheel with its extra mcp: uv tool install './falqon-….whl[mcp]'",
         ) from None
     connection = client.api.connection
     if http:
