@@ -22,7 +22,7 @@ from app.client.chat import ANSWER_TIMEOUT_SECONDS, CHAT_PATH, LOADING
 from app.client.errors import ApiUnavailable
 from app.client.evaluate import GRADERS
 
-UNCHARGED = "free: answers of models are not charged"
+OUTSIDE_BUDGET = "counts against no budget"
 LOADING_SECONDS = 120.0
 MAX_LINKS = 50
 
@@ -87,7 +87,7 @@ def ask_model(
     max_tokens: Annotated[int, Field(ge=1, le=4096)] = 256,
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.0,
 ) -> Json:
-    """Ask a model one question. Free: answers are not charged. The first question of a model waits
+    """Ask a model one question. It counts against no budget. The first question of a model waits
     until it is loaded.
     """
     messages = [{"role": "user", "content": question}]
@@ -102,7 +102,7 @@ def ask_model(
     answer = _answer(api, body)
     choice = answer["choices"][0]
     return {
-        "cost": UNCHARGED,
+        "cost": OUTSIDE_BUDGET,
         "answer": choice["message"]["content"],
         "is_cut": choice["finish_reason"] == "length",
     }

@@ -92,7 +92,7 @@ def finish_import(api: Api, **values: object) -> None:
 def test_an_installation_admin_adds_and_deletes_base_models(
     api: Api, browser: httpx.Client, tenant: Tenant
 ) -> None:
-    assert "Add a model" not in browser.get("/models").text
+    assert "Add a base model" not in browser.get("/models").text
     form = {"id": "acme/new", "source": "hf://acme/new"}
     assert post(browser, "/models", **form).status_code == 403
     with api.database.transaction() as session:
