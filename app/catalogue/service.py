@@ -1,5 +1,6 @@
 """Use cases of models."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -31,6 +32,7 @@ from app.usage import last_use
 from falqon_core.contract.formats import NOT_TRAINABLE
 
 USE_IS_NOTED_EVERY = timedelta(seconds=last_use.NOTED_EVERY_SECONDS)
+HUB_CHECKPOINT = re.compile(r"ft/.+-(ckpt-step-[0-9]+)")
 MAX_OFFERED = 200  # number of base models, and of the project's own
 
 
@@ -172,7 +174,8 @@ def find_by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
     if model is not None:
         return model
     if hub_id.startswith(naming.FINE_TUNED):
-        end = f":{hub_id.rpartition('-')[2]}"
+        checkpoint = HUB_CHECKPOINT.fullmatch(hub_id)
+        end = f":{checkpoint[1] if checkpoint else hub_id.rpartition('-')[2]}"
         candidates = repository.like(session, project_id, end=end)
     else:  # a project may have very many models
         candidates = repository.bases(session)

@@ -8,9 +8,11 @@ from sqlalchemy import event
 from app.base.database import Database
 from app.base.errors import NotFound
 from app.catalogue import service
+from app.catalogue.naming import hub_id
 from app.models import Model, Project
 
 TUNED = "ft:tiny:acme::01234567"
+STEP_10 = f"{TUNED}:ckpt-step-10"
 
 
 @pytest.fixture
@@ -40,3 +42,14 @@ def test_a_name_that_nothing_has_is_not_looked_for_in_all_models(
     with database.read() as session:
         assert service.find_by_hub_id(session, "proj_a", "odd-name").id == "odd name"
         assert service.find_by_hub_id(session, "proj_a", "ft/tiny-01234567").id == TUNED
+
+
+def test_an_exported_checkpoint_is_found_by_its_hub_id(database: Database) -> None:
+    with database.transaction() as session:
+        session.add(Project(id="proj_a", name="acme"))
+        session.flush()
+        for model_id in (TUNED, f"{TUNED}:ckpt-step-1", STEP_10, f"{STEP_10}:lora"):
+            session.add(Model(id=model_id, project_id="proj_a", config={}, bytes=1))
+    with database.read() as session:
+        for model_id in (STEP_10, f"{STEP_10}:lora"):
+            assert service.find_by_hub_id(session, "proj_a", hub_id(model_id)).id == model_id
