@@ -46,8 +46,14 @@ def _headers(request: Request, error: ApiError) -> dict[str, str]:
         return {"x-error-code": service.REPOSITORY}
     return {
         "x-error-code": error.code or "",
-        "x-error-message": error.message.encode("ascii", "replace").decode(),
+        "x-error-message": _header_text(error.message),
     }
+
+
+def _header_text(message: str) -> str:
+    """Return a message, which may quote anything, as one line of printable ASCII."""
+    line = " ".join(message.split())
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in line)
 
 
 router = APIRouter(prefix="/hub", include_in_schema=False, route_class=HubRoute)

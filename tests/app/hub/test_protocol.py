@@ -1,7 +1,9 @@
 """What huggingface_hub asks and what it makes of the answers."""
 
 import hashlib
+import re
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -107,6 +109,16 @@ def test_a_missing_model_or_file_is_refused_as_on_the_hub(hub: Hub, tmp_path: Pa
     with pytest.raises(EntryNotFoundError):
         get(hub.tuned, "missing.json")
     assert list(tmp_path.rglob(".no_exist/*/missing.json")), "it need not be asked for again"
+
+
+@pytest.mark.parametrize("odd", ["\r\n", "\r", "\n", "\v", "\x1b", "\x7f", "é", "\u2028"])
+def test_a_refusal_is_one_printable_line_whatever_its_address_holds(hub: Hub, odd: str) -> None:
+    path = quote(f"{hub.tuned}/resolve/no{odd}version/config.json")
+    answer = httpx.head(f"{hub.endpoint}/{path}", headers={"authorization": f"Bearer {KEY}"})
+    assert (answer.status_code, answer.headers["x-error-code"]) == (404, "RevisionNotFound")
+    message = answer.headers["x-error-message"]
+    assert re.fullmatch("[ -~]+", message)
+    assert re.search("no.version", message)
 
 
 def test_nobody_else_gets_in(hub: Hub, tmp_path: Path) -> None:
