@@ -25,6 +25,7 @@ from falqon_core.contract.layout import checkpoint_folder
 from falqon_core.contract.model_folder import read_config
 from falqon_core.contract.quantization_config import growth_in_bf16
 from worker.context import WorkerContext
+from worker.evaluation.card import CARD_NAME
 from worker.gateway import ObjectStore
 from worker.machine.gpu import num_threads_of
 from worker.machine.scratch import scratch
@@ -156,8 +157,12 @@ class ModelCache:
         return model
 
     def model(self, model_id: str) -> Path:
-        """Return the folder of a model of the catalogue."""
-        artifacts = self._rows.artifacts_of(model_id)
+        """Return the folder of a model of the catalogue, without the card of its evaluation: a new
+        one would make a new folder of the same model.
+        """
+        artifacts = [
+            artifact for artifact in self._rows.artifacts_of(model_id) if artifact.name != CARD_NAME
+        ]
         content = "".join(f"{artifact.name}\0{artifact.sha256}\n" for artifact in artifacts)
         folder = self._folder(content)
         while not self._is_held(folder):

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
-from app.models import Checkpoint, JobStatus
+from app.models import Artifact, Checkpoint, JobStatus
 from tests.support.backend import BASE_MODEL, Backend
 from tests.support.fake_trainer import FakeTrainer
+from worker.evaluation.card import CARD_NAME
 from worker.models.model_cache import ModelCache
 
 
@@ -57,6 +58,22 @@ def test_a_model_is_made_plain_once(embedded_backend: Backend, trained: str) -> 
         assert (folder / "bf16.txt").read_text() == f"{model_id} {weights}"
         made_at = folder.stat().st_mtime_ns
         assert cache.bf16(model_id).stat().st_mtime_ns == made_at
+
+
+def test_a_model_that_is_evaluated_stays_in_its_folder(
+    embedded_backend: Backend, trained: str
+) -> None:
+    backend = embedded_backend
+    model_id = str(backend.job(trained).fine_tuned_model_id)
+    with ModelCache.of(backend.context(), lambda: None) as cache:
+        folder = cache.model(model_id)
+        for key in ("first.md", "second.md"):
+            stored = backend.storage.put(key, [key.encode()])
+            card = Artifact(model_id=model_id, name=CARD_NAME, storage_key=key, **stored._asdict())
+            with backend.database.transaction() as session:
+                session.merge(card)
+            assert cache.model(model_id) == folder
+        assert not (folder / CARD_NAME).exists()
 
 
 def test_a_model_that_many_need_at_once_is_converted_once(
