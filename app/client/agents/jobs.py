@@ -197,6 +197,8 @@ def _gpu(settings: dict[str, Any]) -> str:
 
 def _next(job: Json) -> str:
     match job["status"]:
+        case "succeeded" if job.get("range_test"):
+            return _after_range_test(job["range_test"])
         case "succeeded":
             return "evaluate_job, then ask_model or create_download_links"
         case "failed" | "cancelled":
@@ -207,3 +209,12 @@ def _next(job: Json) -> str:
                 f"resumes it: falqon jobs resume {job['id']} --max-cost-usd USD"
             )
     return "watch_job again"
+
+
+def _after_range_test(result: Json) -> str:
+    """Return the result of a range test, and the step that trains with its proposal."""
+    outcome = f"No model was made: {result['message']}."
+    if result["proposal"] is None:
+        return f"{outcome} preview_loss_mask shows the records as the model reads them."
+    settings = f"find_rate false and learning_rate {result['proposal']:g}"
+    return f"{outcome} create_job, as before but with {settings} in its settings, trains one."

@@ -2,6 +2,7 @@
 tests/e2e/test_agents.py.
 """
 
+import json
 import os
 import shlex
 import subprocess
@@ -16,6 +17,7 @@ from tests.app.client.conftest import Falqon
 from tests.app.client.test_document import block, run
 from tests.support.agents import ROWS, TIMEOUT_SECONDS, new_key, on_http, on_stdio
 from tests.support.backend import ROOT
+from tests.support.fake_trainer import FakeTrainer, range_test
 from tests.support.service import Service, free_port
 from tests.support.waiting import wait_for
 
@@ -81,6 +83,32 @@ def test_the_price_of_a_job_and_the_budget_of_a_day_are_not_exceeded(
             assert "the budget is the argument max_cost_usd" in refused
 
     anyio.run(spend)
+
+
+def test_a_range_test_is_followed_by_a_job_with_its_proposal(
+    service: Service, tmp_path: Path
+) -> None:
+    record = json.dumps({"text": FakeTrainer(steps=20).model_dump_json()})
+
+    async def find_rate() -> None:
+        async with on_stdio(service, new_key(service), tmp_path) as agent:
+            file = await agent.use("upload_text", filename="a.jsonl", content=record)
+            job = {"model": "falqon-tiny", "training_file": file["file_id"], "max_cost_usd": "1"}
+            created = await agent.use("create_job", **job, settings={"find_rate": True})
+            watched = {"next": created["next"]}
+            while watched["next"].startswith("watch_job"):
+                watched = await agent.use("watch_job", job_id=created["job_id"])
+            assert (watched["status"], watched["model"]) == ("succeeded", None)
+            assert "evaluate_job" not in watched["next"]
+            settings = {"find_rate": False, "learning_rate": range_test().proposal}
+            words = " and ".join(f"{name} {value}" for name, value in settings.items())
+            assert f"create_job, as before but with {words.lower()} in" in watched["next"]
+            dry_run = await agent.use(
+                "dry_run_job", model="falqon-tiny", training_file=file["file_id"], settings=settings
+            )
+            assert dry_run["settings"]["learning_rate"] == range_test().proposal
+
+    anyio.run(find_rate)
 
 
 def test_over_http_each_caller_has_the_rights_of_their_own_key(
