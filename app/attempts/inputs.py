@@ -8,6 +8,7 @@ from app.catalogue import repository as catalogue
 from app.catalogue.naming import fine_tuned_model_id
 from app.jobs import checkpoint_repository as checkpoints
 from app.jobs import repository as jobs
+from app.jobs.base_model import began_from_by_job
 from app.models import Checkpoint, Job
 
 
@@ -26,6 +27,7 @@ def read(session: Session, job: Job) -> Inputs:
         files=list(jobs.files_of(session, job).values()),
         checkpoints=checkpoints.of_job(session, job.id),
         bases=bases,
+        began_from=began_from_by_job(session, [job, *(row[0] for row in bases.values())]),
         artifacts={root.base_model_id: artifacts.list_of_model(session, root.base_model_id)},
         base_config=model.config,
         model_id=model_id(session, job),

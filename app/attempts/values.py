@@ -170,12 +170,14 @@ class Renewal(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """Inputs of an attempt. `bases`: by id the checkpoints that its base is merged from, each with
-    its job; a missing checkpoint was deleted. `artifacts`: by model, the files it may need.
+    its job; a missing checkpoint was deleted. `began_from`: by job, these and the job itself, the
+    name of the model that its training begins from. `artifacts`: by model, the files it may need.
     """
 
     files: Sequence[File]
     checkpoints: Sequence[Checkpoint]  # checkpoints of the job itself, newest first
     bases: Mapping[str, tuple[Job, Checkpoint]]
+    began_from: Mapping[str, str]
     artifacts: Mapping[str, Sequence[Artifact]]
     base_config: JsonObject
     model_id: str  # id of the model that will be the result

@@ -49,6 +49,7 @@ class InputsJson(BaseModel):
     files: list[JsonObject]
     checkpoints: list[JsonObject]
     bases: list[BaseJson]
+    began_from: dict[str, str] = {}  # An older service does not send it.
     artifacts: dict[str, list[JsonObject]]
     base_config: JsonObject
     model_id: str
@@ -62,6 +63,7 @@ class InputsJson(BaseModel):
                 BaseJson(id=id_, job=dump(job), checkpoint=dump(checkpoint))
                 for id_, (job, checkpoint) in inputs.bases.items()
             ],
+            began_from=dict(inputs.began_from),
             artifacts={id_: list(map(dump, rows)) for id_, rows in inputs.artifacts.items()},
             base_config=inputs.base_config,
             model_id=inputs.model_id,
@@ -75,6 +77,7 @@ class InputsJson(BaseModel):
                 base.id: (load(Job, base.job), load(Checkpoint, base.checkpoint))
                 for base in self.bases
             },
+            began_from=self.began_from,
             artifacts={
                 id_: [load(Artifact, row) for row in rows] for id_, rows in self.artifacts.items()
             },

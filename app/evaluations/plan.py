@@ -13,7 +13,7 @@ from app.base.settings import Settings
 from app.catalogue import service as catalogue
 from app.files import lookup as files
 from app.jobs import lookup as jobs
-from app.jobs.base_model import own_checkpoint, trained_format
+from app.jobs.base_model import began_from, own_checkpoint, trained_format
 from app.jobs.checkpoints import checkpoint_name
 from app.models import Evaluation, Job, OperationStatus, Scope
 from app.models.alias import is_upstream
@@ -78,7 +78,7 @@ def models_of(
     rivals: Sequence[str] = (),
 ) -> list[EvaluatedModel]:
     """Return the models to evaluate, the base first. Raises if a model is not in the catalogue."""
-    base = job.base_model_id if job.base_checkpoint_id is None else job.requested.model
+    base = began_from(session, job)
     models = [EvaluatedModel(model=base, role="base")]
     models += [EvaluatedModel(model=rival, role="current") for rival in rivals if rival != base]
     model_id = jobs.model_id(session, job)

@@ -1,6 +1,6 @@
 """Starting model of a job: a base model, a fine-tuned one, or a checkpoint of an ended job."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy.orm import Session
 
@@ -9,8 +9,8 @@ from app.catalogue import service as catalogue
 from app.catalogue.naming import fine_tuned_model_id
 from app.jobs import checkpoint_repository, repository
 from app.jobs.checkpoint_repository import NamedCheckpoint, find_own, find_permitted
-from app.jobs.checkpoints import CheckpointName
-from app.models import Checkpoint, Model
+from app.jobs.checkpoints import CheckpointName, checkpoint_name
+from app.models import Checkpoint, Job, Model
 from app.models.job_lifecycle import TERMINAL
 from falqon_core.contract.block_weights import Weights
 
@@ -53,6 +53,32 @@ def _lock(session: Session, row: NamedCheckpoint) -> bool:
     return repository.lock_for_reading(session, row.job.id) and checkpoint_repository.exists_still(
         session, row.checkpoint.id
     )
+
+
+def began_from(session: Session, job: Job) -> str:
+    """Return the model that a job's training begins from, by its own name: the request may have an
+    alias, which stands for another model tomorrow.
+    """
+    return began_from_by_job(session, [job])[job.id]
+
+
+def began_from_by_job(session: Session, jobs: Sequence[Job]) -> dict[str, str]:
+    ids = {job.base_checkpoint_id for job in jobs if job.base_checkpoint_id is not None}
+    rows = checkpoint_repository.find_named(session, ids) if ids else {}
+    return {job.id: _began_from(job, rows) for job in jobs}
+
+
+def _began_from(job: Job, checkpoints: Mapping[str, NamedCheckpoint]) -> str:
+    if job.base_checkpoint_id is None:
+        return job.base_model_id
+    row = checkpoints.get(job.base_checkpoint_id)
+    if row is not None:
+        model_id = fine_tuned_model_id(row.job, row.project_name)
+        return checkpoint_name(model_id, row.checkpoint.step)
+    requested = job.requested.model
+    # The checkpoint has been deleted, and with an alias nothing has its name any more.
+    is_name = CheckpointName.parse(requested) is not None
+    return requested if is_name else f"checkpoint:{job.base_checkpoint_id}"
 
 
 def own_checkpoint(session: Session, project_id: str, name: str) -> Checkpoint:

@@ -1,9 +1,9 @@
 """Checkpoints of jobs. Queries without a project are for callers that have read the job."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, delete, exists, select
+from sqlalchemy import ColumnElement, Select, delete, exists, select
 from sqlalchemy.orm import Session
 
 from app.jobs.checkpoints import best_of
@@ -53,6 +53,12 @@ def find_with_job(session: Session, checkpoint_id: str) -> tuple[Job, Checkpoint
     statement = select(Job, Checkpoint).join(Checkpoint, Checkpoint.job_id == Job.id)
     row = session.execute(statement.where(Checkpoint.id == checkpoint_id)).one_or_none()
     return None if row is None else (row[0], row[1])
+
+
+def find_named(session: Session, checkpoint_ids: Collection[str]) -> dict[str, NamedCheckpoint]:
+    """Return by id those of the checkpoints that are still there."""
+    rows = session.execute(_named().where(Checkpoint.id.in_(checkpoint_ids)))
+    return {row[0].id: NamedCheckpoint(*row) for row in rows}
 
 
 def exists_still(session: Session, checkpoint_id: str) -> bool:
@@ -122,12 +128,15 @@ def _of_step(
     session: Session, step: int, *conditions: ColumnElement[bool]
 ) -> list[NamedCheckpoint]:
     """Return the newest first; several attempts may have reached the same step."""
-    statement = (
+    rows = session.execute(
+        _named().where(Checkpoint.step == step, *conditions).order_by(Checkpoint.id.desc())
+    )
+    return [NamedCheckpoint(*row) for row in rows]
+
+
+def _named() -> Select[Checkpoint, Job, str]:
+    return (
         select(Checkpoint, Job, Project.name)
         .join(Job, Job.id == Checkpoint.job_id)
         .join(Project, Project.id == Job.project_id)
     )
-    rows = session.execute(
-        statement.where(Checkpoint.step == step, *conditions).order_by(Checkpoint.id.desc())
-    )
-    return [NamedCheckpoint(*row) for row in rows]

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 from app.base.settings import Settings
 from app.catalogue.naming import fine_tuned_model_id
 from app.jobs import checkpoint_repository, queue_forecast, repository
+from app.jobs.base_model import began_from_by_job
 from app.jobs.checkpoints import best_of
 from app.jobs.schemas import AttemptObject, CheckpointObject, JobObject
 from app.models import Checkpoint, Job
@@ -20,6 +21,7 @@ def to_objects(session: Session, settings: Settings, jobs: Sequence[Job]) -> lis
         id_: repository.project_name(session, id_)
         for id_ in {job.project_id for job in jobs if checkpoints.get(job.id)}
     }
+    models = began_from_by_job(session, jobs)
     queue = None
     if waiting := [job.created_at for job in jobs if job.is_waiting]:
         queue = queue_forecast.read_queue(session, settings, max(waiting))
@@ -32,7 +34,7 @@ def to_objects(session: Session, settings: Settings, jobs: Sequence[Job]) -> lis
             "attempts": [AttemptObject.of(attempt) for attempt in attempts.get(job.id, [])],
             "best_checkpoint": _best_checkpoint(job, names, checkpoints.get(job.id, [])),
         }
-        objects.append(JobObject.of(job, queue=position).model_copy(update=beside))
+        objects.append(JobObject.of(job, models[job.id], queue=position).model_copy(update=beside))
     return objects
 
 

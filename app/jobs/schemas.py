@@ -205,13 +205,13 @@ class JobObject(Object):
     dry_run: bool = False
 
     @classmethod
-    def of(cls, job: Job, *, queue: QueueObject | None = None, dry_run: bool = False) -> Self:
+    def of(
+        cls, job: Job, model: str, *, queue: QueueObject | None = None, dry_run: bool = False
+    ) -> Self:
+        """Return a job; `model`: what its training begins from, by its own name."""
         hyperparameters = HyperparametersObject.of(job)
         fine_tuned_model = job.fine_tuned_model_id if job.status == JobStatus.SUCCEEDED else None
         paused_reason = job.paused_reason if job.status == JobStatus.PAUSED else None
-        model = job.base_model_id
-        if job.base_checkpoint_id:
-            model = job.requested.model
         return cls(
             id=job.id,
             created_at=int(job.created_at.timestamp()),

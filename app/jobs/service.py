@@ -25,6 +25,7 @@ from app.jobs import (
     repository,
     transitions,
 )
+from app.jobs.base_model import began_from
 from app.jobs.clone import merge_overrides
 from app.jobs.estimate_schemas import DeviceObject, EstimateObject, GpusObject
 from app.jobs.lookup import attempt_with_log as attempt_with_log
@@ -87,7 +88,7 @@ def preview_job(services: Services, caller: Caller, request: JobRequest) -> JobO
         position = queue_forecast.position_of_new_job(
             session, services.settings, caller.project_id, request
         )
-        return JobObject.of(job, queue=position, dry_run=True)
+        return JobObject.of(job, began_from(session, job), queue=position, dry_run=True)
 
 
 def estimate_job(

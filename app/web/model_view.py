@@ -20,6 +20,7 @@ from app.catalogue.naming import UNSAFE_CHARACTERS
 from app.catalogue.schemas import NOT_SERVABLE, ModelObject
 from app.files import service as files
 from app.jobs import service as jobs
+from app.jobs.base_model import began_from
 from app.models import Job
 from app.services import Services
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
@@ -189,8 +190,8 @@ def _generation(session: Session, project_id: str, model_id: str) -> Generation:
         for use, id_ in uses
         if id_ is not None
     ]
-    began_from = job.requested.model if job.base_checkpoint_id else None
-    return Generation(model_id, model, job, began_from, trained_on)
+    checkpoint = began_from(session, job) if job.base_checkpoint_id else None
+    return Generation(model_id, model, job, checkpoint, trained_on)
 
 
 def _job(session: Session, project_id: str, job_id: str | None) -> Job | None:

@@ -134,6 +134,22 @@ def test_checkpoints_are_asked_once_they_are_exported(tenant: Tenant) -> None:
     assert models == [tenant.base_model, name, name.removesuffix(":ckpt-step-5")]
 
 
+def test_a_job_that_continues_by_an_alias_is_compared_with_the_model_that_the_alias_stood_for(
+    tenant: Tenant,
+) -> None:
+    first = a_job(tenant)
+    checkpoint = tenant.add_checkpoint(first, 5)
+    tenant.add_model(checkpoint, project_id=tenant.project_id, base=tenant.base_model, job_id=first)
+    alias = {"name": "support", "models": [{"model": checkpoint}]}
+    tenant.http.post("/v1/aliases", json=alias).raise_for_status()
+    second = a_job(tenant, model="support", validation_file=tenant.upload())
+    assert tenant.client.fine_tuning.jobs.retrieve(second).model == checkpoint
+    alias["models"] = [{"model": tenant.base_model}]
+    tenant.http.post("/v1/aliases", json=alias).raise_for_status()
+    models = ask(tenant, second).raise_for_status().json()["models"]
+    assert models == [checkpoint, f"ft:{tenant.base_model}:acme::{second[-8:]}"]
+
+
 def test_a_job_without_a_model_is_not_evaluated(tenant: Tenant) -> None:
     unfinished = tenant.job(validation_file=tenant.upload()).id
     assert ask(tenant, unfinished).json()["error"]["code"] == "no_model_to_evaluate"

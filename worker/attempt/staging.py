@@ -58,7 +58,7 @@ def stage(
         train_file=paths[0],
         validation_file=paths[1] if len(paths) > 1 else None,
         recipe=recipe,
-        base_model_name=job.requested.model,
+        base_model_name=model_cache.began_from(job),
         device="cuda" if machine.is_gpu else "cpu",
         device_name=machine.device if machine.is_gpu else "",
         num_threads=num_threads_of(settings),

@@ -19,6 +19,7 @@ from app.base.ids import new_id
 from app.base.private_dir import private_folder
 from app.base.settings import Settings
 from app.jobs import checkpoint_repository
+from app.jobs.base_model import began_from
 from app.models import Artifact, Checkpoint, Job
 from falqon_core.contract.formats import ConvertedFormat, MergedFormat
 from falqon_core.contract.layout import checkpoint_folder
@@ -48,6 +49,7 @@ class ModelRows(Protocol):
 
     def find_checkpoint(self, checkpoint_id: str) -> tuple[Job, Checkpoint] | None: ...
     def artifacts_of(self, model_id: str) -> Sequence[Artifact]: ...
+    def began_from(self, job: Job) -> str: ...
 
 
 class RowsOfDatabase:
@@ -62,6 +64,10 @@ class RowsOfDatabase:
         with self._database.read() as session:
             return artifact_rows.list_of_model(session, model_id)
 
+    def began_from(self, job: Job) -> str:
+        with self._database.read() as session:
+            return began_from(session, job)
+
 
 class RowsOfInputs:
     """Rows that one attempt was given."""
@@ -74,6 +80,9 @@ class RowsOfInputs:
 
     def artifacts_of(self, model_id: str) -> Sequence[Artifact]:
         return self._inputs.artifacts[model_id]
+
+    def began_from(self, job: Job) -> str:
+        return self._inputs.began_from.get(job.id, job.requested.model)
 
 
 class ModelCache:
@@ -111,6 +120,10 @@ class ModelCache:
             raise BaseMissing(f"The checkpoint that {job.id} continues from has been deleted.")
         return self.merged(*row)
 
+    def began_from(self, job: Job) -> str:
+        """Return the name of the model that `stage` returns."""
+        return self._rows.began_from(job)
+
     def merged(self, trained: Job, checkpoint: Checkpoint) -> Path:
         """Return the folder of a checkpoint of `trained` as a model. Raises `BaseMissing`."""
         base = self.stage(trained)
@@ -147,7 +160,7 @@ class ModelCache:
             self.storage, checkpoint, checkpoint_folder(training, checkpoint.step), self.check
         )
         arguments = ["export", str(training), "--step", str(checkpoint.step), "--model", str(base)]
-        arguments += ["--base-model", trained.requested.model, "--output", str(model)]
+        arguments += ["--base-model", self.began_from(trained), "--output", str(model)]
         arguments += ["--to", format or trained.weights, "--name", name]
         if num_threads := num_threads_of(self._settings):
             arguments += ["--num-threads", str(num_threads)]

@@ -14,6 +14,7 @@ from app.catalogue import repository as catalogue
 from app.exports import repository
 from app.jobs import checkpoint_repository
 from app.jobs import repository as jobs
+from app.jobs.base_model import began_from
 from app.jobs.checkpoints import best_of
 from app.models import Artifact, Checkpoint, Export, Job, Model
 from app.models.base import JsonObject
@@ -50,13 +51,14 @@ log = structlog.get_logger()
 class ExportInputs:
     """`artifacts`: of `source`, which is the model that is exported, or the base of the checkpoint
     that is. `checkpoint`: the one that is exported, or that the model was made from, if it is still
-    there.
+    there. `base_model`: the model that the training began from.
     """
 
     source: Model
     artifacts: list[Artifact]
     job: Job | None
     checkpoint: Checkpoint | None
+    base_model: str
 
 
 class ExportHandler(OperationHandler[Export]):
@@ -78,9 +80,16 @@ class ExportHandler(OperationHandler[Export]):
             source = catalogue.find_in_any_project(session, source_id)
             checkpoints = checkpoint_repository.of_job(session, export.job_id)
             artifacts = artifact_rows.list_of_model(session, source_id)
+            base_model = began_from(session, job) if job else None
         if source is None or (export.step is None and source.deleted_at is not None):
             raise PermanentError("model_not_found", "The model has been deleted meanwhile.")
-        return ExportInputs(source, artifacts, job, _checkpoint_of(export, job, checkpoints))
+        return ExportInputs(
+            source,
+            artifacts,
+            job,
+            checkpoint=_checkpoint_of(export, job, checkpoints),
+            base_model=base_model or source.base_model_id or "",
+        )
 
     def _write_model(
         self, export: Export, inputs: ExportInputs, folder: Path, heartbeat: Heartbeat
@@ -114,10 +123,9 @@ class ExportHandler(OperationHandler[Export]):
             source = self._merge(export, inputs.job, inputs.checkpoint, folder, heartbeat)
         if export.format in (*TRAINED_FORMATS, "q4_1"):
             return source
-        base_model = inputs.job.requested.model if inputs.job else inputs.source.base_model_id or ""
         arguments = ["convert", str(source), "--to", export.format]
         arguments += ["--output", str(folder / "output")]
-        arguments += ["--name", export.exported_model_id, "--base-model", base_model]
+        arguments += ["--name", export.exported_model_id, "--base-model", inputs.base_model]
         with ModelCache.of(self._context, heartbeat) as model_cache:
             if export.format in QUANTIZED_GGUF and inputs.job is not None:
                 arguments += self._training(inputs.job, source, folder, heartbeat)

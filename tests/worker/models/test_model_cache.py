@@ -6,11 +6,15 @@ from pathlib import Path
 import pytest
 from sqlalchemy import delete
 
+from app.attempts.inputs import read as read_inputs
+from app.attempts.wire import InputsJson
 from app.models import Artifact, Checkpoint, JobStatus
+from app.models.job_request import JobRequest
+from falqon_core.contract.config import TrainConfig
 from tests.support.backend import BASE_MODEL, Backend
 from tests.support.fake_trainer import FakeTrainer
 from worker.evaluation.card import CARD_NAME
-from worker.models.model_cache import ModelCache
+from worker.models.model_cache import ModelCache, RowsOfInputs
 
 
 def staged_weights(backend: Backend) -> set[bytes]:
@@ -108,6 +112,36 @@ def test_a_checkpoint_is_merged_into_a_base_once(embedded_backend: Backend, trai
     second = continue_from(backend, middle)
     assert backend.job(second).status == JobStatus.SUCCEEDED
     assert sorted((backend.settings.work_dir / "models").iterdir()) == sorted(folders)
+
+
+def test_a_checkpoint_is_named_to_the_trainer_where_the_request_has_an_alias(
+    embedded_backend: Backend, trained: str, tmp_path: Path
+) -> None:
+    backend = embedded_backend
+    first = backend.checkpoints(trained)[0]
+    name = f"{backend.job(trained).fine_tuned_model_id}:ckpt-step-{first.step}"
+    job_id = backend.add_job(FakeTrainer(steps=5))
+    by_alias = JobRequest(model="support", training_file="file-1")
+    backend.set(job_id, base_checkpoint_id=first.id, requested=by_alias)
+    calls, config = tmp_path / "calls", tmp_path / "config.json"
+    script = f"""echo "$@" >> {calls}
+for word; do case "$word" in */config.json) cp "$word" {config};; esac; done
+exec "$@"
+"""
+    command = ["sh", "-c", script, "sh", *backend.settings.trainer_command]
+    backend.supervisor(trainer_command=command).execute_next()
+    assert backend.job(job_id).status == JobStatus.SUCCEEDED
+    assert f"--base-model {BASE_MODEL} " in calls.read_text()
+    assert TrainConfig.model_validate_json(config.read_bytes()).base_model_name == name
+
+    job = backend.job(job_id)
+    with backend.database.read() as session:
+        sent = InputsJson.of(read_inputs(session, job)).model_dump_json()
+    received = RowsOfInputs(InputsJson.model_validate_json(sent).value())
+    assert (received.began_from(job), received.began_from(backend.job(trained))) == (
+        name,
+        BASE_MODEL,
+    )
 
 
 def test_a_checkpoint_of_a_job_that_continued_from_one(

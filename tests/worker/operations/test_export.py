@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from app.base.ids import new_id
 from app.catalogue import service as catalogue
@@ -27,10 +27,12 @@ from app.models import (
     Project,
 )
 from app.models.falqon_options import FalqonOptions
+from app.models.job_request import JobRequest
 from app.operations import claims
 from falqon_core import fault_points
 from falqon_core.contract.certificate import CERTIFICATE, Certificate
 from falqon_core.contract.config import Recipe
+from falqon_core.export.provenance import HUB_ID
 from tests.support.backend import BASE_MODEL, Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from worker.operations.export import ExportHandler
@@ -52,6 +54,11 @@ def model_of(backend: Backend, fake: FakeTrainer = FAKE) -> str:
     model_id = backend.job(job_id).fine_tuned_model_id
     assert model_id is not None
     return model_id
+
+
+def job_of(backend: Backend, model_id: str) -> Job:
+    with backend.database.read() as session:
+        return session.scalars(select(Job).where(Job.fine_tuned_model_id == model_id)).one()
 
 
 def ask(backend: Backend, model_id: str, format: str, step: int | None = None) -> str:
@@ -206,6 +213,40 @@ def test_an_adapter_is_made_beside_what_tells_its_base_and_licence(
     handler_of(backend).poll()
     assert ("config.json" in content(backend, of_checkpoint, "source.txt").split()) is base_is_there
     assert "config.json" in content(backend, of_model, "source.txt").split()
+
+
+@pytest.mark.parametrize("began_from", ["model", "checkpoint", "deleted checkpoint"])
+def test_an_adapter_names_what_its_training_began_from_and_no_alias_of_it(
+    began_from: str, embedded_backend: Backend, tmp_path: Path
+) -> None:
+    backend = embedded_backend
+    first = model_of(backend)
+    checkpoint = backend.checkpoints(job_of(backend, first).id)[0]
+    by_alias = JobRequest(model="support", training_file="file-1")
+    job_id = backend.add_job(FakeTrainer(steps=5))
+    if began_from == "model":
+        backend.set(job_id, requested=by_alias, base_model_id=first)
+    else:
+        backend.set(job_id, requested=by_alias, base_checkpoint_id=checkpoint.id)
+    backend.supervisor().execute_next()
+    if began_from == "deleted checkpoint":
+        with backend.database.transaction() as session:
+            session.execute(delete(Checkpoint).where(Checkpoint.id == checkpoint.id))
+    export_id = ask(backend, str(backend.job(job_id).fine_tuned_model_id), "lora")
+
+    calls = tmp_path / "calls"
+    noted = ["sh", "-c", f'echo "$@" >> {calls}; exec "$@"', "sh"]
+    command = [*noted, *backend.settings.trainer_command]
+    ExportHandler(backend.context(trainer_command=command)).poll()
+    assert read_export(backend, export_id).status == OperationStatus.COMPLETED
+    arguments = calls.read_text().split()
+    base_model = arguments[arguments.index("--base-model") + 1]
+    assert base_model == {
+        "model": first,
+        "checkpoint": f"{first}:ckpt-step-{checkpoint.step}",
+        "deleted checkpoint": f"checkpoint:{checkpoint.id}",
+    }.get(began_from)
+    assert not HUB_ID.fullmatch(base_model), "which would be taken for the base of its base"
 
 
 @pytest.mark.parametrize("data_is_there", [True, False])
