@@ -59,7 +59,8 @@ class EngineRefused:
 
 class Asker:
     """The caller of an evaluation's models. `heartbeat` is called all the time and may raise to
-    give up."""
+    give up. `seconds`: those in which engines answered earlier attempts.
+    """
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Asker:
         project_id: str,
         key_id: str | None,
         heartbeat: Callable[[], None],
+        seconds: float = 0.0,
     ) -> None:
         self._settings = context.settings
         self._database = context.database
@@ -75,7 +77,7 @@ class Asker:
         self._key_id = key_id
         self._counts = QuestionCounts(context.settings)
         self._heartbeat = heartbeat
-        self.seconds = 0.0  # in which engines answered
+        self.seconds = seconds  # in which engines answered
 
     def ask(
         self, model_id: str, questions: Sequence[Question], *, is_judge: bool = False

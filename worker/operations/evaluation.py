@@ -59,7 +59,8 @@ class EvaluationHandler(OperationHandler[Evaluation]):
             rows = self._rows(operation, job, file, folder, heartbeat)
         _check_templates(operation, rows, heartbeat)
         write_progress(self._database, operation, num_rows=len(rows))
-        asker = Asker(self._context, operation.project_id, job.key_id, heartbeat)
+        owner = (operation.project_id, job.key_id)
+        asker = Asker(self._context, *owner, heartbeat, operation.seconds or 0.0)
         evaluator = _ModelEvaluator(self, operation, job, rows, asker, heartbeat)
         for model in operation.plan.models:
             evaluator.evaluate(model)
@@ -112,10 +113,15 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         return charge_of(self._context, seconds, [model.model for model in plan.models])
 
     def write_scores(
-        self, operation: Evaluation, scores: AnswerScores, answers: Sequence[EvaluationAnswer]
+        self,
+        operation: Evaluation,
+        scores: AnswerScores,
+        answers: Sequence[EvaluationAnswer],
+        seconds: float,
     ) -> bool:
-        """Store the scores and new answers, for readers and for the next attempt."""
-        return write_progress(self._database, operation, *answers, **_columns_of(scores))
+        """Store the scores, their seconds and new answers, for readers and the next attempt."""
+        values = _columns_of(scores) | {"seconds": seconds}
+        return write_progress(self._database, operation, *answers, **values)
 
     def _examples(self, operation: Evaluation, scores: AnswerScores) -> JsonObject:
         """Return the best answers and the worst ones."""
@@ -291,7 +297,8 @@ class _ModelEvaluator:
 
     def _write(self) -> bool:
         self._written_at = time.monotonic()
-        if not self._handler.write_scores(self._operation, self._scores, self._unwritten):
+        written = (self._scores, self._unwritten, self._asker.seconds)
+        if not self._handler.write_scores(self._operation, *written):
             return False
         self._unwritten = []
         return True

@@ -345,6 +345,40 @@ def test_another_attempt_goes_on_where_the_one_before_was_lost(
         assert not claims.write(session, lost, num_answers=0)
 
 
+@pytest.mark.usefixtures("expensive")
+def test_another_attempt_adds_its_seconds_to_those_of_the_one_before(
+    api: Api, tenant: Tenant, handler: EvaluationHandler
+) -> None:
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows(*QUESTIONS)))
+
+    def lose(evaluation_id: str) -> None:
+        with api.database.transaction() as session:
+            lost = claims.claim(session, Evaluation, 60)
+        assert lost is not None
+        assert lost.id == evaluation_id
+        scores = lost.scores.model_copy(update={"by_model": {BASE: [[1.0, 0.0]] * 5}})
+        assert handler.write_scores(lost, scores, [], 1000.0)
+        with api.database.transaction() as session:
+            session.execute(update(Evaluation).values(lease_expires_at=now_plus(-1)))
+
+    completed_id = ask(tenant, job_id)
+    lose(completed_id)
+    handler.poll()
+    with api.database.read() as session:
+        seconds = session.get_one(Evaluation, completed_id).seconds
+    assert seconds is not None
+    assert seconds > 1000
+    assert Decimal(read(tenant, job_id, completed_id)["cost"]) > 1000
+
+    capped_id = ask(tenant, job_id)
+    with api.database.transaction() as session:
+        capped = session.get_one(Evaluation, capped_id)
+        capped.plan = capped.plan.model_copy(update={"max_cost_usd": Decimal(1000)})
+    lose(capped_id)
+    handler.poll()
+    assert read(tenant, job_id, capped_id)["error"]["code"] == "budget_exhausted"
+
+
 def test_a_worker_that_ends_leaves_it_to_others(
     api: Api, tenant: Tenant, handler: EvaluationHandler, shutting_down: threading.Event
 ) -> None:

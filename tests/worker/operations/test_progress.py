@@ -41,7 +41,7 @@ def test_a_database_that_is_away_misses_what_is_written_of_progress(
     ProgressWriter(away, FileImport(id="a")).write(progress=0.5)
     without_database(ModelImportHandler(context)).write(ModelImport(id="b"), bytes=1)
     scores = AnswerScores(by_model={"m": [[1.0]]})
-    without_database(EvaluationHandler(context)).write_scores(Evaluation(id="c"), scores, [])
+    without_database(EvaluationHandler(context)).write_scores(Evaluation(id="c"), scores, [], 1.0)
 
 
 def test_answers_of_a_batch_wait_for_a_database_that_is_away(embedded_backend: Backend) -> None:
