@@ -51,7 +51,7 @@ def begin(session: Session, job: Job, rivals: Sequence[str] = ()) -> Evaluation 
     except ApiError as error:
         _tell_skipped(session, job, error.message, error.param)
         return None
-    return plan.add(session, job, file_id, origin, planned)
+    return plan.add(session, job, file_id, origin, planned, job.key_id)
 
 
 def _left_of_budget(job: Job) -> Decimal | None:

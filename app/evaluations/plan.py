@@ -24,13 +24,19 @@ ID_PREFIX = "eval-"
 
 
 def add(
-    session: Session, job: Job, file_id: str, origin: Origin, plan: EvaluationPlan
+    session: Session,
+    job: Job,
+    file_id: str,
+    origin: Origin,
+    plan: EvaluationPlan,
+    key_id: str | None,
 ) -> Evaluation:
-    """Add an evaluation for a worker to take."""
+    """Add an evaluation for a worker to take. `key_id`: the key whose usage it is."""
     evaluation = Evaluation(
         id=new_id(ID_PREFIX),
         project_id=job.project_id,
         job_id=job.id,
+        key_id=key_id,
         file_id=file_id,
         origin=origin,
         plan=plan,

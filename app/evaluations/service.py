@@ -37,7 +37,7 @@ def create_evaluation(
             max_cost_usd=agent_budget.admit_answers(session, caller),
         )
         operations.admit(session, Evaluation, project_id, MAX_IN_PROGRESS)
-        evaluation = plan.add(session, job, file_id, origin, planned)
+        evaluation = plan.add(session, job, file_id, origin, planned, caller.key_id)
         created = EvaluationObject.of(evaluation)
         audit.record(session, caller, "evaluation.created", created.id)
     services.notifier.notify(Evaluation, created.id)

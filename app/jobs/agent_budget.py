@@ -1,7 +1,7 @@
 """Budget of an agent's key for a UTC day. Free of the web framework.
 
-Checked in the transaction that writes the job: the key's row is locked, so of two requests at once
-the second counts the job of the first.
+Checked in the transaction that writes the job or the evaluation: the key's row is locked, so of two
+requests at once the second counts what the first has written.
 """
 
 from dataclasses import dataclass
@@ -31,7 +31,8 @@ def admit_job(session: Session, caller: Caller, budget: Budget | None) -> None:
     """Raise `QuotaExceeded` if a job with this budget could cost more than is left of the day.
 
     The day's jobs can cost what they have cost since midnight, and what the caps of those that have
-    not ended leave them, also of those created on an earlier day.
+    not ended leave them, also of those created on an earlier day. The key's evaluations count the
+    same way, those of other keys' jobs, too.
     """
     if caller.scope is not Scope.AGENT:
         return
@@ -46,8 +47,8 @@ def admit_job(session: Session, caller: Caller, budget: Budget | None) -> None:
     if budget.max_cost_usd > day.left:
         raise QuotaExceeded(
             f"daily_budget_usd: this job may cost {dollars(budget.max_cost_usd)}, and {day}. "
-            f"Nothing was created. Use a lower {CAP}, wait for a job to end or for tomorrow, or "
-            "ask for a key with a larger budget.",
+            f"Nothing was created. Use a lower {CAP}, wait for a job or an evaluation to end or "
+            "for tomorrow, or ask for a key with a larger budget.",
             param="daily_budget_usd",
         )
 
@@ -61,8 +62,8 @@ def admit_answers(session: Session, caller: Caller) -> Decimal | None:
     day = _read_day(session, caller)
     if not day.left:
         raise QuotaExceeded(
-            f"daily_budget_usd: {day}. Nothing was created. Wait for a job to end or for "
-            "tomorrow, or ask for a key with a larger budget.",
+            f"daily_budget_usd: {day}. Nothing was created. Wait for a job or an evaluation to end "
+            "or for tomorrow, or ask for a key with a larger budget.",
             param="daily_budget_usd",
         )
     return day.left
@@ -92,7 +93,7 @@ class Day:
         return (
             f"{dollars(self.left)} is left of the {dollars(self.most)} that this key may spend "
             f"today (UTC): {dollars(self.spent)} is spent, and {dollars(self.reserved)} is "
-            "reserved for jobs that have not ended"
+            "reserved for jobs and evaluations that have not ended"
         )
 
 
@@ -104,5 +105,6 @@ def _day_of(session: Session, project_id: str, key: ApiKey) -> Day:
     return Day(
         key.daily_budget_usd or Decimal(0),
         usage.cost_of_key(session, project_id, key.id, now(session).date()),
-        repository.unspent_budget(session, project_id, key.id),
+        repository.unspent_budget(session, project_id, key.id)
+        + repository.reserved_for_evaluations(session, project_id, key.id),
     )

@@ -12,11 +12,13 @@ from app.jobs.readings import is_step, number, step_of
 from app.jobs.requests import JobFilters
 from app.models import (
     Attempt,
+    Evaluation,
     Event,
     File,
     Job,
     JobMetadata,
     JobStatus,
+    OperationStatus,
     Project,
 )
 from app.models.base import JsonObject
@@ -262,6 +264,21 @@ def unspent_budget(session: Session, project_id: str, key_id: str) -> Decimal:
             accrued = progress.cost.accrued if progress and progress.cost else Decimal(0)
             unspent += max(Decimal(0), budget.max_cost_usd - accrued)
     return unspent
+
+
+def reserved_for_evaluations(session: Session, project_id: str, key_id: str) -> Decimal:
+    """Return the dollars that a key's evaluations in progress may cost, of jobs of any key."""
+    statement = (
+        select(Evaluation.plan)
+        .join(Job, Job.id == Evaluation.job_id)
+        .where(
+            Evaluation.project_id == project_id,
+            Evaluation.status == OperationStatus.IN_PROGRESS,
+            func.coalesce(Evaluation.key_id, Job.key_id) == key_id,
+        )
+    )
+    caps = (plan.max_cost_usd or Decimal(0) for plan in session.scalars(statement))
+    return sum(caps, Decimal(0))
 
 
 def list_validating_with(session: Session, file_id: str) -> list[Job]:

@@ -124,6 +124,7 @@ class Evaluation(Operation):
     noun = "evaluation"
 
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
+    key_id: Mapped[str | None]  # API key that asked for it; null: not recorded, the job's
     file_id: Mapped[str]  # the rows are in it
     origin: Mapped[str]
     plan: Mapped[EvaluationPlan] = mapped_column(PydanticType(EvaluationPlan))

@@ -45,8 +45,9 @@ class NanoDollars(TypeDecorator[Decimal]):
 
 
 class UsageDay(Base):
-    """Usage of a job on one UTC day, as its worker last reported. It refers to no job: its cost
-    stays when a job is deleted.
+    """Usage of a job on one UTC day, as its worker last reported, or of a batch or an evaluation
+    that another key than the job's asked for. It refers to no job: its cost stays when a job is
+    deleted.
     """
 
     __tablename__ = "usage_days"
@@ -58,7 +59,7 @@ class UsageDay(Base):
     job_id: Mapped[str] = mapped_column(primary_key=True)
     day: Mapped[date] = mapped_column(primary_key=True)
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"))
-    key_id: Mapped[str | None]  # API key that requested the job; null: not recorded then
+    key_id: Mapped[str | None]  # API key that requested it; null: not recorded then
     base_model_id: Mapped[str]
     cost: Mapped[Decimal] = mapped_column(Dollars)
     device_seconds: Mapped[float] = mapped_column(ReportedFloat)

@@ -42,7 +42,7 @@ def create_switch(
             max_tokens=request.max_tokens,
         )
         operations.admit(session, Evaluation, project_id, MAX_IN_PROGRESS)
-        evaluation = plan.add(session, job, file_id, origin, planned)
+        evaluation = plan.add(session, job, file_id, origin, planned, caller.key_id)
         options = SwitchOptions(alias=name, canary=request.canary)
         switch = gate.new_switch(job, options, alias, evaluation, caller.key_id)
         session.add(switch)

@@ -3,19 +3,27 @@
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from app.base.database import now
 from app.jobs import claims
 from app.jobs.events import NewEvent
-from app.models import Evaluation, Event, Job, JobStatus, Scope
+from app.models import Evaluation, Event, Job, JobStatus, Scope, UsageDay
+from app.models.evaluation import EvaluationResult
+from app.usage import repository as usage
+from falqon_core.estimate.prices import default_price
 from tests.contract.access_objects import GRADER, a_job_to_evaluate
+from tests.contract.test_evaluations import RESULT
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.audit import rows_of
 from tests.support.usage import report
+from worker.evaluation import outcome
+from worker.evaluation.charge import Charge
 
 pytestmark = pytest.mark.both_databases
 
@@ -62,6 +70,25 @@ def spend(tenant: Tenant, job_id: str, *accrued: str, ends: bool = True) -> None
             report(session, claim, today - timedelta(days=age), amount, 1.0, 1)
         if ends:
             assert claims.finish(session, claim, JobStatus.FAILED, NewEvent("done"))
+
+
+def key_id_of(agent: httpx.Client) -> str:
+    public = agent.headers["authorization"].removeprefix("Bearer ft_live_").partition("_")[0]
+    return f"key_{public}"
+
+
+def complete(tenant: Tenant, evaluation_id: str, cost: str) -> None:
+    """End an evaluation as its worker does."""
+    price = default_price("cpu").model_copy(update={"usd_per_device_hour": Decimal(cost)})
+    result = EvaluationResult.model_validate(RESULT)
+    with tenant.api.database.transaction() as session:
+        evaluation = session.get_one(Evaluation, evaluation_id)
+        assert outcome.complete(session, evaluation, result, Charge(3600.0, 1, price))
+
+
+def fail(tenant: Tenant, evaluation_id: str) -> None:
+    with tenant.api.database.transaction() as session:
+        assert outcome.fail(session, session.get_one(Evaluation, evaluation_id), "no", "No.")
 
 
 def test_a_daily_budget_is_for_agents_and_required_of_them(admin: Tenant) -> None:
@@ -142,11 +169,52 @@ def test_an_evaluation_costs_at_most_what_is_left_of_the_day(
     with admin.api.database.read() as session:
         stored = session.get_one(Evaluation, evaluation["id"])
         assert stored.plan.max_cost_usd == 2
+    assert error_of(create(agent, admin, "2")) == EXHAUSTED
+    fail(admin, evaluation["id"])
     assert create(agent, admin, "2").status_code == 200
     refused = agent.post(path, json={"graders": [GRADER]})
     assert error_of(refused) == EXHAUSTED
     assert "$0.00 is left of the $5.00" in refused.text
     assert admin.http.post(path, json={"graders": [GRADER]}).status_code == 200
+
+
+def test_an_evaluation_lowers_the_day_of_the_key_that_asked_for_it(
+    admin: Tenant, agent: httpx.Client
+) -> None:
+    mine, others = (a_job_to_evaluate(admin)["job_id"] for _ in range(2))
+    with admin.api.database.transaction() as session:
+        session.get_one(Job, mine).key_id = key_id_of(agent)
+    for http, job_id, cost in ((agent, others, "4"), (admin.http, mine, "3")):
+        path = f"/v1/fine_tuning/jobs/{job_id}/evaluations"
+        evaluation = http.post(path, json={"graders": [GRADER]}).raise_for_status().json()
+        complete(admin, evaluation["id"], cost)
+        job = admin.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+        assert job["cost"]["accrued"] == f"{cost}.0000"
+    assert error_of(create(agent, admin, "1.0001")) == EXHAUSTED
+    assert create(agent, admin, "1").status_code == 200
+
+    with admin.api.database.transaction() as session:
+        # A later report of the job books nothing of another key's evaluation again.
+        usage.book(session, others, now(session).date())
+        days = select(UsageDay).where(UsageDay.project_id == admin.project_id)
+        booked = [(day.key_id, day.cost) for day in session.scalars(days) if day.cost]
+        admin_key_id = session.get_one(Job, others).key_id
+    assert sorted(booked, key=str) == sorted([(key_id_of(agent), 4), (admin_key_id, 3)], key=str)
+    # The cost stays when the job is deleted.
+    assert admin.http.delete(f"/v1/fine_tuning/jobs/{others}").status_code == 200
+    assert error_of(create(agent, admin, "0.0001")) == EXHAUSTED
+
+
+def test_of_many_evaluations_at_once_one_has_what_is_left_of_the_day(
+    admin: Tenant, agent: httpx.Client
+) -> None:
+    path = f"/v1/fine_tuning/jobs/{a_job_to_evaluate(admin)['job_id']}/evaluations"
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(
+            pool.map(lambda body: agent.post(path, json=body), [{"graders": [GRADER]}] * 3)
+        )
+    assert sorted(answer.status_code for answer in answers) == [200, 429, 429]
+    assert [error_of(each) for each in answers if each.is_error] == [EXHAUSTED] * 2
 
 
 def test_estimates_and_dry_runs_are_free(admin: Tenant, agent: httpx.Client) -> None:

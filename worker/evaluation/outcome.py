@@ -45,7 +45,7 @@ def complete(
     event = NewEvent(summarise(result), data=_data(evaluation, "completed"))
     _tell(session, evaluation, event, outcome)
     if is_charged:
-        usage.book(session, job.id, now(session).date())
+        _book(session, job, evaluation, charge)
     return True
 
 
@@ -80,6 +80,17 @@ def _charge(job: Job, charge: Charge) -> JsonObject:
         cost = _add(progress.cost or _no_cost(charge.price), charge.cost)
         columns["progress"] = progress.model_copy(update={"cost": cost})
     return columns
+
+
+def _book(session: Session, job: Job, evaluation: Evaluation, charge: Charge) -> None:
+    """Book the charge on today, for the key that asked: its day, if it has a budget, is lowered."""
+    day = now(session).date()
+    if evaluation.key_id in (None, job.key_id):
+        usage.book(session, job.id, day)
+        return
+    total = usage.Amounts(charge.cost, charge.seconds * charge.num_devices, 0)
+    owner = (job.project_id, evaluation.key_id, job.base_model_id)
+    usage.book_total(session, evaluation.id, day, *owner, total)
 
 
 def _add(cost: JobCost, charge: Decimal) -> JobCost:

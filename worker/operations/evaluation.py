@@ -59,7 +59,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
             rows = self._rows(operation, job, file, folder, heartbeat)
         _check_templates(operation, rows, heartbeat)
         write_progress(self._database, operation, num_rows=len(rows))
-        owner = (operation.project_id, job.key_id)
+        owner = (operation.project_id, operation.key_id or job.key_id)
         asker = Asker(self._context, *owner, heartbeat, operation.seconds or 0.0)
         evaluator = _ModelEvaluator(self, operation, job, rows, asker, heartbeat)
         for model in operation.plan.models:

@@ -78,7 +78,7 @@ def begin(backend: Backend) -> str:
             max_rows=24,
             max_tokens=4,
         )
-        evaluation = plan.add(session, job, file_id, "file", planned)
+        evaluation = plan.add(session, job, file_id, "file", planned, None)
         switch = gate.new_switch(job, SwitchOptions(alias=NAME), alias, evaluation, None)
         session.add(switch)
     return switch.id
