@@ -15,13 +15,14 @@ def fine_tuned_model_id(job: Job, project_name: str) -> str:
     A model that continues from a fine-tuned model is named by the base model that the chain began
     with.
     """
-    base = (
-        job.base_model_id.split(":")[1]
-        if job.base_model_id.startswith("ft:")
-        else job.base_model_id
-    )
     # The end of an id is random; its beginning is a clock.
-    return f"ft:{base}:{UNSAFE_CHARACTERS.sub('-', project_name)}:{job.suffix or ''}:{job.id[-8:]}"
+    return fine_tuned_name(job.base_model_id, project_name, job.suffix, job.id[-8:])
+
+
+def fine_tuned_name(base_model_id: str, project_name: str, suffix: str | None, tail: str) -> str:
+    """Return the id of a model by its parts; `tail`: the end of the job's id."""
+    base = base_model_id.split(":")[1] if base_model_id.startswith("ft:") else base_model_id
+    return f"ft:{base}:{UNSAFE_CHARACTERS.sub('-', project_name)}:{suffix or ''}:{tail}"
 
 
 def hub_id(model_id: str) -> str:

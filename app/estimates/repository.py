@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from datetime import datetime
 from statistics import median
 from typing import NamedTuple
@@ -67,10 +68,14 @@ def _is_within(begin: datetime, end: datetime, seconds: float) -> bool:
     return seconds <= (end - begin).total_seconds() + SLACK_SECONDS
 
 
-def find_answer_rate(session: Session, project_id: str, base_model_id: str) -> AnswerRate | None:
-    """Return the median over the project's newest evaluations of models of this base."""
+def find_answer_rate(
+    session: Session, project_id: str, base_model_id: str, is_charged: Callable[[str], bool]
+) -> AnswerRate | None:
+    """Return the median over the project's newest evaluations of models of this base, of those
+    answers that are charged.
+    """
     statement = (
-        select(Evaluation.num_answers, Evaluation.seconds, Evaluation.cost)
+        select(Evaluation.num_answers, Evaluation.plan, Evaluation.seconds, Evaluation.cost)
         .join(Job, Job.id == Evaluation.job_id)
         .where(
             Evaluation.project_id == project_id,
@@ -82,11 +87,16 @@ def find_answer_rate(session: Session, project_id: str, base_model_id: str) -> A
         .order_by(Evaluation.id.desc())
         .limit(NEWEST_EVALUATIONS)
     )
-    rows = [
-        AnswerRate(seconds / num_answers, cost / num_answers)
-        for num_answers, seconds, cost in session.execute(statement)
-        if seconds is not None and cost is not None
-    ]
+    rows = []
+    for num_answers, plan, seconds, cost in session.execute(statement):
+        num_charged = sum(is_charged(each.model) for each in plan.models)
+        if num_charged and seconds is not None and cost is not None:
+            # Each model gives the same number of answers.
+            num_shares = num_answers * num_charged
+            num_models = len(plan.models)
+            rows.append(
+                AnswerRate(seconds * num_models / num_shares, cost * num_models / num_shares)
+            )
     return AnswerRate(*map(median, zip(*rows, strict=True))) if rows else None
 
 

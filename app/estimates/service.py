@@ -1,6 +1,7 @@
 """Use cases of estimates."""
 
 import statistics
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from app.estimates import repository
 from app.estimates.schemas import AccuracyObject
 from app.http.pagination import Page
 from app.models import Model
+from app.models.alias import is_upstream
 from app.models.base import JsonObject
 from app.models.falqon_options import ANY_DEVICE
 from app.prices import service as prices
@@ -153,10 +155,10 @@ def estimate_job(
     gpu: str = ANY_DEVICE,
     num_gpus: int = 1,
     validation_report: FileReport | None = None,
-    num_evaluated_models: int = 0,
+    evaluated_models: Sequence[str] = (),
 ) -> Estimate:
     """Estimate a job. `recipe` must be resolved. `validation_report`: of the validation file, where
-    there is one. `num_evaluated_models`: that answer those records once it has succeeded, where an
+    there is one. `evaluated_models`: that answer those records once it has succeeded, where an
     engine answers for its model.
     `project_id`: the project whose measurements come before those of others. `amount`: of the whole
     training file, once this model's tokenizer has counted it, or as `tokens_basis` says. Without a
@@ -193,9 +195,9 @@ def estimate_job(
     if not settings.engine_url:
         result = result.model_copy(update={"engine_note": engine_note(model.config)})
     has_questions = num_held_out and shape_held_out != "text" and not recipe.find_rate
-    if num_evaluated_models and has_questions and not result.engine_note:
+    if evaluated_models and has_questions and not result.engine_note:
         tokens_per_row = validation_tokens / num_held_out
-        rows = (num_held_out, tokens_per_row, num_evaluated_models)
+        rows = (num_held_out, tokens_per_row, evaluated_models)
         evaluation = _estimate_evaluation(session, settings, model, *rows, target, project_id)
         result = result.model_copy(update={"evaluation": evaluation})
     if amount is None and report.num_learned_turns > report.num_records:
@@ -215,23 +217,28 @@ def _estimate_evaluation(
     model: Model,
     num_rows: int,
     tokens_per_row: float,
-    num_models: int,
+    models: Sequence[str],
     target: TrainingTarget,
     project_id: str | None,
 ) -> EvaluationEstimate:
-    price = None
-    if not settings.engine_url:
-        price = prices.price_of(session, settings, target.device.name)
     is_cpu = target.device.name == CPU
+
+    def is_charged(model_id: str) -> bool:
+        return not is_upstream(model_id) and not settings.engine_url_of(model_id)
+
+    measured = None
+    if project_id:
+        measured = repository.find_answer_rate(session, project_id, model.id, is_charged)
     return estimate_evaluation(
         ModelDimensions.from_config(model.config),
         num_rows,
         tokens_per_row,
         target.device.name,
-        price,
+        prices.price_of(session, settings, target.device.name),
         target.num_devices if is_cpu else 1,
-        repository.find_answer_rate(session, project_id, model.id) if project_id else None,
-        num_models,
+        measured,
+        len(models),
+        sum(map(is_charged, models)),
     )
 
 

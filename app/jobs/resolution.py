@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.aliases import service as aliases
 from app.base.settings import Settings
+from app.catalogue.naming import fine_tuned_name
 from app.dataset_statistics.service import exact_amount
 from app.estimates import service as estimates
 from app.files.unused import describe_unused_fields
@@ -19,10 +20,11 @@ from app.models.job_request import JobRequest, TrainingData
 from falqon_core.contract.automatic import MIN_RECORDS
 from falqon_core.contract.config import Recipe
 from falqon_core.estimate.estimate import Estimate, TokensBasis
-from falqon_core.estimate.evaluation import NUM_MODELS
 from falqon_core.estimate.long_text import EpochAmount
 from falqon_core.records.file_check import FileReport
 from falqon_core.records.shapes import wrong_kind
+
+UNKNOWN_TAIL = "00000000"  # of a job that has no id yet
 
 
 @dataclass(frozen=True)
@@ -147,19 +149,22 @@ def _estimate(
         gpu=plan.request.falqon.gpu,
         num_gpus=num_gpus,
         validation_report=validation_report,
-        num_evaluated_models=_num_evaluated_models(session, plan),
+        evaluated_models=_evaluated_models(session, plan),
     )
     return ResolvedJob(recipe, estimate, num_gpus)
 
 
-def _num_evaluated_models(session: Session, plan: JobPlan) -> int:
-    """Return how many models the evaluation asks: the model, its base, and those that the name of
-    a switch stands for.
+def _evaluated_models(session: Session, plan: JobPlan) -> list[str]:
+    """Return the models that the evaluation asks: the base, those that the name of a switch stands
+    for, and the job's own, by the name that it would have.
     """
     options = plan.request.falqon
+    project = session.get_one(Project, plan.project_id)
+    base = plan.model.id if plan.checkpoint is None else plan.request.model
+    result = fine_tuned_name(plan.model.id, project.name, plan.request.suffix, UNKNOWN_TAIL)
     if options.switch is not None:
         alias = aliases.find_own(session, plan.project_id, options.switch.alias)
         current = {target.model for target in alias.targets.models} if alias else set()
-        return NUM_MODELS + len(current - {plan.model.id})
-    is_wanted = options.evaluate and session.get_one(Project, plan.project_id).evaluate
-    return NUM_MODELS if is_wanted else 0
+        return [base, *sorted(current - {base}), result]
+    is_wanted = options.evaluate and project.evaluate
+    return [base, result] if is_wanted else []

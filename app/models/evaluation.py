@@ -133,6 +133,7 @@ class Evaluation(Operation):
     # One row of the table, written now and then: an attempt goes on where the lost one stopped.
     scores: Mapped[AnswerScores] = mapped_column(PydanticType(AnswerScores), default=AnswerScores)
     result: Mapped[EvaluationResult | None] = mapped_column(PydanticType(EvaluationResult))
-    # Time in which engines answered, written with the scores; its price, which the job is charged.
+    # Time in which engines of workers answered, written with the scores, and the price that the
+    # job is charged for it.
     seconds: Mapped[float | None]
     cost: Mapped[Decimal | None] = mapped_column(Dollars)

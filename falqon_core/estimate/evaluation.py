@@ -33,7 +33,7 @@ class EvaluationEstimate(BaseModel):
 
 
 class AnswerRate(NamedTuple):
-    """What an answer took and cost in earlier evaluations of models of one base."""
+    """What an answer that is charged took and cost in earlier evaluations of models of one base."""
 
     seconds: float
     cost: Decimal
@@ -44,18 +44,19 @@ def estimate_evaluation(
     num_rows: int,
     tokens_per_row: float,
     device: str,
-    price: Price | None,
+    price: Price,
     num_devices: int,
     measured: AnswerRate | None = None,
     num_models: int = NUM_MODELS,
+    num_charged_models: int = NUM_MODELS,
 ) -> EvaluationEstimate:
-    """Estimate an evaluation on so many held-out rows. `price`: None for an engine of the
-    operator's own, which is not charged.
+    """Estimate an evaluation on so many held-out rows. `num_charged_models`: those that engines of
+    workers answer for; the operator's own servers are not charged.
     """
     num_rows = min(num_rows, MAX_ROWS)
     num_answers = num_models * num_rows
     if measured is not None:
-        cost = (measured.cost * num_answers).quantize(PLACES)
+        cost = (measured.cost * num_charged_models * num_rows).quantize(PLACES)
         return EvaluationEstimate(
             num_rows=num_rows, seconds=measured.seconds * num_answers, cost=cost
         )
@@ -64,5 +65,6 @@ def estimate_evaluation(
     expected_tokens = min(MAX_TOKENS, tokens_per_row / 2)
     tokens = (expected_tokens + MAX_TOKENS) / 2  # on average, with one model that ends too late
     seconds = num_answers * tokens * max(weights, LEAST_TOKEN_SECONDS) / ANSWERS_AT_ONCE
-    cost = dollars(price.usd_per_device_hour * num_devices, seconds) if price else Decimal(0)
+    charged_seconds = seconds * num_charged_models / num_models
+    cost = dollars(price.usd_per_device_hour * num_devices, charged_seconds)
     return EvaluationEstimate(num_rows=num_rows, seconds=seconds, cost=cost)

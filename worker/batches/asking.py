@@ -3,6 +3,8 @@
 import asyncio
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -53,7 +55,7 @@ class BatchAsker:
 
     @property
     def seconds(self) -> float:
-        """Return the time in which an engine had a request."""
+        """Return the time in which an engine of a worker had a request; others are not charged."""
         running = time.monotonic() - self._open_since if self._num_open else 0.0
         return self._seconds + running
 
@@ -136,16 +138,21 @@ class BatchAsker:
     async def _post(
         self, target: EngineTarget, path: str, fields: dict[str, Any] | None
     ) -> httpx.Response:
-        if not self._num_open:
-            self._open_since = time.monotonic()
-        self._num_open += 1
-        try:
+        with nullcontext() if target.engine is None else self._timed():
             return await self._client.request(
                 "GET" if fields is None else "POST",
                 f"{target.address}{path}",
                 content=None if fields is None else target.body(json.dumps(fields).encode()),
                 headers=target.headers,
             )
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        if not self._num_open:
+            self._open_since = time.monotonic()
+        self._num_open += 1
+        try:
+            yield
         finally:
             self._num_open -= 1
             if not self._num_open:

@@ -59,7 +59,7 @@ class EngineRefused:
 
 class Asker:
     """The caller of an evaluation's models. `heartbeat` is called all the time and may raise to
-    give up. `seconds`: those in which engines answered earlier attempts.
+    give up. `seconds`: those of earlier attempts.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class Asker:
         self._key_id = key_id
         self._counts = QuestionCounts(context.settings)
         self._heartbeat = heartbeat
-        self.seconds = seconds  # in which engines answered
+        self.seconds = seconds  # in which engines of workers answered; others are not charged
 
     def ask(
         self, model_id: str, questions: Sequence[Question], *, is_judge: bool = False
@@ -95,8 +95,9 @@ class Asker:
                 target = judge or self._find_target(model_id)
                 began_at = time.monotonic()
                 answers = asyncio.run(self._ask_at_once(target, questions))
-                if judge is None and not target.is_upstream:
+                if target.engine is not None:
                     self.seconds += time.monotonic() - began_at
+                if judge is None and not target.is_upstream:
                     self._count(model_id, answers)
                 return [answer.text for answer in answers]
             except (EngineAway, ApiError) as error:

@@ -1,6 +1,5 @@
-"""Cost of the time in which engines answered."""
+"""Cost of the time in which engines of workers answered."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -12,25 +11,19 @@ from worker.machine.engines import device_of_engines
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """Time in which engines answered on `num_devices` at a price; None on an engine of the
-    operator's own.
-    """
+    """Time in which engines of workers answered on `num_devices`, at a price."""
 
     seconds: float
     num_devices: int
-    price: Price | None
+    price: Price
 
     @property
     def cost(self) -> Decimal:
-        if self.price is None:
-            return Decimal(0)
         return cents(usd(self.price.usd_per_device_hour * self.num_devices, self.seconds))
 
 
-def charge_of(context: WorkerContext, seconds: float, model_ids: Iterable[str]) -> Charge:
-    """Return what so many seconds of answers of some models cost on the engines of this machine."""
-    if all(map(context.settings.engine_url_of, model_ids)):
-        return Charge(seconds, 1, None)
+def charge_of(context: WorkerContext, seconds: float) -> Charge:
+    """Return what so many seconds of answers cost on the engines of this machine."""
     device, num_devices = device_of_engines(context.settings)
     with context.database.read() as session:
         price = price_of(session, context.settings, device)

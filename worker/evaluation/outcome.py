@@ -76,7 +76,7 @@ def _charge(job: Job, charge: Charge) -> JsonObject:
     columns: JsonObject = {
         "device_seconds": job.device_seconds + charge.seconds * charge.num_devices
     }
-    if charge.price is not None:
+    if charge.seconds:
         cost = _add(progress.cost or _no_cost(charge.price), charge.cost)
         columns["progress"] = progress.model_copy(update={"cost": cost})
     return columns

@@ -42,7 +42,7 @@ class AnswerKeeper:
         if not progress.answers:
             return True
         seconds = self._seconds + progress.seconds
-        charge = charge_of(self._context, seconds, [self._batch.model_id or ""])
+        charge = charge_of(self._context, seconds)
         values: dict[str, object] = {
             "num_completed": self._counts[0] + progress.num_completed,
             "num_failed": self._counts[1] + progress.num_failed,

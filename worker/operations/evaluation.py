@@ -18,7 +18,7 @@ from app.garbage import orphans
 from app.jobs import repository as jobs
 from app.models import Artifact, Evaluation, EvaluationAnswer, File, Job
 from app.models.base import JsonObject
-from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationPlan, EvaluationResult
+from app.models.evaluation import AnswerScores, EvaluatedModel, EvaluationResult
 from app.switches import gate
 from falqon_core.contract.config import TrainConfig
 from falqon_core.fault_points import fault
@@ -109,8 +109,8 @@ class EvaluationHandler(OperationHandler[Evaluation]):
             raise OperationAbandoned
         gate.give_up(session, operation, error.message)
 
-    def charge_of(self, plan: EvaluationPlan, seconds: float) -> Charge:
-        return charge_of(self._context, seconds, [model.model for model in plan.models])
+    def charge_of(self, seconds: float) -> Charge:
+        return charge_of(self._context, seconds)
 
     def write_scores(
         self,
@@ -217,7 +217,7 @@ class _ModelEvaluator:
 
     @property
     def charge(self) -> Charge:
-        return self._handler.charge_of(self._plan, self._asker.seconds)
+        return self._handler.charge_of(self._asker.seconds)
 
     def evaluate(self, model: EvaluatedModel) -> None:
         scores = self._scores.by_model.setdefault(model.model, [])

@@ -167,6 +167,16 @@ def test_requests_are_answered_and_bad_ones_do_not_stop_the_others(
         assert session.scalar(kept) == 0
 
 
+def test_a_batch_on_an_engine_of_the_operators_is_not_charged(
+    api: Api, tenant: Tenant, handler: BatchHandler
+) -> None:
+    batch = create(tenant, lines(tenant, "One", "Two"))
+    handler.poll()
+    with api.database.read() as session:
+        done = session.get_one(Batch, batch.id)
+    assert (done.num_completed, done.seconds, done.cost) == (2, 0, 0)
+
+
 def test_responses_are_answered_in_their_form(tenant: Tenant, handler: BatchHandler) -> None:
     body = {"model": tenant.base_model, "input": "Hi"}
     others = [{}, {"max_output_tokens": 0}, {"previous_response_id": "resp_1"}]

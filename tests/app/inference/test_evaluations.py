@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -30,8 +31,10 @@ from app.models import (
 )
 from app.operations import claims
 from falqon_core.contract.config import Recipe
+from tests.support import model_engine
 from tests.support.api import Api, Tenant
 from tests.support.backend import processes
+from tests.support.local_server import serving_by
 from tests.support.waiting import wait_for
 from worker.context import WorkerContext
 from worker.entry.workers import Poller
@@ -52,6 +55,7 @@ assert config["recipe"]["validation_fraction"] == 0.25
 print([2, 5, 9])
 """
 WEBHOOK = "fine_tuning.job.evaluation.finished"
+OWN_SECONDS = 3.0  # longer than the tiny model takes for two answers
 QUESTIONS = ["Two?", "And?", "Who?", "Why?", "Where?"]
 
 
@@ -72,7 +76,7 @@ def a_job(api: Api, tenant: Tenant, **request: Any) -> str:
     """One whose model has the base's weights."""
     training_file = tenant.upload(rows(*map(str, range(12))))
     job = tenant.client.fine_tuning.jobs.create(model=BASE, training_file=training_file, **request)
-    model_id = f"ft:{BASE}:acme::{job.id[-8:]}"
+    model_id = model_of(job.id)
     with api.database.transaction() as session:
         base = session.get_one(Model, BASE)
         model = Model(id=model_id, project_id=tenant.project_id, job_id=job.id)
@@ -86,6 +90,10 @@ def a_job(api: Api, tenant: Tenant, **request: Any) -> str:
         values = {"status": JobStatus.SUCCEEDED, "fine_tuned_model_id": model_id}
         session.execute(update(Job).where(Job.id == job.id).values(**values))
     return str(job.id)
+
+
+def model_of(job_id: str) -> str:
+    return f"ft:{BASE}:acme::{job_id[-8:]}"
 
 
 def ask(tenant: Tenant, job_id: str, **body: Any) -> str:
@@ -230,6 +238,40 @@ def test_an_evaluation_that_nobody_asked_for_stays_within_the_budget(
     assert failed["cost"] is None
 
 
+class SlowEngine(model_engine.Handler):
+    def do_POST(self) -> None:
+        time.sleep(OWN_SECONDS)
+        super().do_POST()
+
+
+@pytest.mark.usefixtures("expensive")
+@pytest.mark.parametrize("is_judged", [False, True], ids=["asked", "judges"])
+def test_a_model_that_workers_load_is_charged_beside_an_engine_of_the_operators(
+    api: Api, tenant: Tenant, shutting_down: threading.Event, is_judged: bool
+) -> None:
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows("Two?", "And?")))
+    own, graders = [BASE], [NOT]
+    if is_judged:
+        judge = {"type": "score_model", "name": "right", "model": model_of(a_job(api, tenant))}
+        message = {"role": "user", "content": "{{sample.output_text}}"}
+        own, graders = [BASE, model_of(job_id)], [NOT, judge | {"input": [message]}]
+    evaluation_id = ask(tenant, job_id, graders=graders)
+    with serving_by(SlowEngine) as url:
+        settings = api.settings.model_copy(update={"engine_urls": dict.fromkeys(own, url)})
+        EvaluationHandler(
+            WorkerContext(settings, api.database, api.storage, "evaluates", shutting_down)
+        ).poll()
+    with api.database.read() as session:
+        evaluation = session.get_one(Evaluation, evaluation_id)
+    assert evaluation.seconds is not None
+    assert evaluation.cost is not None
+    if is_judged:
+        assert evaluation.seconds > 0
+    else:
+        assert 0 < evaluation.seconds < OWN_SECONDS
+    assert evaluation.cost > 0
+
+
 def test_the_newest_evaluation_is_downloaded_with_the_model(
     api: Api, tenant: Tenant, handler: EvaluationHandler
 ) -> None:
@@ -318,7 +360,7 @@ def test_a_model_or_file_that_is_gone(api: Api, tenant: Tenant, handler: Evaluat
     job_id = a_job(api, tenant, validation_file=held_out)
     without_file, without_model = ask(tenant, job_id), ask(tenant, job_id, file=tenant.upload())
     tenant.client.files.delete(held_out)
-    tenant.client.models.delete(f"ft:{BASE}:acme::{job_id[-8:]}")
+    tenant.client.models.delete(model_of(job_id))
     handler.poll()
     assert read(tenant, job_id, without_file)["error"]["code"] == "file_not_found"
     assert read(tenant, job_id, without_model)["error"]["code"] == "model_not_found"
