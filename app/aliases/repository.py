@@ -31,6 +31,8 @@ class AliasSum:
 
 
 MAX_VERSIONS = 100  # kept of each name
+MAX_DELETED = 200  # deleted names of a project whose versions are kept
+FIRST_TARGET = Alias.targets[("models", 0, "model")].as_string()  # null: the name is deleted
 
 
 def lock(session: Session, project_id: str | None) -> None:
@@ -52,28 +54,27 @@ def find(session: Session, project_id: str | None, name: str) -> Alias | None:
 
 def find_visible(session: Session, project_id: str, name: str) -> Alias | None:
     """Return what a project means by a name: its own comes before one of every project."""
-    statement = select(Alias).where(_visible_to(project_id), Alias.name == name, _in_force())
+    statement = select(Alias).where(_visible_to(project_id), Alias.name == name, *_is_usable())
     found = session.scalars(statement).all()
-    usable = [alias for alias in found if alias.targets.models]
-    return max(usable, key=lambda alias: alias.project_id is not None, default=None)
+    return max(found, key=lambda alias: alias.project_id is not None, default=None)
 
 
 def list_visible(session: Session, project_id: str) -> list[Alias]:
     """Return the names that a project may use, sorted."""
-    statement = select(Alias).where(_visible_to(project_id), _in_force())
-    rows = [row for row in session.scalars(statement.order_by(Alias.name)) if row.targets.models]
+    statement = select(Alias).where(_visible_to(project_id), *_is_usable())
+    rows = session.scalars(statement.order_by(Alias.name)).all()
     own = {row.name for row in rows if row.project_id is not None}
     return [row for row in rows if row.project_id is not None or row.name not in own]
 
 
 def count(session: Session, project_id: str | None) -> int:
-    statement = select(Alias).where(_belongs_to(project_id), _in_force())
-    return sum(bool(alias.targets.models) for alias in session.scalars(statement))
+    usable = (_belongs_to(project_id), *_is_usable())
+    return session.scalars(select(func.count()).select_from(Alias).where(*usable)).one()
 
 
 def list_in_force(session: Session) -> Sequence[Alias]:
     """Return the names of all projects that stand for a model."""
-    return [row for row in session.scalars(select(Alias).where(_in_force())) if row.targets.models]
+    return session.scalars(select(Alias).where(*_is_usable())).all()
 
 
 def versions(session: Session, project_id: str | None, name: str) -> Sequence[Alias]:
@@ -90,7 +91,9 @@ def add_version(
     key_id: str | None,
     switch_id: str | None = None,
 ) -> Alias:
-    """Put a version in force, in place of the last one, and forget the oldest."""
+    """Put a version in force, in place of the last one, and forget the oldest. Without targets it
+    deletes the name.
+    """
     before = find(session, project_id, name)
     if before is not None:
         before.replaced_at = now_plus()
@@ -110,8 +113,23 @@ def add_version(
         delete(Alias).where(*is_old, Alias.version <= alias.version - MAX_VERSIONS),
         execution_options=UNSYNCED,
     )
+    if project_id is not None and not targets.models:
+        _forget_deleted(session, project_id)
     session.refresh(alias)
     return alias
+
+
+def _forget_deleted(session: Session, project_id: str) -> None:
+    """Forget the versions of all but the names that were deleted last. Names of every project stay:
+    one of the settings is added only if it has never been there.
+    """
+    deleted = (_belongs_to(project_id), _in_force(), FIRST_TARGET.is_(None))
+    last = (Alias.created_at.desc(), Alias.id.desc())
+    older = select(Alias.name).where(*deleted).order_by(*last).offset(MAX_DELETED)
+    session.execute(
+        delete(Alias).where(_belongs_to(project_id), Alias.name.in_(older)),
+        execution_options=UNSYNCED,
+    )
 
 
 def visible_models(session: Session, project_id: str | None, ids: Sequence[str]) -> set[str]:
@@ -182,3 +200,7 @@ def _visible_to(project_id: str) -> ColumnElement[bool]:
 
 def _in_force() -> ColumnElement[bool]:
     return Alias.replaced_at.is_(None)
+
+
+def _is_usable() -> tuple[ColumnElement[bool], ...]:
+    return _in_force(), FIRST_TARGET.is_not(None)

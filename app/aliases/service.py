@@ -51,12 +51,7 @@ def put_alias(
         _check_models(session, owner, name, request.targets)
         before = repository.find(session, owner, name)
         _check_upstream(services, caller, before, request.targets)
-        is_new = before is None or not before.targets.models
-        if is_new and repository.count(session, owner) >= MAX_ALIASES:
-            raise IllegalState(
-                f"There are {MAX_ALIASES} aliases here, which is the limit; delete one first.",
-                code="too_many_aliases",
-            )
+        _check_number(session, owner, before)
         if before is not None and before.targets == request.targets:
             return AliasObject.of(before)
         alias = repository.add_version(session, owner, name, request.targets, caller.key_id)
@@ -98,6 +93,7 @@ def roll_back(
                 code="version_not_found",
             )
         _check_models(session, owner, name, wanted.targets)
+        _check_number(session, owner, versions[0])
         alias = repository.add_version(session, owner, name, wanted.targets, caller.key_id)
         audit.record(session, caller, "alias.rolled_back", name)
         return AliasObject.of(alias)
@@ -276,6 +272,16 @@ def _check_name(session: Session, project_id: str, name: str) -> None:
             f"'{name}' is a model here, so it cannot stand for another.",
             param="name",
             code="alias_is_a_model",
+        )
+
+
+def _check_number(session: Session, owner: str | None, before: Alias | None) -> None:
+    """Raise `IllegalState` if a name that stands for nothing now would be one too many."""
+    is_new = before is None or not before.targets.models
+    if is_new and repository.count(session, owner) >= MAX_ALIASES:
+        raise IllegalState(
+            f"There are {MAX_ALIASES} aliases here, which is the limit; delete one first.",
+            code="too_many_aliases",
         )
 
 

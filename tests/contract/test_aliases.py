@@ -198,6 +198,35 @@ def test_only_the_newest_versions_are_kept_and_names_are_limited(
     assert refusal(answer) == (400, "too_many_aliases")
 
 
+@pytest.mark.both_databases
+def test_a_deleted_name_comes_back_within_the_limit_until_it_is_forgotten(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "MAX_ALIASES", 2)
+    monkeypatch.setattr(repository, "MAX_DELETED", 2)
+    put(tenant.http, "kept", model=tenant.base_model)
+    for name in ("first", "second"):
+        put(tenant.http, name, model=tenant.base_model)
+        tenant.http.delete(f"/v1/aliases/{name}").raise_for_status()
+    put(tenant.http, "third", model=tenant.base_model)
+    refused = tenant.http.post("/v1/aliases/first/rollback")
+    assert refusal(refused) == (400, "too_many_aliases")
+    assert [each["id"] for each in tenant.http.get("/v1/aliases").json()["data"]] == [
+        "kept",
+        "third",
+    ]
+    with tenant.api.database.read() as session:
+        assert repository.count(session, tenant.project_id) == 2
+        in_force = repository.list_in_force(session)
+        mine = [each.name for each in in_force if each.project_id == tenant.project_id]
+    assert sorted(mine) == ["kept", "third"]
+
+    tenant.http.delete("/v1/aliases/third").raise_for_status()
+    assert refusal(tenant.http.get("/v1/aliases/first/versions")) == (404, "alias_not_found")
+    assert tenant.http.post("/v1/aliases/second/rollback").json()["version"] == 3
+    assert len(tenant.http.get("/v1/aliases/kept/versions").json()["data"]) == 1
+
+
 def test_names_of_the_settings_are_the_first_content_alone(api: Api, tenant: Tenant) -> None:
     name = new_id("gpt-")
     service.seed(api.database, {name: tenant.base_model})
