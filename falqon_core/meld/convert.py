@@ -128,24 +128,10 @@ def convert_to_melded(
     if base_copy == "host" and device.type != "cpu":
         host = HostBase(arena_bytes(_own_weights(model, names, shard)), device)
     melded: dict[str, MeldedLinear] = {}
-    fitted: dict[str, BlockQuantizer] = {}
+    fitted = {} if quantizer is None else _fit(quantizer, model, names)
     for group in _groups(model, names):
-        if quantizer is not None and group[0] not in fitted:
-            fused = _fused_with(group[0], names)
-            weights = [model.get_submodule(name).get_parameter("weight") for name in fused]
-            fitted |= dict.fromkeys(fused, quantizer.fitted_to(weights))
         linears = [model.get_submodule(name).to(device) for name in group]
-        if recipe.rank > linears[0].in_features:
-            raise ConfigError(
-                f"rank: {recipe.rank} is more than the {linears[0].in_features} inputs of "
-                f"{group[0]}",
-                "rank",
-            )
-        if quantizer is not None and linears[0].in_features % quantizer.block:
-            raise ConfigError(
-                f"model: {group[0]} has {linears[0].in_features} inputs, no multiple of the "
-                f"{quantizer.block} weights that a block of {quantizer.name} has"
-            )
+        _check_inputs(group[0], linears[0].in_features, recipe.rank, quantizer)
         trains_a = recipe.trains_a_of(
             sum(linear.out_features for linear in linears), linears[0].in_features
         )
@@ -219,14 +205,30 @@ def _groups(model: nn.Module, names: Sequence[str]) -> Iterator[list[str]]:
             yield members
 
 
-def _fused_with(name: str, names: Sequence[str]) -> list[str]:
-    """Return those of `names` that vLLM fuses with one of them, and itself."""
-    block, _, last = name.rpartition(".")
-    for together in FUSED_IN_VLLM:
-        if last in together:
-            siblings = {f"{block}.{each}" for each in together}
-            return [each for each in names if each in siblings]
-    return [name]
+def _fit(
+    quantizer: BlockQuantizer, model: nn.Module, names: Sequence[str]
+) -> dict[str, BlockQuantizer]:
+    """Return the quantizer of each name, fitted to all that vLLM fuses with it."""
+    fused: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        block, _, last = name.rpartition(".")
+        together = next((each for each in FUSED_IN_VLLM if last in each), (last,))
+        fused.setdefault((block, together[0]), []).append(name)
+    fitted: dict[str, BlockQuantizer] = {}
+    for group in fused.values():
+        weights = [model.get_submodule(name).get_parameter("weight") for name in group]
+        fitted |= dict.fromkeys(group, quantizer.fitted_to(weights))
+    return fitted
+
+
+def _check_inputs(name: str, num_inputs: int, rank: int, quantizer: BlockQuantizer | None) -> None:
+    if rank > num_inputs:
+        raise ConfigError(f"rank: {rank} is more than the {num_inputs} inputs of {name}", "rank")
+    if quantizer is not None and num_inputs % quantizer.block:
+        raise ConfigError(
+            f"model: {name} has {num_inputs} inputs, no multiple of the {quantizer.block} weights "
+            f"that a block of {quantizer.name} has"
+        )
 
 
 def _own_weights(model: nn.Module, names: Sequence[str], shard: RowShard) -> Iterator[Tensor]:
