@@ -19,6 +19,15 @@ def given_message(document: Json) -> Json | None:
     return message if has_answer else None
 
 
+def corrected_text(message: Json | None) -> str | None:
+    """Return the text of a correction, empty without one; None for one with more than a text."""
+    if message is None:
+        return ""
+    content = message.get("content")
+    is_text = isinstance(content, str) and message.keys() <= {"role", "content"}
+    return content if is_text else None
+
+
 def supervised_line(question: Json, answer: Json) -> bytes:
     chat = {name: question[name] for name in CHAT_FIELDS if question.get(name) is not None}
     return _line(chat | {"messages": [*question["messages"], answer]})

@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from app.http.pagination import Object
 from app.models import StoredAnswer
 from app.models.answer_file import Metadata
+from app.models.job_request import NO_NUL
 from app.models.strict_model import StrictModel
 
 Order = Literal["asc", "desc"]
@@ -29,6 +30,13 @@ class StoredAnswerChange(StrictModel):
         Field(description="in place of all pairs; `rating` says how good the answer is"),
     ] = None
     falqon: Correction | None = None
+
+
+class Judgement(StrictModel):
+    """Rating and correction that a person writes; an empty text takes one away."""
+
+    rating: Annotated[str, Field(max_length=512, pattern=NO_NUL)] = ""
+    corrected: Annotated[str, Field(max_length=MAX_CORRECTION_CHARACTERS)] = ""
 
 
 class StoredAnswerObject(Object):

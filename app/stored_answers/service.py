@@ -21,6 +21,7 @@ from app.stored_answers.records import supervised_line
 from app.stored_answers.redaction import Redactor
 from app.stored_answers.schemas import (
     AnswerRow,
+    Judgement,
     Order,
     StoredAnswerChange,
     StoredAnswerDeleted,
@@ -133,15 +134,22 @@ def change_answer(
 
 
 def judge_answer(
-    services: Services, caller: Caller, public_id: str, rating: str, corrected: str
+    services: Services,
+    caller: Caller,
+    public_id: str,
+    judgement: Judgement,
+    *,
+    keeps_correction: bool,
 ) -> None:
-    """Set the rating and the answer that should have come; an empty text takes one away."""
+    """Set the rating and, unless it keeps its correction, the answer that should have come."""
     with services.database.transaction() as session:
         answer = get(session, caller.project_id, None, public_id, lock=True)
         pairs = repository.metadata_of(session, [answer.id]).get(answer.id, {})
         pairs = {name: value for name, value in pairs.items() if name != "rating"}
-        metadata = pairs | ({"rating": rating} if rating else {})
-        change = {"metadata": metadata, "falqon": {"corrected": corrected or None}}
+        metadata = pairs | ({"rating": judgement.rating} if judgement.rating else {})
+        change: dict[str, Any] = {"metadata": metadata}
+        if not keeps_correction:
+            change["falqon"] = {"corrected": judgement.corrected or None}
         _change(session, answer, StoredAnswerChange.model_validate(change))
         audit.record(session, caller, "stored_answer.updated", public_id)
 

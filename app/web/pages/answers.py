@@ -1,19 +1,25 @@
+import hashlib
 from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import Form, Query, Request, Response
 
+from app.http.body_limit import MAX_JSON_BYTES
 from app.http.dependencies import TOUCHES_STORAGE, After, ServicesDep
 from app.models.answer_file import AnswerFileRequest, AnswerFilter
 from app.stored_answers import files, service
+from app.stored_answers.records import corrected_text
+from app.stored_answers.schemas import Judgement
 from app.web.forms import notify_refusals, parse_form, redirect_to
 from app.web.rendering import page
 from app.web.session import notify
-from app.web.visitor import PageRouter, Visitor, WritingVisitor
+from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRouter, Visitor, WritingVisitor
 
 PATH = "/answers"
 PAGE_SIZE = 50
 MAX_MESSAGES = 100
+# The longest correction that the API takes is this large when percent-encoded.
+MAX_JUDGEMENT_BYTES = 3 * MAX_JSON_BYTES + MAX_FORM_BYTES
 Text = Annotated[str, Query(max_length=512)]
 Field = Annotated[str, Form()]
 
@@ -90,23 +96,45 @@ def answer_page(
     messages = service.list_messages(
         services, caller, None, answer_id, after=None, limit=MAX_MESSAGES, order="asc"
     )
+    text = corrected_text(answer.corrected)
     return page(
-        request, "answers/answer.html", caller, here="/data", answer=answer, messages=messages
+        request,
+        "answers/answer.html",
+        caller,
+        here="/data",
+        answer=answer,
+        messages=messages,
+        corrected_text=text,
+        shown=_digest(text or ""),
     )
 
 
-@router.change("/{answer_id}")
+@router.post(
+    "/{answer_id}",
+    max_body_size=MAX_JUDGEMENT_BYTES,
+    form_limits={"max_part_size": MAX_JUDGEMENT_BYTES},
+    dependencies=CHANGES,
+)
 def change_answer(
     services: ServicesDep,
     request: Request,
     caller: WritingVisitor,
     answer_id: str,
-    rating: Annotated[str, Form(max_length=512)] = "",
+    rating: Field = "",
     corrected: Field = "",
+    shown: Field = "",
 ) -> Response:
-    """Rate an answer, and write the one that should have come; an empty field takes one away."""
+    """Rate an answer, and write the one that should have come; an empty field takes one away.
+    `shown`: the digest of the text that the page showed; a page without a field for it has none.
+    """
     with notify_refusals(request):
-        service.judge_answer(services, caller, answer_id, rating.strip(), corrected.strip())
+        text = _normalise(corrected)
+        keeps_correction = _digest(text) == (shown or _digest(""))
+        written = "" if keeps_correction else text.strip()
+        judgement = parse_form(Judgement, rating=rating.strip(), corrected=written)
+        service.judge_answer(
+            services, caller, answer_id, judgement, keeps_correction=keeps_correction
+        )
         notify(request, "Your judgement is kept.")
     return redirect_to(f"{PATH}/{answer_id}")
 
@@ -119,6 +147,15 @@ def delete_answer(
         service.delete_answer(services, caller, None, answer_id)
         notify(request, "The answer is deleted.")
     return redirect_to(PATH)
+
+
+def _normalise(text: str) -> str:
+    """Return the text with the line breaks of stored texts, in place of those of forms."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(_normalise(text).encode()).hexdigest()
 
 
 def _parse_filter(model: str, label: str, corrected: str) -> AnswerFilter:
