@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import delete, update
 
 from app.catalogue.importer import TINY_MODEL_ID
-from app.models import DEFAULT_PROJECT_ID, ModelImport, OperationStatus, Scope
+from app.models import DEFAULT_PROJECT_ID, Model, ModelImport, OperationStatus, Scope
 from app.web.model_chooser import SUGGESTIONS, default_model
 from app.web.text import model_page
 from tests.app.web.test_data_pages import send
@@ -90,6 +90,23 @@ def test_a_real_model_is_added_from_the_form_and_then_chosen(
     assert 'hx-select="#add-model"' not in done
     with api.database.transaction() as session:
         session.execute(delete(ModelImport))
+
+
+def test_a_button_names_the_form_of_its_model_after_another_has_been_added(
+    operator: httpx.Client, api: Api, tenant: Tenant
+) -> None:
+    form = r'<form [^>]*action="/models" id="([^"]+)".*?name="id" value="([^"]+)"'
+    forms = dict(re.findall(form, operator.get("/jobs/new").text, re.DOTALL))
+    assert list(forms.values()) == [each.id for each in SUGGESTIONS]
+    assert not [form_id for form_id in forms if re.search(r"\s", form_id)]
+    first, *others = (each.id for each in SUGGESTIONS)
+    tenant.add_model(first, project_id=None)
+    polled = operator.get("/jobs/new").text
+    with api.database.transaction() as session:
+        session.execute(delete(Model).where(Model.id == first))
+    buttons = re.findall(r'<button form="([^"]+)">Add ([^<]+)</button>', polled)
+    assert [model_id for _, model_id in buttons] == others
+    assert [forms[form_id] for form_id, _ in buttons] == others
 
 
 def test_who_does_not_administer_the_installation_is_offered_none(
