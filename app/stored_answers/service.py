@@ -14,6 +14,7 @@ from app.base.ids import is_id
 from app.http.pagination import Page, invalid_cursor
 from app.models import AnswerKind, StoredAnswer
 from app.models.answer_file import AnswerFilter
+from app.models.job_request import MAX_METADATA_PAIRS
 from app.models.stored_answer import PREFIXES
 from app.services import Services
 from app.stored_answers import repository
@@ -147,6 +148,12 @@ def judge_answer(
         pairs = repository.metadata_of(session, [answer.id]).get(answer.id, {})
         pairs = {name: value for name, value in pairs.items() if name != "rating"}
         metadata = pairs | ({"rating": judgement.rating} if judgement.rating else {})
+        if len(metadata) > MAX_METADATA_PAIRS:
+            raise InvalidRequest(
+                f"rating: the answer has {len(pairs)} other pairs of metadata, and may have "
+                f"{MAX_METADATA_PAIRS} in all; remove one over the API first.",
+                param="rating",
+            )
         change: dict[str, Any] = {"metadata": metadata}
         if not keeps_correction:
             change["falqon"] = {"corrected": judgement.corrected or None}

@@ -159,11 +159,11 @@ def _digest(text: str) -> str:
 
 
 def _parse_filter(model: str, label: str, corrected: str) -> AnswerFilter:
-    """Return the filter that the fields of the page say."""
+    """Return the filter that the fields of the page say. Raises `InvalidForm`."""
     name, _, value = label.partition("=")
     fields: dict[str, Any] = {"metadata": {name.strip(): value.strip()} if label.strip() else {}}
     if model.strip():
         fields["model"] = model.strip()
     if corrected in ("yes", "no"):
         fields["corrected"] = corrected == "yes"
-    return AnswerFilter.model_validate(fields)
+    return parse_form(AnswerFilter, **fields)

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from app.models import Scope
+from app.models.job_request import MAX_METADATA_PAIRS
 from app.stored_answers.schemas import MAX_CORRECTION_CHARACTERS
 from tests.support.answers import add_answer, keep_answers
 from tests.support.api import Api, Tenant
@@ -134,3 +135,40 @@ def test_a_correction_is_as_long_as_the_api_takes_it(browser: httpx.Client, tena
     save(browser, id_, corrected=long)
     assert stored(tenant, id_)["corrected"]["content"] == long
     assert save(browser, id_, corrected="%" * 2**20 + "a" * 2**14).status_code == 413
+
+
+def test_a_rating_beside_as_many_pairs_as_are_allowed_says_why_it_is_refused(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    pairs = {f"name{i}": "a" for i in range(MAX_METADATA_PAIRS)}
+    id_ = add(tenant, **pairs)
+    page = save(browser, id_, rating="good", corrected="4")
+    assert page.status_code == 200
+    assert "rating: the answer has 16 other pairs of metadata, and may have 16 in all" in page.text
+    answer = stored(tenant, id_)
+    assert (answer["corrected"], answer["metadata"]) == (None, pairs)
+    save(browser, id_, corrected="4")
+    answer = stored(tenant, id_)
+    assert (answer["corrected"]["content"], answer["metadata"]) == ("4", pairs)
+    rated = add(tenant, rating="bad", **dict(list(pairs.items())[1:]))
+    save(browser, rated, rating="good")
+    assert stored(tenant, rated)["metadata"]["rating"] == "good"
+
+
+@pytest.mark.parametrize("label", ["k" * 65, "k" * 65 + "=good"])
+def test_a_filter_that_no_answer_can_match_is_refused_by_a_page(
+    browser: httpx.Client, tenant: Tenant, label: str
+) -> None:
+    id_ = add(tenant)
+    words = "metadata: Write at most 64 characters."
+    page = browser.get("/answers", params={"label": label})
+    assert page.status_code == 400
+    assert words in page.text
+    for path in ("/answers/delete", "/answers/files"):
+        fields = {"csrf": token(browser.get("/answers")), "label": label}
+        answer = browser.post(path, data=fields, headers=SAME_SITE)
+        assert (answer.status_code, answer.url.path) == (200, "/answers"), path
+        assert words in answer.text, path
+    assert stored(tenant, id_)["id"] == id_
+    assert tenant.client.files.list().data == []
+    assert browser.get("/answers", params={"label": "k" * 64}).status_code == 200
