@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Callable
 from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -124,6 +124,12 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
+def least_fraction(share: float) -> str:
+    """Write a fraction for a field that takes it or more: never less, to six decimals."""
+    rounded = Decimal(repr(share)).quantize(Decimal("0.000001"), ROUND_CEILING)
+    return f"{rounded.normalize():f}"
+
+
 def reason(message: str) -> str:
     """Write the message of a failure for a table: without the parameter that it begins with."""
     return PARAMETER.sub("", message)
@@ -173,6 +179,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
             counted,
             counted_as,
             job_name,
+            least_fraction,
             metric,
             number,
             percent,

@@ -122,6 +122,20 @@ def test_errors_stand_by_line_and_the_list_tells_what_is_known(
     assert page.count("<mark>It is four.</mark>") == 2
 
 
+def test_the_form_takes_the_tolerance_that_the_page_of_the_file_names(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    file = tenant.upload(jsonl(29) + b"{oops\n")
+    page = re.sub(r"\s+", " ", browser.get(f"/data/{file}").text)
+    (named,) = re.findall("set “Tolerated bad records” to (.+?) or more", page)
+    fields = {"training_file": file, "model": tenant.base_model}
+    estimated = send(browser, "/estimate", max_bad_record_fraction=named, **fields)
+    assert field_errors(estimated) == {}
+    less = str(float(named) - 1e-6)
+    refused = send(browser, "/estimate", max_bad_record_fraction=less, **fields)
+    assert list(field_errors(refused)) == ["training_file"]
+
+
 def test_lengths_are_counted_and_show_where_they_are_truncated(
     browser: httpx.Client, tenant: Tenant
 ) -> None:

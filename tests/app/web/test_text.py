@@ -23,6 +23,14 @@ def test_a_moment_stands_where_the_script_writes_it_in_the_readers_time_zone() -
         assert not re.search(r"\| *moment *}}", outside), path
 
 
+def test_a_fraction_to_tolerate_is_rounded_up() -> None:
+    written = {1 / 30: "0.033334", 0.07: "0.07", 0.1: "0.1", 1 / 40_000_000: "0.000001"}
+    assert {share: text.least_fraction(share) for share in written} == written
+    for num_all in range(10, 5_000, 7):
+        share = 1 / num_all
+        assert share <= float(text.least_fraction(share)) <= min(0.1, share + 1e-6)
+
+
 def test_an_amount_at_no_price_is_unpriced_and_one_that_was_charged_stays() -> None:
     unpriced = Cost(
         low=ZERO, expected=ZERO, high=ZERO, usd_per_device_hour=ZERO, price_source="unpriced"
