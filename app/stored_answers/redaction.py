@@ -45,8 +45,16 @@ class Redactor:
         if isinstance(value, list):
             return [self.value(each, name) for each in value]
         if isinstance(value, dict):
-            return {key: self.value(each, key) for key, each in value.items()}
+            redacted = {key: self.value(each, key) for key, each in value.items()}
+            pairs = value.get("metadata")
+            if not name and isinstance(pairs, dict):  # a part's may be a field of a schema
+                redacted["metadata"] = self.pairs(pairs)
+            return redacted
         return value
+
+    def pairs(self, pairs: dict[str, Any]) -> dict[str, Any]:
+        """Return metadata with its values redacted, whatever their names."""
+        return {key: self.value(each) for key, each in pairs.items()}
 
     def _arguments(self, text: str) -> str:
         """Redact the arguments of a call, which stay JSON."""

@@ -233,7 +233,7 @@ def _change(session: Session, answer: StoredAnswer, change: StoredAnswerChange) 
     storage = repository.find_storage(session, answer.project_id)
     redactor = Redactor(storage.redact if storage else ())
     if "metadata" in change.model_fields_set:
-        repository.replace_metadata(session, answer, redactor.value(change.metadata or {}))
+        repository.replace_metadata(session, answer, redactor.pairs(change.metadata or {}))
     if change.falqon is not None:
         _correct(session, answer, redactor, change.falqon.corrected)
     session.flush()

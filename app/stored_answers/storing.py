@@ -64,7 +64,7 @@ def _redact(answers: Sequence[NewAnswer], patterns: Sequence[str]) -> Sequence[N
             answer,
             question=redact_json(answer.question),
             document=redact_json(answer.document),
-            metadata=redactor.value(answer.metadata),
+            metadata=redactor.pairs(answer.metadata),
         )
         for answer in answers
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -179,6 +180,18 @@ def test_an_answer_is_stored_once_redacted_and_within_the_bytes(tenant: Tenant) 
     longer = {"falqon": {"corrected": "a" * 100}}
     full = tenant.http.post(f"/v1/chat/completions/{only.id}", json=longer)
     assert refusal(full) == (429, "max_bytes", "insufficient_quota")
+
+
+def test_metadata_are_redacted_whatever_their_names(tenant: Tenant) -> None:
+    keep_answers(tenant, redact=["(?i)ann@[a-z.]+"])
+    pairs = dict.fromkeys(("id", "name", "role", "status", "type", "arguments"), "ann@example.com")
+    redacted = dict.fromkeys(pairs, "[redacted]")
+    answer = new_answer(tenant.project_id)
+    store(tenant.api.database, [replace(answer, metadata=pairs)])
+    (stored,) = tenant.client.chat.completions.list()
+    assert stored.metadata == redacted
+    tenant.client.chat.completions.update(stored.id, metadata={"model": "of Ann@example.com"})
+    assert tenant.client.chat.completions.retrieve(stored.id).metadata == {"model": "of [redacted]"}
 
 
 @both_databases

@@ -8,7 +8,9 @@ import openai
 import pytest
 from openai.types.responses import Response
 from pydantic import BaseModel
+from sqlalchemy import select
 
+from app.models import StoredAnswer
 from tests.support.answers import keep_answers
 from tests.support.api import Api, Tenant
 from tests.support.scripted_engine import scripted_engine
@@ -85,6 +87,22 @@ def test_a_response_is_stored_unless_it_or_its_project_says_otherwise(
     refused = post(other, previous_response_id=stranger_s)
     assert refused.json()["error"]["code"] == "previous_response_not_found"
     other.http.close()
+
+
+def test_the_metadata_of_a_stored_response_are_redacted_whatever_their_names(
+    tenant: Tenant,
+) -> None:
+    keep_answers(tenant, redact=["(?i)ann@[a-z.]+"])
+    field = {"metadata": {"type": "ann@schema"}}
+    tool = WEATHER | {"parameters": {"type": "object", "properties": field}}
+    first = ask(tenant, "Hi", metadata={"name": "Ann@example.com"}, tools=[tool])
+    assert first.metadata == {"name": "Ann@example.com"}
+    kept = tenant.client.responses.retrieve(first.id)
+    assert kept.metadata == {"name": "[redacted]"}
+    assert kept.tools[0].parameters["properties"] == field, "a schema says what an object is"
+    with tenant.api.database.read() as session:
+        own = select(StoredAnswer.document).where(StoredAnswer.project_id == tenant.project_id)
+        assert "Ann@" not in session.scalars(own).one()
 
 
 def test_functions_are_called_and_their_results_read(tenant: Tenant) -> None:
