@@ -37,7 +37,7 @@ class ResponseForm(AnswerForm):
 
     def end(self, shared: Document, usage: Document) -> bytes:
         closed = self._close()
-        response = objects.ended(self._response, shared, self._output, usage)
+        response = objects.ended(self._response, shared, self._output, usage, is_cut=self._is_cut)
         self._keep(response)
         return closed + self._event(f"response.{response['status']}", response=response)
 
@@ -51,7 +51,7 @@ class ResponseForm(AnswerForm):
 
     def _events_of(self, choice: Document) -> bytes:
         delta = choice.get("delta") or {}
-        self._is_cut |= choice.get("finish_reason") == "length"
+        self._is_cut |= objects.is_cut(choice)
         events = b""
         if thoughts := delta.get("reasoning_content"):
             events += self._add_text("reasoning", thoughts)

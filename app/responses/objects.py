@@ -46,13 +46,19 @@ def begun(request: ResponseRequest, response_id: str, *, is_stored: bool) -> Doc
 
 
 def ended(
-    response: Document, answer: Document, output: list[Document], usage: Document
+    response: Document,
+    answer: Document,
+    output: list[Document],
+    usage: Document,
+    *,
+    is_cut: bool,
 ) -> Document:
-    """Return a response with the items of the engine's answer; it is complete if they are."""
-    is_whole = all(item.get("status") != "incomplete" for item in output)
+    """Return a response with the items of the engine's answer. `is_cut`: by the most tokens, maybe
+    before its first item or in its thoughts.
+    """
     return response | {
-        "status": "completed" if is_whole else "incomplete",
-        "incomplete_details": None if is_whole else {"reason": "max_output_tokens"},
+        "status": "incomplete" if is_cut else "completed",
+        "incomplete_details": {"reason": "max_output_tokens"} if is_cut else None,
         "model": answer.get("model", response["model"]),
         "output": output,
         "usage": usage_of(usage),
@@ -61,14 +67,19 @@ def ended(
 
 def whole(response: Document, answer: Document) -> Document:
     """Return a response with the answer of an engine that was not streamed."""
-    output = [item for choice in answer["choices"] for item in output_of(choice)]
-    return ended(response, answer, output, answer["usage"])
+    choices = answer["choices"]
+    output = [item for choice in choices for item in output_of(choice)]
+    return ended(response, answer, output, answer["usage"], is_cut=any(map(is_cut, choices)))
+
+
+def is_cut(choice: Document) -> bool:
+    return bool(choice.get("finish_reason") == "length")
 
 
 def output_of(choice: Document) -> list[Document]:
     """Return the items that a choice of a chat completion is."""
     message = choice["message"]
-    status = "incomplete" if choice.get("finish_reason") == "length" else "completed"
+    status = "incomplete" if is_cut(choice) else "completed"
     items = []
     if thoughts := message.get("reasoning_content"):
         items.append(reasoning_item(thoughts, status="completed"))

@@ -1,5 +1,5 @@
 """An engine of the operator's own that plays what the last message names: a call in pieces,
-thoughts, a cut answer, the name of the requested schema, a broken stream; any other message it says
+thoughts, cut answers, the name of the requested schema, a broken stream; any other message it says
 again, with the number of messages.
 """
 
@@ -32,6 +32,8 @@ SCRIPTS: dict[str, tuple[list[Delta], str]] = {
     ),
     "think": ([{"reasoning_content": "Hm"}, {"reasoning_content": "m."}, {"content": "4"}], "stop"),
     "cut": ([{"content": "One, two"}], "length"),
+    "cut thoughts": ([{"reasoning_content": "Hm"}], "length"),
+    "cut at once": ([], "length"),
 }
 
 

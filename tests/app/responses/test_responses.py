@@ -150,6 +150,21 @@ def test_a_stream_gives_the_same_response(tenant: Tenant, input: str) -> None:
     assert [item.type for item in kept.output] == [item.type for item in final.output]
 
 
+@pytest.mark.parametrize(("input", "kinds"), [("cut thoughts", ["reasoning"]), ("cut at once", [])])
+def test_a_response_that_is_cut_before_its_text_is_incomplete(
+    tenant: Tenant, input: str, kinds: list[str]
+) -> None:
+    whole = ask(tenant, input)
+    *_, last = tenant.client.responses.create(model=tenant.base_model, input=input, stream=True)
+    assert last.type == "response.incomplete"
+    assert [item.type for item in last.response.output] == kinds
+    kept = tenant.client.responses.retrieve(last.response.id)
+    for response in (whole, last.response, kept):
+        assert response.incomplete_details is not None
+        details = (response.status, response.incomplete_details.reason)
+        assert details == ("incomplete", "max_output_tokens")
+
+
 def test_events_are_numbered_and_an_error_is_the_last(tenant: Tenant) -> None:
     stream = tenant.client.responses.create(model=tenant.base_model, input="break", stream=True)
     events = list(stream)
