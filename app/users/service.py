@@ -11,7 +11,7 @@ from app.auth.caller import RIGHTS, Caller
 from app.auth.oidc.identity import Identity, SignInRefused
 from app.base.errors import Forbidden, IllegalState, InvalidRequest, NotFound
 from app.http.pagination import Page, check_cursor
-from app.models import ApiKey, Scope, User
+from app.models import DEFAULT_PROJECT_ID, ApiKey, Scope, User
 from app.models.user import USER_PREFIX
 from app.projects import service as projects
 from app.services import Services
@@ -39,12 +39,18 @@ def sign_in(services: Services, identity: Identity) -> str | None:
 
 
 def _revoke_beyond(session: Session, user: User, access: dict[str, Scope]) -> None:
-    """Revoke what the person's groups no longer give."""
+    """Revoke what the person's groups no longer give. Who administers the installation may make
+    keys of every project.
+    """
+    administers_installation = access.get(DEFAULT_PROJECT_ID) is Scope.ADMIN
     beyond = [
         key
         for key in repository.valid_keys(session, user.id)
-        if key.project_id not in access
-        or RIGHTS.index(Scope(key.scope)) > RIGHTS.index(access[key.project_id])
+        if not (administers_installation and key.sign_in_id is None)
+        and (
+            key.project_id not in access
+            or RIGHTS.index(Scope(key.scope)) > RIGHTS.index(access[key.project_id])
+        )
     ]
     repository.revoke_keys(session, [key.id for key in beyond])
     for key in beyond:

@@ -19,7 +19,7 @@ from app.auth.oidc import provider as oidc
 from app.base.errors import Forbidden
 from app.keys import service as keys
 from app.keys.schemas import KeyRequest
-from app.models import ApiKey, AuditLog, Scope, User
+from app.models import DEFAULT_PROJECT_ID, ApiKey, AuditLog, Scope, User
 from tests.app.web.test_project_switch import others, project_name
 from tests.support.admin import falqon_admin
 from tests.support.api import Api, Tenant, installation_admin
@@ -272,6 +272,27 @@ def test_a_sign_in_without_a_group_ends_what_the_group_gave(
         provider.be("mia", "elsewhere")
         assert "opens no project" in refusal(a_sign_in(api))
         assert not is_signed_in(another.get("/"))
+
+
+def test_keys_that_an_installation_admin_makes_for_other_projects_end_with_that_right(
+    api: Api, browser: httpx.Client, provider: IdentityProvider, team: Tenant, root: httpx.Client
+) -> None:
+    grant(root, "operators", DEFAULT_PROJECT_ID, "admin")
+    grant(root, "their readers", DEFAULT_PROJECT_ID, "read")
+    provider.be("abe", "operators")
+    assert is_signed_in(browser.get(START))
+    with api.database.read() as session:
+        own = select(ApiKey.id).where(ApiKey.user_id == user_of(root, "abe")["id"])
+        caller = find_caller(session, session.scalars(own).one())
+    assert caller is not None
+    services = api.app.state.services
+    request = KeyRequest(name="nightly", scope=Scope.WRITE, project_id=team.project_id)
+    key = keys.create_key(services, caller, request).secret
+    assert is_signed_in(a_sign_in(api))
+    assert opens(api, key), "the right that it was made by still stands"
+    provider.be("abe", "their readers")
+    assert is_signed_in(a_sign_in(api))
+    assert not opens(api, key)
 
 
 def a_sign_in(api: Api) -> httpx.Response:
