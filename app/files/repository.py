@@ -1,7 +1,8 @@
 from collections.abc import Sequence
 
 from sqlalchemy import Select, delete, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, defer
+from sqlalchemy.orm.attributes import set_committed_value
 
 from app.base.database import NUM_SEARCHED, UNSYNCED, now_plus, now_plus_once
 from app.base.ids import new_id
@@ -18,6 +19,7 @@ from app.models import (
     OperationStatus,
     Purpose,
 )
+from app.models.file import REPORT_WITHOUT_ERRORS
 from app.models.job_lifecycle import LIVE
 from falqon_core.contract.sources import SourceFormat
 from falqon_core.records.file_check import FileReport
@@ -72,9 +74,12 @@ def newest_first(
     idempotency_key: str | None,
     search: str = "",
 ) -> list[File]:
-    """Return the newest first, at most `limit` and one. `search`: part of name or id."""
+    """Return the newest first, at most `limit` and one, their reports without the errors, which are
+    most of a file's row. `search`: part of name or id.
+    """
     statement = (
-        select(File)
+        select(File, REPORT_WITHOUT_ERRORS)
+        .options(defer(File.report))
         .where(File.project_id == project_id, File.deleted_at.is_(None))
         .limit(limit + 1)
     )
@@ -88,12 +93,15 @@ def newest_first(
         statement = statement.where(or_(*alike))
     if order == "desc":
         statement = statement.order_by(File.id.desc())
-        return list(session.scalars(statement.where(File.id < after) if after else statement))
-    return list(
-        session.scalars(
-            (statement.where(File.id > after) if after else statement).order_by(File.id)
-        )
-    )
+        statement = statement.where(File.id < after) if after else statement
+    else:
+        statement = statement.order_by(File.id)
+        statement = statement.where(File.id > after) if after else statement
+    files = []
+    for file, report in session.execute(statement):
+        set_committed_value(file, "report", report)
+        files.append(file)
+    return files
 
 
 def other_purposes(session: Session, project_id: str) -> list[Purpose]:

@@ -89,7 +89,11 @@ class FileObject(Object):
     status: str
     status_details: str | None
     report: Annotated[
-        FileReport | None, Field(description="report of the check; null until it has ended")
+        FileReport | None,
+        Field(
+            description="report of the check; null until it has ended. Lists of files leave its "
+            "`errors` empty: `num_errors` counts them, and the file alone has them"
+        ),
     ]
 
     source: Annotated[

@@ -1,8 +1,12 @@
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, text
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.expression import FunctionElement
 
 from app.models.answer_file import AnswerFileOrigin
 from app.models.base import Base, CreatedAt, PydanticType
@@ -69,3 +73,23 @@ class File(Base):
     created_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]  # its bytes are removed later, see `app.garbage.orphans`
+
+
+class _WithoutErrors(FunctionElement[FileReport]):
+    """Report whose list of errors the database leaves out."""
+
+    type = PydanticType(FileReport)
+    inherit_cache = True
+
+
+@compiles(_WithoutErrors, "sqlite")
+def _without_errors_of_sqlite(element: _WithoutErrors, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"json_remove({compiler.process(element.clauses, **kw)}, '$.errors')"
+
+
+@compiles(_WithoutErrors, "postgresql")
+def _without_errors_of_postgresql(element: _WithoutErrors, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"({compiler.process(element.clauses, **kw)} - 'errors')"
+
+
+REPORT_WITHOUT_ERRORS = _WithoutErrors(File.report)

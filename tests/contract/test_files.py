@@ -128,6 +128,21 @@ def test_pages_end_and_follow_the_order(tenant: Tenant) -> None:
         ) == (400, "after", "invalid_cursor")
 
 
+@pytest.mark.both_databases
+def test_a_list_counts_the_errors_that_each_file_lists(tenant: Tenant) -> None:
+    sound, faulty = tenant.upload(), tenant.upload(jsonl(2) + b"{oops}\n" * 60)
+    unchecked = tenant.client.files.create(file=("a.jsonl", jsonl()), purpose="fine-tune").id
+    for order in ("asc", "desc"):
+        listed = {file.id: file.report for file in tenant.client.files.list(order=order)}
+        for file_id, num_errors, num_listed in ((sound, 0, 0), (faulty, 60, 50)):
+            report = tenant.client.files.retrieve(file_id).report
+            assert (report["num_errors"], len(report["errors"])) == (num_errors, num_listed)
+            assert listed[file_id] == report | {"errors": []}
+            alone = tenant.http.get(f"/v1/files/{file_id}/report").json()
+            assert alone["report"] == report
+        assert listed[unchecked] is None
+
+
 def test_a_client_that_deletes_listed_files_reaches_the_end(tenant: Tenant) -> None:
     ids = [tenant.upload(check=False) for _ in range(3)]
     assert [
