@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from falqon_core.contract.errors import ModelError
-from falqon_core.contract.weights import UnsoundWeights, check_safetensors
+from falqon_core.contract.weights import UnsoundWeights, check_safetensors, read_dtypes
 
 CLASS_SUFFIX = "ForCausalLM"
 # Fields by which transformers' configs count the experts of a mixture.
@@ -138,6 +138,19 @@ def weight_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             raise ModelError(f"two files hold a tensor {twice[0][:100]!r}")
         shapes |= tensors
     return shapes
+
+
+def weight_dtypes(folder: Path) -> dict[str, str]:
+    """Return the dtype of each tensor in the files that transformers loads, as their headers name
+    it, by the tensor's name. Raises `ModelError` for an unsound header, or no such file.
+    """
+    dtypes: dict[str, str] = {}
+    for path in weight_files(folder):
+        try:
+            dtypes |= read_dtypes(path)
+        except UnsoundWeights as error:
+            raise ModelError(str(error)) from None
+    return dtypes
 
 
 def weight_files(folder: Path) -> list[Path]:

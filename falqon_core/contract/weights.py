@@ -30,6 +30,17 @@ def check_safetensors(path: Path) -> dict[str, tuple[int, ...]]:
 
     Raises `UnsoundWeights` for any other file, a renamed pickle among them.
     """
+    return {name: tuple(entry["shape"]) for name, entry in _read_entries(path).items()}
+
+
+def read_dtypes(path: Path) -> dict[str, str]:
+    """Return the dtypes of the tensors, as the header names them, by name. Raises as
+    `check_safetensors` does.
+    """
+    return {name: entry["dtype"] for name, entry in _read_entries(path).items()}
+
+
+def _read_entries(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(LENGTH_BYTES), "little") if size >= LENGTH_BYTES else -1
@@ -64,7 +75,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return content
 
 
-def _check_header(header: dict[str, Any], num_bytes: int) -> dict[str, tuple[int, ...]]:
+def _check_header(header: dict[str, Any], num_bytes: int) -> dict[str, Any]:
     tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
     if len(tensors) > MAX_TENSORS:
         raise UnsoundWeights(f"it holds {len(tensors)} tensors, the limit is {MAX_TENSORS}")
@@ -75,7 +86,7 @@ def _check_header(header: dict[str, Any], num_bytes: int) -> dict[str, tuple[int
         end = stop
     if end != num_bytes:
         raise UnsoundWeights(f"its tensors take {end} bytes, but {num_bytes} are there")
-    return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
+    return tensors
 
 
 def _extent(name: str, entry: Any) -> tuple[int, int]:

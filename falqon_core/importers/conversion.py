@@ -9,6 +9,7 @@ needs memory for the model in bf16.
 import json
 import math
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,12 @@ from transformers import (
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from falqon_core.contract.errors import ModelError, blamed_on_model
-from falqon_core.contract.model_folder import EXPERT_FORMAT, MXFP4, weight_shapes
+from falqon_core.contract.model_folder import (
+    EXPERT_FORMAT,
+    MXFP4,
+    weight_dtypes,
+    weight_shapes,
+)
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.importers.decoder import build_decoder
 
@@ -42,6 +48,16 @@ DIMENSIONS = (
     "max_position_embeddings",
     "tie_word_embeddings",
 )
+# Dtypes of codes of a byte each, as safetensors names them. Packed codes are no `weight`.
+CODE_DTYPES = ("F8_E4M3", "F8_E5M2", "I8")
+SCALE_ENDINGS = ("_scale", "_scale_inv")
+ZERO_POINT_ENDING = "_zero_point"
+# Names of the scale of a `weight` that transformers reads, by method.
+SCALE_NAMES = {
+    "bitsandbytes": ("SCB",),
+    "compressed-tensors": ("weight_scale",),
+    "fp8": ("weight_scale_inv", "scale", "qscale_weight"),
+}
 MTP_PREFIX = "mtp."
 # Names of a text decoder's tensors in the layouts that transformers has written over time.
 TEXT_TENSORS = {
@@ -146,7 +162,42 @@ def _load(
         raise ModelError(
             f"the model's files lack {len(missing)} tensors, the first is {missing[0]}"
         )
+    method = quantization.get("quant_method") if quantization else None
+    _check_codes(weight_dtypes(source), method, loading["unexpected_keys"])
     return model
+
+
+def _check_codes(dtypes: dict[str, str], method: object, unexpected: Collection[str]) -> None:
+    """Raise `ModelError` for codes that were loaded without their scales: transformers takes them
+    for the weights themselves. `unexpected` are the tensors that it has left out.
+    """
+    for name, dtype in dtypes.items():
+        if dtype not in CODE_DTYPES or name.endswith((*SCALE_ENDINGS, ZERO_POINT_ENDING)):
+            continue
+        if name not in unexpected and not _has_scale(name, dtypes, method):
+            raise _unscaled(
+                f"{name} is in {dtype}, and the files hold no scale of it that is read by the "
+                "quantization in config.json"
+            )
+    for scale in sorted(unexpected):
+        for ending in SCALE_ENDINGS:
+            name = scale.removesuffix(ending)
+            # Scales of activations and of the cache of keys and values have no such tensor.
+            if name != scale and name in dtypes and name not in unexpected:
+                raise _unscaled(f"the quantization in config.json does not read {scale}")
+
+
+def _has_scale(name: str, dtypes: dict[str, str], method: object) -> bool:
+    """Check that the files hold the scale of codes; experts all together have a name of their own,
+    where a linear has `weight`.
+    """
+    module, _, last = name.rpartition(".")
+    scales = SCALE_NAMES.get(str(method), ())
+    return any(f"{module}.{scale.replace('weight', last)}" in dtypes for scale in scales)
+
+
+def _unscaled(problem: str) -> ModelError:
+    return ModelError(f"{problem}; export the model in bf16 first, and import that")
 
 
 def _quantization(config: dict[str, Any]) -> dict[str, Any] | None:

@@ -26,6 +26,7 @@ from falqon_core.contract.model_folder import (
     check_weights,
     chooses_implementation,
     read_json,
+    weight_dtypes,
     weight_files,
     weight_shapes,
 )
@@ -33,7 +34,12 @@ from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.files import write_json
 from falqon_core.importers.conversion import check_quantization, convert_decoder, decoder_config
 from falqon_core.importers.decoder import build_decoder
-from falqon_core.importers.soundness import check_generation, check_tensors, check_tokenizer
+from falqon_core.importers.soundness import (
+    check_dtypes,
+    check_generation,
+    check_tensors,
+    check_tokenizer,
+)
 
 MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
@@ -91,7 +97,9 @@ def _take(source: Path, output: Path, transfer: Transfer, origin: str | None = N
             transfer(path, output / path.name)
     config = _without_private_keys(config) | ({ORIGIN_KEY: origin} if origin else {})
     write_json(output / "config.json", config)
-    check_tensors(build_decoder(output, dimensions), shapes)
+    skeleton = build_decoder(output, dimensions)
+    check_tensors(skeleton, shapes)
+    check_dtypes(skeleton, weight_dtypes(source))
     check_tokenizer(output, dimensions.vocab_size)
     check_generation(output)
     for path in files:  # Weights come last, because they are large.

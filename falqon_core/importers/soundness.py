@@ -2,11 +2,13 @@
 chat template; and that its generation config can be read.
 
 The tensors of a config are not derived here: transformers' own names and shapes (`decoder`) are
-compared with those in the files. Tensors that it has no place for are ignored, as it does. The
-numbers in the weights are not checked; only training will see them.
+compared with those in the files. Tensors that it has no place for are ignored, as it does; those
+that it has a place for hold floats, and no codes of a quantization. The numbers in the weights are
+not checked; only training will see them.
 """
 
 from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 from torch import Tensor
@@ -24,6 +26,7 @@ from falqon_core.importers.tokenizer import load_tokenizer
 
 MOST_MISSING = 1_000  # Tensors that are counted.
 EXPERTS = ".experts."  # In the names of tensors that hold all experts of a layer, or one of them.
+FLOAT_DTYPES = ("BF16", "F16", "F32", "F64")  # As safetensors names them.
 PROBE_TEXT = "a"  # Any tokenizer that can read a data set has a token for it.
 
 
@@ -31,7 +34,7 @@ def check_tensors(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]])
     """Raise `ModelError` unless `shapes` are those of the tensors of `model`."""
     prefix = f"{model.base_model_prefix}."
     missing = []
-    for name, tensor in _expected_tensors(model, shapes):
+    for name, tensor in _expected_tensors(model, shapes.keys()):
         expected = tuple(tensor.shape)
         # The bare decoder is saved without its prefix.
         actual = shapes.get(name, shapes.get(name.removeprefix(prefix)))
@@ -49,15 +52,29 @@ def check_tensors(model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]])
         )
 
 
+def check_dtypes(model: PreTrainedModel, dtypes: Mapping[str, str]) -> None:
+    """Raise `ModelError` for a tensor of `model` that is not in floats in its files: codes are no
+    weights without their scales. `dtypes` are those of headers of safetensors files.
+    """
+    prefix = f"{model.base_model_prefix}."
+    for name, tensor in _expected_tensors(model, dtypes.keys()):
+        dtype = dtypes.get(name, dtypes.get(name.removeprefix(prefix)))
+        if dtype is not None and dtype not in FLOAT_DTYPES and tensor.is_floating_point():
+            raise ModelError(
+                f"{name} is in {dtype}, and config.json describes no quantization that gives its "
+                "scales; export the model in bf16 first, and import that"
+            )
+
+
 def _expected_tensors(
-    model: PreTrainedModel, shapes: Mapping[str, tuple[int, ...]]
+    model: PreTrainedModel, names: AbstractSet[str]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors that files with `shapes` should hold: a mixture's experts all together, as
-    transformers has them, or as they are published.
+    """Yield the tensors that files with tensors of these `names` should hold: a mixture's experts
+    all together, as transformers has them, or as they are published.
     """
     own = model.state_dict()
     experts = {name: tensor for name, tensor in own.items() if EXPERTS in name}
-    if shapes.keys() >= experts.keys():
+    if names >= experts.keys():
         yield from own.items()
         return
     others = {name: tensor for name, tensor in own.items() if name not in experts}

@@ -31,6 +31,7 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from falqon_core.contract.quantization_config import quantization_config
 from falqon_core.export.trained import export_trained
 from falqon_core.importers.importer import import_model
 from falqon_core.train.model import load_base_model
@@ -90,6 +91,92 @@ def test_fp8_in_blocks_becomes_bf16(tiny_folder: Path, tmp_path: Path) -> None:
     assert changes == [
         "The weights were FP8 in blocks with weight_scale_inv and are dequantized to bf16."
     ]
+
+
+STATIC_FP8 = {
+    "quant_method": "fp8",
+    "activation_scheme": "static",
+    "weight_block_size": None,
+}
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+def quantize_tensors(folder: Path, scale_name: str, dtype: torch.dtype) -> Tensors:
+    """Write each linear as codes, one scale for all of them; return what was written."""
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        largest = 127 if dtype == torch.int8 else 448
+        scale = tensors[name].float().abs().max() / largest
+        tensors[name] = (tensors[name].float() / scale).to(dtype)
+        tensors[name.replace("weight", scale_name)] = scale
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return tensors
+
+
+def test_fp8_with_static_scales_of_activations_becomes_bf16(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """As Ministral 3 is published; those scales are of no use where activations are bf16."""
+    stored = quantize_tensors(tiny_folder, "weight_scale_inv", torch.float8_e4m3fn)
+    of_activations = {
+        UP.replace("weight", name): torch.tensor(0.5)
+        for name in ("activation_scale", "input_scale")
+    }
+    of_cache = {"model.layers.1.self_attn.k_scale": torch.tensor(0.5)}
+    path = tiny_folder / "model.safetensors"
+    save_file(stored | of_activations | of_cache, path, metadata={"format": "pt"})
+    edit_json(tiny_folder / "config.json", quantization_config=STATIC_FP8)
+
+    tensors, _ = imported(tiny_folder, tmp_path)
+
+    expected = (stored[UP].float() * stored[f"{UP}_scale_inv"]).bfloat16()
+    assert torch.equal(tensors[UP], expected)
+
+
+@pytest.mark.parametrize("method", ["fp8", "compressed-tensors"])
+def test_codes_whose_scales_are_not_read_are_refused(method: str, tiny_folder: Path) -> None:
+    described: dict[str, Any] = STATIC_FP8
+    scale_name = "weight_scale"
+    if method != "fp8":
+        described = quantization_config(["lm_head"])
+        scale_name = "weight_scale_inv"
+    quantize_tensors(tiny_folder, scale_name, torch.float8_e4m3fn)
+    edit_json(tiny_folder / "config.json", quantization_config=described)
+
+    assert_refused(tiny_folder, r"_proj\.weight is in F8_E4M3, .* no scale .*; export the model in")
+
+
+@pytest.mark.parametrize("method", ["fp8", "compressed-tensors"])
+def test_one_weight_of_codes_without_a_scale_is_named(method: str, tiny_folder: Path) -> None:
+    described: dict[str, Any] = STATIC_FP8
+    scale_name = "weight_scale_inv"
+    if method != "fp8":
+        described = quantization_config(["lm_head"])
+        scale_name = "weight_scale"
+    tensors = quantize_tensors(tiny_folder, scale_name, torch.float8_e4m3fn)
+    del tensors[UP.replace("weight", scale_name)]
+    save_file(tensors, tiny_folder / "model.safetensors", metadata={"format": "pt"})
+    edit_json(tiny_folder / "config.json", quantization_config=described)
+
+    assert_refused(tiny_folder, f"{UP} is in F8_E4M3, and the files hold no scale")
+
+
+def test_codes_in_bf16_whose_scale_is_not_read_are_refused(tiny_folder: Path) -> None:
+    tensors = load_file(tiny_folder / "model.safetensors")
+    tensors[f"{UP}_scale"] = torch.tensor(0.5)
+    save_file(tensors, tiny_folder / "model.safetensors", metadata={"format": "pt"})
+    edit_json(tiny_folder / "config.json", quantization_config=STATIC_FP8)
+
+    assert_refused(tiny_folder, f"config.json does not read {UP}_scale; export the model in bf16")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_codes_that_the_config_does_not_describe_are_refused(
+    dtype: torch.dtype, tiny_folder: Path
+) -> None:
+    quantize_tensors(tiny_folder, "weight_scale", dtype)
+
+    assert_refused(tiny_folder, r"_proj\.weight is in (F8_E4M3|I8), .*; export the model in bf16")
 
 
 @pytest.mark.parametrize(
