@@ -5,7 +5,8 @@ Reading and dequantizing is the `gguf` library's; names and config keys are mapp
 decoders we train (Llama and Mistral share one GGUF architecture, Qwen2, Qwen3), because
 transformers' own loader reads the file three times over. llama.cpp stores q and k of Llama models
 with the two halves of each rotary pair interleaved; they are put back. Mixtures of experts are
-refused, and files with scaled rotary embeddings, whose parameters a GGUF holds only in part.
+refused, files with scaled rotary embeddings, whose parameters a GGUF holds only in part, and
+tensors that the model has no place for.
 """
 
 import json
@@ -54,7 +55,13 @@ def convert_gguf(source: Path, output: Path) -> list[str]:
         for name, tensor in tensors.items()
     }
     write_json(output / "config.json", config)
-    check_tensors(build_decoder(output, dimensions), shapes)
+    skeleton = build_decoder(output, dimensions)
+    check_tensors(skeleton, shapes)
+    if others := [tensors[name].name for name in tensors.keys() - skeleton.state_dict().keys()]:
+        raise ModelError(
+            f"the GGUF file has a tensor {min(others)!r} that its {config['model_type']} model has "
+            "no place for; import the safetensors model"
+        )
     _save_tokenizer(source, config, output)
     _drop_foreign_tokens(
         output / "tokenizer.json", len(_field(reader, "tokenizer.ggml.tokens", []))
@@ -138,6 +145,7 @@ def _config(reader: GGUFReader) -> dict[str, Any]:
     }
     if architecture == "llama":
         config["attention_bias"] = "blk.0.attn_q.bias" in names
+        config["mlp_bias"] = "blk.0.ffn_gate.bias" in names
     for key, name in {
         "bos": "bos_token_id",
         "eos": "eos_token_id",

@@ -47,6 +47,7 @@ def write_gguf(
     *,
     tied: bool = True,
     scaled_rope: bool = False,
+    others: dict[str, np.ndarray] | None = None,
 ) -> Path:
     tokens, merges = vocabulary
     writer = gguf.GGUFWriter(path, architecture)
@@ -77,7 +78,7 @@ def write_gguf(
     writer.add_eos_token_id(2)
     writer.add_pad_token_id(0)
     writer.add_chat_template(TINY_CHAT_TEMPLATE)
-    for name, values in tensors(architecture, len(tokens), tied).items():
+    for name, values in (tensors(architecture, len(tokens), tied) | (others or {})).items():
         if values.ndim == 2:
             writer.add_tensor(
                 name,
@@ -169,6 +170,61 @@ def test_transformers_reads_the_same_model_from_both(
     ):
         assert getattr(imported.config, key) == getattr(expected.config, key), key
     ModelDimensions.from_config(json.loads((tmp_path / "model" / "config.json").read_text()))
+
+
+def feed_forward_biases(layers: int) -> dict[str, np.ndarray]:
+    """Return a bias for each linear of the MLP of the first `layers`."""
+    sizes = {"ffn_gate": INTERMEDIATE, "ffn_up": INTERMEDIATE, "ffn_down": HIDDEN}
+    generator = np.random.default_rng(1)
+    return {
+        f"blk.{layer}.{name}.bias": generator.normal(0, 0.3, size).astype(np.float32)
+        for layer in range(layers)
+        for name, size in sizes.items()
+    }
+
+
+def test_biases_of_the_mlp_of_a_llama_model_are_loaded(
+    tmp_path: Path, vocabulary: tuple[list[str], list[str]]
+) -> None:
+    biases = feed_forward_biases(LAYERS)
+    source = write_gguf(tmp_path / "model.gguf", "llama", vocabulary, others=biases)
+
+    import_model(str(source), tmp_path / "model")
+
+    imported, report = AutoModelForCausalLM.from_pretrained(
+        tmp_path / "model", output_loading_info=True
+    )
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    for part in ("gate", "up", "down"):
+        loaded = imported.get_submodule(f"model.layers.1.mlp.{part}_proj").bias
+        expected = torch.from_numpy(biases[f"blk.1.ffn_{part}.bias"]).bfloat16()
+        assert torch.equal(loaded, expected), part
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "size"),
+    [
+        ("qwen2", "blk.1.ffn_down.bias", HIDDEN),
+        ("qwen3", "blk.0.attn_q.bias", HEADS * HEAD_DIM["qwen3"]),
+        ("llama", "blk.1.ffn_down.bias", HIDDEN),
+        ("llama", "blk.1.attn_q_norm.weight", HEAD_DIM["llama"]),
+        ("llama", "output_norm.bias", HIDDEN),
+        ("llama", f"blk.{LAYERS}.attn_norm.weight", HIDDEN),
+    ],
+)
+def test_a_tensor_that_the_model_has_no_place_for_is_refused(
+    architecture: str,
+    name: str,
+    size: int,
+    tmp_path: Path,
+    vocabulary: tuple[list[str], list[str]],
+) -> None:
+    others = {name: np.ones(size, np.float32)}
+    source = write_gguf(tmp_path / "model.gguf", architecture, vocabulary, others=others)
+
+    with pytest.raises(ModelError, match=f"tensor '{name}' that its {architecture} model has no"):
+        import_model(str(source), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_the_tokenizer_and_its_template_survive(
