@@ -268,8 +268,11 @@ def _add_tokenizer(
         tokenizer.bos_token_id is not None
         and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
     )
-    if tokenizer.chat_template is not None:
-        writer.add_chat_template(tokenizer.chat_template)
+    templates = tokenizer.chat_template
+    if isinstance(templates, dict):
+        templates = [{"name": name, "template": text} for name, text in templates.items()]
+    if templates is not None:
+        writer.add_chat_template(templates)
 
 
 def _pre_tokenizer(described: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from huggingface_hub import save_torch_state_dict
+from transformers.utils import CHAT_TEMPLATE_DIR
 
 from falqon_core.contract.certificate import CERTIFICATE
 from falqon_core.contract.errors import ModelError
@@ -36,3 +37,6 @@ def write_merged(model: Path, folder: Path, max_shard_size: str = "5GB") -> None
     for path in model.iterdir():
         if path.is_file() and path.name not in REPLACED_FILES and path.suffix != ".safetensors":
             shutil.copyfile(path, folder / path.name)
+    named_templates = model / CHAT_TEMPLATE_DIR
+    if named_templates.is_dir():
+        shutil.copytree(named_templates, folder / CHAT_TEMPLATE_DIR)

@@ -231,6 +231,44 @@ def test_bf16_is_the_trained_model_bit_for_bit(
     )
 
 
+@pytest.fixture
+def with_named_templates(trained: Trained, tmp_path: Path) -> tuple[Trained, dict[str, str]]:
+    """The trained model with two chat templates, as its tokenizer is stored."""
+    changed = Trained(trained.base, tmp_path / "named")
+    shutil.copytree(trained.model, changed.model)
+    tokenizer = AutoTokenizer.from_pretrained(changed.model)
+    default = str(tokenizer.chat_template)
+    templates = {"default": default, "tool_use": "{{ tools | tojson }}" + default}
+    tokenizer.chat_template = templates
+    tokenizer.save_pretrained(changed.model)
+    assert (changed.model / "additional_chat_templates/tool_use.jinja").is_file()
+    return changed, templates
+
+
+def test_bf16_has_every_chat_template(
+    with_named_templates: tuple[Trained, dict[str, str]], tmp_path: Path
+) -> None:
+    trained, templates = with_named_templates
+    folder = export(trained, "bf16", tmp_path / "bf16")
+    assert AutoTokenizer.from_pretrained(folder).chat_template == templates
+    assert "additional_chat_templates/tool_use.jinja" in (folder / "SHA256SUMS").read_text()
+
+
+def test_a_gguf_has_every_chat_template_and_llama_cpp_answers_with_the_default(
+    with_named_templates: tuple[Trained, dict[str, str]], fp8: PreTrainedModel, tmp_path: Path
+) -> None:
+    trained, templates = with_named_templates
+    folder = export(trained, "gguf", tmp_path / "gguf")
+    reader = GGUFReader(folder / "model.gguf")
+    fields = [
+        reader.get_field(key)
+        for key in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")
+    ]
+    assert [field and field.contents() for field in fields] == list(templates.values())
+    expected = answer(fp8, AutoTokenizer.from_pretrained(trained.model))
+    assert ask_llama_cpp(folder / "model.gguf", QUESTION, 8) == expected
+
+
 @pytest.mark.parametrize(
     ("format", "source", "reason"),
     [
