@@ -1,5 +1,8 @@
 """Use cases of webhook endpoints; each function is one unit of work."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -10,7 +13,7 @@ from app.auth import audit
 from app.auth.caller import Caller
 from app.auth.server_secret import server_secret
 from app.base.database import now_plus
-from app.base.errors import IllegalState, InvalidRequest, NotFound
+from app.base.errors import IllegalState, InvalidRequest, NotFound, RateLimited
 from app.base.ids import new_id
 from app.base.outbound import addresses
 from app.base.settings import Settings
@@ -39,6 +42,12 @@ ENDPOINT_DISABLED = "the endpoint was disabled"
 
 MAX_ENDPOINTS = 16  # per project
 OLD_SECRET_SECONDS = 24 * 3600.0
+# A tenth of the threads that serve requests: an endpoint that does not answer holds one of them for
+# up to ten seconds.
+TESTS_AT_ONCE = 4
+TEST_RETRY_SECONDS = "10"
+
+_test_slots = threading.BoundedSemaphore(TESTS_AT_ONCE)  # of this process
 
 
 def create_endpoint(services: Services, caller: Caller, request: NewEndpoint) -> EndpointWithSecret:
@@ -137,20 +146,23 @@ def rotate_secret(
 def test_endpoint(
     services: Services, caller: Caller, endpoint_id: str, request: TestRequest
 ) -> TestResult:
-    """Send a sample now. No transaction is open: it may take as long as the time limit."""
+    """Send a sample now. No transaction is open: it may take as long as the time limit. Raises
+    `RateLimited` while too many others wait for their endpoints.
+    """
     with services.database.read() as session:
         endpoint = _get(session, caller, endpoint_id)
     moment = datetime.now(UTC)
     try:
-        status_code = send(
-            endpoint,
-            new_id("evt_"),
-            request.event_type,
-            "ftjob-test" if request.event_type.startswith(EVENT_TYPE_PREFIX) else "",
-            moment,
-            moment,
-            services.settings,
-        )
+        with _test_slot():
+            status_code = send(
+                endpoint,
+                new_id("evt_"),
+                request.event_type,
+                "ftjob-test" if request.event_type.startswith(EVENT_TYPE_PREFIX) else "",
+                moment,
+                moment,
+                services.settings,
+            )
     except Undelivered as error:
         raise IllegalState(
             f"The test did not reach the endpoint: {error}.", code="webhook_test_failed"
@@ -158,6 +170,21 @@ def test_endpoint(
     return TestResult(
         webhook_endpoint_id=endpoint.id, event_type=request.event_type, status_code=status_code
     )
+
+
+@contextmanager
+def _test_slot() -> Iterator[None]:
+    if not _test_slots.acquire(blocking=False):
+        raise RateLimited(
+            f"{TESTS_AT_ONCE} tests of webhook endpoints wait for an answer, the maximum; try "
+            "again when one has ended.",
+            code="too_many_webhook_tests",
+            headers={"retry-after": TEST_RETRY_SECONDS},
+        )
+    try:
+        yield
+    finally:
+        _test_slots.release()
 
 
 def list_deliveries(

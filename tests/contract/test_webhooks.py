@@ -3,9 +3,13 @@ machine.
 """
 
 import json
+import time
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from openai import InvalidWebhookSignatureError
@@ -15,7 +19,7 @@ from app.jobs.events import NewEvent, append
 from app.models import JobStatus, WebhookDelivery, WebhookEndpoint
 from tests.contract.test_quotas import ran_for
 from tests.support.api import Api, Tenant
-from tests.support.receiver import Receiver
+from tests.support.receiver import Receiver, silent_receiver
 from tests.support.waiting import wait_for
 
 DEFAULT = ["fine_tuning.job.succeeded", "fine_tuning.job.failed", "fine_tuning.job.cancelled"]
@@ -350,6 +354,37 @@ def test_a_test_delivery_reports_its_result(tenant: Tenant, receiver: Receiver) 
         tenant.client.webhooks.test(endpoint.id, event_type="fine_tuning.job.failed")
     assert caught.value.code == "webhook_test_failed"
     assert "Connection refused" in str(caught.value)
+
+
+def test_tests_of_a_silent_endpoint_hold_four_threads_at_most(tenant: Tenant) -> None:
+    num_tests = 60  # half as many again as there are threads
+    headers = {"authorization": f"Bearer {tenant.key}"}
+
+    def send_sample(endpoint_id: str) -> httpx.Response:
+        return httpx.post(
+            f"{tenant.api.url}/v1/webhook_endpoints/{endpoint_id}/test",
+            json={"event_type": DEFAULT[0]},
+            headers=headers,
+            timeout=60,
+            verify=False,
+        )
+
+    with ThreadPoolExecutor(num_tests) as pool:
+        with silent_receiver() as url:
+            endpoint = create(tenant, url)
+            answers = [pool.submit(send_sample, endpoint.id) for _ in range(num_tests)]
+            time.sleep(1)  # they have all arrived
+            started = time.monotonic()
+            assert tenant.http.get("/v1/webhook_endpoints").status_code == 200
+            assert time.monotonic() - started < 5, "a test waits for ten seconds"
+            wait_for(lambda: sum(answer.done() for answer in answers) == num_tests - 4)
+            refused = next(answer for answer in answers if answer.done()).result()
+        statuses = Counter(answer.result().status_code for answer in answers)
+    assert statuses == {429: num_tests - 4, 400: 4}
+    assert refused.json()["error"]["code"] == "too_many_webhook_tests"
+    assert refused.headers["retry-after"] == "10"
+    with pytest.raises(openai.BadRequestError):  # They are free again.
+        tenant.client.webhooks.test(endpoint.id, event_type="fine_tuning.job.failed")
 
 
 def test_a_deleted_endpoint_takes_its_deliveries_along(tenant: Tenant, receiver: Receiver) -> None:

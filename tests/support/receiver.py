@@ -2,6 +2,7 @@
 it was told.
 """
 
+import socket
 import ssl
 from collections import deque
 from collections.abc import Iterator
@@ -50,3 +51,10 @@ def receiving(context: ssl.SSLContext | None = None) -> Iterator[Receiver]:
         yield receiver
     finally:
         receiver.close()
+
+
+@contextmanager
+def silent_receiver() -> Iterator[str]:
+    """Yield a URL that takes connections and answers none; its end resets them all."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/"

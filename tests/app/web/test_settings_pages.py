@@ -1,5 +1,6 @@
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from html import escape, unescape
 
 import httpx
@@ -10,7 +11,7 @@ from app.models import Project, Scope
 from tests.contract.access_objects import a_delivery
 from tests.support.api import Api, Tenant, installation_admin
 from tests.support.pages import SAME_SITE, token
-from tests.support.receiver import Receiver
+from tests.support.receiver import Receiver, silent_receiver
 from tests.support.waiting import wait_for
 
 SECRET = r"ft_live_[A-Za-z0-9_-]+"
@@ -322,6 +323,17 @@ def test_a_webhook_is_made_told_and_told_again(
         'data-tone="bad">The endpoint answered the sample with 500'
         in writer.post(f"{here}/test", event_type="fine_tuning.job.failed").text
     )
+
+
+def test_a_page_says_that_too_many_webhooks_are_tested(writer: Browser, tenant: Tenant) -> None:
+    sample = {"event_type": "fine_tuning.job.failed"}
+    with ThreadPoolExecutor(5) as pool, silent_receiver() as url:
+        created = tenant.http.post("/v1/webhook_endpoints", json={"url": url})
+        path = f"/v1/webhook_endpoints/{created.json()['id']}/test"
+        tests = [pool.submit(tenant.http.post, path, json=sample) for _ in range(5)]
+        wait_for(lambda: any(test.done() for test in tests))
+        page = writer.post(f"/settings/webhooks/{created.json()['id']}/test", **sample)
+        assert "4 tests of webhook endpoints wait for an answer" in page.text
 
 
 def test_a_webhook_is_changed_silenced_and_deleted(
