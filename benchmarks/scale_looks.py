@@ -151,7 +151,7 @@ def _reconciler(services: Services) -> Iterator[Look]:
     yield Look("reconciler, every 5 s", lambda _: reconciler.tick())
     yield Look("sweeper, every 5 s: old events", lambda _: events.remove_old(database, EVENTS_KEPT))
     yield Look("sweeper, every 5 s: orphans", orphans.due)
-    yield Look("webhooks that are due", lambda session: webhooks.due(session, 100))
+    yield Look("webhooks that are due", webhooks.due)
 
 
 def _collector(services: Services) -> Iterator[Look]:

@@ -38,6 +38,6 @@ class WebhookDelivery(Base):
     # Next attempt of a pending one; while it is being sent, the end of its lease.
     due_at: Mapped[datetime | None]
     attempted_at: Mapped[datetime | None]
-    status_code: Mapped[int | None]  # last response of the endpoint
-    error: Mapped[str | None]  # reason of the last failure
+    status_code: Mapped[int | None]  # last response of the endpoint; null while it is being sent
+    error: Mapped[str | None]  # reason of the last failure; null while it is being sent
     created_at: Mapped[CreatedAt]

@@ -1,5 +1,5 @@
-"""Delivery of due webhooks, beside the reconciler in every API process: at least once, and never
-twice at the same time.
+"""Delivery of due webhooks, beside the reconciler in every API process: at least once, never twice
+at the same time, and one at a time to each endpoint.
 """
 
 import random
@@ -27,7 +27,6 @@ MAX_ATTEMPTS = 8
 FIRST_DELAY_SECONDS = 5.0
 DELAY_FACTOR = 5.0
 JITTER = 0.2
-CANDIDATES = 20  # each sender picks one of them at random, so that they seldom want the same
 STATUS_GONE = 410
 
 # Separate from the process's generator, which tests seed.
@@ -65,10 +64,11 @@ class Dispatcher:
     def send_next(self) -> bool:
         """Send a due delivery; return False when none is. Raises `SQLAlchemyError`."""
         with self._database.read() as session:
-            due = repository.due(session, CANDIDATES)
+            due = repository.due(session)
         if not due:
             return False
         with self._database.transaction() as session:
+            # A random endpoint: senders seldom want the same, and each endpoint gets its turn.
             claimed = repository.claim(session, RANDOM.choice(due), LEASE_SECONDS)
             endpoint = session.get_one(WebhookEndpoint, claimed.endpoint_id) if claimed else None
         if claimed is not None and endpoint is not None:

@@ -1,8 +1,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, func, select, update
+from sqlalchemy.orm import Session, aliased
 
 from app.base.database import UNSYNCED, now_plus
 from app.models import DeliveryStatus, Project, WebhookDelivery, WebhookEndpoint
@@ -66,14 +66,19 @@ def deliveries(
     )
 
 
-def due(session: Session, limit: int) -> Sequence[str]:
-    return session.scalars(
-        select(WebhookDelivery.id).where(*_due()).order_by(WebhookDelivery.due_at).limit(limit)
-    ).all()
+def due(session: Session) -> Sequence[str]:
+    """Return one delivery of each endpoint that has none in flight: the one due for longest."""
+    position = func.row_number().over(
+        partition_by=WebhookDelivery.endpoint_id,
+        order_by=(WebhookDelivery.due_at, WebhookDelivery.id),
+    )
+    ranked = select(WebhookDelivery.id, position.label("position")).where(*_due()).subquery()
+    return session.scalars(select(ranked.c.id).where(ranked.c.position == 1)).all()
 
 
 def claim(session: Session, delivery_id: str, lease_seconds: float) -> WebhookDelivery | None:
-    """Take the right to send it now; None when another process has it.
+    """Take the right to send it now; None when another process has it, or has one of the same
+    endpoint.
 
     It comes back when its sender dies.
     """
@@ -84,6 +89,8 @@ def claim(session: Session, delivery_id: str, lease_seconds: float) -> WebhookDe
             attempts=WebhookDelivery.attempts + 1,
             attempted_at=now_plus(),
             due_at=now_plus(lease_seconds),
+            status_code=None,
+            error=None,
         )
         .returning(WebhookDelivery)
     )
@@ -109,4 +116,22 @@ def give_up_pending(session: Session, endpoint_id: str, error: str) -> None:
 
 
 def _due() -> tuple[Any, ...]:
-    return (WebhookDelivery.status == DeliveryStatus.PENDING, WebhookDelivery.due_at <= now_plus())
+    """Return the conditions of a delivery that may be sent now."""
+    return (
+        WebhookDelivery.status == DeliveryStatus.PENDING,
+        WebhookDelivery.due_at <= now_plus(),
+        WebhookDelivery.endpoint_id.not_in(_endpoints_in_flight()),
+    )
+
+
+def _endpoints_in_flight() -> Select[str]:
+    """Select the endpoints that a delivery is being sent to. One that waits for its next attempt
+    has an error.
+    """
+    sent = aliased(WebhookDelivery)
+    return select(sent.endpoint_id).where(
+        sent.status == DeliveryStatus.PENDING,
+        sent.due_at > now_plus(),
+        sent.attempts > 0,
+        sent.error.is_(None),
+    )

@@ -1,3 +1,4 @@
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -14,12 +15,13 @@ from app.jobs import claims
 from app.jobs.claims import Claim, JobFailure
 from app.jobs.events import NewEvent
 from app.models import DeliveryStatus, JobStatus, WebhookDelivery, WebhookEndpoint
-from app.webhooks import repository, service
-from app.webhooks.dispatcher import MAX_ATTEMPTS, Dispatcher, retry_seconds
+from app.webhooks import posting, repository, service
+from app.webhooks.dispatcher import MAX_ATTEMPTS, NUM_SENDERS, Dispatcher, retry_seconds
 from app.webhooks.schemas import EndpointObject, NewEndpoint
 from tests.support.backend import Backend
-from tests.support.receiver import Receiver
+from tests.support.receiver import Receiver, silent_receiver
 from tests.support.services import ADMIN, make_services
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture
@@ -180,6 +182,64 @@ def test_many_dispatchers_send_each_once(backend: Backend, receiver: Receiver) -
         == len(receiver.received)
         == 12
     )
+
+
+def test_an_endpoint_has_one_delivery_in_flight_and_gets_them_in_order(backend: Backend) -> None:
+    add_endpoint(backend, "http://127.0.0.1:1/")
+    add_endpoint(backend, "http://127.0.0.1:1/")
+    for _ in range(2):
+        end_a_job(backend)
+    rows = deliveries(backend)
+    first, second = rows[:2], rows[2:]
+
+    def due() -> set[str]:
+        with backend.database.read() as session:
+            return set(repository.due(session))
+
+    def claim(delivery_id: str, lease_seconds: float = 60) -> WebhookDelivery | None:
+        with backend.database.transaction() as session:
+            return repository.claim(session, delivery_id, lease_seconds)
+
+    assert due() == {row.id for row in first}
+    sent, other = first
+    following = next(row for row in second if row.endpoint_id == sent.endpoint_id)
+    claimed = claim(sent.id)
+    assert claimed is not None
+    assert due() == {other.id}
+    assert claim(following.id) is None
+    with backend.database.transaction() as session:
+        repository.record(session, claimed, due_at=now_plus(60), error="the endpoint answered 500")
+    assert due() == {other.id, following.id}, "a failed one lets the others pass"
+    # Those of a sender that died are due again.
+    assert claim(following.id, lease_seconds=-60) is not None
+    assert due() == {other.id, following.id}
+
+
+def test_a_silent_endpoint_delays_no_other(
+    backend: Backend, receiver: Receiver, dispatcher: Dispatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.webhooks.dispatcher.TICK_SECONDS", 0.05)
+    with silent_receiver() as url:
+        silent = add_endpoint(backend, url)
+        for _ in range(5 * NUM_SENDERS):
+            end_a_job(backend)
+        add_endpoint(backend, receiver.url)
+        end_a_job(backend)
+
+        def num_tried() -> int:
+            rows = deliveries(backend)
+            return sum(row.attempts for row in rows if row.endpoint_id == silent.id)
+
+        dispatcher.start()
+        try:
+            wait_for(num_tried)
+            wait_for(lambda: receiver.received, posting.TIMEOUT_SECONDS / 2)
+            time.sleep(0.5)  # The other senders poll several times.
+            assert num_tried() == 1
+        finally:
+            dispatcher.stop()
+    for thread in dispatcher._threads:
+        thread.join()
 
 
 def test_failures_are_tried_again_later_with_the_same_id(
