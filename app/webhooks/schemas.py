@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, Field, HttpUrl, StringConstraint
 from app.http.pagination import Object, unix_seconds
 from app.models import WebhookDelivery, WebhookEndpoint
 from app.models.strict_model import StrictModel
-from app.webhooks.events import BATCH_PREFIX, DEFAULT_EVENT_TYPES, EventType
+from app.webhooks.events import DEFAULT_EVENT_TYPES, EVENT_TYPE_PREFIX, EventType
 
 MAX_NAME_LENGTH = 128
 
@@ -101,7 +101,7 @@ class DeliveryObject(Object):
     event_id: str
     event_type: str
     fine_tuning_job_id: str | None = Field(
-        description="null: the event is about a batch or about the project"
+        description="null: the event is about a batch, a model or the project"
     )
     status: str
     attempts: int
@@ -129,6 +129,6 @@ class DeliveryObject(Object):
 
 
 def _job_of(delivery: WebhookDelivery) -> str | None:
-    if delivery.event_type.startswith(BATCH_PREFIX):
-        return None
-    return delivery.job_id or None
+    if delivery.event_type.startswith(EVENT_TYPE_PREFIX):
+        return delivery.job_id
+    return None

@@ -17,6 +17,7 @@ from openai import InvalidWebhookSignatureError
 from app.jobs import claims
 from app.jobs.events import NewEvent, append
 from app.models import JobStatus, WebhookDelivery, WebhookEndpoint
+from app.webhooks import events
 from tests.contract.test_quotas import ran_for
 from tests.support.api import Api, Tenant
 from tests.support.receiver import Receiver, silent_receiver
@@ -278,6 +279,20 @@ def test_device_hours_that_are_used_up_are_told_once_with_the_end_of_an_attempt(
         "project.device_hours.exhausted",
         {"id": tenant.project_id},
     )
+
+
+def test_deliveries_about_a_batch_or_a_model_name_no_job(
+    tenant: Tenant, receiver: Receiver
+) -> None:
+    types = ["batch.completed", "model.expiring"]
+    endpoint = create(tenant, receiver.url, event_types=types)
+    with tenant.api.database.transaction() as session:
+        events.record_batch(session, tenant.project_id, "batch_1", "completed")
+        events.record_model(session, tenant.project_id, "ft:ours", "expiring")
+    rows = settled(tenant, endpoint.id, 2)
+    assert {row["event_type"]: row["fine_tuning_job_id"] for row in rows} == dict.fromkeys(types)
+    subjects = {json.loads(received.body)["data"]["id"] for received in receiver.received}
+    assert subjects == {"batch_1", "ft:ours"}
 
 
 def test_a_delivery_is_sent_again_on_request(tenant: Tenant, receiver: Receiver) -> None:
