@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import secrets
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,9 @@ class IdentityProvider(LocalServer):
         self.token_body: bytes | None = None  # in place of a token
         self.is_down = False
         self.num_fetched = 0  # descriptions
+        self.num_exchanges = 0  # requests for a token
+        self.answers_tokens = threading.Event()  # until it is set, these requests wait
+        self.answers_tokens.set()
         self._codes: dict[str, dict[str, str]] = {}
         super().__init__(self._handler())
 
@@ -120,6 +124,8 @@ class IdentityProvider(LocalServer):
 
             def do_POST(self) -> None:
                 content = self.rfile.read(int(self.headers["content-length"])).decode()
+                provider.num_exchanges += 1
+                provider.answers_tokens.wait()
                 form = {name: values[0] for name, values in parse_qs(content).items()}
                 answer = provider.redeem(form, self.headers["authorization"])
                 if provider.token_body is not None:

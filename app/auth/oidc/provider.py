@@ -7,6 +7,8 @@ import hmac
 import threading
 import time
 from base64 import urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -29,6 +31,7 @@ TIMEOUT_SECONDS = 5.0
 # timeouts would hold all threads.
 RETRY_SECONDS = 5.0
 WAIT_SECONDS = 2.0
+EXCHANGES_AT_ONCE = 8  # a fifth of the threads that serve requests
 DESCRIPTION_SECONDS = 3600.0  # age at which the description and the keys are fetched again
 MAX_LOGGED = 500  # characters of an answer
 INVALID_TOKEN = "The identity provider's answer is not valid for this service; the log says why."
@@ -59,6 +62,7 @@ class Provider:
         self._secret = server_secret(settings).encode()
         self._http = httpx.Client(timeout=TIMEOUT_SECONDS, transport=BoundedTransport())
         self._lock = threading.Lock()
+        self._exchange_slots = threading.BoundedSemaphore(EXCHANGES_AT_ONCE)
         self._fetched: tuple[Description, KeySet] | None = None
         self._stale_at = 0.0
         self._failed_at: float | None = None  # since it answered last
@@ -89,6 +93,8 @@ class Provider:
         """Exchange a code for the identity of the person. Raises `SignInRefused` and
         `Unavailable`.
         """
+        if self._failed_recently():
+            raise Unavailable(UNAVAILABLE)
         description, keys = self._fetch()
         form = {
             "grant_type": "authorization_code",
@@ -97,7 +103,9 @@ class Provider:
             "code_verifier": self._code_verifier(state),
         }
         try:
-            claims = self._verify(self._exchange(description, form), keys)
+            with self._exchange_slot():
+                id_token = self._exchange(description, form)
+            claims = self._verify(id_token, keys)
         except JoseError as error:
             log.warning("ID token refused", error=str(error))
             raise SignInRefused(INVALID_TOKEN) from error
@@ -105,6 +113,24 @@ class Provider:
             log.error("identity provider failed", error=str(error))
             raise Unavailable(UNAVAILABLE) from error
         return read_identity(claims, self._nonce(state), self._settings.oidc_groups_claim)
+
+    @contextmanager
+    def _exchange_slot(self) -> Iterator[None]:
+        """Hold one of the few threads that may wait for the provider, and note its silence. Raises
+        `Unavailable` while all of them wait.
+        """
+        if not self._exchange_slots.acquire(blocking=False):
+            raise Unavailable(UNAVAILABLE)
+        try:
+            yield
+        except httpx.TransportError:
+            # Not for an answer, whatever its status: a visitor with a strange code could cause one.
+            self._failed_at = time.monotonic()
+            raise
+        else:
+            self._failed_at = None
+        finally:
+            self._exchange_slots.release()
 
     def _exchange(self, description: Description, form: dict[str, str]) -> str:
         """Return the ID token for a code."""
@@ -160,8 +186,7 @@ class Provider:
             self._lock.release()
 
     def _refresh(self) -> tuple[Description, KeySet]:
-        now = time.monotonic()
-        if self._failed_at is not None and now < self._failed_at + RETRY_SECONDS:
+        if self._failed_recently():
             raise Unavailable(UNAVAILABLE)
         try:
             fetched = self._read_description()
@@ -172,6 +197,10 @@ class Provider:
         self._failed_at = None
         self._stale_at = time.monotonic() + DESCRIPTION_SECONDS
         return fetched
+
+    def _failed_recently(self) -> bool:
+        failed_at = self._failed_at
+        return failed_at is not None and time.monotonic() < failed_at + RETRY_SECONDS
 
     def _read_description(self) -> tuple[Description, KeySet]:
         issuer = self._settings.oidc_issuer

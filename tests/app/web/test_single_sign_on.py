@@ -6,6 +6,8 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -31,6 +33,7 @@ from tests.support.identity_provider import (
     sign,
 )
 from tests.support.pages import SAME_SITE, token
+from tests.support.waiting import wait_for
 
 START = "/sign-in/oidc"
 GRANTS = "/v1/organization/group_grants"
@@ -471,6 +474,37 @@ def test_an_unavailable_provider_is_said_and_keys_still_work(
         assert callback_of(browser)
     tenant.http.close()
     api.stop()
+
+
+def test_a_silent_token_endpoint_holds_few_threads_and_is_left_alone_for_a_while(
+    provider: IdentityProvider,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    num_visitors = 3 * oidc.EXCHANGES_AT_ONCE
+    monkeypatch.setattr(oidc, "TIMEOUT_SECONDS", 4.0)
+    folder = tmp_path_factory.mktemp("silent")
+    api = Api(f"sqlite:///{folder / 'falqon.db'}", folder, **provider.settings)
+    with ExitStack() as stack:
+        stack.callback(api.stop)
+        stack.callback(provider.answers_tokens.set)
+        browsers = [stack.enter_context(a_browser(api)) for _ in range(num_visitors + 1)]
+        last, *visitors = [(browser, callback_of(browser)) for browser in browsers]
+        before = provider.num_exchanges
+        provider.answers_tokens.clear()
+        with ThreadPoolExecutor(num_visitors) as pool:
+            answers = [pool.submit(browser.get, callback) for browser, callback in visitors]
+            # Those without a thread to wait in are refused while the others wait.
+            num_refused = num_visitors - oidc.EXCHANGES_AT_ONCE
+            wait_for(lambda: sum(answer.done() for answer in answers) == num_refused, 3)
+            wait_for(lambda: provider.num_exchanges == before + oidc.EXCHANGES_AT_ONCE, 3)
+        assert [answer.result().status_code for answer in answers] == [503] * num_visitors
+        assert "does not answer" in refusal(last[0].get(last[1]))
+        assert provider.num_exchanges == before + oidc.EXCHANGES_AT_ONCE, "not asked again so soon"
+        provider.answers_tokens.set()
+        api.app.state.services.provider._failed_at -= oidc.RETRY_SECONDS
+        provider.be("wes", "elsewhere")
+        assert "opens no project" in refusal(last[0].get(START)), "it is asked again"
 
 
 @pytest.mark.parametrize("body", [b"[]", b"<html>", b"{}", b'{"id_token": 7}', b" " * 2**21])
