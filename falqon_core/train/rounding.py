@@ -9,9 +9,11 @@ import logging
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -22,6 +24,7 @@ from falqon_core.contract.formats import QuantizedGguf
 from falqon_core.contract.model_folder import read_config
 from falqon_core.contract.quantization_config import weights_of
 from falqon_core.contract.rounding import ROUNDING, Rounding
+from falqon_core.data.dataset import Dataset
 from falqon_core.data.microbatch import collate
 from falqon_core.data.sequences import TokenSequence, sequences_of
 from falqon_core.data.template_defaults import set_template_defaults
@@ -115,15 +118,10 @@ def compare(model: PreTrainedModel, merged: Path, training: TrainConfig) -> Roun
     """Compare a model with the FP8 folder on the training's held-out rows, or on its training rows
     where it has none.
     """
-    recipe = training.recipe.model_copy(
-        update={"max_seq_length": min(training.recipe.max_seq_length, MAX_ROW_TOKENS)}
-    )
     tokenizer = load_tokenizer(merged)
-    set_template_defaults(tokenizer, recipe.chat_template_kwargs)
-    config = training.model_copy(update={"recipe": recipe})
-    data = load_data(config, tokenizer, logging.getLogger(__name__).warning)
-    rows = (data.validation or data.train).sequences[:NUM_ROWS]
-    sequences = [sequences_of(row)[0] for row in rows]
+    set_template_defaults(tokenizer, training.recipe.chat_template_kwargs)
+    data = load_data(training, tokenizer, logging.getLogger(__name__).warning)
+    sequences = _choose_rows(data.validation or data.train)
     loss, tokens = _outputs(model, sequences)
     del model
     loss_fp8, tokens_fp8 = _outputs(load_base_model(merged), sequences)
@@ -137,6 +135,28 @@ def compare(model: PreTrainedModel, merged: Path, training: TrainConfig) -> Roun
             num_tokens=sum(map(len, sequences)),
         ),
     )
+
+
+def _choose_rows(data: Dataset) -> list[TokenSequence]:
+    """Return the first `NUM_ROWS` rows that learn something within `MAX_ROW_TOKENS` tokens, cut to
+    these.
+
+    Where no row does, the shortest are returned, each up to `MAX_ROW_TOKENS` tokens after its first
+    target: as many as have the tokens of `NUM_ROWS` cut ones together, but at least one.
+    """
+    whole = [sequences_of(row)[0] for row in data.sequences]
+    cut = (_cut(row, MAX_ROW_TOKENS) for row in whole)
+    if rows := list(islice((row for row in cut if row.has_targets), NUM_ROWS)):
+        return rows
+    shortest = sorted(
+        (_cut(row, int(row.loss_mask.argmax()) + MAX_ROW_TOKENS) for row in whole), key=len
+    )[:NUM_ROWS]
+    num_fitting = int((np.cumsum([*map(len, shortest)]) <= NUM_ROWS * MAX_ROW_TOKENS).sum())
+    return shortest[: max(1, num_fitting)]
+
+
+def _cut(row: TokenSequence, length: int) -> TokenSequence:
+    return TokenSequence(row.input_ids[:length], row.loss_mask[:length])
 
 
 def _outputs(model: PreTrainedModel, sequences: Sequence[TokenSequence]) -> tuple[float, Tensor]:
