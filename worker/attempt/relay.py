@@ -82,6 +82,7 @@ class Relay:
         self._was_watched = True
         self._backoff = 0.0
         self._started: Started | None = None
+        self._newest_step = 0
         self._reader: threading.Thread | None = None
         self.failed: Failed | None = None
         self.finished: Finished | None = None
@@ -204,6 +205,7 @@ class Relay:
         match decoded:
             case Started() as message:
                 self._started = message
+                self._newest_step = message.start_step
                 self._progress.started(message)
                 self._waiting.add(_start_event(message))
                 self._add_health_changes()
@@ -233,13 +235,13 @@ class Relay:
                 self._on_checkpoint(message)
             case Merged() as message:
                 self._progress.merged(message)
-                self._add_metrics(
-                    message.step,
-                    describe_merged(message),
-                    message.model_dump(
-                        exclude={"type", "weights", "valid_loss"}, exclude_none=True
-                    ),
+                # The model may be of an earlier step; to readers of metrics, steps that fall are of
+                # another attempt.
+                step = max(message.step, self._newest_step)
+                data = message.model_dump(
+                    exclude={"type", "weights", "valid_loss"}, exclude_none=True
                 )
+                self._add_metrics(step, describe_merged(message), data | {"step": step})
             case Exported() as message:
                 self._progress.exported(message)
                 text = f"The model of step {message.step} is merged and written; uploading it"
@@ -275,6 +277,7 @@ class Relay:
         return f"Step {message.step}/{total_steps}"
 
     def _add_metrics(self, step: int, text: str, data: JsonObject) -> None:
+        self._newest_step = step
         self._waiting.add(NewEvent(text, type="metrics", data=data))
         self._on_metrics(step, data)
 

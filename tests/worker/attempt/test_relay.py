@@ -10,7 +10,15 @@ from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
 from falqon_core.contract.figures import MAX_TEXT
-from falqon_core.contract.messages import CheckpointSaved, Finished, Log, Sample, Sampled, encode
+from falqon_core.contract.messages import (
+    CheckpointSaved,
+    Finished,
+    Log,
+    Merged,
+    Sample,
+    Sampled,
+    encode,
+)
 from tests.support.backend import Backend
 from tests.worker.attempt.relays import add_running_job, gateway_of, relay_of
 from tests.worker.attempt.test_progress import step
@@ -84,6 +92,14 @@ def test_characters_that_no_database_keeps_are_replaced_in_samples(backend: Back
     assert sampled.data is not None
     assert sampled.data["samples"][0]["completion"] == "a\ufffdb"
     assert after.message == "after\ufffd"
+
+
+def test_losses_of_a_merged_model_stand_at_the_newest_step(backend: Backend) -> None:
+    """Also where the model is of an earlier one, which would look like another attempt."""
+    merged = Merged(step=2, valid_loss=1.25, valid_loss_fp8_weights=1.3, valid_loss_as_served=1.375)
+    lines = b"".join(encode(step(number)) for number in (1, 2, 3)) + encode(merged)
+    *_, last = backend.events(relayed(backend, lines))
+    assert last.data == {"step": 3, "valid_loss_fp8_weights": 1.3, "valid_loss_as_served": 1.375}
 
 
 def test_samples_and_an_early_stop_become_events(backend: Backend) -> None:
