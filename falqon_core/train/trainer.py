@@ -204,8 +204,12 @@ class Trainer:
         progress = self.state.progress
         folder = model_folder(self._output)
         exporter.export(self._take_merged_model, self._tokenizer, progress, folder)
-        step = progress.step if progress.best_step is None else progress.best_step
-        self._send(Exported(step=step, path=str(folder)))
+        self._send(Exported(step=self._exported_step(), path=str(folder)))
+
+    def _exported_step(self) -> int:
+        """Return the step of the lowest validation loss, or the last where none is held out."""
+        progress = self.state.progress
+        return progress.step if progress.best_step is None else progress.best_step
 
     def _take_merged_model(self) -> PreTrainedModel:
         """Return the model to export; the trained one is not kept beside it."""
@@ -248,7 +252,7 @@ class Trainer:
             progress.metrics["valid_loss_fp8_weights"] = served.weights
         self._send(
             Merged(
-                step=progress.step,
+                step=self._exported_step(),
                 weights=self._recipe.weights,
                 valid_loss=loss,
                 valid_loss_fp8_weights=served.weights,

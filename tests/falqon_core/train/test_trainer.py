@@ -101,7 +101,7 @@ def test_the_model_of_the_lowest_validation_loss_is_handed_out(run: Any, tmp_pat
     best = min(losses, key=lambda step: losses[step])
     assert best < 12
     (exported,), (merged,) = of(Exported, messages), of(Merged, messages)
-    assert (exported.step, merged.valid_loss) == (best, losses[best])
+    assert (exported.step, merged.step, merged.valid_loss) == (best, best, losses[best])
     run(output="short", validation_fraction=0.2, eval_every=1, **rising | {"max_steps": best})
     ours, theirs = (
         load_file(tmp_path / name / "model" / "model.safetensors") for name in ("out", "short")
