@@ -7,6 +7,7 @@ at that rate with every seed. Trainings that are hours apart say little of speed
 each method are measured in turn once all have ended.
 """
 
+import json
 import math
 import statistics
 import subprocess
@@ -15,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
@@ -33,6 +34,7 @@ from falqon_core.contract.messages import (
 )
 from falqon_core.contract.methods import METHOD_SPECS, MethodName
 from falqon_core.estimate.comparison import ComparisonRow, TrainingFigures, combine
+from falqon_core.files import write_whole
 from falqon_core.train.base_error import measure_base_error
 from falqon_core.train.choices import (
     ChoiceAccuracy,
@@ -43,6 +45,7 @@ from falqon_core.train.choices import (
 from falqon_core.train.model import load_base_model, load_dimensions, load_tokenizer
 from falqon_core.train.speed import measure_speed
 
+CONFIG_FILE = "config.json"
 MESSAGES_FILE = "messages.jsonl"
 SPEED_FILE = "speed.txt"  # Real tokens per second, measured in turn.
 
@@ -182,9 +185,17 @@ def train_once(
     config: TrainConfig, folder: Path, tell: Callable[[str], None]
 ) -> list[TrainerMessage]:
     """Return the messages of the training in `folder`, which is started or continued unless it has
-    ended. Raises `ConfigError` where it fails or is interrupted.
+    ended. Raises `ConfigError` where it fails or is interrupted, and where the one that began there
+    is of another configuration.
     """
     messages = _read(folder / MESSAGES_FILE)
+    path = folder / CONFIG_FILE
+    has_begun = any(isinstance(message, Started) for message in messages)
+    if has_begun and path.is_file() and json.loads(path.read_bytes()) != _content(config):
+        raise ConfigError(
+            f"output: {folder} holds a training of another configuration; choose another folder",
+            "output",
+        )
     if not any(isinstance(message, Finished) for message in messages):
         tell(folder.name)
         _train(config, folder)
@@ -224,11 +235,16 @@ def _measure_speed_once(
     return float(path.read_text())
 
 
+def _content(config: TrainConfig) -> dict[str, Any]:
+    """Return the content of its JSON file."""
+    return config.model_dump(mode="json", exclude_unset=True)
+
+
 def _train(config: TrainConfig, folder: Path) -> None:
     """Run the trainer in a process of its own, so that peak memory is that of one training."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config.json"
-    path.write_text(config.model_dump_json(exclude_unset=True), encoding="utf-8")
+    path = folder / CONFIG_FILE
+    write_whole(path, json.dumps(_content(config)))
     command = [sys.executable, "-m", "falqon_core", "train", "--config", str(path)]
     with (folder / MESSAGES_FILE).open("ab") as messages:
         command += ["--output", str(folder), "--message-fd", str(messages.fileno())]

@@ -10,9 +10,16 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError, DatasetError
 from falqon_core.train import compare
 from falqon_core.train.choices import measure_accuracy, read_questions
-from falqon_core.train.compare import ComparisonRun, parse_factors, parse_methods, recipe_of
+from falqon_core.train.compare import (
+    ComparisonRun,
+    parse_factors,
+    parse_methods,
+    recipe_of,
+    train_once,
+)
 from falqon_core.train.model import load_base_model, load_tokenizer
 from tests.falqon_core.train.processes import run_as_fork
+from tests.falqon_core.train.trainings import config_of
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -57,6 +64,27 @@ def test_methods_are_trained_once_and_stand_in_one_table(
     assert float(ours[head.index("Tokens/s, in turn")].replace(",", "")) > 0
     assert len(list((tmp_path / "out").iterdir())) == 2
     assert run(*arguments) == (0, table, ""), "nothing is trained again"
+
+
+def test_a_folder_holds_trainings_of_one_configuration(
+    tiny_folder: Path, train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that failed before it began is none yet."""
+    monkeypatch.setattr(compare, "subprocess", SimpleNamespace(run=run_as_fork, DEVNULL=None))
+    recipe = {"rank": 4, "max_seq_length": 64, "max_steps": 1, "num_samples": 0}
+    config = config_of(tiny_folder, train_file, recipe)
+    folder, told = tmp_path / "out", list[str]()
+    with pytest.raises(ConfigError, match=r"out: .*missing\.jsonl"):
+        train_once(config.model_copy(update={"train_file": "/missing.jsonl"}), folder, told.append)
+    messages = train_once(config, folder, told.append)
+    assert train_once(config, folder, told.append) == messages
+    other = config_of(tiny_folder, train_file, recipe | {"max_steps": 2})
+    with pytest.raises(
+        ConfigError, match="out holds a training of another configuration"
+    ) as caught:
+        train_once(other, folder, told.append)
+    assert caught.value.param == "output"
+    assert told == ["out", "out"]
 
 
 def test_a_method_takes_the_options_that_it_has() -> None:
