@@ -46,7 +46,8 @@ class Dataset:
     `truncated` bool [N]: True for those that were cut; records whose targets were all cut off are
     only counted.
 
-    So are bad records that were tolerated; `first_bad` is the error of the first.
+    So are bad records that were tolerated; `first_bad` is the error of the first. `has_chats`: True
+    where a chat template has rendered records.
     """
 
     sequences: Sequence[Item]
@@ -56,6 +57,7 @@ class Dataset:
     num_bad: int = 0
     first_bad: str = ""
     warnings: tuple[DataWarning, ...] = ()
+    has_chats: bool = False
 
     @property
     def num_records(self) -> int:
@@ -98,6 +100,7 @@ class Dataset:
             [self.sequences[index] for index in np.flatnonzero(chosen).tolist()],
             self.record_numbers[chosen],
             self.truncated[chosen],
+            has_chats=self.has_chats,
         )
 
 
@@ -165,6 +168,7 @@ def load_dataset(
     num_good = 0
     num_without_targets = 0
     num_bad, first_bad = 0, ""
+    has_chats = False
     counts = WarningCounts(tokenizer)
     encoder = Encoder(tokenizer, max_seq_length, text_overlap_tokens)
     for encoded in encode_file(path, encoder, param, objective):
@@ -175,6 +179,7 @@ def load_dataset(
             first_bad = first_bad or str(encoded)
             continue
         counts.add(encoded.line, encoded.record, encoded.rendered, len(encoded.lengths))
+        has_chats = has_chats or not encoded.rendered[0].plain
         num_good += 1
         items = [item for item in encoded.items if item.has_targets]
         sequences += items
@@ -199,6 +204,7 @@ def load_dataset(
         num_bad,
         first_bad,
         tuple(counts.warnings()),
+        has_chats,
     )
 
 

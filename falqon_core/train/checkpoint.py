@@ -57,6 +57,7 @@ class Progress(BaseModel):
     # Trainings that began before these were kept have none.
     device_name: str | None = None
     data: DataSummary | None = None
+    data_sha256: str | None = None  # Also None where the date is part of the data.
     step: int = 0
     trained_tokens: int = 0
     loader: dict[str, int] = {}

@@ -2,12 +2,16 @@
 refuses.
 """
 
+import hashlib
 from collections.abc import Callable
 
+import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError
+from falqon_core.data.sequences import sequences_of
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import (
     MemoryPlan,
@@ -18,6 +22,7 @@ from falqon_core.estimate.memory import (
 )
 from falqon_core.estimate.placement import offloaded_bytes
 from falqon_core.train.checkpoint import Progress
+from falqon_core.train.data import Datasets
 from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.memory import available_bytes, check_host_memory, fit_to_memory
 
@@ -132,6 +137,27 @@ def _without_plan(progress: Progress, now: Progress) -> Recipe:
     return progress.recipe.model_copy(update={name: getattr(now.recipe, name) for name in planned})
 
 
+def hash_data(data: Datasets, tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return the SHA-256 of all sequences in their order; None where the date is part of them: a
+    chat template that reads the clock renders them otherwise tomorrow.
+    """
+    datasets = data.by_name()
+    has_chats = any(dataset.has_chats for dataset in datasets.values())
+    if has_chats and "strftime_now" in str(tokenizer.chat_template):
+        return None
+    digest = hashlib.sha256()
+    for name, dataset in datasets.items():
+        digest.update(f"{name} {len(dataset.sequences)}\n".encode())
+        for item in dataset.sequences:
+            sequences = sequences_of(item)
+            lengths = [len(sequences), *map(len, sequences)]
+            digest.update(np.array(lengths, dtype=np.int64).tobytes())
+            for sequence in sequences:
+                digest.update(sequence.input_ids.tobytes())
+                digest.update(sequence.loss_mask.tobytes())
+    return digest.hexdigest()
+
+
 def check_same_training(before: Progress, now: Progress, warn: Callable[[str], None]) -> None:
     """Raises `ConfigError` for another recipe or other data; warns when the bits will differ."""
     if _without_plan(before, now) != _without_plan(now, now):
@@ -139,9 +165,12 @@ def check_same_training(before: Progress, now: Progress, warn: Callable[[str], N
             "the output folder holds a checkpoint of another recipe; choose another folder",
             "recipe",
         )
-    if (before.num_records, before.num_tokens) != (now.num_records, now.num_tokens):
+    is_known = before.data_sha256 is not None and now.data_sha256 is not None
+    is_other = is_known and before.data_sha256 != now.data_sha256
+    if is_other or (before.num_records, before.num_tokens) != (now.num_records, now.num_tokens):
         raise ConfigError(
-            "the output folder holds a checkpoint of other training data; choose another folder",
+            "the output folder holds a checkpoint of other training data or validation data, or of "
+            "the same in another order; choose another folder",
             "train_file",
         )
     if before.num_threads != now.num_threads:

@@ -38,6 +38,7 @@ from falqon_core.train.reference import apply_reference, compute_reference, read
 from falqon_core.train.resume import (
     check_same_training,
     device_name,
+    hash_data,
     recipe_fit_to_memory,
     recipe_for_data,
 )
@@ -99,6 +100,7 @@ def set_up(
         num_processes=group.size,
         device_name=device_name(device),
         data=summarize(data.train, data.validation),
+        data_sha256=hash_data(data, tokenizer),
     )
     if checkpoint is not None:
         check_same_training(checkpoint.progress, progress, warn)

@@ -73,6 +73,7 @@ def test_a_training_that_began_with_cut_texts_continues_to_cut(
     cutting = {"text_overlap_tokens": None, "max_steps": 2}
     progress.recipe = progress.recipe.model_copy(update=cutting)
     earlier = config().model_copy(update={"recipe": progress.recipe})
+    progress.data_sha256 = None
     progress.num_tokens = load_data(earlier, load_tokenizer(earlier.model), print).train.num_tokens
     save_checkpoint(tmp_path / "cut", checkpoint, keep=2)
     cut, _ = train(config(max_steps=2), tmp_path / "cut")

@@ -164,8 +164,11 @@ def test_the_reference_pass_reports_progress_and_stops_on_request(
 def test_other_preferences_in_the_same_folder_are_refused(
     run: Any, preference_file: Path, tmp_path: Path
 ) -> None:
+    """Also the same in another order: each has a reference of its own."""
     run(stop_after=1)
-    fewer = tmp_path / "fewer.jsonl"
-    fewer.write_text("".join(preference_file.read_text().splitlines(keepends=True)[:20]))
-    with pytest.raises(ConfigError, match="other training data"):
-        run(train_file=fewer)
+    lines = preference_file.read_text().splitlines(keepends=True)
+    for others in (lines[:20], lines[::-1]):
+        path = tmp_path / "others.jsonl"
+        path.write_text("".join(others))
+        with pytest.raises(ConfigError, match="other training data"):
+            run(train_file=path)

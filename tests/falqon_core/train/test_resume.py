@@ -12,12 +12,14 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError, OutOfMemory
 from falqon_core.contract.messages import ExitCode, Started, StepMetrics
 from falqon_core.estimate import host_memory
-from falqon_core.train.checkpoint import Progress
+from falqon_core.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from falqon_core.train.data import load_data
 from falqon_core.train.distributed import ProcessGroup
-from falqon_core.train.resume import check_same_training, recipe_fit_to_memory
+from falqon_core.train.model import load_tokenizer
+from falqon_core.train.resume import check_same_training, hash_data, recipe_fit_to_memory
 from tests.falqon_core.estimate.test_estimate import TINY
 from tests.falqon_core.train.processes import Running, trainer, write_config
-from tests.falqon_core.train.trainings import bytes_of, of
+from tests.falqon_core.train.trainings import bytes_of, config_of, of, train
 
 RECIPE = {
     "rank": 16,
@@ -70,6 +72,63 @@ def test_killed_stopped_and_continued_is_uninterrupted(
     assert whole["model/training_curve.svg"].count(b"L") >= len(losses) - 1, (
         "a point for every step, whichever attempt took it"
     )
+
+
+def write_lines(path: Path, lines: list[str]) -> Path:
+    path.write_text("".join(lines))
+    return path
+
+
+def test_other_data_of_the_same_size_is_refused(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    """Only a checkpoint that knows its data tells: those of earlier trainings are continued."""
+    lines = train_file.read_text().splitlines(keepends=True)
+    train_lines, valid_lines = lines[:20], lines[20:]
+    recipe = {"rank": 8, "max_seq_length": 64, "batch_size": 4, "max_steps": 4, "num_samples": 0}
+
+    def run(train_lines: list[str], valid_lines: list[str], stop_after: int) -> int:
+        train_file = write_lines(tmp_path / "train.jsonl", train_lines)
+        valid_file = write_lines(tmp_path / "valid.jsonl", valid_lines)
+        config = config_of(
+            tiny_folder,
+            train_file,
+            recipe | {"validation_fraction": None},
+            validation_file=valid_file,
+        )
+        _, messages = train(config, tmp_path / "out", stop_after)
+        return int(of(Started, messages)[0].start_step)
+
+    assert run(train_lines, valid_lines, 1) == 0
+    with pytest.raises(ConfigError, match=r"other training data .* another order") as caught:
+        run(train_lines[::-1], valid_lines, 1)
+    assert caught.value.param == "train_file"
+    with pytest.raises(ConfigError, match="or validation data"):
+        run(train_lines, [line.replace("lamps", "ropes") for line in valid_lines], 1)
+    assert run(train_lines, valid_lines, 1) == 1
+    checkpoint = load_checkpoint(tmp_path / "out/checkpoints/2")
+    checkpoint.progress.data_sha256 = None
+    save_checkpoint(tmp_path / "out", checkpoint, keep=2)
+    assert run(train_lines[::-1], valid_lines, 1) == 2
+
+
+def test_data_that_the_date_is_part_of_has_no_hash(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    """A training goes on after midnight; plain text has no date."""
+    text_file = write_lines(tmp_path / "text.jsonl", ['{"text": "Lamps and bells"}\n'] * 3)
+    tokenizer = load_tokenizer(tiny_folder)
+
+    def hash_of(path: Path) -> str | None:
+        data = load_data(config_of(tiny_folder, path, {}), tokenizer, print)
+        return hash_data(data, tokenizer)
+
+    hashes = hash_of(train_file), hash_of(text_file)
+    assert None not in hashes
+    tokenizer.chat_template = "{% set today = strftime_now('%d %b %Y') %}" + str(
+        tokenizer.chat_template
+    )
+    assert (hash_of(train_file), hash_of(text_file)) == (None, hashes[1])
 
 
 @pytest.mark.parametrize("chosen", ["device", "int8", "host"])
