@@ -8,8 +8,10 @@ from app.client import text
 from app.client.api import Json, segment
 from app.client.columns import Column
 from app.client.command import Client, Limit, argument, command, option
+from app.client.errors import EXIT_REFUSED
 
 WEBHOOKS_PATH = "/webhook_endpoints"
+ACCEPTED = range(200, 300)  # A delivery with another answer is sent again.
 
 app = typer.Typer(no_args_is_help=True, help="Webhook endpoints for events of jobs.")
 
@@ -97,6 +99,8 @@ def send_sample(
     """Send a sample of an event now; exit 1 when it is not accepted."""
     result = client.api.post(f"{WEBHOOKS_PATH}/{segment(webhook_id)}/test", {"event_type": event})
     client.out.show(result, f"{webhook_id} answered {result['status_code']}.")
+    if result["status_code"] not in ACCEPTED:
+        raise typer.Exit(EXIT_REFUSED)
 
 
 @command(app, "deliveries", "falqon webhooks deliveries WEBHOOK")

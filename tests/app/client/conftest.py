@@ -33,6 +33,7 @@ def service(short_tmp: Path) -> Iterator[Service]:
         "FALQON_HEARTBEAT": "PT0.5S",
         "FALQON_POLL": "PT0.5S",
         "FALQON_MAX_FILE_BYTES": str(MAX_FILE_BYTES),
+        "FALQON_WEBHOOK_NETWORKS": '["127.0.0.0/8"]',
     }
     # A process of the suite may leave the package and come back; what the service before has left
     # in its folder would be taken for signs of this one.

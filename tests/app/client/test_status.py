@@ -1,7 +1,9 @@
 import json
+from collections import deque
 from collections.abc import Callable
 
 from tests.app.client.conftest import Falqon, facts
+from tests.support.receiver import receiving
 from tests.support.service import Service
 from tests.support.waiting import wait_for
 
@@ -39,6 +41,22 @@ def test_webhooks_are_added_tried_and_deleted(falqon: Falqon, service: Service) 
     assert falqon("webhooks", "delete", hook).stdout == f"{hook} is deleted.\n"
     assert falqon("webhooks", "deliveries", hook).exit_code == 3
     assert "event_types" in falqon("webhooks", "add", "https://a.org", "--event", "no").stderr
+
+
+def test_a_webhook_test_fails_when_the_endpoint_refuses(falqon: Falqon) -> None:
+    with receiving() as receiver:
+        added = falqon("webhooks", "add", receiver.url)
+        assert added.exit_code == 0, added.stderr
+        hook = facts(added.stdout)["id"]
+        for status_code, exit_code in ((204, 0), (302, 1), (500, 1)):
+            receiver.answers = deque([status_code])
+            tested = falqon("webhooks", "test", hook)
+            assert tested.stdout == f"{hook} answered {status_code}.\n"
+            assert tested.exit_code == exit_code, status_code
+        tested = falqon("webhooks", "test", hook, "--json")
+        assert (json.loads(tested.stdout)["status_code"], tested.exit_code) == (500, 1)
+        assert len(receiver.received) == 4
+    falqon("webhooks", "delete", hook)
 
 
 def test_prices_say_which_one_is_charged(falqon: Falqon) -> None:
