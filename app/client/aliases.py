@@ -8,7 +8,7 @@ import typer
 from app.client import text
 from app.client.api import Json, segment
 from app.client.columns import Column
-from app.client.command import Client, argument, command, option
+from app.client.command import Client, EvaluationFileId, argument, command, option
 from app.client.errors import Misused
 from app.client.polling import poll
 
@@ -73,7 +73,7 @@ def switch_alias(
     canary: Annotated[
         int | None, option(help="First send this percentage of the requests, 1 to 50.")
     ] = None,
-    file: Annotated[str | None, option(help="File id. Default: the job's held-out rows.")] = None,
+    file: EvaluationFileId = None,
     wait: Annotated[
         bool, typer.Option(help="Wait for the evaluation; exit 1 if the name is left as it is.")
     ] = True,

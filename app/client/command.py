@@ -46,9 +46,19 @@ def name_object(metavar: str, ways: str, reference: Reference) -> Any:
 
 
 JobId = Annotated[str, name_object("JOB", "the end of it, its suffix", JOB), JOB]
+JobIds = Annotated[list[str], name_object("JOB", "the end of it, its suffix", JOB), JOB]
 FileId = Annotated[str, name_object("FILE", "the end of it, its name", FILE), FILE]
 ModelId = Annotated[str, name_object("MODEL", "the end of a fine-tuned one's", MODEL), MODEL]
 BatchId = Annotated[str, name_object("BATCH", "the end of it", BATCH), BATCH]
+EvaluationFileId = Annotated[
+    str | None,
+    option(
+        metavar="FILE",
+        help="Its id, the end of it, its name, or @last. Default: the job's held-out rows.",
+        autocompletion=complete(FILE),
+    ),
+    FILE,
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the service's own objects as JSON.")]
 
 
@@ -143,8 +153,14 @@ def _resolve(api: Api, own: inspect.Signature, arguments: dict[str, Any]) -> dic
         for mark in getattr(parameter.annotation, "__metadata__", ()):
             written = arguments.get(parameter.name)
             if isinstance(mark, Reference) and written is not None:
-                arguments[parameter.name] = mark.resolve(api, written)
+                arguments[parameter.name] = _resolve_each(api, mark, written)
     return arguments
+
+
+def _resolve_each(api: Api, reference: Reference, written: str | list[str]) -> str | list[str]:
+    if isinstance(written, str):
+        return reference.resolve(api, written)
+    return [reference.resolve(api, each) for each in written]
 
 
 def _default(option: Field[Any]) -> Any:

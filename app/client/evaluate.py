@@ -17,7 +17,7 @@ from rich.progress import (
 
 from app.client.api import Json, segment
 from app.client.columns import Column
-from app.client.command import Client, JobId, option
+from app.client.command import Client, EvaluationFileId, JobId, option
 from app.client.errors import Misused
 from app.client.polling import wait_until_done
 
@@ -46,7 +46,7 @@ def evaluate(
             "repeated."
         ),
     ] = ["same", "fuzzy_match"],  # noqa: B006
-    file: Annotated[str | None, option(help="File id. Default: the job's held-out rows.")] = None,
+    file: EvaluationFileId = None,
     checkpoint: Annotated[
         list[int], option(help="Also evaluate the checkpoint of this step; may be repeated.")
     ] = [],  # noqa: B006

@@ -9,6 +9,7 @@ from app.client.api import Json, segment
 from app.client.columns import Column
 from app.client.command import Client, FileId, Limit, argument, command, option
 from app.client.download import file_content
+from app.client.references import FILE
 from app.client.report import asked_for, readings, show_report
 from app.client.uploading import PURPOSE, checked, upload
 
@@ -95,6 +96,7 @@ def report_file(
     validation_file: Annotated[
         str | None,
         option(metavar="FILE", help="Also find records shared with this file; with --model."),
+        FILE,
     ] = None,
     chat_template_kwargs: Annotated[
         str | None,

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated
 
 import typer
 
 from app.client import text
 from app.client.api import Json, segment
 from app.client.columns import Column
-from app.client.command import Client, argument, command
+from app.client.command import Client, JobIds, command
 from app.client.errors import Misused
 
 MIN_JOBS, MAX_JOBS = 2, 6
@@ -20,7 +19,7 @@ app = typer.Typer()
 @command(app, "compare", "falqon jobs compare JOB OTHER_JOB")
 def compare_jobs(
     client: Client,
-    job_ids: Annotated[list[str], argument(metavar="JOB")],
+    job_ids: JobIds,
 ) -> None:
     """Show two to six jobs beside each other: what they reached, and the settings that differ.
     `falqon compare` trains the same data with several methods.

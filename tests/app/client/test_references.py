@@ -38,6 +38,36 @@ def test_a_job_is_found_by_what_a_person_remembers(
     assert "green" in unknown.stderr
 
 
+def test_every_job_of_a_comparison_is_found_as_one_is(
+    falqon: Falqon, jobs: list[tuple[str, str]]
+) -> None:
+    (first, _), (second, _) = jobs
+    for name in ("@last", second[-8:], second):
+        compared = falqon("jobs", "compare", first[-8:], name, "--json")
+        assert compared.exit_code == 0, compared.stderr
+        assert [job["id"] for job in json.loads(compared.stdout)["data"]] == [first, second]
+    unknown = falqon("jobs", "compare", first[-8:], "green")
+    assert unknown.exit_code == 3
+    assert "green" in unknown.stderr
+
+
+def test_a_file_of_an_option_is_found_as_one_that_is_shown(
+    falqon: Falqon, jobs: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    """Each refusal is of a file that the service has found."""
+    (job_id, _), _ = jobs
+    (tmp_path / "held-out.jsonl").write_text('{"text": "some"}\n')
+    uploaded = falqon("files", "upload", "held-out.jsonl", "--wait", "--json")
+    file_id = json.loads(uploaded.stdout)["id"]
+    for name in (file_id, file_id[-8:], "held-out.jsonl"):
+        evaluated = falqon("evaluate", job_id, "--file", name, "--checkpoint", "999")
+        assert "no checkpoint" in evaluated.stderr
+        report = ("files", "report", file_id, "--model", "falqon-tiny")
+        assert "it is the file itself" in falqon(*report, "--validation-file", name).stderr
+    unknown = falqon("evaluate", job_id, "--file", "held-in.jsonl")
+    assert "held-in.jsonl" in unknown.stderr
+
+
 def test_a_name_of_two_is_refused_with_their_ids(
     falqon: Falqon, fake_file: Callable[..., Path], tmp_path: Path
 ) -> None:
