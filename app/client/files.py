@@ -9,9 +9,9 @@ from app.client.api import Json, segment
 from app.client.columns import Column
 from app.client.command import Client, FileId, Limit, argument, command, option
 from app.client.download import file_content
-from app.client.references import FILE
+from app.client.references import FILE, TRAINING_PURPOSE
 from app.client.report import asked_for, readings, show_report
-from app.client.uploading import PURPOSE, checked, upload
+from app.client.uploading import checked, upload
 
 app = typer.Typer(no_args_is_help=True, help="Training data on the service.")
 
@@ -41,7 +41,7 @@ def list_files(
         typer.Option(
             help="`fine-tune-results` is what jobs wrote; another of the API's purposes, or `all`."
         ),
-    ] = PURPOSE,
+    ] = TRAINING_PURPOSE,
     limit: Limit = 20,
     after: Annotated[str | None, option(help="Start after this file.")] = None,
 ) -> None:

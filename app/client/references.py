@@ -17,6 +17,7 @@ SHORT_LENGTH = 8  # characters of the end that tables show
 PAGE_SIZE = 100
 MAX_PAGES = 10  # of newest objects that are searched
 MAX_NAMED = 5
+TRAINING_PURPOSE = "fine-tune"
 
 Json = dict[str, Any]
 
@@ -53,15 +54,20 @@ class Reference:
                 return
             after = page["data"][-1]["id"]
 
+    def find_last(self, api: "Api") -> Json | None:
+        newest = next(self.pages(api), [])
+        return next(iter(newest), None)
+
     def resolve(self, api: "Api", text: str) -> str:
         """Return the id. A text that names nothing stays as it is, for the service to refuse."""
         if self.is_whole(text):
             return text
+        if text == LAST:
+            last = self.find_last(api)
+            if last is None:
+                raise NoSuchObject(f"There is no {self.noun} yet.")
+            return str(last["id"])
         for newest in self.pages(api):
-            if text == LAST:
-                if not newest:
-                    raise NoSuchObject(f"There is no {self.noun} yet.")
-                return str(newest[0]["id"])
             if found := self._find(newest, text):
                 return found
         return text
@@ -76,6 +82,22 @@ class Reference:
             ids = ", ".join(found[:MAX_NAMED]) + (", …" if len(found) > MAX_NAMED else "")
             raise Misused(f"'{text}' names {len(found)} {self.noun}s: {ids}.")
         return str(found[0]) if found else None
+
+
+class FileReference(Reference):
+    """A file: any by its id or the end of it, and one to train with by its name or as `@last`: the
+    newest file is often what a job wrote.
+    """
+
+    __slots__ = ()
+
+    def name_of(self, found: Json) -> str | None:
+        return super().name_of(found) if found["purpose"] == TRAINING_PURPOSE else None
+
+    def find_last(self, api: "Api") -> Json | None:
+        query = {"limit": 1, "purpose": TRAINING_PURPOSE}
+        newest = api.get(self.path, query, repeatable=True)["data"]
+        return next(iter(newest), None)
 
 
 class ModelReference(Reference):
@@ -96,6 +118,6 @@ class ModelReference(Reference):
 
 
 JOB = Reference("/fine_tuning/jobs", "ftjob-", "suffix", "job")
-FILE = Reference("/files", "file-", "filename", "file")
+FILE = FileReference("/files", "file-", "filename", "file")
 BATCH = Reference("/batches", "batch_", "input_file_id", "batch")
 MODEL = ModelReference("/models", "ft:", "id", "model")

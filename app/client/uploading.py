@@ -13,8 +13,8 @@ from app.client.api import Json, segment
 from app.client.command import Client
 from app.client.errors import Misused, Refused
 from app.client.polling import poll
+from app.client.references import TRAINING_PURPOSE
 
-PURPOSE = "fine-tune"
 # Size of one part; a lost part is repeated by itself.
 PART_BYTES = 64 * 2**20
 TOO_LARGE = "request_too_large"
@@ -22,7 +22,7 @@ POLL_SECONDS = (0.1, 0.2, 0.5, 1.0)
 MAX_CHECK_SECONDS = 1800.0  # The official client waits as long.
 
 
-def upload(client: Client, path: Path, *, purpose: str = PURPOSE) -> Json:
+def upload(client: Client, path: Path, *, purpose: str = TRAINING_PURPOSE) -> Json:
     try:
         file = path.open("rb")
     except OSError as error:
@@ -38,7 +38,7 @@ def upload_content(
     name: str,
     file: BinaryIO,
     *,
-    purpose: str = PURPOSE,
+    purpose: str = TRAINING_PURPOSE,
     idempotency_key: str | None = None,
 ) -> Json:
     """Upload an open file from its beginning; with an idempotency key it becomes one file however

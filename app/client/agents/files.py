@@ -14,6 +14,7 @@ from app.client.api import Api, Json, segment
 from app.client.command import Client
 from app.client.errors import Misused, Refused
 from app.client.output import Output
+from app.client.references import TRAINING_PURPOSE
 from app.client.report import written_tokens
 
 CHECK_SECONDS = 60.0
@@ -41,7 +42,7 @@ def upload_text(api: Api, filename: FileName, content: FileText) -> Json:
     """
     file = api.send_file(
         "/files",
-        {"purpose": uploading.PURPOSE},
+        {"purpose": TRAINING_PURPOSE},
         (filename, content.encode()),
         idempotency_key=str(uuid4()),
     )

@@ -79,8 +79,32 @@ def test_a_name_of_two_is_refused_with_their_ids(
     twice = falqon("files", "show", "twice.jsonl")
     assert twice.exit_code == 2
     assert all(id_ in twice.stderr for id_ in ids)
-    # Ids are in the order of time; a job of another test may have left its results meanwhile.
-    assert json.loads(falqon("files", "show", "@last", "--json").stdout)["id"] >= ids[-1]
+    assert json.loads(falqon("files", "show", "@last", "--json").stdout)["id"] == ids[-1]
+
+
+def test_what_a_job_wrote_is_no_file_to_train_with(
+    falqon: Falqon, fake_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    create = ("jobs", "create", "--model", "falqon-tiny", "--yes", "--json")
+    job = json.loads(falqon(*create, "--file", str(fake_file())).stdout)
+    assert falqon("jobs", "watch", job["id"]).exit_code == 0
+    newest = falqon("files", "list", "--purpose", "all", "--limit", "1", "--json")
+    (result,) = json.loads(newest.stdout)["data"]
+    assert result["purpose"] == "fine-tune-results"
+
+    def shown(name: str) -> str:
+        return str(json.loads(falqon("files", "show", name, "--json").stdout)["id"])
+
+    assert shown("@last") == job["training_file"]
+    again = falqon(*create, "--file", "@last")
+    assert json.loads(again.stdout)["training_file"] == job["training_file"], again.stderr
+    falqon("jobs", "cancel", json.loads(again.stdout)["id"])
+    assert shown(result["id"][-8:]) == shown(result["id"]) == result["id"]
+    assert falqon("files", "delete", result["filename"]).exit_code == 3
+    (tmp_path / result["filename"]).write_text('{"text": "some"}\n')
+    uploaded = falqon("files", "upload", result["filename"], "--json")
+    assert uploaded.exit_code == 0, uploaded.stderr
+    assert shown(result["filename"]) == json.loads(uploaded.stdout)["id"]
 
 
 def test_a_model_is_found_by_the_end_of_its_id_or_as_the_last(
