@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, build_opener
 
 from rich.console import Console
 from rich.panel import Panel
@@ -48,6 +48,8 @@ EMBEDDED_DURATIONS = {
     "FALQON_STOP_GRACE": "PT20S",
 }
 PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
+# Without the proxies that the environment names: the API is on this machine.
+DIRECT = build_opener(ProxyHandler({}))
 LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -142,21 +144,9 @@ class Embedded:
         self._wait_until_ready()
         return prepared
 
-    def _is_ready(self) -> bool:
-        """Return True if the service serves: also with a full disk, on which a user can then make
-        room."""
-        try:
-            with urlopen(f"{self._url}/readyz", timeout=2) as answer:
-                return bool(answer.status == HTTPStatus.OK)
-        except HTTPError as refusal:
-            with refusal:
-                return bool(json.load(refusal)["checks"]["database"] == "ok")
-        except (URLError, OSError):
-            return False
-
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
-        while not self._stops_asked and not self._is_ready():
+        while not self._stops_asked and not is_ready(self._url):
             if not self._api.is_alive() or time.monotonic() > deadline:
                 raise NotStarted(f"The API did not become ready; see {self._logs / 'api.log'}.")
             time.sleep(0.1)
@@ -211,6 +201,27 @@ class Embedded:
 
     def _child(self, name: str, command: list[str]) -> SupervisedProcess:
         return SupervisedProcess(name, command, os.environ, self._logs)
+
+
+def is_ready(url: str) -> bool:
+    """Return True if the service serves: also with a full disk, on which a user can then make
+    room.
+    """
+    try:
+        with DIRECT.open(f"{url}/readyz", timeout=2) as answer:
+            return bool(answer.status == HTTPStatus.OK)
+    except HTTPError as refusal:
+        with refusal:
+            return _has_database(refusal)
+    except (URLError, OSError):
+        return False
+
+
+def _has_database(refusal: HTTPError) -> bool:
+    try:
+        return bool(json.load(refusal)["checks"]["database"] == "ok")
+    except (ValueError, KeyError, TypeError, OSError):
+        return False
 
 
 def _private_folder(folder: Path) -> Path:

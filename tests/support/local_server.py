@@ -22,6 +22,15 @@ class QuietHandler(BaseHTTPRequestHandler):
         pass
 
 
+class RefusingProxy(QuietHandler):
+    """Forwards nothing, and says so on a page, as many a company's proxy does."""
+
+    def refuse(self) -> None:
+        self.send(403, b"<h1>Forbidden</h1>", content_type="text/html")
+
+    do_GET = do_HEAD = do_CONNECT = refuse
+
+
 class LocalServer:
     """Answers from its making until `close`."""
 

@@ -12,13 +12,16 @@ import httpx
 import pytest
 from openai.types.fine_tuning import FineTuningJob
 
+from app.local.embedded import is_ready
 from tests.support.backend import ROOT
 from tests.support.fake_trainer import FakeTrainer
+from tests.support.local_server import QuietHandler, RefusingProxy, serving_by
 from tests.support.nvidia import H100, RTX_4090, install_driver
 from tests.support.service import Service, free_port
 from tests.support.waiting import wait_for
 
 EXIT_ALREADY_UP = 3
+BEHIND = {"no_proxy": "", "NO_PROXY": ""}  # a proxy, and no address without it
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +85,41 @@ def test_falqon_up_starts_a_worker_for_each_card(
         assert len(service.pids("celery", "-Q", "gpu")) == 2, "the third is charged otherwise"
     finally:
         service.close()
+
+
+def test_falqon_up_asks_its_api_without_a_proxy(short_tmp: Path) -> None:
+    with serving_by(RefusingProxy) as proxy:
+        service = Service(short_tmp / "proxied", BEHIND | {"http_proxy": proxy})
+        try:
+            service.wait_until_up()
+        finally:
+            service.stop()
+            service.close()
+
+
+@pytest.mark.parametrize(
+    ("status_code", "content", "ready"),
+    [
+        (200, b"{}", True),
+        (503, b'{"checks": {"database": "ok", "disk": "full"}}', True),
+        (503, b'{"checks": {"database": "unavailable"}}', False),
+        (503, b"<h1>Service unavailable</h1>", False),
+        (503, b"\xff", False),
+        (503, b"{}", False),
+        (503, b"[]", False),
+        (503, b'{"checks": null}', False),
+    ],
+)
+def test_only_an_answer_of_the_service_is_ready(
+    status_code: int, content: bytes, ready: bool
+) -> None:
+    class Answers(QuietHandler):
+        def do_GET(self) -> None:
+            self.send(status_code, content)
+
+    with serving_by(Answers) as url:
+        assert is_ready(url) is ready
+    assert not is_ready(url), "it has ended"
 
 
 def test_a_job_runs(service: Service) -> None:
