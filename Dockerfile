@@ -30,7 +30,7 @@ COPY --from=code / ./
 RUN pip install --no-deps --no-build-isolation --editable .
 USER falqon
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=2)"]
+HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/healthz', timeout=2)"]
 CMD ["falqon", "api", "--host", "0.0.0.0", "--port", "8000", "--grace", "20"]
 
 FROM base AS worker

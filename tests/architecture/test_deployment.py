@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 
 from app.base.settings import Settings
 from tests.deployment.dockerfile import our_stages
+from tests.support.local_server import QuietHandler, RefusingProxy, serving_by
 
 ROOT = Path(__file__).parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -263,3 +265,18 @@ def test_docker_compose_parses_the_file_as_these_tests_do(tmp_path: Path) -> Non
         for name in ("worker", "worker-1")
     ]
     assert [[device["device_ids"] for device in each] for each in cards] == [[["0"]], [["1"]]]
+
+
+def test_the_health_check_of_the_api_goes_through_no_proxy() -> None:
+    class Healthy(QuietHandler):
+        def do_GET(self) -> None:
+            self.send(200 if self.path == "/healthz" else 404)
+
+    (check,) = STAGES["api"].arguments("HEALTHCHECK")
+    with serving_by(RefusingProxy) as proxy, serving_by(Healthy) as url:
+        command = json.loads(check.partition(" CMD ")[2].replace("http://127.0.0.1:8000", url))
+        assert command[0] == "python"
+        environment = os.environ | {"http_proxy": proxy, "no_proxy": "", "NO_PROXY": ""}
+        subprocess.run([sys.executable, *command[1:]], env=environment, check=True)
+    unhealthy = subprocess.run([sys.executable, *command[1:]], capture_output=True, check=False)
+    assert unhealthy.returncode != 0
