@@ -23,6 +23,7 @@ from app.client.errors import (
     Refused,
     Unreachable,
 )
+from app.client.http_client import make_http_client
 
 Json = dict[str, Any]
 
@@ -58,8 +59,8 @@ class Api:
         check_address(connection.base_url)
         self.connection = connection
         self.base_url = connection.base_url
-        self._http = httpx.Client(
-            base_url=connection.base_url,
+        self._http = make_http_client(
+            connection.base_url,
             headers={
                 "authorization": f"Bearer {readable_key(connection.api_key)}",
                 "accept": "application/json",

@@ -1,5 +1,6 @@
 import json
 import os
+import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +12,22 @@ from app.client.connection import Connection, resolve_here
 from app.client.errors import NoConnection
 from app.client.local import LocalService
 from tests.app.client.conftest import Falqon
-from tests.support.local_server import QuietHandler, serving_by
+from tests.support.local_server import LocalServer, QuietHandler, RefusingProxy, serving_by
 from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
+from tests.support.tls import AUTHORITY, make_certificate
+
+NO_PROXIES = dict.fromkeys(
+    name
+    for word in ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+    for name in (word, word.upper())
+)
+UNUSABLE_PROXIES = [
+    ("ALL_PROXY", "socks5://127.0.0.1:1"),
+    ("all_proxy", "socks://127.0.0.1:1"),
+    ("http_proxy", "http://127.0.0.1:port"),
+    ("NO_PROXY", "fd00::/8"),
+]
 
 
 class _IsNoService(QuietHandler):
@@ -57,6 +71,86 @@ def test_a_store_that_cannot_be_reached_is_named() -> None:
             api.get("/files")
         api.close()
     assert str(refused.value).startswith(f"http://127.0.0.1:1, the object store to which {address}")
+
+
+@pytest.fixture
+def refusing_proxy() -> Iterator[str]:
+    with serving_by(RefusingProxy) as url:
+        yield url
+
+
+def test_a_service_of_this_machine_is_reached_without_a_proxy(
+    falqon: Falqon, service: Service, refusing_proxy: str
+) -> None:
+    usable = [(name, refusing_proxy) for name in ("http_proxy", "ALL_PROXY")]
+    addresses = [
+        service.url,
+        *(f"http://{host}:{service.port}" for host in ("localhost", "127.0.0.2", "0.0.0.0")),
+    ]
+    for name, value in (*usable, *UNUSABLE_PROXIES):
+        environment = NO_PROXIES | {name: value}
+        listed = falqon("models", "list", env=environment)
+        assert listed.exit_code == 0, (name, value, listed.stderr)
+        for address in addresses:
+            # The service listens at one address, and knows one name: no answer is the proxy's.
+            asked = falqon(
+                "models", "list", "--base-url", address, "--api-key", KEY, env=environment
+            )
+            assert "403" not in asked.stderr, (name, address)
+            assert "proxy" not in asked.stderr, (name, address)
+
+
+def test_other_machines_are_reached_through_the_proxy(falqon: Falqon, refusing_proxy: str) -> None:
+    environment = NO_PROXIES | {"http_proxy": refusing_proxy}
+    elsewhere = ("--base-url", "http://service.invalid", "--api-key", "x")
+    done = falqon("models", "list", *elsewhere, env=environment)
+    assert done.exit_code == 4
+    assert "http://service.invalid/v1/models answered 403" in done.stderr
+
+
+def test_a_store_to_which_this_machine_sends_is_reached_through_the_proxy(
+    falqon: Falqon, refusing_proxy: str
+) -> None:
+    class SendsToAStore(QuietHandler):
+        def do_GET(self) -> None:
+            self.send(302, location="http://store.invalid/bucket/key")
+
+    with serving_by(SendsToAStore) as url:
+        there = ("models", "list", "--base-url", url, "--api-key", "x")
+        through = falqon(*there, env=NO_PROXIES | {"http_proxy": refusing_proxy})
+        assert "http://store.invalid/bucket/key answered 403" in through.stderr
+        unusable = falqon(*there, env=NO_PROXIES | {"all_proxy": "socks://127.0.0.1:1"})
+        assert unusable.exit_code == 2
+        assert "all_proxy" in unusable.stderr
+
+
+@pytest.mark.parametrize(("name", "value"), UNUSABLE_PROXIES)
+def test_proxy_settings_that_cannot_be_used_are_told(falqon: Falqon, name: str, value: str) -> None:
+    elsewhere = ("--base-url", "http://service.invalid", "--api-key", "x")
+    done = falqon("models", "list", *elsewhere, env=NO_PROXIES | {name: value})
+    assert done.exit_code == 2
+    told, advice = done.stderr.splitlines()
+    assert told.startswith(f"Error: The proxy settings of {name} cannot be used: ")
+    assert advice == "Name an HTTP proxy, like http://host:3128, or unset the variable."
+
+
+def test_certificates_of_the_environment_hold_for_this_machine(
+    falqon: Falqon, tmp_path: Path, refusing_proxy: str
+) -> None:
+    certificate = make_certificate(tmp_path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_suffix(".key"))
+    server = LocalServer(_IsNoService, context)
+    there = ("--base-url", f"https://localhost:{server.port}", "--api-key", "x")
+    trusted = NO_PROXIES | {"SSL_CERT_FILE": str(tmp_path / AUTHORITY)}
+    try:
+        for proxy in ({"https_proxy": refusing_proxy}, {"all_proxy": "socks://127.0.0.1:1"}):
+            answered = falqon("models", "list", *there, env=trusted | proxy)
+            assert "/v1/models answered 404" in answered.stderr
+            refused = falqon("models", "list", *there, env=NO_PROXIES | proxy)
+            assert "CERTIFICATE_VERIFY_FAILED" in refused.stderr
+    finally:
+        server.close()
 
 
 def test_beside_the_service_nothing_needs_to_be_said(falqon: Falqon, service: Service) -> None:
