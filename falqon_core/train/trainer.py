@@ -238,6 +238,7 @@ class Trainer:
             best = best_checkpoint(self._output, self.state.progress)
             if best is not None:
                 method.reload(best.method)
+                self.state.progress.metrics = dict(best.progress.metrics)
 
     def _evaluate_as_served(self, model: PreTrainedModel) -> None:
         """Send the validation losses of the merged `model` beside that of the trained one."""

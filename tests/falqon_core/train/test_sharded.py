@@ -22,6 +22,7 @@ from falqon_core.contract.messages import (
     Failed,
     Finished,
     Log,
+    Merged,
     Sampled,
     Started,
     StepMetrics,
@@ -110,12 +111,12 @@ def train(
 
 
 def figures(messages: list[TrainerMessage]) -> list[Any]:
-    """Everything that a step, an evaluation or a sample says of the model."""
+    """Everything that a step, an evaluation, a sample or the merge says of the model."""
     steps = [
         (step.step, step.train_loss, step.grad_norm, step.codes_changed)
         for step in of(StepMetrics, messages)
     ]
-    return [*steps, *of(Evaluated, messages), *of(Sampled, messages)]
+    return [*steps, *of(Evaluated, messages), *of(Sampled, messages), *of(Merged, messages)]
 
 
 def says_sharded(messages: list[TrainerMessage]) -> bool:
