@@ -70,11 +70,15 @@ def admit_answers(session: Session, caller: Caller) -> Decimal | None:
 
 
 def is_spent(session: Session, project_id: str, key_id: str) -> bool:
-    """Return whether nothing is left of the day of an agent's key, revoked or not."""
+    """Return whether nothing is left of the day of an agent's key, revoked or not, for what has
+    begun. Evaluations in progress count here once they have ended: what they reserve is often all
+    that is left, for some minutes, and would end a batch for good.
+    """
     key = keys.find_even_revoked(session, project_id, key_id)
     if key is None or key.scope != Scope.AGENT:
         return False
-    return not _day_of(session, project_id, key).left
+    day = _day_of(session, project_id, key)
+    return day.spent + repository.unspent_budget(session, project_id, key_id) >= day.most
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,14 +71,16 @@ def began_from_by_job(session: Session, jobs: Sequence[Job]) -> dict[str, str]:
 def _began_from(job: Job, checkpoints: Mapping[str, NamedCheckpoint]) -> str:
     if job.base_checkpoint_id is None:
         return job.base_model_id
+    requested = job.requested.model
+    # A project may have been renamed since; what was exported before keeps its name.
+    if CheckpointName.parse(requested) is not None:
+        return requested
     row = checkpoints.get(job.base_checkpoint_id)
     if row is not None:
         model_id = fine_tuned_model_id(row.job, row.project_name)
         return checkpoint_name(model_id, row.checkpoint.step)
-    requested = job.requested.model
-    # The checkpoint has been deleted, and with an alias nothing has its name any more.
-    is_name = CheckpointName.parse(requested) is not None
-    return requested if is_name else f"checkpoint:{job.base_checkpoint_id}"
+    # It has been deleted, and nothing has its name any more.
+    return f"checkpoint:{job.base_checkpoint_id}"
 
 
 def own_checkpoint(session: Session, project_id: str, name: str) -> Checkpoint:

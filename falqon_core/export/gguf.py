@@ -273,6 +273,8 @@ def _add_tokenizer(
         templates = [{"name": name, "template": text} for name, text in templates.items()]
     if templates is not None:
         writer.add_chat_template(templates)
+    if names := writer.kv_data[0].get("tokenizer.chat_templates"):
+        names.value.sort()  # gguf takes them from a set, whose order is another in each process.
 
 
 def _pre_tokenizer(described: dict[str, Any]) -> str:

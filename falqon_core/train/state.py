@@ -80,7 +80,11 @@ def build_state(
     loader = training_loader(train, recipe, model.device)
     if checkpoint is not None:
         # The plan may be that of another card than the checkpoint's.
-        plan = {"recipe": recipe, "device_name": progress.device_name}
+        plan = {
+            "recipe": recipe,
+            "device_name": progress.device_name,
+            "data_sha256": progress.data_sha256,
+        }
         progress = checkpoint.progress.model_copy(update=plan)
         loader.load_state_dict(progress.loader)
     moments = METHOD_SPECS[recipe.method].moments

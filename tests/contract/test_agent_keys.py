@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from app.base.database import now
-from app.jobs import claims
+from app.jobs import agent_budget, claims
 from app.jobs.events import NewEvent
 from app.models import Evaluation, Event, Job, JobStatus, Scope, UsageDay
 from app.models.evaluation import EvaluationResult
@@ -203,6 +203,21 @@ def test_an_evaluation_lowers_the_day_of_the_key_that_asked_for_it(
     # The cost stays when the job is deleted.
     assert admin.http.delete(f"/v1/fine_tuning/jobs/{others}").status_code == 200
     assert error_of(create(agent, admin, "0.0001")) == EXHAUSTED
+
+
+def test_an_evaluation_in_progress_ends_no_batch_of_its_key_and_its_cost_does(
+    admin: Tenant, agent: httpx.Client
+) -> None:
+    def is_spent() -> bool:
+        with admin.api.database.read() as session:
+            return agent_budget.is_spent(session, admin.project_id, key_id_of(agent))
+
+    path = f"/v1/fine_tuning/jobs/{a_job_to_evaluate(admin)['job_id']}/evaluations"
+    evaluation = agent.post(path, json={"graders": [GRADER]}).json()
+    assert error_of(create(agent, admin, "0.0001")) == EXHAUSTED
+    assert not is_spent()
+    complete(admin, evaluation["id"], BUDGET)
+    assert is_spent()
 
 
 def test_of_many_evaluations_at_once_one_has_what_is_left_of_the_day(

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from app.jobs import claims
 from app.jobs.events import NewEvent
-from app.models import Checkpoint, CheckpointPermission, Job, JobStatus
+from app.models import Checkpoint, CheckpointPermission, Job, JobStatus, Project
 from tests.support.api import Tenant
 
 
@@ -54,10 +54,12 @@ def test_a_checkpoint_is_a_base(tenant: Tenant, checkpoint: str) -> None:
     assert checkpoint.endswith(":ckpt-step-4")
     job = tenant.job(model=checkpoint)
     assert job.model == checkpoint
-    with tenant.api.database.read() as session:
+    with tenant.api.database.transaction() as session:
         row = session.get_one(Job, job.id)
         base = session.get_one(Checkpoint, row.base_checkpoint_id)
-    assert (base.step, row.base_model_id) == (4, f"org/{tenant.base_model}")
+        assert (base.step, row.base_model_id) == (4, f"org/{tenant.base_model}")
+        session.get_one(Project, tenant.project_id).name = "Renamed since"
+    # What was exported under this name keeps it.
     assert tenant.client.fine_tuning.jobs.retrieve(job.id).model == checkpoint
 
 

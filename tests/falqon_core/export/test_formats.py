@@ -233,12 +233,13 @@ def test_bf16_is_the_trained_model_bit_for_bit(
 
 @pytest.fixture
 def with_named_templates(trained: Trained, tmp_path: Path) -> tuple[Trained, dict[str, str]]:
-    """The trained model with two chat templates, as its tokenizer is stored."""
+    """The trained model with several chat templates, as its tokenizer is stored."""
     changed = Trained(trained.base, tmp_path / "named")
     shutil.copytree(trained.model, changed.model)
     tokenizer = AutoTokenizer.from_pretrained(changed.model)
     default = str(tokenizer.chat_template)
     templates = {"default": default, "tool_use": "{{ tools | tojson }}" + default}
+    templates |= {name: f"{{# {name} #}}{default}" for name in ("rag", "vision", "writer")}
     tokenizer.chat_template = templates
     tokenizer.save_pretrained(changed.model)
     assert (changed.model / "additional_chat_templates/tool_use.jinja").is_file()
@@ -260,11 +261,14 @@ def test_a_gguf_has_every_chat_template_and_llama_cpp_answers_with_the_default(
     trained, templates = with_named_templates
     folder = export(trained, "gguf", tmp_path / "gguf")
     reader = GGUFReader(folder / "model.gguf")
-    fields = [
-        reader.get_field(key)
-        for key in ("tokenizer.chat_template", "tokenizer.chat_template.tool_use")
-    ]
-    assert [field and field.contents() for field in fields] == list(templates.values())
+    stored = {
+        name: reader.get_field(f"tokenizer.chat_template.{name}".removesuffix(".default"))
+        for name in templates
+    }
+    assert {name: field and field.contents() for name, field in stored.items()} == templates
+    names = reader.get_field("tokenizer.chat_templates")
+    assert names is not None
+    assert names.contents() == sorted(set(templates) - {"default"})
     expected = answer(fp8, AutoTokenizer.from_pretrained(trained.model))
     assert ask_llama_cpp(folder / "model.gguf", QUESTION, 8) == expected
 

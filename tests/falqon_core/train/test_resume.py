@@ -110,6 +110,8 @@ def test_other_data_of_the_same_size_is_refused(
     checkpoint.progress.data_sha256 = None
     save_checkpoint(tmp_path / "out", checkpoint, keep=2)
     assert run(train_lines[::-1], valid_lines, 1) == 2
+    with pytest.raises(ConfigError, match="other training data"):
+        run(train_lines, valid_lines, 1)
 
 
 def test_data_that_the_date_is_part_of_has_no_hash(
