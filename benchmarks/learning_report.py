@@ -36,8 +36,9 @@ of the last 15 of 60 steps: 0.7349 with a frozen A along the gradient, 0.7223 wh
   at 5e-5. At 1e-4 it was not run to its end.
 - A chosen anew after half of the steps, the old adapter kept in the weight: training loss 0.7370.
 - A magnitude a row that trains beside B (DoRA), at B's rate: training loss 0.7351.
-- A base off the ties of its rows' grid ([preference.md](preference.md)), each weight moved at
-  random by up to 2^-9 of itself: training loss 0.8403 over the last 15 of 45 steps, 0.8398 without.
+- A base off the ties of its rows' grid ([method.md](../../docs/method.md#scales-and-ties)), each
+  weight moved at random by up to 2^-9 of itself: training loss 0.8403 over the last 15 of 45 steps,
+  0.8398 without.
 - The default with other settings, held out after 45 steps: 0.8164 as it is; at 3e-4 0.8220, at
   8e-4 0.8301; A at 16 times B's rate 0.8206; a second moment that decays by 0.95 0.8178.
 - A random A that trains, at 1e-3: after 30 steps 1.01 with 8 times B's rate, 0.95 with B's, 0.94

@@ -39,7 +39,7 @@ ANCHORED_LEARNING_RATE: dict[AInit, float] = {
 }
 PUBLISHED_LEARNING_RATE = 2e-3
 # Preferences are learned at a tenth of the supervised rate, as is usual in the literature;
-# benchmarks/results/preference.md has the result of three tenths.
+# benchmarks/results/preference.md compares it with a third and three times of it.
 DPO_LEARNING_RATE_FACTOR = 0.1
 DEFAULT_BETA = 0.1
 PUBLISHED_NUM_UPDATE_ROWS = 10
