@@ -33,8 +33,8 @@ INTRODUCTION = """\
 Three tasks made by `benchmarks/task_rows.py`: order notes to JSON (the same four values), the
 intent of a message (one of twelve), and a reply in a fixed tone with all its facts. Answers are
 those of the exported model, greedy, to 200 rows that were not trained; all else is automatic. The
-same rows are the validation data: their loss, mean of the seeds, chose the epoch whose model is
-kept, and nothing else. Written by"""
+same rows are the validation data: their loss, here by epoch as the mean of the seeds, chose the
+epoch whose model is kept, and nothing else. Written by"""
 THROUGH_THE_SERVICE = """
 ## Through the service
 
