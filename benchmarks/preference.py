@@ -30,6 +30,9 @@ INTRODUCTION = """\
 SmolLM2-135M by DPO, everything automatic but the rate: 76 pairs of up to 256 tokens, one epoch of
 19 steps. 57 other pairs are held out; before the first step their loss is 0.693 (log 2). A margin
 is in nats, times beta (0.1). Each cell has the mean, and the seeds in their order. Written by"""
+CONCLUSION = """\
+The automatic rate has a lower loss than a third of it with each seed, and one like that of three
+times as much, whose seeds differ by 0.09. It stays."""
 COMMAND = "    python -m benchmarks.preference --model .cache/smollm2 --data preference_250.jsonl"
 
 
@@ -105,7 +108,7 @@ def report(trainings: Sequence[Trained]) -> str:
             f"{_mean([each.accuracy for each in alike])} | "
             f"{_mean([each.margin for each in alike])} |"
         )
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", CONCLUSION]) + "\n"
 
 
 def _mean(values: Sequence[float]) -> str:
