@@ -89,14 +89,11 @@ def find_answer_rate(
     )
     rows = []
     for num_answers, plan, seconds, cost in session.execute(statement):
-        num_charged = sum(is_charged(each.model) for each in plan.models)
+        # Each model gives the same number of answers.
+        answers_each = num_answers // len(plan.models)
+        num_charged = answers_each * sum(is_charged(each.model) for each in plan.models)
         if num_charged and seconds is not None and cost is not None:
-            # Each model gives the same number of answers.
-            num_shares = num_answers * num_charged
-            num_models = len(plan.models)
-            rows.append(
-                AnswerRate(seconds * num_models / num_shares, cost * num_models / num_shares)
-            )
+            rows.append(AnswerRate(seconds / num_charged, cost / num_charged))
     return AnswerRate(*map(median, zip(*rows, strict=True))) if rows else None
 
 

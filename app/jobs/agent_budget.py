@@ -77,8 +77,9 @@ def is_spent(session: Session, project_id: str, key_id: str) -> bool:
     key = keys.find_even_revoked(session, project_id, key_id)
     if key is None or key.scope != Scope.AGENT:
         return False
-    day = _day_of(session, project_id, key)
-    return day.spent + repository.unspent_budget(session, project_id, key_id) >= day.most
+    spent = usage.cost_of_key(session, project_id, key_id, now(session).date())
+    reserved = repository.unspent_budget(session, project_id, key_id)
+    return spent + reserved >= (key.daily_budget_usd or Decimal(0))
 
 
 @dataclass(frozen=True, slots=True)

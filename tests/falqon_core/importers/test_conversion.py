@@ -98,6 +98,7 @@ STATIC_FP8 = {
     "activation_scheme": "static",
     "weight_block_size": None,
 }
+COMPRESSED = quantization_config(["lm_head"])
 UP = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -133,26 +134,24 @@ def test_fp8_with_static_scales_of_activations_becomes_bf16(
     assert torch.equal(tensors[UP], expected)
 
 
-@pytest.mark.parametrize("method", ["fp8", "compressed-tensors"])
-def test_codes_whose_scales_are_not_read_are_refused(method: str, tiny_folder: Path) -> None:
-    described: dict[str, Any] = STATIC_FP8
-    scale_name = "weight_scale"
-    if method != "fp8":
-        described = quantization_config(["lm_head"])
-        scale_name = "weight_scale_inv"
+@pytest.mark.parametrize(
+    ("described", "scale_name"), [(STATIC_FP8, "weight_scale"), (COMPRESSED, "weight_scale_inv")]
+)
+def test_codes_whose_scales_are_not_read_are_refused(
+    described: dict[str, Any], scale_name: str, tiny_folder: Path
+) -> None:
     quantize_tensors(tiny_folder, scale_name, torch.float8_e4m3fn)
     edit_json(tiny_folder / "config.json", quantization_config=described)
 
     assert_refused(tiny_folder, r"_proj\.weight is in F8_E4M3, .* no scale .*; export the model in")
 
 
-@pytest.mark.parametrize("method", ["fp8", "compressed-tensors"])
-def test_one_weight_of_codes_without_a_scale_is_named(method: str, tiny_folder: Path) -> None:
-    described: dict[str, Any] = STATIC_FP8
-    scale_name = "weight_scale_inv"
-    if method != "fp8":
-        described = quantization_config(["lm_head"])
-        scale_name = "weight_scale"
+@pytest.mark.parametrize(
+    ("described", "scale_name"), [(STATIC_FP8, "weight_scale_inv"), (COMPRESSED, "weight_scale")]
+)
+def test_one_weight_of_codes_without_a_scale_is_named(
+    described: dict[str, Any], scale_name: str, tiny_folder: Path
+) -> None:
     tensors = quantize_tensors(tiny_folder, scale_name, torch.float8_e4m3fn)
     del tensors[UP.replace("weight", scale_name)]
     save_file(tensors, tiny_folder / "model.safetensors", metadata={"format": "pt"})
