@@ -44,15 +44,14 @@ import torch
 
 from benchmarks import parser_of
 from benchmarks.gemm_bound import gemm_seconds
+from benchmarks.our_training import OurTraining
 from benchmarks.peft_lora import create_peft, mean_loss
 from benchmarks.rows import chat_dataset
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Loader, Microbatch
 from falqon_core.methods import create_method
-from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.ops.matmul import LACKS_BF16
 from falqon_core.train.model import load_base_model, load_tokenizer
-from falqon_core.train.optimizer import Optimizer
 
 Step = Callable[[list[Microbatch]], float]
 RESULTS = Path(__file__).parent / "results" / "cpu_training.md"
@@ -100,25 +99,9 @@ SYSTEMS = PADDED | AS_USERS_GET_IT
 
 
 def ours(model: Path, recipe: Recipe, first: list[Microbatch]) -> Step:
-    base = load_base_model(model)
-    method = create_method(recipe)
-    method.prepare(base, first)
-    optimizer = Optimizer(method.parameters(), 0.0, 1.0, relative_rates=method.relative_rates())
+    training = OurTraining(load_base_model(model), create_method(recipe), recipe, first)
     rate = recipe.learning_rate or recipe.automatic_rate().value
-
-    def step(batch: list[Microbatch]) -> float:
-        num_labels = sum(microbatch.num_labels for microbatch in batch)
-        total = 0.0
-        for microbatch in batch:
-            loss = microbatch_loss(base, microbatch)[0] / num_labels
-            loss.backward()
-            total += loss.item()
-        optimizer.clip()
-        optimizer.step(rate)
-        method.after_step()
-        return total
-
-    return step
+    return lambda batch: training.step(batch, rate)
 
 
 def peft(model: Path, rank: int, system: System) -> Step:

@@ -50,9 +50,10 @@ from benchmarks.four_bits_table import (
     Model,
     report,
 )
+from benchmarks.our_training import OurTraining
 from benchmarks.rows import chat_dataset
 from falqon_core.contract.config import Recipe
-from falqon_core.data.loader import Loader
+from falqon_core.data.loader import Loader, Microbatch
 from falqon_core.data.microbatch import collate
 from falqon_core.data.sequences import TokenSequence
 from falqon_core.export.gguf_blocks import quantize_blocks
@@ -63,10 +64,10 @@ from falqon_core.meld.linear import MeldedLinear
 from falqon_core.methods import create_method
 from falqon_core.methods.falqon import Falqon
 from falqon_core.methods.lora import Lora
-from falqon_core.objectives.loss import microbatch_loss, sequence_log_probabilities
+from falqon_core.objectives.loss import sequence_log_probabilities
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.train.model import load_base_model, load_dimensions, load_tokenizer
-from falqon_core.train.optimizer import Optimizer, learning_rate
+from falqon_core.train.optimizer import learning_rate
 
 RESULTS = Path(__file__).parent / "results"
 NUM_RECORDS = 2000  # Of the training file, before long ones are left out.
@@ -148,37 +149,17 @@ class Bench:
             rows=" ".join(f"{loss:.4f}" for loss in losses),
         )
 
-    def train(
-        self,
-        model: PreTrainedModel,
-        method: Falqon | Lora,
-        begin: Callable[[], None],
-        after_step: Callable[[int], object],
-    ) -> str:
+    def train(self, model: PreTrainedModel, method: Falqon | Lora) -> str:
         """Train, and return the mean training loss of each quarter."""
         recipe = method.recipe
         loader = Loader(self.records, BATCH_SIZE, 4096, packing=True, seed=recipe.seed)
         first = Loader(self.records, BATCH_SIZE, 4096, packing=True, seed=recipe.seed)
-        method.prepare(model, [batch for _ in range(4) for batch in first.next_step()])
-        begin()
-        optimizer = Optimizer(
-            method.parameters(),
-            recipe.weight_decay,
-            recipe.max_grad_norm,
-            relative_rates=method.relative_rates(),
-        )
-        losses = []
-        for step in range(self.steps):
-            batch = loader.next_step()
-            num_labels = sum(microbatch.num_labels for microbatch in batch)
-            losses.append(0.0)
-            for microbatch in batch:
-                loss = microbatch_loss(model, microbatch)[0] / num_labels
-                loss.backward()
-                losses[-1] += loss.item()
-            optimizer.clip()
-            optimizer.step(learning_rate(recipe, step, self.steps))
-            after_step(step + 1)
+        batches = [batch for _ in range(4) for batch in first.next_step()]
+        training = OurTraining(model, method, recipe, batches)
+        losses = [
+            training.step(loader.next_step(), learning_rate(recipe, step, self.steps))
+            for step in range(self.steps)
+        ]
         quarter = self.steps // 4
         means = (
             statistics.fmean(losses[at : at + quarter]) for at in range(0, 4 * quarter, quarter)
@@ -252,7 +233,7 @@ def make_peer(bench: Bench, wanted: Sequence[Model]) -> Iterator[Model]:
     if path.exists():
         method.restore(model, load_file(path))
     else:
-        training = bench.train(model, method, _do_nothing, lambda _: method.after_step())
+        training = bench.train(model, method)
         save_file(method.state(), path)
     weights = {name: layer.merged_weight().detach() for name, layer in method.layers.items()}
     rate = recipe.learning_rate or 0.0
@@ -271,10 +252,49 @@ def round_e2m1_at_random_(units: Tensor) -> Tensor:
     return round_e2m1_(units.add_((torch.rand_like(units) - 0.5) * spacing))
 
 
-def _round_by(method: Falqon, round_: Callable[[Tensor], Tensor]) -> None:
-    for layer in method.layers.values():
-        assert isinstance(layer.w_rows, BlockRows)
-        layer.w_rows._quantizer = replace(layer.w_rows._quantizer, round_=round_)
+class VariedFalqon(Falqon):
+    """FALQON with what a variant changes of its steps."""
+
+    def __init__(self, recipe: Recipe, variant: Variant, steps: int) -> None:
+        super().__init__(recipe)
+        self._variant = variant
+        self._step, self._last_step = 0, steps
+
+    @torch.no_grad()
+    def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
+        """Begin B at the error, and round at random, where the variant does."""
+        with torch.enable_grad():
+            super().prepare(model, first_microbatches)
+        if self._variant.feedback:
+            for layer in self.layers.values():
+                assert layer.base is not None
+                error = layer.weight.float() - layer.base.values.float()
+                # Along the rows of A, which are next to orthonormal: [O, I] . [I, r].
+                delta = error @ torch.linalg.pinv(layer.a.float())
+                layer.delta.copy_(delta * self._variant.feedback / layer.scaling)
+                layer.refresh()
+        if self._variant.rounds_at_random:
+            self._round_by(round_e2m1_at_random_)
+
+    @torch.no_grad()
+    def after_step(self) -> float:
+        """Choose scales again, and round the last step to nearest, where the variant does."""
+        self._step += 1
+        every = self._variant.scale_steps
+        if every and self._step % every == 0:
+            for layer in self.layers.values():
+                layer.round_a()
+                assert isinstance(layer.w_rows, BlockRows)
+                assert layer.base is not None
+                layer.w_rows.choose_scales(layer.base, layer.delta.detach(), layer.a, layer.scaling)
+        if self._variant.rounds_at_random and self._step == self._last_step:
+            self._round_by(round_e2m1_)
+        return super().after_step()
+
+    def _round_by(self, round_: Callable[[Tensor], Tensor]) -> None:
+        for layer in self.layers.values():
+            assert layer.packed.quantizer is not None
+            layer.packed.quantizer = replace(layer.packed.quantizer, round_=round_)
 
 
 def make_falqon(bench: Bench, made: Model) -> Model:
@@ -284,34 +304,8 @@ def make_falqon(bench: Bench, made: Model) -> Model:
     options = {"weights": form} | dict(variant.recipe)
     recipe = bench.recipe(FALQON, made.seed, variant.rate_factor, **options)
     model = load_base_model(bench.model)
-    method = Falqon(recipe)
-
-    @torch.no_grad()
-    def begin() -> None:
-        if variant.feedback:
-            for layer in method.layers.values():
-                assert layer.base is not None
-                error = layer.weight.float() - layer.base.values.float()
-                # Along the rows of A, which are next to orthonormal: [O, I] . [I, r].
-                delta = error @ torch.linalg.pinv(layer.a.float())
-                layer.delta.copy_(delta * variant.feedback / layer.scaling)
-                layer.refresh()
-        if variant.rounds_at_random:
-            _round_by(method, round_e2m1_at_random_)
-
-    @torch.no_grad()
-    def after_step(step: int) -> None:
-        if variant.scale_steps and step % variant.scale_steps == 0:
-            for layer in method.layers.values():
-                layer.round_a()
-                assert isinstance(layer.w_rows, BlockRows)
-                assert layer.base is not None
-                layer.w_rows.choose_scales(layer.base, layer.delta.detach(), layer.a, layer.scaling)
-        if variant.rounds_at_random and step == bench.steps:
-            _round_by(method, round_e2m1_)
-        method.after_step()
-
-    training = bench.train(model, method, begin, after_step)
+    method = VariedFalqon(recipe, variant, bench.steps)
+    training = bench.train(model, method)
     if variant.rounds_afterwards:
         layers = method.layers.items()
         serve(model, {name: _merged(layer) for name, layer in layers}, made.form)
@@ -324,10 +318,6 @@ def _merged(layer: MeldedLinear) -> Tensor:
     """Return W + BA before any rounding, fp32 [O, I]."""
     assert layer.base is not None
     return layer.base.values.float() + layer.scaling * (layer.delta @ layer.a.float())
-
-
-def _do_nothing() -> None:
-    """Begin as the method does by itself."""
 
 
 def main() -> None:

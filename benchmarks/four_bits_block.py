@@ -13,7 +13,6 @@ machine is.
 It says what the rounding of weights does to one block; what a model loses is in four_bits.md.
 """
 
-import csv
 import math
 import statistics
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks import parser_of
+from benchmarks.csv_rows import append, read
 from benchmarks.four_bits import MAX_SEQ_LENGTH, RESULTS
 from benchmarks.rows import chat_dataset
 from falqon_core.data.microbatch import collate
@@ -71,6 +71,15 @@ STUDENTS = (
     Student("scales chosen every 10 steps", scale_steps=10),
 )
 LORA_FACTORS = (0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The relative errors of one student at a form, of the seeds in order, with spaces between."""
+
+    form: str
+    student: str
+    errors: str
 
 
 @dataclass(frozen=True)
@@ -292,36 +301,16 @@ def compare(
             yield name, [train_falqon(task, quantizer, student) for task in tasks]
 
 
-def read(path: Path) -> dict[tuple[str, str], list[float]]:
-    """Return the errors by form and student."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        return {
-            (row["form"], row["student"]): list(map(float, row["errors"].split()))
-            for row in csv.DictReader(file)
-        }
-
-
-def append(path: Path, form: str, student: str, errors: Sequence[float]) -> None:
-    is_new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        if is_new:
-            writer.writerow(("form", "student", "errors"))
-        writer.writerow((form, student, " ".join(f"{error:.4f}" for error in errors)))
-
-
-def report(done: dict[tuple[str, str], list[float]]) -> str:
+def report(done: Sequence[Trained]) -> str:
     """Return the page: a table for each form."""
     lines = ["# One block at four bits", "", (__doc__ or "").strip(), ""]
-    for form in dict.fromkeys(form for form, _ in done):
+    for form in dict.fromkeys(each.form for each in done):
         lines += [f"| {form} | error, mean | of each seed |", "|---|---:|---|"]
         lines += [
-            f"| {student} | {statistics.fmean(errors):.4f} | "
-            f"{', '.join(f'{error:.4f}' for error in errors)} |"
-            for (of, student), errors in done.items()
-            if of == form
+            f"| {each.student} | {statistics.fmean(map(float, each.errors.split())):.4f} | "
+            f"{each.errors.replace(' ', ', ')} |"
+            for each in done
+            if each.form == form
         ]
         lines.append("")
     return "\n".join(lines)
@@ -339,10 +328,11 @@ def main() -> None:
     tasks = [new_task(base, inputs.bfloat16(), seed) for seed in range(args.seeds)]
     table = args.results / "four_bits_block.csv"
     for form in args.forms:
-        done = {student for of, student in read(table) if of == form}
+        done = {each.student for each in read(table, Trained) if each.form == form}
         for name, errors in compare(tasks, QUANTIZERS[form], done):
-            append(table, form, name, errors)
-            (args.results / "four_bits_block.md").write_text(report(read(table)))
+            of_seeds = " ".join(f"{error:.4f}" for error in errors)
+            append(table, [Trained(form, name, of_seeds)])
+            (args.results / "four_bits_block.md").write_text(report(read(table, Trained)))
             print(form, name, errors, flush=True)
 
 

@@ -7,13 +7,12 @@ the anchored rule with each choice of A, and with an A that trains.
 Every training starts from the same base and sees the same records in the same order (keyed by the
 seed): four records a step, rank 64 on all linears, cosine schedule, loss on the answers only. Each
 system tries its learning rates with the first seed; its best rate then goes through the other
-seeds. Each finished training is one block of lines in the CSV and is never run again, so the
+seeds. Each finished training is a line of the CSV and is never run again, so the
 command may be stopped and started at will. Losses do not depend on how busy the machine is.
 """
 
-import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -25,7 +24,9 @@ import torch
 from transformers import PreTrainedModel
 
 from benchmarks import parser_of
-from benchmarks.learning_report import report
+from benchmarks.csv_rows import append, read
+from benchmarks.learning_report import Trained, report
+from benchmarks.our_training import OurTraining
 from benchmarks.rows import chat_dataset
 from falqon_core.bench.peers import PeftLora
 from falqon_core.contract.config import Recipe
@@ -33,12 +34,11 @@ from falqon_core.data.loader import Loader
 from falqon_core.data.microbatch import plan_microbatches
 from falqon_core.methods import Trainable
 from falqon_core.methods.falqon import Falqon
-from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.objectives.supervised import Supervised
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.train.evaluate import evaluate
 from falqon_core.train.model import load_base_model, load_tokenizer
-from falqon_core.train.optimizer import Optimizer, learning_rate
+from falqon_core.train.optimizer import learning_rate
 
 STEPS = 60
 FEWER_STEPS = 45  # some are shown after this many as well
@@ -71,15 +71,6 @@ SYSTEMS = {
 
 
 @dataclass(frozen=True)
-class LearningCase:
-    system: str
-    learning_rate: float
-    seed: int
-    steps: int
-    rows: int  # held-out
-
-
-@dataclass(frozen=True)
 class Files:
     model: Path
     train: Path
@@ -90,61 +81,47 @@ def method_of(system: str, recipe: Recipe) -> Trainable:
     return PeftLora(recipe, train_a="frozen" not in system) if "LoRA" in system else Falqon(recipe)
 
 
-def train(training: LearningCase, files: Files, threads: int) -> list[dict[str, object]]:
-    """One training; its lines for the CSV: the loss of each step, the held-out loss on the last.
+def train(wanted: Trained, files: Files, threads: int) -> list[Trained]:
+    """Return the training with its losses.
 
-    After `STEPS` LoRA has a second block of lines: the same training, judged as the FP8 model that
-    it would be served as, like all the others.
+    After `STEPS` LoRA has a second line: the same training, judged as the FP8 model that it would
+    be served as, like all the others.
     """
     torch.set_num_threads(threads)
     tokenizer = load_tokenizer(files.model)
     data = chat_dataset(files.train, tokenizer, MAX_SEQ_LENGTH)
-    overrides = SYSTEMS[training.system].recipe
-    fixed = {
-        "max_seq_length": MAX_SEQ_LENGTH,
-        "batch_size": 4,
-        "max_steps": training.steps,
-        "seed": training.seed,
-    }
     recipe = Recipe.model_validate(
-        fixed | {"learning_rate": training.learning_rate} | overrides
+        {"max_seq_length": MAX_SEQ_LENGTH, "batch_size": 4, "max_steps": wanted.steps}
+        | {"seed": wanted.seed, "learning_rate": wanted.learning_rate}
+        | SYSTEMS[wanted.system].recipe
     ).resolved(len(data))
-    loader = Loader(data, 4, 4096, packing=True, seed=training.seed)
-    model = load_base_model(files.model)
-    method = method_of(training.system, recipe)
-    first = Loader(data, 4, 4096, packing=True, seed=training.seed)
-    method.prepare(model, [microbatch for _ in range(4) for microbatch in first.next_step()])
-    optimizer = Optimizer(
-        method.parameters(),
-        recipe.weight_decay,
-        recipe.max_grad_norm,
-        relative_rates=method.relative_rates(),
-    )
-    lines: list[dict[str, object]] = []
-    for step in range(training.steps):
-        batch = loader.next_step()
-        num_labels = sum(microbatch.num_labels for microbatch in batch)
-        total = 0.0
-        for microbatch in batch:
-            loss = microbatch_loss(model, microbatch)[0] / num_labels
-            loss.backward()
-            total += loss.item()
-        optimizer.clip()
-        optimizer.step(learning_rate(recipe, step, training.steps))
-        method.after_step()
-        lines.append(
-            vars(training) | {"step": step + 1, "train_loss": round(total, 5), "test_loss": ""}
-        )
+
+    def loader() -> Loader:
+        return Loader(data, 4, 4096, packing=True, seed=wanted.seed)
+
+    model, method = load_base_model(files.model), method_of(wanted.system, recipe)
+    first = loader()
+    batches = [microbatch for _ in range(4) for microbatch in first.next_step()]
+    training = OurTraining(model, method, recipe, batches)
+    records = loader()
+    losses = [
+        training.step(records.next_step(), learning_rate(recipe, step, wanted.steps))
+        for step in range(wanted.steps)
+    ]
     held_out = plan_microbatches(
-        chat_dataset(files.test, tokenizer, MAX_SEQ_LENGTH)[: training.rows], 4096, packing=True
+        chat_dataset(files.test, tokenizer, MAX_SEQ_LENGTH)[: wanted.rows], 4096, packing=True
     )
-    lines[-1]["test_loss"] = round(evaluate(model, held_out, Supervised())["loss"], 5)
-    if isinstance(method, PeftLora) and training.steps == STEPS:
+
+    def judged(system: str) -> Trained:
+        test_loss = round(evaluate(model, held_out, Supervised())["loss"], 5)
+        train_losses = " ".join(f"{loss:.5g}" for loss in losses)
+        return replace(wanted, system=system, train_losses=train_losses, test_loss=test_loss)
+
+    done = [judged(wanted.system)]
+    if isinstance(method, PeftLora) and wanted.steps == STEPS:
         merge_to_fp8(model, method)
-        merged = [line | {"system": f"{training.system}{MERGED}"} for line in lines]
-        merged[-1]["test_loss"] = round(evaluate(model, held_out, Supervised())["loss"], 5)
-        lines += merged
-    return lines
+        done.append(judged(f"{wanted.system}{MERGED}"))
+    return done
 
 
 @torch.no_grad()
@@ -159,35 +136,18 @@ def merge_to_fp8(model: PreTrainedModel, method: PeftLora) -> None:
         b.zero_()
 
 
-def done(path: Path) -> dict[LearningCase, float]:
-    """Finished trainings in the CSV, with their held-out loss."""
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        return {
-            LearningCase(
-                r["system"],
-                float(r["learning_rate"]),
-                int(r["seed"]),
-                int(r["steps"]),
-                int(r["rows"]),
-            ): float(r["test_loss"])
-            for r in csv.DictReader(file)
-            if r["test_loss"]
-        }
-
-
-def search(rows: int) -> Iterator[LearningCase]:
+def search(rows: int) -> Iterator[Trained]:
     for name, system in SYSTEMS.items():
         for rate in system.learning_rates:
-            yield LearningCase(name, rate, 0, STEPS, rows)
+            yield Trained(name, rate, 0, STEPS, rows)
 
 
-def final(finished: dict[LearningCase, float], seeds: int, rows: int) -> Iterator[LearningCase]:
+def final(finished: Sequence[Trained], seeds: int, rows: int) -> Iterator[Trained]:
+    losses = {each.key: each.test_loss for each in finished}
     for name in SYSTEMS:
         best = min(
-            (training for training in search(rows) if training.system == name),
-            key=finished.__getitem__,
+            (wanted for wanted in search(rows) if wanted.system == name),
+            key=lambda wanted: losses[wanted.key],
         )
         for seed in range(seeds):
             yield replace(best, seed=seed)
@@ -195,26 +155,17 @@ def final(finished: dict[LearningCase, float], seeds: int, rows: int) -> Iterato
                 yield replace(best, seed=seed, steps=FEWER_STEPS)
 
 
-def run_all(trainings: Iterator[LearningCase], files: Files, output: Path, jobs: int) -> None:
+def run_all(trainings: Iterator[Trained], files: Files, output: Path, jobs: int) -> None:
     """Run what is not in the CSV yet, `jobs` at a time on one thread each: two such are faster than
     one with two threads.
     """
-    finished = done(output)
-    missing = [training for training in trainings if training not in finished]
+    finished = {each.key for each in read(output, Trained)}
+    missing = [wanted for wanted in trainings if wanted.key not in finished]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
-        for lines in pool.map(train, missing, [files] * len(missing), [1] * len(missing)):
-            new = not output.exists()
-            with output.open("a", newline="") as file:
-                writer = csv.DictWriter(file, lines[0].keys())
-                if new:
-                    writer.writeheader()
-                writer.writerows(lines)
-            last = lines[-1]
-            print(
-                f"{last['system']}, lr {last['learning_rate']}, seed {last['seed']}, "
-                f"{last['steps']} steps: {last['test_loss']}",
-                flush=True,
-            )
+        for done in pool.map(train, missing, [files] * len(missing), [1] * len(missing)):
+            append(output, done)
+            for each in done:
+                print(*each.key, each.test_loss, flush=True)
 
 
 def main() -> None:
@@ -237,7 +188,7 @@ def main() -> None:
     files = Files(args.model, args.train, args.test)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     run_all(search(args.rows), files, args.output, args.jobs)
-    run_all(final(done(args.output), args.seeds, args.rows), files, args.output, args.jobs)
+    run_all(final(read(args.output, Trained), args.seeds, args.rows), files, args.output, args.jobs)
     report(args.output)
 
 

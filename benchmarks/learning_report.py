@@ -3,12 +3,14 @@
 python -m benchmarks.learning_report learning.csv
 """
 
-import csv
+import math
 import statistics
 import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+
+from benchmarks.csv_rows import read
 
 REFERENCE = "PEFT LoRA"
 HEADING = """# Held-out loss after the same steps
@@ -48,34 +50,19 @@ of the last 15 of 60 steps: 0.7349 with a frozen A along the gradient, 0.7223 wh
 
 @dataclass(frozen=True, slots=True)
 class Trained:
+    """One training: its loss at each step, with spaces between, and on held-out rows at the end."""
+
     system: str
     learning_rate: float
     seed: int
     steps: int
-    rows: int
-    train_loss: list[float]
-    test_loss: float
+    rows: int  # held-out
+    train_losses: str = ""
+    test_loss: float = math.nan
 
-
-def read(path: Path) -> list[Trained]:
-    groups: dict[tuple[str, str, str, str, str], list[dict[str, str]]] = defaultdict(list)
-    with path.open(newline="") as file:
-        for line in csv.DictReader(file):
-            groups[
-                line["system"], line["learning_rate"], line["seed"], line["steps"], line["rows"]
-            ].append(line)
-    return [
-        Trained(
-            system,
-            float(rate),
-            int(seed),
-            int(steps),
-            int(rows),
-            [float(x["train_loss"]) for x in lines],
-            float(lines[-1]["test_loss"]),
-        )
-        for (system, rate, seed, steps, rows), lines in groups.items()
-    ]
+    @property
+    def key(self) -> tuple[str, float, int, int, int]:
+        return self.system, self.learning_rate, self.seed, self.steps, self.rows
 
 
 def finals(trained: list[Trained]) -> dict[tuple[str, int], list[Trained]]:
@@ -123,12 +110,7 @@ def table(trained: list[Trained]) -> str:
 
 
 def report(path: Path) -> None:
-    trained = read(path)
-    for run in trained:
-        print(
-            f"{run.system}, lr {run.learning_rate:g}, seed {run.seed}:",
-            " ".join(f"{loss:.3f}" for loss in run.train_loss),
-        )
+    trained = read(path, Trained)
     print(table(trained))
     heading = HEADING.format(csv=path.name, rows=max(run.rows for run in trained))
     path.with_suffix(".md").write_text(heading + table(trained) + "\n" + ALSO_TRIED)

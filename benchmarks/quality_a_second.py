@@ -28,6 +28,7 @@ from torch import Tensor
 
 from benchmarks import parser_of
 from benchmarks.csv_rows import append, read
+from benchmarks.our_training import OurTraining
 from benchmarks.peft_lora import create_peft, mean_loss
 from benchmarks.rows import chat_dataset
 from falqon_core.contract.config import Recipe
@@ -37,7 +38,7 @@ from falqon_core.data.sequences import TokenSequence
 from falqon_core.methods import create_method
 from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.train.model import load_base_model, load_dimensions, load_tokenizer
-from falqon_core.train.optimizer import Optimizer, learning_rate
+from falqon_core.train.optimizer import learning_rate
 
 RESULTS = Path(__file__).parent / "results"
 TABLE, PICTURE, PAGE = "quality_a_second.csv", "quality_a_second.svg", "quality_a_second.md"
@@ -61,24 +62,15 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class System:
-    """`loss`: the sum over the answers' tokens of a microbatch; `step` takes the rate."""
+    """`loss`: the sum over the answers' tokens of a microbatch; `step` trains at a rate."""
 
     loss: Callable[[Microbatch], Tensor]
-    step: Callable[[float], None]
+    step: Callable[[list[Microbatch], float], object]
 
 
 def create_ours(recipe: Recipe, model_folder: Path, first: list[Microbatch]) -> System:
-    model = load_base_model(model_folder)
-    method = create_method(recipe)
-    method.prepare(model, first)
-    optimizer = Optimizer(method.parameters(), 0.0, 1.0, relative_rates=method.relative_rates())
-
-    def step(rate: float) -> None:
-        optimizer.clip()
-        optimizer.step(rate)
-        method.after_step()
-
-    return System(lambda microbatch: microbatch_loss(model, microbatch)[0], step)
+    training = OurTraining(load_base_model(model_folder), create_method(recipe), recipe, first)
+    return System(lambda batch: microbatch_loss(training.model, batch)[0], training.step)
 
 
 def create_theirs(recipe: Recipe, model_folder: Path) -> System:
@@ -86,14 +78,20 @@ def create_theirs(recipe: Recipe, model_folder: Path) -> System:
     parameters = [each for each in model.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0, fused=True)
 
-    def step(rate: float) -> None:
+    def loss(microbatch: Microbatch) -> Tensor:
+        return mean_loss(model, microbatch) * microbatch.num_labels
+
+    def step(batch: list[Microbatch], rate: float) -> None:
+        num_labels = sum(microbatch.num_labels for microbatch in batch)
+        for microbatch in batch:
+            (loss(microbatch) / num_labels).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         optimizer.zero_grad()
 
-    return System(lambda batch: mean_loss(model, batch) * batch.num_labels, step)
+    return System(loss, step)
 
 
 def train(name: str, seed: int, args: argparse.Namespace) -> list[Point]:
@@ -128,11 +126,7 @@ def train(name: str, seed: int, args: argparse.Namespace) -> list[Point]:
         if step == STEPS:
             break
         start = time.process_time()
-        batch = steps.next_step()
-        num_labels = sum(microbatch.num_labels for microbatch in batch)
-        for microbatch in batch:
-            (system.loss(microbatch) / num_labels).backward()
-        system.step(learning_rate(recipe, step, STEPS))
+        system.step(steps.next_step(), learning_rate(recipe, step, STEPS))
         seconds += time.process_time() - start
     return points
 

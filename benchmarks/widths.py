@@ -9,9 +9,9 @@ lowest loss by width, of a parabola through the three best rates, and the slope 
 Losses do not depend on how busy the machine is. What it does not show: a width of a real model.
 """
 
-import csv
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +19,15 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from benchmarks import parser_of
+from benchmarks.csv_rows import append, read
+from benchmarks.our_training import OurTraining
 from falqon_core.contract.config import Recipe
 from falqon_core.data.loader import Microbatch
 from falqon_core.data.microbatch import microbatches
 from falqon_core.data.sequences import TokenSequence
 from falqon_core.methods import create_method
-from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.ops import attention
-from falqon_core.train.optimizer import Optimizer, learning_rate
+from falqon_core.train.optimizer import learning_rate
 
 RESULTS = Path(__file__).parent / "results"
 WIDTHS = (128, 256, 512)
@@ -36,6 +37,20 @@ RATES = {
 }
 LENGTH, RECORDS = 128, 4  # bytes of a record, records a step
 PRETRAIN_STEPS, STEPS, LAST = 200, 60, 15
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The mean loss of the last steps at one rate, in nats a byte."""
+
+    method: str
+    width: int
+    rate: float
+    loss: float
+
+    @property
+    def key(self) -> tuple[str, int, float]:
+        return self.method, self.width, self.rate
 
 
 def read_rows(text: Path, steps: int) -> np.ndarray:
@@ -84,19 +99,11 @@ def train(model: PreTrainedModel, method_name: str, rate: float, text: Path) -> 
     data = batches(text)
     fields = {"method": method_name, "rank": 16, "learning_rate": rate, "batch_size": RECORDS}
     recipe = Recipe.model_validate(fields).resolved(STEPS * RECORDS)
-    method = create_method(recipe)
-    method.prepare(model, data[:4])
-    optimizer = Optimizer(
-        method.parameters(), 0.0, recipe.max_grad_norm, relative_rates=method.relative_rates()
-    )
-    losses = []
-    for step, batch in enumerate(data):
-        loss = microbatch_loss(model, batch)[0] / batch.num_labels
-        loss.backward()
-        optimizer.clip()
-        optimizer.step(learning_rate(recipe, step, STEPS))
-        method.after_step()
-        losses.append(loss.item())
+    training = OurTraining(model, create_method(recipe), recipe, data[:4])
+    losses = [
+        training.step([batch], learning_rate(recipe, step, STEPS))
+        for step, batch in enumerate(data)
+    ]
     return sum(losses[-LAST:]) / LAST
 
 
@@ -113,17 +120,8 @@ def best_rate(losses: dict[float, float]) -> float:
     return float(rates[at] * math.exp(shift * math.log(rates[at + 1] / rates[at])))
 
 
-def read(path: Path) -> dict[tuple[str, int, float], float]:
-    if not path.exists():
-        return {}
-    with path.open(newline="") as file:
-        return {
-            (row["method"], int(row["width"]), float(row["rate"])): float(row["loss"])
-            for row in csv.DictReader(file)
-        }
-
-
-def report(losses: dict[tuple[str, int, float], float]) -> str:
+def report(trained: Sequence[Trained]) -> str:
+    losses = {each.key: each.loss for each in trained}
     lines = []
     for method, rates in RATES.items():
         points = []
@@ -161,23 +159,19 @@ def main() -> None:
         base: PreTrainedModel | None = None
         for method, rates in RATES.items():
             for rate in rates:
-                if (method, width, rate) in read(table):
+                if (method, width, rate) in {each.key for each in read(table, Trained)}:
                     continue
                 base = base or pretrain(width, arguments.pretrain)
                 model = new_model(width).bfloat16().eval()
                 model.load_state_dict(base.state_dict())
                 loss = train(model, method, rate, arguments.text)
-                is_new = not table.exists()
-                with table.open("a") as file:
-                    if is_new:
-                        file.write("method,width,rate,loss\n")
-                    file.write(f"{method},{width},{rate:g},{loss:.5f}\n")
+                append(table, [Trained(method, width, rate, round(loss, 5))])
                 print(method, width, f"{rate:g}", f"{loss:.4f}", flush=True)
     command = "python -m benchmarks.widths --pretrain gsm8k_train.jsonl --text alpaca_800.jsonl"
     (RESULTS / "widths.md").write_text(
         f"# The best rate by width\n\nLlamas of two layers and random weights, pre-trained for "
         f"{PRETRAIN_STEPS} steps; loss a byte of the last {LAST} of {STEPS} steps on another text, "
-        f"rank 16, one seed. Made by\n\n    {command}\n\n{report(read(table))}"
+        f"rank 16, one seed. Made by\n\n    {command}\n\n{report(read(table, Trained))}"
     )
 
 
