@@ -20,6 +20,7 @@ SAFE_HEADERS = {
     "referrer-policy": "same-origin",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
 }
+LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 MAX_LOGGED_CHARACTERS = 300  # maximum for values chosen by a client
 UNLOGGED_PATHS = {"/healthz", "/readyz", "/metrics"}
 
@@ -108,13 +109,15 @@ def cut(text: str) -> str:
 
 
 class KnownHosts:
-    """Refuses requests for any other host name: a page of another site whose name was bound to our
-    address must not reach this API.
+    """Refuses requests for any other host name, where some are given: a page of another site whose
+    name was bound to our address must not reach this API.
     """
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         self.app = app
-        self._hosts = {host.lower() for host in hosts}
+        # A page of another site sends that site's name. Probes and commands on this machine send
+        # these.
+        self._hosts = {host.lower() for host in hosts} | LOOPBACK_NAMES if hosts else set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._hosts and scope["type"] == "http":

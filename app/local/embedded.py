@@ -50,7 +50,6 @@ EMBEDDED_DURATIONS = {
 PORT_ERRORS = (errno.EADDRINUSE, errno.EACCES)
 # Without the proxies that the environment names: the API is on this machine.
 DIRECT = build_opener(ProxyHandler({}))
-LOOPBACK_NAMES = {"localhost", "127.0.0.1", "::1"}
 
 
 class NotStarted(Exception):
@@ -86,8 +85,8 @@ def up(host: str, port: int, data_dir: Path | None, allow_remote: bool) -> int:
         settings = load_settings()
         folder = _private_folder(settings.data_dir.resolve())
         os.environ["FALQON_DATA_DIR"] = str(folder)
-        if not settings.hosts and not allow_remote:
-            os.environ["FALQON_HOSTS"] = json.dumps(sorted({*LOOPBACK_NAMES, host}))
+        if settings.hosts or not allow_remote:
+            os.environ["FALQON_HOSTS"] = json.dumps(sorted({*settings.hosts, host}))
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         raise_open_files()
         with _only_one(folder, url):
