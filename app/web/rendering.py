@@ -11,6 +11,7 @@ from fastapi.templating import Jinja2Templates
 from app.auth.caller import RIGHTS, Caller
 from app.catalogue.schemas import NOT_SERVABLE
 from app.evaluations.summary import describe_p_value
+from app.http.dependencies import get_services
 from app.jobs.queue_forecast import MAX_FORECAST
 from app.models import Scope
 from app.web import assets, session, text
@@ -113,4 +114,5 @@ def shared(request: Request, caller: Caller | None) -> dict[str, Any]:
         "csrf": session.form_token(request),
         "other_keys": session.other_keys(request),
         "origin": origin,
+        "provider": get_services(request).settings.provider_name,
     }

@@ -2,12 +2,10 @@
 
 from fastapi import Request, Response
 
-from app.services import Services
 from app.web.rendering import page
 
 
 def sign_in_view(
-    services: Services,
     request: Request,
     *,
     refused: str = "",
@@ -25,7 +23,6 @@ def sign_in_view(
         refused=refused,
         next=next_page,
         other=other,
-        provider=services.settings.provider_name,
     )
 
 

@@ -21,7 +21,8 @@ def provider() -> Iterator[IdentityProvider]:
 
 @pytest.fixture
 def api(tmp_path: Path, provider: IdentityProvider) -> Iterator[Api]:
-    api = Api(f"sqlite:///{tmp_path / 'falqon.db'}", tmp_path, **provider.settings)
+    database = f"sqlite:///{tmp_path / 'falqon.db'}"
+    api = Api(database, tmp_path, webhook_networks=["127.0.0.0/8"], **provider.settings)
     yield api
     api.stop()
 
@@ -55,3 +56,27 @@ def test_a_group_is_given_a_project_its_member_signs_in_and_is_removed(
     expect(page.get_by_role("alert")).to_contain_text("was removed")
     for tenant in (team, root):
         tenant.http.close()
+
+
+def test_a_session_that_ends_goes_on_through_the_provider(
+    visits: Visits, api: Api, provider: IdentityProvider
+) -> None:
+    root = Tenant(api, Scope.ADMIN, DEFAULT_PROJECT_ID)
+    grant = {"group": "ml", "project_id": DEFAULT_PROJECT_ID, "scope": "admin"}
+    root.http.post("/v1/organization/group_grants", json=grant).raise_for_status()
+    provider.be("ada", "ml")
+    page = visits.page(base_url=api.url)
+    page.goto("/settings/webhooks")
+    page.get_by_role("link", name="Sign in with Acme").click()
+    page.get_by_label("Endpoint URL").fill("http://127.0.0.1:9/kept")
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Create endpoint").click()
+    dialog = page.get_by_role("dialog", name="Your session has ended")
+    dialog.get_by_role("button", name="Continue").click()
+    expect(dialog.get_by_role("alert")).to_contain_text("not signed in yet")
+    with page.context.expect_page() as opened:
+        dialog.get_by_role("link", name="Sign in with Acme").click()
+    expect(opened.value.get_by_role("heading", level=1)).to_be_visible()
+    dialog.get_by_role("button", name="Continue").click()
+    expect(page.get_by_text("Copy the signing secret now")).to_be_visible()
+    root.http.close()

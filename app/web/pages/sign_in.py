@@ -33,12 +33,12 @@ def sign_in_page(
     once, so a request for the head alone does not use it.
     """
     if not link or request.method == "HEAD":
-        return sign_in_view(services, request, next_page=local_path(next), other=other)
+        return sign_in_view(request, next_page=local_path(next), other=other)
     key_id = links.redeem(services.settings.data_dir.resolve(), link)
     with services.database.read() as database:
         caller = keys.find_caller(database, key_id) if key_id else None
     if caller is None:
-        return sign_in_view(services, request, refused=DEAD_LINK, status_code=401)
+        return sign_in_view(request, refused=DEAD_LINK, status_code=401)
     _begin(services, request, caller)
     return RedirectResponse("/", 303)
 
@@ -60,7 +60,6 @@ def sign_in(
         caller.must_have(Scope.READ)
     except (InvalidApiKey, RateLimited, Forbidden) as error:
         return sign_in_view(
-            services,
             request,
             refused=error.message,
             status_code=error.status,

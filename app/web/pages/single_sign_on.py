@@ -41,7 +41,6 @@ def begin_sign_in(services: ServicesDep, request: Request, next: str = "/") -> R
         url = services.provider.authorization_url(state, _callback_of(request))
     except Unavailable as error:
         return sign_in_view(
-            services,
             request,
             refused=error.message,
             status_code=error.status,
@@ -69,7 +68,7 @@ def finish_sign_in(
         if key_id is None:
             raise SignInRefused(NO_GROUP)
     except (SignInRefused, RateLimited, Unavailable) as refusal:
-        return sign_in_view(services, request, refused=refusal.message, status_code=refusal.status)
+        return sign_in_view(request, refused=refusal.message, status_code=refusal.status)
     has_several = _begin(services, request, key_id)
     return RedirectResponse(
         f"/project?next={quote(next_page, safe='')}" if has_several else next_page, 303

@@ -34,6 +34,8 @@ document.addEventListener("keydown", (event) => {
   KEYS[event.key]();
 });
 
+// Also while they are off, which "?" then is as well.
+document.querySelector("[data-keys]")?.addEventListener("click", () => help.showModal());
 if (use) {
   use.checked = !load(OFF);
   use.addEventListener("change", () => save(OFF, use.checked ? null : 1));

@@ -27,6 +27,8 @@ function open() {
       <form method="dialog">
         <h2 id="sign-in-over-title">Your session has ended</h2>
         <p>Sign in to go on. What you typed stays on this page.</p>
+        <p class="at-provider" hidden><a class="button" href="/sign-in/oidc" target="_blank"
+          rel="noopener"></a> in another tab, come back and continue, or use a key:</p>
         <label for="sign-in-over-key">API key</label>
         <input id="sign-in-over-key" type="password" autocomplete="current-password" required
           autofocus>
@@ -34,12 +36,14 @@ function open() {
         <p class="row"><button class="primary">Sign in</button>
           <button type="button" class="quiet">Cancel</button></p>
       </form>`;
+    if (document.body.dataset.provider) offerProvider(box, document.body.dataset.provider);
     const error = box.querySelector("[role=alert]");
     let isDone = false;
     box.querySelector("form").addEventListener("submit", async (event) => {
       event.preventDefault();
       error.textContent = "";
-      error.textContent = await signIn(box.querySelector("input").value);
+      const key = box.querySelector("input").value;
+      error.textContent = await (key ? signIn(key) : takeSession());
       isDone = error.textContent === "";
       if (isDone) box.close();
     });
@@ -54,11 +58,32 @@ function open() {
   });
 }
 
-// Begins a session, whose token the forms of this page have from then on; returns what is wrong.
-async function signIn(key) {
+// Offers a sign-in that another tab does; the key is then one of two ways.
+function offerProvider(box, name) {
+  box.querySelector(".at-provider").hidden = false;
+  box.querySelector(".at-provider a").textContent = `Sign in with ${name}`;
+  box.querySelector("input").required = false;
+  box.querySelector("button.primary").textContent = "Continue";
+}
+
+// Begins a session; returns what is wrong.
+function signIn(key) {
+  const body = new URLSearchParams({ key, next: "/settings" });
+  return takeToken(() => fetch("/sign-in", { method: "POST", body }));
+}
+
+// Takes up the session that another tab has begun; returns what is wrong.
+function takeSession() {
+  return takeToken(async () => {
+    if (await isSignedIn()) return fetch("/settings");
+    return new Response('<p role="alert">You are not signed in yet.</p>', { status: 401 });
+  });
+}
+
+// Gives the forms of this page the token of the page that is answered; returns what is wrong.
+async function takeToken(ask) {
   try {
-    const body = new URLSearchParams({ key, next: "/settings" });
-    const answer = await fetch("/sign-in", { method: "POST", body });
+    const answer = await ask();
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
     const token = page.querySelector("input[name=csrf]")?.value;
     if (!answer.ok || !token)
