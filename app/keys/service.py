@@ -139,6 +139,12 @@ def add_key(
     return key, secret
 
 
+def ensure_default_project(session: Session) -> None:
+    if session.get(Project, DEFAULT_PROJECT_ID) is None:
+        session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))
+        session.flush()
+
+
 def ensure_admin_key(database: Database, settings: Settings) -> str | None:
     """Make the default project and a first key; return a generated secret, to be shown once."""
     try:
@@ -152,9 +158,7 @@ def _ensure_admin_key(database: Database, settings: Settings) -> str | None:
     if secret:
         _refuse_weak(secret)
     with database.transaction() as session:
-        if session.get(Project, DEFAULT_PROJECT_ID) is None:
-            session.add(Project(id=DEFAULT_PROJECT_ID, name="default"))
-            session.flush()
+        ensure_default_project(session)
         if secret:
             _add_chosen(session, secret)
             return None

@@ -101,6 +101,7 @@ def create_key(
     from app.models import DEFAULT_PROJECT_ID, Scope
 
     with open_session() as session:
+        service.ensure_default_project(session)
         _, secret = service.add_key(session, DEFAULT_PROJECT_ID, name, Scope(scope))
     sys.stdout.write(f"{secret}\n")
 

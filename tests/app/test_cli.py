@@ -65,6 +65,12 @@ def test_help_names_the_commands_without_heavy_imports(tmp_path: Path) -> None:
     )
 
 
+def test_a_key_can_be_made_before_the_first_start(tmp_path: Path) -> None:
+    made = falqon(tmp_path, "admin", "keys", "create", "operator", "--scope", "admin")
+    assert (made.returncode, made.stderr) == (0, "")
+    assert made.stdout.startswith("ft_live_")
+
+
 def test_migrate_models_and_keys(tmp_path: Path) -> None:
     first = falqon(tmp_path, "migrate")
     second = falqon(tmp_path, "migrate")

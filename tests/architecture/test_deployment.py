@@ -196,6 +196,13 @@ def test_every_commented_line_of_the_env_example_is_a_valid_setting() -> None:
         assert not name.startswith("FALQON_") or name in settings
 
 
+def test_compose_gives_the_api_the_time_that_it_gives_open_requests() -> None:
+    command = STAGES["api"].arguments("CMD")[0]
+    grace = json.loads(command)[json.loads(command).index("--grace") + 1]
+    period = COMPOSE["services"]["api"]["stop_grace_period"]
+    assert int(period.removesuffix("s")) > int(grace)
+
+
 def second_card() -> str:
     """What the document has an operator write."""
     document = (ROOT / "docs" / "compose.md").read_text()
