@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -17,6 +18,7 @@ from tests.app.switches.conftest import make_result, models_of, put, read
 from tests.support.answers import keep_answers
 from tests.support.api import Api, Tenant
 from tests.support.model_engine import model_engine
+from tests.support.pages import sign_in
 from tests.support.upstream import KEY, WORDS, Refusal, Upstream
 from tests.support.waiting import wait_for
 from worker.context import WorkerContext
@@ -67,6 +69,13 @@ def ask(tenant: Tenant, **fields: Any) -> Any:
 
 def text_of(stream: Any) -> str:
     return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+
+def test_the_page_of_names_leads_to_no_model_of_the_upstream(tenant: Tenant) -> None:
+    with httpx.Client(base_url=tenant.api.url, follow_redirects=True, verify=False) as browser:
+        sign_in(browser, tenant)
+        page = browser.get("/settings/aliases").text
+    assert (THERE in page, "/models/upstream" in page) == (True, False)
 
 
 def test_a_question_goes_on_as_it_was_written(tenant: Tenant, upstream: Upstream) -> None:
