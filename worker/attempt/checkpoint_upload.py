@@ -2,6 +2,7 @@
 they are there.
 """
 
+import json
 import queue
 import threading
 import time
@@ -83,6 +84,9 @@ class CheckpointUploads:
                 if is_disk_full(error):
                     self._on_full_disk()
                 text = f"The checkpoint of step {saved.step} could not be stored"
+                folder = checkpoint_folder(self._output, saved.step)
+                if not self._storage_away and not folder.exists():
+                    text += ": the trainer removed it for newer ones before it was uploaded"
                 self._writer.add_event(NewEvent(text, level="warn"))
 
     def _store(self, saved: CheckpointSaved) -> None:
@@ -105,12 +109,16 @@ class CheckpointUploads:
     def _upload(self, saved: CheckpointSaved, prefix: str) -> None:
         folder = checkpoint_folder(self._output, saved.step)
         fault("before_checkpoint_upload")
-        for path in files_of(folder):
+        paths = {path.relative_to(folder).as_posix(): path for path in files_of(folder)}
+        expected = _read_hashes(folder, saved)
+        if missing := expected.keys() - paths.keys():
+            raise FileNotFoundError(f"{folder} is without {', '.join(sorted(missing))}")
+        for name, path in paths.items():
             self._writer.lease.check()
             fault("during_checkpoint_upload")
-            stored = self._storage.put_file(f"{prefix}/{path.relative_to(folder).as_posix()}", path)
-            if path == folder / MANIFEST and stored.sha256 != saved.manifest_sha256:
-                raise OSError(f"{path} is not the manifest that the trainer announced")
+            stored = self._storage.put_file(f"{prefix}/{name}", path)
+            if stored.sha256 != expected.get(name, stored.sha256):
+                raise OSError(f"{path} is not the file that the trainer announced")
 
     def _write_row(self, saved: CheckpointSaved) -> list[str]:
         """Return the prefixes of checkpoints that it takes the place of."""
@@ -122,6 +130,14 @@ class CheckpointUploads:
         if dropped is None:
             writer.raise_lease_lost()
         return dropped
+
+
+def _read_hashes(folder: Path, saved: CheckpointSaved) -> dict[str, str]:
+    """Return the sha256 of the manifest and of every file that it names."""
+    files = json.loads((folder / MANIFEST).read_bytes())["files"]
+    return {name: entry["sha256"] for name, entry in files.items()} | {
+        MANIFEST: saved.manifest_sha256
+    }
 
 
 def discard(storage: ObjectStore, prefix: str) -> None:

@@ -1,0 +1,88 @@
+"""A row of a checkpoint means that all its bytes are stored."""
+
+import json
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from app.jobs.claims import Claim
+from falqon_core.contract.layout import MANIFEST, checkpoint_folder
+from falqon_core.contract.messages import CheckpointSaved
+from tests.support.backend import Backend
+from tests.worker.attempt.relays import add_running_job, gateway_of
+from worker.attempt.checkpoint_upload import CheckpointUploads
+from worker.attempt.lease import Lease
+from worker.attempt.writer import AttemptWriter
+
+STATE = "state.bin"
+REMOVED = ": the trainer removed it for newer ones before it was uploaded"
+
+
+def save(output: Path, step: int) -> CheckpointSaved:
+    """Write the checkpoint of a step as a trainer does, and return its message."""
+    folder = checkpoint_folder(output, step)
+    folder.mkdir(parents=True)
+    (folder / STATE).write_text(f"{step}")
+    entry = {"bytes": len(f"{step}"), "sha256": sha256(f"{step}".encode()).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps({"step": step, "files": {STATE: entry}}))
+    digest = sha256((folder / MANIFEST).read_bytes()).hexdigest()
+    return CheckpointSaved(step=step, path="", bytes=1, manifest_sha256=digest, metrics={})
+
+
+def upload(backend: Backend, job_id: str, output: Path, *checkpoints: CheckpointSaved) -> None:
+    """Store what is still there of checkpoints of which the newest one is kept."""
+    gateway = gateway_of(backend)
+    lease = Lease(
+        gateway,
+        Claim(job_id, 1, "me"),
+        lease_seconds=1e9,
+        heartbeat_seconds=10,
+        claimed_at=0,
+        on_lost=lambda: None,
+    )
+    writer, job = AttemptWriter(gateway, lease), backend.job(job_id)
+    uploads = CheckpointUploads(backend.storage, writer, job, output, 1, lambda: None)
+    for saved in checkpoints:
+        uploads.add(saved)
+    uploads.finish()
+
+
+@pytest.mark.parametrize(
+    ("gone", "reason"), [(".", REMOVED), (MANIFEST, ""), (STATE, "")], ids=["all", MANIFEST, STATE]
+)
+def test_a_checkpoint_that_was_removed_before_its_upload_takes_no_place(
+    embedded_backend: Backend, tmp_path: Path, gone: str, reason: str
+) -> None:
+    """Also while it is being removed, file by file."""
+    backend = embedded_backend
+    job_id = add_running_job(backend)
+    output = tmp_path / "output"
+    upload(backend, job_id, output, save(output, 1))
+    backend.set(job_id, infra_failures=2)
+    saved = save(output, 2)
+    path = checkpoint_folder(output, 2) / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    upload(backend, job_id, output, saved)
+
+    (kept,) = backend.checkpoints(job_id)
+    assert (kept.step, backend.job(job_id).infra_failures) == (1, 2)
+    assert len(backend.storage.keys(kept.storage_prefix)) == 2
+    assert backend.storage.keys(kept.storage_prefix.removesuffix("/1") + "/2") == []
+    warning = backend.events(job_id)[-1]
+    text = f"The checkpoint of step 2 could not be stored{reason}"
+    assert (warning.level, warning.message) == ("warn", text)
+
+
+def test_a_file_that_is_not_as_the_manifest_says_is_not_stored(
+    embedded_backend: Backend, tmp_path: Path
+) -> None:
+    job_id = add_running_job(embedded_backend)
+    saved = save(tmp_path, 1)
+    (checkpoint_folder(tmp_path, 1) / STATE).write_text("changed")
+
+    upload(embedded_backend, job_id, tmp_path, saved)
+
+    assert embedded_backend.checkpoints(job_id) == []
