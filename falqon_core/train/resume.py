@@ -1,16 +1,18 @@
-"""The settings that a continued training takes over from its checkpoint, and the changes that it
-refuses.
+"""The settings that a continued training takes over from its checkpoint, the changes that it
+refuses, and the best checkpoint where that is lost.
 """
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.errors import ConfigError
+from falqon_core.contract.errors import CheckpointCorrupt, ConfigError
+from falqon_core.contract.layout import checkpoint_folder, checkpoint_folders
 from falqon_core.data.sequences import sequences_of
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.memory import (
@@ -21,7 +23,7 @@ from falqon_core.estimate.memory import (
     usable_bytes,
 )
 from falqon_core.estimate.placement import offloaded_bytes
-from falqon_core.train.checkpoint import Progress
+from falqon_core.train.checkpoint import Progress, load_checkpoint
 from falqon_core.train.data import Datasets
 from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.memory import available_bytes, check_host_memory, fit_to_memory
@@ -183,3 +185,38 @@ def check_same_training(before: Progress, now: Progress, warn: Callable[[str], N
             f"continuing with {now.num_processes} processes after {before.num_processes}: "
             "results differ in the last bits"
         )
+
+
+def replace_lost_best(output: Path, progress: Progress, warn: Callable[[str], None]) -> None:
+    """Choose another best step where the checkpoint of `progress.best_step` is missing or corrupt,
+    which could not be exported: that of the lowest validation loss among those that are left, or
+    none, so that the next evaluation becomes it. A training that stopped early stays stopped.
+    """
+    lost = progress.best_step
+    if lost in (None, progress.step) or _load_progress(checkpoint_folder(output, lost)):
+        return
+    left = filter(None, map(_load_progress, checkpoint_folders(output)))
+    losses = {
+        each.step: each.metrics["valid_loss"] for each in left if "valid_loss" in each.metrics
+    }
+    best = min(losses, key=lambda step: (losses[step], step), default=None)
+    progress.best_step = best
+    if best is None:
+        progress.best_valid_loss = None
+        progress.num_stale_evaluations = 0
+        replacement = "the next evaluation chooses another"
+    else:
+        progress.best_valid_loss = losses[best]
+        replacement = f"that of step {best} is the best of the others"
+    warn(
+        f"the checkpoint of step {lost} had the lowest validation loss and is missing or corrupt; "
+        f"{replacement}"
+    )
+
+
+def _load_progress(folder: Path) -> Progress | None:
+    """Return the progress of a checkpoint, or None where that is not whole."""
+    try:
+        return load_checkpoint(folder).progress
+    except CheckpointCorrupt:
+        return None

@@ -41,6 +41,7 @@ from falqon_core.train.resume import (
     hash_data,
     recipe_fit_to_memory,
     recipe_for_data,
+    replace_lost_best,
 )
 from falqon_core.train.state import TrainState, build_state, prepare_method
 from falqon_core.train.streaming import stream_layers
@@ -104,6 +105,7 @@ def set_up(
     )
     if checkpoint is not None:
         check_same_training(checkpoint.progress, progress, warn)
+        replace_lost_best(output, checkpoint.progress, warn)
     guard = OutOfMemoryGuard(plan, dimensions, device)
 
     whole = fits_untouched(recipe, dimensions, device)

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,38 @@ def test_a_training_that_stopped_early_stays_stopped(
     assert not of(Log, again)
     assert of(Finished, again)[0].early_stop == of(Finished, messages)[0].early_stop
     assert (output / "model" / "SHA256SUMS").read_text() == before
+
+
+def test_a_training_whose_best_checkpoint_is_lost_exports_the_best_of_the_rest(
+    whole: tuple[Path, list[TrainerMessage]], tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    best = of(Finished, whole[1])[0].best_step
+    run(tiny_folder, train_file, tmp_path / "out", best + 3)
+    shutil.rmtree(tmp_path / "out" / "checkpoints" / str(best))
+
+    code, messages = run(tiny_folder, train_file, tmp_path / "out")
+
+    assert code == ExitCode.DONE
+    (warning,) = of(Log, messages)
+    assert warning.level == "warn"
+    assert warning.text.startswith(f"the checkpoint of step {best} had the lowest validation loss")
+    losses = {message.step: message.valid_loss for message in of(Evaluated, messages)}
+    (finished,) = of(Finished, messages)
+    assert finished.best_step == min(losses, key=lambda step: losses[step])
+
+
+def test_a_training_that_stopped_early_exports_its_last_step_where_the_best_is_corrupt(
+    whole: tuple[Path, list[TrainerMessage]], tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    output = shutil.copytree(whole[0], tmp_path / "out")
+    (before,) = of(Finished, whole[1])
+    (output / "checkpoints" / str(before.best_step) / "method.safetensors").write_bytes(b"")
+
+    code, messages = run(tiny_folder, train_file, output)
+
+    assert code == ExitCode.DONE
+    assert not of(StepMetrics, messages)
+    (finished,) = of(Finished, messages)
+    assert (finished.steps, finished.best_step) == (before.steps, before.steps)
+    (warning,) = of(Log, messages)
+    assert warning.text.endswith(f"that of step {before.steps} is the best of the others")

@@ -12,11 +12,21 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ConfigError, OutOfMemory
 from falqon_core.contract.messages import ExitCode, Started, StepMetrics
 from falqon_core.estimate import host_memory
-from falqon_core.train.checkpoint import Progress, load_checkpoint, save_checkpoint
+from falqon_core.train.checkpoint import (
+    Progress,
+    TrainingState,
+    load_checkpoint,
+    save_checkpoint,
+)
 from falqon_core.train.data import load_data
 from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.model import load_tokenizer
-from falqon_core.train.resume import check_same_training, hash_data, recipe_fit_to_memory
+from falqon_core.train.resume import (
+    check_same_training,
+    hash_data,
+    recipe_fit_to_memory,
+    replace_lost_best,
+)
 from tests.falqon_core.estimate.test_estimate import TINY
 from tests.falqon_core.train.processes import Running, trainer, write_config
 from tests.falqon_core.train.trainings import bytes_of, config_of, of, train
@@ -209,3 +219,28 @@ def test_needs_that_host_memory_does_not_hold_are_refused(
             torch.device("cuda"),
             ProcessGroup(),
         )
+
+
+@pytest.mark.parametrize(
+    ("is_lost", "best"), [(False, (3, 0.5, 1)), (True, (2, 0.75, 1))], ids=["there", "lost"]
+)
+def test_a_lost_best_checkpoint_is_replaced_by_the_best_that_is_left(
+    is_lost: bool, best: tuple[int, float, int], tmp_path: Path
+) -> None:
+    progress = progress_on("cpu", Recipe().resolved(100))
+    for step, loss in {1: 1.0, 2: 0.75, 3: 0.5, 4: 0.875}.items():
+        update = {"step": step, "metrics": {"valid_loss": loss}}
+        progress = progress.model_copy(update=update)
+        save_checkpoint(tmp_path, TrainingState(progress, {}, {}), keep=4)
+    progress = progress.model_copy(
+        update={"step": 5, "best_step": 3, "best_valid_loss": 0.5, "num_stale_evaluations": 1}
+    )
+    warnings: list[str] = []
+    if is_lost:
+        (tmp_path / "checkpoints" / "3" / "progress.json").unlink()
+
+    replace_lost_best(tmp_path, progress, warnings.append)
+
+    now = (progress.best_step, progress.best_valid_loss, progress.num_stale_evaluations)
+    assert now == best
+    assert len(warnings) == is_lost
