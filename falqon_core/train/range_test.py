@@ -20,6 +20,7 @@ from falqon_core.objectives import Objective
 from falqon_core.train.data import training_loader
 from falqon_core.train.distributed import ProcessGroup
 from falqon_core.train.evaluate import evaluate
+from falqon_core.train.progress_counter import ProgressCounter
 from falqon_core.train.signals import StoppedBeforeFirstStep
 from falqon_core.train.state import TrainState
 
@@ -29,15 +30,18 @@ def compute_untouched_losses(
     data: Dataset,
     objective: Objective,
     group: ProcessGroup,
+    report: Callable[[str], None],
     stop: Callable[[], bool],
 ) -> list[float]:
     """Return the loss of the model before any step on the batch of each step.
 
-    Raises `StoppedBeforeFirstStep` where `stop` returns True on any rank.
+    Progress goes to `report` twice a minute. Raises `StoppedBeforeFirstStep` where `stop` returns
+    True on any rank.
     """
     recipe, device = state.progress.recipe, state.model.device
     assert recipe.microbatch_tokens is not None, "fit the recipe to memory first"
     loader = training_loader(data, recipe, device)
+    counter = ProgressCounter("range test", NUM_STEPS, "batches", report)
     losses = []
     for _ in range(NUM_STEPS):
         if group.any_rank(stop()):
@@ -46,6 +50,7 @@ def compute_untouched_losses(
             loader.next_records(), recipe.microbatch_tokens, recipe.packing, row_multiple(device)
         )
         losses.append(evaluate(state.model, plan, objective, group)["loss"])
+        counter.add(1)
     return losses
 
 

@@ -8,7 +8,6 @@ checkpoint yet and begins it again.
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -25,11 +24,11 @@ from falqon_core.data.sequences import Item
 from falqon_core.objectives.loss import sequence_log_probabilities
 from falqon_core.train.data import Datasets
 from falqon_core.train.distributed import ProcessGroup
+from falqon_core.train.progress_counter import ProgressCounter
 from falqon_core.train.signals import StoppedBeforeFirstStep
 
 # Names under which a checkpoint keeps them begin so, beside the method's own tensors.
 REFERENCE_PREFIX = "reference."
-REPORT_SECONDS = 30.0
 
 
 def compute_reference(
@@ -51,7 +50,7 @@ def compute_reference(
     datasets = data.by_name()
     read = {name: np.arange(len(dataset.sequences)) for name, dataset in datasets.items()}
     read["train"] = _indices_read(len(data.train.sequences), recipe)
-    counter = _PairCounter(sum(map(len, read.values())), report)
+    counter = ProgressCounter("reference", sum(map(len, read.values())), "pairs", report)
     reference = {}
     for name, dataset in datasets.items():
         pairs = [dataset.sequences[index] for index in read[name].tolist()]
@@ -67,7 +66,7 @@ def _compute_together(
     pairs: Sequence[Item],
     recipe: Recipe,
     group: ProcessGroup,
-    counter: "_PairCounter",
+    counter: ProgressCounter,
     stop: Callable[[], bool],
 ) -> Tensor:
     """Return the log-probabilities of all `pairs`, fp32 [n, 2]; each rank computes its share."""
@@ -96,23 +95,6 @@ def _indices_read(num_pairs: int, recipe: Recipe) -> np.ndarray:
     assert recipe.batch_size is not None, "resolve the recipe first"
     order = order_of_epoch(num_pairs, recipe.seed, epoch=0)
     return np.sort(order[: recipe.num_steps(num_pairs) * recipe.batch_size])
-
-
-class _PairCounter:
-    """A counter that reports the pairs done, of `total`, every `REPORT_SECONDS`."""
-
-    def __init__(self, total: int, report: Callable[[str], None]) -> None:
-        self._total = total
-        self._report = report
-        self._num_done = 0
-        self._said_at = time.monotonic()
-
-    def add(self, num_pairs: int) -> None:
-        self._num_done += num_pairs
-        now = time.monotonic()
-        if now >= self._said_at + REPORT_SECONDS:
-            self._said_at = now
-            self._report(f"reference: {self._num_done:,} of {self._total:,} pairs are read")
 
 
 def read_reference(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

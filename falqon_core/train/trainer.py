@@ -114,7 +114,7 @@ class Trainer:
         group = self._group
         losses = self._guard(
             lambda: compute_untouched_losses(
-                self.state, self._data.train, self._objective, group, self._stop
+                self.state, self._data.train, self._objective, group, self._report, self._stop
             )
         )
         meter = Meter(self._recipe, self._dimensions, self._device, self._total_steps)

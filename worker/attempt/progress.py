@@ -25,7 +25,7 @@ from falqon_core.estimate.eta import Eta
 from falqon_core.estimate.learning_monitor import LearningMonitor
 from falqon_core.estimate.prices import Price
 from worker.attempt.cost_meter import CostMeter
-from worker.attempt.step_timing import StepTiming
+from worker.attempt.step_timing import HANG_LOGS, StepTiming
 from worker.machine.gpu import Machine
 
 # An attempt that goes on after the last evaluation does not receive these again.
@@ -73,18 +73,28 @@ class AttemptProgress:
         )
         self._tokens = 0
         self._heard_at = 0.0
+        self._logged_at = 0.0
 
     def listen(self) -> None:
         """Note that the trainer has been started, or has sent a sign of life."""
         self._heard_at = self._clock()
 
     def is_stuck(self, floor: float) -> bool:
-        """Return True if the trainer has been silent for much longer than it should be."""
+        """Return True if the trainer has been silent for much longer than it should be, or has sent
+        nothing but logs for so long that it gets no further.
+        """
         with self._lock:
             step = self._last.step if self._last else 0
             total_steps = self._last.total_steps if self._last else 1
             timeout = self._step_timing.hang_timeout(step, total_steps, floor)
-            return self._clock() - self._heard_at > timeout
+            now = self._clock()
+            silence = now - max(self._heard_at, self._logged_at)
+            return silence > timeout or now - self._heard_at > max(timeout, HANG_LOGS * floor)
+
+    def logged(self) -> None:
+        """Note a sign of life that may come for a while without any step."""
+        with self._lock:
+            self._logged_at = self._clock()
 
     def started(self, message: Started) -> None:
         with self._lock:

@@ -251,6 +251,7 @@ class Relay:
                 text = f"Range test: {result.message}"
                 self._waiting.add(NewEvent(text, data={"range_test": result.model_dump()}))
             case Log() as message:
+                self._progress.logged()
                 self._waiting.add(NewEvent(_without_nul(message.text), level=message.level))
             case Failed() as message:
                 self.failed = message.model_copy(update={"message": _without_nul(message.message)})

@@ -15,6 +15,9 @@ HANG_STEPS = 20
 HANG_PAUSES = 5
 # Loading, and merging after the last step, take longer than steps, and nothing is known of them.
 HANG_CLOSING = 6
+# Reading all pairs of a large file before the first step takes hours, and only logs report it. By
+# default it may take a day.
+HANG_LOGS = 144
 NUM_KEPT = 256  # Latest steps, evaluations and checkpoints.
 
 

@@ -21,7 +21,7 @@ from falqon_core.contract.messages import (
     TrainerMessage,
 )
 from falqon_core.data.dataset import load_dataset
-from falqon_core.train import reference
+from falqon_core.train import progress_counter
 from falqon_core.train.checkpoint import load_checkpoint, save_checkpoint
 from falqon_core.train.data import Datasets
 from falqon_core.train.distributed import SINGLE_PROCESS
@@ -151,7 +151,7 @@ def test_the_model_is_asked_about_the_pairs_that_are_read(run: Any, tmp_path: Pa
 def test_the_reference_pass_reports_progress_and_stops_on_request(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reference, "REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(progress_counter, "REPORT_SECONDS", 0.0)
     _, messages = run()
     texts = [message.text for message in of(Log, messages)]
     assert len(texts) > 2

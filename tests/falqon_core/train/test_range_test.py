@@ -7,6 +7,7 @@ from falqon_core.contract.errors import LossNotFinite
 from falqon_core.contract.messages import (
     ExitCode,
     Finished,
+    Log,
     RangeTested,
     Started,
     StepMetrics,
@@ -14,6 +15,7 @@ from falqon_core.contract.messages import (
 )
 from falqon_core.contract.range_test import NUM_STEPS, SPAN, RangeTest, rate_of_step
 from falqon_core.methods import METHOD_CLASSES
+from falqon_core.train import progress_counter
 from falqon_core.train.range_test import run_range_test
 from tests.falqon_core.train.trainings import bytes_of, config_of, of, train
 
@@ -48,6 +50,16 @@ def test_a_range_test_reports_a_curve_and_leaves_no_file(
     assert abs(result.points[0].loss_change) < 0.02, "the lowest rate has changed little"
     assert min(point.loss_change for point in result.points) < 0
     assert bytes_of(tmp_path / "out") == {}
+
+
+def test_reading_the_batches_before_the_first_step_reports_progress(
+    tiny_folder: Path, train_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_counter, "REPORT_SECONDS", 0.0)
+    _, messages = train(config_of(tiny_folder, train_file, RECIPE), tmp_path / "out", 1)
+    texts = [message.text for message in of(Log, messages)]
+    assert len(texts) == NUM_STEPS
+    assert texts[-1] == f"range test: {NUM_STEPS} of {NUM_STEPS} batches are read"
 
 
 def metrics_of(step: int, loss: float) -> StepMetrics:

@@ -39,6 +39,7 @@ def relay_of(
     gateway: DirectGateway,
     spool: Spool,
     on_checkpoint: Callable[[CheckpointSaved], None] = lambda saved: None,
+    progress: AttemptProgress | None = None,
     **options: Any,
 ) -> Relay:
     lease = Lease(
@@ -49,6 +50,10 @@ def relay_of(
         claimed_at=0,
         on_lost=lambda: None,
     )
-    machine, price = backend.supervisor().machine, default_price("cpu")
-    progress = AttemptProgress(backend.job(job_id), machine, lambda: 0, price)
+    progress = progress or progress_of(backend, job_id, lambda: 0)
     return Relay(AttemptWriter(gateway, lease), progress, "cpu", spool, on_checkpoint, **options)
+
+
+def progress_of(backend: Backend, job_id: str, clock: Callable[[], float]) -> AttemptProgress:
+    machine, price = backend.supervisor().machine, default_price("cpu")
+    return AttemptProgress(backend.job(job_id), machine, clock, price)

@@ -374,3 +374,21 @@ def test_the_allowed_silence_of_a_trainer_follows_its_phase() -> None:
     assert (silent(2000.0), silent(2001.0)) == (False, True), "20 steps of the usual length"
     progress.step(step(100))
     assert (silent(6 * floor), silent(6 * floor + 1)) == (False, True), "merging"
+
+
+def test_logs_before_the_first_step_are_signs_of_life_for_a_day() -> None:
+    """As while the reference of many pairs is computed."""
+    now, floor = 0.0, 600.0
+    progress = AttemptProgress(job(), Machine("h100", 1), lambda: now, H100)
+    progress.listen()
+    for now in range(0, 144 * 600 + 1, 30):  # noqa: B007, the clock reads it
+        progress.logged()
+        assert not progress.is_stuck(floor)
+    now += 30
+    progress.logged()
+    assert progress.is_stuck(floor)
+    progress.step(step(1))
+    assert not progress.is_stuck(floor)
+    progress.logged()
+    now += 6 * 600 + 1
+    assert progress.is_stuck(floor)

@@ -1,5 +1,7 @@
 import os
 from collections.abc import Callable
+from contextlib import closing
+from io import BytesIO
 
 import pytest
 from sqlalchemy import event
@@ -20,7 +22,7 @@ from falqon_core.contract.messages import (
     encode,
 )
 from tests.support.backend import Backend
-from tests.worker.attempt.relays import add_running_job, gateway_of, relay_of
+from tests.worker.attempt.relays import add_running_job, gateway_of, progress_of, relay_of
 from tests.worker.attempt.test_progress import step
 from worker.attempt.relay import MAX_BATCH, MAX_LINE_BYTES
 from worker.attempt.spool import Spool
@@ -69,6 +71,19 @@ def test_noise_on_the_pipe_is_passed_over(backend: Backend) -> None:
         ("after", "warn"),
     ]
     assert saved == [checkpoint]
+
+
+def test_a_log_is_a_sign_of_life(backend: Backend) -> None:
+    now = 0.0
+    job_id = add_running_job(backend)
+    progress = progress_of(backend, job_id, lambda: now)
+    with closing(Spool(backend.settings.data_dir / "events.spool")) as spool:
+        relay = relay_of(backend, job_id, gateway_of(backend), spool, progress=progress)
+        now = 3600.0
+        relay.read(BytesIO(encode(Log(text="reference: 20 of 90 pairs are read"))))
+        relay.join(5)
+    now += 60.0
+    assert not progress.is_stuck(floor=600.0)
 
 
 def test_an_impossible_figure_makes_no_message(backend: Backend) -> None:
