@@ -15,7 +15,7 @@ STAGING_SUFFIX = ".partial"
 @contextmanager
 def staged_folder(output: Path) -> Iterator[Path]:
     """Yield a temporary sibling of `output` to write into; on success it takes `output`'s place, on
-    any error it is removed.
+    any error it is removed. Of a link the place is taken too; what it leads to stays.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(
@@ -26,7 +26,9 @@ def staged_folder(output: Path) -> Iterator[Path]:
         for path in [*staging.rglob("*"), staging]:
             path.chmod(0o755 if path.is_dir() else 0o644)
             _flush(path)
-        if output.exists():
+        if output.is_symlink():
+            output.unlink()
+        elif output.exists():
             shutil.rmtree(output)
         staging.rename(output)
         _flush(output.parent)

@@ -32,6 +32,22 @@ def test_an_error_leaves_the_old_folder_and_nothing_else(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "old.txt"]
 
 
+@pytest.mark.parametrize("leads_to", ["earlier", "nowhere"])
+def test_a_folder_takes_the_place_of_a_link(leads_to: str, tmp_path: Path) -> None:
+    """And not that of what the link leads to, which may be anything."""
+    (tmp_path / "earlier").mkdir()
+    (tmp_path / "earlier" / "old.txt").write_text("old")
+    output = tmp_path / "current"
+    output.symlink_to(leads_to)
+    with staged_folder(output) as staging:
+        (staging / "new.txt").write_text("new")
+
+    assert not output.is_symlink()
+    assert [path.name for path in output.iterdir()] == ["new.txt"]
+    assert (tmp_path / "earlier" / "old.txt").read_text() == "old"
+    assert {path.name for path in tmp_path.iterdir()} == {"current", "earlier"}
+
+
 def test_only_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     output = tmp_path / "model[1]"
     others = {".model[1].json", ".model[1].backup", ".model1.abc.partial"}
