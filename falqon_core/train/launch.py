@@ -37,9 +37,10 @@ def run_ranks(arguments: Sequence[str], num_processes: int, message_fd: int | No
     relay = _SignalRelay()  # Signals are relayed from before torch is loaded.
     command = ["-m", "falqon_core", *arguments]
     if message_fd is not None:
-        # A rank inherits its standard streams only.
-        os.dup2(message_fd, STDOUT)
-        os.close(message_fd)
+        if message_fd != STDOUT:
+            # A rank inherits its standard streams only.
+            os.dup2(message_fd, STDOUT)
+            os.close(message_fd)
         command += ["--message-fd", str(STDOUT)]
     agent = relay.agent = _create_agent(command, num_processes)
     result = agent.run()

@@ -4,13 +4,31 @@ torch anew, so one training meets every end in turn, and forks carry it to its l
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from falqon_core.contract.messages import CheckpointSaved, ExitCode, Finished, Started, StepMetrics
+from falqon_core.contract.messages import (
+    CheckpointSaved,
+    ExitCode,
+    Failed,
+    Finished,
+    Started,
+    StepMetrics,
+    decode,
+)
 from falqon_core.train.launch import _common_code
-from tests.falqon_core.train.processes import Running, children, launched, ranks, write_config
+from tests.falqon_core.train.processes import (
+    ENVIRONMENT,
+    Running,
+    children,
+    command,
+    launched,
+    ranks,
+    write_config,
+)
 from tests.falqon_core.train.trainings import bytes_of
 from tests.support.waiting import wait_for
 
@@ -96,6 +114,20 @@ def finished(config: Path, output: Path) -> Running:
         output.parent / f"{output.name}.log"
     ).read_text()
     return first
+
+
+def test_messages_may_go_to_stdout(train_file: Path, tmp_path: Path) -> None:
+    """Both ranks find no model, and the first one says so."""
+    config = write_config(tmp_path / "config.json", tmp_path / "nowhere", train_file, RECIPE)
+    options = ["--num-processes", "2", "--message-fd", "1"]
+    arguments = ["-m", "falqon_core", *command(config, tmp_path / "out"), *options]
+    ended = subprocess.run(
+        [sys.executable, *arguments], env=ENVIRONMENT, capture_output=True, check=False
+    )
+    assert ended.returncode == ExitCode.USER_ERROR, ended.stderr
+    (failed,) = map(decode, ended.stdout.splitlines())
+    assert isinstance(failed, Failed)
+    assert failed.param == "model"
 
 
 @pytest.mark.parametrize(
