@@ -75,6 +75,20 @@ class FencedOut(ApiError):
         super().__init__("Another attempt has the job, or it has ended.")
 
 
+class Busy(ApiError):
+    """Another call does the same at the moment; unlike after other conflicts, clients are to repeat
+    the request.
+    """
+
+    status = 409
+    type = "invalid_request_error"
+    code = "in_progress"
+
+    def __init__(self, message: str, *, param: str, code: str) -> None:
+        headers = {"retry-after": "2", "x-should-retry": "true"}
+        super().__init__(message, param=param, code=code, headers=headers)
+
+
 class UploadTooSlow(ApiError):
     status = 408
     type = "invalid_request_error"

@@ -29,7 +29,7 @@ Json = dict[str, Any]
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 ANSWER_TIMEOUT_SECONDS = 120.0
-NOTHING_DONE = {429, 503}
+NOTHING_DONE = {409, 429, 503}  # 409: another call does the same at the moment
 # Errors of an answer that does not come from this service, in every retry.
 NO_ANSWER = (httpx.TooManyRedirects, httpx.DecodingError)
 SHA256_ETAG = re.compile(r'(?:W/)?"([0-9a-f]{64})"')
@@ -280,7 +280,7 @@ class Api:
         if response.status_code == httpx.codes.NOT_FOUND:
             return NoSuchObject(message, hint, body=body)
         may_pass = response.is_server_error or (
-            response.status_code == httpx.codes.TOO_MANY_REQUESTS and not _is_final(response)
+            response.status_code in NOTHING_DONE and not _is_final(response)
         )
         if may_pass:
             return ApiUnavailable(

@@ -54,7 +54,7 @@ def internal_error() -> JSONResponse:
 def answer(error: ApiError) -> JSONResponse:
     headers = dict(error.headers)
     if error.status < 500 and error.status not in REPEATABLE_STATUSES:
-        headers["x-should-retry"] = "false"
+        headers.setdefault("x-should-retry", "false")
     return JSONResponse(
         body(redact_keys(error.message), error.type, error.param, error.code), error.status, headers
     )

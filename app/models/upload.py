@@ -4,7 +4,8 @@ from enum import StrEnum
 from sqlalchemy import JSON, BigInteger, ForeignKey, Index
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.models.base import Base, CreatedAt
+from app.models.base import CreatedAt
+from app.models.leased import Leased
 
 
 class UploadStatus(StrEnum):
@@ -14,9 +15,9 @@ class UploadStatus(StrEnum):
     EXPIRED = "expired"
 
 
-class Upload(Base):
+class Upload(Leased):
     """File that arrives in parts. While it is pending its parts have rows; afterwards only the
-    file, if there is one, has.
+    file, if there is one, has. The call that completes it holds the lease.
     """
 
     __tablename__ = "uploads"
@@ -34,3 +35,5 @@ class Upload(Base):
     file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id"))
     created_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime]
+    # An older version adds rows without it.
+    attempt: Mapped[int] = mapped_column(default=0, server_default="0")

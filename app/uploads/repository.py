@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from app.base.database import UNSYNCED, now_plus
 from app.models import Upload, UploadPart, UploadStatus
+from app.operations import leases
 
 EXPIRED_AT_ONCE = 100
 
@@ -39,6 +40,19 @@ def remove_parts(session: Session, upload_ids: Sequence[str]) -> Sequence[str]:
         .returning(UploadPart.storage_key)
     )
     return session.scalars(statement, execution_options=UNSYNCED).all()
+
+
+def renew(session: Session, upload: Upload, lease_seconds: float) -> bool:
+    """Extend the lease of a completion. Return False when it is lost or the upload has ended."""
+    is_mine = (*leases.is_attempt(upload), Upload.status == UploadStatus.PENDING)
+    statement = update(Upload).where(*is_mine).values(lease_expires_at=now_plus(lease_seconds))
+    return leases.execute(session, Upload, statement)
+
+
+def release(session: Session, upload: Upload) -> None:
+    """End the lease of a completion, unless another has begun."""
+    statement = update(Upload).where(*leases.is_attempt(upload)).values(lease_expires_at=None)
+    session.execute(statement, execution_options=UNSYNCED)
 
 
 def any_overdue(session: Session) -> bool:

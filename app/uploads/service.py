@@ -22,7 +22,7 @@ from app.garbage import orphans
 from app.models import File, Purpose, Upload, UploadPart, UploadStatus
 from app.projects import quotas
 from app.services import Services
-from app.uploads import repository
+from app.uploads import leases, repository
 from app.uploads.schemas import MAX_PARTS, PartObject, UploadObject, UploadRequest
 from falqon_core.contract.sources import HEAD_BYTES
 
@@ -119,18 +119,39 @@ def _complete(
         if is_completed_with(upload, part_ids):
             return upload, lookup.find(session, project_id, upload.file_id)
         parts = order_parts(session, upload, part_ids)
+        leases.claim(session, upload, services.settings.lease)
+    with leases.released_on_error(services.database, upload):
+        return _copy_parts(services, caller, upload, parts, md5, idempotency_key)
+
+
+def _copy_parts(
+    services: Services,
+    caller: Caller,
+    upload: Upload,
+    parts: Sequence[UploadPart],
+    md5: str | None,
+    idempotency_key: str | None,
+) -> tuple[Upload, File | None]:
+    """Write the file and add its row, as the holder of the lease."""
+    project_id, upload_id = caller.project_id, upload.id
+    part_ids = [part.id for part in parts]
     table = table_of(services.storage, upload, parts)
     if table is not None:
         with services.database.read() as session:
             creation.admit_import(session, project_id, idempotency_key)
     file_id, key = creation.new_key(project_id)
-    chunks = join_parts(services.storage, parts, md5)
+    chunks = leases.renew_while_reading(
+        services.database,
+        upload,
+        services.settings.lease,
+        join_parts(services.storage, parts, md5),
+    )
     stored = orphans.put(services.database, services.storage, key, chunks)
 
     def complete() -> tuple[Upload, File | None]:
         with services.database.transaction() as session:
             upload = _get(session, project_id, upload_id, lock=True)
-            if is_completed_with(upload, part_ids):  # a concurrent call was faster
+            if is_completed_with(upload, part_ids):  # the lease was lost to it
                 return upload, lookup.find(session, project_id, upload.file_id)
             file = make_file(
                 session,

@@ -1,4 +1,6 @@
 import io
+import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -6,7 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from app.base.database import Database, now
-from app.base.errors import IllegalState
+from app.base.errors import Busy, IllegalState
 from app.base.settings import Settings
 from app.base.storage import Storage
 from app.garbage import orphans
@@ -19,7 +21,7 @@ from app.models import (
     UploadPart,
     UploadStatus,
 )
-from app.uploads import service
+from app.uploads import leases, service
 from app.uploads.schemas import UploadRequest
 from tests.support.services import ADMIN, make_services
 
@@ -46,6 +48,13 @@ class Uploads:
 
     def complete(self, upload_id: str, *part_ids: str) -> None:
         service.complete_upload(self.services, ADMIN, upload_id, list(part_ids))
+
+    def claim(self, upload_id: str, lease: timedelta = timedelta(seconds=60)) -> Upload:
+        """The upload, as a call that completes it holds it."""
+        with self.database.transaction() as session:
+            upload = session.get_one(Upload, upload_id)
+            leases.claim(session, upload, lease)
+        return upload
 
     def let_an_hour_pass(self) -> None:
         with self.database.transaction() as session:
@@ -106,6 +115,59 @@ def test_of_a_completed_upload_only_the_file_stays(uploads: Uploads) -> None:
     uploads.let_an_hour_pass()
     assert uploads.sweep() == [f"projects/{DEFAULT_PROJECT_ID}/files/{file_id}"]
     assert service.expire(uploads.database) == 0, "what is completed does not expire"
+
+
+def test_one_completion_at_a_time_copies_the_parts(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload_id = uploads.begin()
+    part_id = uploads.send(upload_id, b"abcdef")
+    put = orphans.put
+    copies = []
+
+    def completed_meanwhile(*arguments: object) -> object:
+        copies.append(arguments)
+        with pytest.raises(Busy) as caught:
+            uploads.complete(upload_id, part_id)
+        assert caught.value.code == "completion_in_progress"
+        return put(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(orphans, "put", completed_meanwhile)
+    uploads.complete(upload_id, part_id)
+    uploads.complete(upload_id, part_id)
+    assert len(copies) == 1
+
+
+def test_an_upload_is_completed_after_the_lease_of_a_killed_process(uploads: Uploads) -> None:
+    upload_id = uploads.begin()
+    part_id = uploads.send(upload_id, b"abcdef")
+    uploads.claim(upload_id)
+    with pytest.raises(Busy):
+        uploads.complete(upload_id, part_id)
+    with uploads.database.transaction() as session:
+        session.execute(update(Upload).values(lease_expires_at=now(session)))
+    uploads.complete(upload_id, part_id)
+    assert uploads.status(upload_id) == UploadStatus.COMPLETED
+
+
+def test_a_slow_completion_keeps_its_lease_until_the_upload_ends(uploads: Uploads) -> None:
+    upload_id = uploads.begin()
+    lease = timedelta(seconds=0.6)
+    upload = uploads.claim(upload_id, lease)
+
+    def slow_chunks() -> Iterator[bytes]:
+        for _ in range(4):
+            time.sleep(0.3)
+            with pytest.raises(Busy):
+                uploads.claim(upload_id)
+            yield b"a"
+        service.cancel_upload(uploads.services, ADMIN, upload_id)
+        time.sleep(0.3)
+        yield b"a"
+        raise AssertionError("the copy goes on")
+
+    with pytest.raises(Busy):
+        list(leases.renew_while_reading(uploads.database, upload, lease, slow_chunks()))
 
 
 @pytest.mark.parametrize("late", ["part", "complete"])
