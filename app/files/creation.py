@@ -1,17 +1,18 @@
 """Creation of files, of bytes that are stored or of a source that a worker is to read."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import TypeVar
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.base.database import now
+from app.base.database import Database, now
 from app.base.errors import IdempotencyMismatch, InvalidRequest
 from app.base.ids import new_id
-from app.base.storage import Stored, keys
+from app.base.storage import Storage, Stored, keys
+from app.base.storage.hashing import Hashes
 from app.files import repository
 from app.files.addresses import name_of
 from app.files.lookup import NO_SHA256, import_of
@@ -22,6 +23,7 @@ from app.models.answer_file import AnswerFileOrigin
 from app.models.batch import MAX_BATCH_BYTES
 from app.notifier.broker import Notifier
 from app.operations import service as operations
+from app.projects import quotas
 
 T = TypeVar("T")
 MAX_NAME_LENGTH = 255
@@ -74,15 +76,13 @@ def add(
     made_of: AnswerFileOrigin | None = None,
 ) -> File:
     """Add the row of bytes that stand under its key; or return the file of an earlier call with
-    the same idempotency key, and leave the bytes an orphan.
+    the same idempotency key, and leave the bytes an orphan, if there are any.
     """
     if idempotency_key is not None:
         earlier = repository.find_by_key(session, project_id, idempotency_key)
         if earlier is not None:
             _check_repeats(session, earlier, stored, purpose, table)
             return earlier
-    if table is not None:
-        admit_import(session, project_id)
     key = keys.file_content(project_id, file_id)
     orphans.claim(session, key)
     created_at = now(session)
@@ -114,12 +114,41 @@ def add(
     return file
 
 
-def admit_import(session: Session, project_id: str, idempotency_key: str | None = None) -> None:
-    """Raise `RateLimited` if too many tables and sources of the project are still to be read; a
-    call that repeats an earlier one adds none.
+def admit(
+    session: Session,
+    project_id: str,
+    num_bytes: int,
+    table: UploadTable | None,
+    idempotency_key: str | None,
+    *,
+    freed: int = 0,
+) -> bool:
+    """Check that the project may have one more file of this size. Return False, unchecked, for a
+    call that repeats an earlier one and so adds none.
     """
-    if idempotency_key is None or not repository.find_by_key(session, project_id, idempotency_key):
-        operations.admit(session, FileImport, project_id, MAX_IMPORTS)
+    if idempotency_key is not None and repository.find_by_key(session, project_id, idempotency_key):
+        return False
+    quotas.admit_bytes(session, project_id, num_bytes, freed=freed)
+    if table is not None:
+        admit_import(session, project_id)
+    return True
+
+
+def admit_import(session: Session, project_id: str) -> None:
+    """Raise `RateLimited` if too many tables and sources of the project are still to be read."""
+    operations.admit(session, FileImport, project_id, MAX_IMPORTS)
+
+
+def store(
+    database: Database, storage: Storage, key: str, chunks: Iterable[bytes], *, is_new: bool
+) -> Stored:
+    """Write the bytes of a file; those of a repeated call are only hashed, to be compared."""
+    if is_new:
+        return orphans.put(database, storage, key, chunks)
+    hashes = Hashes()
+    for chunk in chunks:
+        hashes.update(chunk)
+    return hashes.stored()
 
 
 def add_once(add: Callable[[], T]) -> T:

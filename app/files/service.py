@@ -20,7 +20,6 @@ from app.files.repository import other_purposes as other_purposes
 from app.files.repository import search as search
 from app.files.schemas import MAX_PAGE, FileDeleted, FileObject, Order, SourceRequest
 from app.files.tables import UploadTable, table_of
-from app.garbage import orphans
 from app.http.downloads import Content, ContentStream, missing_error
 from app.http.pagination import Page, check_cursor
 from app.models import File, FileCheck, FileImport, FileStatus, OperationStatus, Purpose
@@ -94,15 +93,13 @@ def store_file(
     """Store a file of at most `num_bytes`, whose name has been validated."""
     file_id, key = creation.new_key(caller.project_id)
     with services.database.transaction() as session:
-        quotas.admit_bytes(session, caller.project_id, num_bytes)
-        if table is not None:
-            creation.admit_import(session, caller.project_id, idempotency_key)
-    stored = orphans.put(services.database, services.storage, key, chunks)
+        is_new = creation.admit(session, caller.project_id, num_bytes, table, idempotency_key)
+    stored = creation.store(services.database, services.storage, key, chunks, is_new=is_new)
 
     def add() -> File:
         with services.database.transaction() as session:
             # Checked again, because others wrote meanwhile.
-            quotas.admit_bytes(session, caller.project_id, stored.bytes)
+            creation.admit(session, caller.project_id, stored.bytes, table, idempotency_key)
             file = creation.add(
                 session,
                 caller.project_id,

@@ -41,10 +41,11 @@ def admit_execution(session: Session, project_id: str) -> None:
         _check_device_hours(session, project)
 
 
-def admit_bytes(session: Session, project_id: str, num_bytes: int) -> None:
+def admit_bytes(session: Session, project_id: str, num_bytes: int, *, freed: int = 0) -> None:
+    """Admit bytes that take the place of those that are freed."""
     project = _lock_limited(session, project_id)
     if project is not None:
-        _check_storage(session, project, more=num_bytes)
+        _check_storage(session, project, more=num_bytes, freed=freed)
 
 
 def book_attempt(
@@ -103,12 +104,12 @@ def _check_device_hours(session: Session, project: Project) -> None:
         )
 
 
-def _check_storage(session: Session, project: Project, *, more: int) -> None:
+def _check_storage(session: Session, project: Project, *, more: int, freed: int = 0) -> None:
     """Refuse every write to a full project, even an empty one: a job will need space."""
     limit = project.max_storage_bytes
     if limit is None:
         return
-    used = repository.storage_bytes(session, project.id)
+    used = repository.storage_bytes(session, project.id) - freed
     if used + max(1, more) > limit:
         addition = f", {more} more are requested," if more else ""
         raise QuotaExceeded(

@@ -136,9 +136,7 @@ def _copy_parts(
     project_id, upload_id = caller.project_id, upload.id
     part_ids = [part.id for part in parts]
     table = table_of(services.storage, upload, parts)
-    if table is not None:
-        with services.database.read() as session:
-            creation.admit_import(session, project_id, idempotency_key)
+    is_new = _admit_file(services.database, upload, table, idempotency_key)
     file_id, key = creation.new_key(project_id)
     chunks = leases.renew_while_reading(
         services.database,
@@ -146,7 +144,7 @@ def _copy_parts(
         services.settings.lease,
         join_parts(services.storage, parts, md5),
     )
-    stored = orphans.put(services.database, services.storage, key, chunks)
+    stored = creation.store(services.database, services.storage, key, chunks, is_new=is_new)
 
     def complete() -> tuple[Upload, File | None]:
         with services.database.transaction() as session:
@@ -166,6 +164,19 @@ def _copy_parts(
             return upload, file
 
     return creation.add_once(complete)
+
+
+def _admit_file(
+    database: Database, upload: Upload, table: UploadTable | None, idempotency_key: str | None
+) -> bool:
+    """Check that the file may take the place of the parts, as `creation.admit` does."""
+    with database.transaction() as session:
+        # Locked, or a part may come between the two counts.
+        _get(session, upload.project_id, upload.id, lock=True)
+        _, freed = repository.size_of_parts(session, upload.id)
+        return creation.admit(
+            session, upload.project_id, upload.bytes, table, idempotency_key, freed=freed
+        )
 
 
 def check_part(
@@ -270,7 +281,7 @@ def make_file(
     """Replace the parts with the file; with a key that has a file already, with that one."""
     _must_be_pending(session, upload)
     _drop_parts(session, [upload.id])
-    quotas.admit_bytes(session, upload.project_id, stored.bytes)
+    creation.admit(session, upload.project_id, stored.bytes, table, idempotency_key)
     file = creation.add(
         session,
         upload.project_id,

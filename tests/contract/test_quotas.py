@@ -152,7 +152,7 @@ def test_parts_of_uploads_count_until_their_file_takes_their_place(tenant: Tenan
     assert tenant.upload()
 
 
-def test_a_file_in_parts_over_the_quota_is_refused_after_its_bytes(tenant: Tenant) -> None:
+def test_a_file_in_parts_over_the_quota_is_refused_before_they_are_copied(tenant: Tenant) -> None:
     uploads = tenant.client.uploads
     upload = uploads.create(
         filename="rows.jsonl", purpose="fine-tune", bytes=SIZE, mime_type="application/jsonl"
@@ -160,12 +160,40 @@ def test_a_file_in_parts_over_the_quota_is_refused_after_its_bytes(tenant: Tenan
     part = uploads.parts.create(upload.id, data=jsonl())
     file_id = tenant.upload()
     tenant.limit(max_storage_bytes=SIZE)
+    stored = tenant.stored()
     assert (
         refusal(lambda: uploads.complete(upload.id, part_ids=[part.id])).param
         == "max_storage_bytes"
     )
+    assert tenant.stored() == stored
     tenant.client.files.delete(file_id)
     assert uploads.complete(upload.id, part_ids=[part.id]).status == "completed"
+
+
+def test_a_stored_file_is_its_call_s_answer_again_whatever_the_quota(tenant: Tenant) -> None:
+    uploads = tenant.client.uploads
+    repeated = {"Idempotency-Key": "k"}
+
+    def create(content: bytes) -> str:
+        return tenant.client.files.create(
+            file=("rows.jsonl", content), purpose="fine-tune", extra_headers=repeated
+        ).id
+
+    file_id = create(jsonl())
+    upload = uploads.create(
+        filename="rows.jsonl", purpose="fine-tune", bytes=SIZE, mime_type="application/jsonl"
+    )
+    part = uploads.parts.create(upload.id, data=jsonl())
+    tenant.limit(max_storage_bytes=1)
+    stored = tenant.stored()
+    assert create(jsonl()) == file_id
+    with pytest.raises(openai.UnprocessableEntityError):
+        create(jsonl(3))
+    refusal(lambda: tenant.upload(check=False))
+    completed = uploads.complete(upload.id, part_ids=[part.id], extra_headers=repeated)
+    assert completed.file is not None
+    assert completed.file.id == file_id
+    assert tenant.stored() == stored, "what repeats a call is compared, not stored"
 
 
 def test_device_hours_count_running_and_ended_attempts_even_of_deleted_jobs(tenant: Tenant) -> None:
