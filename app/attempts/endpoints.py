@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from starlette.responses import RedirectResponse, StreamingResponse
 
 from app.attempts import service
-from app.attempts.route import ObjectRoute, WorkerDep, WorkerRoute, check_token
+from app.attempts.route import TOUCHES_STORAGE, ObjectRoute, WorkerDep, WorkerRoute, check_token
 from app.attempts.service import LeasedJob
 from app.attempts.values import (
     Batch,
@@ -25,7 +25,7 @@ from app.attempts.values import (
 from app.attempts.wire import ClaimedJson, InputsJson
 from app.base.errors import FencedOut
 from app.base.storage import Stored
-from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
+from app.http.dependencies import ServicesDep
 from app.http.storage_limit import read_in_threads, write_in_thread
 from app.jobs.next_job import NextJob
 from app.models.falqon_options import ANY_DEVICE

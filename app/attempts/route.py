@@ -1,7 +1,7 @@
 """Route for workers that reach only the API: their tokens grant access, and no API key does."""
 
 import re
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from app.http.body_limit import limit_body
 from app.http.dependencies import get_services
 from app.http.middleware import LOGGED
 from app.http.routes import address_of, secret_of
+from app.http.storage_limit import storage_turn
 from app.http.strict_json import StrictRequest, refuse_nul
 from app.services import Services
 
@@ -32,6 +33,7 @@ class WorkerCaller:
     """
 
     project_ids: Sequence[str]
+    token_id: str
     owner: str
 
 
@@ -69,6 +71,15 @@ async def _worker(request: Request) -> WorkerCaller:
 WorkerDep = Annotated[WorkerCaller, Depends(_worker)]
 
 
+async def _storage_turn(worker: WorkerDep) -> AsyncIterator[None]:
+    async with storage_turn(worker.token_id):
+        yield
+
+
+# As the one of `app.http.dependencies`.
+TOUCHES_STORAGE = [Depends(_storage_turn, scope="function")]
+
+
 def check_token(services: Services, request: Request) -> None:
     """Raise `InvalidApiKey` if the token has been revoked since the call began."""
     with services.database.look_up() as session:
@@ -89,6 +100,6 @@ def _admit(services: Services, request: Request) -> WorkerCaller:
     name = WORKER_PATTERN.fullmatch(request.headers.get(WORKER_HEADER, ""))
     if name is None:
         raise InvalidRequest(f"{WORKER_HEADER}: not <machine>-<process>.", param=WORKER_HEADER)
-    worker = WorkerCaller(token.project_ids, f"{name[1]}.{token.id}-{name[2]}")
+    worker = WorkerCaller(token.project_ids, token.id, f"{name[1]}.{token.id}-{name[2]}")
     request.scope["state"][LOGGED] |= {"worker": worker.owner}
     return worker

@@ -58,13 +58,14 @@ async def _metrics_reader(
     return caller
 
 
-async def _storage_turn() -> AsyncIterator[None]:
-    async with storage_turn():
+async def _storage_turn(request: Request) -> AsyncIterator[None]:
+    caller: Caller = request.state.caller
+    async with storage_turn(caller.project_id):
         yield
 
 
-# Dependency of every route whose function reads or writes the storage. It ends with that function,
-# so a slow client holds no slot: the body was read before, and the response is sent after.
+# Dependency of every `ApiRoute` whose function reads or writes the storage. It ends with the
+# function, so a slow client holds no slot: the body was read before, the response is sent after.
 TOUCHES_STORAGE = [Depends(_storage_turn, scope="function")]
 After = Annotated[
     str | None, Query(description="id of the last object of the page before", max_length=256)

@@ -1,8 +1,9 @@
 """Limit on the share of an API process that the storage may block."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from anyio import CapacityLimiter, Semaphore, from_thread, move_on_after
 from anyio.lowlevel import RunVar
@@ -11,34 +12,36 @@ from anyio.to_thread import run_sync
 from app.base.errors import Unavailable
 
 REQUESTS_AT_ONCE = 20  # half of the threads that serve requests, so the other half is always free
+REQUESTS_PER_PROJECT = REQUESTS_AT_ONCE // 2  # slow ones leave room to others
 STREAMS_AT_ONCE = 20  # separate threads for responses whose bytes come through this process
 WAIT_SECONDS = 20.0  # shorter than most load balancers wait for an answer
 
 _turns: RunVar[Semaphore] = RunVar("storage_turns")  # one for each event loop
+# Shares of those that have requests at the moment.
+_shares: RunVar[WeakValueDictionary[str, Semaphore]] = RunVar("storage_shares")
 _streams: RunVar[CapacityLimiter] = RunVar("storage_streams")
 _bodies: RunVar[CapacityLimiter] = RunVar("storage_bodies")
 T = TypeVar("T")
 
 
 @asynccontextmanager
-async def storage_turn() -> AsyncIterator[None]:
-    """Wait, without a thread, for one of the storage's slots.
+async def storage_turn(owner_id: str) -> AsyncIterator[None]:
+    """Wait, without a thread, for one of the storage's slots, first for one of those that this
+    project, or this token of workers, may hold.
 
     Raises `Unavailable` after a timeout.
     """
-    turns = _turns_of_this_loop()
-    with move_on_after(WAIT_SECONDS) as wait:
-        await turns.acquire()
-    if wait.cancelled_caught:
-        raise Unavailable(
-            f"The storage is busy or unavailable: {REQUESTS_AT_ONCE} requests wait for it, and "
-            f"none of them ended within {WAIT_SECONDS:g} s. Try again.",
-            code="storage_unavailable",
-        )
-    try:
+    async with AsyncExitStack() as held:
+        with move_on_after(WAIT_SECONDS) as wait:
+            await held.enter_async_context(_share_of(owner_id))
+            await held.enter_async_context(_turns_of_this_loop())
+        if wait.cancelled_caught:
+            raise Unavailable(
+                "The storage is busy or unavailable: of the requests that wait for it, none ended "
+                f"within {WAIT_SECONDS:g} s. Try again.",
+                code="storage_unavailable",
+            )
         yield
-    finally:
-        turns.release()
 
 
 async def read_in_threads(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
@@ -63,6 +66,14 @@ async def write_in_thread(write: Callable[[Iterator[bytes]], T], body: AsyncIter
             yield chunk
 
     return await run_sync(write, chunks(), limiter=limiter)
+
+
+def _share_of(owner_id: str) -> Semaphore:
+    try:
+        shares = _shares.get()
+    except LookupError:
+        _shares.set(shares := WeakValueDictionary())
+    return shares.setdefault(owner_id, Semaphore(REQUESTS_PER_PROJECT))
 
 
 def _turns_of_this_loop() -> Semaphore:

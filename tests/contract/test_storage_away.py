@@ -73,6 +73,7 @@ def test_a_silent_store_stops_nobody_who_does_not_need_it(
 ) -> None:
     file_id = tenant.upload(check=False)
     job_id = tenant.job().id
+    other = Tenant(tenant.api)
     assert tenant.http.get("/readyz").json()["checks"]["storage"] == "ok"
     store.fall_silent()
 
@@ -88,6 +89,8 @@ def test_a_silent_store_stops_nobody_who_does_not_need_it(
     with ThreadPoolExecutor(NUM_REQUESTS) as pool:
         answers = [pool.submit(touch, number) for number in range(NUM_REQUESTS)]
         time.sleep(1)  # they have all arrived
+        # Another project has turns of its own.
+        assert other.http.get("/v1/files/file-unknown/content").status_code == 404
         for path in ("/healthz", "/readyz", f"/v1/fine_tuning/jobs/{job_id}", "/readyz"):
             started = time.monotonic()
             answer = tenant.http.get(path)
@@ -96,6 +99,7 @@ def test_a_silent_store_stops_nobody_who_does_not_need_it(
         assert not all(answer.done() for answer in answers), "they wait for the store"
         for answer in answers:
             assert_unavailable(answer.result())
+    other.http.close()
     readiness = wait_for(lambda: storage_is(tenant, "not writable"), 10)
     assert (readiness.status_code, readiness.json()["status"]) == (503, "unavailable")
     store.answer_again()

@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 from fastapi import Form, Query, Request, Response
 
 from app.http.body_limit import MAX_JSON_BYTES
-from app.http.dependencies import TOUCHES_STORAGE, After, ServicesDep
+from app.http.dependencies import After, ServicesDep
 from app.models.answer_file import AnswerFileRequest, AnswerFilter
 from app.stored_answers import files, service
 from app.stored_answers.records import corrected_text
@@ -13,7 +13,14 @@ from app.stored_answers.schemas import Judgement
 from app.web.forms import notify_refusals, parse_form, redirect_to
 from app.web.rendering import page
 from app.web.session import notify
-from app.web.visitor import CHANGES, MAX_FORM_BYTES, PageRouter, Visitor, WritingVisitor
+from app.web.visitor import (
+    CHANGES,
+    MAX_FORM_BYTES,
+    TOUCHES_STORAGE,
+    PageRouter,
+    Visitor,
+    WritingVisitor,
+)
 
 PATH = "/answers"
 PAGE_SIZE = 50

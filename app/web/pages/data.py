@@ -15,7 +15,7 @@ from app.files import service as files
 from app.files.schemas import FileObject, SourceRequest
 from app.files.sending import send_content
 from app.files.tables import MAX_MAPPING_CHARACTERS, parse_filename, parse_mapping
-from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
+from app.http.dependencies import ServicesDep
 from app.jobs import service as jobs
 from app.models import FileStatus, Purpose
 from app.services import Services
@@ -25,7 +25,14 @@ from app.web.pages.new_job import DEFAULT_MAX_SEQ_LENGTH
 from app.web.rendering import page
 from app.web.session import notify
 from app.web.text import state
-from app.web.visitor import CHANGES, PageRouter, UploadPageRoute, Visitor, WritingVisitor
+from app.web.visitor import (
+    CHANGES,
+    TOUCHES_STORAGE,
+    PageRouter,
+    UploadPageRoute,
+    Visitor,
+    WritingVisitor,
+)
 from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.estimate.estimate import tokens_from_characters
 from falqon_core.records.file_check import FileReport

@@ -14,7 +14,7 @@ from app.artifacts import service as artifacts
 from app.auth.caller import Caller
 from app.base.errors import NotFound
 from app.http import downloads
-from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
+from app.http.dependencies import ServicesDep
 from app.http.event_stream import CURSOR_PATTERN, event_stream
 from app.jobs import metrics, service
 from app.jobs.readings import number, step_of
@@ -27,7 +27,7 @@ from app.web.headers import attachment
 from app.web.job_header import Points
 from app.web.job_view import PROGRESS_PARTS, RESULT_PARTS
 from app.web.rendering import fragment, page, shared
-from app.web.visitor import PageRouter, Visitor
+from app.web.visitor import TOUCHES_STORAGE, PageRouter, Visitor
 
 router = PageRouter()
 streams = APIRouter()

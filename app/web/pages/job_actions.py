@@ -11,7 +11,7 @@ from app.evaluations import service as evaluations
 from app.evaluations.automatic import GRADERS
 from app.evaluations.schemas import EvaluationRequest
 from app.exports import service as exports
-from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
+from app.http.dependencies import ServicesDep
 from app.jobs import service
 from app.jobs.checkpoints import checkpoint_name
 from app.jobs.metadata import NOTE, TITLE
@@ -24,7 +24,7 @@ from app.web.forms import InvalidForm, notify_refusals, parse_form, redirect_to
 from app.web.pages.job import show_job
 from app.web.session import notify
 from app.web.text import job_name
-from app.web.visitor import FORM_SCRIPT, PageRouter, WritingVisitor
+from app.web.visitor import FORM_SCRIPT, TOUCHES_STORAGE, PageRouter, WritingVisitor
 from falqon_core.contract.formats import FormatName
 
 USED_UP = "The budget is used up. Enter a higher cap, or leave the field empty for no cap."

@@ -10,7 +10,7 @@ from app.auth.caller import Caller
 from app.base.errors import ApiError, InvalidRequest
 from app.catalogue import service as catalogue
 from app.files import service as files
-from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
+from app.http.dependencies import ServicesDep
 from app.jobs import listing, service
 from app.jobs.presenter import to_objects
 from app.models import Job, JobStatus
@@ -33,7 +33,7 @@ from app.web.job_table import (
 from app.web.rendering import fragment, page, shared
 from app.web.session import notify
 from app.web.text import state
-from app.web.visitor import PageRouter, Visitor, WritingVisitor
+from app.web.visitor import TOUCHES_STORAGE, PageRouter, Visitor, WritingVisitor
 
 MAX_OFFERED = 50  # Base models to filter by; others are typed.
 MAX_CHOSEN = listing.ROWS + listing.MAX_PINNED

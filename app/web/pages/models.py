@@ -13,7 +13,7 @@ from app.catalogue.schemas import MAX_REPLICAS, ModelChange, ModelObject
 from app.exports import service as exports
 from app.exports.schemas import ExportRequest
 from app.http import downloads
-from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
+from app.http.dependencies import ServicesDep
 from app.inference import replicas as replica_service
 from app.jobs import service as jobs
 from app.model_imports import service as model_imports
@@ -38,7 +38,13 @@ from app.web.readme import read_readme
 from app.web.rendering import fragment, page, shared
 from app.web.session import notify
 from app.web.text import model_page
-from app.web.visitor import InstallationVisitor, PageRouter, Visitor, WritingVisitor
+from app.web.visitor import (
+    TOUCHES_STORAGE,
+    InstallationVisitor,
+    PageRouter,
+    Visitor,
+    WritingVisitor,
+)
 from falqon_core.contract.formats import FORMAT_DESCRIPTIONS, TRAINED_FORMATS
 
 MAX_ROWS = 200

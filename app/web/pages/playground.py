@@ -9,14 +9,14 @@ from app.auth.caller import Caller
 from app.catalogue import service as catalogue
 from app.catalogue import service as models
 from app.catalogue.schemas import ModelObject
-from app.http.dependencies import TOUCHES_STORAGE, ServicesDep
+from app.http.dependencies import ServicesDep
 from app.http.rates import enforce_requests
 from app.inference.answers import EnginesDep, answer
 from app.inference.schemas import ChatCompletionRequest
 from app.services import Services
 from app.web.playground_view import list_prompts
 from app.web.rendering import page
-from app.web.visitor import PageRouter, ScriptRoute, Visitor
+from app.web.visitor import TOUCHES_STORAGE, PageRouter, ScriptRoute, Visitor
 
 MAX_NAME_LENGTH = 512
 
