@@ -2,10 +2,12 @@ from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Form, Query, Request, Response, UploadFile
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.routing import Match
 from starlette.types import Scope
 
+from app.auth.caller import Caller
 from app.files import service
 from app.files.schemas import (
     MAX_PAGE,
@@ -20,6 +22,7 @@ from app.files.schemas import (
 from app.files.sending import send_content
 from app.files.tables import MAX_MAPPING_CHARACTERS, parse_filename, parse_mapping
 from app.http import downloads
+from app.http.body_limit import declared_file_bytes
 from app.http.dependencies import (
     MAX_IDEMPOTENCY_KEY_LENGTH,
     TOUCHES_STORAGE,
@@ -32,8 +35,17 @@ from app.http.dependencies import (
 )
 from app.http.pagination import Page
 from app.http.routes import ApiRoute, UploadRoute
+from app.services import Services
 
-router = APIRouter(prefix="/v1/files", tags=["files"], route_class=UploadRoute)
+
+class FileRoute(UploadRoute):
+    async def admit_body(self, services: Services, caller: Caller, request: Request) -> None:
+        if num_bytes := declared_file_bytes(request):
+            key = request.headers.get("idempotency-key")
+            await run_in_threadpool(service.admit_file, services, caller, num_bytes, key)
+
+
+router = APIRouter(prefix="/v1/files", tags=["files"], route_class=FileRoute)
 
 
 class FileForm(BaseModel):

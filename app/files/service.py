@@ -39,6 +39,14 @@ FIRST_BYTES = 2**16
 FIRST_CHARACTERS = 2_000
 
 
+def admit_file(
+    services: Services, caller: Caller, num_bytes: int, idempotency_key: str | None = None
+) -> None:
+    """Raise an error if the project has no room for a file whose bytes are about to arrive."""
+    with services.database.transaction() as session:
+        creation.admit(session, caller.project_id, num_bytes, None, idempotency_key)
+
+
 def create_file(
     services: Services,
     caller: Caller,

@@ -30,6 +30,13 @@ def limit_body(request: Request, limit: int, param: str | None) -> Receive:
     return _count_bytes(request.receive, limit, error)
 
 
+def declared_file_bytes(request: Request) -> int:
+    """Return the fewest bytes that the file of a form has by the declared length of the body; 0 if
+    none is declared.
+    """
+    return max(0, int(request.headers.get("content-length", "0")) - MULTIPART_OVERHEAD_BYTES)
+
+
 def _count_bytes(receive: Receive, limit: int, error: TooLarge) -> Receive:
     """Count the bytes of bodies without a declared length."""
     total = 0

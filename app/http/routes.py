@@ -30,6 +30,9 @@ class ApiRoute(APIRoute):
     def max_body_bytes(self, settings: Settings) -> int:
         return MAX_JSON_BYTES
 
+    async def admit_body(self, services: Services, caller: Caller, request: Request) -> None:
+        """Raise an error if a body of the declared length is not to be read."""
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         scopes = scopes_of(self.dependant)
@@ -41,6 +44,7 @@ class ApiRoute(APIRoute):
                 caller.must_have(scope)
             receive = limit_body(request, self.max_body_bytes(services.settings), self.body_param)
             refuse_nul(request)
+            await self.admit_body(services, caller, request)
             return await handler(StrictRequest(request.scope, receive))
 
         return guarded

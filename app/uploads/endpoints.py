@@ -1,12 +1,15 @@
 from typing import Annotated
 
-from fastapi import APIRouter, Form, UploadFile
+from fastapi import APIRouter, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict
+from starlette.concurrency import run_in_threadpool
 
+from app.auth.caller import Caller
 from app.base.settings import Settings
-from app.http.body_limit import MULTIPART_OVERHEAD_BYTES
+from app.http.body_limit import MULTIPART_OVERHEAD_BYTES, declared_file_bytes
 from app.http.dependencies import TOUCHES_STORAGE, Agent, IdempotencyKey, ServicesDep, Writer
 from app.http.routes import ApiRoute
+from app.services import Services
 from app.uploads import service
 from app.uploads.schemas import CompleteRequest, PartObject, UploadObject, UploadRequest
 from app.uploads.service import MAX_PART_BYTES
@@ -17,6 +20,10 @@ class PartRoute(ApiRoute):
 
     def max_body_bytes(self, settings: Settings) -> int:
         return MAX_PART_BYTES + MULTIPART_OVERHEAD_BYTES
+
+    async def admit_body(self, services: Services, caller: Caller, request: Request) -> None:
+        if num_bytes := declared_file_bytes(request):
+            await run_in_threadpool(service.admit_part, services, caller, num_bytes)
 
 
 class PartForm(BaseModel):

@@ -57,6 +57,12 @@ def create_upload(services: Services, caller: Caller, request: UploadRequest) ->
     return UploadObject.of(upload)
 
 
+def admit_part(services: Services, caller: Caller, num_bytes: int) -> None:
+    """Raise an error if the project has no room for a part whose bytes are about to arrive."""
+    with services.database.transaction() as session:
+        quotas.admit_bytes(session, caller.project_id, num_bytes)
+
+
 def create_part(
     services: Services, caller: Caller, upload_id: str, content: BinaryIO, num_bytes: int
 ) -> PartObject:

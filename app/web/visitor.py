@@ -17,8 +17,14 @@ from app.auth.caller import Caller
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, InvalidApiKey, Unavailable
 from app.base.storage import StorageUnavailable
+from app.files import service as files
 from app.http import error_handlers
-from app.http.body_limit import MAX_JSON_BYTES, limit_body, max_upload_bytes
+from app.http.body_limit import (
+    MAX_JSON_BYTES,
+    declared_file_bytes,
+    limit_body,
+    max_upload_bytes,
+)
 from app.http.dependencies import ServicesDep, get_services
 from app.http.routes import with_origin
 from app.http.storage_limit import storage_turn
@@ -104,10 +110,12 @@ class UploadPageRoute(PageRoute):
     async def admit(self, request: Request) -> Request:
         services = get_services(request)
         refuse_other_sites(request)
-        (await run_in_threadpool(_visitor, services, request)).must_have(Scope.WRITE)
-        return Request(
-            request.scope, limit_body(request, max_upload_bytes(services.settings), "file")
-        )
+        caller = await run_in_threadpool(_visitor, services, request)
+        caller.must_have(Scope.WRITE)
+        receive = limit_body(request, max_upload_bytes(services.settings), "file")
+        if num_bytes := declared_file_bytes(request):
+            await run_in_threadpool(files.admit_file, services, caller, num_bytes)
+        return Request(request.scope, receive)
 
 
 class ScriptRoute(APIRoute):

@@ -1,6 +1,8 @@
 """Uploads whose body is malformed, compressed or too long."""
 
+import json
 import socket
+from http.client import HTTPConnection
 
 import httpx
 import pytest
@@ -49,6 +51,42 @@ def test_a_body_without_a_length_is_limited_too(tenant: Tenant) -> None:
     )
     assert response.status_code == 413
     assert response.json()["error"]["code"] == "request_too_large"
+
+
+def test_a_body_beyond_the_quota_is_refused_before_it_is_sent(tenant: Tenant) -> None:
+    upload = tenant.client.uploads.create(
+        filename="a", purpose="fine-tune", bytes=2**20, mime_type="text/plain"
+    )
+    tenant.limit(max_storage_bytes=2**19)
+    url = httpx.URL(tenant.api.url)
+    for path in ("/v1/files", f"/v1/uploads/{upload.id}/parts"):
+        connection = HTTPConnection(url.netloc.decode(), timeout=10)
+        connection.putrequest("POST", path)
+        connection.putheader("authorization", f"Bearer {tenant.key}")
+        connection.putheader("content-type", "multipart/form-data; boundary=x")
+        connection.putheader("content-length", str(2**20))
+        connection.endheaders()
+        answer = connection.getresponse()
+        assert (answer.status, answer.headers["x-should-retry"]) == (429, "false")
+        assert json.load(answer)["error"]["param"] == "max_storage_bytes"
+        connection.close()
+        whole = {"file": ("a", bytes(2**20 - 2**10))}
+        read = tenant.http.post(path, files=whole)
+        assert read.status_code == 429, "a client that sends all of it can read the answer"
+
+
+def test_a_large_body_that_repeats_a_call_is_read_whatever_the_quota(tenant: Tenant) -> None:
+    def create() -> httpx.Response:
+        return tenant.http.post(
+            "/v1/files",
+            data={"purpose": "user_data"},
+            files={"file": ("a", bytes(2**18))},
+            headers={"idempotency-key": "k"},
+        )
+
+    file_id = create().json()["id"]
+    tenant.limit(max_storage_bytes=1)
+    assert create().json()["id"] == file_id
 
 
 def test_a_request_without_a_key_is_refused_before_its_body_is_read(tenant: Tenant) -> None:

@@ -79,6 +79,16 @@ def test_strangers_and_readers_upload_nothing(browser: httpx.Client, tenant: Ten
     assert tenant.stored() == []
 
 
+def test_a_file_beyond_the_quota_is_refused_before_it_is_read(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    tenant.limit(max_storage_bytes=1)
+    headers = SAME_SITE | {"content-type": "multipart/form-data; boundary=x"}
+    page = browser.post("/data", content=b"no form" * 2**16, headers=headers)
+    assert page.status_code == 429
+    assert "and its quota is 1." in page.text
+
+
 def test_a_file_that_is_too_large_is_refused_by_a_page(
     browser: httpx.Client, tenant: Tenant
 ) -> None:
