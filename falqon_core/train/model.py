@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.model_folder import (
@@ -85,6 +85,11 @@ def load_base_model(
             use_safetensors=True,
             output_loading_info=True,
         )
+        if source[0] is None and (folder / "generation_config.json").is_file():
+            # transformers reads it with weights from the folder only.
+            model.generation_config = GenerationConfig.from_pretrained(
+                folder, local_files_only=True
+            )
     except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ModelError(f"the model cannot be loaded: {error}", "model") from error
     # transformers would train on random numbers there

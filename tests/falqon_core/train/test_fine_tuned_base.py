@@ -12,6 +12,8 @@ from falqon_core.contract.certificate import CERTIFICATE, Certificate
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.layout import checkpoint_folder, model_folder
 from falqon_core.contract.messages import ExitCode
+from falqon_core.export.formats import write_format
+from falqon_core.files import write_json
 from falqon_core.train.exporter import DataFiles, export_training
 from falqon_core.train.model import load_base_model
 from tests.falqon_core.train import trainings
@@ -52,6 +54,25 @@ def assert_same_weights(folder: Path) -> None:
 
 def test_a_fine_tuned_base_loads_its_weights_exactly(training: Path) -> None:
     assert_same_weights(model_folder(training))
+
+
+def test_a_second_training_keeps_how_the_model_answers(
+    training: Path, train_file: Path, tmp_path: Path
+) -> None:
+    """With the tokens that end an answer, of the samples as well."""
+    answers = {"eos_token_id": [2, 1], "do_sample": True, "temperature": 0.7, "top_p": 0.8}
+    answers["repetition_penalty"] = 1.05
+    base = shutil.copytree(model_folder(training), tmp_path / "base")
+    write_json(base / "generation_config.json", answers)
+
+    again = train(base, train_file, tmp_path / "out", max_steps=1)
+    write_format("bf16", again, tmp_path / "bf16", "again", "base")
+
+    for folder in (again, tmp_path / "bf16"):
+        kept = json.loads((folder / "generation_config.json").read_text())
+        assert {name: kept.get(name) for name in answers} == answers
+        assert "_from_model_config" not in kept
+    assert load_base_model(again).generation_config.eos_token_id == [2, 1]
 
 
 def test_training_continues_from_a_fine_tuned_base(
