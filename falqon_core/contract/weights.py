@@ -14,6 +14,9 @@ MAX_HEADER_BYTES = 16 * 2**20
 MAX_TENSORS = 20_000
 MAX_AXES = 16
 LENGTH_BYTES = 8
+# Of one tensor, evenly spread.
+MAX_SAMPLES = 8
+SAMPLE_BYTES = 32
 BYTES_OF = {
     "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1,
     "U16": 2, "I16": 2, "F16": 2, "BF16": 2,
@@ -38,6 +41,25 @@ def read_dtypes(path: Path) -> dict[str, str]:
     `check_safetensors` does.
     """
     return {name: entry["dtype"] for name, entry in _read_entries(path).items()}
+
+
+def sample_tensors(path: Path) -> dict[str, bytes]:
+    """Return the dtype, shape and at most 256 bytes of each tensor, evenly spread, by its name;
+    nothing more is read. Raises as `check_safetensors` does.
+    """
+    entries = _read_entries(path)
+    num_bytes = max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    first_byte = path.stat().st_size - num_bytes
+    samples = {}
+    with path.open("rb") as file:
+        for name, entry in entries.items():
+            start, end = entry["data_offsets"]
+            parts = [f"{entry['dtype']} {entry['shape']} ".encode()]
+            for at in range(start, end, max(SAMPLE_BYTES, -(-(end - start) // MAX_SAMPLES))):
+                file.seek(first_byte + at)
+                parts.append(file.read(min(SAMPLE_BYTES, end - at)))
+            samples[name] = b"".join(parts)
+    return samples
 
 
 def _read_entries(path: Path) -> dict[str, Any]:

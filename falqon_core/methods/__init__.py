@@ -60,7 +60,8 @@ class TrainingMethod(Trainable, Protocol):
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
         """Change `model` in place to the point of a checkpoint; `state` is the result of `state()`.
-        Raises `CheckpointCorrupt` where the base model is another one.
+        `model` is the base of that training, which train/base_identity.py checks. Raises
+        `CheckpointCorrupt` where a method quantizes it to other values than then.
         """
 
     def merge(self, model: PreTrainedModel) -> None:

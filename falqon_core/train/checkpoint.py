@@ -58,6 +58,7 @@ class Progress(BaseModel):
     device_name: str | None = None
     data: DataSummary | None = None
     data_sha256: str | None = None  # Also None where the date is part of the data.
+    base_fingerprint: str | None = None
     step: int = 0
     trained_tokens: int = 0
     loader: dict[str, int] = {}

@@ -25,6 +25,7 @@ from falqon_core.export.trained import export_trained
 from falqon_core.fault_points import fault
 from falqon_core.files import remove_leftovers, staged_folder, write_whole
 from falqon_core.methods import create_method
+from falqon_core.train.base_identity import check_base
 from falqon_core.train.checkpoint import Progress, TrainingState, find_checkpoint, load_checkpoint
 from falqon_core.train.data import Datasets, load_data
 from falqon_core.train.model import load_base_model, load_tokenizer
@@ -148,8 +149,8 @@ def export_training(
 
     With `files` it is certified as by the trainer; without, there are no held-out rows to compare
     on. Raises `FormatUnavailable` where it was trained in another `format`, `ModelError` where
-    there is no checkpoint, `CheckpointCorrupt` where the chosen one is damaged, the errors of
-    `load_data`, and `CertificateMismatch` where the files are not the model.
+    there is no checkpoint, or one of another base, `CheckpointCorrupt` where the chosen one is
+    damaged, the errors of `load_data`, and `CertificateMismatch` where the files are not the model.
     """
     warn = logging.getLogger(__name__).warning
     newest, chosen = choose_checkpoint(training, step)
@@ -238,7 +239,10 @@ def best_checkpoint(training: Path, progress: Progress) -> TrainingState | None:
 def restore_model(
     base_folder: Path, checkpoint: TrainingState, device: torch.device
 ) -> PreTrainedModel:
-    """Load the base model, restore the checkpoint's state, and merge it."""
+    """Load the base model, restore the checkpoint's state, and merge it. Raises `ModelError` where
+    the checkpoint is of another base, and what `load_base_model` raises.
+    """
+    check_base(checkpoint.progress, base_folder)
     model = load_base_model(base_folder, device, streamed=device.type != "cpu")
     method = create_method(checkpoint.progress.recipe)
     method.restore(model, checkpoint.method)

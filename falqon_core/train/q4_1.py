@@ -20,6 +20,7 @@ from falqon_core.export.trained import plain, plain_tensors
 from falqon_core.files import staged_folder
 from falqon_core.methods.qa_lora import QaLora
 from falqon_core.ops.formats.int4 import q4_1_blocks
+from falqon_core.train.base_identity import check_base
 from falqon_core.train.checkpoint import TrainingState
 from falqon_core.train.model import load_base_model, load_tokenizer
 
@@ -28,9 +29,11 @@ def export_q4_1(
     checkpoint: TrainingState, base_folder: Path, output: Path, name: str, base_name: str
 ) -> None:
     """Write the folder `output`, whole or not at all. `name` is shown, and `base_name` where the
-    base folder does not say what it is called on the Hub. Raises `FormatUnavailable`,
-    `CheckpointCorrupt` where the base is another one, and what `load_base_model` raises.
+    base folder does not say what it is called on the Hub. Raises `FormatUnavailable`, `ModelError`
+    where the checkpoint is of another base, `CheckpointCorrupt` where it is quantized to other
+    values than then, and what `load_base_model` raises.
     """
+    check_base(checkpoint.progress, base_folder)
     recipe = checkpoint.progress.recipe
     config = read_config(base_folder)
     check_format("q4_1", recipe, config)

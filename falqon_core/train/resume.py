@@ -23,6 +23,7 @@ from falqon_core.estimate.memory import (
     usable_bytes,
 )
 from falqon_core.estimate.placement import offloaded_bytes
+from falqon_core.train.base_identity import is_other_base
 from falqon_core.train.checkpoint import Progress, load_checkpoint
 from falqon_core.train.data import Datasets
 from falqon_core.train.distributed import ProcessGroup
@@ -161,11 +162,18 @@ def hash_data(data: Datasets, tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def check_same_training(before: Progress, now: Progress, warn: Callable[[str], None]) -> None:
-    """Raises `ConfigError` for another recipe or other data; warns when the bits will differ."""
+    """Raises `ConfigError` for another recipe, another base model or other data; warns when the
+    bits will differ.
+    """
     if _without_plan(before, now) != _without_plan(now, now):
         raise ConfigError(
             "the output folder holds a checkpoint of another recipe; choose another folder",
             "recipe",
+        )
+    if is_other_base(before, now.base_fingerprint):
+        raise ConfigError(
+            "the output folder holds a checkpoint of another base model; choose another folder",
+            "model",
         )
     is_known = before.data_sha256 is not None and now.data_sha256 is not None
     is_other = is_known and before.data_sha256 != now.data_sha256

@@ -22,6 +22,7 @@ from falqon_core.ops.scaled_mm import has_fp8_gemm
 from falqon_core.train.activation_checkpointing import checkpoint_activations
 from falqon_core.train.activation_offload import offload_inputs
 from falqon_core.train.agreement import check_agreement
+from falqon_core.train.base_identity import fingerprint_base
 from falqon_core.train.checkpoint import Progress, TrainingState, newest_checkpoint
 from falqon_core.train.data import Datasets, load_data
 from falqon_core.train.device import select_device
@@ -102,6 +103,7 @@ def set_up(
         device_name=device_name(device),
         data=summarize(data.train, data.validation),
         data_sha256=hash_data(data, tokenizer),
+        base_fingerprint=fingerprint_base(config.model),
     )
     if checkpoint is not None:
         check_same_training(checkpoint.progress, progress, warn)

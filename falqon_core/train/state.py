@@ -84,6 +84,7 @@ def build_state(
             "recipe": recipe,
             "device_name": progress.device_name,
             "data_sha256": progress.data_sha256,
+            "base_fingerprint": progress.base_fingerprint,
         }
         progress = checkpoint.progress.model_copy(update=plan)
         loader.load_state_dict(progress.loader)

@@ -13,6 +13,7 @@ from falqon_core.contract.weights import (
     MAX_TENSORS,
     UnsoundWeights,
     check_safetensors,
+    sample_tensors,
 )
 
 
@@ -38,6 +39,22 @@ def test_a_file_written_by_safetensors_is_sound(tmp_path: Path) -> None:
     for some in (tensors, {}, {"c": tensors["c"]}):
         save_file(some, tmp_path / "model.safetensors", metadata={"format": "pt"})
         check_safetensors(tmp_path / "model.safetensors")
+
+
+def test_samples_are_bytes_from_all_over_a_tensor(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    large = np.arange(2**20, dtype=np.uint32)
+    save_file(
+        {"a": large, "b": np.zeros((0, 5)), "c": large[:3], "d": np.array(7, np.float32)}, path
+    )
+    samples = sample_tensors(path)
+    values = np.frombuffer(samples["a"].removeprefix(b"U32 [1048576] "), np.uint32)
+    assert values.reshape(8, 8).tolist() == [
+        list(range(first, first + 8)) for first in range(0, 2**20, 2**17)
+    ]
+    assert samples["b"] == b"F64 [0, 5] "
+    assert samples["c"] == b"U32 [3] " + large[:3].tobytes()
+    assert samples["d"] == b"F32 [] " + np.float32(7).tobytes()
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from falqon_core.train.exporter import DataFiles, export_training
 from falqon_core.train.model import load_base_model
 from tests.falqon_core.train import trainings
 from tests.falqon_core.train.test_trainer import RECIPE
-from tests.falqon_core.train.trainings import config_of
+from tests.falqon_core.train.trainings import config_of, resize
 
 
 def train(model: Path, train_file: Path, output: Path, **recipe: object) -> Path:
@@ -145,3 +145,16 @@ def test_an_earlier_checkpoint_is_exported_by_its_step(
     assert checkpoint_folder(training, 2).is_dir()
     with pytest.raises(ModelError, match="no checkpoint of step 3"):
         export_training(training, tiny_folder, tmp_path / "three", step=3)
+
+
+def test_a_checkpoint_is_not_merged_into_another_base(
+    training: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    """Of the same shapes: of other numbers altogether, or trained from its own base."""
+    other = resize(tiny_folder, tmp_path / "other", 2)
+    for base in (other, model_folder(training)):
+        with pytest.raises(
+            ModelError, match=f"4 was trained from another base model than {base.name}"
+        ):
+            export_training(training, base, tmp_path / "out", step=4)
+        assert not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from falqon_core.cli import app
-from falqon_core.contract.errors import CheckpointCorrupt
+from falqon_core.contract.errors import CheckpointCorrupt, ModelError
 from falqon_core.contract.messages import ExitCode
 from falqon_core.importers.gguf import convert_gguf
 from falqon_core.methods.qa_lora import QaLora
@@ -21,7 +21,7 @@ from falqon_core.train.checkpoint import TrainingState
 from falqon_core.train.exporter import choose_checkpoint
 from falqon_core.train.model import load_base_model
 from falqon_core.train.q4_1 import export_q4_1
-from tests.falqon_core.train.trainings import config_of, train
+from tests.falqon_core.train.trainings import config_of, resize, train
 from tests.support.llama_cpp import ask_llama_cpp
 
 # the inputs of falqon-tiny's down_proj are no multiple of 32
@@ -96,6 +96,9 @@ def test_a_q4_1_export_with_another_base_is_refused(
     training: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
     _, checkpoint = choose_checkpoint(training, None)
+    other = resize(tiny_folder, tmp_path / "other", 2)
+    with pytest.raises(ModelError, match="another base model than other"):
+        export_q4_1(checkpoint, other, tmp_path / "out", "name", "base")
     changed = dict(checkpoint.method)
     changed[f"{GATE}.base_sha256"] = torch.zeros(32, dtype=torch.uint8)
     with pytest.raises(CheckpointCorrupt, match=GATE):

@@ -1,5 +1,6 @@
 """Resume is bit-exact: whatever killed the process, the same command ends with the same bytes."""
 
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from falqon_core.train.resume import (
 )
 from tests.falqon_core.estimate.test_estimate import TINY
 from tests.falqon_core.train.processes import Running, trainer, write_config
-from tests.falqon_core.train.trainings import bytes_of, config_of, of, train
+from tests.falqon_core.train.trainings import bytes_of, config_of, of, resize, train
 
 RECIPE = {
     "rank": 16,
@@ -122,6 +123,32 @@ def test_other_data_of_the_same_size_is_refused(
     assert run(train_lines[::-1], valid_lines, 1) == 2
     with pytest.raises(ConfigError, match="other training data"):
         run(train_lines, valid_lines, 1)
+
+
+def test_another_base_of_the_same_shapes_is_refused(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    """Unless the checkpoint is older than what tells bases apart; a base may move."""
+    recipe = {"rank": 8, "max_seq_length": 64, "batch_size": 4, "max_steps": 9}
+    moved = shutil.copytree(tiny_folder, tmp_path / "moved")
+    other = resize(tiny_folder, tmp_path / "other", 2)
+    output = tmp_path / "out"
+
+    def run(base: Path) -> int:
+        _, messages = train(config_of(base, train_file, recipe), output, 1)
+        return int(of(Started, messages)[0].start_step)
+
+    assert run(tiny_folder) == 0
+    with pytest.raises(ConfigError, match="another base model") as caught:
+        run(other)
+    assert caught.value.param == "model"
+    assert run(moved) == 1
+    checkpoint = load_checkpoint(output / "checkpoints/2")
+    checkpoint.progress.base_fingerprint = None
+    save_checkpoint(output, checkpoint, keep=2)
+    assert run(other) == 2
+    with pytest.raises(ConfigError, match="another base model"):
+        run(tiny_folder)
 
 
 def test_data_that_the_date_is_part_of_has_no_hash(

@@ -1,0 +1,56 @@
+"""The fingerprint of a base model, by which a checkpoint is told from one of another base: what is
+learned is stored as a difference, and would fit any model of the same shapes.
+
+It is cheap, and not a proof: a few bytes of every tensor stand for all of it. A base that is itself
+merged from a checkpoint may have a code or two rounded otherwise by another kind of CPU, and so few
+bytes hardly ever show it.
+"""
+
+import hashlib
+from pathlib import Path
+
+from falqon_core.contract.errors import ModelError
+from falqon_core.contract.model_folder import read_config, weight_files
+from falqon_core.contract.weights import UnsoundWeights, sample_tensors
+from falqon_core.export.reading import is_ours
+from falqon_core.train.checkpoint import Progress
+
+
+def fingerprint_base(folder: Path) -> str:
+    """Return the fingerprint of the folder's weights: the same for a copy, and for the same tensors
+    in other files. Raises `ModelError` where they cannot be read.
+    """
+    samples: dict[str, bytes] = {}
+    for path in _loaded_files(folder):
+        try:
+            samples |= sample_tensors(path)
+        except UnsoundWeights as error:
+            raise ModelError(str(error)) from None
+    digest = hashlib.sha256()
+    for name, sample in sorted(samples.items()):
+        digest.update(f"{name} {len(sample)}\n".encode())
+        digest.update(sample)
+    return digest.hexdigest()
+
+
+def is_other_base(before: Progress, fingerprint: str | None) -> bool:
+    """Return True where `before` is known to be of another base. Checkpoints that were written
+    before there were fingerprints are not.
+    """
+    known = before.base_fingerprint
+    return None not in (known, fingerprint) and known != fingerprint
+
+
+def check_base(progress: Progress, folder: Path) -> None:
+    """Raise `ModelError` unless the checkpoint of `progress` is of the base model in `folder`."""
+    if is_other_base(progress, fingerprint_base(folder)):
+        raise ModelError(
+            f"checkpoint {progress.step} was trained from another base model than {folder.name}"
+        )
+
+
+def _loaded_files(folder: Path) -> list[Path]:
+    """Return the files that `load_base_model` reads."""
+    if is_ours(read_config(folder)):
+        return sorted(folder.glob("*.safetensors"))
+    return weight_files(folder)
