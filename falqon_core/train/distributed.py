@@ -9,8 +9,10 @@ Weights that are not sharded are never sent, and only the first rank writes or r
 
 All ranks also end alike. Every small exchange carries a place for "I have failed", so an error on
 one rank is raised on all of them by the next exchange, and none waits for one that has failed. A
-rank that vanishes breaks the connection, or the time limit. What is given up: the all-reduce is not
-hidden behind the backward pass, since O x r fp32 numbers per linear are little beside the backbone.
+rank that vanishes breaks the connection, or the time limit. The first rank may export a model for
+hours while the others wait: they do so in a gloo group of its own with another limit, and its end
+breaks that connection as well. What is given up: the all-reduce is not hidden behind the backward
+pass, since O x r fp32 numbers per linear are little beside the backbone.
 """
 
 import heapq
@@ -30,8 +32,10 @@ from torch import distributed as dist
 from falqon_core.contract.errors import ConfigError, FalqonError, as_falqon_error
 from falqon_core.meld.sharded_layers import ShardedLayers
 
-# Longer than rank 0 takes to write its files while the others wait.
+# Longer than rank 0 takes to write a checkpoint while the others wait.
 EXCHANGE_TIME_LIMIT = timedelta(minutes=10)
+# Longer than rank 0 takes to export a model and have it certified.
+RANK0_TIME_LIMIT = timedelta(days=7)
 NUM_VALUES = 8  # The numbers of one small exchange.
 # torch 2.11 knows the old name only, and newer ones warn of it.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -46,13 +50,22 @@ class ProcessGroup:
     ranks in the same order.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, device: torch.device | None = None) -> None:
-        """`device` is this rank's own; default: the CPU."""
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        device: torch.device | None = None,
+        rank0_waits: dist.ProcessGroup | None = None,
+    ) -> None:
+        """`device` is this rank's own; default: the CPU. In the group `rank0_waits` ranks wait for
+        the first one when it computes alone; default: the group of all exchanges.
+        """
         self.rank = rank
         self.size = size
         self.device = device or torch.device("cpu")
         # True once no exchange is possible: the ranks have failed together, or one is lost.
         self._ended = size == 1
+        self._rank0_waits = rank0_waits
         # Weak, so that a model that is released is gone.
         self._shards: weakref.ref[ShardedLayers] | None = None
 
@@ -105,12 +118,12 @@ class ProcessGroup:
         return wait
 
     def tell(self, number: int) -> int:
-        """Return the `number` of rank 0 on every rank."""
+        """Return the `number` of rank 0 on every rank, however long that takes."""
         with self._no_rank_lost():
             if self._ended:
                 raise RuntimeError("no exchange is possible")
             message = torch.tensor([number])
-            dist.broadcast(message, src=0)
+            dist.broadcast(message, src=0, group=self._rank0_waits)
         return int(message)
 
     def compute_sharded(self, shards: ShardedLayers) -> None:
@@ -150,10 +163,10 @@ class ProcessGroup:
     @contextmanager
     def rank0_alone(self) -> Iterator[bool]:
         """Yield True on the first rank, which may compute the model in the block; on the others
-        False. All leave it together; an error of one is raised on all.
+        False. All leave it together, however long it takes; an error of one is raised on all.
         """
         shards = self._sharded_layers()
-        with self.barrier_or_raise():
+        with self._leave_together(self._rank0_waits):
             if shards is None:
                 yield self.is_rank0
             elif self.is_rank0:
@@ -196,14 +209,19 @@ class ProcessGroup:
         """Let no rank leave the block before all have reached its end; an error of one is raised on
         all.
         """
+        with self._leave_together():
+            yield
+
+    @contextmanager
+    def _leave_together(self, group: dist.ProcessGroup | None = None) -> Iterator[None]:
         try:
             yield
         except Exception as error:
             if not self._ended:
-                self._exchange((), as_falqon_error(error))
+                self._exchange((), as_falqon_error(error), group)
             raise
         if not self._ended:
-            self._exchange(())
+            self._exchange((), group=group)
 
     def rank0_first(self, action: Callable[[], T]) -> T:
         """Run `action` on the first rank, and only then on the others, which find the changes of
@@ -229,12 +247,17 @@ class ProcessGroup:
                     "the processes of this training hold different models; nothing of it is kept"
                 )
 
-    def _exchange(self, values: Sequence[float], error: FalqonError | None = None) -> list[float]:
+    def _exchange(
+        self,
+        values: Sequence[float],
+        error: FalqonError | None = None,
+        group: dist.ProcessGroup | None = None,
+    ) -> list[float]:
         # fp64 [1 + NUM_VALUES]: the first counts the ranks that have failed.
         sums = torch.zeros(1 + NUM_VALUES, dtype=torch.float64)
         sums[0] = error is not None
         sums[1 : 1 + len(values)] = torch.tensor(values, dtype=torch.float64)
-        self._all_reduce(sums)
+        self._all_reduce(sums, group=group)
         if sums[0] > 0:
             self._fail_together(error)
         return sums[1 : 1 + len(values)].tolist()
@@ -246,9 +269,14 @@ class ProcessGroup:
             dist.all_gather_object(errors, error)
         raise next(failure for failure in errors if failure is not None)
 
-    def _all_reduce(self, values: Tensor, operation: dist.ReduceOp = dist.ReduceOp.SUM) -> None:
+    def _all_reduce(
+        self,
+        values: Tensor,
+        operation: dist.ReduceOp = dist.ReduceOp.SUM,
+        group: dist.ProcessGroup | None = None,
+    ) -> None:
         with self._no_rank_lost():
-            dist.all_reduce(values, operation)
+            dist.all_reduce(values, operation, group)
 
     @contextmanager
     def _no_rank_lost(self) -> Iterator[None]:
@@ -292,10 +320,11 @@ def join_process_group() -> Iterator[ProcessGroup]:
         dist.init_process_group(
             "gloo" if device.type == "cpu" else "cpu:gloo,cuda:nccl", timeout=EXCHANGE_TIME_LIMIT
         )
+        rank0_waits = dist.new_group(backend="gloo", timeout=RANK0_TIME_LIMIT)
     except RuntimeError as error:
         raise FalqonError(f"process {rank} of {size} has not found the others") from error
     try:
-        yield ProcessGroup(rank, size, device)
+        yield ProcessGroup(rank, size, device, rank0_waits)
     finally:
         dist.destroy_process_group()
 

@@ -157,6 +157,29 @@ def ranks(
         running.pipe.close()
 
 
+@contextmanager
+def group_of(
+    size: int, function: Callable[..., None], *arguments: object, log: Path
+) -> Iterator[list[Fork]]:
+    """Processes that call `function`, in the environment that torchrun gives them."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    processes = [
+        Fork(
+            function,
+            *arguments,
+            environment=ENVIRONMENT | _of_torchrun(rank, size, store.port),
+            output=log,
+        )
+        for rank in range(size)
+    ]
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def _run(
     arguments: list[str],
     messages: Connection | None,

@@ -9,8 +9,11 @@ eight (found: four), the deltas after all steps to sixteen (found: seven after 1
 where the few records are learned by heart, 21 on a CPU without bf16 instructions).
 """
 
+import os
 import shutil
 import signal
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +34,9 @@ from falqon_core.contract.messages import (
     StepMetrics,
     TrainerMessage,
 )
+from falqon_core.train import distributed
 from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group, shares
-from tests.falqon_core.train.processes import ranks, write_config
+from tests.falqon_core.train.processes import group_of, ranks, write_config
 from tests.falqon_core.train.trainings import bytes_of, of, train
 
 ROUNDING = 2**-9
@@ -253,6 +257,36 @@ def test_a_killed_rank_ends_the_other(
         "process 0 of 2 has lost another process of this training"
     ] * lost
     assert not (tmp_path / "out").exists()
+
+
+def wait_for_the_first(is_lost: bool) -> None:
+    """In a rank: wait for the first one for longer than exchanges last, as for an export and for
+    its next layer.
+    """
+    distributed.EXCHANGE_TIME_LIMIT = timedelta(seconds=3)
+    with join_process_group() as group:
+        with group.rank0_alone() as is_alone:
+            if is_alone:
+                time.sleep(4)
+            if is_alone and is_lost:
+                os.kill(os.getpid(), signal.SIGKILL)
+        if group.is_rank0:
+            time.sleep(4)
+        assert group.tell(7 if group.is_rank0 else 0) == 7
+        assert group.all_reduce_sum(1) == [2]
+
+
+def test_the_first_rank_may_take_longer_than_an_exchange(tmp_path: Path) -> None:
+    with group_of(2, wait_for_the_first, False, log=tmp_path / "log") as processes:
+        codes = [process.wait(60) for process in processes]
+    assert codes == [0, 0], (tmp_path / "log").read_text()
+
+
+def test_a_first_rank_that_is_killed_as_others_wait_ends_them(tmp_path: Path) -> None:
+    with group_of(2, wait_for_the_first, True, log=tmp_path / "log") as processes:
+        codes = [process.wait(60) for process in processes]
+    assert codes == [-signal.SIGKILL, 1]
+    assert "process 1 of 2 has lost another process" in (tmp_path / "log").read_text()
 
 
 def fails(configs: list[Path], output: Path) -> tuple[tuple[int, int], list[Failed]]:
