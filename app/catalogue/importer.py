@@ -98,7 +98,8 @@ def add_folder(
     """Store the files of a plain folder as a base model; False when the same model is there
     already. `check` is called meanwhile and may raise to abort. Raises `ModelNotAdded`.
     """
-    files = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    files = {path.relative_to(folder).as_posix(): _sha256(path) for path in paths}
     if _same_is_there(database, model_id, files):
         return False
     # Keys of this import alone: of two at once, the later one removes its own bytes and never the

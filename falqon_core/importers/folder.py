@@ -1,10 +1,11 @@
 """Take over a Hugging Face model folder, leaving behind everything that is not data.
 
 Only known file names are taken, from the folder itself or from where the Hub's cache keeps its
-files, and of weights those that transformers loads, not a second copy in another layout; what
-`contract.model_folder` refuses is refused; weights must be safetensors with sound headers, and
-config, tokenizer and weights must fit one another (`soundness`). What is no plain decoder is made
-one first, if it can be (`conversion`).
+files, named chat templates from the folder within that transformers has for them, and of weights
+those that transformers loads, not a second copy in another layout; what `contract.model_folder`
+refuses is refused; weights must be safetensors with sound headers, and config, tokenizer and
+weights must fit one another (`soundness`). What is no plain decoder is made one first, if it can be
+(`conversion`).
 """
 
 import os
@@ -14,6 +15,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from transformers.utils import CHAT_TEMPLATE_DIR
 
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.model_folder import (
@@ -46,7 +49,7 @@ MODEL_FILES = (
     "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json", "merges.txt", "chat_template.jinja", "chat_template.json", "LICENSE*", "NOTICE*",
-    "README.md",
+    "README.md", f"{CHAT_TEMPLATE_DIR}/*.jinja",
 )  # fmt: skip
 WEIGHTS_SUFFIX = ".safetensors"
 # A field of config.json, where transformers as well writes the origin of a model.
@@ -77,24 +80,17 @@ def _take(source: Path, output: Path, transfer: Transfer, origin: str | None = N
         raise ModelError("the folder holds no tokenizer.json")
     check_weights(source)
     shapes = weight_shapes(source)
-    files = [path for path in sorted(source.iterdir()) if path.is_file() and _is_wanted(path.name)]
+    files = _wanted_files(source)
     for path in files:
-        _check_file(path)
+        _check_file(path, source)
     files = _without_other_weights(files, weight_files(source))
     if plain != config:
         with TemporaryDirectory(prefix=".plain.", dir=output.parent) as folder:
             changes = convert_decoder(source, config, Path(folder))
-            for path in files:
-                if (
-                    path.name != "config.json"
-                    and path.suffix != WEIGHTS_SUFFIX
-                    and path.name != INDEX
-                ):
-                    transfer(path, Path(folder) / path.name)
+            plain_files = [path for path in files if path.name not in ("config.json", INDEX)]
+            _transfer_all_but_weights(plain_files, source, Path(folder), transfer)
             return changes + _take(Path(folder), output, _move, origin)
-    for path in files:
-        if path.suffix != WEIGHTS_SUFFIX:
-            transfer(path, output / path.name)
+    _transfer_all_but_weights(files, source, output, transfer)
     config = _without_private_keys(config) | ({ORIGIN_KEY: origin} if origin else {})
     write_json(output / "config.json", config)
     skeleton = build_decoder(output, dimensions)
@@ -112,8 +108,27 @@ def _move(source: Path, target: Path) -> None:
     os.replace(source.resolve(), target)
 
 
+def _wanted_files(source: Path) -> list[Path]:
+    paths = [*source.iterdir(), *(source / CHAT_TEMPLATE_DIR).glob("*.jinja")]
+    return [
+        path
+        for path in sorted(paths)
+        if path.is_file() and _is_wanted(path.relative_to(source).as_posix())
+    ]
+
+
 def _is_wanted(name: str) -> bool:
     return any(fnmatch(name, pattern) for pattern in MODEL_FILES)
+
+
+def _transfer_all_but_weights(
+    files: list[Path], source: Path, output: Path, transfer: Transfer
+) -> None:
+    for path in files:
+        if path.suffix != WEIGHTS_SUFFIX:
+            target = output / path.relative_to(source)
+            target.parent.mkdir(exist_ok=True)
+            transfer(path, target)
 
 
 def _without_other_weights(files: list[Path], loaded: list[Path]) -> list[Path]:
@@ -129,15 +144,15 @@ def _without_other_weights(files: list[Path], loaded: list[Path]) -> list[Path]:
     ]
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, source: Path) -> None:
     if path.name in VOCABULARIES:
         read_json(path)
     elif path.name.endswith(".index.json"):
         check_index(path)
     # A link to anywhere else would publish that file as part of the model.
-    homes = [path.parent.resolve()]
-    if path.parent.parent.name == "snapshots":
-        homes.append((path.parents[2] / "blobs").resolve())
+    homes = [source.resolve()]
+    if source.parent.name == "snapshots":
+        homes.append((source.parents[1] / "blobs").resolve())
     if not any(path.resolve().is_relative_to(home) for home in homes):
         raise ModelError(f"{path.name} is a link that leads out of the folder")
 

@@ -95,6 +95,19 @@ def test_a_model_is_stored_with_its_hashes(
     assert list((settings.work_dir / "imports").iterdir()) == []
 
 
+def test_files_of_a_folder_within_are_stored_by_their_path(
+    database: Database, storage: Storage, copying: Settings, write_model: WriteModel
+) -> None:
+    model = write_model("one")
+    name = "additional_chat_templates/tool_use.jinja"
+    (model / name).parent.mkdir()
+    (model / name).write_text("{{ tools }}")
+    add_base_model(database, storage, copying, "base", str(model))
+    _, artifacts = rows(database)
+    assert name in {artifact.name for artifact in artifacts}
+    assert_stored(database, storage, copying)
+
+
 def test_an_import_reports_the_conversions_that_its_program_prints(
     database: Database, storage: Storage, tmp_path: Path, tiny: Path
 ) -> None:

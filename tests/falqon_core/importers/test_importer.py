@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from falqon_core.contract.errors import ModelError
 from falqon_core.importers.folder import move_model
 from falqon_core.importers.importer import BUILTIN_MODEL, import_model
+
+NAMED_TEMPLATES = "additional_chat_templates"
 
 
 def edit_json(path: Path, **changes: Any) -> None:
@@ -80,6 +82,21 @@ def test_an_output_that_exists_is_refused(source: str, tiny_folder: Path) -> Non
         )
 
 
+def test_named_chat_templates_come_with_a_model(tiny_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_folder)
+    default = str(tokenizer.chat_template)
+    templates = {"default": default, "tool_use": "{{ tools | tojson }}" + default}
+    tokenizer.chat_template = templates
+    tokenizer.save_pretrained(tiny_folder)
+    (tiny_folder / NAMED_TEMPLATES / "notes.txt").write_text("private")
+    output = tiny_folder.parent / "model"
+
+    import_model(str(tiny_folder), output)
+
+    assert AutoTokenizer.from_pretrained(output).chat_template == templates
+    assert [path.name for path in (output / NAMED_TEMPLATES).iterdir()] == ["tool_use.jinja"]
+
+
 def test_a_source_that_does_not_exist_is_refused(tiny_folder: Path) -> None:
     shutil.rmtree(tiny_folder)
 
@@ -115,13 +132,16 @@ def test_a_model_without_a_tokenizer_is_refused(tiny_folder: Path) -> None:
     assert_refused(tiny_folder, "no tokenizer.json")
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    "name", ["LICENSE", "tokenizer_config.json", f"{NAMED_TEMPLATES}/tool_use.jinja"]
+)
 def test_a_link_out_of_the_folder_is_refused(name: str, tiny_folder: Path) -> None:
     elsewhere = tiny_folder.parent / "elsewhere"
     elsewhere.mkdir()
     secret = elsewhere / "secret.json"
     secret.write_text("{}")
     (tiny_folder / name).unlink(missing_ok=True)
+    (tiny_folder / name).parent.mkdir(exist_ok=True)
     (tiny_folder / name).symlink_to(secret)
 
     assert_refused(tiny_folder, "leads out of the folder")
@@ -135,10 +155,15 @@ def test_the_links_of_the_hubs_cache_are_followed(tiny_folder: Path, tmp_path: P
     for path in tiny_folder.iterdir():
         path.rename(blobs / path.name)
         (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    (blobs / "of tools").write_text("{{ tools }}")
+    named = snapshot / NAMED_TEMPLATES / "tool_use.jinja"
+    named.parent.mkdir()
+    named.symlink_to(Path("../../../blobs/of tools"))
 
     import_model(str(snapshot), tmp_path / "model")
 
-    assert not any(path.is_symlink() for path in (tmp_path / "model").iterdir())
+    assert (tmp_path / "model" / NAMED_TEMPLATES / named.name).read_text() == "{{ tools }}"
+    assert not any(path.is_symlink() for path in (tmp_path / "model").rglob("*"))
 
 
 @pytest.mark.parametrize(
