@@ -30,6 +30,7 @@ from falqon_core.process_edge import (
     prepare_process,
     read_config,
     to_stderr,
+    use_utf8,
 )
 from falqon_core.train.launch import STDOUT, end_like, run_ranks, take_stdout
 from falqon_core.train.report import MessagePort, to_all
@@ -129,6 +130,7 @@ def inspect(
     """
     with errors_become_exit_codes(to_stderr if message_fd is None else MessagePort(message_fd)):
         prepare_process(offline=True)
+        use_utf8()
         from falqon_core.train.inspection import inspect_dataset
 
         inspection = inspect_dataset(
@@ -296,6 +298,7 @@ def certify() -> None:
     """Compare an exported model with what its trainer says of it; the trainer asks on stdin."""
     with errors_become_exit_codes(to_stderr):
         prepare_process(offline=True)
+        use_utf8()
         from falqon_core.verification.process import main
 
         main(sys.stdin, sys.stdout)
@@ -421,6 +424,7 @@ def doctor(
     with errors_become_exit_codes(to_stderr):
         diagnosis = diagnose(model, (lambda _: None) if as_json else _show_check)
     if as_json:
+        use_utf8()
         sys.stdout.write(diagnosis.model_dump_json(indent=2) + "\n")
     else:
         sys.stdout.write(f"{diagnosis.summary}, in {diagnosis.seconds:.0f} s\n")

@@ -3,6 +3,7 @@ here. An unexpected exception tells the user nothing but that it happened; its t
 stderr.
 """
 
+import io
 import logging
 import os
 import sys
@@ -105,6 +106,13 @@ def prepare_environment(offline: bool) -> None:
     choose_allocator()
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+def use_utf8() -> None:
+    """Read and write UTF-8 on stdin and stdout in every locale, for JSON to and from programs."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):  # A test may have replaced it.
+            stream.reconfigure(encoding="utf-8")
 
 
 @contextmanager

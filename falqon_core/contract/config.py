@@ -294,6 +294,10 @@ class TrainConfig(BaseModel):
         None, description="CPU threads; bit-exact resume needs the same number"
     )
 
+    def write(self, path: Path) -> None:
+        """Write the file that the trainer reads, in UTF-8 in every locale."""
+        path.write_text(self.model_dump_json(), encoding="utf-8")
+
     @model_validator(mode="after")
     def _one_source_of_validation(self) -> Self:
         if self.validation_file is not None and self.recipe.validation_fraction:

@@ -100,13 +100,16 @@ def save_checkpoint(output: Path, checkpoint: TrainingState, keep: int) -> Saved
         save_file(_contiguous(checkpoint.method), staging / "method.safetensors")
         fault("checkpoint_write")
         save_file(_contiguous(checkpoint.optimizer), staging / "optimizer.safetensors")
-        (staging / "progress.json").write_text(checkpoint.progress.model_dump_json() + "\n")
+        (staging / "progress.json").write_text(
+            checkpoint.progress.model_dump_json() + "\n", encoding="utf-8"
+        )
         files = {
             file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)}
             for file in sorted(staging.iterdir())
         }
         (staging / MANIFEST).write_text(
-            json.dumps({"step": checkpoint.progress.step, "files": files}, indent=2) + "\n"
+            json.dumps({"step": checkpoint.progress.step, "files": files}, indent=2) + "\n",
+            encoding="utf-8",
         )
     fault("checkpoint_written")
     for old in checkpoint_folders(output)[keep:]:
@@ -151,7 +154,7 @@ def load_checkpoint(path: Path) -> TrainingState:
     cannot read it now, which says nothing about the checkpoint.
     """
     try:
-        files = json.loads((path / MANIFEST).read_text())["files"]
+        files = json.loads((path / MANIFEST).read_bytes())["files"]
         for name in ("method.safetensors", "optimizer.safetensors", "progress.json"):
             if _sha256(path / name) != files[name]["sha256"]:
                 raise CheckpointCorrupt(f"checkpoint {path.name} is corrupt: {name} has changed")
@@ -169,7 +172,7 @@ def load_checkpoint(path: Path) -> TrainingState:
 def _read_progress(path: Path) -> Progress:
     """Read a file whose hash was right."""
     try:
-        return Progress.model_validate_json((path / "progress.json").read_text())
+        return Progress.model_validate_json((path / "progress.json").read_bytes())
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(map(str, first["loc"]))

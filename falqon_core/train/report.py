@@ -5,6 +5,7 @@ On a terminal a progress bar shows step, loss, tokens per second and time left; 
 message is one plain line.
 """
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -113,7 +114,11 @@ class ProgressBar:
 
 
 def person_port(*, discreet: bool) -> Port:
-    """Return the port for readers of stdout."""
+    """Return the port for readers of stdout. A character that their locale lacks is escaped there,
+    and ends no training.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # A test may have replaced it.
+        sys.stdout.reconfigure(errors="backslashreplace")
     console = Console()
     if console.is_terminal:
         return ProgressBar(console)

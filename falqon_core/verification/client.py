@@ -32,7 +32,7 @@ class VerifierProcess:
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)

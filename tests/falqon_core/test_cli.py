@@ -1,10 +1,11 @@
 import importlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from falqon_core import cli
+from falqon_core.contract.certificate import CERTIFICATE, Certificate
 from falqon_core.contract.errors import (
     CertificateMismatch,
     CheckpointCorrupt,
@@ -33,6 +35,7 @@ from falqon_core.contract.messages import (
     StepMetrics,
 )
 from falqon_core.process_edge import exit_code_of
+from falqon_core.train.checkpoint import load_checkpoint
 from tests.falqon_core.train.processes import (
     ENVIRONMENT,
     ROOT,
@@ -41,6 +44,7 @@ from tests.falqon_core.train.processes import (
     write_config,
 )
 
+ASCII_LOCALE = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
 RECIPE = {"rank": 8, "max_seq_length": 64, "batch_size": 4, "max_steps": 3}
 RECORD = {
     "messages": [
@@ -68,12 +72,51 @@ def train_file(tmp_path: Path) -> Path:
     return path
 
 
-def run(*arguments: str | Path, packages: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+def run(
+    *arguments: str | Path, packages: Path = ROOT, variables: Mapping[str, str] = {}
+) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "falqon_core", *map(str, arguments)]
-    environment = ENVIRONMENT | {"PYTHONPATH": f"{packages}:{ROOT}"}
+    environment = ENVIRONMENT | {"PYTHONPATH": f"{packages}:{ROOT}"} | variables
     return subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=120, check=False
     )
+
+
+def test_a_training_ends_with_its_certificate_in_a_locale_of_ascii(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    """In its names, its variables of the template, and its samples are other characters."""
+    answer = {"role": "assistant", "content": "Größe π, 日本語"}
+    train_file = tmp_path / "train.jsonl"
+    record = {"messages": [RECORD["messages"][0], answer]}
+    train_file.write_bytes((json.dumps(record) + "\n").encode() * 10)
+    recipe = RECIPE | {"max_steps": 1, "validation_fraction": 0.2, "eval_every": 1}
+    recipe |= {"chat_template_kwargs": {"town": "Zürich"}, "num_samples": 1, "sample_tokens": 1}
+    model = shutil.copytree(tiny_folder, tmp_path / "model")
+    template = model / "chat_template.jinja"
+    template.write_text("{% if town %}{% endif %}" + template.read_text())
+    path = write_config(tmp_path / "config.json", model, train_file, recipe, certificate=True)
+    name = "acme/größe"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name": name}))
+
+    done = run("train", "--config", path, "--output", tmp_path / "out", variables=ASCII_LOCALE)
+
+    assert done.returncode == ExitCode.DONE, done.stderr
+    assert r"Gr\xf6\xdfe \u03c0" in done.stdout
+    certificate = (tmp_path / "out" / "model" / CERTIFICATE).read_text(encoding="utf-8")
+    assert Certificate.model_validate_json(certificate).base.name == name
+    assert load_checkpoint(tmp_path / "out/checkpoints/1").progress.recipe.chat_template_kwargs == {
+        "town": "Zürich"
+    }
+
+
+def test_a_data_set_is_inspected_in_a_locale_of_ascii(tiny_folder: Path, tmp_path: Path) -> None:
+    train_file = tmp_path / "train.jsonl"
+    train_file.write_text(json.dumps({"text": "Größe π"}) + "\n")
+    done = run("inspect", train_file, "--model", tiny_folder, variables=ASCII_LOCALE)
+    assert done.returncode == ExitCode.DONE, done.stderr
+    assert json.loads(done.stdout)
+    assert not done.stdout.isascii()
 
 
 def test_a_training_by_hand_of_what_was_imported_loads_no_package_of_another_method(

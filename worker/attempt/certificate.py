@@ -40,10 +40,11 @@ def add_service_facts(folder: Path, job_id: str, model_id: str, cost: JobCost | 
     path.write_bytes(completed)
     digests = sums(folder) | {CERTIFICATE: hashlib.sha256(completed).hexdigest()}
     (folder / SHA256SUMS).write_text(
-        "".join(f"{digest}  {name}\n" for name, digest in digests.items())
+        "".join(f"{digest}  {name}\n" for name, digest in digests.items()), encoding="utf-8"
     )
 
 
 def sums(folder: Path) -> dict[str, str]:
     """`sha256sum`'s format: digest, two characters, name."""
-    return {line[66:]: line[:64] for line in (folder / SHA256SUMS).read_text().splitlines()}
+    lines = (folder / SHA256SUMS).read_text(encoding="utf-8").splitlines()
+    return {line[66:]: line[:64] for line in lines}

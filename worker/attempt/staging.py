@@ -63,7 +63,7 @@ def stage(
         device_name=machine.device if machine.is_gpu else "",
         num_threads=num_threads_of(settings),
     )
-    (folder / "config.json").write_text(config.model_dump_json())
+    config.write(folder / "config.json")
     return Staged(folder / "config.json", output, recipe)
 
 

@@ -184,7 +184,7 @@ class TrackerProcess:
     def _last_lines(self) -> str:
         if not self._log.exists():
             return ""
-        with self._log.open(errors="replace") as stream:
+        with self._log.open(encoding="utf-8", errors="replace") as stream:
             return "".join(deque(stream, KEPT_LOG_LINES))
 
 

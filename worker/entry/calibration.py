@@ -117,7 +117,7 @@ def _measure(
         device="cuda" if machine.is_gpu else "cpu",
         num_threads=None if machine.is_gpu else machine.num_devices,
     )
-    (folder / "config.json").write_text(config.model_dump_json())
+    config.write(folder / "config.json")
     first = 0.0
     steps: list[float] = []
     begun = time.monotonic()

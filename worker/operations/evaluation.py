@@ -184,7 +184,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         small = [artifact for artifact in artifacts if not artifact.name.endswith(WEIGHTS_SUFFIX)]
         fetch_artifacts(self._storage, small, folder / "model", heartbeat)
         config = TrainConfig(model=folder / "model", train_file=path, recipe=job.recipe)
-        (folder / "config.json").write_text(config.model_dump_json())
+        config.write(folder / "config.json")
         arguments = ["held-out", "--config", str(folder / "config.json")]
         output = run_tool(self._settings.trainer_command, arguments, heartbeat)
         return frozenset(json.loads(output))

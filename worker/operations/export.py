@@ -161,7 +161,7 @@ class ExportHandler(OperationHandler[Export]):
             validation_file=data[1] if len(data) > 1 else None,
             recipe=job.recipe,
         )
-        (folder / "training.json").write_text(config.model_dump_json())
+        config.write(folder / "training.json")
         return ["--training", str(folder / "training.json")]
 
     def _merge(

@@ -48,10 +48,13 @@ def reason(error: Exception) -> str:
 
 
 def main() -> int:
-    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    # The worker's end is UTF-8 in every locale.
+    lines = os.fdopen(os.dup(sys.stdin.fileno()), encoding="utf-8")
+    answer = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries print
     try:
-        report(sys.stdin)
+        with lines:
+            report(lines)
     except Exception as error:  # the edge of the process
         traceback.print_exc()
         with answer:

@@ -1,3 +1,4 @@
+import locale
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +239,14 @@ def test_an_older_recipe_has_weights_in_fp8() -> None:
     stored = Recipe().model_dump()
     del stored["weights"]
     assert Recipe.model_validate(stored) == Recipe()
+
+
+def test_a_configuration_is_written_in_utf8_in_every_locale(tmp_path: Path) -> None:
+    config = TrainConfig(model=Path("größe"), train_file=Path("日本語.jsonl"), base_model_name="π")
+    before = locale.setlocale(locale.LC_CTYPE)
+    locale.setlocale(locale.LC_CTYPE, "C")
+    try:
+        config.write(tmp_path / "config.json")
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    assert TrainConfig.model_validate_json((tmp_path / "config.json").read_bytes()) == config
