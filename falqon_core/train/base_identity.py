@@ -1,9 +1,9 @@
 """The fingerprint of a base model, by which a checkpoint is told from one of another base: what is
 learned is stored as a difference, and would fit any model of the same shapes.
 
-It is cheap, and not a proof: a few bytes of every tensor stand for all of it. A base that is itself
-merged from a checkpoint may have a code or two rounded otherwise by another kind of CPU, and so few
-bytes hardly ever show it.
+It is cheap, and not a proof: a few bytes of every tensor stand for all of it. A base that was
+merged here has none: a worker may have to merge it again, where another kind of CPU rounds a code
+or two otherwise, and a good training must not end by that.
 """
 
 import hashlib
@@ -16,12 +16,15 @@ from falqon_core.export.reading import is_ours
 from falqon_core.train.checkpoint import Progress
 
 
-def fingerprint_base(folder: Path) -> str:
+def fingerprint_base(folder: Path) -> str | None:
     """Return the fingerprint of the folder's weights: the same for a copy, and for the same tensors
-    in other files. Raises `ModelError` where they cannot be read.
+    in other files; None for a model that was merged here. Raises `ModelError` where they cannot be
+    read.
     """
+    if is_ours(read_config(folder)):
+        return None
     samples: dict[str, bytes] = {}
-    for path in _loaded_files(folder):
+    for path in weight_files(folder):
         try:
             samples |= sample_tensors(path)
         except UnsoundWeights as error:
@@ -34,8 +37,8 @@ def fingerprint_base(folder: Path) -> str:
 
 
 def is_other_base(before: Progress, fingerprint: str | None) -> bool:
-    """Return True where `before` is known to be of another base. Checkpoints that were written
-    before there were fingerprints are not.
+    """Return True where `before` is known to be of another base: one of the two may have no
+    fingerprint.
     """
     known = before.base_fingerprint
     return None not in (known, fingerprint) and known != fingerprint
@@ -47,10 +50,3 @@ def check_base(progress: Progress, folder: Path) -> None:
         raise ModelError(
             f"checkpoint {progress.step} was trained from another base model than {folder.name}"
         )
-
-
-def _loaded_files(folder: Path) -> list[Path]:
-    """Return the files that `load_base_model` reads."""
-    if is_ours(read_config(folder)):
-        return sorted(folder.glob("*.safetensors"))
-    return weight_files(folder)

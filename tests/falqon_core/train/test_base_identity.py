@@ -1,3 +1,4 @@
+import json
 import shutil
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from falqon_core.contract.errors import ModelError
+from falqon_core.contract.quantization_config import quantization_config
 from falqon_core.train.base_identity import fingerprint_base
 from tests.falqon_core.train.trainings import resize
 
@@ -25,6 +27,14 @@ def test_a_base_is_told_by_its_weights_wherever_and_in_whatever_files_they_are(
     assert fingerprint_base(copy) == fingerprint
 
     assert fingerprint_base(resize(tiny_folder, tmp_path / "other", 2)) != fingerprint
+
+
+def test_a_base_that_was_merged_here_may_be_merged_again(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_folder, tmp_path / "merged")
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = quantization_config([])
+    (folder / "config.json").write_text(json.dumps(config))
+    assert fingerprint_base(folder) is None
 
 
 def test_a_base_that_cannot_be_read_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
