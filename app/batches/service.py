@@ -72,6 +72,7 @@ def _create(
         session.flush()
         created = BatchObject.of(batch)
         audit.record(session, caller, "batch.created", created.id)
+    services.notifier.notify(Batch, created.id)
     return created
 
 

