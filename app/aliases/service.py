@@ -93,6 +93,7 @@ def roll_back(
                 code="version_not_found",
             )
         _check_models(session, owner, name, wanted.targets)
+        _check_return_of_upstream(services, caller, versions, wanted)
         _check_number(session, owner, versions[0])
         alias = repository.add_version(session, owner, name, wanted.targets, caller.key_id)
         audit.record(session, caller, "alias.rolled_back", name)
@@ -291,10 +292,32 @@ def _check_upstream(
     """Let nobody but the admin of the installation spend what the upstream's key pays for: others
     only change the shares of an upstream's model that a name has already.
     """
+    if _adds_upstream(before, targets):
+        caller.must_administer_installation()
+        _must_have_upstream(services)
+
+
+def _check_return_of_upstream(
+    services: Services, caller: Caller, versions: Sequence[Alias], wanted: Alias
+) -> None:
+    """Let others than the admin of the installation bring an upstream's model back only by taking
+    back a switch that is in force: a change of the admin's may have been made to end the costs.
+    """
+    newest = versions[0]
+    is_of_switch = newest.switch_id is not None and wanted is _find_earlier(versions, None)
+    if not is_of_switch and _adds_upstream(newest, wanted.targets):
+        caller.must_administer_installation()
+    if _adds_upstream(None, wanted.targets):
+        _must_have_upstream(services)
+
+
+def _adds_upstream(before: Alias | None, targets: AliasTargets) -> bool:
+    """Return whether a name would stand for an upstream's model that it does not stand for yet."""
     old = set() if before is None else {target.model for target in before.targets.models}
-    if not any(is_upstream(each.model) and each.model not in old for each in targets.models):
-        return
-    caller.must_administer_installation()
+    return any(is_upstream(each.model) and each.model not in old for each in targets.models)
+
+
+def _must_have_upstream(services: Services) -> None:
     if not services.settings.upstream_url:
         raise InvalidRequest(
             "models: FALQON_UPSTREAM_URL names no server to send the questions to.",

@@ -5,14 +5,19 @@ written, answers are passed on and kept, and a name switches to a model here.
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
+from app.aliases import repository
+from app.aliases import service as aliases
+from app.base.ids import new_id
 from app.inference import proxy
 from app.models import DEFAULT_PROJECT_ID, Scope
+from app.models.alias import AliasTarget, AliasTargets
 from tests.app.switches.conftest import ask as ask_to_switch
 from tests.app.switches.conftest import make_result, models_of, put, read
 from tests.support.answers import keep_answers
@@ -262,9 +267,60 @@ def test_a_name_switches_to_a_model_here_that_is_not_worse_and_back(
     assert not any("chat_template_kwargs" in received.body for received in upstream.received)
     assert models_of(tenant, NAME) == {good: 1}
     wait_for(lambda: ask(tenant).model == good, 10)
-    tenant.http.post(f"/v1/aliases/{NAME}/rollback").raise_for_status()
+    writer = {"authorization": f"Bearer {tenant.new_key(Scope.WRITE)}"}
+    tenant.http.post(f"/v1/aliases/{NAME}/rollback", headers=writer).raise_for_status()
     wait_for(lambda: ask(tenant).id == "chatcmpl-upstream", 10)
     upstream.content = TEXT
+
+
+def test_only_the_admin_of_the_installation_rolls_back_to_it(tenant: Tenant) -> None:
+    name = new_id("gpt-")
+    rollback = f"/v1/aliases/{name}/rollback"
+    writer = {"authorization": f"Bearer {tenant.new_key(Scope.WRITE)}"}
+    put(tenant, name, THERE)
+    put(tenant, name, tenant.base_model)
+    for version in (None, 1):
+        body = {"version": version}
+        assert tenant.http.post(rollback, json=body, headers=writer).status_code == 403
+    assert models_of(tenant, name) == {tenant.base_model: 1}
+    tenant.http.post(rollback, json={"version": 1}).raise_for_status()
+    assert models_of(tenant, name) == {THERE: 1}, "the admin may"
+    tenant.http.delete(f"/v1/aliases/{name}").raise_for_status()
+    assert tenant.http.post(rollback, headers=writer).status_code == 403
+
+
+def test_a_switch_is_taken_back_to_it_until_the_name_changes(tenant: Tenant) -> None:
+    name = new_id("gpt-")
+    rollback = f"/v1/aliases/{name}/rollback"
+    writer = {"authorization": f"Bearer {tenant.new_key(Scope.WRITE)}"}
+    put(tenant, name, "upstream:gpt-4")
+    put(tenant, name, THERE)
+    with tenant.api.database.transaction() as session:
+        before = aliases.get_own(session, DEFAULT_PROJECT_ID, name)
+        targets = AliasTargets(models=[AliasTarget(model=tenant.base_model)])
+        aliases.move(session, before, targets, switch_id="switch", key_id=None)
+    older = tenant.http.post(rollback, json={"version": 1}, headers=writer)
+    assert older.status_code == 403
+    another = new_id("base-")
+    tenant.add_model(another, project_id=None)
+    put(tenant, name, another)
+    assert tenant.http.post(rollback, json={"version": 2}, headers=writer).status_code == 403
+    assert tenant.http.post(rollback, json={"version": 3}, headers=writer).status_code == 200
+
+
+def test_no_rollback_brings_it_back_where_no_upstream_is_configured(tmp_path: Path) -> None:
+    api = Api(f"sqlite:///{tmp_path}/falqon.db", tmp_path)
+    tenant = Tenant(api, Scope.ADMIN, DEFAULT_PROJECT_ID)
+    try:
+        with api.database.transaction() as session:
+            for model, switch_id in ((THERE, None), (tenant.base_model, "switch")):
+                targets = AliasTargets(models=[AliasTarget(model=model)])
+                repository.add_version(session, DEFAULT_PROJECT_ID, NAME, targets, None, switch_id)
+        answer = tenant.http.post(f"/v1/aliases/{NAME}/rollback")
+    finally:
+        tenant.http.close()
+        api.stop()
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "upstream_not_configured")
 
 
 def test_the_name_is_a_model_of_the_list_and_by_itself(tenant: Tenant) -> None:
