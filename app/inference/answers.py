@@ -23,6 +23,7 @@ from app.base.settings import Settings
 from app.http.rates import enforce_tokens, state_rate
 from app.inference import proxy, service
 from app.inference.answer_stream import AnswerStream
+from app.inference.engine_finder import EngineFinder
 from app.inference.engine_traits import KnownTraits
 from app.inference.forms import AnswerForm
 from app.inference.in_flight import AnswersInFlight
@@ -57,6 +58,7 @@ class Engines:
 
     client: httpx.AsyncClient
     upstream_client: httpx.AsyncClient
+    finder: EngineFinder
     targets: KnownTargets
     replicas: ReplicaChoice
     queues: EngineQueues
@@ -90,6 +92,7 @@ async def open_engines(
         yield Engines(
             client,
             upstream_client,
+            EngineFinder(),
             KnownTargets(),
             ReplicaChoice(),
             EngineQueues(),
@@ -257,7 +260,7 @@ async def _answer(
             await bill.open()
             with suppress(Unavailable):  # the engines may have gone since the query
                 return await ask_replicas(known)
-        targets = await service.find_engines(services, caller, body.model)
+        targets = await engines.finder.find(services, caller, body.model)
         engines.targets.keep(*of_caller, targets)
         await bill.open()
         return await ask_replicas(targets)

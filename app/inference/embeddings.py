@@ -82,7 +82,7 @@ async def _embed(
     def charge(num_tokens: int) -> None:
         state_rate(request, services.limiter.use_tokens(caller.key_id, num_tokens))
 
-    target = await service.find_target(services, caller, body.model)
+    target = service.choose(await engines.finder.find(services, caller, body.model))
     exchange = proxy.Exchange(
         engines.upstream_client if target.is_upstream else engines.client,
         target,

@@ -1,20 +1,16 @@
-"""Lookup of the engine of a model, and the request to start one."""
+"""Lookup of the engines of a model, and the request to start one."""
 
-import asyncio
 import json
 import random
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from anyio.to_thread import run_sync
 from sqlalchemy.orm import Session
 
 from app.aliases import service as aliases
-from app.auth.caller import Caller
 from app.base.database import Database
 from app.base.errors import ApiError, InvalidRequest, NotFound, Unavailable
 from app.base.settings import Settings
@@ -27,7 +23,6 @@ from app.jobs.base_model import trained_format
 from app.models import Engine, EngineState, Model
 from app.models.alias import is_upstream
 from app.notifier.broker import Notifier
-from app.services import Services
 
 UPSTREAM_ANSWERS = 2_000  # simultaneous ones; the upstream has limits of its own
 DEFAULT_ANSWERS = 4  # simultaneous ones, for an engine of an older worker
@@ -117,31 +112,6 @@ class EngineFailed(ApiError):
 
     status = 503
     code = "engine_failed"
-
-
-POLL_SECONDS = 0.1
-
-
-async def find_target(services: Services, caller: Caller, model_id: str) -> EngineTarget:
-    """Return an engine of a model once one is ready. Raises as `find_engines` does."""
-    return choose(await find_engines(services, caller, model_id))
-
-
-async def find_engines(services: Services, caller: Caller, model_id: str) -> Sequence[EngineTarget]:
-    """Return the engines of a model that are ready, once there is one.
-
-    Raises `NotFound`, `EngineFailed`, and `Unavailable` if none is ready in time.
-    """
-    wait_seconds = services.settings.engine_wait.total_seconds()
-    deadline = time.monotonic() + wait_seconds
-    lookup = (services.settings, services.database, services.notifier)
-    targets = await run_sync(find_or_request, *lookup, caller.project_id, model_id)
-    while not targets:
-        if time.monotonic() > deadline:
-            raise await run_sync(_not_loaded, services.database, model_id, wait_seconds)
-        await asyncio.sleep(POLL_SECONDS)
-        targets = await run_sync(poll, services.database, caller.project_id, model_id)
-    return targets
 
 
 def find_or_request(
@@ -280,7 +250,7 @@ def poll(
     return []
 
 
-def _not_loaded(database: Database, model_id: str, wait_seconds: float) -> Unavailable:
+def not_loaded(database: Database, model_id: str, wait_seconds: float) -> Unavailable:
     """Return the error to raise for a model that is not ready in time, with what hinders workers
     that know it.
     """
