@@ -15,7 +15,7 @@ from app.http.body_limit import MAX_JSON_BYTES, limit_body, max_upload_bytes
 from app.http.dependencies import get_services, scopes_of
 from app.http.middleware import LOGGED
 from app.http.rates import enforce_requests
-from app.http.strict_json import StrictRequest, refuse_nul
+from app.http.strict_json import StrictRequest, TokenRequest, refuse_nul
 from app.services import Services
 
 
@@ -25,6 +25,7 @@ class ApiRoute(APIRoute):
     An unauthenticated client can make us neither parse nor store anything.
     """
 
+    request_class: type[StrictRequest] = StrictRequest
     body_param: str | None = None  # field that makes a body large, if there is one
 
     def max_body_bytes(self, settings: Settings) -> int:
@@ -45,9 +46,13 @@ class ApiRoute(APIRoute):
             receive = limit_body(request, self.max_body_bytes(services.settings), self.body_param)
             refuse_nul(request)
             await self.admit_body(services, caller, request)
-            return await handler(StrictRequest(request.scope, receive))
+            return await handler(self.request_class(request.scope, receive))
 
         return guarded
+
+
+class TokenRoute(ApiRoute):
+    request_class = TokenRequest
 
 
 class UploadRoute(ApiRoute):

@@ -4,12 +4,13 @@ from fastapi import APIRouter, Request, Response
 
 from app.http.dependencies import InferenceCaller, ServicesDep
 from app.http.openapi import DESCRIPTIONS, HEADERS_OF_TOKENS
-from app.http.routes import ApiRoute
+from app.http.routes import ApiRoute, TokenRoute
 from app.inference.answers import EnginesDep, answer
 from app.inference.embeddings import EmbeddingRequest, embed
 from app.inference.schemas import ChatCompletionRequest, CompletionRequest
 
 router = APIRouter(prefix="/v1", tags=["inference"], route_class=ApiRoute)
+of_tokens = APIRouter(route_class=TokenRoute)
 RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {
         "content": {"application/json": {}, "text/event-stream": {}},
@@ -36,7 +37,7 @@ async def create_chat_completion(
     return await answer(services, engines, caller, request, body)
 
 
-@router.post("/completions", response_class=Response, responses=RESPONSES)
+@of_tokens.post("/completions", response_class=Response, responses=RESPONSES)
 async def create_completion(
     services: ServicesDep,
     engines: EnginesDep,
@@ -48,7 +49,7 @@ async def create_completion(
     return await answer(services, engines, caller, request, body)
 
 
-@router.post("/embeddings", response_class=Response, responses=RESPONSES | {200: WHOLE})
+@of_tokens.post("/embeddings", response_class=Response, responses=RESPONSES | {200: WHOLE})
 async def create_embeddings(
     services: ServicesDep,
     engines: EnginesDep,
@@ -60,3 +61,6 @@ async def create_embeddings(
     engine has one. Models here have none.
     """
     return await embed(services, engines, caller, request, body)
+
+
+router.include_router(of_tokens)

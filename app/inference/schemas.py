@@ -104,7 +104,9 @@ def check_prompt(value: Any, most: int) -> Any:
 
 
 def _is_tokens(value: list[Any]) -> bool:
-    return all(type(each) is int and 0 <= each < 2**31 for each in value)
+    if set(map(type, value)) - {int}:
+        return False
+    return not value or (min(value) >= 0 and max(value) < 2**31)
 
 
 def _check_token_ids(biases: dict[str, float]) -> dict[str, float]:

@@ -28,6 +28,8 @@ BINARY_FILE = "binary_file"
 
 # Matches a text without its end too, so that none is tried twice.
 _STRING = re.compile(r'"(?:[^"\\]++|\\.?)*+"?', re.DOTALL)
+# Lists of integers, where each text is an empty one.
+_TOKEN_IDS = re.compile(r"\[[\d\s,]*+\]")
 # Brackets of which none is closed between.
 _DEEP = re.compile(rf"(?:[\[{{][^\[\]{{}}]*+){{{MAX_NESTING + 1}}}")
 _TOO_DEEP = (
@@ -77,6 +79,14 @@ class BadRecord(ValueError):
         return self.error.model_copy(update={"text": text, "mark": column - start})
 
 
+class TooManyValues(BadRecord):
+    """The line holds more values than its reader takes."""
+
+    def __init__(self, text: str, line: int, max_values: int) -> None:
+        message = f"the JSON holds too many values, the limit is {max_values}"
+        super().__init__(bad(line, column_of(text, ()), "", message, "split the record").error)
+
+
 class _SecondKey(ValueError):
     def __init__(self, key: str) -> None:
         super().__init__(key)
@@ -85,6 +95,10 @@ class _SecondKey(ValueError):
 
 class _Constant(ValueError):
     pass
+
+
+class _Crowd(ValueError):
+    """There are too many values."""
 
 
 class Unusable(ValueError):
@@ -160,10 +174,14 @@ def decode_line(raw: bytes, line: int) -> str:
     return text
 
 
-def parse_line(text: str, line: int, max_values: int = MAX_LINE_VALUES) -> Any:
-    """Return the value that a line holds. Too many values are refused before any is made."""
+def parse_line(
+    text: str, line: int, max_values: int = MAX_LINE_VALUES, *, counts_token_ids: bool = True
+) -> Any:
+    """Return the value that a line holds. Too many values are refused before any is made; without
+    `counts_token_ids`, a list of integers counts as one.
+    """
     if len(text) > max_values:
-        _refuse_crowd(text, line, max_values)
+        _refuse_crowd(text, line, max_values, counts_token_ids)
     try:
         value = None
         end = 0
@@ -193,7 +211,9 @@ def parse_line(text: str, line: int, max_values: int = MAX_LINE_VALUES) -> Any:
         or text.count(",") > max_values
     ):
         try:
-            _ValueCheck(max_values).at(value, ())
+            _ValueCheck(max_values, counts_token_ids).at(value, ())
+        except _Crowd:
+            raise TooManyValues(text, line, max_values) from None
         except Unusable as error:
             raise bad(
                 line, column_of(text, error.path), field_of(error.path), error.message, error.advice
@@ -204,19 +224,22 @@ def parse_line(text: str, line: int, max_values: int = MAX_LINE_VALUES) -> Any:
 class _ValueCheck:
     """Through everything in a line, for what cannot be kept."""
 
-    def __init__(self, max_values: int) -> None:
+    def __init__(self, max_values: int, counts_token_ids: bool) -> None:
         self._max_values = max_values
+        self._counts_token_ids = counts_token_ids
         self._values = 0
 
     def at(self, value: object, path: tuple[int | str, ...]) -> None:
         self._values += 1
         if self._values > self._max_values:
-            raise Unusable((), _too_many(self._max_values), "split the record")
+            raise _Crowd
         if isinstance(value, str):
             _refuse_text(value, path)
         elif isinstance(value, dict | list):
             if len(path) >= MAX_NESTING:
                 raise Unusable(path[:1], *_TOO_DEEP)
+            if not self._counts_token_ids and set(map(type, value)) == {int}:
+                return
             for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
                 if isinstance(key, str):
                     _refuse_text(key, path)
@@ -234,22 +257,20 @@ def _refuse_text(text: str, path: tuple[int | str, ...]) -> None:
         raise Unusable(path, message, advice) from None
 
 
-def _refuse_crowd(text: str, line: int, max_values: int) -> None:
+def _refuse_crowd(text: str, line: int, max_values: int, counts_token_ids: bool) -> None:
     """Refuse what surely holds more values: each comma precedes one, each bracket opens one."""
     if text.count(",") <= max_values and text.count("[") + text.count("{") <= max_values:
         return
-    structure = _STRING.sub("", text)
+    structure = _STRING.sub('""', text)
     if _DEEP.search(structure):
         raise bad(line, 1, "", *_TOO_DEEP)
+    if not counts_token_ids:
+        structure = _TOKEN_IDS.sub("0", structure)
     if (
         structure.count(",") >= max_values
         or structure.count("[") + structure.count("{") > max_values
     ):
-        raise bad(line, column_of(text, ()), "", _too_many(max_values), "split the record")
-
-
-def _too_many(max_values: int) -> str:
-    return f"the JSON holds too many values, the limit is {max_values}"
+        raise TooManyValues(text, line, max_values)
 
 
 def printable(text: str) -> str:

@@ -343,6 +343,11 @@ def test_embeddings_come_from_there(tenant: Tenant, upstream: Upstream) -> None:
     (received,) = upstream.received
     assert (received.path, received.headers["authorization"]) == ("/v1/embeddings", f"Bearer {KEY}")
     assert received.body == options | {"input": texts}
+    upstream.received.clear()
+    tokens = [[1, 2] * 100] * 1000  # as LangChain sends them
+    options["dimensions"] = 1
+    assert len(tenant.client.embeddings.create(input=tokens, **options).data) == 1000
+    assert upstream.received[0].body["input"] == tokens
     upstream.refusal = Refusal(400, b'{"error": {"message": "too long", "code": "too_long"}}')
     with pytest.raises(openai.BadRequestError) as caught:
         tenant.client.embeddings.create(input="a", **options)

@@ -1,11 +1,14 @@
+import json
 import resource
 from collections.abc import Iterator
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from falqon_core.records.file_check import check_file
-from falqon_core.records.jsonl import MAX_LINE_BYTES, lines_of
+from falqon_core.records.jsonl import MAX_LINE_BYTES, TooManyValues, lines_of, parse_line
 
 MIB = 2**20
 
@@ -44,3 +47,28 @@ def test_a_line_of_any_length_is_one_error_in_flat_memory() -> None:
         f"the line is too long; the limit is {MAX_LINE_BYTES} bytes",
     )
     assert grown < 60
+
+
+@pytest.mark.parametrize(
+    ("value", "is_refused"),
+    [
+        ([[1, -2, 3] * 50] * 4, True),
+        ([[1, 2, 3] * 50] * 4, False),
+        ([[1]] * 9, False),
+        ([[1]] * 20, True),
+        ([["[1, 2]"] * 5, [1] * 50, "[", []], False),
+        ([[1.5] * 5, [True] * 5, [1] * 50], True),
+        ({"a": [1] * 50, "b": ["1"] * 9}, True),
+    ],
+)
+def test_a_reader_may_let_a_list_of_token_ids_count_as_one_value(
+    value: Any, is_refused: bool
+) -> None:
+    text = json.dumps(value)
+    with pytest.raises(TooManyValues):
+        parse_line(text, 1, 8)
+    if is_refused:
+        with pytest.raises(TooManyValues):
+            parse_line(text, 1, 10, counts_token_ids=False)
+    else:
+        assert parse_line(text, 1, 10, counts_token_ids=False) == value
