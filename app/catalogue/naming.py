@@ -1,11 +1,17 @@
 import re
+from typing import get_args
 
 from app.models import Job
+from falqon_core.contract.formats import FormatName
 
 UNSAFE_CHARACTERS = re.compile(r"[^A-Za-z0-9._-]+")
 REPEATED_SEPARATOR = re.compile(r"([.-])\1+")
 MAX_HUB_NAME = 96
 FINE_TUNED = "ft/"
+# End of a job's id, a checkpoint and a form, with what a hub's id has before.
+HUB_FIELDS = re.compile(
+    rf"ft/(?:.*?-)?([^-]++)(?:-(ckpt-step-[0-9]++))?(?:-({'|'.join(get_args(FormatName))}))?"
+)
 
 
 def fine_tuned_model_id(job: Job, project_name: str) -> str:
@@ -39,6 +45,13 @@ def hub_id(model_id: str) -> str:
     # Kept whole, as it tells the model from others: the end of the job's id, and the form.
     tail = "-".join(fields[num_named:])
     return f"{FINE_TUNED}{name[: MAX_HUB_NAME - len(tail) - 1].strip('.-')}-{tail}"
+
+
+def end_of_id(hub_id: str) -> str:
+    """Return the end of the ids of all fine-tuned models that may have a name."""
+    fields = HUB_FIELDS.fullmatch(hub_id)
+    tail = fields.groups() if fields else [hub_id.rpartition("-")[2]]
+    return ":" + ":".join(field for field in tail if field)
 
 
 def _hub_name(text: str) -> str:

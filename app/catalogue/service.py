@@ -1,6 +1,5 @@
 """Use cases of models."""
 
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -32,7 +31,6 @@ from app.usage import last_use
 from falqon_core.contract.formats import NOT_TRAINABLE
 
 USE_IS_NOTED_EVERY = timedelta(seconds=last_use.NOTED_EVERY_SECONDS)
-HUB_CHECKPOINT = re.compile(r"ft/.+-(ckpt-step-[0-9]+)")
 MAX_OFFERED = 200  # number of base models, and of the project's own
 
 
@@ -174,14 +172,12 @@ def find_by_hub_id(session: Session, project_id: str, hub_id: str) -> Model:
     if model is not None:
         return model
     if hub_id.startswith(naming.FINE_TUNED):
-        checkpoint = HUB_CHECKPOINT.fullmatch(hub_id)
-        end = f":{checkpoint[1] if checkpoint else hub_id.rpartition('-')[2]}"
-        candidates = repository.like(session, project_id, end=end)
+        ids = repository.find_ids(session, project_id, end=naming.end_of_id(hub_id))
     else:  # a project may have very many models
-        candidates = repository.bases(session)
-    for candidate in candidates:
-        if naming.hub_id(candidate.id) == hub_id:
-            return candidate
+        ids = repository.ids_of_bases(session)
+    alike = [model_id for model_id in ids if naming.hub_id(model_id) == hub_id]
+    for model in repository.find_all(session, project_id, alike):
+        return model
     raise _unknown(hub_id)
 
 
@@ -190,10 +186,9 @@ def versions_of(session: Session, project_id: str, model_id: str) -> dict[str, M
     own id: `lora`, `ckpt-step-<n>`.
     """
     start = f"{model_id}:"
-    return {
-        model.id.removeprefix(start): model
-        for model in repository.like(session, project_id, start=start)
-    }
+    ids = repository.find_ids(session, project_id, start=start)
+    models = repository.find_all(session, project_id, ids)
+    return {model.id.removeprefix(start): model for model in models}
 
 
 def base_for_job(session: Session, project_id: str, model_id: str, *, lock: bool) -> Model:
