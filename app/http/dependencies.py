@@ -59,12 +59,13 @@ async def _metrics_reader(
 
 
 async def _storage_turn(request: Request) -> AsyncIterator[None]:
-    caller: Caller = request.state.caller
-    async with storage_turn(caller.project_id):
+    caller: Caller | None = getattr(request.state, "caller", None)
+    # Who follows a link has no key: all of them have one share.
+    async with storage_turn(caller.project_id if caller else "links"):
         yield
 
 
-# Dependency of every `ApiRoute` whose function reads or writes the storage. It ends with the
+# Dependency of every route of the API whose function reads or writes the storage. It ends with the
 # function, so a slow client holds no slot: the body was read before, the response is sent after.
 TOUCHES_STORAGE = [Depends(_storage_turn, scope="function")]
 After = Annotated[

@@ -158,4 +158,5 @@ def test_a_key_that_may_only_read_is_offered_no_new_job(
 def test_a_key_of_an_agent_is_told_what_it_may(browser: httpx.Client, tenant: Tenant) -> None:
     browser.post("/sign-in", data={"key": tenant.new_key(Scope.AGENT)}, headers=SAME_SITE)
     assert "train within its budget" in browser.get("/settings").text
+    assert "With an agent&#39;s key" in browser.get("/").text
     assert "With an agent&#39;s key" in browser.get("/jobs/new").text
