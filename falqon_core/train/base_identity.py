@@ -37,11 +37,8 @@ def fingerprint_base(folder: Path) -> str | None:
 
 
 def is_other_base(before: Progress, fingerprint: str | None) -> bool:
-    """Return True where `before` is known to be of another base: one of the two may have no
-    fingerprint.
-    """
-    known = before.base_fingerprint
-    return None not in (known, fingerprint) and known != fingerprint
+    """Return True where `before` is known to be of another base: it may have no fingerprint."""
+    return before.base_fingerprint not in (None, fingerprint)
 
 
 def check_base(progress: Progress, folder: Path) -> None:

@@ -87,6 +87,9 @@ document.addEventListener("submit", (event) => {
   if (event.target.dataset.sent) event.preventDefault();
   event.target.dataset.sent = "1";
 }, { capture: true });
-addEventListener("pageshow", () => {
+// Back on a page that the browser kept, they can be sent again. On a page that is still loading,
+// what was pressed already stays pressed.
+addEventListener("pageshow", ({ persisted }) => {
+  if (!persisted) return;
   for (const form of document.querySelectorAll("form[data-sent]")) delete form.dataset.sent;
 });

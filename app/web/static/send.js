@@ -1,7 +1,7 @@
 // Sends forms with `data-action` without leaving the page: where that fails, the page stays, says
-// why, and can send the same again. With `data-part` only that part of the page changes. Other forms leave it, once it is known that the service is
-// there and the session stands. The service answers with the address of the next page, or refuses
-// with a message.
+// why, and can send the same again. With `data-part` only that part of the page changes. Other
+// forms leave it, once it is known that the service is there and the session stands. The service
+// answers with the address of the next page, or refuses with a message.
 import { askToSignIn, isSignedIn } from "./sign_in.js";
 
 const NO_ANSWER = "The service does not answer. Nothing on this page is lost.";

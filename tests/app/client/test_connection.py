@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import ssl
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,7 +97,8 @@ def test_a_service_of_this_machine_is_reached_without_a_proxy(
             asked = falqon(
                 "models", "list", "--base-url", address, "--api-key", KEY, env=environment
             )
-            assert "403" not in asked.stderr, (name, address)
+            # Of its own: the id of a request may hold these digits.
+            assert not re.search(r"\b403\b", asked.stderr), (name, address)
             assert "proxy" not in asked.stderr, (name, address)
 
 
