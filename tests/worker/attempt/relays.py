@@ -42,6 +42,13 @@ def relay_of(
     progress: AttemptProgress | None = None,
     **options: Any,
 ) -> Relay:
+    progress = progress or progress_of(backend, job_id, lambda: 0)
+    writer = writer_of(gateway, job_id)
+    return Relay(writer, progress, "cpu", spool, on_checkpoint, **options)
+
+
+def writer_of(gateway: DirectGateway, job_id: str) -> AttemptWriter:
+    """Return the writer of an attempt whose lease does not end."""
     lease = Lease(
         gateway,
         Claim(job_id, 1, "me"),
@@ -50,8 +57,7 @@ def relay_of(
         claimed_at=0,
         on_lost=lambda: None,
     )
-    progress = progress or progress_of(backend, job_id, lambda: 0)
-    return Relay(AttemptWriter(gateway, lease), progress, "cpu", spool, on_checkpoint, **options)
+    return AttemptWriter(gateway, lease)
 
 
 def progress_of(backend: Backend, job_id: str, clock: Callable[[], float]) -> AttemptProgress:

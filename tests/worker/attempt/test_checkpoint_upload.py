@@ -7,14 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from app.jobs.claims import Claim
 from falqon_core.contract.layout import MANIFEST, checkpoint_folder
 from falqon_core.contract.messages import CheckpointSaved
 from tests.support.backend import Backend
-from tests.worker.attempt.relays import add_running_job, gateway_of
+from tests.worker.attempt.relays import add_running_job, gateway_of, writer_of
 from worker.attempt.checkpoint_upload import CheckpointUploads
-from worker.attempt.lease import Lease
-from worker.attempt.writer import AttemptWriter
 
 STATE = "state.bin"
 REMOVED = ": the trainer removed it for newer ones before it was uploaded"
@@ -33,16 +30,7 @@ def save(output: Path, step: int) -> CheckpointSaved:
 
 def upload(backend: Backend, job_id: str, output: Path, *checkpoints: CheckpointSaved) -> None:
     """Store what is still there of checkpoints of which the newest one is kept."""
-    gateway = gateway_of(backend)
-    lease = Lease(
-        gateway,
-        Claim(job_id, 1, "me"),
-        lease_seconds=1e9,
-        heartbeat_seconds=10,
-        claimed_at=0,
-        on_lost=lambda: None,
-    )
-    writer, job = AttemptWriter(gateway, lease), backend.job(job_id)
+    writer, job = writer_of(gateway_of(backend), job_id), backend.job(job_id)
     uploads = CheckpointUploads(backend.storage, writer, job, output, 1, lambda: None)
     for saved in checkpoints:
         uploads.add(saved)
