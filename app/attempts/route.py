@@ -1,7 +1,7 @@
 """Route for workers that reach only the API: their tokens grant access, and no API key does."""
 
 import re
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,7 +16,7 @@ from app.http.body_limit import limit_body
 from app.http.dependencies import get_services
 from app.http.middleware import LOGGED
 from app.http.routes import address_of, secret_of
-from app.http.storage_limit import storage_turn
+from app.http.storage_limit import touches_storage
 from app.http.strict_json import StrictRequest, refuse_nul
 from app.services import Services
 
@@ -71,13 +71,11 @@ async def _worker(request: Request) -> WorkerCaller:
 WorkerDep = Annotated[WorkerCaller, Depends(_worker)]
 
 
-async def _storage_turn(worker: WorkerDep) -> AsyncIterator[None]:
-    async with storage_turn(worker.token_id):
-        yield
+async def _token_of(worker: WorkerDep) -> str:
+    return worker.token_id
 
 
-# As the one of `app.http.dependencies`.
-TOUCHES_STORAGE = [Depends(_storage_turn, scope="function")]
+TOUCHES_STORAGE = touches_storage(_token_of)
 
 
 def check_token(services: Services, request: Request) -> None:

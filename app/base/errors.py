@@ -82,7 +82,6 @@ class Busy(ApiError):
 
     status = 409
     type = "invalid_request_error"
-    code = "in_progress"
 
     def __init__(self, message: str, *, param: str, code: str) -> None:
         headers = {"retry-after": "2", "x-should-retry": "true"}

@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request, Security
@@ -7,7 +7,7 @@ from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 
 from app.auth.caller import Caller
-from app.http.storage_limit import storage_turn
+from app.http.storage_limit import touches_storage
 from app.models import DEFAULT_PROJECT_ID, Scope
 from app.services import Services
 
@@ -58,16 +58,12 @@ async def _metrics_reader(
     return caller
 
 
-async def _storage_turn(request: Request) -> AsyncIterator[None]:
-    caller: Caller | None = getattr(request.state, "caller", None)
-    # Who follows a link has no key: all of them have one share.
-    async with storage_turn(caller.project_id if caller else "links"):
-        yield
+async def _project_of(request: Request) -> str:
+    caller: Caller = request.state.caller
+    return caller.project_id
 
 
-# Dependency of every route of the API whose function reads or writes the storage. It ends with the
-# function, so a slow client holds no slot: the body was read before, the response is sent after.
-TOUCHES_STORAGE = [Depends(_storage_turn, scope="function")]
+TOUCHES_STORAGE = touches_storage(_project_of)
 After = Annotated[
     str | None, Query(description="id of the last object of the page before", max_length=256)
 ]

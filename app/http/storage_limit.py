@@ -1,13 +1,14 @@
 """Limit on the share of an API process that the storage may block."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TypeVar
+from typing import Annotated, TypeVar
 from weakref import WeakValueDictionary
 
 from anyio import CapacityLimiter, Semaphore, from_thread, move_on_after
 from anyio.lowlevel import RunVar
 from anyio.to_thread import run_sync
+from fastapi import Depends, params
 
 from app.base.errors import Unavailable
 
@@ -24,10 +25,23 @@ _bodies: RunVar[CapacityLimiter] = RunVar("storage_bodies")
 T = TypeVar("T")
 
 
+def touches_storage(owner_of: Callable[..., Awaitable[str]]) -> list[params.Depends]:
+    """Return the dependency of every route whose function reads or writes the storage. It ends with
+    that function, so a slow client holds no slot: the body was read before, and the response is
+    sent after. `owner_of` is a dependency as well: whose share the request takes its turn of.
+    """
+
+    async def take_turn(owner_id: Annotated[str, Depends(owner_of)]) -> AsyncIterator[None]:
+        async with storage_turn(owner_id):
+            yield
+
+    return [Depends(take_turn, scope="function")]
+
+
 @asynccontextmanager
 async def storage_turn(owner_id: str) -> AsyncIterator[None]:
     """Wait, without a thread, for one of the storage's slots, first for one of those that this
-    project, or this token of workers, may hold.
+    owner may hold: a project, a token of workers, all who follow links.
 
     Raises `Unavailable` after a timeout.
     """

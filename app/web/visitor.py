@@ -1,6 +1,6 @@
 """The visitor of a page, and the pages for errors and for visitors without access."""
 
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -27,7 +27,7 @@ from app.http.body_limit import (
 )
 from app.http.dependencies import ServicesDep, get_services
 from app.http.routes import with_origin
-from app.http.storage_limit import storage_turn
+from app.http.storage_limit import touches_storage
 from app.http.strict_json import StrictRequest, refuse_nul
 from app.models import Scope
 from app.web.plain_words import refusal_in_plain_words
@@ -230,13 +230,11 @@ class PageRouter(APIRouter):
 Visitor = Annotated[Caller, Depends(_visitor)]
 
 
-async def _storage_turn(caller: Visitor) -> AsyncIterator[None]:
-    async with storage_turn(caller.project_id):
-        yield
+async def _project_of(caller: Visitor) -> str:
+    return caller.project_id
 
 
-# As the one of `app.http.dependencies`.
-TOUCHES_STORAGE = [Depends(_storage_turn, scope="function")]
+TOUCHES_STORAGE = touches_storage(_project_of)
 WritingVisitor = Annotated[Caller, Depends(_writer)]
 AdminVisitor = Annotated[Caller, Depends(_admin)]
 InstallationVisitor = Annotated[Caller, Depends(_installation_admin)]

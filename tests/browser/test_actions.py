@@ -81,6 +81,12 @@ SAY_PRESSED = """button => button.addEventListener("click", async () => {
 })"""
 
 
+SLOW_PICTURE = """addEventListener("DOMContentLoaded", () => {
+  document.body.append(Object.assign(new Image(), { src: "/static/slow.svg" }));
+});
+addEventListener("pageshow", () => console.log("shown"));"""
+
+
 def press_twice(page: Page, button: Locator, pending: list[Route]) -> None:
     """Press once more while the page that follows is held back."""
     button.scroll_into_view_if_needed()
@@ -115,6 +121,30 @@ def test_a_button_pressed_twice_sends_one_request(visits: Visits, tenant: Tenant
     page.route(COPY, lambda route: pending.append(route))
     press_twice(page, page.get_by_role("button", name="Submit a copy"), pending)
     assert len(list(tenant.client.fine_tuning.jobs.list())) == 2
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_what_is_pressed_while_the_page_still_loads_is_sent_once(
+    visits: Visits, tenant: Tenant
+) -> None:
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    pictures: list[Route] = []
+    pending: list[Route] = []
+    page.add_init_script(SLOW_PICTURE)
+    page.route("**/static/slow.svg", lambda route: pictures.append(route))
+    page.route("**/clone", lambda route: pending.append(route))
+    page.goto(f"/jobs/{tenant.job().id}", wait_until="domcontentloaded")
+    until(page, lambda: len(pictures) == 1, "the page waits for its picture")
+    page.get_by_role("button", name="Clone").click()
+    submit = page.get_by_role("button", name="Submit a copy")
+    submit.click()
+    until(page, lambda: len(pending) == 1, "it is sent")
+    with page.expect_console_message(lambda message: message.text == "shown"):
+        pictures.pop().fulfill(status=404)
+    submit.evaluate(SAY_PRESSED)
+    with page.expect_console_message(lambda message: message.text == "pressed"):
+        submit.click()
+    assert len(pending) == 1
     page.unroute_all(behavior="ignoreErrors")
 
 

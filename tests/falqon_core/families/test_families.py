@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, CompressedTensorsConfig, PreTrain
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.layout import model_folder
 from falqon_core.contract.messages import StepMetrics
+from falqon_core.contract.model_folder import MIXTURES
 from falqon_core.export.formats import write_format
 from falqon_core.importers.importer import import_model
 from falqon_core.meld.convert import target_linears
@@ -152,9 +153,10 @@ def test_peft_loads_the_adapter_with_the_same_logits(
         weight = exported[name].weight
         # One code in twenty is a neighbour: the trainer takes halves off their tie, this does not.
         assert (linear.weight - weight).norm() < 0.02 * weight.norm(), name
-    # What neighbours do to the logits differs by family: they may send a token to another expert.
-    assert noise(actual, expected) < 0.3 * noise(before, expected), "what training changed"
-    assert noise(before, expected) > 0.5
+    # A neighbour may send a token to another expert, and grows along a recurrence.
+    grows = reloaded.config.model_type in MIXTURES or "linear_attn" in str(reloaded)
+    assert noise(actual, expected) < (0.2 if grows else 0.1)
+    assert noise(before, expected) > 0.5, "training changed the logits by more than that"
 
 
 def noise(actual: torch.Tensor, expected: torch.Tensor) -> float:
