@@ -19,7 +19,6 @@ from sqlalchemy import (
     func,
     insert,
     literal,
-    or_,
     select,
     union_all,
     update,
@@ -55,29 +54,27 @@ def sum_days(database: Database) -> int:
     """Sum days that are over and return how many; a day is summed in one transaction."""
     for count in range(DAYS_AT_ONCE):
         with database.read() as session:
-            day = _next_day(session)
+            summed_until = session.scalar(select(Installation.usage_summed_until))
+            day = _next_day(session, summed_until or FIRST)
         if day is None:
             return count
         with database.transaction() as session:
-            if not _sum_day(session, day):
+            if not _sum_day(session, day, summed_until):
                 return count
     return DAYS_AT_ONCE
 
 
-def _next_day(session: Session) -> date | None:
+def _next_day(session: Session, begin: date) -> date | None:
     """Return the first day with usage that can be summed and is not."""
-    begin = _summed_until(session)
     end = (now(session) - LATE).date()
     return session.scalar(select(func.min(UsageDay.day)).where(*_within(UsageDay, begin, end)))
 
 
-def _sum_day(session: Session, day: date) -> bool:
-    """Sum a day; return False if another process has."""
+def _sum_day(session: Session, day: date, summed_until: date | None) -> bool:
+    """Sum the first day that is not; return False if another process has summed since."""
     moved = session.execute(
         update(Installation)
-        .where(
-            or_(Installation.usage_summed_until.is_(None), Installation.usage_summed_until <= day)
-        )
+        .where(Installation.usage_summed_until.is_not_distinct_from(summed_until))
         .values(usage_summed_until=day + timedelta(days=1)),
         execution_options=UNSYNCED,
     )

@@ -1,10 +1,10 @@
-"""An engine of the operator's own whose answers depend on the model: one with `bad` in its name
-says nonsense, one with `fragile` fails at the word `break`, one with `strict` refuses
-it, one with `judge` gives what was expected 5 and anything else 1, and others say what was
-expected.
+"""An engine of the operator's own whose answers depend on a word of the model's name: with `bad` it
+says nonsense, with `fragile` it fails at the word `break`, with `strict` it refuses that, with
+`judge` it gives what was expected 5 and anything else 1, and otherwise it says what was expected.
 """
 
 import json
+import re
 from contextlib import AbstractContextManager
 
 from tests.support.local_server import QuietHandler, serving_by
@@ -17,12 +17,13 @@ class Handler(QuietHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         model = body["model"]
-        if "fragile" in model and body["messages"][-1]["content"] == BREAK:
+        words = re.split("[-:]", model)  # a random id may hold "bad" in its digits
+        if "fragile" in words and body["messages"][-1]["content"] == BREAK:
             return self.send(500, b'{"error": {"message": "out of luck", "code": 500}}')
-        if "strict" in model and body["messages"][-1]["content"] == BREAK:
+        if "strict" in words and body["messages"][-1]["content"] == BREAK:
             return self.send(400, b'{"error": {"message": "more than the context", "code": 400}}')
-        content = "nonsense" if "bad" in model else EXPECTED
-        if "judge" in model:
+        content = "nonsense" if "bad" in words else EXPECTED
+        if "judge" in words:
             is_right = f"<{EXPECTED}>" in body["messages"][-1]["content"]
             content = json.dumps({"result": 5 if is_right else 1})
         message = {"role": "assistant", "content": content}
