@@ -1,4 +1,4 @@
-"""Automatic epochs and held-out records, by the size of the training file.
+"""Automatic epochs, held-out records and evaluations, by the size of the training file.
 
 Epochs follow the rule that OpenAI publishes with its guide to fine-tuning: three, fewer where that
 would be more than 25,000 examples, and more where it would be few, here counted in steps: 10
@@ -14,6 +14,9 @@ MAX_EXAMPLES = 25_000  # of all epochs, where one epoch is not more already
 HELD_OUT_SHARE = 0.1
 MAX_HELD_OUT = 200
 MIN_RECORDS = 50  # of a file of which some are held out
+MAX_EVALUATIONS = 10  # of an epoch
+EVALUATION_SHARE = 0.1  # of the training's time, for those within an epoch
+EVALUATION_COST = 1 / 3  # of a record's training: the forward pass alone
 
 
 def automatic_epochs(num_examples: int, batch_size: int) -> int:
@@ -34,3 +37,16 @@ def num_held_out(num_records: int, fraction: float) -> int:
     fraction.
     """
     return max(1, round(fraction * num_records)) if fraction > 0 else 0
+
+
+def automatic_evaluation_steps(
+    num_examples: int, batch_size: int, num_validation_records: int, min_steps: int
+) -> int:
+    """Return the steps from one evaluation to the next: an epoch, or an equal part of it that has
+    at least `min_steps` and takes ten times as long as its evaluation.
+    """
+    steps_of_epoch = max(1, math.ceil(num_examples / batch_size))
+    cost = EVALUATION_COST * num_validation_records / batch_size
+    shortest = max(min_steps, math.ceil(cost / EVALUATION_SHARE))
+    num_parts = min(MAX_EVALUATIONS, max(1, steps_of_epoch // shortest))
+    return math.ceil(steps_of_epoch / num_parts)

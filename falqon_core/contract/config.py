@@ -17,6 +17,7 @@ from falqon_core.contract import range_test
 from falqon_core.contract.automatic import (
     MIN_RECORDS,
     automatic_epochs,
+    automatic_evaluation_steps,
     automatic_fraction,
     num_held_out,
 )
@@ -256,6 +257,13 @@ class Recipe(RecipeOptions):
         if self.max_steps is None:
             return steps
         return min(steps, self.max_steps)
+
+    def evaluation_steps(self, num_examples: int, num_validation_records: int) -> int:
+        """Return the optimizer steps from one evaluation of a *resolved* recipe to the next."""
+        assert self.batch_size is not None, "resolve the recipe first"
+        return self.eval_every or automatic_evaluation_steps(
+            num_examples, self.batch_size, num_validation_records, self.checkpoint_every
+        )
 
 
 def read_old_recipe(stored: Any) -> Any:

@@ -174,7 +174,9 @@ class RecipeOptions(BaseModel):
         0, description="Random seed of the held-out records, independent of the training seed"
     )
     eval_every: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Steps between two evaluations; auto: once per epoch"
+        None,
+        description="Steps between two evaluations; auto: an epoch, or a part of it that is much "
+        "longer than an evaluation takes",
     )
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = Field(
         None,

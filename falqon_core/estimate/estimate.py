@@ -219,16 +219,17 @@ def training_flops(
     )
 
 
-def num_validations(recipe: Recipe, steps: int, num_examples: int) -> int:
+def num_validations(
+    recipe: Recipe, steps: int, num_examples: int, num_validation_records: int
+) -> int:
     """Count the passes over the validation data: the evaluations of a *resolved* recipe, those of
     the merged model with weights and with weights and activations in FP8, and for objective "dpo"
     that of the reference. What FALQON trained need not be merged, and weights in blocks are served
     as they trained.
     """
-    assert recipe.batch_size is not None, "resolve the recipe first"
     if recipe.find_rate:
         return 0
-    every = recipe.eval_every or max(1, math.ceil(num_examples / recipe.batch_size))
+    every = recipe.evaluation_steps(num_examples, num_validation_records)
     of_merged = 1 if recipe.method == "falqon" else 2
     if recipe.weights != "fp8":
         of_merged = 0
@@ -293,8 +294,8 @@ def estimate(
         speed = _measured_speed(throughput, tokens, tokens_basis)
     else:
         flops = training_flops(dimensions, recipe, tokens)
-        validated = validation_tokens * num_validations(recipe, steps, num_examples)
-        flops += forward_flops(dimensions, recipe, validated)
+        passes = num_validations(recipe, steps, num_examples, num_validation_records)
+        flops += forward_flops(dimensions, recipe, validation_tokens * passes)
         if recipe.objective == "dpo":
             flops += forward_flops(dimensions, recipe, min(tokens, tokens_per_epoch))
         if recipe.find_rate:

@@ -24,6 +24,7 @@ from falqon_core.methods.ir_lora import IrLora
 from falqon_core.methods.lora import Lora
 from falqon_core.methods.qa_lora import QaLora
 from falqon_core.methods.qlora import QLora
+from falqon_core.methods.relative_rate import RelativeRate
 
 
 class Trainable(Protocol):
@@ -38,7 +39,7 @@ class Trainable(Protocol):
     def parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters that the optimizer updates, fp32, by name."""
 
-    def relative_rates(self) -> dict[str, float]:
+    def relative_rates(self) -> dict[str, RelativeRate]:
         """Return the factors of the learning rate by the parameter's name, where they are not 1."""
 
     def maxima(self) -> Tensor | None:

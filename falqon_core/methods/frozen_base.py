@@ -2,11 +2,13 @@
 
 from torch import Tensor
 
+from falqon_core.methods.relative_rate import RelativeRate
+
 
 class FrozenBaseMethod:
     """Part of `methods.Trainable`: one learning rate, and nothing to do after a step."""
 
-    def relative_rates(self) -> dict[str, float]:
+    def relative_rates(self) -> dict[str, RelativeRate]:
         """Return no factors: A and B train at the same rate."""
         return {}
 

@@ -23,6 +23,7 @@ class Evaluator:
     def __init__(
         self,
         validation: Dataset | None,
+        every: int,
         tokenizer: PreTrainedTokenizerBase,
         recipe: Recipe,
         objective: Objective,
@@ -30,7 +31,9 @@ class Evaluator:
         send: Callable[[TrainerMessage], None],
         group: ProcessGroup,
     ) -> None:
+        """`every`: steps from one evaluation to the next."""
         self._validation = validation
+        self._every = every
         self._tokenizer = tokenizer
         self._recipe = recipe
         self._objective = objective
@@ -41,8 +44,7 @@ class Evaluator:
     def is_due(self, state: TrainState, total_steps: int) -> bool:
         """Return True where an evaluation follows this step."""
         step = state.progress.step
-        every = self._recipe.eval_every or state.loader.steps_per_epoch
-        return self._validation is not None and (step % every == 0 or step == total_steps)
+        return self._validation is not None and (step % self._every == 0 or step == total_steps)
 
     def evaluate(self, state: TrainState) -> bool:
         """Send validation metrics and samples. Return whether the loss is the lowest so far."""

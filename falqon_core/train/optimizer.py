@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import Moments
 from falqon_core.contract.range_test import rate_of_step
+from falqon_core.methods.relative_rate import RelativeRate
 from falqon_core.ops.formats.float8 import E4M3, E5M2, quantize_tensor
 
 BETAS: dict[Moments, tuple[float, float]] = {"fp32": (0.9, 0.999), "fp8": (0.9, 0.95)}
@@ -56,9 +57,10 @@ class Optimizer:
         weight_decay: float,
         max_grad_norm: float,
         moments: Moments = "fp32",
-        relative_rates: Mapping[str, float] = MappingProxyType({}),
+        relative_rates: Mapping[str, RelativeRate] = MappingProxyType({}),
     ) -> None:
         """`relative_rates`: factors of the rate by the parameter's name; 1 where there is none."""
+        self._num_steps = 0
         self._parameters = dict(parameters)
         self._max_grad_norm = max_grad_norm
         self._moments = moments
@@ -79,8 +81,9 @@ class Optimizer:
     def step(self, learning_rate: float) -> None:
         """Update the parameters and drop their gradients."""
         for group in self._adamw.param_groups:
-            group["lr"] = group["relative_rate"] * learning_rate
+            group["lr"] = group["relative_rate"](self._num_steps) * learning_rate
         self._adamw.step()
+        self._num_steps += 1
         if self._moments == "fp8":
             for state in self._adamw.state.values():
                 round_(state["exp_avg"], E4M3)
@@ -109,16 +112,21 @@ class Optimizer:
                 self._adamw.state[parameter] = {
                     key: state[f"{name}.{key}"].to(parameter.device) for key in _STATE
                 }
+                self._num_steps = int(state[f"{name}.step"])
 
 
 def _groups(
-    parameters: Mapping[str, nn.Parameter], relative_rates: Mapping[str, float]
+    parameters: Mapping[str, nn.Parameter], relative_rates: Mapping[str, RelativeRate]
 ) -> list[dict[str, Any]]:
     """Return AdamW's groups, one for each relative rate."""
-    groups: dict[float, list[nn.Parameter]] = {}
+    groups: dict[RelativeRate, list[nn.Parameter]] = {}
     for name, parameter in parameters.items():
-        groups.setdefault(relative_rates.get(name, 1.0), []).append(parameter)
+        groups.setdefault(relative_rates.get(name, _full_rate), []).append(parameter)
     return [{"params": params, "relative_rate": rate} for rate, params in groups.items()]
+
+
+def _full_rate(_step: int) -> float:
+    return 1.0
 
 
 def round_(values: Tensor, dtype: torch.dtype) -> None:

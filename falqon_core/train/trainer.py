@@ -270,6 +270,9 @@ class Trainer:
     def _create_evaluator(self) -> Evaluator:
         return Evaluator(
             self._data.validation,
+            self._recipe.evaluation_steps(
+                len(self._data.train.sequences), self._num_validation_records
+            ),
             self._tokenizer,
             self._recipe,
             self._objective,
@@ -278,10 +281,14 @@ class Trainer:
             self._group,
         )
 
+    @property
+    def _num_validation_records(self) -> int:
+        validation = self._data.validation
+        return len(validation.sequences) if validation else 0
+
     def _started(self) -> Started:
         assert self._recipe.microbatch_tokens is not None
         state = self.state
-        validation = self._data.validation
         parameters = state.method.parameters().values()
         return Started(
             total_steps=self._total_steps,
@@ -289,7 +296,7 @@ class Trainer:
             num_records=state.progress.num_records,
             num_examples=len(self._data.train.sequences),
             num_truncated_records=self._data.train.num_truncated,
-            num_validation_records=len(validation.sequences) if validation else 0,
+            num_validation_records=self._num_validation_records,
             tokens_per_epoch=state.progress.num_tokens,
             device=self._device.type,
             num_trainable_parameters=sum(parameter.numel() for parameter in parameters),

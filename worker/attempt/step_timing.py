@@ -2,7 +2,6 @@
 caller gives all times, in seconds.
 """
 
-import math
 import statistics
 from collections import deque
 
@@ -106,11 +105,10 @@ class StepTiming:
             return []
         batch_size = self._recipe.batch_size or 1
         mean = statistics.fmean(self._steps)
-        steps_per_epoch = max(1, math.ceil(self._num_examples / batch_size))
         evaluations = 0
         if self._num_validation_records:
-            evaluate_every = self._recipe.eval_every or steps_per_epoch
-            evaluations = num_left(evaluate_every, step, total_steps)
+            every = self._recipe.evaluation_steps(self._num_examples, self._num_validation_records)
+            evaluations = num_left(every, step, total_steps)
         checkpoints = num_left(self._recipe.checkpoint_every, step, total_steps)
         return [
             Interruptions(

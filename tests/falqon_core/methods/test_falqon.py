@@ -9,7 +9,7 @@ from falqon_core.data.loader import Microbatch, microbatches
 from falqon_core.data.sequences import TokenSequence
 from falqon_core.meld import linear
 from falqon_core.methods import TrainingMethod
-from falqon_core.methods.falqon import A_RELATIVE_RATE, Falqon
+from falqon_core.methods.falqon import A_FULL_STEPS, A_RELATIVE_RATE, Falqon, a_relative_rate
 from falqon_core.objectives.loss import microbatch_loss
 from falqon_core.ops import attention
 from tests.falqon_core.meld.models import ALIGNED, SIZES, fp8_weight, tiny_model
@@ -133,14 +133,21 @@ def test_the_directions_of_the_gradient_come_from_the_data() -> None:
     assert not torch.equal(factors[0], factors[2])
 
 
-@pytest.mark.parametrize(("a_init", "rate"), [("gradient", A_RELATIVE_RATE), ("orthonormal", 1.0)])
-def test_an_a_along_the_gradient_is_moved_at_a_rate_of_its_own(a_init: str, rate: float) -> None:
+@pytest.mark.parametrize("a_init", ["gradient", "orthonormal"])
+def test_an_a_along_the_gradient_is_moved_at_a_rate_of_its_own(a_init: str) -> None:
     recipe = Recipe.model_validate({"rank": 8, "a_init": a_init}).resolved(10)
     method = Falqon(recipe)
     method.prepare(tiny_model("llama"), batch(packing=True))
-    assert method.relative_rates() == {
-        f"{name}.a_master": rate for name in method.layers if "down_proj" not in name
-    }
+    names = {f"{name}.a_master" for name in method.layers if "down_proj" not in name}
+    assert set(method.relative_rates()) == (names if a_init == "gradient" else set())
+
+
+def test_the_rate_of_a_falls_to_that_of_b() -> None:
+    factors = [a_relative_rate(step) for step in range(1000)]
+    assert factors == sorted(factors, reverse=True)
+    assert factors[0] == factors[A_FULL_STEPS - 1] == A_RELATIVE_RATE
+    assert factors[2 * A_FULL_STEPS - 1] == A_RELATIVE_RATE / 4
+    assert factors[-1] == 1
 
 
 @pytest.mark.parametrize("update_rule", ["anchored", "topk"])

@@ -39,7 +39,8 @@ def do(optimizer: Optimizer, weights: dict[str, nn.Parameter], step: int) -> Non
 
 def test_a_loaded_optimizer_continues_bit_for_bit() -> None:
     weights = parameters()
-    optimizer = Optimizer(weights, 0.1, 1.0)
+    of_step = {"two": lambda step: 1 / (step + 1)}
+    optimizer = Optimizer(weights, 0.1, 1.0, relative_rates=of_step)
     for step in range(6):
         if step == 3:
             state = {key: value.clone() for key, value in optimizer.state().items()}
@@ -48,7 +49,7 @@ def test_a_loaded_optimizer_continues_bit_for_bit() -> None:
                 for name, parameter in weights.items()
             }
         do(optimizer, weights, step)
-    resumed = Optimizer(copy, 0.1, 1.0)
+    resumed = Optimizer(copy, 0.1, 1.0, relative_rates=of_step)
     resumed.load(state)
     for step in range(3, 6):
         do(resumed, copy, step)
@@ -58,7 +59,7 @@ def test_a_loaded_optimizer_continues_bit_for_bit() -> None:
 
 def test_a_parameter_may_have_a_rate_of_its_own() -> None:
     weights = parameters()
-    optimizer = Optimizer(weights, 0.0, 1.0, relative_rates={"two": 2.0})
+    optimizer = Optimizer(weights, 0.0, 1.0, relative_rates={"two": lambda _step: 2.0})
     do(optimizer, weights, 0)
     moved = {name: (weights[name] - before).abs() for name, before in parameters().items()}
     # AdamW's first step is the rate
