@@ -112,7 +112,8 @@ class Optimizer:
                 self._adamw.state[parameter] = {
                     key: state[f"{name}.{key}"].to(parameter.device) for key in _STATE
                 }
-                self._num_steps = int(state[f"{name}.step"])
+                # That of an expert counts only the steps in which a token came to it.
+                self._num_steps = max(self._num_steps, int(state[f"{name}.step"]))
 
 
 def _groups(
