@@ -83,8 +83,8 @@ class Busy(ApiError):
     status = 409
     type = "invalid_request_error"
 
-    def __init__(self, message: str, *, param: str, code: str) -> None:
-        headers = {"retry-after": "2", "x-should-retry": "true"}
+    def __init__(self, message: str, *, param: str, code: str, retry_after_seconds: int) -> None:
+        headers = {"retry-after": str(retry_after_seconds), "x-should-retry": "true"}
         super().__init__(message, param=param, code=code, headers=headers)
 
 

@@ -11,15 +11,17 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from app.client.api import Json, segment
 from app.client.command import Client
-from app.client.errors import Misused, Refused
+from app.client.errors import ApiUnavailable, Misused, Refused
 from app.client.polling import poll
 from app.client.references import TRAINING_PURPOSE
 
 # Size of one part; a lost part is repeated by itself.
 PART_BYTES = 64 * 2**20
 TOO_LARGE = "request_too_large"
+IN_PROGRESS = "completion_in_progress"
 POLL_SECONDS = (0.1, 0.2, 0.5, 1.0)
 MAX_CHECK_SECONDS = 1800.0  # The official client waits as long.
+MAX_COMPLETION_SECONDS = 1800.0
 
 
 def upload(client: Client, path: Path, *, purpose: str = TRAINING_PURPOSE) -> Json:
@@ -83,14 +85,25 @@ def _in_parts(
     while part := content.read(PART_BYTES):
         digest.update(part)
         parts.append(client.api.send_part(f"{path}/parts", part)["id"])
-    done = client.api.post(
-        f"{path}/complete",
-        {"part_ids": parts, "md5": digest.hexdigest()},
-        idempotency_key=idempotency_key,
-        repeatable=True,
-    )
-    file: Json = done["file"]
-    return file
+    body = {"part_ids": parts, "md5": digest.hexdigest()}
+    return complete(client, path, body, idempotency_key)
+
+
+def complete(client: Client, path: str, body: Json, idempotency_key: str | None = None) -> Json:
+    """Return the file of an upload, which an earlier call without an answer may still be making."""
+    deadline = time.monotonic() + MAX_COMPLETION_SECONDS
+    while True:
+        try:
+            done = client.api.post(
+                f"{path}/complete", body, idempotency_key=idempotency_key, repeatable=True
+            )
+        except ApiUnavailable as error:
+            if error.body.get("code") != IN_PROGRESS or time.monotonic() > deadline:
+                raise
+            time.sleep(error.wait_seconds)
+        else:
+            file: Json = done["file"]
+            return file
 
 
 def checked(client: Client, file: Json) -> Json:

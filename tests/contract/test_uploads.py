@@ -10,8 +10,11 @@ import pytest
 from sqlalchemy import update
 
 from app.base.database import now_plus
-from app.client.api import Api
+from app.client.api import Api as FalqonApi
+from app.client.command import Client
 from app.client.connection import Connection
+from app.client.output import Output
+from app.client.uploading import complete
 from app.models import Upload, UploadPart
 from tests.support.api import Tenant, jsonl
 
@@ -115,23 +118,27 @@ def test_completing_at_once_from_many_sides_makes_one_file(tenant: Tenant) -> No
 
 
 @pytest.mark.parametrize("client", ["the official one", "falqon"])
-def test_a_client_waits_for_the_end_of_another_completion(tenant: Tenant, client: str) -> None:
+def test_a_client_waits_for_the_end_of_another_completion(
+    tenant: Tenant, client: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     upload_id = begin(tenant)
     part_ids = send(tenant, upload_id, CONTENT)
     with tenant.api.database.transaction() as session:
         session.execute(
             update(Upload).where(Upload.id == upload_id).values(lease_expires_at=now_plus(1.5))
         )
-    path = f"/uploads/{upload_id}/complete"
-    early = tenant.http.post(f"/v1{path}", json={"part_ids": part_ids})
+    path = f"/uploads/{upload_id}"
+    early = tenant.http.post(f"/v1{path}/complete", json={"part_ids": part_ids})
     assert (early.status_code, early.json()["error"]["code"]) == (409, "completion_in_progress")
     if client == "falqon":
-        falqon = Api(Connection(f"{tenant.api.url}/v1", tenant.key))
-        status = falqon.post(path, {"part_ids": part_ids}, repeatable=True)["status"]
+        monkeypatch.setattr(FalqonApi, "repeat_after_seconds", ())  # it waits for longer than that
+        falqon = FalqonApi(Connection(f"{tenant.api.url}/v1", tenant.key))
+        file = complete(Client(falqon, Output(as_json=True)), path, {"part_ids": part_ids})
         falqon.close()
+        assert file["bytes"] == len(CONTENT)
     else:
-        status = tenant.client.uploads.complete(upload_id, part_ids=part_ids).status
-    assert status == "completed"
+        upload = tenant.client.uploads.complete(upload_id, part_ids=part_ids)
+        assert upload.status == "completed"
 
 
 def test_cancelling_is_final_and_may_be_repeated(tenant: Tenant) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 from app.base.database import Database, now
 from app.base.errors import Busy, IllegalState
@@ -21,7 +22,7 @@ from app.models import (
     UploadPart,
     UploadStatus,
 )
-from app.uploads import leases, service
+from app.uploads import leases, repository, service
 from app.uploads.schemas import UploadRequest
 from tests.support.services import ADMIN, make_services
 
@@ -168,6 +169,29 @@ def test_a_slow_completion_keeps_its_lease_until_the_upload_ends(uploads: Upload
 
     with pytest.raises(Busy):
         list(leases.renew_while_reading(uploads.database, upload, lease, slow_chunks()))
+
+
+def test_a_database_that_is_away_for_a_moment_does_not_end_a_copy(
+    uploads: Uploads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload = uploads.claim(uploads.begin(), lease := timedelta(seconds=0.6))
+    renew, failures = repository.renew, [OperationalError("renew", {}, Exception("away"))]
+
+    def renew_later(*arguments: object) -> bool:
+        if failures:
+            raise failures.pop()
+        return renew(*arguments)  # type: ignore[arg-type]
+
+    def slow_chunks() -> Iterator[bytes]:
+        for _ in range(4):
+            time.sleep(0.2)
+            yield b"a"
+
+    monkeypatch.setattr(repository, "renew", renew_later)
+    copied = leases.renew_while_reading(uploads.database, upload, lease, slow_chunks())
+    assert list(copied) == [b"a"] * 4
+    with pytest.raises(Busy):
+        uploads.claim(upload.id)
 
 
 @pytest.mark.parametrize("late", ["part", "complete"])
