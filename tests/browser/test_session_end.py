@@ -39,6 +39,23 @@ def test_a_typed_form_is_sent_after_signing_in_over_the_page(
     expect(page.locator("#job-title")).to_contain_text("kept")
 
 
+def test_a_form_of_one_project_is_not_sent_to_another(visits: Visits, tenant: Tenant) -> None:
+    other = Tenant(tenant.api)
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto("/settings/webhooks")
+    page.get_by_label("Endpoint URL").fill("http://127.0.0.1:9/kept")
+    page.context.clear_cookies()
+    page.get_by_role("button", name="Create endpoint").click()
+    sign_in_over(page, other.key)
+    expect(page.get_by_role("dialog", name=ENDED).get_by_role("alert")).to_contain_text(
+        "this page is of another project"
+    )
+    assert other.http.get("/v1/webhook_endpoints").json()["data"] == []
+    sign_in_over(page, tenant.key)
+    expect(page.get_by_text("Copy the signing secret now")).to_be_visible()
+    other.http.close()
+
+
 @pytest.mark.parametrize("refuse", [Route.abort, partial(Route.fulfill, status=503)])
 def test_a_form_stays_while_the_service_is_away(
     visits: Visits, tenant: Tenant, refuse: Callable[[Route], None]

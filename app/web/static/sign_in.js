@@ -88,10 +88,20 @@ async function takeToken(ask) {
     const token = page.querySelector("input[name=csrf]")?.value;
     if (!answer.ok || !token)
       return page.querySelector("[role=alert]")?.textContent ?? "Something went wrong.";
+    const project = projectOf(page);
+    if (project.title !== projectOf(document).title) {
+      const name = project.querySelector("span:nth-of-type(2)").textContent;
+      return `You are signed in to ${name}, but this page is of another project. Go to that one in \
+another tab, or use a key of it.`;
+    }
     for (const input of document.querySelectorAll("[name=csrf]")) input.value = token;
     for (const part of document.querySelectorAll("[data-token]")) part.dataset.token = token;
     return "";
   } catch {
     return "The service does not answer.";
   }
+}
+
+function projectOf(page) {
+  return page.querySelector("button.project");
 }
