@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.base.database import Database, now
-from app.base.errors import IdempotencyMismatch, InvalidRequest
+from app.base.errors import IdempotencyMismatch, InvalidRequest, QuotaExceeded, RateLimited
 from app.base.ids import new_id
 from app.base.storage import Storage, Stored, keys
 from app.base.storage.hashing import Hashes
@@ -126,11 +126,22 @@ def admit(
     """Check that the project may have one more file of this size. Return False, unchecked, for a
     call that repeats an earlier one and so adds none.
     """
-    if idempotency_key is not None and repository.find_by_key(session, project_id, idempotency_key):
+
+    def is_stored() -> bool:
+        key = idempotency_key
+        return key is not None and bool(repository.find_by_key(session, project_id, key))
+
+    if is_stored():
         return False
-    quotas.admit_bytes(session, project_id, num_bytes, freed=freed)
-    if table is not None:
-        admit_import(session, project_id)
+    try:
+        quotas.admit_bytes(session, project_id, num_bytes, freed=freed)
+        if table is not None:
+            admit_import(session, project_id)
+    except (QuotaExceeded, RateLimited):
+        # The earlier call may have stored it while this one waited for the project's row.
+        if is_stored():
+            return False
+        raise
     return True
 
 
