@@ -170,11 +170,14 @@ def estimate_job(
     num_held_out = recipe.num_held_out(report.num_records)
     records = max(1, report.num_records - num_held_out)
     whole = amount_of_file(report, recipe, amount)
-    validation_tokens = whole.num_tokens * num_held_out // max(1, report.num_records)
+    checked = EpochAmount(
+        whole.num_examples * num_held_out // max(1, report.num_records),
+        whole.num_tokens * num_held_out // max(1, report.num_records),
+    )
     shape_held_out = (validation_report or report).shape
     if validation_report is not None:
         num_held_out = validation_report.num_records
-        validation_tokens = amount_of_file(validation_report, recipe, None).num_tokens
+        checked = amount_of_file(validation_report, recipe, None)
     result = estimate(
         ModelDimensions.from_config(model.config),
         recipe,
@@ -182,7 +185,8 @@ def estimate_job(
         num_examples=whole.num_examples * records // max(1, report.num_records),
         tokens_per_epoch=whole.num_tokens * records // max(1, report.num_records),
         num_validation_records=num_held_out,
-        validation_tokens=validation_tokens,
+        num_validation_examples=checked.num_examples,
+        validation_tokens=checked.num_tokens,
         device=with_measured_peak(
             target.device, workers.measured_tflops(session, target.device.name)
         ),
@@ -196,7 +200,7 @@ def estimate_job(
         result = result.model_copy(update={"engine_note": engine_note(model.config)})
     has_questions = num_held_out and shape_held_out != "text" and not recipe.find_rate
     if evaluated_models and has_questions and not result.engine_note:
-        tokens_per_row = validation_tokens / num_held_out
+        tokens_per_row = checked.num_tokens / num_held_out
         rows = (num_held_out, tokens_per_row, evaluated_models)
         evaluation = _estimate_evaluation(session, settings, model, *rows, target, project_id)
         result = result.model_copy(update={"evaluation": evaluation})

@@ -258,11 +258,18 @@ class Recipe(RecipeOptions):
             return steps
         return min(steps, self.max_steps)
 
-    def evaluation_steps(self, num_examples: int, num_validation_records: int) -> int:
-        """Return the optimizer steps from one evaluation of a *resolved* recipe to the next."""
+    def evaluation_steps(self, num_examples: int, num_validation_examples: int) -> int:
+        """Return the optimizer steps from one evaluation of a *resolved* recipe to the next. The
+        patience of early stopping counts epochs, where `eval_every` says nothing else.
+        """
         assert self.batch_size is not None, "resolve the recipe first"
-        return self.eval_every or automatic_evaluation_steps(
-            num_examples, self.batch_size, num_validation_records, self.checkpoint_every
+        if self.eval_every is not None:
+            return self.eval_every
+        if self.early_stopping_patience is not None:
+            return max(1, math.ceil(num_examples / self.batch_size))
+        # A best model is written as a checkpoint: where one is due anyway.
+        return automatic_evaluation_steps(
+            num_examples, self.batch_size, num_validation_examples, self.checkpoint_every
         )
 
 

@@ -175,16 +175,18 @@ class RecipeOptions(BaseModel):
     )
     eval_every: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="Steps between two evaluations; auto: an epoch, or a part of it that is much "
-        "longer than an evaluation takes",
+        description="Steps between two evaluations; auto: an epoch, or up to ten in a long one "
+        "without early stopping",
     )
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="Evaluations without a lower validation loss before training stops; the best "
-        "model is kept",
+        description="Evaluations without a lower validation loss before training stops; with "
+        "eval_every on auto, epochs",
     )
     num_samples: Annotated[int, Field(ge=0, le=8)] = Field(
-        2, description="Validation prompts answered at each evaluation; 0: none"
+        2,
+        description="Validation prompts answered at each evaluation, once an epoch with eval_every "
+        "on auto; 0: none",
     )
     sample_tokens: Annotated[int, Field(ge=1, le=512)] = Field(
         48, description="Maximum tokens of a sample answer"

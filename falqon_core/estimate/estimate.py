@@ -220,7 +220,7 @@ def training_flops(
 
 
 def num_validations(
-    recipe: Recipe, steps: int, num_examples: int, num_validation_records: int
+    recipe: Recipe, steps: int, num_examples: int, num_validation_examples: int
 ) -> int:
     """Count the passes over the validation data: the evaluations of a *resolved* recipe, those of
     the merged model with weights and with weights and activations in FP8, and for objective "dpo"
@@ -229,7 +229,7 @@ def num_validations(
     """
     if recipe.find_rate:
         return 0
-    every = recipe.evaluation_steps(num_examples, num_validation_records)
+    every = recipe.evaluation_steps(num_examples, num_validation_examples)
     of_merged = 1 if recipe.method == "falqon" else 2
     if recipe.weights != "fp8":
         of_merged = 0
@@ -268,6 +268,7 @@ def estimate(
     num_examples: int | None = None,
     tokens_per_epoch: int,
     num_validation_records: int = 0,
+    num_validation_examples: int | None = None,
     validation_tokens: int = 0,
     device: DeviceSpec,
     num_devices: int = 1,
@@ -279,12 +280,12 @@ def estimate(
     """Estimate one job. `recipe` must be resolved; on `cpu`, `num_devices` counts cores.
 
     `throughput`: of the same model, method, device and number of devices; without it a roofline
-    answers, with the fixed times of `calibration`. `num_examples`: what a step counts, where long
-    texts become more than the records. `memory_bytes` is what the trainer would use of the device:
-    an open `microbatch_tokens` is chosen as it would. Several devices share the records of a step,
-    so no more than those are busy; what they exchange is not counted. The tokens of a preference
-    record are those of both its halves. `validation_tokens`: of one pass over the validation data;
-    a measured `throughput` includes such passes.
+    answers, with the fixed times of `calibration`. `num_examples`, `num_validation_examples`: what
+    a step counts, where long texts become more than the records. `memory_bytes` is what the trainer
+    would use of the device: an open `microbatch_tokens` is chosen as it would. Several devices
+    share the records of a step, so no more than those are busy; what they exchange is not counted.
+    The tokens of a preference record are those of both its halves. `validation_tokens`: of one pass
+    over the validation data; a measured `throughput` includes such passes.
     """
     assert recipe.batch_size is not None, "resolve the recipe first"
     num_examples = num_examples or num_records
@@ -294,7 +295,8 @@ def estimate(
         speed = _measured_speed(throughput, tokens, tokens_basis)
     else:
         flops = training_flops(dimensions, recipe, tokens)
-        passes = num_validations(recipe, steps, num_examples, num_validation_records)
+        num_checked = num_validation_examples or num_validation_records
+        passes = num_validations(recipe, steps, num_examples, num_checked)
         flops += forward_flops(dimensions, recipe, validation_tokens * passes)
         if recipe.objective == "dpo":
             flops += forward_flops(dimensions, recipe, min(tokens, tokens_per_epoch))

@@ -24,6 +24,7 @@ class Evaluator:
         self,
         validation: Dataset | None,
         every: int,
+        total_steps: int,
         tokenizer: PreTrainedTokenizerBase,
         recipe: Recipe,
         objective: Objective,
@@ -34,6 +35,7 @@ class Evaluator:
         """`every`: steps from one evaluation to the next."""
         self._validation = validation
         self._every = every
+        self._total_steps = total_steps
         self._tokenizer = tokenizer
         self._recipe = recipe
         self._objective = objective
@@ -41,10 +43,10 @@ class Evaluator:
         self._send = send
         self._group = group
 
-    def is_due(self, state: TrainState, total_steps: int) -> bool:
+    def is_due(self, step: int) -> bool:
         """Return True where an evaluation follows this step."""
-        step = state.progress.step
-        return self._validation is not None and (step % self._every == 0 or step == total_steps)
+        is_due = step % self._every == 0 or step == self._total_steps
+        return self._validation is not None and is_due
 
     def evaluate(self, state: TrainState) -> bool:
         """Send validation metrics and samples. Return whether the loss is the lowest so far."""
@@ -54,10 +56,22 @@ class Evaluator:
         metrics = {f"valid_{name}": value for name, value in means.items()}
         state.progress.metrics |= metrics
         self._send(Evaluated(step=state.progress.step, **metrics))
-        with self._group.rank0_alone() as is_alone:
-            if self._recipe.num_samples and is_alone:
-                self._send_samples(state, self._validation)
+        if self._recipe.num_samples and self._answers_samples(state):
+            with self._group.rank0_alone() as is_alone:
+                if is_alone:
+                    self._send_samples(state, self._validation)
         return record_evaluation(state.progress, means["loss"])
+
+    def _answers_samples(self, state: TrainState) -> bool:
+        """Return True for the first evaluation after an epoch, the last one, and where the user
+        chose the steps. Answers may take as long as a part of an epoch.
+        """
+        step, steps_of_epoch = state.progress.step, state.loader.steps_per_epoch
+        return (
+            self._recipe.eval_every is not None
+            or step == self._total_steps
+            or step // steps_of_epoch > (step - self._every) // steps_of_epoch
+        )
 
     def _send_samples(self, state: TrainState, validation: Dataset) -> None:
         samples = complete(

@@ -112,7 +112,7 @@ class Optimizer:
                 self._adamw.state[parameter] = {
                     key: state[f"{name}.{key}"].to(parameter.device) for key in _STATE
                 }
-                # That of an expert counts only the steps in which a token came to it.
+                # A parameter that had no gradient in some steps has fewer.
                 self._num_steps = max(self._num_steps, int(state[f"{name}.step"]))
 
 

@@ -142,7 +142,7 @@ class Trainer:
             metrics = self._guard(lambda: self._step(meter))
             self._send(metrics)
             is_best = False
-            if evaluator.is_due(state, self._total_steps):
+            if evaluator.is_due(metrics.step):
                 is_best = self._guard(lambda: evaluator.evaluate(state))
             self._record_curve_point(metrics)
             if self._group.is_rank0 and self._seconds_left(metrics) < VERIFIER_SECONDS:
@@ -273,6 +273,7 @@ class Trainer:
             self._recipe.evaluation_steps(
                 len(self._data.train.sequences), self._num_validation_records
             ),
+            self._total_steps,
             self._tokenizer,
             self._recipe,
             self._objective,

@@ -5,6 +5,7 @@ caller gives all times, in seconds.
 import statistics
 from collections import deque
 
+from falqon_core.contract.automatic import EVALUATION_COST
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.messages import Started
 from falqon_core.estimate.eta import Eta, Interruptions, estimate_eta, num_left
@@ -100,7 +101,7 @@ class StepTiming:
 
     def _pauses(self, step: int, total_steps: int) -> list[Interruptions]:
         """Return the pauses between steps that are still to come. Until one was measured, an
-        evaluation counts as many steps as its records would make, a checkpoint as one step."""
+        evaluation counts by the records that it reads, a checkpoint as one step."""
         if self._recipe is None or not self._steps:
             return []
         batch_size = self._recipe.batch_size or 1
@@ -110,9 +111,8 @@ class StepTiming:
             every = self._recipe.evaluation_steps(self._num_examples, self._num_validation_records)
             evaluations = num_left(every, step, total_steps)
         checkpoints = num_left(self._recipe.checkpoint_every, step, total_steps)
+        assumed = EVALUATION_COST * mean * self._num_validation_records / batch_size
         return [
-            Interruptions(
-                self._evaluations, evaluations, mean * self._num_validation_records / batch_size
-            ),
+            Interruptions(self._evaluations, evaluations, assumed),
             Interruptions(self._checkpoints, checkpoints, mean),
         ]

@@ -155,7 +155,7 @@ def test_passes_over_the_validation_data_take_time() -> None:
         ({"eval_every": 100}, 9),
     ):
         changed = recipe.model_copy(update=changes)
-        assert num_validations(changed, 750, 1000, num_validation_records=200) == expected
+        assert num_validations(changed, 750, 1000, num_validation_examples=200) == expected
 
     def seconds(validation_tokens: int) -> float:
         return estimate(

@@ -233,8 +233,8 @@ def test_evaluations_and_checkpoints_still_to_come_are_counted() -> None:
     for _ in range(5):
         trainer.step(1.0)
     now = trainer.progress.snapshot()
-    assert now.eta_seconds == 95 + 10 * 2 + 4, (
-        "ten evaluations as long as their records would train, four checkpoints as long as a step"
+    assert now.eta_seconds == 95 + 10 * 1 + 4, (
+        "ten evaluations, half as long as their records would train; four checkpoints, like a step"
     )
     for _ in range(5):
         trainer.step(1.0)
