@@ -217,8 +217,13 @@ def test_the_same_key_and_bytes_are_the_same_file(tenant: Tenant, stranger: Tena
     assert upload(tenant, jsonl(3), "k").json()["id"] != first["id"]
 
 
-def test_simultaneous_uploads_with_one_key_make_one_file(tenant: Tenant) -> None:
+@pytest.mark.parametrize("has_room_for_others", [True, False])
+def test_simultaneous_uploads_with_one_key_make_one_file(
+    tenant: Tenant, has_room_for_others: bool
+) -> None:
     before = tenant.num_rows(File)
+    if not has_room_for_others:
+        tenant.limit(max_storage_bytes=len(jsonl()))
     barrier = Barrier(6)
 
     def send() -> httpx.Response:
