@@ -45,6 +45,10 @@ of the last 15 of 60 steps: 0.7349 with a frozen A along the gradient, 0.7223 wh
   0.8398 without.
 - The default with other settings, held out after 45 steps: 0.8164 as it is; at 3e-4 0.8220, at
   8e-4 0.8301; A at 16 times B's rate 0.8206; a second moment that decays by 0.95 0.8178.
+- A at other rates over time, on the first 250 rows after 60 steps: eight times B's to the end, as
+  in the lines above, 0.7991; falling as 1/step² after 40 steps, which is the default since, 0.7997;
+  as 1/step after 20 or 30 steps 0.7998, 0.8004; B's rate 0.8057. What hundreds of steps say is in
+  [method.md](../../docs/method.md#training-a).
 - A random A that trains, at 1e-3: after 30 steps 1.01 with 8 times B's rate, 0.95 with B's, 0.94
   frozen.
 """
