@@ -26,11 +26,17 @@ class _UnusableProxy(httpx.BaseTransport):
 
 def make_http_client(base_url: str, **options: Any) -> httpx.Client:
     """Return a client that raises `Misused` at a request for which the environment names a proxy
-    that cannot be used.
+    that cannot be used. Raises `Misused` where it names certificates that cannot be read.
     """
     local = _local_patterns(base_url)
     try:
         return httpx.Client(base_url=base_url, mounts=dict.fromkeys(local), **options)
+    except OSError as error:  # An SSLError, too.
+        path = os.environ.get("SSL_CERT_FILE")
+        raise Misused(
+            f"The certificates of SSL_CERT_FILE ({path}) cannot be read: {error}",
+            "Name a file of certificates in PEM, or unset the variable.",
+        ) from None
     except (ImportError, ValueError, httpx.InvalidURL) as error:
         refusing = _UnusableProxy(_misuse(error))
     # A transport of its own reads the certificates that the environment names, and no proxies.

@@ -136,6 +136,21 @@ def test_proxy_settings_that_cannot_be_used_are_told(falqon: Falqon, name: str, 
     assert advice == "Name an HTTP proxy, like http://host:3128, or unset the variable."
 
 
+@pytest.mark.parametrize("content", [None, b"no certificate"])
+def test_certificates_that_cannot_be_read_are_told(
+    falqon: Falqon, tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "authority.pem"
+    if content is not None:
+        path.write_bytes(content)
+    elsewhere = ("--base-url", "https://service.invalid", "--api-key", "x")
+    done = falqon("models", "list", *elsewhere, env=NO_PROXIES | {"SSL_CERT_FILE": str(path)})
+    assert done.exit_code == 2
+    told, advice = done.stderr.splitlines()
+    assert told.startswith(f"Error: The certificates of SSL_CERT_FILE ({path}) cannot be read: ")
+    assert advice == "Name a file of certificates in PEM, or unset the variable."
+
+
 def test_certificates_of_the_environment_hold_for_this_machine(
     falqon: Falqon, tmp_path: Path, refusing_proxy: str
 ) -> None:
