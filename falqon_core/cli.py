@@ -18,6 +18,7 @@ from falqon_core.bench.studies import StudyName
 from falqon_core.contract.diagnosis import CheckRow
 from falqon_core.contract.errors import ConfigError
 from falqon_core.contract.formats import ConvertedFormat, MergedFormat
+from falqon_core.contract.layout import model_folder
 from falqon_core.contract.messages import ExitCode
 from falqon_core.contract.template_kwargs import read_template_kwargs
 from falqon_core.estimate.comparison import to_markdown
@@ -91,6 +92,7 @@ def train(
         with errors_become_exit_codes(to_all(ports)):
             train_config = read_config(config)
             check_folder(output)
+            check_folder(model_folder(output))
             prepare_process(offline=True)
             from falqon_core.train.distributed import join_process_group
             from falqon_core.train.trainer import Trainer

@@ -57,6 +57,15 @@ def test_a_file_in_the_way_is_seen_before_the_training(
     assert f"{tmp_path / 'file'} is no folder" in result.output
 
 
+def test_a_file_at_the_place_of_the_model_is_seen_before_the_training(tmp_path: Path) -> None:
+    (tmp_path / "model").touch()
+    (tmp_path / "config.json").write_text('{"model": "m", "train_file": "t.jsonl"}')
+    arguments = ["--config", str(tmp_path / "config.json"), "--output", str(tmp_path)]
+    result = CliRunner().invoke(app, ["train", *arguments])
+    assert result.exit_code == ExitCode.USER_ERROR
+    assert f"{tmp_path / 'model'} is no folder" in result.output
+
+
 @pytest.mark.parametrize(
     "command",
     [
