@@ -35,21 +35,21 @@ intent of a message (one of twelve), and a reply in a fixed tone with all its fa
 those of the exported model, greedy, to 200 rows that were not trained; all else is automatic. The
 same rows are the validation data: their loss, here by epoch as the mean of the seeds, chose the
 epoch whose model is kept, and nothing else. Written by"""
-NOTES_OF_1000_ROWS = """
-## JSON of 1,000 rows
+RATE_OF_A = """
+## The rate of A over hundreds of steps
 
-FALQON's is worse than of 300: the training loss is 0.002 after 60 steps, and rises up to 0.4 again
-and again until step 350, at rates that are still near their peak. LoRA, not run to its end, has a
-held-out loss of 0.0226 after the first epoch. A prototype with A at B's rate instead of eight times
-it, one run, has 0.0209 then on the first 100 held-out rows, where the default has 0.1042, and no
-step after the 60th with a training loss above 0.0002. So the rate of A is what harms here.
+Until A's rate fell over time (docs/method.md), FALQON answered 72 % of the JSON rightly after 1,000
+rows: the training loss was 0.002 after 60 steps, and rose up to 0.4 again and again until step 350.
+Other notes and another seed chose how it falls. With the same seed and rows, the rate before had
+90.5 % after 50 rows, and 90 and 85.5 % after 300; 94.5 and 96 % of the intents after 300 and 1,000.
+So it helps the JSON and costs the intents some, each by one seed or two.
 """
 THROUGH_THE_SERVICE = """
 ## Through the service
 
 The same 300 order notes as a user trains them, with everything automatic: `falqon up` on two cores,
 30 of the rows held out by default, 204 steps, the best checkpoint. `falqon evaluate` asked the
-model for 200 held-out notes: **92.5 % exactly right** (±1.9), the base none (p = 0.0005).
+model for 200 held-out notes: **94.5 % exactly right** (±1.6), the base none (p = 0.0005).
 
     python -m benchmarks.task_rows json --rows 300 --output notes
     falqon jobs create --model smollm2-135m-instruct --file notes/train.jsonl --yes --watch
@@ -153,7 +153,7 @@ def report(cells: Sequence[Cell]) -> str:
             f"{', '.join(f'{each:.1%}' for each in scores)} | {alike[0].steps or ''} | "
             f"{f'{statistics.fmean(trained):.4f}' if trained else ''} | {curve} |"
         )
-    return "\n".join(lines) + "\n" + NOTES_OF_1000_ROWS + THROUGH_THE_SERVICE
+    return "\n".join(lines) + "\n" + RATE_OF_A + THROUGH_THE_SERVICE
 
 
 def main() -> None:
