@@ -22,7 +22,14 @@ class Ping(ServerSentEvent):
     """
 
     def encode(self) -> bytes:
-        return b": ping\r\n"
+        return b": ping\n"
+
+
+def encode_event(data: str, *, event: str | None = None, id_: str | None = None) -> bytes:
+    """Encode with line feeds alone: the stream of htmx takes a CRLF that comes in two pieces for
+    two line ends, so that the event is cut in its middle and a part of it is lost.
+    """
+    return ServerSentEvent(data, event=event, id=id_, sep="\n").encode()
 
 
 def event_stream(events: AsyncIterator[bytes]) -> EventSourceResponse:

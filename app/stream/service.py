@@ -2,12 +2,10 @@ import json
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
-from sse_starlette import ServerSentEvent
-
 from app.auth import keys
 from app.auth.caller import Caller
 from app.base.database import Database
-from app.http.event_stream import read_with_retry
+from app.http.event_stream import encode_event, read_with_retry
 from app.jobs import listing
 from app.jobs import service as jobs
 from app.jobs.schemas import EventObject
@@ -49,7 +47,7 @@ async def follow_job(
                 yield event
                 last_sent = seq
             if page.ended_at is not None and last_sent >= page.ended_at:
-                yield ServerSentEvent("[DONE]").encode()
+                yield encode_event("[DONE]")
                 return
             if not page.has_more:
                 await changed.wait()
@@ -80,4 +78,4 @@ def read_page(database: Database, job_id: str, after: int) -> EventPage:
 
 def _encode(event: Event) -> tuple[int, bytes]:
     content = json.dumps(EventObject.of(event).model_dump())
-    return event.seq, ServerSentEvent(content, id=str(event.seq)).encode()
+    return event.seq, encode_event(content, id_=str(event.seq))

@@ -9,11 +9,11 @@ from contextlib import suppress
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 
 from app.auth.caller import Caller
 from app.base.errors import NotFound
-from app.http.event_stream import event_stream, read_with_retry
+from app.http.event_stream import encode_event, event_stream, read_with_retry
 from app.services import Services
 
 MIN_PAUSE_SECONDS = 0.5  # between two messages, however much happens
@@ -58,7 +58,7 @@ async def _messages(
                 return
             took = time.monotonic() - began
             if message := replaced(sent, now):
-                yield ServerSentEvent(message).encode()
+                yield encode_event(message)
             sent = now
             await rest(changed, every_seconds, took)
 

@@ -6,9 +6,8 @@ import openai
 import pytest
 from openai._streaming import SSEDecoder
 from sqlalchemy import delete
-from sse_starlette import ServerSentEvent
 
-from app.http.event_stream import Ping
+from app.http.event_stream import Ping, encode_event
 from app.jobs import claims
 from app.jobs.claims import Claim
 from app.jobs.events import NewEvent
@@ -89,14 +88,20 @@ def test_a_stream_ends_when_its_job_is_deleted(tenant: Tenant) -> None:
 
 def test_the_official_client_is_not_woken_by_a_ping() -> None:
     sent = [
-        ServerSentEvent("{}", id="1").encode(),
+        encode_event("{}", id_="1"),
         Ping().encode(),
-        ServerSentEvent("{}", id="2").encode(),
+        encode_event("{}", id_="2"),
     ]
     assert [(event.id, event.data) for event in SSEDecoder().iter_bytes(iter(sent))] == [
         ("1", "{}"),
         ("2", "{}"),
     ]
+
+
+def test_events_that_come_a_byte_at_a_time_stay_whole() -> None:
+    """A reader may take a CRLF that comes in two pieces for two line ends."""
+    sent = encode_event("one\r\ntwo\rthree", event="metrics", id_="1") + Ping().encode()
+    assert sent == b"id: 1\nevent: metrics\ndata: one\ndata: two\ndata: three\n\n: ping\n"
 
 
 def test_a_reader_resumes_without_gap_or_repetition(tenant: Tenant) -> None:

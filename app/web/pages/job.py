@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, Query, Request, Response
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import EventSourceResponse
 from starlette.responses import HTMLResponse, StreamingResponse
 
 from app.artifacts import service as artifacts
@@ -15,7 +15,7 @@ from app.auth.caller import Caller
 from app.base.errors import NotFound
 from app.http import downloads
 from app.http.dependencies import ServicesDep
-from app.http.event_stream import CURSOR_PATTERN, event_stream
+from app.http.event_stream import CURSOR_PATTERN, encode_event, event_stream
 from app.jobs import metrics, service
 from app.jobs.readings import number, step_of
 from app.jobs.schemas import MetricsObject
@@ -34,7 +34,7 @@ streams = APIRouter()
 MAX_LOG_CHARACTERS = 65_536  # Characters that a page shows.
 MESSAGE_EVENTS = 200  # Events of one message at most.
 WAITING_SECONDS = 5.0  # Interval of updates of a waiting job: others move in the queue.
-END_EVENT = ServerSentEvent("", event="ended").encode()
+END_EVENT = encode_event("", event="ended")
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +218,14 @@ def _messages(news: News, sent: live.Parts, context: dict[str, Any]) -> list[byt
         html += live.partial(
             "#events", "afterbegin", fragment("job/events.html", **context, lines=news.lines)
         )
-    messages = [ServerSentEvent(json.dumps(news.points), event="metrics")] if news.points else []
+    seq = str(news.seq)
+    messages = []
+    if news.points:
+        points = json.dumps(news.points)
+        messages.append(encode_event(points, event="metrics", id_=None if html else seq))
     if html:
-        messages.append(ServerSentEvent(html))
-    if messages:
-        messages[-1].id = str(news.seq)
-    return [message.encode() for message in messages]
+        messages.append(encode_event(html, id_=seq))
+    return messages
 
 
 def _poll(

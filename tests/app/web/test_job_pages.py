@@ -247,6 +247,7 @@ def test_the_stream_brings_what_is_missing_and_ends_with_the_job(
         assert html["data"].count("<li id=") == 1
         assert ended["event"] == "ended"
     assert messages(browser, f"/jobs/{job_id}/live?after={last}")[-1]["event"] == "ended"
+    assert b"\r" not in browser.get(f"/jobs/{job_id}/live").content, "htmx takes it for an end"
     assert browser.get(f"/jobs/{job_id}/live?after=x").status_code == 400
 
 
