@@ -40,7 +40,9 @@ class Trainable(Protocol):
         """Return the parameters that the optimizer updates, fp32, by name."""
 
     def relative_rates(self) -> dict[str, RelativeRate]:
-        """Return the factors of the learning rate by the parameter's name, where they are not 1."""
+        """Return the factors of the learning rate, functions of the optimizer step, by the parameter's
+        name; of a parameter without one it is 1.
+        """
 
     def maxima(self) -> Tensor | None:
         """Return the tensor, of any shape, that takes the maximum over all ranks before

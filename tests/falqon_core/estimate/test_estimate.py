@@ -157,15 +157,18 @@ def test_passes_over_the_validation_data_take_time() -> None:
         changed = recipe.model_copy(update=changes)
         assert num_validations(changed, 750, 1000, num_validation_examples=200) == expected
 
-    def seconds(validation_tokens: int) -> float:
+    def seconds(validation_tokens: int, num_validation_examples: int | None = None) -> float:
         return estimate(
             SEVEN_B, recipe, num_records=1000, tokens_per_epoch=100_000,
-            num_validation_records=200, validation_tokens=validation_tokens, device=DEVICES["h100"],
+            num_validation_records=200, num_validation_examples=num_validation_examples,
+            validation_tokens=validation_tokens, device=DEVICES["h100"],
         ).seconds.expected  # fmt: skip
 
     longer = seconds(10_000) - seconds(0)
     one_pass = forward_flops(SEVEN_B, recipe, 10_000) / (DEVICES["h100"].tflops * 0.4e12)
     assert longer == pytest.approx(4 * one_pass)
+    longer = seconds(10_000, num_validation_examples=10) - seconds(0)
+    assert longer == pytest.approx((15 + 1) * one_pass), "five an epoch, by what a step counts"
 
 
 def test_preferences_begin_with_one_forward_pass_of_the_base() -> None:

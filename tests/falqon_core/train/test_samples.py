@@ -123,3 +123,17 @@ def test_samples_come_with_evaluations_and_do_not_disturb(
         assert (tmp_path / "2/checkpoints/6" / name).read_bytes() == (
             tmp_path / "0/checkpoints/6" / name
         ).read_bytes()
+
+
+def test_a_long_epoch_has_evaluations_within_and_samples_at_its_end(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    recipe = {
+        "batch_size": 4, "num_epochs": 2, "max_steps": None, "eval_every": None,
+        "checkpoint_every": 3, "validation_fraction": 0.04, "num_samples": 1, "sample_tokens": 2,
+    }  # fmt: skip
+    messages = train(tiny_folder, train_file, tmp_path / "out", **recipe)
+    evaluated, sampled = (
+        [each.step for each in trainings.of(kind, messages)] for kind in (Evaluated, Sampled)
+    )
+    assert (evaluated, sampled) == ([6, 12, 16], [12, 16]), "epochs end at 8 and 16"
