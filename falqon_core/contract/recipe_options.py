@@ -175,8 +175,8 @@ class RecipeOptions(BaseModel):
     )
     eval_every: Annotated[int, Field(ge=1)] | None = Field(
         None,
-        description="Steps between two evaluations; auto: an epoch, or up to ten in a long one "
-        "without early stopping",
+        description="Steps between two evaluations; auto: those of an epoch, without early "
+        "stopping fewer in a long one, which is then evaluated up to ten times",
     )
     early_stopping_patience: Annotated[int, Field(ge=1)] | None = Field(
         None,

@@ -40,8 +40,8 @@ class Trainable(Protocol):
         """Return the parameters that the optimizer updates, fp32, by name."""
 
     def relative_rates(self) -> dict[str, RelativeRate]:
-        """Return the factors of the learning rate, functions of the optimizer step, by the parameter's
-        name; of a parameter without one it is 1.
+        """Return factors of the learning rate, as functions of the step, by the parameter's name;
+        of a parameter without one it is 1.
         """
 
     def maxima(self) -> Tensor | None:
