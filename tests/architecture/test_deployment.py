@@ -120,9 +120,9 @@ def test_every_container_has_a_limit_of_memory_and_of_its_log() -> None:
     for name, service in COMPOSE["services"].items():
         assert "mem_limit" in service, name
         assert service["logging"] == COMPOSE["x-logging"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
         if "build" in service:
             assert service["cap_drop"] == ["ALL"]
-            assert service["security_opt"] == ["no-new-privileges:true"]
 
 
 def test_no_url_of_compose_holds_a_password() -> None:
