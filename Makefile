@@ -183,7 +183,6 @@ gpu: setup $(VENV)/.bench
 	python -m falqon_core bench --json benchmarks/results/gpu-$$card.json > $(VENV)/gpu.md && \
 	mv $(VENV)/gpu.md benchmarks/results/gpu-$$card.md && cat benchmarks/results/gpu-$$card.md
 
-# Needs debootstrap (apt-get install debootstrap).
 # Code, migrations and what browsers load, with the licences of the packages that it comes from.
 WHEELS ?= dist
 wheel: setup
@@ -224,6 +223,7 @@ sbom: setup .cache/sbom/.installed
 	cp package.json package-lock.json .cache/falqon-browser-assets
 	cd .cache/falqon-browser-assets && npm sbom --package-lock-only --sbom-format cyclonedx --sbom-type application --omit dev > ../../dist/falqon-browser.cdx.json
 
+# Needs debootstrap (apt-get install debootstrap).
 image-check:
 	$(PYTHON) -m tests.deployment.image_check
 
@@ -235,4 +235,4 @@ $(SMOLLM2): $(VENV)/.smollm2
 	python -m falqon_core import "$$(python -c '$(FIND_SMOLLM2)')" --output $@
 
 clean:
-	rm -rf $(VENV) .cache dist node_modules .falqon .falqon-demo .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .cache dist node_modules .falqon-demo .mypy_cache .ruff_cache .pytest_cache
