@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.figures import Dollars, Measure, Seconds
@@ -137,6 +137,9 @@ class Estimate(BaseModel):
     explanation: str
     reason: str | None = None
     automatic_rate: AutomaticRate | None = None  # learning rate that "auto" is for this model
+    learning_rate: Annotated[
+        float | None, Field(description="of the job; null for a range test, which tries many")
+    ] = None
     warnings: list[str] = []  # about the job, in sentences
     engine_note: Annotated[
         str | None,
@@ -153,6 +156,14 @@ class Estimate(BaseModel):
             "are those of the training; null where there is none"
         ),
     ] = None
+
+    @computed_field(description="null unless `learning_rate` is the automatic one")  # type: ignore[prop-decorator]
+    @property
+    def learning_rate_reason(self) -> str | None:
+        """Return why it is this rate."""
+        if self.automatic_rate is None or self.automatic_rate.value != self.learning_rate:
+            return None
+        return self.automatic_rate.reason
 
     @property
     def total_cost(self) -> Decimal:
@@ -341,6 +352,7 @@ def estimate(
         explanation=f"{speed.explanation}; {TOKENS_FROM[tokens_basis]}",
         reason="memory_exceeds_device" if fits is False else None,
         automatic_rate=recipe.automatic_rate(dimensions.hidden_size),
+        learning_rate=None if recipe.find_rate else recipe.learning_rate,
     )
 
 

@@ -72,9 +72,11 @@ def _overhead(estimate: Json) -> str:
 
 
 def _rate(estimate: Json) -> str:
-    """Return the automatic learning rate; an older service sends none."""
-    rate = estimate.get("automatic_rate")
-    return f"{rate['value']:g} ({rate['reason']})" if rate else ""
+    """Return the learning rate; an older service sends none, and a range test has many."""
+    rate, reason = estimate.get("learning_rate"), estimate.get("learning_rate_reason")
+    if rate is None:
+        return ""
+    return f"{rate:.4g} ({reason})" if reason else f"{rate:.4g}"
 
 
 def _of_several(estimate: Json, name: str) -> str:

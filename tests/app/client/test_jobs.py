@@ -92,6 +92,18 @@ def test_create_shows_the_estimate_and_asks(
     )
 
 
+def test_the_learning_rate_that_is_shown_is_the_one_of_the_job(
+    falqon: Falqon, fake_file: Callable[..., Path]
+) -> None:
+    create = ("jobs", "create", "--model", "falqon-tiny", "--file", str(fake_file()), "--yes")
+    automatic, own = falqon(*create), falqon(*create, "--learning-rate", "0.003")
+    assert facts(automatic.stdout)["learning rate"].startswith("0.0005 (automatic, ")
+    assert facts(own.stdout)["learning rate"] == "0.003"
+    job_id = own.stdout.splitlines()[-1].rpartition(" ")[2]
+    cloned = falqon("jobs", "clone", job_id, "--set", "learning_rate=0.004")
+    assert facts(cloned.stdout)["learning rate"] == "0.004"
+
+
 def test_an_id_of_a_file_is_not_uploaded_again(
     falqon: Falqon, service: Service, fake_file: Callable[..., Path]
 ) -> None:

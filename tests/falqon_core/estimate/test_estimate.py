@@ -73,6 +73,15 @@ def test_the_automatic_rate_of_the_model_is_told_with_its_reason() -> None:
     assert "0.0005 at a width of 576" in rates[1].reason
 
 
+def test_the_reason_of_the_automatic_rate_belongs_to_no_other_rate() -> None:
+    automatic, own = of(), of(learning_rate=1e-3)
+    assert automatic.learning_rate == 5e-4
+    assert automatic.automatic_rate
+    assert automatic.learning_rate_reason == automatic.automatic_rate.reason
+    assert (own.learning_rate, own.learning_rate_reason) == (1e-3, None)
+    assert of(find_rate=True).learning_rate is None, "a range test tries many"
+
+
 @given(st.integers(0, 10**9), st.integers(1, 10**9))
 def test_more_tokens_take_longer_and_cost_no_less(tokens: int, more: int) -> None:
     fewer, many = (of(tokens=count, num_epochs=1) for count in (tokens, tokens + more))
