@@ -35,8 +35,10 @@ def moment(seconds: int | None) -> str:
     return "" if seconds is None else text.minute(seconds)
 
 
+NO_BETTER = "succeeded, no better"  # as pages say it
 STYLES = {  # Colours of states on a terminal.
     "succeeded": "green",
+    NO_BETTER: "yellow",
     "processed": "green",
     "running": "blue",
     "paused": "yellow",
@@ -67,10 +69,18 @@ def age(seconds: int) -> Cell:
     return Cell(text.minute(seconds), shown)
 
 
-def state(status: str, details: str = "") -> Cell:
+def state(name: str, details: str = "") -> Cell:
     """Return a state in its colour, with what is wrong."""
-    words = f"{status}: {details}" if details else status
-    return Cell(words, words.replace("_", " ", 1), STYLES.get(status, ""))
+    words = f"{name}: {details}" if details else name
+    return Cell(words, words.replace("_", " ", 1), STYLES.get(name, ""))
+
+
+def status(job: Mapping[str, Any]) -> str:
+    """Return the status of a job, or that it has succeeded with a model that is no better than
+    before.
+    """
+    is_failing = any(each["is_failing"] for each in job.get("health") or [])
+    return NO_BETTER if is_failing and job["status"] == "succeeded" else str(job["status"])
 
 
 def health(job: Mapping[str, Any]) -> list[str]:

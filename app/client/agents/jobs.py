@@ -166,7 +166,7 @@ def list_jobs(api: Api) -> Json:
     rows = [
         {
             "job_id": job["id"],
-            "status": job["status"],
+            "status": text.status(job),
             "suffix": job["suffix"],
             "made_from": job["model"],
             "created": text.moment(job["created_at"]),

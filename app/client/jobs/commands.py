@@ -144,7 +144,7 @@ def _row(job: Json) -> tuple[object, ...]:
     done, cost = text.done(job), text.cost_so_far(job)
     return (
         text.short_id(job["id"]),
-        text.state(job["status"]),
+        text.state(text.status(job)),
         Cell(done, done.partition(",")[0]),
         job.get("suffix"),
         text.age(job["created_at"]),
@@ -164,7 +164,7 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
     yield "id", job["id"]
     yield (
         "status",
-        job["status"] + (f" ({job['paused_reason']})" if job.get("paused_reason") else ""),
+        text.status(job) + (f" ({job['paused_reason']})" if job.get("paused_reason") else ""),
     )
     yield "health", ". ".join(text.health(job))
     yield "range test", (job.get("range_test") or {}).get("message", "")

@@ -50,7 +50,7 @@ def comparison(jobs: list[Json]) -> Iterator[tuple[object, ...]]:
 
 
 def _results(jobs: list[Json]) -> Iterator[tuple[object, ...]]:
-    yield "status", *(job["status"] for job in jobs)
+    yield "status", *map(text.status, jobs)
     yield "best validation loss", *map(_best, jobs)
     for name in ("valid_loss", "train_loss"):
         words = {"valid_loss": "last validation loss", "train_loss": "training loss"}[name]

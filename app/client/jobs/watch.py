@@ -127,11 +127,9 @@ def _conclude(client: Client, job: Json) -> None:
     if not client.out.as_json:
         cost = text.cost_so_far(job | {"cost": (job.get("cost") or {}) | {"projected": None}})
         tokens = "" if job.get("trained_tokens") is None else f", {job['trained_tokens']:,} tokens"
-        is_failing = any(each["is_failing"] for each in job.get("health") or [])
-        outcome = "succeeded, with a model no better than before" if is_failing else "succeeded"
+        outcome = text.status(job)
         client.out.say(
-            f"{job['id']} {outcome}{tokens}" + (f", {cost}" if cost else ""),
-            "yellow" if is_failing else "green",
+            f"{job['id']} {outcome}{tokens}" + (f", {cost}" if cost else ""), text.STYLES[outcome]
         )
         for line in text.health(job):
             client.out.say(f"Health: {line}", "yellow")

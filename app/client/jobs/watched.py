@@ -13,7 +13,6 @@ from app.client.api import Json
 
 SPARKLINE_WIDTH = 40
 FINAL_STATUSES = {"succeeded", "failed", "cancelled"}
-STATUS_STYLES = {"succeeded": "green", "failed": "red", "cancelled": "yellow", "paused": "yellow"}
 
 
 class Watched:
@@ -63,11 +62,11 @@ class Watched:
         return "  ".join(parts)
 
     def render(self) -> RenderableType:
-        status = self.job["status"]
+        state = text.state(text.status(self.job))
         head = Text.assemble(
             (one_line(self.job.get("suffix") or self.job["model"]), "bold"), f"  {self.job['id']}  "
         )
-        head.append(one_line(status).replace("_", " "), STATUS_STYLES.get(status, ""))
+        head.append(one_line(state.short), state.style)
         if self.job.get("paused_reason"):
             head.append(f" ({one_line(self.job['paused_reason'])})")
         lines: list[RenderableType] = [head]
@@ -75,7 +74,7 @@ class Watched:
             lines += [self._bar(), self._curve(), Text(self.numbers())]
         lines += [Text(one_line(line), "yellow") for line in text.health(self.job)]
         lines.append(Text(self.heard, "dim", no_wrap=True, overflow="ellipsis"))
-        if self.trouble or status not in FINAL_STATUSES:
+        if self.trouble or self.job["status"] not in FINAL_STATUSES:
             lines.append(
                 Text(
                     self.trouble or "Ctrl-C leaves the job running.",

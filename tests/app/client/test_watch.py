@@ -6,16 +6,19 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app.client.api import Json
+from app.client.agents.jobs import list_jobs
+from app.client.api import Api, Json
+from app.client.connection import Connection
 from app.client.jobs import stream
 from app.client.jobs.stream import Tick
 from app.client.jobs.watched import Watched
-from tests.app.client.conftest import Falqon
+from tests.app.client.conftest import Falqon, facts
 from tests.support.proxy import Proxy
 from tests.support.service import KEY, Service
 from tests.support.terminal import CTRL_C, Terminal
@@ -92,15 +95,24 @@ def test_a_log_gets_lines_without_colour(falqon: Falqon, submitted: Submitted) -
 
 
 def test_a_job_that_has_not_learned_does_not_end_like_one_that_has(
-    falqon: Falqon, submitted: Submitted
+    falqon: Falqon, service: Service, submitted: Submitted
 ) -> None:
     job_id = submitted(steps=30, loss=2.0)
     done = falqon("jobs", "watch", job_id)
     assert done.exit_code == 0, "for programs it has succeeded"
-    assert f"{job_id} succeeded, with a model no better than before" in done.stdout
+    outcome = "succeeded, no better"
+    assert f"{job_id} {outcome}" in done.stdout
     finding = "the training loss has not fallen by more than its noise in 30 steps"
     assert f"Health: {finding}: 2 at the beginning, 2 now; try a higher" in done.stdout
     assert finding in " ".join(falqon("jobs", "show", job_id).stdout.split())
+    assert facts(falqon("jobs", "show", job_id).stdout)["status"] == outcome
+    (listed,) = falqon("jobs", "list", "--limit", "1").stdout.splitlines()[1:2]
+    assert outcome in listed
+    compared = falqon("jobs", "compare", job_id, job_id).stdout
+    assert f"status\t{outcome}\t{outcome}" in compared
+    with closing(Api(Connection(f"{service.url}/v1", KEY))) as api:
+        for_agents = list_jobs(api)["jobs"][0]
+    assert (for_agents["job_id"], for_agents["status"]) == (job_id, outcome)
     job = json.loads(falqon("jobs", "show", job_id, "--json").stdout)
     ((code, is_failing),) = [(each["code"], each["is_failing"]) for each in job["health"]]
     assert (job["status"], code, is_failing) == ("succeeded", "not_learning", True)
