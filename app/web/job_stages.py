@@ -11,6 +11,7 @@ from app.models.job_progress import JobProgress
 
 CHECK, QUEUE, LOAD, TRAIN, MERGE, VERIFY = range(6)
 NAMES = ("Files checked", "Queued", "Loading", "Training", "Merging", "Verifying")
+OF_RANGE_TEST = NAMES[:MERGE]  # It has no model.
 State = Literal["done", "now", "stopped", "waiting"]
 
 
@@ -22,22 +23,25 @@ class Stage:
 
 
 def is_exporting(job: Job) -> bool:
-    """Return True once the last step of a running job is done."""
+    """Return True once the last step of a running job with a model is done."""
     progress = job.progress
+    if job.requested.falqon.find_rate:
+        return False
     is_trained = progress is not None and 0 < progress.total_steps <= progress.step
     return job.status == JobStatus.RUNNING and is_trained
 
 
 def stages_of(job: Job, attempt: Attempt | None, messages: Sequence[Event]) -> list[Stage]:
     """Return all stages. `attempt`: the newest, if there is one; `messages`: the newest events."""
-    reached = _reached(job, attempt)
+    names = OF_RANGE_TEST if job.requested.falqon.find_rate else NAMES
+    reached = min(_reached(job, attempt), len(names) - 1)
     seconds = _seconds(job, attempt, messages)
     if job.status == JobStatus.SUCCEEDED:
-        return [Stage(name, "done", seconds.get(i)) for i, name in enumerate(NAMES)]
+        return [Stage(name, "done", seconds.get(i)) for i, name in enumerate(names)]
     here: State = "stopped" if job.status in {*TERMINAL, JobStatus.PAUSED} else "now"
     return [
         Stage(name, "done" if i < reached else here if i == reached else "waiting", seconds.get(i))
-        for i, name in enumerate(NAMES)
+        for i, name in enumerate(names)
     ]
 
 

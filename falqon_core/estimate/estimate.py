@@ -303,6 +303,10 @@ def estimate(
     steps = recipe.num_steps(num_examples)
     tokens = round(tokens_per_epoch * steps / max(1, math.ceil(num_examples / recipe.batch_size)))
     if throughput is not None:
+        if recipe.find_rate:
+            throughput = _throughput_of_range_test(
+                throughput, dimensions, recipe, device, calibration
+            )
         speed = _measured_speed(throughput, tokens, tokens_basis)
     else:
         flops = training_flops(dimensions, recipe, tokens)
@@ -366,6 +370,49 @@ def compare(expected: Range, seconds: float, cost: Decimal | None) -> Actual:
     )
 
 
+def _throughput_of_range_test(
+    training: Throughput,
+    dimensions: ModelDimensions,
+    recipe: Recipe,
+    device: DeviceSpec,
+    calibration: Calibration | None,
+) -> Throughput:
+    """Return the speed of a range test from that of trainings: the untouched model reads each batch
+    as well, and the overhead ends with the start.
+    """
+    forward = forward_flops(dimensions, recipe, 1) / training_flops(dimensions, recipe, 1)
+    rate, overhead = training.tokens_per_second, training.overhead_seconds
+    rate = rate.model_copy(update={"median": rate.median / (1 + forward)})
+    if overhead is not None:
+        start, export = _overhead_seconds(dimensions, device, calibration)
+        share = start / (start + export)
+        overhead = overhead.model_copy(update={"median": overhead.median * share})
+    return training.model_copy(update={"tokens_per_second": rate, "overhead_seconds": overhead})
+
+
+def _overhead_seconds(
+    dimensions: ModelDimensions, device: DeviceSpec, calibration: Calibration | None
+) -> tuple[float, float]:
+    """Return the seconds of the start and of the export, as far as arithmetic tells them."""
+    kind = _kind_of(device)
+    seconds = SECONDS_PER_GIB[kind] * 2 * dimensions.num_parameters / GIB
+    times = calibration or _fixed_times(kind)
+    start = times.start_seconds + seconds * START_SHARE
+    return start, times.export_seconds + seconds * (1 - START_SHARE)
+
+
+def _kind_of(device: DeviceSpec) -> str:
+    return "cpu" if device.name == "cpu" else "gpu"
+
+
+def _fixed_times(kind: str) -> Calibration:
+    return Calibration(
+        start_seconds=START_SECONDS[kind],
+        step_seconds=STEP_SECONDS[kind],
+        export_seconds=EXPORT_SECONDS[kind],
+    )
+
+
 def _measured_speed(throughput: Throughput, tokens: int, tokens_basis: TokensBasis) -> _Speed:
     rate = throughput.tokens_per_second
     factor = rate.factor
@@ -407,21 +454,14 @@ def _roofline_speed(
     *,
     exports: bool,
 ) -> _Speed:
-    kind = "cpu" if device.name == "cpu" else "gpu"
+    kind = _kind_of(device)
     efficiency = ROOFLINE_EFFICIENCY[kind]
     computed = flops / (device.tflops * 1e12 * num_devices * efficiency)
     if kind == "cpu":
         computed += steps * _expert_seconds(dimensions, num_devices)
-    gib = 2 * dimensions.num_parameters / GIB
-    times = calibration or Calibration(
-        start_seconds=START_SECONDS[kind],
-        step_seconds=STEP_SECONDS[kind],
-        export_seconds=EXPORT_SECONDS[kind],
-    )
-    overhead = times.start_seconds + SECONDS_PER_GIB[kind] * gib * START_SHARE
-    if exports:
-        overhead += times.export_seconds + SECONDS_PER_GIB[kind] * gib * (1 - START_SHARE)
-    fixed = overhead + times.step_seconds * steps
+    start, export = _overhead_seconds(dimensions, device, calibration)
+    overhead = start + export if exports else start
+    fixed = overhead + (calibration or _fixed_times(kind)).step_seconds * steps
     band = FIXED_BAND if calibration is None else CALIBRATED_BAND
     computed_band = ASSUMED_BAND if device.peak == "assumed" else ROOFLINE_BAND
     low, high = (computed * r + fixed * f for r, f in zip(computed_band, band, strict=True))

@@ -36,11 +36,12 @@ class StepTiming:
 
     def started(self, message: Started, now: float, overhead: float | None) -> None:
         """Note that loading is done; what the `overhead` of earlier attempts needed beyond it comes
-        after the last step.
+        after the last step, except of a range test, which has no model to export.
         """
         self._num_examples = message.num_examples
         self._num_validation_records = message.num_validation_records
-        self._closing = 0.0 if overhead is None else max(0.0, overhead - now)
+        if overhead is not None and not self._is_range_test:
+            self._closing = max(0.0, overhead - now)
 
     def step(self, elapsed: float, now: float) -> None:
         """Measure a step. The first of an attempt measures nothing: it includes warming up."""
@@ -93,6 +94,10 @@ class StepTiming:
             HANG_PAUSES * max(usual, default=0.0),
         )
 
+    @property
+    def _is_range_test(self) -> bool:
+        return self._recipe is not None and self._recipe.find_rate
+
     def _pause(self, now: float) -> float:
         seconds = max(0.0, now - self._heard_at)
         self._heard_at = now
@@ -102,7 +107,7 @@ class StepTiming:
     def _pauses(self, step: int, total_steps: int) -> list[Interruptions]:
         """Return the pauses between steps that are still to come. Until one was measured, an
         evaluation counts by the records that it reads, a checkpoint as one step."""
-        if self._recipe is None or not self._steps:
+        if self._recipe is None or self._is_range_test or not self._steps:
             return []
         batch_size = self._recipe.batch_size or 1
         mean = statistics.fmean(self._steps)

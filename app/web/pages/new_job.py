@@ -32,6 +32,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
 from falqon_core.contract.template_kwargs import write_template_kwargs
 from falqon_core.estimate.cards import find_device
+from falqon_core.estimate.estimate import Estimate
 from falqon_core.records.file_check import FileReport
 from falqon_core.records.shapes import Shape
 
@@ -50,6 +51,7 @@ class FormPlan:
     data: FileView | None
     job: JobObject | None
     estimate: EstimateObject | None  # The estimate, with those for other devices.
+    range_test: Estimate | None  # The estimate of a range test in the place of the training.
     errors: Errors
     warnings: Errors  # at fields, too
     applicable: list[str]  # Names of the settings that not every job has.
@@ -114,6 +116,8 @@ def estimate(
     names = ["plan", "code", "applicable", "facts"]
     if not is_typing:
         names.insert(0, "report")
+    if context["may_write"]:
+        names.append("range_test")
     parts = {name: fragment(f"new_job/{name}.html", **context) for name in names}
     parts |= {
         f"error-{name}": fragment(
@@ -138,7 +142,7 @@ def submit(
     shape = _shape(services, caller, values)
     body = job_form.body_of(job_settings.without_foreign(values, shape), shape)
     if find_rate:
-        body["falqon"] = body.get("falqon", {}) | {"find_rate": True}
+        body = _as_range_test(body)
     job_request = job_form.request_of(values, body)
     if isinstance(job_request, dict):
         return _page(services, request, caller, values, refused=job_request)
@@ -289,6 +293,7 @@ def _plan(services: Services, caller: Caller, values: Values, *, inspects: bool 
         kwargs = write_template_kwargs(job_request.falqon.chat_template_kwargs)
     data, job = None, None
     estimate: EstimateObject | None = None
+    range_test: Estimate | None = None
     if training_file := values.get("training_file", ""):
         try:
             model = values.get("model", "") if inspects else ""
@@ -302,6 +307,9 @@ def _plan(services: Services, caller: Caller, values: Values, *, inspects: bool 
         try:
             job = service.preview_job(services, caller, job_request)
             estimate = service.estimate_job(services, caller, job_request)
+            test_request = job_form.request_of(values, _as_range_test(body))
+            if not isinstance(test_request, dict):
+                range_test = service.preview_job(services, caller, test_request).estimate
         except ApiError as error:
             errors = dict([job_form.at_field(error)])
     warnings: Errors = {}
@@ -309,7 +317,11 @@ def _plan(services: Services, caller: Caller, values: Values, *, inspects: bool 
         budget = job_request.falqon.budget
         warnings = {each.field: each.text for each in warn_of_budget(budget, job.estimate)}
     applicable = job_settings.applicable(values, shape)
-    return FormPlan(body, data, job, estimate, errors, warnings, applicable)
+    return FormPlan(body, data, job, estimate, range_test, errors, warnings, applicable)
+
+
+def _as_range_test(body: dict[str, Any]) -> dict[str, Any]:
+    return body | {"falqon": body.get("falqon", {}) | {"find_rate": True}}
 
 
 def _shape(services: Services, caller: Caller, values: Values) -> Shape | None:

@@ -6,11 +6,33 @@ import httpx
 from sqlalchemy import update
 
 from app.base.database import now_plus
+from app.base.text import duration
 from app.models import Job, JobStatus
 from app.models.job_progress import JobProgress
 from tests.support.api import Tenant
 from tests.support.fake_trainer import range_test
 from tests.support.pages import SAME_SITE, token
+
+
+def test_the_form_prices_the_range_test_beside_its_button(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    page = browser.get("/jobs/new")
+    file = tenant.upload()
+    values = {"csrf": token(page), "model": tenant.base_model, "training_file": file}
+    request = tenant.client.post(
+        "/fine_tuning/estimates",
+        body={key: values[key] for key in ("model", "training_file")}
+        | {"falqon": {"find_rate": True}},
+        cast_to=object,
+    )
+    price = f"The test: about {duration(request['seconds']['expected'])}, &lt; $0.01."
+    estimated = browser.post(
+        "/jobs/new/estimate", data=values, headers=SAME_SITE | {"HX-Request": "true"}
+    )
+    assert price in estimated.text
+    again = browser.post("/jobs/new/estimate", data=values, headers=SAME_SITE)
+    assert price in again.text, "without the script, too"
 
 
 def test_the_form_submits_a_range_test_whose_page_leads_back_with_its_rate(
@@ -26,6 +48,8 @@ def test_the_form_submits_a_range_test_whose_page_leads_back_with_its_rate(
     job = tenant.client.fine_tuning.jobs.retrieve(job_id)
     assert (job.config["find_rate"], job.config["rank"]) == (True, 4)
     assert "· range test" in submitted.text
+    assert "Merging" not in submitted.text, "it makes no model"
+    assert "Try three rates" not in submitted.text, "it would be charged as three trainings"
     hidden = re.compile(r'<section id="job-range_test"[^>]* hidden>')
     assert hidden.search(submitted.text)
 

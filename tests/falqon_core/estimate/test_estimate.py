@@ -298,6 +298,28 @@ def test_a_local_measurement_precedes_any_roofline() -> None:
     assert guessed.seconds.high > result.seconds.high
 
 
+def test_a_measured_range_test_reads_twice_and_exports_nothing() -> None:
+    def of_range_test(throughput: Throughput | None) -> Estimate:
+        return estimate(
+            SMALL,
+            Recipe(find_rate=True).resolved(1000),
+            num_records=1000,
+            tokens_per_epoch=200_000,
+            device=DEVICES["cpu"],
+            throughput=throughput,
+            tokens_basis="counted",
+        )
+
+    measured, assumed = of_range_test(MEASURED), of_range_test(None)
+    trained = of(device="cpu", tokens=200_000)
+    overheads = [each.overhead_seconds or 0.0 for each in (measured, assumed, trained)]
+    share = overheads[1] / overheads[2]
+    assert overheads[0] == pytest.approx(40.0 * share), "the start alone"
+    of_steps = measured.trained_tokens / 500.0
+    computed = measured.seconds.expected - overheads[0]
+    assert 1.3 * of_steps < computed < 1.7 * of_steps, "a forward pass besides, of three"
+
+
 @given(
     st.integers(0, 10**9),
     st.floats(1e-3, 1e6),

@@ -271,6 +271,16 @@ def test_the_eta_includes_the_closing_work_where_it_is_known() -> None:
     assert trainer.progress.snapshot(ended=True).eta_seconds == 0.0
 
 
+def test_a_range_test_neither_evaluates_nor_saves_nor_exports() -> None:
+    recipe = RECIPE.model_copy(update={"find_rate": True})
+    job = Job(recipe=recipe, estimate=estimated(1.0, 2.0, 3.0, overhead=150.0))
+    trainer = Trainer(job, total_steps=20)
+    trainer.started(num_validation_records=8)
+    for _ in range(5):
+        trainer.step(4.0)
+    assert trainer.progress.snapshot().eta_seconds == 60.0
+
+
 def test_the_rate_is_this_attempts_own() -> None:
     before = JobProgress(step=10, total_steps=100, eta_seconds=9.0, cost=cost("1.0000"))
     trainer = Trainer(Job(progress=before))
