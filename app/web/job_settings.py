@@ -2,12 +2,15 @@
 file holds and to the method, and three presets.
 """
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 
+from app.jobs.schemas import JobObject
 from app.web.job_form import MAIN_FIELDS, OTHER_FIELDS, Field, Values
+from falqon_core.contract.automatic import MIN_RECORDS, USUAL_EPOCHS, automatic_epochs
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.methods import METHOD_SPECS
+from falqon_core.records.file_check import FileReport
 from falqon_core.records.shapes import Shape, objective_for
 
 MAX_UNSEARCHED = 10  # Files that are seen at once, without a search.
@@ -52,11 +55,11 @@ class Preset:
     name: str
     title: str
     summary: str
-    settings: Mapping[str, str]
+    settings: dict[str, str]
 
     def values(self) -> dict[str, str]:
         """Return the values that it sets."""
-        return dict.fromkeys(PRESET_FIELDS, "") | dict(self.settings)
+        return WITHOUT_PRESET | self.settings
 
     def is_chosen(self, values: Values) -> bool:
         return all(values.get(name, "") == text for name, text in self.values().items())
@@ -70,22 +73,41 @@ GROUPS = [
     )
     for title, names in FIELDS_BY_GROUP.items()
 ]
-PRESETS = (
-    Preset(
-        "quick",
-        "Quick look",
-        "20 steps: a first check that the loss falls.",
-        {"n_epochs": "1", "max_steps": "20"},
-    ),
-    Preset("balanced", "Balanced", "Automatic settings for your data and model.", {}),
-    Preset(
-        "best",
-        "Best",
-        "Up to six epochs, with early stopping.",
-        {"n_epochs": "6", "early_stopping_patience": "2"},
-    ),
-)
 PRESET_FIELDS = ("n_epochs", "max_steps", "early_stopping_patience", "validation_fraction")
+WITHOUT_PRESET = dict.fromkeys(PRESET_FIELDS, "")
+QUICK_STEPS = 20
+
+
+def presets_for(job: JobObject | None, report: FileReport | None) -> list[Preset]:
+    """Return the presets for the data of `job`, whose training file has `report`; without a job,
+    for data that nobody knows yet.
+    """
+    epochs, quick_epochs = USUAL_EPOCHS, QUICK_STEPS
+    num_records = report.num_records if report else MIN_RECORDS
+    if job is not None and job.config and job.estimate:
+        num_examples = job.estimate.num_examples or job.estimate.num_records
+        batch_size = job.config["batch_size"]
+        epochs = automatic_epochs(num_examples, batch_size)
+        quick_epochs = math.ceil(QUICK_STEPS / math.ceil(num_examples / batch_size))
+    best = {"n_epochs": str(2 * epochs)}
+    if num_records >= MIN_RECORDS:
+        # Of fewer, so few would be held out that a single one stops the training.
+        best["early_stopping_patience"] = "2"
+    return [
+        Preset(
+            "quick",
+            "Quick look",
+            f"{QUICK_STEPS} steps: a first check that the loss falls.",
+            {"n_epochs": str(quick_epochs), "max_steps": str(QUICK_STEPS)},
+        ),
+        Preset("balanced", "Balanced", "Automatic settings for your data and model.", {}),
+        Preset(
+            "best",
+            "Best",
+            f"Twice the automatic epochs; from {MIN_RECORDS} records on, with early stopping.",
+            best,
+        ),
+    ]
 
 
 def applies(name: str, values: Values, shape: Shape | None) -> bool:

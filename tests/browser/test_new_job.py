@@ -127,6 +127,21 @@ def test_an_estimate_that_does_not_come_is_said(visits: Visits, tenant: Tenant) 
     expect(page.locator("#plan")).not_to_contain_text(away)
 
 
+def test_a_preset_follows_the_file_that_is_chosen_after_it(visits: Visits, tenant: Tenant) -> None:
+    file = tenant.upload()
+    page = visits.sign_in(tenant.api.url, tenant.key)
+    page.goto(f"/jobs/new?model={tenant.base_model}")
+    best, epochs = page.get_by_role("button", name="Best"), page.get_by_label("Epochs")
+    best.click()
+    expect(epochs).to_have_value("6")
+    page.get_by_label("Training file").select_option(file)
+    expect(epochs).to_have_value("20")
+    expect(best).to_have_attribute("aria-pressed", "true")
+    epochs.fill("5")
+    expect(fact(page, "Steps")).to_contain_text("5 epochs")
+    expect(epochs).to_have_value("5")
+
+
 def test_a_length_that_is_being_typed_inspects_nothing(visits: Visits, tenant: Tenant) -> None:
     page = visits.sign_in(tenant.api.url, tenant.key)
 

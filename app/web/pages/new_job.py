@@ -55,14 +55,13 @@ class FormPlan:
     errors: Errors
     warnings: Errors  # at fields, too
     applicable: list[str]  # Names of the settings that not every job has.
+    presets: list[job_settings.Preset]
 
 
 async def _values(request: Request) -> Values:
-    """Read what is filled in, and what the preset that was pressed fills in."""
+    """Read what is filled in."""
     form = await request.form()
-    values = {name: text for name in job_form.NAMES if isinstance(text := form.get(name, ""), str)}
-    pressed = [preset for preset in job_settings.PRESETS if preset.name == form.get("preset")]
-    return values | (pressed[0].values() if pressed else {})
+    return {name: text for name in job_form.NAMES if isinstance(text := form.get(name, ""), str)}
 
 
 FormValues = Annotated[Values, Depends(_values)]
@@ -104,20 +103,28 @@ def estimate(
     caller: Visitor,
     values: FormValues,
     is_typing: Annotated[bool, Form()] = False,
+    preset: Annotated[str, Form()] = "",
 ) -> Response:
     """Show the page as it is filled in; for the script that asks on every change, the parts that
-    say what follows. `is_typing`: what the file is inspected with is not whole yet.
+    say what follows. `is_typing`: what the file is inspected with is not whole yet. `preset`: the
+    name of one that was pressed.
     """
+    if preset:
+        plan = _plan(services, caller, {**values, **job_settings.WITHOUT_PRESET})
+        for pressed in (each for each in plan.presets if each.name == preset):
+            values = {**values, **pressed.values()}
     if "hx-request" not in request.headers:
         return _page(services, request, caller, values)
     plan = _plan(services, caller, values, inspects=not is_typing)
-    context = shared(request, caller) | _plan_context(plan, request)
+    context = shared(request, caller) | _plan_context(plan, request) | {"values": values}
     context["facts"] = read_facts(services, caller, values.get("model", ""))
     names = ["plan", "code", "applicable", "facts"]
     if not is_typing:
         names.insert(0, "report")
     if context["may_write"]:
         names.append("range_test")
+    if plan.job:
+        names.append("presets")
     parts = {name: fragment(f"new_job/{name}.html", **context) for name in names}
     parts |= {
         f"error-{name}": fragment(
@@ -317,7 +324,8 @@ def _plan(services: Services, caller: Caller, values: Values, *, inspects: bool 
         budget = job_request.falqon.budget
         warnings = {each.field: each.text for each in warn_of_budget(budget, job.estimate)}
     applicable = job_settings.applicable(values, shape)
-    return FormPlan(body, data, job, estimate, range_test, errors, warnings, applicable)
+    presets = job_settings.presets_for(job, data.report if data else None)
+    return FormPlan(body, data, job, estimate, range_test, errors, warnings, applicable, presets)
 
 
 def _as_range_test(body: dict[str, Any]) -> dict[str, Any]:

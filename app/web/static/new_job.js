@@ -16,22 +16,36 @@ function settingsOf(button) {
   return Object.entries(JSON.parse(button.dataset.preset));
 }
 
-const presets = [...form.querySelectorAll("[data-preset]")];
+let chosen; // the preset that the fields are
 
 function showPreset() {
-  for (const button of presets) {
+  chosen = undefined;
+  for (const button of form.querySelectorAll("[data-preset]")) {
     const isChosen = settingsOf(button).every(([name, text]) => form.elements[name].value === text);
     button.setAttribute("aria-pressed", isChosen);
+    if (isChosen) chosen = button.value;
   }
 }
 
-for (const button of presets) {
-  button.addEventListener("click", (event) => {
-    event.preventDefault();
-    for (const [name, text] of settingsOf(button)) form.elements[name].value = text;
-    form.elements.n_epochs.dispatchEvent(new Event("change", { bubbles: true }));
-  });
+function fillIn(button) {
+  for (const [name, text] of settingsOf(button)) form.elements[name].value = text;
+  form.elements.n_epochs.dispatchEvent(new Event("change", { bubbles: true }));
 }
+
+// Other data may make other settings of a preset.
+function followData() {
+  const before = chosen;
+  showPreset();
+  const button = before && form.querySelector(`[data-preset][value="${before}"]`);
+  if (button && chosen !== before) fillIn(button);
+}
+
+form.addEventListener("click", (event) => {
+  const button = event.target.closest("[data-preset]");
+  if (!button) return;
+  event.preventDefault();
+  fillIn(button);
+});
 
 for (const search of document.querySelectorAll("[data-search]")) {
   search.closest(".field").hidden = false;
@@ -70,6 +84,7 @@ function sayStale() {
 
 for (const name of ["htmx:error", "htmx:response:error"]) form.addEventListener(name, sayStale);
 document.addEventListener("htmx:after:swap", showApplicable);
+document.addEventListener("htmx:after:swap", followData);
 form.addEventListener("input", showPreset);
 form.addEventListener("change", showPreset);
 showApplicable();

@@ -110,16 +110,41 @@ def test_a_preset_fills_in_what_it_means(browser: httpx.Client, tenant: Tenant) 
     fields = {"training_file": tenant.upload(), "model": tenant.base_model, "suffix": "kept"}
     best = form_of(send(browser, "/estimate", **fields, preset="best", max_steps="3"))
     assert {name: best[name] for name in ("n_epochs", "max_steps", "validation_fraction")} == {
-        "n_epochs": "6",
+        "n_epochs": "20",
         "max_steps": "",
         "validation_fraction": "",
     }
     assert best["suffix"] == "kept"
     page = send(browser, "/estimate", **best, preset="quick")
     assert re.findall(r'value="(\w+)"[^>]*aria-pressed="true"', page.text) == ["quick"]
-    assert re.search(r"<dt>Steps</dt><dd>3<small>1 epoch of", page.text)
+    assert re.search(r"<dt>Steps</dt><dd>20<small>7 epochs of", page.text)
     own = send(browser, "/estimate", **fields, validation_file=tenant.upload(), preset="best")
     assert field_errors(own) == {}
+
+
+@pytest.mark.parametrize(
+    ("num_records", "steps", "patience"),
+    [
+        (10, {"quick": 20, "balanced": 30, "best": 60}, ""),
+        (50, {"quick": 20, "balanced": 108, "best": 216}, "2"),
+        (1000, {"quick": 20, "balanced": 675, "best": 1350}, "2"),
+    ],
+)
+def test_presets_follow_the_size_of_the_file(
+    browser: httpx.Client,
+    tenant: Tenant,
+    num_records: int,
+    steps: dict[str, int],
+    patience: str,
+) -> None:
+    file = upload(tenant, "rows.jsonl", jsonl(num_records))
+    fields = {"training_file": file, "model": tenant.base_model}
+    for preset, expected in steps.items():
+        page = send(browser, "/estimate", **fields, preset=preset)
+        (shown,) = re.findall(r"<dt>Steps</dt><dd>([^<]+)<small>", page.text)
+        assert int(re.sub(r"\D", "", shown)) == expected, preset
+        assert re.findall(r'value="(\w+)"[^>]*aria-pressed="true"', page.text) == [preset]
+    assert form_of(page)["early_stopping_patience"] == patience
 
 
 def test_a_first_estimate_says_that_most_of_it_is_start_and_export(
