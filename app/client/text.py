@@ -17,6 +17,12 @@ MOST_DIGITS = 15  # of an amount that is written out; a service may send any exp
 MAX_MODEL_WIDTH = 40  # characters of a model's id on a terminal
 BARS = "▁▂▃▄▅▆▇█"
 
+LOSSES = {  # of a job's progress; those behind the first are of the merged model
+    "valid_loss": "validation loss",
+    "valid_loss_fp8_weights": "with FP8 weights",
+    "valid_loss_as_served": "as it is served",
+}
+
 
 def usd(amount: object) -> str:
     """Write an amount of the service; as it stands where that is no plain number."""

@@ -13,6 +13,7 @@ from app.jobs.checkpoints import best_of, checkpoint_name
 from app.jobs.effective_steps import effective_steps
 from app.models import Job
 from app.models.base import JsonObject
+from app.models.job_progress import JobProgress
 from app.web.job_answers import AnsweredPrompt, answered
 from app.web.job_view import MAX_CHECKPOINTS, read_messages
 from app.web.model_view import Generation
@@ -28,6 +29,7 @@ class ModelCard:
     context: int | None
     job: Job | None
     valid_loss: float | None
+    served: JobProgress | None  # of the job, where the model is the one that it handed out
     prompts: Sequence[AnsweredPrompt]
 
 
@@ -39,11 +41,13 @@ def read_card(
     job = next((each.job for each in line[:2] if each.job is not None), None)
     if model.fine_tuning_job is None:
         job = None
+    valid_loss, served = _losses(session, model.id, job)
     return ModelCard(
         num_parameters=dimensions.num_parameters if dimensions else None,
         context=dimensions.max_position_embeddings if dimensions else None,
         job=job,
-        valid_loss=_valid_loss(session, model.id, job),
+        valid_loss=valid_loss,
+        served=served,
         prompts=_prompts(session, job),
     )
 
@@ -55,15 +59,21 @@ def _dimensions(config: JsonObject) -> ModelDimensions | None:
         return None
 
 
-def _valid_loss(session: Session, model_id: str, job: Job | None) -> float | None:
-    """Return the loss of the checkpoint that the model is, else the job's lowest."""
+def _losses(
+    session: Session, model_id: str, job: Job | None
+) -> tuple[float | None, JobProgress | None]:
+    """Return the loss of the checkpoint that the model is, else the job's lowest with the progress
+    that has those of the merged model.
+    """
     if job is None:
-        return None
+        return None, None
     checkpoints = jobs.checkpoints(session, job, after=None, limit=MAX_CHECKPOINTS)
     of_job = jobs.model_id(session, job)
     own = [each for each in checkpoints if checkpoint_name(of_job, each.step) == model_id]
-    best = own[0] if own else best_of(checkpoints)
-    return best.metrics.get("valid_loss") if best else None
+    if own:
+        return own[0].metrics.get("valid_loss"), None
+    best = best_of(checkpoints)
+    return best.metrics.get("valid_loss") if best else None, job.progress
 
 
 def _prompts(session: Session, job: Job | None) -> Sequence[AnsweredPrompt]:

@@ -20,11 +20,6 @@ app = typer.Typer(no_args_is_help=True, help="Fine-tuning jobs.")
 for part in (create, find_rate, fields, watch, logs, actions, metrics, compare):
     app.add_typer(part.app)
 
-LOSSES = {
-    "valid_loss": "validation loss",
-    "valid_loss_fp8_weights": "with FP8 weights",
-    "valid_loss_as_served": "as it is served",
-}
 After = Annotated[str | None, option(help="Start after this one.")]
 
 
@@ -188,7 +183,7 @@ def _facts(job: Json) -> Iterator[tuple[str, object]]:
     )
     yield "finished", text.moment(job["finished_at"])
     yield "model of step", progress.get("model_step")
-    for name, of in LOSSES.items():
+    for name, of in text.LOSSES.items():
         yield of, text.loss(progress.get(name))
     yield (
         "trained tokens",

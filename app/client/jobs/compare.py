@@ -52,8 +52,7 @@ def comparison(jobs: list[Json]) -> Iterator[tuple[object, ...]]:
 def _results(jobs: list[Json]) -> Iterator[tuple[object, ...]]:
     yield "status", *map(text.status, jobs)
     yield "best validation loss", *map(_best, jobs)
-    for name in ("valid_loss", "train_loss"):
-        words = {"valid_loss": "last validation loss", "train_loss": "training loss"}[name]
+    for name, words in {**text.LOSSES, "train_loss": "training loss"}.items():
         yield words, *(text.loss((job.get("progress") or {}).get(name)) for job in jobs)
     yield "against base", *map(text.verdict, jobs)
     yield "done", *map(text.done, jobs)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.client.jobs.compare import comparison
 from tests.app.client.conftest import Falqon, facts, newest_file
 from tests.support.service import Service
 from tests.support.waiting import wait_for
@@ -217,6 +218,15 @@ def test_settings_are_listed_as_the_service_describes_them(falqon: Falqon) -> No
     assert "Did you mean learning_rate?" in unknown.stderr
 
 
+def test_jobs_are_compared_by_their_losses_as_served() -> None:
+    progress = {"valid_loss": 1.0, "valid_loss_fp8_weights": 1.5, "valid_loss_as_served": 1.25}
+    job = {"status": "succeeded", "execution_seconds": 60.0, "progress": progress}
+    rows = {name: values for name, *values in comparison([job, job | {"progress": None}])}
+    assert rows["validation loss"] == ["1.0000", ""]
+    assert rows["with FP8 weights"] == ["1.5000", ""]
+    assert rows["as it is served"] == ["1.2500", ""]
+
+
 def test_jobs_stand_beside_each_other(falqon: Falqon, submitted: Submitted) -> None:
     ids = [
         submitted("--suffix", suffix, "--set", f"rank={rank}", steps=20, best_at=10)
@@ -230,7 +240,7 @@ def test_jobs_stand_beside_each_other(falqon: Falqon, submitted: Submitted) -> N
     assert rows["status"] == ["succeeded", "succeeded"]
     assert rows["rank"] == ["8", "16"]
     assert rows["best validation loss"] == ["0.0000 at step 10"] * 2
-    assert rows["last validation loss"] == ["0.2500"] * 2
+    assert rows["validation loss"] == ["0.2500"] * 2
     assert rows["training loss"] == ["0.0500", "0.0500"]
     assert "num_epochs" not in rows, "it is the same"
     assert falqon("jobs", "compare", ids[0]).exit_code == 2

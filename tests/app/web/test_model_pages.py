@@ -11,7 +11,7 @@ from sqlalchemy import update
 from app.base.database import MAX_COUNTED
 from app.base.ids import new_id
 from app.catalogue.service import MAX_OFFERED
-from app.models import Artifact, Export, Model, OperationStatus, Scope
+from app.models import Artifact, Export, Job, Model, OperationStatus, Scope
 from app.web.text import counted, model_page
 from falqon_core.contract.certificate import CERTIFICATE, HeldOut
 from falqon_core.contract.rounding import Rounding
@@ -55,6 +55,19 @@ def test_models_are_listed_with_what_they_came_from(browser: httpx.Client, tenan
     assert other not in page
     assert objects.model in browser.get(f"/models?q={objects.model[-8:].upper()}").text
     assert "No name contains “nowhere”" in browser.get("/models?q=nowhere").text
+
+
+def test_a_model_page_has_the_losses_as_served(browser: httpx.Client, tenant: Tenant) -> None:
+    objects = scene.scene(tenant)
+    assert "FP8 weights and activations" not in browser.get(model_page(objects.model)).text
+    losses = {"valid_loss_fp8_weights": 1.5, "valid_loss_as_served": 1.75}
+    with tenant.api.database.transaction() as session:
+        progress = scene.progress(scene.STEPS).model_copy(update=losses)
+        session.execute(update(Job).where(Job.id == objects.succeeded).values(progress=progress))
+    for path in (model_page(objects.model), f"/jobs/{objects.succeeded}"):
+        page = browser.get(path).text
+        assert "<dt>FP8 weights</dt><dd>1.5<small>" in page
+        assert "<dt>FP8 weights and activations</dt><dd>1.75<small>" in page
 
 
 def test_pages_show_the_requirements_of_a_models_inference(
