@@ -11,6 +11,7 @@ from app.base.settings import Settings
 from app.catalogue.naming import fine_tuned_name
 from app.dataset_statistics.service import exact_amount
 from app.estimates import service as estimates
+from app.files import lookup as files
 from app.files.unused import describe_unused_fields
 from app.jobs.budget_warnings import warn_of_budget
 from app.jobs.gpus import limit_auto
@@ -117,11 +118,22 @@ def resolve_stated(
     data: TrainingData,
     target: estimates.TrainingTarget | None = None,
 ) -> ResolvedJob:
-    """Resolve a job whose training file is not here yet, from its stated size."""
-    recipe = plan.requested.resolved(data.num_records, estimates.width_of(plan.model))
+    """Resolve a job whose training file is not here yet, from its stated size; its validation file
+    need not be here either.
+    """
+    validation_file = plan.request.validation_file
+    recipe = plan.requested.resolved(
+        data.num_records,
+        estimates.width_of(plan.model),
+        has_validation_file=validation_file is not None,
+    )
+    validation = files.find(session, plan.project_id, validation_file)
     report = FileReport(num_records=data.num_records)
     amount = EpochAmount(data.num_records, data.num_tokens)
-    return _estimate(session, settings, plan, recipe, report, amount, "stated", target)
+    validation_report = validation.report if validation is not None else None
+    return _estimate(
+        session, settings, plan, recipe, report, amount, "stated", target, validation_report
+    )
 
 
 def _estimate(

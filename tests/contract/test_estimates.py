@@ -410,6 +410,11 @@ def test_a_file_that_has_not_arrived_is_estimated_by_its_size(tenant: Tenant) ->
     assert of_size["explanation"].endswith("tokens as the request says")
     for name in ("steps", "trained_tokens", "memory_bytes", "seconds", "cost"):
         assert of_size[name] == of_file[name], name
+    size = {"num_records": 1000, "num_tokens": 90_000}
+    for validation_file, num_checked in ((None, 100), ("file-to-come", 0), (tenant.upload(), 12)):
+        checked = estimate(training_data=size, validation_file=validation_file)
+        assert checked["num_validation_records"] == num_checked
+        assert checked["num_records"] == (900 if validation_file is None else 1000)
     for both_or_none in ({"training_file": tenant.upload(), "training_data": size}, {}):
         assert estimate(**both_or_none)["error"]["param"] == "training_file"
     nothing = estimate(training_data=size | {"num_records": 0})

@@ -25,8 +25,8 @@ def move_openai(
     keep_hyperparameters: Annotated[
         bool,
         option(
-            help="Repeat batch sizes and learning rates, too. Default: they are chosen for the "
-            "model here."
+            help="Repeat epochs, batch sizes and learning rates, too. Default: they are chosen for "
+            "the model and the data here."
         ),
     ] = False,
     alias: Annotated[

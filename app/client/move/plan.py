@@ -231,9 +231,11 @@ def _estimate(client: Client, plan: MovePlan, job: JobMove) -> None:
         job.last_step,
         keep=plan.keep_hyperparameters,
     )
-    if file.here is not None and file.here["status"] == "processed":
+    here = [plan.files[file_id].here or {} for file_id in job.origin.files]
+    if all(each.get("status") == "processed" for each in here):
         del body["training_data"]
-        body["training_file"] = file.here["id"]
+        names = ("training_file", "validation_file")
+        body |= {name: each["id"] for name, each in zip(names, here, strict=False)}
     try:
         job.estimate = client.api.post("/fine_tuning/estimates", body, repeatable=True)
     except Refused as refusal:

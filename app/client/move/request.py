@@ -8,8 +8,9 @@ MAX_METADATA_PAIRS = 16
 # Share of the lines that OpenAI trains on, where the account reports only the size of the file.
 BYTES_PER_TOKEN = 4
 BYTES_PER_RECORD = 1000
-# Hyperparameters that are chosen for a model: those of another model say nothing here.
-OF_THE_MODEL = ("batch_size", "learning_rate_multiplier")
+# Hyperparameters that are chosen for a model and its data: those of another model say nothing here.
+# Where they were left to OpenAI, its API tells what it chose, and not that they were.
+OF_THE_MODEL = ("n_epochs", "batch_size", "learning_rate_multiplier")
 
 
 def key_of(origin_id: str) -> str:
@@ -46,8 +47,10 @@ def estimate_body(
     job: OriginJob, model: str, num_bytes: int, last_step: int | None, *, keep: bool
 ) -> Json:
     """Ask what the job will take before its file is here, from what the account says of it."""
-    data = _size(job, num_bytes, last_step)
-    return {"model": model, **_method(job, keep), "training_data": data}
+    data: Json = {"training_data": _size(job, num_bytes, last_step)}
+    if job.validation_file:
+        data["validation_file"] = job.validation_file
+    return {"model": model, **_method(job, keep), **data}
 
 
 def dropped_settings(job: OriginJob, keep: bool) -> Json:

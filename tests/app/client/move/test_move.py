@@ -80,15 +80,40 @@ def test_a_plan_says_what_all_takes_and_writes_nothing(
         "/v1/fine_tuning/estimates",
         json={
             "model": BASE,
-            "method": _epochs(3),
             "training_data": {"num_records": 12, "num_tokens": 1200},
         },
     ).json()
     assert expected == estimate["seconds"]["expected"], "of what the account says of the job"
-    assert estimate["steps"] == 9
+    assert estimate["steps"] == 30
     assert tenant.client.files.list().data == []
     assert tenant.client.fine_tuning.jobs.list().data == []
     assert not any(path.endswith("/content") for path in account.requests)
+
+
+def test_a_job_with_a_validation_file_is_estimated_to_train_on_all_of_the_other(
+    account: OpenAiAccount, tenant: Tenant, move: Move
+) -> None:
+    training, validation = account.add_file(jsonl(60)), account.add_file(jsonl(7))
+    job = account.add_job(training, validation_file=validation)
+    account.checkpoints[job["id"]] = [a_checkpoint(job, 180)]
+
+    def expected(**body: Any) -> float:
+        document = tenant.http.post("/v1/fine_tuning/estimates", json={"model": BASE} | body)
+        return float(document.json()["seconds"]["expected"])
+
+    def planned() -> float:
+        return float(json.loads(move("--json").stdout)["estimate"]["seconds"]["expected"])
+
+    size = {"num_records": 60, "num_tokens": 1200}
+    assert planned() == expected(training_data=size, validation_file="file-to-come")
+    assert planned() != expected(training_data=size), "some are held out"
+    assert move("--yes").exit_code == 0
+    here = jobs_here(tenant)[job["id"]]
+    files = {"training_file": here.training_file, "validation_file": here.validation_file}
+    for file_id in files.values():
+        tenant.check(file_id)
+    account.add_job(training, validation_file=validation)
+    assert planned() == expected(**files)
 
 
 def test_moved_files_and_jobs_keep_their_bytes_and_requests(
@@ -139,7 +164,7 @@ def test_moved_files_and_jobs_keep_their_bytes_and_requests(
         "seed": 7,
         "method": {
             "type": "supervised",
-            "supervised": {"hyperparameters": {"n_epochs": 2, "batch_size": None}},
+            "supervised": {"hyperparameters": {"batch_size": None}},
         },
         "metadata": {"team": "red", "moved_from": older["id"]},
     }
@@ -148,7 +173,7 @@ def test_moved_files_and_jobs_keep_their_bytes_and_requests(
     assert jobs[newer["id"]].seed == newer["seed"]
     assert requested(tenant, jobs[dpo["id"]].id)["method"] == {
         "type": "dpo",
-        "dpo": {"hyperparameters": {"n_epochs": 1, "beta": 0.2}},
+        "dpo": {"hyperparameters": {"beta": 0.2}},
     }
     created = sorted(jobs.values(), key=lambda job: job.id)
     assert [job.metadata["moved_from"] for job in created] == [
@@ -164,7 +189,7 @@ def test_what_was_chosen_for_the_model_there_is_chosen_again_here_unless_it_is_k
     chosen_again = account.add_job(account.add_file(jsonl()))
     done = move("--yes")
     assert done.exit_code == 0, done.stderr
-    assert "batch_size 1" in done.stdout.replace("\n", " ")
+    assert "n_epochs 3, batch_size 1" in done.stdout.replace("\n", " ")
     kept = account.add_job(account.add_file(jsonl(5)))
     assert move("--yes", "--keep-hyperparameters").exit_code == 0
 
@@ -174,7 +199,7 @@ def test_what_was_chosen_for_the_model_there_is_chosen_again_here_unless_it_is_k
         for job in (chosen_again, kept)
     ]
     assert settings == [
-        {"n_epochs": 3},
+        {},
         {"n_epochs": 3, "batch_size": 1, "learning_rate_multiplier": 1.8},
     ]
 
@@ -231,7 +256,9 @@ def test_an_object_that_cannot_be_moved_is_reported_by_its_id(
             fine_tuned_model=None,
             error={"code": "invalid_training_file", "message": "…", "param": None},
         ),
-        "impossible epochs": account.add_job(file, hyperparameters=None, method=_epochs(-1)),
+        "impossible beta": account.add_job(
+            account.add_file(_preferences()), hyperparameters=None, method=_beta(-1.0)
+        ),
     }
     done = move("--yes")
     assert done.exit_code == 1
@@ -245,7 +272,7 @@ def test_an_object_that_cannot_be_moved_is_reported_by_its_id(
         "Qwen3-32B or gpt-oss-20b; `falqon models fit` says",
         "still running": "it is running there; run this again when it has ended",
         "failed": "failed there; stays",
-        "impossible epochs": "n_epochs",
+        "impossible beta": "beta",
     }
     for name, job in jobs.items():
         assert states[name] in row(done.stdout, job["id"]), name
@@ -373,8 +400,8 @@ def test_an_answer_that_differs_from_openais_description_is_reported(
     assert f"{job['id']} there is not as OpenAI describes it: training_file" in done.stderr
 
 
-def _epochs(number: int) -> dict[str, Any]:
-    return {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": number}}}
+def _beta(beta: float) -> dict[str, Any]:
+    return {"type": "dpo", "dpo": {"hyperparameters": {"beta": beta}}}
 
 
 def _preferences() -> bytes:
