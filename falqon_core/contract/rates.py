@@ -35,5 +35,6 @@ def rate_for_width(measured: float, width: int) -> AutomaticRate:
     return AutomaticRate(
         value=float(f"{value:.2g}"),
         reason=f"automatic, {measured:g} at a width of {MEASURED_WIDTH}, "
-        f"times ({MEASURED_WIDTH} / {width})^{WIDTH_EXPONENT}",
+        f"times ({MEASURED_WIDTH} / {width})^{WIDTH_EXPONENT} as published for LoRA, not measured "
+        "here",
     )

@@ -9,6 +9,7 @@ def test_a_wider_model_has_a_lower_rate_and_a_narrower_one_the_measured() -> Non
     rates = [rate_for_width(2e-3, width).value for width in (64, 576, 2048, 4096, 8192)]
     assert rates == [2e-3, 2e-3, 7.4e-4, 4.3e-4, 2.5e-4]
     assert "(576 / 4096)" in rate_for_width(2e-3, 4096).reason
+    assert rate_for_width(2e-3, 4096).reason.endswith("as published for LoRA, not measured here")
 
 
 def test_the_rate_of_lora_for_a_7b_is_the_usual_one() -> None:
