@@ -13,6 +13,7 @@ from app.jobs.queue_forecast import FORESEEABLE_SECONDS, QueueObject
 from app.jobs.requests import official_hyperparameters, read_recipe
 from app.models import Attempt, Checkpoint, Event, Job, JobStatus
 from app.models.base import JsonObject
+from app.models.job_lifecycle import TERMINAL
 from app.models.job_progress import JobCost
 from app.models.job_verdict import JobVerdict
 from falqon_core.contract.health import HealthCode
@@ -113,7 +114,7 @@ class HealthObject(BaseModel):
                 code=finding.code,
                 step=finding.step,
                 message=finding.message,
-                advice=finding.advice,
+                advice=finding.advise(has_ended=job.status in TERMINAL),
                 is_failing=finding.is_failing,
             )
             for finding in sorted(findings, key=lambda each: order.index(each.code))

@@ -14,6 +14,7 @@ FAILINGS: tuple[HealthCode, ...] = ("diverging", "not_learning")
 class HealthFinding(BaseModel):
     """Something that a user should know while it trains. `step`: where it was found, of overfitting
     where the validation loss was lowest. `before` and `now`: the two figures that are compared.
+    `is_below_start`: a training loss that has risen is still below that of the beginning.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -22,11 +23,12 @@ class HealthFinding(BaseModel):
     step: Step
     before: Measure
     now: Measure
+    is_below_start: bool = False
 
     @property
     def is_failing(self) -> bool:
         """Return True where a training that ends with it is no better than it was."""
-        return self.code in FAILINGS
+        return self.code in FAILINGS and not self.is_below_start
 
     @property
     def message(self) -> str:
@@ -46,17 +48,21 @@ class HealthFinding(BaseModel):
                     f"there and is {now:.4g} now"
                 )
             case "truncated":
-                return f"{now:.0f} of {before:.0f} sequences are longer than max_seq_length and cut"
+                return (
+                    f"{now:.0f} of {before:.0f} sequences are longer than max_seq_length and cut, "
+                    "or left out where nothing of the answer remains"
+                )
             case "rate":
                 return (
                     f"the learning rate {now:.2g} is far from {before:.2g}, the automatic one of "
                     "this method"
                 )
 
-    @property
-    def advice(self) -> str:
-        """Return the way out."""
+    def advise(self, *, has_ended: bool) -> str:
+        """Return the way out, of a training that goes on or has ended."""
         match self.code:
+            case "diverging" if has_ended:
+                return "train it again at a third of the learning rate"
             case "diverging":
                 return "cancel it and try a third of the learning rate"
             case "not_learning":
@@ -88,4 +94,4 @@ class HealthChange:
         finding = self.finding
         if self.is_over:
             return f"Health: no longer {finding.code.replace('_', ' ')}"
-        return f"Health: {finding.message}; {finding.advice}"
+        return f"Health: {finding.message}; {finding.advise(has_ended=False)}"

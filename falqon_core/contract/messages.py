@@ -53,12 +53,19 @@ class Started(TrainerMessage):
         description="what a step counts: records, and the sequences that long texts become"
     )
     num_truncated_records: Count
+    num_left_out_records: Count = Field(
+        0, description="records of which nothing to learn was left within the longest sequence"
+    )
     num_validation_records: Count = 0
     tokens_per_epoch: Count
     device: Name
     num_trainable_parameters: Count
     microbatch_tokens: Count
     activation_checkpointing: bool
+    best_step: Step | None = Field(
+        None, description="step of the lowest validation loss so far, of the checkpoint"
+    )
+    best_valid_loss: Measure | None = None
 
 
 class StepMetrics(TrainerMessage):

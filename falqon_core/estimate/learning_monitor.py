@@ -1,9 +1,9 @@
 """The health of a training, from the messages of its trainer.
 
 The training loss is compared between windows of steps: the first of the training, the best and the
-newest. Two windows differ if their means do by more than two standard errors of that difference.
-It is compared at most `MAX_CHECKS` times, so that a loss near a bound does not change its finding
-with every step.
+newest; of a training of a few steps, its two halves. Two windows differ if their means do by more
+than two standard errors of that difference. It is compared at most `MAX_CHECKS` times, so that a
+loss near a bound does not change its finding with every step.
 """
 
 import math
@@ -19,6 +19,7 @@ MAX_CHECKS = 20
 MIN_WINDOW = 5
 MAX_WINDOW = 20
 WINDOWS = 6  # of a short training
+LEAST_STEPS = 4  # of a training whose losses are compared
 MIN_STEPS = 3  # windows before the first check
 NOISE = 2.0  # standard errors
 # A loss diverges where it rises by all of these above its lowest window, or by the first of them
@@ -30,7 +31,7 @@ RISE_OF_FIRST = 0.1
 NUM_WORSE = 2
 WORSE_SHARE = 0.02
 FAR_FACTOR = 8.0  # between a learning rate and the automatic one
-MOST = 0.5  # share of the sequences that are cut
+MOST = 0.5  # share of the sequences that are cut or left out
 
 
 class LearningMonitor:
@@ -48,6 +49,7 @@ class LearningMonitor:
         """
         self._automatic_rate = automatic_rate
         self.first_loss = first_loss
+        self._has_earlier_steps = first_loss is not None
         self._recipe = recipe
         self._findings: dict[HealthCode, HealthFinding] = {each.code: each for each in findings}
         self._changes: list[HealthChange] = []
@@ -55,9 +57,7 @@ class LearningMonitor:
         self._lowest_loss: float | None = None
         self._losses: deque[float] = deque(maxlen=MAX_WINDOW)
         self._num_steps = 0  # of this attempt
-        self._validations = [
-            (each.step, each.before) for each in findings if each.code == "overfitting"
-        ]
+        self._validations: list[tuple[int, float]] = []
 
     @property
     def findings(self) -> list[HealthFinding]:
@@ -70,9 +70,12 @@ class LearningMonitor:
         return changes
 
     def started(self, message: Started) -> None:
-        """Judge the data and the recipe."""
-        cut, total = message.num_truncated_records, message.num_examples
-        self._set("truncated", cut > MOST * total, message.start_step, total, cut)
+        """Judge the data and the recipe; take the best evaluation over from the checkpoint."""
+        if message.best_step is not None and message.best_valid_loss is not None:
+            self._validations = [(message.best_step, message.best_valid_loss)]
+        left_out = message.num_left_out_records
+        shortened, total = message.num_truncated_records + left_out, message.num_examples + left_out
+        self._set("truncated", shortened > MOST * total, message.start_step, total, shortened)
         recipe = self._recipe
         if recipe is not None and recipe.learning_rate is not None:
             automatic = self._automatic_rate or recipe.automatic_rate().value
@@ -82,9 +85,11 @@ class LearningMonitor:
 
     def step(self, message: StepMetrics) -> None:
         """Judge the training loss, now and then; that of a range test is meant to diverge."""
-        if self._recipe is not None and self._recipe.find_rate:
+        is_range_test = self._recipe is not None and self._recipe.find_rate
+        if is_range_test or message.total_steps < LEAST_STEPS:
             return
         window = max(MIN_WINDOW, min(MAX_WINDOW, message.total_steps // WINDOWS))
+        window = min(window, message.total_steps // 2)
         if self._losses.maxlen != window:
             self._losses = deque(self._losses, window)
         self._losses.append(message.train_loss)
@@ -100,7 +105,8 @@ class LearningMonitor:
         if self._lowest_loss is None or recent < self._lowest_loss:
             self._lowest_loss = recent
         interval = max(window, message.total_steps // MAX_CHECKS)
-        is_last = message.step == message.total_steps and self._num_steps >= 2 * window
+        num_compared = 1 if self._has_earlier_steps else 2
+        is_last = message.step == message.total_steps and self._num_steps >= num_compared * window
         is_due = message.step % interval == 0 and self._num_steps >= MIN_STEPS * window
         if is_last or is_due:
             error = math.sqrt((self._first_variance + variance) / window)
@@ -123,17 +129,29 @@ class LearningMonitor:
         rise = max(RISE_ERRORS * error, RISE_OF_LOWEST * lowest, RISE_OF_FIRST * first)
         has_risen = recent - lowest > rise
         is_above_start = recent - first > RISE_ERRORS * error
-        before = lowest if has_risen else first
-        self._set("diverging", has_risen or is_above_start, step, before, recent)
         has_fallen = first - recent > NOISE * error
+        before = lowest if has_risen else first
+        diverges = has_risen or is_above_start
+        self._set("diverging", diverges, step, before, recent, is_below_start=has_fallen)
         is_flat = not has_fallen and "diverging" not in self._findings
         self._set("not_learning", is_flat, step, first, recent)
 
-    def _set(self, code: HealthCode, holds: bool, step: int, before: float, now: float) -> None:
+    def _set(
+        self,
+        code: HealthCode,
+        holds: bool,
+        step: int,
+        before: float,
+        now: float,
+        *,
+        is_below_start: bool = False,
+    ) -> None:
         """Record a finding that holds, or end one; figures of one that goes on are renewed."""
         known = self._findings.get(code)
         if holds:
-            finding = HealthFinding(code=code, step=step, before=before, now=now)
+            finding = HealthFinding(
+                code=code, step=step, before=before, now=now, is_below_start=is_below_start
+            )
             self._findings[code] = finding
             if known is None:
                 self._changes.append(HealthChange(finding))

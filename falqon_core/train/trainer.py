@@ -289,20 +289,23 @@ class Trainer:
 
     def _started(self) -> Started:
         assert self._recipe.microbatch_tokens is not None
-        state = self.state
-        parameters = state.method.parameters().values()
+        progress = self.state.progress
+        parameters = self.state.method.parameters().values()
         return Started(
             total_steps=self._total_steps,
             start_step=self._start_step,
-            num_records=state.progress.num_records,
+            num_records=progress.num_records,
             num_examples=len(self._data.train.sequences),
             num_truncated_records=self._data.train.num_truncated,
+            num_left_out_records=self._data.train.num_without_targets,
             num_validation_records=self._num_validation_records,
-            tokens_per_epoch=state.progress.num_tokens,
+            tokens_per_epoch=progress.num_tokens,
             device=self._device.type,
             num_trainable_parameters=sum(parameter.numel() for parameter in parameters),
             microbatch_tokens=self._recipe.microbatch_tokens,
             activation_checkpointing=bool(self._recipe.activation_checkpointing),
+            best_step=progress.best_step,
+            best_valid_loss=progress.best_valid_loss,
         )
 
     def _finished(self, meter: Meter) -> Finished:

@@ -65,6 +65,19 @@ def test_findings_on_health_stand_on_top_and_color_the_end(
         assert 'data-status="no-better"' in browser.get(page).text
 
 
+def test_the_way_out_of_a_finding_depends_on_whether_the_job_has_ended(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    claim = scene.job(tenant, tenant.upload(), "risen", 100)
+    risen = HealthFinding(code="diverging", step=100, before=0.5, now=0.9, is_below_start=True)
+    scene.write(tenant, claim, [], scene.progress(100).model_copy(update={"health": [risen]}))
+    assert "Cancel it and try a third" in header(browser, claim.job_id)
+    with tenant.api.database.transaction() as session:
+        assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"))
+    assert "Train it again at a third of the learning rate." in header(browser, claim.job_id)
+    assert "no-better" not in browser.get(f"/jobs/{claim.job_id}").text
+
+
 def test_evaluations_of_steps_that_are_done_again_do_not_count(
     browser: httpx.Client, tenant: Tenant
 ) -> None:

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -14,27 +15,30 @@ TOTAL = 200
 Loss = Callable[[int], float]
 
 
-def started(start_step: int = 0, num_truncated: int = 0) -> Started:
+def started(start_step: int = 0, **fields: Any) -> Started:
+    usual: dict[str, Any] = {"num_examples": 100, "num_truncated_records": 0}
     return Started(
-        total_steps=TOTAL, start_step=start_step, num_records=100, num_examples=100,
-        num_truncated_records=num_truncated, tokens_per_epoch=10, device="cpu",
-        num_trainable_parameters=1, microbatch_tokens=64, activation_checkpointing=False,
+        total_steps=TOTAL, start_step=start_step, num_records=100, tokens_per_epoch=10,
+        device="cpu", num_trainable_parameters=1, microbatch_tokens=64,
+        activation_checkpointing=False, **usual | fields,
     )  # fmt: skip
 
 
-def step(number: int, loss: float) -> StepMetrics:
+def step(number: int, loss: float, total: int = TOTAL) -> StepMetrics:
     return StepMetrics(
-        step=number, total_steps=TOTAL, epoch=1.0, train_loss=loss, learning_rate=1e-3,
+        step=number, total_steps=total, epoch=1.0, train_loss=loss, learning_rate=1e-3,
         grad_norm=1.0, tokens=10, trained_tokens=10 * number, tokens_per_second=1.0,
         elapsed_seconds=float(number), codes_changed=0.0, memory_bytes=1,
     )  # fmt: skip
 
 
-def watch(monitor: LearningMonitor, loss: Loss, first: int = 1, last: int = TOTAL) -> list[str]:
+def watch(
+    monitor: LearningMonitor, loss: Loss, first: int = 1, last: int = TOTAL, total: int = TOTAL
+) -> list[str]:
     """Return the changes as `code` and `-code`, with the step at which each was told."""
     told = []
     for number in range(first, last + 1):
-        monitor.step(step(number, loss(number)))
+        monitor.step(step(number, loss(number), total))
         told += [
             f"{'-' * change.is_over}{change.finding.code}@{number}"
             for change in monitor.take_changes()
@@ -77,6 +81,50 @@ def test_a_rising_loss_diverges(loss: Loss, before: float) -> None:
     assert finding.is_failing
 
 
+@pytest.mark.parametrize(("last", "is_failing"), [(0.9, False), (1.995, True), (2.5, True)])
+def test_a_training_that_ends_below_its_beginning_has_not_failed(
+    last: float, is_failing: bool
+) -> None:
+    """Even if its loss has risen since; a rise that leaves nothing of the fall is a failure."""
+    monitor = LearningMonitor(None)
+    told = watch(monitor, noisy(lambda n: 2.0 if n <= 20 else 0.5 if n <= 150 else last, 0.02))
+    assert [each.partition("@")[0] for each in told] == ["diverging"]
+    (finding,) = monitor.findings
+    assert (finding.before, finding.now) == pytest.approx((0.5, last), abs=0.05)
+    assert finding.is_failing == is_failing
+
+
+def test_an_ended_job_is_not_to_be_cancelled() -> None:
+    finding = HealthFinding(code="diverging", step=100, before=2.0, now=3.0)
+    assert finding.advise(has_ended=False) == "cancel it and try a third of the learning rate"
+    assert finding.advise(has_ended=True) == "train it again at a third of the learning rate"
+
+
+@pytest.mark.parametrize(
+    ("losses", "codes"),
+    [
+        ([2.0 * number for number in range(1, 10)], ["diverging"]),
+        ([2.0, 2.1, 1.9, 2.0, 2.0, 2.1], ["not_learning"]),
+        ([2.0, 3.0, 4.0, 5.0], ["not_learning"]),
+        ([5.0, 4.0, 3.0, 2.0], []),
+        ([2.0, 1.5, 1.0, 0.8, 0.7, 0.65, 0.6], []),
+        ([2.0, 3.0, 4.0], []),
+    ],
+)
+def test_a_short_training_is_judged_at_its_end(losses: list[float], codes: list[str]) -> None:
+    total = len(losses)
+    told = watch(LearningMonitor(None), lambda n: losses[n - 1], last=total, total=total)
+    assert told == [f"{code}@{total}" for code in codes]
+
+
+def test_a_short_training_is_judged_in_its_second_attempt() -> None:
+    first = LearningMonitor(None)
+    assert watch(first, lambda n: 2.0 * n, last=5, total=9) == []
+    second = LearningMonitor(None, first.findings, first.first_loss)
+    second.started(started(start_step=5))
+    assert watch(second, lambda n: 2.0 * n, first=6, last=9, total=9) == ["diverging@9"]
+
+
 def test_another_attempt_goes_on_where_the_first_ended() -> None:
     first = LearningMonitor(None)
     watch(first, noisy(lambda n: 2.0), last=100)
@@ -104,11 +152,20 @@ def test_overfitting_names_the_best_step() -> None:
     (finding,) = monitor.findings
     assert (finding.step, finding.before, finding.now) == (40, 0.79, 0.99)
     assert "since step 40" in finding.message
-    assert "the model of step 40" in finding.advice
+    assert "the model of step 40" in finding.advise(has_ended=True)
     again = LearningMonitor(None, monitor.findings)
+    again.started(started(start_step=70, best_step=40, best_valid_loss=0.79))
     assert evaluate(again, [1.0, 1.1, 1.2], first=8) == [], "the earlier attempt told it"
     assert evaluate(again, [0.5], first=11) == ["overfitting@110"], "it is over"
     assert again.findings == []
+
+
+def test_overfitting_in_a_later_attempt_names_the_best_step_of_all() -> None:
+    monitor = LearningMonitor(None)
+    monitor.started(started(start_step=150, best_step=100, best_valid_loss=0.8))
+    assert evaluate(monitor, [0.9, 0.85, 0.95, 1.0], first=20) == ["overfitting@210"]
+    (finding,) = monitor.findings
+    assert (finding.step, finding.before, finding.now) == (100, 0.8, 1.0)
 
 
 def test_cut_records_and_a_distant_rate_are_told_at_the_start() -> None:
@@ -119,14 +176,26 @@ def test_cut_records_and_a_distant_rate_are_told_at_the_start() -> None:
         monitor.started(started())
         assert [each.code for each in monitor.findings] == codes
     monitor = LearningMonitor(Recipe().resolved(100))
-    monitor.started(started(num_truncated=51))
+    monitor.started(started(num_truncated_records=51))
     (change,) = monitor.take_changes()
     assert change.message == (
-        "Health: 51 of 100 sequences are longer than max_seq_length and cut; "
-        "raise max_seq_length or shorten the records"
+        "Health: 51 of 100 sequences are longer than max_seq_length and cut, or left out where "
+        "nothing of the answer remains; raise max_seq_length or shorten the records"
     )
-    monitor.started(started(num_truncated=50))
+    monitor.started(started(num_truncated_records=50))
     assert monitor.findings == []
+
+
+@pytest.mark.parametrize(("num_cut", "num_left_out", "is_most"), [(0, 60, True), (10, 40, False)])
+def test_records_without_an_answer_count_among_the_cut(
+    num_cut: int, num_left_out: int, is_most: bool
+) -> None:
+    monitor = LearningMonitor(None)
+    figures = {"num_truncated_records": num_cut, "num_left_out_records": num_left_out}
+    monitor.started(started(num_examples=100 - num_left_out, **figures))
+    assert [(each.code, each.now, each.before) for each in monitor.findings] == (
+        [("truncated", 60, 100)] if is_most else []
+    )
 
 
 def test_losses_of_any_size_are_compared() -> None:

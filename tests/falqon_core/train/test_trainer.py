@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -193,6 +194,28 @@ def assert_continues(run: Any, folder: Path, **recipe: Any) -> list[TrainerMessa
 )
 def test_continued_is_uninterrupted(recipe: dict[str, Any], run: Any, tmp_path: Path) -> None:
     assert_continues(run, tmp_path, **recipe)
+
+
+def test_a_continued_training_tells_the_best_evaluation_of_its_checkpoint(run: Any) -> None:
+    rising = {"learning_rate": 1.0, "lr_schedule": "constant", "validation_fraction": 0.2}
+    _, first = run(stop_after=5, eval_every=1, **rising)
+    losses = {message.step: message.valid_loss for message in of(Evaluated, first)}
+    best = min(losses, key=lambda step: losses[step])
+    _, second = run(eval_every=1, **rising)
+    told = [(each.best_step, each.best_valid_loss) for each in of(Started, first + second)]
+    assert told == [(None, None), (best, losses[best])]
+
+
+def test_records_of_which_no_answer_remains_are_counted(
+    tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    long = {"role": "user", "content": "Every market day at dawn? " * 40}
+    answer = {"role": "assistant", "content": "Yes."}
+    data = tmp_path / "train.jsonl"
+    data.write_text(train_file.read_text() + f"{json.dumps({'messages': [long, answer]})}\n" * 5)
+    _, messages = train(config_of(tiny_folder, data, RECIPE | {"max_steps": 1}), tmp_path / "out")
+    (started,) = of(Started, messages)
+    assert (started.num_examples, started.num_left_out_records) == (30, 5)
 
 
 def test_a_cpu_without_bf16_instructions_trains_the_same(
