@@ -17,7 +17,8 @@ MOST_DIGITS = 15  # of an amount that is written out; a service may send any exp
 MAX_MODEL_WIDTH = 40  # characters of a model's id on a terminal
 BARS = "▁▂▃▄▅▆▇█"
 
-LOSSES = {  # of a job's progress; those behind the first are of the merged model
+LOSSES = {  # of a job's progress; the last two are of the merged model
+    "untouched_valid_loss": "validation loss before training",
     "valid_loss": "validation loss",
     "valid_loss_fp8_weights": "with FP8 weights",
     "valid_loss_as_served": "as it is served",
@@ -85,8 +86,9 @@ def status(job: Mapping[str, Any]) -> str:
     """Return the status of a job, or that it has succeeded with a model that is no better than
     before.
     """
-    is_failing = any(each["is_failing"] for each in job.get("health") or [])
-    return NO_BETTER if is_failing and job["status"] == "succeeded" else str(job["status"])
+    is_worse = (job.get("verdict") or {}).get("verdict") == "worse"
+    is_no_better = is_worse or any(each["is_failing"] for each in job.get("health") or [])
+    return NO_BETTER if is_no_better and job["status"] == "succeeded" else str(job["status"])
 
 
 def health(job: Mapping[str, Any]) -> list[str]:

@@ -29,8 +29,9 @@ class JobProgress(BaseModel):
     """Progress of a job; before its first step only the cost is set. `mfu` is the used share of the
     device's peak; `seconds_per_step` the median of this attempt's latest steps. Losses of the
     merged model: `valid_loss_fp8_weights` has weights in FP8, `valid_loss_as_served` activations
-    too. `model_step`: the step whose model is handed out, once it is written. `first_loss`: mean of
-    the first steps, with which `health` compares the later ones.
+    too. `untouched_valid_loss`: before the first step. `model_step`: the step whose model is handed
+    out, once it is written. `first_loss`: mean of the first steps, with which `health` compares the
+    later ones.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,6 +46,7 @@ class JobProgress(BaseModel):
     eta_low_seconds: Seconds | None = None
     eta_high_seconds: Seconds | None = None
     train_loss: Measure | None = None
+    untouched_valid_loss: Measure | None = None
     valid_loss: Measure | None = None
     valid_loss_fp8_weights: Measure | None = None
     valid_loss_as_served: Measure | None = None

@@ -32,7 +32,9 @@ def state(job: Job) -> str:
     if job.status == JobStatus.RUNNING and job.desired in STOPPING:
         return STOPPING[Desired(job.desired)]
     findings = job.progress.health if job.progress is not None else []
-    if job.status == JobStatus.SUCCEEDED and any(finding.is_failing for finding in findings):
+    is_worse = job.verdict is not None and job.verdict.verdict == "worse"
+    is_no_better = is_worse or any(finding.is_failing for finding in findings)
+    if job.status == JobStatus.SUCCEEDED and is_no_better:
         return NO_BETTER
     return job.status.replace("_", " ")
 

@@ -7,14 +7,15 @@ from pydantic import BaseModel, ConfigDict
 
 from falqon_core.contract.figures import Measure, Step
 
-HealthCode = Literal["diverging", "not_learning", "overfitting", "truncated", "rate"]
-FAILINGS: tuple[HealthCode, ...] = ("diverging", "not_learning")
+HealthCode = Literal["no_better", "diverging", "not_learning", "overfitting", "truncated", "rate"]
+FAILINGS: tuple[HealthCode, ...] = ("no_better", "diverging", "not_learning")
 
 
 class HealthFinding(BaseModel):
     """Something that a user should know while it trains. `step`: where it was found, of overfitting
-    where the validation loss was lowest. `before` and `now`: the two figures that are compared.
-    `is_below_start`: a training loss that has risen is still below that of the beginning.
+    and of a model no better than its base where the validation loss was lowest. `before` and `now`:
+    the two figures that are compared. `is_below_start`: a training loss that has risen is still
+    below that of the beginning.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -35,6 +36,11 @@ class HealthFinding(BaseModel):
         """Return what was found."""
         before, now = self.before, self.now
         match self.code:
+            case "no_better":
+                return (
+                    "the model is no better than its base on held-out records: their loss was "
+                    f"{before:.4g} before training and is {now:.4g} at best, at step {self.step}"
+                )
             case "diverging":
                 return f"the training loss has risen, from {before:.4g} to {now:.4g}"
             case "not_learning":
@@ -61,6 +67,11 @@ class HealthFinding(BaseModel):
     def advise(self, *, has_ended: bool) -> str:
         """Return the way out, of a training that goes on or has ended."""
         match self.code:
+            case "no_better":
+                return (
+                    "use the base, or train it again at a third of the learning rate or on more "
+                    "records"
+                )
             case "diverging" if has_ended:
                 return "train it again at a third of the learning rate"
             case "diverging":

@@ -128,6 +128,15 @@ class Evaluated(TrainerMessage):
     valid_reward_margin: Measure | None = None
 
 
+class UntouchedEvaluated(TrainerMessage):
+    """The loss on the validation data before the first step. Every attempt sends it after
+    `Started`: the first measures it, the others have it from the checkpoint.
+    """
+
+    type: Literal["untouched_evaluated"] = "untouched_evaluated"
+    valid_loss: Measure
+
+
 class Sample(BaseModel):
     """A validation prompt with what the model says now and what the record says. Texts are cut to
     bounded lengths.
@@ -230,6 +239,7 @@ AnyMessage = Annotated[
     Started
     | StepMetrics
     | Evaluated
+    | UntouchedEvaluated
     | Sampled
     | CheckpointSaved
     | Merged

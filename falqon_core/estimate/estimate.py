@@ -234,9 +234,9 @@ def num_validations(
     recipe: Recipe, steps: int, num_examples: int, num_validation_examples: int
 ) -> int:
     """Count the passes over the validation data: the evaluations of a *resolved* recipe, those of
-    the merged model with weights and with weights and activations in FP8, and for objective "dpo"
-    that of the reference. What FALQON trained need not be merged, and weights in blocks are served
-    as they trained.
+    the merged model with weights and with weights and activations in FP8, and that of the model
+    before its first step, for objective "dpo" as its reference. What FALQON trained need not be
+    merged, and weights in blocks are served as they trained.
     """
     if recipe.find_rate:
         return 0
@@ -244,7 +244,7 @@ def num_validations(
     of_merged = 1 if recipe.method == "falqon" else 2
     if recipe.weights != "fp8":
         of_merged = 0
-    return math.ceil(steps / every) + of_merged + (recipe.objective == "dpo")
+    return 1 + math.ceil(steps / every) + of_merged
 
 
 def forward_flops(dimensions: ModelDimensions, recipe: Recipe, tokens: int) -> float:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.health import HealthChange, HealthCode, HealthFinding
-from falqon_core.contract.messages import Evaluated, Started, StepMetrics
+from falqon_core.contract.messages import Evaluated, Started, StepMetrics, UntouchedEvaluated
 
 MAX_CHECKS = 20
 MIN_WINDOW = 5
@@ -57,6 +57,7 @@ class LearningMonitor:
         self._lowest_loss: float | None = None
         self._losses: deque[float] = deque(maxlen=MAX_WINDOW)
         self._num_steps = 0  # of this attempt
+        self._untouched_loss: float | None = None
         self._validations: list[tuple[int, float]] = []
 
     @property
@@ -112,15 +113,29 @@ class LearningMonitor:
             error = math.sqrt((self._first_variance + variance) / window)
             self._judge_loss(message.step, recent, error)
 
+    def untouched_evaluated(self, message: UntouchedEvaluated) -> None:
+        self._untouched_loss = message.valid_loss
+
+    def finished(self) -> None:
+        """Compare the model that is handed out with its base."""
+        if self._untouched_loss is None or not self._validations:
+            return
+        step, best = self._best_validation()
+        untouched = self._untouched_loss
+        self._set("no_better", best >= untouched, step, untouched, best)
+
     def evaluated(self, message: Evaluated) -> None:
         """Judge the validation loss."""
         self._validations.append((message.step, message.valid_loss))
-        step, best = min(self._validations, key=lambda each: (each[1], each[0]))
+        step, best = self._best_validation()
         later = [loss for at, loss in self._validations if at > step]
         if not later:
             self._set("overfitting", False, step, best, best)
         elif len(later) >= NUM_WORSE and min(later[-NUM_WORSE:]) > best * (1 + WORSE_SHARE):
             self._set("overfitting", True, step, best, later[-1])
+
+    def _best_validation(self) -> tuple[int, float]:
+        return min(self._validations, key=lambda each: (each[1], each[0]))
 
     def _judge_loss(self, step: int, recent: float, error: float) -> None:
         assert self.first_loss is not None, "a window is full"

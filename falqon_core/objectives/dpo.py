@@ -10,6 +10,8 @@ comes with the microbatch, so no second model is held. What is given up: label s
 normalization and the other losses of that family.
 """
 
+import math
+
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
@@ -33,6 +35,7 @@ class Dpo:
     """
 
     figures: tuple[str, ...] = ("loss", "reward_accuracy", "reward_margin")
+    untouched_loss: float | None = math.log(2)  # All margins are 0.
 
     def __init__(self, beta: float) -> None:
         self.beta = beta

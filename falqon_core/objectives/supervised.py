@@ -10,6 +10,7 @@ class Supervised:
     """Next-token cross entropy, in nats per label."""
 
     figures: tuple[str, ...] = ("loss", "mean_token_accuracy")
+    untouched_loss: float | None = None
 
     def count(self, item: Microbatch | Item) -> int:
         """Return the number of labels."""

@@ -5,6 +5,7 @@ the number of processes.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from transformers import PreTrainedModel
@@ -13,6 +14,7 @@ from falqon_core.contract.errors import LossNotFinite
 from falqon_core.data.microbatch import MicrobatchPlan
 from falqon_core.objectives import Objective
 from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup, shares
+from falqon_core.train.progress_counter import ProgressCounter
 
 
 @torch.no_grad()
@@ -21,24 +23,29 @@ def evaluate(
     plan: MicrobatchPlan,
     objective: Objective,
     group: ProcessGroup = SINGLE_PROCESS,
+    report: Callable[[str], None] = lambda _: None,
 ) -> dict[str, float]:
     """Return the mean of each of the objective's figures, the same on every rank.
 
-    Raises `LossNotFinite` on all ranks where the validation loss is not a number.
+    Progress of the rank's share goes to `report` twice a minute. Raises `LossNotFinite` on all
+    ranks where the validation loss is not a number.
     """
     # fp64 [microbatches, figures]: each rank fills its rows, and zeros add nothing.
     sums = torch.zeros(len(plan.groups), len(objective.figures), dtype=torch.float64)
     lengths = [sum(map(len, items)) for items in plan.groups]
     counts = [sum(map(objective.count, items)) for items in plan.groups]
     with group.barrier_or_raise():
-        mine = shares(lengths, group.size)[group.rank]
-        for index in group.in_step([index for index in mine if counts[index]]):
+        share = shares(lengths, group.size)[group.rank]
+        mine = [index for index in share if counts[index]]
+        counter = ProgressCounter("validation", len(mine), "batches", report)
+        for index in group.in_step(mine):
             with group.run(trains=False):
                 if index is not None:
                     _, figures = objective.loss(model, plan.microbatch(index))
                     sums[index] = torch.tensor(
                         [figures[name].item() for name in objective.figures], dtype=torch.float64
                     )
+                    counter.add(1)
     group.all_reduce_sum_tensor(sums)
     count = max(1, sum(counts))
     columns = sums.t().tolist()
@@ -51,3 +58,17 @@ def evaluate(
             "learning_rate",
         )
     return means
+
+
+def evaluate_untouched(
+    model: PreTrainedModel,
+    plan: MicrobatchPlan,
+    objective: Objective,
+    group: ProcessGroup,
+    report: Callable[[str], None] = lambda _: None,
+) -> float:
+    """Return the loss of a model before its first step, otherwise as `evaluate`."""
+    try:
+        return evaluate(model, plan, objective, group, report)["loss"]
+    except LossNotFinite as error:
+        raise LossNotFinite("the loss is not finite before any training", "model") from error

@@ -19,7 +19,7 @@ from falqon_core.data.microbatch import plan_microbatches
 from falqon_core.objectives import Objective
 from falqon_core.train.data import training_loader
 from falqon_core.train.distributed import ProcessGroup
-from falqon_core.train.evaluate import evaluate
+from falqon_core.train.evaluate import evaluate_untouched
 from falqon_core.train.progress_counter import ProgressCounter
 from falqon_core.train.signals import StoppedBeforeFirstStep
 from falqon_core.train.state import TrainState
@@ -49,7 +49,7 @@ def compute_untouched_losses(
         plan = plan_microbatches(
             loader.next_records(), recipe.microbatch_tokens, recipe.packing, row_multiple(device)
         )
-        losses.append(evaluate(state.model, plan, objective, group)["loss"])
+        losses.append(evaluate_untouched(state.model, plan, objective, group))
         counter.add(1)
     return losses
 

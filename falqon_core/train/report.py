@@ -28,6 +28,7 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
     TrainerMessage,
+    UntouchedEvaluated,
     describe_merged,
     encode,
 )
@@ -162,6 +163,8 @@ def describe(message: TrainerMessage) -> str:
                 message.valid_reward_margin,
             )
             return f"step {message.step}: validation loss {message.valid_loss:.4f}, {quality}"
+        case UntouchedEvaluated():
+            return f"before training: validation loss {message.valid_loss:.4f}"
         case Sampled():
             return "\n".join(
                 f"step {message.step}: asked {sample.prompt!r}, answers {sample.completion!r}, "

@@ -134,6 +134,7 @@ class Trainer:
     def _run_steps(self, meter: Meter, checkpointer: Checkpointer, exporter: Exporter) -> ExitCode:
         state = self.state
         evaluator = self._create_evaluator()
+        self._guard(lambda: evaluator.evaluate_untouched(state, self._report))
         while not self._has_ended():
             checkpointer.report()
             if self._group.any_rank(self._stop()):

@@ -51,6 +51,7 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
     TrainerMessage,
+    UntouchedEvaluated,
     encode,
 )
 from falqon_core.contract.range_test import RangePoint, RangeTest, propose_rate
@@ -69,6 +70,7 @@ class FakeTrainer(BaseModel):
     # the checkpoint of this step has the lowest validation loss, all others the same
     best_at: int | None = None
     loss: float | None = None  # of every step; unset, it falls
+    untouched_loss: float | None = None  # on held-out records, which ends at 0.25
     crash_at: int | None = None  # the first time the step is reached from step 0
     user_error_at: int | None = None
     hang_at: int | None = None  # the first time the step is reached from step 0
@@ -119,6 +121,8 @@ class Trainer:
                 num_trainable_parameters=1, microbatch_tokens=64, activation_checkpointing=False,
             )
         )  # fmt: skip
+        if fake.untouched_loss is not None:
+            self.send(UntouchedEvaluated(valid_loss=fake.untouched_loss))
         self.send(Log(text="environment: " + " ".join(sorted(os.environ))))
         self.send(
             Log(

@@ -19,6 +19,7 @@ from falqon_core.contract.messages import (
     RangeTested,
     Started,
     StepMetrics,
+    UntouchedEvaluated,
 )
 from falqon_core.estimate.estimate import Actual, compare
 from falqon_core.estimate.eta import Eta
@@ -31,6 +32,7 @@ from worker.machine.gpu import Machine
 # An attempt that goes on after the last evaluation does not receive these again.
 RESULT_FIELDS = {
     "num_trainable_parameters",
+    "untouched_valid_loss",
     "valid_loss",
     "valid_loss_fp8_weights",
     "valid_loss_as_served",
@@ -117,6 +119,16 @@ class AttemptProgress:
             self._results["valid_loss"] = message.valid_loss
             self._health.evaluated(message)
             self.listen()
+
+    def untouched_evaluated(self, message: UntouchedEvaluated) -> None:
+        with self._lock:
+            self._results["untouched_valid_loss"] = message.valid_loss
+            self._health.untouched_evaluated(message)
+            self.listen()
+
+    def finished(self) -> None:
+        with self._lock:
+            self._health.finished()
 
     def take_health_changes(self) -> list[HealthChange]:
         """Return the findings that began or ended since the last call."""

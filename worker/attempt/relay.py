@@ -25,6 +25,7 @@ from falqon_core.contract.messages import (
     Sampled,
     Started,
     StepMetrics,
+    UntouchedEvaluated,
     decode,
     describe_merged,
 )
@@ -224,6 +225,11 @@ class Relay:
                     message.step, text, message.model_dump(exclude={"type"}, exclude_none=True)
                 )
                 self._add_health_changes()
+            case UntouchedEvaluated() as message:
+                self._progress.untouched_evaluated(message)
+                if self._newest_step == 0:
+                    text = f"Before training: validation loss={message.valid_loss:.2f}"
+                    self._waiting.add(NewEvent(text))
             case Sampled() as message:
                 self._progress.sampled()
                 count = len(message.samples)
@@ -257,6 +263,8 @@ class Relay:
                 self.failed = message.model_copy(update={"message": _without_nul(message.message)})
             case Finished() as message:
                 self.finished = message
+                self._progress.finished()
+                self._add_health_changes()
                 if message.early_stop is not None:
                     text = f"Training stopped early at step {message.steps}: {message.early_stop}"
                     self._waiting.add(

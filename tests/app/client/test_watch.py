@@ -118,6 +118,20 @@ def test_a_job_that_has_not_learned_does_not_end_like_one_that_has(
     assert (job["status"], code, is_failing) == ("succeeded", "not_learning", True)
 
 
+def test_a_model_no_better_than_its_base_does_not_end_like_one_that_is(
+    falqon: Falqon, submitted: Submitted
+) -> None:
+    job_id = submitted(steps=20, untouched_loss=0.2)
+    done = falqon("jobs", "watch", job_id)
+    assert done.exit_code == 0, "for programs it has succeeded"
+    assert "Before training: validation loss=0.20" in done.stdout
+    assert f"{job_id} succeeded, with a model no better than before" in done.stdout
+    finding = "held-out records: their loss was 0.2 before training and is 0.25 at best"
+    assert finding in done.stdout
+    shown = " ".join(falqon("jobs", "show", job_id).stdout.split())
+    assert "validation loss before training 0.2000 validation loss 0.2500" in shown
+
+
 def test_a_checkpoint_is_told_of_behind_its_step() -> None:
     def event(step: int, kind: str) -> Json:
         return {"type": kind, "data": {"step": step}}

@@ -10,6 +10,8 @@ from sqlalchemy import update
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.models import Job, JobStatus
+from app.models.evaluation import Verdict
+from app.models.job_verdict import JobVerdict
 from app.web import job_header
 from falqon_core.contract.health import HealthFinding
 from tests.browser import scene
@@ -63,6 +65,31 @@ def test_findings_on_health_stand_on_top_and_color_the_end(
         assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"))
     for page in (f"/jobs/{claim.job_id}", "/"):
         assert 'data-status="no-better"' in browser.get(page).text
+
+
+def test_a_model_that_answers_worse_than_its_base_colors_the_end(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    claim = scene.job(tenant, tenant.upload(), "worse", 100)
+    scene.write(tenant, claim, [], scene.progress(100))
+    with tenant.api.database.transaction() as session:
+        assert claims.finish(session, claim, JobStatus.SUCCEEDED, NewEvent("done"))
+    verdict: Verdict
+    for verdict, is_worse in (("no_clear_difference", False), ("worse", True)):
+        judged = JobVerdict(evaluation_id="e", verdict=verdict, sentence="Judged.", short="judged")
+        with tenant.api.database.transaction() as session:
+            session.execute(update(Job).where(Job.id == claim.job_id).values(verdict=judged))
+        for page in (f"/jobs/{claim.job_id}", "/"):
+            assert ('data-status="no-better"' in browser.get(page).text) == is_worse
+
+
+def test_the_validation_loss_before_training_stands_beside_the_others(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    claim = scene.job(tenant, tenant.upload(), "before", 100)
+    progress = scene.progress(100).model_copy(update={"untouched_valid_loss": 0.9})
+    scene.write(tenant, claim, [], progress)
+    assert re.search(r"Before training 0\.9 \(?validation loss", header(browser, claim.job_id))
 
 
 def test_the_way_out_of_a_finding_depends_on_whether_the_job_has_ended(

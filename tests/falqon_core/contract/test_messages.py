@@ -17,6 +17,7 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
     TrainerMessage,
+    UntouchedEvaluated,
     decode,
     encode,
 )  # fmt: skip
@@ -43,6 +44,7 @@ MESSAGES: list[TrainerMessage] = [
     ),
     STEP,
     Evaluated(step=3, valid_loss=1.5, valid_mean_token_accuracy=0.25),
+    UntouchedEvaluated(valid_loss=0.9),
     Sampled(step=3, samples=[Sample(prompt="two\nlines", completion="ünïcode 🙂", expected="")]),
     CheckpointSaved(
         step=3, path="/out/step-3", bytes=10, manifest_sha256="0" * 64, metrics={"train_loss": 1.25}

@@ -8,7 +8,7 @@ import pytest
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.health import HealthFinding
-from falqon_core.contract.messages import Evaluated, Started, StepMetrics
+from falqon_core.contract.messages import Evaluated, Started, StepMetrics, UntouchedEvaluated
 from falqon_core.estimate.learning_monitor import LearningMonitor
 
 TOTAL = 200
@@ -158,6 +158,34 @@ def test_overfitting_names_the_best_step() -> None:
     assert evaluate(again, [1.0, 1.1, 1.2], first=8) == [], "the earlier attempt told it"
     assert evaluate(again, [0.5], first=11) == ["overfitting@110"], "it is over"
     assert again.findings == []
+
+
+@pytest.mark.parametrize(
+    ("untouched", "best_before", "losses", "expected"),
+    [
+        (0.9, None, [1.4, 1.5, 1.6], (10, 0.9, 1.4)),
+        (0.9, None, [0.9], (10, 0.9, 0.9)),
+        (0.9, None, [1.4, 0.89, 1.6], None),
+        (0.9, 0.8, [1.4], None),
+        (None, None, [1.4], None),
+        (0.9, None, [], None),
+    ],
+)
+def test_a_model_no_better_than_its_base_fails_at_the_end(
+    untouched: float | None,
+    best_before: float | None,
+    losses: list[float],
+    expected: tuple[int, float, float] | None,
+) -> None:
+    monitor = LearningMonitor(None)
+    monitor.started(started(best_step=best_before and 5, best_valid_loss=best_before))
+    if untouched is not None:
+        monitor.untouched_evaluated(UntouchedEvaluated(valid_loss=untouched))
+    evaluate(monitor, losses)
+    assert not any(each.is_failing for each in monitor.findings), "it may still get better"
+    monitor.finished()
+    failing = [(each.step, each.before, each.now) for each in monitor.findings if each.is_failing]
+    assert failing == ([expected] if expected else [])
 
 
 def test_overfitting_in_a_later_attempt_names_the_best_step_of_all() -> None:

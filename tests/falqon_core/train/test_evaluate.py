@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from falqon_core.contract.config import Recipe, TrainConfig
 from falqon_core.contract.errors import LossNotFinite
-from falqon_core.contract.messages import StepMetrics, TrainerMessage
+from falqon_core.contract.messages import Started, TrainerMessage
 from falqon_core.data.microbatch import Microbatch, microbatches, plan_microbatches
 from falqon_core.data.sequences import TokenSequence
 from falqon_core.importers.tokenizer import load_tokenizer
@@ -36,7 +36,7 @@ def folder(tiny_folder: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_validation_loss_that_is_not_finite_ends_the_training(
+def test_a_validation_loss_that_is_not_finite_ends_the_training_before_its_first_step(
     folder: Path, train_file: Path, tmp_path: Path
 ) -> None:
     validation_file = tmp_path / "validation.jsonl"
@@ -52,10 +52,24 @@ def test_a_validation_loss_that_is_not_finite_ends_the_training(
     messages: list[TrainerMessage] = []
     training = Trainer(config, tmp_path / "output", messages.append, lambda: False)
 
-    with pytest.raises(LossNotFinite, match=r"validation loss \(nan\)") as caught:
+    with pytest.raises(LossNotFinite, match="before any training") as caught:
         training.run()
+    assert caught.value.param == "model"
+    assert isinstance(messages[-1], Started)
+
+
+def test_a_validation_loss_that_training_makes_infinite_is_the_learning_rates() -> None:
+    class Infinite(Supervised):
+        def loss(
+            self, model: PreTrainedModel, microbatch: Microbatch
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            loss = torch.tensor(torch.nan)
+            return loss, {"loss": loss, "mean_token_accuracy": loss}
+
+    sequence = TokenSequence(np.arange(4, dtype=np.int32), np.ones(4, dtype=bool))
+    with pytest.raises(LossNotFinite, match=r"validation loss \(nan\)") as caught:
+        evaluate(cast("PreTrainedModel", None), plan_microbatches([sequence], 10, True), Infinite())
     assert caught.value.param == "learning_rate"
-    assert isinstance(messages[-1], StepMetrics)
 
 
 @pytest.mark.parametrize("packing", [True, False])

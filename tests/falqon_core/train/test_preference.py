@@ -19,6 +19,7 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
     TrainerMessage,
+    UntouchedEvaluated,
 )
 from falqon_core.data.dataset import load_dataset
 from falqon_core.train import progress_counter
@@ -67,7 +68,8 @@ def test_the_margin_rises_and_is_told(run: Any, tmp_path: Path) -> None:
     assert steps[-1].train_reward_accuracy == 1.0
     assert steps[0].train_mean_token_accuracy is None
     assert sum(message.tokens for message in steps[:3]) == started.tokens_per_epoch
-    (evaluated,) = of(Evaluated, messages)
+    (untouched,), (evaluated,) = of(UntouchedEvaluated, messages), of(Evaluated, messages)
+    assert untouched.valid_loss == math.log(2) > evaluated.valid_loss
     assert evaluated.valid_reward_margin > 0
     names = {
         f"{part}_{name}"

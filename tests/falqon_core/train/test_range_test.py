@@ -12,6 +12,7 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
     TrainerMessage,
+    UntouchedEvaluated,
 )
 from falqon_core.contract.range_test import NUM_STEPS, SPAN, RangeTest, rate_of_step
 from falqon_core.methods import METHOD_CLASSES
@@ -40,6 +41,7 @@ def test_a_range_test_reports_a_curve_and_leaves_no_file(
     assert code == ExitCode.DONE
     (started,) = of(Started, messages)
     assert started.total_steps == NUM_STEPS
+    assert of(UntouchedEvaluated, messages) == [], "the model is not kept"
     steps = of(StepMetrics, messages)
     assert [type(message) for message in messages[-2:]] == [RangeTested, Finished]
     middle = config.recipe.automatic_rate().value

@@ -1,6 +1,14 @@
 import pytest
 
-from falqon_core.contract.messages import Failed, Finished, Sample, Sampled, Started, StepMetrics
+from falqon_core.contract.messages import (
+    Failed,
+    Finished,
+    Sample,
+    Sampled,
+    Started,
+    StepMetrics,
+    UntouchedEvaluated,
+)
 from falqon_core.train.report import PlainLog, describe
 
 STEP = StepMetrics(
@@ -45,6 +53,10 @@ def test_the_report_shows_memory_decisions_and_the_end_reason() -> None:
         "finished: 6 steps, 600 tokens in 2 s, "
         "stopped early after 2 evaluations without a lower loss"
     )
+
+
+def test_the_loss_before_training_is_reported() -> None:
+    assert describe(UntouchedEvaluated(valid_loss=0.9)) == "before training: validation loss 0.9000"
 
 
 def test_a_log_without_permission_for_data_quotes_none(capsys: pytest.CaptureFixture[str]) -> None:

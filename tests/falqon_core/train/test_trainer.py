@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -20,9 +21,11 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
     TrainerMessage,
+    UntouchedEvaluated,
 )
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.methods import METHOD_CLASSES
+from falqon_core.train import progress_counter
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.train.trainings import config_of, of, train
 
@@ -64,6 +67,7 @@ def test_a_training_tells_everything_in_order(run: Any, tmp_path: Path) -> None:
     assert steps[3].epoch == 1.0
     assert sum(message.tokens for message in steps[:4]) == started.tokens_per_epoch
     assert [message.step for message in of(Evaluated, messages)] == [3, 6]
+    assert type(messages[1]) is UntouchedEvaluated
     saved = of(CheckpointSaved, messages)
     assert [message.step for message in saved] == [2, 3, 4, 6], (
         "every second, and that of the lowest validation loss"
@@ -194,6 +198,52 @@ def assert_continues(run: Any, folder: Path, **recipe: Any) -> list[TrainerMessa
 )
 def test_continued_is_uninterrupted(recipe: dict[str, Any], run: Any, tmp_path: Path) -> None:
     assert_continues(run, tmp_path, **recipe)
+
+
+def test_the_untouched_model_is_measured_once_and_is_no_candidate(run: Any, tmp_path: Path) -> None:
+    """Its loss is that of an evaluation of a model that nothing changes; a training that overshoots
+    hands out another model even so.
+    """
+    held_out = {"validation_fraction": 0.2, "eval_every": 2, "lr_schedule": "constant"}
+    overshoots = held_out | {"learning_rate": 1.0, "rank": 32, "warmup_ratio": 0.0}
+    _, still = run("still", learning_rate=1e-12, **held_out)
+    (untouched,) = of(UntouchedEvaluated, still)
+    assert untouched.valid_loss == pytest.approx(of(Evaluated, still)[0].valid_loss, abs=1e-4)
+    _, first = run("out", stop_after=3, **overshoots)
+    _, second = run("out", **overshoots)
+    assert of(UntouchedEvaluated, first) == of(UntouchedEvaluated, second) == [untouched]
+    losses = {each.step: each.valid_loss for each in of(Evaluated, first + second)}
+    assert min(losses.values()) > untouched.valid_loss
+    assert of(Exported, second)[0].step == min(losses, key=lambda step: losses[step])
+    saved = of(CheckpointSaved, first + second)
+    assert all(each.step > 0 and "untouched_valid_loss" not in each.metrics for each in saved)
+
+
+def test_a_checkpoint_from_before_the_untouched_loss_goes_on_without(
+    run: Any, tmp_path: Path
+) -> None:
+    run("out", stop_after=3, validation_fraction=0.2)
+    folder = tmp_path / "out/checkpoints/3"
+    progress = json.loads((folder / "progress.json").read_text())
+    del progress["untouched_valid_loss"]
+    (folder / "progress.json").write_text(json.dumps(progress))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    digest = hashlib.sha256((folder / "progress.json").read_bytes()).hexdigest()
+    manifest["files"]["progress.json"]["sha256"] = digest
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    code, messages = run("out", validation_fraction=0.2)
+    assert (code, of(Started, messages)[0].start_step) == (ExitCode.DONE, 3)
+    assert of(UntouchedEvaluated, messages) == []
+
+
+def test_reading_the_held_out_records_before_the_first_step_reports_progress(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_counter, "REPORT_SECONDS", 0.0)
+    _, messages = run(validation_fraction=0.2, stop_after=1)
+    before = messages[: [type(each) for each in messages].index(StepMetrics)]
+    texts = [message.text for message in of(Log, before)]
+    assert texts[-1] == f"validation: {len(texts)} of {len(texts)} batches are read"
 
 
 def test_a_continued_training_tells_the_best_evaluation_of_its_checkpoint(run: Any) -> None:

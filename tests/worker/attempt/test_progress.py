@@ -1,4 +1,5 @@
 from decimal import Decimal
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -6,7 +7,14 @@ from hypothesis import strategies as st
 from app.models import Job
 from app.models.job_progress import JobProgress
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.messages import Evaluated, Exported, Merged, Started, StepMetrics
+from falqon_core.contract.messages import (
+    Evaluated,
+    Exported,
+    Merged,
+    Started,
+    StepMetrics,
+    UntouchedEvaluated,
+)
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.estimate.dimensions import ModelDimensions
 from falqon_core.estimate.estimate import Estimate, estimate
@@ -167,11 +175,11 @@ class Trainer:
         self.total_steps = total_steps
         self.progress = AttemptProgress(job, Machine("h100", 1), lambda: self.now, H100)
 
-    def started(self, num_validation_records: int) -> None:
+    def started(self, num_validation_records: int, **fields: Any) -> None:
+        usual = {"start_step": 0}
         self.progress.started(
             Started(
                 total_steps=self.total_steps,
-                start_step=0,
                 num_records=40,
                 num_examples=40,
                 num_truncated_records=0,
@@ -181,6 +189,7 @@ class Trainer:
                 microbatch_tokens=8,
                 activation_checkpointing=False,
                 num_validation_records=num_validation_records,
+                **usual | fields,
             )
         )
 
@@ -225,6 +234,17 @@ def test_figures_for_a_comparison_outlive_the_attempt() -> None:
     continued = again.snapshot()
     assert (continued.valid_loss, continued.seconds_per_step) == (1.25, None)
     assert continued.num_trainable_parameters == ended.num_trainable_parameters
+
+
+def test_an_attempt_that_only_exports_again_compares_the_model_with_its_base() -> None:
+    trainer = Trainer(Job(recipe=RECIPE, progress=JobProgress(step=40, total_steps=40)))
+    trainer.started(8, start_step=40, best_step=20, best_valid_loss=1.4)
+    trainer.progress.untouched_evaluated(UntouchedEvaluated(valid_loss=0.9))
+    trainer.progress.finished()
+    ended = trainer.progress.snapshot(ended=True)
+    (finding,) = ended.health
+    assert (finding.code, finding.step, finding.before, finding.now) == ("no_better", 20, 0.9, 1.4)
+    assert ended.untouched_valid_loss == 0.9
 
 
 def test_evaluations_and_checkpoints_still_to_come_are_counted() -> None:

@@ -14,11 +14,14 @@ from app.jobs.events import NewEvent
 from falqon_core.contract.figures import MAX_TEXT
 from falqon_core.contract.messages import (
     CheckpointSaved,
+    Evaluated,
     Finished,
     Log,
     Merged,
     Sample,
     Sampled,
+    TrainerMessage,
+    UntouchedEvaluated,
     encode,
 )
 from tests.support.backend import Backend
@@ -154,6 +157,25 @@ def test_a_finding_on_health_is_told_once_and_stays_on_the_job(backend: Backend)
     assert progress is not None
     (finding,) = progress.health
     assert (finding.code, finding.step, progress.first_loss) == ("not_learning", 30, 1.0)
+
+
+def test_a_model_no_better_than_its_base_fails_the_health_of_its_job(backend: Backend) -> None:
+    """The loss before training is told as a message: no metric of any step."""
+    finished = Finished(steps=3, trained_tokens=1, elapsed_seconds=1.0, best_step=1)
+    messages: list[TrainerMessage] = [UntouchedEvaluated(valid_loss=0.9)]
+    for number in (1, 2, 3):
+        loss = 1.3 + number / 10
+        messages += [step(number, total=3), Evaluated(step=number, valid_loss=loss)]
+    job_id = relayed(backend, b"".join(map(encode, [*messages, finished])))
+    told = [event for event in backend.events(job_id) if event.type == "message"]
+    assert told[0].message == "Before training: validation loss=0.90"
+    assert told[-1].level == "warn"
+    assert told[-1].message.startswith("Health: the model is no better than its base on held-out")
+    progress = backend.job(job_id).progress
+    assert progress is not None
+    findings = [(each.code, each.step, each.is_failing) for each in progress.health]
+    assert ("no_better", 1, True) in findings
+    assert (progress.untouched_valid_loss, progress.valid_loss) == (0.9, 1.6)
 
 
 def test_a_batch_whose_commit_nobody_confirmed_is_written_once(backend: Backend) -> None:
