@@ -1,4 +1,7 @@
+import pytest
+
 from app.client import text
+from app.client.api import Json
 
 
 def test_a_cost_is_written_as_on_a_page_and_what_is_none_as_the_service_sent_it() -> None:
@@ -20,3 +23,21 @@ def test_an_amount_at_no_price_is_unpriced() -> None:
     cost = {"accrued": "0.0000", "projected": "0.0000", "usd_per_device_hour": "0"}
     assert text.cost_so_far({"cost": cost}) == "unpriced"
     assert text.cost_so_far({"cost": cost | {"usd_per_device_hour": "0.10"}}) == "$0.00"
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        ({}, "succeeded"),
+        ({"verdict": {"verdict": "no_clear_difference"}, "health": []}, "succeeded"),
+        ({"verdict": {"verdict": "worse"}, "health": []}, "succeeded, no better"),
+        ({"verdict": None, "health": [{"is_failing": False}]}, "succeeded"),
+        (
+            {"verdict": {"verdict": "better"}, "health": [{"is_failing": True}]},
+            "succeeded, no better",
+        ),
+    ],
+)
+def test_a_model_is_no_better_by_its_health_or_its_evaluation(job: Json, expected: str) -> None:
+    assert text.status({"status": "succeeded"} | job) == expected
+    assert text.status({"status": "running"} | job) == "running"

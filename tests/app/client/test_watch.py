@@ -125,7 +125,7 @@ def test_a_model_no_better_than_its_base_does_not_end_like_one_that_is(
     done = falqon("jobs", "watch", job_id)
     assert done.exit_code == 0, "for programs it has succeeded"
     assert "Before training: validation loss=0.20" in done.stdout
-    assert f"{job_id} succeeded, with a model no better than before" in done.stdout
+    assert f"{job_id} succeeded, no better" in done.stdout
     finding = "held-out records: their loss was 0.2 before training and is 0.25 at best"
     assert finding in done.stdout
     shown = " ".join(falqon("jobs", "show", job_id).stdout.split())

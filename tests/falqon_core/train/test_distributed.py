@@ -33,6 +33,7 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
     TrainerMessage,
+    UntouchedEvaluated,
 )
 from falqon_core.train import distributed
 from falqon_core.train.distributed import SINGLE_PROCESS, ProcessGroup, join_process_group, shares
@@ -100,6 +101,9 @@ def assert_same_training(messages: list[Any], expected: list[TrainerMessage]) ->
     assert [message.grad_norm for message in steps] == pytest.approx(
         [message.grad_norm for message in expected_steps], rel=8 * ROUNDING
     )
+    (untouched,) = {message.valid_loss for message in of(UntouchedEvaluated, messages)}
+    (expected_loss,) = {message.valid_loss for message in of(UntouchedEvaluated, expected)}
+    assert untouched == pytest.approx(expected_loss, rel=ROUNDING)
     valid = [(message.step, message.valid_loss) for message in of(Evaluated, expected)]
     assert [message.step for message in of(Evaluated, messages)] == [step for step, _ in valid]
     assert [message.valid_loss for message in of(Evaluated, messages)] == pytest.approx(

@@ -27,6 +27,7 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
     TrainerMessage,
+    UntouchedEvaluated,
 )
 from falqon_core.estimate import host_memory
 from falqon_core.estimate.memory import RESERVED_BYTES, USABLE_SHARE, training_memory_bytes
@@ -116,7 +117,8 @@ def figures(messages: list[TrainerMessage]) -> list[Any]:
         (step.step, step.train_loss, step.grad_norm, step.codes_changed)
         for step in of(StepMetrics, messages)
     ]
-    return [*steps, *of(Evaluated, messages), *of(Sampled, messages), *of(Merged, messages)]
+    kinds = (UntouchedEvaluated, Evaluated, Sampled, Merged)
+    return [*steps, *(message for kind in kinds for message in of(kind, messages))]
 
 
 def says_sharded(messages: list[TrainerMessage]) -> bool:
@@ -136,6 +138,7 @@ def test_a_sharded_training_has_the_bits_of_one_that_is_whole(
         "two whole": train(config, tmp_path / "two whole", 2, prepare),
         "two": train(config, tmp_path / "two", 2, by_two),
     }
+    assert len(of(UntouchedEvaluated, runs["two"])) == 1
     assert of(Finished, runs["two"])[0].best_step == BEST_STEP < NUM_STEPS
     for name, size, prepared in (
         ("four whole", 4, prepare),
