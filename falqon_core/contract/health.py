@@ -15,7 +15,7 @@ class HealthFinding(BaseModel):
     """Something that a user should know while it trains. `step`: where it was found, of overfitting
     and of a model no better than its base where the validation loss was lowest. `before` and `now`:
     the two figures that are compared. `is_below_start`: a training loss that has risen is still
-    below that of the beginning.
+    below that of the beginning, or the held-out loss of the model that is handed out is.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -27,9 +27,11 @@ NOISE = 2.0  # standard errors
 RISE_ERRORS = 4.0
 RISE_OF_LOWEST = 0.5
 RISE_OF_FIRST = 0.1
-# Evaluations beyond the best one, all higher by this share of it.
+# Evaluations beyond the best one, all higher by this share of it. Below the loss before training by
+# as much, a model is better than its base.
 NUM_WORSE = 2
 WORSE_SHARE = 0.02
+OF_TRAINING_LOSS: tuple[HealthCode, ...] = ("diverging", "not_learning")
 FAR_FACTOR = 8.0  # between a learning rate and the automatic one
 MOST = 0.5  # share of the sequences that are cut or left out
 
@@ -117,12 +119,18 @@ class LearningMonitor:
         self._untouched_loss = message.valid_loss
 
     def finished(self) -> None:
-        """Compare the model that is handed out with its base."""
+        """Compare the model that is handed out with its base. Where it is clearly better on records
+        that it has not seen, nothing in the training loss makes it no better.
+        """
         if self._untouched_loss is None or not self._validations:
             return
         step, best = self._best_validation()
         untouched = self._untouched_loss
         self._set("no_better", best >= untouched, step, untouched, best)
+        if best < untouched * (1 - WORSE_SHARE):
+            for code, finding in self._findings.items():
+                if code in OF_TRAINING_LOSS:
+                    self._findings[code] = finding.model_copy(update={"is_below_start": True})
 
     def evaluated(self, message: Evaluated) -> None:
         """Judge the validation loss."""

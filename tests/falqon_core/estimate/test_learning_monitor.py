@@ -188,6 +188,20 @@ def test_a_model_no_better_than_its_base_fails_at_the_end(
     assert failing == ([expected] if expected else [])
 
 
+@pytest.mark.parametrize(("untouched", "is_failing"), [(0.9, False), (0.81, True), (None, True)])
+def test_a_flat_training_loss_fails_no_model_that_is_clearly_better_than_its_base(
+    untouched: float | None, is_failing: bool
+) -> None:
+    monitor = LearningMonitor(None)
+    watch(monitor, lambda _: 1.0)
+    if untouched is not None:
+        monitor.untouched_evaluated(UntouchedEvaluated(valid_loss=untouched))
+    evaluate(monitor, [0.8])
+    monitor.finished()
+    (finding,) = monitor.findings
+    assert (finding.code, finding.is_failing) == ("not_learning", is_failing)
+
+
 def test_overfitting_in_a_later_attempt_names_the_best_step_of_all() -> None:
     monitor = LearningMonitor(None)
     monitor.started(started(start_step=150, best_step=100, best_valid_loss=0.8))
