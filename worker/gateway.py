@@ -29,6 +29,14 @@ class ServiceUnavailable(Exception):
     """The service does not answer; the same call may succeed a moment later."""
 
 
+class ServiceRefused(Exception):
+    """The same call would be refused again; with what the service says."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 UNAVAILABLE = (*database.DATABASE_UNAVAILABLE_ERRORS, ServiceUnavailable)
 
 

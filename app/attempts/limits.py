@@ -24,7 +24,7 @@ from app.models import File, Job
 from app.models.job_progress import JobCost, JobProgress
 from app.prices.service import price_of
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.figures import MAX_STEPS
+from falqon_core.contract.figures import MAX_SEQUENCES, MAX_STEPS
 from falqon_core.estimate.estimate import compare
 from falqon_core.estimate.prices import Price, cents, usd
 
@@ -66,7 +66,7 @@ class AttemptLimits:
             price_of(session, settings, attempt.device),
             attempt.num_devices,
             max_steps=_most_steps(file, recipe),
-            tokens_per_step=(recipe.batch_size or 1) * recipe.longest_record,
+            tokens_per_step=_most_tokens_per_step(file, recipe),
             attempt_seconds=ages[attempts.index(attempt)],
             execution_seconds=sum(ages),
             device_seconds=sum(
@@ -186,6 +186,22 @@ def _most_steps(file: File, recipe: Recipe) -> int:
     # A step reads at least one sequence, and no sequence of a text is shorter than a byte.
     assert recipe.num_epochs is not None, "a job that a worker has is resolved"
     return min(recipe.num_epochs * file.bytes, recipe.max_steps or MAX_STEPS, MAX_STEPS)
+
+
+def _most_tokens_per_step(file: File, recipe: Recipe) -> int:
+    return (recipe.batch_size or 1) * _most_sequences(file) * recipe.longest_record
+
+
+def _most_sequences(file: File) -> int:
+    """Return the sequences that the longest record may become: those of a chat, one for each
+    learned turn, where the template rewrites turns.
+    """
+    report = file.report
+    if report is None or report.shape != "messages":
+        return 1
+    # Each chat has at least one turn; a report with fewer is older than the count of turns.
+    spare_turns = report.num_learned_turns - report.num_records
+    return MAX_SEQUENCES if spare_turns < 0 else min(MAX_SEQUENCES, spare_turns + 1)
 
 
 def _between(low: Number, value: Number, high: Number) -> Number:

@@ -13,6 +13,8 @@ MAX_SECONDS = 1e10  # three centuries
 MAX_MEASURE = 1e100  # A training that diverges has gradients of many digits.
 MAX_DOLLARS = Decimal(10) ** 20  # With four decimal places; decimals are computed with 28 digits.
 MAX_TEXT = 2**16  # characters
+# Sequences of one chat whose template rewrites turns; they share an optimizer step.
+MAX_SEQUENCES = 256
 
 Step = Annotated[int, Field(ge=0, le=MAX_STEPS)]
 TotalSteps = Annotated[int, Field(ge=1, le=MAX_STEPS)]

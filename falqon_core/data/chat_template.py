@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from falqon_core.contract.errors import DatasetError, ModelError
+from falqon_core.contract.figures import MAX_SEQUENCES
 from falqon_core.data.content_parts import content_for
 from falqon_core.data.resource_limits import OutOfBounds, run_bounded
 from falqon_core.data.template_message import reasoning_field, template_message
@@ -33,8 +34,6 @@ MAX_REASON_CHARACTERS = 300
 MAX_EXCERPT_CHARACTERS = 40
 # Messages rendered for one chat, to find its turns: up to message 2,000, about two seconds.
 MAX_RENDERED_MESSAGES = 2_000_000
-# Sequences of one chat whose template rewrites turns; they share an optimizer step.
-MAX_SEQUENCES = 256
 Span = tuple[int, int]
 DroppedField = Literal["tool_calls", "tools", "reasoning"]
 

@@ -19,7 +19,8 @@ from falqon_core.contract.messages import CheckpointSaved
 from tests.contract.test_joined_workers import OFFER, claim_of, token_for
 from tests.support.api import Api, Tenant
 from tests.support.object_store import ObjectStore
-from worker.joined.gateway import JoinedGateway, ServiceRefused
+from worker.gateway import ServiceRefused
+from worker.joined.gateway import JoinedGateway
 
 
 @pytest.fixture

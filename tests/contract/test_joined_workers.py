@@ -32,8 +32,8 @@ from tests.contract.worker_requests import check_nothing_comes
 from tests.support.api import Api, Tenant, jsonl
 from tests.support.local_server import QuietHandler, serving_by
 from worker.attempt.lease import LeaseLost
-from worker.gateway import ServiceUnavailable
-from worker.joined.gateway import JoinedGateway, ServiceRefused
+from worker.gateway import ServiceRefused, ServiceUnavailable
+from worker.joined.gateway import JoinedGateway
 
 OFFER = WorkerOffer("cpu", 2, 1)
 COLUMNS = Columns(progress=JobProgress(step=3), device_seconds=1.0, execution_seconds=1.0)

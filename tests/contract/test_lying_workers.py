@@ -135,6 +135,37 @@ def test_what_no_training_can_report_is_refused_by_name(
     assert (after.last_event_seq, after.progress) == (before.last_event_seq, before.progress)
 
 
+def chats(*numbers_of_turns: int) -> bytes:
+    """Return a chat for each number of learned turns."""
+    turn = [{"role": "user", "content": "two and two?"}, {"role": "assistant", "content": "four"}]
+    lines = [json.dumps({"messages": turn * number}) for number in numbers_of_turns]
+    return "\n".join(lines).encode()
+
+
+@pytest.mark.parametrize(
+    ("numbers_of_turns", "most_sequences"),
+    [([1] * 12, 1), ([1, 5] * 6, 25), ([300] + [1] * 11, 256)],
+)
+def test_a_chat_counts_as_many_sequences_as_it_has_turns_that_a_template_may_rewrite(
+    tenant: Tenant, numbers_of_turns: list[int], most_sequences: int
+) -> None:
+    hyperparameters = {"n_epochs": 3, "batch_size": 4}
+    falqon = {"max_seq_length": 100, "validation_fraction": 0}
+    tenant.job(
+        training_file=tenant.upload(chats(*numbers_of_turns)),
+        hyperparameters=hyperparameters,
+        extra_body={"falqon": falqon},
+    )
+    with closing(JoinedGateway(tenant.api.url, token_for(tenant)[1], "honest")) as gateway:
+        worker = Liar(gateway, claim_of(gateway, gateway.claim(OFFER)))
+        most = MAX_STEPS * 4 * 100 * most_sequences
+        answers = [
+            worker.post("batches", batch(columns=columns(trained_tokens=tokens)))
+            for tokens in (most, most + 1)
+        ]
+    assert [answer.status_code for answer in answers] == [200, 400]
+
+
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_what_is_not_finite_is_refused(liar: Liar, value: float) -> None:
     for body in (batch({"step": 1, "train_loss": value}), batch(columns=columns(epoch=value))):

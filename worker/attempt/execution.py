@@ -31,7 +31,7 @@ from worker.attempt.trackers import Trackers
 from worker.attempt.trainer import TrainerProcess
 from worker.attempt.trainer_log import LogUploads
 from worker.attempt.writer import AttemptWriter
-from worker.gateway import Gateway
+from worker.gateway import Gateway, ServiceRefused
 from worker.machine.gpu import Machine
 from worker.machine.outage import StorageOutage
 from worker.machine.scratch import scratch
@@ -115,6 +115,10 @@ class Execution:
                 verdict = outcome.verdict
         except LeaseLost:
             self._log.warning("attempt given up: the job is not ours any more")
+        except ServiceRefused as error:  # The job's next attempt begins once the lease has expired.
+            self._log.error(
+                "the service refuses the outcome", status=error.status, reason=str(error)
+            )
         # None: the success may have been written, only its confirmation lost.
         if verdict not in (Verdict.SUCCEEDED, None) and not self._outage.is_on:
             job = self._job

@@ -14,8 +14,8 @@ from app.base.settings import Settings, load_settings
 from app.base.storage import StorageUnavailable
 from worker.attempt.supervisor import Supervisor
 from worker.entry import process
-from worker.gateway import ServiceUnavailable
-from worker.joined.gateway import JoinedGateway, ServiceRefused
+from worker.gateway import ServiceRefused, ServiceUnavailable
+from worker.joined.gateway import JoinedGateway
 from worker.machine import metrics, pulse, scratch
 from worker.machine.gpu import detect
 

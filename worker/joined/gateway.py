@@ -39,7 +39,7 @@ from app.models import Job
 from app.models.trainer_log import TrainerLog
 from falqon_core.estimate.prices import Price
 from worker.attempt.lease import LeaseLost
-from worker.gateway import ServiceUnavailable
+from worker.gateway import ServiceRefused, ServiceUnavailable
 
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 TRANSFER_TIMEOUT = httpx.Timeout(120.0, connect=5.0)  # The storage has to flush a large object.
@@ -54,14 +54,6 @@ _next_job: TypeAdapter[NextJob | None] = TypeAdapter(NextJob | None)
 _claimed: TypeAdapter[ClaimedJson | None] = TypeAdapter(ClaimedJson | None)
 _renewal = TypeAdapter(Renewal)
 _stored = TypeAdapter(Stored)
-
-
-class ServiceRefused(Exception):
-    """The same call would be refused again; with what the service says."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.models import DEFAULT_PROJECT_ID, JobStatus
+from falqon_core.contract.config import Recipe
 from tests.support.admin import falqon_admin
 from tests.support.api import Api
 from tests.support.backend import CPU, FAKE_TRAINER, Backend
@@ -116,6 +117,25 @@ def test_a_success_that_is_answered_late_is_no_lost_lease(
     assert [line["verdict"] for line in logs if line["event"] == "attempt ended"] == ["SUCCEEDED"]
     warnings = [line for line in logs if line["log_level"] != "info"]
     assert not warnings, warnings
+
+
+def test_a_worker_whose_outcome_is_refused_goes_on_with_other_jobs(
+    embedded_backend: Backend, api: Api
+) -> None:
+    """A refusal that comes again with each call once ended one worker after the other."""
+    backend = embedded_backend
+    refused_id = backend.add_job(FakeTrainer(steps=3))
+    backend.set(refused_id, recipe=Recipe(max_steps=2).resolved(1))
+    gateway = JoinedGateway(api.url, create_token(backend), "refused")
+    supervisor = Supervisor(backend.settings, gateway, CPU, threading.Event())
+    with closing(gateway), capture_logs() as logs:
+        assert supervisor.execute_next()
+        assert backend.job(refused_id).status == JobStatus.RUNNING, "until its lease has expired"
+        next_id = backend.add_job(FakeTrainer(steps=3))
+        assert supervisor.execute_next()
+    assert backend.job(next_id).status == JobStatus.SUCCEEDED
+    (line,) = (line for line in logs if line["event"] == "the service refuses the outcome")
+    assert (line["status"], "more than the 2 steps" in line["reason"]) == (400, True)
 
 
 def test_a_token_is_listed_until_it_is_revoked(embedded_backend: Backend) -> None:
