@@ -9,7 +9,6 @@ before each load, and templates are rendered with limits.
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -28,7 +27,6 @@ from falqon_core.estimate.dimensions import ModelDimensions
 
 MAX_TEXT_BYTES = 4 * 2**20  # bytes per file that is read whole
 MAX_TEXTS_BYTES = 32 * 2**20  # bytes of all such files
-MAX_DEPTH = 64
 FIRST_BYTES = 8  # enough to recognise an executable and a pickle
 TEXT_SUFFIXES = {".json", ".jinja"}
 
@@ -43,7 +41,7 @@ def check_and_read_config(storage: Storage, prefix: str, sizes: Mapping[str, int
             _copy(storage, prefix, sizes, folder)
             for path in folder.rglob("*.json"):
                 if path.name not in VOCABULARIES:
-                    _check_depth(path)
+                    read_json(path)
             check_model_files(folder)
             config = read_config(folder)
             check_architecture(config)
@@ -71,14 +69,3 @@ def _copy(storage: Storage, prefix: str, sizes: Mapping[str, int], folder: Path)
         if path.suffix.lower() == ".safetensors":  # the first bytes of this format are a number
             end = 0
         path.write_bytes(b"".join(storage.chunks(f"{prefix}/{name}", (0, end))) if end else b"")
-
-
-def _check_depth(path: Path) -> None:
-    waiting: list[tuple[Any, int]] = [(read_json(path), 1)]
-    while waiting:
-        value, depth = waiting.pop()
-        if depth > MAX_DEPTH:
-            raise ModelError(f"{path.name} is nested deeper than {MAX_DEPTH} levels", "model")
-        children = value.values() if isinstance(value, dict) else value
-        if isinstance(value, dict | list):
-            waiting += ((child, depth + 1) for child in children)

@@ -45,6 +45,7 @@ CODE_STARTS = (b"\x7fELF",)
 CODE_KEYS = {"auto_map", "custom_pipelines", "custom_generate", "trust_remote_code"}
 VOCABULARIES = ("tokenizer.json", "vocab.json")  # Their keys are words, and any word is allowed.
 MAX_TEMPLATE_BYTES = 64 * 2**10
+MAX_DEPTH = 64  # Levels of a JSON file.
 SINGLE_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 FILE_SUFFIXES = {".safetensors", ".json", ".jinja"}  # A name with such an end is never a folder.
@@ -180,10 +181,32 @@ def check_index(path: Path) -> list[str]:
 
 
 def read_json(path: Path) -> Any:
+    """Return the parsed content of a JSON file. Raises `ModelError`, also for one that is nested
+    deeper than its readers may follow.
+    """
     try:
-        return json.loads(path.read_bytes())
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{path.name} cannot be read: {error}") from None
+    if is_too_deep(content):
+        raise ModelError(f"{path.name} is nested deeper than {MAX_DEPTH} levels")
+    return content
+
+
+def is_too_deep(value: Any) -> bool:
+    """Return True if a parsed JSON has more than `MAX_DEPTH` levels. Without recursion: the parser
+    of newer Pythons takes files that are nested deeper than Python's functions may call each other.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        level = [child for parent in level for child in _children(parent)]
+    return bool(level)
+
+
+def _children(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -247,14 +270,13 @@ def _check_keys(path: Path) -> None:
 
 
 def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
-    children: Iterable[Any] = ()
-    if isinstance(value, dict):
-        yield from value.items()
-        children = value.values()
-    elif isinstance(value, list):
-        children = value
-    for child in children:
-        yield from _pairs(child)
+    """Yield all keys, at every level, with their values."""
+    waiting = [value]
+    while waiting:
+        parent = waiting.pop()
+        if isinstance(parent, dict):
+            yield from parent.items()
+        waiting += _children(parent)
 
 
 def _template_too_long(path: Path) -> ModelError:

@@ -8,11 +8,13 @@ import pytest
 
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.model_folder import (
+    MAX_DEPTH,
     MAX_TEMPLATE_BYTES,
     check_architecture,
     check_model_files,
     check_model_folder,
     check_weights,
+    is_too_deep,
 )
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3}
@@ -135,6 +137,28 @@ def test_json_that_names_code_is_refused(name: str, content: dict[str, Any], fol
 
     with pytest.raises(ModelError, match="code"):
         check_model_files(folder)
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_json_has_a_depth(name: str, opening: str, closing: str, folder: Path) -> None:
+    deep = MAX_DEPTH - 2  # with the object around it and the zero in it
+    (folder / name).write_text('{"a": ' + opening * deep + "0" + closing * deep + "}")
+    check_model_files(folder)
+    deep += 1
+    (folder / name).write_text('{"a": ' + opening * deep + "0" + closing * deep + "}")
+
+    with pytest.raises(ModelError, match=rf"{name} is nested deeper than 64 levels"):
+        check_model_files(folder)
+
+
+def test_json_may_be_nested_deeper_than_functions_call_each_other() -> None:
+    """The parser of Python 3.12 and later returns such values."""
+    value: Any = {}
+    for _ in range(100_000):
+        value = {"a": [value]}
+
+    assert is_too_deep(value)
 
 
 def test_a_word_of_the_vocabulary_may_be_any(folder: Path) -> None:
