@@ -104,7 +104,7 @@ class Lease:
             self.desired, self.must_stop = renewal
 
     def _watch(self) -> None:
-        while not self._lost:
+        while not (self._lost or self._ended.is_set()):
             left = self._confirmed_at + FENCE_SHARE * self._lease_seconds - time.monotonic()
             if left <= 0:
                 self.lose()
