@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -25,6 +24,7 @@ from app.models.base import JsonObject
 from app.models.integrations import Integration
 from worker.attempt.lease import LeaseLost
 from worker.attempt.writer import AttemptWriter
+from worker.machine.subprocesses import last_lines
 from worker.trackers.protocol import Metrics, Outcome, OutcomeName, Run, TrackerLine
 
 FINISH_SECONDS = 15.0  # Shared by all trackers, after the trainer has ended.
@@ -184,8 +184,8 @@ class TrackerProcess:
     def _last_lines(self) -> str:
         if not self._log.exists():
             return ""
-        with self._log.open(encoding="utf-8", errors="replace") as stream:
-            return "".join(deque(stream, KEPT_LOG_LINES))
+        with self._log.open("rb") as stream:
+            return last_lines(stream, KEPT_LOG_LINES)
 
 
 def _run(job: Job, integration: Integration) -> Run:

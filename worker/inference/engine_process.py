@@ -72,7 +72,6 @@ class EngineProcess(ChildProcess):
         too long.
         """
         if self.wait_up_to(seconds) is not None:
-            self._log.seek(0)
             log = last_lines(self._log, KEPT_LOG_LINES)
             raise EngineEnded(f"the engine has ended with {self.returncode}\n{log}")
         if os.fstat(self._log.fileno()).st_size > MAX_LOG_BYTES:

@@ -2,11 +2,13 @@
 secret, and send messages through a pipe.
 """
 
+import io
 import os
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from typing import IO
 
 from pydantic import ValidationError
 
@@ -15,6 +17,7 @@ from app.base.processes.subprocess_env import offline_environment
 from falqon_core.contract.messages import ENDLESS_TEMPLATE, AnyMessage, ExitCode, Failed, decode
 
 KEPT_LOG_LINES = 200
+MAX_KEPT_BYTES = 256 * 2**10
 TOOL_POLL_SECONDS = 0.1
 
 
@@ -70,15 +73,22 @@ def run_tool(
         with process, process.messages:
             failure = _follow(process, check, on_message)
         if process.returncode != ExitCode.DONE:
-            log.seek(0)
             text = last_lines(log, KEPT_LOG_LINES)
             raise ToolFailed(failure or _unexplained_failure(process.returncode), text)
         output.seek(0)
         return output.read()
 
 
-def last_lines(log: Iterable[bytes], count: int) -> str:
-    return b"".join(deque(log, count)).decode(errors="replace")
+def last_lines(log: IO[bytes], count: int) -> str:
+    """Return the last lines of a file, at most `MAX_KEPT_BYTES` of it: a program may write
+    gigabytes without ending a line.
+    """
+    start = max(0, log.seek(0, os.SEEK_END) - MAX_KEPT_BYTES)
+    log.seek(start)
+    end = log.read(MAX_KEPT_BYTES)
+    if start:  # A part of a line may hide that what follows is a secret.
+        end = end.partition(b"\n")[2] or end
+    return b"".join(deque(io.BytesIO(end), count)).decode(errors="replace")
 
 
 def _follow(
