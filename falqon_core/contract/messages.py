@@ -168,6 +168,14 @@ class CheckpointSaved(TrainerMessage):
     metrics: dict[Name, Measure] = Field(max_length=MAX_METRICS)
 
 
+class StoppedEarly(TrainerMessage):
+    """No step follows, although not all are done; the export does."""
+
+    type: Literal["stopped_early"] = "stopped_early"
+    step: Step
+    reason: Text
+
+
 class Merged(TrainerMessage):
     """The model as it is served: with its adapters merged. All losses are of the step whose model
     is exported.
@@ -242,6 +250,7 @@ AnyMessage = Annotated[
     | UntouchedEvaluated
     | Sampled
     | CheckpointSaved
+    | StoppedEarly
     | Merged
     | Exported
     | RangeTested

@@ -27,6 +27,7 @@ from falqon_core.contract.messages import (
     Sampled,
     Started,
     StepMetrics,
+    StoppedEarly,
     TrainerMessage,
     UntouchedEvaluated,
     describe_merged,
@@ -173,6 +174,8 @@ def describe(message: TrainerMessage) -> str:
             )
         case CheckpointSaved():
             return f"step {message.step}: checkpoint {message.path}"
+        case StoppedEarly():
+            return f"step {message.step}: the last one, after {message.reason}"
         case Merged():
             return f"step {message.step}: {describe_merged(message)}"
         case RangeTested():

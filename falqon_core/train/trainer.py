@@ -25,6 +25,7 @@ from falqon_core.contract.messages import (
     RangeTested,
     Started,
     StepMetrics,
+    StoppedEarly,
     TrainerMessage,
 )
 from falqon_core.export.curve import MAX_CURVE_POINTS
@@ -151,6 +152,8 @@ class Trainer:
             is_periodic = metrics.step % self._recipe.checkpoint_every == 0
             if is_best or is_periodic or self._has_ended():
                 checkpointer.save(state)
+        if reason := early_stop_reason(state.progress):
+            self._send(StoppedEarly(step=state.progress.step, reason=reason))
         return ExitCode.DONE
 
     def _has_ended(self) -> bool:

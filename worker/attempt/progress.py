@@ -61,6 +61,7 @@ class AttemptProgress:
         self._cost_meter = CostMeter(accrued, price, machine.num_devices)
         self._step_timing = StepTiming(job.recipe)
         self._last: StepMetrics | None = None
+        self._no_step_follows = False
         self._results: dict[str, Any] = {
             name: value
             for name in RESULT_FIELDS
@@ -87,7 +88,7 @@ class AttemptProgress:
         """
         with self._lock:
             step = self._last.step if self._last else 0
-            total_steps = self._last.total_steps if self._last else 1
+            total_steps = self._last_step(self._last) if self._last else 1
             timeout = self._step_timing.hang_timeout(step, total_steps, floor)
             now = self._clock()
             silence = now - max(self._heard_at, self._logged_at)
@@ -102,6 +103,8 @@ class AttemptProgress:
         with self._lock:
             self._step_timing.started(message, self._clock(), self._overhead)
             self._results["num_trainable_parameters"] = message.num_trainable_parameters
+            # An earlier attempt may have ended during the export.
+            self._no_step_follows = message.start_step >= message.total_steps
             self._health.started(message)
             self.listen()
 
@@ -129,6 +132,12 @@ class AttemptProgress:
     def finished(self) -> None:
         with self._lock:
             self._health.finished()
+
+    def stopped_early(self) -> None:
+        """Note that no step follows, although not all are done."""
+        with self._lock:
+            self._no_step_follows = True
+            self.listen()
 
     def take_health_changes(self) -> list[HealthChange]:
         """Return the findings that began or ended since the last call."""
@@ -182,6 +191,11 @@ class AttemptProgress:
     def all_steps_done(self) -> bool:
         last = self._last
         return last is not None and last.step >= last.total_steps
+
+    @property
+    def no_step_follows(self) -> bool:
+        """Return True once nothing but the export is left: after all steps, or an early stop."""
+        return self._no_step_follows or self.all_steps_done
 
     @property
     def measured(self) -> JsonObject:
@@ -270,9 +284,14 @@ class AttemptProgress:
     def _time_left(self, last: StepMetrics) -> Eta | None:
         """Return the ETA from this attempt's measurements alone; before any step was measured, the
         estimate's share."""
-        if measured := self._step_timing.remaining(last.step, last.total_steps):
+        last_step = self._last_step(last)
+        if measured := self._step_timing.remaining(last.step, last_step):
             return Eta(*(min(seconds, MAX_SECONDS) for seconds in measured))
-        return self._estimated(last.step, last.total_steps)
+        return self._estimated(last.step, last_step)
+
+    def _last_step(self, last: StepMetrics) -> int:
+        """Return the number of the step after which none follows."""
+        return last.step if self._no_step_follows else last.total_steps
 
     def _estimated(self, step: int, total_steps: int) -> Eta | None:
         if self._expected is None:

@@ -25,6 +25,7 @@ from falqon_core.contract.messages import (
     Sampled,
     Started,
     StepMetrics,
+    StoppedEarly,
     UntouchedEvaluated,
     decode,
     describe_merged,
@@ -239,6 +240,8 @@ class Relay:
             case CheckpointSaved() as message:
                 self._progress.checkpointed()
                 self._on_checkpoint(message)
+            case StoppedEarly():
+                self._progress.stopped_early()
             case Merged() as message:
                 self._progress.merged(message)
                 # The model may be of an earlier step; to readers of metrics, steps that fall are of

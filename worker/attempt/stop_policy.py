@@ -36,10 +36,10 @@ class StopPolicy:
         )
 
     def reached_cap(self) -> str | None:
-        """Return the cap of the budget that is used up. A job with all its steps done is let
+        """Return the cap of the budget that is used up. A job of which no step is left is let
         finish: stopping it would cost the same work once more.
         """
-        if self._progress.all_steps_done:
+        if self._progress.no_step_follows:
             return None
         return self._budget.find_reached_cap(
             self._progress.execution_seconds, self._progress.accrued

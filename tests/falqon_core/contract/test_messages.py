@@ -16,6 +16,7 @@ from falqon_core.contract.messages import (
     Sampled,
     Started,
     StepMetrics,
+    StoppedEarly,
     TrainerMessage,
     UntouchedEvaluated,
     decode,
@@ -49,6 +50,7 @@ MESSAGES: list[TrainerMessage] = [
     CheckpointSaved(
         step=3, path="/out/step-3", bytes=10, manifest_sha256="0" * 64, metrics={"train_loss": 1.25}
     ),
+    StoppedEarly(step=3, reason="2 evaluations"),
     Merged(step=3, valid_loss=1.25, valid_loss_as_served=1.26),
     Merged(step=3, weights="nvfp4", valid_loss=1.25, valid_loss_as_served=1.25),
     Merged(step=3, valid_loss=1.25, valid_loss_fp8_weights=1.26, valid_loss_as_served=1.29),

@@ -12,8 +12,10 @@ from falqon_core.contract.messages import (
     ExitCode,
     Finished,
     Log,
+    Merged,
     Started,
     StepMetrics,
+    StoppedEarly,
     TrainerMessage,
 )
 from falqon_core.train.exporter import export_training
@@ -68,6 +70,17 @@ def test_early_stopping_ends_after_its_patience_and_reports_why(
         f"3 evaluations without a lower validation loss than {losses[best]:.4f} of step {best}"
         in finished.early_stop
     )
+
+
+def test_the_end_of_the_steps_is_told_before_the_export_begins(
+    whole: tuple[Path, list[TrainerMessage]],
+) -> None:
+    _, messages = whole
+    (finished,) = of(Finished, messages)
+    (told,) = of(StoppedEarly, messages)
+    assert (told.step, told.reason) == (finished.steps, finished.early_stop)
+    last_step = max(place for place, each in enumerate(messages) if isinstance(each, StepMetrics))
+    assert last_step < messages.index(told) < messages.index(of(Merged, messages)[0])
 
 
 def test_the_best_checkpoint_outlives_the_newest(whole: tuple[Path, list[TrainerMessage]]) -> None:
