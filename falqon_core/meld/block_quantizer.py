@@ -30,7 +30,7 @@ from torch import Tensor
 
 from falqon_core.contract.errors import ConfigError
 from falqon_core.importers.mxfp4 import NUMBERS
-from falqon_core.ops.quantize import E4M3_MAX, row_blocks
+from falqon_core.ops.quantize import E4M3_MAX, divide, row_blocks
 
 BLOCK_ELEMENTS = 2**18  # As the refresh of FP8 rows: fp32 intermediates stay in the cache.
 _EXPONENT_BITS = 0x7F800000
@@ -186,10 +186,10 @@ class BlockQuantizer:
         largest = torch.maximum(above, -below)
         if self.is_signed:
             largest = torch.where(above >= -below, above, below)
-        best = self._scale(largest / self.divisors[0])
+        best = self._scale(divide(largest, self.divisors[0]))
         least = self._errors(blocks, best)
         for divisor in self.divisors[1:]:
-            scale = self._scale(largest / divisor)
+            scale = self._scale(divide(largest, divisor))
             errors = self._errors(blocks, scale)
             is_less = errors < least
             best = torch.where(is_less, scale, best)

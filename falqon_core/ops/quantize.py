@@ -90,6 +90,13 @@ def row_amax(values: Tensor) -> Tensor:
     return torch.maximum(values.amax(1, keepdim=True), -values.amin(1, keepdim=True))
 
 
+def divide(values: Tensor, divisor: float) -> Tensor:
+    """Return float values [..], with an axis at least, over a number: the same bits on every
+    device. CUDA multiplies by the rounded inverse of what is a number, or stands on the CPU.
+    """
+    return values / torch.full((1,), divisor, dtype=values.dtype, device=values.device)
+
+
 def count_changed(old: Tensor, new: Tensor) -> Tensor:
     """Return the number of values of two tensors, of one shape and dtype, that differ in a bit,
     int64 []. On a CPU this takes a quarter of the time that `!=` does on bf16, which was 4 % of a
@@ -130,7 +137,7 @@ def quantize_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
     """
     values = weight.float()
     # A row of zeros gets a scale that divides.
-    scale = (row_amax(values) / 127).clamp_min_(1e-30)
+    scale = divide(row_amax(values), 127).clamp_min_(1e-30)
     return (values / scale).round_().to(torch.int8), scale
 
 

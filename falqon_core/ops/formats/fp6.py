@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from falqon_core.contract.recipe_options import WeightFormat
-from falqon_core.ops.quantize import row_amax, row_blocks
+from falqon_core.ops.quantize import divide, row_amax, row_blocks
 
 _EXPONENT_BITS = 0x7F800000
 _FP32_MANTISSA_BITS = 23
@@ -61,7 +61,7 @@ def quantize_fp6(weight: Tensor, format: Fp6Format) -> tuple[Tensor, Tensor]:
     parts = []
     for rows in row_blocks(weight.shape):
         values = weight[rows].float()
-        scale = (row_amax(values) / format.max_value).clamp_min_(1e-30)
+        scale = divide(row_amax(values), format.max_value).clamp_min_(1e-30)
         parts.append((_pack(_codes_of(values / scale, format)), scale))
     packed, scales = zip(*parts, strict=True)
     return torch.cat(packed), torch.cat(scales)

@@ -25,7 +25,7 @@ from torch.nn.functional import pad
 
 from falqon_core.ops.formats.int4 import LARGEST_CODE, Int4, round_to_int4
 from falqon_core.ops.formats.nf4 import nf4_blocks, nf4_edges
-from falqon_core.ops.quantize import row_blocks
+from falqon_core.ops.quantize import divide, row_blocks
 
 NUM_CANDIDATES = 51
 # The unit is the largest magnitude of a block.
@@ -139,7 +139,7 @@ def _step_and_zero(groups: Tensor) -> tuple[Tensor, Tensor]:
     """Return the step of each group before it is widened, and the code of zero, fp32 [.., 1]."""
     low = groups.amin(-1, keepdim=True).clamp_max_(0)
     high = groups.amax(-1, keepdim=True).clamp_min_(0)
-    step = (high - low) / LARGEST_CODE
+    step = divide(high - low, LARGEST_CODE)
     return step, (-low / step.clamp_min(1e-30)).round()
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from falqon_core.ops.quantize import row_blocks
+from falqon_core.ops.quantize import divide, row_blocks
 
 LARGEST_CODE = 15
 _LEAST_STEP = 2.0**-24  # fp16's; smaller ones are stored as zero, which every code is right for
@@ -34,7 +34,7 @@ def quantize_int4(weight: Tensor, group_size: int) -> Int4:
     for rows in row_blocks(weight.shape):
         groups = weight[rows].float().unflatten(1, (-1, group_size))
         low, high = groups.aminmax(dim=-1)
-        parts.append(round_to_int4(groups, ((high - low) / LARGEST_CODE).half(), low.half()))
+        parts.append(round_to_int4(groups, divide(high - low, LARGEST_CODE).half(), low.half()))
     return Int4(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from falqon_core.contract.errors import ConfigError
 from falqon_core.importers import mxfp4
 from falqon_core.meld.block_quantizer import QUANTIZERS, BlockQuantizer
+from tests.support.card_division import CardDivision
 
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6])
 GRIDS = {
@@ -56,6 +57,15 @@ def test_codes_and_scales_give_the_values_back_bit_for_bit(name: str) -> None:
     assert codes.dtype == torch.uint8
     assert torch.equal(quantizer.dequantize(codes, scales), values)
     assert torch.equal(quantizer.round_values(values, scales), values)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_scales_are_those_of_a_card_that_multiplies_by_inverses(name: str) -> None:
+    values = torch.randn(1024, 192, generator=torch.manual_seed(0)).bfloat16()
+    quantizer = QUANTIZERS[name].fitted_to([values])
+    expected = quantizer.choose_scales(values)
+    with CardDivision():
+        assert torch.equal(quantizer.choose_scales(values), expected)
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
