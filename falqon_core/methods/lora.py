@@ -23,6 +23,8 @@ from falqon_core.methods.frozen_base import FrozenBaseMethod
 from falqon_core.methods.merged import MergedLinear
 
 BASE_SHA256 = "base_sha256"
+FINGERPRINT_SHA256 = "base_fingerprint_sha256"
+HASHES = (BASE_SHA256, FINGERPRINT_SHA256)
 
 
 class Lora(FrozenBaseMethod):
@@ -47,6 +49,12 @@ class Lora(FrozenBaseMethod):
     def create_adapter(self, name: str, weight: Tensor) -> Adapter:
         """Return the adapter of a linear with `weight` [O, I] at its start."""
         return Adapter(name, weight, self.recipe.rank, self.scaling, self.recipe.seed)
+
+    def fingerprint(self, weight: Tensor) -> tuple[Tensor, ...]:
+        """Return tensors that tell a weight and have the same bits on every device; none where the
+        codes of its base have them already.
+        """
+        return ()
 
     def create_layer(
         self, base: FrozenLinear, adapter: Adapter, bias: Tensor | None
@@ -80,8 +88,8 @@ class Lora(FrozenBaseMethod):
             for name, parameter in self._adapter_parameters().items():
                 # fp32 masters, on the device of the linear.
                 parameter.copy_(state[name])
-        for name, sha256 in self._base_hashes.items():
-            if not torch.equal(sha256, state[name].cpu()):
+        for name in self.layers:
+            if not self._has_base_of(name, state):
                 raise CheckpointCorrupt(
                     f"{name}: the base model was quantized to other values when this training "
                     "began; is it the same model, and the same version of this software?"
@@ -96,7 +104,7 @@ class Lora(FrozenBaseMethod):
         }
 
     def state(self) -> dict[str, Tensor]:
-        """Return adapters, search results, and a sha256 of each base's codes, uint8 [32]."""
+        """Return adapters, search results, and hashes of each base, uint8 [32]."""
         searched = {
             f"{name}.{key}": value
             for name, layer in self.layers.items()
@@ -127,9 +135,21 @@ class Lora(FrozenBaseMethod):
             layer = self.create_layer(base, self.create_adapter(name, weight), linear.bias)
             model.set_submodule(name, layer)
             self.layers[name] = layer
-            if codes := base.codes():
-                self._base_hashes[f"{name}.{BASE_SHA256}"] = hash_codes(codes)
+            hashed = {BASE_SHA256: base.codes(), FINGERPRINT_SHA256: self.fingerprint(weight)}
+            for key, tensors in hashed.items():
+                if tensors:
+                    self._base_hashes[f"{name}.{key}"] = hash_codes(tensors)
         model.to(device)  # Linears that have no adapter move here.
+
+    def _has_base_of(self, name: str, state: dict[str, Tensor]) -> bool:
+        """Return True if a linear's base is the one of a checkpoint: by its codes, or by its
+        fingerprint where another device may round some codes otherwise.
+        """
+        hashes = self._base_hashes
+        keys = [key for hashed in HASHES if (key := f"{name}.{hashed}") in hashes]
+        return not keys or any(
+            key in state and torch.equal(hashes[key], state[key].cpu()) for key in keys
+        )
 
     def _check_rank(self, name: str, weight: Tensor) -> None:
         if self.recipe.rank > weight.shape[1]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from falqon_core.methods.frozen import FrozenLinear
 from falqon_core.methods.lora import Lora
-from falqon_core.ops.formats.nf4 import BLOCK_SIZE
+from falqon_core.ops.formats.nf4 import BLOCK_SIZE, nf4_blocks
 
 
 class QLora(Lora):
@@ -18,6 +18,13 @@ class QLora(Lora):
     def create_base(self, name: str, weight: Tensor, stored: dict[str, Tensor]) -> FrozenLinear:
         """Return the weight [O, I] in NF4 blocks of 64."""
         return Nf4Linear(weight)
+
+    def fingerprint(self, weight: Tensor) -> tuple[Tensor, ...]:
+        """Return the largest magnitude of each block, fp32 [ceil(O I / 64)], which no device
+        rounds. bitsandbytes' kernels for cards round quotients further than those for CPUs, and
+        take the mean of the scales in an order of their own.
+        """
+        return (nf4_blocks(weight).abs_().amax(1),)
 
 
 class Nf4Linear(FrozenLinear):

@@ -151,6 +151,25 @@ def test_another_base_than_that_of_the_checkpoint_is_refused() -> None:
         create_method(recipe_of("qlora")).restore(other_model, method.state())
 
 
+def test_qlora_codes_of_another_device_are_of_the_same_base() -> None:
+    """A card rounds otherwise in bitsandbytes than the CPU that exports its checkpoints."""
+    _, method = prepared("qlora")
+    method.layers[DOWN].adapter.lora_b.data.fill_(0.5)
+    of_card = method.state()
+    of_card[f"{DOWN}.base_sha256"] = torch.zeros(32, dtype=torch.uint8)
+    restored = create_method(recipe_of("qlora"))
+    restored.restore(tiny_model("llama with biases", **SIZES), of_card)
+    assert torch.equal(restored.state()[f"{DOWN}.lora_b"], of_card[f"{DOWN}.lora_b"])
+    other_model = tiny_model("llama with biases", **SIZES)
+    with torch.no_grad():
+        other_model.get_submodule(DOWN).weight.mul_(1.5)
+    with pytest.raises(CheckpointCorrupt, match=DOWN):
+        create_method(recipe_of("qlora")).restore(other_model, of_card)
+    del of_card[f"{DOWN}.base_fingerprint_sha256"]  # A checkpoint of an earlier version.
+    with pytest.raises(CheckpointCorrupt, match=DOWN):
+        create_method(recipe_of("qlora")).restore(tiny_model("llama with biases", **SIZES), of_card)
+
+
 def test_a_rank_beyond_a_linears_inputs_is_refused() -> None:
     recipe = Recipe.model_validate({"method": "lora", "rank": 65}).resolved(10)
     with pytest.raises(ConfigError, match="more than the 64 inputs") as caught:
