@@ -2,12 +2,15 @@
 they are there.
 """
 
+import errno
 import json
+import os
 import queue
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import structlog
 from obstore.exceptions import BaseError
@@ -109,6 +112,11 @@ class CheckpointUploads:
     def _upload(self, saved: CheckpointSaved, prefix: str) -> None:
         folder = checkpoint_folder(self._output, saved.step)
         fault("before_checkpoint_upload")
+        # The trainer may remove the checkpoint for newer ones during a slow upload.
+        with TemporaryDirectory(prefix="upload.", dir=self._output.parent) as links:
+            self._upload_files(saved, prefix, _link_files(folder, Path(links)))
+
+    def _upload_files(self, saved: CheckpointSaved, prefix: str, folder: Path) -> None:
         paths = {path.relative_to(folder).as_posix(): path for path in files_of(folder)}
         expected = _read_hashes(folder, saved)
         if missing := expected.keys() - paths.keys():
@@ -130,6 +138,22 @@ class CheckpointUploads:
         if dropped is None:
             writer.raise_lease_lost()
         return dropped
+
+
+def _link_files(folder: Path, links: Path) -> Path:
+    """Return the folder `links` with hard links to the files of a folder, or that one itself where
+    the disk has no such links.
+    """
+    for path in files_of(folder):
+        link = links / path.relative_to(folder)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path, link)
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+            return folder
+    return links
 
 
 def _read_hashes(folder: Path, saved: CheckpointSaved) -> dict[str, str]:

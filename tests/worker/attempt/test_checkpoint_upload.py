@@ -2,11 +2,14 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from app.base.storage import Storage, Stored
 from falqon_core.contract.layout import MANIFEST, checkpoint_folder
 from falqon_core.contract.messages import CheckpointSaved
 from tests.support.backend import Backend
@@ -26,6 +29,38 @@ def save(output: Path, step: int) -> CheckpointSaved:
     (folder / MANIFEST).write_text(json.dumps({"step": step, "files": {STATE: entry}}))
     digest = sha256((folder / MANIFEST).read_bytes()).hexdigest()
     return CheckpointSaved(step=step, path="", bytes=1, manifest_sha256=digest, metrics={})
+
+
+@dataclass
+class SlowStorage:
+    """A storage so slow that the trainer removes a checkpoint while its first file is stored."""
+
+    storage: Storage
+    removed: Path
+
+    def put_file(self, key: str, path: Path) -> Stored:
+        shutil.rmtree(self.removed, ignore_errors=True)
+        return self.storage.put_file(key, path)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.storage, name)
+
+
+def test_an_upload_that_has_begun_ends_although_the_trainer_removes_the_checkpoint(
+    embedded_backend: Backend, tmp_path: Path
+) -> None:
+    backend = embedded_backend
+    job_id = add_running_job(backend)
+    output = tmp_path / "attempt" / "output"
+    saved = save(output, 1)
+    writer, job = writer_of(gateway_of(backend), job_id), backend.job(job_id)
+    storage = SlowStorage(backend.storage, checkpoint_folder(output, 1))
+    uploads = CheckpointUploads(storage, writer, job, output, 1, lambda: None)
+    uploads.add(saved)
+    uploads.finish()
+    (kept,) = backend.checkpoints(job_id)
+    assert len(backend.storage.keys(kept.storage_prefix)) == 2
+    assert [path.name for path in output.parent.iterdir()] == ["output"], "no link is left"
 
 
 def upload(backend: Backend, job_id: str, output: Path, *checkpoints: CheckpointSaved) -> None:
