@@ -119,7 +119,7 @@ def resolve_stated(
     target: estimates.TrainingTarget | None = None,
 ) -> ResolvedJob:
     """Resolve a job whose training file is not here yet, from its stated size; its validation file
-    need not be here either.
+    need not be here either. Raises `InvalidRequest` for one that is here and cannot be used.
     """
     validation_file = plan.request.validation_file
     recipe = plan.requested.resolved(
@@ -128,6 +128,8 @@ def resolve_stated(
         has_validation_file=validation_file is not None,
     )
     validation = files.find(session, plan.project_id, validation_file)
+    if validation is not None:
+        validation = files.get_usable(session, plan.project_id, validation.id, "validation_file")
     report = FileReport(num_records=data.num_records)
     amount = EpochAmount(data.num_records, data.num_tokens)
     validation_report = validation.report if validation is not None else None

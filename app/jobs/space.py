@@ -20,9 +20,7 @@ UNITS = ("bytes", "KB", "MB", "GB", "TB", "PB", "EB")
 def expected_bytes(
     config: JsonObject, recipe: Recipe, largest_checkpoint: int | None = None
 ) -> int:
-    """Return the size of the checkpoints stored at the same time, one of them unfinished, and of
-    the model.
-    """
+    """Return the size of the model and of the checkpoints that are on the disk at one time."""
     try:
         dimensions = ModelDimensions.from_config(config)
     except ModelError:  # the trainer reports it better
@@ -34,7 +32,8 @@ def expected_bytes(
     weights = round(bits_of(recipe.weights) / 8 * dimensions.num_linear_parameters)
     weights += dimensions.num_expert_parameters
     result = weights + 2 * dimensions.num_embedding_parameters
-    return (recipe.keep_checkpoints + 1) * checkpoint + result
+    # Besides those that are kept, one is written, and one that was removed is uploaded.
+    return (recipe.keep_checkpoints + 2) * checkpoint + result
 
 
 def describe_shortage(folder: Path, num_bytes: int, whose: str) -> str | None:

@@ -30,8 +30,8 @@ class JobProgress(BaseModel):
     device's peak; `seconds_per_step` the median of this attempt's latest steps. Losses of the
     merged model: `valid_loss_fp8_weights` has weights in FP8, `valid_loss_as_served` activations
     too. `untouched_valid_loss`: before the first step. `model_step`: the step whose model is handed
-    out, once it is written. `first_loss`: mean of the first steps, with which `health` compares the
-    later ones.
+    out, once it is written. `stopped_early`: no step follows, though some are left. `first_loss`:
+    mean of the first steps, with which `health` compares the later ones.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -51,6 +51,7 @@ class JobProgress(BaseModel):
     valid_loss_fp8_weights: Measure | None = None
     valid_loss_as_served: Measure | None = None
     model_step: Step | None = None
+    stopped_early: bool = False
     first_loss: Measure | None = None
     health: list[HealthFinding] = Field([], max_length=MAX_FINDINGS)
     range_test: RangeTest | None = None

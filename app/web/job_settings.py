@@ -80,7 +80,7 @@ QUICK_STEPS = 20
 
 def presets_for(job: JobObject | None, report: FileReport | None) -> list[Preset]:
     """Return the presets for the data of `job`, whose training file has `report`; without a job,
-    for data that nobody knows yet.
+    for data that are not chosen yet.
     """
     epochs, quick_epochs = USUAL_EPOCHS, QUICK_STEPS
     num_records = report.num_records if report else MIN_RECORDS
@@ -91,7 +91,7 @@ def presets_for(job: JobObject | None, report: FileReport | None) -> list[Preset
         quick_epochs = math.ceil(QUICK_STEPS / math.ceil(num_examples / batch_size))
     best = {"n_epochs": str(2 * epochs)}
     if num_records >= MIN_RECORDS:
-        # Of fewer, so few would be held out that a single one stops the training.
+        # Fewer hold out so few that a single one could stop the training.
         best["early_stopping_patience"] = "2"
     return [
         Preset(

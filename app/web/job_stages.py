@@ -27,8 +27,11 @@ def is_exporting(job: Job) -> bool:
     progress = job.progress
     if job.requested.falqon.find_rate:
         return False
-    is_trained = progress is not None and 0 < progress.total_steps <= progress.step
-    return job.status == JobStatus.RUNNING and is_trained
+    return job.status == JobStatus.RUNNING and progress is not None and _is_trained(progress)
+
+
+def _is_trained(progress: JobProgress) -> bool:
+    return progress.stopped_early or progress.step >= progress.total_steps
 
 
 def stages_of(job: Job, attempt: Attempt | None, messages: Sequence[Event]) -> list[Stage]:
@@ -51,7 +54,7 @@ def _reached(job: Job, attempt: Attempt | None) -> int:
         return CHECK if job.recipe is None else QUEUE
     if attempt.start_step is None:
         return LOAD
-    if progress.step < progress.total_steps:
+    if not _is_trained(progress):
         return TRAIN
     return MERGE if progress.model_step is None else VERIFY
 

@@ -29,7 +29,7 @@ class ModelCard:
     context: int | None
     job: Job | None
     valid_loss: float | None
-    served: JobProgress | None  # of the job, where the model is the one that it handed out
+    served: JobProgress | None  # its job's, where it is the model that the job handed out
     prompts: Sequence[AnsweredPrompt]
 
 
@@ -62,8 +62,8 @@ def _dimensions(config: JsonObject) -> ModelDimensions | None:
 def _losses(
     session: Session, model_id: str, job: Job | None
 ) -> tuple[float | None, JobProgress | None]:
-    """Return the loss of the checkpoint that the model is, else the job's lowest with the progress
-    that has those of the merged model.
+    """Return the loss of the checkpoint that the model is, else the job's lowest; and of the job's
+    own model the progress with the losses of the merged model.
     """
     if job is None:
         return None, None
@@ -73,7 +73,8 @@ def _losses(
     if own:
         return own[0].metrics.get("valid_loss"), None
     best = best_of(checkpoints)
-    return best.metrics.get("valid_loss") if best else None, job.progress
+    served = job.progress if model_id == of_job else None
+    return best.metrics.get("valid_loss") if best else None, served
 
 
 def _prompts(session: Session, job: Job | None) -> Sequence[AnsweredPrompt]:

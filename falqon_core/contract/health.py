@@ -69,8 +69,8 @@ class HealthFinding(BaseModel):
         match self.code:
             case "no_better":
                 return (
-                    "use the base, or train it again at a third of the learning rate or on more "
-                    "records"
+                    "use the model that it began from, or train it again at a third of the "
+                    "learning rate or on more records"
                 )
             case "diverging" if has_ended:
                 return "train it again at a third of the learning rate"
@@ -98,6 +98,7 @@ class HealthChange:
 
     finding: HealthFinding
     is_over: bool = False
+    has_ended: bool = False  # No step follows.
 
     @property
     def message(self) -> str:
@@ -105,4 +106,4 @@ class HealthChange:
         finding = self.finding
         if self.is_over:
             return f"Health: no longer {finding.code.replace('_', ' ')}"
-        return f"Health: {finding.message}; {finding.advise(has_ended=False)}"
+        return f"Health: {finding.message}; {finding.advise(has_ended=self.has_ended)}"

@@ -59,6 +59,7 @@ class LearningMonitor:
         self._lowest_loss: float | None = None
         self._losses: deque[float] = deque(maxlen=MAX_WINDOW)
         self._num_steps = 0  # of this attempt
+        self._has_ended = False
         self._untouched_loss: float | None = None
         self._validations: list[tuple[int, float]] = []
 
@@ -95,6 +96,7 @@ class LearningMonitor:
         window = min(window, message.total_steps // 2)
         if self._losses.maxlen != window:
             self._losses = deque(self._losses, window)
+        self._has_ended = message.step == message.total_steps
         self._losses.append(message.train_loss)
         self._num_steps += 1
         if self._num_steps < window:
@@ -177,7 +179,7 @@ class LearningMonitor:
             )
             self._findings[code] = finding
             if known is None:
-                self._changes.append(HealthChange(finding))
+                self._changes.append(HealthChange(finding, has_ended=self._has_ended))
         elif known is not None:
             del self._findings[code]
             self._changes.append(HealthChange(known, is_over=True))

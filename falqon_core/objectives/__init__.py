@@ -24,7 +24,7 @@ class Objective(Protocol):
     """A loss of pairs or labels, and its figures."""
 
     figures: tuple[str, ...]  # Names of the sums, "loss" among them.
-    untouched_loss: float | None  # Of any model before its first step, where that is known.
+    untouched_loss: float | None  # before the first step, where it is the same for any model
 
     def count(self, item: Microbatch | Item) -> int:
         """Return the number that the loss is the mean over: labels, or pairs. A microbatch that

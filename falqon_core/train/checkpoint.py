@@ -64,7 +64,7 @@ class Progress(BaseModel):
     loader: dict[str, int] = {}
     metrics: dict[str, float] = {}
     rows: list[CurvePoint] = []
-    untouched_valid_loss: float | None = None  # Of the model before its first step.
+    untouched_valid_loss: float | None = None  # before the first step
     best_step: int | None = None
     best_valid_loss: float | None = None
     num_stale_evaluations: int = 0

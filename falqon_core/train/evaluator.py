@@ -6,12 +6,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from falqon_core.contract.config import Recipe
-from falqon_core.contract.messages import (
-    Evaluated,
-    Sampled,
-    TrainerMessage,
-    UntouchedEvaluated,
-)
+from falqon_core.contract.messages import Evaluated, Sampled, TrainerMessage
 from falqon_core.data.dataset import Dataset
 from falqon_core.objectives import Objective
 from falqon_core.train.data import plan_validation
@@ -53,9 +48,12 @@ class Evaluator:
         is_due = step % self._every == 0 or step == self._total_steps
         return self._validation is not None and is_due
 
-    def evaluate_untouched(self, state: TrainState, report: Callable[[str], None]) -> None:
-        """Send the validation loss before the first step. It is measured there, unless the
-        objective knows it; a checkpoint of an earlier version may have none.
+    def evaluate_untouched(
+        self, state: TrainState, report: Callable[[str], None], stop: Callable[[], bool]
+    ) -> None:
+        """Keep the validation loss before the first step. It is measured there, unless the
+        objective knows it; a checkpoint of an earlier version may have none. Raises
+        `StoppedBeforeFirstStep` where `stop` returns True.
         """
         if self._validation is None:
             return
@@ -65,10 +63,8 @@ class Evaluator:
         if progress.untouched_valid_loss is None and progress.step == 0:
             plan = plan_validation(self._validation, self._recipe, self._device)
             progress.untouched_valid_loss = evaluate_untouched(
-                state.model, plan, self._objective, self._group, report
+                state.model, plan, self._objective, self._group, report, stop
             )
-        if progress.untouched_valid_loss is not None:
-            self._send(UntouchedEvaluated(valid_loss=progress.untouched_valid_loss))
 
     def evaluate(self, state: TrainState) -> bool:
         """Send validation metrics and samples. Return whether the loss is the lowest so far."""

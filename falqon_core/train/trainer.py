@@ -27,6 +27,7 @@ from falqon_core.contract.messages import (
     StepMetrics,
     StoppedEarly,
     TrainerMessage,
+    UntouchedEvaluated,
 )
 from falqon_core.export.curve import MAX_CURVE_POINTS
 from falqon_core.methods.falqon import Falqon
@@ -98,10 +99,15 @@ class Trainer:
             return self._train(exporter)
 
     def _train(self, exporter: Exporter) -> ExitCode:
+        evaluator = self._create_evaluator()
+        self._guard(lambda: evaluator.evaluate_untouched(self.state, self._report, self._stop))
         meter = Meter(self._recipe, self._dimensions, self._device, self._total_steps)
         self._send(self._started())
+        untouched_loss = self.state.progress.untouched_valid_loss
+        if untouched_loss is not None:
+            self._send(UntouchedEvaluated(valid_loss=untouched_loss))
         with self._create_checkpointer() as checkpointer:
-            code = self._run_steps(meter, checkpointer, exporter)
+            code = self._run_steps(meter, evaluator, checkpointer, exporter)
         if code == ExitCode.STOPPED:
             return code
         self._reload_best()
@@ -132,10 +138,10 @@ class Trainer:
         self._send(self._finished(meter))
         return ExitCode.DONE
 
-    def _run_steps(self, meter: Meter, checkpointer: Checkpointer, exporter: Exporter) -> ExitCode:
+    def _run_steps(
+        self, meter: Meter, evaluator: Evaluator, checkpointer: Checkpointer, exporter: Exporter
+    ) -> ExitCode:
         state = self.state
-        evaluator = self._create_evaluator()
-        self._guard(lambda: evaluator.evaluate_untouched(state, self._report))
         while not self._has_ended():
             checkpointer.report()
             if self._group.any_rank(self._stop()):

@@ -415,6 +415,8 @@ def test_a_file_that_has_not_arrived_is_estimated_by_its_size(tenant: Tenant) ->
         checked = estimate(training_data=size, validation_file=validation_file)
         assert checked["num_validation_records"] == num_checked
         assert checked["num_records"] == (900 if validation_file is None else 1000)
+    broken = estimate(training_data=size, validation_file=tenant.upload(b"no JSON"))
+    assert broken["error"]["code"] == "invalid_validation_file"
     for both_or_none in ({"training_file": tenant.upload(), "training_data": size}, {}):
         assert estimate(**both_or_none)["error"]["param"] == "training_file"
     nothing = estimate(training_data=size | {"num_records": 0})

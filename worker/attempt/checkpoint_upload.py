@@ -88,7 +88,7 @@ class CheckpointUploads:
                     self._on_full_disk()
                 text = f"The checkpoint of step {saved.step} could not be stored"
                 folder = checkpoint_folder(self._output, saved.step)
-                if not self._storage_away and not folder.exists():
+                if isinstance(error, FileNotFoundError) and not folder.exists():
                     text += ": the trainer removed it for newer ones before it was uploaded"
                 self._writer.add_event(NewEvent(text, level="warn"))
 

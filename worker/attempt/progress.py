@@ -137,6 +137,7 @@ class AttemptProgress:
         """Note that no step follows, although not all are done."""
         with self._lock:
             self._no_step_follows = True
+            self._results["stopped_early"] = True
             self.listen()
 
     def take_health_changes(self) -> list[HealthChange]:

@@ -21,13 +21,11 @@ from falqon_core.contract.messages import (
     Started,
     StepMetrics,
     TrainerMessage,
-    UntouchedEvaluated,
 )
 
 # The work that the trainer has done when it sends a message, since the message before.
 PHASES: dict[type[TrainerMessage], str] = {
     Started: "load",
-    UntouchedEvaluated: "evaluate",
     Evaluated: "evaluate",
     Sampled: "sample",
     CheckpointSaved: "checkpoint",

@@ -143,7 +143,7 @@ def watch_job(api: Api, job_id: JobId, wait_seconds: WaitSeconds = 30) -> Json:
     eta = progress.get("eta_seconds") if job["status"] == "running" else None
     return {
         "cost": f"free to watch; the job: {costs.describe_job(job)}",
-        "status": job["status"],
+        "status": text.status(job),
         "done": text.done(job),
         "eta": None if eta is None else text.duration(eta),
         "train_loss": progress.get("train_loss"),

@@ -8,9 +8,9 @@ MAX_METADATA_PAIRS = 16
 # Share of the lines that OpenAI trains on, where the account reports only the size of the file.
 BYTES_PER_TOKEN = 4
 BYTES_PER_RECORD = 1000
-# Hyperparameters that are chosen for a model and its data: those of another model say nothing here.
-# Where they were left to OpenAI, its API tells what it chose, and not that they were.
-OF_THE_MODEL = ("n_epochs", "batch_size", "learning_rate_multiplier")
+# Hyperparameters that fit a model and its data: those of another model say nothing here. Where they
+# were left to OpenAI, its API tells what it chose, and not that they were.
+CHOSEN_THERE = ("n_epochs", "batch_size", "learning_rate_multiplier")
 
 
 def key_of(origin_id: str) -> str:
@@ -27,7 +27,7 @@ def job_body(
     job: OriginJob, model: str, training_file: str, validation_file: str | None, *, keep: bool
 ) -> Json:
     """Return the same for the same job each time. `keep`: also the hyperparameters that were chosen
-    for the model there.
+    there.
     """
     metadata = dict(job.metadata or {})
     if has_room(job):
@@ -58,7 +58,7 @@ def dropped_settings(job: OriginJob, keep: bool) -> Json:
     return {
         name: value
         for name, value in job.settings.items()
-        if not keep and name in OF_THE_MODEL and value != "auto"
+        if not keep and name in CHOSEN_THERE and value != "auto"
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from app.client.agents.jobs import list_jobs
+from app.client.agents.jobs import list_jobs, watch_job
 from app.client.api import Api, Json
 from app.client.connection import Connection
 from app.client.jobs import stream
@@ -112,6 +112,7 @@ def test_a_job_that_has_not_learned_does_not_end_like_one_that_has(
     assert f"status\t{outcome}\t{outcome}" in compared
     with closing(Api(Connection(f"{service.url}/v1", KEY))) as api:
         for_agents = list_jobs(api)["jobs"][0]
+        assert watch_job(api, job_id, wait_seconds=0)["status"] == outcome
     assert (for_agents["job_id"], for_agents["status"]) == (job_id, outcome)
     job = json.loads(falqon("jobs", "show", job_id, "--json").stdout)
     ((code, is_failing),) = [(each["code"], each["is_failing"]) for each in job["health"]]

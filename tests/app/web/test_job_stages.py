@@ -37,15 +37,26 @@ def test_the_stages_follow_the_job(browser: httpx.Client, tenant: Tenant) -> Non
     assert states(page)[3:] == ["stopped", "waiting", "waiting"]
 
 
-def test_a_job_that_has_done_its_last_step_merges_and_does_not_finish_in_0_seconds(
-    browser: httpx.Client, tenant: Tenant
-) -> None:
-    claim = scene.job(tenant, tenant.upload(), "whole", scene.STEPS)
-    page = browser.get(f"/jobs/{claim.job_id}").text
+def assert_merging(browser: httpx.Client, job_id: str) -> None:
+    page = browser.get(f"/jobs/{job_id}").text
     assert states(page) == ["done", "done", "done", "done", "now", "waiting"]
     assert "Merging the model" in page
     assert "Finishes" not in page
     assert ">merging</td>" in re.sub(r"\s+<", "<", browser.get("/").text)
+
+
+def test_a_job_that_stopped_early_merges(browser: httpx.Client, tenant: Tenant) -> None:
+    claim = scene.job(tenant, tenant.upload(), "early", scene.STEPS // 2)
+    early = scene.progress(scene.STEPS // 2).model_copy(update={"stopped_early": True})
+    scene.write(tenant, claim, [], early)
+    assert_merging(browser, claim.job_id)
+
+
+def test_a_job_that_has_done_its_last_step_merges_and_does_not_finish_in_0_seconds(
+    browser: httpx.Client, tenant: Tenant
+) -> None:
+    claim = scene.job(tenant, tenant.upload(), "whole", scene.STEPS)
+    assert_merging(browser, claim.job_id)
     exported = scene.progress(scene.STEPS).model_copy(update={"model_step": scene.STEPS})
     scene.write(tenant, claim, [], exported)
     page = browser.get(f"/jobs/{claim.job_id}").text

@@ -68,6 +68,11 @@ def test_a_model_page_has_the_losses_as_served(browser: httpx.Client, tenant: Te
         page = browser.get(path).text
         assert "<dt>FP8 weights</dt><dd>1.5<small>" in page
         assert "<dt>FP8 weights and activations</dt><dd>1.75<small>" in page
+    export = f"{objects.model}:gguf"
+    tenant.add_model(
+        export, project_id=tenant.project_id, base=tenant.base_model, job_id=objects.succeeded
+    )
+    assert "FP8 weights and activations" not in browser.get(model_page(export)).text
 
 
 def test_pages_show_the_requirements_of_a_models_inference(

@@ -98,6 +98,11 @@ def test_an_ended_job_is_not_to_be_cancelled() -> None:
     finding = HealthFinding(code="diverging", step=100, before=2.0, now=3.0)
     assert finding.advise(has_ended=False) == "cancel it and try a third of the learning rate"
     assert finding.advise(has_ended=True) == "train it again at a third of the learning rate"
+    monitor = LearningMonitor(None)
+    for number in range(1, 10):
+        monitor.step(step(number, 2.0 * number, total=9))
+    (change,) = monitor.take_changes()
+    assert change.message.endswith("; train it again at a third of the learning rate")
 
 
 @pytest.mark.parametrize(

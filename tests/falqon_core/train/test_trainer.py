@@ -26,6 +26,7 @@ from falqon_core.contract.messages import (
 from falqon_core.estimate.devices import DEVICES
 from falqon_core.methods import METHOD_CLASSES
 from falqon_core.train import progress_counter
+from falqon_core.train.signals import StoppedBeforeFirstStep
 from falqon_core.train.trainer import Trainer
 from tests.falqon_core.train.trainings import config_of, of, train
 
@@ -244,6 +245,14 @@ def test_reading_the_held_out_records_before_the_first_step_reports_progress(
     before = messages[: [type(each) for each in messages].index(StepMetrics)]
     texts = [message.text for message in of(Log, before)]
     assert texts[-1] == f"validation: {len(texts)} of {len(texts)} batches are read"
+
+
+def test_reading_the_held_out_records_before_the_first_step_stops_on_request(
+    run: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(StoppedBeforeFirstStep):
+        run(validation_fraction=0.2, stop_after=0)
+    assert not (tmp_path / "out/checkpoints").exists()
 
 
 def test_a_continued_training_tells_the_best_evaluation_of_its_checkpoint(run: Any) -> None:

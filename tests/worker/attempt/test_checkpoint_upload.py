@@ -37,9 +37,12 @@ class SlowStorage:
 
     storage: Storage
     removed: Path
+    error: Exception | None = None
 
     def put_file(self, key: str, path: Path) -> Stored:
         shutil.rmtree(self.removed, ignore_errors=True)
+        if self.error is not None:
+            raise self.error
         return self.storage.put_file(key, path)
 
     def __getattr__(self, name: str) -> Any:
@@ -61,6 +64,12 @@ def test_an_upload_that_has_begun_ends_although_the_trainer_removes_the_checkpoi
     (kept,) = backend.checkpoints(job_id)
     assert len(backend.storage.keys(kept.storage_prefix)) == 2
     assert [path.name for path in output.parent.iterdir()] == ["output"], "no link is left"
+    refused = SlowStorage(storage, checkpoint_folder(output, 2), OSError("refused"))
+    uploads = CheckpointUploads(refused, writer, job, output, 1, lambda: None)
+    uploads.add(save(output, 2))
+    uploads.finish()
+    message = "The checkpoint of step 2 could not be stored"
+    assert [event.message for event in backend.events(job_id)][-1] == message
 
 
 def upload(backend: Backend, job_id: str, output: Path, *checkpoints: CheckpointSaved) -> None:

@@ -88,4 +88,5 @@ def test_no_time_is_left_for_steps_after_an_early_stop(embedded_backend: Backend
     progress, _ = read_messages(embedded_backend, started(0), *STEPS, STOPPED)
     now = progress.snapshot()
     assert (now.step, now.total_steps, now.percent, now.eta_seconds) == (40, 100, 40.0, 0.0)
+    assert now.stopped_early
     assert not progress.all_steps_done, "a comparison with the estimate leaves it out"

@@ -113,11 +113,12 @@ def sizes(hidden: int, num_layers: int) -> dict[str, int]:
 
 def sizes_between(low: int, high: int) -> dict[str, int]:
     """Return those of a model whose job writes so many bytes."""
-    for hidden in (2**exponent for exponent in range(10, 17)):
+    for hidden in range(2**10, 2**16, 128):
         bytes_of_one, bytes_of_two = (
             expected_bytes(TINY_CONFIG | sizes(hidden, number), Recipe()) for number in (1, 2)
         )
-        layers = int((low + high) / 2 / DISK_MARGIN / (bytes_of_two - bytes_of_one))
+        of_layer = bytes_of_two - bytes_of_one
+        layers = 1 + round(((low + high) / 2 / DISK_MARGIN - bytes_of_one) / of_layer)
         needed = (
             DISK_MARGIN * expected_bytes(TINY_CONFIG | sizes(hidden, layers), Recipe())
             if 0 < layers <= MAX_LAYERS

@@ -51,7 +51,7 @@ def weight_of(dtype: torch.dtype) -> Tensor:
     return (torch.randn(4096, 192, generator=generator) * 0.05).to(dtype)
 
 
-@pytest.mark.parametrize("name", QUANTIZE)
+@pytest.mark.parametrize("name", [name for name in QUANTIZE if name != "icq-nf4"])
 def test_codes_and_scales_are_those_of_a_card_that_multiplies_by_inverses(name: str) -> None:
     weight = weight_of(torch.float32)
     expected = QUANTIZE[name](weight)
