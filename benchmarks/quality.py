@@ -5,9 +5,11 @@ r"""FALQON against LoRA on rows and seeds that chose nothing: the models that a 
 
 Automatic rates are what the first 250 rows of the test file and seeds 0 to 2 chose; LoRA's is tried
 again here at half of it and twice. The figures are of the other rows and of seeds 3 to 7, after 60
-steps of four records, and after the 225 steps that 300 records get by themselves.
+steps of four records, and of the best of five checkpoints of the 225 steps that 300 records get by
+themselves, which the first 250 rows choose as a user's held-out rows do.
 
-`as served` is the loss of the exported FP8 model, its activations rounded as a card rounds them.
+`as served` is the loss of the exported FP8 model, its activations rounded as a card rounds them;
+`trained` that of LoRA's adapter on the bf16 base, by PEFT, and of FALQON's model as it is.
 Pairs compare it row by row: each row counts once, as the mean over the seeds of the two models'
 difference. Each training is one line of the CSV and is not run again; one that was interrupted
 continues from its checkpoint. Losses do not depend on how busy the machine is.
@@ -23,15 +25,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks import parser_of
 from benchmarks.csv_rows import append, read
 from benchmarks.rows import chat_dataset
 from falqon_core.contract.config import Recipe, TrainConfig
-from falqon_core.contract.layout import model_folder
-from falqon_core.contract.messages import Evaluated, Merged
+from falqon_core.contract.layout import checkpoint_folder, model_folder
+from falqon_core.contract.messages import Evaluated, Exported
 from falqon_core.data.microbatch import collate
+from falqon_core.export.adapter import write_adapter
 from falqon_core.objectives.loss import sequence_log_probabilities
 from falqon_core.ops.quantize import quantize_rows
 from falqon_core.train.compare import train_once
@@ -51,16 +56,18 @@ NUM_EVALUATIONS = {SHORT: 1, LONG: 5}
 INTRODUCTION = """\
 SmolLM2-135M on GSM8K, everything automatic (60 steps: batches of four, of all training records;
 225 steps: what 300 records get by themselves). The rows are the second half of the test file, and
-the seeds begin at 3: no rate and no default was chosen by either. Losses are nats a token of the
-answers, mean and standard error over the seeds. As served: weights and activations in FP8, as a
-card with FP8 serves the downloaded model; LoRA's is merged. Written by"""
+the seeds begin at 3: neither chose a rate, a default or a checkpoint. Of 225 steps the model is the
+best of five checkpoints, by the first half of that file. Losses are nats a token of the answers,
+mean and standard error over the seeds. As trained: LoRA's adapter on the base in bf16, by PEFT. As
+served: weights and activations in FP8, as a card with FP8 serves the downloaded model; LoRA's is
+merged. Written by"""
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
     """One training; `reported` where its rows chose nothing. Losses in nats a token, held out: by
-    step, of the exported step as it trained, with its weights in FP8, and as served, all rows and
-    each.
+    step of the rows that choose the checkpoint, then of the exported one as it trained, with its
+    weights in FP8, and as served, all rows and each.
     """
 
     method: str
@@ -106,23 +113,22 @@ def _round_activations(linear: nn.Module, inputs: tuple[torch.Tensor, ...]) -> t
 
 
 @torch.no_grad()
-def losses_by_row(folder: Path, held_out: Path) -> list[float]:
-    """Return the loss a token of each row, by an exported model as a card serves it."""
-    model, tokenizer = load_base_model(folder), load_tokenizer(folder)
-    for name, module in model.base_model.named_modules():
-        if isinstance(module, nn.Linear) and ".layers." in f".{name}":
-            module.register_forward_pre_hook(_round_activations)
-    losses = []
+def losses_by_row(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, held_out: Path
+) -> tuple[float, list[float]]:
+    """Return the loss a token of all rows, and of each."""
+    sums, counts = [], []
     for sequence in chat_dataset(held_out, tokenizer, MAX_SEQ_LENGTH):
         row = collate([sequence], packing=False)
-        losses.append(-sequence_log_probabilities(model, row).item() / row.num_labels)
-    return losses
+        sums.append(-sequence_log_probabilities(model, row).item())
+        counts.append(row.num_labels)
+    return sum(sums) / sum(counts), [a / b for a, b in zip(sums, counts, strict=True)]
 
 
 def run(training: Trained, args: Any) -> Trained:
     """Return the training with its figures."""
     folder = args.output / "-".join(map(str, training.key))
-    chosen = slice(NUM_CHOSEN, None) if training.reported else slice(NUM_CHOSEN)
+    choosing, others = slice(NUM_CHOSEN), slice(NUM_CHOSEN, None)
     width = load_dimensions(args.model).hidden_size
     recipe = Recipe.model_validate(
         RECIPES[training.steps]
@@ -134,24 +140,43 @@ def run(training: Trained, args: Any) -> Trained:
     config = TrainConfig(
         model=args.model.resolve(),
         train_file=_write_rows(folder / "train.jsonl", args.train, records),
-        validation_file=_write_rows(folder / "held_out.jsonl", args.test, chosen),
+        validation_file=_write_rows(folder / "choosing.jsonl", args.test, choosing),
         certificate=False,
         recipe=recipe.model_copy(update={"learning_rate": rate}),
     )
     messages = train_once(config, folder, lambda line: print(line, file=sys.stderr))
     by_step = {each.step: each.valid_loss for each in messages if isinstance(each, Evaluated)}
-    merged = next(each for each in messages if isinstance(each, Merged))
-    assert merged.valid_loss_fp8_weights is not None, "a CPU rounds no activations"
-    rows = losses_by_row(model_folder(folder), folder / "held_out.jsonl")
+    best = next(each.step for each in messages if isinstance(each, Exported))
+    measured = _write_rows(
+        folder / "measured.jsonl", args.test, others if training.reported else choosing
+    )
+    tokenizer = load_tokenizer(args.model)
+    merged = load_base_model(model_folder(folder))
+    weights, _ = losses_by_row(merged, tokenizer, measured)
+    trained = weights
+    if training.method == "lora":
+        adapted = load_adapted(args.model, checkpoint_folder(folder, best), folder / "adapter")
+        trained, _ = losses_by_row(adapted, tokenizer, measured)
+    for name, module in merged.base_model.named_modules():
+        if isinstance(module, nn.Linear) and ".layers." in f".{name}":
+            module.register_forward_pre_hook(_round_activations)
+    as_served, rows = losses_by_row(merged, tokenizer, measured)
     figures = asdict(training) | {
         "learning_rate": rate,
         "by_step": " ".join(f"{step}:{by_step[step]:.4f}" for step in sorted(by_step)),
-        "trained": round(merged.valid_loss, 5),
-        "weights": round(merged.valid_loss_fp8_weights, 5),
-        "as_served": round(merged.valid_loss_as_served, 5),
+        "trained": round(trained, 5),
+        "weights": round(weights, 5),
+        "as_served": round(as_served, 5),
         "rows": " ".join(f"{loss:.4f}" for loss in rows),
     }
     return Trained(**figures)
+
+
+def load_adapted(base: Path, checkpoint: Path, adapter: Path) -> PreTrainedModel:
+    """Return the bf16 base with the adapter of a checkpoint, which is written as PEFT's."""
+    adapter.mkdir(exist_ok=True)
+    write_adapter(checkpoint, adapter, base.name)
+    return PeftModel.from_pretrained(load_base_model(base), adapter).get_base_model()
 
 
 def paired(ours: Sequence[Trained], theirs: Sequence[Trained]) -> tuple[float, float]:
