@@ -20,7 +20,7 @@ from app.inference.adapters import is_missing, load_adapter
 from app.inference.documents import join, parse
 from app.inference.forms import AnswerForm, dump
 from app.inference.questions import EngineRequest
-from app.inference.refusals import CONNECTION_ERRORS, ENGINE_UNAVAILABLE
+from app.inference.refusals import CONNECTION_ERRORS, ENGINE_UNAVAILABLE, NEVER_SENT_ERRORS
 from app.inference.rewriting import Rewriter
 from app.inference.service import EngineTarget
 from app.inference.turns import EngineQueue, EngineTurn
@@ -122,8 +122,10 @@ class Exchange:
                 await answer.aclose()
                 await load_adapter(self.client, self.target)
                 answer = await self._send(question)
-        except BaseException:
+        except BaseException as error:
             turn.release()
+            if isinstance(error, NEVER_SENT_ERRORS):
+                self.tally.take_refused(question)
             raise
         opened = OpenAnswer(answer, turn)
         if answer.status_code == httpx.codes.OK:

@@ -9,6 +9,8 @@ NO_SUCH_TOKENS = "prompt: the model has no such tokens."
 ENGINE_UNAVAILABLE = "engine_unavailable"
 # Errors of an engine that does not respond, or no longer.
 CONNECTION_ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.TimeoutException)
+# Errors before a connection is there: the engine has read nothing.
+NEVER_SENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 class EngineError(ApiError):

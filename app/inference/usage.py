@@ -70,8 +70,11 @@ class UsageTally:
         self._prompts.setdefault(question.prompt, self._estimates[question.prompt])
 
     def take_refused(self, question: EngineRequest) -> None:
-        """Count a prompt that the engine refused as nothing."""
-        self._prompts[question.prompt] = 0
+        """Count a prompt that the engine refused, or never got, as nothing, until it is sent again
+        and unless another choice of it was answered.
+        """
+        if question.prompt not in self._cached:
+            self._prompts.pop(question.prompt, None)
 
     def add_event(self, question: EngineRequest) -> None:
         """Count an event of a stream as a token, until the engine reports its usage."""

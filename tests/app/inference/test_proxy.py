@@ -181,6 +181,38 @@ def test_a_broken_connection_reloads_no_engine_that_still_answers() -> None:
     assert _reloads(url) == 1, "nothing listens there now"
 
 
+class _HangsUp(QuietHandler):
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.close_connection = True
+
+
+def _ask(address: str, tally: UsageTally) -> type[Exception]:
+    """Return how a question to the engine fails."""
+
+    async def ask() -> type[Exception]:
+        calls = ProxyCallbacks(lambda: None, lambda: None)
+        target = EngineTarget(address, "", None, 1, "p", is_private=False)
+        async with make_client() as client:
+            exchange = Exchange(client, target, EngineQueue(1), "/v1", calls, tally)
+            with pytest.raises(httpx.TransportError) as caught:
+                await exchange.open(split(b'{"prompt": "a"}')[0], await exchange.take_turn())
+        return caught.type
+
+    return asyncio.run(ask())
+
+
+def test_a_question_that_reaches_no_engine_counts_nothing_until_one_has_it() -> None:
+    tally = UsageTally([5], 1)
+    with serving_by(_HangsUp) as url:
+        pass
+    assert _ask(url, tally) is httpx.ConnectError
+    assert tally.num_tokens == 0
+    with serving_by(_HangsUp) as url:
+        assert _ask(url, tally) is httpx.RemoteProtocolError
+    assert tally.num_tokens == 5
+
+
 def test_a_connection_to_an_engine_notices_a_machine_that_has_gone() -> None:
     async def options() -> list[int]:
         async with make_client() as client, client.stream("GET", f"{url}/health") as answer:

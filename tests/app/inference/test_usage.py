@@ -44,6 +44,16 @@ def test_prompts_count_once_and_all_answers() -> None:
     assert details == {"cached_tokens": 0}, "a choice after the first finds its own prompt"
 
 
+def test_a_refused_choice_takes_no_prompt_that_another_choice_was_answered_to() -> None:
+    answered, refused, *_ = questions()
+    tally = UsageTally([10, 20], 4)
+    for question in (answered, refused):
+        tally.add_sent(question)
+    tally.set_usage(answered, TokenUsage(12, 6, 0))
+    tally.take_refused(refused)
+    assert tally.num_tokens == 12 + 6
+
+
 @pytest.mark.parametrize(
     ("number", "expected"),
     [(7, 7), (-1, 0), (10**400, 2**31), ("7", 0), (None, 0), (1.5, 0)],
