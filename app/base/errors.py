@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from pydantic import ValidationError
+
 from app.base.plain_words import in_plain_words
 
 FAULT_CODES = {"missing": "missing_required_parameter", "extra_forbidden": "unknown_parameter"}
@@ -168,3 +170,9 @@ def refusal_of(fault: Any) -> InvalidRequest:
     if fault["type"] == "literal_error" and "[key]" in fault["loc"]:
         code = "unknown_parameter"
     return InvalidRequest(f"{param}: {message}" if param else message, param=param, code=code)
+
+
+def refusal_of_body(error: ValidationError) -> InvalidRequest:
+    """Return the refusal of a request body that did not come over HTTP, as the API words it."""
+    fault = error.errors(include_url=False)[0]
+    return refusal_of(fault | {"loc": ("body", *fault["loc"])})

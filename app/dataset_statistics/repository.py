@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.base.ids import new_id
-from app.models import DatasetStatistics, File, OperationStatus
+from app.models import DatasetStatistics, File, Model, OperationStatus
 from app.models.base import JsonObject
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.inspection import OverlapCount
@@ -53,6 +53,12 @@ def tokens_of(session: Session, project_id: str, file_ids: Sequence[str]) -> dic
         .order_by(DatasetStatistics.id)
     )
     return {row.file_id: row.tokens for row in session.execute(statement)}
+
+
+def keep(session: Session, key: StatisticsKey) -> None:
+    """Keep the model and the file from being deleted before the transaction ends."""
+    for row, row_id in ((Model.id, key.model_id), (File.id, key.file_id)):
+        session.execute(select(row).where(row == row_id).with_for_update(read=True, key_share=True))
 
 
 def add(session: Session, project_id: str, key: StatisticsKey) -> None:

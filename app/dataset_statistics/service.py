@@ -129,6 +129,7 @@ def find(
 
 
 def create(session: Session, project_id: str, key: StatisticsKey) -> None:
+    repository.keep(session, key)
     operations.admit(session, DatasetStatistics, project_id, MAX_IN_PROGRESS)
     repository.add(session, project_id, key)
 

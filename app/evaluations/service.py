@@ -26,7 +26,7 @@ def create_evaluation(
     """
     project_id = caller.project_id
     with services.database.transaction() as session:
-        job = jobs.get(session, project_id, job_id)
+        job = jobs.get(session, project_id, job_id, lock=True)
         plan.check_judges(session, caller, services.settings, request)
         file_id, origin = plan.rows_of(session, project_id, job, request.file)
         planned = EvaluationPlan(

@@ -2,6 +2,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.base.errors import RateLimited
+from app.models import Project
 from app.models.operation import Operation, OperationStatus
 
 RETRY_SECONDS = 10  # the official client waits so long, and then retries by itself
@@ -13,7 +14,14 @@ def num_in_progress(session: Session, kind: type[Operation], project_id: str) ->
 
 
 def admit(session: Session, kind: type[Operation], project_id: str, limit: int) -> None:
-    """Raise `RateLimited` if a project has `limit` operations of this kind in progress."""
+    """Raise `RateLimited` if a project has `limit` operations of this kind in progress.
+
+    The project's row is locked, so of two requests at once the second counts the operation of the
+    first. It is the last row that any transaction locks: lock what the operation refers to before.
+    """
+    session.execute(
+        select(Project.id).where(Project.id == project_id).with_for_update(key_share=True)
+    )
     if num_in_progress(session, kind, project_id) >= limit:
         nouns = f"{kind.noun}es" if kind.noun.endswith("ch") else f"{kind.noun}s"
         raise RateLimited(

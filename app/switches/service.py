@@ -86,9 +86,9 @@ def retrieve_switch(services: Services, caller: Caller, name: str, switch_id: st
 
 
 def _job_of(session: Session, project_id: str, model_id: str) -> Job:
-    """Return the job whose result a model is: its held-out rows decide, and it pays."""
+    """Return the locked job whose result a model is: its held-out rows decide, and it pays."""
     job_id = catalogue.get(session, project_id, model_id).job_id
-    job = jobs.get(session, project_id, job_id) if job_id is not None else None
+    job = jobs.get(session, project_id, job_id, lock=True) if job_id is not None else None
     if job is None or job.fine_tuned_model_id != model_id:
         raise InvalidRequest(
             f"model: '{model_id}' is not the result of a job here, so nothing was held out to "

@@ -1,13 +1,16 @@
 """Evaluations, as a client asks for them; the worker that asks the models has tests of its own."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from app.evaluations.service import MAX_IN_PROGRESS
 from app.models import Evaluation, Job, JobStatus
 from app.models.evaluation import EvaluationResult
+from app.projects import repository as projects
 from falqon_core.contract.config import Recipe
 from tests.support.api import Tenant, jsonl
 
@@ -163,6 +166,30 @@ def test_a_project_has_a_limit_of_open_evaluations(tenant: Tenant) -> None:
     for _ in range(MAX_IN_PROGRESS):
         ask(tenant, job_id).raise_for_status()
     assert ask(tenant, job_id).json()["error"]["code"] == "too_many_evaluations"
+
+
+@pytest.mark.both_databases
+def test_the_limit_holds_for_requests_at_once(tenant: Tenant) -> None:
+    held_out = tenant.upload(jsonl(answer="six"))
+    job_ids = [a_job(tenant, validation_file=held_out) for _ in range(12)]
+    with ThreadPoolExecutor(len(job_ids)) as pool:
+        answers = list(pool.map(lambda job_id: ask(tenant, job_id), job_ids))
+    statuses = [answer.status_code for answer in answers]
+    assert statuses.count(200) == MAX_IN_PROGRESS, statuses
+    assert statuses.count(429) == len(job_ids) - MAX_IN_PROGRESS, statuses
+
+
+@pytest.mark.both_databases
+def test_an_evaluation_and_the_end_of_an_attempt_wait_for_each_other_once(tenant: Tenant) -> None:
+    """The job's row is locked before the project's by both."""
+    job_id = a_job(tenant, validation_file=tenant.upload(jsonl(answer="seven")))
+    with ThreadPoolExecutor(1) as pool:
+        with tenant.api.database.transaction() as session:
+            session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
+            asking = pool.submit(ask, tenant, job_id)
+            time.sleep(0.5)  # it waits for the job
+            projects.lock(session, tenant.project_id)
+        assert asking.result().status_code == 200
 
 
 @pytest.mark.parametrize(

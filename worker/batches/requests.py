@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.base.errors import ApiError, InvalidRequest, refusal_of
+from app.base.errors import ApiError, InvalidRequest, refusal_of_body
 from app.base.ids import new_id
 from app.inference.schemas import ChatCompletionRequest
 from app.responses import objects
@@ -39,7 +39,7 @@ def parse_request(endpoint: str, body: Document) -> LineRequest:
     try:
         chat = ChatCompletionRequest.model_validate(body)
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise refusal_of_body(error) from None
     _refuse_stream(chat.stream)
     return LineRequest(chat, lambda document: document, lambda error: error)
 
@@ -64,7 +64,7 @@ def _parse_response(body: Document) -> ResponseRequest:
     try:
         request = ResponseRequest.model_validate(body)
     except ValidationError as error:
-        raise _refusal(error) from None
+        raise refusal_of_body(error) from None
     _refuse_stream(bool(request.stream))
     if request.previous_response_id is not None:
         raise InvalidRequest(
@@ -83,11 +83,6 @@ def _refuse_stream(is_streamed: bool) -> None:
             param="stream",
             code="unsupported_parameter",
         )
-
-
-def _refusal(error: ValidationError) -> InvalidRequest:
-    fault = error.errors(include_url=False)[0]
-    return refusal_of(fault | {"loc": ("body", *fault["loc"])})
 
 
 def _response(status: int, body: Document) -> Document:

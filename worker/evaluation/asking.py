@@ -51,7 +51,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class EngineRefused:
-    """A question that this engine does not take."""
+    """A question that this engine, or the API before it, does not take."""
 
     code: str
     message: str

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
+from app.base.errors import refusal_of_body
 from app.inference.schemas import ChatCompletionRequest, CompletionRequest, InferenceRequest
 from falqon_core.records.line_parser import Parsed
 from falqon_core.records.shapes import (
@@ -46,15 +49,18 @@ class EvaluationRow:
         return self.question["messages"][-1]["content"]
 
     def body(self, model: str, max_tokens: int, template_kwargs: dict[str, Any] | None) -> bytes:
-        """Return the request body for a model, as the API would pass it on."""
-        request: InferenceRequest
+        """Return the request body for a model, as the API would pass it on. Raises
+        `InvalidRequest` where the API would refuse it, although training takes the record.
+        """
         fields = {"model": model, "max_tokens": max_tokens, "temperature": 0.0, **self.question}
-        if self.path == COMPLETION_PATH:
-            request = CompletionRequest.model_validate(fields)
-        else:
+        form: type[InferenceRequest] = CompletionRequest
+        if self.path != COMPLETION_PATH:
+            form = ChatCompletionRequest
             fields["chat_template_kwargs"] = template_kwargs or None
-            request = ChatCompletionRequest.model_validate(fields)
-        return request.for_engine()
+        try:
+            return form.model_validate(fields).for_engine()
+        except ValidationError as error:
+            raise refusal_of_body(error) from None
 
 
 def choose(records: Iterable[tuple[int, Parsed]], max_rows: int) -> list[tuple[int, Parsed]]:

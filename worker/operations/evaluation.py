@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from app.artifacts import repository as artifact_rows
+from app.base.errors import InvalidRequest
 from app.base.storage import Stored, keys
 from app.catalogue import repository as catalogue
 from app.evaluations import repository as evaluations
@@ -211,7 +212,7 @@ class _ModelEvaluator:
         self._judge = Judge(asker)
         self._heartbeat = heartbeat
         self._scores = operation.scores.model_copy(deep=True)
-        self._refusal: EngineRefused | None = None
+        self._refusal: str | None = None  # of the first row that has no score
         self._unwritten: list[EvaluationAnswer] = []
         self._written_at = time.monotonic()
 
@@ -235,14 +236,31 @@ class _ModelEvaluator:
 
     def _ask(self, model: EvaluatedModel, rows: list[EvaluationRow]) -> list[str | EngineRefused]:
         """Return the answers to the rows, a few of which are asked at once."""
-        fields = (model.model, self._plan.max_tokens, self._template_kwargs)
-        questions = [Question(row.path, row.body(*fields)) for row in rows]
         answers: list[str | EngineRefused] = []
         for begin in range(0, len(rows), MAX_CONCURRENT):
-            some = questions[begin : begin + MAX_CONCURRENT]
-            answers += self._asker.ask(model.model, some)
+            answers += self._ask_at_once(model, rows[begin : begin + MAX_CONCURRENT])
             self._check_budget()
         return answers
+
+    def _ask_at_once(
+        self, model: EvaluatedModel, rows: list[EvaluationRow]
+    ) -> list[str | EngineRefused]:
+        """Return the answers; a row that the API would refuse is left out like one that the engine
+        refuses.
+        """
+        questions = [self._question_of(model, row) for row in rows]
+        sent = [question for question in questions if isinstance(question, Question)]
+        if not sent:
+            return [refusal for refusal in questions if isinstance(refusal, EngineRefused)]
+        answers = iter(self._asker.ask(model.model, sent))
+        return [next(answers) if isinstance(each, Question) else each for each in questions]
+
+    def _question_of(self, model: EvaluatedModel, row: EvaluationRow) -> Question | EngineRefused:
+        try:
+            body = row.body(model.model, self._plan.max_tokens, self._template_kwargs)
+        except InvalidRequest as error:
+            return EngineRefused(error.code or InvalidRequest.code, error.message)
+        return Question(row.path, body)
 
     def finish(self) -> AnswerScores:
         """Write and return the scores. Raises `PermanentError` if no row was answered by all."""
@@ -251,7 +269,7 @@ class _ModelEvaluator:
             time.sleep(WRITTEN_EVERY_SECONDS)
         columns = self._scores.by_model.values()
         if all(None in row for row in zip(*columns, strict=True)):
-            message = self._refusal.message if self._refusal else "an earlier attempt knew why"
+            message = self._refusal or "an earlier attempt knew why"
             raise PermanentError(
                 "no_row_was_answered", f"No row was answered by every model: {message}"
             )
@@ -259,13 +277,13 @@ class _ModelEvaluator:
 
     def _graded(self, row: EvaluationRow, answer: str | EngineRefused) -> list[float] | None:
         if isinstance(answer, EngineRefused):
-            self._refusal = self._refusal or answer
+            self._refusal = self._refusal or f"line {row.line}: {answer.message}"
             return None
         score = self._judge.score
         try:
             return [grade(grader, row.item, answer, score) for grader in self._plan.graders]
         except NotJudged as error:
-            self._refusal = self._refusal or EngineRefused("not_judged", str(error))
+            self._refusal = self._refusal or f"line {row.line}: {error}"
             return None
 
     def _keep(
