@@ -224,8 +224,9 @@ async def _answer(
             in_own_words = partial(translate, body, engines.traits, key, exchange.post)
             translation = await proxy.while_connected(in_own_words, request, exchange)
         if translation.content is None:
-            for question in questions:
-                tally.add_sent(question)
+            if not tally.has_beside:  # the engine has told what it read for the echoes
+                for question in questions:
+                    tally.add_sent(question)
             return JSONResponse(translation.answer, headers={"cache-control": "no-store"})
         engine_requests = split(translation.content)
         rewriter = translation.rewriter

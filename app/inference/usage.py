@@ -61,6 +61,10 @@ class UsageTally:
     def num_tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
+    @property
+    def has_beside(self) -> bool:
+        return any(self._beside)
+
     def add_beside(self, usage: TokenUsage) -> None:
         """Count what the engine read and wrote for a question that is no answer, as for an echo."""
         read, written = self._beside

@@ -113,6 +113,16 @@ def test_questions_are_billed_as_the_engine_counts_them(priced: Tenant) -> None:
     colleague.http.close()
 
 
+def test_an_echo_without_an_answer_counts_its_prompt_once(priced: Tenant) -> None:
+    question: dict[str, Any] = {"model": MODEL, "prompt": "One, two " * 40, "max_tokens": 0}
+    echo = priced.client.completions.create(**question, echo=True, logprobs=0)
+    assert echo.usage is not None
+    _, read, written, _ = counted(priced, 1)
+    assert read + written == echo.usage.total_tokens
+    priced.client.completions.create(**question, echo=True)
+    assert counted(priced, 2)[1] > read, "of one that is no question to the engine, the estimate"
+
+
 def test_another_project_sees_none_of_it(priced: Tenant) -> None:
     priced.client.completions.create(model=MODEL, prompt="One", max_tokens=1)
     counted(priced, 1)
