@@ -150,8 +150,8 @@ class AnswerStream(StreamingResponse):
             self._shared = {name: event[name] for name in SHARED_FIELDS if name in event}
         if not choices:
             return b""
-        choices = [choice | {"index": question.choice} for choice in choices]
-        events = self._rewriter.rewrite_event(strip(event) | self._shared | {"choices": choices})
+        own = {"choices": question.place(choices)}
+        events = self._rewriter.rewrite_event(strip(event) | self._shared | own)
         return b"".join(map(self._form.event, events))
 
     def _error_of(self, event: dict[str, Any], raw: bytes) -> ApiError:

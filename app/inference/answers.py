@@ -29,7 +29,7 @@ from app.inference.forms import AnswerForm
 from app.inference.in_flight import AnswersInFlight
 from app.inference.known_aliases import KnownAliases, choose
 from app.inference.known_targets import KnownTargets
-from app.inference.questions import estimate_tokens, split
+from app.inference.questions import estimate_tokens, keep_whole, split
 from app.inference.recording import make_recorder
 from app.inference.refusals import ENGINE_UNAVAILABLE
 from app.inference.replica_choice import ReplicaChoice
@@ -191,7 +191,9 @@ async def _answer(
     refuse_agents(caller, body.model)
     enforce_tokens(request)
     of_caller = (caller.project_id, body.model)
-    questions = split(body.for_engine())
+    content = body.for_engine()
+    answers = split(content)
+    questions = keep_whole(content) if is_upstream(body.model) else answers
     tally = UsageTally(estimate_tokens(questions), len(questions))
 
     def charge(num_tokens: int) -> None:
@@ -228,7 +230,8 @@ async def _answer(
                 for question in questions:
                     tally.add_sent(question)
             return JSONResponse(translation.answer, headers={"cache-control": "no-store"})
-        engine_requests = split(translation.content)
+        divide = keep_whole if target.is_upstream else split
+        engine_requests = divide(translation.content)
         rewriter = translation.rewriter
         if not body.stream:
             return await proxy.fetch_answer(exchange, engine_requests, request, rewriter, form)
@@ -268,7 +271,7 @@ async def _answer(
 
     async with AsyncExitStack() as resources:
         max_answers = services.settings.answers_per_key
-        resources.enter_context(engines.in_flight.hold(caller.key_id, len(questions), max_answers))
+        resources.enter_context(engines.in_flight.hold(caller.key_id, len(answers), max_answers))
         resources.push_async_callback(bill.settle)
         response = await ask_known_or_find()
         ignored = () if is_upstream(body.model) else body.ignored_fields

@@ -24,9 +24,9 @@ def join(
 ) -> dict[str, Any]:
     """Return the answers to the single requests of one request as its answer."""
     choices = [
-        choice | {"index": question.choice}
+        choice
         for question, document in zip(questions, documents, strict=True)
-        for choice in choices_of(document)
+        for choice in question.place(choices_of(document))
     ]
     document = strip(documents[0]) | {"choices": choices}
     if all(usage_of(each) for each in documents):

@@ -1,5 +1,5 @@
 """Single requests to engines. Engines count and plan one answer at a time, so each prompt is sent
-once for each of its choices.
+once for each of its choices. An upstream gets all of a request at once.
 """
 
 import json
@@ -17,10 +17,16 @@ class EngineRequest:
 
     fields: dict[str, Any]  # spelled as the engine reads them
     prompt: int  # index among the request's prompts
-    choice: int  # index among the choices
+    choice: int  # index among the choices, of a whole request the first
+    is_whole: bool = False  # with all its prompts and choices, as its client wrote it
 
     def for_engine(self) -> bytes:
         return json.dumps(self.fields).encode()
+
+    def place(self, choices: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return choices of its answer with their index: of a whole request, their own."""
+        index = {"index": self.choice}
+        return [index | choice if self.is_whole else choice | index for choice in choices]
 
 
 def split(content: bytes) -> list[EngineRequest]:
@@ -40,6 +46,11 @@ def split(content: bytes) -> list[EngineRequest]:
             choice = prompt * num_choices + number
             questions.append(EngineRequest(fields | of_prompt | of_choice, prompt, choice))
     return questions
+
+
+def keep_whole(content: bytes) -> list[EngineRequest]:
+    """Return a request as the one that it is, with its n and all its prompts."""
+    return [EngineRequest(json.loads(content), 0, 0, is_whole=True)]
 
 
 def estimate_tokens(questions: Sequence[EngineRequest]) -> list[int]:

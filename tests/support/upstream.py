@@ -93,15 +93,20 @@ class Upstream(LocalServer):
             calls = [{"id": "call_1", "type": "function", "function": function}]
             message = {"role": "assistant", "content": None, "tool_calls": calls}
             finish_reason = "tool_calls"
-        choice = {"index": 0, "message": message, "finish_reason": finish_reason}
+        num_choices = body.get("n", 1)
+        choice = {"message": message, "finish_reason": finish_reason}
         return {
             "id": "chatcmpl-upstream",
             "object": "chat.completion",
             "created": CREATED_AT,
             "model": body["model"],
             "service_tier": "default",
-            "choices": [choice],
-            "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
+            "choices": [{"index": index} | choice for index in range(num_choices)],
+            "usage": {
+                "prompt_tokens": 7,
+                "completion_tokens": 3 * num_choices,
+                "total_tokens": 7 + 3 * num_choices,
+            },
         }
 
     def events(self, body: Json) -> list[Json]:
@@ -109,7 +114,11 @@ class Upstream(LocalServer):
         usage = whole.pop("usage")
         deltas: list[Json] = [{"role": "assistant", "content": ""}]
         deltas += [{"content": word} for word in WORDS]
-        choices = [{"index": 0, "delta": each, "finish_reason": None} for each in deltas]
-        choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
-        events = [whole | {"choices": [choice], "usage": None} for choice in choices]
+        parts: list[Json] = [{"delta": each, "finish_reason": None} for each in deltas]
+        parts.append({"delta": {}, "finish_reason": "stop"})
+        events = [
+            whole | {"choices": [{"index": index} | part], "usage": None}
+            for part in parts
+            for index in range(body.get("n", 1))
+        ]
         return [*events, whole | {"choices": [], "usage": usage}]

@@ -117,8 +117,22 @@ def test_a_stream_comes_through_and_so_do_responses(tenant: Tenant, upstream: Up
     response = tenant.client.responses.create(model=NAME, input="Hello")
     assert response.output_text == TEXT
     assert upstream.received[-1].body["messages"] == [{"role": "user", "content": "Hello"}]
-    choices = ask(tenant, n=2).choices
-    assert [choice.index for choice in choices] == [0, 1]
+
+
+def test_several_choices_are_one_question_there(tenant: Tenant, upstream: Upstream) -> None:
+    answer = ask(tenant, n=2, seed=7)
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (7, 6)
+    texts = ["", ""]
+    usage = {"include_usage": True}
+    *chunks, last = ask(tenant, n=2, seed=7, stream=True, stream_options=usage)
+    for chunk in chunks:
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+    assert texts == [TEXT, TEXT]
+    assert (last.usage.prompt_tokens, last.usage.completion_tokens) == (7, 6)
+    sent = [(received.body["n"], received.body["seed"]) for received in upstream.received]
+    assert sent == [(2, 7), (2, 7)]
 
 
 def test_answers_are_kept_where_the_project_keeps_any(tenant: Tenant) -> None:
