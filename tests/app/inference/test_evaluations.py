@@ -325,10 +325,44 @@ def test_what_is_too_long_is_left_out(api: Api, tenant: Tenant, handler: Evaluat
     assert (result["rows"], result["rows_left_out"]) == (1, 1)
 
 
+def tool(**fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f"} | fields}
+
+
+PATTERN = {"type": "object", "properties": {"code": {"type": "string", "pattern": r"\d{5}"}}}
+# Tools that training takes, and that the API refuses in a request.
+REFUSED_TOOLS: dict[str, list[dict[str, Any]]] = {
+    "no type": [{"function": {"name": "f"}}],
+    "pattern": [tool(parameters=PATTERN)],
+    "too many": [tool(name=f"f{i}") for i in range(129)],
+}
+
+
+@pytest.mark.parametrize("case", REFUSED_TOOLS)
+def test_what_the_api_would_refuse_is_left_out(
+    api: Api, tenant: Tenant, handler: EvaluationHandler, case: str
+) -> None:
+    held_out = rows("Two?") + rows("Who?", tools=REFUSED_TOOLS[case]) + rows("And?", "Why?")
+    job_id = a_job(api, tenant, validation_file=tenant.upload(held_out))
+    evaluation_id = ask(tenant, job_id)
+    handler.poll()
+    done = read(tenant, job_id, evaluation_id)
+    assert (done["status"], done["error"]) == ("completed", None)
+    assert (done["result"]["rows"], done["result"]["rows_left_out"]) == (3, 1)
+    lines = {example["line"] for end in ("best", "worst") for example in done["result"][end]}
+    assert lines == {1, 3, 4}
+
+
 @pytest.mark.parametrize(
     ("content", "body", "code", "words"),
     [
         (rows("too long " * 5000), {}, "no_row_was_answered", "context"),
+        (
+            rows("Two?", "And?", tools=REFUSED_TOOLS["no type"]),
+            {},
+            "no_row_was_answered",
+            "No row was answered by every model: line 1: tools.0.type: ",
+        ),
         (b'{"text": "Once upon a time"}\n' * 3, {}, "no_rows_to_ask", "have no questions"),
         (
             rows("Two?", mark="x") + rows("And?"),
