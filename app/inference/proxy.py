@@ -16,7 +16,7 @@ from fastapi import Request, Response
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, Unavailable
 from app.inference import upstream
-from app.inference.adapters import is_missing, load_adapter
+from app.inference.adapters import send_with_adapter
 from app.inference.documents import join, parse
 from app.inference.forms import AnswerForm, dump
 from app.inference.questions import EngineRequest
@@ -117,11 +117,8 @@ class Exchange:
         """Send the request. Raises the engine's refusal."""
         try:
             self.tally.add_sent(question)
-            answer = await self._send(question)
-            if is_missing(self.target, answer.status_code):
-                await answer.aclose()
-                await load_adapter(self.client, self.target)
-                answer = await self._send(question)
+            send = partial(self._send, question)
+            answer = await send_with_adapter(self.client, self.target, send)
         except BaseException as error:
             turn.release()
             if isinstance(error, NEVER_SENT_ERRORS):

@@ -14,7 +14,7 @@ import structlog
 from app.aliases import service as aliases
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from app.base.errors import ApiError, Unavailable
-from app.inference.adapters import is_missing, load_adapter
+from app.inference.adapters import send_with_adapter
 from app.inference.documents import join, parse
 from app.inference.engine_traits import KnownTraits
 from app.inference.known_aliases import KnownAliases, choose
@@ -121,10 +121,8 @@ class BatchAsker:
         tally: UsageTally,
     ) -> dict[str, Any]:
         tally.add_sent(question)
-        answer = await self._post(target, request.engine_path, question.fields)
-        if is_missing(target, answer.status_code):
-            await load_adapter(self._client, target)
-            answer = await self._post(target, request.engine_path, question.fields)
+        send = partial(self._post, target, request.engine_path, question.fields)
+        answer = await send_with_adapter(self._client, target, send)
         if answer.status_code != httpx.codes.OK:
             if target.is_gone(answer.status_code):
                 self._engines.forget(request.model, target, is_gone=True)

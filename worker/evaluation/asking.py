@@ -12,6 +12,7 @@ import structlog
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS
 from app.base.errors import ApiError, InvalidRequest, NotFound
 from app.inference import service
+from app.inference.adapters import send_with_adapter
 from app.inference.refusals import CONNECTION_ERRORS
 from app.inference.service import EngineTarget
 from app.inference.usage import TokenUsage, usage_of
@@ -194,11 +195,13 @@ class _Answer:
 
 
 async def _answer(client: httpx.AsyncClient, target: EngineTarget, question: Question) -> _Answer:
-    answer = await client.post(
+    send = partial(
+        client.post,
         f"{target.address}{question.path}",
         content=target.body(question.body),
         headers=target.headers,
     )
+    answer = await send_with_adapter(client, target, send)
     if target.is_gone(answer.status_code):
         raise EngineAway("another engine has its address")
     if answer.status_code != httpx.codes.OK:

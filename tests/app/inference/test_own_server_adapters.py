@@ -4,6 +4,7 @@ from this service's hub, as vLLM loads what `lora_path` names.
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -16,6 +17,9 @@ from sqlalchemy import update
 from app.models import Model
 from tests.support.api import Api, Tenant
 from tests.support.local_server import QuietHandler, serving_by
+from worker.context import WorkerContext
+from worker.evaluation.asking import Asker, Question
+from worker.evaluation.rows import CHAT_PATH
 
 BASE, MERGED = "acme/base", "ft:base:acme:first:0011aabb"
 ADAPTER = f"{MERGED}:lora"
@@ -93,6 +97,18 @@ def test_an_adapter_is_loaded_once_and_again_after_a_restart(tenant: Tenant) -> 
     Vllm.adapters.clear()
     assert content_of(ask(tenant)) == weights
     assert Vllm.loads == [ADAPTER] * 2
+
+
+@pytest.mark.parametrize("is_judge", [False, True], ids=["evaluated", "judge"])
+def test_an_evaluation_has_an_adapter_loaded_as_well(tenant: Tenant, is_judge: bool) -> None:
+    api = tenant.api
+    parts = (api.settings, api.database, api.storage, "evaluates", threading.Event())
+    asker = Asker(WorkerContext(*parts), tenant.project_id, None, lambda: None)
+    question = Question(CHAT_PATH, json.dumps(QUESTION | {"model": ADAPTER}).encode())
+    weights = hashlib.sha256(FILES["adapter_model.safetensors"]).hexdigest()
+    assert asker.ask(ADAPTER, [question], is_judge=is_judge) == [weights]
+    assert asker.ask(ADAPTER, [question, question], is_judge=is_judge) == [weights] * 2
+    assert Vllm.loads == [ADAPTER]
 
 
 def test_a_server_that_loads_none_says_that_it_has_none(tenant: Tenant) -> None:
