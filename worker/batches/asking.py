@@ -16,7 +16,7 @@ from app.base.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from app.base.errors import ApiError, Unavailable
 from app.inference.adapters import send_with_adapter
 from app.inference.documents import join, parse
-from app.inference.engine_traits import KnownTraits
+from app.inference.engine_traits import BUSY_STATUSES, KnownTraits
 from app.inference.known_aliases import KnownAliases, choose
 from app.inference.questions import EngineRequest, estimate_tokens, split
 from app.inference.refusals import CONNECTION_ERRORS, EngineError
@@ -30,6 +30,7 @@ from worker.machine.engine_samples import read_num_waiting
 HEALTH_SECONDS = 5.0
 MAX_TRIES = 3  # of one request, when the engine fails or goes
 BUSY_SECONDS = 1.0  # between two readings of an engine's queue
+MAX_RETRY_AFTER_SECONDS = 300.0  # that a busy engine can have a request wait
 
 log = structlog.get_logger()
 
@@ -60,13 +61,19 @@ class BatchAsker:
         return self._seconds + running
 
     async def ask(self, request: ChatCompletionRequest) -> dict[str, Any]:
-        """Return the answer. Raises the refusal, or why there is none after some tries."""
+        """Return the answer. Raises the refusal, or why there is none after some tries. A busy
+        engine is asked again until the batch ends.
+        """
         model_id = await self._model_of(request)
         request = request.model_copy(update={"model": model_id})
         num_tries = 1
         while True:
             try:
                 return await self._ask(request, await self._engines.find(model_id))
+            except _EngineBusy as error:
+                log.info("an engine of a batch is busy", model=model_id, error=error.message)
+                await asyncio.sleep(error.wait_seconds)
+                continue
             except (_EngineAway, EngineError) as error:
                 log.warning("a request of a batch failed", model=model_id, error=error.message)
                 if num_tries == MAX_TRIES:
@@ -127,7 +134,9 @@ class BatchAsker:
             if target.is_gone(answer.status_code):
                 self._engines.forget(request.model, target, is_gone=True)
             refusal = target.refusal_of(answer, answer.content, request.prompt_field)
-            raise _busy(refusal) if isinstance(refusal, Unavailable) else refusal
+            if isinstance(refusal, Unavailable):
+                raise _EngineAway(refusal.message, code=refusal.code)
+            raise refusal
         document = parse(answer.content)
         if usage := usage_of(document):
             tally.set_usage(question, usage)
@@ -136,13 +145,17 @@ class BatchAsker:
     async def _post(
         self, target: EngineTarget, path: str, fields: dict[str, Any] | None
     ) -> httpx.Response:
+        """Return the response. Raises `_EngineBusy`, also for a question about the engine."""
         with nullcontext() if target.engine is None else self._timed():
-            return await self._client.request(
+            answer = await self._client.request(
                 "GET" if fields is None else "POST",
                 f"{target.address}{path}",
                 content=None if fields is None else target.body(json.dumps(fields).encode()),
                 headers=target.headers,
             )
+        if answer.status_code in BUSY_STATUSES:
+            raise _EngineBusy(target.refusal_of(answer, answer.content), _wait_seconds_of(answer))
+        return answer
 
     @contextmanager
     def _timed(self) -> Iterator[None]:
@@ -170,8 +183,20 @@ class _EngineAway(Unavailable):
     """The engine, or its connection, has gone; another try may find it again."""
 
 
-def _busy(refusal: ApiError) -> _EngineAway:
-    return _EngineAway(refusal.message, code=refusal.code)
+class _EngineBusy(Unavailable):
+    """The engine takes no request now, and will take this one later."""
+
+    def __init__(self, refusal: ApiError, wait_seconds: float) -> None:
+        super().__init__(refusal.message, code=refusal.code)
+        self.wait_seconds = wait_seconds
+
+
+def _wait_seconds_of(answer: httpx.Response) -> float:
+    """Return the seconds of `retry-after` within bounds; the usual ones for a date or nothing."""
+    text = answer.headers.get("retry-after", "")
+    if not (text.isascii() and text.isdigit()):
+        return RETRY_SECONDS
+    return min(max(float(text), BUSY_SECONDS), MAX_RETRY_AFTER_SECONDS)
 
 
 class _Calm:

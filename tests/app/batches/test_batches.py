@@ -2,8 +2,10 @@
 
 import base64
 import json
+import math
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -415,6 +417,66 @@ def test_a_failing_engine_is_tried_again_and_is_the_error_of_its_line(
     assert texts_of(read(tenant, done.output_file_id)) == {"r1": "Two 1"}
     assert codes_of(read(tenant, done.error_file_id)) == {"r0": "engine_failed"}
     assert tries["fail"] == 3
+
+
+def refuse_first(monkeypatch: pytest.MonkeyPatch, num_refusals: float, **headers: str) -> list[int]:
+    """Have the engine be busy so many times; return the list that its refusals are added to."""
+    refusals: list[int] = []
+    send = Engine.send
+
+    def send_if_free(self: Engine, status: int, content: bytes = b"", **others: str) -> None:
+        if not content or len(refusals) >= num_refusals:
+            return send(self, status, content, **others)
+        refusals.append(503 if len(refusals) % 2 else 429)
+        return send(self, refusals[-1], **headers)
+
+    monkeypatch.setattr(Engine, "send", send_if_free)
+    return refusals
+
+
+def test_a_busy_engine_is_asked_again_until_it_answers(
+    tenant: Tenant, handler: BatchHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "RETRY_SECONDS", 0.0)
+    refusals = refuse_first(monkeypatch, 2 * asking.MAX_TRIES)
+    batch = create(tenant, lines(tenant, "One"))
+    handler.poll()
+    done = tenant.client.batches.retrieve(batch.id)
+    assert (done.status, done.error_file_id) == ("completed", None)
+    assert texts_of(read(tenant, done.output_file_id)) == {"r0": "One 1"}
+    assert refusals == [429, 503] * asking.MAX_TRIES
+
+
+@pytest.mark.parametrize(("header", "seconds"), [("2", 2.0), ("0", asking.BUSY_SECONDS)])
+def test_a_busy_engine_names_the_seconds_until_the_next_request(
+    tenant: Tenant,
+    handler: BatchHandler,
+    monkeypatch: pytest.MonkeyPatch,
+    header: str,
+    seconds: float,
+) -> None:
+    refuse_first(monkeypatch, 1, retry_after=header)
+    batch = create(tenant, lines(tenant, "One"))
+    began_at = time.monotonic()
+    handler.poll()
+    assert seconds <= time.monotonic() - began_at < asking.RETRY_SECONDS
+    assert tenant.client.batches.retrieve(batch.id).output_file_id
+
+
+def test_a_batch_at_a_busy_engine_is_cancelled_at_once(
+    tenant: Tenant, handler: BatchHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusals = refuse_first(monkeypatch, math.inf, retry_after="9" * 5000)
+    batch = create(tenant, lines(tenant, "One"))
+    thread = threading.Thread(target=handler.poll)
+    thread.start()
+    wait_for(lambda: refusals, what="the engine is busy")
+    tenant.client.batches.cancel(batch.id)
+    thread.join(10)
+    done = tenant.client.batches.retrieve(batch.id)
+    assert done.status == "cancelled"
+    assert codes_of(read(tenant, done.error_file_id)) == {"r0": "batch_cancelled"}
+    assert refusals == [429]
 
 
 def test_a_batch_whose_workers_die_fails_with_the_answers_so_far(
