@@ -58,9 +58,9 @@ SmolLM2-135M on GSM8K, everything automatic (60 steps: batches of four, of all t
 225 steps: what 300 records get by themselves). The rows are the second half of the test file, and
 the seeds begin at 3: neither chose a rate, a default or a checkpoint. Of 225 steps the model is the
 best of five checkpoints, by the first half of that file. Losses are nats a token of the answers,
-mean and standard error over the seeds. As trained: LoRA's adapter on the base in bf16, by PEFT. As
-served: weights and activations in FP8, as a card with FP8 serves the downloaded model; LoRA's is
-merged. Written by"""
+mean and standard error over the seeds. As trained: LoRA's adapter on the base in bf16, by PEFT
+but for the first three seeds of 60 steps. As served: weights and activations in FP8, as a card with
+FP8 serves the downloaded model; LoRA's is merged. Written by"""
 
 
 @dataclass(frozen=True, slots=True)
