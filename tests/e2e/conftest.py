@@ -79,7 +79,7 @@ def trained(service: Service) -> Trained:
         },
         extra_body={"falqon": RECIPE},
     )
-    trainer = wait_for(lambda: trainer_of(service, job.id), 90, "its trainer runs")
+    trainer = wait_for(lambda: trainer_of(service, job.id), 300, "its trainer runs")
     environment, status = ((trainer / name).read_text() for name in ("environ", "status"))
     stream: Stream[Any] = service.client.get(
         f"/fine_tuning/jobs/{job.id}/stream", cast_to=object, stream=True, stream_cls=Stream[object]

@@ -121,7 +121,7 @@ def test_a_job_that_fails_by_its_data(http: httpx.Client) -> None:
     answer = http.post("/v1/fine_tuning/jobs", json=body)
     assert answer.status_code == 200, answer.text
     job_id = answer.json()["id"]
-    wait_for(lambda: job(http, job_id)["status"] in ("succeeded", "failed"), 90, "the job ends")
+    wait_for(lambda: job(http, job_id)["status"] in ("succeeded", "failed"), 300, "the job ends")
     assert job(http, job_id)["error"]["code"] == "invalid_training_file"
     answered["jobs"].append(job_id)
 

@@ -189,7 +189,7 @@ def test_training_goes_on_from_a_checkpoint_by_another_method(service: Service, 
         f"/fine_tuning/jobs/{done.id}/clone", body=overrides, cast_to=object
     )
     wait_for(
-        lambda: jobs.retrieve(copy["id"]).status in ("succeeded", "failed"), 120, "the job ends"
+        lambda: jobs.retrieve(copy["id"]).status in ("succeeded", "failed"), 300, "the job ends"
     )
     more = jobs.retrieve(copy["id"])
     assert (more.status, more.model) == ("succeeded", base), more.error
