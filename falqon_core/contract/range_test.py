@@ -69,8 +69,8 @@ class RangeTest(BaseModel):
                 )
             case "diverging":
                 return (
-                    "no learning rate is proposed: the loss rose from the lowest rate on; test "
-                    "again around a tenth of the rate"
+                    "no learning rate is proposed: the loss diverged at a low rate, before it had "
+                    "fallen; test again around a tenth of the rate"
                 )
 
 
@@ -93,7 +93,8 @@ def propose_rate(points: Sequence[RangePoint], first_loss: float, *, diverged: b
     smoothed = _smooth(changes)
     lowest = min(range(len(points)), key=smoothed.__getitem__, default=0)
     if not smoothed or -smoothed[lowest] <= _least_fall(changes, smoothed, lowest, first_loss):
-        outcome: Outcome = "diverging" if diverged else "flat"
+        # Above the rate in the middle a loss diverges after each useful rate had its turn.
+        outcome: Outcome = "diverging" if diverged and len(points) < NUM_STEPS // 2 else "flat"
         return RangeTest(points=list(points), outcome=outcome, proposal=None)
     proposal = min(1.0, SAFE_SHARE * points[lowest].learning_rate)
     outcome = "still_falling" if lowest == len(points) - 1 and not diverged else "found"

@@ -315,7 +315,7 @@ def estimate(
         flops += forward_flops(dimensions, recipe, validation_tokens * passes)
         if recipe.objective == "dpo":
             flops += forward_flops(dimensions, recipe, min(tokens, tokens_per_epoch))
-        if recipe.find_rate:
+        elif recipe.find_rate:
             flops += forward_flops(dimensions, recipe, tokens)
         is_shared = device.name == "cpu" or num_devices <= recipe.batch_size
         busy = num_devices if is_shared else recipe.batch_size

@@ -33,11 +33,14 @@ def compute_untouched_losses(
     report: Callable[[str], None],
     stop: Callable[[], bool],
 ) -> list[float]:
-    """Return the loss of the model before any step on the batch of each step.
+    """Return the loss of the model before any step on the batch of each step. It is measured,
+    unless the objective knows it.
 
     Progress goes to `report` twice a minute. Raises `StoppedBeforeFirstStep` where `stop` returns
     True on any rank.
     """
+    if objective.untouched_loss is not None:
+        return [objective.untouched_loss] * NUM_STEPS
     recipe, device = state.progress.recipe, state.model.device
     assert recipe.microbatch_tokens is not None, "fit the recipe to memory first"
     loader = training_loader(data, recipe, device)

@@ -108,6 +108,8 @@ def set_up(
     if checkpoint is not None:
         check_same_training(checkpoint.progress, progress, warn)
         replace_lost_best(output, checkpoint.progress, warn)
+    if recipe.find_rate:
+        data = data._replace(validation=None)  # Held out, but a range test evaluates nothing.
     guard = OutOfMemoryGuard(plan, dimensions, device)
 
     whole = fits_untouched(recipe, dimensions, device)

@@ -65,6 +65,11 @@ def test_a_flat_curve_has_no_proposal(change_at: Callable[[float], float]) -> No
     assert "did not fall by more than its noise" in result.message
 
 
+def test_a_flat_curve_that_diverges_above_the_middle_is_flat() -> None:
+    exploding = points(lambda x: 0.0 if x < 0.9 else 5 * (x - 0.9), 18)
+    assert propose_rate(exploding, FIRST_LOSS, diverged=True).outcome == "flat"
+
+
 @pytest.mark.parametrize("num_points", [0, 1, 4])
 def test_a_loss_that_diverges_at_once_has_no_proposal(num_points: int) -> None:
     rising = points(lambda x: 3 * (x + 2) ** 2, num_points)

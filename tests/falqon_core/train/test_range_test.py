@@ -122,7 +122,8 @@ def test_a_stopped_range_test_begins_again(
 def test_preferences_have_a_range_test(
     tiny_folder: Path, preference_file: Path, tmp_path: Path
 ) -> None:
-    config = config_of(tiny_folder, preference_file, RECIPE | {"objective": "dpo"})
+    recipe = RECIPE | {"objective": "dpo", "validation_fraction": 0.2}
+    config = config_of(tiny_folder, preference_file, recipe)
     code, messages = train(config, tmp_path / "out")
     assert code == ExitCode.DONE
     assert result_of(messages).points[0].loss_change == pytest.approx(0, abs=0.01)
