@@ -39,7 +39,8 @@ class HealthFinding(BaseModel):
             case "no_better":
                 return (
                     "the model is no better than its base on held-out records: their loss was "
-                    f"{before:.4g} before training and is {now:.4g} at best, at step {self.step}"
+                    f"{before:.4g} before training and is {now:.4g} by the model of step "
+                    f"{self.step}"
                 )
             case "diverging":
                 return f"the training loss has risen, from {before:.4g} to {now:.4g}"

@@ -13,7 +13,13 @@ from collections.abc import Sequence
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.health import HealthChange, HealthCode, HealthFinding
-from falqon_core.contract.messages import Evaluated, Started, StepMetrics, UntouchedEvaluated
+from falqon_core.contract.messages import (
+    Evaluated,
+    Merged,
+    Started,
+    StepMetrics,
+    UntouchedEvaluated,
+)
 
 MAX_CHECKS = 20
 MIN_WINDOW = 5
@@ -61,6 +67,7 @@ class LearningMonitor:
         self._num_steps = 0  # of this attempt
         self._has_ended = False
         self._untouched_loss: float | None = None
+        self._merged_loss: float | None = None
         self._validations: list[tuple[int, float]] = []
 
     @property
@@ -120,6 +127,10 @@ class LearningMonitor:
     def untouched_evaluated(self, message: UntouchedEvaluated) -> None:
         self._untouched_loss = message.valid_loss
 
+    def merged(self, message: Merged) -> None:
+        of_weights = message.valid_loss_fp8_weights
+        self._merged_loss = message.valid_loss_as_served if of_weights is None else of_weights
+
     def finished(self) -> None:
         """Compare the model that is handed out with its base. Where it is clearly better on records
         that it has not seen, nothing in the training loss makes it no better.
@@ -127,9 +138,10 @@ class LearningMonitor:
         if self._untouched_loss is None or not self._validations:
             return
         step, best = self._best_validation()
+        loss = best if self._merged_loss is None else self._merged_loss
         untouched = self._untouched_loss
-        self._set("no_better", best >= untouched, step, untouched, best)
-        if best < untouched * (1 - WORSE_SHARE):
+        self._set("no_better", loss >= untouched, step, untouched, loss)
+        if loss < untouched * (1 - WORSE_SHARE):
             for code, finding in self._findings.items():
                 if code in OF_TRAINING_LOSS:
                     self._findings[code] = finding.model_copy(update={"is_below_start": True})

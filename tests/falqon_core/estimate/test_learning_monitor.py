@@ -8,7 +8,13 @@ import pytest
 
 from falqon_core.contract.config import Recipe
 from falqon_core.contract.health import HealthFinding
-from falqon_core.contract.messages import Evaluated, Started, StepMetrics, UntouchedEvaluated
+from falqon_core.contract.messages import (
+    Evaluated,
+    Merged,
+    Started,
+    StepMetrics,
+    UntouchedEvaluated,
+)
 from falqon_core.estimate.learning_monitor import LearningMonitor
 
 TOTAL = 200
@@ -191,6 +197,21 @@ def test_a_model_no_better_than_its_base_fails_at_the_end(
     monitor.finished()
     failing = [(each.step, each.before, each.now) for each in monitor.findings if each.is_failing]
     assert failing == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("weights", "as_served", "now"), [(0.91, 0.92, 0.91), (0.89, 0.92, None), (None, 0.92, 0.92)]
+)
+def test_the_merged_model_is_what_is_compared_with_the_base(
+    weights: float | None, as_served: float, now: float | None
+) -> None:
+    monitor = LearningMonitor(None)
+    monitor.untouched_evaluated(UntouchedEvaluated(valid_loss=0.9))
+    evaluate(monitor, [0.88])
+    figures = {"valid_loss_fp8_weights": weights, "valid_loss_as_served": as_served}
+    monitor.merged(Merged(step=10, valid_loss=0.88, **figures))
+    monitor.finished()
+    assert [each.now for each in monitor.findings] == ([now] if now else [])
 
 
 @pytest.mark.parametrize(("untouched", "is_failing"), [(0.9, False), (0.81, True), (None, True)])
