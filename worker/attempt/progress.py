@@ -61,7 +61,11 @@ class AttemptProgress:
         self._cost_meter = CostMeter(accrued, price, machine.num_devices)
         self._step_timing = StepTiming(job.recipe)
         self._last: StepMetrics | None = None
-        self._no_step_follows = False
+        # An earlier attempt may have ended during the export. `started` says if steps follow.
+        self._no_step_follows = self._before.stopped_early or (
+            "step" in self._before.model_fields_set
+            and self._before.step >= self._before.total_steps
+        )
         self._results: dict[str, Any] = {
             name: value
             for name in RESULT_FIELDS
@@ -103,7 +107,6 @@ class AttemptProgress:
         with self._lock:
             self._step_timing.started(message, self._clock(), self._overhead)
             self._results["num_trainable_parameters"] = message.num_trainable_parameters
-            # An earlier attempt may have ended during the export.
             self._no_step_follows = message.start_step >= message.total_steps
             self._health.started(message)
             self.listen()
@@ -148,6 +151,7 @@ class AttemptProgress:
     def merged(self, message: Merged) -> None:
         with self._lock:
             self._results |= message.model_dump(include=RESULT_FIELDS, exclude_none=True)
+            self._health.merged(message)
             self.listen()
 
     def exported(self, message: Exported) -> None:
@@ -257,7 +261,7 @@ class AttemptProgress:
         with self._lock:
             last = self._last
             if last is None:
-                return self._before_the_first_step()
+                return self._before_the_first_step(ended=ended)
             left = Eta(0.0, 0.0, 0.0) if ended else self._time_left(last)
             share = 1.0 if ended else min(1.0, last.step / last.total_steps)
             percent = round(100 * share, 2)
@@ -302,10 +306,16 @@ class AttemptProgress:
             self._expected.low * share, self._expected.expected * share, self._expected.high * share
         )
 
-    def _before_the_first_step(self) -> JobProgress:
+    def _before_the_first_step(self, *, ended: bool) -> JobProgress:
         """Return the progress of earlier attempts, without their rate."""
         before = self._before
-        left = self._estimated(before.step, before.total_steps)
+        if ended:
+            before = before.model_copy(update={"percent": 100.0})
+        left = (
+            Eta(0.0, 0.0, 0.0)
+            if ended or self._no_step_follows
+            else self._estimated(before.step, before.total_steps)
+        )
         eta = _eta(left) if "step" in before.model_fields_set else {}
         cost = self._cost_meter.cost(self._clock(), left)
         health = {"health": self._health.findings} if self._health.findings else {}

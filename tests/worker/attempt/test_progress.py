@@ -95,6 +95,18 @@ def test_a_job_that_succeeded_early_is_complete() -> None:
     assert (ended.step, ended.percent, ended.eta_seconds) == (40, 100.0, 0.0)
 
 
+def test_an_attempt_that_only_exported_completes_the_job() -> None:
+    before = JobProgress(
+        step=40, total_steps=100, percent=40.0, stopped_early=True, cost=cost("1.2500")
+    )
+    columns = job(before, estimate=estimated(60, 100, 200))
+    progress = AttemptProgress(columns, Machine("h100", 1), lambda: HOUR, H100)
+    assert (progress.snapshot().percent, progress.snapshot().eta_seconds) == (40.0, 0.0)
+    ended = progress.snapshot(ended=True)
+    assert (ended.step, ended.percent, ended.eta_seconds) == (40, 100.0, 0.0)
+    assert ended.cost.projected == ended.cost.accrued == Decimal("3.9400")
+
+
 def test_the_cost_includes_earlier_attempts() -> None:
     before = JobProgress(step=40, cost=cost("1.2500"))
     progress = AttemptProgress(job(before, 700.0), Machine("h100", 1), lambda: HOUR, H100)

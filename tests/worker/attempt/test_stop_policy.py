@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 
 from app.models.falqon_options import Budget
+from app.models.job_progress import JobProgress
 from falqon_core.contract.messages import Started, StoppedEarly, TrainerMessage, encode
 from tests.support.backend import Backend
 from tests.worker.attempt.relays import (
@@ -26,11 +27,12 @@ CAP = "max_seconds 60"
 
 
 def read_messages(
-    backend: Backend, *messages: TrainerMessage
+    backend: Backend, *messages: TrainerMessage, before: JobProgress | None = None
 ) -> tuple[AttemptProgress, str | None]:
     """Return the progress of an attempt after these messages, and the cap that it has reached."""
     job_id = add_running_job(backend)
-    backend.set(job_id, budget=Budget(max_seconds=60, max_cost_usd=Decimal("100.00")))
+    budget = Budget(max_seconds=60, max_cost_usd=Decimal("100.00"))
+    backend.set(job_id, budget=budget, progress=before)
     gateway = gateway_of(backend)
     progress = progress_of(backend, job_id, lambda: HOUR)
     policy = StopPolicy(
@@ -82,6 +84,21 @@ def test_a_budget_that_is_used_up_during_the_export_lets_it_finish(
     embedded_backend: Backend, messages: list[TrainerMessage], cap: str | None
 ) -> None:
     assert read_messages(embedded_backend, *messages)[1] == cap
+
+
+@pytest.mark.parametrize(
+    ("before", "cap"),
+    [
+        (JobProgress(step=40, total_steps=100), CAP),
+        (JobProgress(step=40, total_steps=100, stopped_early=True), None),
+        (JobProgress(step=100, total_steps=100), None),
+    ],
+    ids=["steps-left", "stopped-early", "all-steps"],
+)
+def test_an_attempt_that_has_only_the_export_to_do_is_let_begin(
+    embedded_backend: Backend, before: JobProgress, cap: str | None
+) -> None:
+    assert read_messages(embedded_backend, before=before)[1] == cap
 
 
 def test_no_time_is_left_for_steps_after_an_early_stop(embedded_backend: Backend) -> None:
