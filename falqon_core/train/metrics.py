@@ -28,16 +28,22 @@ NUM_CORES = len(os.sched_getaffinity(0))
 
 
 class Meter:
-    """The clock of one training, and the metrics of its steps."""
+    """The clock of one training, and the metrics of its steps. `num_devices` share each step."""
 
     def __init__(
-        self, recipe: Recipe, dimensions: ModelDimensions, device: torch.device, total_steps: int
+        self,
+        recipe: Recipe,
+        dimensions: ModelDimensions,
+        device: torch.device,
+        num_devices: int,
+        total_steps: int,
     ) -> None:
         self._recipe = recipe
         self._dimensions = dimensions
         self._device = device
         self._total_steps = total_steps
-        self._peak_flops = peak_flops(device)
+        peak = peak_flops(device)
+        self._peak_flops = None if peak is None else peak * num_devices
         self._started_at = self._step_at = time.monotonic()
         self._step_cpu_at = time.process_time()
 

@@ -101,7 +101,7 @@ class Trainer:
     def _train(self, exporter: Exporter) -> ExitCode:
         evaluator = self._create_evaluator()
         self._guard(lambda: evaluator.evaluate_untouched(self.state, self._report, self._stop))
-        meter = Meter(self._recipe, self._dimensions, self._device, self._total_steps)
+        meter = self._create_meter()
         self._send(self._started())
         untouched_loss = self.state.progress.untouched_valid_loss
         if untouched_loss is not None:
@@ -124,7 +124,7 @@ class Trainer:
                 self.state, self._data.train, self._objective, group, self._report, self._stop
             )
         )
-        meter = Meter(self._recipe, self._dimensions, self._device, self._total_steps)
+        meter = self._create_meter()
         self._send(self._started())
         result = run_range_test(
             losses,
@@ -158,13 +158,18 @@ class Trainer:
             is_periodic = metrics.step % self._recipe.checkpoint_every == 0
             if is_best or is_periodic or self._has_ended():
                 checkpointer.save(state)
-        if reason := early_stop_reason(state.progress):
+        if reason := self._early_stop_reason():
             self._send(StoppedEarly(step=state.progress.step, reason=reason))
         return ExitCode.DONE
 
     def _has_ended(self) -> bool:
+        has_all_steps = self.state.progress.step >= self._total_steps
+        return has_all_steps or self._early_stop_reason() is not None
+
+    def _early_stop_reason(self) -> str | None:
+        """Return why no step follows though some are left; None while that is not so."""
         progress = self.state.progress
-        return progress.step >= self._total_steps or early_stop_reason(progress) is not None
+        return early_stop_reason(progress) if progress.step < self._total_steps else None
 
     def _step(self, meter: Meter) -> StepMetrics:
         meter.start_step()
@@ -297,6 +302,11 @@ class Trainer:
         validation = self._data.validation
         return len(validation.sequences) if validation else 0
 
+    def _create_meter(self) -> Meter:
+        return Meter(
+            self._recipe, self._dimensions, self._device, self._group.size, self._total_steps
+        )
+
     def _started(self) -> Started:
         assert self._recipe.microbatch_tokens is not None
         progress = self.state.progress
@@ -324,7 +334,7 @@ class Trainer:
             steps=progress.step,
             trained_tokens=progress.trained_tokens,
             elapsed_seconds=meter.elapsed_seconds,
-            early_stop=early_stop_reason(progress),
+            early_stop=self._early_stop_reason(),
             best_step=progress.best_step,
         )
 

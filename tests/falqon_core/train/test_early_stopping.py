@@ -83,6 +83,16 @@ def test_the_end_of_the_steps_is_told_before_the_export_begins(
     assert last_step < messages.index(told) < messages.index(of(Merged, messages)[0])
 
 
+def test_patience_that_ends_with_the_last_step_stops_nothing_early(
+    whole: tuple[Path, list[TrainerMessage]], tiny_folder: Path, train_file: Path, tmp_path: Path
+) -> None:
+    (early,) = of(Finished, whole[1])
+    _, messages = run(tiny_folder, train_file, tmp_path / "out", max_steps=early.steps)
+    (finished,) = of(Finished, messages)
+    assert (finished.steps, finished.best_step) == (early.steps, early.best_step)
+    assert (finished.early_stop, of(StoppedEarly, messages)) == (None, [])
+
+
 def test_the_best_checkpoint_outlives_the_newest(whole: tuple[Path, list[TrainerMessage]]) -> None:
     output, messages = whole
     (finished,) = of(Finished, messages)
