@@ -6,7 +6,7 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.models import Attempt, Evaluation, Job, JobStatus
+from app.models import Attempt, Evaluation, Job, JobStatus, OperationStatus
 from falqon_core.estimate.estimate import Actual
 from falqon_core.estimate.evaluation import AnswerRate
 from falqon_core.estimate.throughput import ThroughputSample
@@ -79,6 +79,7 @@ def find_answer_rate(
         .join(Job, Job.id == Evaluation.job_id)
         .where(
             Evaluation.project_id == project_id,
+            Evaluation.status == OperationStatus.COMPLETED,
             Job.base_model_id == base_model_id,
             Evaluation.num_answers > 0,
             Evaluation.seconds > 0,

@@ -58,7 +58,10 @@ class EvaluationObject(OperationObject):
     result: Annotated[EvaluationResult | None, Field(description="null until it has completed")]
     cost: Annotated[
         Decimal | None,
-        Field(description="charged to the job, in dollars; null until it has completed"),
+        Field(
+            description="so far, in dollars; charged to the job when it completes, unless that "
+            "still trains: then null"
+        ),
     ]
     summary: Annotated[
         str | None,

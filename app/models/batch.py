@@ -59,7 +59,7 @@ class Batch(Operation):
     input_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     output_tokens: Mapped[int] = mapped_column(BigInteger, default=0)
     answer_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
-    # Time in which engines of workers answered, and its price.
+    # Time in which engines of workers answered, and its cost at the price of each moment.
     seconds: Mapped[float] = mapped_column(default=0.0)
     cost: Mapped[Decimal | None] = mapped_column(Dollars)
     useful_attempt: Mapped[int] = mapped_column(default=0)  # the last one that kept an answer

@@ -133,7 +133,7 @@ class Evaluation(Operation):
     # One row of the table, written now and then: an attempt goes on where the lost one stopped.
     scores: Mapped[AnswerScores] = mapped_column(PydanticType(AnswerScores), default=AnswerScores)
     result: Mapped[EvaluationResult | None] = mapped_column(PydanticType(EvaluationResult))
-    # Time in which engines of workers answered, written with the scores, and the price that the
-    # job is charged for it.
+    # Time in which engines of workers answered, and its cost at the price of each moment, written
+    # with the scores. Of one that has ended, the job is charged with it; null: it is not charged.
     seconds: Mapped[float | None]
     cost: Mapped[Decimal | None] = mapped_column(Dollars)

@@ -52,9 +52,9 @@ def complete(session: Session, operation: Operation, **values: object) -> bool:
     return write(session, operation, status=OperationStatus.COMPLETED, **values)
 
 
-def fail(session: Session, operation: Operation, code: str, message: str) -> bool:
+def fail(session: Session, operation: Operation, code: str, message: str, **values: object) -> bool:
     error = {"error_code": code, "error_message": message}
-    return write(session, operation, status=OperationStatus.FAILED, **error)
+    return write(session, operation, status=OperationStatus.FAILED, **error, **values)
 
 
 def write(session: Session, operation: Operation, **values: object) -> bool:

@@ -37,7 +37,8 @@ def test_the_verdict_its_answers_and_its_cost_appear_by_themselves(
     result = EvaluationResult.model_validate(
         {"rows": 4, "rows_left_out": 0, "models": models}
     ).model_copy(update={"best": [example("four", 1)], "worst": [example("<b>five</b>", 0)]})
-    charge = Charge(3600.0, 2, default_price("cpu"))
+    charge = Charge(0.0, Decimal(0), 2, default_price("cpu"))
+    charge.add(3600.0)
     with tenant.api.database.transaction() as session:
         evaluation = claims.claim(session, Evaluation, 60)
         assert evaluation is not None

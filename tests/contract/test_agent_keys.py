@@ -79,11 +79,11 @@ def key_id_of(agent: httpx.Client) -> str:
 
 def complete(tenant: Tenant, evaluation_id: str, cost: str) -> None:
     """End an evaluation as its worker does."""
-    price = default_price("cpu").model_copy(update={"usd_per_device_hour": Decimal(cost)})
+    charge = Charge(3600.0, Decimal(cost), 1, default_price("cpu"))
     result = EvaluationResult.model_validate(RESULT)
     with tenant.api.database.transaction() as session:
         evaluation = session.get_one(Evaluation, evaluation_id)
-        assert outcome.complete(session, evaluation, result, Charge(3600.0, 1, price))
+        assert outcome.complete(session, evaluation, result, charge)
 
 
 def fail(tenant: Tenant, evaluation_id: str) -> None:

@@ -12,7 +12,7 @@ from app.base.database import now_plus
 from app.jobs import claims
 from app.jobs.events import NewEvent
 from app.jobs.queue_forecast import read_queue
-from app.models import Evaluation, Job, JobStatus, Model, Project, Worker
+from app.models import Evaluation, Job, JobStatus, Model, OperationStatus, Project, Worker
 from app.models.job_progress import JobCost, JobProgress
 from app.workers import service as workers
 from falqon_core.estimate.estimate import STEP_SECONDS, Actual
@@ -107,7 +107,8 @@ def test_an_estimate_has_the_evaluation_that_follows(tenant: Tenant) -> None:
         assert estimate_of(tenant, **rows | change)["evaluation"] is None
 
     params = an_evaluation(tenant)
-    measured = {"num_answers": 8, "seconds": 4.0, "cost": Decimal("0.0800")}
+    measured: dict[str, Any] = {"num_answers": 8, "seconds": 4.0, "cost": Decimal("0.0800")}
+    measured["status"] = OperationStatus.COMPLETED
     with tenant.api.database.transaction() as session:
         is_it = Evaluation.id == params["evaluation_id"]
         session.execute(update(Evaluation).where(is_it).values(**measured))

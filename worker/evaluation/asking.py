@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import httpx
 import structlog
@@ -20,6 +21,7 @@ from app.models import QuestionSource
 from app.notifier.broker import Notifier
 from app.usage.questions import QuestionCount, QuestionCounts, QuestionKey
 from worker.context import WorkerContext
+from worker.evaluation.charge import Charge
 from worker.evaluation.rows import COMPLETION_PATH
 
 MAX_CONCURRENT = 2  # An engine gives four answers at once; other callers need the rest.
@@ -32,6 +34,7 @@ RETRY_SECONDS = 15.0
 MAX_TRIES = 3
 TOO_LARGE_CODES = ("context_length_exceeded", "refused_by_engine")
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -60,7 +63,8 @@ class EngineRefused:
 
 class Asker:
     """The caller of an evaluation's models. `heartbeat` is called all the time and may raise to
-    give up. `seconds`: those of earlier attempts.
+    give up. `charge`: that of earlier attempts, to which the time of engines of workers is added;
+    others are not charged.
     """
 
     def __init__(
@@ -69,7 +73,7 @@ class Asker:
         project_id: str,
         key_id: str | None,
         heartbeat: Callable[[], None],
-        seconds: float = 0.0,
+        charge: Charge,
     ) -> None:
         self._settings = context.settings
         self._database = context.database
@@ -78,7 +82,7 @@ class Asker:
         self._key_id = key_id
         self._counts = QuestionCounts(context.settings)
         self._heartbeat = heartbeat
-        self.seconds = seconds  # in which engines of workers answered; others are not charged
+        self.charge = charge
 
     def ask(
         self, model_id: str, questions: Sequence[Question], *, is_judge: bool = False
@@ -94,10 +98,12 @@ class Asker:
         while True:
             try:
                 target = judge or self._find_target(model_id)
+                if target.engine is not None:
+                    self._poll(self._reprice)
                 began_at = time.monotonic()
                 answers = asyncio.run(self._ask_at_once(target, questions))
                 if target.engine is not None:
-                    self.seconds += time.monotonic() - began_at
+                    self.charge.add(time.monotonic() - began_at)
                 if judge is None and not target.is_upstream:
                     self._count(model_id, answers)
                 return [answer.text for answer in answers]
@@ -145,15 +151,19 @@ class Asker:
             targets = self._poll(poll)
         return service.choose(targets)
 
-    def _poll(self, find: Callable[[], Sequence[EngineTarget]]) -> Sequence[EngineTarget]:
+    def _reprice(self) -> None:
+        with self._database.read() as session:
+            self.charge.reprice(session, self._settings)
+
+    def _poll(self, read: Callable[[], T]) -> T:
         """Poll again while the database is unavailable: the heartbeat raises when the lease is
         over.
         """
         while True:
             try:
-                return find()
+                return read()
             except DATABASE_UNAVAILABLE_ERRORS as error:
-                log.warning("the database did not name an engine", error=str(error))
+                log.warning("the database named no engine or price", error=str(error))
                 self._heartbeat()
                 time.sleep(ENGINE_POLL_SECONDS)
 

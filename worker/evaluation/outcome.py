@@ -31,11 +31,9 @@ def complete(
 ) -> bool:
     """Record the result and charge the job. Return False where the lease or the job is gone."""
     job = jobs.lock_in_any_project(session, evaluation.job_id)
-    columns: JsonObject = {"seconds": charge.seconds}
     # The costs of a job that still trains are its worker's to report.
     is_charged = job is not None and job.status in TERMINAL
-    if is_charged:
-        columns["cost"] = charge.cost
+    columns = {"seconds": charge.seconds, "cost": charge.cost if is_charged else None}
     if job is None or not claims.complete(session, evaluation, result=result, **columns, **values):
         return False
     outcome = _charge(job, charge) if is_charged else {}
@@ -52,7 +50,7 @@ def complete(
 def fail(session: Session, evaluation: Evaluation, code: str, message: str) -> bool:
     """Record the failure; the job stays as it is and pays nothing."""
     job = jobs.lock_in_any_project(session, evaluation.job_id)
-    if job is None or not claims.fail(session, evaluation, code, message):
+    if job is None or not claims.fail(session, evaluation, code, message, cost=None):
         return False
     data = _data(evaluation, "failed") | {"code": code}
     _tell(session, evaluation, NewEvent(f"The evaluation has failed: {message}", "warn", data=data))

@@ -27,10 +27,12 @@ class AnswerKeeper:
     """Keeps the answers of one attempt, on top of those of earlier ones."""
 
     def __init__(self, context: WorkerContext, batch: Batch) -> None:
-        self._context = context
+        self._settings = context.settings
         self._database = context.database
         self._batch = batch
-        self._seconds = batch.seconds
+        self._seconds = batch.seconds  # of earlier attempts
+        with self._database.read() as session:
+            self._charge = charge_of(session, self._settings, batch)
         self._tokens = (batch.input_tokens, batch.output_tokens)
         self._counts = (batch.num_completed, batch.num_failed)
         self._num_bytes = batch.answer_bytes
@@ -39,17 +41,17 @@ class AnswerKeeper:
 
     def keep(self, progress: Progress) -> bool:
         """Return whether the answers are kept; a database that is away keeps none for now."""
+        charge = self._charge
+        charge.add(self._seconds + progress.seconds - charge.seconds)
         if not progress.answers:
             return True
-        seconds = self._seconds + progress.seconds
-        charge = charge_of(self._context, seconds)
         values: dict[str, object] = {
             "num_completed": self._counts[0] + progress.num_completed,
             "num_failed": self._counts[1] + progress.num_failed,
             "input_tokens": self._tokens[0] + progress.input_tokens,
             "output_tokens": self._tokens[1] + progress.output_tokens,
             "answer_bytes": self._num_bytes + progress.answer_bytes,
-            "seconds": seconds,
+            "seconds": charge.seconds,
             "cost": charge.cost,
             "useful_attempt": self._batch.attempt,
         }
@@ -74,6 +76,7 @@ class AnswerKeeper:
         batch = self._batch
         try:
             with self._database.transaction() as session:
+                self._charge.reprice(session, self._settings)
                 stop = repository.read_stop(session, batch.id)
                 is_spent = agent_budget.is_spent(session, batch.project_id, batch.key_id)
                 quotas.admit_bytes(session, batch.project_id, batch.answer_bytes)

@@ -61,7 +61,9 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         _check_templates(operation, rows, heartbeat)
         write_progress(self._database, operation, num_rows=len(rows))
         owner = (operation.project_id, operation.key_id or job.key_id)
-        asker = Asker(self._context, *owner, heartbeat, operation.seconds or 0.0)
+        with self._database.read() as session:
+            charge = charge_of(session, self._settings, operation)
+        asker = Asker(self._context, *owner, heartbeat, charge)
         evaluator = _ModelEvaluator(self, operation, job, rows, asker, heartbeat)
         for model in operation.plan.models:
             evaluator.evaluate(model)
@@ -69,7 +71,7 @@ class EvaluationHandler(OperationHandler[Evaluation]):
         compared = compare(operation.plan, scores, heartbeat)
         result = compared.model_copy(update=self._examples(operation, scores))
         values = {"num_rows": len(rows)} | _columns_of(scores)
-        self._publish(operation, result, evaluator.charge, values)
+        self._publish(operation, result, charge, values)
 
     def _publish(
         self,
@@ -110,18 +112,15 @@ class EvaluationHandler(OperationHandler[Evaluation]):
             raise OperationAbandoned
         gate.give_up(session, operation, error.message)
 
-    def charge_of(self, seconds: float) -> Charge:
-        return charge_of(self._context, seconds)
-
     def write_scores(
         self,
         operation: Evaluation,
         scores: AnswerScores,
         answers: Sequence[EvaluationAnswer],
-        seconds: float,
+        charge: Charge,
     ) -> bool:
-        """Store the scores, their seconds and new answers, for readers and the next attempt."""
-        values = _columns_of(scores) | {"seconds": seconds}
+        """Store the scores, their cost and new answers, for readers and the next attempt."""
+        values = _columns_of(scores) | {"seconds": charge.seconds, "cost": charge.cost}
         return write_progress(self._database, operation, *answers, **values)
 
     def _examples(self, operation: Evaluation, scores: AnswerScores) -> JsonObject:
@@ -216,10 +215,6 @@ class _ModelEvaluator:
         self._unwritten: list[EvaluationAnswer] = []
         self._written_at = time.monotonic()
 
-    @property
-    def charge(self) -> Charge:
-        return self._handler.charge_of(self._asker.seconds)
-
     def evaluate(self, model: EvaluatedModel) -> None:
         scores = self._scores.by_model.setdefault(model.model, [])
         # Where only one model fits into memory, a judge is loaded once for each model.
@@ -307,7 +302,7 @@ class _ModelEvaluator:
     def _check_budget(self) -> None:
         """Raise `PermanentError` where the answers cost more than the job's budget leaves."""
         cap = self._plan.max_cost_usd
-        if cap is not None and self.charge.cost > cap:
+        if cap is not None and self._asker.charge.cost > cap:
             raise PermanentError(
                 "budget_exhausted",
                 f"The ${cap} that the job's budget left are used up before the last answer.",
@@ -315,7 +310,7 @@ class _ModelEvaluator:
 
     def _write(self) -> bool:
         self._written_at = time.monotonic()
-        written = (self._scores, self._unwritten, self._asker.seconds)
+        written = (self._scores, self._unwritten, self._asker.charge)
         if not self._handler.write_scores(self._operation, *written):
             return False
         self._unwritten = []

@@ -3,11 +3,12 @@
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
 
-from app.models import Evaluation, Job, Model, PriceOverride
+from app.models import Evaluation, Job, Model, OperationStatus, PriceOverride
 from tests.contract.access_objects import an_evaluation
 from tests.support.api import TINY_CONFIG, Api, Tenant, jsonl
 
@@ -44,7 +45,8 @@ def test_only_answers_of_workers_engines_have_a_cost(tenant: Tenant) -> None:
     assert estimate("*") == (seconds, 0)
 
     params = an_evaluation(tenant)
-    measured = {"num_answers": 8, "seconds": 4.0, "cost": Decimal("0.0800")}
+    measured: dict[str, Any] = {"num_answers": 8, "seconds": 4.0, "cost": Decimal("0.0800")}
+    measured["status"] = OperationStatus.COMPLETED
     with tenant.api.database.transaction() as session:
         is_it = Evaluation.id == params["evaluation_id"]
         session.execute(update(Evaluation).where(is_it).values(**measured))

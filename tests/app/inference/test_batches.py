@@ -12,8 +12,11 @@ from openai.types import Batch as ClientBatch
 from sqlalchemy import delete, select
 
 from app.keys.service import add_key
-from app.models import PriceOverride, QuestionDay, Scope, UsageDay
+from app.models import Batch, PriceOverride, QuestionDay, Scope, UsageDay
+from app.prices import service as prices
+from app.prices.schemas import Override
 from tests.support.api import Api, Tenant
+from tests.support.waiting import wait_for
 from worker.context import WorkerContext
 from worker.operations.batch import BatchHandler
 
@@ -85,6 +88,38 @@ def test_a_batch_is_usage_of_its_key_and_ends_with_the_day_of_an_agent(
         headers={"authorization": f"Bearer {secret}"},
     )
     assert (again.status_code, again.json()["error"]["code"]) == (429, "insufficient_quota")
+
+
+@pytest.mark.usefixtures("expensive")
+def test_answers_of_a_batch_keep_the_price_that_stood_when_they_were_given(
+    api: Api, tenant: Tenant, handler: BatchHandler
+) -> None:
+    with api.database.transaction() as session:
+        _, secret = add_key(session, tenant.project_id, "asks", Scope.WRITE)
+    batch = create(tenant, secret, *map(str, range(300)), max_tokens=100, temperature=1.0)
+    thread = threading.Thread(target=handler.poll)
+    thread.start()
+
+    def charged() -> tuple[float, Decimal] | None:
+        with api.database.read() as session:
+            row = session.get_one(Batch, batch.id)
+        return None if row.cost is None else (row.seconds, row.cost)
+
+    wait_for(charged, what="the answers have a cost")
+    cheap = Override(device="cpu", usd_per_device_hour=Decimal("0.0001"), source="ours")
+    with api.database.transaction() as session:
+        prices.replace(session, [cheap])
+    before = charged()
+    thread.join(60)
+    after = charged()
+    assert before is not None
+    assert after is not None
+    assert tenant.client.batches.retrieve(batch.id).status == "completed"
+    assert after[0] > before[0]
+    assert before[1] <= after[1] < before[1] / Decimal(before[0]) * Decimal(after[0])
+    with api.database.read() as session:
+        (day,) = session.scalars(select(UsageDay).where(UsageDay.job_id == batch.id))
+    assert day.cost == after[1]
 
 
 def test_a_batch_asks_as_the_api_does_beside_other_requests(

@@ -30,7 +30,10 @@ from app.models import (
     UsageDay,
 )
 from app.operations import claims
+from app.prices import service as prices
+from app.prices.schemas import Override
 from falqon_core.contract.config import Recipe
+from falqon_core.estimate.prices import default_price
 from tests.support import model_engine
 from tests.support.api import Api, Tenant
 from tests.support.backend import processes
@@ -39,6 +42,7 @@ from tests.support.waiting import wait_for
 from worker.context import WorkerContext
 from worker.entry.workers import Poller
 from worker.evaluation import asking
+from worker.evaluation.charge import Charge
 from worker.operations.evaluation import EvaluationHandler
 
 BASE = "falqon-tiny"
@@ -433,7 +437,8 @@ def test_another_attempt_adds_its_seconds_to_those_of_the_one_before(
         assert lost is not None
         assert lost.id == evaluation_id
         scores = lost.scores.model_copy(update={"by_model": {BASE: [[1.0, 0.0]] * 5}})
-        assert handler.write_scores(lost, scores, [], 1000.0)
+        charge = Charge(1000.0, Decimal(1000), 1, default_price("cpu"))
+        assert handler.write_scores(lost, scores, [], charge)
         with api.database.transaction() as session:
             session.execute(update(Evaluation).values(lease_expires_at=now_plus(-1)))
 
@@ -453,6 +458,33 @@ def test_another_attempt_adds_its_seconds_to_those_of_the_one_before(
     lose(capped_id)
     handler.poll()
     assert read(tenant, job_id, capped_id)["error"]["code"] == "budget_exhausted"
+
+
+@pytest.mark.usefixtures("expensive")
+def test_answers_keep_the_price_that_stood_when_they_were_given(
+    api: Api, tenant: Tenant, handler: EvaluationHandler
+) -> None:
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows(*QUESTIONS * 10)))
+    evaluation_id = ask(tenant, job_id, max_tokens=30)
+    thread = threading.Thread(target=handler.poll)
+    thread.start()
+    wait_for(lambda: read(tenant, job_id, evaluation_id)["cost"], what="the answers have a cost")
+    cheap = Override(device="cpu", usd_per_device_hour=Decimal("0.0001"), source="ours")
+    with api.database.transaction() as session:
+        prices.replace(session, [cheap])
+        before = session.get_one(Evaluation, evaluation_id)
+        seconds, cost = before.seconds, before.cost
+    thread.join(60)
+    with api.database.read() as session:
+        after = session.get_one(Evaluation, evaluation_id)
+    assert seconds is not None
+    assert cost is not None
+    assert after.seconds is not None
+    assert after.cost is not None
+    assert after.status == "completed"
+    assert after.seconds > seconds
+    assert cost <= after.cost < cost / Decimal(seconds) * Decimal(after.seconds)
+    assert [day.cost for day in usage(api, job_id)] == [after.cost]
 
 
 def test_a_worker_that_ends_leaves_it_to_others(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,10 +16,12 @@ from huggingface_hub import snapshot_download
 from sqlalchemy import update
 
 from app.models import Model
+from falqon_core.estimate.prices import default_price
 from tests.support.api import Api, Tenant
 from tests.support.local_server import QuietHandler, serving_by
 from worker.context import WorkerContext
 from worker.evaluation.asking import Asker, Question
+from worker.evaluation.charge import Charge
 from worker.evaluation.rows import CHAT_PATH
 
 BASE, MERGED = "acme/base", "ft:base:acme:first:0011aabb"
@@ -103,7 +106,8 @@ def test_an_adapter_is_loaded_once_and_again_after_a_restart(tenant: Tenant) -> 
 def test_an_evaluation_has_an_adapter_loaded_as_well(tenant: Tenant, is_judge: bool) -> None:
     api = tenant.api
     parts = (api.settings, api.database, api.storage, "evaluates", threading.Event())
-    asker = Asker(WorkerContext(*parts), tenant.project_id, None, lambda: None)
+    charge = Charge(0.0, Decimal(0), 1, default_price("cpu"))
+    asker = Asker(WorkerContext(*parts), tenant.project_id, None, lambda: None, charge)
     question = Question(CHAT_PATH, json.dumps(QUESTION | {"model": ADAPTER}).encode())
     weights = hashlib.sha256(FILES["adapter_model.safetensors"]).hexdigest()
     assert asker.ask(ADAPTER, [question], is_judge=is_judge) == [weights]

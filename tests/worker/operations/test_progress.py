@@ -1,6 +1,7 @@
 """What an operation writes down of its progress costs it no attempt."""
 
 from contextlib import AbstractContextManager
+from decimal import Decimal
 from typing import Any, cast
 
 import pytest
@@ -13,14 +14,18 @@ from app.inference import service
 from app.inference.service import EngineTarget
 from app.models import Batch, Evaluation, FileImport, ModelImport
 from app.models.evaluation import AnswerScores
+from falqon_core.estimate.prices import default_price
 from tests.support.backend import Backend
 from worker.batches.run import Progress
 from worker.evaluation.asking import Asker
+from worker.evaluation.charge import Charge
 from worker.operations.batch_answers import AnswerKeeper
 from worker.operations.evaluation import EvaluationHandler
 from worker.operations.file_import import ProgressWriter
 from worker.operations.handler import OperationAbandoned
 from worker.operations.model_import import ModelImportHandler
+
+NOTHING = Charge(0.0, Decimal(0), 1, default_price("cpu"))
 
 
 class AwayDatabase:
@@ -41,7 +46,9 @@ def test_a_database_that_is_away_misses_what_is_written_of_progress(
     ProgressWriter(away, FileImport(id="a")).write(progress=0.5)
     without_database(ModelImportHandler(context)).write(ModelImport(id="b"), bytes=1)
     scores = AnswerScores(by_model={"m": [[1.0]]})
-    without_database(EvaluationHandler(context)).write_scores(Evaluation(id="c"), scores, [], 1.0)
+    without_database(EvaluationHandler(context)).write_scores(
+        Evaluation(id="c"), scores, [], NOTHING
+    )
 
 
 def test_answers_of_a_batch_wait_for_a_database_that_is_away(embedded_backend: Backend) -> None:
@@ -76,6 +83,6 @@ def test_an_engine_is_looked_up_again_while_the_database_is_away(
         return [target]
 
     monkeypatch.setattr(service, "find_or_request", find_or_ask)
-    asker = Asker(embedded_backend.context(), "proj_a", None, lambda: beats.append(None))
+    asker = Asker(embedded_backend.context(), "proj_a", None, lambda: beats.append(None), NOTHING)
     assert asker._find_target("m") is target
     assert len(beats) == 2
