@@ -59,8 +59,8 @@ class EvaluationObject(OperationObject):
     cost: Annotated[
         Decimal | None,
         Field(
-            description="so far, in dollars; charged to the job when it completes, unless that "
-            "still trains: then null"
+            description="so far, in dollars; charged to the job when it ends, unless the job still "
+            "trains: then null"
         ),
     ]
     summary: Annotated[

@@ -86,9 +86,11 @@ def complete(tenant: Tenant, evaluation_id: str, cost: str) -> None:
         assert outcome.complete(session, evaluation, result, charge)
 
 
-def fail(tenant: Tenant, evaluation_id: str) -> None:
+def fail(tenant: Tenant, evaluation_id: str, cost: str) -> None:
+    charge = Charge(3600.0, Decimal(cost), 1, default_price("cpu"))
     with tenant.api.database.transaction() as session:
-        assert outcome.fail(session, session.get_one(Evaluation, evaluation_id), "no", "No.")
+        evaluation = session.get_one(Evaluation, evaluation_id)
+        assert outcome.fail(session, evaluation, charge, "no", "No.")
 
 
 def test_a_daily_budget_is_for_agents_and_required_of_them(admin: Tenant) -> None:
@@ -170,8 +172,9 @@ def test_an_evaluation_costs_at_most_what_is_left_of_the_day(
         stored = session.get_one(Evaluation, evaluation["id"])
         assert stored.plan.max_cost_usd == 2
     assert error_of(create(agent, admin, "2")) == EXHAUSTED
-    fail(admin, evaluation["id"])
-    assert create(agent, admin, "2").status_code == 200
+    fail(admin, evaluation["id"], "0.5")
+    assert error_of(create(agent, admin, "1.5001")) == EXHAUSTED
+    assert create(agent, admin, "1.5").status_code == 200
     refused = agent.post(path, json={"graders": [GRADER]})
     assert error_of(refused) == EXHAUSTED
     assert "$0.00 is left of the $5.00" in refused.text

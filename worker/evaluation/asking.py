@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -98,12 +99,8 @@ class Asker:
         while True:
             try:
                 target = judge or self._find_target(model_id)
-                if target.engine is not None:
-                    self._poll(self._reprice)
-                began_at = time.monotonic()
-                answers = asyncio.run(self._ask_at_once(target, questions))
-                if target.engine is not None:
-                    self.charge.add(time.monotonic() - began_at)
+                with nullcontext() if target.engine is None else self._charged():
+                    answers = asyncio.run(self._ask_at_once(target, questions))
                 if judge is None and not target.is_upstream:
                     self._count(model_id, answers)
                 return [answer.text for answer in answers]
@@ -150,6 +147,16 @@ class Asker:
             poll = partial(service.poll, self._database, *names, as_merged=True)
             targets = self._poll(poll)
         return service.choose(targets)
+
+    @contextmanager
+    def _charged(self) -> Iterator[None]:
+        """Charge the time of an engine, also where it fails: it has worked."""
+        self._poll(self._reprice)
+        began_at = time.monotonic()
+        try:
+            yield
+        finally:
+            self.charge.add(time.monotonic() - began_at)
 
     def _reprice(self) -> None:
         with self._database.read() as session:

@@ -31,37 +31,53 @@ def complete(
 ) -> bool:
     """Record the result and charge the job. Return False where the lease or the job is gone."""
     job = jobs.lock_in_any_project(session, evaluation.job_id)
-    # The costs of a job that still trains are its worker's to report.
-    is_charged = job is not None and job.status in TERMINAL
-    columns = {"seconds": charge.seconds, "cost": charge.cost if is_charged else None}
-    if job is None or not claims.complete(session, evaluation, result=result, **columns, **values):
+    if job is None:
         return False
-    outcome = _charge(job, charge) if is_charged else {}
+    if not claims.complete(session, evaluation, result=result, **_cost(job, charge), **values):
+        return False
+    outcome: JsonObject = {}
     verdict = verdict_of(evaluation.id, result)
     if verdict is not None and evaluation.plan.models[-1].role == "result":
         outcome["verdict"] = verdict
     event = NewEvent(summarise(result), data=_data(evaluation, "completed"))
-    _tell(session, evaluation, event, outcome)
-    if is_charged:
-        _book(session, job, evaluation, charge)
+    _end(session, job, evaluation, charge, event, outcome)
     return True
 
 
-def fail(session: Session, evaluation: Evaluation, code: str, message: str) -> bool:
-    """Record the failure; the job stays as it is and pays nothing."""
+def fail(session: Session, evaluation: Evaluation, charge: Charge, code: str, message: str) -> bool:
+    """Record the failure and charge the job for the time before it."""
     job = jobs.lock_in_any_project(session, evaluation.job_id)
-    if job is None or not claims.fail(session, evaluation, code, message, cost=None):
+    if job is None or not claims.fail(session, evaluation, code, message, **_cost(job, charge)):
         return False
     data = _data(evaluation, "failed") | {"code": code}
-    _tell(session, evaluation, NewEvent(f"The evaluation has failed: {message}", "warn", data=data))
+    event = NewEvent(f"The evaluation has failed: {message}", "warn", data=data)
+    _end(session, job, evaluation, charge, event, {})
     return True
 
 
-def _tell(
-    session: Session, evaluation: Evaluation, event: NewEvent, values: JsonObject | None = None
+def _is_charged(job: Job) -> bool:
+    """Return False for a job that still trains: its costs are its worker's to report."""
+    return job.status in TERMINAL
+
+
+def _cost(job: Job, charge: Charge) -> JsonObject:
+    return {"seconds": charge.seconds, "cost": charge.cost if _is_charged(job) else None}
+
+
+def _end(
+    session: Session,
+    job: Job,
+    evaluation: Evaluation,
+    charge: Charge,
+    event: NewEvent,
+    outcome: JsonObject,
 ) -> None:
-    append(session, evaluation.job_id, [event], **(values or {}))
-    webhooks.record(session, evaluation.project_id, evaluation.job_id, WEBHOOK)
+    """Tell of the end and charge the job."""
+    charged = _charge(job, charge) if _is_charged(job) else {}
+    append(session, job.id, [event], **outcome, **charged)
+    webhooks.record(session, evaluation.project_id, job.id, WEBHOOK)
+    if _is_charged(job) and charge.seconds:
+        _book(session, job, evaluation, charge)
 
 
 def _data(evaluation: Evaluation, status: str) -> JsonObject:

@@ -65,9 +65,13 @@ class EvaluationHandler(OperationHandler[Evaluation]):
             charge = charge_of(session, self._settings, operation)
         asker = Asker(self._context, *owner, heartbeat, charge)
         evaluator = _ModelEvaluator(self, operation, job, rows, asker, heartbeat)
-        for model in operation.plan.models:
-            evaluator.evaluate(model)
-        scores = evaluator.finish()
+        try:
+            for model in operation.plan.models:
+                evaluator.evaluate(model)
+            scores = evaluator.finish()
+        finally:
+            # A failure is charged, too.
+            operation.seconds, operation.cost = charge.seconds, charge.amount
         compared = compare(operation.plan, scores, heartbeat)
         result = compared.model_copy(update=self._examples(operation, scores))
         values = {"num_rows": len(rows)} | _columns_of(scores)
@@ -108,7 +112,8 @@ class EvaluationHandler(OperationHandler[Evaluation]):
             orphans.mark_orphaned(session, [before.storage_key])
 
     def _fail(self, session: Session, operation: Evaluation, error: PermanentError) -> None:
-        if not outcome.fail(session, operation, error.code, error.message):
+        charge = charge_of(session, self._settings, operation)
+        if not outcome.fail(session, operation, charge, error.code, error.message):
             raise OperationAbandoned
         gate.give_up(session, operation, error.message)
 

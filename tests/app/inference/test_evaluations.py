@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from app.base.database import now_plus
 from app.cli import app
+from app.keys.service import add_key
 from app.models import (
     Artifact,
     Engine,
@@ -27,6 +28,7 @@ from app.models import (
     Model,
     PriceOverride,
     QuestionDay,
+    Scope,
     UsageDay,
 )
 from app.operations import claims
@@ -43,7 +45,9 @@ from worker.context import WorkerContext
 from worker.entry.workers import Poller
 from worker.evaluation import asking
 from worker.evaluation.charge import Charge
+from worker.evaluation.rows import COMPLETION_PATH
 from worker.operations.evaluation import EvaluationHandler
+from worker.operations.handler import OperationAbandoned
 
 BASE = "falqon-tiny"
 SAME = {"type": "string_check", "name": "same", "operation": "eq"}
@@ -212,7 +216,7 @@ def test_the_job_has_the_verdict_the_event_the_webhook_and_the_cost(
     assert [example["line"] for example in done["result"]["worst"]] == [5, 4]
 
 
-def test_a_failed_evaluation_is_an_event_and_costs_nothing(
+def test_an_evaluation_that_asks_nothing_and_fails_is_an_event_and_costs_nothing(
     api: Api, tenant: Tenant, handler: EvaluationHandler
 ) -> None:
     job_id = a_job(api, tenant)
@@ -239,7 +243,40 @@ def test_an_evaluation_that_nobody_asked_for_stays_within_the_budget(
     handler.poll()
     failed = read(tenant, job_id, evaluation_id)
     assert (failed["status"], failed["error"]["code"]) == ("failed", "budget_exhausted")
-    assert failed["cost"] is None
+    assert Decimal(failed["cost"]) > 0
+    job = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
+    assert job["cost"]["accrued"] == failed["cost"]
+    assert [day.cost for day in usage(api, job_id)] == [Decimal(failed["cost"])]
+
+
+@pytest.mark.usefixtures("expensive")
+@pytest.mark.parametrize("is_answered", [True, False], ids=["answered", "refused"])
+def test_failed_evaluations_use_up_the_day_of_an_agent(
+    api: Api,
+    tenant: Tenant,
+    handler: EvaluationHandler,
+    is_answered: bool,
+) -> None:
+    with api.database.transaction() as session:
+        key, secret = add_key(
+            session, tenant.project_id, "agent", Scope.AGENT, daily_budget_usd=Decimal("0.001")
+        )
+    questions = QUESTIONS if is_answered else ["too long " * 5000]
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows(*questions)))
+    request: dict[str, Any] = {
+        "url": f"/v1/fine_tuning/jobs/{job_id}/evaluations",
+        "json": {"graders": [NOT], "max_tokens": 3},
+        "headers": {"authorization": f"Bearer {secret}"},
+    }
+    evaluation_id = tenant.http.post(**request).raise_for_status().json()["id"]
+    handler.poll()
+    failed = read(tenant, job_id, evaluation_id)
+    assert failed["status"] == "failed"
+    (day,) = usage(api, evaluation_id)
+    assert (day.key_id, day.cost) == (key.id, Decimal(failed["cost"]))
+    assert day.cost > Decimal("0.001")
+    again = tenant.http.post(**request)
+    assert (again.status_code, again.json()["error"]["code"]) == (429, "insufficient_quota")
 
 
 class SlowEngine(model_engine.Handler):
@@ -503,6 +540,26 @@ def test_a_worker_that_ends_leaves_it_to_others(
         evaluation = session.get_one(Evaluation, evaluation_id)
         assert (evaluation.attempt, evaluation.lease_expires_at) == (0, None)
         session.delete(evaluation)
+
+
+def test_the_time_of_answers_that_are_given_up_is_charged(api: Api, tenant: Tenant) -> None:
+    is_lost = threading.Event()
+
+    def heartbeat() -> None:
+        if is_lost.is_set():
+            raise OperationAbandoned
+
+    context = WorkerContext(api.settings, api.database, api.storage, "evaluates", is_lost)
+    charge = Charge(0.0, Decimal(0), 1, default_price("cpu"))
+    asker = asking.Asker(context, tenant.project_id, None, heartbeat, charge)
+    body = {"model": BASE, "prompt": "One", "max_tokens": 200}
+    question = asking.Question(COMPLETION_PATH, json.dumps(body).encode())
+    asker.ask(BASE, [question])
+    answered = charge.seconds
+    is_lost.set()
+    with pytest.raises(OperationAbandoned):
+        asker.ask(BASE, [question])
+    assert charge.seconds > answered > 0
 
 
 def test_an_engine_that_dies_is_loaded_again(
