@@ -58,7 +58,7 @@ class Backend(Records):
             lease=timedelta(seconds=5),
             heartbeat=timedelta(seconds=0.3),
             poll=timedelta(seconds=0.5),
-            stop_grace=timedelta(seconds=1.5),
+            stop_grace=timedelta(seconds=30),
             retry_delay=timedelta(0),  # what waits after a loss is the subject of few tests
             trainer_command=FAKE_TRAINER,
             device="cpu",

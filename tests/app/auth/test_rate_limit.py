@@ -43,20 +43,20 @@ def test_a_full_bucket_gives_what_it_holds_however_many_ask_at_once(redis: Redis
 
 
 def test_an_empty_bucket_fills_with_time(redis: Redis) -> None:
-    limiter = limiter_of(redis, requests_per_minute=600)
+    limiter = limiter_of(redis, requests_per_minute=30)
     seconds, microseconds = redis.time()
     # full in a minute: empty now
     redis.set(KEY_PREFIX + "key_a", seconds * MICROSECONDS + microseconds + 60 * MICROSECONDS)
     refused = take(limiter).requests
-    assert 0 < refused.wait_seconds <= 0.1
+    assert 0 < refused.wait_seconds <= 2
     assert refused.remaining == 0
     time.sleep(refused.wait_seconds)
     assert take(limiter).requests.wait_seconds == 0
 
 
 def test_a_bucket_that_is_full_again_leaves_nothing_behind(redis: Redis) -> None:
-    limiter_of(redis, requests_per_minute=600).take("key_a", None)
-    assert 0 < redis.pttl(KEY_PREFIX + "key_a") <= 100
+    limiter_of(redis, requests_per_minute=6).take("key_a", None)
+    assert 0 < redis.pttl(KEY_PREFIX + "key_a") <= 10_000
 
 
 def test_more_tokens_than_the_bucket_holds_are_counted(redis: Redis) -> None:

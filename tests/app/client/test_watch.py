@@ -257,6 +257,8 @@ def test_a_service_that_stays_away_ends_the_watch_but_not_the_job(
 ) -> None:
     monkeypatch.setattr(stream, "RECONNECT_TIMEOUT_SECONDS", 0.2)
     job_id = submitted(steps=5000, step_seconds=0.02)
+    jobs = service.client.fine_tuning.jobs
+    wait_for(lambda: jobs.retrieve(job_id).status == "running", what="the job runs")
     request = f"GET /v1/fine_tuning/jobs/{job_id}/stream"
     leaving = threading.Thread(
         target=lambda: wait_for(lambda: proxy.heads(request)) and proxy.close()
@@ -266,4 +268,4 @@ def test_a_service_that_stays_away_ends_the_watch_but_not_the_job(
     leaving.join()
     assert done.exit_code == 4
     assert f"The job itself goes on. Come back with: falqon jobs watch {job_id}" in done.stderr
-    assert service.client.fine_tuning.jobs.cancel(job_id).status == "running"
+    assert jobs.cancel(job_id).status == "running"

@@ -17,16 +17,10 @@ from app.prices.schemas import Override
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer, weights_of
 from tests.worker.attempt.test_supervisor import executing
-from worker.attempt.supervisor import Supervisor
 
 LONG = FakeTrainer(steps=2000, step_seconds=0.02)
 SHORT = FakeTrainer(steps=60, step_seconds=0.02)
 DEAR = "3600000.00"  # of one of two cores: whatever is left of a budget is gone with the next tick
-
-
-def patient(backend: Backend, **settings: object) -> Supervisor:
-    """The trainer has time for its checkpoint, however busy the machine is."""
-    return backend.supervisor(**{"stop_grace": timedelta(seconds=30)} | settings)
 
 
 def set_price(backend: Backend, usd_per_device_hour: str) -> None:
@@ -52,7 +46,7 @@ def paused_by_cost(backend: Backend, fake: FakeTrainer) -> str:
     """A job that has done some steps when its money runs out."""
     job_id = backend.add_job(fake)
     backend.set(job_id, budget=Budget(max_cost_usd=Decimal("1.00")))
-    with executing(patient(backend)):
+    with executing(backend.supervisor()):
         backend.wait_for_step(job_id, 5)
         set_price(backend, DEAR)
     return job_id
@@ -79,7 +73,7 @@ def test_a_job_at_its_cap_writes_a_checkpoint_and_pauses(backend: Backend) -> No
     assert job.progress.cost.accrued >= 1
     assert job.device_seconds == pytest.approx(2 * job.execution_seconds, rel=0.01)
     assert backend.attempts(job_id)[0].outcome == "paused"
-    assert patient(backend).execute_next() is False
+    assert backend.supervisor().execute_next() is False
 
 
 def test_a_job_with_a_raised_cap_continues_to_the_same_bytes(
@@ -107,7 +101,7 @@ def test_a_job_with_a_raised_cap_continues_to_the_same_bytes(
         Budget(max_cost_usd=Decimal("99000000.00"), max_seconds=600),
         None,
     )
-    assert patient(backend).execute_next()
+    assert backend.supervisor().execute_next()
     job = backend.job(job_id)
     assert job.status == JobStatus.SUCCEEDED
     assert backend.attempts(job_id)[1].start_step == paused.progress.step
@@ -125,7 +119,7 @@ def test_a_job_pauses_at_its_cap_of_seconds(embedded_backend: Backend) -> None:
     backend = embedded_backend
     job_id = backend.add_job(LONG)
     backend.set(job_id, budget=Budget(max_seconds=1))
-    assert patient(backend).execute_next()
+    assert backend.supervisor().execute_next()
     job = backend.job(job_id)
     assert (job.status, job.paused_reason) == (JobStatus.PAUSED, "budget: max_seconds 1 is used up")
     assert job.execution_seconds >= 1.0
@@ -138,9 +132,9 @@ def test_a_job_pauses_at_its_cap_of_seconds(embedded_backend: Backend) -> None:
 def test_null_takes_a_cap_away(embedded_backend: Backend) -> None:
     job_id = embedded_backend.add_job(SHORT)
     embedded_backend.set(job_id, budget=Budget(max_seconds=1))
-    assert patient(embedded_backend).execute_next()
+    assert embedded_backend.supervisor().execute_next()
     resume(embedded_backend, job_id, {"max_seconds": None})
-    assert patient(embedded_backend).execute_next()
+    assert embedded_backend.supervisor().execute_next()
     assert embedded_backend.job(job_id).status == JobStatus.SUCCEEDED
 
 
@@ -149,10 +143,10 @@ def test_all_attempts_count(embedded_backend: Backend) -> None:
     backend = embedded_backend
     job_id = backend.add_job(LONG)
     backend.set(job_id, budget=Budget(max_seconds=50), execution_seconds=50.0)
-    assert patient(backend).execute_next()
+    assert backend.supervisor().execute_next()
     job = backend.job(job_id)
     assert (job.status, job.progress.step) == (JobStatus.PAUSED, 0)
-    assert patient(backend).execute_next() is False
+    assert backend.supervisor().execute_next() is False
 
 
 def test_a_stop_request_to_cancel_is_stronger(embedded_backend: Backend) -> None:
@@ -160,7 +154,7 @@ def test_a_stop_request_to_cancel_is_stronger(embedded_backend: Backend) -> None
     job_id = backend.add_job(LONG)
     backend.set(job_id, budget=Budget(max_cost_usd=Decimal("1.00")))
     # the request is not heard in time
-    with executing(patient(backend, heartbeat=timedelta(seconds=30))):
+    with executing(backend.supervisor(heartbeat=timedelta(seconds=30))):
         backend.wait_for_step(job_id, 1)
         backend.set(job_id, desired=Desired.CANCEL)
         set_price(backend, DEAR)
@@ -174,7 +168,7 @@ def test_a_lost_attempt_is_paid_for(embedded_backend: Backend) -> None:
     backend = embedded_backend
     set_price(backend, "3600.00")
     job_id = backend.add_job(FakeTrainer(steps=60, step_seconds=0.02, crash_at=40))
-    assert patient(backend).execute_next()
+    assert backend.supervisor().execute_next()
     job = backend.job(job_id)
     assert (job.status, backend.attempts(job_id)[0].outcome) == (JobStatus.QUEUED, "lost")
     assert job.execution_seconds > 0.7

@@ -207,7 +207,7 @@ def test_a_model_that_is_not_what_was_trained_is_never_handed_out_nor_tried_agai
 def test_a_trainer_that_does_not_obey_is_killed(embedded_backend: Backend) -> None:
     backend = embedded_backend
     job_id = backend.add_job(SLOW.model_copy(update={"ignores_sigterm": True}))
-    with executing(backend.supervisor()):
+    with executing(backend.supervisor(stop_grace=timedelta(seconds=1.5))):
         backend.wait_for_step(job_id, 1)
         backend.set(job_id, desired=Desired.CANCEL)
     assert backend.job(job_id).status == JobStatus.CANCELLED

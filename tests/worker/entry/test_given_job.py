@@ -57,8 +57,6 @@ def test_sigterm_stores_a_checkpoint_and_the_next_start_continues(
     embedded_backend: Backend,
 ) -> None:
     backend = embedded_backend
-    grace = {"stop_grace": timedelta(seconds=30)}
-    backend.settings = backend.settings.model_copy(update=grace)
     other, job_id = backend.add_job(), backend.add_job(LONG)
     worker = start_for(backend, job_id)
     wait_for(lambda: backend.checkpoints(job_id), WAIT_SECONDS, "a checkpoint")

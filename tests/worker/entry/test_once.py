@@ -4,7 +4,6 @@ import signal
 import sqlite3
 import sys
 from contextlib import closing
-from datetime import timedelta
 
 import pytest
 from typer.testing import CliRunner
@@ -55,8 +54,6 @@ def test_worker_once_runs_one_job_and_ends(embedded_backend: Backend) -> None:
 
 def test_sigterm_stores_a_checkpoint_and_says_that_the_job_waits(embedded_backend: Backend) -> None:
     backend = embedded_backend
-    grace = {"stop_grace": timedelta(seconds=30)}
-    backend.settings = backend.settings.model_copy(update=grace)
     job_id = backend.add_job(LONG)
     worker = start(backend)
     wait_for(lambda: backend.checkpoints(job_id), WAIT_SECONDS, "a checkpoint")

@@ -2,6 +2,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,10 @@ def check_of(backend: Backend, job_id: str) -> FileCheck:
 def checker_process() -> int | None:
     """Return the one that is a child of this process."""
     for process in processes("falqon_core.records.checker"):
-        parent = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1]
-        if int(parent) == os.getpid():
-            return process
+        with suppress(OSError):  # One of another process of tests may have ended.
+            parent = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1]
+            if int(parent) == os.getpid():
+                return process
     return None
 
 
