@@ -25,7 +25,7 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import ModelError
 from falqon_core.contract.formats import EXACT_GGUF, FormatUnavailable, check_format
 from falqon_core.contract.gguf_support import engine_note
-from falqon_core.contract.methods import group_size_refusal
+from falqon_core.contract.methods import group_size_refusal, rank_refusal
 from falqon_core.estimate.block_fit import weights_refusal
 from falqon_core.estimate.cards import find_device, with_measured_peak
 from falqon_core.estimate.devices import DEVICES, DeviceSpec
@@ -287,25 +287,34 @@ def width_of(model: Model) -> int:
 
 def check_fits_model(config: JsonObject, recipe: Recipe) -> None:
     """Check that the trainer accepts the recipe on this base model. Raises `InvalidRequest`."""
-    shapes = _dimensions(config).linear_shapes
-    unknown = sorted(set(recipe.target_modules or ()) - set(shapes))
+    dimensions = _dimensions(config)
+    names = dimensions.linear_shapes
+    unknown = sorted(set(recipe.target_modules or ()) - set(names))
     if unknown:
         raise InvalidRequest(
             f"falqon.target_modules: this model has no linear layer {', '.join(unknown)}; "
-            f"it has {', '.join(shapes)}",
+            f"it has {', '.join(names)}",
             param="falqon.target_modules",
         )
-    chosen = recipe.target_modules or shapes
-    inputs = {name: size for name, (_, size) in shapes.items() if name in chosen}
-    smallest = min(inputs.values())
+    chosen = recipe.target_modules or names
+    shapes = [
+        (name, shape)
+        for kind in dimensions.layer_kinds
+        for name, shape in kind.linear_shapes.items()
+        if name in chosen
+    ]
+    num_inputs = [(name, inputs) for name, (_, inputs) in shapes]
+    smallest = min(inputs for _, inputs in num_inputs)
     if recipe.rank > smallest:
         raise InvalidRequest(
             f"falqon.rank: {recipe.rank} is more than the {smallest} inputs of a layer",
             param="falqon.rank",
         )
+    if recipe.method == "ir_lora" and (refusal := rank_refusal(recipe.rank, shapes)):
+        raise InvalidRequest(f"falqon.rank: {refusal}", param="falqon.rank")
     _check_weights(config, recipe)
     group_size = recipe.resolved(num_records=1).group_size
-    if group_size and (refusal := group_size_refusal(group_size, inputs)):
+    if group_size and (refusal := group_size_refusal(group_size, num_inputs)):
         raise InvalidRequest(f"falqon.group_size: {refusal}", param="falqon.group_size")
 
 

@@ -5,7 +5,7 @@ computes is in the module of its name in `falqon_core.methods`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -129,11 +129,11 @@ def foreign_options(method: MethodName) -> dict[str, list[str]]:
     }
 
 
-def group_size_refusal(group_size: int, num_inputs: Mapping[str, int]) -> str | None:
-    """Return why linears of so many inputs, by name, cannot be cut into groups of `group_size`, and
-    which sizes would do; None when they can.
+def group_size_refusal(group_size: int, num_inputs: Collection[tuple[str, int]]) -> str | None:
+    """Return why linears of so many inputs, each with its name, cannot be cut into groups of
+    `group_size`, and which sizes would do; None when they can.
     """
-    common = math.gcd(*num_inputs.values())
+    common = math.gcd(*(size for _, size in num_inputs))
     fitting = [
         str(size)
         for size in range(SMALLEST_GROUP, LARGEST_GROUP + 1, 2)  # two codes lie in a byte
@@ -141,10 +141,26 @@ def group_size_refusal(group_size: int, num_inputs: Mapping[str, int]) -> str | 
     ]
     if str(group_size) in fitting:
         return None
-    odd = next((name for name, size in num_inputs.items() if size % group_size), None)
+    odd = next(((name, size) for name, size in num_inputs if size % group_size), None)
     reason = f"{group_size} is odd"
     if odd is not None:
-        reason = f"{group_size} does not divide the {num_inputs[odd]} inputs of {odd}"
+        reason = f"{group_size} does not divide the {odd[1]} inputs of {odd[0]}"
     if not fitting:
         return f"{reason}, and no size fits all linears; name fewer of them in target_modules"
     return f"{reason}; sizes that fit all linears: {', '.join(fitting)}"
+
+
+def rank_refusal(rank: int, shapes: Collection[tuple[str, tuple[int, int]]]) -> str | None:
+    """Return why elastic adapters of `rank` do not fit linears of these shapes [O, I], each with
+    its name, and which ranks would do; None when they fit.
+    """
+    for name, (num_outputs, num_inputs) in shapes:
+        if num_inputs % rank or num_outputs % rank:
+            common = math.gcd(*(size for _, shape in shapes for size in shape))
+            fitting = [str(size) for size in range(1, common + 1) if common % size == 0]
+            return (
+                f"method 'ir_lora' cuts inputs and outputs into rank equal parts, and {rank} does "
+                f"not divide the {num_inputs} inputs and {num_outputs} outputs of {name}; ranks "
+                f"that fit all linears: {', '.join(fitting)}"
+            )
+    return None

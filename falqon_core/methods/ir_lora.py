@@ -5,14 +5,13 @@ The largest entropy is not the smallest error: on a layer of SmolLM2-135M the la
 the weights' norm, where plain NF4's is 0.0927.
 """
 
-import math
 from collections.abc import Sequence
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from falqon_core.contract.errors import ConfigError
-from falqon_core.contract.methods import group_size_refusal
+from falqon_core.contract.methods import group_size_refusal, rank_refusal
 from falqon_core.data.loader import Microbatch
 from falqon_core.meld.convert import target_linears
 from falqon_core.methods.adapter import Adapter
@@ -50,29 +49,16 @@ class IrLora(Lora):
         divide all sizes or the group size does not fit.
         """
         linears = target_linears(model, self.recipe.target_modules)
-        shapes = {
-            name: (linear.in_features, linear.out_features) for name, linear in linears.items()
-        }
-        refuse_rank(self.recipe.rank, shapes)
+        shapes = [
+            (name, (linear.out_features, linear.in_features)) for name, linear in linears.items()
+        ]
+        if refusal := rank_refusal(self.recipe.rank, shapes):
+            raise ConfigError(f"rank: {refusal}", "rank")
         if self.recipe.group_size is not None:
-            num_inputs = {name: shape[0] for name, shape in shapes.items()}
+            num_inputs = [(name, inputs) for name, (_, inputs) in shapes]
             if refusal := group_size_refusal(self.recipe.group_size, num_inputs):
                 raise ConfigError(f"group_size: {refusal}", "group_size")
         super().prepare(model, first_microbatches)
-
-
-def refuse_rank(rank: int, shapes: dict[str, tuple[int, int]]) -> None:
-    """Raise `ConfigError` unless `rank` divides the inputs and outputs of all linears, by name."""
-    for name, (num_inputs, num_outputs) in shapes.items():
-        if num_inputs % rank or num_outputs % rank:
-            common = math.gcd(*(size for shape in shapes.values() for size in shape))
-            fitting = [str(size) for size in range(1, common + 1) if common % size == 0]
-            raise ConfigError(
-                f"rank: method 'ir_lora' cuts inputs and outputs into rank equal parts, and {rank} "
-                f"does not divide the {num_inputs} inputs and {num_outputs} outputs of {name}; "
-                f"ranks that fit all linears: {', '.join(fitting)}",
-                "rank",
-            )
 
 
 class IcqLinear(FrozenLinear):

@@ -69,8 +69,8 @@ class QaLora(Lora):
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
         """Convert the model. Raises `ConfigError` for groups that do not divide the inputs."""
         linears = target_linears(model, self.recipe.target_modules)
-        sizes = {name: linear.in_features for name, linear in linears.items()}
-        if refusal := group_size_refusal(self.group_size, sizes):
+        num_inputs = [(name, linear.in_features) for name, linear in linears.items()]
+        if refusal := group_size_refusal(self.group_size, num_inputs):
             raise ConfigError(f"group_size: {refusal}", "group_size")
         super().prepare(model, first_microbatches)
 

@@ -208,6 +208,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "falqon.group_size",
         "invalid_value",
     ),
+    "a rank that does not divide": (
+        {"extra_body": {"falqon": {"method": "ir_lora", "rank": 12}}},
+        "falqon.rank",
+        "invalid_value",
+    ),
     "weights of another method": (
         {"extra_body": {"falqon": {"method": "lora", "weights": "nvfp4"}}},
         "falqon.weights",
