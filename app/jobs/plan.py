@@ -11,7 +11,7 @@ from app.jobs import space
 from app.jobs.base_model import base_of
 from app.jobs.gpus import choose_num_gpus
 from app.jobs.requests import RequestedRecipe, resolve_recipe
-from app.jobs.resolution import FilePlan, JobPlan, incompatibility
+from app.jobs.resolution import FilePlan, JobPlan, check_held_out, incompatibility
 from app.models import Checkpoint, FileStatus, Model
 from app.models.job_request import JobRequest
 from falqon_core.contract.config import Recipe
@@ -37,7 +37,8 @@ def plan_job(
         is_checked = file.status == FileStatus.PROCESSED
         if is_checked and (reason := incompatibility(file, plan.requested.recipe)):
             raise InvalidRequest(f"{param}: {reason}", param=param, code=f"invalid_{param}")
-    _check_held_out(plan)
+    if training.status == FileStatus.PROCESSED:
+        check_held_out(plan)
     return plan
 
 
@@ -102,17 +103,3 @@ def _check_fits_disk(model: Model, recipe: Recipe, settings: Settings) -> None:
     ):
         advice = "Choose a smaller model, falqon.rank or falqon.keep_checkpoints."
         raise InvalidRequest(f"model: {reason}. {advice}", param="model", code=space.TOO_LARGE)
-
-
-def _check_held_out(plan: FilePlan) -> None:
-    """Raise `InvalidRequest` where the validation fraction leaves no record to train on."""
-    report = plan.training.report
-    if plan.training.status != FileStatus.PROCESSED or report is None:
-        return
-    recipe = plan.requested.recipe.with_fraction(report.num_records, plan.validation is not None)
-    if recipe.num_held_out(report.num_records) >= report.num_records:
-        raise InvalidRequest(
-            f"falqon.validation_fraction: {report.num_records} records are too few "
-            "to hold some out.",
-            param="falqon.validation_fraction",
-        )

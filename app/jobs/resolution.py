@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from sqlalchemy.orm import Session
 
 from app.aliases import service as aliases
+from app.base.errors import InvalidRequest
 from app.base.settings import Settings
 from app.catalogue.naming import fine_tuned_name
 from app.dataset_statistics.service import exact_amount
@@ -74,6 +75,21 @@ def incompatibility(file: File, recipe: Recipe) -> str | None:
         wrong_kind(report.shape, recipe.objective) if report.shape else None
     )
     return f"{file.filename}: {reason}" if reason else None
+
+
+def check_held_out(plan: FilePlan) -> None:
+    """Check that records to train on are left of a training file that passed its check. Raises
+    `InvalidRequest`.
+    """
+    report = plan.training.report
+    assert report is not None, "a processed file has a report"
+    recipe = plan.requested.recipe.with_fraction(report.num_records, plan.validation is not None)
+    if recipe.num_held_out(report.num_records) >= report.num_records:
+        raise InvalidRequest(
+            f"falqon.validation_fraction: {report.num_records} records are too few "
+            "to hold some out.",
+            param="falqon.validation_fraction",
+        )
 
 
 def resolve_job(

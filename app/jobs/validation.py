@@ -13,7 +13,7 @@ from app.jobs import repository
 from app.jobs.budget_warnings import warn_of_budget
 from app.jobs.events import NewEvent, append
 from app.jobs.requests import resolve_recipe
-from app.jobs.resolution import FilePlan, incompatibility, resolve_job
+from app.jobs.resolution import FilePlan, check_held_out, incompatibility, resolve_job
 from app.models import FileStatus, Job, JobStatus, Model
 
 
@@ -48,6 +48,10 @@ def finish_validation(session: Session, job: Job, settings: Settings) -> JobStat
         training=files["training_file"],
         validation=files.get("validation_file"),
     )
+    try:
+        check_held_out(plan)
+    except InvalidRequest as error:
+        return _fail(session, job, error.param, error.message, error.code)
     return queue_validated(session, job, settings, plan)
 
 

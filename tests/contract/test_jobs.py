@@ -138,6 +138,24 @@ def test_a_job_whose_file_turns_out_faulty_fails_with_the_reason(tenant: Tenant)
     assert job.finished_at is not None
 
 
+def test_a_file_too_small_to_hold_some_out_ends_its_job_before_or_after_its_check(
+    tenant: Tenant,
+) -> None:
+    request: dict[str, Any] = {
+        "training_file": tenant.upload(jsonl(1), check=False),
+        "extra_body": {"falqon": {"early_stopping_patience": 2}},
+    }
+    waiting = tenant.job(**request)
+    assert waiting.status == "validating_files"
+    assert tenant.check(request["training_file"]) == []
+    failed = jobs_of(tenant).retrieve(waiting.id)
+    assert (failed.status, failed.error.code) == ("failed", "invalid_value")
+    with pytest.raises(openai.BadRequestError, match="1 records are too few") as caught:
+        tenant.job(**request)
+    assert caught.value.param == failed.error.param == "falqon.validation_fraction"
+    assert failed.error.message in caught.value.message
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown model": ({"model": "nobody"}, "model", "model_not_found"),
     "unknown file": ({"training_file": "file-nobody"}, "training_file", "invalid_training_file"),
