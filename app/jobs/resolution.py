@@ -115,7 +115,8 @@ def resolve_job(
     )
     unused_fields = describe_unused_fields(session, plan.training)
     warnings = [unused_fields] if unused_fields else []
-    if requested.validation_fraction is None and not resolved.estimate.num_validation_records:
+    is_left_open = requested.validation_fraction is None and not requested.find_rate
+    if is_left_open and not resolved.estimate.num_validation_records:
         warnings.append(
             f"No record is held out to check the model: the file has fewer than {MIN_RECORDS}. "
             "Send a validation file, or set validation_fraction."

@@ -30,6 +30,9 @@ def test_a_range_test_is_twenty_steps_and_priced_as_such(tenant: Tenant) -> None
     assert (training.estimate["steps"], test.estimate["steps"]) == (600, 20)
     assert test.estimate["seconds"]["expected"] < training.estimate["seconds"]["expected"]
     assert "export" not in test.estimate["explanation"]
+    (warning,) = training.estimate["warnings"]
+    assert "held out" in warning
+    assert test.estimate["warnings"] == [], "no model comes of it that records could check"
     assert (test.config["find_rate"], test.config["num_epochs"]) == (True, 50)
     assert test.range_test is None
     body = {"model": tenant.base_model, "training_file": test.training_file} | extras
