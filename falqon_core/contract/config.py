@@ -166,9 +166,11 @@ class Recipe(RecipeOptions):
 
     def automatic_rate(self, width: int = MEASURED_WIDTH) -> AutomaticRate:
         """Return the automatic rate, before the multiplier, for a model of hidden size `width`."""
-        factor = DPO_LEARNING_RATE_FACTOR if self.objective == "dpo" else 1.0
+        is_dpo = self.objective == "dpo"
+        factor = DPO_LEARNING_RATE_FACTOR if is_dpo else 1.0
         if self.update_rule == "topk":
-            return AutomaticRate(value=PUBLISHED_LEARNING_RATE * factor, reason="as published")
+            reason = "a tenth of the published one" if is_dpo else "as published"
+            return AutomaticRate(value=PUBLISHED_LEARNING_RATE * factor, reason=reason)
         rate = METHOD_SPECS[self.method].learning_rate
         if self.method == "falqon":
             rate = ANCHORED_LEARNING_RATE[self.a_init or DEFAULT_A_INIT[self.update_rule]]

@@ -90,7 +90,7 @@ class HealthFinding(BaseModel):
             case "truncated":
                 return "raise max_seq_length or shorten the records"
             case "rate":
-                return "leave learning_rate out unless it was chosen on this data"
+                return "leave it on auto unless it was chosen on this data"
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,3 +29,7 @@ def test_every_method_follows_the_width(method: MethodName, objective: str) -> N
 def test_the_published_rule_keeps_its_published_rate() -> None:
     recipe = Recipe(update_rule="topk")
     assert recipe.automatic_rate(4096) == recipe.automatic_rate(576)
+    assert recipe.automatic_rate().reason == "as published"
+    preference = recipe.model_copy(update={"objective": "dpo"}).automatic_rate()
+    assert preference.value == pytest.approx(2e-4)
+    assert preference.reason == "a tenth of the published one"

@@ -243,6 +243,13 @@ def test_cut_records_and_a_distant_rate_are_told_at_the_start() -> None:
         monitor = LearningMonitor(Recipe(learning_rate=rate).resolved(100))
         monitor.started(started())
         assert [each.code for each in monitor.findings] == codes
+    monitor = LearningMonitor(Recipe().resolved(100, learning_rate_multiplier=9.0))
+    monitor.started(started())
+    (change,) = monitor.take_changes()
+    assert change.message == (
+        "Health: the learning rate 0.0045 is far from 0.0005, the automatic one of this method; "
+        "leave it on auto unless it was chosen on this data"
+    )
     monitor = LearningMonitor(Recipe().resolved(100))
     monitor.started(started(num_truncated_records=51))
     (change,) = monitor.take_changes()
