@@ -99,7 +99,8 @@ class RecipeOptions(BaseModel):
     num_epochs: Annotated[int, Field(ge=1, le=50)] | None = Field(
         None,
         description=f"Passes over the data; auto: {USUAL_EPOCHS}, up to {MAX_EPOCHS} for fewer "
-        f"than {MIN_STEPS} steps, down to 1 for more than {MAX_EXAMPLES:,} records",
+        f"than {MIN_STEPS} steps, fewer where all epochs together would be more than "
+        f"{MAX_EXAMPLES:,} records",
     )
     max_steps: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None, description="Limit of training steps, even before the last epoch ends"
