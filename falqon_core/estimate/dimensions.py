@@ -329,11 +329,6 @@ class ModelDimensions(BaseModel):
             frozen += self.num_expert_layers * self.experts.num_others(hidden)
         return self.num_linear_parameters + self.num_embedding_parameters + frozen
 
-    @property
-    def num_active_parameters(self) -> int:
-        """Return the parameters that one token passes: all but those of the other experts."""
-        return self.num_parameters - self.num_expert_parameters + self.num_active_expert_parameters
-
 
 def _count_vectors(
     config: dict[str, Any], hidden: int, intermediate: int, heads: int, kv_heads: int, head_dim: int
