@@ -92,7 +92,7 @@ class Fishman(Lora):
     @torch.no_grad()
     def after_step(self) -> float:
         """End the step in the history; nothing is requantized in place, so the share is 0."""
-        self.history.end_step([value.detach() for value in self._adapter_parameters().values()])
+        self.history.end_step([value.detach() for value in self.parameters().values()])
         return 0.0
 
     def state(self) -> dict[str, Tensor]:

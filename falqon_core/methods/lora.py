@@ -16,7 +16,6 @@ from falqon_core.contract.config import Recipe
 from falqon_core.contract.errors import CheckpointCorrupt, ConfigError
 from falqon_core.data.loader import Microbatch
 from falqon_core.meld.convert import swap_blocks, target_linears
-from falqon_core.meld.init import orthonormal
 from falqon_core.methods.adapter import AdaptedLinear, Adapter
 from falqon_core.methods.frozen import DenseLinear, FrozenLinear, hash_codes, tensors_of
 from falqon_core.methods.frozen_base import FrozenBaseMethod
@@ -30,12 +29,9 @@ HASHES = (BASE_SHA256, FINGERPRINT_SHA256)
 class Lora(FrozenBaseMethod):
     """The method, and the base class of those that differ in base, adapter or layer."""
 
-    def __init__(self, recipe: Recipe, train_a: bool = True) -> None:
-        """`recipe` is resolved. With `train_a=False` A stays on the orthonormal rows that the
-        melded method would take: that method without its FP8.
-        """
+    def __init__(self, recipe: Recipe) -> None:
+        """`recipe` is resolved."""
         self.recipe = recipe
-        self.train_a = train_a
         self.layers: dict[str, AdaptedLinear] = {}
         self._base_hashes: dict[str, Tensor] = {}
 
@@ -69,15 +65,8 @@ class Lora(FrozenBaseMethod):
         return self.recipe.alpha / self.recipe.rank
 
     def prepare(self, model: PreTrainedModel, first_microbatches: Sequence[Microbatch]) -> None:
-        """Convert the model; with frozen A, give every A orthonormal rows. Raises `ConfigError`
-        where a target or the rank does not fit.
-        """
+        """Convert the model. Raises `ConfigError` where a target or the rank does not fit."""
         self._convert(model, {})
-        if not self.train_a:
-            for name, layer in self.layers.items():
-                # [r, I]; its name keys the rows, as in the melded method.
-                a = layer.adapter.lora_a.requires_grad_(False)
-                a.copy_(orthonormal(name, a.shape[1], self.recipe.rank, self.recipe.seed))
 
     def restore(self, model: PreTrainedModel, state: dict[str, Tensor]) -> None:
         """Convert the model and fill the adapters. Raises `CheckpointCorrupt` where the base is
@@ -85,7 +74,7 @@ class Lora(FrozenBaseMethod):
         """
         self._convert(model, state)
         with torch.no_grad():
-            for name, parameter in self._adapter_parameters().items():
+            for name, parameter in self.parameters().items():
                 # fp32 masters, on the device of the linear.
                 parameter.copy_(state[name])
         for name in self.layers:
@@ -96,11 +85,11 @@ class Lora(FrozenBaseMethod):
                 )
 
     def parameters(self) -> dict[str, nn.Parameter]:
-        """Return the adapters' parameters that train, fp32: A [r, I] and B [O, r] by default."""
+        """Return the adapters' parameters, fp32: A [r, I] and B [O, r] by default."""
         return {
-            name: parameter
-            for name, parameter in self._adapter_parameters().items()
-            if parameter.requires_grad
+            f"{name}.{key}": parameter
+            for name, layer in self.layers.items()
+            for key, parameter in layer.adapter.named_parameters()
         }
 
     def state(self) -> dict[str, Tensor]:
@@ -110,7 +99,7 @@ class Lora(FrozenBaseMethod):
             for name, layer in self.layers.items()
             for key, value in layer.base.search_results().items()
         }
-        adapters = {name: value.detach() for name, value in self._adapter_parameters().items()}
+        adapters = {name: value.detach() for name, value in self.parameters().items()}
         return adapters | searched | self._base_hashes
 
     @torch.no_grad()
@@ -157,10 +146,3 @@ class Lora(FrozenBaseMethod):
                 f"rank: {self.recipe.rank} is more than the {weight.shape[1]} inputs of {name}",
                 "rank",
             )
-
-    def _adapter_parameters(self) -> dict[str, nn.Parameter]:
-        return {
-            f"{name}.{key}": parameter
-            for name, layer in self.layers.items()
-            for key, parameter in layer.adapter.named_parameters()
-        }
