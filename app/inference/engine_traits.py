@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from app.inference.refusals import refusal_of
+from app.inference.refusals import BUSY_STATUSES, refusal_of
 from app.inference.sampling import EngineKind
 
 LIFETIME_SECONDS = 300.0  # an engine of the operator's own may serve another model by then
@@ -17,7 +17,6 @@ MAX_KNOWN = 10_000
 # Sends a request to the engine: address, fields (None: a GET) -> its response, independently of the
 # status.
 Post = Callable[[str, dict[str, Any] | None], Awaitable[httpx.Response]]
-BUSY_STATUSES = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 PROBE_MESSAGES = [{"role": "user", "content": "Hello"}]
 PROBE_TOOL = {"type": "function", "function": {"name": "probe", "parameters": {"type": "object"}}}
 

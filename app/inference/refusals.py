@@ -1,12 +1,16 @@
 """Meaning of an engine's refusal, in our words and its own. Free of the web framework."""
 
+import json
+from typing import Any
+
 import httpx
 
-from app.base.errors import ApiError, InvalidRequest, Unavailable
+from app.base.errors import ApiError, InvalidRequest, QuotaExceeded, Unavailable
 
 MAX_ERROR_BYTES = 65_536
 NO_SUCH_TOKENS = "prompt: the model has no such tokens."
 ENGINE_UNAVAILABLE = "engine_unavailable"
+BUSY_STATUSES = (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE)
 # Errors of an engine that does not respond, or no longer.
 CONNECTION_ERRORS = (httpx.NetworkError, httpx.RemoteProtocolError, httpx.TimeoutException)
 # Errors before a connection is there: the engine has read nothing.
@@ -23,7 +27,7 @@ def refusal_of(status: int, raw: bytes, prompt_field: str = "messages") -> ApiEr
     """Turn the engine's error into one of ours, with its words. `prompt_field` is the user's field
     with the model's input.
     """
-    message = _message_of(raw[:MAX_ERROR_BYTES])
+    message = _message_of(raw)
     match status:
         case 400 | 413 | 422:
             if "context" in message:
@@ -42,9 +46,19 @@ def refusal_of(status: int, raw: bytes, prompt_field: str = "messages") -> ApiEr
     return EngineError(f"The engine has failed: {message}")
 
 
-def _message_of(raw: bytes) -> str:
+def is_busy(status: int, raw: bytes) -> bool:
+    """Return whether the engine may take the request later; with a spent quota it does not."""
+    return status in BUSY_STATUSES and error_of(raw).get("code") != QuotaExceeded.code
+
+
+def error_of(raw: bytes) -> dict[str, Any]:
+    """Return the error of an engine's answer; nothing if there is none that can be read."""
     try:
-        error = httpx.Response(200, content=raw).json()
-        return str(error["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return raw.decode(errors="replace")[:300]
+        error = json.loads(raw[:MAX_ERROR_BYTES])["error"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return error if isinstance(error, dict) else {"message": str(error)}
+
+
+def _message_of(raw: bytes) -> str:
+    return str(error_of(raw).get("message", raw.decode(errors="replace")[:300]))

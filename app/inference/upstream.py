@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 
 from app.base.errors import ApiError
-from app.inference.refusals import MAX_ERROR_BYTES
+from app.inference.refusals import error_of
 from app.inference.rewriting import Rewriter
 from app.inference.schemas import ChatCompletionRequest, InferenceRequest
 from app.inference.tool_calls import ToolCallRewriter
@@ -65,7 +65,7 @@ def refusal_of(
     """Return the upstream's refusal with its status and code. `token`: its key, which refusals
     repeat, and which no caller may see.
     """
-    error = _error_of(raw[:MAX_ERROR_BYTES])
+    error = error_of(raw)
     code = error.get("code")
     message = error.get("message") or "it gives no reason"
     if status in KEY_STATUSES:
@@ -89,11 +89,3 @@ def failure_of(error: Exception) -> UpstreamError:
         return UpstreamError(httpx.codes.GATEWAY_TIMEOUT, message, code="upstream_timeout")
     message = "The upstream does not answer; try again."
     return UpstreamError(httpx.codes.BAD_GATEWAY, message, code="upstream_unavailable")
-
-
-def _error_of(raw: bytes) -> dict[str, Any]:
-    try:
-        error = json.loads(raw)["error"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return error if isinstance(error, dict) else {"message": str(error)}

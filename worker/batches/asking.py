@@ -13,10 +13,10 @@ import structlog
 
 from app.aliases import service as aliases
 from app.base.database import DATABASE_UNAVAILABLE_ERRORS, Database
-from app.base.errors import ApiError, Unavailable
+from app.base.errors import Unavailable
 from app.inference.adapters import send_with_adapter
 from app.inference.documents import join, parse
-from app.inference.engine_traits import BUSY_STATUSES, KnownTraits
+from app.inference.engine_traits import KnownTraits
 from app.inference.known_aliases import KnownAliases, choose
 from app.inference.questions import EngineRequest, estimate_tokens, split
 from app.inference.refusals import CONNECTION_ERRORS, EngineError
@@ -25,12 +25,12 @@ from app.inference.service import EngineTarget
 from app.inference.translation import translate
 from app.inference.usage import UsageTally, usage_of
 from worker.batches.engines import RETRY_SECONDS, BatchEngines
+from worker.machine.busy_engine import EngineBusy, busy_of
 from worker.machine.engine_samples import read_num_waiting
 
 HEALTH_SECONDS = 5.0
 MAX_TRIES = 3  # of one request, when the engine fails or goes
 BUSY_SECONDS = 1.0  # between two readings of an engine's queue
-MAX_RETRY_AFTER_SECONDS = 300.0  # that a busy engine can have a request wait
 
 log = structlog.get_logger()
 
@@ -70,7 +70,7 @@ class BatchAsker:
         while True:
             try:
                 return await self._ask(request, await self._engines.find(model_id))
-            except _EngineBusy as error:
+            except EngineBusy as error:
                 log.info("an engine of a batch is busy", model=model_id, error=error.message)
                 await asyncio.sleep(error.wait_seconds)
                 continue
@@ -145,7 +145,7 @@ class BatchAsker:
     async def _post(
         self, target: EngineTarget, path: str, fields: dict[str, Any] | None
     ) -> httpx.Response:
-        """Return the response. Raises `_EngineBusy`, also for a question about the engine."""
+        """Return the response. Raises `EngineBusy`, also for a question about the engine."""
         with nullcontext() if target.engine is None else self._timed():
             answer = await self._client.request(
                 "GET" if fields is None else "POST",
@@ -153,8 +153,8 @@ class BatchAsker:
                 content=None if fields is None else target.body(json.dumps(fields).encode()),
                 headers=target.headers,
             )
-        if answer.status_code in BUSY_STATUSES:
-            raise _EngineBusy(target.refusal_of(answer, answer.content), _wait_seconds_of(answer))
+        if busy := busy_of(target, answer):
+            raise busy
         return answer
 
     @contextmanager
@@ -181,22 +181,6 @@ class BatchAsker:
 
 class _EngineAway(Unavailable):
     """The engine, or its connection, has gone; another try may find it again."""
-
-
-class _EngineBusy(Unavailable):
-    """The engine takes no request now, and will take this one later."""
-
-    def __init__(self, refusal: ApiError, wait_seconds: float) -> None:
-        super().__init__(refusal.message, code=refusal.code)
-        self.wait_seconds = wait_seconds
-
-
-def _wait_seconds_of(answer: httpx.Response) -> float:
-    """Return the seconds of `retry-after` within bounds; the usual ones for a date or nothing."""
-    text = answer.headers.get("retry-after", "")
-    if not (text.isascii() and text.isdigit()):
-        return RETRY_SECONDS
-    return min(max(float(text), BUSY_SECONDS), MAX_RETRY_AFTER_SECONDS)
 
 
 class _Calm:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from app.usage.questions import QuestionCount, QuestionCounts, QuestionKey
 from worker.context import WorkerContext
 from worker.evaluation.charge import Charge
 from worker.evaluation.rows import COMPLETION_PATH
+from worker.machine.busy_engine import EngineBusy, busy_of
 
 MAX_CONCURRENT = 2  # An engine gives four answers at once; other callers need the rest.
 CONNECT_SECONDS = 5.0
@@ -89,30 +90,39 @@ class Asker:
         self, model_id: str, questions: Sequence[Question], *, is_judge: bool = False
     ) -> list[str | EngineRefused]:
         """Return the answers of a model. Raises `NotAnswered` where there is no engine for it,
-        or where it fails time and again. The operator names models that judge at an address of its
-        own, which is not charged.
+        or where it fails time and again. A busy engine is asked again until the heartbeat gives
+        up. The operator names models that judge at an address of its own, which is not charged.
         """
         judge = (
             self._judge_target() if is_judge and model_id in self._settings.judge_models else None
         )
+        answers: dict[int, _Answer] = {}
         num_tries = 1
         while True:
+            missing = {i: each for i, each in enumerate(questions) if i not in answers}
             try:
                 target = judge or self._find_target(model_id)
                 with nullcontext() if target.engine is None else self._charged():
-                    answers = asyncio.run(self._ask_at_once(target, questions))
-                if judge is None and not target.is_upstream:
-                    self._count(model_id, answers)
-                return [answer.text for answer in answers]
+                    replies = asyncio.run(self._ask_at_once(target, missing.values()))
             except (EngineAway, ApiError) as error:
                 failure = _failure_of(error)
                 log.warning("a model was not asked", model=model_id, error=failure.message)
                 if num_tries == MAX_TRIES or isinstance(error, InvalidRequest | NotFound):
                     raise failure from error
-            num_tries += 1
-            self._pause()
+                num_tries += 1
+                self._pause(RETRY_SECONDS)
+                continue
+            replied = zip(missing, replies, strict=True)
+            answers |= {i: each for i, each in replied if isinstance(each, _Answer)}
+            busy = [each for each in replies if isinstance(each, EngineBusy)]
+            if not busy:
+                if judge is None and not target.is_upstream:
+                    self._count(model_id, answers.values())
+                return [answers[i].text for i in range(len(questions))]
+            log.info("an engine of an evaluation is busy", model=model_id, error=busy[0].message)
+            self._pause(max(each.wait_seconds for each in busy))
 
-    def _count(self, model_id: str, answers: Sequence["_Answer"]) -> None:
+    def _count(self, model_id: str, answers: Iterable["_Answer"]) -> None:
         """Count the tokens; those that the database does not take are counted with the next."""
         usages = [answer.usage for answer in answers if answer.usage is not None]
         key = QuestionKey(self._project_id, self._key_id or "", model_id, QuestionSource.EVALUATION)
@@ -175,8 +185,8 @@ class Asker:
                 time.sleep(ENGINE_POLL_SECONDS)
 
     async def _ask_at_once(
-        self, target: EngineTarget, questions: Sequence[Question]
-    ) -> list["_Answer"]:
+        self, target: EngineTarget, questions: Iterable[Question]
+    ) -> list["_Answer | EngineBusy"]:
         timeout = httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS)
         async with httpx.AsyncClient(timeout=timeout, trust_env=False) as client:
             tasks = [asyncio.create_task(_answer(client, target, each)) for each in questions]
@@ -194,8 +204,8 @@ class Asker:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _pause(self) -> None:
-        until = time.monotonic() + RETRY_SECONDS
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             self._heartbeat()
             time.sleep(ENGINE_POLL_SECONDS)
@@ -211,7 +221,9 @@ class _Answer:
     usage: TokenUsage | None = None
 
 
-async def _answer(client: httpx.AsyncClient, target: EngineTarget, question: Question) -> _Answer:
+async def _answer(
+    client: httpx.AsyncClient, target: EngineTarget, question: Question
+) -> _Answer | EngineBusy:
     send = partial(
         client.post,
         f"{target.address}{question.path}",
@@ -219,6 +231,8 @@ async def _answer(client: httpx.AsyncClient, target: EngineTarget, question: Que
         headers=target.headers,
     )
     answer = await send_with_adapter(client, target, send)
+    if busy := busy_of(target, answer):
+        return busy
     if target.is_gone(answer.status_code):
         raise EngineAway("another engine has its address")
     if answer.status_code != httpx.codes.OK:

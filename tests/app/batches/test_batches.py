@@ -34,6 +34,7 @@ from worker.batches import asking
 from worker.context import WorkerContext
 from worker.entry import process
 from worker.entry.workers import Poller
+from worker.machine import busy_engine
 from worker.operations.batch import BatchHandler
 
 CHAT = "/v1/chat/completions"
@@ -437,7 +438,7 @@ def refuse_first(monkeypatch: pytest.MonkeyPatch, num_refusals: float, **headers
 def test_a_busy_engine_is_asked_again_until_it_answers(
     tenant: Tenant, handler: BatchHandler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asking, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(busy_engine, "USUAL_SECONDS", 0.0)
     refusals = refuse_first(monkeypatch, 2 * asking.MAX_TRIES)
     batch = create(tenant, lines(tenant, "One"))
     handler.poll()
@@ -447,7 +448,7 @@ def test_a_busy_engine_is_asked_again_until_it_answers(
     assert refusals == [429, 503] * asking.MAX_TRIES
 
 
-@pytest.mark.parametrize(("header", "seconds"), [("2", 2.0), ("0", asking.BUSY_SECONDS)])
+@pytest.mark.parametrize(("header", "seconds"), [("2", 2.0), ("0", busy_engine.MIN_SECONDS)])
 def test_a_busy_engine_names_the_seconds_until_the_next_request(
     tenant: Tenant,
     handler: BatchHandler,
@@ -459,7 +460,7 @@ def test_a_busy_engine_names_the_seconds_until_the_next_request(
     batch = create(tenant, lines(tenant, "One"))
     began_at = time.monotonic()
     handler.poll()
-    assert seconds <= time.monotonic() - began_at < asking.RETRY_SECONDS
+    assert seconds <= time.monotonic() - began_at < busy_engine.USUAL_SECONDS
     assert tenant.client.batches.retrieve(batch.id).output_file_id
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import signal
 import sys
@@ -46,6 +47,7 @@ from worker.entry.workers import Poller
 from worker.evaluation import asking
 from worker.evaluation.charge import Charge
 from worker.evaluation.rows import COMPLETION_PATH
+from worker.machine import busy_engine
 from worker.operations.evaluation import EvaluationHandler
 from worker.operations.handler import OperationAbandoned
 
@@ -576,6 +578,83 @@ def test_an_engine_that_dies_is_loaded_again(
     thread.join(60)
     done = read(tenant, job_id, evaluation_id)
     assert (done["status"], done["error"]) == ("completed", None)
+
+
+class BusyEngine(model_engine.Handler):
+    """Refuses so many questions, and then each that comes beside another one."""
+
+    num_refused: float = 0
+    refusal: bytes = b""
+    refusals: list[int]
+    answering: threading.Lock
+
+    def do_POST(self) -> None:
+        if len(self.refusals) >= self.num_refused and self.answering.acquire(blocking=False):
+            time.sleep(0.1)
+            super().do_POST()
+            self.answering.release()
+            return
+        self.rfile.read(int(self.headers["content-length"]))
+        self.refusals.append(503 if len(self.refusals) % 2 else 429)
+        self.send(self.refusals[-1], self.refusal)
+
+
+@pytest.fixture
+def busy(
+    api: Api, shutting_down: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[EvaluationHandler]:
+    """A worker whose models a busy engine answers for."""
+    monkeypatch.setattr(BusyEngine, "refusals", [], raising=False)
+    monkeypatch.setattr(BusyEngine, "answering", threading.Lock(), raising=False)
+    with serving_by(BusyEngine) as url:
+        settings = api.settings.model_copy(update={"engine_urls": {"*": url}})
+        yield EvaluationHandler(
+            WorkerContext(settings, api.database, api.storage, "evaluates", shutting_down)
+        )
+
+
+def test_a_busy_engine_is_asked_again_for_what_it_has_not_answered(
+    api: Api, tenant: Tenant, busy: EvaluationHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(busy_engine, "USUAL_SECONDS", 0.0)
+    monkeypatch.setattr(BusyEngine, "num_refused", 3 * asking.MAX_TRIES)
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows("Two?", "And?")))
+    evaluation_id = ask(tenant, job_id)
+    busy.poll()
+    done = read(tenant, job_id, evaluation_id)
+    assert (done["status"], done["error"], done["result"]["rows"]) == ("completed", None, 2)
+    assert len(BusyEngine.refusals) > BusyEngine.num_refused, "one at a time is answered"
+    with api.database.read() as session:
+        days = select(QuestionDay).where(QuestionDay.model_id == model_of(job_id))
+        assert [day.requests for day in session.scalars(days)] == [2]
+
+
+def test_an_evaluation_waits_for_a_busy_engine_as_long_as_it_may_take(
+    api: Api, tenant: Tenant, busy: EvaluationHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BusyEngine, "num_refused", math.inf)
+    monkeypatch.setattr(EvaluationHandler, "limit_seconds", 2.0)
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows("Two?")))
+    evaluation_id = ask(tenant, job_id)
+    busy.poll()
+    failed = read(tenant, job_id, evaluation_id)
+    assert (failed["status"], failed["error"]["code"]) == ("failed", "too_slow")
+    assert BusyEngine.refusals == [429]
+
+
+def test_an_engine_whose_quota_is_spent_is_not_busy(
+    api: Api, tenant: Tenant, busy: EvaluationHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(BusyEngine, "num_refused", math.inf)
+    error = {"message": "You exceeded your current quota.", "code": "insufficient_quota"}
+    monkeypatch.setattr(BusyEngine, "refusal", json.dumps({"error": error}).encode())
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows("Two?")))
+    evaluation_id = ask(tenant, job_id)
+    busy.poll()
+    failed = read(tenant, job_id, evaluation_id)
+    assert "You exceeded your current quota." in failed["error"]["message"]
+    assert len(BusyEngine.refusals) == asking.MAX_TRIES
 
 
 def test_an_engine_that_cannot_be_started_is_named(
