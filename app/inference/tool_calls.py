@@ -9,7 +9,7 @@ from collections.abc import Iterator, Set
 from dataclasses import asdict, dataclass
 
 from app.inference.rewriting import Document, Rewriter
-from app.inference.tool_choice import CallPlan
+from app.inference.tool_choice import CallPlan, Mode
 
 END_OF_REASONING = "</think>"
 CODE_FENCE = "```"
@@ -28,17 +28,46 @@ class ParsedCall:
     arguments: str  # their JSON
 
 
-class HeldText:
-    """Text of one choice so far, while it may become a call."""
+class ChoiceText:
+    """Text of one choice, part by part. What may be a call is held back, and the rest passes: a
+    call that is not forced comes first, or behind the reasoning.
+    """
 
-    def __init__(self) -> None:
-        self.parts: list[str] = []
-        self.num_characters = 0
-        self.has_begun = False
+    def __init__(self, mode: Mode) -> None:
+        self._mode = mode
+        self._held: list[str] = []
+        self._num_held = 0  # characters
+        self._may_be_call: bool | None = None  # None: so far it is all space
+        self._passed = ""  # the last of it, which the next part may make an end of reasoning
 
-    def add(self, text: str) -> None:
-        self.parts.append(text)
-        self.num_characters += len(text)
+    @property
+    def is_held(self) -> bool:
+        return bool(self._held)
+
+    def take(self) -> str:
+        """Return what is held back, which is over."""
+        text = "".join(self._held)
+        self._held.clear()
+        self._num_held = 0
+        return text
+
+    def add(self, part: str) -> str:
+        """Return what passes of the text so far."""
+        self._held.append(part)
+        self._num_held += len(part)
+        if self._may_be_call is None and (begin := part.lstrip()):
+            self._may_be_call = self._mode == "forced" or begin.startswith(BEGINS_A_CALL)
+        if self._may_be_call is not False and self._num_held <= MAX_CHARACTERS:
+            return ""
+        self._may_be_call = False
+        text = self.take()
+        _, end, rest = (self._passed + text).rpartition(END_OF_REASONING)
+        if self._mode == "forced" or not end:
+            self._passed = (self._passed + text)[1 - len(END_OF_REASONING) :]
+            return text
+        self._may_be_call = None
+        self._passed = ""
+        return text.removesuffix(rest) + self.add(rest)
 
 
 class ToolCallRewriter(Rewriter):
@@ -46,14 +75,14 @@ class ToolCallRewriter(Rewriter):
 
     def __init__(self, plan: CallPlan) -> None:
         self._plan = plan
-        self._held: dict[int, HeldText] = {}
-        self._passing: set[int] = set()  # choices that answer with a text
+        self._texts: dict[int, ChoiceText] = {}
 
     def rewrite(self, document: Document) -> None:
         for choice in document["choices"]:
             message = choice["message"]
-            if calls := self._calls_in(message.get("content")):
-                message |= {"content": None, "tool_calls": _write_calls(calls)}
+            reasoning, calls = self._split(message.get("content"))
+            if calls:
+                message |= {"content": reasoning or None, "tool_calls": _write_calls(calls)}
                 choice["logprobs"] = None
                 self._finish(choice)
             self._write_as_asked(choice, message)
@@ -69,53 +98,52 @@ class ToolCallRewriter(Rewriter):
 
     def _choices(self, choice: Document) -> Iterator[Document]:
         """Return the resulting choices of one event."""
-        index = choice.get("index", 0)
-        if self._plan.mode != "native" and index not in self._passing:
-            if not self._hold(index, choice):
-                return
-            if choice.get("finish_reason") and (text_so_far := self._held.pop(index, None)):
-                text = "".join(text_so_far.parts)
-                delta: Document = {"content": text}
-                if calls := self._calls_in(text):
-                    delta = {"tool_calls": _write_calls(calls, is_event=True)}
-                    self._finish(choice)
-                yield {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
-        yield choice
-
-    def _hold(self, index: int, choice: Document) -> bool:
-        """Hold back the text of the event while it may become a call; return whether something is
-        left of it.
-        """
+        if self._plan.mode == "native":
+            yield choice
+            return
+        text = self._texts.setdefault(choice.get("index", 0), ChoiceText(self._plan.mode))
         delta = choice["delta"]
-        text = delta.get("content")
-        if not isinstance(text, str):
-            return True
-        text_so_far = self._held.setdefault(index, HeldText())
-        text_so_far.add(text)
-        is_text = text_so_far.num_characters > MAX_CHARACTERS
-        if not text_so_far.has_begun and (begin := text.lstrip()):
-            text_so_far.has_begun = True
-            is_text |= self._plan.mode == "text" and not begin.startswith(BEGINS_A_CALL)
-        if is_text:
-            delta["content"] = "".join(self._held.pop(index).parts)
-            self._passing.add(index)
-            return True
-        del delta["content"]
+        content = delta.get("content")
+        if isinstance(content, str):
+            delta["content"] = text.add(content)
+        if not text.is_held:
+            yield choice
+            return
         choice["logprobs"] = None
-        return bool(delta) or bool(choice.get("finish_reason"))
+        if not delta.get("content"):
+            delta.pop("content", None)
+        deltas = [delta]
+        if choice.get("finish_reason"):
+            deltas.append(self._delta_of(text.take(), choice))
+        for each in filter(None, deltas):
+            yield choice | {"delta": each, "finish_reason": None}
+        if choice.get("finish_reason"):
+            yield choice | {"delta": {}}
+
+    def _delta_of(self, text: str, choice: Document) -> Document:
+        """Return the calls in the last text of a choice, which then ends with them, or the text."""
+        reasoning, calls = self._split(text)
+        if not calls:
+            return {"content": text}
+        self._finish(choice)
+        written: Document = {"tool_calls": _write_calls(calls, is_event=True)}
+        return {"content": reasoning} | written if reasoning else written
 
     def _finish(self, choice: Document) -> None:
         if choice.get("finish_reason") == "stop":
             choice["finish_reason"] = self._plan.finish_reason
 
-    def _calls_in(self, content: str | None) -> list[ParsedCall]:
+    def _split(self, content: str | None) -> tuple[str, list[ParsedCall]]:
+        """Return the reasoning with its end, and the calls behind it; none in an answer that is a
+        text.
+        """
         if not content or self._plan.mode == "native":
-            return []
-        text = content.rpartition(END_OF_REASONING)[2]
+            return "", []
+        reasoning, end, text = content.rpartition(END_OF_REASONING)
         calls = _calls_of(text, self._plan.names)
         if not calls and self._plan.mode == "forced" and (cut := CUT_CALL.match(text)):
-            return [ParsedCall(json.loads(cut[1], strict=False), text[cut.end() :])]
-        return calls
+            calls = [ParsedCall(json.loads(cut[1], strict=False), text[cut.end() :])]
+        return reasoning + end, calls
 
     def _write_as_asked(self, choice: Document, message: Document) -> None:
         """Write calls as `function_call` for a client that has sent `functions`."""

@@ -3,6 +3,7 @@ questions are those that instructor, pydantic-ai and LangChain send.
 """
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from pydantic import BaseModel
 
 from app.inference.rewriting import Document
 from app.inference.tool_calls import ToolCallRewriter
-from app.inference.tool_choice import CallPlan
+from app.inference.tool_choice import CallPlan, Mode
 from tests.support.api import Tenant
 
 MODEL = "falqon-tiny"
@@ -197,16 +198,32 @@ OFFERED = CallPlan("text", frozenset({"f"}), "tool_calls", is_legacy=False)
 CALL = '{"name": "f", "arguments": {"c": "red"}}'
 
 
-def streamed(parts: list[str]) -> list[Document]:
-    """Return the choices of a stream of these texts."""
-    rewriter = ToolCallRewriter(OFFERED)
-    choices = []
-    for part in [*parts, ""]:
-        delta = {"content": part} if part else {}
-        finish_reason = None if part else "stop"
-        event = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
-        choices += [each["choices"][0] for each in rewriter.rewrite_event(event)]
-    return choices
+def whole(plan: CallPlan, text: str) -> Document:
+    """Return the choice of a whole answer."""
+    choice = {"index": 0, "message": {"content": text}, "finish_reason": "stop"}
+    ToolCallRewriter(plan).rewrite({"choices": [choice]})
+    return choice
+
+
+def streamed(plan: CallPlan, parts: list[str]) -> Document:
+    """Return the choice that a stream of these texts adds up to; the last part ends it."""
+    rewriter = ToolCallRewriter(plan)
+    content, calls = "", []
+    for number, part in enumerate(parts, start=1):
+        finish_reason = "stop" if number == len(parts) else None
+        event = {"choices": [{"delta": {"content": part}, "finish_reason": finish_reason}]}
+        for each in rewriter.rewrite_event(event):
+            (choice,) = each["choices"]
+            content += choice["delta"].get("content", "")
+            calls += choice["delta"].get("tool_calls", ())
+    message = {"content": content or None} | ({"tool_calls": calls} if calls else {})
+    return {"message": message, "finish_reason": choice["finish_reason"]}
+
+
+def said(choice: Document) -> tuple[str | None, list[Document], str]:
+    calls = choice["message"].get("tool_calls", ())
+    functions = [call["function"] for call in calls]
+    return choice["message"]["content"], functions, choice["finish_reason"]
 
 
 @pytest.mark.parametrize(
@@ -225,21 +242,40 @@ def streamed(parts: list[str]) -> list[Document]:
     ],
 )
 def test_an_offered_call_is_read_where_the_text_is_nothing_else(text: str, num_calls: int) -> None:
-    choice = {"index": 0, "message": {"content": text}, "finish_reason": "stop"}
-    ToolCallRewriter(OFFERED).rewrite({"choices": [choice]})
-    calls = choice["message"].get("tool_calls", ())
+    _, calls, finish_reason = said(whole(OFFERED, text))
     assert len(calls) == num_calls
-    assert choice["finish_reason"] == ("tool_calls" if num_calls else "stop")
+    assert finish_reason == ("tool_calls" if num_calls else "stop")
 
 
-@pytest.mark.parametrize("size", [1, 3, 1000])
-@pytest.mark.parametrize("text", [CALL, f" {CALL[:-1]}", "  Hello {x}"])
-def test_a_stream_says_what_the_whole_answer_says(text: str, size: int) -> None:
-    choices = streamed([text[i : i + size] for i in range(0, len(text), size)])
-    calls = [call for choice in choices for call in choice["delta"].get("tool_calls", ())]
-    if text == CALL:
-        assert [call["function"]["name"] for call in calls] == ["f"]
-        assert choices[-1]["finish_reason"] == "tool_calls"
-    else:
-        assert "".join(choice["delta"].get("content", "") for choice in choices) == text
-        assert choices[-1]["finish_reason"] == "stop"
+THOUGHTS = "<think>\nIs it {red}?\n</think>"
+ANSWERS: dict[str, tuple[str | None, int]] = {  # by text: what it says beside its calls
+    CALL: (None, 1),
+    f"{THOUGHTS}\n\n{CALL}": (THOUGHTS, 1),
+    f"Red?</think>[{CALL}, {CALL}]\n": ("Red?</think>", 2),
+    f"{THOUGHTS}{{no}}</think>{CALL}": (f"{THOUGHTS}{{no}}</think>", 1),
+    f"{THOUGHTS}No</think> {CALL}": (f"{THOUGHTS}No</think>", 1),
+}
+TEXTS = (f" {CALL[:-1]}", "  Hello {x}", f"{THOUGHTS} Red.", f"{THOUGHTS}{CALL} it is", "<think>{")
+
+
+@pytest.mark.parametrize("mode", ["text", "forced"])
+@pytest.mark.parametrize("size", [1, 3, 10, 1000])
+@pytest.mark.parametrize("text", [*ANSWERS, *TEXTS])
+def test_a_stream_says_what_the_whole_answer_says(mode: Mode, text: str, size: int) -> None:
+    plan = replace(OFFERED, mode=mode)
+    content, functions, finish_reason = said(whole(plan, text))
+    if mode == "text" or text in ANSWERS:
+        assert (content, len(functions)) == ANSWERS.get(text, (text, 0))
+    parts = [text[i : i + size] for i in range(0, len(text), size)]
+    assert said(streamed(plan, parts)) == (content, functions, finish_reason)
+
+
+def test_reasoning_before_a_call_is_streamed_as_it_comes() -> None:
+    rewriter = ToolCallRewriter(OFFERED)
+    contents = []
+    for part in ("<think>", "Red.", "</think>", CALL):
+        event = {"choices": [{"delta": {"content": part}, "finish_reason": None}]}
+        contents += [
+            each["choices"][0]["delta"]["content"] for each in rewriter.rewrite_event(event)
+        ]
+    assert contents == ["<think>", "Red.", "</think>"]
