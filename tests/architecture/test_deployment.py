@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from app.base.settings import Settings
 from tests.deployment.dockerfile import our_stages
+from tests.support.api import Api
 from tests.support.local_server import QuietHandler, RefusingProxy, serving_by
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +69,22 @@ def test_compose_publishes_only_the_api_and_only_on_localhost() -> None:
     }
     assert list(ports) == ["api"]
     assert all(port.startswith("127.0.0.1:") for port in ports["api"])
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("localhost:8000", 200), ("127.0.0.1", 200), ("api:8000", 200), ("a.b", 400)],
+)
+def test_the_api_of_compose_answers_to_its_own_names_alone(
+    tmp_path: Path, host: str, status: int
+) -> None:
+    value = COMPOSE["services"]["api"]["environment"]["FALQON_HOSTS"]
+    default = value.removeprefix("${FALQON_HOSTS:-").removesuffix("}")
+    api = Api(f"sqlite:///{tmp_path}/falqon.db", tmp_path, hosts=json.loads(default))
+    try:
+        assert httpx.get(f"{api.url}/healthz", headers={"host": host}).status_code == status
+    finally:
+        api.stop()
 
 
 def test_the_env_example_has_every_required_variable() -> None:
@@ -266,6 +284,7 @@ def test_docker_compose_parses_the_file_as_these_tests_do(tmp_path: Path) -> Non
     assert services["db"]["environment"]["POSTGRES_PASSWORD"] == password
     assert services["api"]["environment"]["FALQON_ADMIN_KEY"] == dotenv["FALQON_ADMIN_KEY"]
     assert services["worker"]["environment"]["FALQON_ADMIN_KEY"] == ""
+    assert json.loads(services["api"]["environment"]["FALQON_HOSTS"]) == ["localhost", "api"]
     assert "AWS_ACCESS_KEY_ID" not in services["db"]["environment"]
     cards = [
         services[name]["deploy"]["resources"]["reservations"]["devices"]
