@@ -7,7 +7,6 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from sqlalchemy import text
 
 from app.aliases import repository, service
 from app.aliases.traffic import Traffic
@@ -17,6 +16,7 @@ from app.base.ids import new_id
 from app.catalogue import service as catalogue
 from app.models import Scope
 from tests.support.api import Api, Tenant, installation_admin
+from tests.support.databases import num_waiting_for
 from tests.support.waiting import wait_for
 
 OLD = "ft:gpt-4o-mini-2024-07-18:acme::abc123"
@@ -161,17 +161,11 @@ def test_a_name_set_while_its_model_is_deleted_waits_and_is_refused(
             catalogue.delete(session, tenant.project_id, model, may_delete_bases=False)
             setting = pool.submit(tenant.http.post, "/v1/aliases", json=body)
             if session.get_bind().dialect.name == "postgresql":
-                wait_for(lambda: num_waiting(api) == 1, 30, "the name waits for the model's row")
+                wait_for(
+                    lambda: num_waiting_for(session) == 1, 30, "the name waits for the model's row"
+                )
             audit.record(session, caller, "model.deleted", model)  # it locks the project's row
         assert refusal(setting.result()) == (400, "model_not_found")
-
-
-def num_waiting(api: Api) -> int:
-    """Return how many transactions wait for a lock."""
-    waiting = "datname = current_database() AND wait_event_type = 'Lock'"
-    with api.database.read() as session:
-        count = session.scalar(text(f"SELECT count(*) FROM pg_stat_activity WHERE {waiting}"))
-    return int(count or 0)
 
 
 def test_changes_at_once_are_versions_one_after_the_other(tenant: Tenant) -> None:

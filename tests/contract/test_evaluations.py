@@ -1,6 +1,5 @@
 """Evaluations, as a client asks for them; the worker that asks the models has tests of its own."""
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +12,8 @@ from app.models.evaluation import EvaluationResult
 from app.projects import repository as projects
 from falqon_core.contract.config import Recipe
 from tests.support.api import Tenant, jsonl
+from tests.support.databases import num_waiting_for
+from tests.support.waiting import wait_for
 
 GRADER = {"type": "string_check", "name": "same", "operation": "eq"}
 RESULT = {
@@ -179,7 +180,7 @@ def test_the_limit_holds_for_requests_at_once(tenant: Tenant) -> None:
     assert statuses.count(429) == len(job_ids) - MAX_IN_PROGRESS, statuses
 
 
-@pytest.mark.both_databases
+@pytest.mark.parametrize("api", ["postgres"], indirect=True)
 def test_an_evaluation_and_the_end_of_an_attempt_wait_for_each_other_once(tenant: Tenant) -> None:
     """The job's row is locked before the project's by both."""
     job_id = a_job(tenant, validation_file=tenant.upload(jsonl(answer="seven")))
@@ -187,7 +188,7 @@ def test_an_evaluation_and_the_end_of_an_attempt_wait_for_each_other_once(tenant
         with tenant.api.database.transaction() as session:
             session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
             asking = pool.submit(ask, tenant, job_id)
-            time.sleep(0.5)  # it waits for the job
+            wait_for(lambda: num_waiting_for(session) == 1, 60, "it waits for the job")
             projects.lock(session, tenant.project_id)
         assert asking.result().status_code == 200
 
