@@ -68,7 +68,7 @@ def test_health(api: Api) -> None:
 def test_a_database_that_is_not_migrated_is_not_ready(api: Api) -> None:
     with api.database.engine.begin() as connection:
         connection.exec_driver_sql("DELETE FROM alembic_version")
-    answer = wait_for(lambda: readiness(api, "database", "not migrated"), 5)
+    answer = wait_for(lambda: readiness(api, "database", "not migrated"))
     assert (answer.status_code, answer.json()["status"]) == (503, "unavailable")
     assert int(answer.headers["retry-after"]) > 0
 
@@ -101,7 +101,7 @@ def test_a_database_that_is_away_is_said_so_and_may_be_asked_again(api: Api) -> 
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "database_unavailable")
         assert int(answer.headers["retry-after"]) > 0
         assert "x-should-retry" not in answer.headers
-    assert wait_for(lambda: readiness(api, "database", "unreachable"), 5).status_code == 503
+    assert wait_for(lambda: readiness(api, "database", "unreachable")).status_code == 503
     event.remove(engine, "begin", away)
     assert tenant.http.get("/v1/models").status_code == 200
     tenant.http.close()
@@ -145,7 +145,7 @@ def test_a_process_is_small_raises_its_limit_of_files_and_ends_its_streams_at_si
             headers={"authorization": f"Bearer {key}"},
             verify=False,
         ) as http:
-            wait_for(lambda: is_ready(http), 60)
+            wait_for(lambda: is_ready(http))
             assert resident_bytes(process.pid) < 200 * 2**20
             assert resource.prlimit(process.pid, resource.RLIMIT_NOFILE) == (most, hard)
             job_id = add_job(database)

@@ -27,4 +27,4 @@ def confirm(page: Page, action: str, sure: str) -> None:
 
 def until(page: Page, condition: Callable[[], bool], what: str) -> None:
     """The page's own events are only handled while Playwright waits for something."""
-    wait_for(lambda: page.wait_for_timeout(100) or condition(), 40, what)
+    wait_for(lambda: page.wait_for_timeout(100) or condition(), what=what)

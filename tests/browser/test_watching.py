@@ -54,7 +54,7 @@ def test_a_job_is_followed_to_its_end_over_a_broken_connection(
 
         proxy.close()
         cut_at = drawn(page)
-        wait_for(lambda: step(service, job_id) > cut_at + 20, 30, "the job goes on")
+        wait_for(lambda: step(service, job_id) > cut_at + 20, what="the job goes on")
         until(
             page,
             lambda: page.locator("#connection").is_visible(),

@@ -35,7 +35,7 @@ class ApiProcess:
             environment=self._environment | dict(environment or {}),
             output=self._output,
         )
-        wait_for(self._answers, 30, f"the API is up; see {self._output}")
+        wait_for(self._answers, what=f"the API is up; see {self._output}")
         return self.process
 
     def kill(self) -> None:

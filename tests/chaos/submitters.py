@@ -121,16 +121,14 @@ class Submitters:
         begun_at = time.monotonic()
         wait_for(
             lambda: any(o.acknowledged and o.sent_at > begun_at for o in self.history[-100:]),
-            30,
-            "another submission",
+            what="another submission",
         )
 
     def wait_for_refusal(self) -> None:
         begun_at = time.monotonic()
         wait_for(
             lambda: any(o.status == 503 and o.ended_at > begun_at for o in self.history[-100:]),
-            30,
-            "a submission that is refused",
+            what="a submission that is refused",
         )
 
     def _work(self, number: int, client: Client) -> None:

@@ -61,7 +61,7 @@ def test_a_kill_around_the_success_leaves_one_evaluation_and_one_switch(
     job_id = a_job(backend)
     backend.set(job_id, requested=with_switch(backend, job_id))
     worker = backend.start_worker(FAULT_POINTS=f"{point}=exit", FAULT_MARKS=str(tmp_path))
-    wait_for(lambda: worker.poll() is not None, 60, "the worker dies at its point")
+    wait_for(lambda: worker.poll() is not None, what="the worker dies at its point")
     is_published = point == "after_finish"
     assert (backend.job(job_id).status == JobStatus.SUCCEEDED) is is_published
     assert len(evaluations(backend, job_id)) == is_published

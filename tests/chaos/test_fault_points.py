@@ -190,7 +190,7 @@ def test_a_rescue_that_fails_is_made_up_for(
         worker.kill()
         run_fast.touch()
         backend.set(job_id, lease_expires_at=now_plus(-1))
-        wait_for(lambda: has_fired(mark), 30, "a rescue fails")
+        wait_for(lambda: has_fired(mark), what="a rescue fails")
         if action == "exit":
             api.process.wait()
             api.start()

@@ -120,14 +120,14 @@ def kill(service: Service, records: Records, job_id: str, victim: str) -> None:
     attempt = records.job(job_id).attempt
     for pid in service.pids(*VICTIMS[victim]):
         os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: records.job(job_id).attempt > max(attempt, 1), 60, "another attempt")
+    wait_for(lambda: records.job(job_id).attempt > max(attempt, 1), what="another attempt")
 
 
 def pause_and_resume(service: Service, records: Records, job_id: str) -> None:
     service.client.fine_tuning.jobs.pause(job_id)
-    wait_for(lambda: records.job(job_id).status == JobStatus.PAUSED, 60, "the job is paused")
+    wait_for(lambda: records.job(job_id).status == JobStatus.PAUSED, what="the job is paused")
     paused_at = records.job(job_id).progress
     service.client.fine_tuning.jobs.resume(job_id)
     wait_for(
-        lambda: records.attempts(job_id)[-1].start_step == paused_at.step, 60, "it continues there"
+        lambda: records.attempts(job_id)[-1].start_step == paused_at.step, what="it continues there"
     )

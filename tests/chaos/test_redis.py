@@ -109,7 +109,7 @@ def test_a_redis_that_is_away_and_then_wiped_again_and_again(
         assert backend.job(running).status == JobStatus.RUNNING
         run_fast.touch()
         backend.wait_for_status(running, JobStatus.SUCCEEDED)
-        wait_for(lambda: num_listening(redis_url) == len(workers), 60, "the workers listen again")
+        wait_for(lambda: num_listening(redis_url) == len(workers), what="the workers listen again")
         for worker in workers:
             worker.terminate()
         for worker in workers:
@@ -159,7 +159,9 @@ def test_links_to_redis_that_fall_silent(backend: Backend, link: Link, count: Co
             beside.start()
             backend.wait_for_step(running[-1], 2)
             if round_ == 0:
-                wait_for(lambda: num_listening(link.url) == len(workers), 60, "both workers listen")
+                wait_for(
+                    lambda: num_listening(link.url) == len(workers), what="both workers listen"
+                )
             swallowed = link.swallowed
             num_links += link.fall_silent()
             jobs = [client.submit(file_id, f"{round_}-{i}").body["id"] for i in range(len(workers))]

@@ -162,7 +162,7 @@ def test_a_name_set_while_its_model_is_deleted_waits_and_is_refused(
             setting = pool.submit(tenant.http.post, "/v1/aliases", json=body)
             if session.get_bind().dialect.name == "postgresql":
                 wait_for(
-                    lambda: num_waiting_for(session) == 1, 30, "the name waits for the model's row"
+                    lambda: num_waiting_for(session) == 1, what="the name waits for the model's row"
                 )
             audit.record(session, caller, "model.deleted", model)  # it locks the project's row
         assert refusal(setting.result()) == (400, "model_not_found")

@@ -188,7 +188,7 @@ def test_an_evaluation_and_the_end_of_an_attempt_wait_for_each_other_once(tenant
         with tenant.api.database.transaction() as session:
             session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
             asking = pool.submit(ask, tenant, job_id)
-            wait_for(lambda: num_waiting_for(session) == 1, 60, "it waits for the job")
+            wait_for(lambda: num_waiting_for(session) == 1, what="it waits for the job")
             projects.lock(session, tenant.project_id)
         assert asking.result().status_code == 200
 

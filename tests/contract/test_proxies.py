@@ -191,7 +191,7 @@ def nginx(folder: Path, port: int, upstream: str) -> Iterator[str]:
     )
     process = subprocess.Popen([str(NGINX), "-c", str(config), "-e", str(folder / "nginx.log")])
     try:
-        wait_for(lambda: listens(port), 20, "nginx listens")
+        wait_for(lambda: listens(port), what="nginx listens")
         yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()

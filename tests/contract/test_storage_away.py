@@ -100,10 +100,10 @@ def test_a_silent_store_stops_nobody_who_does_not_need_it(
         for answer in answers:
             assert_unavailable(answer.result())
     other.http.close()
-    readiness = wait_for(lambda: storage_is(tenant, "not writable"), 10)
+    readiness = wait_for(lambda: storage_is(tenant, "not writable"))
     assert (readiness.status_code, readiness.json()["status"]) == (503, "unavailable")
     store.answer_again()
-    wait_for(lambda: tenant.http.get("/readyz").json()["checks"]["storage"] == "ok", 10)
+    wait_for(lambda: tenant.http.get("/readyz").json()["checks"]["storage"] == "ok")
     assert tenant.http.get(f"/v1/files/{file_id}/content").content == jsonl()
 
 
@@ -123,7 +123,7 @@ def test_a_folder_that_is_not_mounted_takes_nothing(
     form, files = {"purpose": "fine-tune"}, {"file": ("a.jsonl", jsonl())}
     assert_unavailable(local.http.post("/v1/files", data=form, files=files))
     assert_unavailable(local.http.get(f"/v1/files/{waiting}/content"))
-    readiness = wait_for(lambda: storage_is(local, "empty, or not mounted"), 5)
+    readiness = wait_for(lambda: storage_is(local, "empty, or not mounted"))
     assert readiness.status_code == 503
     checker = FileCheckHandler(context_of(local))
     check = threading.Thread(target=checker.poll)
@@ -131,19 +131,19 @@ def test_a_folder_that_is_not_mounted_takes_nothing(
     time.sleep(0.5)
     assert not folder.exists()
     elsewhere.rename(folder)
-    check.join(10)
+    check.join(60)
     assert local.http.get(f"/v1/files/{waiting}").json()["status"] == "processed"
     with local.api.database.read() as session:
         assert session.scalars(select(FileCheck.attempt)).all() == [1]
     assert local.http.post("/v1/files", data=form, files=files).status_code == 200
     assert local.http.get(f"/v1/files/{waiting}/content").content == jsonl()
-    wait_for(lambda: storage_is(local, "ok"), 5)
+    wait_for(lambda: storage_is(local, "ok"))
 
 
 def test_a_full_disk_is_not_ready(local: Tenant, monkeypatch: pytest.MonkeyPatch) -> None:
     assert storage_is(local, "ok")
     monkeypatch.setattr("app.http.probes.MIN_FREE_BYTES", 2**60)
-    answer = wait_for(lambda: storage_is(local, "no space left"), 5)
+    answer = wait_for(lambda: storage_is(local, "no space left"))
     assert answer.status_code == 503
 
 

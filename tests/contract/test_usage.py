@@ -219,7 +219,7 @@ def test_days_that_are_over_are_summed_and_say_the_same(tenant: Tenant) -> None:
             until = session.scalars(select(Installation)).one().usage_summed_until
         return until is not None and until > NEXT
 
-    wait_for(are_summed, 60)
+    wait_for(are_summed)
     mine = (UsageDay.project_id == tenant.project_id,)
     with tenant.api.database.transaction() as session:
         rows = [

@@ -48,7 +48,7 @@ def run(service: Service, folder: Path, command: list[str], **variables: str) ->
         capture_output=True,
         text=True,
         check=False,
-        timeout=300,
+        timeout=600,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -166,7 +166,7 @@ def test_a_model_is_loaded_and_served(service: Service, readmes_job: Any, tmp_pa
             "messages": [{"role": "user", "content": "Hello"}],
             "max_tokens": 4,
         }
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), 60, "the model is served")
+        wait_for(lambda: answers(f"http://127.0.0.1:{port}/health"), what="the model is served")
         answer = httpx.post(
             f"http://127.0.0.1:{port}/v1/chat/completions", json=question, timeout=60
         )

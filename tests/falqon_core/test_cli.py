@@ -78,7 +78,7 @@ def run(
     command = [sys.executable, "-m", "falqon_core", *map(str, arguments)]
     environment = ENVIRONMENT | {"PYTHONPATH": f"{packages}:{ROOT}"} | variables
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+        command, env=environment, capture_output=True, text=True, timeout=600, check=False
     )
 
 

@@ -10,9 +10,11 @@ class Late(AssertionError):
 
 
 def wait_for(
-    condition: Callable[[], T], seconds: float = 20.0, what: str = "", every_seconds: float = 0.05
+    condition: Callable[[], T], seconds: float = 60.0, what: str = "", every_seconds: float = 0.05
 ) -> T:
-    """Poll until the condition gives something true."""
+    """Poll until the condition gives something true. The time is patience for a busy machine, and
+    no bound: what must be quick is measured by a clock.
+    """
     deadline = time.monotonic() + seconds
     while True:
         value = condition()

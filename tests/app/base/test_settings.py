@@ -121,7 +121,7 @@ def test_the_token_of_a_joined_worker_may_stand_in_the_file(elsewhere: Path) -> 
         worker = subprocess.Popen(command, env=environment, stdout=file, stderr=file)
     try:
         wait_for(
-            lambda: UNAVAILABLE in output.read_text() or worker.poll() is not None, 60, "it asks"
+            lambda: UNAVAILABLE in output.read_text() or worker.poll() is not None, what="it asks"
         )
         assert UNAVAILABLE in output.read_text()
     finally:

@@ -267,7 +267,7 @@ def test_pause_resume_and_cancel(falqon: Falqon, service: Service, submitted: Su
     def status() -> str:
         return str(json.loads(falqon("jobs", "show", job_id, "--json").stdout)["status"])
 
-    wait_for(lambda: "step" in falqon("jobs", "show", job_id).stdout, 60, "its first steps")
+    wait_for(lambda: "step" in falqon("jobs", "show", job_id).stdout, what="its first steps")
     paused = falqon("jobs", "pause", job_id)
     assert paused.stdout == f"{job_id} is running; its worker writes a checkpoint and stops.\n"
     wait_for(lambda: status() == "paused", seconds=60, what="it pauses")

@@ -54,7 +54,7 @@ def http_door(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield url
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def test_the_price_of_a_job_and_the_budget_of_a_day_are_not_exceeded(

@@ -53,7 +53,7 @@ def publish(service: Service, hub: HubServer, tmp_path: Path) -> Publish:
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
 
     return run

@@ -12,7 +12,7 @@ def test_status_says_who_works_what_waits_and_what_runs(
     falqon: Falqon, submitted: Callable[..., str]
 ) -> None:
     job_id = submitted("--suffix", "long", steps=2000, step_seconds=0.02)
-    wait_for(lambda: f"\n{job_id}\t" in falqon("status").stdout, 60, "it runs")
+    wait_for(lambda: f"\n{job_id}\t" in falqon("status").stdout, what="it runs")
     facts_of_it = facts(falqon("status").stdout)
     assert facts_of_it["service"].endswith("/v1, ok")
     assert facts_of_it["workers"].endswith("on cpu, 1 busy")

@@ -239,7 +239,7 @@ def test_a_killed_api_is_waited_for(service: Service, submitted: Submitted, tmp_
         watching = subprocess.Popen(
             service.command("jobs", "watch", job_id, "--json"), env=environment, stdout=output
         )
-    wait_for(lambda: printed.stat().st_size, 60, "the first event")
+    wait_for(lambda: printed.stat().st_size, what="the first event")
     log = (service.folder / "logs" / "api.log").read_text()
     (api,) = re.findall(r"Started server process \[(\d+)\]", log)
     os.kill(int(api), signal.SIGKILL)

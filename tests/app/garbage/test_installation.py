@@ -327,8 +327,7 @@ def test_an_api_that_finds_out_later_is_not_ready(
         refused = "belongs to another database"
         wait_for(
             lambda: httpx.get(f"{api.url}/readyz").json()["checks"]["storage"] == refused,
-            10,
-            "the mismatch is seen",
+            what="the mismatch is seen",
         )
         assert httpx.get(f"{api.url}/readyz").status_code == 503
     finally:

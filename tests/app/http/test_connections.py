@@ -241,7 +241,7 @@ def served_with_1024_files(folder: Path) -> Iterator[tuple[str, int, Path]]:
         return False
 
     try:
-        wait_for(is_up, 60)
+        wait_for(is_up)
         yield url, port, log
     finally:
         process.kill()

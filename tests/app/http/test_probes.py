@@ -38,10 +38,10 @@ def test_an_old_verdict_is_none(silent: threading.Event) -> None:
     watch.wait_for_first(5)
     assert watch.verdict == OK
     silent.set()
-    wait_for(lambda: watch.verdict == UNKNOWN, 5)
+    wait_for(lambda: watch.verdict == UNKNOWN)
     assert other.verdict == OK
     silent.clear()
-    wait_for(lambda: watch.verdict == OK, 5)
+    wait_for(lambda: watch.verdict == OK)
     watch.stop()
     other.stop()
 
@@ -50,9 +50,9 @@ def test_a_failing_probe_runs_again() -> None:
     answers = iter([OK])
     watch = BackgroundCheck("redis", lambda: next(answers, None) or str(1 / 0))
     watch.start()
-    wait_for(lambda: watch.verdict == UNKNOWN, 5)
+    wait_for(lambda: watch.verdict == UNKNOWN)
     answers = iter([OK] * 1000)
-    wait_for(lambda: watch.verdict == OK, 5)
+    wait_for(lambda: watch.verdict == OK)
     watch.stop()
 
 

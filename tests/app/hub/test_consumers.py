@@ -23,7 +23,7 @@ def run(hub: Hub, folder: Path, code: str, python: str | Path = sys.executable) 
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

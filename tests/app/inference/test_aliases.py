@@ -48,13 +48,13 @@ def test_a_name_switches_under_streams_and_back(tenant: Tenant) -> None:
 
     with ThreadPoolExecutor(NUM_STREAMS) as pool:
         streams = [pool.submit(stream, number) for number in range(NUM_STREAMS)]
-        wait_for(lambda: any(each.done() for each in streams), 60)
+        wait_for(lambda: any(each.done() for each in streams))
         tenant.http.post("/v1/aliases", json={"name": "support", "model": OTHER})
-        wait_for(lambda: ask(tenant.client, "support") == OTHER, 10)
+        wait_for(lambda: ask(tenant.client, "support") == OTHER)
         ends = [each.result() for each in streams]
     assert {reason for _, reason in ends} == {"length"}
     assert tenant.http.post("/v1/aliases/support/rollback").status_code == 200
-    wait_for(lambda: ask(tenant.client, "support") == MODEL, 10)
+    wait_for(lambda: ask(tenant.client, "support") == MODEL)
 
 
 def test_a_share_that_grows_keeps_its_users() -> None:
@@ -85,5 +85,5 @@ def test_a_user_stays_with_a_model_of_a_split_name(tenant: Tenant) -> None:
         counts = Counter({row["id"]: row["requests"] for row in rows})
         return counts.total() == 32 and set(counts) == {MODEL, OTHER}
 
-    wait_for(counted, 10)
+    wait_for(counted)
     tenant.http.delete("/v1/aliases/split")

@@ -34,7 +34,7 @@ def reload(api: Api, tenant: Tenant) -> Engine:
     def is_loaded() -> bool:
         return tenant.http.post("/v1/chat/completions", json=QUESTION).status_code == 200
 
-    wait_for(is_loaded, 30, "the engine is loaded again")
+    wait_for(is_loaded, what="the engine is loaded again")
     with api.database.read() as session:
         return session.get_one(Engine, (MODEL, 0))
 
@@ -87,9 +87,9 @@ def test_an_engine_that_computes_without_progress_is_ended_and_comes_back(
     # as the one before: after 5 s the step that goes on takes longer than the limit.
     with pytest.raises(httpx.TransportError):
         ask_directly(engine, 5, **endless, logit_bias={opening: 100}, temperature=0)
-    wait_for(lambda: not set(before) & set(programs(api)), 30, "the engine is ended")
+    wait_for(lambda: not set(before) & set(programs(api)), what="the engine is ended")
 
     def is_answered() -> bool:
         return tenant.http.post("/v1/chat/completions", json=QUESTION).status_code == 200
 
-    wait_for(is_answered, 30, "it comes back")
+    wait_for(is_answered, what="it comes back")

@@ -111,7 +111,7 @@ def test_who_goes_away_ends_the_answer(api: Api, tenant: Tenant, counting: str) 
     next(iter(stream))
     assert num_streams() == 1
     stream.close()
-    wait_for(lambda: num_streams() == 0, 5, "the engine stops")
+    wait_for(lambda: num_streams() == 0, what="the engine stops")
 
 
 def test_an_engine_asks_for_its_token(api: Api, tenant: Tenant) -> None:
@@ -137,8 +137,8 @@ def test_a_worker_that_falls_silent_is_replaced(api: Api, tenant: Tenant) -> Non
         after = engine_of(api)
         return after is not None and after.owner != "gone" and after.token != before.token
 
-    wait_for(is_replaced, 30, "another engine, once the old one's address is looked up again")
-    wait_for(lambda: len(programs(api)) == 1, 5, "the fenced-out engine ends")
+    wait_for(is_replaced, what="another engine, once the old one's address is looked up again")
+    wait_for(lambda: len(programs(api)) == 1, what="the fenced-out engine ends")
 
 
 def test_a_failure_is_told_and_the_next_question_tries_again(api: Api, tenant: Tenant) -> None:
@@ -175,7 +175,7 @@ def test_where_vllm_is_installed_it_answers(
     with api.database.transaction() as session:
         session.execute(delete(Engine).where(Engine.model_id == "acme/scaled"))
     folder = str(api.settings.data_dir.resolve())
-    wait_for(lambda: not processes(vllm_stand_in.HELPER, folder), 5, "it ends without its lease")
+    wait_for(lambda: not processes(vllm_stand_in.HELPER, folder), what="it ends without its lease")
 
 
 def test_on_a_gpu_vllm_answers_for_every_model(
@@ -232,7 +232,7 @@ def test_without_the_memory_nothing_is_loaded(
 ) -> None:
     with api.database.transaction() as session:
         session.execute(update(Engine).values(state=EngineState.FAILED, attempt=Engine.attempt + 1))
-    wait_for(lambda: not programs(api), 5, "the fenced-out engine ends")
+    wait_for(lambda: not programs(api), what="the fenced-out engine ends")
     monkeypatch.setattr(host_memory, "CGROUPS", tmp_path)  # as in a container
     for name, content in (("max", "1024"), ("current", "0"), ("stat", "inactive_file 0")):
         (tmp_path / f"memory.{name}").write_text(f"{content}\n")
@@ -293,7 +293,7 @@ def test_a_kept_engine_stays_until_it_is_unloaded(api: Api, tenant: Tenant) -> N
             long_ago = engine.used_at - timedelta(hours=1)
             session.execute(update(Engine).values(used_at=long_ago))
         renewed = wait_for(
-            lambda: (row := engine_of(api)) and row.lease_expires_at > engine.lease_expires_at, 5
+            lambda: (row := engine_of(api)) and row.lease_expires_at > engine.lease_expires_at
         )
         assert renewed
 
@@ -303,11 +303,11 @@ def test_a_kept_engine_stays_until_it_is_unloaded(api: Api, tenant: Tenant) -> N
             row = engine_row()
             return row if row and row["tokens_per_second"] and row["num_requests"] == 0 else None
 
-        row = wait_for(figures, 20, "its own figures")
+        row = wait_for(figures, what="its own figures")
         assert row["memory_bytes"] > 2**20
         (pid,) = programs(api)
         assert admin.delete(f"/v1/engines/{MODEL}").json()["deleted"]
-        wait_for(lambda: engine_of(api) is None and not programs(api), 5, "it is unloaded")
+        wait_for(lambda: engine_of(api) is None and not programs(api), what="it is unloaded")
         assert admin.delete(f"/v1/engines/{MODEL}").json()["error"]["code"] == "engine_not_found"
     ask(tenant)
     assert programs(api) != [pid]
@@ -333,4 +333,4 @@ def test_what_nobody_asks_is_unloaded(api: Api, tenant: Tenant) -> None:
     with api.database.transaction() as session:
         long_ago = engine.used_at - timedelta(hours=1)
         session.execute(update(Engine).values(used_at=long_ago))
-    wait_for(lambda: engine_of(api) is None and not programs(api), 5, "it is unloaded")
+    wait_for(lambda: engine_of(api) is None and not programs(api), what="it is unloaded")

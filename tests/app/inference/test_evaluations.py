@@ -535,7 +535,7 @@ def test_a_worker_that_ends_leaves_it_to_others(
     thread.start()
     wait_for(lambda: read(tenant, job_id, evaluation_id)["num_answers"], what="answers are written")
     shutting_down.set()
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     assert read(tenant, job_id, evaluation_id)["status"] == "in_progress"
     with api.database.transaction() as session:

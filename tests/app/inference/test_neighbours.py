@@ -133,5 +133,5 @@ def test_a_project_reuses_its_own_prompts(api: Api, tenant: Tenant) -> None:
     cached_tokens()
     assert cached_tokens() == 0
     with belonging_to(api, tenant.project_id):
-        wait_for(lambda: cached_tokens() > 50, 5, "what a second ago was every project's")
-    wait_for(lambda: cached_tokens() == 0, 5, "nothing is reused of what others may have asked")
+        wait_for(lambda: cached_tokens() > 50, what="what a second ago was every project's")
+    wait_for(lambda: cached_tokens() == 0, what="nothing is reused of what others may have asked")

@@ -253,10 +253,10 @@ def test_an_engine_that_comes_meanwhile_is_in_the_same_order(backend: Backend) -
         with backend.database.transaction() as session:
             assert repository.request_engine(session, BASE_MODEL)
             first = pool.submit(use, True)
-            wait_for(lambda: num_waiting() == 1, 10, "it waits for the engine that is there")
+            wait_for(lambda: num_waiting() == 1, what="it waits for the engine that is there")
         has_begun.wait()
         second = pool.submit(use, False)
-        wait_for(lambda: num_waiting() == 1, 10, "the second waits for the first")
+        wait_for(lambda: num_waiting() == 1, what="the second waits for the first")
         others_wait.set()
         for each in (first, second):
             each.result()

@@ -30,7 +30,7 @@ from tests.support.waiting import wait_for
 from worker.machine.engine_samples import read_samples
 
 NUM_QUESTIONS = 16
-NEXT_ANSWER_SECONDS = 5.0  # where a replica stands
+NEXT_ANSWER_SECONDS = 20.0  # where a replica stands
 LOAD_SECONDS = 60.0
 LEASE = timedelta(seconds=6)
 STREAM_SECONDS = 15.0  # longer than a surplus engine stays that nobody uses
@@ -143,13 +143,13 @@ def test_two_workers_answer_for_one_model_and_one_is_killed_under_load(service: 
     askers = [threading.Thread(target=keep_asking) for _ in range(4)]
     for asker in askers:
         asker.start()
-    wait_for(lambda: len(statuses) > len(askers), 30, "they are answered")
+    wait_for(lambda: len(statuses) > len(askers), what="they are answered")
     victim.kill()
     killed_at = time.monotonic()
     assert service.ask().status_code == 200
     assert time.monotonic() < killed_at + NEXT_ANSWER_SECONDS
     num_answered = len(statuses)
-    wait_for(lambda: len(statuses) > num_answered + 2 * len(askers), 30, "the others go on")
+    wait_for(lambda: len(statuses) > num_answered + 2 * len(askers), what="the others go on")
     ending.set()
     for asker in askers:
         asker.join()
@@ -231,7 +231,7 @@ def test_a_worker_without_the_memory_leaves_a_model_to_others(
             waiting = [row for row in rows if row["status"] == "waiting"]
             return waiting[0]["reason"] if waiting else None
 
-        told = wait_for(reason, 20, "it says why there is no second one")
+        told = wait_for(reason, what="it says why there is no second one")
         assert "MiB are free" in told or "A worker loads a model once" in told
         assert service.ask().status_code == 200, "the first one answers"
 

@@ -145,7 +145,7 @@ def test_answers_are_kept_where_the_project_keeps_any(tenant: Tenant) -> None:
     def kept() -> list[str]:
         return [answer.id for answer in stored.list(model=NAME)]
 
-    wait_for(lambda: kept() == [whole.id, chunks[0].id], 30)
+    wait_for(lambda: kept() == [whole.id, chunks[0].id])
     corrected = {"falqon": {"corrected": "Four."}}
     updated = stored.update(whole.id, metadata={"rating": "bad"}, extra_body=corrected)
     assert updated.choices[0].message.content == TEXT
@@ -196,7 +196,7 @@ def test_a_stream_that_breaks_is_an_error_and_is_not_kept(
         rows = tenant.http.get(f"/v1/aliases/{NAME}/usage").json()["data"]
         return any(row["errors"] for row in rows)
 
-    wait_for(failed, 30)
+    wait_for(failed)
     assert list(tenant.client.chat.completions.list(metadata={"kind": "broken"})) == []
 
 
@@ -280,10 +280,10 @@ def test_a_name_switches_to_a_model_here_that_is_not_worse_and_back(
     assert {received.body["model"] for received in upstream.received} == {NAME}
     assert not any("chat_template_kwargs" in received.body for received in upstream.received)
     assert models_of(tenant, NAME) == {good: 1}
-    wait_for(lambda: ask(tenant).model == good, 10)
+    wait_for(lambda: ask(tenant).model == good)
     writer = {"authorization": f"Bearer {tenant.new_key(Scope.WRITE)}"}
     tenant.http.post(f"/v1/aliases/{NAME}/rollback", headers=writer).raise_for_status()
-    wait_for(lambda: ask(tenant).id == "chatcmpl-upstream", 10)
+    wait_for(lambda: ask(tenant).id == "chatcmpl-upstream")
     upstream.content = TEXT
 
 

@@ -189,7 +189,7 @@ def test_a_claim_behind_many_waits_longer_than_for_a_row(
         next_job.lock_claims(session)
         found = [pool.submit(take, each) for each in (impatient, second) * (NUM_CLAIMERS // 2)]
         with database.read() as reading:
-            wait_for(lambda: num_waiting(reading) == NUM_CLAIMERS, 60, "all wait")
+            wait_for(lambda: num_waiting(reading) == NUM_CLAIMERS, what="all wait")
             time.sleep(0.5)
         session.commit()
         jobs = [each.result() for each in found]

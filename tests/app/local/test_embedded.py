@@ -165,7 +165,7 @@ def test_a_killed_falqon_up_leaves_no_process(service: Service) -> None:
     assert len(service.pids()) >= 6
     service.process.kill()
     service.process.wait()
-    wait_for(lambda: not service.pids(), 5, "every process ends")
+    wait_for(lambda: not service.pids(), what="every process ends")
 
 
 def start_again(service: Service) -> None:
@@ -194,14 +194,13 @@ def test_a_second_interrupt_does_not_wait_for_anybody(service: Service) -> None:
     job = create_job(service, FakeTrainer(steps=5000, step_seconds=0.02, ignores_sigterm=True))
     wait_for(
         lambda: status(service, job) == "running" and service.pids("fake_trainer.py"),
-        30,
-        "the ignores_sigterm trainer runs",
+        what="the ignores_sigterm trainer runs",
     )
     service.process.send_signal(signal.SIGINT)
     wait_for(lambda: service.ready() is None, what="it is stopping")
     service.process.send_signal(signal.SIGINT)
-    service.process.wait(5)
-    wait_for(lambda: not service.pids(), 2, "every process ends")
+    service.process.wait(20)
+    wait_for(lambda: not service.pids(), what="every process ends")
 
 
 @pytest.mark.parametrize(

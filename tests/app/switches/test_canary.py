@@ -88,11 +88,11 @@ def test_requests_that_fail_or_are_refused_bring_the_old_model_back(
     def request() -> int:
         return tenant.http.post("/v1/chat/completions", json=body).status_code
 
-    wait_for(lambda: request() != 200, 10, "the API follows the split")
+    wait_for(lambda: request() != 200, what="the API follows the split")
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: request(), range(80)))
-    wait_for(lambda: read(tenant, "support", switch_id)["status"] == "rolled_back", 30)
-    wait_for(lambda: {request() for _ in range(8)} == {200}, 10)
+    wait_for(lambda: read(tenant, "support", switch_id)["status"] == "rolled_back")
+    wait_for(lambda: {request() for _ in range(8)} == {200})
 
 
 @pytest.mark.both_databases

@@ -26,7 +26,7 @@ def test_an_open_page_is_not_read_again_while_nothing_changes(
         def count(column: str) -> int:
             return sum(column in statement for statement, _ in queries)
 
-        wait_for(lambda: count("projects.id IN") >= 4, 20)  # looks at what has changed
+        wait_for(lambda: count("projects.id IN") >= 4)  # looks at what has changed
     # The page of the start, and once more: the first look does not know yet what the page has seen.
     assert count("jobs.requested") <= 2
 

@@ -40,7 +40,7 @@ def raw_server(answer: bytes, pause: float = 0.0) -> Iterator[str]:
     thread = threading.Thread(target=serve)
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-    thread.join(10)
+    thread.join(60)
     listener.close()
     assert not thread.is_alive()
 

@@ -253,7 +253,7 @@ def test_records_that_cannot_be_trained_are_refused(
 
 
 def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError):
+    with pytest.raises(ModelError, match="tokenizer"):
         inspect_dataset(write(tmp_path / "train.jsonl", chat("Yes.")), tmp_path, 256)
 
 

@@ -115,7 +115,7 @@ def test_a_worker_that_is_killed_in_the_middle_loses_nothing(backend: Backend) -
         with backend.database.transaction() as session:
             return claims.rescue(session, max_infra_failures=3)
 
-    wait_for(lambda: rescue() == [long], 20, "the lease ends")
+    wait_for(lambda: rescue() == [long], what="the lease ends")
     assert backend.job(long).preempted_for is None
     assert preempt(backend) == []
     supervisor = backend.supervisor()

@@ -50,7 +50,7 @@ def relayed(
     relay.read(os.fdopen(read_end, "rb"))
     os.write(write_end, lines)
     os.close(write_end)
-    relay.join(5)
+    relay.join(60)
     before()
     relay.flush()
     spool.close()
@@ -84,7 +84,7 @@ def test_a_log_is_a_sign_of_life(backend: Backend) -> None:
         relay = relay_of(backend, job_id, gateway_of(backend), spool, progress=progress)
         now = 3600.0
         relay.read(BytesIO(encode(Log(text="reference: 20 of 90 pairs are read"))))
-        relay.join(5)
+        relay.join(60)
     now += 60.0
     assert not progress.is_stuck(floor=600.0)
 

@@ -54,7 +54,7 @@ class Running:
         os.write(write_end, encode(Log(text="still here")) * count)
         os.close(write_end)
         self._relay.read(os.fdopen(read_end, "rb"))
-        self._relay.join(5)
+        self._relay.join(60)
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def read_messages(
     relay.read(os.fdopen(read_end, "rb"))
     os.write(write_end, b"".join(map(encode, messages)))
     os.close(write_end)
-    relay.join(5)
+    relay.join(60)
     spool.close()
     return progress, policy.reached_cap()
 

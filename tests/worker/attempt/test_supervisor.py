@@ -34,7 +34,7 @@ def executing(supervisor: Supervisor) -> Iterator[None]:
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(supervisor.execute_next)
         yield
-        assert future.result(20) is True
+        assert future.result(60) is True
 
 
 @pytest.mark.both_databases
@@ -253,8 +253,7 @@ def test_without_a_confirmed_renewal_the_worker_stops_itself(embedded_backend: B
         wait_for(backend.trainers, what="a trainer")
         wait_for(
             lambda: not backend.trainers(),
-            6,
-            "the trainer is killed at three quarters of the lease",
+            what="the trainer is killed at three quarters of the lease",
         )
         with backend.database.transaction() as session:
             assert claims.rescue(session, max_infra_failures=3) == [], (
@@ -355,7 +354,7 @@ def test_a_trainer_that_ends_with_its_worker_is_released(embedded_backend: Backe
     shutting_down = threading.Event()
     folder = str(backend.settings.work_dir)
     with executing(backend.supervisor(shutting_down)):
-        wait_for(lambda: backend.job(job_id).progress is not None, 30, "the first step")
+        wait_for(lambda: backend.job(job_id).progress is not None, what="the first step")
         (trainer,) = processes("fake_trainer", folder)
         shutting_down.set()
         os.kill(trainer, signal.SIGKILL)

@@ -33,7 +33,7 @@ from tests.support.valkey import Valkey
 from tests.support.waiting import wait_for
 
 LONG = FakeTrainer(steps=5000, step_seconds=0.02, checkpoint_every=10)
-DRAIN_SECONDS = 10
+DRAIN_SECONDS = 60
 
 
 @pytest.fixture
@@ -143,8 +143,8 @@ def test_a_file_is_checked_while_another_operation_takes_long(notified_backend: 
                 )
             )
         worker = backend.start_worker("cpu", FALQON_WEBHOOK_NETWORKS='["127.0.0.0/8"]')
-        wait_for(lambda: server.requests, 60, "the import has begun")
-        wait_for(lambda: num_listening(backend) == 2, 60, "the worker listens")
+        wait_for(lambda: server.requests, what="the import has begun")
+        wait_for(lambda: num_listening(backend) == 2, what="the worker listens")
         with backend.database.transaction() as session:
             files.add_check(session, session.get_one(File, quick))
         Notifier(backend.settings).notify(FileCheck, "whichever")
@@ -153,7 +153,7 @@ def test_a_file_is_checked_while_another_operation_takes_long(notified_backend: 
             with backend.database.read() as session:
                 return session.get_one(table, id_).status
 
-        wait_for(lambda: status_of(File, quick) == FileStatus.PROCESSED, 60, "the check")
+        wait_for(lambda: status_of(File, quick) == FileStatus.PROCESSED, what="the check")
         assert status_of(FileImport, "import-1") == OperationStatus.IN_PROGRESS
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(DRAIN_SECONDS) == 0
@@ -215,8 +215,8 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_continues(
     backend.wait_for_checkpoint(job_id)
     worker.kill()
     assert rescue(backend) == [], "the lease is still running"
-    wait_for(lambda: not backend.trainers(), 5, "the trainer dies with its worker")
-    wait_for(lambda: rescue(backend) == [job_id], 15, "the lease ends")
+    wait_for(lambda: not backend.trainers(), what="the trainer dies with its worker")
+    wait_for(lambda: rescue(backend) == [job_id], what="the lease ends")
     assert backend.job(job_id).infra_failures == 1
     assert backend.supervisor().execute_next()
     assert backend.attempts(job_id)[1].start_step > 0
@@ -231,7 +231,7 @@ def test_a_worker_with_the_storage_of_another_claims_nothing(silent_backend: Bac
     job_id = backend.add_job()
     backend.storage.replace(keys.installation(), b"inst_of_another")
     worker = backend.start_worker()
-    assert worker.wait(30) == 1
+    assert worker.wait(60) == 1
     log = (backend.settings.data_dir / "worker.log").read_text()
     assert "inst_of_another" in log
     assert "run `falqon admin adopt-storage`" in log
@@ -244,7 +244,7 @@ def test_a_worker_with_an_empty_data_folder_reports_the_mismatch(
     """As on a machine that does not share the storage with the API."""
     url = (tmp_path / "own").as_uri()
     worker = silent_backend.start_worker("cpu", STORAGE_URL=url)
-    assert worker.wait(30) == 1
+    assert worker.wait(60) == 1
     assert url in (silent_backend.settings.data_dir / "worker.log").read_text()
 
 

@@ -63,6 +63,8 @@ def test_sigterm_stores_a_checkpoint_and_the_next_start_continues(
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(WAIT_SECONDS) == OnceExit.REQUEUED
     stored = backend.checkpoints(job_id)[-1].step
+    job = backend.job(job_id)
+    assert (job.status, job.infra_failures, job.progress.step) == (JobStatus.QUEUED, 0, stored)
     again = start_for(backend, job_id)
     wait_for(lambda: backend.checkpoints(job_id)[-1].step > stored, WAIT_SECONDS, "progress")
     again.send_signal(signal.SIGTERM)

@@ -1,6 +1,5 @@
 """`falqon worker --once`: real processes, and what their exit codes say."""
 
-import signal
 import sqlite3
 import sys
 from contextlib import closing
@@ -13,7 +12,6 @@ from app.models import JobStatus
 from tests.support.backend import Backend
 from tests.support.fake_trainer import FakeTrainer
 from tests.support.forks import Fork
-from tests.support.waiting import wait_for
 from worker.entry.once import OnceExit
 
 LONG = FakeTrainer(steps=5000, step_seconds=0.02, checkpoint_every=10)
@@ -50,18 +48,6 @@ def test_worker_once_runs_one_job_and_ends(embedded_backend: Backend) -> None:
     )
     assert start(backend).wait(WAIT_SECONDS) == OnceExit.SUCCEEDED
     assert start(backend, "0.1").wait(WAIT_SECONDS) == OnceExit.NOTHING_QUEUED
-
-
-def test_sigterm_stores_a_checkpoint_and_says_that_the_job_waits(embedded_backend: Backend) -> None:
-    backend = embedded_backend
-    job_id = backend.add_job(LONG)
-    worker = start(backend)
-    wait_for(lambda: backend.checkpoints(job_id), WAIT_SECONDS, "a checkpoint")
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(WAIT_SECONDS) == OnceExit.REQUEUED
-    job = backend.job(job_id)
-    assert (job.status, job.infra_failures) == (JobStatus.QUEUED, 0)
-    assert backend.checkpoints(job_id)[-1].step == job.progress.step
 
 
 def test_a_worker_that_cannot_start_is_told_from_a_failed_job(embedded_backend: Backend) -> None:

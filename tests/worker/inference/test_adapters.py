@@ -111,7 +111,7 @@ def test_twenty_names_answer_as_themselves_over_one_base(
         assert len(programs) == NUM_ADAPTERS
         assert len({_mapped_model(program) for program in programs}) == 1
         os.kill(programs[0], signal.SIGKILL)
-        wait_for(lambda: _num_ready(tenant) < NUM_ADAPTERS, 20, "its worker has noticed")
+        wait_for(lambda: _num_ready(tenant) < NUM_ADAPTERS, what="its worker has noticed")
         assert list(pool.map(lambda name: ask(tenant, name), names)) == expected
 
 
@@ -201,7 +201,7 @@ def test_an_adapter_that_is_deleted_while_it_answers(
         tenant.client.models.delete(name)
         with suppress(openai.APIError):  # unless it had come to its end
             list(stream)
-        wait_for(lambda: _num_ready(tenant) == 1, 20, "its engine has ended")
+        wait_for(lambda: _num_ready(tenant) == 1, what="its engine has ended")
         wait_for(lambda: len(processes(PROGRAM, str(tenant.api.settings.work_dir))) == 1)
         with pytest.raises(openai.NotFoundError) as refused:
             ask(tenant, name)

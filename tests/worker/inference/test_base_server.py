@@ -136,12 +136,12 @@ def test_adapters_of_two_projects_and_their_base_answer_from_one_program(
         **{name: BASE for name, _ in of_tenant},
     }
     os.kill(programs(api)[0], signal.SIGKILL)
-    wait_for(lambda: not programs(api), 10, "it has ended")
+    wait_for(lambda: not programs(api), what="it has ended")
 
     def answers_again() -> bool:
         return [_try(*each[:2]) for each in everything] == expected
 
-    wait_for(answers_again, 60, "each is loaded again, and answers as itself")
+    wait_for(answers_again, what="each is loaded again, and answers as itself")
     assert len(programs(api)) == 1
 
 
@@ -172,13 +172,13 @@ def test_an_adapter_comes_and_goes_beside_the_streams_of_others(
         answer = httpx.post(f"{address}/v1/chat/completions", json=body, headers=headers)
         return answer.status_code == 404
 
-    wait_for(is_unloaded, 20, "an adapter that is deleted is taken out")
+    wait_for(is_unloaded, what="an adapter that is deleted is taken out")
     next(numbers)
     stream.close()
     assert len(programs(api)) == 1
     with api.database.transaction() as session:
         session.execute(delete(Engine))
-    wait_for(lambda: not programs(api), 20, "it ends with the last that answers from it")
+    wait_for(lambda: not programs(api), what="it ends with the last that answers from it")
 
 
 def test_a_higher_rank_has_a_program_of_its_own_up_to_a_limit(

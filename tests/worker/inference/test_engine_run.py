@@ -43,7 +43,7 @@ def test_an_engine_stays_loaded_as_long_as_its_lease(
                 with api.database.read() as session:
                     return session.get_one(Engine, (MODEL, 0)).lease_expires_at > before
 
-            wait_for(is_renewed, 10, "it beats again")
+            wait_for(is_renewed, what="it beats again")
             assert tenant.http.post("/v1/completions", json=question).status_code == 200
             assert processes("worker.inference.llama_cpp", str(tmp_path)) == programs
     finally:

@@ -72,7 +72,7 @@ def test_vllm_answers_with_its_token_and_leaves_no_process(
     os.kill(server, signal.SIGKILL)
     with pytest.raises(EngineEnded):
         wait_for(lambda: engine.check_alive(0.1))
-    wait_for(lambda: not processes(str(tmp_path)), 5, "what it has started ends with it")
+    wait_for(lambda: not processes(str(tmp_path)), what="what it has started ends with it")
 
 
 def test_another_engine_that_has_taken_the_port_is_not_taken_for_it(
@@ -101,7 +101,7 @@ def test_vllm_ends_with_its_worker(
         assert worker.stdout.readline().startswith(b"http://127.0.0.1:")
         assert processes(vllm_stand_in.HELPER, str(tmp_path))
         worker.kill()
-    wait_for(lambda: not processes(str(tmp_path)), 5, "the engine ends")
+    wait_for(lambda: not processes(str(tmp_path)), what="the engine ends")
 
 
 def test_an_engine_that_does_not_start_is_reported_with_its_log(

@@ -89,7 +89,7 @@ def working(backend: Backend, num_workers: int = 1) -> Iterator[threading.Event]
     finally:
         shutting_down.set()
         for thread in threads:
-            thread.join(20)
+            thread.join(60)
     assert not any(thread.is_alive() for thread in threads)
 
 
@@ -194,7 +194,7 @@ def test_a_file_is_neither_judged_nor_counted_while_the_storage_is_away(
     time.sleep(2)
     assert backend.job(job_id).status == JobStatus.VALIDATING_FILES
     switch.back()
-    looks.join(20)
+    looks.join(60)
     assert backend.job(job_id).status == JobStatus.QUEUED
     with backend.database.read() as session:
         assert session.scalars(select(FileCheck.attempt)).all() == [1]

@@ -20,8 +20,7 @@ def moves(file: Path) -> None:
         before = file.stat().st_mtime_ns if file.exists() else 0
         wait_for(
             lambda before=before: file.exists() and file.stat().st_mtime_ns > before,
-            30,
-            "the worker moves",
+            what="the worker moves",
         )
 
 

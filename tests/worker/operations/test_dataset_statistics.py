@@ -158,7 +158,7 @@ def test_an_overtaken_worker_writes_no_statistics(backend: Backend, tmp_path: Pa
         session.execute(update(DatasetStatistics).values(lease_expires_at=None))
         winner = claims.claim(session, DatasetStatistics, 60)
     go.touch()
-    thread.join(10)
+    thread.join(60)
     assert answered(backend.database, question).status == OperationStatus.IN_PROGRESS
     with backend.database.transaction() as session:
         assert winner is not None
@@ -177,7 +177,7 @@ def test_a_worker_that_ends_releases_its_request(embedded_backend: Backend, tmp_
     assert answered(embedded_backend.database, question).lease_expires_at is not None
     worker.poll()  # who polls meanwhile need not wait
     shutting_down.set()
-    thread.join(10)
+    thread.join(60)
     row = answered(embedded_backend.database, question)
     assert (row.status, row.lease_expires_at) == (OperationStatus.IN_PROGRESS, None)
     assert processes("program.py", str(tmp_path)) == []
@@ -191,7 +191,7 @@ def test_nobody_works_for_a_file_that_is_deleted(embedded_backend: Backend, tmp_
     wait_for(lambda: processes("program.py", str(tmp_path)), what="the child")
     with embedded_backend.database.transaction() as session:
         session.execute(delete(DatasetStatistics))
-    thread.join(10)
+    thread.join(60)
     assert not thread.is_alive()
     with embedded_backend.database.read() as session:
         assert session.scalars(select(DatasetStatistics)).all() == []

@@ -128,7 +128,7 @@ def test_a_worker_that_ends_releases_its_check(backend: Backend) -> None:
     worker.start()
     wait_for(lambda: check_of(backend, job_id).lease_expires_at, what="it has begun")
     shutting_down.set()
-    worker.join(5)
+    worker.join(60)
     check = check_of(backend, job_id)
     assert (check.status, check.attempt, check.lease_expires_at) == (
         OperationStatus.IN_PROGRESS,

@@ -176,13 +176,17 @@ def test_few_are_asked_at_once_and_rate_limits_are_waited_for(
     at_once: list[int] = []
     running = 0
     lock = threading.Lock()
+    all_are_asked = threading.Event()
 
     def answer(body: dict[str, Any]) -> dict[str, Any]:
         nonlocal running
         with lock:
             running += 1
             at_once.append(running)
-        time.sleep(0.02)
+            if running == NUM_REQUESTS_AT_ONCE:
+                all_are_asked.set()
+        all_are_asked.wait(60)
+        time.sleep(0.02)  # in which one too many would come
         with lock:
             running -= 1
         return echo(body)
