@@ -252,9 +252,11 @@ def test_records_that_cannot_be_trained_are_refused(
         inspect_dataset(write(tmp_path / "train.jsonl", *records), tiny_folder, 256)
 
 
-def test_a_model_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="tokenizer"):
-        inspect_dataset(write(tmp_path / "train.jsonl", chat("Yes.")), tmp_path, 256)
+def test_a_model_without_a_tokenizer_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(tiny_folder, tmp_path / "model")
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(ModelError, match="the tokenizer cannot be loaded"):
+        inspect_dataset(write(tmp_path / "train.jsonl", chat("Yes.")), model, 256)
 
 
 def test_a_long_text_is_shown_in_the_sequences_that_it_becomes(

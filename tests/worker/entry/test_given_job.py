@@ -6,10 +6,8 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import update
-from typer.testing import CliRunner
 
 from app.base.database import now
-from app.cli import app
 from app.jobs.given_job import find_obstacle
 from app.jobs.next_job import DeviceOffer
 from app.models import Desired, JobStatus, Project
@@ -114,19 +112,3 @@ def test_what_keeps_a_machine_from_a_job_is_said_and_no_job_is_waited_for_in_vai
     backend.set(free, num_gpus=2, gpu="h100")
     with backend.database.read() as session:
         assert find_obstacle(session, DeviceOffer("h100", 2), free) is None
-
-
-@pytest.mark.parametrize(
-    ("options", "advice"),
-    [
-        (("--job", "ftjob-1", "--queue", "cpu"), "--queue gpu"),
-        (("--job", "ftjob-1", "--join", "http://127.0.0.1:1"), "--job"),
-        (("--job", ""), "--job"),
-    ],
-)
-def test_a_given_job_is_refused_where_no_jobs_are_executed(
-    options: tuple[str, ...], advice: str
-) -> None:
-    refused = CliRunner().invoke(app, ["worker", *options])
-    assert refused.exit_code == 2
-    assert advice in refused.output

@@ -84,7 +84,13 @@ def test_whatever_became_of_the_job_is_zero_where_only_zero_is_success(
 
 @pytest.mark.parametrize(
     ("options", "advice"),
-    [(("--queue", "cpu", "--once"), "--queue gpu"), (("--queue", "gpu", "--exit-zero"), "--once")],
+    [
+        (("--queue", "cpu", "--once"), "--queue gpu"),
+        (("--queue", "gpu", "--exit-zero"), "--once"),
+        (("--job", "ftjob-1", "--queue", "cpu"), "--queue gpu"),
+        (("--job", "ftjob-1", "--join", "http://127.0.0.1:1"), "--job"),
+        (("--job", ""), "--job"),
+    ],
 )
 def test_options_of_a_single_job_are_refused_elsewhere(
     options: tuple[str, ...], advice: str
