@@ -89,6 +89,7 @@ def test_a_silent_store_stops_nobody_who_does_not_need_it(
     with ThreadPoolExecutor(NUM_REQUESTS) as pool:
         answers = [pool.submit(touch, number) for number in range(NUM_REQUESTS)]
         time.sleep(1)  # they have all arrived
+        assert not all(answer.done() for answer in answers), "they wait for the store"
         # Another project has turns of its own.
         assert other.http.get("/v1/files/file-unknown/content").status_code == 404
         for path in ("/healthz", "/readyz", f"/v1/fine_tuning/jobs/{job_id}", "/readyz"):
@@ -96,7 +97,6 @@ def test_a_silent_store_stops_nobody_who_does_not_need_it(
             answer = tenant.http.get(path)
             assert answer.status_code == 200 or path == "/readyz", path
             assert time.monotonic() - started < 5, path  # those that wait take 20 s
-        assert not all(answer.done() for answer in answers), "they wait for the store"
         for answer in answers:
             assert_unavailable(answer.result())
     other.http.close()

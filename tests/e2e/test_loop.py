@@ -131,13 +131,13 @@ def test_the_name_moves_to_a_good_model_under_load_and_not_to_a_bad_one(
     with load.running():
         good = outcome_of(http, train(service, make_file(service, http, "train"), held_out))
         assert (good["status"], good["model"][:3]) == ("switched", "ft:"), good
-        wait_for(lambda: load.models[-1] == good["model"], what="the new model answers")
+        wait_for(lambda: load.models[-1] == good["model"], 600, "the new model answers")
         bad = outcome_of(http, train(service, wrong.id, held_out))
         assert bad["status"] == "kept", bad
         assert bad["reason"].startswith(f"the new model is worse than {good['model']}: ")
         assert load.models[-1] == good["model"]
         http.post(f"/aliases/{NAME}/rollback").raise_for_status()
-        wait_for(lambda: load.models[-1] == BASE, what="the old model answers again")
+        wait_for(lambda: load.models[-1] == BASE, 600, "the old model answers again")
     assert load.errors == []
     assert bad["model"] not in load.models
     http.delete(f"/aliases/{NAME}").raise_for_status()

@@ -163,7 +163,7 @@ def test_weights_in_blocks_are_trained_asked_and_exported(
     service.client.post(exports, body={"format": "gguf_q4_0"}, cast_to=object)
     wait_for(
         lambda: service.client.get(f"{exports}/gguf_q4_0", cast_to=dict)["status"] == "completed",
-        120,
+        600,
     )
     address = f"{service.url}/v1/models/{model}:gguf_q4_0/artifacts/model.gguf"
     content = httpx.get(address, headers={"Authorization": f"Bearer {service.key}"}).content

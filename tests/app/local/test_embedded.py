@@ -21,6 +21,7 @@ from tests.support.service import Service, free_port
 from tests.support.waiting import wait_for
 
 EXIT_ALREADY_UP = 3
+RECOVERY_SECONDS = 120  # a start of Python, the end of a lease, and a job
 BEHIND = {"no_proxy": "", "NO_PROXY": ""}  # a proxy, and no address without it
 
 
@@ -51,7 +52,9 @@ def live_jobs(service: Service) -> list[FineTuningJob]:
 
 
 def kill(service: Service, *words: str) -> int:
-    (pid,) = service.pids(*words)
+    (pid,) = wait_for(
+        lambda: pids if len(pids := service.pids(*words)) == 1 else None, what=f"one {words}"
+    )
     os.kill(pid, signal.SIGKILL)
     return pid
 
@@ -122,13 +125,10 @@ def test_only_an_answer_of_the_service_is_ready(
     assert not is_ready(url), "it has ended"
 
 
-def test_a_job_runs(service: Service) -> None:
-    job = create_job(service, FakeTrainer())
-    wait_for(lambda: status(service, job) == "succeeded", what="the job succeeds")
-
-
 def test_files_of_falqon_up_are_private_after_a_job(service: Service) -> None:
     """After a job, so that every folder is there."""
+    job = create_job(service, FakeTrainer())
+    wait_for(lambda: status(service, job) == "succeeded", RECOVERY_SECONDS, "the job succeeds")
     folders = [path for path in service.folder.iterdir() if path.is_dir()]
     assert {path.name for path in folders} >= {"logs", "objects", "valkey", "work"}
     assert [path for path in folders if path.stat().st_mode & 0o077] == []
@@ -153,10 +153,11 @@ def test_a_killed_child_comes_back_and_work_goes_on(
     old = kill(service, *words)
     wait_for(
         lambda: [pid for pid in service.pids(*words) if pid != old],
-        what=f"{words} is started again",
+        RECOVERY_SECONDS,
+        f"{words} is started again",
     )
-    wait_for(lambda: service.ready() == "ok", what="ready again")
-    wait_for(lambda: status(service, job) == "succeeded", what="the job succeeds")
+    wait_for(lambda: service.ready() == "ok", RECOVERY_SECONDS, "ready again")
+    wait_for(lambda: status(service, job) == "succeeded", RECOVERY_SECONDS, "the job succeeds")
 
 
 def test_a_killed_falqon_up_leaves_no_process(service: Service) -> None:
@@ -184,7 +185,7 @@ def test_sigterm_stops_everything_and_keeps_the_job(service: Service) -> None:
     assert service.stop() == 0
     assert service.pids() == []
     start_again(service)
-    wait_for(lambda: status(service, job) == "running", what="the job runs again")
+    wait_for(lambda: status(service, job) == "running", RECOVERY_SECONDS, "the job runs again")
 
 
 def test_a_second_interrupt_does_not_wait_for_anybody(service: Service) -> None:

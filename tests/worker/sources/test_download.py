@@ -100,7 +100,7 @@ def test_a_dripping_download_is_checked_throughout(server: SourceServer, tmp_pat
     server.pause = 0.1  # the head has more than a hundred bytes
     with pytest.raises(InterruptedError):
         Downloader(LOOPBACK, give_up).fetch(f"{server.url}/rows", tmp_path / "rows", {}, LIMIT)
-    assert time.monotonic() < until + 1
+    assert time.monotonic() < until + 5
 
 
 @pytest.mark.parametrize("pause", [0.001, 0.2])
