@@ -128,9 +128,8 @@ ENDLESS = """
 import logging, structlog, time
 from app.base.logging import configure
 configure()
-end, number = time.monotonic() + 1.5, 0
-while time.monotonic() < end:
-    number += 1
+for number in range(1, 1501):
+    time.monotonic = lambda: number / 1000
     logging.getLogger("uvicorn.error").warning("Invalid request %d", number)
     structlog.get_logger().info("ours, which may repeat") if number <= 50 else None
     structlog.get_logger().warning("also ours", number=number) if number <= 50 else None
@@ -173,10 +172,12 @@ def test_a_server_without_open_files_left_says_so_once_a_second() -> None:
     )
     assert process.stdout is not None
     port = int(process.stdout.readline())
+    began_at = time.monotonic()
     with contextlib.ExitStack() as crowd:
         for _ in range(100):
             crowd.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
         time.sleep(2.5)
         process.kill()
         _, errors = process.communicate()
-    assert 1 <= errors.count("out of system resource") <= 4
+    seconds = time.monotonic() - began_at
+    assert 1 <= errors.count("out of system resource") <= seconds + 1

@@ -40,7 +40,8 @@ def test_readers_at_the_same_place_cause_one_read() -> None:
         table = Table()
         readers = [asyncio.create_task(follow(watched, table.read, until=3)) for _ in range(100)]
         for last in (1, 2, 3):
-            await asyncio.sleep(0.01)
+            for _ in range(10):  # more turns than it takes until all wait for the next event
+                await asyncio.sleep(0)
             table.last = last
             watched.wake()
         assert await asyncio.gather(*readers) == [[0, 1, 2, 3]] * 100

@@ -1,7 +1,7 @@
 import io
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,9 @@ from app.models import (
 from app.uploads import leases, repository, service
 from app.uploads.schemas import UploadRequest
 from tests.support.services import ADMIN, make_services
+
+LEASE = timedelta(seconds=60)
+CHUNK_TIME = timedelta(seconds=0.05)
 
 
 class Uploads:
@@ -56,6 +59,12 @@ class Uploads:
             upload = session.get_one(Upload, upload_id)
             leases.claim(session, upload, lease)
         return upload
+
+    def leased_until(self, upload_id: str) -> datetime:
+        with self.database.read() as session:
+            until = session.get_one(Upload, upload_id).lease_expires_at
+        assert until is not None
+        return until
 
     def let_an_hour_pass(self) -> None:
         with self.database.transaction() as session:
@@ -151,30 +160,39 @@ def test_an_upload_is_completed_after_the_lease_of_a_killed_process(uploads: Upl
     assert uploads.status(upload_id) == UploadStatus.COMPLETED
 
 
+@pytest.fixture
+def each_chunk_renews(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "RENEWALS", LEASE / CHUNK_TIME * 2)
+
+
+@pytest.mark.usefixtures("each_chunk_renews")
 def test_a_slow_completion_keeps_its_lease_until_the_upload_ends(uploads: Uploads) -> None:
     upload_id = uploads.begin()
-    lease = timedelta(seconds=0.6)
-    upload = uploads.claim(upload_id, lease)
+    upload = uploads.claim(upload_id, LEASE)
 
     def slow_chunks() -> Iterator[bytes]:
-        for _ in range(4):
-            time.sleep(0.3)
+        for number in range(4):
+            before = uploads.leased_until(upload_id)
+            time.sleep(CHUNK_TIME.total_seconds())
             with pytest.raises(Busy):
                 uploads.claim(upload_id)
             yield b"a"
+            assert uploads.leased_until(upload_id) > before, number
         service.cancel_upload(uploads.services, ADMIN, upload_id)
-        time.sleep(0.3)
+        time.sleep(CHUNK_TIME.total_seconds())
         yield b"a"
         raise AssertionError("the copy goes on")
 
     with pytest.raises(Busy):
-        list(leases.renew_while_reading(uploads.database, upload, lease, slow_chunks()))
+        list(leases.renew_while_reading(uploads.database, upload, LEASE, slow_chunks()))
 
 
+@pytest.mark.usefixtures("each_chunk_renews")
 def test_a_database_that_is_away_for_a_moment_does_not_end_a_copy(
     uploads: Uploads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upload = uploads.claim(uploads.begin(), lease := timedelta(seconds=0.6))
+    upload = uploads.claim(uploads.begin(), LEASE)
+    claimed_until = uploads.leased_until(upload.id)
     renew, failures = repository.renew, [OperationalError("renew", {}, Exception("away"))]
 
     def renew_later(*arguments: object) -> bool:
@@ -184,12 +202,14 @@ def test_a_database_that_is_away_for_a_moment_does_not_end_a_copy(
 
     def slow_chunks() -> Iterator[bytes]:
         for _ in range(4):
-            time.sleep(0.2)
+            time.sleep(CHUNK_TIME.total_seconds())
             yield b"a"
 
     monkeypatch.setattr(repository, "renew", renew_later)
-    copied = leases.renew_while_reading(uploads.database, upload, lease, slow_chunks())
+    copied = leases.renew_while_reading(uploads.database, upload, LEASE, slow_chunks())
     assert list(copied) == [b"a"] * 4
+    assert failures == []
+    assert uploads.leased_until(upload.id) > claimed_until
     with pytest.raises(Busy):
         uploads.claim(upload.id)
 
