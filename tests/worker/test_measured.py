@@ -12,7 +12,6 @@ from falqon_core.estimate.long_text import EpochAmount
 from falqon_core.records.file_check import FileReport
 from tests.support.backend import BASE_MODEL, Backend
 from tests.support.fake_trainer import FakeTrainer
-from tests.worker.attempt.test_budget import patient
 
 REPORT = FileReport(shape="text", num_records=20, num_characters=720)
 
@@ -37,7 +36,7 @@ def test_an_attempt_keeps_its_rate_and_the_job_is_compared_with_its_estimate(
     assert (guessed.basis, guessed.tokens_basis) == ("roofline", "counted")
     job_id = backend.add_job(FakeTrainer(steps=20, step_seconds=0.01))
     backend.set(job_id, estimate=guessed)
-    assert patient(backend).execute_next()
+    assert backend.supervisor().execute_next()
     (attempt,) = backend.attempts(job_id)
     job = backend.job(job_id)
     assert (attempt.base_model_id, attempt.method, attempt.tokens) == (BASE_MODEL, "falqon", 200)
@@ -64,7 +63,7 @@ def test_an_attempt_keeps_its_rate_and_the_job_is_compared_with_its_estimate(
 def test_an_attempt_that_ended_badly_measures_nothing(embedded_backend: Backend) -> None:
     backend = embedded_backend
     job_id = backend.add_job(FakeTrainer(user_error_at=3))
-    assert patient(backend).execute_next()
+    assert backend.supervisor().execute_next()
     (attempt,) = backend.attempts(job_id)
     assert (attempt.tokens, attempt.overhead_seconds) == (20, None)
     with backend.database.read() as session:
@@ -73,7 +72,7 @@ def test_an_attempt_that_ended_badly_measures_nothing(embedded_backend: Backend)
 
 def test_a_worker_that_looks_is_counted(embedded_backend: Backend) -> None:
     backend = embedded_backend
-    assert not patient(backend).execute_next()
+    assert not backend.supervisor().execute_next()
     backend.set(backend.add_job(), status=JobStatus.PAUSED)
     with backend.database.read() as session:
         queue = queue_forecast.read_queue(session, backend.settings)

@@ -118,7 +118,7 @@ def test_answers_of_a_batch_keep_the_price_that_stood_when_they_were_given(
     with api.database.transaction() as session:
         prices.replace(session, [cheap])
     before = charged()
-    thread.join(60)
+    thread.join(600)
     after = charged()
     assert before is not None
     assert after is not None

@@ -206,7 +206,12 @@ def test_the_untouched_model_is_measured_once_and_is_no_candidate(run: Any, tmp_
     hands out another model even so.
     """
     held_out = {"validation_fraction": 0.2, "eval_every": 2, "lr_schedule": "constant"}
-    overshoots = held_out | {"learning_rate": 1.0, "rank": 32, "warmup_ratio": 0.0}
+    overshoots = held_out | {
+        "learning_rate": 1.0,
+        "alpha": 4096.0,
+        "max_steps": 4,
+        "warmup_ratio": 0.0,
+    }
     _, still = run("still", learning_rate=1e-12, **held_out)
     (untouched,) = of(UntouchedEvaluated, still)
     assert untouched.valid_loss == pytest.approx(of(Evaluated, still)[0].valid_loss, abs=1e-4)
