@@ -12,8 +12,8 @@ class Late(AssertionError):
 def wait_for(
     condition: Callable[[], T], seconds: float = 60.0, what: str = "", every_seconds: float = 0.05
 ) -> T:
-    """Poll until the condition gives something true. The time is patience for a busy machine, and
-    no bound: what must be quick is measured by a clock.
+    """Poll until the condition gives something true. The default is patience for a busy machine. A
+    shorter time is a bound, for what would come by itself later.
     """
     deadline = time.monotonic() + seconds
     while True:

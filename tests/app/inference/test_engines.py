@@ -111,7 +111,7 @@ def test_who_goes_away_ends_the_answer(api: Api, tenant: Tenant, counting: str) 
     next(iter(stream))
     assert num_streams() == 1
     stream.close()
-    wait_for(lambda: num_streams() == 0, what="the engine stops")
+    wait_for(lambda: num_streams() == 0, 5, "the engine stops")
 
 
 def test_an_engine_asks_for_its_token(api: Api, tenant: Tenant) -> None:

@@ -14,7 +14,7 @@ from app.models import Engine, EngineState, Model
 from tests.support.api import TINY_CONFIG, Api, Tenant
 from tests.support.model_engine import EXPECTED, model_engine
 
-NEXT_ANSWER_SECONDS = 20.0
+NEXT_ANSWER_SECONDS = 5.0
 
 
 def target(name: str, max_answers: int = 4, num_requests: int | None = None) -> EngineTarget:

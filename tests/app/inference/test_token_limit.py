@@ -129,7 +129,7 @@ def test_a_key_waits_for_so_many_answers_and_others_do_not(limited: Tenant) -> N
         question = {"model": MODEL, "prompt": "One", "max_tokens": 1}
         return limited.http.post("/v1/completions", json=question).text
 
-    wait_for(lambda: "may wait" not in reason(), what="its answers have ended")
+    wait_for(lambda: "may wait" not in reason(), 5, "its answers have ended")
 
 
 def test_an_answer_that_is_broken_off_counts(limited: Tenant) -> None:

@@ -166,7 +166,7 @@ def test_a_killed_falqon_up_leaves_no_process(service: Service) -> None:
     assert len(service.pids()) >= 6
     service.process.kill()
     service.process.wait()
-    wait_for(lambda: not service.pids(), what="every process ends")
+    wait_for(lambda: not service.pids(), 20, "every process ends")
 
 
 def start_again(service: Service) -> None:
@@ -201,7 +201,7 @@ def test_a_second_interrupt_does_not_wait_for_anybody(service: Service) -> None:
     wait_for(lambda: service.ready() is None, what="it is stopping")
     service.process.send_signal(signal.SIGINT)
     service.process.wait(20)
-    wait_for(lambda: not service.pids(), what="every process ends")
+    wait_for(lambda: not service.pids(), 20, "every process ends")
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def test_a_killed_worker_takes_its_trainer_along_and_another_continues(
     backend.wait_for_checkpoint(job_id)
     worker.kill()
     assert rescue(backend) == [], "the lease is still running"
-    wait_for(lambda: not backend.trainers(), what="the trainer dies with its worker")
+    wait_for(lambda: not backend.trainers(), 20, "the trainer dies with its worker")
     wait_for(lambda: rescue(backend) == [job_id], what="the lease ends")
     assert backend.job(job_id).infra_failures == 1
     assert backend.supervisor().execute_next()

@@ -65,7 +65,7 @@ def test_a_job_is_taken_from_its_worker_and_another_continues(embedded_backend: 
         done = admin(backend, "requeue", job_id)
         owner = zombie.gateway.owner
         assert done.output == f"{job_id} is taken from {owner} and waits in the queue.\n"
-    wait_for(lambda: not backend.trainers(), what="the worker kills its trainer")
+    wait_for(lambda: not backend.trainers(), 20, "the worker kills its trainer")
     assert backend.supervisor().execute_next()
     first, second = backend.attempts(job_id)
     assert (first.outcome, second.start_step > 0) == ("released", True)
