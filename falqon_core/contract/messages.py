@@ -195,6 +195,12 @@ class Merged(TrainerMessage):
         "blocks with activations as they come"
     )
 
+    @property
+    def valid_loss_of_weights(self) -> float:
+        """Return the loss of its weights, with activations rounded only if training did so too."""
+        of_weights = self.valid_loss_fp8_weights
+        return self.valid_loss_as_served if of_weights is None else of_weights
+
 
 class Exported(TrainerMessage):
     type: Literal["exported"] = "exported"

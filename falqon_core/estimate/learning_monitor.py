@@ -67,7 +67,7 @@ class LearningMonitor:
         self._num_steps = 0  # of this attempt
         self._has_ended = False
         self._untouched_loss: float | None = None
-        self._merged_loss: float | None = None
+        self._merged: Merged | None = None
         self._validations: list[tuple[int, float]] = []
 
     @property
@@ -128,8 +128,7 @@ class LearningMonitor:
         self._untouched_loss = message.valid_loss
 
     def merged(self, message: Merged) -> None:
-        of_weights = message.valid_loss_fp8_weights
-        self._merged_loss = message.valid_loss_as_served if of_weights is None else of_weights
+        self._merged = message
 
     def finished(self) -> None:
         """Compare the model that is handed out with its base. Where it is clearly better on records
@@ -137,8 +136,9 @@ class LearningMonitor:
         """
         if self._untouched_loss is None or not self._validations:
             return
-        step, best = self._best_validation()
-        loss = best if self._merged_loss is None else self._merged_loss
+        step, loss = self._best_validation()
+        if self._merged is not None:
+            step, loss = self._merged.step, self._merged.valid_loss_of_weights
         untouched = self._untouched_loss
         self._set("no_better", loss >= untouched, step, untouched, loss)
         if loss < untouched * (1 - WORSE_SHARE):
