@@ -59,8 +59,8 @@ class EvaluationObject(OperationObject):
     cost: Annotated[
         Decimal | None,
         Field(
-            description="so far, in dollars; charged to the job when it ends, unless the job still "
-            "trains: then null"
+            description="so far, in dollars; part of the job's cost if the key that created the "
+            "job asked and the job had ended, else usage of the key that asked"
         ),
     ]
     summary: Annotated[

@@ -134,6 +134,6 @@ class Evaluation(Operation):
     scores: Mapped[AnswerScores] = mapped_column(PydanticType(AnswerScores), default=AnswerScores)
     result: Mapped[EvaluationResult | None] = mapped_column(PydanticType(EvaluationResult))
     # Time in which engines of workers answered, and its cost at the price of each moment, written
-    # with the scores. Of one that has ended, the job is charged with it; null: it is not charged.
+    # with the scores. Null: nothing was charged.
     seconds: Mapped[float | None]
     cost: Mapped[Decimal | None] = mapped_column(Dollars)

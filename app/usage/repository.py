@@ -7,7 +7,7 @@ from sqlalchemy import BigInteger, ColumnElement, FromClause, func, select, type
 from sqlalchemy.orm import Session
 
 from app.base.database import insert_or
-from app.models import Attempt, Evaluation, Job, QuestionDay, UsageDay
+from app.models import Attempt, Job, QuestionDay, UsageDay
 from app.usage.amounts import DailyUsage, QuestionUsage, Span
 from app.usage.sums import AMOUNTS_OF_JOBS, MAX_TOKENS, bounded_sum, daily
 
@@ -30,8 +30,7 @@ class Amounts(NamedTuple):
 
 def book(session: Session, job_id: str, day: date) -> None:
     """Book on `day` the job's usage that no other day holds. Its row is locked by the caller, so
-    the days of a job always add up to the job's own total, less the evaluations that other keys
-    asked for: these have days of their own.
+    the days of a job always add up to the job's own total.
     """
     columns = (Job.project_id, Job.key_id, Job.base_model_id, Job.device_seconds, Job.progress)
     job = session.execute(select(*columns).where(Job.id == job_id)).one()
@@ -39,12 +38,7 @@ def book(session: Session, job_id: str, day: date) -> None:
         select(bounded_sum(Attempt.tokens, MAX_TOKENS)).where(Attempt.job_id == job_id)
     )
     accrued = job.progress.cost.accrued if job.progress and job.progress.cost else Decimal(0)
-    evaluations = select(Evaluation.id).where(Evaluation.job_id == job_id)
-    elsewhere = select(*AMOUNTS_OF_JOBS).where(UsageDay.job_id.in_(evaluations))
-    cost, device_seconds, _ = session.execute(elsewhere).one()
-    total = Amounts(
-        accrued - (cost or 0), job.device_seconds - (device_seconds or 0.0), int(tokens or 0)
-    )
+    total = Amounts(accrued, job.device_seconds, int(tokens or 0))
     book_total(session, job_id, day, job.project_id, job.key_id, job.base_model_id, total)
 
 

@@ -1,4 +1,4 @@
-"""Outcome of an evaluation: its own row, and beside it the job's verdict, event and cost."""
+"""Outcome of an evaluation: its own row, the job's verdict and event, and whose usage it is."""
 
 from decimal import Decimal
 
@@ -29,11 +29,11 @@ def complete(
     charge: Charge,
     **values: object,
 ) -> bool:
-    """Record the result and charge the job. Return False where the lease or the job is gone."""
+    """Record the result and charge it. Return False where the lease or the job is gone."""
     job = jobs.lock_in_any_project(session, evaluation.job_id)
     if job is None:
         return False
-    if not claims.complete(session, evaluation, result=result, **_cost(job, charge), **values):
+    if not claims.complete(session, evaluation, result=result, **_amounts(charge), **values):
         return False
     outcome: JsonObject = {}
     verdict = verdict_of(evaluation.id, result)
@@ -45,9 +45,9 @@ def complete(
 
 
 def fail(session: Session, evaluation: Evaluation, charge: Charge, code: str, message: str) -> bool:
-    """Record the failure and charge the job for the time before it."""
+    """Record the failure and charge the time before it."""
     job = jobs.lock_in_any_project(session, evaluation.job_id)
-    if job is None or not claims.fail(session, evaluation, code, message, **_cost(job, charge)):
+    if job is None or not claims.fail(session, evaluation, code, message, **_amounts(charge)):
         return False
     data = _data(evaluation, "failed") | {"code": code}
     event = NewEvent(f"The evaluation has failed: {message}", "warn", data=data)
@@ -55,13 +55,15 @@ def fail(session: Session, evaluation: Evaluation, charge: Charge, code: str, me
     return True
 
 
-def _is_charged(job: Job) -> bool:
-    """Return False for a job that still trains: its costs are its worker's to report."""
-    return job.status in TERMINAL
+def _is_part_of_job(job: Job, evaluation: Evaluation) -> bool:
+    """Return whether the evaluation's cost is part of the job's: the key that created the job
+    asked, and the job has ended. While a job trains, its worker reports its cost.
+    """
+    return job.status in TERMINAL and evaluation.key_id in (None, job.key_id)
 
 
-def _cost(job: Job, charge: Charge) -> JsonObject:
-    return {"seconds": charge.seconds, "cost": charge.cost if _is_charged(job) else None}
+def _amounts(charge: Charge) -> JsonObject:
+    return {"seconds": charge.seconds, "cost": charge.cost}
 
 
 def _end(
@@ -72,12 +74,20 @@ def _end(
     event: NewEvent,
     outcome: JsonObject,
 ) -> None:
-    """Tell of the end and charge the job."""
-    charged = _charge(job, charge) if _is_charged(job) else {}
+    """Tell of the end, and book the charge: as part of the job, or for the key that asked."""
+    is_part = _is_part_of_job(job, evaluation)
+    charged = _charge(job, charge) if charge.seconds and is_part else {}
     append(session, job.id, [event], **outcome, **charged)
     webhooks.record(session, evaluation.project_id, job.id, WEBHOOK)
-    if _is_charged(job) and charge.seconds:
-        _book(session, job, evaluation, charge)
+    if not charge.seconds:
+        return
+    day = now(session).date()
+    if is_part:
+        usage.book(session, job.id, day)
+        return
+    total = usage.Amounts(charge.cost, charge.seconds * charge.num_devices, 0)
+    owner = (job.project_id, evaluation.key_id or job.key_id, job.base_model_id)
+    usage.book_total(session, evaluation.id, day, *owner, total)
 
 
 def _data(evaluation: Evaluation, status: str) -> JsonObject:
@@ -87,24 +97,11 @@ def _data(evaluation: Evaluation, status: str) -> JsonObject:
 def _charge(job: Job, charge: Charge) -> JsonObject:
     """Return the columns of an ended job with the charge added."""
     progress = job.progress or JobProgress()
-    columns: JsonObject = {
-        "device_seconds": job.device_seconds + charge.seconds * charge.num_devices
+    cost = _add(progress.cost or _no_cost(charge.price), charge.cost)
+    return {
+        "device_seconds": job.device_seconds + charge.seconds * charge.num_devices,
+        "progress": progress.model_copy(update={"cost": cost}),
     }
-    if charge.seconds:
-        cost = _add(progress.cost or _no_cost(charge.price), charge.cost)
-        columns["progress"] = progress.model_copy(update={"cost": cost})
-    return columns
-
-
-def _book(session: Session, job: Job, evaluation: Evaluation, charge: Charge) -> None:
-    """Book the charge on today, for the key that asked: its day, if it has a budget, is lowered."""
-    day = now(session).date()
-    if evaluation.key_id in (None, job.key_id):
-        usage.book(session, job.id, day)
-        return
-    total = usage.Amounts(charge.cost, charge.seconds * charge.num_devices, 0)
-    owner = (job.project_id, evaluation.key_id, job.base_model_id)
-    usage.book_total(session, evaluation.id, day, *owner, total)
 
 
 def _add(cost: JobCost, charge: Decimal) -> JobCost:

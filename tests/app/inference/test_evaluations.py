@@ -123,6 +123,11 @@ def usage(api: Api, job_id: str) -> list[UsageDay]:
         return list(session.scalars(select(UsageDay).where(UsageDay.job_id == job_id)))
 
 
+def cost_of(tenant: Tenant, job_id: str) -> Decimal:
+    job = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}").raise_for_status().json()
+    return Decimal(job["cost"]["accrued"])
+
+
 @pytest.fixture
 def shutting_down() -> Iterator[threading.Event]:
     event = threading.Event()
@@ -246,8 +251,7 @@ def test_an_evaluation_that_nobody_asked_for_stays_within_the_budget(
     failed = read(tenant, job_id, evaluation_id)
     assert (failed["status"], failed["error"]["code"]) == ("failed", "budget_exhausted")
     assert Decimal(failed["cost"]) > 0
-    job = tenant.http.get(f"/v1/fine_tuning/jobs/{job_id}").json()
-    assert job["cost"]["accrued"] == failed["cost"]
+    assert cost_of(tenant, job_id) == Decimal(failed["cost"])
     assert [day.cost for day in usage(api, job_id)] == [Decimal(failed["cost"])]
 
 
@@ -277,8 +281,29 @@ def test_failed_evaluations_use_up_the_day_of_an_agent(
     (day,) = usage(api, evaluation_id)
     assert (day.key_id, day.cost) == (key.id, Decimal(failed["cost"]))
     assert day.cost > Decimal("0.001")
+    assert not cost_of(tenant, job_id)
     again = tenant.http.post(**request)
     assert (again.status_code, again.json()["error"]["code"]) == (429, "insufficient_quota")
+
+
+@pytest.mark.usefixtures("expensive")
+def test_an_evaluation_of_a_job_that_still_trains_is_usage_of_its_own(
+    api: Api, tenant: Tenant, handler: EvaluationHandler
+) -> None:
+    job_id = a_job(api, tenant, validation_file=tenant.upload(rows(*QUESTIONS)))
+    evaluation_id = ask(tenant, job_id)
+    with api.database.transaction() as session:
+        job = session.get_one(Job, job_id)
+        job.status = JobStatus.PAUSED
+        key_id = job.key_id
+    handler.poll()
+    done = read(tenant, job_id, evaluation_id)
+    (day,) = usage(api, evaluation_id)
+    assert key_id is not None
+    assert (day.key_id, day.cost) == (key_id, Decimal(done["cost"]))
+    assert day.cost > 0
+    assert usage(api, job_id) == []
+    assert not cost_of(tenant, job_id)
 
 
 class SlowEngine(model_engine.Handler):
