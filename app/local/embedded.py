@@ -37,7 +37,7 @@ EXIT_REFUSED = 2
 EXIT_ALREADY_UP = 3
 EXIT_FAILED = 1
 PROCESS_POLL_SECONDS = 0.2
-READY_SECONDS = 60.0
+READY_SECONDS = 180.0  # Patience for a busy machine; an API that has died is told at once.
 STOP_SECONDS = 30.0  # Longer than a trainer gets to write its checkpoint.
 GRACEFUL_REQUESTS_SECONDS = 5
 # One machine that watches itself can notice a dead worker sooner than a fleet should.

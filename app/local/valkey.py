@@ -13,7 +13,7 @@ from app.base.processes.supervised_process import SupervisedProcess
 from app.base.settings import MAX_SOCKET_PATH_BYTES, Settings
 
 MAX_MEMORY = "256mb"
-START_SECONDS = 10.0
+START_SECONDS = 60.0  # as for the API: one that has died is told at once
 
 
 class ValkeyMissing(Exception):

@@ -20,11 +20,10 @@ from tests.support.api import NOTHING_LISTENS, TINY_CONFIG
 from tests.support.backend import ROOT
 from tests.support.forks import Fork, run_falqon
 from tests.support.schema import migrate_database
-from tests.support.service import free_port
+from tests.support.service import START_SECONDS, free_port
 from tests.support.waiting import wait_for
 
 KEY = "an-admin-key-for-this-test"
-START_SECONDS = 60  # as in tests/support/service.py: the machine may be busy
 
 
 class ApiProcess:
