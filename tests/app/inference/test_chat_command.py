@@ -149,6 +149,7 @@ def test_a_conversation_is_saved_as_a_record_and_no_file_is_overwritten(
         screen.raw = ""
         screen.type(f"{line}\r".encode())
         screen.read_until(words)
+    screen.read_until("> ")
     screen.type(CTRL_D)
     assert screen.finish() == 0, screen.text
     assert kept.read_text() == "mine"

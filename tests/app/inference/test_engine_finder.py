@@ -23,6 +23,7 @@ WAIT_SECONDS = 60.0
 SHORT_WAIT_SECONDS = 1.0
 NUM_REQUESTS = 30
 ADDRESS = "http://127.0.0.1:1"
+Request = asyncio.Task[Sequence[EngineTarget]]
 
 
 @pytest.fixture
@@ -50,6 +51,27 @@ def polls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return polls
 
 
+@pytest.fixture(autouse=True)
+def lookups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Model of each request whose engine is looked up: from then on it waits for polls alone."""
+    lookups: list[str] = []
+    find_or_request = service.find_or_request
+
+    def count(*lookup: Any) -> Sequence[EngineTarget]:
+        targets = find_or_request(*lookup)
+        lookups.append(lookup[-1])
+        return targets
+
+    monkeypatch.setattr(service, "find_or_request", count)
+    return lookups
+
+
+async def until_looked_up(lookups: list[str], num_requests: int) -> None:
+    async with asyncio.timeout(WAIT_SECONDS):
+        while len(lookups) < num_requests:
+            await asyncio.sleep(POLL_SECONDS)
+
+
 def services_of(tenant: Tenant) -> Services:
     services: Services = tenant.api.app.state.services
     return services
@@ -70,13 +92,18 @@ def load(tenant: Tenant, model_id: str) -> None:
     change(tenant, model_id, **ready)
 
 
-async def start(
-    finder: EngineFinder, tenant: Tenant, num_requests: int = NUM_REQUESTS
-) -> list[asyncio.Task[Sequence[EngineTarget]]]:
-    """Return requests that wait."""
+def begin(finder: EngineFinder, tenant: Tenant, num_requests: int) -> list[Request]:
     find = (services_of(tenant), caller_of(tenant), tenant.base_model)
-    tasks = [asyncio.create_task(finder.find(*find)) for _ in range(num_requests)]
-    await asyncio.sleep(4 * POLL_SECONDS)
+    return [asyncio.create_task(finder.find(*find)) for _ in range(num_requests)]
+
+
+async def start(
+    finder: EngineFinder, tenant: Tenant, lookups: list[str], num_requests: int
+) -> list[Request]:
+    """Return requests that wait."""
+    before = len(lookups)
+    tasks = begin(finder, tenant, num_requests)
+    await until_looked_up(lookups, before + num_requests)
     assert not any(task.done() for task in tasks)
     return tasks
 
@@ -86,7 +113,7 @@ def test_requests_that_wait_for_a_model_share_each_poll(
     tenant: Tenant, polls: list[tuple[Any, ...]]
 ) -> None:
     async def wait_in_vain() -> list[Any]:
-        tasks = await start(EngineFinder(), tenant)
+        tasks = begin(EngineFinder(), tenant, NUM_REQUESTS)
         return await asyncio.gather(*tasks, return_exceptions=True)
 
     failures = asyncio.run(wait_in_vain())
@@ -95,9 +122,11 @@ def test_requests_that_wait_for_a_model_share_each_poll(
     assert 2 <= len(polls) < NUM_REQUESTS
 
 
-def test_others_have_their_engine_when_the_first_that_waits_goes_away(tenant: Tenant) -> None:
+def test_others_have_their_engine_when_the_first_that_waits_goes_away(
+    tenant: Tenant, lookups: list[str]
+) -> None:
     async def go_away() -> list[Sequence[EngineTarget]]:
-        first, *others = await start(EngineFinder(), tenant, 3)
+        first, *others = await start(EngineFinder(), tenant, lookups, 3)
         first.cancel()
         load(tenant, tenant.base_model)
         return await asyncio.gather(*others)
@@ -106,13 +135,15 @@ def test_others_have_their_engine_when_the_first_that_waits_goes_away(tenant: Te
     assert [[target.address for target in targets] for targets in found] == [[ADDRESS]] * 2
 
 
-def test_a_failure_ends_the_wait_of_all_and_the_next_request_begins_anew(tenant: Tenant) -> None:
+def test_a_failure_ends_the_wait_of_all_and_the_next_request_begins_anew(
+    tenant: Tenant, lookups: list[str]
+) -> None:
     async def fail() -> list[Any]:
         finder = EngineFinder()
-        tasks = await start(finder, tenant, 3)
+        tasks = await start(finder, tenant, lookups, 3)
         change(tenant, tenant.base_model, state=EngineState.FAILED, error_message="No memory.")
         failures = await asyncio.gather(*tasks, return_exceptions=True)
-        (again,) = await start(finder, tenant, 1)
+        (again,) = await start(finder, tenant, lookups, 1)
         load(tenant, tenant.base_model)
         await again
         return failures
@@ -121,14 +152,14 @@ def test_a_failure_ends_the_wait_of_all_and_the_next_request_begins_anew(tenant:
     assert [(type(each), str(each)) for each in failures] == [(EngineFailed, "No memory.")] * 3
 
 
-def test_a_model_of_another_project_is_not_waited_for(tenant: Tenant) -> None:
+def test_a_model_of_another_project_is_not_waited_for(tenant: Tenant, lookups: list[str]) -> None:
     stranger = Tenant(tenant.api)
     tenant.add_model("ft:mine", project_id=tenant.project_id)
 
     async def wait() -> None:
         finder = EngineFinder()
         mine = asyncio.create_task(finder.find(services_of(tenant), caller_of(tenant), "ft:mine"))
-        await asyncio.sleep(POLL_SECONDS)
+        await until_looked_up(lookups, 1)
         with pytest.raises(NotFound):
             await finder.find(services_of(tenant), caller_of(stranger), "ft:mine")
         load(tenant, "ft:mine")

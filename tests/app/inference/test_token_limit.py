@@ -92,7 +92,7 @@ def test_a_key_without_tokens_waits_and_others_do_not(limited: Tenant) -> None:
 def test_a_prompt_counts_when_it_is_asked(limited: Tenant) -> None:
     """Also where the client leaves before the answer."""
     long = "One " * 350
-    question = {"model": MODEL, "max_tokens": 1900, "logit_bias": ENDLESS, "n": 8, "prompt": long}
+    question = {"model": MODEL, "max_tokens": 1900, "logit_bias": ENDLESS, "n": 64, "prompt": long}
     with pytest.raises(httpx.TimeoutException):
         limited.http.post("/v1/completions", json=question, timeout=1)
     wait_for(lambda: remaining(limited) < PER_MINUTE - 250, what="the prompt is counted")
