@@ -119,7 +119,7 @@ def test_requests_that_wait_for_a_model_share_each_poll(
     failures = asyncio.run(wait_in_vain())
     assert {type(failure) for failure in failures} == {Unavailable}
     assert set(polls) == {(tenant.project_id, tenant.base_model)}
-    assert 2 <= len(polls) < NUM_REQUESTS
+    assert 0 < len(polls) < NUM_REQUESTS
 
 
 def test_others_have_their_engine_when_the_first_that_waits_goes_away(
