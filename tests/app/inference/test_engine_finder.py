@@ -20,7 +20,7 @@ from app.services import Services
 from tests.support.api import Api, Tenant
 
 WAIT_SECONDS = 60.0
-SHORT_WAIT_SECONDS = 1.0
+SHORT_WAIT_SECONDS = 3.0  # two polls on a busy machine, too
 NUM_REQUESTS = 30
 ADDRESS = "http://127.0.0.1:1"
 Request = asyncio.Task[Sequence[EngineTarget]]
@@ -51,7 +51,7 @@ def polls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return polls
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def lookups(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Model of each request whose engine is looked up: from then on it waits for polls alone."""
     lookups: list[str] = []
@@ -119,7 +119,7 @@ def test_requests_that_wait_for_a_model_share_each_poll(
     failures = asyncio.run(wait_in_vain())
     assert {type(failure) for failure in failures} == {Unavailable}
     assert set(polls) == {(tenant.project_id, tenant.base_model)}
-    assert 0 < len(polls) < NUM_REQUESTS
+    assert 2 <= len(polls) < NUM_REQUESTS
 
 
 def test_others_have_their_engine_when_the_first_that_waits_goes_away(
