@@ -1,17 +1,21 @@
-"""llama.cpp in a process of its own, because it logs to whatever stdout it finds: GGUF, messages as
-JSON, number of tokens, adapters -> the answers with each, or the one without any.
+"""llama.cpp in a process of its own, because it logs to whatever stdout it finds: GGUF, questions
+as JSON, number of tokens, margin, adapters -> for each adapter, or the model without any, the
+number of the first question that it answers by that margin, and the answer.
 """
 
 import json
 import os
 import sys
+from typing import Any
 
 import xllamacpp
 
+gguf, questions, num_tokens, min_margin, *adapters = sys.argv[1:]
 
-def answer(adapter: str | None) -> str:
+
+def answer(adapter: str | None) -> tuple[int, str] | None:
     parameters = xllamacpp.CommonParams()
-    parameters.model.path = sys.argv[1]
+    parameters.model.path = gguf
     parameters.n_ctx = 512
     parameters.n_parallel = 1
     parameters.warmup = False
@@ -20,15 +24,29 @@ def answer(adapter: str | None) -> str:
         info = xllamacpp.CommonAdapterLoraInfo()
         info.path, info.scale = adapter, 1.0
         parameters.lora_adapters = [info]
-    question = {"messages": json.loads(sys.argv[2]), "max_tokens": int(sys.argv[3])}
     server = xllamacpp.Server(parameters)
-    answer = server.handle_chat_completions(question | {"temperature": 0})
+    for number, messages in enumerate(json.loads(questions)):
+        choice = ask(server, messages)
+        if margin(choice) >= float(min_margin):
+            return number, str(choice["message"]["content"])
+    return None
+
+
+def ask(server: xllamacpp.Server, messages: Any) -> Any:
+    question = {"messages": messages, "max_tokens": int(num_tokens), "temperature": 0}
+    answer = server.handle_chat_completions(question | {"logprobs": True, "top_logprobs": 2})
     answer = json.loads(answer) if isinstance(answer, str) else answer
-    return str(answer["choices"][0]["message"]["content"])
+    return answer["choices"][0]
+
+
+def margin(choice: Any) -> float:
+    """Return by how much the second best token is behind the best where it is closest."""
+    best = [token["top_logprobs"] for token in choice["logprobs"]["content"]]
+    return min((first["logprob"] - second["logprob"] for first, second in best), default=0.0)
 
 
 real = os.dup(1)
 os.dup2(2, 1)
-answers = list(map(answer, sys.argv[4:] or [None]))
+answers = list(map(answer, adapters or [None]))
 os.write(real, json.dumps(answers).encode())
 os._exit(0)

@@ -8,6 +8,9 @@ from pathlib import Path
 
 PROGRAM = Path(__file__).with_name("ask_llama_cpp.py")
 ASK_SECONDS = 120.0
+# Answers that are computed together differ from those that are computed alone: in 93,000 tokens of
+# three adapters of falqon-tiny, by up to 0.057 in how far the second best token was behind.
+CERTAIN = 0.1
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -22,7 +25,27 @@ def answers_of(
     gguf: Path, adapters: Sequence[Path], messages: Messages, num_tokens: int
 ) -> list[str]:
     """Return the most probable answer of each adapter; without any, that of the model."""
-    arguments = [gguf, json.dumps(messages), num_tokens, *adapters]
+    return [answer for _, answer in _run(gguf, [messages], num_tokens, 0.0, adapters)]
+
+
+def certain_answer(
+    gguf: Path, adapter: Path, questions: Sequence[Messages], num_tokens: int
+) -> tuple[int, str]:
+    """Return which of the questions is the first whose answer is the same beside other answers,
+    and that answer.
+    """
+    ((number, answer),) = _run(gguf, questions, num_tokens, CERTAIN, [adapter])
+    return number, answer
+
+
+def _run(
+    gguf: Path,
+    questions: Sequence[Messages],
+    num_tokens: int,
+    margin: float,
+    adapters: Sequence[Path],
+) -> list[tuple[int, str]]:
+    arguments = [gguf, json.dumps(questions), num_tokens, margin, *adapters]
     done = subprocess.run(
         [sys.executable, PROGRAM, *map(str, arguments)],
         capture_output=True,
@@ -31,5 +54,6 @@ def answers_of(
         timeout=ASK_SECONDS,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    answers: list[str] = json.loads(done.stdout)
+    answers: list[tuple[int, str]] = json.loads(done.stdout)
+    assert None not in answers, "no question is answered by that margin"
     return answers
