@@ -13,7 +13,7 @@ import pytest
 from tests.fuzz.run import ROLES, fuzz
 from tests.fuzz.server import fuzzed_api
 from tests.fuzz.unserved import ASKS_A_MODEL
-from tests.support.api import Api
+from tests.support.api import PATIENCE, Api
 from tests.support.receiver import receiving
 
 # Every edge of the schemas of other operations each time, on the database that is stricter; made-up
@@ -43,7 +43,7 @@ def api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Api]:
 def test_answers_are_as_described(
     api: Api, tmp_path: Path, role: str, phases: str, num_examples: int, share: float
 ) -> None:
-    described = httpx.get(f"{api.url}/openapi.json", verify=False).json()["paths"]
+    described = httpx.get(f"{api.url}/openapi.json", timeout=PATIENCE, verify=False).json()["paths"]
     operations = {
         f"{method.upper()} {path}" for path, methods in described.items() for method in methods
     }

@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.api import Api
+from tests.support.api import PATIENCE, Api
 from tests.support.waiting import wait_for
 
 ORIGIN = "https://chat.example.com"
@@ -59,7 +59,7 @@ def test_the_service_refuses_an_unknown_host_name(api: Api, host: str) -> None:
     "path", ["/healthz", "/v1/models", "/nowhere", "/openapi.json", "/static/style.css", "/"]
 )
 def test_no_answer_can_become_a_page_of_another_site(api: Api, path: str) -> None:
-    headers = httpx.get(api.url + path, verify=False).headers
+    headers = httpx.get(api.url + path, timeout=PATIENCE, verify=False).headers
     assert headers.get_list("x-content-type-options") == ["nosniff"]
     assert headers.get_list("referrer-policy") == ["same-origin"]
     assert len(headers.get_list("content-security-policy")) == 1
