@@ -1,6 +1,6 @@
-"""llama.cpp in a process of its own, because it logs to whatever stdout it finds: GGUF, questions
-as JSON, number of tokens, margin, adapters -> for each adapter, or the model without any, the
-number of the first question that it answers by that margin, and the answer.
+"""llama.cpp in a process of its own, because it logs to whatever stdout it finds. Stdin has GGUF,
+questions, number of tokens, margin and adapters; stdout gets, for each adapter, or for the model
+without any, the number of the first question that it answers by that margin, and the answer.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import xllamacpp
 
-gguf, questions, num_tokens, min_margin, *adapters = sys.argv[1:]
+gguf, questions, num_tokens, min_margin, adapters = json.load(sys.stdin)
 
 
 def answer(adapter: str | None) -> tuple[int, str] | None:
@@ -25,15 +25,15 @@ def answer(adapter: str | None) -> tuple[int, str] | None:
         info.path, info.scale = adapter, 1.0
         parameters.lora_adapters = [info]
     server = xllamacpp.Server(parameters)
-    for number, messages in enumerate(json.loads(questions)):
+    for number, messages in enumerate(questions):
         choice = ask(server, messages)
-        if margin(choice) >= float(min_margin):
+        if margin(choice) >= min_margin:
             return number, str(choice["message"]["content"])
     return None
 
 
 def ask(server: xllamacpp.Server, messages: Any) -> Any:
-    question = {"messages": messages, "max_tokens": int(num_tokens), "temperature": 0}
+    question = {"messages": messages, "max_tokens": num_tokens, "temperature": 0}
     answer = server.handle_chat_completions(question | {"logprobs": True, "top_logprobs": 2})
     answer = json.loads(answer) if isinstance(answer, str) else answer
     return answer["choices"][0]
